@@ -1,0 +1,1 @@
+//! Runs two-phase commit across the participants.

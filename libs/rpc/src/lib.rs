@@ -1,0 +1,1 @@
+//! Server and client kit: health, reflection, deadlines, status mapping, drain, routing.

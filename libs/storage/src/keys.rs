@@ -1,0 +1,138 @@
+//! The registry of key spaces: service (1 byte) + shard (2 bytes, big-endian) + kind (1 byte) + id.
+//! Append-only: a published byte is never changed or reused.
+
+use std::ops::Range;
+
+use types::ShardId;
+
+use crate::kv::Key;
+
+/// First byte: whose keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// The store as a whole (schema, leases).
+    Store,
+    /// The coordinator role.
+    Coordinator,
+    /// Orders.
+    Order,
+    /// Users and their credit.
+    Payment,
+    /// Items.
+    Stock,
+}
+
+/// Fourth byte: what kind of record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A shard's head; no id. Sorts first.
+    Head,
+    /// A shard's journal; the id is the batch's number, 8 bytes, big-endian.
+    Journal,
+    /// An item.
+    Item,
+    /// A user.
+    User,
+    /// An order.
+    Order,
+    /// A payment outside of checkouts; the id is user id + '/' + order id.
+    Payment,
+    /// A client's request id bound to a call.
+    RequestClaim,
+    /// The schema; no id.
+    Schema,
+    /// A lease; the id is the chore's name.
+    Lease,
+}
+
+impl Owner {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Store => b'T',
+            Self::Coordinator => b'c',
+            Self::Order => b'o',
+            Self::Payment => b'p',
+            Self::Stock => b's',
+        }
+    }
+}
+
+impl Kind {
+    /// The byte in keys.
+    pub const fn byte(self) -> u8 {
+        match self {
+            Self::Head => 0x01,
+            Self::Journal => 0x02,
+            Self::Item => b'i',
+            Self::User => b'u',
+            Self::Order => b'o',
+            Self::Payment => b'y',
+            Self::RequestClaim => b'r',
+            Self::Schema => b's',
+            Self::Lease => b'l',
+        }
+    }
+}
+
+/// The keys of one shard of one owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Space {
+    /// Whose.
+    pub owner: Owner,
+    /// Which slice; 0 for what is not sharded.
+    pub shard: ShardId,
+}
+
+impl Space {
+    /// A shard of an owner.
+    pub const fn new(owner: Owner, shard: ShardId) -> Self {
+        Self { owner, shard }
+    }
+
+    fn prefix(self) -> [u8; 3] {
+        let [high, low] = self.shard.0.to_be_bytes();
+        [self.owner.byte(), high, low]
+    }
+
+    /// Prepends the shard's prefix to a record's own key (kind + id).
+    pub fn key(self, record: &[u8]) -> Key {
+        let mut key = Key::with_capacity(3 + record.len());
+        key.extend_from_slice(&self.prefix());
+        key.extend_from_slice(record);
+        key
+    }
+
+    /// The key of a record of this kind.
+    pub fn record(self, kind: Kind, id: &[u8]) -> Key {
+        self.key(&record_key(kind, id))
+    }
+
+    /// The key of the shard's head.
+    pub fn head(self) -> Key {
+        self.record(Kind::Head, &[])
+    }
+
+    /// The key of a journal entry.
+    pub fn journal(self, seq: u64) -> Key {
+        self.record(Kind::Journal, &seq.to_be_bytes())
+    }
+
+    /// All keys of a kind.
+    pub fn range(self, kind: Kind) -> Range<Key> {
+        let byte = kind.byte();
+        self.key(&[byte])..self.key(&[byte.saturating_add(1)])
+    }
+
+    /// Strips the shard's prefix; none when the key is not of this shard.
+    pub fn strip(self, key: &[u8]) -> Option<&[u8]> {
+        key.strip_prefix(self.prefix().as_slice())
+    }
+}
+
+/// A record's key within its shard: kind + id.
+pub fn record_key(kind: Kind, id: &[u8]) -> Key {
+    let mut key = Key::with_capacity(1 + id.len());
+    key.push(kind.byte());
+    key.extend_from_slice(id);
+    key
+}

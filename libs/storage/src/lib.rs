@@ -1,0 +1,31 @@
+//! The store beneath every service: the [`Kv`] and [`Txn`] seam, its backends, the registry of keys,
+//! a shard's head and journal, and the schema gate.
+//!
+//! Must not know: what an order, an item or a user is; which store it is (only [`tikv`] names
+//! `tikv_client`).
+//!
+//! Modules: [`kv`] the seam; [`tikv`] and [`mem`] the backends; [`keys`] the registry of key spaces;
+//! [`codec`] the format byte; [`schema`] the gate; [`conformance`] the suite that every backend passes;
+//! [`janitor`] the chore that keeps the store clean.
+//!
+//! Invariants: a commit error is *undetermined* unless it is proved definite; whatever stands in the
+//! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; every KV transaction
+//! that changes anything in a shard reads its head and writes it first.
+
+pub mod codec;
+pub mod keys;
+pub mod kv;
+
+pub use kv::{CommitError, Key, Kv, KvError, Reads, SharedKv, Txn, Value};
+
+/// The stored messages, `till.storage.v1`.
+#[allow(
+    missing_docs,
+    clippy::pedantic,
+    clippy::large_enum_variant,
+    unused_qualifications,
+    reason = "generated code"
+)]
+pub mod record {
+    include!(concat!(env!("OUT_DIR"), "/till.storage.v1.rs"));
+}

@@ -1,0 +1,1 @@
+//! Logs, and the one registry of metric, span and field names.

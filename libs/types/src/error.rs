@@ -1,0 +1,187 @@
+//! What kinds of errors there are, and what a business refusal says.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+/// Every error of every crate is one of these. Two total functions map it: to a gRPC status (in `rpc`)
+/// and to an HTTP status (in `http-bridge`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorKind {
+    /// Malformed; the same request never succeeds.
+    InvalidInput,
+    /// What the request names does not exist.
+    NotFound,
+    /// A definite business answer (no stock, no credit); may succeed later, when the facts have changed.
+    Rejected,
+    /// What the request would make exists already.
+    AlreadyExists,
+    /// Somebody is in the way; retried inside, never leaves the coordinator or the bridge.
+    Contended,
+    /// Too much at once; nothing was begun. Retry later.
+    Overloaded,
+    /// Something needed is not there now. Retry with the same request id.
+    Unavailable,
+    /// The caller's time is over. Retry with the same request id.
+    Deadline,
+    /// The request id stands for another call. Never succeeds.
+    RequestIdReused,
+    /// The caller may not do this.
+    Forbidden,
+    /// A bug or damaged data; a person must look.
+    Internal,
+}
+
+impl ErrorKind {
+    /// All kinds, for tables.
+    pub const ALL: [Self; 11] = [
+        Self::InvalidInput,
+        Self::NotFound,
+        Self::Rejected,
+        Self::AlreadyExists,
+        Self::Contended,
+        Self::Overloaded,
+        Self::Unavailable,
+        Self::Deadline,
+        Self::RequestIdReused,
+        Self::Forbidden,
+        Self::Internal,
+    ];
+}
+
+/// An error that knows its kind and its stable reason.
+pub trait Classify {
+    /// Decides the status codes.
+    fn kind(&self) -> ErrorKind;
+    /// Stable, upper case, for machines: the `reason` of `google.rpc.ErrorInfo` and of a problem body.
+    fn reason(&self) -> Cow<'static, str>;
+    /// Ids and amounts for people; travels in `ErrorInfo.metadata`, never in a REST body.
+    fn metadata(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $kind:ident, $title:literal;)*) => {
+        /// Why something was refused. Append-only: clients match on the text.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// All reasons, for tables.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The stable text.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The kind that it implies.
+            pub const fn kind(self) -> ErrorKind {
+                match self { $(Self::$name => ErrorKind::$kind,)* }
+            }
+
+            /// A sentence for people, without ids or amounts.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+
+            /// The reason with this text.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Fewer units are available or held than were asked for.
+    OutOfStock = "OUT_OF_STOCK", Rejected, "There is not enough stock";
+    /// Less credit is available or held than was asked for.
+    OutOfCredit = "OUT_OF_CREDIT", Rejected, "The user does not have enough credit";
+    /// An order without lines cannot be checked out.
+    EmptyOrder = "EMPTY_ORDER", Rejected, "The order has no items";
+    /// The order is paid, for good.
+    AlreadyPaid = "ALREADY_PAID", Rejected, "The order has already been paid";
+    /// A stored order names a user who does not exist.
+    UnknownUser = "UNKNOWN_USER", Rejected, "The order's user does not exist";
+    /// A stored order names an item that does not exist.
+    UnknownItem = "UNKNOWN_ITEM", Rejected, "An item of the order does not exist";
+    /// A sum would exceed 2^53 - 1.
+    Overflow = "OVERFLOW", Rejected, "The result would be too large";
+    /// The item is not in the order.
+    NotInOrder = "NOT_IN_ORDER", Rejected, "The item is not in the order";
+    /// There is no payment to give back.
+    NotPaid = "NOT_PAID", Rejected, "There is no such payment";
+    /// The order has more lines than a checkout can hold.
+    OrderTooLarge = "ORDER_TOO_LARGE", Rejected, "The order has too many lines";
+    /// The order changed between being read and being locked; retried inside.
+    OrderChanged = "ORDER_CHANGED", Contended, "The order has changed";
+    /// No order with this id.
+    OrderNotFound = "ORDER_NOT_FOUND", NotFound, "There is no such order";
+    /// No item with this id.
+    ItemNotFound = "ITEM_NOT_FOUND", NotFound, "There is no such item";
+    /// No user with this id.
+    UserNotFound = "USER_NOT_FOUND", NotFound, "There is no such user";
+    /// A field does not convert.
+    InvalidArgument = "INVALID_ARGUMENT", InvalidInput, "The request is malformed";
+    /// The request id was used for another call.
+    RequestIdReused = "REQUEST_ID_REUSED", RequestIdReused, "The request id was used for another call";
+    /// Work is refused before it starts.
+    Overloaded = "OVERLOADED", Overloaded, "The service is overloaded";
+    /// Something needed is not there now.
+    Unavailable = "UNAVAILABLE", Unavailable, "The service is temporarily unavailable";
+    /// A decision may exist; ask again with the same request id.
+    OutcomeUnknown = "OUTCOME_UNKNOWN", Deadline, "The outcome is not known yet";
+    /// The caller may not do this.
+    Forbidden = "FORBIDDEN", Forbidden, "The caller may not do this";
+    /// A bug or damaged data.
+    Internal = "INTERNAL", Internal, "Something went wrong inside";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A definite answer that is not success, with its proof for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", reason.title())]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// Ids and amounts.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Refusal {
+    /// A refusal without details.
+    pub const fn new(reason: Reason) -> Self {
+        Self {
+            reason,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a detail for people.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.metadata.insert(name.to_owned(), value.to_string());
+        self
+    }
+}
+
+impl Classify for Refusal {
+    fn kind(&self) -> ErrorKind {
+        self.reason.kind()
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        Cow::Borrowed(self.reason.as_str())
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        self.metadata.clone()
+    }
+}

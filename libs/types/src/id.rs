@@ -1,0 +1,370 @@
+//! Ids, shards and branches.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use uuid::Uuid;
+
+/// Greatest length of an id, in bytes.
+pub const ID_LEN_MAX: usize = 128;
+
+/// Why a text is not an id. A retry does not help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Nothing there.
+    #[error("must not be empty")]
+    Empty,
+    /// Longer than [`ID_LEN_MAX`].
+    #[error("must be at most {ID_LEN_MAX} bytes")]
+    TooLong,
+    /// A control character or '/'.
+    #[error("must not contain control characters or '/'")]
+    BadCharacter,
+    /// Not 16 bytes, or not the text of a UUID.
+    #[error("must be a UUID")]
+    NotAUuid,
+}
+
+fn check(text: &str) -> Result<(), IdError> {
+    if text.is_empty() {
+        return Err(IdError::Empty);
+    }
+    if text.len() > ID_LEN_MAX {
+        return Err(IdError::TooLong);
+    }
+    if text
+        .chars()
+        .any(|character| character.is_control() || character == '/')
+    {
+        return Err(IdError::BadCharacter);
+    }
+    Ok(())
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// Takes 1 to 128 bytes without control characters or '/'.
+            ///
+            /// # Errors
+            /// [`IdError`]; a retry does not help.
+            pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
+                let text = text.as_ref();
+                check(text)?;
+                Ok(Self(Arc::from(text)))
+            }
+
+            /// The id of the `number`th record of a batch_init.
+            #[must_use]
+            pub fn numbered(number: u64) -> Self {
+                Self(Arc::from(number.to_string()))
+            }
+
+            /// The id of what this request makes: the same request makes the same id.
+            #[must_use]
+            pub fn derived(request: &RequestId) -> Self {
+                let name = format!("{}:{}", stringify!($name), request.as_str());
+                Self::from(Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()))
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(uuid: Uuid) -> Self {
+                Self(Arc::from(uuid.to_string()))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+    };
+}
+
+text_id! {
+    /// Names an item.
+    ItemId
+}
+text_id! {
+    /// Names a user.
+    UserId
+}
+text_id! {
+    /// Names an order.
+    OrderId
+}
+
+/// Makes one call happen once: the client's Idempotency-Key, or one minted by the bridge. 1 to 128
+/// bytes without control characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// Ids that begin with this were minted inside, for retries that last no longer than the call's own
+    /// deadline, so they need not be remembered as long as a client's.
+    pub const MINTED_PREFIX: &str = "~";
+
+    /// Takes 1 to 128 bytes without control characters.
+    ///
+    /// # Errors
+    /// [`IdError`]; a retry does not help.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
+        let text = text.as_ref();
+        if text.is_empty() {
+            return Err(IdError::Empty);
+        }
+        if text.len() > ID_LEN_MAX {
+            return Err(IdError::TooLong);
+        }
+        if text.chars().any(char::is_control) {
+            return Err(IdError::BadCharacter);
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// An id that no client chose.
+    #[must_use]
+    pub fn minted(uuid: Uuid) -> Self {
+        Self(Arc::from(format!(
+            "{}{}",
+            Self::MINTED_PREFIX,
+            uuid.simple()
+        )))
+    }
+
+    /// True for an id from [`RequestId::minted`].
+    pub fn is_minted(&self) -> bool {
+        self.0.starts_with(Self::MINTED_PREFIX)
+    }
+
+    /// The id of a numbered part of this call, each of which takes effect once.
+    #[must_use]
+    pub fn part(&self, part: &str) -> Self {
+        Self(Arc::from(format!("{}#{part}", self.0)))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names one attempt of a transaction; never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TxId(pub [u8; 16]);
+
+impl TxId {
+    /// Takes exactly 16 bytes.
+    ///
+    /// # Errors
+    /// [`IdError::NotAUuid`]; a retry does not help.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, IdError> {
+        bytes.try_into().map(Self).map_err(|_| IdError::NotAUuid)
+    }
+}
+
+impl From<Uuid> for TxId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid.into_bytes())
+    }
+}
+
+impl FromStr for TxId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Uuid::parse_str(text)
+            .map(Self::from)
+            .map_err(|_| IdError::NotAUuid)
+    }
+}
+
+impl fmt::Display for TxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Uuid::from_bytes(self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for TxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Number of a shard within its service, 0 to 4095.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ShardId(pub u16);
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Name of a participating service, 1 to 32 bytes of [a-z0-9-].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Service(Arc<str>);
+
+impl Service {
+    /// Takes 1 to 32 bytes of [a-z0-9-].
+    ///
+    /// # Errors
+    /// [`IdError`]; a retry does not help.
+    pub fn new(name: &str) -> Result<Self, IdError> {
+        if name.is_empty() {
+            return Err(IdError::Empty);
+        }
+        if name.len() > 32 {
+            return Err(IdError::TooLong);
+        }
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.bytes().all(fits) {
+            Ok(Self(Arc::from(name)))
+        } else {
+            Err(IdError::BadCharacter)
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One participant of a transaction.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Branch {
+    /// Which service.
+    pub service: Service,
+    /// Which slice of its keys.
+    pub shard: ShardId,
+}
+
+impl fmt::Display for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.shard)
+    }
+}
+
+impl fmt::Debug for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Who goes first: the smaller is older. Kept by retries; no two are equal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Priority {
+    /// When the first attempt began, by the KV store's clock.
+    pub begin_ts: u64,
+    /// Breaks ties.
+    pub nonce: u64,
+}
+
+/// The shard of a key: FNV-1a (64 bits, Fowler, Noll, Vo) with a final mix (from MurmurHash3), modulo
+/// the number of shards. Fixed for ever, as stored data lies by it.
+///
+/// `shards` of 0 counts as 1.
+pub fn shard_of(id: &str, shards: u16) -> ShardId {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in id.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    let slot = hash.checked_rem(u64::from(shards)).unwrap_or(0);
+    ShardId(u16::try_from(slot).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_reject_what_a_path_cannot_carry() {
+        assert_eq!(ItemId::new(""), Err(IdError::Empty));
+        assert_eq!(ItemId::new("a/b"), Err(IdError::BadCharacter));
+        assert_eq!(ItemId::new("a\u{7}"), Err(IdError::BadCharacter));
+        assert_eq!(ItemId::new("x".repeat(129)), Err(IdError::TooLong));
+        assert!(ItemId::new("x".repeat(128)).is_ok());
+    }
+
+    #[test]
+    fn the_same_request_makes_the_same_id_of_each_kind() {
+        let request = RequestId::new("key").unwrap();
+        assert_eq!(ItemId::derived(&request), ItemId::derived(&request));
+        assert_ne!(
+            ItemId::derived(&request).as_str(),
+            UserId::derived(&request).as_str()
+        );
+    }
+
+    #[test]
+    fn shards_of_stored_keys_never_move() {
+        let shards: Vec<u16> = ["0", "1", "2", "abc", ""]
+            .map(|id| shard_of(id, 16).0)
+            .to_vec();
+        assert_eq!(shards, GOLDEN_SHARDS, "data lies by this function");
+    }
+
+    #[test]
+    fn numbered_ids_spread_evenly() {
+        let mut counts = [0_u32; 16];
+        for number in 0..100_000_u64 {
+            counts[usize::from(shard_of(ItemId::numbered(number).as_str(), 16).0)] += 1;
+        }
+        assert!(
+            counts.iter().all(|count| (5_900..6_600).contains(count)),
+            "{counts:?}"
+        );
+    }
+
+    const GOLDEN_SHARDS: [u16; 5] = [12, 8, 1, 11, 2];
+}

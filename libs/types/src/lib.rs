@@ -1,0 +1,23 @@
+//! The vocabulary of every crate: ids, [`Money`], [`Quantity`], [`Timestamp`], [`Clock`], error kinds.
+//!
+//! Must not know: async, I/O, randomness, the wire, the store. Domain types are not serializable, as a
+//! serializable type is a compatibility promise.
+//!
+//! Modules: [`id`] (item, user, order, transaction and request ids, shards and branches), [`amount`],
+//! [`time`], [`error`].
+//!
+//! Invariants: an amount is at most 2^53 - 1 and has only checked arithmetic; an id that exists is valid.
+
+#![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
+
+pub mod amount;
+pub mod error;
+pub mod id;
+pub mod time;
+
+pub use amount::{AMOUNT_MAX, AmountError, Money, Quantity};
+pub use error::{Classify, ErrorKind, Reason, Refusal};
+pub use id::{
+    Branch, IdError, ItemId, OrderId, Priority, RequestId, Service, ShardId, TxId, UserId, shard_of,
+};
+pub use time::{Clock, Entropy, Timestamp, UnixMillis};

@@ -1,0 +1,2 @@
+//! Every role of the shop in one executable.
+fn main() {}

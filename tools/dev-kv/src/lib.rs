@@ -1,0 +1,1 @@
+//! PD's and TiKV's wire protocol in one durable process.
