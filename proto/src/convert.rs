@@ -1,8 +1,8 @@
 //! Wire to types and back. Syntactic validation happens here and only here.
 
 use types::{
-    AmountError, Branch, IdError, ItemId, Money, OrderId, Priority, Quantity, RequestId, Service,
-    ShardId, TxId, UnixMillis, UserId,
+    AmountError, Branch, BranchState, IdError, ItemId, Money, OrderId, Priority, Quantity,
+    RequestId, Service, ShardId, TxId, TxMeta, UnixMillis, UserId, Vote,
 };
 
 use crate::{participant::v1 as participant, types::v1 as wire};
@@ -92,33 +92,6 @@ fn at_least(field: &'static str, value: u64, least: u64) -> Result<(), InvalidFi
     Ok(())
 }
 
-/// What every branch knows of a transaction, validated.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TxMeta {
-    /// The transaction.
-    pub tx_id: TxId,
-    /// Who goes first.
-    pub priority: Priority,
-    /// No vote is written at or after it (the store's clock).
-    pub deadline: UnixMillis,
-    /// 1 to 256, all different; the first is the primary.
-    pub branches: Vec<Branch>,
-    /// The client's call.
-    pub request_id: Option<RequestId>,
-}
-
-impl TxMeta {
-    /// The branch whose state decides.
-    pub fn primary(&self) -> Option<&Branch> {
-        self.branches.first()
-    }
-
-    /// True when `branch` is the one whose state decides.
-    pub fn is_primary(&self, branch: &Branch) -> bool {
-        self.primary() == Some(branch)
-    }
-}
-
 /// Reads a transaction id.
 ///
 /// # Errors
@@ -197,7 +170,7 @@ impl TryFrom<&wire::TxMeta> for TxMeta {
                 nonce: priority.nonce,
             },
             deadline: UnixMillis(meta.deadline_ms),
-            branches,
+            branches: branches.into(),
             request_id: request_id(&meta.request_id)?,
         })
     }
@@ -222,23 +195,87 @@ impl From<&TxMeta> for wire::TxMeta {
     }
 }
 
-impl participant::Vote {
-    /// A YES with its receipt.
-    pub fn yes(receipt: impl Into<bytes::Bytes>) -> Self {
-        let yes = participant::vote::Yes {
-            receipt: receipt.into(),
-        };
-        Self {
-            vote: Some(participant::vote::Vote::Yes(yes)),
+impl From<BranchState> for participant::BranchState {
+    fn from(state: BranchState) -> Self {
+        match state {
+            BranchState::Absent => Self::Absent,
+            BranchState::Prepared => Self::Prepared,
+            BranchState::Committed => Self::Committed,
+            BranchState::Aborted => Self::Aborted,
         }
     }
+}
 
-    /// Too late, or fenced by somebody else.
-    pub fn fenced() -> Self {
-        Self {
-            vote: Some(participant::vote::Vote::Fenced(
-                participant::vote::Fenced {},
-            )),
+/// Reads a branch state.
+///
+/// # Errors
+/// [`InvalidField`]; a retry does not help.
+pub fn branch_state(number: i32) -> Result<BranchState, InvalidField> {
+    match participant::BranchState::try_from(number) {
+        Ok(participant::BranchState::Absent) => Ok(BranchState::Absent),
+        Ok(participant::BranchState::Prepared) => Ok(BranchState::Prepared),
+        Ok(participant::BranchState::Committed) => Ok(BranchState::Committed),
+        Ok(participant::BranchState::Aborted) => Ok(BranchState::Aborted),
+        Ok(participant::BranchState::Unspecified) | Err(_) => {
+            Err(InvalidField::new("state", "must be a known state"))
         }
     }
+}
+
+impl From<&Vote> for participant::Vote {
+    fn from(vote: &Vote) -> Self {
+        use participant::vote::{Contended, Fenced, No, Vote as Wire, Yes};
+        let vote = match vote {
+            Vote::Yes { receipt } => Wire::Yes(Yes {
+                receipt: receipt.clone().into(),
+            }),
+            Vote::No { reason, metadata } => Wire::No(No {
+                reason: reason.clone(),
+                metadata: metadata.clone(),
+            }),
+            Vote::Contended { blocker } => {
+                let blocker = participant::Blocker {
+                    tx: Some((&**blocker).into()),
+                };
+                Wire::Contended(Contended {
+                    blocker: Some(blocker),
+                })
+            }
+            Vote::Fenced => Wire::Fenced(Fenced {}),
+        };
+        Self { vote: Some(vote) }
+    }
+}
+
+/// Reads a vote that must be there.
+///
+/// # Errors
+/// [`InvalidField`]; a retry does not help.
+pub fn vote(vote: Option<&participant::Vote>) -> Result<Vote, InvalidField> {
+    use participant::vote::Vote as Wire;
+    let missing = || InvalidField::new("vote", "is missing");
+    Ok(
+        match vote
+            .and_then(|vote| vote.vote.as_ref())
+            .ok_or_else(missing)?
+        {
+            Wire::Yes(yes) => Vote::Yes {
+                receipt: yes.receipt.to_vec(),
+            },
+            Wire::No(no) => Vote::No {
+                reason: no.reason.clone(),
+                metadata: no.metadata.clone(),
+            },
+            Wire::Contended(contended) => {
+                let blocker = contended
+                    .blocker
+                    .as_ref()
+                    .and_then(|blocker| blocker.tx.as_ref());
+                Vote::Contended {
+                    blocker: Box::new(tx_meta(blocker)?),
+                }
+            }
+            Wire::Fenced(_) => Vote::Fenced,
+        },
+    )
 }

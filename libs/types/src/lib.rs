@@ -4,7 +4,7 @@
 //! serializable type is a compatibility promise.
 //!
 //! Modules: [`id`] (item, user, order, transaction and request ids, shards and branches), [`amount`],
-//! [`time`], [`error`].
+//! [`time`], [`error`], [`tx`] (what branches and coordinators say to each other).
 //!
 //! Invariants: an amount is at most 2^53 - 1 and has only checked arithmetic; an id that exists is valid.
 
@@ -14,6 +14,7 @@ pub mod amount;
 pub mod error;
 pub mod id;
 pub mod time;
+pub mod tx;
 
 pub use amount::{AMOUNT_MAX, AmountError, Money, Quantity};
 pub use error::{Classify, ErrorKind, Reason, Refusal};
@@ -21,3 +22,4 @@ pub use id::{
     Branch, IdError, ItemId, OrderId, Priority, RequestId, Service, ShardId, TxId, UserId, shard_of,
 };
 pub use time::{Clock, Entropy, Timestamp, UnixMillis};
+pub use tx::{BranchState, TxMeta, Vote};
