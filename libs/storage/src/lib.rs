@@ -15,6 +15,8 @@
 pub mod codec;
 pub mod keys;
 pub mod kv;
+pub mod shard;
+pub mod mem;
 
 pub use kv::{CommitError, Key, Kv, KvError, Reads, SharedKv, Txn, Value};
 

@@ -1,0 +1,172 @@
+//! A shard's two bookkeeping records: its head and its journal.
+//!
+//! Every KV transaction that changes anything in a shard reads its head and writes it first. So two
+//! writers of a shard can never both commit from the same state; a writer that was cut off fails at its
+//! next commit; and an undetermined commit is settled by reading the head.
+
+use crate::{
+    codec::{decode, encode},
+    keys::Space,
+    kv::{KvError, Reads, Txn},
+    record::{self, JournalEntry},
+};
+
+/// How many recent writers a head remembers.
+const RUNS_MAX: usize = 16;
+
+/// Journal entries read in one page when a lane catches up.
+const PAGE: u32 = 128;
+
+/// Names one start of one process.
+pub type Writer = [u8; 16];
+
+/// A shard's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Number of the last batch; 0 before the first.
+    pub seq: u64,
+    /// Oldest batch that still stands in the journal; `seq + 1` when there is none.
+    pub oldest: u64,
+    /// Recent writers and their last run that stands, the latest last.
+    runs: Vec<(Writer, u64)>,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { seq: 0, oldest: 1, runs: Vec::new() }
+    }
+}
+
+impl Head {
+    /// The last run of a writer that stands, if the head still remembers it.
+    pub fn run_of(&self, writer: &Writer) -> Option<u64> {
+        self.runs.iter().find(|(known, _)| known == writer).map(|(_, run)| *run)
+    }
+
+    /// The head after one more batch.
+    #[must_use]
+    pub fn next(&self, writer: Writer, run: u64, oldest: u64) -> Self {
+        let mut runs: Vec<_> =
+            self.runs.iter().filter(|(known, _)| *known != writer).copied().collect();
+        runs.push((writer, run));
+        let surplus = runs.len().saturating_sub(RUNS_MAX);
+        runs.drain(..surplus);
+        Self { seq: self.seq + 1, oldest, runs }
+    }
+
+    fn from_record(key: &[u8], head: &record::Head) -> Result<Self, KvError> {
+        let runs = head.runs.iter().map(|run| Ok((writer(key, &run.writer)?, run.run)));
+        Ok(Self {
+            seq: head.seq,
+            oldest: head.oldest,
+            runs: runs.collect::<Result<_, KvError>>()?,
+        })
+    }
+
+    fn to_record(&self) -> record::Head {
+        let runs = self.runs.iter().map(|(writer, run)| record::head::Run {
+            writer: writer.to_vec().into(),
+            run: *run,
+        });
+        record::Head { seq: self.seq, oldest: self.oldest, runs: runs.collect() }
+    }
+}
+
+/// Reads a writer's name.
+fn writer(key: &[u8], bytes: &[u8]) -> Result<Writer, KvError> {
+    bytes.try_into().map_err(|_| KvError::Corrupt {
+        key: crate::codec::hex(key),
+        problem: "a writer must be 16 bytes".to_owned(),
+    })
+}
+
+/// Reads a shard's head; a shard that was never written has the default one.
+///
+/// # Errors
+/// [`KvError`]; retry unless it is `Corrupt`.
+pub async fn read_head<R: Reads + ?Sized>(reads: &mut R, space: Space) -> Result<Head, KvError> {
+    let key = space.head();
+    match reads.get(&key).await? {
+        Some(value) => Head::from_record(&key, &decode(&key, &value)?),
+        None => Ok(Head::default()),
+    }
+}
+
+/// Reads the journal entries `from..=to` that still stand, with their numbers, in order.
+///
+/// # Errors
+/// [`KvError`]; retry unless it is `Corrupt`.
+pub async fn read_journal<R: Reads + ?Sized>(
+    reads: &mut R,
+    space: Space,
+    from: u64,
+    to: u64,
+) -> Result<Vec<(u64, JournalEntry)>, KvError> {
+    let mut entries = Vec::new();
+    let mut next = from;
+    while next <= to {
+        let page = reads.scan(space.journal(next)..space.journal(to + 1), PAGE).await?;
+        let full = u32::try_from(page.len()).is_ok_and(|len| len >= PAGE);
+        for (key, value) in page {
+            let seq = journal_seq(space, &key)?;
+            entries.push((seq, decode(&key, &value)?));
+            next = seq + 1;
+        }
+        if !full {
+            break;
+        }
+    }
+    Ok(entries)
+}
+
+fn journal_seq(space: Space, key: &[u8]) -> Result<u64, KvError> {
+    let id = space.strip(key).and_then(|record| record.get(1..));
+    id.and_then(|id| <[u8; 8]>::try_from(id).ok()).map(u64::from_be_bytes).ok_or_else(|| {
+        KvError::Corrupt {
+            key: crate::codec::hex(key),
+            problem: "a journal key must end in 8 bytes".to_owned(),
+        }
+    })
+}
+
+/// Writes a batch's bookkeeping: the head first, so that it is the KV transaction's primary, then the
+/// journal entry, then the removal of entries that may be forgotten. Returns the bytes written.
+pub fn write_batch<T: Txn + ?Sized>(
+    txn: &mut T,
+    space: Space,
+    before: &Head,
+    after: &Head,
+    entry: &JournalEntry,
+) -> usize {
+    let head = encode(&after.to_record());
+    let journal = encode(entry);
+    let bytes = head.len() + journal.len();
+    txn.put(space.head(), head);
+    txn.put(space.journal(after.seq), journal);
+    for seq in before.oldest..after.oldest {
+        txn.delete(space.journal(seq));
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_remembers_the_last_run_of_recent_writers() {
+        let mut head = Head::default();
+        for round in 1..=3 {
+            for name in 0..16_u8 {
+                head = head.next([name; 16], round, 1);
+            }
+        }
+        assert_eq!(head.seq, 48);
+        assert_eq!(head.run_of(&[0; 16]), Some(3));
+        head = head.next([99; 16], 1, 1);
+        assert_eq!(head.run_of(&[0; 16]), None, "the oldest writer made room");
+        assert_eq!(head.run_of(&[1; 16]), Some(3));
+        let record = head.to_record();
+        assert_eq!(Head::from_record(b"", &record), Ok(head));
+    }
+}
