@@ -37,8 +37,7 @@ pub fn decode<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, KvErr
 pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
     }
     text
 }

@@ -13,10 +13,11 @@
 //! that changes anything in a shard reads its head and writes it first.
 
 pub mod codec;
+pub mod conformance;
 pub mod keys;
 pub mod kv;
-pub mod shard;
 pub mod mem;
+pub mod shard;
 
 pub use kv::{CommitError, Key, Kv, KvError, Reads, SharedKv, Txn, Value};
 

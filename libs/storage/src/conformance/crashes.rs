@@ -1,0 +1,122 @@
+//! What is left of those who went away, and of the past.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::{Bench, Failure, Outcome, conflicts::add_once, ensure, number};
+use crate::kv::{KvError, Value};
+
+pub(super) async fn a_dropped_transaction_has_no_effect(bench: Bench) -> Outcome {
+    bench.put("a", "1").await?;
+    let mut txn = bench.kv.begin().await?;
+    txn.get(&bench.key("a")).await?;
+    txn.put(bench.key("a"), b"2".to_vec());
+    txn.delete(bench.key("b"));
+    drop(txn);
+    bench.expect("a", Some("1")).await?;
+    bench.put("a", "3").await?;
+    bench.expect("a", Some("3")).await
+}
+
+/// A commit whose future is dropped on the way, as when its process dies, holds nobody up for long.
+pub(super) async fn a_dead_writers_locks_are_cleared(bench: Bench) -> Outcome {
+    bench.put("a", "0").await?;
+    for step in 0..6_u64 {
+        let mut txn = bench.kv.begin().await?;
+        txn.put(bench.key("a"), format!("dead {step}").into_bytes());
+        txn.put(bench.key("b"), format!("dead {step}").into_bytes());
+        let died = timeout(Duration::from_micros(step * 700), txn.commit());
+        drop(died.await);
+        let both = alive_within(&bench, Duration::from_secs(30)).await?;
+        ensure!(
+            both.0 == both.1 || step == 0,
+            "a torn transaction shows: {both:?}"
+        );
+        bench
+            .write(&[("a", Some("alive")), ("b", Some("alive"))])
+            .await?;
+    }
+    Ok(())
+}
+
+/// Reads both keys, however long locks stand in the way, up to a limit.
+async fn alive_within(
+    bench: &Bench,
+    limit: Duration,
+) -> Result<(Option<Value>, Option<Value>), Failure> {
+    let read = async {
+        loop {
+            let at = bench.kv.timestamp().await?;
+            let mut snapshot = bench.kv.snapshot(at);
+            let a = snapshot.get(&bench.key("a")).await;
+            let b = snapshot.get(&bench.key("b")).await;
+            match (a, b) {
+                (Ok(a), Ok(b)) => return Ok((a, b)),
+                (Err(KvError::Locked | KvError::Unavailable(_)), _)
+                | (_, Err(KvError::Locked | KvError::Unavailable(_))) => {
+                    sleep(Duration::from_millis(100)).await;
+                }
+                (Err(error), _) | (_, Err(error)) => return Err(Failure::Kv(error)),
+            }
+        }
+    };
+    timeout(limit, read)
+        .await
+        .unwrap_or_else(|_| Err(Failure::Wrong("a dead writer's locks stand".to_owned())))
+}
+
+/// The way to live with an undetermined commit: a new transaction that reads the marker and writes it
+/// again. Whatever the first one did or will still do, the effect happens once.
+pub(super) async fn an_undetermined_commit_is_settled_by_its_marker(bench: Bench) -> Outcome {
+    const STEPS: u64 = 24;
+    for step in 0..STEPS {
+        let marker = format!("marker/{step}");
+        let mut txn = bench.kv.begin().await?;
+        let before = number(txn.get(&bench.key("counter")).await?.as_deref())?;
+        txn.put(bench.key(&marker), Value::new());
+        txn.put(bench.key("counter"), (before + 1).to_string().into_bytes());
+        // Given up on at some moment: before it was sent, on the way, when it is done.
+        let given_up = timeout(Duration::from_micros(step * 250), txn.commit()).await;
+        if !matches!(given_up, Ok(Ok(()))) {
+            add_once(&bench, "counter", &marker).await?;
+        }
+    }
+    let count = number(bench.newest("counter").await?.as_deref())?;
+    ensure!(count == STEPS, "{STEPS} increments made {count}");
+    // Nor does anything land afterwards.
+    sleep(Duration::from_millis(300)).await;
+    let count = number(bench.newest("counter").await?.as_deref())?;
+    ensure!(count == STEPS, "later, {STEPS} increments made {count}");
+    Ok(())
+}
+
+pub(super) async fn garbage_collection_keeps_the_newest(bench: Bench) -> Outcome {
+    bench.put("a", "1").await?;
+    bench.put("a", "2").await?;
+    bench
+        .write(&[("gone", Some("1")), ("old", Some("1"))])
+        .await?;
+    bench.write(&[("gone", None)]).await?;
+    let safe_point = bench.kv.timestamp().await?;
+    bench.put("a", "3").await?;
+    bench.kv.collect_garbage(safe_point).await?;
+    bench.expect("a", Some("3")).await?;
+    bench.expect("old", Some("1")).await?;
+    bench.expect("gone", None).await?;
+    // At the safe point itself everything is still there.
+    let mut snapshot = bench.kv.snapshot(safe_point);
+    let a = snapshot.get(&bench.key("a")).await?;
+    ensure!(a.as_deref() == Some(b"2"), "at the safe point stands {a:?}");
+    bench.put("a", "4").await?;
+    bench.expect("a", Some("4")).await
+}
+
+pub(super) async fn an_older_safe_point_is_harmless(bench: Bench) -> Outcome {
+    let older = bench.kv.timestamp().await?;
+    bench.put("a", "1").await?;
+    let newer = bench.kv.timestamp().await?;
+    bench.kv.collect_garbage(newer).await?;
+    bench.kv.collect_garbage(older).await?;
+    bench.expect("a", Some("1")).await
+}

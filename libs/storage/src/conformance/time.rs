@@ -1,0 +1,90 @@
+//! What timestamps promise.
+
+use std::collections::BTreeSet;
+
+use tokio::task::JoinSet;
+use types::Timestamp;
+
+use super::{Bench, Failure, Outcome, ensure};
+
+pub(super) async fn timestamps_rise_under_concurrency(bench: Bench) -> Outcome {
+    let before = bench.kv.timestamp().await?;
+    let mut tasks: JoinSet<Result<Timestamp, Failure>> = JoinSet::new();
+    for _ in 0..32 {
+        let bench = bench.clone();
+        tasks.spawn(async move {
+            let mut last = before;
+            for _ in 0..20 {
+                let next = bench.kv.timestamp().await?;
+                ensure!(next > last, "{next:?} came after {last:?}");
+                last = next;
+            }
+            Ok(last)
+        });
+    }
+    let mut latest = before;
+    for outcome in tasks.join_all().await {
+        latest = latest.max(outcome?);
+    }
+    let after = bench.kv.timestamp().await?;
+    ensure!(after > latest, "{after:?} came after {latest:?}");
+    Ok(())
+}
+
+pub(super) async fn each_transaction_begins_at_its_own_moment(bench: Bench) -> Outcome {
+    let before = bench.kv.timestamp().await?;
+    let mut tasks: JoinSet<Result<Timestamp, Failure>> = JoinSet::new();
+    for _ in 0..64 {
+        let bench = bench.clone();
+        tasks.spawn(async move {
+            let start = bench.kv.begin().await?.read_ts();
+            Ok(start)
+        });
+    }
+    let mut starts = BTreeSet::new();
+    for outcome in tasks.join_all().await {
+        let start = outcome?;
+        ensure!(start > before, "{start:?} began after {before:?}");
+        ensure!(starts.insert(start), "two transactions began at {start:?}");
+    }
+    let after = bench.kv.timestamp().await?;
+    ensure!(
+        starts.last().is_some_and(|last| after > *last),
+        "{after:?} came after {:?}",
+        starts.last()
+    );
+    Ok(())
+}
+
+/// Real-time order, which lanes and reads stand on: whoever asks for a timestamp after a commit was
+/// acknowledged sees that commit, from whichever task.
+pub(super) async fn what_is_committed_is_seen_from_then_on(bench: Bench) -> Outcome {
+    let mut tasks: JoinSet<Outcome> = JoinSet::new();
+    for task in 0..4_u8 {
+        let bench = bench.clone();
+        tasks.spawn(async move {
+            let key = bench.key([task]);
+            let other = bench.key([task, b'2']);
+            for step in 0..25_u8 {
+                let mut txn = bench.kv.begin().await?;
+                txn.put(key.clone(), vec![step]);
+                txn.put(other.clone(), vec![step]);
+                txn.commit().await?;
+                let at = bench.kv.timestamp().await?;
+                let mut snapshot = bench.kv.snapshot(at);
+                for key in [&key, &other] {
+                    let seen = snapshot.get(key).await?;
+                    ensure!(
+                        seen == Some(vec![step]),
+                        "step {step} committed, then at {at:?} stands {seen:?}"
+                    );
+                }
+            }
+            Ok(())
+        });
+    }
+    for outcome in tasks.join_all().await {
+        outcome?;
+    }
+    Ok(())
+}

@@ -1,0 +1,358 @@
+//! A deterministic store in memory, for simulation and tests: snapshot isolation as TiKV has it, and as
+//! nasty as TiKV on demand.
+//!
+//! Nothing here draws random numbers, reads a clock or spawns a task by itself: time comes from
+//! [`types::Clock`] and tokio's clock, trouble from [`Faults`]. Iteration is ordered everywhere. So one
+//! schedule of calls gives one history.
+
+mod faults;
+mod seams;
+mod txn;
+
+use std::{
+    collections::BTreeMap,
+    fmt, mem,
+    ops::{Bound, Range},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep};
+use types::{Clock, Timestamp};
+
+pub use faults::{After, Call, Chaos, ChaosRates, Faults, Landing, NoFaults, Op, Plan, Verdict};
+pub use seams::{SeededEntropy, TokioClock};
+
+use crate::kv::{Key, Kv, KvError, Reads, SharedKv, Txn, Value};
+use txn::{MemReads, MemTxn};
+
+/// What a KV transaction writes: none is a removal.
+type Writes = BTreeMap<Key, Option<Value>>;
+
+/// A handle to the store, as one simulated process has it. Clones share the store.
+#[derive(Clone)]
+pub struct MemKv {
+    store: Arc<Store>,
+    faults: Arc<dyn Faults>,
+    process: u32,
+}
+
+/// What has happened in a store so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// KV transactions that landed, the late ones included; those without writes do not count.
+    pub commits: u64,
+    /// Keys that they wrote.
+    pub mutations: u64,
+    /// Commits turned down because somebody else was first.
+    pub conflicts: u64,
+    /// Commits that landed after their caller had been told `Undetermined`.
+    pub late: u64,
+}
+
+struct Store {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    last_ts: Timestamp,
+    /// Versions of each key, oldest first.
+    versions: BTreeMap<Key, Vec<(Timestamp, Option<Value>)>>,
+    late: Vec<Late>,
+    safe_point: Timestamp,
+    calls: u64,
+    stats: Stats,
+}
+
+/// A commit on its way whose caller has given up on it.
+struct Late {
+    due: Instant,
+    start_ts: Timestamp,
+    writes: Writes,
+}
+
+impl fmt::Debug for MemKv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemKv")
+            .field("process", &self.process)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MemKv {
+    /// An empty store without faults, seen by process 0.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            store: Arc::new(Store {
+                clock,
+                state: Mutex::default(),
+            }),
+            faults: Arc::new(NoFaults),
+            process: 0,
+        }
+    }
+
+    /// The same store, with these faults for the calls of this handle and of its later clones.
+    #[must_use]
+    pub fn with_faults(&self, faults: Arc<dyn Faults>) -> Self {
+        Self {
+            faults,
+            ..self.clone()
+        }
+    }
+
+    /// The same store, as this process sees it; the number is passed to [`Faults`].
+    #[must_use]
+    pub fn process(&self, process: u32) -> Self {
+        Self {
+            process,
+            ..self.clone()
+        }
+    }
+
+    /// This handle behind the seam.
+    pub fn shared(&self) -> SharedKv {
+        Arc::new(self.clone())
+    }
+
+    /// What has happened so far.
+    pub fn stats(&self) -> Stats {
+        self.state().stats
+    }
+
+    /// The newest values of all keys, for looking at the end of a test.
+    pub fn contents(&self) -> BTreeMap<Key, Value> {
+        let state = self.state();
+        state
+            .versions
+            .iter()
+            .filter_map(|(key, versions)| Some((key.clone(), versions.last()?.1.clone()?)))
+            .collect()
+    }
+
+    /// Locks the state and lets what is due by now land first.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self
+            .store
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        state.land_due(self.store.clock.as_ref());
+        state
+    }
+
+    fn next_ts(&self) -> Timestamp {
+        self.state().next_ts(self.store.clock.as_ref())
+    }
+
+    /// Asks the faults what happens to a call and lets the first delay pass.
+    async fn enter(&self, op: Op, start_ts: Timestamp, primary: &[u8]) -> (u64, Plan) {
+        let number = {
+            let mut state = self.state();
+            state.calls += 1;
+            state.calls
+        };
+        let call = Call {
+            process: self.process,
+            number,
+            op,
+            start_ts,
+            key: primary,
+        };
+        let plan = self.faults.before(&call);
+        if !plan.delay_before.is_zero() {
+            sleep(plan.delay_before).await;
+        }
+        if matches!(plan.verdict, Verdict::Vanish) {
+            std::future::pending::<()>().await;
+        }
+        (number, plan)
+    }
+
+    /// Lets the second delay pass, and tells the faults that the call is done.
+    async fn leave(&self, op: Op, start_ts: Timestamp, key: &[u8], entered: &(u64, Plan)) {
+        let (number, plan) = entered;
+        let call = Call {
+            process: self.process,
+            number: *number,
+            op,
+            start_ts,
+            key,
+        };
+        if matches!(self.faults.after(&call), After::Vanish) {
+            std::future::pending::<()>().await;
+        }
+        if !plan.delay_after.is_zero() {
+            sleep(plan.delay_after).await;
+        }
+    }
+
+    /// A call that does one thing at one moment, under the faults.
+    async fn call<T>(
+        &self,
+        op: Op,
+        start_ts: Timestamp,
+        key: &[u8],
+        effect: impl FnOnce(&Self) -> T + Send,
+    ) -> Result<T, KvError>
+    where
+        T: Send,
+    {
+        let entered = self.enter(op, start_ts, key).await;
+        let outcome = match &entered.1.verdict {
+            Verdict::Fail(error) => Err(error.clone()),
+            Verdict::Proceed | Verdict::Conflict | Verdict::Undetermined(_) | Verdict::Vanish => {
+                Ok(effect(self))
+            }
+        };
+        self.leave(op, start_ts, key, &entered).await;
+        outcome
+    }
+}
+
+#[async_trait]
+impl Kv for MemKv {
+    async fn timestamp(&self) -> Result<Timestamp, KvError> {
+        self.call(Op::Timestamp, Timestamp::default(), &[], Self::next_ts)
+            .await
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Txn>, KvError> {
+        let start_ts = self
+            .call(Op::Begin, Timestamp::default(), &[], Self::next_ts)
+            .await?;
+        Ok(Box::new(MemTxn::new(self.clone(), start_ts)))
+    }
+
+    fn snapshot(&self, at: Timestamp) -> Box<dyn Reads> {
+        Box::new(MemReads::new(self.clone(), at))
+    }
+
+    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<(), KvError> {
+        self.call(Op::CollectGarbage, safe_point, &[], |kv| {
+            kv.state().collect_garbage(safe_point);
+        })
+        .await
+    }
+}
+
+impl State {
+    /// Greater than every timestamp before, and not before the clock.
+    fn next_ts(&mut self, clock: &dyn Clock) -> Timestamp {
+        let now = Timestamp::from_physical(clock.now());
+        self.last_ts = now.max(Timestamp(self.last_ts.0 + 1));
+        self.last_ts
+    }
+
+    fn get(&self, key: &[u8], at: Timestamp) -> Option<&Value> {
+        self.versions.get(key).and_then(|all| visible(all, at))
+    }
+
+    /// Pairs of a range as of a timestamp, overlaid with own writes.
+    fn scan(
+        &self,
+        range: &Range<Key>,
+        limit: u32,
+        at: Timestamp,
+        own: &Writes,
+    ) -> Vec<(Key, Value)> {
+        if range.start >= range.end {
+            return Vec::new();
+        }
+        let bounds = (
+            Bound::Included(range.start.as_slice()),
+            Bound::Excluded(range.end.as_slice()),
+        );
+        let mut merged: BTreeMap<&Key, &Value> = self
+            .versions
+            .range::<[u8], _>(bounds)
+            .filter_map(|(key, all)| Some((key, visible(all, at)?)))
+            .collect();
+        for (key, write) in own.range::<[u8], _>(bounds) {
+            match write {
+                Some(value) => merged.insert(key, value),
+                None => merged.remove(key),
+            };
+        }
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        merged
+            .into_iter()
+            .take(limit)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    /// First wins: refuses when a key was written after the transaction began.
+    ///
+    /// As in TiKV, only what is still there is seen: garbage collection past a transaction's start
+    /// forgets the removal of a key and with it the conflict.
+    fn commit(&mut self, clock: &dyn Clock, start_ts: Timestamp, writes: Writes) -> bool {
+        let conflict = writes.keys().any(|key| {
+            let newest = self.versions.get(key).and_then(|all| all.last());
+            newest.is_some_and(|(commit_ts, _)| *commit_ts > start_ts)
+        });
+        if conflict {
+            self.stats.conflicts += 1;
+            return false;
+        }
+        let commit_ts = self.next_ts(clock);
+        self.stats.commits += 1;
+        for (key, value) in writes {
+            self.stats.mutations += 1;
+            self.versions
+                .entry(key)
+                .or_default()
+                .push((commit_ts, value));
+        }
+        true
+    }
+
+    /// Lands what is due, in the order in which it became due.
+    fn land_due(&mut self, clock: &dyn Clock) {
+        if self.late.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let (mut due, waiting): (Vec<Late>, Vec<Late>) = mem::take(&mut self.late)
+            .into_iter()
+            .partition(|late| late.due <= now);
+        self.late = waiting;
+        due.sort_by_key(|late| late.due); // stable: equals in order of arrival
+        for late in due {
+            if self.commit(clock, late.start_ts, late.writes) {
+                self.stats.late += 1;
+            }
+        }
+    }
+
+    fn collect_garbage(&mut self, safe_point: Timestamp) {
+        if safe_point <= self.safe_point {
+            return; // it never goes back
+        }
+        self.safe_point = safe_point;
+        self.versions.retain(|_, all| {
+            let old = all.partition_point(|(commit_ts, _)| *commit_ts <= safe_point);
+            let newest_old_is_removal = old
+                .checked_sub(1)
+                .and_then(|last| all.get(last))
+                .is_some_and(|(_, value)| value.is_none());
+            // Keep the newest of the old ones, unless it is a removal.
+            let drop = if newest_old_is_removal {
+                old
+            } else {
+                old.saturating_sub(1)
+            };
+            all.drain(..drop);
+            !all.is_empty()
+        });
+    }
+}
+
+/// The newest version at a timestamp.
+fn visible(versions: &[(Timestamp, Option<Value>)], at: Timestamp) -> Option<&Value> {
+    let count = versions.partition_point(|(commit_ts, _)| *commit_ts <= at);
+    let (_, value) = versions.get(count.checked_sub(1)?)?;
+    value.as_ref()
+}

@@ -1,0 +1,231 @@
+//! Trouble on demand: what may happen to a call, and a seeded policy that makes it happen.
+
+use std::{
+    fmt,
+    ops::RangeInclusive,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use types::Timestamp;
+
+use crate::kv::KvError;
+
+/// Which call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Op {
+    /// [`crate::Kv::timestamp`].
+    Timestamp,
+    /// [`crate::Kv::begin`].
+    Begin,
+    /// [`crate::Reads::get`].
+    Get,
+    /// [`crate::Reads::batch_get`].
+    BatchGet,
+    /// [`crate::Reads::scan`].
+    Scan,
+    /// [`crate::Txn::commit`] of a transaction that writes.
+    Commit,
+    /// [`crate::Kv::collect_garbage`].
+    CollectGarbage,
+}
+
+/// A call, as [`Faults`] see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// Whose call: the number given to [`super::MemKv::process`].
+    pub process: u32,
+    /// How many calls the store has had, this one included.
+    pub number: u64,
+    /// Which call.
+    pub op: Op,
+    /// The transaction's or snapshot's timestamp, or the safe point; 0 where there is none.
+    pub start_ts: Timestamp,
+    /// The key, the least of the keys, the start of the range or, of a commit, the primary.
+    pub key: &'a [u8],
+}
+
+/// What happens to a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Passes before the effect.
+    pub delay_before: Duration,
+    /// The effect.
+    pub verdict: Verdict,
+    /// Passes between the effect and the answer.
+    pub delay_after: Duration,
+}
+
+impl Plan {
+    /// At once, without trouble.
+    pub const PROCEED: Self = Self {
+        delay_before: Duration::ZERO,
+        verdict: Verdict::Proceed,
+        delay_after: Duration::ZERO,
+    };
+
+    /// At once, with this verdict.
+    pub const fn at_once(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            ..Self::PROCEED
+        }
+    }
+}
+
+/// The effect of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should.
+    Proceed,
+    /// The call fails with this and has no effect.
+    Fail(KvError),
+    /// A commit is told that somebody else was first; other calls proceed.
+    Conflict,
+    /// A commit is told that nobody knows; other calls proceed.
+    Undetermined(Landing),
+    /// The call has no effect and never returns: its process is dead.
+    Vanish,
+}
+
+/// What became of a commit that is undetermined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Landing {
+    /// It landed, if nothing conflicted (else the caller is told of the conflict).
+    Landed,
+    /// It did not and never will.
+    Lost,
+    /// It lands after this delay, unless something conflicts by then.
+    Late(Duration),
+}
+
+/// Whether a call's answer reaches its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// It does.
+    Return,
+    /// It never does: the caller's process is dead.
+    Vanish,
+}
+
+/// Hooks around every call of the store in memory: for trouble, and for crashing a process right before
+/// or right after any effect.
+pub trait Faults: Send + Sync + fmt::Debug {
+    /// Decides what happens to a call. Called before anything else.
+    fn before(&self, call: &Call<'_>) -> Plan {
+        let _: &Call<'_> = call;
+        Plan::PROCEED
+    }
+
+    /// Called right after the effect, before the second delay and the answer.
+    fn after(&self, call: &Call<'_>) -> After {
+        let _: &Call<'_> = call;
+        After::Return
+    }
+}
+
+/// No trouble.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoFaults;
+
+impl Faults for NoFaults {}
+
+/// How often trouble comes, each in calls per thousand, and how slow calls are.
+#[derive(Debug, Clone)]
+pub struct ChaosRates {
+    /// Any call: [`KvError::Unavailable`], without effect.
+    pub unavailable: u32,
+    /// Reads: [`KvError::Locked`].
+    pub locked: u32,
+    /// Commits: a conflict that is none.
+    pub conflict: u32,
+    /// Commits: undetermined, and landed.
+    pub landed: u32,
+    /// Commits: undetermined, and lost.
+    pub lost: u32,
+    /// Commits: undetermined, and late.
+    pub late: u32,
+    /// Milliseconds by which a late commit is late.
+    pub late_ms: RangeInclusive<u64>,
+    /// Milliseconds before and again after the effect of each call.
+    pub delay_ms: RangeInclusive<u64>,
+}
+
+impl Default for ChaosRates {
+    /// A bad day: one commit in eight is in trouble.
+    fn default() -> Self {
+        Self {
+            unavailable: 20,
+            locked: 10,
+            conflict: 20,
+            landed: 30,
+            lost: 30,
+            late: 30,
+            late_ms: 1..=3_000,
+            delay_ms: 0..=5,
+        }
+    }
+}
+
+/// Trouble drawn from a seed: the same seed and the same calls give the same trouble.
+#[derive(Debug)]
+pub struct Chaos {
+    rates: ChaosRates,
+    rng: Mutex<ChaCha8Rng>,
+}
+
+impl Chaos {
+    /// A policy of its own stream of random numbers.
+    pub fn new(seed: u64, rates: ChaosRates) -> Self {
+        Self {
+            rates,
+            rng: Mutex::new(ChaCha8Rng::seed_from_u64(seed)),
+        }
+    }
+
+    fn verdict(&self, op: Op, rng: &mut ChaCha8Rng) -> Verdict {
+        let rates = &self.rates;
+        let mut dice = rng.random_range(0..1_000_u32);
+        let mut hit = |rate: u32| {
+            let hit = dice < rate;
+            dice = dice.saturating_sub(rate);
+            hit
+        };
+        if hit(rates.unavailable) {
+            return Verdict::Fail(KvError::Unavailable("injected".to_owned()));
+        }
+        match op {
+            Op::Get | Op::BatchGet | Op::Scan if hit(rates.locked) => {
+                Verdict::Fail(KvError::Locked)
+            }
+            Op::Commit if hit(rates.conflict) => Verdict::Conflict,
+            Op::Commit if hit(rates.landed) => Verdict::Undetermined(Landing::Landed),
+            Op::Commit if hit(rates.lost) => Verdict::Undetermined(Landing::Lost),
+            Op::Commit if hit(rates.late) => {
+                let late = rng.random_range(rates.late_ms.clone());
+                Verdict::Undetermined(Landing::Late(Duration::from_millis(late)))
+            }
+            Op::Timestamp
+            | Op::Begin
+            | Op::CollectGarbage
+            | Op::Get
+            | Op::BatchGet
+            | Op::Scan
+            | Op::Commit => Verdict::Proceed,
+        }
+    }
+}
+
+impl Faults for Chaos {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        let rng = &mut *rng;
+        Plan {
+            delay_before: Duration::from_millis(rng.random_range(self.rates.delay_ms.clone())),
+            verdict: self.verdict(call.op, rng),
+            delay_after: Duration::from_millis(rng.random_range(self.rates.delay_ms.clone())),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Reads and KV transactions over the store in memory.
+
+use std::{fmt, ops::Range};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+use types::Timestamp;
+
+use super::{Landing, Late, MemKv, Op, Verdict, Writes};
+use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value};
+
+/// A view at one timestamp.
+pub(super) struct MemReads {
+    kv: MemKv,
+    at: Timestamp,
+}
+
+/// A KV transaction: a view, and what it will write.
+pub(super) struct MemTxn {
+    reads: MemReads,
+    primary: Key,
+    writes: Writes,
+    begun: Instant,
+}
+
+impl MemReads {
+    pub(super) fn new(kv: MemKv, at: Timestamp) -> Self {
+        Self { kv, at }
+    }
+
+    async fn get_over(&self, key: &[u8], own: &Writes) -> Result<Option<Value>, KvError> {
+        if let Some(write) = own.get(key) {
+            return Ok(write.clone());
+        }
+        let read = |kv: &MemKv| kv.state().get(key, self.at).cloned();
+        self.kv.call(Op::Get, self.at, key, read).await
+    }
+
+    async fn batch_get_over(
+        &self,
+        mut keys: Vec<Key>,
+        own: &Writes,
+    ) -> Result<Vec<(Key, Value)>, KvError> {
+        keys.sort_unstable();
+        keys.dedup();
+        let first = keys.first().cloned().unwrap_or_default();
+        let read = |kv: &MemKv| {
+            let state = kv.state();
+            let value_of = |key: &Key| match own.get(key) {
+                Some(write) => write.clone(),
+                None => state.get(key, self.at).cloned(),
+            };
+            keys.into_iter()
+                .filter_map(|key| value_of(&key).map(|value| (key, value)))
+                .collect()
+        };
+        self.kv.call(Op::BatchGet, self.at, &first, read).await
+    }
+
+    async fn scan_over(
+        &self,
+        range: Range<Key>,
+        limit: u32,
+        own: &Writes,
+    ) -> Result<Vec<(Key, Value)>, KvError> {
+        let read = |kv: &MemKv| kv.state().scan(&range, limit, self.at, own);
+        self.kv.call(Op::Scan, self.at, &range.start, read).await
+    }
+}
+
+impl fmt::Debug for MemReads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemReads")
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Reads for MemReads {
+    fn read_ts(&self) -> Timestamp {
+        self.at
+    }
+
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
+        self.get_over(key, &Writes::new()).await
+    }
+
+    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
+        self.batch_get_over(keys, &Writes::new()).await
+    }
+
+    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
+        self.scan_over(range, limit, &Writes::new()).await
+    }
+}
+
+impl MemTxn {
+    pub(super) fn new(kv: MemKv, start_ts: Timestamp) -> Self {
+        Self {
+            reads: MemReads::new(kv, start_ts),
+            primary: Key::new(),
+            writes: Writes::new(),
+            begun: Instant::now(),
+        }
+    }
+
+    fn write(&mut self, key: Key, value: Option<Value>) {
+        if self.writes.is_empty() {
+            self.primary.clone_from(&key);
+        }
+        self.writes.insert(key, value);
+    }
+}
+
+impl fmt::Debug for MemTxn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemTxn")
+            .field("start_ts", &self.reads.at)
+            .field("writes", &self.writes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Reads for MemTxn {
+    fn read_ts(&self) -> Timestamp {
+        self.reads.at
+    }
+
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
+        self.reads.get_over(key, &self.writes).await
+    }
+
+    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
+        self.reads.batch_get_over(keys, &self.writes).await
+    }
+
+    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
+        self.reads.scan_over(range, limit, &self.writes).await
+    }
+}
+
+#[async_trait]
+impl Txn for MemTxn {
+    fn put(&mut self, key: Key, value: Value) {
+        self.write(key, Some(value));
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.write(key, None);
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), CommitError> {
+        if self.writes.is_empty() {
+            return Ok(());
+        }
+        if self.begun.elapsed() > TXN_LIFE_MAX {
+            let error = KvError::Unavailable("the KV transaction lived too long".to_owned());
+            return Err(CommitError::Failed(error));
+        }
+        let Self {
+            reads: MemReads { kv, at },
+            primary,
+            writes,
+            ..
+        } = *self;
+        let entered = kv.enter(Op::Commit, at, &primary).await;
+        let land = |writes| kv.state().commit(kv.store.clock.as_ref(), at, writes);
+        let unknown = |what: &str| Err(CommitError::Undetermined(what.to_owned()));
+        let outcome = match entered.1.verdict.clone() {
+            // A call that vanishes never comes here.
+            Verdict::Proceed | Verdict::Vanish => {
+                if land(writes) {
+                    Ok(())
+                } else {
+                    Err(CommitError::Conflict)
+                }
+            }
+            Verdict::Fail(error) => Err(CommitError::Failed(error)),
+            Verdict::Conflict => Err(CommitError::Conflict),
+            Verdict::Undetermined(Landing::Lost) => unknown("the request was lost"),
+            Verdict::Undetermined(Landing::Landed) => {
+                // A real store says so when it refuses; only a success can lose its reply unnoticed.
+                if land(writes) {
+                    unknown("the reply was lost")
+                } else {
+                    Err(CommitError::Conflict)
+                }
+            }
+            Verdict::Undetermined(Landing::Late(after)) => {
+                kv.state().late.push(Late {
+                    due: Instant::now() + after,
+                    start_ts: at,
+                    writes,
+                });
+                unknown("the request is late")
+            }
+        };
+        kv.leave(Op::Commit, at, &primary, &entered).await;
+        outcome
+    }
+}

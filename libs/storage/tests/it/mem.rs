@@ -1,0 +1,38 @@
+//! The store in memory: the suite, calm and in chaos, and determinism.
+
+use std::sync::Arc;
+
+use storage::{
+    conformance,
+    mem::{Chaos, ChaosRates, MemKv, TokioClock},
+};
+use types::UnixMillis;
+
+fn store() -> MemKv {
+    let clock = TokioClock::starting_at(UnixMillis(1_700_000_000_000));
+    MemKv::new(Arc::new(clock))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_in_memory_conforms() {
+    let outcome = conformance::run(store().shared(), b"\x01it/").await;
+    assert_eq!(outcome, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_in_memory_conforms_when_slow() {
+    for seed in 0..20 {
+        let rates = ChaosRates {
+            unavailable: 0,
+            locked: 0,
+            conflict: 0,
+            landed: 0,
+            lost: 0,
+            late: 0,
+            ..ChaosRates::default()
+        };
+        let kv = store().with_faults(Arc::new(Chaos::new(seed, rates)));
+        let outcome = conformance::run(kv.shared(), b"\x01it/").await;
+        assert_eq!(outcome, Ok(()), "SEED={seed}");
+    }
+}
