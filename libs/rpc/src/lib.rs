@@ -1,1 +1,28 @@
-//! Server and client kit: health, reflection, deadlines, status mapping, drain, routing.
+//! The server and client kit of every role: one way to listen, to serve and drain, to find a shard's
+//! replica, to say an error and to read it back.
+//!
+//! Must not know: orders, items, users, transactions, the store. Of the wire it knows one call,
+//! `till.participant.v1.ParticipantService/Describe`, by its name and two field numbers.
+//!
+//! Modules: [`net`] connections behind a seam; [`routing`] shard to replica; [`status`] errors to
+//! `tonic::Status` and back; [`deadline`] the caller's time; [`retry`] pauses between attempts;
+//! [`listen`] sockets; [`server`] serving, health, reflection, drain; [`seams`] the real clock and the
+//! real entropy.
+//!
+//! Invariants: [`status`] is the only place that builds a `tonic::Status`; a server says NOT_SERVING
+//! before it stops accepting; what is in flight is finished within the drain timeout; a mark-down only
+//! chooses a slower route, never an outcome.
+
+pub mod deadline;
+pub mod listen;
+pub mod net;
+pub mod retry;
+pub mod routing;
+pub mod seams;
+pub mod server;
+pub mod status;
+
+/// Greatest size of a message, in bytes, either way. tonic bounds 4 MiB unless told; a batch of
+/// operations may be larger. Set it on every generated client and server
+/// (`max_decoding_message_size`).
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;

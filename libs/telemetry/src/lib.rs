@@ -1,1 +1,103 @@
-//! Logs, and the one registry of metric, span and field names.
+//! What a role tells people: logs, the panic hook, and the one registry of span and field names.
+//!
+//! Must not know: any role, the wire, the store.
+//!
+//! Modules: [`semconv`] names. [`init`] sets a process up, once, and hands out a [`Guard`].
+//!
+//! Invariants: logs go to stderr, so that stdout stays a command's own; every line names its role; a panic
+//! is an ERROR line, wherever it happens.
+
+use std::{fmt, io, panic, str::FromStr};
+
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+mod format;
+pub mod semconv;
+
+/// Names the variable that filters logs, as in `TILL_LOG=info,rpc=debug`.
+pub const FILTER_VARIABLE: &str = "TILL_LOG";
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A text that is no log format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownFormat(String);
+
+impl fmt::Display for UnknownFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is neither pretty nor json", self.0)
+    }
+}
+
+impl std::error::Error for UnknownFormat {}
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
+        match text {
+            "pretty" => Ok(Self::Pretty),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownFormat(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pretty => "pretty",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// Keeps telemetry going; drop it last.
+#[must_use = "telemetry ends when the guard is dropped"]
+#[derive(Debug)]
+pub struct Guard {
+    _private: (),
+}
+
+/// Sets up logs and the panic hook of this process. `role` stands in every line. The filter comes from
+/// `TILL_LOG`, by default `info`; what does not parse in it is told and left out.
+///
+/// Called again in the same process, it changes nothing.
+pub fn init(role: &str, format: Format) -> Guard {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var(FILTER_VARIABLE)
+        .from_env_lossy();
+    let registry = tracing_subscriber::registry().with(filter);
+    let set = match format {
+        Format::Pretty => registry.with(format::pretty(role, io::stderr)).try_init(),
+        Format::Json => registry.with(format::json(role, io::stderr)).try_init(),
+    };
+    if set.is_ok() {
+        hook_panics();
+    }
+    Guard { _private: () }
+}
+
+/// A panic is a bug: one ERROR line with the place, in the format of all lines.
+fn hook_panics() {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let text = info.payload_as_str().unwrap_or("no text");
+        let thread = std::thread::current();
+        tracing::error!(
+            place,
+            thread = thread.name().unwrap_or("unnamed"),
+            text,
+            "panic"
+        );
+    }));
+}

@@ -1,0 +1,66 @@
+//! The caller's time, as gRPC carries it: the `grpc-timeout` header, a time *left*, not a point in time.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+/// The header's name.
+pub const HEADER: &str = "grpc-timeout";
+
+/// The time that the caller has left; none when it did not say, or said it in no form that gRPC knows.
+///
+/// Takes request metadata (`request.metadata()`) as well as plain headers.
+pub fn of(headers: &impl AsRef<HeaderMap>) -> Option<Duration> {
+    parse(headers.as_ref().get(HEADER)?.to_str().ok()?)
+}
+
+/// Tells the callee how much time it has. The connection gives up after the same time, too.
+pub fn set<T>(request: &mut tonic::Request<T>, left: Duration) {
+    request.set_timeout(left);
+}
+
+/// Reads 1 to 8 digits and a unit, as the gRPC protocol over HTTP/2 defines it.
+fn parse(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number.checked_mul(3600)?)),
+        "M" => Some(Duration::from_secs(number.checked_mul(60)?)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_is_read_back() {
+        for left in [
+            Duration::from_millis(1),
+            Duration::from_millis(1500),
+            Duration::from_secs(30),
+            Duration::from_hours(2),
+        ] {
+            let mut request = tonic::Request::new(());
+            assert_eq!(of(request.metadata()), None);
+            set(&mut request, left);
+            assert_eq!(of(request.metadata()), Some(left));
+        }
+    }
+
+    #[test]
+    fn a_malformed_timeout_counts_as_none() {
+        for text in ["", "S", "5", "5x", "-5S", "5 S", "123456789S", "5.0S", "é"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+        assert_eq!(parse("2M"), Some(Duration::from_mins(2)));
+    }
+}

@@ -1,0 +1,156 @@
+//! Sockets that a role listens on, bound before anything heavy begins, with errors that say what to do.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that may wait to be accepted. The kernel caps it at its own limit.
+const BACKLOG: i32 = 4096;
+
+/// Why a socket could not be bound. The caller chooses another port, or ends who holds it.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else listens there.
+    #[error("port {} is taken: another process listens on {address}", address.port())]
+    Taken {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Not allowed: ports below 1024 usually need a privilege.
+    #[error("not allowed to listen on {address}")]
+    NotAllowed {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Something else.
+    #[error("cannot listen on {address}")]
+    Failed {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No address was given, or none of them exists on this host.
+    #[error("no address to listen on")]
+    Nothing,
+}
+
+/// Every address of this host: `[::]` and `0.0.0.0`.
+pub fn everywhere(port: u16) -> [SocketAddr; 2] {
+    [
+        SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port),
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
+    ]
+}
+
+/// This host alone, over IPv4.
+pub fn loopback(port: u16) -> [SocketAddr; 1] {
+    [SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)]
+}
+
+/// Binds every address; each socket is for its own family alone, so that `[::]` and `0.0.0.0` go
+/// together. An IPv6 address is left out, silently, when the host has no IPv6 and another address is
+/// bound. Where the port is 0, the first socket chooses and the others take the same.
+///
+/// The sockets do not block, as tokio wants them.
+///
+/// # Errors
+/// [`ListenError`]; nothing stays bound. A retry helps once the other process is gone.
+pub fn tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
+    let mut bound: Vec<TcpListener> = Vec::new();
+    let mut chosen = None;
+    let mut left_out = None;
+    for &wanted in addresses {
+        let mut address = wanted;
+        if let (0, Some(port)) = (address.port(), chosen) {
+            address.set_port(port);
+        }
+        match bind(address) {
+            Ok(listener) => {
+                if wanted.port() == 0 {
+                    chosen = listener.local_addr().ok().map(|address| address.port());
+                }
+                bound.push(listener);
+            }
+            Err(source) if address.is_ipv6() && is_no_ipv6(&source) => {
+                left_out = Some(ListenError::Failed { address, source });
+            }
+            Err(source) => return Err(explain(address, source)),
+        }
+    }
+    if bound.is_empty() {
+        return Err(left_out.unwrap_or(ListenError::Nothing));
+    }
+    Ok(bound)
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Lets a restarted process have its port back while old connections linger; two listeners at once
+    // stay impossible.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// EAFNOSUPPORT where the kernel has no IPv6, EADDRNOTAVAIL where no interface does.
+fn is_no_ipv6(error: &io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+fn explain(address: SocketAddr, source: io::Error) -> ListenError {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        ListenError::Taken { address }
+    } else if source.kind() == io::ErrorKind::PermissionDenied {
+        ListenError::NotAllowed { address }
+    } else {
+        ListenError::Failed { address, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let first = tcp(&loopback(0)).unwrap();
+        let port = first[0].local_addr().unwrap().port();
+        let error = tcp(&loopback(port)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("port {port} is taken: another process listens on 127.0.0.1:{port}")
+        );
+    }
+
+    #[test]
+    fn both_families_share_one_port() {
+        let listeners = tcp(&everywhere(0)).unwrap();
+        let ports: Vec<u16> = listeners
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().port())
+            .collect();
+        assert!(ports.iter().all(|port| *port == ports[0] && *port > 0));
+        // A host without IPv6 has the IPv4 socket alone.
+        assert!(listeners.last().unwrap().local_addr().unwrap().is_ipv4());
+    }
+
+    #[test]
+    fn no_address_is_an_error() {
+        assert!(matches!(tcp(&[]), Err(ListenError::Nothing)));
+    }
+}

@@ -1,0 +1,162 @@
+//! Connections, behind a seam: production talks HTTP/2, a simulation hands requests to another role's
+//! routes in the same process. The generated clients run over either.
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use tonic::transport::Channel;
+use tower::{BoxError, ServiceExt as _, util::BoxCloneSyncService};
+
+/// What a generated client runs over. Cheap to clone; clones share the connection.
+pub type Transport = BoxCloneSyncService<
+    http::Request<tonic::body::Body>,
+    http::Response<tonic::body::Body>,
+    BoxError,
+>;
+
+/// Where one replica listens: `host:port`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint(Arc<str>);
+
+/// Why a text is not an endpoint. A retry does not help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not host:port")]
+pub struct EndpointError(String);
+
+impl Endpoint {
+    /// The text, `host:port`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    /// Takes `host:port`, `[::1]:port`, or either behind `http://`.
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let bare = text.trim();
+        let bare = bare
+            .strip_prefix("http://")
+            .unwrap_or(bare)
+            .trim_end_matches('/');
+        let authority: http::uri::Authority =
+            bare.parse().map_err(|_| EndpointError(text.to_owned()))?;
+        let named = !authority.host().is_empty() && !authority.as_str().contains('@');
+        match authority.port_u16() {
+            Some(port) if port > 0 && named => Ok(Self(Arc::from(authority.as_str()))),
+            _ => Err(EndpointError(text.to_owned())),
+        }
+    }
+}
+
+impl From<std::net::SocketAddr> for Endpoint {
+    fn from(address: std::net::SocketAddr) -> Self {
+        Self(Arc::from(address.to_string()))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How to reach an endpoint.
+pub trait Net: Send + Sync + fmt::Debug + 'static {
+    /// A transport to this endpoint. Never blocks and never fails: a connection is made when the first
+    /// request needs one, again after it broke, and a request that finds none fails as UNAVAILABLE.
+    fn connect(&self, endpoint: &Endpoint) -> Transport;
+}
+
+/// How patient connections are.
+#[derive(Debug, Clone)]
+pub struct NetOptions {
+    /// Longest that making a connection may take.
+    pub connect_timeout: Duration,
+    /// A quiet connection is pinged this often, idle or not.
+    pub keep_alive_interval: Duration,
+    /// A connection whose ping is not answered within this is broken.
+    pub keep_alive_timeout: Duration,
+}
+
+impl Default for NetOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(1),
+            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The real network: gRPC over HTTP/2 over TCP.
+#[derive(Debug, Clone, Default)]
+pub struct GrpcNet {
+    options: NetOptions,
+}
+
+/// Flow-control windows: large enough that a batch of operations is not cut up by round trips.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+impl GrpcNet {
+    /// The network with these patiences.
+    pub const fn new(options: NetOptions) -> Self {
+        Self { options }
+    }
+
+    /// A tonic channel to this endpoint; connects with the first request.
+    pub fn channel(&self, endpoint: &Endpoint) -> Channel {
+        tonic::transport::Endpoint::from_shared(format!("http://{endpoint}"))
+            .expect("an Endpoint holds a valid authority")
+            .connect_timeout(self.options.connect_timeout)
+            .http2_keep_alive_interval(self.options.keep_alive_interval)
+            .keep_alive_timeout(self.options.keep_alive_timeout)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .tcp_nodelay(true)
+            .connect_lazy()
+    }
+}
+
+impl Net for GrpcNet {
+    fn connect(&self, endpoint: &Endpoint) -> Transport {
+        BoxCloneSyncService::new(self.channel(endpoint).map_err(BoxError::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_host_and_port() {
+        for (text, parsed) in [
+            ("127.0.0.1:7100", "127.0.0.1:7100"),
+            (" http://stock:7200/ ", "stock:7200"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().as_str(), parsed);
+        }
+        for text in [
+            "",
+            "stock",
+            "stock:",
+            "stock:0",
+            ":80",
+            "a b:1",
+            "https://a:1",
+            "u@a:1",
+            "a:70000",
+        ] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
+        }
+    }
+}

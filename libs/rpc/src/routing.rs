@@ -1,0 +1,398 @@
+//! Which replica serves a shard.
+//!
+//! Rendezvous hashing (Thaler and Ravishankar, 1998): each replica scores each shard, the best score
+//! serves it. All callers that know the same replicas agree without talking, and when one leaves only
+//! its own shards move. A wrong or stale route is only slower: any replica may serve any shard.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::OnceCell, time::Instant};
+use tonic::codegen::http::uri::PathAndQuery;
+use types::{Classify, ErrorKind, ShardId};
+
+use crate::{
+    deadline,
+    net::{Endpoint, EndpointError, Net, Transport},
+    status::Failure,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// How long a replica that failed a call is passed over.
+const DOWN_FOR: Duration = Duration::from_secs(1);
+/// How often a name is resolved again.
+const RESOLVE_EVERY: Duration = Duration::from_secs(3);
+/// Longest that one Describe may take.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+const DESCRIBE: &str = "/till.participant.v1.ParticipantService/Describe";
+
+/// Where the replicas of a service are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// These, in any order; at least one.
+    Static(Vec<Endpoint>),
+    /// Every address of this `host:port`, asked again every few seconds (a headless service).
+    Dns(Endpoint),
+}
+
+impl FromStr for Target {
+    type Err = EndpointError;
+
+    /// Takes `host:port[,host:port...]` or `dns:host:port`.
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        if let Some(name) = text.trim().strip_prefix("dns:") {
+            return Ok(Self::Dns(name.parse()?));
+        }
+        let mut endpoints = text
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<Vec<Endpoint>, _>>()?;
+        endpoints.sort();
+        endpoints.dedup();
+        Ok(Self::Static(endpoints))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Static(endpoints) => {
+                let texts: Vec<&str> = endpoints.iter().map(Endpoint::as_str).collect();
+                f.write_str(&texts.join(","))
+            }
+            Self::Dns(name) => write!(f, "dns:{name}"),
+        }
+    }
+}
+
+/// Why there is no route. Retry after a pause.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The name has not resolved to any address yet.
+    #[error("{0} has no address yet")]
+    NoReplica(String),
+    /// No replica would say how its keys are sharded.
+    #[error("{target} does not describe itself: {failure}")]
+    NotDescribed {
+        /// The service.
+        target: String,
+        /// What the last replica said.
+        failure: Box<Failure>,
+    },
+}
+
+impl Classify for RouteError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoReplica(_) | Self::NotDescribed { .. } => ErrorKind::Unavailable,
+        }
+    }
+
+    fn reason(&self) -> std::borrow::Cow<'static, str> {
+        types::Reason::Unavailable.as_str().into()
+    }
+}
+
+/// A replica and the connection to it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Which replica; hand it to [`Router::failed`] when a call to it fails.
+    pub endpoint: Endpoint,
+    /// Run a generated client over it.
+    pub transport: Transport,
+}
+
+/// What a service says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Name under which it stands in branches.
+    pub service: String,
+    /// Number of its shards, 1 to 4096; never changes.
+    pub shards: u16,
+}
+
+/// The replicas of one service. Cheap to clone; clones share what they know.
+#[derive(Debug, Clone)]
+pub struct Router {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: Target,
+    net: Arc<dyn Net>,
+    replicas: Mutex<BTreeMap<Endpoint, Replica>>,
+    turn: AtomicUsize,
+    description: OnceCell<Description>,
+}
+
+#[derive(Debug)]
+struct Replica {
+    transport: Transport,
+    /// Set by a failed call; over when the time has come.
+    down_until: Option<Instant>,
+}
+
+impl Router {
+    /// A router over these replicas. For a [`Target::Dns`] it starts the task that resolves the name, and
+    /// so must be called within a tokio runtime; the task ends with the last clone of the router.
+    pub fn new(target: Target, net: Arc<dyn Net>) -> Self {
+        let shared = Arc::new(Shared {
+            target,
+            net,
+            replicas: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            description: OnceCell::new(),
+        });
+        match &shared.target {
+            Target::Static(endpoints) => shared.replace(endpoints.clone()),
+            Target::Dns(name) => {
+                tokio::spawn(keep_resolving(Arc::downgrade(&shared), name.clone()));
+            }
+        }
+        Self { shared }
+    }
+
+    /// The replicas that are known now, in order.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.shared.replicas().keys().cloned().collect()
+    }
+
+    /// Where the replicas are said to be.
+    pub fn target(&self) -> &Target {
+        &self.shared.target
+    }
+
+    /// The replica that serves a shard: the best one that is not marked down, or, when all are, the one
+    /// whose mark is over first.
+    ///
+    /// # Errors
+    /// [`RouteError::NoReplica`]; retry after a pause.
+    pub fn route(&self, shard: ShardId) -> Result<Route, RouteError> {
+        let now = Instant::now();
+        let replicas = self.shared.replicas();
+        let best = replicas
+            .iter()
+            .filter(|(_, replica)| replica.is_live(now))
+            .max_by_key(|(endpoint, _)| score(endpoint, shard));
+        best.or_else(|| first_to_recover(&replicas))
+            .map(Route::from)
+            .ok_or_else(|| self.no_replica())
+    }
+
+    /// Any replica, in turns, passing over those that are marked down: for a service whose replicas are
+    /// all alike.
+    ///
+    /// # Errors
+    /// [`RouteError::NoReplica`]; retry after a pause.
+    pub fn any(&self) -> Result<Route, RouteError> {
+        let now = Instant::now();
+        let replicas = self.shared.replicas();
+        let live: Vec<_> = replicas
+            .iter()
+            .filter(|(_, replica)| replica.is_live(now))
+            .collect();
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        let chosen = turn
+            .checked_rem(live.len())
+            .and_then(|index| live.get(index).copied());
+        chosen
+            .or_else(|| first_to_recover(&replicas))
+            .map(Route::from)
+            .ok_or_else(|| self.no_replica())
+    }
+
+    /// Passes a replica over for about a second, as a call to it did not go through. Others serve its
+    /// shards meanwhile.
+    pub fn failed(&self, endpoint: &Endpoint) {
+        if let Some(replica) = self.shared.replicas().get_mut(endpoint) {
+            replica.down_until = Some(Instant::now() + DOWN_FOR);
+        }
+    }
+
+    /// The number of shards of the service. Asks until one replica has answered, then remembers.
+    ///
+    /// # Errors
+    /// [`RouteError`]; retry after a pause.
+    pub async fn shards(&self) -> Result<u16, RouteError> {
+        Ok(self.describe().await?.shards)
+    }
+
+    /// What the service says of itself. Asks each replica once at most, then remembers the answer.
+    ///
+    /// # Errors
+    /// [`RouteError`]; retry after a pause.
+    pub async fn describe(&self) -> Result<&Description, RouteError> {
+        self.shared
+            .description
+            .get_or_try_init(|| self.ask_all())
+            .await
+    }
+
+    async fn ask_all(&self) -> Result<Description, RouteError> {
+        let mut last = self.no_replica();
+        for _ in 0..self.endpoints().len() {
+            let route = self.any()?;
+            match ask(route.transport).await {
+                Ok(description) => return Ok(description),
+                Err(failure) => {
+                    self.failed(&route.endpoint);
+                    last = RouteError::NotDescribed {
+                        target: self.shared.target.to_string(),
+                        failure: Box::new(failure),
+                    };
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn no_replica(&self) -> RouteError {
+        RouteError::NoReplica(self.shared.target.to_string())
+    }
+}
+
+impl Replica {
+    fn is_live(&self, now: Instant) -> bool {
+        self.down_until.is_none_or(|until| until <= now)
+    }
+}
+
+impl From<(&Endpoint, &Replica)> for Route {
+    fn from((endpoint, replica): (&Endpoint, &Replica)) -> Self {
+        Self {
+            endpoint: endpoint.clone(),
+            transport: replica.transport.clone(),
+        }
+    }
+}
+
+impl Shared {
+    fn replicas(&self) -> MutexGuard<'_, BTreeMap<Endpoint, Replica>> {
+        // Nothing under this lock leaves the map half-changed, so a panic elsewhere does not matter.
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes these the replicas; keeps the connections to those that stay.
+    fn replace(&self, endpoints: Vec<Endpoint>) {
+        let mut replicas = self.replicas();
+        replicas.retain(|endpoint, _| endpoints.contains(endpoint));
+        for endpoint in endpoints {
+            replicas.entry(endpoint).or_insert_with_key(|new| Replica {
+                transport: self.net.connect(new),
+                down_until: None,
+            });
+        }
+    }
+}
+
+fn first_to_recover(replicas: &BTreeMap<Endpoint, Replica>) -> Option<(&Endpoint, &Replica)> {
+    replicas
+        .iter()
+        .min_by_key(|(_, replica)| replica.down_until)
+}
+
+/// FNV-1a over the endpoint, then the shard, then the final mix of MurmurHash3, so that neighbouring
+/// shards score independently.
+fn score(endpoint: &Endpoint, shard: ShardId) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in endpoint.as_str().bytes().chain(shard.0.to_be_bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+async fn keep_resolving(shared: Weak<Shared>, name: Endpoint) {
+    let mut told = false;
+    loop {
+        let resolved = tokio::net::lookup_host(name.as_str()).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        match resolved {
+            Ok(addresses) => {
+                let mut endpoints: Vec<Endpoint> = addresses.map(Endpoint::from).collect();
+                endpoints.sort();
+                endpoints.dedup();
+                // An empty answer is more likely the resolver's trouble than the end of every replica.
+                if !endpoints.is_empty() {
+                    shared.replace(endpoints);
+                }
+                told = false;
+            }
+            Err(error) if !told => {
+                tracing::warn!(%name, %error, "name does not resolve, keeping the replicas known");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        drop(shared);
+        tokio::time::sleep(RESOLVE_EVERY).await;
+    }
+}
+
+/// `till.participant.v1.DescribeRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct DescribeRequest {}
+
+/// `till.participant.v1.DescribeResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct DescribeResponse {
+    #[prost(string, tag = "1")]
+    service: String,
+    #[prost(uint32, tag = "2")]
+    shards: u32,
+}
+
+async fn ask(transport: Transport) -> Result<Description, Failure> {
+    let call = async {
+        let mut client = tonic::client::Grpc::new(transport);
+        client.ready().await.map_err(tonic::Status::from_error)?;
+        let mut request = tonic::Request::new(DescribeRequest {});
+        deadline::set(&mut request, DESCRIBE_TIMEOUT);
+        let codec = tonic_prost::ProstCodec::<DescribeRequest, DescribeResponse>::default();
+        let path = PathAndQuery::from_static(DESCRIBE);
+        client.unary(request, path, codec).await
+    };
+    let response = match tokio::time::timeout(DESCRIBE_TIMEOUT, call).await {
+        Ok(answer) => answer.map_err(Failure::from)?.into_inner(),
+        Err(_) => return Err(no_answer()),
+    };
+    match u16::try_from(response.shards) {
+        Ok(shards) if shards > 0 => Ok(Description {
+            service: response.service,
+            shards,
+        }),
+        _ => Err(Failure {
+            kind: ErrorKind::Internal,
+            reason: types::Reason::Internal.as_str().to_owned(),
+            message: format!("{} shards are impossible", response.shards),
+            metadata: BTreeMap::new(),
+            fields: Vec::new(),
+            retry_after: None,
+        }),
+    }
+}
+
+fn no_answer() -> Failure {
+    Failure {
+        kind: ErrorKind::Unavailable,
+        reason: types::Reason::Unavailable.as_str().to_owned(),
+        message: format!("no answer within {} ms", DESCRIBE_TIMEOUT.as_millis()),
+        metadata: BTreeMap::new(),
+        fields: Vec::new(),
+        retry_after: None,
+    }
+}

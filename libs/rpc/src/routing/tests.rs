@@ -1,0 +1,195 @@
+use std::collections::BTreeSet;
+
+use tonic::{Status, body::Body};
+use tower::util::BoxCloneSyncService;
+
+use super::*;
+
+/// A network on which nobody answers.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Net for Nowhere {
+    fn connect(&self, _: &Endpoint) -> Transport {
+        BoxCloneSyncService::new(tower::service_fn(|_: http::Request<Body>| async {
+            Err("nobody is there".into())
+        }))
+    }
+}
+
+/// A service that describes itself.
+struct Stock;
+
+impl tonic::server::UnaryService<DescribeRequest> for Stock {
+    type Response = DescribeResponse;
+    type Future = std::future::Ready<Result<tonic::Response<DescribeResponse>, Status>>;
+
+    fn call(&mut self, _: tonic::Request<DescribeRequest>) -> Self::Future {
+        std::future::ready(Ok(tonic::Response::new(DescribeResponse {
+            service: "stock".to_owned(),
+            shards: 16,
+        })))
+    }
+}
+
+/// A network on which every replica but one describes itself.
+#[derive(Debug)]
+struct Describing {
+    deaf: Endpoint,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Net for Describing {
+    fn connect(&self, endpoint: &Endpoint) -> Transport {
+        let deaf = *endpoint == self.deaf;
+        let asked = Arc::clone(&self.asked);
+        BoxCloneSyncService::new(tower::service_fn(move |request: http::Request<Body>| {
+            assert_eq!(request.uri().path(), DESCRIBE);
+            asked.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if deaf {
+                    return Ok(Status::unavailable("starting").into_http());
+                }
+                let codec = tonic_prost::ProstCodec::<DescribeResponse, DescribeRequest>::default();
+                Ok(tonic::server::Grpc::new(codec).unary(Stock, request).await)
+            }
+        }))
+    }
+}
+
+fn target(replicas: usize) -> Target {
+    let list: Vec<String> = (0..replicas)
+        .map(|number| format!("127.0.0.1:{}", 7200 + number))
+        .collect();
+    list.join(",").parse().unwrap()
+}
+
+fn router(replicas: usize) -> Router {
+    Router::new(target(replicas), Arc::new(Nowhere))
+}
+
+fn routes(router: &Router, shards: u16) -> Vec<Endpoint> {
+    (0..shards)
+        .map(|shard| router.route(ShardId(shard)).unwrap().endpoint)
+        .collect()
+}
+
+#[test]
+fn shards_spread_over_all_replicas() {
+    let router = router(4);
+    let mut counts: BTreeMap<Endpoint, u32> = BTreeMap::new();
+    for endpoint in routes(&router, 4096) {
+        *counts.entry(endpoint).or_default() += 1;
+    }
+    assert_eq!(counts.len(), 4);
+    assert!(
+        counts.values().all(|count| (900..1150).contains(count)),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn callers_agree_whatever_the_order_of_their_lists() {
+    let one = Router::new("a:1,b:2,c:3".parse().unwrap(), Arc::new(Nowhere));
+    let other = Router::new("c:3,a:1,b:2,a:1".parse().unwrap(), Arc::new(Nowhere));
+    assert_eq!(routes(&one, 64), routes(&other, 64));
+}
+
+#[test]
+fn only_the_shards_of_a_replica_that_left_move() {
+    let (before, after) = (routes(&router(4), 4096), routes(&router(3), 4096));
+    let gone: Endpoint = "127.0.0.1:7203".parse().unwrap();
+    for (old, new) in before.iter().zip(&after) {
+        assert!(old == new || *old == gone);
+    }
+    assert!(!after.contains(&gone));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_replica_is_passed_over_for_a_second() {
+    let router = router(3);
+    let shard = ShardId(5);
+    let first = router.route(shard).unwrap().endpoint;
+    router.failed(&first);
+    let second = router.route(shard).unwrap().endpoint;
+    assert_ne!(second, first);
+    tokio::time::advance(DOWN_FOR).await;
+    assert_eq!(router.route(shard).unwrap().endpoint, first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_are_down_the_first_to_recover_is_tried() {
+    let router = router(2);
+    let shard = ShardId(5);
+    let first = router.route(shard).unwrap().endpoint;
+    router.failed(&first);
+    let second = router.route(shard).unwrap().endpoint;
+    tokio::time::advance(DOWN_FOR / 10).await;
+    router.failed(&second);
+    assert_eq!(router.route(shard).unwrap().endpoint, first);
+    router.failed(&first);
+    router.failed(&first);
+    tokio::time::advance(DOWN_FOR / 10).await;
+    router.failed(&first);
+    assert_eq!(router.route(shard).unwrap().endpoint, second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_that_are_alike_take_turns() {
+    let router = router(3);
+    let turn = || router.any().unwrap().endpoint;
+    let seen: BTreeSet<Endpoint> = (0..3).map(|_| turn()).collect();
+    assert_eq!(seen.len(), 3);
+    let down = turn();
+    router.failed(&down);
+    assert!((0..6).all(|_| turn() != down));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_are_asked_for_until_somebody_answers_and_then_remembered() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let net = Describing {
+        deaf: "127.0.0.1:7200".parse().unwrap(),
+        asked: Arc::clone(&asked),
+    };
+    let router = Router::new(target(2), Arc::new(net));
+    for _ in 0..3 {
+        assert_eq!(router.shards().await, Ok(16));
+    }
+    assert_eq!(router.describe().await.unwrap().service, "stock");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_there_is_an_error_that_a_retry_may_heal() {
+    let error = router(2).shards().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(matches!(error, RouteError::NotDescribed { .. }));
+}
+
+#[tokio::test]
+async fn a_name_is_resolved_to_every_address() {
+    let router = Router::new("dns:localhost:7200".parse().unwrap(), Arc::new(Nowhere));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while router.endpoints().is_empty() {
+        assert!(Instant::now() < deadline, "localhost did not resolve");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(
+        router
+            .endpoints()
+            .iter()
+            .all(|endpoint| ["127.0.0.1:7200", "[::1]:7200"].contains(&endpoint.as_str()))
+    );
+    assert!(router.route(ShardId(0)).is_ok());
+}
+
+#[tokio::test]
+async fn a_name_without_an_address_yet_is_unavailable() {
+    let router = Router::new("dns:nowhere.invalid:1".parse().unwrap(), Arc::new(Nowhere));
+    assert!(matches!(
+        router.route(ShardId(0)),
+        Err(RouteError::NoReplica(_))
+    ));
+    assert!(router.any().is_err());
+}

@@ -1,0 +1,215 @@
+//! Serving: health, reflection, limits, and an end that finishes what was begun.
+//!
+//! Layers, outermost first: the request's span, the bound on what is in flight, the catch of panics, the
+//! caller's deadline (tonic's own: when the time of `grpc-timeout` is over, the handler is dropped, so a
+//! handler must not be the owner of work that has to be finished).
+
+use std::{io, net::TcpListener, time::Duration};
+
+use tokio::sync::watch;
+use tokio_stream::{StreamExt as _, StreamMap, wrappers::TcpListenerStream};
+use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+mod layer;
+mod readiness;
+
+pub use layer::{Guard, GuardLayer};
+pub use readiness::{Readiness, State};
+
+use crate::net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+
+/// Health service name that is SERVING for as long as the process answers at all.
+pub const LIVE: &str = "till.live";
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Full names of the services (`<T as NamedService>::NAME`), for health and reflection.
+    pub services: Vec<&'static str>,
+    /// Encoded descriptor set that describes them, for reflection.
+    pub descriptors: &'static [u8],
+    /// Requests that may be in flight at once, over all connections; one more is refused with
+    /// RESOURCE_EXHAUSTED before it starts.
+    pub in_flight_max: usize,
+    /// Requests that may be in flight at once on one connection; more wait at the client.
+    pub streams_max: u32,
+    /// Between saying NOT_SERVING and closing the door, so that balancers and watchers see it.
+    pub lame_duck: Duration,
+    /// Longest wait for what is in flight, after the door is closed.
+    pub drain_timeout: Duration,
+    /// A quiet connection is pinged this often.
+    pub keep_alive_interval: Duration,
+    /// A connection whose ping is not answered within this is closed.
+    pub keep_alive_timeout: Duration,
+}
+
+impl Options {
+    /// The usual options for these services.
+    pub fn new(services: Vec<&'static str>, descriptors: &'static [u8]) -> Self {
+        Self {
+            services,
+            descriptors,
+            in_flight_max: 20_000,
+            streams_max: 10_000,
+            lame_duck: Duration::from_millis(200),
+            drain_timeout: Duration::from_secs(20),
+            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why serving failed. A person must look.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The sockets cannot be used.
+    #[error("cannot use a listening socket")]
+    Listener(#[source] io::Error),
+    /// The descriptors do not decode, or lack a service.
+    #[error("reflection cannot be offered")]
+    Reflection(#[source] tonic_reflection::server::Error),
+    /// tonic gave up.
+    #[error("the gRPC server failed")]
+    Transport(#[source] tonic::transport::Error),
+}
+
+/// Serves until `shutdown` is done, then ends well: says NOT_SERVING, pauses, closes the door, and waits
+/// for what is in flight, at most for the drain timeout.
+///
+/// Health answers for "", for every service name (both follow `readiness`) and for [`LIVE`].
+///
+/// # Errors
+/// [`ServeError`]; a retry does not help.
+pub async fn serve(
+    routes: Routes,
+    listeners: Vec<TcpListener>,
+    options: Options,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let incoming = incoming(listeners)?;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    report(&reporter, &options.services, ServingStatus::NotServing).await;
+    reporter
+        .set_service_status(LIVE, ServingStatus::Serving)
+        .await;
+    let reflection = reflection(&options)?;
+    let routes = routes.add_service(health).add_service(reflection);
+
+    let (close, mut closed) = watch::channel(false);
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(options.streams_max)
+        .http2_keepalive_interval(Some(options.keep_alive_interval))
+        .http2_keepalive_timeout(Some(options.keep_alive_timeout))
+        .layer(GuardLayer::new(options.in_flight_max))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, async move {
+            // An error means that `close` is gone, and with it everybody who could want us.
+            let _gone = closed.wait_for(|closed| *closed).await;
+        });
+
+    let mut told = readiness.subscribe();
+    let lifecycle = async {
+        let names = &options.services;
+        let follow = follow(&mut told, &reporter, names);
+        tokio::select! {
+            biased;
+            () = shutdown => readiness.drain(),
+            () = follow => {}
+        }
+        report(&reporter, names, ServingStatus::NotServing).await;
+        tracing::info!("draining");
+        tokio::time::sleep(options.lame_duck).await;
+        close.send_replace(true);
+        // Watchers have seen NOT_SERVING; their endless streams must not keep connections open.
+        end_watches(reporter.clone(), names).await;
+        tokio::time::sleep(options.drain_timeout).await;
+    };
+    tokio::select! {
+        biased;
+        served = server => {
+            readiness.drain();
+            served.map_err(ServeError::Transport)
+        }
+        () = lifecycle => {
+            tracing::warn!("requests were still in flight when the drain timeout was over");
+            Ok(())
+        }
+    }
+}
+
+/// Tells health what readiness says, until it says draining.
+async fn follow(
+    told: &mut watch::Receiver<State>,
+    reporter: &HealthReporter,
+    services: &[&'static str],
+) {
+    loop {
+        let state = *told.borrow_and_update();
+        let status = match state {
+            State::Ready => ServingStatus::Serving,
+            State::NotReady => ServingStatus::NotServing,
+            State::Draining => return,
+        };
+        report(reporter, services, status).await;
+        if told.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn report(reporter: &HealthReporter, services: &[&'static str], status: ServingStatus) {
+    for service in services.iter().chain(&[""]) {
+        reporter.set_service_status(service, status).await;
+    }
+}
+
+async fn end_watches(mut reporter: HealthReporter, services: &[&'static str]) {
+    for service in services.iter().chain(&["", LIVE]) {
+        reporter.clear_service_status(service).await;
+    }
+}
+
+fn reflection(
+    options: &Options,
+) -> Result<
+    tonic_reflection::server::v1::ServerReflectionServer<
+        impl tonic_reflection::server::v1::ServerReflection,
+    >,
+    ServeError,
+> {
+    let mut builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(options.descriptors)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // So that clients can show the details of an error.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("grpc.health.v1.Health")
+        .with_service_name("grpc.reflection.v1.ServerReflection");
+    for service in &options.services {
+        builder = builder.with_service_name(*service);
+    }
+    builder.build_v1().map_err(ServeError::Reflection)
+}
+
+type Incoming =
+    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = io::Result<tokio::net::TcpStream>> + Send>>;
+
+/// Connections of all listeners, small writes unbuffered.
+fn incoming(listeners: Vec<TcpListener>) -> Result<Incoming, ServeError> {
+    let mut all = StreamMap::new();
+    for (index, listener) in listeners.into_iter().enumerate() {
+        listener
+            .set_nonblocking(true)
+            .map_err(ServeError::Listener)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Listener)?;
+        all.insert(index, TcpListenerStream::new(listener));
+    }
+    Ok(Box::pin(all.map(|(_, accepted)| {
+        let stream = accepted?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    })))
+}

@@ -1,0 +1,134 @@
+//! What surrounds every request: a span, a bound on what is in flight, a catch of panics.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use telemetry::semconv;
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+use types::{Reason, Refusal};
+
+use crate::status::to_status;
+
+/// Makes [`Guard`]s that share one bound.
+#[derive(Debug, Clone)]
+pub struct GuardLayer {
+    in_flight: Arc<AtomicUsize>,
+    in_flight_max: usize,
+}
+
+impl GuardLayer {
+    /// At most this many requests at once.
+    pub fn new(in_flight_max: usize) -> Self {
+        Self {
+            in_flight: Arc::default(),
+            in_flight_max,
+        }
+    }
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Guard<S> {
+        Guard {
+            inner,
+            bound: self.clone(),
+        }
+    }
+}
+
+/// A service with a span around each request, a bound on what is in flight, and panics caught.
+#[derive(Debug, Clone)]
+pub struct Guard<S> {
+    inner: S,
+    bound: GuardLayer,
+}
+
+/// Counts one request for as long as it lives.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(bound: &GuardLayer) -> Option<Self> {
+        let place = Self(Arc::clone(&bound.in_flight));
+        let before = bound.in_flight.fetch_add(1, Ordering::Relaxed);
+        (before < bound.in_flight_max).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Probes must be answered under load, too.
+fn is_exempt(path: &str) -> bool {
+    path.starts_with("/grpc.")
+}
+
+impl<S> Service<http::Request<Body>> for Guard<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        let place = match Place::take(&self.bound) {
+            Some(place) => Some(place),
+            None if is_exempt(path) => None,
+            None => {
+                let refusal = Refusal::new(Reason::Overloaded);
+                return futures::future::ok(to_status(&refusal).into_http()).boxed();
+            }
+        };
+        let span = tracing::info_span!(
+            "request",
+            { semconv::RPC_SYSTEM_NAME } = "grpc",
+            { semconv::RPC_METHOD } = path.trim_start_matches('/'),
+            { semconv::RPC_STATUS } = tracing::field::Empty,
+        );
+        let inner = self.inner.call(request);
+        async move {
+            let answered = AssertUnwindSafe(inner).catch_unwind().await;
+            drop(place);
+            // The panic hook has logged where and why.
+            let response = answered.unwrap_or_else(|_| {
+                let refusal = Refusal::new(Reason::Internal);
+                Ok(to_status(&refusal).into_http())
+            })?;
+            record(&response);
+            Ok(response)
+        }
+        .instrument(span)
+        .boxed()
+    }
+}
+
+/// The status, where it stands in the head of the response: always for an error of a unary call.
+fn record(response: &http::Response<Body>) {
+    let span = tracing::Span::current();
+    if !span.is_disabled() {
+        let code = Status::from_header_map(response.headers())
+            .map_or(tonic::Code::Ok, |status| status.code());
+        span.record(semconv::RPC_STATUS, tracing::field::debug(code));
+        tracing::debug!("request answered");
+    }
+}

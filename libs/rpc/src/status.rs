@@ -1,0 +1,266 @@
+//! Errors to `tonic::Status` and back: the only file that builds one.
+//!
+//! What an error says travels as `google.rpc` details: `ErrorInfo` (the stable reason, domain "till",
+//! ids and amounts), `BadRequest` (the field), `RetryInfo` (when to come again). They are encoded by the
+//! messages below, whose maps are ordered, so that the same error is the same bytes in every run.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
+
+use prost::Message as _;
+use tonic::{Code, Status};
+use types::{Classify, ErrorKind, Reason};
+
+mod details;
+#[cfg(test)]
+mod tests;
+
+use details::{BadRequest, ErrorInfo, FieldViolation, RetryInfo};
+
+/// `ErrorInfo.domain` of every error that this project says.
+pub const DOMAIN: &str = "till";
+
+/// What a caller is told to wait before it comes again.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The gRPC code of a kind. Total, so that a new kind does not compile until it has one.
+pub const fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::InvalidInput => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Rejected => Code::FailedPrecondition,
+        ErrorKind::AlreadyExists | ErrorKind::RequestIdReused => Code::AlreadyExists,
+        ErrorKind::Contended => Code::Aborted,
+        ErrorKind::Overloaded => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Deadline => Code::DeadlineExceeded,
+        ErrorKind::Forbidden => Code::PermissionDenied,
+        ErrorKind::Internal => Code::Internal,
+    }
+}
+
+/// The kind that a bare code stands for, where the callee is not ours or died before it could say more.
+const fn kind_of(code: Code) -> ErrorKind {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange => ErrorKind::InvalidInput,
+        Code::NotFound => ErrorKind::NotFound,
+        Code::FailedPrecondition => ErrorKind::Rejected,
+        Code::AlreadyExists => ErrorKind::AlreadyExists,
+        Code::Aborted => ErrorKind::Contended,
+        Code::ResourceExhausted => ErrorKind::Overloaded,
+        Code::Unavailable | Code::Cancelled | Code::Unknown => ErrorKind::Unavailable,
+        Code::DeadlineExceeded => ErrorKind::Deadline,
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Forbidden,
+        Code::Internal | Code::DataLoss | Code::Unimplemented | Code::Ok => ErrorKind::Internal,
+    }
+}
+
+/// What the caller is told to wait; none where a retry of the same request is no use.
+const fn retry_after(kind: ErrorKind) -> Option<Duration> {
+    match kind {
+        ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Deadline => Some(RETRY_AFTER),
+        ErrorKind::InvalidInput
+        | ErrorKind::NotFound
+        | ErrorKind::Rejected
+        | ErrorKind::AlreadyExists
+        | ErrorKind::Contended
+        | ErrorKind::RequestIdReused
+        | ErrorKind::Forbidden
+        | ErrorKind::Internal => None,
+    }
+}
+
+/// Says an error to a caller.
+///
+/// The text of an internal error stays inside: it is logged here, as this is where it is consumed, and
+/// the caller gets a generic one.
+pub fn to_status(error: &(impl Classify + fmt::Display + ?Sized)) -> Status {
+    let kind = error.kind();
+    let message = if kind == ErrorKind::Internal {
+        tracing::error!(%error, reason = %error.reason(), "internal error");
+        Reason::Internal.title().to_owned()
+    } else {
+        error.to_string()
+    };
+    build(kind, message, error.reason(), error.metadata(), Vec::new())
+}
+
+/// Refuses a request for one malformed field.
+pub fn invalid_field(field: impl Into<String>, problem: impl fmt::Display) -> Status {
+    let field = field.into();
+    let problem = problem.to_string();
+    build(
+        ErrorKind::InvalidInput,
+        format!("{field} {problem}"),
+        Cow::Borrowed(Reason::InvalidArgument.as_str()),
+        BTreeMap::new(),
+        vec![(field, problem)],
+    )
+}
+
+fn build(
+    kind: ErrorKind,
+    message: String,
+    reason: Cow<'static, str>,
+    metadata: BTreeMap<String, String>,
+    fields: Vec<(String, String)>,
+) -> Status {
+    let code = code(kind);
+    let info = ErrorInfo {
+        reason: reason.into_owned(),
+        domain: DOMAIN.to_owned(),
+        metadata,
+    };
+    let mut packed = vec![details::pack(&info)];
+    if !fields.is_empty() {
+        let field_violations = fields
+            .into_iter()
+            .map(|(field, description)| FieldViolation { field, description })
+            .collect();
+        packed.push(details::pack(&BadRequest { field_violations }));
+    }
+    if let Some(pause) = retry_after(kind) {
+        packed.push(details::pack(&RetryInfo::of(pause)));
+    }
+    let body = details::Status {
+        code: code.into(),
+        message: message.clone(),
+        details: packed,
+    };
+    Status::with_details(code, message, body.encode_to_vec().into())
+}
+
+/// What a callee said, or what became of the call to it. An error like any other: it can be said on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Decides what the caller does.
+    pub kind: ErrorKind,
+    /// Stable, upper case. A callee that is not ours gets the general reason of the kind.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// Ids and amounts for people.
+    pub metadata: BTreeMap<String, String>,
+    /// Malformed fields and what is wrong with each.
+    pub fields: Vec<(String, String)>,
+    /// What the callee asked to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// Reads a status back. A broken connection is `Unavailable`, an expired call `Deadline`.
+    pub fn from_status(status: &Status) -> Self {
+        let packed = details::Status::decode(status.details())
+            .map(|body| body.details)
+            .unwrap_or_default();
+        let info = packed
+            .iter()
+            .find_map(details::unpack::<ErrorInfo>)
+            .filter(|info| info.domain == DOMAIN);
+        let fields = packed
+            .iter()
+            .find_map(details::unpack::<BadRequest>)
+            .map(|bad| bad.field_violations)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|violation| (violation.field, violation.description))
+            .collect();
+        let retry_after = packed
+            .iter()
+            .find_map(details::unpack::<RetryInfo>)
+            .and_then(|info| info.duration());
+        let kind = match &info {
+            Some(info) => kind_of_ours(status.code(), &info.reason),
+            None => kind_of_bare(status),
+        };
+        let (reason, metadata) = match info {
+            Some(info) => (info.reason, info.metadata),
+            None => (general_reason(kind).as_str().to_owned(), BTreeMap::new()),
+        };
+        Self {
+            kind,
+            reason,
+            message: status.message().to_owned(),
+            metadata,
+            fields,
+            retry_after,
+        }
+    }
+
+    /// True when the same request may be sent again at once or after a pause: nothing definite was said.
+    pub const fn is_transient(&self) -> bool {
+        match self.kind {
+            ErrorKind::Contended
+            | ErrorKind::Overloaded
+            | ErrorKind::Unavailable
+            | ErrorKind::Deadline => true,
+            ErrorKind::InvalidInput
+            | ErrorKind::NotFound
+            | ErrorKind::Rejected
+            | ErrorKind::AlreadyExists
+            | ErrorKind::RequestIdReused
+            | ErrorKind::Forbidden
+            | ErrorKind::Internal => false,
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::from_status(&status)
+    }
+}
+
+impl Classify for Failure {
+    fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        Cow::Owned(self.reason.clone())
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        self.metadata.clone()
+    }
+}
+
+/// The code says the kind, but for one code that two kinds share.
+fn kind_of_ours(code: Code, reason: &str) -> ErrorKind {
+    if code == Code::AlreadyExists && reason == Reason::RequestIdReused.as_str() {
+        ErrorKind::RequestIdReused
+    } else {
+        kind_of(code)
+    }
+}
+
+fn kind_of_bare(status: &Status) -> ErrorKind {
+    // tonic says CANCELLED, on either side, when the time that the caller set is over.
+    if status.code() == Code::Cancelled && status.message() == EXPIRED {
+        return ErrorKind::Deadline;
+    }
+    // A source means that no callee said this: the connection did not hold.
+    if std::error::Error::source(status).is_some() {
+        return ErrorKind::Unavailable;
+    }
+    kind_of(status.code())
+}
+
+/// The text of `tonic::TimeoutExpired`.
+const EXPIRED: &str = "Timeout expired";
+
+const fn general_reason(kind: ErrorKind) -> Reason {
+    match kind {
+        ErrorKind::InvalidInput => Reason::InvalidArgument,
+        ErrorKind::RequestIdReused => Reason::RequestIdReused,
+        ErrorKind::Overloaded => Reason::Overloaded,
+        ErrorKind::Unavailable | ErrorKind::Contended => Reason::Unavailable,
+        ErrorKind::Deadline => Reason::OutcomeUnknown,
+        ErrorKind::Forbidden => Reason::Forbidden,
+        // A callee that is not ours and refuses without saying why: nothing that we can name.
+        ErrorKind::NotFound
+        | ErrorKind::Rejected
+        | ErrorKind::AlreadyExists
+        | ErrorKind::Internal => Reason::Internal,
+    }
+}
