@@ -1,0 +1,1 @@
+"""What the tests share: a shop of real processes, a client, and the published contract."""
