@@ -59,13 +59,8 @@ impl Case {
     /// # Errors
     /// [`Failure`], with what was seen.
     pub async fn run(&self, kv: SharedKv, prefix: &[u8]) -> Outcome {
-        let bench = Bench {
-            kv,
-            prefix: prefix.to_vec(),
-        };
-        timeout(CASE_TIME_MAX, (self.body)(bench))
-            .await
-            .unwrap_or(Err(Failure::TooLong))
+        let bench = Bench { kv, prefix: prefix.to_vec() };
+        timeout(CASE_TIME_MAX, (self.body)(bench)).await.unwrap_or(Err(Failure::TooLong))
     }
 }
 
@@ -114,9 +109,7 @@ cases! {
 pub async fn run(kv: SharedKv, prefix: &[u8]) -> Result<(), (&'static str, Failure)> {
     for case in CASES {
         let below = [prefix, case.name.as_bytes(), b"/"].concat();
-        case.run(SharedKv::clone(&kv), &below)
-            .await
-            .map_err(|failure| (case.name, failure))?;
+        case.run(SharedKv::clone(&kv), &below).await.map_err(|failure| (case.name, failure))?;
     }
     Ok(())
 }

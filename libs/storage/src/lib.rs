@@ -17,6 +17,7 @@ pub mod conformance;
 pub mod keys;
 pub mod kv;
 pub mod mem;
+pub mod schema;
 pub mod shard;
 
 pub use kv::{CommitError, Key, Kv, KvError, Reads, SharedKv, Txn, Value};

@@ -7,6 +7,8 @@
 
 mod faults;
 mod seams;
+#[cfg(test)]
+mod tests;
 mod txn;
 
 use std::{
@@ -75,9 +77,7 @@ struct Late {
 
 impl fmt::Debug for MemKv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemKv")
-            .field("process", &self.process)
-            .finish_non_exhaustive()
+        f.debug_struct("MemKv").field("process", &self.process).finish_non_exhaustive()
     }
 }
 
@@ -85,10 +85,7 @@ impl MemKv {
     /// An empty store without faults, seen by process 0.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
-            store: Arc::new(Store {
-                clock,
-                state: Mutex::default(),
-            }),
+            store: Arc::new(Store { clock, state: Mutex::default() }),
             faults: Arc::new(NoFaults),
             process: 0,
         }
@@ -97,19 +94,13 @@ impl MemKv {
     /// The same store, with these faults for the calls of this handle and of its later clones.
     #[must_use]
     pub fn with_faults(&self, faults: Arc<dyn Faults>) -> Self {
-        Self {
-            faults,
-            ..self.clone()
-        }
+        Self { faults, ..self.clone() }
     }
 
     /// The same store, as this process sees it; the number is passed to [`Faults`].
     #[must_use]
     pub fn process(&self, process: u32) -> Self {
-        Self {
-            process,
-            ..self.clone()
-        }
+        Self { process, ..self.clone() }
     }
 
     /// This handle behind the seam.
@@ -134,11 +125,7 @@ impl MemKv {
 
     /// Locks the state and lets what is due by now land first.
     fn state(&self) -> MutexGuard<'_, State> {
-        let mut state = self
-            .store
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.store.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.land_due(self.store.clock.as_ref());
         state
     }
@@ -154,13 +141,7 @@ impl MemKv {
             state.calls += 1;
             state.calls
         };
-        let call = Call {
-            process: self.process,
-            number,
-            op,
-            start_ts,
-            key: primary,
-        };
+        let call = Call { process: self.process, number, op, start_ts, key: primary };
         let plan = self.faults.before(&call);
         if !plan.delay_before.is_zero() {
             sleep(plan.delay_before).await;
@@ -174,13 +155,7 @@ impl MemKv {
     /// Lets the second delay pass, and tells the faults that the call is done.
     async fn leave(&self, op: Op, start_ts: Timestamp, key: &[u8], entered: &(u64, Plan)) {
         let (number, plan) = entered;
-        let call = Call {
-            process: self.process,
-            number: *number,
-            op,
-            start_ts,
-            key,
-        };
+        let call = Call { process: self.process, number: *number, op, start_ts, key };
         if matches!(self.faults.after(&call), After::Vanish) {
             std::future::pending::<()>().await;
         }
@@ -215,14 +190,11 @@ impl MemKv {
 #[async_trait]
 impl Kv for MemKv {
     async fn timestamp(&self) -> Result<Timestamp, KvError> {
-        self.call(Op::Timestamp, Timestamp::default(), &[], Self::next_ts)
-            .await
+        self.call(Op::Timestamp, Timestamp::default(), &[], Self::next_ts).await
     }
 
     async fn begin(&self) -> Result<Box<dyn Txn>, KvError> {
-        let start_ts = self
-            .call(Op::Begin, Timestamp::default(), &[], Self::next_ts)
-            .await?;
+        let start_ts = self.call(Op::Begin, Timestamp::default(), &[], Self::next_ts).await?;
         Ok(Box::new(MemTxn::new(self.clone(), start_ts)))
     }
 
@@ -261,10 +233,8 @@ impl State {
         if range.start >= range.end {
             return Vec::new();
         }
-        let bounds = (
-            Bound::Included(range.start.as_slice()),
-            Bound::Excluded(range.end.as_slice()),
-        );
+        let bounds =
+            (Bound::Included(range.start.as_slice()), Bound::Excluded(range.end.as_slice()));
         let mut merged: BTreeMap<&Key, &Value> = self
             .versions
             .range::<[u8], _>(bounds)
@@ -277,11 +247,7 @@ impl State {
             };
         }
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        merged
-            .into_iter()
-            .take(limit)
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
+        merged.into_iter().take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// First wins: refuses when a key was written after the transaction began.
@@ -301,10 +267,7 @@ impl State {
         self.stats.commits += 1;
         for (key, value) in writes {
             self.stats.mutations += 1;
-            self.versions
-                .entry(key)
-                .or_default()
-                .push((commit_ts, value));
+            self.versions.entry(key).or_default().push((commit_ts, value));
         }
         true
     }
@@ -315,9 +278,8 @@ impl State {
             return;
         }
         let now = Instant::now();
-        let (mut due, waiting): (Vec<Late>, Vec<Late>) = mem::take(&mut self.late)
-            .into_iter()
-            .partition(|late| late.due <= now);
+        let (mut due, waiting): (Vec<Late>, Vec<Late>) =
+            mem::take(&mut self.late).into_iter().partition(|late| late.due <= now);
         self.late = waiting;
         due.sort_by_key(|late| late.due); // stable: equals in order of arrival
         for late in due {
@@ -339,11 +301,7 @@ impl State {
                 .and_then(|last| all.get(last))
                 .is_some_and(|(_, value)| value.is_none());
             // Keep the newest of the old ones, unless it is a removal.
-            let drop = if newest_old_is_removal {
-                old
-            } else {
-                old.saturating_sub(1)
-            };
+            let drop = if newest_old_is_removal { old } else { old.saturating_sub(1) };
             all.drain(..drop);
             !all.is_empty()
         });

@@ -9,10 +9,7 @@ use crate::kv::{CommitError, Key, Value};
 
 /// Says what is wrong unless a commit was turned down as a conflict.
 fn expect_conflict(outcome: &Result<(), CommitError>, what: &str) -> Outcome {
-    ensure!(
-        *outcome == Err(CommitError::Conflict),
-        "{what} should conflict: {outcome:?}"
-    );
+    ensure!(*outcome == Err(CommitError::Conflict), "{what} should conflict: {outcome:?}");
     Ok(())
 }
 
@@ -26,11 +23,7 @@ pub(super) async fn of_two_writers_the_first_to_commit_wins(bench: Bench) -> Out
         younger.get(&bench.key(name)).await?;
         elder.put(bench.key(name), b"elder".to_vec());
         younger.put(bench.key(name), b"younger".to_vec());
-        let (first, second) = if elder_first {
-            (elder, younger)
-        } else {
-            (younger, elder)
-        };
+        let (first, second) = if elder_first { (elder, younger) } else { (younger, elder) };
         first.commit().await?;
         expect_conflict(&second.commit().await, "the second commit")?;
         bench.expect(name, Some(name)).await?;
@@ -118,16 +111,11 @@ pub(super) async fn a_big_batch_is_one_transaction(bench: Bench) -> Outcome {
     txn.commit().await?;
     let after = bench.kv.timestamp().await?;
     let seen = bench.kv.snapshot(after).scan(bench.all(), 1_000).await?;
-    let expected: Vec<(Key, Value)> = (0..242)
-        .map(|number| (key(number), vec![b'x'; sizes(number)]))
-        .collect();
+    let expected: Vec<(Key, Value)> =
+        (0..242).map(|number| (key(number), vec![b'x'; sizes(number)])).collect();
     ensure!(seen == expected, "{} keys of 242 stand", seen.len());
     let earlier = bench.kv.snapshot(before).scan(bench.all(), 1_000).await?;
-    ensure!(
-        earlier.is_empty(),
-        "{} keys show before they were written",
-        earlier.len()
-    );
+    ensure!(earlier.is_empty(), "{} keys show before they were written", earlier.len());
     // One key in conflict turns the whole batch down.
     let mut loser = bench.kv.begin().await?;
     for number in 0..242 {
@@ -137,9 +125,7 @@ pub(super) async fn a_big_batch_is_one_transaction(bench: Bench) -> Outcome {
     expect_conflict(&loser.commit().await, "a batch with one key in conflict")?;
     let now = bench.kv.timestamp().await?;
     let seen = bench.kv.snapshot(now).scan(bench.all(), 1_000).await?;
-    let torn = seen
-        .iter()
-        .filter(|(_, value)| value.first() == Some(&b'y'));
+    let torn = seen.iter().filter(|(_, value)| value.first() == Some(&b'y'));
     ensure!(torn.count() == 0, "a batch that was turned down shows");
     Ok(())
 }
@@ -182,11 +168,7 @@ pub(super) async fn racing_increments_lose_none(bench: Bench) -> Outcome {
         outcome?;
     }
     let count = number(bench.newest("counter").await?.as_deref())?;
-    ensure!(
-        count == TASKS * EACH,
-        "{} increments made {count}",
-        TASKS * EACH
-    );
+    ensure!(count == TASKS * EACH, "{} increments made {count}", TASKS * EACH);
     Ok(())
 }
 
@@ -221,19 +203,12 @@ pub(super) async fn transfers_keep_the_sum_at_every_moment(bench: Bench) -> Outc
     }
     for look in 0..40 {
         let at = bench.kv.timestamp().await?;
-        let pairs = bench
-            .kv
-            .snapshot(at)
-            .scan(bench.range("account/", "account0"), 100)
-            .await?;
+        let pairs = bench.kv.snapshot(at).scan(bench.range("account/", "account0"), 100).await?;
         let mut sum = 0;
         for (_, value) in &pairs {
             sum += number(Some(value))?;
         }
-        ensure!(
-            sum == ACCOUNTS * START,
-            "look {look} at {at:?} sees a sum of {sum}"
-        );
+        ensure!(sum == ACCOUNTS * START, "look {look} at {at:?} sees a sum of {sum}");
     }
     for outcome in tasks.join_all().await {
         outcome?;

@@ -29,13 +29,8 @@ pub(super) async fn a_dead_writers_locks_are_cleared(bench: Bench) -> Outcome {
         let died = timeout(Duration::from_micros(step * 700), txn.commit());
         drop(died.await);
         let both = alive_within(&bench, Duration::from_secs(30)).await?;
-        ensure!(
-            both.0 == both.1 || step == 0,
-            "a torn transaction shows: {both:?}"
-        );
-        bench
-            .write(&[("a", Some("alive")), ("b", Some("alive"))])
-            .await?;
+        ensure!(both.0 == both.1 || step == 0, "a torn transaction shows: {both:?}");
+        bench.write(&[("a", Some("alive")), ("b", Some("alive"))]).await?;
     }
     Ok(())
 }
@@ -94,9 +89,7 @@ pub(super) async fn an_undetermined_commit_is_settled_by_its_marker(bench: Bench
 pub(super) async fn garbage_collection_keeps_the_newest(bench: Bench) -> Outcome {
     bench.put("a", "1").await?;
     bench.put("a", "2").await?;
-    bench
-        .write(&[("gone", Some("1")), ("old", Some("1"))])
-        .await?;
+    bench.write(&[("gone", Some("1")), ("old", Some("1"))]).await?;
     bench.write(&[("gone", None)]).await?;
     let safe_point = bench.kv.timestamp().await?;
     bench.put("a", "3").await?;

@@ -6,22 +6,13 @@ use crate::kv::{Key, Value};
 pub(super) async fn a_transaction_reads_its_own_snapshot(bench: Bench) -> Outcome {
     bench.put("a", "old").await?;
     let mut early = bench.kv.begin().await?;
-    bench
-        .write(&[("a", Some("new")), ("b", Some("born"))])
-        .await?;
+    bench.write(&[("a", Some("new")), ("b", Some("born"))]).await?;
     let a = early.get(&bench.key("a")).await?;
-    ensure!(
-        a.as_deref() == Some(b"old"),
-        "a later write shows: {}",
-        show(a.as_deref())
-    );
+    ensure!(a.as_deref() == Some(b"old"), "a later write shows: {}", show(a.as_deref()));
     let b = early.get(&bench.key("b")).await?;
     ensure!(b.is_none(), "a later birth shows: {}", show(b.as_deref()));
     let seen = early.scan(bench.all(), 10).await?;
-    ensure!(
-        names(&bench, &seen) == ["a"],
-        "a later birth shows in a scan: {seen:?}"
-    );
+    ensure!(names(&bench, &seen) == ["a"], "a later birth shows in a scan: {seen:?}");
     bench.expect("a", Some("new")).await
 }
 
@@ -32,18 +23,11 @@ pub(super) async fn a_snapshot_shows_its_moment_and_stays(bench: Bench) -> Outco
     let second = bench.kv.timestamp().await?;
     bench.write(&[("a", None)]).await?;
     let third = bench.kv.timestamp().await?;
-    for (at, expected) in [
-        (first, Some("1")),
-        (second, Some("2")),
-        (third, None),
-        (first, Some("1")),
-    ] {
+    for (at, expected) in
+        [(first, Some("1")), (second, Some("2")), (third, None), (first, Some("1"))]
+    {
         let mut snapshot = bench.kv.snapshot(at);
-        ensure!(
-            snapshot.read_ts() == at,
-            "a snapshot is at {:?}, not {at:?}",
-            snapshot.read_ts()
-        );
+        ensure!(snapshot.read_ts() == at, "a snapshot is at {:?}, not {at:?}", snapshot.read_ts());
         let a = snapshot.get(&bench.key("a")).await?;
         ensure!(
             a.as_deref() == expected.map(str::as_bytes),
@@ -55,14 +39,7 @@ pub(super) async fn a_snapshot_shows_its_moment_and_stays(bench: Bench) -> Outco
 }
 
 pub(super) async fn a_transaction_sees_its_own_writes(bench: Bench) -> Outcome {
-    bench
-        .write(&[
-            ("a", Some("a")),
-            ("b", Some("b")),
-            ("c", Some("c")),
-            ("d", Some("d")),
-        ])
-        .await?;
+    bench.write(&[("a", Some("a")), ("b", Some("b")), ("c", Some("c")), ("d", Some("d"))]).await?;
     let mut txn = bench.kv.begin().await?;
     // Known to the transaction before it changes, and not.
     txn.get(&bench.key("b")).await?;
@@ -79,10 +56,7 @@ pub(super) async fn a_transaction_sees_its_own_writes(bench: Bench) -> Outcome {
     let scanned = txn.scan(bench.all(), 100).await?;
     ensure!(scanned == expected, "a scan shows {scanned:?}");
     let first_two = txn.scan(bench.all(), 2).await?;
-    ensure!(
-        first_two == expected[..2],
-        "a scan of two shows {first_two:?}"
-    );
+    ensure!(first_two == expected[..2], "a scan of two shows {first_two:?}");
     let keys = ["a", "b", "bb", "c", "d", "e"].map(|name| bench.key(name));
     let mut got = txn.batch_get(keys.to_vec()).await?;
     got.sort_unstable();
@@ -111,15 +85,9 @@ pub(super) async fn an_empty_value_is_a_value(bench: Bench) -> Outcome {
     let mut snapshot = bench.kv.snapshot(now);
     let keys = vec![bench.key("empty"), bench.key("missing")];
     let got = snapshot.batch_get(keys).await?;
-    ensure!(
-        got == [(bench.key("empty"), Value::new())],
-        "a batch get shows {got:?}"
-    );
+    ensure!(got == [(bench.key("empty"), Value::new())], "a batch get shows {got:?}");
     let scanned = bench.kv.snapshot(now).scan(bench.all(), 10).await?;
-    ensure!(
-        scanned == [(bench.key("empty"), Value::new())],
-        "a scan shows {scanned:?}"
-    );
+    ensure!(scanned == [(bench.key("empty"), Value::new())], "a scan shows {scanned:?}");
     Ok(())
 }
 
@@ -156,10 +124,7 @@ pub(super) async fn keys_of_any_bytes_keep_their_order(bench: Bench) -> Outcome 
         keys.len(),
         found.len()
     );
-    ensure!(
-        pairs.iter().all(|(key, value)| key == value),
-        "a key has another's value"
-    );
+    ensure!(pairs.iter().all(|(key, value)| key == value), "a key has another's value");
     Ok(())
 }
 
@@ -178,11 +143,7 @@ pub(super) async fn a_scan_honours_bounds_and_limit(bench: Bench) -> Outcome {
         ("d", "b", 10, vec![]),
         ("x", "z", 10, vec![]),
     ] {
-        let found = bench
-            .kv
-            .snapshot(now)
-            .scan(bench.range(start, end), limit)
-            .await?;
+        let found = bench.kv.snapshot(now).scan(bench.range(start, end), limit).await?;
         ensure!(
             names(&bench, &found) == expected,
             "a scan of {start}..{end} up to {limit} shows {:?}",
@@ -197,10 +158,8 @@ pub(super) async fn a_scan_pages_through_many_keys(bench: Bench) -> Outcome {
     const PAGE: u32 = 64;
     let names: Vec<String> = (0..KEYS).map(|number| format!("{number:05}")).collect();
     for chunk in names.chunks(200) {
-        let pairs: Vec<(&str, Option<&str>)> = chunk
-            .iter()
-            .map(|name| (name.as_str(), Some("v")))
-            .collect();
+        let pairs: Vec<(&str, Option<&str>)> =
+            chunk.iter().map(|name| (name.as_str(), Some("v"))).collect();
         bench.write(&pairs).await?;
     }
     let now = bench.kv.timestamp().await?;
@@ -217,11 +176,7 @@ pub(super) async fn a_scan_pages_through_many_keys(bench: Bench) -> Outcome {
         range.start.push(0);
     }
     let expected: Vec<Key> = names.iter().map(|name| bench.key(name)).collect();
-    ensure!(
-        seen == expected,
-        "{} keys come back of {KEYS}, or in another order",
-        seen.len()
-    );
+    ensure!(seen == expected, "{} keys come back of {KEYS}, or in another order", seen.len());
     Ok(())
 }
 
@@ -232,20 +187,12 @@ pub(super) async fn a_batch_get_returns_what_is_there(bench: Bench) -> Outcome {
     let asked = ["c", "missing", "a", "c"].map(|name| bench.key(name));
     let mut got = snapshot.batch_get(asked.to_vec()).await?;
     got.sort_unstable();
-    let expected = [
-        (bench.key("a"), b"1".to_vec()),
-        (bench.key("c"), b"3".to_vec()),
-    ];
+    let expected = [(bench.key("a"), b"1".to_vec()), (bench.key("c"), b"3".to_vec())];
     ensure!(got == expected, "a batch get shows {got:?}");
     let nothing = snapshot.batch_get(Vec::new()).await?;
-    ensure!(
-        nothing.is_empty(),
-        "a batch get of nothing shows {nothing:?}"
-    );
+    ensure!(nothing.is_empty(), "a batch get of nothing shows {nothing:?}");
     // The second time from the cache, the third time afresh.
-    let again = snapshot
-        .batch_get(vec![bench.key("a"), bench.key("missing")])
-        .await?;
+    let again = snapshot.batch_get(vec![bench.key("a"), bench.key("missing")]).await?;
     ensure!(again == expected[..1], "asked again, it shows {again:?}");
     let a = bench.kv.snapshot(now).get(&bench.key("a")).await?;
     a.filter(|value| value == b"1")

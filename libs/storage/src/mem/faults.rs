@@ -68,10 +68,7 @@ impl Plan {
 
     /// At once, with this verdict.
     pub const fn at_once(verdict: Verdict) -> Self {
-        Self {
-            verdict,
-            ..Self::PROCEED
-        }
+        Self { verdict, ..Self::PROCEED }
     }
 }
 
@@ -179,10 +176,7 @@ pub struct Chaos {
 impl Chaos {
     /// A policy of its own stream of random numbers.
     pub fn new(seed: u64, rates: ChaosRates) -> Self {
-        Self {
-            rates,
-            rng: Mutex::new(ChaCha8Rng::seed_from_u64(seed)),
-        }
+        Self { rates, rng: Mutex::new(ChaCha8Rng::seed_from_u64(seed)) }
     }
 
     fn verdict(&self, op: Op, rng: &mut ChaCha8Rng) -> Verdict {

@@ -21,18 +21,14 @@ pub struct TokioClock {
 impl TokioClock {
     /// Shows `origin` now.
     pub fn starting_at(origin: UnixMillis) -> Self {
-        Self {
-            origin,
-            started: Instant::now(),
-        }
+        Self { origin, started: Instant::now() }
     }
 }
 
 impl Clock for TokioClock {
     fn now(&self) -> UnixMillis {
         let passed = self.started.elapsed().as_millis();
-        self.origin
-            .plus_ms(u64::try_from(passed).unwrap_or(u64::MAX))
+        self.origin.plus_ms(u64::try_from(passed).unwrap_or(u64::MAX))
     }
 }
 
@@ -48,10 +44,7 @@ impl SeededEntropy {
 
 impl Entropy for SeededEntropy {
     fn next_u64(&self) -> u64 {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .next_u64()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
     }
 }
 

@@ -50,9 +50,7 @@ impl MemReads {
                 Some(write) => write.clone(),
                 None => state.get(key, self.at).cloned(),
             };
-            keys.into_iter()
-                .filter_map(|key| value_of(&key).map(|value| (key, value)))
-                .collect()
+            keys.into_iter().filter_map(|key| value_of(&key).map(|value| (key, value))).collect()
         };
         self.kv.call(Op::BatchGet, self.at, &first, read).await
     }
@@ -70,9 +68,7 @@ impl MemReads {
 
 impl fmt::Debug for MemReads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemReads")
-            .field("at", &self.at)
-            .finish_non_exhaustive()
+        f.debug_struct("MemReads").field("at", &self.at).finish_non_exhaustive()
     }
 }
 
@@ -159,12 +155,7 @@ impl Txn for MemTxn {
             let error = KvError::Unavailable("the KV transaction lived too long".to_owned());
             return Err(CommitError::Failed(error));
         }
-        let Self {
-            reads: MemReads { kv, at },
-            primary,
-            writes,
-            ..
-        } = *self;
+        let Self { reads: MemReads { kv, at }, primary, writes, .. } = *self;
         let entered = kv.enter(Op::Commit, at, &primary).await;
         let land = |writes| kv.state().commit(kv.store.clock.as_ref(), at, writes);
         let unknown = |what: &str| Err(CommitError::Undetermined(what.to_owned()));
@@ -189,11 +180,7 @@ impl Txn for MemTxn {
                 }
             }
             Verdict::Undetermined(Landing::Late(after)) => {
-                kv.state().late.push(Late {
-                    due: Instant::now() + after,
-                    start_ts: at,
-                    writes,
-                });
+                kv.state().late.push(Late { due: Instant::now() + after, start_ts: at, writes });
                 unknown("the request is late")
             }
         };

@@ -36,3 +36,25 @@ async fn the_store_in_memory_conforms_when_slow() {
         assert_eq!(outcome, Ok(()), "SEED={seed}");
     }
 }
+
+/// The case that stands for every lane: whatever became of a commit, its marker settles it.
+#[tokio::test(start_paused = true)]
+async fn markers_settle_undetermined_commits_in_chaos() {
+    for seed in 0..100 {
+        // Reads and timestamps stay calm: the suite takes their failure for the store's.
+        let rates = ChaosRates { unavailable: 0, locked: 0, ..ChaosRates::default() };
+        let kv = store().with_faults(Arc::new(Chaos::new(seed, rates))).shared();
+        for case in conformance::CASES {
+            let chaotic = [
+                "racing_increments_lose_none",
+                "transfers_keep_the_sum_at_every_moment",
+                "an_undetermined_commit_is_settled_by_its_marker",
+            ];
+            if chaotic.contains(&case.name) {
+                let prefix = format!("it/{}/", case.name);
+                let outcome = case.run(kv.clone(), prefix.as_bytes()).await;
+                assert_eq!(outcome, Ok(()), "SEED={seed} {}", case.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The gate that every role passes before it touches data: which layout lies in the store, and over how
+//! many shards.
+//!
+//! One record, written once, by whoever comes first. A program refuses to work on a layout that is newer
+//! than it knows, and with a number of shards that contradicts the data.
+
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Cow, time::Duration};
+
+use tokio::time::sleep;
+use types::{Classify, ErrorKind, ShardId};
+
+use crate::{
+    codec,
+    keys::{Kind, Owner, Space},
+    kv::{CommitError, Key, Kv, KvError},
+    record,
+};
+
+/// Layout of keys and records that this program reads and writes.
+pub const VERSION: u32 = 1;
+/// Shards of every service where nobody says otherwise.
+pub const SHARDS_DEFAULT: u16 = 16;
+/// Most shards of a service.
+pub const SHARDS_MAX: u16 = 4_096;
+
+/// Longest pause between two looks for a store that is not there.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Tries to write the record before the trouble is reported.
+const TRIES: u32 = 20;
+
+/// What the store says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schema {
+    /// Shards of every service, 1 to [`SHARDS_MAX`]; fixed for the life of the data.
+    pub shards: u16,
+}
+
+/// Why the gate is shut.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// The store does not answer; [`KvError`] says whether a retry helps.
+    #[error("cannot read the schema")]
+    Kv(#[from] KvError),
+    /// The data was written by a newer program. A retry does not help; a newer program does.
+    #[error("the store holds layout {found}, this program knows layouts up to {VERSION}")]
+    Newer {
+        /// The layout in the store.
+        found: u32,
+    },
+    /// The wanted number of shards is not that of the data. A retry does not help.
+    #[error(
+        "the store's data lies in {found} shards, {wanted} were asked for; leave the setting out, or \
+         set it to {found}"
+    )]
+    Shards {
+        /// The data's.
+        found: u16,
+        /// The wanted one.
+        wanted: u16,
+    },
+    /// No such number of shards is possible. A retry does not help.
+    #[error("the number of shards must be 1 to {SHARDS_MAX}, not {0}")]
+    OutOfRange(u32),
+}
+
+impl Classify for SchemaError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Kv(error) => error.kind(),
+            Self::Newer { .. } | Self::Shards { .. } | Self::OutOfRange(_) => ErrorKind::Internal,
+        }
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        match self {
+            Self::Kv(error) => error.reason(),
+            Self::Newer { .. } | Self::Shards { .. } | Self::OutOfRange(_) => "INTERNAL".into(),
+        }
+    }
+}
+
+fn key() -> Key {
+    Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, &[])
+}
+
+/// Reads the schema; writes it first where there is none, with the wanted number of shards or
+/// [`SHARDS_DEFAULT`]. Of several that find none at once, one writes and the others read.
+///
+/// # Errors
+/// [`SchemaError`]; a retry helps only for [`SchemaError::Kv`] of kind Unavailable.
+pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, SchemaError> {
+    let shards = wanted_shards.unwrap_or(SHARDS_DEFAULT);
+    if !(1..=SHARDS_MAX).contains(&shards) {
+        return Err(SchemaError::OutOfRange(shards.into()));
+    }
+    let mut last = KvError::Unavailable("the schema is contended".to_owned());
+    for attempt in 0..TRIES {
+        sleep(Duration::from_millis(u64::from(attempt) * 10)).await;
+        let mut txn = kv.begin().await?;
+        if let Some(found) = txn.get(&key()).await? {
+            let found: record::Schema = codec::decode(&key(), &found)?;
+            return check(found, wanted_shards);
+        }
+        let fresh = record::Schema { version: VERSION, shards: shards.into() };
+        txn.put(key(), codec::encode(&fresh));
+        match txn.commit().await {
+            Ok(()) => {
+                tracing::info!(version = VERSION, shards, "new schema written");
+                return Ok(Schema { shards });
+            }
+            // Somebody was first, or it may have landed: the next try reads what stands.
+            Err(CommitError::Conflict) => {}
+            Err(CommitError::Undetermined(problem)) => last = KvError::Unavailable(problem),
+            Err(CommitError::Failed(error)) if error.kind() == ErrorKind::Unavailable => {
+                last = error;
+            }
+            Err(CommitError::Failed(error)) => return Err(error.into()),
+        }
+    }
+    Err(last.into())
+}
+
+/// As [`open`], but waits for the store for as long as it is not there. Cancel it by dropping it.
+///
+/// # Errors
+/// [`SchemaError`]; a retry does not help.
+pub async fn open_when_there(
+    kv: &dyn Kv,
+    wanted_shards: Option<u16>,
+) -> Result<Schema, SchemaError> {
+    let mut pause = Duration::from_millis(50);
+    let mut told = false;
+    loop {
+        match open(kv, wanted_shards).await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                if !told {
+                    tracing::warn!(%error, "waiting for the store");
+                    told = true;
+                }
+            }
+            outcome => return outcome,
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn check(found: record::Schema, wanted: Option<u16>) -> Result<Schema, SchemaError> {
+    if found.version > VERSION {
+        return Err(SchemaError::Newer { found: found.version });
+    }
+    let shards = u16::try_from(found.shards)
+        .ok()
+        .filter(|shards| (1..=SHARDS_MAX).contains(shards))
+        .ok_or(SchemaError::OutOfRange(found.shards))?;
+    match wanted {
+        Some(wanted) if wanted != shards => Err(SchemaError::Shards { found: shards, wanted }),
+        Some(_) | None => Ok(Schema { shards }),
+    }
+}

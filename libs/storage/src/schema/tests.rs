@@ -1,0 +1,72 @@
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use types::UnixMillis;
+
+use super::*;
+use crate::mem::{Chaos, ChaosRates, MemKv, TokioClock};
+
+fn store() -> MemKv {
+    MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
+}
+
+async fn write(kv: &MemKv, found: record::Schema) {
+    let mut txn = kv.begin().await.unwrap();
+    txn.put(key(), codec::encode(&found));
+    txn.commit().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_one_decides_and_the_others_follow() {
+    let kv = store();
+    assert_eq!(open(&kv, None).await, Ok(Schema { shards: SHARDS_DEFAULT }));
+    assert_eq!(open(&kv, Some(SHARDS_DEFAULT)).await, Ok(Schema { shards: SHARDS_DEFAULT }));
+    assert_eq!(
+        open(&kv, Some(8)).await,
+        Err(SchemaError::Shards { found: SHARDS_DEFAULT, wanted: 8 })
+    );
+    assert_eq!(kv.stats().commits, 1, "the record is written once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn racing_replicas_agree_in_chaos() {
+    for seed in 0..200 {
+        let calm = store();
+        let kv = calm.with_faults(Arc::new(Chaos::new(seed, ChaosRates::default())));
+        let mut replicas = JoinSet::new();
+        for _ in 0..4 {
+            let kv = kv.clone();
+            replicas.spawn(async move { open_when_there(&kv, Some(8)).await });
+        }
+        for outcome in replicas.join_all().await {
+            assert_eq!(outcome, Ok(Schema { shards: 8 }), "SEED={seed}");
+        }
+        assert_eq!(calm.stats().commits, 1, "SEED={seed}: the record is written once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_layout_is_refused() {
+    let kv = store();
+    write(&kv, record::Schema { version: VERSION + 1, shards: 16 }).await;
+    assert_eq!(open(&kv, None).await, Err(SchemaError::Newer { found: VERSION + 1 }));
+    assert_eq!(open_when_there(&kv, None).await, Err(SchemaError::Newer { found: VERSION + 1 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_impossible_number_of_shards_is_refused() {
+    let kv = store();
+    assert_eq!(open(&kv, Some(0)).await, Err(SchemaError::OutOfRange(0)));
+    assert_eq!(open(&kv, Some(4_097)).await, Err(SchemaError::OutOfRange(4_097)));
+    write(&kv, record::Schema { version: VERSION, shards: 70_000 }).await;
+    assert_eq!(open(&kv, None).await, Err(SchemaError::OutOfRange(70_000)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_is_corrupt_not_absent() {
+    let kv = store();
+    let mut txn = kv.begin().await.unwrap();
+    txn.put(key(), vec![9, 9, 9]);
+    txn.commit().await.unwrap();
+    assert!(matches!(open(&kv, None).await, Err(SchemaError::Kv(KvError::Corrupt { .. }))));
+}
