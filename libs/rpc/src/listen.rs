@@ -89,11 +89,7 @@ pub fn tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -140,10 +136,8 @@ mod tests {
     #[test]
     fn both_families_share_one_port() {
         let listeners = tcp(&everywhere(0)).unwrap();
-        let ports: Vec<u16> = listeners
-            .iter()
-            .map(|listener| listener.local_addr().unwrap().port())
-            .collect();
+        let ports: Vec<u16> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         assert!(ports.iter().all(|port| *port == ports[0] && *port > 0));
         // A host without IPv6 has the IPv4 socket alone.
         assert!(listeners.last().unwrap().local_addr().unwrap().is_ipv4());

@@ -4,14 +4,57 @@
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use tonic::transport::Channel;
-use tower::{BoxError, ServiceExt as _, util::BoxCloneSyncService};
+use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
 
 /// What a generated client runs over. Cheap to clone; clones share the connection.
 pub type Transport = BoxCloneSyncService<
     http::Request<tonic::body::Body>,
     http::Response<tonic::body::Body>,
-    BoxError,
+    NetError,
 >;
+
+/// The connection did not carry the call through; whether the callee got it is not known. A retry may
+/// help.
+///
+/// It is a type of its own, not a bare box, because a future that holds a client over a boxed error
+/// cannot be proved `Send` ("implementation of `From` is not general enough").
+#[derive(Debug)]
+pub struct NetError(BoxError);
+
+impl NetError {
+    /// Wraps what went wrong.
+    pub fn new(cause: impl Into<BoxError>) -> Self {
+        Self(cause.into())
+    }
+}
+
+impl fmt::Display for NetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the call did not go through")
+    }
+}
+
+impl std::error::Error for NetError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+/// A transport that hands requests to a service in this process, another role's `Routes` for instance.
+pub fn in_process<S>(service: S) -> Transport
+where
+    S: Service<
+            http::Request<tonic::body::Body>,
+            Response = http::Response<tonic::body::Body>,
+            Error: Into<BoxError>,
+            Future: Send,
+        > + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    BoxCloneSyncService::new(service.map_err(NetError::new))
+}
 
 /// Where one replica listens: `host:port`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,10 +78,7 @@ impl FromStr for Endpoint {
     /// Takes `host:port`, `[::1]:port`, or either behind `http://`.
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let bare = text.trim();
-        let bare = bare
-            .strip_prefix("http://")
-            .unwrap_or(bare)
-            .trim_end_matches('/');
+        let bare = bare.strip_prefix("http://").unwrap_or(bare).trim_end_matches('/');
         let authority: http::uri::Authority =
             bare.parse().map_err(|_| EndpointError(text.to_owned()))?;
         let named = !authority.host().is_empty() && !authority.as_str().contains('@');
@@ -128,7 +168,7 @@ impl GrpcNet {
 
 impl Net for GrpcNet {
     fn connect(&self, endpoint: &Endpoint) -> Transport {
-        BoxCloneSyncService::new(self.channel(endpoint).map_err(BoxError::from))
+        in_process(self.channel(endpoint))
     }
 }
 
@@ -145,17 +185,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().as_str(), parsed);
         }
-        for text in [
-            "",
-            "stock",
-            "stock:",
-            "stock:0",
-            ":80",
-            "a b:1",
-            "https://a:1",
-            "u@a:1",
-            "a:70000",
-        ] {
+        for text in
+            ["", "stock", "stock:", "stock:0", ":80", "a b:1", "https://a:1", "u@a:1", "a:70000"]
+        {
             assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
         }
     }

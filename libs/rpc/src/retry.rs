@@ -18,12 +18,7 @@ pub struct Backoff {
 impl Backoff {
     /// Pauses from `least` up to `most`.
     pub fn new(entropy: Arc<dyn Entropy>, least: Duration, most: Duration) -> Self {
-        Self {
-            entropy,
-            least,
-            most,
-            next: least.min(most),
-        }
+        Self { entropy, least, most, next: least.min(most) }
     }
 
     /// Begins again at the shortest pause, after a success.
@@ -36,9 +31,7 @@ impl Backoff {
         let full = self.next;
         self.next = full.saturating_mul(2).min(self.most);
         let half = full / 2;
-        let span = u64::try_from(half.as_nanos())
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
+        let span = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).saturating_add(1);
         half + Duration::from_nanos(self.entropy.next_u64() % span)
     }
 }
@@ -97,11 +90,8 @@ mod tests {
 
     #[test]
     fn a_reset_begins_again() {
-        let mut backoff = Backoff::new(
-            Arc::new(Fixed(0)),
-            Duration::from_millis(10),
-            Duration::from_secs(1),
-        );
+        let mut backoff =
+            Backoff::new(Arc::new(Fixed(0)), Duration::from_millis(10), Duration::from_secs(1));
         let first = backoff.pause();
         assert!(backoff.pause() > first);
         backoff.reset();

@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{sync::OnceCell, time::Instant};
 use tonic::codegen::http::uri::PathAndQuery;
-use types::{Classify, ErrorKind, ShardId};
+use types::{Classify, ErrorKind, Reason, ShardId};
 
 use crate::{
     deadline,
@@ -53,10 +53,8 @@ impl FromStr for Target {
         if let Some(name) = text.trim().strip_prefix("dns:") {
             return Ok(Self::Dns(name.parse()?));
         }
-        let mut endpoints = text
-            .split(',')
-            .map(str::parse)
-            .collect::<Result<Vec<Endpoint>, _>>()?;
+        let mut endpoints =
+            text.split(',').map(str::parse).collect::<Result<Vec<Endpoint>, _>>()?;
         endpoints.sort();
         endpoints.dedup();
         Ok(Self::Static(endpoints))
@@ -99,7 +97,7 @@ impl Classify for RouteError {
     }
 
     fn reason(&self) -> std::borrow::Cow<'static, str> {
-        types::Reason::Unavailable.as_str().into()
+        Reason::Unavailable.as_str().into()
     }
 }
 
@@ -198,14 +196,9 @@ impl Router {
     pub fn any(&self) -> Result<Route, RouteError> {
         let now = Instant::now();
         let replicas = self.shared.replicas();
-        let live: Vec<_> = replicas
-            .iter()
-            .filter(|(_, replica)| replica.is_live(now))
-            .collect();
+        let live: Vec<_> = replicas.iter().filter(|(_, replica)| replica.is_live(now)).collect();
         let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
-        let chosen = turn
-            .checked_rem(live.len())
-            .and_then(|index| live.get(index).copied());
+        let chosen = turn.checked_rem(live.len()).and_then(|index| live.get(index).copied());
         chosen
             .or_else(|| first_to_recover(&replicas))
             .map(Route::from)
@@ -233,10 +226,7 @@ impl Router {
     /// # Errors
     /// [`RouteError`]; retry after a pause.
     pub async fn describe(&self) -> Result<&Description, RouteError> {
-        self.shared
-            .description
-            .get_or_try_init(|| self.ask_all())
-            .await
+        self.shared.description.get_or_try_init(|| self.ask_all()).await
     }
 
     async fn ask_all(&self) -> Result<Description, RouteError> {
@@ -270,10 +260,7 @@ impl Replica {
 
 impl From<(&Endpoint, &Replica)> for Route {
     fn from((endpoint, replica): (&Endpoint, &Replica)) -> Self {
-        Self {
-            endpoint: endpoint.clone(),
-            transport: replica.transport.clone(),
-        }
+        Self { endpoint: endpoint.clone(), transport: replica.transport.clone() }
     }
 }
 
@@ -297,9 +284,7 @@ impl Shared {
 }
 
 fn first_to_recover(replicas: &BTreeMap<Endpoint, Replica>) -> Option<(&Endpoint, &Replica)> {
-    replicas
-        .iter()
-        .min_by_key(|(_, replica)| replica.down_until)
+    replicas.iter().min_by_key(|(_, replica)| replica.down_until)
 }
 
 /// FNV-1a over the endpoint, then the shard, then the final mix of MurmurHash3, so that neighbouring
@@ -357,42 +342,25 @@ struct DescribeResponse {
 }
 
 async fn ask(transport: Transport) -> Result<Description, Failure> {
-    let call = async {
+    let call = async move {
         let mut client = tonic::client::Grpc::new(transport);
-        client.ready().await.map_err(tonic::Status::from_error)?;
+        client.ready().await?;
         let mut request = tonic::Request::new(DescribeRequest {});
         deadline::set(&mut request, DESCRIBE_TIMEOUT);
         let codec = tonic_prost::ProstCodec::<DescribeRequest, DescribeResponse>::default();
         let path = PathAndQuery::from_static(DESCRIBE);
-        client.unary(request, path, codec).await
+        Ok::<_, Failure>(client.unary(request, path, codec).await?.into_inner())
     };
-    let response = match tokio::time::timeout(DESCRIBE_TIMEOUT, call).await {
-        Ok(answer) => answer.map_err(Failure::from)?.into_inner(),
-        Err(_) => return Err(no_answer()),
+    let Ok(answer) = tokio::time::timeout(DESCRIBE_TIMEOUT, call).await else {
+        let text = format!("no answer within {} ms", DESCRIBE_TIMEOUT.as_millis());
+        return Err(Failure::new(Reason::Unavailable, text));
     };
-    match u16::try_from(response.shards) {
-        Ok(shards) if shards > 0 => Ok(Description {
-            service: response.service,
-            shards,
-        }),
-        _ => Err(Failure {
-            kind: ErrorKind::Internal,
-            reason: types::Reason::Internal.as_str().to_owned(),
-            message: format!("{} shards are impossible", response.shards),
-            metadata: BTreeMap::new(),
-            fields: Vec::new(),
-            retry_after: None,
-        }),
-    }
-}
-
-fn no_answer() -> Failure {
-    Failure {
-        kind: ErrorKind::Unavailable,
-        reason: types::Reason::Unavailable.as_str().to_owned(),
-        message: format!("no answer within {} ms", DESCRIBE_TIMEOUT.as_millis()),
-        metadata: BTreeMap::new(),
-        fields: Vec::new(),
-        retry_after: None,
+    let DescribeResponse { service, shards } = answer?;
+    match u16::try_from(shards) {
+        Ok(shards) if shards > 0 => Ok(Description { service, shards }),
+        _ => {
+            let text = format!("{shards} shards are impossible");
+            Err(Failure::new(Reason::Internal, text))
+        }
     }
 }

@@ -11,15 +11,10 @@ use types::{Clock, Entropy, UnixMillis};
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "this is the seam that the ban points to"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "this is the seam that the ban points to")]
     fn now(&self) -> UnixMillis {
         // A clock before 1970 reads as 1970: a clock triggers questions, it decides nothing.
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }

@@ -91,9 +91,7 @@ pub async fn serve(
     let incoming = incoming(listeners)?;
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, &options.services, ServingStatus::NotServing).await;
-    reporter
-        .set_service_status(LIVE, ServingStatus::Serving)
-        .await;
+    reporter.set_service_status(LIVE, ServingStatus::Serving).await;
     let reflection = reflection(&options)?;
     let routes = routes.add_service(health).add_service(reflection);
 
@@ -201,9 +199,7 @@ type Incoming =
 fn incoming(listeners: Vec<TcpListener>) -> Result<Incoming, ServeError> {
     let mut all = StreamMap::new();
     for (index, listener) in listeners.into_iter().enumerate() {
-        listener
-            .set_nonblocking(true)
-            .map_err(ServeError::Listener)?;
+        listener.set_nonblocking(true).map_err(ServeError::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Listener)?;
         all.insert(index, TcpListenerStream::new(listener));
     }

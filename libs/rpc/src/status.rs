@@ -10,6 +10,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use types::{Classify, ErrorKind, Reason};
 
+use crate::net::NetError;
+
 mod details;
 #[cfg(test)]
 mod tests;
@@ -105,11 +107,7 @@ fn build(
     fields: Vec<(String, String)>,
 ) -> Status {
     let code = code(kind);
-    let info = ErrorInfo {
-        reason: reason.into_owned(),
-        domain: DOMAIN.to_owned(),
-        metadata,
-    };
+    let info = ErrorInfo { reason: reason.into_owned(), domain: DOMAIN.to_owned(), metadata };
     let mut packed = vec![details::pack(&info)];
     if !fields.is_empty() {
         let field_violations = fields
@@ -121,11 +119,7 @@ fn build(
     if let Some(pause) = retry_after(kind) {
         packed.push(details::pack(&RetryInfo::of(pause)));
     }
-    let body = details::Status {
-        code: code.into(),
-        message: message.clone(),
-        details: packed,
-    };
+    let body = details::Status { code: code.into(), message: message.clone(), details: packed };
     Status::with_details(code, message, body.encode_to_vec().into())
 }
 
@@ -148,11 +142,22 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A failure that no callee said.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            kind: reason.kind(),
+            reason: reason.as_str().to_owned(),
+            message: message.into(),
+            metadata: BTreeMap::new(),
+            fields: Vec::new(),
+            retry_after: None,
+        }
+    }
+
     /// Reads a status back. A broken connection is `Unavailable`, an expired call `Deadline`.
     pub fn from_status(status: &Status) -> Self {
-        let packed = details::Status::decode(status.details())
-            .map(|body| body.details)
-            .unwrap_or_default();
+        let packed =
+            details::Status::decode(status.details()).map(|body| body.details).unwrap_or_default();
         let info = packed
             .iter()
             .find_map(details::unpack::<ErrorInfo>)
@@ -165,10 +170,8 @@ impl Failure {
             .into_iter()
             .map(|violation| (violation.field, violation.description))
             .collect();
-        let retry_after = packed
-            .iter()
-            .find_map(details::unpack::<RetryInfo>)
-            .and_then(|info| info.duration());
+        let retry_after =
+            packed.iter().find_map(details::unpack::<RetryInfo>).and_then(|info| info.duration());
         let kind = match &info {
             Some(info) => kind_of_ours(status.code(), &info.reason),
             None => kind_of_bare(status),
@@ -177,14 +180,7 @@ impl Failure {
             Some(info) => (info.reason, info.metadata),
             None => (general_reason(kind).as_str().to_owned(), BTreeMap::new()),
         };
-        Self {
-            kind,
-            reason,
-            message: status.message().to_owned(),
-            metadata,
-            fields,
-            retry_after,
-        }
+        Self { kind, reason, message: status.message().to_owned(), metadata, fields, retry_after }
     }
 
     /// True when the same request may be sent again at once or after a pause: nothing definite was said.
@@ -208,6 +204,12 @@ impl Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         Self::from_status(&status)
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        Self::from_status(&Status::from_error(error.into()))
     }
 }
 

@@ -21,10 +21,7 @@ where
     tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .fmt_fields(DefaultFields::new())
-        .event_format(Named {
-            role: format!("{role} "),
-            inner: Format::default().compact(),
-        })
+        .event_format(Named { role: format!("{role} "), inner: Format::default().compact() })
         .with_writer(writer)
 }
 
@@ -84,8 +81,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut line = String::new();
-        self.inner
-            .format_event(context, Writer::new(&mut line), event)?;
+        self.inner.format_event(context, Writer::new(&mut line), event)?;
         // The inner format writes one object a line; it never is empty, as it has a timestamp.
         let rest = line.strip_prefix('{').unwrap_or(&line);
         write!(writer, "{{\"role\":{},{rest}", self.role)
@@ -104,4 +100,72 @@ fn quoted(text: &str) -> String {
     }
     quoted.push('"');
     quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    fn say_something() {
+        let _span = tracing::info_span!("request", till.order.id = "o\"1").entered();
+        tracing::warn!(attempt = 2, "store is slow");
+        tracing::info!("second line");
+    }
+
+    #[test]
+    fn every_line_for_people_names_its_role() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let registry = tracing_subscriber::registry();
+        let layer = pretty("stock-1", move || writer.clone());
+        tracing::subscriber::with_default(registry.with(layer), say_something);
+        let text = lines.text();
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.lines().all(|line| line.starts_with("stock-1 ")), "{text}");
+        assert!(text.contains("WARN") && text.contains("store is slow attempt=2"), "{text}");
+    }
+
+    #[test]
+    fn every_line_for_machines_is_an_object_that_names_its_role() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let registry = tracing_subscriber::registry();
+        let layer = json("stock \"1\"", move || writer.clone());
+        tracing::subscriber::with_default(registry.with(layer), say_something);
+        let objects: Vec<serde_json::Value> =
+            lines.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(objects.len(), 2);
+        for object in &objects {
+            assert_eq!(object["role"], "stock \"1\"");
+            assert_eq!(object["span"]["till.order.id"], "o\"1");
+        }
+        assert_eq!(objects[0]["message"], "store is slow");
+        assert_eq!(objects[0]["attempt"], 2);
+    }
 }

@@ -93,11 +93,6 @@ fn hook_panics() {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let text = info.payload_as_str().unwrap_or("no text");
         let thread = std::thread::current();
-        tracing::error!(
-            place,
-            thread = thread.name().unwrap_or("unnamed"),
-            text,
-            "panic"
-        );
+        tracing::error!(place, thread = thread.name().unwrap_or("unnamed"), text, "panic");
     }));
 }

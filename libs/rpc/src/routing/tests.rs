@@ -4,6 +4,7 @@ use tonic::{Status, body::Body};
 use tower::util::BoxCloneSyncService;
 
 use super::*;
+use crate::net::NetError;
 
 /// A network on which nobody answers.
 #[derive(Debug)]
@@ -12,7 +13,7 @@ struct Nowhere;
 impl Net for Nowhere {
     fn connect(&self, _: &Endpoint) -> Transport {
         BoxCloneSyncService::new(tower::service_fn(|_: http::Request<Body>| async {
-            Err("nobody is there".into())
+            Err(NetError::new("nobody is there"))
         }))
     }
 }
@@ -58,9 +59,8 @@ impl Net for Describing {
 }
 
 fn target(replicas: usize) -> Target {
-    let list: Vec<String> = (0..replicas)
-        .map(|number| format!("127.0.0.1:{}", 7200 + number))
-        .collect();
+    let list: Vec<String> =
+        (0..replicas).map(|number| format!("127.0.0.1:{}", 7200 + number)).collect();
     list.join(",").parse().unwrap()
 }
 
@@ -69,9 +69,7 @@ fn router(replicas: usize) -> Router {
 }
 
 fn routes(router: &Router, shards: u16) -> Vec<Endpoint> {
-    (0..shards)
-        .map(|shard| router.route(ShardId(shard)).unwrap().endpoint)
-        .collect()
+    (0..shards).map(|shard| router.route(ShardId(shard)).unwrap().endpoint).collect()
 }
 
 #[test]
@@ -82,10 +80,7 @@ fn shards_spread_over_all_replicas() {
         *counts.entry(endpoint).or_default() += 1;
     }
     assert_eq!(counts.len(), 4);
-    assert!(
-        counts.values().all(|count| (900..1150).contains(count)),
-        "{counts:?}"
-    );
+    assert!(counts.values().all(|count| (900..1150).contains(count)), "{counts:?}");
 }
 
 #[test]
@@ -148,10 +143,7 @@ async fn replicas_that_are_alike_take_turns() {
 #[tokio::test(start_paused = true)]
 async fn shards_are_asked_for_until_somebody_answers_and_then_remembered() {
     let asked = Arc::new(AtomicUsize::new(0));
-    let net = Describing {
-        deaf: "127.0.0.1:7200".parse().unwrap(),
-        asked: Arc::clone(&asked),
-    };
+    let net = Describing { deaf: "127.0.0.1:7200".parse().unwrap(), asked: Arc::clone(&asked) };
     let router = Router::new(target(2), Arc::new(net));
     for _ in 0..3 {
         assert_eq!(router.shards().await, Ok(16));
@@ -187,9 +179,6 @@ async fn a_name_is_resolved_to_every_address() {
 #[tokio::test]
 async fn a_name_without_an_address_yet_is_unavailable() {
     let router = Router::new("dns:nowhere.invalid:1".parse().unwrap(), Arc::new(Nowhere));
-    assert!(matches!(
-        router.route(ShardId(0)),
-        Err(RouteError::NoReplica(_))
-    ));
+    assert!(matches!(router.route(ShardId(0)), Err(RouteError::NoReplica(_))));
     assert!(router.any().is_err());
 }

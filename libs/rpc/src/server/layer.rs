@@ -28,10 +28,7 @@ pub struct GuardLayer {
 impl GuardLayer {
     /// At most this many requests at once.
     pub fn new(in_flight_max: usize) -> Self {
-        Self {
-            in_flight: Arc::default(),
-            in_flight_max,
-        }
+        Self { in_flight: Arc::default(), in_flight_max }
     }
 }
 
@@ -39,10 +36,7 @@ impl<S> Layer<S> for GuardLayer {
     type Service = Guard<S>;
 
     fn layer(&self, inner: S) -> Guard<S> {
-        Guard {
-            inner,
-            bound: self.clone(),
-        }
+        Guard { inner, bound: self.clone() }
     }
 }
 

@@ -30,9 +30,7 @@ impl Default for Readiness {
 impl Readiness {
     /// Not ready yet.
     pub fn new() -> Self {
-        Self {
-            state: Arc::new(watch::Sender::new(State::NotReady)),
-        }
+        Self { state: Arc::new(watch::Sender::new(State::NotReady)) }
     }
 
     /// Requests may come. No effect once draining.

@@ -51,14 +51,11 @@ pub(super) struct RetryInfo {
 
 impl RetryInfo {
     pub(super) fn of(pause: Duration) -> Self {
-        Self {
-            retry_delay: prost_types::Duration::try_from(pause).ok(),
-        }
+        Self { retry_delay: prost_types::Duration::try_from(pause).ok() }
     }
 
     pub(super) fn duration(&self) -> Option<Duration> {
-        self.retry_delay
-            .and_then(|delay| Duration::try_from(delay).ok())
+        self.retry_delay.and_then(|delay| Duration::try_from(delay).ok())
     }
 }
 
@@ -78,15 +75,10 @@ macro_rules! named {
 named! { ErrorInfo BadRequest RetryInfo }
 
 pub(super) fn pack<M: Message + Name>(message: &M) -> prost_types::Any {
-    prost_types::Any {
-        type_url: M::type_url(),
-        value: message.encode_to_vec(),
-    }
+    prost_types::Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
 /// None for a detail of another type, and for a damaged one.
 pub(super) fn unpack<M: Message + Name + Default>(any: &prost_types::Any) -> Option<M> {
-    (any.type_url == M::type_url())
-        .then(|| M::decode(any.value.as_slice()).ok())
-        .flatten()
+    (any.type_url == M::type_url()).then(|| M::decode(any.value.as_slice()).ok()).flatten()
 }

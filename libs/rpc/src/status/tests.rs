@@ -90,10 +90,7 @@ fn every_reason_of_a_refusal_comes_back_as_it_went() {
 fn the_text_of_an_internal_error_stays_inside() {
     let status = to_status(&sample(ErrorKind::Internal));
     assert_eq!(status.message(), Reason::Internal.title());
-    assert_eq!(
-        to_status(&sample(ErrorKind::Rejected)).message(),
-        "the text"
-    );
+    assert_eq!(to_status(&sample(ErrorKind::Rejected)).message(), "the text");
 }
 
 #[test]
@@ -103,10 +100,7 @@ fn a_malformed_field_is_named() {
     assert_eq!(status.message(), "quantity must be at least 1");
     let failure = Failure::from_status(&status);
     assert_eq!(failure.reason, "INVALID_ARGUMENT");
-    assert_eq!(
-        failure.fields,
-        [("quantity".to_owned(), "must be at least 1".to_owned())]
-    );
+    assert_eq!(failure.fields, [("quantity".to_owned(), "must be at least 1".to_owned())]);
 }
 
 #[test]
@@ -114,19 +108,11 @@ fn other_clients_read_the_details() {
     let status = to_status(&sample(ErrorKind::Overloaded));
     let details = status.get_error_details();
     let info = details.error_info().unwrap();
-    assert_eq!(
-        (info.reason.as_str(), info.domain.as_str()),
-        ("SAMPLE", "till")
-    );
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), ("SAMPLE", "till"));
     assert_eq!(info.metadata["item_id"], "7");
     assert_eq!(details.retry_info().unwrap().retry_delay, Some(RETRY_AFTER));
     let status = invalid_field("price", "is missing");
-    let violations = status
-        .get_error_details()
-        .bad_request()
-        .unwrap()
-        .field_violations
-        .clone();
+    let violations = status.get_error_details().bad_request().unwrap().field_violations.clone();
     assert_eq!(violations[0].field, "price");
 }
 
@@ -135,9 +121,7 @@ fn the_same_error_is_the_same_bytes() {
     let refusal = || {
         ["e", "d", "c", "b", "a"]
             .iter()
-            .fold(Refusal::new(Reason::OutOfStock), |refusal, name| {
-                refusal.with(name, 1)
-            })
+            .fold(Refusal::new(Reason::OutOfStock), |refusal, name| refusal.with(name, 1))
     };
     let first = to_status(&refusal());
     for _ in 0..20 {

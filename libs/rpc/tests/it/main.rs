@@ -1,0 +1,7 @@
+//! The kit over real sockets: what a caller sees of a role that starts, works, is overloaded, and ends.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod drain;
+mod requests;
+mod shop;

@@ -1,0 +1,186 @@
+//! A service to call, a server around it, and clients.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use rpc::{
+    deadline, listen,
+    net::{GrpcNet, Net as _, Transport},
+    server::{self, Options, Readiness, ServeError},
+    status::Failure,
+};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinHandle,
+};
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    codegen::http::uri::PathAndQuery,
+    server::{NamedService, UnaryService},
+    service::Routes,
+};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_prost::ProstCodec;
+
+/// One text either way.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Text {
+    #[prost(string, tag = "1")]
+    pub(crate) text: String,
+}
+
+/// A service that echoes, waits until it is let go, or panics.
+#[derive(Clone)]
+struct Echo {
+    go: Arc<Semaphore>,
+    begun: Arc<Semaphore>,
+}
+
+pub(crate) const NAME: &str = "test.v1.EchoService";
+
+impl NamedService for Echo {
+    const NAME: &'static str = NAME;
+}
+
+/// One call of one method.
+struct Call {
+    echo: Echo,
+    method: String,
+}
+
+impl UnaryService<Text> for Call {
+    type Response = Text;
+    type Future = BoxFuture<'static, Result<Response<Text>, Status>>;
+
+    fn call(&mut self, request: Request<Text>) -> Self::Future {
+        let (echo, method) = (self.echo.clone(), self.method.clone());
+        async move {
+            assert_ne!(method, "Panic", "as asked");
+            if method == "Wait" {
+                echo.begun.add_permits(1);
+                echo.go.acquire().await.unwrap().forget();
+            }
+            Ok(Response::new(request.into_inner()))
+        }
+        .boxed()
+    }
+}
+
+impl tower::Service<http::Request<Body>> for Echo {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
+        let echo = self.clone();
+        async move {
+            let codec = ProstCodec::<Text, Text>::default();
+            let call = Call { echo, method };
+            Ok(tonic::server::Grpc::new(codec).unary(call, request).await)
+        }
+        .boxed()
+    }
+}
+
+/// A running server.
+pub(crate) struct Shop {
+    pub(crate) address: SocketAddr,
+    pub(crate) readiness: Readiness,
+    /// Tells the server to end.
+    pub(crate) end: oneshot::Sender<()>,
+    pub(crate) served: JoinHandle<Result<(), ServeError>>,
+    /// One permit lets one waiting call go.
+    pub(crate) go: Arc<Semaphore>,
+    begun: Arc<Semaphore>,
+}
+
+pub(crate) fn options() -> Options {
+    Options {
+        lame_duck: Duration::from_millis(200),
+        ..Options::new(vec![NAME], tonic_types::pb::FILE_DESCRIPTOR_SET)
+    }
+}
+
+impl Shop {
+    pub(crate) fn open(options: Options) -> Self {
+        let listeners = listen::tcp(&listen::loopback(0)).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let (go, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let echo = Echo { go: Arc::clone(&go), begun: Arc::clone(&begun) };
+        let (end, ended) = oneshot::channel();
+        let readiness = Readiness::new();
+        let served = tokio::spawn(server::serve(
+            Routes::new(echo),
+            listeners,
+            options,
+            readiness.clone(),
+            ended.map(|_| ()),
+        ));
+        Self { address, readiness, end, served, go, begun }
+    }
+
+    /// A new connection.
+    pub(crate) fn connect(&self) -> Transport {
+        GrpcNet::default().connect(&self.address.into())
+    }
+
+    /// Starts a call that waits to be let go; returns when it is in the handler.
+    pub(crate) async fn begin_waiting(
+        &self,
+        transport: &Transport,
+    ) -> JoinHandle<Result<Text, Failure>> {
+        let transport = transport.clone();
+        let call = tokio::spawn(async move { call(&transport, "Wait", PATIENCE).await });
+        self.begun.acquire().await.unwrap().forget();
+        call
+    }
+
+    /// What health says of a service now, over a new connection: 1 SERVING, 2 NOT_SERVING.
+    pub(crate) async fn health(&self, service: &str) -> Result<i32, Status> {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = HealthClient::new(self.connect()).check(request).await?;
+        Ok(answer.into_inner().status)
+    }
+
+    /// Waits until health says so.
+    pub(crate) async fn until_health(&self, service: &str, status: i32) {
+        tokio::time::timeout(PATIENCE, async {
+            while self.health(service).await.ok() != Some(status) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("health says so in time");
+    }
+}
+
+/// No step of a test takes longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const SERVING: i32 = 1;
+pub(crate) const NOT_SERVING: i32 = 2;
+
+pub(crate) async fn call(
+    transport: &Transport,
+    method: &str,
+    timeout: Duration,
+) -> Result<Text, Failure> {
+    let mut client = tonic::client::Grpc::new(transport.clone());
+    client.ready().await?;
+    let mut request = Request::new(Text { text: "hello".to_owned() });
+    deadline::set(&mut request, timeout);
+    let path = PathAndQuery::try_from(format!("/{NAME}/{method}")).unwrap();
+    let codec = ProstCodec::<Text, Text>::default();
+    Ok(client.unary(request, path, codec).await?.into_inner())
+}
