@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import aiohttp
+from yarl import URL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Client:
         await self._session.close()
 
     async def call(self, method, path, *, published=True, **options):
-        """One call. `published=False` for paths that the contract does not know."""
-        async with self._session.request(method, self.url + path, **options) as answer:
+        """One call; the path goes out as it is written, percent signs and all. `published=False` for paths
+        that the contract does not know."""
+        async with self._session.request(method, URL(self.url + path, encoded=True), **options) as answer:
             text = await answer.text()
             reply = Reply(answer.status, {name.lower(): value for name, value in answer.headers.items()}, text)
         if self.contract is not None and published:

@@ -1,0 +1,111 @@
+"""Buyers who remember what they were told, and the audit that holds the shop to it."""
+
+import asyncio
+import collections
+import random
+import uuid
+
+import aiohttp
+
+PRICE = 1
+
+
+class Market:
+    """A filled shop and everything its buyers were told."""
+
+    def __init__(self, items, stock, users, credit, orders):
+        self.items, self.stock = items, stock
+        self.users, self.credit = users, credit
+        self.orders = orders
+        self.contents = {}
+        self.said = {}
+        self.answers = collections.Counter()
+
+    async def fill(self, client):
+        """Overwrites items, users and orders "0", "1", ... and notes what the orders hold."""
+        await client.fill(
+            items=self.items,
+            stock=self.stock,
+            price=PRICE,
+            users=self.users,
+            credit=self.credit,
+            orders=self.orders,
+        )
+        found = await asyncio.gather(*(client.order(number) for number in range(self.orders)))
+        self.contents = {order["order_id"]: order for order in found}
+
+    async def buy(self, client, seconds, buyers=20, seed=0):
+        """Buyers check out random orders for some seconds, each one thing at a time; somebody who gets no
+        answer asks again under the same key, as long as the shop is down."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+
+        async def buyer(number):
+            rng = random.Random(f"{seed}-{number}")
+            while loop.time() < end:
+                order = str(rng.randrange(self.orders))
+                key = str(uuid.UUID(int=rng.getrandbits(128)))
+                await self._ask(client, order, key, end)
+
+        await asyncio.gather(*(buyer(number) for number in range(buyers)))
+
+    async def _ask(self, client, order, key, end):
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                reply = await client.checkout(order, key=key)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                self.answers[type(error).__name__] += 1
+                self.said.setdefault(order, set()).add("unknown")
+                if loop.time() > end:
+                    return
+                await asyncio.sleep(0.05)
+                continue
+            self.answers[reply.status] += 1
+            if reply.ok:
+                self.said.setdefault(order, set()).add("sold")
+                return
+            if reply.refused:
+                if "sold" in self.said.get(order, ()):
+                    # Only success is final: a paid order is never refused afterwards.
+                    self.said[order].add("contradicted")
+                return
+            assert reply.status == 503, reply
+            self.said.setdefault(order, set()).add("unknown")
+            if loop.time() > end:
+                return
+            await asyncio.sleep(0.05)
+
+    async def audit(self, client):
+        """Holds every item, user and order to the orders that are paid, and those to what was said."""
+        found = await asyncio.gather(*(client.order(number) for number in range(self.orders)))
+        stocks = await asyncio.gather(*(client.stock(number) for number in range(self.items)))
+        credits = await asyncio.gather(*(client.credit(number) for number in range(self.users)))
+        units = [self.stock] * self.items
+        money = [self.credit] * self.users
+        problems = []
+        for order in found:
+            number = order["order_id"]
+            said = self.said.get(number, set())
+            if {**order, "paid": False} != {**self.contents[number], "paid": False}:
+                problems.append(f"order {number} has changed: {order}")
+            if "sold" in said and not order["paid"]:
+                problems.append(f"order {number}: a buyer was told it is paid, and it is not")
+            if "contradicted" in said:
+                problems.append(f"order {number} was refused after it had been sold")
+            if order["paid"] and not said & {"sold", "unknown"}:
+                problems.append(f"order {number} is paid, and nobody was told")
+            if order["paid"]:
+                money[int(order["user_id"])] -= order["total_cost"]
+                for item, quantity in order["items"]:
+                    units[int(item)] -= quantity
+        for what, seen, due in (("item", stocks, units), ("user", credits, money)):
+            for number, (has, should) in enumerate(zip(seen, due, strict=True)):
+                if has != should:
+                    problems.append(f"{what} {number} has {has}, by the paid orders it should have {should}")
+                if has < 0:
+                    problems.append(f"{what} {number} has {has}")
+        assert not problems, "\n".join(problems[:20])
+        paid = sum(order["paid"] for order in found)
+        print(f"{paid} of {self.orders} orders paid, answers {dict(self.answers)}")
+        return paid

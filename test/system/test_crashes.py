@@ -1,0 +1,74 @@
+"""Processes are killed while buyers buy: nothing that was said is taken back, and all adds up."""
+
+import asyncio
+
+import pytest
+
+from conftest import running_shop
+from shop.client import Client
+from shop.load import Market
+from shop.process import alive
+
+ROLES = ["http-bridge", "coordinator", "order", "stock", "payment", "dev-kv"]
+
+
+def market():
+    """Tight enough that some are refused, with hot items."""
+    return Market(items=20, stock=40, users=100, credit=12, orders=600)
+
+
+async def test_all_killed_at_once_and_started_again_loses_nothing():
+    with running_shop(2) as shop:
+        sold = market()
+        async with Client(shop.url) as client:
+            await sold.fill(client)
+        for round in range(2):
+            async with Client(shop.url, timeout_seconds=10) as client:
+                buying = asyncio.create_task(sold.buy(client, seconds=2.0, seed=round))
+                await asyncio.sleep(1.0)
+                await asyncio.to_thread(shop.kill_everything)
+                await buying
+            await asyncio.to_thread(shop.start)
+            async with Client(shop.url) as client:
+                await sold.audit(client)
+        async with Client(shop.url) as client:
+            await sold.buy(client, seconds=2.0, seed=9)
+            assert await sold.audit(client) > 0
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_each_role_killed_in_turn_is_restarted_and_buying_goes_on(replicas):
+    with running_shop(replicas) as shop:
+        sold = market()
+        async with Client(shop.url) as client:
+            await sold.fill(client)
+        for role in ROLES:
+            name = next(iter(shop.children(role)))
+            async with Client(shop.urls[-1]) as client:
+                buying = asyncio.create_task(sold.buy(client, seconds=3.0, seed=role))
+                await asyncio.sleep(0.7)
+                await asyncio.to_thread(shop.kill, name)
+                await buying
+                before = sum(sold.answers[status] for status in (200, 409))
+                # Quiet again: answers come, and they are definite.
+                await sold.buy(client, seconds=0.5, seed=f"after-{role}")
+                assert sum(sold.answers[status] for status in (200, 409)) > before, f"after {name}"
+                await sold.audit(client)
+        unclear = {answer for answer in sold.answers if answer not in (200, 409)}
+        if replicas == 2:
+            # Their own bridge was never killed: what else died behind it, they were told yes or no.
+            assert not unclear, sold.answers
+
+
+async def test_a_shop_that_loses_its_supervisor_ends_and_its_data_stays():
+    with running_shop(1) as shop:
+        async with Client(shop.url) as client:
+            user = await client.new_user(5)
+        children = shop.pids()
+        assert len(children) >= 6 and all(map(alive, children))
+        shop.process.kill()
+        shop.process.wait()
+        await asyncio.to_thread(shop.start)
+        assert not any(map(alive, children))
+        async with Client(shop.url) as client:
+            assert await client.credit(user) == 5
