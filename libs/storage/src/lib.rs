@@ -12,6 +12,7 @@
 //! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; every KV transaction
 //! that changes anything in a shard reads its head and writes it first.
 
+pub mod args;
 pub mod codec;
 pub mod conformance;
 pub mod keys;
@@ -19,6 +20,7 @@ pub mod kv;
 pub mod mem;
 pub mod schema;
 pub mod shard;
+pub mod tikv;
 
 pub use kv::{CommitError, Key, Kv, KvError, Reads, SharedKv, Txn, Value};
 

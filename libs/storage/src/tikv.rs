@@ -1,0 +1,322 @@
+//! The store over TiKV, through the `tikv-client` of crates.io: the only module that names it.
+//!
+//! Version 0.4 of the client needs care; what follows from that is kept in one place each:
+//! - [`classify`]: a commit error is undetermined unless it is proved definite; the client's own
+//!   `UndeterminedError` practically never appears, a lost reply looks like any other gRPC error.
+//! - [`txn`]: optimistic transactions only, never async commit (which can lose acknowledged commits in
+//!   this version), no heart-beat tasks, no panic when a transaction is dropped; `commit()` is called
+//!   once, and `rollback()` only after an error that proves that nothing was committed: after others
+//!   either call tears the transaction apart.
+//! - [`query`]: reads go through snapshots that live for one request (the client caches what it has
+//!   read), scans in pages, each with back-offs and a deadline of our own.
+//! - [`supervisor`]: builds the client in the background, and anew when it has gone silent: a frozen
+//!   stream of timestamps makes it hang for ever.
+//! - [`gather`]: callers who wait for a timestamp together share one.
+//! - Orphaned locks, which the client does not get past, are cleared in the background.
+
+mod classify;
+mod gather;
+mod pace;
+mod query;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+mod txn;
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    ops::Range,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tikv_client::{
+    Backoff, CheckLevel, RetryOptions, TimestampExt, Transaction, TransactionClient,
+    TransactionOptions,
+    transaction::{HeartbeatOption, ResolveLocksOptions},
+};
+use tokio::time::Instant;
+use types::Timestamp;
+
+use crate::kv::{Key, Kv, KvError, Reads, Txn};
+use classify::Orphan;
+use gather::Gather;
+use pace::{Pause, Throttle, bounded};
+use query::TikvReads;
+use supervisor::Supervisor;
+use txn::TikvTxn;
+
+/// Largest message that is accepted from the store, in bytes; pages of scans stay far below.
+const DECODED_BYTES_MAX: usize = 64 << 20;
+/// The client's own attempts at a region or a lock: from 2 ms, doubled up to 500 ms, which in all
+/// outlasts the 3 s for which a dead writer's lock is honoured.
+const CLIENT_BACKOFF: Backoff = Backoff::no_jitter_backoff(2, 500, 20);
+/// How long one-phase commits are left off once the store has declined one.
+const ONE_PHASE_PAUSE: Duration = Duration::from_mins(1);
+/// An orphaned lock younger than this may belong to a transaction that is about to write its primary.
+const ORPHAN_AGE_MIN: Duration = Duration::from_secs(5);
+
+/// Where the store is and how long to wait for it.
+#[derive(Debug, Clone)]
+pub struct TikvConfig {
+    /// PD's addresses, `host:port` each; at least one.
+    pub pd_endpoints: Vec<String>,
+    /// Files for TLS; plain text without.
+    pub tls: Option<TikvTls>,
+    /// Longest that one request to the store may take, in milliseconds.
+    pub request_timeout_ms: u64,
+    /// Longest that a call (a read, a begin, a commit) may take, retries and all, in milliseconds.
+    pub call_timeout_ms: u64,
+    /// Silence of the timestamp stream after which the client is built anew, in milliseconds.
+    pub timestamp_timeout_ms: u64,
+    /// Longest that building a client may take, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// Longest that collecting garbage may take, in milliseconds.
+    pub garbage_timeout_ms: u64,
+}
+
+/// Paths of PEM files; the client speaks TLS only with all three.
+#[derive(Debug, Clone)]
+pub struct TikvTls {
+    /// The authorities that sign the store's certificates.
+    pub ca: PathBuf,
+    /// Our certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl TikvConfig {
+    /// The usual times for a store at these addresses.
+    pub fn new(pd_endpoints: Vec<String>) -> Self {
+        Self {
+            pd_endpoints,
+            tls: None,
+            request_timeout_ms: 3_000,
+            call_timeout_ms: 10_000,
+            timestamp_timeout_ms: 2_000,
+            connect_timeout_ms: 5_000,
+            garbage_timeout_ms: 300_000,
+        }
+    }
+
+    fn client_config(&self) -> tikv_client::Config {
+        let config = tikv_client::Config::default()
+            .with_timeout(Duration::from_millis(self.request_timeout_ms))
+            .with_grpc_max_decoding_message_size(DECODED_BYTES_MAX);
+        match &self.tls {
+            Some(tls) => config.with_security(&tls.ca, &tls.cert, &tls.key),
+            None => config,
+        }
+    }
+}
+
+/// The store. Calls fail with [`KvError::Unavailable`] while it is not there, and work as soon as it is.
+pub struct TikvKv {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: TikvConfig,
+    supervisor: Supervisor,
+    timestamps: Gather<Result<Timestamp, KvError>>,
+    /// Set when the store declines one-phase commits.
+    one_phase_off_until: Mutex<Option<Instant>>,
+    clearing: AtomicBool,
+    orphan_warnings: Throttle,
+}
+
+impl fmt::Debug for TikvKv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TikvKv")
+            .field("pd_endpoints", &self.inner.config.pd_endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TikvKv {
+    /// Starts to connect in the background, and goes on for as long as it takes; does not wait for it, so
+    /// a role may start before its store does. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`KvError::Refused`] for a configuration that cannot work: no address, unreadable files.
+    pub async fn connect(config: TikvConfig) -> Result<Arc<Self>, KvError> {
+        // The client takes the same address twice for an error.
+        let endpoints: BTreeSet<&str> =
+            config.pd_endpoints.iter().map(|endpoint| endpoint.trim()).collect();
+        let endpoints: Vec<String> =
+            endpoints.into_iter().filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        if endpoints.is_empty() {
+            return Err(KvError::Refused("no address of PD was given".to_owned()));
+        }
+        for path in config.tls.iter().flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]) {
+            if let Err(error) = tokio::fs::read(path).await {
+                return Err(KvError::Refused(format!("cannot read {}: {error}", path.display())));
+            }
+        }
+        let config = TikvConfig { pd_endpoints: endpoints, ..config };
+        Ok(Arc::new(Self {
+            inner: Arc::new(Inner {
+                supervisor: Supervisor::start(&config),
+                config,
+                timestamps: Gather::default(),
+                one_phase_off_until: Mutex::default(),
+                clearing: AtomicBool::new(false),
+                orphan_warnings: Throttle::default(),
+            }),
+        }))
+    }
+}
+
+#[async_trait]
+impl Kv for TikvKv {
+    async fn timestamp(&self) -> Result<Timestamp, KvError> {
+        let inner = Arc::clone(&self.inner);
+        let fetch = move || {
+            let inner = Arc::clone(&inner);
+            async move {
+                let ask = |client: TransactionClient| async move {
+                    client.current_timestamp().await.map(|at| Timestamp(at.version()))
+                };
+                inner.ask_oracle(ask).await
+            }
+        };
+        self.inner
+            .timestamps
+            .share(fetch)
+            .await
+            .unwrap_or_else(|| Err(KvError::Unavailable("the timestamp got lost".to_owned())))
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Txn>, KvError> {
+        let one_phase = self.inner.one_phase();
+        let begin = |client: TransactionClient| async move {
+            client.begin_with_options(txn::options(one_phase)).await
+        };
+        let transaction: Transaction = self.inner.ask_oracle(begin).await?;
+        Ok(Box::new(TikvTxn::new(Arc::clone(&self.inner), transaction, one_phase)))
+    }
+
+    fn snapshot(&self, at: Timestamp) -> Box<dyn Reads> {
+        Box::new(TikvReads::new(Arc::clone(&self.inner), at))
+    }
+
+    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<(), KvError> {
+        let deadline = self.inner.deadline();
+        let generation = self.inner.supervisor.client(deadline).await?;
+        let until = Instant::now() + Duration::from_millis(self.inner.config.garbage_timeout_ms);
+        let at = tikv_client::Timestamp::from_version(safe_point.0);
+        match bounded(until, generation.client.gc(at)).await {
+            // False says that the safe point is later already: somebody else was here.
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(KvError::Unavailable(error.to_string())),
+            Err(interrupted) => Err(interrupted.into()),
+        }
+    }
+}
+
+impl Inner {
+    fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.config.call_timeout_ms)
+    }
+
+    /// Asks for something that costs a timestamp and nothing else, again and again until the call's
+    /// deadline. An attempt that hears nothing has the client built anew.
+    async fn ask_oracle<T, F>(
+        &self,
+        ask: impl Fn(TransactionClient) -> F + Send + Sync,
+    ) -> Result<T, KvError>
+    where
+        F: Future<Output = Result<T, tikv_client::Error>> + Send,
+    {
+        let deadline = self.deadline();
+        let silence = Duration::from_millis(self.config.timestamp_timeout_ms);
+        let mut pause = Pause::default();
+        loop {
+            let generation = self.supervisor.client(deadline).await?;
+            let until = deadline.min(Instant::now() + silence);
+            let problem = match bounded(until, ask(generation.client.clone())).await {
+                Ok(Ok(answer)) => {
+                    self.supervisor.answered();
+                    return Ok(answer);
+                }
+                Ok(Err(error)) => {
+                    self.supervisor.failed(&generation);
+                    error.to_string()
+                }
+                Err(interrupted) => {
+                    self.supervisor.went_silent(&generation);
+                    interrupted.to_string()
+                }
+            };
+            if !pause.wait_until(deadline).await {
+                return Err(KvError::Unavailable(problem));
+            }
+        }
+    }
+
+    /// Whether to ask for a one-phase commit. The client leaves it off by itself for what does not fit
+    /// into one request.
+    fn one_phase(&self) -> bool {
+        let off_until = *lock(&self.one_phase_off_until);
+        off_until.is_none_or(|until| until < Instant::now())
+    }
+
+    fn leave_off_one_phase(&self) {
+        *lock(&self.one_phase_off_until) = Some(Instant::now() + ONE_PHASE_PAUSE);
+    }
+
+    /// Clears the locks of a dead transaction whose primary was never written: nothing but a collection
+    /// gets past them in this version of the client. In the background, one at a time, only within the
+    /// keys at hand and only what is as old as the orphan. Should its writer be alive after all, its
+    /// commit fails for sure.
+    fn clear_orphan(self: &Arc<Self>, orphan: Orphan, span: Range<Key>, now: Timestamp) {
+        let age_ms = now.physical().since(orphan.start_ts.physical());
+        if Duration::from_millis(age_ms) < ORPHAN_AGE_MIN
+            || self.clearing.swap(true, Ordering::AcqRel)
+        {
+            return;
+        }
+        if self.orphan_warnings.ready() {
+            tracing::warn!(start_ts = ?orphan.start_ts, age_ms, "clearing an orphaned lock");
+        }
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            let deadline = inner.deadline();
+            if let Ok(generation) = inner.supervisor.client(deadline).await {
+                let at = tikv_client::Timestamp::from_version(orphan.start_ts.0);
+                let options = ResolveLocksOptions::default();
+                let clear = generation.client.cleanup_locks(span, &at, options);
+                match bounded(deadline, clear).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => tracing::warn!(%error, "could not clear an orphaned lock"),
+                    Err(error) => tracing::warn!(%error, "could not clear an orphaned lock"),
+                }
+            }
+            inner.clearing.store(false, Ordering::Release);
+        });
+    }
+}
+
+/// What reads and transactions have in common.
+fn base_options(options: TransactionOptions) -> TransactionOptions {
+    options
+        // To drop a transaction without a commit is how our callers give it up; the default panics.
+        .drop_check(CheckLevel::None)
+        // Each beat is a task that sleeps for 10 s, longer than a lock lives that is not beaten for.
+        .heartbeat_option(HeartbeatOption::NoHeartbeat)
+        .retry_options(RetryOptions {
+            region_backoff: CLIENT_BACKOFF,
+            lock_backoff: CLIENT_BACKOFF,
+        })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

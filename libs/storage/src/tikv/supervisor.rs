@@ -1,0 +1,166 @@
+//! Keeps a client that answers: builds it in the background, and anew when it has gone silent.
+//!
+//! The client heals most things by itself, except a stream of timestamps that is open but frozen, and
+//! connections that are half dead. Both show as silence or as failure after failure; a new client starts
+//! from the configured addresses.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tikv_client::TransactionClient;
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{TikvConfig, pace::bounded};
+use crate::kv::KvError;
+
+/// Failures in a row, of any calls, after which the client is built anew.
+const FAILURES_MAX: u32 = 8;
+/// Between two clients; doubled while new ones do not answer either.
+const REBUILD_GAP: Duration = Duration::from_secs(1);
+const REBUILD_GAP_MAX: Duration = Duration::from_secs(8);
+/// Between attempts to connect: short, so that a store that appears is found at once.
+const CONNECT_GAP: Duration = Duration::from_millis(50);
+const CONNECT_GAP_MAX: Duration = Duration::from_secs(1);
+/// How long a call waits for the first client.
+const FIRST_CLIENT_WAIT: Duration = Duration::from_secs(2);
+
+/// A client, and how many there were before it.
+#[derive(Clone)]
+pub(super) struct Generation {
+    number: u64,
+    pub(super) client: TransactionClient,
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    shared: Arc<Shared>,
+    current: watch::Receiver<Option<Generation>>,
+    builder: AbortHandle,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Failures since the last answer.
+    failures: AtomicU32,
+    /// The youngest generation that somebody wants replaced.
+    dismissed: AtomicU64,
+    changed: Notify,
+}
+
+impl Supervisor {
+    /// Starts to build the first client.
+    pub(super) fn start(config: &TikvConfig) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (sender, current) = watch::channel(None);
+        let builder = tokio::spawn(build(config.clone(), Arc::clone(&shared), sender));
+        Self { shared, current, builder: builder.abort_handle() }
+    }
+
+    /// The newest client. Waits a little for the first one.
+    pub(super) async fn client(&self, deadline: Instant) -> Result<Generation, KvError> {
+        if let Some(generation) = self.current.borrow().as_ref() {
+            return Ok(generation.clone());
+        }
+        let deadline = deadline.min(Instant::now() + FIRST_CLIENT_WAIT);
+        let mut current = self.current.clone();
+        match timeout_at(deadline, current.wait_for(Option::is_some)).await {
+            Ok(Ok(found)) => found.clone().ok_or_else(not_connected),
+            Ok(Err(_)) | Err(_) => Err(not_connected()),
+        }
+    }
+
+    /// Notes an answer of any kind.
+    pub(super) fn answered(&self) {
+        if self.shared.failures.load(Ordering::Relaxed) != 0 {
+            self.shared.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that a call failed on its way.
+    pub(super) fn failed(&self, generation: &Generation) {
+        let failures = self.shared.failures.fetch_add(1, Ordering::Relaxed);
+        if failures.saturating_add(1) >= FAILURES_MAX {
+            self.went_silent(generation);
+        }
+    }
+
+    /// Has the client replaced, unless it has been already.
+    pub(super) fn went_silent(&self, generation: &Generation) {
+        self.shared.dismissed.fetch_max(generation.number, Ordering::AcqRel);
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.builder.abort();
+    }
+}
+
+fn not_connected() -> KvError {
+    KvError::Unavailable("not connected yet".to_owned())
+}
+
+async fn build(
+    config: TikvConfig,
+    shared: Arc<Shared>,
+    current: watch::Sender<Option<Generation>>,
+) {
+    let mut gap = REBUILD_GAP;
+    for number in 1.. {
+        let client = connect(&config).await;
+        if number > 1 {
+            tracing::warn!(generation = number, "built a new store client");
+        }
+        shared.failures.store(0, Ordering::Relaxed);
+        current.send_replace(Some(Generation { number, client }));
+        let built = Instant::now();
+        while shared.dismissed.load(Ordering::Acquire) < number {
+            shared.changed.notified().await;
+        }
+        let lived = built.elapsed();
+        gap = if lived > REBUILD_GAP_MAX * 2 { REBUILD_GAP } else { gap };
+        sleep(gap.saturating_sub(lived)).await;
+        gap = (gap * 2).min(REBUILD_GAP_MAX);
+    }
+}
+
+/// A connected client, however long it takes.
+async fn connect(config: &TikvConfig) -> TransactionClient {
+    let mut gap = CONNECT_GAP;
+    let mut told = false;
+    loop {
+        let deadline = Instant::now() + Duration::from_millis(config.connect_timeout_ms);
+        let endpoints = config.pd_endpoints.clone();
+        // PD may accept the connection and say nothing; the client would wait for ever.
+        let attempt = TransactionClient::new_with_config(endpoints, config.client_config());
+        let problem = match bounded(deadline, Box::pin(attempt)).await {
+            Ok(Ok(client)) => return client,
+            Ok(Err(error)) => error.to_string(),
+            Err(interrupted) => interrupted.to_string(),
+        };
+        if !told {
+            tracing::warn!(endpoints = ?config.pd_endpoints, problem, "cannot reach the store yet");
+            told = true;
+        }
+        sleep(gap).await;
+        gap = (gap * 2).min(CONNECT_GAP_MAX);
+    }
+}

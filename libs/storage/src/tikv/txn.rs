@@ -1,0 +1,204 @@
+//! KV transactions: what they write is kept here and handed to the client at the commit.
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tikv_client::{TimestampExt, Transaction, TransactionOptions};
+use tokio::time::Instant;
+use types::Timestamp;
+
+use super::{
+    Inner, base_options,
+    classify::{self, CommitVerdict, Orphan, ReadVerdict},
+    pace::bounded,
+    query::{TikvReads, Writes, span},
+};
+use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value};
+
+/// Longest key that TiKV takes, in bytes.
+const KEY_BYTES_MAX: usize = 8 << 10;
+/// Longest value, in bytes: a mutation must fit into one entry of TiKV's log, of 8 MiB.
+const VALUE_BYTES_MAX: usize = 6 << 20;
+/// Longest that a rollback is waited for.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Optimistic, and without async commit: this version of the client can lose those.
+pub(super) fn options(one_phase: bool) -> TransactionOptions {
+    let options = base_options(TransactionOptions::new_optimistic());
+    if one_phase { options.try_one_pc() } else { options }
+}
+
+/// A KV transaction.
+pub(super) struct TikvTxn {
+    inner: Arc<Inner>,
+    reads: TikvReads,
+    transaction: Transaction,
+    /// A one-phase commit was asked for. The client leaves it off by itself when the writes do not fit
+    /// into one request (16 KiB of keys and values, one region).
+    one_phase: bool,
+    primary: Key,
+    writes: Writes,
+    begun: Instant,
+}
+
+impl TikvTxn {
+    pub(super) fn new(inner: Arc<Inner>, transaction: Transaction, one_phase: bool) -> Self {
+        let at = Timestamp(transaction.start_timestamp().version());
+        Self {
+            reads: TikvReads::new(Arc::clone(&inner), at),
+            inner,
+            transaction,
+            one_phase,
+            primary: Key::new(),
+            writes: Writes::new(),
+            begun: Instant::now(),
+        }
+    }
+
+    fn write(&mut self, key: Key, value: Option<Value>) {
+        if self.writes.is_empty() {
+            self.primary.clone_from(&key);
+        }
+        self.writes.insert(key, value);
+    }
+
+    /// Hands the writes to the client, the primary first.
+    async fn hand_over(&mut self) -> Result<(), KvError> {
+        let mut writes = std::mem::take(&mut self.writes);
+        let first = writes.remove_entry(&self.primary);
+        for (key, value) in first.into_iter().chain(writes) {
+            let value_bytes = value.as_ref().map_or(0, Vec::len);
+            if key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX {
+                let (key_bytes, problem) = (key.len(), "a key or value is too long");
+                return Err(KvError::Refused(format!("{problem}: {key_bytes}, {value_bytes} B")));
+            }
+            let handed = match value {
+                Some(value) => self.transaction.put(key, value).await,
+                None => self.transaction.delete(key).await,
+            };
+            handed.map_err(|error| KvError::Refused(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Rolls back. True when the store acknowledged it: then nothing of this transaction can land any
+    /// more.
+    async fn rolled_back(&mut self) -> bool {
+        let deadline = Instant::now() + ROLLBACK_TIMEOUT;
+        matches!(bounded(deadline, Box::pin(self.transaction.rollback())).await, Ok(Ok(())))
+    }
+
+    /// Answers after an error that came before any commit was sent.
+    async fn not_prewritten(&mut self, error: KvError) -> CommitError {
+        if self.rolled_back().await || !self.one_phase {
+            CommitError::Failed(error)
+        } else {
+            // An earlier attempt at a one-phase prewrite may land yet.
+            CommitError::Undetermined(format!("{error}, and no rollback was acknowledged"))
+        }
+    }
+
+    fn clear_orphan(&self, orphan: Option<Orphan>, span: Range<Key>) {
+        if let Some(orphan) = orphan {
+            let passed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let now = Timestamp::from_physical(self.reads.read_ts().physical().plus_ms(passed));
+            self.inner.clear_orphan(orphan, span, now);
+        }
+    }
+}
+
+impl fmt::Debug for TikvTxn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TikvTxn")
+            .field("start_ts", &self.reads.read_ts())
+            .field("writes", &self.writes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Reads for TikvTxn {
+    fn read_ts(&self) -> Timestamp {
+        self.reads.read_ts()
+    }
+
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
+        self.reads.get_over(key, &self.writes).await
+    }
+
+    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
+        self.reads.batch_get_over(keys, &self.writes).await
+    }
+
+    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
+        self.reads.scan_over(range, limit, &self.writes).await
+    }
+}
+
+#[async_trait]
+impl Txn for TikvTxn {
+    fn put(&mut self, key: Key, value: Value) {
+        self.write(key, Some(value));
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.write(key, None);
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), CommitError> {
+        if self.writes.is_empty() {
+            return Ok(());
+        }
+        if self.begun.elapsed() > TXN_LIFE_MAX {
+            let error = KvError::Unavailable("the KV transaction lived too long".to_owned());
+            return Err(CommitError::Failed(error));
+        }
+        let span = span(self.writes.keys());
+        self.hand_over().await.map_err(CommitError::Failed)?;
+        let supervisor = &self.inner.supervisor;
+        let generation = supervisor.client(Instant::now()).await.ok();
+        // Once, whatever comes of it: a second commit() gives other keys another commit timestamp.
+        let attempt = Box::pin(self.transaction.commit());
+        let error = match bounded(self.inner.deadline(), attempt).await {
+            Ok(Ok(_)) => {
+                supervisor.answered();
+                return Ok(());
+            }
+            Ok(Err(error)) => error,
+            Err(interrupted) => {
+                if let Some(generation) = generation {
+                    supervisor.went_silent(&generation);
+                }
+                return Err(CommitError::Undetermined(interrupted.to_string()));
+            }
+        };
+        match classify::commit(&error) {
+            CommitVerdict::Conflict => {
+                self.rolled_back().await;
+                Err(CommitError::Conflict)
+            }
+            CommitVerdict::Cleared => {
+                let problem = "the primary's lock was cleared by somebody else";
+                Err(CommitError::Failed(KvError::Unavailable(problem.to_owned())))
+            }
+            CommitVerdict::NotPrewritten { error, orphan } => {
+                self.clear_orphan(orphan, span);
+                Err(self.not_prewritten(error).await)
+            }
+            CommitVerdict::OnePhaseDeclined => {
+                self.inner.leave_off_one_phase();
+                let problem = "the store declined a one-phase commit";
+                let error = KvError::Unavailable(problem.to_owned());
+                Err(self.not_prewritten(error).await)
+            }
+            CommitVerdict::Misused(problem) => Err(CommitError::Failed(KvError::Refused(problem))),
+            CommitVerdict::Undetermined(problem) => {
+                let unreachable = classify::read(&error) == ReadVerdict::Unreachable;
+                if let Some(generation) = generation.filter(|_| unreachable) {
+                    supervisor.failed(&generation);
+                }
+                Err(CommitError::Undetermined(problem))
+            }
+        }
+    }
+}
