@@ -1,1 +1,71 @@
 //! The order service.
+//!
+//! Must not know: the coordinator, payment, which store it is. Of stock it knows one call, for a price.
+//!
+//! Modules: [`domain`] pure decisions; [`app`] the domain as a lane sees it, with its records;
+//! [`grpc`] the wire.
+//!
+//! Invariants: see ARCHITECTURE.md; an order is paid once, for good, and a locked order does not change.
+
+pub mod app;
+pub mod domain;
+pub mod grpc;
+
+use std::{net::TcpListener, sync::Arc};
+
+use participant::{
+    role::{Parts, RoleArgs, RoleError},
+    service::Participant,
+};
+use proto::{
+    order::v1::order_service_server::{OrderServiceServer, SERVICE_NAME},
+    participant::v1::participant_service_server::{
+        ParticipantServiceServer, SERVICE_NAME as PARTICIPANT,
+    },
+};
+use rpc::{
+    MESSAGE_BYTES_MAX,
+    routing::{Router, Target},
+};
+use tonic::service::Routes;
+
+/// Settings of the order service.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// What all participants share.
+    #[command(flatten)]
+    pub role: RoleArgs,
+
+    /// Where the stock service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_STOCK_ENDPOINTS",
+        default_value = "127.0.0.1:7200",
+        value_name = "ENDPOINTS"
+    )]
+    pub stock_endpoints: Target,
+}
+
+/// The services of a replica.
+pub fn routes(parts: &Parts<app::Orders>, stock: Target) -> Routes {
+    let participant = Participant::new(parts.domain.clone(), parts.shards.clone());
+    let stock = Router::new(stock, Arc::clone(&parts.net));
+    Routes::new(OrderServiceServer::new(grpc::Grpc::new(parts.clone(), stock))).add_service(
+        ParticipantServiceServer::new(participant).max_decoding_message_size(MESSAGE_BYTES_MAX),
+    )
+}
+
+/// Serves until `shutdown` is done, then drains.
+///
+/// # Errors
+/// [`RoleError`]; a person must look.
+pub async fn run(
+    args: Args,
+    listeners: Vec<TcpListener>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), RoleError> {
+    let services = vec![SERVICE_NAME, PARTICIPANT];
+    let stock = args.stock_endpoints;
+    let routes = |parts: &Parts<app::Orders>| routes(parts, stock);
+    participant::role::run(app::Orders, args.role, listeners, services, routes, shutdown).await
+}

@@ -23,10 +23,7 @@ pub struct InvalidField {
 impl InvalidField {
     /// Names a field and what is wrong with it.
     pub fn new(field: &'static str, problem: impl ToString) -> Self {
-        Self {
-            field,
-            problem: problem.to_string(),
-        }
+        Self { field, problem: problem.to_string() }
     }
 }
 
@@ -59,9 +56,7 @@ pub fn request_id(text: &str) -> Result<Option<RequestId>, InvalidField> {
     if text.is_empty() {
         return Ok(None);
     }
-    RequestId::new(text)
-        .map(Some)
-        .map_err(|error| InvalidField::new("request_id", error))
+    RequestId::new(text).map(Some).map_err(|error| InvalidField::new("request_id", error))
 }
 
 /// Reads an amount of money, `least` or more.
@@ -82,12 +77,31 @@ pub fn quantity(field: &'static str, value: u64, least: u64) -> Result<Quantity,
     Quantity::new(value).map_err(|error: AmountError| InvalidField::new(field, error))
 }
 
+/// Records that one batch_init writes at most.
+pub const BATCH_COUNT_MAX: u64 = 10_000_000;
+
+/// Reads the number of records of a batch_init.
+///
+/// # Errors
+/// [`InvalidField`]; a retry does not help.
+pub fn batch_count(count: u64) -> Result<u64, InvalidField> {
+    if count > BATCH_COUNT_MAX {
+        return Err(InvalidField::new("count", format!("must be at most {BATCH_COUNT_MAX}")));
+    }
+    Ok(count)
+}
+
+/// Reads how many numbered records there are to draw from, at least one.
+///
+/// # Errors
+/// [`InvalidField`]; a retry does not help.
+pub fn pool(field: &'static str, count: u64) -> Result<u64, InvalidField> {
+    quantity(field, count, 1).map(Quantity::get)
+}
+
 fn at_least(field: &'static str, value: u64, least: u64) -> Result<(), InvalidField> {
     if value < least {
-        return Err(InvalidField::new(
-            field,
-            format!("must be at least {least}"),
-        ));
+        return Err(InvalidField::new(field, format!("must be at least {least}")));
     }
     Ok(())
 }
@@ -108,19 +122,13 @@ impl TryFrom<&wire::Branch> for Branch {
             .map_err(|error| InvalidField::new("branch.service", error))?;
         let shard = u16::try_from(branch.shard)
             .map_err(|_| InvalidField::new("branch.shard", "must be below 4096"))?;
-        Ok(Self {
-            service,
-            shard: ShardId(shard),
-        })
+        Ok(Self { service, shard: ShardId(shard) })
     }
 }
 
 impl From<&Branch> for wire::Branch {
     fn from(branch: &Branch) -> Self {
-        Self {
-            service: branch.service.as_str().to_owned(),
-            shard: u32::from(branch.shard.0),
-        }
+        Self { service: branch.service.as_str().to_owned(), shard: u32::from(branch.shard.0) }
     }
 }
 
@@ -129,9 +137,7 @@ impl From<&Branch> for wire::Branch {
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
 pub fn branch(branch: Option<&wire::Branch>) -> Result<Branch, InvalidField> {
-    branch
-        .ok_or_else(|| InvalidField::new("branch", "is missing"))?
-        .try_into()
+    branch.ok_or_else(|| InvalidField::new("branch", "is missing"))?.try_into()
 }
 
 /// Reads a transaction that must be there.
@@ -139,22 +145,16 @@ pub fn branch(branch: Option<&wire::Branch>) -> Result<Branch, InvalidField> {
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
 pub fn tx_meta(meta: Option<&wire::TxMeta>) -> Result<TxMeta, InvalidField> {
-    meta.ok_or_else(|| InvalidField::new("tx", "is missing"))?
-        .try_into()
+    meta.ok_or_else(|| InvalidField::new("tx", "is missing"))?.try_into()
 }
 
 impl TryFrom<&wire::TxMeta> for TxMeta {
     type Error = InvalidField;
 
     fn try_from(meta: &wire::TxMeta) -> Result<Self, InvalidField> {
-        let priority = meta
-            .priority
-            .ok_or_else(|| InvalidField::new("tx.priority", "is missing"))?;
-        let branches = meta
-            .branches
-            .iter()
-            .map(Branch::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
+        let priority =
+            meta.priority.ok_or_else(|| InvalidField::new("tx.priority", "is missing"))?;
+        let branches = meta.branches.iter().map(Branch::try_from).collect::<Result<Vec<_>, _>>()?;
         if branches.is_empty() || branches.len() > BRANCHES_MAX {
             return Err(InvalidField::new("tx.branches", "must be 1 to 256"));
         }
@@ -165,10 +165,7 @@ impl TryFrom<&wire::TxMeta> for TxMeta {
         }
         Ok(Self {
             tx_id: tx_id(&meta.tx_id)?,
-            priority: Priority {
-                begin_ts: priority.begin_ts,
-                nonce: priority.nonce,
-            },
+            priority: Priority { begin_ts: priority.begin_ts, nonce: priority.nonce },
             deadline: UnixMillis(meta.deadline_ms),
             branches: branches.into(),
             request_id: request_id(&meta.request_id)?,
@@ -186,11 +183,7 @@ impl From<&TxMeta> for wire::TxMeta {
             }),
             deadline_ms: meta.deadline.0,
             branches: meta.branches.iter().map(wire::Branch::from).collect(),
-            request_id: meta
-                .request_id
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            request_id: meta.request_id.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 }
@@ -204,6 +197,12 @@ impl From<BranchState> for participant::BranchState {
             BranchState::Aborted => Self::Aborted,
         }
     }
+}
+
+/// The number of a branch state on the wire.
+pub fn branch_state_number(state: BranchState) -> u32 {
+    // All numbers of the enum are small and positive.
+    u32::try_from(i32::from(participant::BranchState::from(state))).unwrap_or(0)
 }
 
 /// Reads a branch state.
@@ -226,20 +225,13 @@ impl From<&Vote> for participant::Vote {
     fn from(vote: &Vote) -> Self {
         use participant::vote::{Contended, Fenced, No, Vote as Wire, Yes};
         let vote = match vote {
-            Vote::Yes { receipt } => Wire::Yes(Yes {
-                receipt: receipt.clone().into(),
-            }),
-            Vote::No { reason, metadata } => Wire::No(No {
-                reason: reason.clone(),
-                metadata: metadata.clone(),
-            }),
+            Vote::Yes { receipt } => Wire::Yes(Yes { receipt: receipt.clone().into() }),
+            Vote::No { reason, metadata } => {
+                Wire::No(No { reason: reason.clone(), metadata: metadata.clone() })
+            }
             Vote::Contended { blocker } => {
-                let blocker = participant::Blocker {
-                    tx: Some((&**blocker).into()),
-                };
-                Wire::Contended(Contended {
-                    blocker: Some(blocker),
-                })
+                let blocker = participant::Blocker { tx: Some((&**blocker).into()) };
+                Wire::Contended(Contended { blocker: Some(blocker) })
             }
             Vote::Fenced => Wire::Fenced(Fenced {}),
         };
@@ -254,28 +246,13 @@ impl From<&Vote> for participant::Vote {
 pub fn vote(vote: Option<&participant::Vote>) -> Result<Vote, InvalidField> {
     use participant::vote::Vote as Wire;
     let missing = || InvalidField::new("vote", "is missing");
-    Ok(
-        match vote
-            .and_then(|vote| vote.vote.as_ref())
-            .ok_or_else(missing)?
-        {
-            Wire::Yes(yes) => Vote::Yes {
-                receipt: yes.receipt.to_vec(),
-            },
-            Wire::No(no) => Vote::No {
-                reason: no.reason.clone(),
-                metadata: no.metadata.clone(),
-            },
-            Wire::Contended(contended) => {
-                let blocker = contended
-                    .blocker
-                    .as_ref()
-                    .and_then(|blocker| blocker.tx.as_ref());
-                Vote::Contended {
-                    blocker: Box::new(tx_meta(blocker)?),
-                }
-            }
-            Wire::Fenced(_) => Vote::Fenced,
-        },
-    )
+    Ok(match vote.and_then(|vote| vote.vote.as_ref()).ok_or_else(missing)? {
+        Wire::Yes(yes) => Vote::Yes { receipt: yes.receipt.to_vec() },
+        Wire::No(no) => Vote::No { reason: no.reason.clone(), metadata: no.metadata.clone() },
+        Wire::Contended(contended) => {
+            let blocker = contended.blocker.as_ref().and_then(|blocker| blocker.tx.as_ref());
+            Vote::Contended { blocker: Box::new(tx_meta(blocker)?) }
+        }
+        Wire::Fenced(_) => Vote::Fenced,
+    })
 }

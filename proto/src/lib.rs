@@ -45,8 +45,4 @@ package!(
 package!("Orders.", order, "till.order.v1");
 package!("Items.", stock, "till.stock.v1");
 package!("Users and their credit.", payment, "till.payment.v1");
-package!(
-    "Transactions across services.",
-    coordinator,
-    "till.coordinator.v1"
-);
+package!("Transactions across services.", coordinator, "till.coordinator.v1");

@@ -1,1 +1,56 @@
 //! The stock service.
+//!
+//! Must not know: the other services, the coordinator, which store it is.
+//!
+//! Modules: [`domain`] pure decisions; [`app`] the domain as a lane sees it, with its records;
+//! [`grpc`] the wire.
+//!
+//! Invariants: see ARCHITECTURE.md; what is available, held and sold always adds up to what was supplied.
+
+pub mod app;
+pub mod domain;
+pub mod grpc;
+
+use std::net::TcpListener;
+
+use participant::{
+    role::{Parts, RoleArgs, RoleError},
+    service::Participant,
+};
+use proto::{
+    participant::v1::participant_service_server::{
+        ParticipantServiceServer, SERVICE_NAME as PARTICIPANT,
+    },
+    stock::v1::stock_service_server::{SERVICE_NAME, StockServiceServer},
+};
+use rpc::MESSAGE_BYTES_MAX;
+use tonic::service::Routes;
+
+/// Settings of the stock service.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// What all participants share.
+    #[command(flatten)]
+    pub role: RoleArgs,
+}
+
+/// The services of a replica.
+pub fn routes(parts: &Parts<app::Stock>) -> Routes {
+    let participant = Participant::new(parts.domain.clone(), parts.shards.clone());
+    Routes::new(StockServiceServer::new(grpc::Grpc::new(parts.clone()))).add_service(
+        ParticipantServiceServer::new(participant).max_decoding_message_size(MESSAGE_BYTES_MAX),
+    )
+}
+
+/// Serves until `shutdown` is done, then drains.
+///
+/// # Errors
+/// [`RoleError`]; a person must look.
+pub async fn run(
+    args: Args,
+    listeners: Vec<TcpListener>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), RoleError> {
+    let services = vec![SERVICE_NAME, PARTICIPANT];
+    participant::role::run(app::Stock, args.role, listeners, services, routes, shutdown).await
+}

@@ -1,1 +1,20 @@
-//! Lanes and the generic participant service.
+//! Lanes and the generic participant service: what order, stock and payment have in common.
+//!
+//! Must not know: what an order, an item or a user is (a service gives it a [`domain::Domain`]); which
+//! store it is.
+//!
+//! Modules: [`domain`] what a service provides; [`balance`] what can be set aside; [`fill`] batch_init; [`core`] a shard's state machine, pure; [`lane`] the
+//! writer of a shard; [`shards`] the lanes of a service; [`service`] the gRPC face of
+//! `till.participant.v1`; [`role`] what the three executables have in common.
+//!
+//! Invariants: nothing is answered before it is durable, or before the head was checked at a timestamp
+//! taken after the call arrived; a batch that did not commit leaves no trace in memory.
+
+pub mod balance;
+pub mod core;
+pub mod domain;
+pub mod fill;
+pub mod lane;
+pub mod role;
+pub mod service;
+pub mod shards;

@@ -21,6 +21,8 @@ pub struct Entry<H> {
     pub vote: Option<Vote>,
     /// At the primary: every branch has acknowledged the outcome.
     pub acknowledged: bool,
+    /// Number of the last journal entry that says all of this.
+    pub told_seq: u64,
     /// Number of the last journal entry that says something of it.
     pub last_seq: u64,
 }
@@ -212,6 +214,7 @@ impl<H: Clone> Book<H> {
                     hold: Some(hold),
                     vote: Some(Vote::Yes { receipt }),
                     acknowledged: false,
+                    told_seq: seq,
                     last_seq: seq,
                 };
                 self.entries.insert(entry.meta.tx_id, entry);
@@ -224,6 +227,7 @@ impl<H: Clone> Book<H> {
                     hold: None,
                     vote,
                     acknowledged: false,
+                    told_seq: seq,
                     last_seq: seq,
                 };
                 self.entries.insert(entry.meta.tx_id, entry);
@@ -243,6 +247,7 @@ impl<H: Clone> Book<H> {
                 None
             }),
             Event::Carried(mut entry) => {
+                entry.told_seq = seq;
                 entry.last_seq = seq;
                 self.entries.insert(entry.meta.tx_id, *entry);
                 None
@@ -273,6 +278,12 @@ impl<H: Clone> Book<H> {
         let is_final = entry.state != BranchState::Prepared;
         let acknowledged = entry.acknowledged || !entry.meta.is_primary(&self.branch);
         is_final && acknowledged && start.physical() > entry.meta.deadline
+    }
+
+    /// Whether journal entry `seq` may be trimmed as far as this transaction goes: it may be forgotten, or
+    /// a later entry says all of it again.
+    pub fn may_trim(&self, tx_id: TxId, seq: u64, start: Timestamp) -> bool {
+        self.get(tx_id).is_none_or(|entry| entry.told_seq > seq) || self.may_forget(tx_id, start)
     }
 
     /// Drops what is known when `trimmed` was the last journal entry that said something of it.

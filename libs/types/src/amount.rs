@@ -24,14 +24,20 @@ fn parse(text: &str) -> Result<u64, AmountError> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(AmountError::NotAnInteger);
     }
-    let value: u64 = text
-        .parse()
-        .map_err(|_: ParseIntError| AmountError::TooLarge)?;
-    if value > AMOUNT_MAX {
-        Err(AmountError::TooLarge)
-    } else {
-        Ok(value)
-    }
+    let value: u64 = text.parse().map_err(|_: ParseIntError| AmountError::TooLarge)?;
+    if value > AMOUNT_MAX { Err(AmountError::TooLarge) } else { Ok(value) }
+}
+
+/// What money and quantities have in common, for what is counted the same way.
+pub trait Amount: Copy + Ord + Default + fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// The number.
+    fn number(self) -> u64;
+    /// The sum, unless it exceeds [`AMOUNT_MAX`].
+    #[must_use]
+    fn plus(self, other: Self) -> Option<Self>;
+    /// The difference, unless it is below zero.
+    #[must_use]
+    fn minus(self, other: Self) -> Option<Self>;
 }
 
 macro_rules! amount {
@@ -73,6 +79,20 @@ macro_rules! amount {
             #[must_use]
             pub fn checked_mul(self, factor: u64) -> Option<Self> {
                 self.0.checked_mul(factor).and_then(|product| Self::new(product).ok())
+            }
+        }
+
+        impl Amount for $name {
+            fn number(self) -> u64 {
+                self.0
+            }
+
+            fn plus(self, other: Self) -> Option<Self> {
+                self.checked_add(other)
+            }
+
+            fn minus(self, other: Self) -> Option<Self> {
+                self.checked_sub(other)
             }
         }
 

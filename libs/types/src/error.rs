@@ -158,10 +158,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal without details.
     pub const fn new(reason: Reason) -> Self {
-        Self {
-            reason,
-            metadata: BTreeMap::new(),
-        }
+        Self { reason, metadata: BTreeMap::new() }
     }
 
     /// Adds a detail for people.

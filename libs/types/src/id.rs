@@ -31,10 +31,7 @@ fn check(text: &str) -> Result<(), IdError> {
     if text.len() > ID_LEN_MAX {
         return Err(IdError::TooLong);
     }
-    if text
-        .chars()
-        .any(|character| character.is_control() || character == '/')
-    {
+    if text.chars().any(|character| character.is_control() || character == '/') {
         return Err(IdError::BadCharacter);
     }
     Ok(())
@@ -148,11 +145,7 @@ impl RequestId {
     /// An id that no client chose.
     #[must_use]
     pub fn minted(uuid: Uuid) -> Self {
-        Self(Arc::from(format!(
-            "{}{}",
-            Self::MINTED_PREFIX,
-            uuid.simple()
-        )))
+        Self(Arc::from(format!("{}{}", Self::MINTED_PREFIX, uuid.simple())))
     }
 
     /// True for an id from [`RequestId::minted`].
@@ -160,10 +153,16 @@ impl RequestId {
         self.0.starts_with(Self::MINTED_PREFIX)
     }
 
-    /// The id of a numbered part of this call, each of which takes effect once.
+    /// The id of a part of this call; each part takes effect once. Minted ids have minted parts.
     #[must_use]
     pub fn part(&self, part: &str) -> Self {
-        Self(Arc::from(format!("{}#{part}", self.0)))
+        let name = format!("{}#{part}", self.0);
+        let uuid = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes());
+        if self.is_minted() {
+            Self::minted(uuid)
+        } else {
+            Self(Arc::from(uuid.simple().to_string()))
+        }
     }
 
     /// The text.
@@ -208,9 +207,7 @@ impl FromStr for TxId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        Uuid::parse_str(text)
-            .map(Self::from)
-            .map_err(|_| IdError::NotAUuid)
+        Uuid::parse_str(text).map(Self::from).map_err(|_| IdError::NotAUuid)
     }
 }
 
@@ -253,11 +250,7 @@ impl Service {
             return Err(IdError::TooLong);
         }
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if name.bytes().all(fits) {
-            Ok(Self(Arc::from(name)))
-        } else {
-            Err(IdError::BadCharacter)
-        }
+        if name.bytes().all(fits) { Ok(Self(Arc::from(name))) } else { Err(IdError::BadCharacter) }
     }
 
     /// The name.
@@ -340,17 +333,12 @@ mod tests {
     fn the_same_request_makes_the_same_id_of_each_kind() {
         let request = RequestId::new("key").unwrap();
         assert_eq!(ItemId::derived(&request), ItemId::derived(&request));
-        assert_ne!(
-            ItemId::derived(&request).as_str(),
-            UserId::derived(&request).as_str()
-        );
+        assert_ne!(ItemId::derived(&request).as_str(), UserId::derived(&request).as_str());
     }
 
     #[test]
     fn shards_of_stored_keys_never_move() {
-        let shards: Vec<u16> = ["0", "1", "2", "abc", ""]
-            .map(|id| shard_of(id, 16).0)
-            .to_vec();
+        let shards: Vec<u16> = ["0", "1", "2", "abc", ""].map(|id| shard_of(id, 16).0).to_vec();
         assert_eq!(shards, GOLDEN_SHARDS, "data lies by this function");
     }
 
@@ -360,10 +348,7 @@ mod tests {
         for number in 0..100_000_u64 {
             counts[usize::from(shard_of(ItemId::numbered(number).as_str(), 16).0)] += 1;
         }
-        assert!(
-            counts.iter().all(|count| (5_900..6_600).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|count| (5_900..6_600).contains(count)), "{counts:?}");
     }
 
     const GOLDEN_SHARDS: [u16; 5] = [12, 8, 1, 11, 2];

@@ -16,7 +16,7 @@ pub mod id;
 pub mod time;
 pub mod tx;
 
-pub use amount::{AMOUNT_MAX, AmountError, Money, Quantity};
+pub use amount::{AMOUNT_MAX, Amount, AmountError, Money, Quantity};
 pub use error::{Classify, ErrorKind, Reason, Refusal};
 pub use id::{
     Branch, IdError, ItemId, OrderId, Priority, RequestId, Service, ShardId, TxId, UserId, shard_of,

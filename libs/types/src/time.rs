@@ -41,12 +41,7 @@ impl Timestamp {
 
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}.{}",
-            self.physical().0,
-            self.0 & ((1 << Self::LOGICAL_BITS) - 1)
-        )
+        write!(f, "{}.{}", self.physical().0, self.0 & ((1 << Self::LOGICAL_BITS) - 1))
     }
 }
 

@@ -1,0 +1,121 @@
+//! What can be set aside: units of an item, credit of a user. Pure.
+
+use types::{Amount, Reason, Timestamp};
+
+/// An amount of which parts are held by unfinished transactions or are gone for good.
+///
+/// Invariant: `supplied` = available + held + sold, of this incarnation; so giving back what was held
+/// never exceeds `supplied`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balance<A> {
+    /// What can be taken now.
+    pub available: A,
+    /// Initial + added - taken outside of transactions.
+    pub supplied: A,
+    /// Start timestamp of the KV transaction that created it or last overwrote it.
+    pub incarnation: u64,
+}
+
+/// What came of taking something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken<A> {
+    /// Enough was available.
+    Done(Balance<A>),
+    /// It depends on what becomes of the holds.
+    Wait,
+    /// Not even if all holds came back.
+    Short,
+}
+
+impl<A: Amount> Balance<A> {
+    /// A new incarnation.
+    pub const fn new(amount: A, start: Timestamp) -> Self {
+        Self { available: amount, supplied: amount, incarnation: start.0 }
+    }
+
+    /// More of it.
+    ///
+    /// # Errors
+    /// [`Reason::Overflow`] when what was ever supplied would exceed the greatest amount.
+    pub fn add(self, amount: A) -> Result<Self, Reason> {
+        let supplied = self.supplied.plus(amount).ok_or(Reason::Overflow)?;
+        let available = self.available.plus(amount).ok_or(Reason::Overflow)?;
+        Ok(Self { available, supplied, ..self })
+    }
+
+    /// Sets some of it aside; `held` is what unfinished transactions hold of this incarnation.
+    #[must_use]
+    pub fn hold(self, amount: A, held: A) -> Taken<A> {
+        if let Some(available) = self.available.minus(amount) {
+            return Taken::Done(Self { available, ..self });
+        }
+        // A sum beyond the greatest amount is beyond any request, too.
+        let reachable = self.available.plus(held).is_none_or(|sum| sum >= amount);
+        if reachable { Taken::Wait } else { Taken::Short }
+    }
+
+    /// Takes some of it away for good, outside of any transaction.
+    #[must_use]
+    pub fn take(self, amount: A, held: A) -> Taken<A> {
+        match self.hold(amount, held) {
+            Taken::Done(balance) => match balance.supplied.minus(amount) {
+                Some(supplied) => Taken::Done(Self { supplied, ..balance }),
+                None => Taken::Short,
+            },
+            other @ (Taken::Wait | Taken::Short) => other,
+        }
+    }
+
+    /// Gives back what a hold of `incarnation` had set aside; a hold of another incarnation goes nowhere.
+    #[must_use]
+    pub fn give_back(self, amount: A, incarnation: u64) -> Self {
+        if incarnation != self.incarnation {
+            return self;
+        }
+        match self.available.plus(amount) {
+            Some(available) if available <= self.supplied => Self { available, ..self },
+            Some(_) | None => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use types::Quantity;
+
+    use super::*;
+
+    fn units(number: u64) -> Quantity {
+        Quantity::new(number).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_counts_what_is_held() {
+        let balance = Balance { available: units(2), supplied: units(5), incarnation: 7 };
+        for (wanted, held, expected) in [
+            (2, 0, Taken::Done(Balance { available: units(0), ..balance })),
+            (3, 1, Taken::Wait),
+            (3, 0, Taken::Short),
+            (4, 1, Taken::Short),
+        ] {
+            assert_eq!(balance.hold(units(wanted), units(held)), expected, "{wanted} of {held}");
+        }
+    }
+
+    #[test]
+    fn a_hold_returns_only_to_the_incarnation_it_came_from() {
+        let balance = Balance { available: units(2), supplied: units(5), incarnation: 7 };
+        assert_eq!(balance.give_back(units(3), 7).available, units(5));
+        assert_eq!(balance.give_back(units(3), 6), balance);
+    }
+
+    #[test]
+    fn taking_for_good_lowers_what_was_supplied_and_holding_does_not() {
+        let balance = Balance::new(units(5), Timestamp(1));
+        let Taken::Done(held) = balance.hold(units(2), units(0)) else { panic!() };
+        assert_eq!((held.available, held.supplied), (units(3), units(5)));
+        let Taken::Done(taken) = held.take(units(3), units(2)) else { panic!() };
+        assert_eq!((taken.available, taken.supplied), (units(0), units(2)));
+        assert_eq!(taken.give_back(units(2), 1).available, units(2));
+    }
+}

@@ -1,0 +1,357 @@
+//! Facts to journal entries and back, and when an entry may be trimmed.
+//!
+//! Entries are trimmed oldest first, so what is replayed is always the latest part of the history. An
+//! entry may go when everything in it may be forgotten or was said again by a later one; the few facts
+//! that keep an old entry alive are carried forward.
+
+use bytes::Bytes;
+use prost::Message;
+use proto::{InvalidField, convert, participant::v1::Vote as WireVote};
+use storage::record::{self, tx_event};
+use twopc::participant::{Entry, Event};
+use types::{
+    Branch, BranchState, Priority, RequestId, Service, ShardId, Timestamp, TxId, TxMeta,
+    UnixMillis, Vote,
+};
+
+use super::{Core, Remembered, RequestKey};
+use crate::domain::Domain;
+
+/// Entries trimmed by one batch at most.
+const TRIM_MAX: usize = 8;
+/// Trimmable entries that are worth a batch of their own.
+const TRIM_IDLE_MIN: usize = 4;
+/// An entry older than this, in milliseconds, is emptied by carrying its last facts forward.
+const CARRY_AFTER_MS: u64 = 20_000;
+/// Facts carried forward by one batch at most.
+const CARRY_MAX: usize = 8;
+
+/// What a journal entry keeps alive.
+#[derive(Debug)]
+pub(super) struct Mark {
+    seq: u64,
+    start: Timestamp,
+    txs: Vec<TxId>,
+    requests: Vec<RequestId>,
+}
+
+impl<D: Domain> Core<D> {
+    /// Makes a fact part of the state and of the batch.
+    pub(super) fn record(&mut self, event: Event<D::Hold>) {
+        let encoded = self.encode_event(&event);
+        self.run.bytes += encoded.encoded_len() + 4;
+        self.run.events.push(encoded);
+        let seq = self.run.seq;
+        self.apply(event, seq);
+    }
+
+    /// Makes a fact part of the state.
+    pub(super) fn apply(&mut self, event: Event<D::Hold>, seq: u64) {
+        let tx_id = event.tx_id();
+        let held = match &event {
+            Event::Prepared { meta, hold, .. } => Some((meta.priority, hold.clone())),
+            Event::Carried(entry) => {
+                entry.hold.as_ref().map(|hold| (entry.meta.priority, hold.clone()))
+            }
+            Event::Fenced { .. } | Event::Decided { .. } | Event::Acknowledged { .. } => None,
+        };
+        if let Some((priority, hold)) = held {
+            for row in self.domain.hold_rows(&hold) {
+                self.holders.insert((row, priority, tx_id), ());
+            }
+        }
+        let released = self.book.apply(event, seq);
+        if let Some(hold) = released
+            && let Some(priority) = self.book.get(tx_id).map(|entry| entry.meta.priority)
+        {
+            for row in self.domain.hold_rows(&hold) {
+                self.holders.remove(&(row.clone(), priority, tx_id));
+                self.improved.insert(row);
+            }
+        }
+    }
+
+    /// Remembers a reply under its request id, as part of the batch.
+    pub(super) fn remember_reply(&mut self, key: &RequestKey, reply: &D::Reply) {
+        let answer = record::RequestAnswer {
+            request_id: key.id.to_string(),
+            call: key.call,
+            reply: self.domain.encode_reply(reply).into(),
+            keep_until_ms: self.run.start.physical().plus_ms(key.keep_ms).0,
+        };
+        self.run.bytes += answer.encoded_len() + 4;
+        let remembered = Remembered {
+            call: key.call,
+            reply: answer.reply.to_vec(),
+            keep_until: UnixMillis(answer.keep_until_ms),
+            last_seq: self.run.seq,
+        };
+        self.requests.insert(key.id.clone(), remembered);
+        self.run.requests.push(answer);
+    }
+
+    /// Takes a remembered reply from the journal.
+    pub(super) fn remember(
+        &mut self,
+        answer: &record::RequestAnswer,
+        seq: u64,
+    ) -> Result<(), InvalidField> {
+        if let Some(id) = convert::request_id(&answer.request_id)? {
+            let remembered = Remembered {
+                call: answer.call,
+                reply: answer.reply.to_vec(),
+                keep_until: UnixMillis(answer.keep_until_ms),
+                last_seq: seq,
+            };
+            self.requests.insert(id, remembered);
+        }
+        Ok(())
+    }
+
+    /// Notes what a durable entry keeps alive.
+    pub(super) fn mark(&mut self, seq: u64, entry: &record::JournalEntry) {
+        let txs = entry.events.iter().filter_map(event_tx_id).collect();
+        let requests = entry.requests.iter();
+        let requests = requests.filter_map(|answer| RequestId::new(&answer.request_id).ok());
+        self.journal.push_back(Mark {
+            seq,
+            start: Timestamp(entry.start_ts),
+            txs,
+            requests: requests.collect(),
+        });
+    }
+
+    /// Decides how far the journal is trimmed by this batch, and carries forward what little keeps an
+    /// old entry alive. Returns the new oldest entry.
+    pub(super) fn trim(&mut self, idle: bool) -> u64 {
+        let start = self.run.start;
+        let mut oldest = self.head.oldest;
+        let mut trimmed = 0;
+        let mut carried = 0;
+        while trimmed < TRIM_MAX
+            && let Some(mark) = self.journal.get(trimmed)
+        {
+            let (txs, requests) = self.alive(mark, start);
+            let alive = txs.len() + requests.len();
+            if alive > 0 {
+                let old = start.physical().since(mark.start.physical()) > CARRY_AFTER_MS;
+                if idle || !old || carried + alive > CARRY_MAX {
+                    break;
+                }
+                carried += alive;
+                self.carry(&txs, &requests);
+            }
+            trimmed += 1;
+            oldest = self.journal.get(trimmed).map_or(self.head.seq + 1, |next| next.seq);
+        }
+        if idle && trimmed < TRIM_IDLE_MIN { self.head.oldest } else { oldest }
+    }
+
+    fn alive(&self, mark: &Mark, start: Timestamp) -> (Vec<TxId>, Vec<RequestId>) {
+        let may_trim = |tx_id: &&TxId| !self.book.may_trim(**tx_id, mark.seq, start);
+        let needed = |id: &&RequestId| {
+            self.requests.get(id).is_some_and(|known| {
+                known.last_seq <= mark.seq && known.keep_until >= start.physical()
+            })
+        };
+        (
+            mark.txs.iter().filter(may_trim).copied().collect(),
+            mark.requests.iter().filter(needed).cloned().collect(),
+        )
+    }
+
+    fn carry(&mut self, txs: &[TxId], requests: &[RequestId]) {
+        for tx_id in txs {
+            if let Some(entry) = self.book.get(*tx_id).cloned() {
+                self.record(Event::Carried(Box::new(entry)));
+            }
+        }
+        for id in requests {
+            let Some(mut known) = self.requests.get(id).cloned() else { continue };
+            self.run.requests.push(record::RequestAnswer {
+                request_id: id.to_string(),
+                call: known.call,
+                reply: known.reply.clone().into(),
+                keep_until_ms: known.keep_until.0,
+            });
+            known.last_seq = self.run.seq;
+            self.requests.insert(id.clone(), known);
+        }
+    }
+
+    /// Drops from memory what only trimmed entries said. Only when the trimming is durable.
+    pub(super) fn forget_before(&mut self, oldest: u64) {
+        while self.journal.front().is_some_and(|mark| mark.seq < oldest) {
+            let Some(mark) = self.journal.pop_front() else { break };
+            for tx_id in mark.txs {
+                self.book.forget(tx_id, mark.seq);
+            }
+            for id in mark.requests {
+                if self.requests.get(&id).is_some_and(|known| known.last_seq <= mark.seq) {
+                    self.requests.remove(&id);
+                }
+            }
+        }
+        self.book.settle();
+        self.requests.settle();
+    }
+
+    /// Whether trimming alone would be worth a batch at `now`.
+    pub fn wants_trim(&self, now: UnixMillis) -> bool {
+        let at = Timestamp::from_physical(now);
+        self.journal.len() >= TRIM_IDLE_MIN
+            && self.journal.iter().take(TRIM_IDLE_MIN).all(|mark| {
+                let (txs, requests) = self.alive(mark, at);
+                txs.is_empty() && requests.is_empty()
+            })
+    }
+
+    fn encode_event(&self, event: &Event<D::Hold>) -> record::TxEvent {
+        let event = match event {
+            Event::Prepared { meta, hold, receipt } => {
+                tx_event::Event::Prepared(tx_event::Prepared {
+                    tx: Some(encode_meta(meta)),
+                    hold: self.domain.encode_hold(hold).into(),
+                    receipt: receipt.clone().into(),
+                })
+            }
+            Event::Fenced { meta, vote } => tx_event::Event::Fenced(tx_event::Fenced {
+                tx: Some(encode_meta(meta)),
+                vote: encode_vote(vote.as_ref()),
+            }),
+            Event::Decided { tx_id, committed } => tx_event::Event::Decided(tx_event::Decided {
+                tx_id: tx_id.0.to_vec().into(),
+                committed: *committed,
+            }),
+            Event::Acknowledged { tx_id } => {
+                tx_event::Event::Acknowledged(tx_event::Acknowledged {
+                    tx_id: tx_id.0.to_vec().into(),
+                })
+            }
+            Event::Carried(entry) => tx_event::Event::Carried(self.encode_entry(entry)),
+        };
+        record::TxEvent { event: Some(event) }
+    }
+
+    fn encode_entry(&self, entry: &Entry<D::Hold>) -> tx_event::Carried {
+        tx_event::Carried {
+            tx: Some(encode_meta(&entry.meta)),
+            state: convert::branch_state_number(entry.state),
+            hold: entry
+                .hold
+                .as_ref()
+                .map(|hold| self.domain.encode_hold(hold))
+                .unwrap_or_default()
+                .into(),
+            vote: encode_vote(entry.vote.as_ref()),
+            acknowledged: entry.acknowledged,
+        }
+    }
+
+    pub(super) fn decode_event(
+        &self,
+        event: &record::TxEvent,
+    ) -> Result<Event<D::Hold>, InvalidField> {
+        let missing = || InvalidField::new("event", "is missing");
+        Ok(match event.event.as_ref().ok_or_else(missing)? {
+            tx_event::Event::Prepared(prepared) => Event::Prepared {
+                meta: decode_meta(prepared.tx.as_ref())?,
+                hold: self.domain.decode_hold(&prepared.hold)?,
+                receipt: prepared.receipt.to_vec(),
+            },
+            tx_event::Event::Fenced(fenced) => Event::Fenced {
+                meta: decode_meta(fenced.tx.as_ref())?,
+                vote: decode_vote(&fenced.vote)?,
+            },
+            tx_event::Event::Decided(decided) => Event::Decided {
+                tx_id: convert::tx_id(&decided.tx_id)?,
+                committed: decided.committed,
+            },
+            tx_event::Event::Acknowledged(acknowledged) => {
+                Event::Acknowledged { tx_id: convert::tx_id(&acknowledged.tx_id)? }
+            }
+            tx_event::Event::Carried(carried) => {
+                let state = convert::branch_state(i32::try_from(carried.state).unwrap_or(0))?;
+                let hold = (state == BranchState::Prepared)
+                    .then(|| self.domain.decode_hold(&carried.hold))
+                    .transpose()?;
+                Event::Carried(Box::new(Entry {
+                    meta: decode_meta(carried.tx.as_ref())?,
+                    state,
+                    hold,
+                    vote: decode_vote(&carried.vote)?,
+                    acknowledged: carried.acknowledged,
+                    told_seq: 0,
+                    last_seq: 0,
+                }))
+            }
+        })
+    }
+}
+
+fn event_tx_id(event: &record::TxEvent) -> Option<TxId> {
+    let bytes = match event.event.as_ref()? {
+        tx_event::Event::Prepared(event) => &event.tx.as_ref()?.tx_id,
+        tx_event::Event::Fenced(event) => &event.tx.as_ref()?.tx_id,
+        tx_event::Event::Decided(event) => &event.tx_id,
+        tx_event::Event::Acknowledged(event) => &event.tx_id,
+        tx_event::Event::Carried(event) => &event.tx.as_ref()?.tx_id,
+    };
+    TxId::from_slice(bytes).ok()
+}
+
+fn encode_vote(vote: Option<&Vote>) -> Bytes {
+    vote.map(|vote| WireVote::from(vote).encode_to_vec()).unwrap_or_default().into()
+}
+
+fn decode_vote(bytes: &[u8]) -> Result<Option<Vote>, InvalidField> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let vote = WireVote::decode(bytes).map_err(|error| InvalidField::new("vote", error))?;
+    convert::vote(Some(&vote)).map(Some)
+}
+
+fn encode_meta(meta: &TxMeta) -> record::TxMeta {
+    record::TxMeta {
+        tx_id: meta.tx_id.0.to_vec().into(),
+        begin_ts: meta.priority.begin_ts,
+        nonce: meta.priority.nonce,
+        deadline_ms: meta.deadline.0,
+        branches: meta
+            .branches
+            .iter()
+            .map(|branch| record::Branch {
+                service: branch.service.as_str().to_owned(),
+                shard: u32::from(branch.shard.0),
+            })
+            .collect(),
+        request_id: meta.request_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn decode_meta(meta: Option<&record::TxMeta>) -> Result<TxMeta, InvalidField> {
+    let meta = meta.ok_or_else(|| InvalidField::new("tx", "is missing"))?;
+    let branch = |branch: &record::Branch| {
+        Ok(Branch {
+            service: Service::new(&branch.service)
+                .map_err(|error| InvalidField::new("branch.service", error))?,
+            shard: ShardId(
+                u16::try_from(branch.shard)
+                    .map_err(|_| InvalidField::new("branch.shard", "is too large"))?,
+            ),
+        })
+    };
+    Ok(TxMeta {
+        tx_id: convert::tx_id(&meta.tx_id)?,
+        priority: Priority { begin_ts: meta.begin_ts, nonce: meta.nonce },
+        deadline: UnixMillis(meta.deadline_ms),
+        branches: meta
+            .branches
+            .iter()
+            .map(branch)
+            .collect::<Result<Vec<_>, InvalidField>>()?
+            .into(),
+        request_id: convert::request_id(&meta.request_id)?,
+    })
+}

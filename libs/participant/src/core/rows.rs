@@ -1,0 +1,145 @@
+//! Records in memory, and the view of them that a domain gets.
+
+use std::collections::BTreeMap;
+
+use twopc::{participant::Book, undo::UndoMap};
+use types::{Priority, Timestamp, TxId};
+
+use super::{Core, Run};
+use crate::domain::{Domain, Holder, Row};
+
+/// What a changed record adds to a batch besides its key, about, in bytes.
+const RECORD_BYTES: usize = 72;
+
+/// Records as they stand in the store at the head, absent ones included. Two generations: what is read
+/// moves to the young one; when that is half full the old one is dropped.
+#[derive(Debug)]
+pub(super) struct Cache<R> {
+    young: BTreeMap<Row, Option<R>>,
+    old: BTreeMap<Row, Option<R>>,
+    limit: usize,
+}
+
+impl<R> Cache<R> {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { young: BTreeMap::new(), old: BTreeMap::new(), limit }
+    }
+
+    pub(super) fn contains(&self, row: &[u8]) -> bool {
+        self.young.contains_key(row) || self.old.contains_key(row)
+    }
+
+    fn get(&mut self, row: &[u8]) -> Option<&Option<R>> {
+        if let Some((row, record)) = self.old.remove_entry(row) {
+            self.young.entry(row).or_insert(record);
+        }
+        self.young.get(row)
+    }
+
+    pub(super) fn insert(&mut self, row: Row, record: Option<R>) {
+        self.old.remove(&row);
+        self.young.insert(row, record);
+    }
+
+    pub(super) fn extend(&mut self, records: BTreeMap<Row, Option<R>>) {
+        for (row, record) in records {
+            self.insert(row, record);
+        }
+    }
+
+    pub(super) fn remove(&mut self, row: &[u8]) {
+        self.old.remove(row);
+        self.young.remove(row);
+    }
+
+    /// Makes room. Never called in the middle of a batch, whose records must stay.
+    pub(super) fn rotate(&mut self) {
+        if self.young.len() > self.limit / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+}
+
+/// The rows of a shard as a domain sees and changes them within one batch.
+#[derive(Debug)]
+pub struct Rows<'a, D: Domain> {
+    run: &'a mut Run<D>,
+    records: &'a mut Cache<D::Record>,
+    holders: &'a UndoMap<(Row, Priority, TxId), ()>,
+    book: &'a Book<D::Hold>,
+}
+
+impl<D: Domain> Rows<'_, D> {
+    /// Start timestamp of the KV transaction that writes the batch.
+    pub const fn start(&self) -> Timestamp {
+        self.run.start
+    }
+
+    /// A record, as changed by this batch so far.
+    pub fn get(&mut self, row: &[u8]) -> Option<&D::Record> {
+        if self.run.dirty.contains_key(row) {
+            return self.run.dirty.get(row).and_then(Option::as_ref);
+        }
+        if !self.records.contains(row) {
+            // The batch is void now; the lane loads the row and begins again.
+            self.run.missing.insert(row.to_vec());
+            return None;
+        }
+        self.records.get(row).and_then(Option::as_ref)
+    }
+
+    /// Sets a record.
+    pub fn put(&mut self, row: Row, record: D::Record) {
+        self.change(row, Some(record));
+    }
+
+    /// Removes a record.
+    pub fn delete(&mut self, row: Row) {
+        self.change(row, None);
+    }
+
+    fn change(&mut self, row: Row, record: Option<D::Record>) {
+        let bytes = 2 * row.len() + RECORD_BYTES;
+        if self.run.dirty.insert(row.clone(), record).is_none() {
+            self.run.bytes += bytes;
+        }
+        self.run.changed.insert(row);
+    }
+
+    /// Who holds something on a row, oldest first.
+    pub fn holders(&self, row: &[u8]) -> impl Iterator<Item = Holder<'_, D::Hold>> {
+        holders_of(self.holders, row).filter_map(|(priority, tx_id)| {
+            let hold = self.book.get(tx_id)?.hold.as_ref()?;
+            Some(Holder { tx_id, priority, hold })
+        })
+    }
+}
+
+/// Who holds something on a row, oldest first.
+pub(super) fn holders_of(
+    holders: &UndoMap<(Row, Priority, TxId), ()>,
+    row: &[u8],
+) -> impl DoubleEndedIterator<Item = (Priority, TxId)> {
+    let least = Priority { begin_ts: 0, nonce: 0 };
+    let greatest = Priority { begin_ts: u64::MAX, nonce: u64::MAX };
+    let from = (row.to_vec(), least, TxId([0; 16]));
+    let to = (row.to_vec(), greatest, TxId([u8::MAX; 16]));
+    holders.range(from..=to).map(|((_, priority, tx_id), ())| (*priority, *tx_id))
+}
+
+impl<D: Domain> Core<D> {
+    pub(super) fn is_loaded(&self, row: &[u8]) -> bool {
+        self.run.dirty.contains_key(row) || self.records.contains(row)
+    }
+
+    /// The domain's view, with the domain that is to look through it.
+    pub(super) fn rows(&mut self) -> (std::sync::Arc<D>, Rows<'_, D>) {
+        let rows = Rows {
+            run: &mut self.run,
+            records: &mut self.records,
+            holders: &self.holders,
+            book: &self.book,
+        };
+        (std::sync::Arc::clone(&self.domain), rows)
+    }
+}

@@ -1,0 +1,180 @@
+//! Wait-die: who may wait for whom, and who is served first.
+//!
+//! An older transaction may wait for a younger one's hold, never the other way round, so waiting cannot go
+//! in a circle (Rosenkrantz, Stearns, Lewis 1978). Calls that hold nothing may always wait.
+
+use types::{Priority, TxId, TxMeta, UnixMillis, Vote};
+
+use super::{Answer, Call, CallId, Core, rows::holders_of};
+use crate::domain::{Domain, Row};
+
+/// A call that waits for holds on a row to be resolved.
+#[derive(Debug)]
+pub(super) struct Waiter<D: Domain> {
+    pub(super) call: Call<D>,
+    pub(super) row: Row,
+    pub(super) priority: Priority,
+    pub(super) since: UnixMillis,
+}
+
+impl<D: Domain> Clone for Waiter<D> {
+    fn clone(&self) -> Self {
+        Self {
+            call: self.call.clone(),
+            row: self.row.clone(),
+            priority: self.priority,
+            since: self.since,
+        }
+    }
+}
+
+impl<D: Domain> Core<D> {
+    /// Lets a call wait for the holds on a row.
+    pub(super) fn park(&mut self, id: CallId, waiter: Waiter<D>) {
+        if let Call::Prepare { meta, .. } = &waiter.call {
+            self.waiting.insert((meta.tx_id, id), ());
+        }
+        self.queue.insert((waiter.row.clone(), waiter.priority, id), ());
+        self.waiters.insert(id, waiter);
+    }
+
+    /// Takes a call out of the queue.
+    pub(super) fn unpark(&mut self, id: CallId) -> Option<Waiter<D>> {
+        let waiter = self.waiters.remove(&id)?;
+        self.queue.remove(&(waiter.row.clone(), waiter.priority, id));
+        if let Call::Prepare { meta, .. } = &waiter.call {
+            self.waiting.remove(&(meta.tx_id, id));
+        }
+        Some(waiter)
+    }
+
+    /// Drops a call that nobody waits for any more. Only between batches.
+    pub fn cancel(&mut self, id: CallId) {
+        if let Some(waiter) = self.unpark(id) {
+            // Whoever stood behind it may be next.
+            self.improved.insert(waiter.row);
+        }
+        self.waiters.settle();
+        self.queue.settle();
+        self.waiting.settle();
+    }
+
+    /// Calls that wait, for the lane to see whether somebody still wants them.
+    pub fn waiting_calls(&self) -> impl Iterator<Item = CallId> {
+        self.waiters.iter().map(|(id, _)| *id)
+    }
+
+    /// Transactions that others have waited for since before `since`, each once, with what is needed to
+    /// have them resolved.
+    pub fn blockers(&self, since: UnixMillis) -> Vec<TxMeta> {
+        let mut blockers = std::collections::BTreeMap::new();
+        for (_, waiter) in self.waiters.iter().filter(|(_, waiter)| waiter.since < since) {
+            for (_, tx_id) in holders_of(&self.holders, &waiter.row) {
+                if let Some(entry) = self.book.get(tx_id) {
+                    blockers.entry(tx_id).or_insert_with(|| entry.meta.clone());
+                }
+            }
+        }
+        blockers.into_values().collect()
+    }
+
+    /// The oldest unresolved transaction on a row.
+    pub(super) fn blocker_on(&self, row: &[u8]) -> Option<&TxMeta> {
+        let (_, tx_id) = holders_of(&self.holders, row).next()?;
+        self.book.get(tx_id).map(|entry| &entry.meta)
+    }
+
+    /// True when somebody younger holds something on the row, so that waiting for it is allowed.
+    pub(super) fn may_wait_on(&self, row: &[u8], priority: Priority) -> bool {
+        holders_of(&self.holders, row).next_back().is_some_and(|(holder, _)| holder > priority)
+    }
+
+    /// True when a transaction older than `priority` waits on the row.
+    pub(super) fn older_waits_on(&self, row: &[u8], priority: Priority) -> bool {
+        let least = Priority { begin_ts: 0, nonce: 0 };
+        self.queue.range((row.to_vec(), least, 0)..(row.to_vec(), priority, 0)).any(
+            |((_, _, id), ())| {
+                self.waiters.get(id).is_some_and(|waiter| self.keeps_place(&waiter.call))
+            },
+        )
+    }
+
+    /// Reads wait, but keep no place: what they wait for is not used up.
+    fn keeps_place(&self, call: &Call<D>) -> bool {
+        match call {
+            Call::Prepare { .. } | Call::Op { request: Some(_), .. } => true,
+            Call::Op { request: None, .. }
+            | Call::Commit { .. }
+            | Call::Abort { .. }
+            | Call::Query { .. }
+            | Call::Forget { .. } => false,
+        }
+    }
+
+    /// A Prepare whose deadline has come will not vote any more.
+    pub(super) fn expire_waiters(&mut self) {
+        let now = self.run.start.physical();
+        let late: Vec<CallId> = self
+            .waiters
+            .iter()
+            .filter(|(_, waiter)| {
+                matches!(&waiter.call, Call::Prepare { meta, .. } if now >= meta.deadline)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            if let Some(waiter) = self.unpark(id) {
+                self.improved.insert(waiter.row);
+                self.answer(id, Answer::Vote(Vote::Fenced));
+            }
+        }
+    }
+
+    /// Lets the waiting Prepares of a transaction see what has become known of it.
+    pub(super) fn wake_transaction(&mut self, tx_id: TxId) {
+        let ids: Vec<CallId> = self
+            .waiting
+            .range((tx_id, 0)..=(tx_id, CallId::MAX))
+            .map(|((_, id), ())| *id)
+            .collect();
+        for id in ids {
+            if let Some(waiter) = self.unpark(id) {
+                self.improved.insert(waiter.row.clone());
+                self.decide(id, &waiter.call, Some(&waiter));
+            }
+        }
+    }
+
+    /// Serves waiters whose row changed, oldest first, until nothing changes any more. Who stands behind
+    /// one that must wait on is not served, but looks whether it may still wait.
+    pub(super) fn serve_waiters(&mut self) {
+        while let Some(row) = self.improved.pop_first() {
+            let least = Priority { begin_ts: 0, nonce: 0 };
+            let greatest = Priority { begin_ts: u64::MAX, nonce: u64::MAX };
+            let range = (row.clone(), least, 0)..=(row.clone(), greatest, CallId::MAX);
+            let ids: Vec<CallId> = self.queue.range(range).map(|((_, _, id), ())| *id).collect();
+            let mut served = true;
+            for id in ids {
+                if served {
+                    let Some(waiter) = self.unpark(id) else { continue };
+                    self.decide(id, &waiter.call, Some(&waiter));
+                    let still = self.waiters.get(&id).is_some_and(|waiter| waiter.row == row);
+                    served = !(still && self.keeps_place(&waiter.call));
+                } else {
+                    self.check_turn(id, &row);
+                }
+            }
+        }
+    }
+
+    /// Sends a Prepare away that may no longer wait here.
+    fn check_turn(&mut self, id: CallId, row: &[u8]) {
+        let Some(waiter) = self.waiters.get(&id) else { return };
+        let Call::Prepare { meta, .. } = &waiter.call else { return };
+        if !self.may_wait_on(row, waiter.priority) {
+            let meta = meta.clone();
+            self.unpark(id);
+            self.contended(id, meta, row);
+        }
+    }
+}

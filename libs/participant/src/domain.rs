@@ -1,0 +1,145 @@
+//! What a service gives to a lane: pure decisions over its own records.
+
+use std::fmt;
+
+use proto::InvalidField;
+use storage::{
+    KvError, Value,
+    keys::{Kind, Owner},
+};
+use types::{Priority, Refusal, TxId};
+
+use crate::core::Rows;
+
+/// A record's key within its shard: kind byte + id.
+pub type Row = Vec<u8>;
+
+/// What a branch handed over with its YES, as the primary's Commit gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Who voted.
+    pub branch: types::Branch,
+    /// Its receipt.
+    pub receipt: Vec<u8>,
+}
+
+/// What executing an operation came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Executed<R> {
+    /// Done; this is the reply.
+    Done(R),
+    /// Refused, definitely; nothing was changed.
+    Refused(Refusal),
+    /// The holds on this row must be resolved first; nothing was changed.
+    Wait(Row),
+}
+
+/// What judging a Prepare came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Judged<H> {
+    /// YES: set aside.
+    Yes {
+        /// What, so that it can be given back.
+        hold: H,
+        /// For the primary.
+        receipt: Vec<u8>,
+    },
+    /// NO, proved on these rows.
+    No(Refusal),
+    /// Short only because of unresolved holds on this row; nothing was changed.
+    Short(Row),
+}
+
+/// Pure decisions of one service. Nothing here may be async, do I/O, or look at a clock: the only time
+/// is the start timestamp of the KV transaction ([`Rows::start`]).
+///
+/// A method that answers anything but success must leave the rows as they were.
+pub trait Domain: fmt::Debug + Send + Sync + 'static {
+    /// A record of any kind that the service keeps.
+    type Record: Clone + fmt::Debug + Send + Sync;
+    /// A call that concerns one shard.
+    type Op: Clone + fmt::Debug + Send + Sync;
+    /// Its answer.
+    type Reply: Clone + fmt::Debug + Send + Sync;
+    /// What a Prepare asks for, decoded.
+    type Payload: Clone + fmt::Debug + Send + Sync;
+    /// What a YES set aside.
+    type Hold: Clone + fmt::Debug + PartialEq + Send + Sync;
+
+    /// First byte of the service's keys.
+    fn owner(&self) -> Owner;
+    /// Its name in branches.
+    fn name(&self) -> &'static str;
+
+    /// The stored form of a record.
+    fn encode_record(&self, record: &Self::Record) -> Value;
+    /// A record from its stored form.
+    ///
+    /// # Errors
+    /// [`KvError::Corrupt`]; a retry does not help.
+    fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Self::Record, KvError>;
+    /// The stored form of a hold.
+    fn encode_hold(&self, hold: &Self::Hold) -> Vec<u8>;
+    /// A hold from its stored form.
+    ///
+    /// # Errors
+    /// [`InvalidField`]; a retry does not help.
+    fn decode_hold(&self, bytes: &[u8]) -> Result<Self::Hold, InvalidField>;
+    /// The stored form of a reply, for its request id.
+    fn encode_reply(&self, reply: &Self::Reply) -> Vec<u8>;
+    /// A reply from its stored form.
+    ///
+    /// # Errors
+    /// [`InvalidField`]; a retry does not help.
+    fn decode_reply(&self, bytes: &[u8]) -> Result<Self::Reply, InvalidField>;
+    /// What a Prepare asks for.
+    ///
+    /// # Errors
+    /// [`InvalidField`]; a retry does not help.
+    fn decode_payload(&self, bytes: &[u8]) -> Result<Self::Payload, InvalidField>;
+
+    /// Rows that an operation reads.
+    fn op_rows(&self, op: &Self::Op) -> Vec<Row>;
+    /// Rows that a Prepare reads.
+    fn payload_rows(&self, payload: &Self::Payload) -> Vec<Row>;
+    /// Rows that a hold lies on.
+    fn hold_rows(&self, hold: &Self::Hold) -> Vec<Row>;
+
+    /// Executes an operation.
+    fn execute(&self, op: &Self::Op, rows: &mut Rows<'_, Self>) -> Executed<Self::Reply>
+    where
+        Self: Sized;
+    /// Judges a Prepare, and sets aside what it asks for.
+    fn prepare(&self, payload: &Self::Payload, rows: &mut Rows<'_, Self>) -> Judged<Self::Hold>
+    where
+        Self: Sized;
+    /// Makes a hold final. Receipts come to the primary only.
+    fn commit(
+        &self,
+        tx_id: TxId,
+        hold: &Self::Hold,
+        receipts: &[Receipt],
+        rows: &mut Rows<'_, Self>,
+    ) where
+        Self: Sized;
+    /// Gives a hold back.
+    fn abort(&self, hold: &Self::Hold, rows: &mut Rows<'_, Self>)
+    where
+        Self: Sized;
+}
+
+/// Who holds something on a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Holder<'a, H> {
+    /// The transaction.
+    pub tx_id: TxId,
+    /// Its priority.
+    pub priority: Priority,
+    /// What it holds.
+    pub hold: &'a H,
+}
+
+/// The row of a record.
+pub fn row(kind: Kind, id: &str) -> Row {
+    storage::keys::record_key(kind, id.as_bytes())
+}

@@ -1,0 +1,204 @@
+//! One try at one batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use storage::{
+    CommitError, KvError, Txn,
+    shard::{Head, read_head, read_journal, write_batch},
+};
+
+use super::{Lane, LaneError, Limbo};
+use crate::{
+    core::{Batch, CallId, Offered},
+    domain::{Domain, Row},
+};
+
+/// Why a try must be repeated.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AttemptError {
+    /// The store did not answer a read, or refused the write for a reason that a retry may cure.
+    #[error("the store failed")]
+    Kv(#[source] KvError),
+    /// Somebody else wrote the shard first.
+    #[error("another replica writes this shard")]
+    Conflict,
+    /// Nobody knows whether the batch landed.
+    #[error("the outcome of a batch is unknown: {0}")]
+    Undetermined(String),
+}
+
+impl From<KvError> for AttemptError {
+    fn from(error: KvError) -> Self {
+        Self::Kv(error)
+    }
+}
+
+impl<D: Domain> Lane<D> {
+    /// Begins a KV transaction, makes the state current, applies what is queued, and commits.
+    pub(super) async fn attempt(&mut self) -> Result<(), AttemptError> {
+        let mut txn = self.seams.kv.begin().await?;
+        self.refresh(&mut *txn).await?;
+        let mut wanted = self.missing_rows();
+        let taken = loop {
+            self.load(&mut *txn, std::mem::take(&mut wanted)).await?;
+            match self.fill(&*txn) {
+                Ok(taken) => break taken,
+                Err(rows) => {
+                    self.core.undo();
+                    wanted = rows;
+                }
+            }
+        };
+        self.runs += 1;
+        let run = self.runs;
+        let batch = self.core.finish(self.writer, run, self.tidy);
+        let answers = self.core.take_answers();
+        let Some(batch) = batch else {
+            self.core.settle(None);
+            self.conclude(Limbo { run, taken, answers });
+            return Ok(());
+        };
+        write(&mut *txn, &self.core, &batch);
+        match txn.commit().await {
+            Ok(()) => {
+                self.core.settle(Some(&batch));
+                self.limbo.clear();
+                self.conclude(Limbo { run, taken, answers });
+                Ok(())
+            }
+            Err(CommitError::Conflict) => {
+                self.core.undo();
+                Err(AttemptError::Conflict)
+            }
+            Err(CommitError::Failed(error)) => {
+                self.core.undo();
+                Err(error.into())
+            }
+            Err(CommitError::Undetermined(what)) => {
+                self.core.undo();
+                self.limbo.push(Limbo { run, taken, answers });
+                Err(AttemptError::Undetermined(what))
+            }
+        }
+    }
+
+    /// Makes the state that of the head at the transaction's start, and settles runs whose fate was
+    /// unknown: the head tells which of them stands.
+    async fn refresh(&mut self, txn: &mut dyn Txn) -> Result<(), KvError> {
+        let space = self.core.space();
+        let head = read_head(txn, space).await?;
+        if head != *self.core.head() {
+            let known = self.core.head().seq;
+            let from = if known.saturating_add(1) < head.oldest || head.seq < known {
+                self.core.reset();
+                head.oldest
+            } else {
+                known + 1
+            };
+            let entries = read_journal(txn, space, from, head.seq).await?;
+            self.core.catch_up(head.clone(), entries).map_err(|error| KvError::Corrupt {
+                key: storage::codec::hex(&space.head()),
+                problem: error.to_string(),
+            })?;
+        }
+        self.settle_limbo(&head);
+        self.refreshed = Some(tokio::time::Instant::now());
+        Ok(())
+    }
+
+    /// Answers the calls of a run that turned out to stand. It was the last of this writer: a later one
+    /// would have rewritten the head, and both cannot stand.
+    fn settle_limbo(&mut self, head: &Head) {
+        let Some(stands) = head.run_of(&self.writer) else { return };
+        if let Some(at) = self.limbo.iter().position(|limbo| limbo.run == stands) {
+            let limbo = self.limbo.swap_remove(at);
+            self.limbo.clear();
+            self.conclude(limbo);
+        }
+    }
+
+    /// Sends the answers of a batch that stands. What it took and did not answer waits in the core,
+    /// unless the batch ran before others did (limbo): then it is offered again.
+    fn conclude(&mut self, done: Limbo<D>) {
+        let answered: BTreeSet<CallId> = done.answers.iter().map(|(id, _)| *id).collect();
+        let waiting: BTreeSet<CallId> = self.core.waiting_calls().collect();
+        let taken: BTreeSet<CallId> = done.taken.into_iter().collect();
+        self.queued.retain(|(id, _)| {
+            !(answered.contains(id) || (taken.contains(id) && waiting.contains(id)))
+        });
+        for (id, answer) in done.answers {
+            if waiting.contains(&id) {
+                self.core.cancel(id);
+            }
+            self.send(id, Ok(answer));
+        }
+    }
+
+    /// Offers queued calls to the core until the batch is full.
+    fn fill(&mut self, txn: &dyn Txn) -> Result<Vec<CallId>, Vec<Row>> {
+        self.core.begin(txn.read_ts());
+        if let Offered::Missing(rows) = self.core.look_again() {
+            return Err(rows);
+        }
+        let mut taken = Vec::new();
+        for (id, call) in &self.queued {
+            if !self.core.has_room() {
+                break;
+            }
+            match self.core.offer(*id, call) {
+                Offered::Taken => taken.push(*id),
+                Offered::Missing(rows) => return Err(rows),
+            }
+        }
+        Ok(taken)
+    }
+
+    fn missing_rows(&self) -> Vec<Row> {
+        let calls = self.queued.iter().take(self.core.limits().batch_calls);
+        let rows: BTreeSet<Row> = calls.flat_map(|(_, call)| self.core.missing_for(call)).collect();
+        rows.into_iter().collect()
+    }
+
+    /// Reads rows into memory. A damaged one fails the calls that need it, and no others.
+    async fn load(&mut self, txn: &mut dyn Txn, rows: Vec<Row>) -> Result<(), KvError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let space = self.core.space();
+        let keys = rows.iter().map(|row| space.key(row)).collect();
+        let found: BTreeMap<_, _> = txn.batch_get(keys).await?.into_iter().collect();
+        for row in rows {
+            let value = found.get(&space.key(&row)).map(Vec::as_slice);
+            if let Err(error) = self.core.load(row.clone(), value) {
+                tracing::error!(%error, branch = %self.core.branch(), "damaged record");
+                self.fail_callers_of(&row, &error);
+            }
+        }
+        Ok(())
+    }
+
+    fn fail_callers_of(&mut self, row: &Row, error: &KvError) {
+        let core = &self.core;
+        let failed: BTreeSet<CallId> = self
+            .queued
+            .iter()
+            .filter(|(_, call)| core.missing_for(call).contains(row))
+            .map(|(id, _)| *id)
+            .collect();
+        self.queued.retain(|(id, _)| !failed.contains(id));
+        for id in failed {
+            self.send(id, Err(LaneError::Damaged(error.clone())));
+        }
+    }
+}
+
+fn write<D: Domain>(txn: &mut dyn Txn, core: &crate::core::Core<D>, batch: &Batch) {
+    let space = core.space();
+    write_batch(txn, space, &batch.before, &batch.after, &batch.entry);
+    for (row, value) in &batch.records {
+        match value {
+            Some(value) => txn.put(space.key(row), value.clone()),
+            None => txn.delete(space.key(row)),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What a lane does without being asked: the sweeper and the tidy-up.
+
+use std::collections::BTreeMap;
+
+use storage::KvError;
+use tokio::time::Instant;
+use types::TxMeta;
+
+use super::{Lane, attempt::AttemptError};
+use crate::domain::Domain;
+
+/// Transactions asked about in one tick at most, so that no storm arises.
+const ASK_MAX: usize = 64;
+/// A transaction is asked about again after this, in milliseconds.
+const ASK_AGAIN_MS: u64 = 500;
+/// An outcome that some branch has not acknowledged this long after the deadline is looked after.
+const ACKNOWLEDGE_GRACE_MS: u64 = 3_000;
+
+impl<D: Domain> Lane<D> {
+    /// Looks what there is to do besides answering.
+    pub(super) async fn chores(&mut self) {
+        self.cancel_unwanted();
+        let now = self.seams.clock.now();
+        self.tidy = self.core.wants_trim(now);
+        let stale = self.refreshed.is_none_or(|at| at.elapsed() >= self.options.refresh);
+        if stale && self.queued.is_empty() && !self.tidy {
+            // Another replica may have left something unfinished in this shard.
+            if let Err(error) = self.attempt().await {
+                self.report(&error);
+                self.refreshed = Some(Instant::now());
+            }
+        }
+        self.ask_about_the_unfinished();
+    }
+
+    /// Drops waiters whose caller is gone.
+    fn cancel_unwanted(&mut self) {
+        let gone: Vec<_> = self
+            .core
+            .waiting_calls()
+            .filter(|id| self.callers.get(id).is_none_or(|reply| reply.is_closed()))
+            .collect();
+        for id in gone {
+            self.callers.remove(&id);
+            self.core.cancel(id);
+        }
+    }
+
+    /// Asks the coordinator role about votes past their deadline, outcomes that nobody acknowledges, and
+    /// transactions that have been in others' way for long.
+    fn ask_about_the_unfinished(&mut self) {
+        let now = self.seams.clock.now();
+        self.asked.retain(|_, at| now.since(*at) < ASK_AGAIN_MS);
+        let mut ask: BTreeMap<_, TxMeta> = BTreeMap::new();
+        for meta in self.core.book().overdue(now, ACKNOWLEDGE_GRACE_MS) {
+            ask.insert(meta.tx_id, meta.clone());
+        }
+        let waited = types::UnixMillis(now.0.saturating_sub(self.options.ask_after_ms));
+        for meta in self.core.blockers(waited) {
+            ask.insert(meta.tx_id, meta);
+        }
+        for (tx_id, meta) in ask {
+            if self.asked.len() >= ASK_MAX {
+                break;
+            }
+            if self.asked.contains_key(&tx_id) {
+                continue;
+            }
+            self.asked.insert(tx_id, now);
+            let resolver = std::sync::Arc::clone(&self.seams.resolver);
+            tokio::spawn(async move { resolver.resolve(meta).await });
+        }
+    }
+
+    /// Logs why a batch must be tried again.
+    pub(super) fn report(&self, error: &AttemptError) {
+        let branch = self.core.branch();
+        match error {
+            AttemptError::Conflict => tracing::debug!(%branch, "write conflict on a shard's head"),
+            AttemptError::Undetermined(what) => {
+                tracing::info!(%branch, what, "outcome of a batch unknown, looking at the head");
+            }
+            AttemptError::Kv(error @ (KvError::Unavailable(_) | KvError::Locked)) => {
+                tracing::debug!(%branch, %error, "store unavailable, batch will be tried again");
+            }
+            AttemptError::Kv(error @ (KvError::Corrupt { .. } | KvError::Refused(_))) => {
+                tracing::error!(%branch, %error, "batch cannot be written");
+            }
+        }
+    }
+}

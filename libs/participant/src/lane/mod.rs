@@ -1,0 +1,328 @@
+//! A lane: the writer of a shard in this replica.
+//!
+//! It takes everything that is waiting, applies it one by one in memory, writes one KV transaction,
+//! answers, and goes on; the next batch gathers meanwhile. Any replica may run a lane on any shard:
+//! routing makes it one, the head makes it safe.
+
+mod attempt;
+mod chores;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rpc::retry::Backoff;
+use storage::{KvError, SharedKv, shard::Writer};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior},
+};
+use types::{Branch, Classify, Clock, Entropy, ErrorKind, TxId, TxMeta, UnixMillis};
+
+use crate::{
+    core::{Answer, Call, CallId, Core, Limits},
+    domain::Domain,
+};
+
+/// Has a transaction resolved by the coordinator role. Fire and forget: what comes of it arrives as
+/// Commit or Abort.
+#[async_trait]
+pub trait AskResolve: fmt::Debug + Send + Sync + 'static {
+    /// Asks once; a failure is silently dropped, as the question is asked again.
+    async fn resolve(&self, meta: TxMeta);
+}
+
+/// Where a lane gets everything that is not pure.
+#[derive(Clone)]
+pub struct Seams {
+    /// The store.
+    pub kv: SharedKv,
+    /// Triggers questions; decides nothing.
+    pub clock: Arc<dyn Clock>,
+    /// For back-off and names.
+    pub entropy: Arc<dyn Entropy>,
+    /// The coordinator role.
+    pub resolver: Arc<dyn AskResolve>,
+}
+
+impl fmt::Debug for Seams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seams").field("kv", &self.kv).finish_non_exhaustive()
+    }
+}
+
+/// How a lane behaves. Times trigger work, they decide nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneOptions {
+    /// Bounds of memory and batches.
+    pub limits: Limits,
+    /// Calls that may queue before callers are told to come back.
+    pub queue: usize,
+    /// How long a call that nobody waits for may wait for a batch to ride along with.
+    pub linger: Duration,
+    /// How often the lane looks for chores.
+    pub tick: Duration,
+    /// How long a transaction may be in others' way before it is asked about.
+    pub ask_after_ms: u64,
+    /// How often the lane looks what other replicas did to its shard.
+    pub refresh: Duration,
+}
+
+impl Default for LaneOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            queue: 16_384,
+            linger: Duration::from_millis(20),
+            tick: Duration::from_millis(200),
+            ask_after_ms: 250,
+            refresh: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why a call got no answer. For a mutation the outcome is then unknown: repeat it with its request id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LaneError {
+    /// The lane is stopping, or the store does not answer. Retry.
+    #[error("the shard is temporarily unavailable")]
+    Unavailable,
+    /// Too much is queued; nothing was begun. Retry later.
+    #[error("the shard is overloaded")]
+    Overloaded,
+    /// What stands in the store does not decode. A retry does not help.
+    #[error("the stored data is damaged")]
+    Damaged(#[source] KvError),
+}
+
+impl Classify for LaneError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unavailable => ErrorKind::Unavailable,
+            Self::Overloaded => ErrorKind::Overloaded,
+            Self::Damaged(_) => ErrorKind::Internal,
+        }
+    }
+
+    fn reason(&self) -> std::borrow::Cow<'static, str> {
+        match self {
+            Self::Unavailable => "UNAVAILABLE".into(),
+            Self::Overloaded => "OVERLOADED".into(),
+            Self::Damaged(_) => "INTERNAL".into(),
+        }
+    }
+}
+
+type Reply<D> = oneshot::Sender<Result<Answer<<D as Domain>::Reply>, LaneError>>;
+
+struct Envelope<D: Domain> {
+    call: Call<D>,
+    reply: Reply<D>,
+}
+
+/// The way to a lane.
+#[derive(Debug)]
+pub struct LaneHandle<D: Domain> {
+    sender: mpsc::Sender<Envelope<D>>,
+}
+
+impl<D: Domain> Clone for LaneHandle<D> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone() }
+    }
+}
+
+impl<D: Domain> LaneHandle<D> {
+    /// Asks the lane. The call goes on when the future is dropped before its answer, unless it still
+    /// waits for others.
+    ///
+    /// # Errors
+    /// [`LaneError`].
+    pub async fn call(&self, call: Call<D>) -> Result<Answer<D::Reply>, LaneError> {
+        let (reply, answer) = oneshot::channel();
+        self.sender.try_send(Envelope { call, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => LaneError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => LaneError::Unavailable,
+        })?;
+        answer.await.unwrap_or(Err(LaneError::Unavailable))
+    }
+}
+
+/// A shard's writer.
+pub struct Lane<D: Domain> {
+    core: Core<D>,
+    seams: Seams,
+    options: LaneOptions,
+    writer: Writer,
+    runs: u64,
+    inbox: mpsc::Receiver<Envelope<D>>,
+    /// Calls that no batch has taken yet, oldest first.
+    queued: VecDeque<(CallId, Call<D>)>,
+    /// Who waits for which answer, queued calls and waiters alike.
+    callers: BTreeMap<CallId, Reply<D>>,
+    next_id: CallId,
+    /// Runs that nobody knows the fate of, with the answers that go out if they stand.
+    limbo: Vec<Limbo<D>>,
+    /// When a transaction was last asked about.
+    asked: BTreeMap<TxId, UnixMillis>,
+    /// When the oldest patient call was queued.
+    patient_since: Option<Instant>,
+    refreshed: Option<Instant>,
+    tidy: bool,
+}
+
+impl<D: Domain> fmt::Debug for Lane<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("branch", self.core.branch()).finish_non_exhaustive()
+    }
+}
+
+struct Limbo<D: Domain> {
+    run: u64,
+    taken: Vec<CallId>,
+    answers: Vec<(CallId, Answer<D::Reply>)>,
+}
+
+impl<D: Domain> Lane<D> {
+    /// A lane on a shard and the way to it. It does nothing until it is run.
+    pub fn new(
+        domain: Arc<D>,
+        branch: Branch,
+        seams: Seams,
+        options: LaneOptions,
+        writer: Writer,
+    ) -> (Self, LaneHandle<D>) {
+        let (sender, inbox) = mpsc::channel(options.queue);
+        let lane = Self {
+            core: Core::new(domain, branch, options.limits),
+            seams,
+            options,
+            writer,
+            runs: 0,
+            inbox,
+            queued: VecDeque::new(),
+            callers: BTreeMap::new(),
+            next_id: 1,
+            limbo: Vec::new(),
+            asked: BTreeMap::new(),
+            patient_since: None,
+            refreshed: None,
+            tidy: false,
+        };
+        (lane, LaneHandle { sender })
+    }
+
+    /// Runs until every handle is gone and everything queued is answered.
+    pub async fn run(mut self) {
+        let mut tick = tokio::time::interval(self.options.tick);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let linger = self.patient_since.map(|since| since + self.options.linger);
+            tokio::select! {
+                biased;
+                envelope = self.inbox.recv() => match envelope {
+                    Some(envelope) => self.admit(envelope),
+                    None => break,
+                },
+                () = sleep_until(linger) => {}
+                _ = tick.tick() => self.chores().await,
+            }
+            self.drain();
+            while self.is_due() {
+                self.batch().await;
+                self.drain();
+            }
+        }
+        while !self.queued.is_empty() && self.callers.values().any(|reply| !reply.is_closed()) {
+            self.batch().await;
+        }
+    }
+
+    fn admit(&mut self, Envelope { call, reply }: Envelope<D>) {
+        if call.is_patient(self.core.branch()) {
+            self.patient_since.get_or_insert_with(Instant::now);
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.callers.insert(id, reply);
+        self.queued.push_back((id, call));
+    }
+
+    fn drain(&mut self) {
+        while let Ok(envelope) = self.inbox.try_recv() {
+            self.admit(envelope);
+        }
+    }
+
+    /// Whether a batch should run now: for somebody who waits, or for patient calls whose time has come
+    /// or whose holds are in somebody's way.
+    fn is_due(&self) -> bool {
+        if self.tidy || self.core.wants_look(self.seams.clock.now()) {
+            return true;
+        }
+        let branch = self.core.branch();
+        let urgent = self.queued.iter().any(|(_, call)| !call.is_patient(branch));
+        let lingered =
+            self.patient_since.is_some_and(|since| since.elapsed() >= self.options.linger);
+        urgent || (!self.queued.is_empty() && (lingered || self.core.has_waiters()))
+    }
+
+    /// Runs one batch until it is durable, or until nobody wants it any more.
+    async fn batch(&mut self) {
+        let mut backoff = Backoff::new(
+            Arc::clone(&self.seams.entropy),
+            Duration::from_millis(1),
+            Duration::from_millis(500),
+        );
+        loop {
+            match self.attempt().await {
+                Ok(()) => break,
+                Err(error) => {
+                    self.report(&error);
+                    tokio::time::sleep(backoff.pause()).await;
+                    self.drain();
+                    self.drop_unwanted();
+                    if self.queued.is_empty() && self.limbo.is_empty() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.tidy = false;
+        if self.queued.is_empty() {
+            self.patient_since = None;
+        }
+    }
+
+    /// Forgets queued calls that nobody waits for any more; they were not begun.
+    fn drop_unwanted(&mut self) {
+        let callers = &mut self.callers;
+        let limbo = &self.limbo;
+        self.queued.retain(|(id, _)| {
+            let wanted = callers.get(id).is_some_and(|reply| !reply.is_closed())
+                || limbo.iter().any(|limbo| limbo.taken.contains(id));
+            if !wanted {
+                callers.remove(id);
+            }
+            wanted
+        });
+    }
+
+    fn send(&mut self, id: CallId, answer: Result<Answer<D::Reply>, LaneError>) {
+        if let Some(reply) = self.callers.remove(&id) {
+            // A caller that is gone asks again, with its request id.
+            let _gone = reply.send(answer);
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

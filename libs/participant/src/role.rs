@@ -1,0 +1,263 @@
+//! What the executables of order, stock and payment have in common: settings, the way from start to
+//! ready, and the end.
+
+use std::{fmt, net::TcpListener, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use clap::{Args, value_parser};
+use proto::coordinator::v1::{
+    ResolveRequest, coordinator_service_client::CoordinatorServiceClient,
+};
+use rpc::{
+    net::{GrpcNet, Net},
+    routing::{Router, Target},
+    seams::{SystemClock, SystemEntropy},
+    server::{Options, Readiness, ServeError, serve},
+    status::{invalid_field, to_status},
+};
+use storage::{
+    KvError, SharedKv,
+    args::StoreArgs,
+    schema::{self, SchemaError},
+};
+use tonic::{Status, service::Routes};
+use types::{Clock, Entropy, RequestId, ShardId, TxMeta};
+use uuid::{Builder, Uuid};
+
+use crate::{
+    domain::Domain,
+    lane::{AskResolve, LaneOptions, Seams},
+    shards::{Retention, Shards},
+};
+
+/// Between two looks whether the store is still there.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// Longest that a coordinator is waited for when it is asked to resolve something.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Settings of a service that takes part in transactions.
+#[derive(Args, Clone, Debug)]
+pub struct RoleArgs {
+    /// The store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// Where the coordinator is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_COORDINATOR_ENDPOINTS",
+        default_value = "127.0.0.1:7000",
+        value_name = "ENDPOINTS"
+    )]
+    pub coordinator_endpoints: Target,
+
+    /// Milliseconds for which the answer to a client's request id is remembered.
+    #[arg(long, env = "TILL_REQUEST_ID_RETENTION_MS", default_value_t = 600_000,
+          value_parser = value_parser!(u64).range(1_000..=86_400_000))]
+    pub request_id_retention_ms: u64,
+
+    /// Requests that may be in flight at once; one more is refused before it starts.
+    #[arg(long, env = "TILL_IN_FLIGHT_MAX", default_value_t = 20_000,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub in_flight_max: u32,
+
+    /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
+    #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
+          value_parser = value_parser!(u64).range(..=600_000))]
+    pub lame_duck_ms: u64,
+
+    /// On shutdown: milliseconds that requests in flight have to finish, after the door is closed.
+    #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
+          value_parser = value_parser!(u64).range(..=3_600_000))]
+    pub drain_timeout_ms: u64,
+}
+
+/// Why a role stopped. A person must look.
+#[derive(Debug, thiserror::Error)]
+pub enum RoleError {
+    /// The service's name does not fit.
+    #[error("the service's name is not valid")]
+    Name(#[from] types::IdError),
+    /// The settings for the store are not usable.
+    #[error("cannot use the store")]
+    Store(#[from] KvError),
+    /// The store's data is not for this program.
+    #[error("cannot use the store's data")]
+    Schema(#[from] SchemaError),
+    /// The server failed.
+    #[error("cannot serve")]
+    Serve(#[from] ServeError),
+}
+
+/// What a service is made of, over seams that may be real or simulated.
+#[derive(Clone)]
+pub struct Parts<D: Domain> {
+    /// Its decisions.
+    pub domain: Arc<D>,
+    /// Its lanes.
+    pub shards: Arc<Shards<D>>,
+    /// How long answers are kept.
+    pub retention: Retention,
+    /// Other services.
+    pub net: Arc<dyn Net>,
+    /// For new ids.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl<D: Domain> fmt::Debug for Parts<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
+
+impl<D: Domain> Parts<D> {
+    /// The parts of a service whose lanes are not open yet.
+    ///
+    /// # Errors
+    /// When the domain's name does not fit a service.
+    pub fn new(
+        domain: D,
+        retention: Retention,
+        net: Arc<dyn Net>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, types::IdError> {
+        let shards = Arc::new(Shards::closed(&domain)?);
+        Ok(Self { domain: Arc::new(domain), shards, retention, net, entropy })
+    }
+
+    /// Opens the lanes as soon as the store answers; a shop that is new gets its schema here.
+    ///
+    /// # Errors
+    /// [`SchemaError`]; a retry does not help.
+    pub async fn open(
+        &self,
+        kv: SharedKv,
+        wanted_shards: Option<u16>,
+        clock: Arc<dyn Clock>,
+        coordinator: Router,
+        options: LaneOptions,
+    ) -> Result<(), SchemaError> {
+        let schema = schema::open_when_there(&*kv, wanted_shards).await?;
+        let resolver = Arc::new(ThroughCoordinator { coordinator });
+        let entropy = Arc::clone(&self.entropy);
+        let seams = Seams { kv, clock, entropy, resolver };
+        self.shards.open(&self.domain, schema.shards, &seams, options);
+        Ok(())
+    }
+}
+
+impl<D: Domain> Parts<D> {
+    /// The id of something new: the request's own when it has one, so that it is made once.
+    pub fn new_id<I>(
+        &self,
+        request: Option<&RequestId>,
+        derived: impl FnOnce(&RequestId) -> I,
+        random: impl FnOnce(Uuid) -> I,
+    ) -> I {
+        match request {
+            Some(request) => derived(request),
+            None => random(Builder::from_random_bytes(self.entropy.next_bytes()).into_uuid()),
+        }
+    }
+
+    /// The shards that a BatchInit names; all of them when it names none.
+    ///
+    /// # Errors
+    /// A status, when the lanes are closed or a shard does not exist.
+    pub fn wanted_shards(&self, named: &[u32]) -> Result<Vec<ShardId>, Status> {
+        let count = self.shards.count().map_err(|error| to_status(&error))?;
+        if named.is_empty() {
+            return Ok((0..count).map(ShardId).collect());
+        }
+        let mut wanted = Vec::with_capacity(named.len());
+        for shard in named {
+            let shard = u16::try_from(*shard).ok().filter(|shard| *shard < count);
+            wanted.push(ShardId(shard.ok_or_else(|| invalid_field("shards", "must exist"))?));
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        Ok(wanted)
+    }
+}
+
+/// Asks the coordinator role over the network.
+#[derive(Debug)]
+pub struct ThroughCoordinator {
+    /// Any replica will do.
+    pub coordinator: Router,
+}
+
+#[async_trait]
+impl AskResolve for ThroughCoordinator {
+    async fn resolve(&self, meta: TxMeta) {
+        let Ok(route) = self.coordinator.any() else { return };
+        let mut client = CoordinatorServiceClient::new(route.transport);
+        let mut request = tonic::Request::new(ResolveRequest { tx: Some((&meta).into()) });
+        rpc::deadline::set(&mut request, RESOLVE_TIMEOUT);
+        if let Err(status) = client.resolve(request).await {
+            tracing::debug!(%status, tx = %meta.tx_id, "a transaction could not be resolved yet");
+            self.coordinator.failed(&route.endpoint);
+        }
+    }
+}
+
+/// Serves until `shutdown` is done, then drains.
+///
+/// # Errors
+/// [`RoleError`]; a person must look.
+pub async fn run<D: Domain>(
+    domain: D,
+    args: RoleArgs,
+    listeners: Vec<TcpListener>,
+    services: Vec<&'static str>,
+    routes: impl FnOnce(&Parts<D>) -> Routes,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), RoleError> {
+    let retention = Retention { client_ms: args.request_id_retention_ms, ..Retention::default() };
+    let net: Arc<dyn Net> = Arc::new(GrpcNet::default());
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let parts = Parts::new(domain, retention, Arc::clone(&net), entropy)?;
+    let kv = args.store.connect().await?;
+    let readiness = Readiness::new();
+    let mut options = Options::new(services, proto::DESCRIPTORS);
+    options.in_flight_max = usize::try_from(args.in_flight_max).unwrap_or(usize::MAX);
+    options.lame_duck = Duration::from_millis(args.lame_duck_ms);
+    options.drain_timeout = Duration::from_millis(args.drain_timeout_ms);
+
+    let server = serve(routes(&parts), listeners, options, readiness.clone(), shutdown);
+    let coordinator = Router::new(args.coordinator_endpoints, net);
+    let stay_ready = async {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let options = LaneOptions::default();
+        parts.open(Arc::clone(&kv), args.store.shards, clock, coordinator, options).await?;
+        tracing::info!(service = %parts.shards.service(), "ready");
+        probe(&kv, &readiness).await;
+        Ok(())
+    };
+    tokio::select! {
+        served = server => Ok(served?),
+        failed = stay_ready => failed.map_err(|error: SchemaError| error.into()),
+    }
+}
+
+/// Keeps readiness in step with the store. Never ends.
+async fn probe(kv: &SharedKv, readiness: &Readiness) {
+    let mut there = true;
+    readiness.ready();
+    loop {
+        tokio::time::sleep(PROBE_EVERY).await;
+        match kv.timestamp().await {
+            Ok(_) if !there => {
+                tracing::info!("the store is there again");
+                there = true;
+                readiness.ready();
+            }
+            Err(error) if there => {
+                tracing::warn!(%error, "the store does not answer");
+                there = false;
+                readiness.not_ready();
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+}

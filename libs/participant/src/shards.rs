@@ -1,0 +1,174 @@
+//! The lanes of a service in this replica, one for each shard.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
+
+use types::{
+    Branch, Classify, ErrorKind, Refusal, RequestId, Service, ShardId, Timestamp, shard_of,
+};
+
+use crate::{
+    core::{Answer, Call, RequestKey},
+    domain::Domain,
+    lane::{Lane, LaneError, LaneHandle, LaneOptions, Seams},
+};
+
+/// Why an operation has no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpError {
+    /// A definite answer.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No answer; for a mutation the outcome is unknown.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
+}
+
+impl Classify for OpError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused(refusal) => refusal.kind(),
+            Self::Lane(error) => error.kind(),
+        }
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        match self {
+            Self::Refused(refusal) => refusal.reason(),
+            Self::Lane(error) => error.reason(),
+        }
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::Refused(refusal) => refusal.metadata(),
+            Self::Lane(error) => error.metadata(),
+        }
+    }
+}
+
+/// How long answers are remembered under their request ids.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// For ids that clients chose, in milliseconds.
+    pub client_ms: u64,
+    /// For ids minted inside, which are repeated within one call's deadline only, in milliseconds.
+    pub minted_ms: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { client_ms: 600_000, minted_ms: 60_000 }
+    }
+}
+
+impl Retention {
+    /// Binds a request id to a call, which `call` describes with all its fields.
+    pub fn key(&self, id: Option<RequestId>, call: &str) -> Option<RequestKey> {
+        let id = id?;
+        let keep_ms = if id.is_minted() { self.minted_ms } else { self.client_ms };
+        Some(RequestKey { id, call: fnv1a(call), keep_ms })
+    }
+}
+
+/// FNV-1a, 64 bits. Stored: never change it.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The lanes of a service. Closed until the schema is known; until then calls are `Unavailable`.
+#[derive(Debug)]
+pub struct Shards<D: Domain> {
+    service: Service,
+    lanes: OnceLock<Vec<LaneHandle<D>>>,
+}
+
+impl<D: Domain> Shards<D> {
+    /// No lanes yet.
+    ///
+    /// # Errors
+    /// When the domain's name does not fit a service.
+    pub fn closed(domain: &D) -> Result<Self, types::IdError> {
+        Ok(Self { service: Service::new(domain.name())?, lanes: OnceLock::new() })
+    }
+
+    /// Opens one lane for each shard. They run until this is dropped; nothing happens when they are open
+    /// already.
+    pub fn open(&self, domain: &Arc<D>, shards: u16, seams: &Seams, options: LaneOptions) {
+        let writer = seams.entropy.next_bytes();
+        let mut running = Vec::new();
+        let opened = self.lanes.set(
+            (0..shards)
+                .map(|shard| {
+                    let branch = Branch { service: self.service.clone(), shard: ShardId(shard) };
+                    let domain = Arc::clone(domain);
+                    let (lane, handle) = Lane::new(domain, branch, seams.clone(), options, writer);
+                    running.push(lane);
+                    handle
+                })
+                .collect(),
+        );
+        if opened.is_ok() {
+            for lane in running {
+                tokio::spawn(lane.run());
+            }
+        }
+    }
+
+    /// The service's name.
+    pub const fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// How many shards there are.
+    ///
+    /// # Errors
+    /// [`LaneError::Unavailable`] while closed.
+    pub fn count(&self) -> Result<u16, LaneError> {
+        let lanes = self.lanes.get().ok_or(LaneError::Unavailable)?;
+        u16::try_from(lanes.len()).map_err(|_| LaneError::Unavailable)
+    }
+
+    /// The shard of an id.
+    ///
+    /// # Errors
+    /// [`LaneError::Unavailable`] while closed.
+    pub fn shard_of(&self, id: &str) -> Result<ShardId, LaneError> {
+        Ok(shard_of(id, self.count()?))
+    }
+
+    /// The way to a shard's lane; none for a shard that does not exist.
+    ///
+    /// # Errors
+    /// [`LaneError::Unavailable`] while closed.
+    pub fn lane(&self, shard: ShardId) -> Result<Option<&LaneHandle<D>>, LaneError> {
+        Ok(self.lanes.get().ok_or(LaneError::Unavailable)?.get(usize::from(shard.0)))
+    }
+
+    /// Executes an operation on a shard. Returns the reply and the timestamp at which it was true.
+    ///
+    /// # Errors
+    /// [`OpError`].
+    pub async fn execute(
+        &self,
+        shard: ShardId,
+        op: D::Op,
+        request: Option<RequestKey>,
+    ) -> Result<(D::Reply, Timestamp), OpError> {
+        let lane = self.lane(shard)?.ok_or(LaneError::Unavailable)?;
+        match lane.call(Call::Op { op, request }).await? {
+            Answer::Done(reply, at) => Ok((reply, at)),
+            Answer::Refused(refusal) => Err(refusal.into()),
+            Answer::Overloaded => Err(LaneError::Overloaded.into()),
+            // A lane answers an operation in no other way.
+            Answer::Vote(_) | Answer::Waiting(_) | Answer::State(..) | Answer::Forgotten => {
+                Err(LaneError::Unavailable.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The settings by which a role finds the store, the same for every role.
+
+use clap::{Args, value_parser};
+
+use crate::{
+    kv::{KvError, SharedKv},
+    tikv::{TikvConfig, TikvKv, TikvTls},
+};
+
+/// Where the store is and how to speak to it.
+#[derive(Args, Clone, Debug)]
+pub struct StoreArgs {
+    /// Where the placement drivers are: host:port[,host:port...].
+    #[arg(long, env = "PD_ENDPOINTS", value_delimiter = ',', default_value = "127.0.0.1:2379",
+          value_name = "ENDPOINTS")]
+    pub pd_endpoints: Vec<String>,
+
+    /// Number of shards of every service, 1 to 4096. Chosen once, when the store is first used; leave it
+    /// out afterwards.
+    #[arg(long, env = "TILL_SHARDS", value_parser = value_parser!(u16).range(1..=4096))]
+    pub shards: Option<u16>,
+
+    /// Milliseconds after which a call to the store counts as unanswered.
+    #[arg(long, env = "TILL_STORE_TIMEOUT_MS", default_value_t = 3_000,
+          value_parser = value_parser!(u64).range(100..=60_000))]
+    pub store_timeout_ms: u64,
+
+    /// PEM file of the authority that signed the store's certificate. Goes with the two below.
+    #[arg(long, env = "TILL_STORE_CA_FILE", value_name = "FILE",
+          requires_all = ["store_cert_file", "store_key_file"])]
+    pub store_ca_file: Option<std::path::PathBuf>,
+
+    /// PEM file of our certificate for the store.
+    #[arg(long, env = "TILL_STORE_CERT_FILE", value_name = "FILE", requires = "store_ca_file")]
+    pub store_cert_file: Option<std::path::PathBuf>,
+
+    /// PEM file of our key for the store.
+    #[arg(long, env = "TILL_STORE_KEY_FILE", value_name = "FILE", requires = "store_ca_file")]
+    pub store_key_file: Option<std::path::PathBuf>,
+}
+
+impl StoreArgs {
+    /// The store at these addresses. Calls wait for it while it is not there.
+    ///
+    /// # Errors
+    /// [`KvError::Refused`] when the settings are not usable; a retry does not help.
+    pub async fn connect(&self) -> Result<SharedKv, KvError> {
+        let mut config = TikvConfig::new(self.pd_endpoints.clone());
+        config.request_timeout_ms = self.store_timeout_ms;
+        if let (Some(ca), Some(cert), Some(key)) =
+            (&self.store_ca_file, &self.store_cert_file, &self.store_key_file)
+        {
+            config.tls = Some(TikvTls { ca: ca.clone(), cert: cert.clone(), key: key.clone() });
+        }
+        let kv = TikvKv::connect(config).await?;
+        Ok(kv)
+    }
+}
