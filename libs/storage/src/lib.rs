@@ -6,15 +6,17 @@
 //!
 //! Modules: [`kv`] the seam; [`tikv`] and [`mem`] the backends; [`keys`] the registry of key spaces;
 //! [`codec`] the format byte; [`schema`] the gate; [`conformance`] the suite that every backend passes;
-//! [`janitor`] the chore that keeps the store clean.
+//! [`janitor`] the chore that keeps the store clean; [`claims`] request ids bound to calls.
 //!
 //! Invariants: a commit error is *undetermined* unless it is proved definite; whatever stands in the
 //! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; every KV transaction
 //! that changes anything in a shard reads its head and writes it first.
 
 pub mod args;
+pub mod claims;
 pub mod codec;
 pub mod conformance;
+pub mod janitor;
 pub mod keys;
 pub mod kv;
 pub mod mem;

@@ -1,0 +1,68 @@
+use std::sync::Arc;
+
+use tokio::{task::JoinSet, time::advance};
+use types::UnixMillis;
+
+use super::*;
+use crate::mem::{Chaos, ChaosRates, MemKv, TokioClock};
+
+const KEEP_MS: u64 = 600_000;
+
+fn store() -> MemKv {
+    MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
+}
+
+fn id() -> RequestId {
+    RequestId::new("order 7/a#\u{ff}").unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_belongs_to_the_first_call_until_it_expires() {
+    let kv = store();
+    let claim = |call: &'static str| claim_request_id_owned(kv.clone(), call);
+    assert_eq!(claim("POST /a").await, Ok(Claim::Claimed));
+    assert_eq!(claim("POST /a").await, Ok(Claim::Claimed));
+    assert_eq!(claim("POST /b").await, Ok(Claim::Reused));
+    advance(Duration::from_millis(KEEP_MS - 1)).await;
+    assert_eq!(claim("POST /b").await, Ok(Claim::Reused));
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(claim("POST /b").await, Ok(Claim::Claimed));
+    assert_eq!(claim("POST /a").await, Ok(Claim::Reused));
+}
+
+async fn claim_request_id_owned(kv: MemKv, call: &str) -> Result<Claim, KvError> {
+    claim_request_id(&kv, &id(), call, KEEP_MS).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_racing_calls_exactly_one_gets_the_id_in_chaos() {
+    for seed in 0..300 {
+        let calm = store();
+        let kv = calm.with_faults(Arc::new(Chaos::new(seed, ChaosRates::default())));
+        let mut calls = JoinSet::new();
+        for call in ["a", "b", "a", "b", "c"] {
+            let kv = kv.clone();
+            calls.spawn(async move {
+                loop {
+                    // As a client would: again, after a failure.
+                    if let Ok(claim) = claim_request_id_owned(kv.clone(), call).await {
+                        return (call, claim);
+                    }
+                }
+            });
+        }
+        let told = calls.join_all().await;
+        let winners: Vec<&str> = told
+            .iter()
+            .filter(|(_, claim)| *claim == Claim::Claimed)
+            .map(|(call, _)| *call)
+            .collect();
+        let first = winners.first().copied().unwrap_or_else(|| panic!("SEED={seed}: nobody"));
+        assert!(winners.iter().all(|call| *call == first), "SEED={seed}: {told:?}");
+        // Nothing that lands late changes it.
+        advance(Duration::from_secs(10)).await;
+        for (call, claim) in told {
+            assert_eq!(claim_request_id_owned(calm.clone(), call).await, Ok(claim), "SEED={seed}");
+        }
+    }
+}

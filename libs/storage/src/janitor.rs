@@ -1,0 +1,270 @@
+//! The chore that keeps the store clean. One replica does it for all, elected by a lease; two at once do
+//! no harm.
+//!
+//! Every few minutes it has the store collect what nobody can read any more and the locks that nothing
+//! else clears (TiKV waits for somebody to ask), and removes request ids that have expired. Garbage is
+//! collected up to ten minutes ago, by the store's clock: no KV transaction lives for as long as a tenth
+//! of that. Who reads for longer at one timestamp announces it; below the safe point reads are silently
+//! incomplete.
+
+#[cfg(test)]
+mod tests;
+
+use std::{ops::Range, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use types::{Entropy, ShardId, Timestamp, UnixMillis};
+
+use crate::{
+    claims, codec,
+    keys::{Kind, Owner, Space},
+    kv::{CommitError, Key, Kv, KvError, SharedKv},
+    record,
+};
+
+/// A reader must be announced while its timestamp is younger than this: well before a sweep that does not
+/// know of it may pass it.
+pub const READER_AGE_MAX: Duration = Duration::from_mins(5);
+
+/// How often, and what is old.
+#[derive(Debug, Clone, Copy)]
+pub struct JanitorConfig {
+    /// Between two sweeps, in milliseconds.
+    pub interval_ms: u64,
+    /// Age from which on versions are garbage, in milliseconds; at least twice [`READER_AGE_MAX`].
+    pub life_ms: u64,
+    /// How long the lease lasts without being renewed, in milliseconds.
+    pub lease_ms: u64,
+    /// Records looked at by one KV transaction.
+    pub page: u32,
+}
+
+impl Default for JanitorConfig {
+    fn default() -> Self {
+        Self { interval_ms: 300_000, life_ms: 600_000, lease_ms: 60_000, page: 200 }
+    }
+}
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep {
+    /// Up to where garbage was collected.
+    pub safe_point: Timestamp,
+    /// Expired request ids removed.
+    pub claims: u64,
+    /// Expired announcements of readers removed.
+    pub readers: u64,
+}
+
+/// What names a holder of the lease: new with every start of a process.
+type Holder = [u8; 16];
+
+const SPACE: Space = Space::new(Owner::Store, ShardId(0));
+const READER: &[u8] = b"reader/";
+
+fn lease_key() -> Key {
+    SPACE.record(Kind::Lease, b"janitor")
+}
+
+fn reader_key(name: &str) -> Key {
+    SPACE.record(Kind::Lease, &[READER, name.as_bytes()].concat())
+}
+
+fn readers() -> Range<Key> {
+    // '0' follows '/'.
+    SPACE.record(Kind::Lease, READER)..SPACE.record(Kind::Lease, b"reader0")
+}
+
+/// Sweeps for as long as it holds the lease, until `shutdown` completes.
+pub async fn run(
+    kv: SharedKv,
+    entropy: &dyn Entropy,
+    config: JanitorConfig,
+    shutdown: impl Future<Output = ()>,
+) {
+    let chore = async {
+        let holder = entropy.next_bytes();
+        let mut due = Instant::now();
+        loop {
+            if hold_lease(kv.as_ref(), holder, config.lease_ms).await && due <= Instant::now() {
+                due = Instant::now() + Duration::from_millis(config.interval_ms);
+                match sweep(kv.as_ref(), config).await {
+                    Ok(done) => tracing::info!(?done, "swept the store"),
+                    Err(error) => tracing::warn!(%error, "could not sweep the store"),
+                }
+            }
+            // Thrice per lease, never in step with other replicas.
+            let third = (config.lease_ms / 3).max(1);
+            sleep(Duration::from_millis(third / 2 + entropy.next_u64() % third)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shutdown => {}
+        () = chore => {}
+    }
+}
+
+/// Takes or renews the lease. False when somebody else has it, and when nobody knows.
+async fn hold_lease(kv: &dyn Kv, holder: Holder, lease_ms: u64) -> bool {
+    let attempt = async {
+        let mut txn = kv.begin().await?;
+        let now = txn.read_ts().physical();
+        if let Some(found) = txn.get(&lease_key()).await? {
+            let found: record::Lease = codec::decode(&lease_key(), &found)?;
+            if *found.holder != holder && found.until_ms > now.0 {
+                return Ok(false);
+            }
+        }
+        let until_ms = now.plus_ms(lease_ms).0;
+        let lease = record::Lease { holder: holder.to_vec().into(), until_ms };
+        txn.put(lease_key(), codec::encode(&lease));
+        Ok::<bool, KvError>(txn.commit().await.is_ok())
+    };
+    match attempt.await {
+        Ok(held) => held,
+        Err(error) => {
+            tracing::debug!(%error, "no lease");
+            false
+        }
+    }
+}
+
+/// One sweep, whoever holds the lease.
+///
+/// # Errors
+/// [`KvError`]; the next sweep does what this one left.
+pub async fn sweep(kv: &dyn Kv, config: JanitorConfig) -> Result<Sweep, KvError> {
+    let now = kv.timestamp().await?;
+    let safe_point = safe_point(kv, now, config).await?;
+    kv.collect_garbage(safe_point).await?;
+    let claims = remove(kv, claims::SPACE.range(Kind::RequestClaim), config.page, |key, value| {
+        let claim: record::RequestClaim = codec::decode(key, value)?;
+        Ok(claim.keep_until_ms < now.physical().0)
+    });
+    let claims = claims.await?;
+    let readers = remove(kv, readers(), config.page, |key, value| {
+        let reader: record::Reader = codec::decode(key, value)?;
+        Ok(reader.until_ms < now.physical().0)
+    });
+    Ok(Sweep { safe_point, claims, readers: readers.await? })
+}
+
+/// The age limit, or the oldest reader that is announced.
+async fn safe_point(
+    kv: &dyn Kv,
+    now: Timestamp,
+    config: JanitorConfig,
+) -> Result<Timestamp, KvError> {
+    let oldest_ms = now.physical().0.saturating_sub(config.life_ms);
+    let mut safe_point = Timestamp::from_physical(UnixMillis(oldest_ms));
+    let mut snapshot = kv.snapshot(now);
+    let mut range = readers();
+    loop {
+        let page = snapshot.scan(range.clone(), config.page).await?;
+        for (key, value) in &page {
+            let reader: record::Reader = codec::decode(key, value)?;
+            if reader.until_ms >= now.physical().0 {
+                safe_point = safe_point.min(Timestamp(reader.at));
+            }
+        }
+        match next_page(&page, config.page) {
+            Some(start) => range.start = start,
+            None => return Ok(safe_point),
+        }
+    }
+}
+
+/// Removes the records that have expired, a page at a time. What changes meanwhile waits for the next
+/// sweep.
+async fn remove(
+    kv: &dyn Kv,
+    mut range: Range<Key>,
+    page: u32,
+    expired: impl Fn(&[u8], &[u8]) -> Result<bool, KvError> + Send + Sync,
+) -> Result<u64, KvError> {
+    let mut removed = 0_u64;
+    loop {
+        let mut txn = kv.begin().await?;
+        let found = txn.scan(range.clone(), page).await?;
+        let next = next_page(&found, page);
+        let mut count = 0;
+        for (key, value) in found {
+            if expired(&key, &value)? {
+                txn.delete(key);
+                count += 1;
+            }
+        }
+        match txn.commit().await {
+            Ok(()) => removed = removed.saturating_add(count),
+            Err(CommitError::Conflict | CommitError::Undetermined(_)) => {}
+            Err(CommitError::Failed(error)) => return Err(error),
+        }
+        match next {
+            Some(start) => range.start = start,
+            None => return Ok(removed),
+        }
+    }
+}
+
+/// Where the page after this one begins.
+fn next_page<T>(page: &[(Key, T)], limit: u32) -> Option<Key> {
+    let full = page.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+    let (last, _) = page.last().filter(|_| full)?;
+    Some([last.as_slice(), &[0]].concat())
+}
+
+/// Why a reader could not be announced.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnnounceError {
+    /// Nothing is certain; announce again before reading on.
+    #[error("the announcement may not stand: {0}")]
+    Commit(#[from] CommitError),
+    /// The store did not answer. Announce again before reading on.
+    #[error("the announcement does not stand: {0}")]
+    Kv(#[from] KvError),
+    /// The timestamp is so old that a sweep may have passed it. Begin again at a fresh one.
+    #[error("the timestamp is too old to be announced")]
+    TooOld,
+}
+
+/// Announces that `name` reads at `at` and will for `keep_ms` milliseconds from now, by the store's
+/// clock. To be repeated before that is over; each time replaces the time before.
+///
+/// # Errors
+/// [`AnnounceError`]; without a success, reads at `at` may be incomplete once it is
+/// [`READER_AGE_MAX`] old.
+pub async fn announce_reader(
+    kv: &dyn Kv,
+    name: &str,
+    at: Timestamp,
+    keep_ms: u64,
+) -> Result<(), AnnounceError> {
+    let key = reader_key(name);
+    let mut txn = kv.begin().await?;
+    let now = txn.read_ts().physical();
+    let stands = match txn.get(&key).await? {
+        Some(found) => {
+            let found: record::Reader = codec::decode(&key, &found)?;
+            found.at <= at.0 && found.until_ms >= now.0
+        }
+        None => false,
+    };
+    let age = Duration::from_millis(now.since(at.physical()));
+    if !stands && age >= READER_AGE_MAX {
+        return Err(AnnounceError::TooOld);
+    }
+    let reader = record::Reader { at: at.0, until_ms: now.plus_ms(keep_ms).0 };
+    txn.put(key, codec::encode(&reader));
+    Ok(txn.commit().await?)
+}
+
+/// Takes an announcement back. Without it, the announcement ends by itself.
+///
+/// # Errors
+/// [`AnnounceError`]; a retry helps.
+pub async fn withdraw_reader(kv: &dyn Kv, name: &str) -> Result<(), AnnounceError> {
+    let mut txn = kv.begin().await?;
+    txn.delete(reader_key(name));
+    Ok(txn.commit().await?)
+}

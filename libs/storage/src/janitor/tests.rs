@@ -1,0 +1,127 @@
+use std::sync::{Arc, Mutex};
+
+use tokio::{sync::oneshot, time::advance};
+use types::RequestId;
+
+use super::*;
+use crate::{
+    claims::{Claim, claim_request_id},
+    mem::{Call, Faults, MemKv, Op, Plan, SeededEntropy, TokioClock},
+};
+
+fn store() -> MemKv {
+    MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
+}
+
+/// Notes when and by whom garbage is collected.
+#[derive(Debug, Default)]
+struct Watch(Mutex<Vec<(u32, Instant)>>);
+
+impl Faults for Watch {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        if call.op == Op::CollectGarbage {
+            self.0.lock().unwrap().push((call.process, Instant::now()));
+        }
+        Plan::PROCEED
+    }
+}
+
+/// Starts a janitor; it ends when the sender is dropped or used.
+fn start(kv: &MemKv, process: u32) -> oneshot::Sender<()> {
+    let kv = kv.process(process).shared();
+    let (stop, stopped) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let entropy = SeededEntropy::new(process.into());
+        run(kv, &entropy, JanitorConfig::default(), async move { drop(stopped.await) }).await;
+    });
+    stop
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_many_sweeps_every_few_minutes_and_another_takes_over() {
+    let watch = Arc::new(Watch::default());
+    let kv = store().with_faults(Arc::clone(&watch) as Arc<dyn Faults>);
+    let mut janitors: Vec<Option<oneshot::Sender<()>>> =
+        (0..4).map(|process| Some(start(&kv, process))).collect();
+    sleep(Duration::from_mins(31)).await;
+    let sweeps = std::mem::take(&mut *watch.0.lock().unwrap());
+    let holder = sweeps.first().map(|(process, _)| *process).unwrap();
+    assert!(sweeps.iter().all(|(process, _)| *process == holder), "{sweeps:?}");
+    assert!((6..=7).contains(&sweeps.len()), "{sweeps:?}");
+    // It goes away without a word.
+    janitors[usize::try_from(holder).unwrap()] = None;
+    sleep(Duration::from_mins(3)).await;
+    let sweeps = std::mem::take(&mut *watch.0.lock().unwrap());
+    assert_eq!(sweeps.len(), 1, "{sweeps:?}");
+    assert_ne!(sweeps[0].0, holder);
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_is_what_is_ten_minutes_old_by_the_stores_clock() {
+    let kv = store();
+    advance(Duration::from_hours(1)).await;
+    let now = kv.timestamp().await.unwrap().physical();
+    let swept = sweep(&kv, JanitorConfig::default()).await.unwrap();
+    assert_eq!(swept.safe_point.physical(), UnixMillis(now.0 - 600_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announced_reader_holds_the_safe_point_back_until_it_is_done() {
+    let kv = store();
+    let config = JanitorConfig::default();
+    let early = kv.timestamp().await.unwrap();
+    let late = {
+        advance(Duration::from_mins(2)).await;
+        kv.timestamp().await.unwrap()
+    };
+    announce_reader(&kv, "late", late, 3_600_000).await.unwrap();
+    announce_reader(&kv, "early", early, 3_600_000).await.unwrap();
+    advance(Duration::from_mins(30)).await;
+    assert_eq!(sweep(&kv, config).await.unwrap().safe_point, early);
+    withdraw_reader(&kv, "early").await.unwrap();
+    assert_eq!(sweep(&kv, config).await.unwrap().safe_point, late);
+    // Announced again it stands for longer.
+    announce_reader(&kv, "late", late, 3_600_000).await.unwrap();
+    advance(Duration::from_mins(45)).await;
+    assert_eq!(sweep(&kv, config).await.unwrap().safe_point, late);
+    advance(Duration::from_mins(30)).await;
+    let swept = sweep(&kv, config).await.unwrap();
+    assert!(swept.safe_point > late, "an announcement ends by itself");
+    assert_eq!(swept.readers, 1);
+    assert_eq!(sweep(&kv, config).await.unwrap().readers, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_sweep_may_have_passed_cannot_be_announced() {
+    let kv = store();
+    let at = kv.timestamp().await.unwrap();
+    advance(READER_AGE_MAX).await;
+    assert_eq!(announce_reader(&kv, "audit", at, 1_000).await, Err(AnnounceError::TooOld));
+    let at = kv.timestamp().await.unwrap();
+    announce_reader(&kv, "audit", at, 60_000).await.unwrap();
+    advance(Duration::from_mins(20)).await;
+    let lapsed = announce_reader(&kv, "audit", at, 60_000).await;
+    assert_eq!(lapsed, Err(AnnounceError::TooOld), "it lapsed");
+    // The safe point never passes what is announced, at whatever moment of a sweep that happens.
+    assert!(
+        JanitorConfig::default().life_ms >= 2 * u64::try_from(READER_AGE_MAX.as_millis()).unwrap()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_request_ids_are_removed_in_pages_and_the_others_stay() {
+    let kv = store();
+    let config = JanitorConfig { page: 7, ..JanitorConfig::default() };
+    for number in 0..50_u64 {
+        let id = RequestId::new(format!("id {number}")).unwrap();
+        let keep_ms = if number % 5 == 0 { 3_600_000 } else { 1_000 };
+        let claim = claim_request_id(&kv, &id, "POST /a", keep_ms).await;
+        assert_eq!(claim, Ok(Claim::Claimed));
+    }
+    assert_eq!(sweep(&kv, config).await.unwrap().claims, 0);
+    advance(Duration::from_secs(2)).await;
+    assert_eq!(sweep(&kv, config).await.unwrap().claims, 40);
+    assert_eq!(kv.contents().len(), 10);
+    let id = RequestId::new("id 5").unwrap();
+    assert_eq!(claim_request_id(&kv, &id, "POST /b", 1_000).await, Ok(Claim::Reused));
+}
