@@ -1,2 +1,74 @@
-//! The project's task runner.
-fn main() {}
+//! The project's task runner: `cargo xtask` says what it can do.
+//!
+//! Must not know: how any role works. It builds, checks, runs and counts. Of our own crates it links none,
+//! so that it is there within seconds, whatever state they are in.
+//!
+//! Modules: [`ci`] the whole run; [`test`] all tests; [`deps`] who may depend on whom; [`tidy`] what the
+//! sources look like; [`goldens`]; [`outside`] tools of others, against a running [`shop`]; [`python`] the
+//! virtual environment; [`command`], [`report`] and [`workspace`] underneath.
+//!
+//! Invariants: nothing is written outside the target directory (but for `goldens`); what could not run is
+//! said so and is never counted as passed; processes are ended by their id.
+
+#![allow(clippy::print_stdout, reason = "printing is what a task runner is for")]
+
+use std::{
+    env,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use report::Report;
+use workspace::Workspace;
+
+mod ci;
+mod command;
+mod deps;
+mod goldens;
+mod outside;
+mod python;
+mod report;
+mod shop;
+mod test;
+mod tidy;
+mod workspace;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  ci        everything that must hold: format, lints, deps, tidy, tests, tools of others
+  test      all tests: Rust, then Python against real processes
+  deps      who may depend on whom, and which sources may name what
+  tidy      lengths, leftovers, docs, links
+  goldens   writes the golden files anew, from what the tests see";
+
+fn main() -> ExitCode {
+    let command = env::args().nth(1).unwrap_or_default();
+    let began = Instant::now();
+    let mut report = Report::default();
+    let workspace = match Workspace::find() {
+        Ok(workspace) => workspace,
+        Err(problem) => {
+            println!("{problem}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match command.as_str() {
+        "ci" => ci::run(&workspace, &mut report),
+        "test" => test::run(&workspace, &mut report),
+        "deps" => report.part("deps", || deps::check(&workspace)),
+        "tidy" => report.part("tidy", || tidy::check(&workspace)),
+        "goldens" => report.part("goldens", || goldens::write(&workspace)),
+        _ => {
+            println!("{USAGE}");
+            return ExitCode::from(64);
+        }
+    }
+    report.close(&rounded(began.elapsed()));
+    if report.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// To a tenth of a second, for people.
+fn rounded(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}

@@ -1,0 +1,17 @@
+//! The whole run: what must hold before anything lands. Cheap parts first.
+
+use crate::{command, deps, outside, report::Report, test, tidy, workspace::Workspace};
+
+/// Runs every part, whatever became of those before it.
+pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
+    report.part("format", || command::check(&mut workspace.cargo(&["fmt", "--all", "--check"])));
+    report.part("deps", || deps::check(workspace));
+    report.part("tidy", || tidy::check(workspace));
+    report.part("lints", || {
+        let args = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        command::check(&mut workspace.cargo(&args))
+    });
+    outside::deny(workspace, report);
+    test::run(workspace, report);
+    outside::run(workspace, report);
+}

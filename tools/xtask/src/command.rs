@@ -1,0 +1,76 @@
+//! Running other programs: their output is streamed, their input is empty.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
+
+use crate::report::{Outcome, Part, Tally};
+
+/// For messages: the program and its arguments.
+fn name(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
+    let text = words.join(" ");
+    text.chars().take(120).collect()
+}
+
+fn ended(command: &Command, status: std::process::ExitStatus) -> Result<(), String> {
+    if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", name(command))) }
+}
+
+/// Runs it, its output passing through.
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|error| format!("cannot run {}: {error}", name(command)))?;
+    ended(command, status)
+}
+
+/// Runs it as one check.
+pub(crate) fn check(command: &mut Command) -> Part {
+    run(command).map(|()| Outcome::Ran(Tally::PASSED))
+}
+
+/// Runs it and returns what it wrote to its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String, String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", name(command)))?;
+    ended(command, output.status)?;
+    String::from_utf8(output.stdout).map_err(|error| error.to_string())
+}
+
+/// Runs it and returns all that it wrote, and whether it succeeded; prints nothing.
+pub(crate) fn quietly(command: &mut Command) -> Result<(bool, String), String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", name(command)))?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    Ok((output.status.success(), text))
+}
+
+/// Runs it, passing each line of its standard output on as it comes, and shows each to `look`. Tells
+/// whether it succeeded.
+pub(crate) fn watch(command: &mut Command, mut look: impl FnMut(&str)) -> Result<bool, String> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot run {}: {error}", name(command)))?;
+    let mut lines = BufReader::new(child.stdout.take().ok_or("no output to read")?);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).map_err(|error| error.to_string())? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        print!("{text}");
+        look(text.trim_end());
+        line.clear();
+    }
+    let status = child.wait().map_err(|error| error.to_string())?;
+    Ok(status.success())
+}

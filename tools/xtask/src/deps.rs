@@ -1,0 +1,212 @@
+//! Who may depend on whom, and which sources may name what. The table is the architecture: a new edge is
+//! a change of it, and rare.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{
+    report::{Checks, Outcome, Part},
+    workspace::Workspace,
+};
+
+/// A name and the names that go with it, blanks between.
+type Table = &'static [(&'static str, &'static str)];
+
+/// What each crate's own code may use of the workspace. Tests may use any of it.
+const EDGES: Table = &[
+    ("types", ""),
+    ("telemetry", ""),
+    ("twopc", "types"),
+    ("proto", "types"),
+    ("storage", "types"),
+    ("rpc", "types telemetry"),
+    ("participant", "types twopc proto storage rpc telemetry"),
+    // A service stands on `participant` and on what that stands on; never on another service.
+    ("order", "participant types twopc proto storage rpc telemetry"),
+    ("stock", "participant types twopc proto storage rpc telemetry"),
+    ("payment", "participant types twopc proto storage rpc telemetry"),
+    ("coordinator", "types twopc proto storage rpc telemetry"),
+    ("http-bridge", "types proto rpc telemetry"),
+    ("dev-kv", "types telemetry"),
+    (
+        "till",
+        "types proto storage rpc telemetry order stock payment coordinator http-bridge dev-kv",
+    ),
+    ("system-test", ""),
+    ("xtask", ""),
+];
+
+/// Dependencies from outside that only these crates may use directly, in their own code.
+const RESERVED: Table = &[
+    ("tikv-client", "storage"),
+    ("axum", "http-bridge rpc dev-kv"),
+    ("utoipa", "http-bridge"),
+    ("fjall", "dev-kv"),
+    ("tracing-subscriber", "telemetry"),
+    ("clap", "storage participant order stock payment coordinator http-bridge dev-kv till"),
+];
+
+/// All that these crates may use from outside, in their own code: nothing that waits, reads or writes.
+const PURE: Table = &[("types", "thiserror uuid"), ("twopc", "bytes thiserror")];
+
+/// What pure sources must not name.
+const IMPURE_WORDS: &[&str] = &[
+    "async fn",
+    ".await",
+    "tokio::",
+    "futures::",
+    "std::fs",
+    "std::net",
+    "std::io",
+    "std::env",
+    "std::thread",
+    "std::process",
+    "SystemTime",
+    "Instant",
+    "rand::",
+    "println!",
+    "HashMap",
+    "HashSet",
+];
+
+/// Checks all of it.
+pub(crate) fn check(workspace: &Workspace) -> Part {
+    let mut checks = Checks::default();
+    for package in &workspace.packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        checks.check(name, check_package(workspace, package, name));
+    }
+    for file in workspace.files()? {
+        if file.extension().is_some_and(|extension| extension == "rs")
+            && let Some(text) = workspace.read(&file)?
+        {
+            checks.check(&file.display().to_string(), check_source(&file, &text));
+        }
+    }
+    Ok(Outcome::Ran(checks.tally()))
+}
+
+fn check_package(workspace: &Workspace, package: &Value, name: &str) -> Result<(), String> {
+    let manifest = package["manifest_path"].as_str().unwrap_or_default();
+    let text = workspace.read(Path::new(manifest))?.unwrap_or_default();
+    if !text.contains("[lints]\nworkspace = true\n") {
+        return Err("does not take the workspace's lints".to_owned());
+    }
+    let allowed = lookup(EDGES, name).ok_or("stands in no row of the table of edges")?;
+    for dependency in package["dependencies"].as_array().into_iter().flatten() {
+        let target = dependency["name"].as_str().unwrap_or_default();
+        let in_tests = dependency["kind"].as_str() == Some("dev");
+        let ours = dependency["path"].is_string();
+        if ours {
+            if !in_tests && !has(allowed, target) {
+                return Err(format!("must not depend on {target}"));
+            }
+        } else if dependency["kind"].is_null() {
+            check_outside(name, target)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_outside(name: &str, target: &str) -> Result<(), String> {
+    if lookup(RESERVED, target).is_some_and(|owners| !has(owners, name)) {
+        return Err(format!("must not use {target} directly"));
+    }
+    if lookup(PURE, name).is_some_and(|pure| !has(pure, target)) {
+        return Err(format!("is pure and must not use {target}"));
+    }
+    Ok(())
+}
+
+fn lookup(table: Table, key: &str) -> Option<&'static str> {
+    table.iter().find(|(name, _)| *name == key).map(|(_, row)| *row)
+}
+
+fn has(row: &str, name: &str) -> bool {
+    row.split(' ').any(|each| each == name)
+}
+
+fn check_source(file: &Path, text: &str) -> Result<(), String> {
+    let path = file.to_string_lossy();
+    let code = || text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let named = |word: &str| code().any(|line| line.contains(word));
+    let of_tests =
+        path.contains("/tests/") || path.ends_with("tests.rs") || path.starts_with("test/");
+    let of_this = path.starts_with("tools/xtask/");
+    if named("tikv_client") && !path.starts_with("libs/storage/src/tikv") && !of_tests && !of_this {
+        return Err("only the store's backend names tikv_client".to_owned());
+    }
+    let is_pure = path.starts_with("libs/types/src/")
+        || path.starts_with("libs/twopc/src/")
+        || path.ends_with("/domain.rs")
+        || path.contains("/domain/");
+    if is_pure && !of_tests {
+        let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let own = own.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in own {
+            if let Some(word) = IMPURE_WORDS.iter().find(|word| line.contains(**word)) {
+                return Err(format!("is pure and must not say `{word}`: {}", line.trim()));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(path: &str, text: &str) -> Result<(), String> {
+        check_source(Path::new(path), text)
+    }
+
+    #[test]
+    fn the_table_has_no_way_back() {
+        // Rows stand in an order in which each uses only rows before it.
+        for (index, (name, allowed)) in EDGES.iter().enumerate() {
+            for target in allowed.split_terminator(' ') {
+                let before = EDGES[..index].iter().any(|(earlier, _)| *earlier == target);
+                assert!(before, "{name} -> {target}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_service_may_not_use_another_one() {
+        let services = ["order", "stock", "payment", "coordinator", "http-bridge"];
+        for service in services {
+            let allowed = lookup(EDGES, service).unwrap();
+            assert!(services.iter().all(|other| !has(allowed, other)));
+        }
+    }
+
+    #[test]
+    fn reserved_and_impure_dependencies_are_refused() {
+        assert!(check_outside("storage", "tikv-client").is_ok());
+        assert!(check_outside("coordinator", "tikv-client").is_err());
+        assert!(check_outside("order", "axum").is_err());
+        assert!(check_outside("twopc", "tokio").is_err());
+    }
+
+    #[test]
+    fn pure_sources_may_not_wait_or_look_at_a_clock() {
+        for text in ["async fn a() {}", "let now = Instant::now();", "use std::fs;"] {
+            assert!(source("order/src/domain.rs", text).is_err(), "{text}");
+            assert!(source("libs/twopc/src/coordinator.rs", text).is_err(), "{text}");
+            assert!(source("order/src/app.rs", text).is_ok(), "{text}");
+        }
+        assert!(source("order/src/domain.rs", "// no async fn here").is_ok());
+        let tested = "fn a() {}\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n";
+        assert!(source("order/src/domain.rs", tested).is_ok());
+    }
+
+    #[test]
+    fn only_the_backend_names_the_client() {
+        let text = "use tikv_client::Key;";
+        assert!(source("libs/storage/src/tikv/txn.rs", text).is_ok());
+        assert!(source("tools/dev-kv/tests/it/main.rs", text).is_ok());
+        assert!(source("libs/storage/src/mem.rs", text).is_err());
+        assert!(source("till/src/main.rs", text).is_err());
+    }
+}

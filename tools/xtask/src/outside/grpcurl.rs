@@ -1,0 +1,195 @@
+//! grpcurl: reflection, and every service called with JSON, as a person at a shell would.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    command,
+    report::{Outcome, Part, Tally},
+    shop::Shop,
+    workspace::Workspace,
+};
+
+const MODULE: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3";
+
+/// Each role and the services that it must list beside health and reflection.
+const SERVICES: &[(&str, &[&str])] = &[
+    ("order", &["till.order.v1.OrderService", "till.participant.v1.ParticipantService"]),
+    ("stock", &["till.stock.v1.StockService", "till.participant.v1.ParticipantService"]),
+    ("payment", &["till.payment.v1.PaymentService", "till.participant.v1.ParticipantService"]),
+    ("coordinator", &["till.coordinator.v1.CoordinatorService"]),
+];
+
+/// Installs it when it is missing, then calls.
+pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
+    let Some(program) = installed(workspace)? else {
+        return Ok(Outcome::NotRun("go is not installed".to_owned()));
+    };
+    let grpc = Grpcurl { program: &program, shop };
+    let mut tally = Tally::default();
+    for (role, services) in SERVICES {
+        tally.check(role, grpc.lists(role, services));
+    }
+    tally.check("a checkout in JSON", grpc.buys());
+    tally.check("a refusal in JSON", grpc.is_refused());
+    tally.check("an unknown item", grpc.names_what_is_missing());
+    Ok(Outcome::Ran(tally))
+}
+
+fn installed(workspace: &Workspace) -> Result<Option<PathBuf>, String> {
+    let go = workspace.scratch("go")?;
+    let program = go.join("bin/grpcurl");
+    if program.exists() {
+        return Ok(Some(program));
+    }
+    if Command::new("go").arg("version").output().is_err() {
+        return Ok(None);
+    }
+    let mut install = Command::new("go");
+    install
+        .args(["install", MODULE])
+        .env("GOPATH", &go)
+        .env("GOBIN", go.join("bin"))
+        .env("GOCACHE", go.join("cache"))
+        // Without it the module cache cannot be removed with the target directory.
+        .env("GOFLAGS", "-modcacherw");
+    command::run(&mut install)?;
+    Ok(Some(program))
+}
+
+struct Grpcurl<'a> {
+    program: &'a Path,
+    shop: &'a Shop,
+}
+
+impl Grpcurl<'_> {
+    fn run(&self, role: &str, before: &[&str], after: &[&str]) -> Result<(bool, String), String> {
+        let mut command = Command::new(self.program);
+        command.args(["-plaintext", "-max-time", "20"]).args(before);
+        command.arg(self.shop.address(role)?).args(after);
+        command::quietly(&mut command)
+    }
+
+    /// Calls a method; the answer, or what grpcurl says of the refusal.
+    fn call(&self, role: &str, method: &str, request: &Value) -> Result<Value, String> {
+        let data = request.to_string();
+        let (succeeded, text) = self.run(role, &["-emit-defaults", "-d", &data], &[method])?;
+        if succeeded {
+            serde_json::from_str(&text).map_err(|error| format!("{method}: {error}: {text}"))
+        } else {
+            Err(text)
+        }
+    }
+
+    /// A call that must be refused; what grpcurl says of it.
+    fn refused(&self, role: &str, method: &str, request: &Value) -> Result<String, String> {
+        match self.call(role, method, request) {
+            Ok(answer) => Err(format!("{method} was not refused: {answer}")),
+            Err(text) => Ok(text),
+        }
+    }
+
+    fn lists(&self, role: &str, services: &[&str]) -> Result<(), String> {
+        let (_, listed) = self.run(role, &[], &["list"])?;
+        for service in services {
+            expect(&listed, service)?;
+            let (_, described) = self.run(role, &[], &["describe", service])?;
+            expect(&described, &format!("{service} is a service"))?;
+        }
+        let health = "grpc.health.v1.Health/Check";
+        let answer = self.call(role, health, &json!({"service": services[0]}))?;
+        equal("status", &answer["status"], &json!("SERVING"))?;
+        if services.contains(&"till.participant.v1.ParticipantService") {
+            let method = "till.participant.v1.ParticipantService/Describe";
+            let described = self.call(role, method, &json!({}))?;
+            equal("service", &described["service"], &json!(role))?;
+        }
+        Ok(())
+    }
+
+    /// An order of one item for a user with this credit; returns order, item, user.
+    fn order(&self, credit: u64) -> Result<[Value; 3], String> {
+        let stock = |method: &str, request: Value| {
+            self.call("stock", &format!("till.stock.v1.StockService/{method}"), &request)
+        };
+        let payment = |method: &str, request: Value| {
+            self.call("payment", &format!("till.payment.v1.PaymentService/{method}"), &request)
+        };
+        let order = |method: &str, request: Value| {
+            self.call("order", &format!("till.order.v1.OrderService/{method}"), &request)
+        };
+        let item = stock("CreateItem", json!({"price": 5}))?["itemId"].clone();
+        stock("AddStock", json!({"itemId": item, "amount": 3}))?;
+        let user = payment("CreateUser", json!({}))?["userId"].clone();
+        if credit > 0 {
+            payment("AddFunds", json!({"userId": user, "amount": credit}))?;
+        }
+        let made = order("CreateOrder", json!({"userId": user}))?["orderId"].clone();
+        let line = json!({"orderId": made, "itemId": item, "quantity": 2});
+        let added = order("AddItem", line)?;
+        equal("total cost", &added["totalCost"], &json!("10"))?;
+        Ok([made, item, user])
+    }
+
+    fn buys(&self) -> Result<(), String> {
+        let [order, item, user] = self.order(25)?;
+        let checkout = "till.coordinator.v1.CoordinatorService/Checkout";
+        let request = json!({"orderId": order});
+        let bought = self.call("coordinator", checkout, &request)?;
+        equal("already paid", &bought["alreadyPaid"], &json!(false))?;
+        let again = self.call("coordinator", checkout, &request)?;
+        equal("already paid", &again["alreadyPaid"], &json!(true))?;
+        self.finds(&order, true, &item, "1", &user, "15")
+    }
+
+    fn is_refused(&self) -> Result<(), String> {
+        let [order, item, user] = self.order(9)?;
+        let checkout = "till.coordinator.v1.CoordinatorService/Checkout";
+        let text = self.refused("coordinator", checkout, &json!({"orderId": order}))?;
+        expect(&text, "FailedPrecondition")?;
+        expect(&text, "OUT_OF_CREDIT")?;
+        self.finds(&order, false, &item, "3", &user, "9")
+    }
+
+    fn finds(
+        &self,
+        order: &Value,
+        paid: bool,
+        item: &Value,
+        stock: &str,
+        user: &Value,
+        credit: &str,
+    ) -> Result<(), String> {
+        let method = "till.order.v1.OrderService/GetOrder";
+        let found = self.call("order", method, &json!({"orderId": order}))?;
+        equal("paid", &found["order"]["paid"], &json!(paid))?;
+        let method = "till.stock.v1.StockService/GetItem";
+        let found = self.call("stock", method, &json!({"itemId": item}))?;
+        equal("stock", &found["item"]["stock"], &json!(stock))?;
+        let method = "till.payment.v1.PaymentService/GetUser";
+        let found = self.call("payment", method, &json!({"userId": user}))?;
+        equal("credit", &found["user"]["credit"], &json!(credit))
+    }
+
+    fn names_what_is_missing(&self) -> Result<(), String> {
+        let method = "till.stock.v1.StockService/GetItem";
+        let text = self.refused("stock", method, &json!({"itemId": "no-such-item"}))?;
+        expect(&text, "NotFound")?;
+        expect(&text, "ITEM_NOT_FOUND")?;
+        let text = self.refused("stock", method, &json!({"itemId": ""}))?;
+        expect(&text, "InvalidArgument")?;
+        expect(&text, "item_id")
+    }
+}
+
+fn expect(text: &str, part: &str) -> Result<(), String> {
+    if text.contains(part) { Ok(()) } else { Err(format!("no `{part}` in: {text}")) }
+}
+
+fn equal(what: &str, found: &Value, wanted: &Value) -> Result<(), String> {
+    if found == wanted { Ok(()) } else { Err(format!("{what} is {found}, not {wanted}")) }
+}

@@ -1,0 +1,145 @@
+//! A running shop for tools of others to look at: `till up` in a directory of its own.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{command, workspace::Workspace};
+
+/// How long every role may take until it answers.
+const START_MAX: Duration = Duration::from_mins(1);
+/// How long it may take to stop in order.
+const STOP_MAX: Duration = Duration::from_secs(40);
+/// Ports of one shop: REST from the first, the store's in between, gRPC from this far on.
+const BLOCK: u16 = 600;
+const KV: u16 = 60;
+const GRPC: u16 = 100;
+
+/// A shop. Dropped, it is killed with everything that it started.
+#[derive(Debug)]
+pub(crate) struct Shop {
+    process: Child,
+    data: PathBuf,
+    status: Value,
+}
+
+impl Shop {
+    /// Starts one on free ports and waits until every role answers.
+    pub(crate) fn start(workspace: &Workspace) -> Result<Self, String> {
+        let data = workspace.scratch("shop")?.join(std::process::id().to_string());
+        let log = data.with_extension("log");
+        let text = fs::File::create(&log).map_err(|error| error.to_string())?;
+        let errors = text.try_clone().map_err(|error| error.to_string())?;
+        let base = free_block()?;
+        let process = Command::new(workspace.till())
+            .args(["up", "--replicas", "1", "--data-dir"])
+            .arg(&data)
+            .args(["--http-port", &base.to_string()])
+            .args(["--kv-port", &(base + KV).to_string()])
+            .args(["--grpc-port-base", &(base + GRPC).to_string()])
+            .env_remove("PD_ENDPOINTS")
+            .stdin(Stdio::null())
+            .stdout(text)
+            .stderr(errors)
+            .spawn()
+            .map_err(|error| format!("cannot start the shop: {error}"))?;
+        let mut shop = Self { process, data, status: Value::Null };
+        shop.wait_ready().map_err(|problem| {
+            let tail = fs::read_to_string(&log).unwrap_or_default();
+            let lines: Vec<&str> = tail.lines().rev().take(30).collect();
+            let tail: Vec<&str> = lines.into_iter().rev().collect();
+            format!("{problem}\n{}", tail.join("\n"))
+        })?;
+        Ok(shop)
+    }
+
+    fn wait_ready(&mut self) -> Result<(), String> {
+        let began = Instant::now();
+        while began.elapsed() < START_MAX {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                return Err(format!("the shop ended with {status}"));
+            }
+            self.status = fs::read_to_string(self.data.join("up.json"))
+                .ok()
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default();
+            if self.status["ready"] == true {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Err(format!("the shop was not ready within {} s", START_MAX.as_secs()))
+    }
+
+    /// Where the REST face is.
+    pub(crate) fn rest(&self) -> Result<String, String> {
+        Ok(format!("http://{}", self.address("http-bridge")?))
+    }
+
+    /// Where the first replica of a role listens.
+    pub(crate) fn address(&self, role: &str) -> Result<&str, String> {
+        self.children()
+            .find(|child| child["role"] == role)
+            .and_then(|child| child["address"].as_str())
+            .ok_or_else(|| format!("no {role} runs"))
+    }
+
+    fn children(&self) -> impl Iterator<Item = &Value> {
+        self.status["children"].as_array().into_iter().flatten()
+    }
+
+    /// Stops it as Ctrl-C does.
+    pub(crate) fn stop(mut self) -> Result<(), String> {
+        signal("TERM", self.process.id())?;
+        let began = Instant::now();
+        while began.elapsed() < STOP_MAX {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                return if status.success() { Ok(()) } else { Err(format!("ended with {status}")) };
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Err(format!("the shop did not stop within {} s", STOP_MAX.as_secs()))
+    }
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        if let Ok(None) = self.process.try_wait() {
+            let mut pids = vec![u64::from(self.process.id())];
+            pids.extend(self.children().filter_map(|child| child["pid"].as_u64()));
+            for pid in pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()) {
+                // It may have ended by itself meanwhile.
+                let _ended = signal("KILL", pid);
+            }
+            let _status = self.process.wait();
+        }
+        // What is left below the target directory harms nobody.
+        let _removed = fs::remove_dir_all(&self.data);
+    }
+}
+
+fn signal(name: &str, pid: u32) -> Result<(), String> {
+    command::run(Command::new("kill").args(["-s", name, &pid.to_string()]))
+}
+
+/// The first of a block of ports that nobody uses, below the range that the kernel draws outgoing
+/// connections from.
+fn free_block() -> Result<u16, String> {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    (11_000..32_000)
+        .step_by(usize::from(BLOCK))
+        .rev()
+        .find(|base| {
+            let mut ports = vec![*base, base + KV, base + KV + 1];
+            ports.extend((0..10).map(|group| base + GRPC + 50 * group));
+            ports.into_iter().all(is_free)
+        })
+        .ok_or_else(|| "no free block of ports".to_owned())
+}

@@ -1,0 +1,120 @@
+//! All tests: those of every crate, then the Python suites against real processes.
+
+use std::{path::Path, process::Command};
+
+use crate::{
+    command,
+    python::Venv,
+    report::{Outcome, Part, Report, Tally},
+    workspace::Workspace,
+};
+
+/// Builds, then runs everything.
+pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
+    let mut built = false;
+    report.part("build", || {
+        let outcome = build(workspace);
+        built = outcome.is_ok();
+        outcome
+    });
+    if !built {
+        return;
+    }
+    report.part("rust tests", || rust(workspace, &[]));
+    report.part("python tests", || python(workspace));
+}
+
+/// Executables and tests at once, so that both share one build of every dependency.
+fn build(workspace: &Workspace) -> Part {
+    command::check(&mut workspace.cargo(&["build", "--workspace", "--bins", "--tests"]))
+}
+
+/// The tests of every crate. They find the executable in `TILL_BIN`.
+pub(crate) fn rust(workspace: &Workspace, environment: &[(&str, &str)]) -> Part {
+    let mut cargo = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
+    cargo.env("TILL_BIN", workspace.till()).envs(environment.iter().copied());
+    cargo.env("TMPDIR", workspace.scratch("tmp")?);
+    let mut tally = Tally::default();
+    let succeeded = command::watch(&mut cargo, |line| {
+        if let Some(counted) = parse(line) {
+            tally += counted;
+        }
+    })?;
+    if !succeeded && tally.failed == 0 {
+        return Err("cargo test failed without a failed test".to_owned());
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+/// The counts of a line such as `test result: ok. 29 passed; 0 failed; 0 ignored; ...`.
+fn parse(line: &str) -> Option<Tally> {
+    let counts = line.strip_prefix("test result: ")?;
+    let count = |word: &str| -> Option<u64> {
+        counts
+            .split([';', '.'])
+            .find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
+    };
+    Some(Tally { passed: count("passed")?, failed: count("failed")? })
+}
+
+/// The suites in `test/`, by pytest.
+fn python(workspace: &Workspace) -> Part {
+    let suites = workspace.root.join("test");
+    let venv = Venv::ready(workspace, "tests", &suites.join("requirements.txt"))?;
+    let results = workspace.scratch("pytest")?.join("results.xml");
+    let mut pytest = venv.python();
+    pytest
+        .args(["-m", "pytest", "-p", "no:cacheprovider", "--junitxml"])
+        .arg(&results)
+        .current_dir(&suites)
+        .env("TILL_BIN", workspace.till())
+        .env("TMPDIR", workspace.scratch("tmp")?);
+    counted(&mut pytest, &results)
+}
+
+fn counted(pytest: &mut Command, results: &Path) -> Part {
+    // A file of an earlier run must not be counted for this one.
+    if results.exists() {
+        std::fs::remove_file(results).map_err(|error| error.to_string())?;
+    }
+    let ended = command::run(pytest);
+    let xml = std::fs::read_to_string(results)
+        .map_err(|error| format!("pytest left no results: {error}"))?;
+    let tally = junit(&xml).ok_or("pytest's results cannot be read")?;
+    match ended {
+        Err(problem) if tally.failed == 0 => Err(problem),
+        Ok(()) | Err(_) => Ok(Outcome::Ran(tally)),
+    }
+}
+
+/// The counts of the first `<testsuite ...>`. A skipped test counts as neither.
+fn junit(xml: &str) -> Option<Tally> {
+    let suite = xml.split("<testsuite ").nth(1)?.split('>').next()?;
+    let count = |name: &str| -> Option<u64> {
+        suite.split(&format!("{name}=\"")).nth(1)?.split('"').next()?.parse().ok()
+    };
+    let failed = count("failures")?.checked_add(count("errors")?)?;
+    let passed = count("tests")?.checked_sub(failed)?.checked_sub(count("skipped")?)?;
+    Some(Tally { passed, failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_cargo_are_counted() {
+        let line =
+            "test result: FAILED. 29 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out";
+        assert_eq!(parse(line), Some(Tally { passed: 29, failed: 3 }));
+        assert_eq!(parse("test net::tests::a ... ok"), None);
+    }
+
+    #[test]
+    fn results_of_pytest_are_counted() {
+        let xml = r#"<?xml version="1.0"?><testsuites><testsuite name="pytest" errors="1"
+            failures="2" skipped="3" tests="10" time="0.1"><testcase/></testsuite></testsuites>"#;
+        assert_eq!(junit(xml), Some(Tally { passed: 4, failed: 3 }));
+        assert_eq!(junit("<testsuites/>"), None);
+    }
+}

@@ -1,0 +1,234 @@
+//! What the sources look like: lengths, leftovers, docs, line ends, links.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::{
+    report::{Checks, Outcome, Part},
+    workspace::Workspace,
+};
+
+mod functions;
+
+/// Longest source file, in lines: about 500.
+const FILE_LINES_MAX: usize = 550;
+/// Longest function, in lines: about 70.
+const FUNCTION_LINES_MAX: usize = 80;
+
+/// What may be longer, and why.
+struct Exemption {
+    path: &'static str,
+    /// Empty: the file itself.
+    function: &'static str,
+    reason: &'static str,
+}
+
+/// Tables, protocols and state machines that would only be harder to read in pieces.
+const EXEMPT: &[Exemption] = &[];
+
+/// What must not stand anywhere, and why. Split, so that this file does not say it.
+const FORBIDDEN: &[(&str, &str)] = &[
+    (concat!("TO", "DO"), "finish it or leave it out"),
+    (concat!("FIX", "ME"), "finish it or leave it out"),
+    (concat!("to", "do!("), "finish it or leave it out"),
+    (concat!("unimple", "mented!("), "finish it or leave it out"),
+    (concat!("#[ig", "nore"), "a test runs or is not there"),
+    (concat!("pytest.mark.sk", "ip"), "a test runs or is not there"),
+    (concat!("pytest.mark.xf", "ail"), "a test runs or is not there"),
+    (concat!("/wo", "rk/"), "a path of a build machine"),
+    (concat!("/ro", "ot/"), "a path of a build machine"),
+    (concat!("file:/", "//"), "a path of one machine"),
+];
+
+/// Checks every file.
+pub(crate) fn check(workspace: &Workspace) -> Part {
+    let files = workspace.files()?;
+    let mut checks = Checks::default();
+    for file in &files {
+        if let Some(text) = workspace.read(file)? {
+            checks.check(&file.display().to_string(), check_file(workspace, file, &text));
+        }
+    }
+    for exemption in EXEMPT {
+        let stands = files.contains(&PathBuf::from(exemption.path)) && !exemption.reason.is_empty();
+        let result =
+            if stands { Ok(()) } else { Err("exempts nothing, or says no reason".to_owned()) };
+        checks.check(exemption.path, result);
+    }
+    Ok(Outcome::Ran(checks.tally()))
+}
+
+fn check_file(workspace: &Workspace, file: &Path, text: &str) -> Result<(), String> {
+    let extension = file.extension().unwrap_or_default().to_string_lossy();
+    check_lines(text, &extension)?;
+    if file.file_name().is_some_and(|name| name != "Cargo.lock" && name != "LICENSE") {
+        check_words(text)?;
+    }
+    match &*extension {
+        "rs" | "py" => {
+            check_lengths(file, text)?;
+            check_head(file, text)
+        }
+        "md" => check_links(workspace, file, text),
+        _ => Ok(()),
+    }
+}
+
+fn check_lines(text: &str, extension: &str) -> Result<(), String> {
+    if text.contains('\r') {
+        return Err("has line ends other than LF".to_owned());
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        return Err("does not end with a line end".to_owned());
+    }
+    if text.ends_with("\n\n") {
+        return Err("ends with a blank line".to_owned());
+    }
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.ends_with([' ', '\t']) {
+            return Err(format!("line {number} ends with blanks"));
+        }
+        if extension == "rs" && line.contains('\t') {
+            return Err(format!("line {number} has a tab"));
+        }
+    }
+    Ok(())
+}
+
+fn check_words(text: &str) -> Result<(), String> {
+    for (number, line) in (1..).zip(text.lines()) {
+        if let Some((word, reason)) = FORBIDDEN.iter().find(|(word, _)| line.contains(word)) {
+            return Err(format!("line {number} says `{word}`: {reason}"));
+        }
+    }
+    Ok(())
+}
+
+fn check_lengths(file: &Path, text: &str) -> Result<(), String> {
+    let is_exempt = |function: &str| {
+        EXEMPT
+            .iter()
+            .any(|exemption| Path::new(exemption.path) == file && exemption.function == function)
+    };
+    let lines = text.lines().count();
+    if lines > FILE_LINES_MAX && !is_exempt("") {
+        return Err(format!("has {lines} lines, more than {FILE_LINES_MAX}"));
+    }
+    let is_python = file.extension().is_some_and(|extension| extension == "py");
+    let functions = if is_python { functions::of_python(text) } else { functions::of_rust(text) };
+    for (name, lines) in functions {
+        if lines > FUNCTION_LINES_MAX && !is_exempt(name) {
+            return Err(format!("`{name}` has {lines} lines, more than {FUNCTION_LINES_MAX}"));
+        }
+    }
+    Ok(())
+}
+
+/// Every crate and every Python module says first what it is.
+fn check_head(file: &Path, text: &str) -> Result<(), String> {
+    let is_root = ["lib.rs", "main.rs", "build.rs"].iter().any(|root| file.ends_with(root));
+    if is_root && !text.starts_with("//!") {
+        return Err("does not open with what it is".to_owned());
+    }
+    let is_python = file.extension().is_some_and(|extension| extension == "py");
+    let opens = text.trim_start_matches("#!/usr/bin/env python3\n").starts_with("\"\"\"");
+    if is_python && !text.is_empty() && !opens {
+        return Err("does not open with what it is".to_owned());
+    }
+    Ok(())
+}
+
+/// Relative links must lead somewhere.
+fn check_links(workspace: &Workspace, file: &Path, text: &str) -> Result<(), String> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut in_code = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        if in_code {
+            continue;
+        }
+        for link in links(line) {
+            let path = link.split('#').next().unwrap_or_default();
+            let is_outside = link.contains("://") || link.starts_with("mailto:");
+            if path.is_empty() || is_outside {
+                continue;
+            }
+            let target = normal(&folder.join(path));
+            if target.is_none_or(|target| !workspace.root.join(target).exists()) {
+                return Err(format!("links to {link}, which is not there"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The targets of `[text](target)`.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next())
+}
+
+/// The path without `.` and `..`; none when it leaves the project.
+fn normal(path: &Path) -> Option<PathBuf> {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                if !normal.pop() {
+                    return None;
+                }
+            }
+            Component::Normal(name) => normal.push(name),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    Some(normal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_are_found() {
+        for (word, _) in FORBIDDEN {
+            assert!(check_words(&format!("fine\n  {word} later\n")).is_err(), "{word}");
+        }
+        assert!(check_words("a method that does it all\n").is_ok());
+    }
+
+    #[test]
+    fn line_ends_are_checked() {
+        for text in ["a\r\n", "a", "a \n", "a\t\n", "a\n\n"] {
+            assert!(check_lines(text, "md").is_err(), "{text:?}");
+        }
+        assert!(check_lines("a\n\nb\n", "md").is_ok());
+        assert!(check_lines("", "py").is_ok());
+        assert!(check_lines("\ta\n", "rs").is_err());
+    }
+
+    #[test]
+    fn long_files_and_functions_are_found() {
+        let file = Path::new("a/src/b.rs");
+        assert!(check_lengths(file, &"//\n".repeat(FILE_LINES_MAX)).is_ok());
+        assert!(check_lengths(file, &"//\n".repeat(FILE_LINES_MAX + 1)).is_err());
+        let body = "    let a = 1;\n".repeat(FUNCTION_LINES_MAX);
+        assert!(check_lengths(file, &format!("fn a() {{\n{body}}}\n")).is_err());
+    }
+
+    #[test]
+    fn a_crate_says_first_what_it_is() {
+        assert!(check_head(Path::new("a/src/lib.rs"), "//! Adds.\n").is_ok());
+        assert!(check_head(Path::new("a/src/lib.rs"), "mod a;\n").is_err());
+        assert!(check_head(Path::new("a/src/b.rs"), "mod a;\n").is_ok());
+        assert!(check_head(Path::new("a/b.py"), "import os\n").is_err());
+    }
+
+    #[test]
+    fn links_are_followed_from_where_they_stand() {
+        let found: Vec<&str> = links("see [a](b.md#c) and [d](../e \"title\")").collect();
+        assert_eq!(found, ["b.md#c", "../e"]);
+        assert_eq!(normal(Path::new("docs/../a/./b.md")), Some(PathBuf::from("a/b.md")));
+        assert_eq!(normal(Path::new("../a")), None);
+    }
+}

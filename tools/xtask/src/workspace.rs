@@ -1,0 +1,85 @@
+//! Where things are, and what cargo knows of them.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::command;
+
+/// The project's tree and cargo's view of it.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    pub(crate) root: PathBuf,
+    pub(crate) target: PathBuf,
+    /// Packages of the workspace, as `cargo metadata` lists them.
+    pub(crate) packages: Vec<Value>,
+}
+
+impl Workspace {
+    /// Asks cargo.
+    pub(crate) fn find() -> Result<Self, String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .nth(2)
+            .ok_or("the crate is not two folders deep")?
+            .to_owned();
+        let mut metadata = cargo();
+        metadata.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(&root);
+        let text = command::output(&mut metadata)?;
+        let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let target = value["target_directory"].as_str().ok_or("no target directory")?;
+        let packages = value["packages"].as_array().cloned().unwrap_or_default();
+        Ok(Self { root, target: PathBuf::from(target), packages })
+    }
+
+    /// A cargo command in the root.
+    pub(crate) fn cargo(&self, args: &[&str]) -> Command {
+        let mut command = cargo();
+        command.args(args).current_dir(&self.root);
+        command
+    }
+
+    /// The executable that `cargo build -p till` makes.
+    pub(crate) fn till(&self) -> PathBuf {
+        self.target.join("debug/till")
+    }
+
+    /// A directory of our own below the target directory.
+    pub(crate) fn scratch(&self, name: &str) -> Result<PathBuf, String> {
+        let path = self.target.join("xtask").join(name);
+        std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Every file that is, or may become, part of the project: tracked, or neither tracked nor ignored.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, String> {
+        let mut git = Command::new("git");
+        git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+            .current_dir(&self.root);
+        let mut files: Vec<PathBuf> = command::output(&mut git)?
+            .split('\0')
+            .filter(|name| !name.is_empty())
+            .map(PathBuf::from)
+            .filter(|file| self.root.join(file).is_file())
+            .collect();
+        files.sort();
+        files.dedup();
+        Ok(files)
+    }
+
+    /// The text of a file; none when it is not UTF-8.
+    pub(crate) fn read(&self, file: &Path) -> Result<Option<String>, String> {
+        let bytes = std::fs::read(self.root.join(file))
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(String::from_utf8(bytes).ok())
+    }
+}
+
+/// The cargo that runs us.
+fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
