@@ -1,0 +1,6 @@
+//! gRPC as somebody with nothing but an address meets it.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
+mod dynamic;
+mod grpc;
+mod shop;

@@ -1,0 +1,105 @@
+//! A shop of real processes on ports of its own.
+
+use std::{
+    env, fs,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// `till up`, killed with its children when this is dropped: they hold on to the supervisor's life.
+#[derive(Debug)]
+pub(crate) struct Shop {
+    supervisor: Child,
+    directory: TempDir,
+    grpc_base: u16,
+}
+
+/// The executable: TILL_BIN, else the one beside this test in the target directory.
+fn executable() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
+    if let Ok(named) = env::var("TILL_BIN") {
+        return named.into();
+    }
+    let test = env::current_exe().unwrap();
+    let built = test.parent().and_then(Path::parent).unwrap().join("till");
+    assert!(built.exists(), "build the executable first: cargo build -p till");
+    built
+}
+
+/// The first of a block of 600 ports that nobody listens on now, below those of outgoing connections.
+fn free_block() -> u16 {
+    let start = u16::try_from(std::process::id() % 30).unwrap();
+    (0..30)
+        .map(|step| 11_000 + (start + step) % 30 * 600)
+        .find(|base| {
+            [0, 60, 100, 200, 300, 400]
+                .iter()
+                .all(|offset| TcpListener::bind((Ipv4Addr::LOCALHOST, base + offset)).is_ok())
+        })
+        .unwrap()
+}
+
+impl Shop {
+    /// Starts one; returns when every role answers.
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let base = free_block();
+        let log = fs::File::create(directory.path().join("log")).unwrap();
+        let supervisor = Command::new(executable())
+            .arg("up")
+            .arg("--data-dir")
+            .arg(directory.path().join("data"))
+            .args(["--http-port", &base.to_string()])
+            .args(["--kv-port", &(base + 60).to_string()])
+            .args(["--grpc-port-base", &(base + 100).to_string()])
+            .env_remove("PD_ENDPOINTS")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut shop = Self { supervisor, directory, grpc_base: base + 100 };
+        let begun = Instant::now();
+        while !shop.is_ready() {
+            let ended = shop.supervisor.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begun.elapsed() < Duration::from_mins(1),
+                "not ready ({ended:?}):\n{}",
+                fs::read_to_string(shop.directory.path().join("log")).unwrap()
+            );
+            sleep(Duration::from_millis(50));
+        }
+        shop
+    }
+
+    fn is_ready(&self) -> bool {
+        let status = fs::read(self.directory.path().join("data/up.json")).unwrap_or_default();
+        let status: Value = serde_json::from_slice(&status).unwrap_or_default();
+        status["ready"] == Value::Bool(true)
+    }
+
+    /// Address of the first replica.
+    pub(crate) fn address(&self, role: &str) -> String {
+        let offset = match role {
+            "coordinator" => 0,
+            "order" => 100,
+            "stock" => 200,
+            "payment" => 300,
+            other => panic!("no role {other}"),
+        };
+        format!("http://127.0.0.1:{}", self.grpc_base + offset)
+    }
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        self.supervisor.kill().unwrap();
+        self.supervisor.wait().unwrap();
+    }
+}
