@@ -70,6 +70,58 @@ const IMPURE_WORDS: &[&str] = &[
     "HashSet",
 ];
 
+/// What a word in own code needs: that its file stands below one of these. Tests may say anything.
+struct Reserved {
+    /// Any of these.
+    words: &'static [&'static str],
+    /// Beginnings of paths.
+    below: &'static [&'static str],
+    /// Why.
+    reason: &'static str,
+}
+
+const RESERVED_WORDS: &[Reserved] = &[
+    Reserved {
+        words: &["tikv_client"],
+        below: &["libs/storage/src/tikv"],
+        reason: "only the store's backend names the client",
+    },
+    Reserved {
+        words: &[
+            "Status::new(",
+            "Status::with_details(",
+            "Status::internal(",
+            "Status::unavailable(",
+            "Status::unknown(",
+            "Status::aborted(",
+            "Status::cancelled(",
+            "Status::not_found(",
+            "Status::invalid_argument(",
+            "Status::failed_precondition(",
+            "Status::resource_exhausted(",
+            "Status::permission_denied(",
+            "Status::deadline_exceeded(",
+        ],
+        below: &["libs/rpc/src/status", "tools/dev-kv/src/"],
+        reason: "only rpc::status makes a gRPC status",
+    },
+    Reserved {
+        words: &["\"application/problem+json"],
+        below: &["http-bridge/src/problem"],
+        reason: "only the bridge's problem module writes a problem document",
+    },
+    Reserved {
+        words: &["dev_kv", "dev-kv", "DevKv"],
+        below: &["tools/dev-kv/src/", "till/src/"],
+        reason: "no service can tell which store it runs on",
+    },
+    Reserved {
+        words: &["SystemTime::now("],
+        below: &["libs/rpc/src/seams", "tools/dev-kv/src/", "till/src/"],
+        reason: "take a types::Clock, so that a simulation can turn it",
+    },
+];
+
 /// Checks all of it.
 pub(crate) fn check(workspace: &Workspace) -> Part {
     let mut checks = Checks::default();
@@ -129,22 +181,25 @@ fn has(row: &str, name: &str) -> bool {
 
 fn check_source(file: &Path, text: &str) -> Result<(), String> {
     let path = file.to_string_lossy();
-    let code = || text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let named = |word: &str| code().any(|line| line.contains(word));
-    let of_tests =
-        path.contains("/tests/") || path.ends_with("tests.rs") || path.starts_with("test/");
-    let of_this = path.starts_with("tools/xtask/");
-    if named("tikv_client") && !path.starts_with("libs/storage/src/tikv") && !of_tests && !of_this {
-        return Err("only the store's backend names tikv_client".to_owned());
+    let of_tests = path.contains("/tests/") || path.ends_with("tests.rs");
+    if of_tests || path.starts_with("test/") || path.starts_with("tools/xtask/") {
+        return Ok(());
+    }
+    let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let own = || own.lines().filter(|line| !line.trim_start().starts_with("//"));
+    for reserved in RESERVED_WORDS {
+        let fits = reserved.below.iter().any(|below| path.starts_with(below));
+        let said = own().find(|line| reserved.words.iter().any(|word| line.contains(word)));
+        if let (false, Some(line)) = (fits, said) {
+            return Err(format!("{}: {}", reserved.reason, line.trim()));
+        }
     }
     let is_pure = path.starts_with("libs/types/src/")
         || path.starts_with("libs/twopc/src/")
         || path.ends_with("/domain.rs")
         || path.contains("/domain/");
-    if is_pure && !of_tests {
-        let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        let own = own.lines().filter(|line| !line.trim_start().starts_with("//"));
-        for line in own {
+    if is_pure {
+        for line in own() {
             if let Some(word) = IMPURE_WORDS.iter().find(|word| line.contains(**word)) {
                 return Err(format!("is pure and must not say `{word}`: {}", line.trim()));
             }
@@ -208,5 +263,22 @@ mod tests {
         assert!(source("tools/dev-kv/tests/it/main.rs", text).is_ok());
         assert!(source("libs/storage/src/mem.rs", text).is_err());
         assert!(source("till/src/main.rs", text).is_err());
+    }
+
+    #[test]
+    fn only_one_place_makes_a_status_or_a_problem() {
+        let status = "Err(Status::internal(error.to_string()))";
+        assert!(source("order/src/grpc.rs", status).is_err());
+        assert!(source("libs/rpc/src/status.rs", status).is_ok());
+        assert!(source("order/src/grpc/tests.rs", status).is_ok());
+        let problem = "const TYPE: &str = \"application/problem+json\";";
+        assert!(source("http-bridge/src/edge.rs", problem).is_err());
+        assert!(source("http-bridge/src/problem.rs", problem).is_ok());
+    }
+
+    #[test]
+    fn no_service_names_the_store_it_runs_on() {
+        assert!(source("libs/storage/src/lib.rs", "if is_dev_kv() {").is_err());
+        assert!(source("till/src/up.rs", "dev_kv::run(args)").is_ok());
     }
 }

@@ -40,6 +40,7 @@ usage: cargo xtask COMMAND
   test      all tests: Rust, then Python against real processes
   deps      who may depend on whom, and which sources may name what
   tidy      lengths, leftovers, docs, links
+  outside   tools of others: cargo-deny, then grpcurl and an OpenAPI validator against a shop
   goldens   writes the golden files anew, from what the tests see";
 
 fn main() -> ExitCode {
@@ -58,6 +59,12 @@ fn main() -> ExitCode {
         "test" => test::run(&workspace, &mut report),
         "deps" => report.part("deps", || deps::check(&workspace)),
         "tidy" => report.part("tidy", || tidy::check(&workspace)),
+        "outside" => {
+            outside::deny(&workspace, &mut report);
+            if test::build(&workspace, &mut report) {
+                outside::run(&workspace, &mut report);
+            }
+        }
         "goldens" => report.part("goldens", || goldens::write(&workspace)),
         _ => {
             println!("{USAGE}");

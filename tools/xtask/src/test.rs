@@ -11,22 +11,23 @@ use crate::{
 
 /// Builds, then runs everything.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
-    let mut built = false;
-    report.part("build", || {
-        let outcome = build(workspace);
-        built = outcome.is_ok();
-        outcome
-    });
-    if !built {
-        return;
+    if build(workspace, report) {
+        report.part("rust tests", || rust(workspace, &[]));
+        report.part("python tests", || python(workspace));
     }
-    report.part("rust tests", || rust(workspace, &[]));
-    report.part("python tests", || python(workspace));
 }
 
 /// Executables and tests at once, so that both share one build of every dependency.
-fn build(workspace: &Workspace) -> Part {
-    command::check(&mut workspace.cargo(&["build", "--workspace", "--bins", "--tests"]))
+/// Tells whether they are there now.
+pub(crate) fn build(workspace: &Workspace, report: &mut Report) -> bool {
+    let mut built = false;
+    report.part("build", || {
+        let args = ["build", "--workspace", "--bins", "--tests"];
+        let outcome = command::check(&mut workspace.cargo(&args));
+        built = outcome.is_ok();
+        outcome
+    });
+    built
 }
 
 /// The tests of every crate. They find the executable in `TILL_BIN`.
@@ -64,7 +65,7 @@ fn python(workspace: &Workspace) -> Part {
     let results = workspace.scratch("pytest")?.join("results.xml");
     let mut pytest = venv.python();
     pytest
-        .args(["-m", "pytest", "-p", "no:cacheprovider", "--junitxml"])
+        .args(["-m", "pytest", "-p", "no:cacheprovider", "--durations=10", "--junitxml"])
         .arg(&results)
         .current_dir(&suites)
         .env("TILL_BIN", workspace.till())
