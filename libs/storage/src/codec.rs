@@ -1,5 +1,8 @@
 //! What a value looks like: one format byte, then a prost message.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt::Write as _;
 
 use prost::Message;
@@ -22,10 +25,7 @@ pub fn encode(message: &impl Message) -> Value {
 /// # Errors
 /// [`KvError::Corrupt`] for an unknown format or damaged bytes; a retry does not help.
 pub fn decode<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, KvError> {
-    let corrupt = |problem: String| KvError::Corrupt {
-        key: hex(key),
-        problem,
-    };
+    let corrupt = |problem: String| KvError::Corrupt { key: hex(key), problem };
     match value.split_first() {
         Some((&FORMAT_1, body)) => M::decode(body).map_err(|error| corrupt(error.to_string())),
         Some((format, _)) => Err(corrupt(format!("unknown format {format}"))),

@@ -83,6 +83,7 @@ cases! {
     reads::a_scan_honours_bounds_and_limit,
     reads::a_scan_pages_through_many_keys,
     reads::a_batch_get_returns_what_is_there,
+    reads::a_large_answer_arrives_whole,
     conflicts::of_two_writers_the_first_to_commit_wins,
     conflicts::blind_writes_conflict,
     conflicts::removals_conflict,

@@ -1,6 +1,9 @@
 //! The registry of key spaces: service (1 byte) + shard (2 bytes, big-endian) + kind (1 byte) + id.
 //! Append-only: a published byte is never changed or reused.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use types::ShardId;

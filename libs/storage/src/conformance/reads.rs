@@ -199,3 +199,22 @@ pub(super) async fn a_batch_get_returns_what_is_there(bench: Bench) -> Outcome {
         .map(|_| ())
         .ok_or_else(|| Failure::Wrong("a get and a batch get differ".to_owned()))
 }
+
+/// More than gRPC's usual 4 MiB in one answer.
+pub(super) async fn a_large_answer_arrives_whole(bench: Bench) -> Outcome {
+    const BYTES: usize = 1 << 20;
+    let keys: Vec<Key> = (0..6_u8).map(|number| bench.key([number])).collect();
+    for key in &keys {
+        let mut txn = bench.kv.begin().await?;
+        txn.put(key.clone(), vec![b'x'; BYTES]);
+        txn.commit().await?;
+    }
+    let now = bench.kv.timestamp().await?;
+    let got = bench.kv.snapshot(now).batch_get(keys.clone()).await?;
+    let scanned = bench.kv.snapshot(now).scan(bench.all(), 10).await?;
+    for (what, pairs) in [("batch get", got), ("scan", scanned)] {
+        let whole = pairs.iter().filter(|(_, value)| value.len() == BYTES).count();
+        ensure!(whole == keys.len(), "a {what} shows {whole} of {} values", keys.len());
+    }
+    Ok(())
+}

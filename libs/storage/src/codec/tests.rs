@@ -1,0 +1,31 @@
+use super::*;
+use crate::record;
+
+fn item() -> record::ItemRecord {
+    record::ItemRecord { price: 1, available: 2, supplied: 300, incarnation: 4 }
+}
+
+#[test]
+fn a_value_is_a_format_byte_and_a_message() {
+    let value = encode(&item());
+    assert_eq!(hex(&value), "010801100218ac022004", "stored values never change");
+    assert_eq!(decode::<record::ItemRecord>(b"k", &value), Ok(item()));
+}
+
+#[test]
+fn what_is_not_understood_is_corrupt_never_a_guess() {
+    for value in [&b""[..], &[0], &[2, 8, 1], &[FORMAT_1, 0xff], &[FORMAT_1, 8]] {
+        let found = decode::<record::ItemRecord>(b"k", value);
+        assert!(
+            matches!(&found, Err(KvError::Corrupt { key, .. }) if key == "6b"),
+            "{value:?}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_field_of_a_later_program_is_skipped() {
+    let mut value = encode(&item());
+    value.extend_from_slice(&[0x98, 0x06, 7]); // field 99
+    assert_eq!(decode::<record::ItemRecord>(b"k", &value), Ok(item()));
+}
