@@ -1,1 +1,58 @@
-//! The REST face of the shop.
+//! The REST face of the shop: the course's HTTP API in front of the order, stock and payment services and
+//! the coordinator.
+//!
+//! Must not know: the store, the commit protocol, what a call means beyond its limits. It keeps nothing
+//! between requests but connections, so that any number of replicas may run and each may be killed.
+//!
+//! Modules: [`args`] settings; [`bridge`] the shared state and its seams; [`api`] one handler for each
+//! endpoint, registered and documented in one place; [`input`] paths and headers into types; [`upstream`]
+//! asking a service until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only
+//! writer of `application/problem+json`; [`edge`] what surrounds every request; [`ready`] readiness;
+//! [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `conformance` (feature) checks answers against
+//! openapi.json.
+//!
+//! Invariants: a 4xx is a definite answer, never a conflict, a timeout or a lost message; an outcome that is
+//! not known is asked for again, with the same request id, until the request's deadline, and only then a
+//! 503; work that was begun for a call that changes something goes on when its client leaves; routes and
+//! documentation are one registration (tests/it hold each of these).
+
+use std::{future::Future, net::TcpListener, sync::Arc};
+
+use rpc::{
+    net::GrpcNet,
+    seams::{SystemClock, SystemEntropy},
+};
+
+pub mod api;
+pub mod args;
+mod batch;
+pub mod bridge;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod edge;
+mod input;
+pub mod problem;
+mod ready;
+pub mod server;
+mod upstream;
+
+pub use args::{Args, Patience, Settings};
+pub use bridge::{Bridge, Shop};
+pub use server::Error;
+
+/// Greatest length of a request's body, in bytes; no endpoint reads any.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Runs the bridge over the real network until `shutdown` is done and what was in flight has been answered.
+///
+/// # Errors
+/// [`Error`]: the sockets cannot be used; a retry does not help.
+pub async fn run(
+    args: Args,
+    listeners: Vec<TcpListener>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    let shop = Shop::over(&args, &(Arc::new(GrpcNet::default()) as _));
+    let bridge = Bridge::new(shop, args.settings(), Arc::new(SystemClock), Arc::new(SystemEntropy));
+    server::serve(bridge, listeners, args.patience(), shutdown).await
+}

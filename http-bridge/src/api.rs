@@ -1,0 +1,150 @@
+//! Every endpoint, registered and documented in one place.
+
+use axum::{
+    Router,
+    middleware::from_fn_with_state,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, header};
+use types::RequestId;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::{
+    bridge::Bridge,
+    edge,
+    input::Input,
+    problem::Problem,
+    upstream::{Ask, Effect, To},
+};
+
+mod describe;
+mod operations;
+mod orders;
+mod parameters;
+mod payment;
+mod stock;
+
+/// What a handler answers.
+type Answer<T> = Result<T, Problem>;
+
+/// A sentence for people.
+#[derive(Debug)]
+struct Text(String);
+
+impl IntoResponse for Text {
+    fn into_response(self) -> Response {
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        let mut response = self.0.into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        response
+    }
+}
+
+/// A call that changes something, and what makes it happen once.
+struct Change<'a> {
+    bridge: &'a Bridge,
+    request_id: RequestId,
+    deadline: tokio::time::Instant,
+}
+
+impl<'a> Change<'a> {
+    /// Begins the call; all parameters have been read.
+    ///
+    /// # Errors
+    /// As [`Input::request_id`].
+    async fn begin(bridge: &'a Bridge, input: &Input) -> Answer<Self> {
+        Self::until(bridge, input, input.deadline(bridge)).await
+    }
+
+    async fn until(
+        bridge: &'a Bridge,
+        input: &Input,
+        deadline: tokio::time::Instant,
+    ) -> Answer<Self> {
+        let request_id = input.request_id(bridge, deadline).await?;
+        Ok(Self { bridge, request_id, deadline })
+    }
+
+    fn id(&self) -> String {
+        self.request_id.as_str().to_owned()
+    }
+
+    fn ask(&self, service: &'a rpc::routing::Router, to: To<'a>) -> Ask<'a> {
+        Ask {
+            service,
+            to,
+            effect: Effect::Changes,
+            deadline: self.deadline,
+            attempt_timeout: self.bridge.settings().attempt_timeout,
+        }
+    }
+}
+
+/// How to ask for something that is only read.
+fn read<'a>(
+    bridge: &'a Bridge,
+    input: &Input,
+    service: &'a rpc::routing::Router,
+    key: &'a str,
+) -> Ask<'a> {
+    Ask {
+        service,
+        to: To::Key(key),
+        effect: Effect::None,
+        deadline: input.deadline(bridge),
+        attempt_timeout: bridge.settings().attempt_timeout,
+    }
+}
+
+/// A service answered without what the answer is about.
+fn incomplete(call: &str) -> Problem {
+    Problem::bug(format!("{call} was answered without its content"))
+}
+
+fn endpoints() -> OpenApiRouter<Bridge> {
+    OpenApiRouter::with_openapi(describe::head())
+        .routes(routes!(orders::create))
+        .routes(routes!(orders::find))
+        .routes(routes!(orders::add_item))
+        .routes(routes!(orders::add_one_item))
+        .routes(routes!(orders::remove_item))
+        .routes(routes!(orders::remove))
+        .routes(routes!(orders::checkout))
+        .routes(routes!(orders::batch_init))
+        .routes(routes!(stock::create))
+        .routes(routes!(stock::find))
+        .routes(routes!(stock::add))
+        .routes(routes!(stock::subtract))
+        .routes(routes!(stock::batch_init))
+        .routes(routes!(payment::create_user))
+        .routes(routes!(payment::find_user))
+        .routes(routes!(payment::add_funds))
+        .routes(routes!(payment::pay))
+        .routes(routes!(payment::pay_for_order))
+        .routes(routes!(payment::cancel))
+        .routes(routes!(payment::status))
+        .routes(routes!(payment::batch_init))
+        .routes(routes!(operations::alive))
+        .routes(routes!(operations::ready))
+        .routes(routes!(operations::explain))
+}
+
+/// The description of every endpoint, as `/openapi.json` serves it.
+pub fn openapi() -> OpenApi {
+    let (_, openapi) = endpoints().split_for_parts();
+    describe::complete(openapi)
+}
+
+/// Every endpoint of this bridge.
+pub(crate) fn router(bridge: Bridge) -> Router {
+    let (router, openapi) = endpoints().split_for_parts();
+    let document = describe::complete(openapi);
+    router
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+        .fallback(async || Problem::no_such_path())
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(from_fn_with_state(bridge.clone(), edge::surround))
+        .with_state(bridge)
+}

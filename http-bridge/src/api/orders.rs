@@ -1,0 +1,291 @@
+//! Orders, and their checkout.
+
+use axum::{Json, extract::State};
+use proto::{
+    coordinator::v1::{CheckoutRequest, coordinator_service_client::CoordinatorServiceClient},
+    order::v1::{
+        AddItemRequest, BatchInitRequest, CreateOrderRequest, GetOrderRequest, Order,
+        RemoveItemRequest, RemoveOrderRequest, order::Line,
+        order_service_client::OrderServiceClient,
+    },
+};
+use serde::Serialize;
+use types::{AMOUNT_MAX, Money, OrderId, Reason};
+use utoipa::ToSchema;
+
+use super::{
+    Answer, Change, Text, incomplete,
+    parameters::{
+        CountIn, ItemCountIn, ItemIdIn, ItemPriceIn, OrderIdIn, QuantityIn, UserCountIn, UserIdIn,
+    },
+    read,
+    stock::Done,
+};
+use crate::{bridge::Bridge, input::Input, problem::Problem, upstream::To};
+
+#[cfg(test)]
+mod tests;
+
+/// A new order.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OrderCreated {
+    /// Of the new order.
+    #[schema(min_length = 1, max_length = 128, example = "0b1a2f6e-52c1-5d0f-8f1c-0d3a0b3f5e11")]
+    order_id: String,
+}
+
+/// An order.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OrderFound {
+    /// Of the order.
+    #[schema(min_length = 1, max_length = 128, example = "17")]
+    order_id: String,
+    /// True once a checkout succeeded, for good.
+    #[schema(example = false)]
+    paid: bool,
+    /// Item ids and quantities, in the order in which the items were first added.
+    #[schema(example = json!([["4", 2], ["9", 1]]))]
+    items: Vec<(String, u64)>,
+    /// Whose order it is.
+    #[schema(min_length = 1, max_length = 128, example = "23")]
+    user_id: String,
+    /// What it costs, at the prices at which its items were added: minor units of money.
+    #[schema(minimum = 0, maximum = 9_007_199_254_740_991_i64, example = 15)]
+    total_cost: u64,
+}
+
+impl From<Order> for OrderFound {
+    fn from(order: Order) -> Self {
+        Self {
+            order_id: order.order_id,
+            paid: order.paid,
+            items: merged(order.lines),
+            user_id: order.user_id,
+            total_cost: order.total_cost,
+        }
+    }
+}
+
+/// Units by item, in the order of first addition: lines of one item differ in price alone, and clients
+/// count units.
+fn merged(lines: Vec<Line>) -> Vec<(String, u64)> {
+    let mut items: Vec<(String, u64)> = Vec::with_capacity(lines.len());
+    for line in lines {
+        let known = items.iter_mut().find(|(id, _)| *id == line.item_id);
+        let sum = known.and_then(|(_, quantity)| {
+            let sum = quantity.checked_add(line.quantity)?;
+            (sum <= AMOUNT_MAX).then(|| *quantity = sum)
+        });
+        // A sum that no client could read stays in two parts.
+        if sum.is_none() {
+            items.push((line.item_id, line.quantity));
+        }
+    }
+    items
+}
+
+/// Makes an empty order.
+///
+/// The user need not exist yet.
+#[utoipa::path(post, path = "/orders/create/{user_id}", tag = "orders", operation_id = "createOrder",
+    params(UserIdIn),
+    responses((status = 200, description = "The order was made.", body = OrderCreated)))]
+pub(super) async fn create(
+    State(bridge): State<Bridge>,
+    input: Input,
+) -> Answer<Json<OrderCreated>> {
+    let user_id = input.user_id()?;
+    let change = Change::begin(&bridge, &input).await?;
+    // The service derives the same id, so this is the shard where the order will be.
+    let place = OrderId::derived(&change.request_id);
+    let request = CreateOrderRequest { user_id: user_id.to_string(), request_id: change.id() };
+    let ask = change.ask(&bridge.shop().order, To::Key(place.as_str()));
+    let created = bridge
+        .ask(ask, request, |transport, request| async move {
+            OrderServiceClient::new(transport).create_order(request).await
+        })
+        .await?;
+    Ok(Json(OrderCreated { order_id: created.order_id }))
+}
+
+/// Reads an order.
+///
+/// While a checkout of it is in flight, the answer waits for its outcome.
+#[utoipa::path(get, path = "/orders/find/{order_id}", tag = "orders", operation_id = "findOrder",
+    params(OrderIdIn),
+    responses((status = 200, description = "The order as it is now.", body = OrderFound),
+              (status = 404, description = "There is no such order.")))]
+pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> Answer<Json<OrderFound>> {
+    let order_id = input.order_id()?;
+    let ask = read(&bridge, &input, &bridge.shop().order, order_id.as_str());
+    let request = GetOrderRequest { order_id: order_id.to_string() };
+    let found = bridge
+        .ask(ask, request, |transport, request| async move {
+            OrderServiceClient::new(transport).get_order(request).await
+        })
+        .await?;
+    let order = found.order.ok_or_else(|| incomplete("GetOrder"))?;
+    Ok(Json(order.into()))
+}
+
+/// Adds units of an item, at the item's price of this moment.
+#[utoipa::path(post, path = "/orders/addItem/{order_id}/{item_id}/{quantity}", tag = "orders",
+    operation_id = "addItem", params(OrderIdIn, ItemIdIn, QuantityIn),
+    responses((status = 200, description = "The units were added; the text tells the new total cost.",
+               body = String, content_type = "text/plain",
+               example = "Item: 4 added to: 17 price updated to: 15"),
+              (status = 404, description = "There is no such order or item."),
+              (status = 409, description = "ALREADY_PAID, ORDER_TOO_LARGE or OVERFLOW; nothing was changed.")))]
+pub(super) async fn add_item(State(bridge): State<Bridge>, mut input: Input) -> Answer<Text> {
+    add(&bridge, &mut input, Quantity::InPath).await
+}
+
+/// Adds one unit of an item; older clients call it.
+#[utoipa::path(post, path = "/orders/addItem/{order_id}/{item_id}", tag = "orders",
+    operation_id = "addOneItem", params(OrderIdIn, ItemIdIn),
+    responses((status = 200, description = "The unit was added; the text tells the new total cost.",
+               body = String, content_type = "text/plain",
+               example = "Item: 4 added to: 17 price updated to: 10"),
+              (status = 404, description = "There is no such order or item."),
+              (status = 409, description = "ALREADY_PAID, ORDER_TOO_LARGE or OVERFLOW; nothing was changed.")))]
+pub(super) async fn add_one_item(State(bridge): State<Bridge>, mut input: Input) -> Answer<Text> {
+    add(&bridge, &mut input, Quantity::One).await
+}
+
+/// Where the quantity of an addition stands.
+enum Quantity {
+    InPath,
+    One,
+}
+
+async fn add(bridge: &Bridge, input: &mut Input, quantity: Quantity) -> Answer<Text> {
+    let order_id = input.order_id()?;
+    let item_id = input.item_id()?;
+    let quantity = match quantity {
+        Quantity::InPath => input.amount("quantity")?,
+        Quantity::One => 1,
+    };
+    let change = Change::begin(bridge, input).await?;
+    let request = AddItemRequest {
+        order_id: order_id.to_string(),
+        item_id: item_id.to_string(),
+        quantity,
+        request_id: change.id(),
+    };
+    let ask = change.ask(&bridge.shop().order, To::Key(order_id.as_str()));
+    let added = bridge
+        .ask(ask, request, |transport, request| async move {
+            OrderServiceClient::new(transport).add_item(request).await
+        })
+        .await?;
+    let total = added.total_cost;
+    Ok(Text(format!("Item: {item_id} added to: {order_id} price updated to: {total}")))
+}
+
+/// Takes one unit of an item off, at the price at which it was added.
+#[utoipa::path(delete, path = "/orders/removeItem/{order_id}/{item_id}", tag = "orders",
+    operation_id = "removeItem", params(OrderIdIn, ItemIdIn),
+    responses((status = 200, description = "The unit was taken off; the text tells the new total cost.",
+               body = String, content_type = "text/plain",
+               example = "Item: 4 removed from: 17 price updated to: 5"),
+              (status = 404, description = "There is no such order."),
+              (status = 409, description = "NOT_IN_ORDER or ALREADY_PAID; nothing was changed.")))]
+pub(super) async fn remove_item(State(bridge): State<Bridge>, input: Input) -> Answer<Text> {
+    let order_id = input.order_id()?;
+    let item_id = input.item_id()?;
+    let change = Change::begin(&bridge, &input).await?;
+    let request = RemoveItemRequest {
+        order_id: order_id.to_string(),
+        item_id: item_id.to_string(),
+        request_id: change.id(),
+    };
+    let ask = change.ask(&bridge.shop().order, To::Key(order_id.as_str()));
+    let removed = bridge
+        .ask(ask, request, |transport, request| async move {
+            OrderServiceClient::new(transport).remove_item(request).await
+        })
+        .await?;
+    let total = removed.total_cost;
+    Ok(Text(format!("Item: {item_id} removed from: {order_id} price updated to: {total}")))
+}
+
+/// Deletes an order that is not paid.
+#[utoipa::path(delete, path = "/orders/remove/{order_id}", tag = "orders", operation_id = "removeOrder",
+    params(OrderIdIn),
+    responses((status = 200, description = "The order is gone.", body = String,
+               content_type = "text/plain", example = "Order: 17 removed"),
+              (status = 404, description = "There is no such order."),
+              (status = 409, description = "ALREADY_PAID; nothing was changed.")))]
+pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer<Text> {
+    let order_id = input.order_id()?;
+    let change = Change::begin(&bridge, &input).await?;
+    let request = RemoveOrderRequest { order_id: order_id.to_string(), request_id: change.id() };
+    let ask = change.ask(&bridge.shop().order, To::Key(order_id.as_str()));
+    bridge
+        .ask(ask, request, |transport, request| async move {
+            OrderServiceClient::new(transport).remove_order(request).await
+        })
+        .await?;
+    Ok(Text(format!("Order: {order_id} removed")))
+}
+
+/// Buys an order: takes its items from stock and its cost from the user's credit, all or nothing.
+///
+/// A refusal is not final: the same order may be checked out again. A success is: repeated, it is
+/// answered alike and charges nothing.
+#[utoipa::path(post, path = "/orders/checkout/{order_id}", tag = "orders", operation_id = "checkout",
+    params(OrderIdIn),
+    responses((status = 200, description = "The order is paid.", body = String,
+               content_type = "text/plain", example = "Checkout successful"),
+              (status = 404, description = "There is no such order."),
+              (status = 409, description = "EMPTY_ORDER, OUT_OF_STOCK, OUT_OF_CREDIT, UNKNOWN_USER, \
+                UNKNOWN_ITEM, ORDER_TOO_LARGE or OVERFLOW; nothing was changed.")))]
+pub(super) async fn checkout(State(bridge): State<Bridge>, input: Input) -> Answer<Text> {
+    let order_id = input.order_id()?;
+    let change = Change::begin(&bridge, &input).await?;
+    let request = CheckoutRequest { order_id: order_id.to_string(), request_id: change.id() };
+    let ask = change.ask(&bridge.shop().coordinator, To::Any);
+    bridge
+        .ask(ask, request, |transport, request| async move {
+            CoordinatorServiceClient::new(transport).checkout(request).await
+        })
+        .await?;
+    Ok(Text("Checkout successful".to_owned()))
+}
+
+/// Overwrites the orders "0" to "n - 1".
+///
+/// Each is unpaid, of a random user, with one unit each of two random items, which may be the same.
+#[utoipa::path(post, path = "/orders/batch_init/{n}/{n_items}/{n_users}/{item_price}", tag = "orders",
+    operation_id = "initOrders", params(CountIn, ItemCountIn, UserCountIn, ItemPriceIn),
+    responses((status = 200, description = "The orders were made.", body = Done,
+               example = json!({"msg": "Batch init for orders successful"})),
+              (status = 409, description = "OVERFLOW: two items would cost too much; nothing was changed.")))]
+pub(super) async fn batch_init(
+    State(bridge): State<Bridge>,
+    mut input: Input,
+) -> Answer<Json<Done>> {
+    let count = input.count()?;
+    let item_count = input.amount("n_items")?;
+    let user_count = input.amount("n_users")?;
+    let item_price = input.start("item_price")?;
+    let cost = Money::new(item_price).ok().and_then(|price| price.checked_mul(2));
+    if cost.is_none() {
+        return Err(Problem::of(Reason::Overflow));
+    }
+    let change = Change::until(&bridge, &input, input.batch_deadline(&bridge)).await?;
+    let part = |shards| BatchInitRequest {
+        count,
+        item_count,
+        user_count,
+        item_price,
+        request_id: change.id(),
+        shards,
+    };
+    bridge
+        .fill(&bridge.shop().order, change.deadline, part, |transport, request| async move {
+            OrderServiceClient::new(transport).batch_init(request).await
+        })
+        .await?;
+    Ok(Json(Done::of("orders")))
+}

@@ -1,0 +1,172 @@
+//! What the bridge is told from outside.
+
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, value_parser};
+use rpc::routing::Target;
+
+/// Settings of the bridge.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Args {
+    /// Where the order service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_ORDER_ENDPOINTS",
+        default_value = "127.0.0.1:7100",
+        value_name = "ENDPOINTS"
+    )]
+    pub order_endpoints: Target,
+
+    /// Where the stock service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_STOCK_ENDPOINTS",
+        default_value = "127.0.0.1:7200",
+        value_name = "ENDPOINTS"
+    )]
+    pub stock_endpoints: Target,
+
+    /// Where the payment service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_PAYMENT_ENDPOINTS",
+        default_value = "127.0.0.1:7300",
+        value_name = "ENDPOINTS"
+    )]
+    pub payment_endpoints: Target,
+
+    /// Where the coordinator is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_COORDINATOR_ENDPOINTS",
+        default_value = "127.0.0.1:7000",
+        value_name = "ENDPOINTS"
+    )]
+    pub coordinator_endpoints: Target,
+
+    /// Milliseconds after which a request is answered with 503, batch_init apart.
+    #[arg(long, env = "TILL_REQUEST_TIMEOUT_MS", default_value_t = 30_000,
+          value_parser = value_parser!(u64).range(1..=600_000))]
+    pub request_timeout_ms: u64,
+
+    /// Milliseconds after which a batch_init is answered with 503.
+    #[arg(long, env = "TILL_BATCH_INIT_TIMEOUT_MS", default_value_t = 60_000,
+          value_parser = value_parser!(u64).range(1..=3_600_000))]
+    pub batch_init_timeout_ms: u64,
+
+    /// Milliseconds after which a replica that says nothing is asked no longer, and another one is asked
+    /// the same; batch_init apart.
+    #[arg(long, env = "TILL_ATTEMPT_TIMEOUT_MS", default_value_t = 8_000,
+          value_parser = value_parser!(u64).range(1..=600_000))]
+    pub attempt_timeout_ms: u64,
+
+    /// Requests that may be in flight at once; one more is answered with 429 before it starts.
+    #[arg(long, env = "TILL_IN_FLIGHT_MAX", default_value_t = 20_000,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub in_flight_max: u32,
+
+    /// Take X-Request-Id as the request id where there is no Idempotency-Key. Only behind an own ingress
+    /// that mints one for each request of a client: honest callers reuse it to correlate.
+    #[arg(long, env = "TILL_TRUST_REQUEST_ID")]
+    pub trust_request_id: bool,
+
+    /// Milliseconds within which the head of a request must have come, counted from its first byte.
+    #[arg(long, env = "TILL_HEADER_READ_TIMEOUT_MS", default_value_t = 30_000,
+          value_parser = value_parser!(u64).range(1..=600_000))]
+    pub header_read_timeout_ms: u64,
+
+    /// Milliseconds after which an idle connection is closed.
+    #[arg(long, env = "TILL_KEEP_ALIVE_IDLE_MS", default_value_t = 600_000,
+          value_parser = value_parser!(u64).range(75_000..=86_400_000))]
+    pub keep_alive_idle_ms: u64,
+
+    /// On shutdown: milliseconds between saying "not ready" and closing the door, so that balancers see it
+    /// and clients are told to close their connections.
+    #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
+          value_parser = value_parser!(u64).range(..=600_000))]
+    pub lame_duck_ms: u64,
+
+    /// On shutdown: milliseconds that requests in flight have to finish, after the door is closed.
+    #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
+          value_parser = value_parser!(u64).range(..=3_600_000))]
+    pub drain_timeout_ms: u64,
+}
+
+/// How calls are answered; the part of [`Args`] that a simulation wants.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// After this a request is answered with 503.
+    pub request_timeout: Duration,
+    /// After this a batch_init is answered with 503.
+    pub batch_init_timeout: Duration,
+    /// After this another replica is asked.
+    pub attempt_timeout: Duration,
+    /// Requests in flight at once.
+    pub in_flight_max: u32,
+    /// Whether X-Request-Id may stand for Idempotency-Key.
+    pub trust_request_id: bool,
+}
+
+/// How connections are treated.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    /// For the head of a request, from its first byte.
+    pub header_read: Duration,
+    /// For an idle connection.
+    pub keep_alive_idle: Duration,
+    /// Between saying "not ready" and closing the door.
+    pub lame_duck: Duration,
+    /// For what is in flight after that.
+    pub drain: Duration,
+}
+
+impl Args {
+    /// How calls are answered.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            request_timeout: Duration::from_millis(self.request_timeout_ms),
+            batch_init_timeout: Duration::from_millis(self.batch_init_timeout_ms),
+            attempt_timeout: Duration::from_millis(self.attempt_timeout_ms),
+            in_flight_max: self.in_flight_max,
+            trust_request_id: self.trust_request_id,
+        }
+    }
+
+    /// How connections are treated.
+    pub fn patience(&self) -> Patience {
+        Patience {
+            header_read: Duration::from_millis(self.header_read_timeout_ms),
+            keep_alive_idle: Duration::from_millis(self.keep_alive_idle_ms),
+            lame_duck: Duration::from_millis(self.lame_duck_ms),
+            drain: Duration::from_millis(self.drain_timeout_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn the_defaults_are_what_clients_were_promised() {
+        let args = Cli::try_parse_from(["till"]).unwrap().args;
+        assert_eq!(args.settings().request_timeout, Duration::from_secs(30));
+        assert_eq!(args.settings().batch_init_timeout, Duration::from_secs(60));
+        assert_eq!(args.settings().in_flight_max, 20_000);
+        assert!(!args.settings().trust_request_id);
+        assert!(args.patience().keep_alive_idle >= Duration::from_secs(75));
+    }
+
+    #[test]
+    fn idle_connections_cannot_be_cut_off_early() {
+        assert!(Cli::try_parse_from(["till", "--keep-alive-idle-ms", "74999"]).is_err());
+    }
+}

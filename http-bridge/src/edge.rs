@@ -1,0 +1,167 @@
+//! What surrounds every request, outermost first: its correlation id and span, its log line, the bound on
+//! its body, the bound on what is in flight, and the task that outlives its client.
+
+use std::{any::Any, panic::AssertUnwindSafe};
+
+use axum::{
+    body::{Body, HttpBody as _},
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use futures::FutureExt as _;
+use http::{HeaderValue, Method, StatusCode, Version, header};
+use http_body_util::{BodyExt as _, Limited};
+use telemetry::semconv;
+use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
+use types::Reason;
+
+use crate::{
+    BODY_BYTES_MAX,
+    bridge::Bridge,
+    input::{Arrived, X_REQUEST_ID, content_length, is_correlation_id},
+    problem::Problem,
+};
+
+/// Probes are answered under load, too.
+const EXEMPT: [&str; 2] = ["/healthz", "/readyz"];
+
+/// The middleware around every endpoint, unknown paths included.
+pub(crate) async fn surround(
+    State(bridge): State<Bridge>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let arrived = Instant::now();
+    let correlation = correlation(&bridge, &request);
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let span = tracing::info_span!(
+        "http request",
+        { semconv::HTTP_METHOD } = %request.method(),
+        { semconv::HTTP_ROUTE } = route.as_ref().map(MatchedPath::as_str),
+        { semconv::CORRELATION_ID } = correlation.to_str().unwrap_or_default(),
+    );
+    request.extensions_mut().insert(Arrived(arrived));
+    let version = request.version();
+    let line =
+        Line { method: request.method().clone(), path: request.uri().path().to_owned(), arrived };
+
+    let mut response = answer(&bridge, request, next).instrument(span.clone()).await;
+
+    span.in_scope(|| line.log(&response));
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, correlation);
+    if bridge.is_draining() && version < Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The client's correlation id, or a new one.
+fn correlation(bridge: &Bridge, request: &Request) -> HeaderValue {
+    let told = request.headers().get(X_REQUEST_ID);
+    if let Some(value) = told.filter(|value| is_correlation_id(value)) {
+        return value.clone();
+    }
+    HeaderValue::try_from(bridge.mint().simple().to_string())
+        .expect("hexadecimal digits are a valid header value")
+}
+
+async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
+    let request = match without_body(bridge, request).await {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    if EXEMPT.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let Ok(place) = bridge.in_flight().clone().try_acquire_owned() else {
+        return Problem::of(Reason::Overloaded)
+            .because("too many requests in flight")
+            .into_response();
+    };
+    let reads = request.method() == Method::GET || request.method() == Method::HEAD;
+    let work = async move {
+        let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        drop(place);
+        response.unwrap_or_else(|panic| Problem::bug(message(&*panic)).into_response())
+    };
+    if reads {
+        return work.await;
+    }
+    // When the client leaves, the server drops this future; the work goes on all the same.
+    match bridge.work().spawn(work.in_current_span()).await {
+        Ok(response) => response,
+        Err(error) => Problem::bug(error).into_response(),
+    }
+}
+
+/// Takes the body in and throws it away, so that nothing of it is left on the connection.
+async fn without_body(bridge: &Bridge, request: Request) -> Result<Request, Problem> {
+    let most = u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX);
+    if content_length(request.headers()).is_some_and(|length| length > most) {
+        return Err(Problem::body_too_large());
+    }
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let whole = Limited::new(body, BODY_BYTES_MAX).collect();
+    match timeout(bridge.settings().request_timeout, whole).await {
+        Ok(Ok(_)) => Ok(Request::from_parts(parts, Body::empty())),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Problem::body_too_large())
+        }
+        Ok(Err(error)) => {
+            Err(Problem::invalid("body", "must arrive as it was announced").because(error))
+        }
+        Err(_) => Err(Problem::invalid("body", "must arrive in time")),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("without a message"))
+}
+
+/// What one request leaves in the log.
+struct Line {
+    method: Method,
+    path: String,
+    arrived: Instant,
+}
+
+impl Line {
+    /// One line for a request that failed; successes at debug alone, as there are many.
+    fn log(&self, response: &Response) {
+        let status = response.status();
+        let problem = response.extensions().get::<Problem>();
+        let elapsed_ms = self.arrived.elapsed().as_millis();
+        macro_rules! line {
+            ($level:ident, $text:literal) => {
+                tracing::$level!(
+                    { semconv::HTTP_STATUS } = status.as_u16(),
+                    method = %self.method,
+                    path = self.path,
+                    reason = problem.map(Problem::reason),
+                    cause = problem.and_then(Problem::cause),
+                    elapsed_ms,
+                    $text
+                )
+            };
+        }
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            line!(error, "request failed inside");
+        } else if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            line!(warn, "request not served");
+        } else if status.is_client_error() {
+            line!(info, "request refused");
+        } else {
+            line!(debug, "request served");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Paths and headers into types: syntactic validation, once, before anything is asked.
+
+use std::{convert::Infallible, str::FromStr};
+
+use axum::extract::{FromRequestParts, MatchedPath};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request::Parts};
+use percent_encoding::percent_decode_str;
+use proto::coordinator::v1::{
+    ClaimRequestIdRequest, coordinator_service_client::CoordinatorServiceClient,
+};
+use tokio::time::Instant;
+use types::{AMOUNT_MAX, AmountError, IdError, ItemId, OrderId, Quantity, RequestId, UserId};
+
+use crate::{
+    bridge::Bridge,
+    problem::Problem,
+    upstream::{Ask, Effect, To},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Makes a call happen once.
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Correlates; honest callers reuse it.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Greatest length of an Idempotency-Key, in bytes: short of a request id, so that parts of a call can be
+/// named after it.
+pub(crate) const KEY_LEN_MAX: usize = 126;
+/// Greatest length of an X-Request-Id that is echoed, in bytes.
+pub(crate) const CORRELATION_LEN_MAX: usize = 128;
+/// Greatest number of records of a batch_init.
+pub(crate) const COUNT_MAX: u64 = 10_000_000;
+
+/// When a request arrived; put into its extensions at the edge.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrived(pub(crate) Instant);
+
+/// What a handler is given: the parameters of the path, and what identifies the call.
+#[derive(Debug)]
+pub(crate) struct Input {
+    method: Method,
+    template: String,
+    /// Name and percent-decoded value of every parameter; a value that does not decode is None. Numbers
+    /// are made canonical when they are read.
+    parameters: Vec<(String, Option<String>)>,
+    key: Option<(HeaderName, HeaderValue)>,
+    /// A header that must stand once stood more than once.
+    repeated: bool,
+    arrived: Instant,
+}
+
+impl FromRequestParts<Bridge> for Input {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, bridge: &Bridge) -> Result<Self, Infallible> {
+        let template = parts
+            .extensions
+            .get::<MatchedPath>()
+            .map(|matched| matched.as_str().to_owned())
+            .unwrap_or_default();
+        let arrived = parts.extensions.get::<Arrived>();
+        let (key, repeated) = key(&parts.headers, bridge.settings().trust_request_id);
+        Ok(Self {
+            method: parts.method.clone(),
+            parameters: parameters(&template, parts.uri.path()),
+            template,
+            key,
+            repeated,
+            arrived: arrived.map_or_else(Instant::now, |arrived| arrived.0),
+        })
+    }
+}
+
+/// The header that carries the request id, and whether it stands more than once.
+fn key(headers: &HeaderMap, trust: bool) -> (Option<(HeaderName, HeaderValue)>, bool) {
+    let mut names = vec![IDEMPOTENCY_KEY];
+    if trust {
+        names.push(X_REQUEST_ID);
+    }
+    for name in names {
+        let mut values = headers.get_all(&name).iter();
+        if let Some(value) = values.next() {
+            return (Some((name, value.clone())), values.next().is_some());
+        }
+    }
+    (None, false)
+}
+
+/// Sets the segments of the path against those of its template.
+fn parameters(template: &str, path: &str) -> Vec<(String, Option<String>)> {
+    template
+        .split('/')
+        .zip(path.split('/'))
+        .filter_map(|(name, value)| {
+            let name = name.strip_prefix('{')?.strip_suffix('}')?;
+            Some((name.to_owned(), decode(value)))
+        })
+        .collect()
+}
+
+/// Percent-decodes strictly: every `%` begins a byte in hexadecimal, and all bytes are UTF-8.
+fn decode(text: &str) -> Option<String> {
+    for (at, _) in text.match_indices('%') {
+        let digits = text.as_bytes().get(at + 1..at + 3)?;
+        if !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+    }
+    let decoded = percent_decode_str(text).decode_utf8().ok()?;
+    Some(decoded.into_owned())
+}
+
+impl Input {
+    fn text(&self, name: &'static str) -> Result<&str, Problem> {
+        let found = self.parameters.iter().find(|(known, _)| known == name);
+        match found {
+            Some((_, Some(value))) => Ok(value),
+            Some((_, None)) => Err(Problem::invalid(name, "must be percent-encoded UTF-8")),
+            None => Err(Problem::bug(format!("{} has no parameter {name}", self.template))),
+        }
+    }
+
+    fn id<T: FromStr<Err = IdError>>(&self, name: &'static str) -> Result<T, Problem> {
+        self.text(name)?.parse().map_err(|error: IdError| Problem::invalid(name, error))
+    }
+
+    /// The path's order.
+    pub(crate) fn order_id(&self) -> Result<OrderId, Problem> {
+        self.id("order_id")
+    }
+
+    /// The path's item.
+    pub(crate) fn item_id(&self) -> Result<ItemId, Problem> {
+        self.id("item_id")
+    }
+
+    /// The path's user.
+    pub(crate) fn user_id(&self) -> Result<UserId, Problem> {
+        self.id("user_id")
+    }
+
+    /// A plain decimal integer from `least` to `most`.
+    pub(crate) fn number(
+        &mut self,
+        name: &'static str,
+        least: u64,
+        most: u64,
+    ) -> Result<u64, Problem> {
+        // A quantity is the widest range of amounts.
+        let parsed: Result<Quantity, AmountError> = self.text(name)?.parse();
+        let value = match parsed {
+            Ok(value) => value.get(),
+            Err(AmountError::TooLarge) => {
+                return Err(Problem::invalid(name, format!("must be at most {most}")));
+            }
+            Err(error @ AmountError::NotAnInteger) => return Err(Problem::invalid(name, error)),
+        };
+        if value < least {
+            return Err(Problem::invalid(name, format!("must be at least {least}")));
+        }
+        if value > most {
+            return Err(Problem::invalid(name, format!("must be at most {most}")));
+        }
+        if let Some(parameter) = self.parameters.iter_mut().find(|(known, _)| known == name) {
+            parameter.1 = Some(value.to_string());
+        }
+        Ok(value)
+    }
+
+    /// An amount or a quantity: at least 1.
+    pub(crate) fn amount(&mut self, name: &'static str) -> Result<u64, Problem> {
+        self.number(name, 1, AMOUNT_MAX)
+    }
+
+    /// A price or a starting value: may be 0.
+    pub(crate) fn start(&mut self, name: &'static str) -> Result<u64, Problem> {
+        self.number(name, 0, AMOUNT_MAX)
+    }
+
+    /// The number of records of a batch_init.
+    pub(crate) fn count(&mut self) -> Result<u64, Problem> {
+        self.number("n", 0, COUNT_MAX)
+    }
+
+    /// When a call that only reads is given up.
+    pub(crate) fn deadline(&self, bridge: &Bridge) -> Instant {
+        self.arrived + bridge.settings().request_timeout
+    }
+
+    /// When a batch_init is given up.
+    pub(crate) fn batch_deadline(&self, bridge: &Bridge) -> Instant {
+        self.arrived + bridge.settings().batch_init_timeout
+    }
+
+    /// The id that makes the call happen once: the client's, bound to this call, or a new one. Call it
+    /// after all parameters have been read.
+    ///
+    /// # Errors
+    /// A malformed header; REQUEST_ID_REUSED; UNAVAILABLE at the deadline.
+    pub(crate) async fn request_id(
+        &self,
+        bridge: &Bridge,
+        deadline: Instant,
+    ) -> Result<RequestId, Problem> {
+        let Some((name, value)) = &self.key else {
+            return Ok(RequestId::minted(bridge.mint()));
+        };
+        let id = self.explicit(name, value)?;
+        let ask = Ask {
+            service: &bridge.shop().coordinator,
+            to: To::Any,
+            effect: Effect::None,
+            deadline,
+            attempt_timeout: bridge.settings().attempt_timeout,
+        };
+        let request =
+            ClaimRequestIdRequest { request_id: id.as_str().to_owned(), call: self.call() };
+        bridge
+            .ask(ask, request, |transport, request| async move {
+                CoordinatorServiceClient::new(transport).claim_request_id(request).await
+            })
+            .await?;
+        Ok(id)
+    }
+
+    fn explicit(&self, name: &HeaderName, value: &HeaderValue) -> Result<RequestId, Problem> {
+        let field = if *name == IDEMPOTENCY_KEY { "Idempotency-Key" } else { "X-Request-Id" };
+        if self.repeated {
+            return Err(Problem::invalid(field, "must stand once"));
+        }
+        let text = value
+            .to_str()
+            .ok()
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
+            .ok_or_else(|| Problem::invalid(field, "must be visible ASCII characters"))?;
+        if text.is_empty() || text.len() > KEY_LEN_MAX {
+            let problem = format!("must be 1 to {KEY_LEN_MAX} bytes");
+            return Err(Problem::invalid(field, problem));
+        }
+        if text.starts_with(RequestId::MINTED_PREFIX) {
+            let problem = format!("must not begin with '{}'", RequestId::MINTED_PREFIX);
+            return Err(Problem::invalid(field, problem));
+        }
+        RequestId::new(text).map_err(|error| Problem::invalid(field, error))
+    }
+
+    /// What an id stands for: the method and the path with its values in canonical form, so that two
+    /// spellings of one path are one call. At most 1024 bytes, as values are at most 128 and paths have
+    /// at most four.
+    fn call(&self) -> String {
+        let mut values = self.parameters.iter().map(|(_, value)| value);
+        let path: Vec<&str> = self
+            .template
+            .split('/')
+            .map(|segment| match segment.starts_with('{') {
+                true => values.next().and_then(|value| value.as_deref()).unwrap_or(segment),
+                false => segment,
+            })
+            .collect();
+        format!("{} {}", self.method, path.join("/"))
+    }
+}
+
+/// True for a correlation id that is echoed as it came.
+pub(crate) fn is_correlation_id(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=CORRELATION_LEN_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+/// The declared length of a body, where it is.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,363 @@
+//! Refusals and failures as RFC 9457 `application/problem+json`: the only file that writes one.
+//!
+//! A body carries no ids and no amounts of the request, so that load tools can group failures by it.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use rpc::status::Failure;
+use serde::Serialize;
+use types::{ErrorKind, Reason};
+use utoipa::ToSchema;
+
+#[cfg(test)]
+mod tests;
+
+/// Media type of a problem body.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// Where the problem types are explained; a type is this and the reason in kebab case.
+pub(crate) const TYPES_PATH: &str = "/problems/";
+
+/// What a caller is told to wait when no service said it.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The HTTP status of a kind. Total, so that a new kind does not compile until it has one.
+///
+/// A contended call is retried inside; only its deadline lets it out, as not available.
+pub const fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Rejected | ErrorKind::AlreadyExists => StatusCode::CONFLICT,
+        ErrorKind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::Contended | ErrorKind::Unavailable | ErrorKind::Deadline => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        ErrorKind::RequestIdReused => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// True for statuses that say when to come again.
+fn says_when(status: StatusCode) -> bool {
+    status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// One kind of problem: what is the same in every body of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProblemType {
+    /// Stable, upper case, for machines.
+    pub reason: &'static str,
+    /// HTTP status.
+    pub status: StatusCode,
+    /// A short sentence for people.
+    pub title: &'static str,
+    /// What it means and what to do, for people.
+    pub detail: &'static str,
+}
+
+/// Problems of HTTP itself, which no service knows.
+const OF_HTTP: [ProblemType; 3] = [
+    ProblemType {
+        reason: "NO_SUCH_PATH",
+        status: StatusCode::NOT_FOUND,
+        title: "There is nothing at this path",
+        detail: "No endpoint has this path. /docs lists them all.",
+    },
+    ProblemType {
+        reason: "METHOD_NOT_ALLOWED",
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        title: "The endpoint does not take this method",
+        detail: "The header Allow lists the methods that it takes.",
+    },
+    ProblemType {
+        reason: "BODY_TOO_LARGE",
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        title: "The body is too large",
+        detail: "No endpoint needs a body; one of up to 64 KiB is ignored.",
+    },
+];
+
+impl ProblemType {
+    /// The type of a reason that services say.
+    pub const fn of(reason: Reason) -> Self {
+        Self {
+            reason: reason.as_str(),
+            status: status(reason.kind()),
+            title: reason.title(),
+            detail: detail(reason),
+        }
+    }
+
+    /// Every type, for documentation and tables.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Reason::ALL.iter().copied().map(Self::of).chain(OF_HTTP)
+    }
+
+    /// The last segment of the type's URI.
+    pub fn slug(&self) -> String {
+        self.reason.to_ascii_lowercase().replace('_', "-")
+    }
+}
+
+const fn detail(reason: Reason) -> &'static str {
+    match reason {
+        Reason::OutOfStock => {
+            "Fewer units are left than were asked for. Nothing was changed; the same call may succeed \
+             once there is stock."
+        }
+        Reason::OutOfCredit => {
+            "The user has less credit than this costs. Nothing was changed; the same call may succeed \
+             once there is credit."
+        }
+        Reason::EmptyOrder => "An order needs at least one item to be checked out.",
+        Reason::AlreadyPaid => "A paid order is final and cannot be changed.",
+        Reason::UnknownUser => {
+            "The order belongs to a user who does not exist. Nothing was changed."
+        }
+        Reason::UnknownItem => {
+            "The order contains an item that does not exist any more. Nothing was changed."
+        }
+        Reason::Overflow => {
+            "A sum would exceed 9007199254740991, the greatest amount. Nothing was changed."
+        }
+        Reason::NotInOrder => "The order contains no unit of this item. Nothing was changed.",
+        Reason::NotPaid => {
+            "The user has not paid for this order this way, or has been given the money back already."
+        }
+        Reason::OrderTooLarge => {
+            "The order has more different items than one checkout can buy. Nothing was changed."
+        }
+        Reason::OrderChanged => "The order changed while it was being checked out. Try again.",
+        Reason::OrderNotFound => "The order id in the path is unknown.",
+        Reason::ItemNotFound => "The item id in the path is unknown.",
+        Reason::UserNotFound => "The user id in the path is unknown.",
+        Reason::InvalidArgument => "A part of the request is malformed; the member field names it.",
+        Reason::RequestIdReused => {
+            "An Idempotency-Key stands for one call; this one was used for another method or path. Use \
+             a new key."
+        }
+        Reason::Overloaded => "Too much is going on. Nothing was begun; try again later.",
+        Reason::Unavailable => {
+            "A part of the shop did not answer in time. Try again with the same Idempotency-Key."
+        }
+        Reason::OutcomeUnknown => {
+            "The call may or may not have taken effect. Repeat it with the same Idempotency-Key to learn \
+             which, or read what it would have changed."
+        }
+        Reason::Forbidden => "The shop's own services refused this call.",
+        Reason::Internal => {
+            "This is a bug or damaged data. The log has an entry under X-Request-Id."
+        }
+    }
+}
+
+/// Why a call was not answered with success. A retry helps for 429 and 503 alone, with the same request
+/// id; a 409 may succeed later, when the facts have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    status: StatusCode,
+    reason: Cow<'static, str>,
+    /// None where this version has no explanation of the reason.
+    slug: Option<String>,
+    title: &'static str,
+    detail: Cow<'static, str>,
+    field: Option<Cow<'static, str>>,
+    retry_after: Option<Duration>,
+    /// For the log alone.
+    cause: Option<String>,
+}
+
+impl Problem {
+    fn new(kind: ProblemType) -> Self {
+        Self {
+            status: kind.status,
+            reason: Cow::Borrowed(kind.reason),
+            slug: Some(kind.slug()),
+            title: kind.title,
+            detail: Cow::Borrowed(kind.detail),
+            field: None,
+            retry_after: says_when(kind.status).then_some(RETRY_AFTER),
+            cause: None,
+        }
+    }
+
+    /// A problem that is explained by its reason alone.
+    pub(crate) fn of(reason: Reason) -> Self {
+        Self::new(ProblemType::of(reason))
+    }
+
+    /// A part of the request is malformed: `problem` goes on a sentence that begins with the field.
+    pub(crate) fn invalid(field: impl Into<Cow<'static, str>>, problem: impl ToString) -> Self {
+        let field = field.into();
+        Self {
+            detail: Cow::Owned(format!("{field} {}", problem.to_string())),
+            field: Some(field),
+            ..Self::of(Reason::InvalidArgument)
+        }
+    }
+
+    /// No endpoint has this path.
+    pub(crate) fn no_such_path() -> Self {
+        Self::new(OF_HTTP[0])
+    }
+
+    /// The endpoint does not take this method.
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(OF_HTTP[1])
+    }
+
+    /// The body is longer than [`crate::BODY_BYTES_MAX`].
+    pub(crate) fn body_too_large() -> Self {
+        Self::new(OF_HTTP[2])
+    }
+
+    /// Services that do not answer, for people who look at readiness.
+    pub(crate) fn not_ready(detail: String) -> Self {
+        Self { detail: Cow::Owned(detail), ..Self::of(Reason::Unavailable) }
+    }
+
+    /// A bug of this process; `cause` is logged, never sent.
+    pub(crate) fn bug(cause: impl ToString) -> Self {
+        Self::of(Reason::Internal).because(cause)
+    }
+
+    /// What a service said for good.
+    pub(crate) fn from_failure(failure: Failure) -> Self {
+        if let Some((field, problem)) = failure.fields.into_iter().next()
+            && failure.kind == ErrorKind::InvalidInput
+        {
+            return Self::invalid(field, problem).because(failure.message);
+        }
+        let mut problem = match Reason::parse(&failure.reason) {
+            Some(reason) if status(reason.kind()) == status(failure.kind) => Self::of(reason),
+            _ => Self::unexplained(failure.kind, failure.reason),
+        };
+        if let (Some(told), true) = (failure.retry_after, says_when(problem.status)) {
+            problem.retry_after = Some(told);
+        }
+        problem.because(failure.message)
+    }
+
+    /// A reason that this version does not know, from a newer service: said on, explained by its kind.
+    fn unexplained(kind: ErrorKind, reason: String) -> Self {
+        let status = status(kind);
+        if status.is_server_error() && kind == ErrorKind::Internal || !is_stable(&reason) {
+            return match kind {
+                ErrorKind::InvalidInput => Self::of(Reason::InvalidArgument),
+                ErrorKind::Overloaded => Self::of(Reason::Overloaded),
+                ErrorKind::Unavailable | ErrorKind::Contended | ErrorKind::Deadline => {
+                    Self::of(Reason::Unavailable)
+                }
+                ErrorKind::RequestIdReused => Self::of(Reason::RequestIdReused),
+                ErrorKind::Forbidden => Self::of(Reason::Forbidden),
+                ErrorKind::NotFound
+                | ErrorKind::Rejected
+                | ErrorKind::AlreadyExists
+                | ErrorKind::Internal => Self::of(Reason::Internal),
+            };
+        }
+        Self {
+            status,
+            reason: Cow::Owned(reason),
+            slug: None,
+            // RFC 9457, section 4.2.1: of the type about:blank the title is the status phrase.
+            title: status.canonical_reason().unwrap_or("Refused"),
+            detail: Cow::Borrowed("The shop refused this call. Nothing was changed."),
+            field: None,
+            retry_after: says_when(status).then_some(RETRY_AFTER),
+            cause: None,
+        }
+    }
+
+    /// Adds what the log should know.
+    #[must_use]
+    pub(crate) fn because(mut self, cause: impl ToString) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Stable, upper case, for machines.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// What went wrong inside, for the log.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    /// What the body says.
+    pub fn body(&self) -> ProblemBody {
+        let uri = match &self.slug {
+            Some(slug) => format!("{TYPES_PATH}{slug}"),
+            None => "about:blank".to_owned(),
+        };
+        ProblemBody {
+            uri,
+            title: self.title.to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail.clone().into_owned(),
+            reason: self.reason.clone().into_owned(),
+            field: self.field.clone().map(Cow::into_owned),
+        }
+    }
+}
+
+/// True for a text that can be a stable reason: short, upper case, no digits that might be an id.
+fn is_stable(reason: &str) -> bool {
+    (1..=64).contains(&reason.len())
+        && reason.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self.body()).expect("plain strings and a number serialize");
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        if let Some(pause) = self.retry_after {
+            // Whole seconds, rounded up: 0 would mean "at once".
+            let seconds = pause.as_millis().div_ceil(1000).max(1);
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)),
+            );
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Why a call was not answered with success (RFC 9457). Contains no ids and no amounts of the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody {
+    /// Names the kind of problem for good; a path of this server that explains it.
+    #[serde(rename = "type")]
+    #[schema(format = "uri-reference", example = "/problems/out-of-stock")]
+    pub uri: String,
+    /// A short sentence for people.
+    #[schema(example = "There is not enough stock")]
+    pub title: String,
+    /// The HTTP status again.
+    #[schema(minimum = 400, maximum = 599, example = 409)]
+    pub status: u16,
+    /// What it means and what to do, for people.
+    pub detail: String,
+    /// Stable, for machines.
+    #[schema(pattern = "^[A-Z_]+$", example = "OUT_OF_STOCK")]
+    pub reason: String,
+    /// With status 400: the path parameter or header that is malformed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "quantity", nullable = false)]
+    pub field: Option<String>,
+}
