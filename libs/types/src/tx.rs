@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// What every branch must know of a transaction, so that any of them can have it resolved.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TxMeta {
     /// The transaction.
     pub tx_id: TxId,
@@ -49,7 +49,7 @@ pub enum BranchState {
 }
 
 /// A branch's answer to Prepare.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Vote {
     /// The hold is durable.
     Yes {

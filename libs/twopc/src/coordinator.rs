@@ -1,0 +1,470 @@
+//! One transaction as the coordinator role sees it: the machine that asks for votes, finds the outcome
+//! and has every branch acknowledge it.
+//!
+//! There are two ways in. [`Transaction::begin`] is for the one coordinator that made the transaction;
+//! [`Transaction::resolve`] is for anybody who must know what became of it. Both end in the same states
+//! and may run side by side, any number of them: the primary's state decides, and every machine adopts
+//! what stands there before it acts elsewhere.
+//!
+//! ```text
+//!  begin -> Voting --all YES: answer--> Deciding(commit) -+
+//!             |  \--NO, CONTENDED-----> Deciding(abort) --+-> Spreading -> Forgetting -> Done
+//!             |FENCED, deadline              ^            |
+//!             v                              |            |
+//!  resolve -> Asking <-> Looking -> Gathering+------------+
+//! ```
+//!
+//! The machine does no I/O. Its driver sends each message until it is answered or replaced: a later
+//! [`Output::Send`] to the same seat replaces the one before. Deciding and spreading stand here; what is
+//! asked when votes are missing stands in [`crate::resolver`].
+
+use types::{BranchState, TxMeta, Vote};
+
+use crate::{
+    message::{Input, Message, Outcome, Output, PRIMARY, Refused, Reply, Seat, Serial, Violation},
+    rules::Rule,
+};
+
+/// What is known of a branch's vote.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Known {
+    /// Nothing yet.
+    Nothing,
+    /// YES, with its receipt.
+    Yes(Vec<u8>),
+    /// NO or CONTENDED: durable, for good.
+    Against(Vote),
+    /// ABORTED, without a word why: a fence, or a YES that was aborted.
+    Fence,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub(crate) known: Known,
+    /// The message that is being sent to it.
+    pub(crate) pending: Option<Serial>,
+    /// It has acknowledged the outcome, or needs not.
+    pub(crate) settled: bool,
+}
+
+/// How far the machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Phase {
+    /// Prepares are out.
+    Voting,
+    /// The primary was asked what it knows.
+    Asking(Asking),
+    /// The primary knows nothing and the deadline has passed: the others were asked, without fencing,
+    /// whether it has forgotten.
+    Looking,
+    /// The primary is PREPARED: the others were asked for their votes.
+    Gathering,
+    /// The primary was told the outcome that we found (true: COMMITTED).
+    Deciding(bool),
+    /// The outcome stands at the primary (true: COMMITTED); the others were told.
+    Spreading(bool),
+    /// All have acknowledged; the primary was told.
+    Forgetting,
+    /// Over.
+    Done,
+}
+
+/// Why the primary was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Asking {
+    /// To begin with.
+    First,
+    /// Nobody remembers a COMMITTED, so that it may be fenced.
+    Fencing,
+    /// Another branch is COMMITTED, so the primary must be final by now.
+    Again,
+}
+
+/// Whose machine it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Role {
+    /// The transaction's one coordinator: it may answer a commit point at once, and fence at any time.
+    Owner,
+    /// Anybody, past the deadline: may fence.
+    Heir,
+    /// Anybody, before the deadline: may only ask.
+    Stranger,
+}
+
+/// One transaction. See the module's documentation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Transaction {
+    pub(crate) places: Vec<Place>,
+    pub(crate) phase: Phase,
+    role: Role,
+    /// The primary knew nothing when it was fenced or aborted by us.
+    pub(crate) primary_was_absent: bool,
+    answered: bool,
+    last_serial: Serial,
+    #[cfg(test)]
+    pub(crate) without: Option<Rule>,
+}
+
+impl Transaction {
+    /// Begins a transaction of these branches: asks all of them for their votes. For its one coordinator.
+    pub fn begin(meta: &TxMeta, out: &mut Vec<Output>) -> Self {
+        let mut transaction = Self::new(meta, Phase::Voting, Role::Owner);
+        transaction.send_all(0, &Message::Prepare, out);
+        transaction
+    }
+
+    /// Finds out what became of a transaction, and brings it to its end where it may. `may_fence` says
+    /// that the store's clock has passed its deadline; before that, whoever has not voted is only asked.
+    pub fn resolve(meta: &TxMeta, may_fence: bool, out: &mut Vec<Output>) -> Self {
+        let role = if may_fence { Role::Heir } else { Role::Stranger };
+        let mut transaction = Self::new(meta, Phase::Done, role);
+        transaction.ask_primary(Asking::First, out);
+        transaction
+    }
+
+    fn new(meta: &TxMeta, phase: Phase, role: Role) -> Self {
+        let place = Place { known: Known::Nothing, pending: None, settled: false };
+        Self {
+            places: vec![place; meta.branches.len()],
+            phase,
+            role,
+            primary_was_absent: false,
+            answered: false,
+            last_serial: Serial::default(),
+            #[cfg(test)]
+            without: None,
+        }
+    }
+
+    /// Advances by one input. Replies to messages that were replaced have no effect.
+    pub fn step(&mut self, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::DeadlinePassed => {
+                if self.phase == Phase::Voting {
+                    self.resolve_own(out);
+                }
+            }
+            Input::Reply { seat, serial, reply } => {
+                let Some(place) = self.places.get_mut(seat) else { return };
+                if self.phase == Phase::Done || place.pending != Some(serial) {
+                    return;
+                }
+                place.pending = None;
+                self.on_reply(seat, reply, out);
+            }
+        }
+    }
+
+    /// True once nothing is left to do.
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// True once an outcome was answered.
+    pub const fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// True while only votes are awaited, so that the deadline matters.
+    pub fn awaits_votes(&self) -> bool {
+        self.phase == Phase::Voting
+    }
+
+    fn on_reply(&mut self, seat: Seat, reply: Reply, out: &mut Vec<Output>) {
+        match (self.phase, reply) {
+            (Phase::Voting, Reply::Vote(vote)) => self.on_vote(seat, vote, out),
+            (Phase::Asking(why), Reply::State(state, vote)) => {
+                self.on_primary(why, state, vote, out);
+            }
+            (Phase::Looking, Reply::State(state, vote)) => self.on_look(seat, state, vote, out),
+            (Phase::Gathering, Reply::State(state, vote)) => {
+                self.on_gathered(seat, state, vote, out);
+            }
+            (Phase::Deciding(commit), Reply::Acked(state)) => self.on_decided(commit, state, out),
+            (Phase::Spreading(committed), Reply::Acked(state)) => {
+                self.on_acked(seat, committed, state, out);
+            }
+            (Phase::Forgetting, Reply::Forgotten) => self.finish(out),
+            // The kind of a reply follows from its message, and that from the phase.
+            (_, Reply::Vote(_) | Reply::State(..) | Reply::Acked(_) | Reply::Forgotten) => {
+                self.violate(Violation::Nonsense(seat), out);
+            }
+        }
+    }
+
+    fn on_vote(&mut self, seat: Seat, vote: Vote, out: &mut Vec<Output>) {
+        match vote {
+            Vote::Yes { receipt } => self.know(seat, Known::Yes(receipt)),
+            Vote::No { .. } | Vote::Contended { .. } => self.know(seat, Known::Against(vote)),
+            // It need not be durable, so it is no evidence: ask again, with a fence.
+            Vote::Fenced if self.holds(Rule::FencedVoteIsNoEvidence) => {
+                return self.resolve_own(out);
+            }
+            Vote::Fenced => self.know(seat, Known::Fence),
+        }
+        self.judge_votes(out);
+    }
+
+    /// Decides as soon as the votes allow it.
+    fn judge_votes(&mut self, out: &mut Vec<Output>) {
+        if self.all_yes() {
+            self.decide_commit(out);
+            self.answer(Outcome::Committed, out);
+        } else if let Some(evidence) = self.evidence() {
+            // A refusal needs the primary's word, too: that it stands as it was read.
+            let refuses = self.places.iter().any(|place| is_no(&place.known));
+            let word =
+                !matches!(self.known(PRIMARY), Known::Nothing) || !self.holds(Rule::PrimarysWord);
+            if !refuses || word {
+                self.decide_abort(evidence, out);
+            }
+        }
+    }
+
+    /// Tells the primary that all voted YES.
+    pub(crate) fn decide_commit(&mut self, out: &mut Vec<Output>) {
+        let receipts = self.places.iter().map(|place| match &place.known {
+            Known::Yes(receipt) => receipt.clone(),
+            Known::Nothing | Known::Against(_) | Known::Fence => Vec::new(),
+        });
+        let message = Message::Commit { receipts: receipts.collect() };
+        self.drop_pending();
+        self.phase = Phase::Deciding(true);
+        self.send(PRIMARY, message, out);
+        if !self.holds(Rule::PrimaryFirst) {
+            self.send_all(1, &Message::Commit { receipts: Vec::new() }, out);
+        }
+    }
+
+    /// Tells the primary that a branch is against it. A primary that is against it itself is final.
+    pub(crate) fn decide_abort(&mut self, evidence: Seat, out: &mut Vec<Output>) {
+        self.drop_pending();
+        if evidence == PRIMARY {
+            return self.adopt(false, out);
+        }
+        self.phase = Phase::Deciding(false);
+        self.send(PRIMARY, Message::Abort { evidence: Some(evidence) }, out);
+        if !self.holds(Rule::PrimaryFirst) {
+            self.send_all(1, &Message::Abort { evidence: None }, out);
+        }
+        if !self.holds(Rule::AnswerAfterAborts) {
+            let outcome = self.failure();
+            self.answer(outcome, out);
+        }
+    }
+
+    /// The primary says what stands there; that is the outcome.
+    fn on_decided(&mut self, commit: bool, state: BranchState, out: &mut Vec<Output>) {
+        let stands = match state {
+            _ if !self.holds(Rule::AdoptWhatStands) => commit,
+            BranchState::Committed => true,
+            BranchState::Aborted => false,
+            BranchState::Absent | BranchState::Prepared => {
+                return self.violate(Violation::Nonsense(PRIMARY), out);
+            }
+        };
+        if commit && !stands {
+            return self.violate(Violation::AbortedAfterYes, out);
+        }
+        self.adopt(stands, out);
+    }
+
+    /// The outcome stands at the primary: tells the others.
+    pub(crate) fn adopt(&mut self, committed: bool, out: &mut Vec<Output>) {
+        if committed {
+            let against = |place: &Place| matches!(place.known, Known::Against(_));
+            if let Some(seat) = self.places.iter().position(against) {
+                return self.violate(Violation::CommittedDespiteNo(seat), out);
+            }
+            if self.role == Role::Owner {
+                self.answer(Outcome::Committed, out);
+            }
+        }
+        self.drop_pending();
+        self.phase = Phase::Spreading(committed);
+        for (seat, place) in self.places.iter_mut().enumerate() {
+            // Who voted against it is ABORTED for good. A fence that stands in the way of a COMMITTED can
+            // only be one that was left after the branch had acknowledged and forgotten.
+            place.settled =
+                seat == PRIMARY || matches!(place.known, Known::Against(_) | Known::Fence);
+        }
+        let message = if committed {
+            Message::Commit { receipts: Vec::new() }
+        } else {
+            Message::Abort { evidence: None }
+        };
+        let told: Vec<Seat> = self.unsettled().collect();
+        for seat in told {
+            self.send(seat, message.clone(), out);
+        }
+        self.conclude(committed, out);
+    }
+
+    fn on_acked(&mut self, seat: Seat, committed: bool, state: BranchState, out: &mut Vec<Output>) {
+        match (committed, state) {
+            (true, BranchState::Committed) | (false, BranchState::Aborted) => {
+                if let Some(place) = self.places.get_mut(seat) {
+                    place.settled = true;
+                }
+                self.conclude(committed, out);
+            }
+            (true, BranchState::Aborted) => {
+                self.violate(Violation::AbortedElsewhere(seat), out);
+            }
+            // The primary had forgotten before we fenced it: so all had acknowledged.
+            (false, BranchState::Committed) if self.primary_was_absent => {
+                self.answer(Outcome::Committed, out);
+                self.forget(out);
+            }
+            (false, BranchState::Committed) => {
+                self.violate(Violation::CommittedElsewhere(seat), out);
+            }
+            (_, BranchState::Absent | BranchState::Prepared) => {
+                self.violate(Violation::Nonsense(seat), out);
+            }
+        }
+    }
+
+    /// Answers and lets the primary forget once every branch has acknowledged.
+    fn conclude(&mut self, committed: bool, out: &mut Vec<Output>) {
+        if self.unsettled().next().is_none() {
+            let outcome = if committed { Outcome::Committed } else { self.failure() };
+            self.answer(outcome, out);
+            self.forget(out);
+        }
+    }
+
+    fn forget(&mut self, out: &mut Vec<Output>) {
+        self.drop_pending();
+        self.phase = Phase::Forgetting;
+        self.send(PRIMARY, Message::Forget, out);
+    }
+
+    /// Why it was aborted. A NO counts only together with the primary's word, YES or NO.
+    fn failure(&self) -> Outcome {
+        let word = match self.known(PRIMARY) {
+            Known::Yes(_) => true,
+            known @ (Known::Nothing | Known::Against(_) | Known::Fence) => is_no(known),
+        } || !self.holds(Rule::PrimarysWord);
+        let mut refused = Vec::new();
+        let mut blockers = Vec::new();
+        for (seat, place) in self.places.iter().enumerate() {
+            match &place.known {
+                Known::Against(Vote::No { reason, metadata }) => refused.push(Refused {
+                    seat,
+                    reason: reason.clone(),
+                    metadata: metadata.clone(),
+                }),
+                Known::Against(Vote::Contended { blocker }) => blockers.push((**blocker).clone()),
+                Known::Nothing | Known::Yes(_) | Known::Against(_) | Known::Fence => {}
+            }
+        }
+        if word && !refused.is_empty() {
+            Outcome::Refused(refused)
+        } else if blockers.is_empty() {
+            Outcome::Fenced
+        } else {
+            Outcome::Contended(blockers)
+        }
+    }
+
+    /// Whether it may fence what has not voted.
+    pub(crate) fn may_fence(&self) -> bool {
+        self.role != Role::Stranger
+    }
+
+    pub(crate) fn answer(&mut self, outcome: Outcome, out: &mut Vec<Output>) {
+        if !self.answered {
+            self.answered = true;
+            out.push(Output::Answer(outcome));
+        }
+    }
+
+    pub(crate) fn finish(&mut self, out: &mut Vec<Output>) {
+        self.drop_pending();
+        self.phase = Phase::Done;
+        out.push(Output::Finished);
+    }
+
+    pub(crate) fn violate(&mut self, violation: Violation, out: &mut Vec<Output>) {
+        out.push(Output::Violation(violation));
+        self.finish(out);
+    }
+
+    pub(crate) fn send(&mut self, seat: Seat, message: Message, out: &mut Vec<Output>) {
+        self.last_serial = Serial(self.last_serial.0.saturating_add(1));
+        let serial = self.last_serial;
+        if let Some(place) = self.places.get_mut(seat) {
+            place.pending = Some(serial);
+            out.push(Output::Send { seat, serial, message });
+        }
+    }
+
+    pub(crate) fn send_all(&mut self, first: Seat, message: &Message, out: &mut Vec<Output>) {
+        for seat in first..self.places.len() {
+            self.send(seat, message.clone(), out);
+        }
+    }
+
+    /// No reply to any message before counts.
+    pub(crate) fn drop_pending(&mut self) {
+        for place in &mut self.places {
+            place.pending = None;
+        }
+    }
+
+    pub(crate) fn is_pending(&self) -> bool {
+        self.places.iter().any(|place| place.pending.is_some())
+    }
+
+    pub(crate) fn know(&mut self, seat: Seat, known: Known) {
+        if let Some(place) = self.places.get_mut(seat) {
+            place.known = known;
+        }
+    }
+
+    pub(crate) fn known(&self, seat: Seat) -> &Known {
+        self.places.get(seat).map_or(&Known::Nothing, |place| &place.known)
+    }
+
+    pub(crate) fn all_yes(&self) -> bool {
+        let yes = |place: &Place| matches!(place.known, Known::Yes(_));
+        let needed = if self.holds(Rule::AllVotes) { self.places.len() } else { 1 };
+        self.places.iter().take(needed).all(yes)
+    }
+
+    /// A branch that is against it: the primary before others, a vote before a bare fence.
+    pub(crate) fn evidence(&self) -> Option<Seat> {
+        let fenced = |place: &Place| matches!(place.known, Known::Fence);
+        let against = |place: &Place| matches!(place.known, Known::Against(_));
+        let primary = self.places.first().is_some_and(|place| against(place) || fenced(place));
+        primary
+            .then_some(PRIMARY)
+            .or_else(|| self.places.iter().position(against))
+            .or_else(|| self.places.iter().position(fenced))
+    }
+
+    fn unsettled(&self) -> impl Iterator<Item = Seat> {
+        self.places.iter().enumerate().filter(|(_, place)| !place.settled).map(|(seat, _)| seat)
+    }
+
+    /// Whether a rule is in force: always, except where a test takes it out.
+    #[cfg(test)]
+    pub(crate) fn holds(&self, rule: Rule) -> bool {
+        self.without != Some(rule)
+    }
+
+    /// Whether a rule is in force: always.
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "tests look at it")]
+    pub(crate) const fn holds(&self, _rule: Rule) -> bool {
+        true
+    }
+}
+
+fn is_no(known: &Known) -> bool {
+    matches!(known, Known::Against(Vote::No { .. }))
+}
+
+#[cfg(test)]
+mod tests;
