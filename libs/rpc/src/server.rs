@@ -22,6 +22,9 @@ use crate::net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 /// Health service name that is SERVING for as long as the process answers at all.
 pub const LIVE: &str = "till.live";
 
+/// After a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -203,9 +206,18 @@ fn incoming(listeners: Vec<TcpListener>) -> Result<Incoming, ServeError> {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Listener)?;
         all.insert(index, TcpListenerStream::new(listener));
     }
-    Ok(Box::pin(all.map(|(_, accepted)| {
-        let stream = accepted?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    Ok(Box::pin(all.then(|(_, accepted)| async {
+        match accepted {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: without a pause this would be a busy loop.
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                Err(error)
+            }
+        }
     })))
 }
