@@ -283,7 +283,7 @@ impl Domain for Payment {
             Op::Add(id, amount) => {
                 let added = user(rows, id)
                     .ok_or(Reason::UserNotFound)
-                    .and_then(|credit| credit.add(*amount));
+                    .and_then(|credit| credit.supply(*amount));
                 match added {
                     Ok(credit) => {
                         rows.put(user_row(id), Record::User(credit));

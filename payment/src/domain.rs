@@ -30,7 +30,7 @@ impl Payment {
         if !self.stands_for(&credit) {
             return Err(Reason::NotPaid);
         }
-        Ok((credit.add(self.amount)?, Self { paid: false, ..self }))
+        Ok((credit.supply(self.amount)?, Self { paid: false, ..self }))
     }
 }
 

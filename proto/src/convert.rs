@@ -22,8 +22,8 @@ pub struct InvalidField {
 
 impl InvalidField {
     /// Names a field and what is wrong with it.
-    pub fn new(field: &'static str, problem: impl ToString) -> Self {
-        Self { field, problem: problem.to_string() }
+    pub fn new(field: &'static str, problem: impl std::fmt::Display) -> Self {
+        Self { field, problem: format!("{problem}") }
     }
 }
 

@@ -23,6 +23,7 @@ macro_rules! package {
         #[allow(
             missing_docs,
             clippy::pedantic,
+            clippy::allow_attributes_without_reason,
             clippy::large_enum_variant,
             unused_qualifications,
             reason = "generated code"

@@ -225,7 +225,7 @@ impl Domain for Stock {
                 None => Executed::Refused(unknown(Reason::ItemNotFound, id)),
             },
             Op::Add(id, amount) => {
-                Self::change(id, rows, |item, _| match item.stock.add(*amount) {
+                Self::change(id, rows, |item, _| match item.stock.supply(*amount) {
                     Ok(stock) => Executed::Done(stock),
                     Err(reason) => Executed::Refused(Refusal::new(reason)),
                 })

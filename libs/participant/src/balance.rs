@@ -37,7 +37,7 @@ impl<A: Amount> Balance<A> {
     ///
     /// # Errors
     /// [`Reason::Overflow`] when what was ever supplied would exceed the greatest amount.
-    pub fn add(self, amount: A) -> Result<Self, Reason> {
+    pub fn supply(self, amount: A) -> Result<Self, Reason> {
         let supplied = self.supplied.plus(amount).ok_or(Reason::Overflow)?;
         let available = self.available.plus(amount).ok_or(Reason::Overflow)?;
         Ok(Self { available, supplied, ..self })

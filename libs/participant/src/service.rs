@@ -83,7 +83,11 @@ impl<D: Domain> Participant<D> {
         match self.ask(request.branch.as_ref(), call).await? {
             Answer::Vote(vote) => Ok(Ok(vote)),
             Answer::Waiting(blocker) => Ok(Err(blocker)),
-            other => Err(unexpected(&other)),
+            Answer::Overloaded => Err(to_status(&LaneError::Overloaded)),
+            // A lane answers a Prepare in no other way.
+            Answer::Done(..) | Answer::Refused(_) | Answer::State(..) | Answer::Forgotten => {
+                Err(to_status(&LaneError::Unavailable))
+            }
         }
     }
 
@@ -94,7 +98,13 @@ impl<D: Domain> Participant<D> {
     ) -> Result<(BranchState, Option<Vote>), Status> {
         match self.ask(branch, call).await? {
             Answer::State(state, vote) => Ok((state, vote)),
-            other => Err(unexpected(&other)),
+            // A lane answers a Commit, Abort or Query in no other way.
+            Answer::Done(..)
+            | Answer::Refused(_)
+            | Answer::Vote(_)
+            | Answer::Waiting(_)
+            | Answer::Forgotten
+            | Answer::Overloaded => Err(to_status(&LaneError::Unavailable)),
         }
     }
 
@@ -181,19 +191,6 @@ impl<D: Domain> Participant<D> {
 
 fn tx(meta: Option<&proto::types::v1::TxMeta>) -> Result<TxMeta, Status> {
     convert::tx_meta(meta).map_err(|error| invalid(&error))
-}
-
-/// A lane answered in a way that does not fit the call, or had no room to let it wait.
-fn unexpected<R>(answer: &Answer<R>) -> Status {
-    to_status(&match answer {
-        Answer::Overloaded => LaneError::Overloaded,
-        Answer::Done(..)
-        | Answer::Refused(_)
-        | Answer::Vote(_)
-        | Answer::Waiting(_)
-        | Answer::State(..)
-        | Answer::Forgotten => LaneError::Unavailable,
-    })
 }
 
 #[tonic::async_trait]

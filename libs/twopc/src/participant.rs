@@ -168,7 +168,7 @@ impl<H: Clone> Book<H> {
     /// evidence of a fence at some branch; elsewhere the primary has decided.
     pub fn abort(&self, meta: &TxMeta, evidence: bool) -> Decision<H> {
         match self.get(meta.tx_id).map(|entry| entry.state) {
-            None | Some(BranchState::Absent) => self.fence(meta),
+            None | Some(BranchState::Absent) => Self::fence(meta),
             Some(BranchState::Prepared) if evidence || !meta.is_primary(&self.branch) => Decision {
                 state: BranchState::Aborted,
                 event: Some(Event::Decided { tx_id: meta.tx_id, committed: false }),
@@ -181,7 +181,7 @@ impl<H: Clone> Book<H> {
     pub fn query(&self, meta: &TxMeta, fence: bool) -> Decision<H> {
         match self.get(meta.tx_id) {
             Some(entry) => Decision::stands(entry.state),
-            None if fence => self.fence(meta),
+            None if fence => Self::fence(meta),
             None => Decision::stands(BranchState::Absent),
         }
     }
@@ -193,7 +193,7 @@ impl<H: Clone> Book<H> {
         news.then_some(Event::Acknowledged { tx_id })
     }
 
-    fn fence(&self, meta: &TxMeta) -> Decision<H> {
+    fn fence(meta: &TxMeta) -> Decision<H> {
         Decision {
             state: BranchState::Aborted,
             event: Some(Event::Fenced { meta: meta.clone(), vote: None }),

@@ -94,13 +94,13 @@ impl<D: Domain> Core<D> {
         let least = Priority { begin_ts: 0, nonce: 0 };
         self.queue.range((row.to_vec(), least, 0)..(row.to_vec(), priority, 0)).any(
             |((_, _, id), ())| {
-                self.waiters.get(id).is_some_and(|waiter| self.keeps_place(&waiter.call))
+                self.waiters.get(id).is_some_and(|waiter| Self::keeps_place(&waiter.call))
             },
         )
     }
 
     /// Reads wait, but keep no place: what they wait for is not used up.
-    fn keeps_place(&self, call: &Call<D>) -> bool {
+    fn keeps_place(call: &Call<D>) -> bool {
         match call {
             Call::Prepare { .. } | Call::Op { request: Some(_), .. } => true,
             Call::Op { request: None, .. }
@@ -159,7 +159,7 @@ impl<D: Domain> Core<D> {
                     let Some(waiter) = self.unpark(id) else { continue };
                     self.decide(id, &waiter.call, Some(&waiter));
                     let still = self.waiters.get(&id).is_some_and(|waiter| waiter.row == row);
-                    served = !(still && self.keeps_place(&waiter.call));
+                    served = !(still && Self::keeps_place(&waiter.call));
                 } else {
                     self.check_turn(id, &row);
                 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use storage::KvError;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use types::TxMeta;
 
 use super::{Lane, attempt::AttemptError};
@@ -38,7 +38,7 @@ impl<D: Domain> Lane<D> {
         let gone: Vec<_> = self
             .core
             .waiting_calls()
-            .filter(|id| self.callers.get(id).is_none_or(|reply| reply.is_closed()))
+            .filter(|id| self.callers.get(id).is_none_or(oneshot::Sender::is_closed))
             .collect();
         for id in gone {
             self.callers.remove(&id);

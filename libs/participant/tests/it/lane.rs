@@ -1,0 +1,185 @@
+//! Operations: once, in batches, across replicas and restarts.
+
+use futures::future::join_all;
+use stock::app::Op;
+use storage::{
+    Kv as _,
+    mem::{Call, Faults, Plan},
+};
+use types::{Money, Reason};
+
+use crate::shop::{
+    Shop, abort, add, breathe, commit, create, item, op, prepare, request, said, stock, subtract,
+    units,
+};
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_under_one_request_id_happens_once() {
+    let shop = Shop::new();
+    let lane = shop.stocked(0).await;
+    assert_eq!(add(&lane, "a", 5, request("r", 1)).await, Ok(5));
+    add(&lane, "a", 1, None).await.unwrap();
+    assert_eq!(add(&lane, "a", 5, request("r", 1)).await, Ok(5), "the first answer again");
+    assert_eq!(stock(&lane, "a").await, 6);
+    let reused = add(&lane, "a", 6, request("r", 2)).await;
+    assert_eq!(reused, Err(Reason::RequestIdReused));
+    // Another replica, and one after a restart, know it too.
+    assert_eq!(add(&shop.lane(2), "a", 5, request("r", 1)).await, Ok(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn twins_in_one_batch_happen_once() {
+    let shop = Shop::new();
+    let lane = shop.stocked(0).await;
+    let answers = join_all((0..10).map(|_| add(&lane, "a", 5, request("twin", 1)))).await;
+    assert!(answers.iter().all(|answer| *answer == Ok(5)));
+    assert_eq!(stock(&lane, "a").await, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_not_remembered() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    assert_eq!(subtract(&lane, "a", 2).await, Err(Reason::OutOfStock));
+    add(&lane, "a", 1, None).await.unwrap();
+    assert_eq!(subtract(&lane, "a", 2).await, Ok(0), "the same request id succeeds later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_request_does_not_fail_its_batch() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let (good, unknown, short) =
+        tokio::join!(add(&lane, "a", 1, None), add(&lane, "b", 1, None), subtract(&lane, "a", 9));
+    assert_eq!((good, unknown), (Ok(2), Err(Reason::ItemNotFound)));
+    assert_eq!(short, Err(Reason::OutOfStock));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_together_share_one_commit() {
+    let shop = Shop::new();
+    let lane = shop.stocked(0).await;
+    let before = shop.kv.stats();
+    let answers = join_all((0..200).map(|_| add(&lane, "a", 1, None))).await;
+    assert!(answers.iter().all(Result::is_ok));
+    let after = shop.kv.stats();
+    assert!(after.commits - before.commits <= 3, "{before:?} {after:?}");
+    assert_eq!(stock(&lane, "a").await, 200);
+}
+
+/// Makes every call to the store take a moment, so that replicas meet.
+#[derive(Debug)]
+struct Slow;
+
+impl Faults for Slow {
+    fn before(&self, _: &Call<'_>) -> Plan {
+        Plan { delay_before: std::time::Duration::from_millis(1), ..Plan::PROCEED }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_on_one_shard_never_lose_an_update() {
+    let mut shop = Shop::new();
+    shop.kv = shop.kv.with_faults(std::sync::Arc::new(Slow));
+    let lanes = [shop.stocked(0).await, shop.lane(2), shop.lane(3)];
+    for round in 0..20 {
+        let adds = lanes.iter().map(|lane| add(lane, "a", 1, None));
+        assert!(join_all(adds).await.iter().all(Result::is_ok));
+        for lane in &lanes {
+            assert_eq!(stock(lane, "a").await, (round + 1) * 3, "a read never lags a reply");
+        }
+    }
+    assert!(shop.kv.stats().conflicts > 0, "the lanes did meet");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_lane_finds_everything_in_the_journal() {
+    let shop = Shop::new();
+    let lane = shop.stocked(5).await;
+    let (kept, ended) = (shop.tx(1), shop.tx(2));
+    assert_eq!(said(&prepare(&lane, &kept, "a", 3).await), "YES");
+    assert_eq!(said(&prepare(&lane, &ended, "a", 1).await), "YES");
+    abort(&lane, &ended).await;
+    drop(lane);
+    breathe().await;
+    let lane = shop.lane(2);
+    assert_eq!(stock(&lane, "a").await, 2);
+    assert_eq!(said(&prepare(&lane, &kept, "a", 3).await), "YES");
+    assert_eq!(said(&prepare(&lane, &ended, "a", 1).await), "FENCED");
+    assert_eq!(stock(&lane, "a").await, 2, "known transactions hold nothing twice");
+    abort(&lane, &kept).await;
+    assert_eq!(stock(&lane, "a").await, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_journal_is_trimmed_once_nothing_in_it_is_needed() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1_000).await;
+    for number in 1..100 {
+        let meta = shop.tx(number);
+        assert_eq!(said(&prepare(&lane, &meta, "a", 1).await), "YES");
+        commit(&lane, &meta).await;
+    }
+    let journal = shop.kv.contents().keys().filter(|key| key[3] == 2).count();
+    assert!(journal > 50, "{journal}");
+    tokio::time::sleep(std::time::Duration::from_mins(1)).await;
+    let left = shop.kv.contents().keys().filter(|key| key[3] == 2).count();
+    assert!(left < 8, "{left} entries are left");
+    assert_eq!(stock(&lane, "a").await, 901);
+    assert_eq!(stock(&shop.lane(2), "a").await, 901, "a new lane starts from what is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_keeps_an_old_entry_alive_is_carried_forward() {
+    let shop = Shop::new();
+    let lane = shop.stocked(10).await;
+    assert_eq!(add(&lane, "a", 1, request("long", 1)).await, Ok(11));
+    let stuck = shop.tx(200);
+    assert_eq!(said(&prepare(&lane, &stuck, "a", 4).await), "YES");
+    for _ in 0..120 {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        add(&lane, "a", 1, None).await.unwrap();
+    }
+    let journal = shop.kv.contents().keys().filter(|key| key[3] == 2).count();
+    assert!(journal < 60, "{journal} entries are left");
+    let fresh = shop.lane(2);
+    assert_eq!(add(&fresh, "a", 1, request("long", 1)).await, Ok(11), "the request id is kept");
+    assert_eq!(said(&prepare(&fresh, &stuck, "a", 4).await), "YES");
+    assert_eq!(stock(&fresh, "a").await, 127);
+    abort(&fresh, &stuck).await;
+    assert_eq!(stock(&fresh, "a").await, 131, "the carried hold is whole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_of_an_old_incarnation_goes_nowhere() {
+    let shop = Shop::new();
+    let lane = shop.lane(1);
+    create(&lane, "7").await;
+    add(&lane, "7", 5, None).await.unwrap();
+    let meta = shop.tx(1);
+    assert_eq!(said(&prepare(&lane, &meta, "7", 5).await), "YES");
+    let init = Op::Init { numbers: vec![7], stock: units(3), price: Money::ZERO };
+    op(&lane, init, None).await.unwrap();
+    assert_eq!(stock(&lane, "7").await, 3);
+    assert_eq!(subtract(&lane, "7", 4).await, Err(Reason::OutOfStock), "old holds do not count");
+    abort(&lane, &meta).await;
+    assert_eq!(stock(&lane, "7").await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_fails_only_the_calls_that_need_it() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    create(&lane, "b").await;
+    let key = storage::keys::Space::new(storage::keys::Owner::Stock, types::ShardId(0))
+        .record(storage::keys::Kind::Item, b"b");
+    let mut txn = shop.kv.begin().await.unwrap();
+    assert!(txn.read_ts().0 > 0);
+    txn.put(key, vec![99]);
+    txn.commit().await.unwrap();
+    let fresh = shop.lane(2);
+    let call = participant::core::Call::Op { op: Op::Get(item("b")), request: None };
+    let (damaged, good) = tokio::join!(fresh.call(call), add(&fresh, "a", 1, None));
+    assert!(matches!(damaged, Err(participant::lane::LaneError::Damaged(_))), "{damaged:?}");
+    assert_eq!(good, Ok(2));
+}

@@ -1,0 +1,13 @@
+//! Lanes over the store in memory, with the stock service's domain: goal: every rule of a participant
+//! holds through conflicts, crashes and undetermined commits. Method: paused time, one thread.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that panics has failed"
+)]
+
+mod lane;
+mod shop;
+mod transactions;
+mod trouble;

@@ -1,0 +1,212 @@
+//! A shard of stock to test with.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use participant::{
+    core::{Answer, Call, RequestKey},
+    lane::{AskResolve, Lane, LaneHandle, LaneOptions, Seams},
+};
+use stock::app::{Op, Reply, Stock};
+use storage::mem::{
+    Call as KvCall, Faults, MemKv, Op as KvOp, Plan, SeededEntropy, TokioClock, Verdict,
+};
+use types::{
+    Branch, BranchState, Clock, ItemId, Money, Priority, Quantity, Reason, RequestId, Service,
+    ShardId, TxId, TxMeta, UnixMillis, Vote,
+};
+
+/// Where the tests' time begins.
+pub(crate) const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// Remembers what it was asked to resolve.
+#[derive(Debug, Default)]
+pub(crate) struct Asked(pub(crate) Mutex<Vec<TxId>>);
+
+#[async_trait]
+impl AskResolve for Asked {
+    async fn resolve(&self, meta: TxMeta) {
+        self.0.lock().unwrap().push(meta.tx_id);
+    }
+}
+
+/// Lets the next commits come to these verdicts.
+#[derive(Debug, Default)]
+pub(crate) struct Script(pub(crate) Mutex<VecDeque<Verdict>>);
+
+impl Faults for Script {
+    fn before(&self, call: &KvCall<'_>) -> Plan {
+        let mut plan = Plan::PROCEED;
+        if call.op == KvOp::Commit
+            && let Some(verdict) = self.0.lock().unwrap().pop_front()
+        {
+            plan.verdict = verdict;
+        }
+        plan
+    }
+}
+
+/// A store with one shard of stock.
+pub(crate) struct Shop {
+    pub(crate) kv: MemKv,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) script: Arc<Script>,
+    pub(crate) asked: Arc<Asked>,
+    pub(crate) options: LaneOptions,
+}
+
+pub(crate) type Handle = LaneHandle<Stock>;
+
+impl Shop {
+    pub(crate) fn new() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(ORIGIN));
+        let script = Arc::new(Script::default());
+        let kv = MemKv::new(Arc::clone(&clock)).with_faults(script.clone());
+        let asked = Arc::new(Asked::default());
+        Self { kv, clock, script, asked, options: LaneOptions::default() }
+    }
+
+    /// Another replica's lane on the same shard.
+    pub(crate) fn lane(&self, name: u8) -> Handle {
+        let seams = Seams {
+            kv: self.kv.shared(),
+            clock: Arc::clone(&self.clock),
+            entropy: Arc::new(SeededEntropy::new(u64::from(name))),
+            resolver: self.asked.clone(),
+        };
+        let (lane, handle) =
+            Lane::new(Arc::new(Stock), branch("stock"), seams, self.options, [name; 16]);
+        tokio::spawn(lane.run());
+        handle
+    }
+
+    /// A lane on a shard in which item "a" has this many units.
+    pub(crate) async fn stocked(&self, units: u64) -> Handle {
+        let lane = self.lane(1);
+        create(&lane, "a").await;
+        if units > 0 {
+            assert_eq!(add(&lane, "a", units, None).await, Ok(units));
+        }
+        lane
+    }
+
+    pub(crate) fn deadline(&self) -> UnixMillis {
+        self.clock.now().plus_ms(2_000)
+    }
+
+    /// A transaction of an order and this shard; the smaller its number the older it is.
+    pub(crate) fn tx(&self, number: u8) -> TxMeta {
+        TxMeta {
+            tx_id: TxId([number; 16]),
+            priority: Priority { begin_ts: u64::from(number), nonce: 0 },
+            deadline: self.deadline(),
+            branches: Arc::from([branch("order"), branch("stock")]),
+            request_id: None,
+        }
+    }
+}
+
+pub(crate) fn branch(service: &str) -> Branch {
+    Branch { service: Service::new(service).unwrap(), shard: ShardId(0) }
+}
+
+pub(crate) fn item(id: &str) -> ItemId {
+    ItemId::new(id).unwrap()
+}
+
+pub(crate) fn units(number: u64) -> Quantity {
+    Quantity::new(number).unwrap()
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "calls take an Option")]
+pub(crate) fn request(id: &str, call: u64) -> Option<RequestKey> {
+    Some(RequestKey { id: RequestId::new(id).unwrap(), call, keep_ms: 600_000 })
+}
+
+pub(crate) async fn op(
+    lane: &Handle,
+    op: Op,
+    request: Option<RequestKey>,
+) -> Result<Reply, Reason> {
+    match lane.call(Call::Op { op, request }).await.unwrap() {
+        Answer::Done(reply, _) => Ok(reply),
+        Answer::Refused(refusal) => Err(refusal.reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) async fn create(lane: &Handle, id: &str) {
+    op(lane, Op::Create(item(id), Money::ZERO), None).await.unwrap();
+}
+
+fn stock_of(reply: &Reply) -> u64 {
+    match reply {
+        Reply::Stock(stock) => *stock,
+        Reply::Item(item) => item.stock.available.get(),
+    }
+}
+
+pub(crate) async fn add(
+    lane: &Handle,
+    id: &str,
+    amount: u64,
+    request: Option<RequestKey>,
+) -> Result<u64, Reason> {
+    op(lane, Op::Add(item(id), units(amount)), request).await.map(|reply| stock_of(&reply))
+}
+
+pub(crate) async fn subtract(lane: &Handle, id: &str, amount: u64) -> Result<u64, Reason> {
+    let request = request(&format!("subtract {id} {amount}"), 1);
+    op(lane, Op::Subtract(item(id), units(amount)), request).await.map(|reply| stock_of(&reply))
+}
+
+pub(crate) async fn stock(lane: &Handle, id: &str) -> u64 {
+    stock_of(&op(lane, Op::Get(item(id)), None).await.unwrap())
+}
+
+pub(crate) async fn prepare(lane: &Handle, meta: &TxMeta, id: &str, amount: u64) -> Vote {
+    let payload = vec![(item(id), units(amount))];
+    let call = Call::Prepare { meta: meta.clone(), payload, may_wait: true };
+    match lane.call(call).await.unwrap() {
+        Answer::Vote(vote) => vote,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The vote in a word.
+pub(crate) fn said(vote: &Vote) -> String {
+    match vote {
+        Vote::Yes { .. } => "YES".to_owned(),
+        Vote::No { reason, .. } => reason.clone(),
+        Vote::Contended { blocker } => format!("CONTENDED by {}", blocker.tx_id.0[0]),
+        Vote::Fenced => "FENCED".to_owned(),
+    }
+}
+
+async fn state(lane: &Handle, call: Call<Stock>) -> BranchState {
+    match lane.call(call).await.unwrap() {
+        Answer::State(state, _) => state,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) async fn commit(lane: &Handle, meta: &TxMeta) -> BranchState {
+    state(lane, Call::Commit { meta: meta.clone(), receipts: Vec::new() }).await
+}
+
+pub(crate) async fn abort(lane: &Handle, meta: &TxMeta) -> BranchState {
+    state(lane, Call::Abort { meta: meta.clone(), evidence: false }).await
+}
+
+pub(crate) async fn query(lane: &Handle, meta: &TxMeta, fence: bool) -> BranchState {
+    state(lane, Call::Query { meta: meta.clone(), fence }).await
+}
+
+/// Long enough for whatever can happen now to happen.
+pub(crate) async fn breathe() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}

@@ -1,0 +1,83 @@
+//! Commits whose outcome nobody knows, and stores that are not there.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use storage::{
+    KvError,
+    mem::{Chaos, ChaosRates, Landing, Verdict},
+};
+
+use crate::shop::{Shop, abort, add, prepare, request, said, stock};
+
+fn undetermined(landing: Landing) -> Verdict {
+    Verdict::Undetermined(landing)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undetermined_commit_takes_effect_once_whatever_became_of_it() {
+    let late = Landing::Late(Duration::from_millis(50));
+    for landing in [Landing::Landed, Landing::Lost, late] {
+        for times in 1..=3 {
+            let shop = Shop::new();
+            let lane = shop.stocked(10).await;
+            let script = std::iter::repeat_n(undetermined(landing), times);
+            shop.script.0.lock().unwrap().extend(script);
+            let answers = join_all((0..5).map(|_| add(&lane, "a", 1, None))).await;
+            let mut answers: Vec<u64> = answers.into_iter().map(Result::unwrap).collect();
+            answers.sort_unstable();
+            assert_eq!(answers, [11, 12, 13, 14, 15], "{landing:?} {times}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert_eq!(stock(&lane, "a").await, 15, "{landing:?} {times}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_landed_late_gives_its_own_answers() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let other = shop.lane(2);
+    // The first try lands while the second is on its way, and another replica writes in between.
+    let late = undetermined(Landing::Late(Duration::from_millis(1)));
+    shop.script.0.lock().unwrap().push_back(late);
+    let meta = shop.tx(1);
+    let (vote, added) = tokio::join!(prepare(&lane, &meta, "a", 1), add(&other, "a", 1, None));
+    assert_eq!(said(&vote), "YES");
+    added.unwrap();
+    assert_eq!(stock(&lane, "a").await, 1);
+    abort(&lane, &meta).await;
+    assert_eq!(stock(&other, "a").await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_a_while_is_only_slower() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let failed = Verdict::Fail(KvError::Unavailable("away".to_owned()));
+    shop.script.0.lock().unwrap().extend(std::iter::repeat_n(failed, 5));
+    assert_eq!(add(&lane, "a", 1, request("r", 1)).await, Ok(2));
+}
+
+/// Adds from three replicas through a store in chaos: each acknowledged addition is there once.
+#[tokio::test(start_paused = true)]
+async fn chaos_loses_and_doubles_nothing() {
+    for seed in 0..60 {
+        let mut shop = Shop::new();
+        shop.stocked(0).await;
+        let rates = ChaosRates::default();
+        shop.kv = shop.kv.with_faults(std::sync::Arc::new(Chaos::new(seed, rates)));
+        let lanes = [shop.lane(2), shop.lane(3), shop.lane(4)];
+        let mut expected = 0;
+        for round in 0..10 {
+            let adds = lanes.iter().enumerate().flat_map(|(index, lane)| {
+                let key = move |twin: u8| request(&format!("{round} {index} {}", twin % 2), 1);
+                (0..4).map(move |twin| add(lane, "a", 1, key(twin)))
+            });
+            let answers = join_all(adds).await;
+            assert!(answers.iter().all(Result::is_ok), "SEED={seed} {answers:?}");
+            expected += 3 * 2;
+            assert_eq!(stock(&lanes[0], "a").await, expected, "SEED={seed} round {round}");
+        }
+    }
+}
