@@ -1,0 +1,82 @@
+//! All contracts, those of stored messages included, walked as one list.
+
+use prost_types::{
+    DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+    source_code_info::Location,
+};
+
+pub(crate) const FILES: [&str; 7] = [
+    "till/types/v1/types.proto",
+    "till/participant/v1/participant.proto",
+    "till/order/v1/order.proto",
+    "till/stock/v1/stock.proto",
+    "till/payment/v1/payment.proto",
+    "till/coordinator/v1/coordinator.proto",
+    "till/storage/v1/storage.proto",
+];
+
+/// Compiles the contracts.
+pub(crate) fn files() -> Vec<FileDescriptorProto> {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let mut compiler = protox::Compiler::new([root]).unwrap();
+    compiler.include_source_info(true).include_imports(true);
+    compiler.open_files(FILES.map(|file| format!("{root}/{file}"))).unwrap();
+    let set: FileDescriptorSet = compiler.file_descriptor_set();
+    set.file
+}
+
+/// A message with its full name and the path to its comments.
+pub(crate) struct Message<'a> {
+    pub(crate) name: String,
+    pub(crate) path: Vec<i32>,
+    pub(crate) message: &'a DescriptorProto,
+}
+
+/// An enum with its full name and the path to its comments.
+pub(crate) struct Enum<'a> {
+    pub(crate) name: String,
+    pub(crate) path: Vec<i32>,
+    pub(crate) r#enum: &'a EnumDescriptorProto,
+}
+
+/// Every message and enum of a file, nested ones included; generated map entries are left out.
+pub(crate) fn types(file: &FileDescriptorProto) -> (Vec<Message<'_>>, Vec<Enum<'_>>) {
+    let (mut messages, mut enums) = (Vec::new(), Vec::new());
+    let package = file.package().to_owned();
+    for (index, message) in (0..).zip(&file.message_type) {
+        walk(&package, vec![4, index], message, &mut messages, &mut enums);
+    }
+    for (index, r#enum) in (0..).zip(&file.enum_type) {
+        let name = format!("{package}.{}", r#enum.name());
+        enums.push(Enum { name, path: vec![5, index], r#enum });
+    }
+    (messages, enums)
+}
+
+fn walk<'a>(
+    scope: &str,
+    path: Vec<i32>,
+    message: &'a DescriptorProto,
+    messages: &mut Vec<Message<'a>>,
+    enums: &mut Vec<Enum<'a>>,
+) {
+    let name = format!("{scope}.{}", message.name());
+    let nested = |number: i32, index: i32| [path.as_slice(), &[number, index]].concat();
+    for (index, inner) in (0..).zip(&message.nested_type) {
+        if !inner.options.as_ref().is_some_and(|options| options.map_entry()) {
+            walk(&name, nested(3, index), inner, messages, enums);
+        }
+    }
+    for (index, r#enum) in (0..).zip(&message.enum_type) {
+        let name = format!("{name}.{}", r#enum.name());
+        enums.push(Enum { name, path: nested(4, index), r#enum });
+    }
+    messages.push(Message { name, path, message });
+}
+
+/// The comment that leads what stands at a path.
+pub(crate) fn comment<'a>(file: &'a FileDescriptorProto, path: &[i32]) -> &'a str {
+    let locations = file.source_code_info.as_ref().map(|info| info.location.as_slice());
+    let at = locations.unwrap_or_default().iter().find(|location| location.path == path);
+    at.map(Location::leading_comments).unwrap_or_default().trim()
+}
