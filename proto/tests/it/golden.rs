@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, fs};
 
-use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::field_descriptor_proto::Label;
 
 use crate::tree::{files, types};
 
@@ -12,10 +12,10 @@ fn dump() -> String {
     for file in files() {
         let (messages, enums) = types(&file);
         for message in messages {
-            for field in &message.message.field {
+            for field in &message.inner.field {
                 let mut line = format!("{} {} {}", message.name, field.number(), field.name());
                 // Writing to a String cannot fail.
-                write!(line, " {}", Type::try_from(field.r#type()).unwrap().as_str_name()).unwrap();
+                write!(line, " {}", field.r#type().as_str_name()).unwrap();
                 if field.label() == Label::Repeated {
                     line.push_str(" repeated");
                 }
@@ -24,13 +24,13 @@ fn dump() -> String {
                 }
                 if let Some(index) = field.oneof_index {
                     let at = usize::try_from(index).unwrap();
-                    write!(line, " oneof {}", message.message.oneof_decl[at].name()).unwrap();
+                    write!(line, " oneof {}", message.inner.oneof_decl[at].name()).unwrap();
                 }
                 lines.push(line);
             }
         }
         for r#enum in enums {
-            for value in &r#enum.r#enum.value {
+            for value in &r#enum.inner.value {
                 lines.push(format!("{} {} {}", r#enum.name, value.number(), value.name()));
             }
         }

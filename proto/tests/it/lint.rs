@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use prost_types::EnumValueDescriptorProto;
+
 use crate::tree::{comment, files, types};
 
 fn is_lower_snake(text: &str) -> bool {
@@ -60,26 +62,26 @@ fn contracts_follow_bufs_standard_rules() {
         }
         let (messages, enums) = types(&file);
         for message in &messages {
-            if !is_pascal(message.message.name()) {
+            if !is_pascal(message.inner.name()) {
                 find("MESSAGE_PASCAL_CASE", &message.name);
             }
-            for field in &message.message.field {
+            for field in &message.inner.field {
                 if !is_lower_snake(field.name()) {
                     find("FIELD_LOWER_SNAKE_CASE", &format!("{}.{}", message.name, field.name()));
                 }
             }
-            for oneof in &message.message.oneof_decl {
+            for oneof in &message.inner.oneof_decl {
                 if !is_lower_snake(oneof.name()) {
                     find("ONEOF_LOWER_SNAKE_CASE", &format!("{}.{}", message.name, oneof.name()));
                 }
             }
         }
         for r#enum in &enums {
-            if !is_pascal(r#enum.r#enum.name()) {
+            if !is_pascal(r#enum.inner.name()) {
                 find("ENUM_PASCAL_CASE", &r#enum.name);
             }
-            let prefix = format!("{}_", upper_snake(r#enum.r#enum.name()));
-            for value in &r#enum.r#enum.value {
+            let prefix = format!("{}_", upper_snake(r#enum.inner.name()));
+            for value in &r#enum.inner.value {
                 let full = format!("{}.{}", r#enum.name, value.name());
                 if !is_upper_snake(value.name()) {
                     find("ENUM_VALUE_UPPER_SNAKE_CASE", &full);
@@ -91,7 +93,7 @@ fn contracts_follow_bufs_standard_rules() {
                     find("ENUM_ZERO_VALUE_SUFFIX", &full);
                 }
             }
-            if r#enum.r#enum.value.first().map(|value| value.number()) != Some(0) {
+            if r#enum.inner.value.first().map(EnumValueDescriptorProto::number) != Some(0) {
                 find("ENUM_FIRST_VALUE_ZERO", &r#enum.name);
             }
         }
@@ -137,18 +139,18 @@ fn everything_in_a_contract_is_commented() {
         let (messages, enums) = types(&file);
         for message in &messages {
             check(&message.path, message.name.clone());
-            for (index, field) in (0..).zip(&message.message.field) {
+            for (index, field) in (0..).zip(&message.inner.field) {
                 let path = under(&message.path, 2, index);
                 check(&path, format!("{}.{}", message.name, field.name()));
             }
-            for (index, oneof) in (0..).zip(&message.message.oneof_decl) {
+            for (index, oneof) in (0..).zip(&message.inner.oneof_decl) {
                 let path = under(&message.path, 8, index);
                 check(&path, format!("{}.{}", message.name, oneof.name()));
             }
         }
         for r#enum in &enums {
             check(&r#enum.path, r#enum.name.clone());
-            for (index, value) in (0..).zip(&r#enum.r#enum.value) {
+            for (index, value) in (0..).zip(&r#enum.inner.value) {
                 check(&under(&r#enum.path, 2, index), value.name().to_owned());
             }
         }

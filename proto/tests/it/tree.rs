@@ -1,7 +1,7 @@
 //! All contracts, those of stored messages included, walked as one list.
 
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+    DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions,
     source_code_info::Location,
 };
 
@@ -29,14 +29,14 @@ pub(crate) fn files() -> Vec<FileDescriptorProto> {
 pub(crate) struct Message<'a> {
     pub(crate) name: String,
     pub(crate) path: Vec<i32>,
-    pub(crate) message: &'a DescriptorProto,
+    pub(crate) inner: &'a DescriptorProto,
 }
 
 /// An enum with its full name and the path to its comments.
 pub(crate) struct Enum<'a> {
     pub(crate) name: String,
     pub(crate) path: Vec<i32>,
-    pub(crate) r#enum: &'a EnumDescriptorProto,
+    pub(crate) inner: &'a EnumDescriptorProto,
 }
 
 /// Every message and enum of a file, nested ones included; generated map entries are left out.
@@ -48,7 +48,7 @@ pub(crate) fn types(file: &FileDescriptorProto) -> (Vec<Message<'_>>, Vec<Enum<'
     }
     for (index, r#enum) in (0..).zip(&file.enum_type) {
         let name = format!("{package}.{}", r#enum.name());
-        enums.push(Enum { name, path: vec![5, index], r#enum });
+        enums.push(Enum { name, path: vec![5, index], inner: r#enum });
     }
     (messages, enums)
 }
@@ -63,15 +63,15 @@ fn walk<'a>(
     let name = format!("{scope}.{}", message.name());
     let nested = |number: i32, index: i32| [path.as_slice(), &[number, index]].concat();
     for (index, inner) in (0..).zip(&message.nested_type) {
-        if !inner.options.as_ref().is_some_and(|options| options.map_entry()) {
+        if !inner.options.as_ref().is_some_and(MessageOptions::map_entry) {
             walk(&name, nested(3, index), inner, messages, enums);
         }
     }
     for (index, r#enum) in (0..).zip(&message.enum_type) {
         let name = format!("{name}.{}", r#enum.name());
-        enums.push(Enum { name, path: nested(4, index), r#enum });
+        enums.push(Enum { name, path: nested(4, index), inner: r#enum });
     }
-    messages.push(Message { name, path, message });
+    messages.push(Message { name, path, inner: message });
 }
 
 /// The comment that leads what stands at a path.
