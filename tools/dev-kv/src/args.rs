@@ -1,0 +1,199 @@
+//! What the server is told at its start.
+
+use crate::faults::Rule;
+use clap::Args as ClapArgs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Options of the server, for a command line or the environment.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Args {
+    /// Directory of the data; made when it is absent.
+    #[arg(long, env = "TILL_DEV_KV_DATA_DIR", default_value = "till-data/dev-kv")]
+    pub data_dir: PathBuf,
+
+    /// Address to listen on, for PD, TiKV and HTTP alike.
+    #[arg(long, env = "TILL_DEV_KV_LISTEN", default_value = "127.0.0.1:2379")]
+    pub listen: SocketAddr,
+
+    /// `host:port` at which clients reach this process; the listen address when absent.
+    #[arg(long, env = "TILL_DEV_KV_ADVERTISE")]
+    pub advertise: Option<String>,
+
+    /// Regions to cut a new store into, at even places.
+    #[arg(long, env = "TILL_DEV_KV_REGIONS", default_value_t = 1)]
+    pub regions: usize,
+
+    /// Further keys to cut regions at, hexadecimal.
+    #[arg(long, env = "TILL_DEV_KV_SPLIT_AT", value_delimiter = ',')]
+    pub split_at: Vec<String>,
+
+    /// Keyspaces to make besides DEFAULT.
+    #[arg(long, env = "TILL_DEV_KV_KEYSPACES", value_delimiter = ',')]
+    pub keyspaces: Vec<String>,
+
+    /// Memory for rows, in MiB.
+    #[arg(long, env = "TILL_DEV_KV_CACHE_MIB", default_value_t = 128)]
+    pub cache_mib: u32,
+
+    /// Memory for blocks read from disk, in MiB.
+    #[arg(long, env = "TILL_DEV_KV_BLOCK_CACHE_MIB", default_value_t = 64)]
+    pub block_cache_mib: u32,
+
+    /// Certificate (PEM) to serve TLS with; needs the key as well.
+    #[arg(long, env = "TILL_DEV_KV_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key (PEM) of the certificate.
+    #[arg(long, env = "TILL_DEV_KV_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Certificate authority (PEM) that clients must have their certificate from.
+    #[arg(long, env = "TILL_DEV_KV_TLS_CA", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// A fault from the start, as the JSON of a rule; may be given more than once.
+    #[arg(long, env = "TILL_DEV_KV_FAULT", value_parser = parse_rule)]
+    pub fault: Vec<Rule>,
+
+    /// Seed of the faults' dice.
+    #[arg(long, env = "TILL_DEV_KV_FAULT_SEED", default_value_t = 1)]
+    pub fault_seed: u64,
+}
+
+fn parse_rule(text: &str) -> Result<Rule, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+/// The paths of a TLS identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsPaths {
+    /// Certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+    /// Authority of the clients' certificates, PEM; none asks clients for none.
+    pub ca: Option<PathBuf>,
+}
+
+/// A validated configuration.
+#[derive(Clone)]
+pub struct Config {
+    /// Directory of the data.
+    pub data_dir: PathBuf,
+    /// `host:port` for clients; none is the listener's address.
+    pub advertise: Option<String>,
+    /// Plain keys to cut regions at.
+    pub split_keys: Vec<Vec<u8>>,
+    /// Keyspaces to make besides DEFAULT.
+    pub keyspaces: Vec<String>,
+    /// Memory for rows, in bytes.
+    pub cache_bytes: u64,
+    /// Memory for blocks, in bytes.
+    pub block_cache_bytes: u64,
+    /// TLS, if any.
+    pub tls: Option<TlsPaths>,
+    /// Faults from the start.
+    pub faults: Vec<Rule>,
+    /// Seed of the faults' dice.
+    pub fault_seed: u64,
+    /// Told after each sync of the data directory; for tests of durability.
+    pub sync_probe: Option<crate::SyncProbe>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("data_dir", &self.data_dir)
+            .field("advertise", &self.advertise)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Everything at its default, over this directory.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            advertise: None,
+            split_keys: Vec::new(),
+            keyspaces: Vec::new(),
+            cache_bytes: 128 << 20,
+            block_cache_bytes: 64 << 20,
+            tls: None,
+            faults: Vec::new(),
+            fault_seed: 1,
+            sync_probe: None,
+        }
+    }
+
+    /// Cuts a new store into this many regions.
+    #[must_use]
+    pub fn with_regions(mut self, count: usize) -> Self {
+        let keys = crate::regions::presplit_keys(count);
+        self.split_keys.extend(keys.iter().map(|key| key.to_vec()));
+        self
+    }
+}
+
+impl TryFrom<Args> for Config {
+    type Error = crate::Error;
+
+    /// # Errors
+    ///
+    /// An argument that cannot be used; a retry does not help.
+    fn try_from(args: Args) -> Result<Self, crate::Error> {
+        if args.regions == 0 || args.regions > 10_000 {
+            return Err(crate::Error::Config(format!(
+                "{} regions; from 1 to 10000 are possible",
+                args.regions
+            )));
+        }
+        let mut config = Self::new(args.data_dir).with_regions(args.regions);
+        for text in &args.split_at {
+            config.split_keys.push(parse_hex(text)?);
+        }
+        config.advertise = args.advertise;
+        config.keyspaces = args.keyspaces;
+        config.cache_bytes = u64::from(args.cache_mib) << 20;
+        config.block_cache_bytes = u64::from(args.block_cache_mib) << 20;
+        config.tls = match (args.tls_cert, args.tls_key) {
+            (Some(cert), Some(key)) => Some(TlsPaths { cert, key, ca: args.tls_ca }),
+            (_, _) => None,
+        };
+        config.faults = args.fault;
+        config.fault_seed = args.fault_seed;
+        Ok(config)
+    }
+}
+
+/// Bytes from hexadecimal digits.
+pub(crate) fn parse_hex(text: &str) -> Result<Vec<u8>, crate::Error> {
+    let bad = || crate::Error::Config(format!("{text:?} is not hexadecimal"));
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect::<Option<_>>()
+        .ok_or_else(bad)?;
+    if digits.len() % 2 != 0 {
+        return Err(bad());
+    }
+    Ok(digits
+        .chunks_exact(2)
+        .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_is_read_or_refused() {
+        assert_eq!(parse_hex("00fFa1").unwrap(), [0, 0xff, 0xa1]);
+        assert_eq!(parse_hex("").unwrap(), Vec::<u8>::new());
+        for bad in ["0", "0g", "é1"] {
+            assert!(parse_hex(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Garbage collection, and erasing ranges.
+
+use super::{Engine, EngineError, META_SAFE_POINT, UpdateError};
+use crate::model::Ts;
+use crate::store::{KeyRange, RowChange, Store, StoreError};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Rows changed within one section.
+const AT_ONCE: usize = 1024;
+
+impl Engine {
+    /// Raises the safe point; a lower one than before changes nothing. Answers the one that holds.
+    pub(crate) async fn raise_safe_point(&self, safe_point: Ts) -> Result<Ts, EngineError> {
+        if safe_point <= self.safe_point() {
+            return Ok(self.safe_point());
+        }
+        let done = self
+            .update(&[], |section| {
+                section.write_meta(META_SAFE_POINT, Some(safe_point.0.to_be_bytes().to_vec()));
+                Ok(((), Vec::new()))
+            })
+            .await;
+        if let Err(UpdateError::Engine(error)) = done {
+            return Err(error);
+        }
+        self.safe_point.fetch_max(safe_point.0, Ordering::AcqRel);
+        self.safe_point_moved.notify_one();
+        Ok(self.safe_point())
+    }
+
+    /// Collects garbage whenever the safe point moves, and once at the start, for as long as it is polled.
+    pub(crate) async fn collect_garbage_forever(self: Arc<Self>) {
+        loop {
+            let safe_point = self.safe_point();
+            if safe_point > Ts(0)
+                && let Err(error) = self.collect_garbage(safe_point).await
+            {
+                tracing::warn!(error = %error, "garbage not collected");
+            }
+            self.safe_point_moved.notified().await;
+        }
+    }
+
+    /// Drops what nobody at or above the safe point can read.
+    pub(crate) async fn collect_garbage(
+        self: &Arc<Self>,
+        safe_point: Ts,
+    ) -> Result<(), EngineError> {
+        self.in_chunks(
+            move |store| Box::new(store.deletions_until(safe_point)),
+            |section, (commit_ts, key)| {
+                let (state, store) = section.state();
+                state.drop_deletion(key, *commit_ts, store)
+            },
+        )
+        .await?;
+        self.in_chunks(
+            move |store| Box::new(store.rollbacks_until(safe_point)),
+            |section, (start_ts, key)| {
+                section.change(RowChange::Rollback(key.clone(), *start_ts, false));
+                Ok(())
+            },
+        )
+        .await?;
+        let store = self.store()?;
+        store.set_safe_point(safe_point);
+        blocking(move || store.compact_history()).await
+    }
+
+    /// Erases everything of the transactional keys in the range, whatever its timestamps.
+    pub(crate) async fn destroy_range(
+        self: &Arc<Self>,
+        range: KeyRange,
+    ) -> Result<(), EngineError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let live: Vec<Bytes> = {
+            let inner = self.lock();
+            let keys = inner.state.live.keys();
+            keys.filter(|key| range.contains(key)).cloned().collect()
+        };
+        for keys in live.chunks(AT_ONCE) {
+            self.erase(keys).await?;
+        }
+        let rows = range.clone();
+        self.in_chunks(
+            move |store| {
+                Box::new(
+                    store.scan_current(&rows, false).map(|row| row.map(|(key, _)| (Ts(0), key))),
+                )
+            },
+            |section, (_, key)| {
+                section.state().0.erase(key);
+                Ok(())
+            },
+        )
+        .await?;
+        let rows = range.clone();
+        self.in_chunks(
+            move |store| {
+                Box::new(
+                    store
+                        .scan_history_keys(&rows)
+                        .map(|row| row.map(|key| (Ts(0), Bytes::from(key)))),
+                )
+            },
+            |section, (_, row_key)| {
+                section.change(RowChange::HistoryGone(row_key.to_vec()));
+                Ok(())
+            },
+        )
+        .await?;
+        self.in_chunks(
+            move |store| {
+                let range = range.clone();
+                Box::new(
+                    store.rollbacks_until(crate::model::TS_MAX).filter(move |row| {
+                        row.as_ref().map_or(true, |(_, key)| range.contains(key))
+                    }),
+                )
+            },
+            |section, (start_ts, key)| {
+                section.change(RowChange::Rollback(key.clone(), *start_ts, false));
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Removes the raw keys of a range.
+    pub(crate) async fn delete_raw_range(
+        self: &Arc<Self>,
+        range: KeyRange,
+    ) -> Result<(), EngineError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let live: Vec<Bytes> = {
+            let inner = self.lock();
+            let keys = inner.state.raw_live.keys();
+            keys.filter(|key| range.contains(key)).cloned().collect()
+        };
+        for keys in live.chunks(AT_ONCE) {
+            self.update(&[], |section| {
+                for key in keys {
+                    section.write_raw(key.clone(), None);
+                }
+                Ok(((), Vec::new()))
+            })
+            .await
+            .map_err(engine_error)?;
+        }
+        self.in_chunks(
+            move |store| {
+                Box::new(store.scan_raw(&range, false).map(|row| row.map(|(key, _)| (Ts(0), key))))
+            },
+            |section, (_, key)| {
+                section.write_raw(key.clone(), None);
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    async fn erase(&self, keys: &[Bytes]) -> Result<(), EngineError> {
+        self.update(&[], |section| {
+            for key in keys {
+                section.state().0.erase(key);
+            }
+            Ok(((), Vec::new()))
+        })
+        .await
+        .map_err(engine_error)
+    }
+
+    /// Goes through rows on disk, as of one moment, and changes something for each, some at a time.
+    async fn in_chunks(
+        self: &Arc<Self>,
+        rows: impl FnOnce(&Store) -> Rows + Send + 'static,
+        change: impl Fn(&mut super::Section<'_>, &(Ts, Bytes)) -> Result<(), StoreError>,
+    ) -> Result<(), EngineError> {
+        let store = self.store()?;
+        let (to_here, mut chunks) = tokio::sync::mpsc::channel(2);
+        let reader = tokio::task::spawn_blocking(move || {
+            let mut chunk = Vec::with_capacity(AT_ONCE);
+            for row in rows(&store) {
+                chunk.push(row?);
+                if chunk.len() == AT_ONCE {
+                    let full = std::mem::replace(&mut chunk, Vec::with_capacity(AT_ONCE));
+                    if to_here.blocking_send(full).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            to_here.blocking_send(chunk).ok();
+            Ok(())
+        });
+        while let Some(chunk) = chunks.recv().await {
+            self.update(&[], |section| {
+                for row in &chunk {
+                    change(section, row).map_err(EngineError::from)?;
+                }
+                Ok(((), Vec::new()))
+            })
+            .await
+            .map_err(engine_error)?;
+        }
+        match reader.await {
+            Ok(result) => result.map_err(|error: StoreError| error.into()),
+            Err(error) => Err(EngineError::ReadFailed(error.to_string())),
+        }
+    }
+
+    pub(super) fn store(&self) -> Result<Arc<Store>, EngineError> {
+        self.lock()
+            .store
+            .clone()
+            .ok_or_else(|| EngineError::ReadOnly("it is being opened anew".to_owned()))
+    }
+}
+
+type Rows = Box<dyn Iterator<Item = Result<(Ts, Bytes), StoreError>>>;
+
+fn engine_error(error: UpdateError) -> EngineError {
+    match error {
+        UpdateError::Engine(error) => error,
+        UpdateError::Refused(refusals) => {
+            EngineError::ReadFailed(format!("unexpected refusal: {refusals:?}"))
+        }
+    }
+}
+
+async fn blocking(
+    work: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+) -> Result<(), EngineError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(EngineError::ReadFailed(error.to_string())),
+    }
+}

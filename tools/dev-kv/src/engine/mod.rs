@@ -1,0 +1,633 @@
+//! The one place where state changes: a mutex, a thread that writes groups to disk, and the waiting for it.
+//!
+//! A change is made in memory within one critical section, without waiting for anything, so a caller that
+//! gives up (a dropped request) can never leave half of it. The committer thread takes everything that has
+//! gathered, writes it with one sync, and wakes who waits: the next group gathers meanwhile.
+//!
+//! When the disk refuses a group, everybody waiting is told so, memory is thrown away and the store is opened
+//! anew: what stands on disk is the truth. Until a write succeeds again only reads are served.
+
+mod cache;
+mod committer;
+mod maintain;
+mod scan;
+mod section;
+mod state;
+
+pub(crate) use scan::ScanRequest;
+pub(crate) use section::Section;
+
+use crate::model::{Failure, Lock, Refusal, TS_MAX, Ts};
+use crate::store::codec::Current;
+use crate::store::{Store, StoreConfig, StoreError, SyncProbe, decode_u64};
+use crate::tso::Oracle;
+use bytes::Bytes;
+use committer::Committer;
+use section::value_on_disk;
+use state::State;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use types::Clock;
+
+/// A group may grow to this many bytes before further writers wait for the one before it.
+const GROUP_BYTES_MAX: usize = 64 << 20;
+
+/// Reads may be this far ahead of the clock, in milliseconds.
+const FUTURE_MS_MAX: u64 = 3_600_000;
+
+const META_CEILING: &str = "tso_ceiling";
+const META_CLUSTER: &str = "cluster_id";
+const META_SAFE_POINT: &str = "safe_point";
+
+/// Why the engine did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum EngineError {
+    /// The disk refused the group; whether the change is there will be known after the next start. A retry
+    /// may help once there is space.
+    #[error("the store could not write: {0}")]
+    WriteFailed(String),
+    /// The store is being opened anew, or serves reads only, after a failed write.
+    #[error("the store does not accept writes: {0}")]
+    ReadOnly(String),
+    /// A row could not be read.
+    #[error("the store could not read: {0}")]
+    ReadFailed(String),
+    /// Every timestamp below the ceiling is given out.
+    #[error("the timestamp window is used up")]
+    WindowUsedUp,
+}
+
+impl From<StoreError> for EngineError {
+    fn from(error: StoreError) -> Self {
+        Self::ReadFailed(crate::error::chain(&error))
+    }
+}
+
+/// Why an update did not happen.
+#[derive(Debug)]
+pub(crate) enum UpdateError {
+    /// The rules forbid it.
+    Refused(Vec<Refusal>),
+    /// The engine failed.
+    Engine(EngineError),
+}
+
+impl From<EngineError> for UpdateError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<Failure<EngineError>> for UpdateError {
+    fn from(failure: Failure<EngineError>) -> Self {
+        match failure {
+            Failure::Refused(refusals) => Self::Refused(refusals),
+            Failure::View(error) => Self::Engine(error),
+        }
+    }
+}
+
+/// How an engine is opened.
+#[derive(Clone)]
+pub(crate) struct EngineConfig {
+    /// Where its data is.
+    pub(crate) directory: PathBuf,
+    /// Memory for rows, in bytes.
+    pub(crate) cache_bytes: u64,
+    /// Memory for blocks, in bytes.
+    pub(crate) block_cache_bytes: u64,
+    /// Told of every sync.
+    pub(crate) probe: Option<SyncProbe>,
+}
+
+/// Opened state, as long as the disk is fine.
+struct Inner {
+    state: State,
+    /// None while the store is being opened anew.
+    store: Option<Arc<Store>>,
+    /// Why only reads are served.
+    read_only: Option<String>,
+    /// Groups that are not on disk yet: the one being written, and the open one.
+    waiting: Vec<(u64, Arc<Done>)>,
+    stopping: bool,
+}
+
+/// The end of a group.
+#[derive(Debug, Default)]
+struct Done {
+    result: OnceLock<Result<(), String>>,
+    changed: Notify,
+}
+
+impl Done {
+    fn finish(&self, result: Result<(), String>) {
+        if self.result.set(result).is_ok() {
+            self.changed.notify_waiters();
+        }
+    }
+
+    async fn wait(&self) -> Result<(), EngineError> {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(result) = self.result.get() {
+                return result.clone().map_err(EngineError::WriteFailed);
+            }
+            changed.await;
+        }
+    }
+}
+
+/// The engine.
+pub(crate) struct Engine {
+    inner: Mutex<Inner>,
+    /// Wakes the committer.
+    work: Condvar,
+    oracle: Mutex<Oracle>,
+    /// At most one raise of the ceiling at a time.
+    raising: tokio::sync::Mutex<()>,
+    raise_planned: AtomicBool,
+    clock: Arc<dyn Clock>,
+    cluster_id: u64,
+    safe_point: AtomicU64,
+    /// Told when locks were removed.
+    unlocked: Notify,
+    /// Told when the safe point moved.
+    safe_point_moved: Notify,
+    counters: Counters,
+    started_at: u64,
+    config: EngineConfig,
+}
+
+/// What is held, in memory and on disk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Locks that stand.
+    pub(crate) locks: usize,
+    /// Rows that are locked or changed.
+    pub(crate) live: usize,
+    /// Bytes of rows kept.
+    pub(crate) cache_bytes: u64,
+    /// Bytes on disk.
+    pub(crate) disk_bytes: u64,
+    /// Displaced rows, roughly.
+    pub(crate) history_rows: usize,
+}
+
+/// Figures since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Groups written.
+    pub(crate) groups: AtomicU64,
+    /// Rows changed on disk.
+    pub(crate) rows: AtomicU64,
+    /// Versions committed.
+    pub(crate) commits: AtomicU64,
+    /// Keys read.
+    pub(crate) reads: AtomicU64,
+    /// Keys read from disk.
+    pub(crate) misses: AtomicU64,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("directory", &self.config.directory).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the directory and starts the committer. `new_cluster_id` becomes the cluster's id if it has
+    /// none yet.
+    pub(crate) fn open(
+        config: EngineConfig,
+        clock: Arc<dyn Clock>,
+        new_cluster_id: u64,
+    ) -> Result<(Arc<Self>, Committer), StoreError> {
+        let store = open_store(&config)?;
+        let cluster_id = match store.meta(META_CLUSTER)? {
+            Some(row) => decode_u64(&row)?,
+            None => {
+                store.apply(
+                    &[crate::store::RowChange::Meta(
+                        META_CLUSTER.to_owned(),
+                        Some(new_cluster_id.to_be_bytes().to_vec()),
+                    )],
+                    false,
+                )?;
+                new_cluster_id
+            }
+        };
+        let number = |name| -> Result<u64, StoreError> {
+            Ok(match store.meta(name)? {
+                Some(row) => decode_u64(&row)?,
+                None => 0,
+            })
+        };
+        let oracle = Oracle::resume(number(META_CEILING)?);
+        let safe_point = number(META_SAFE_POINT)?;
+        let state = load_state(&store, &config, 0)?;
+        let started_at = clock.now().0 / 1000;
+        let waiting = vec![(state.open.number, Arc::default())];
+        let engine = Arc::new(Self {
+            inner: Mutex::new(Inner {
+                state,
+                store: Some(Arc::new(store)),
+                read_only: None,
+                waiting,
+                stopping: false,
+            }),
+            work: Condvar::new(),
+            oracle: Mutex::new(oracle),
+            raising: tokio::sync::Mutex::new(()),
+            raise_planned: AtomicBool::new(false),
+            clock,
+            cluster_id,
+            safe_point: AtomicU64::new(safe_point),
+            unlocked: Notify::new(),
+            safe_point_moved: Notify::new(),
+            counters: Counters::default(),
+            started_at,
+            config,
+        });
+        let committer = Committer::start(Arc::clone(&engine))?;
+        Ok((engine, committer))
+    }
+
+    /// The cluster's id, the same for the life of the directory.
+    pub(crate) fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    /// Figures since the start.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// When the engine was opened, in unix seconds.
+    pub(crate) fn started_at(&self) -> u64 {
+        self.started_at
+    }
+
+    /// Now, in unix seconds.
+    pub(crate) fn unix_seconds(&self) -> u64 {
+        self.clock.now().0 / 1000
+    }
+
+    /// Whether a read at `version` would bind commits to a time that is far from here.
+    pub(crate) fn is_far_future(&self, version: Ts) -> bool {
+        version != TS_MAX
+            && version.physical().0 > self.clock.now().0.saturating_add(FUTURE_MS_MAX)
+            && version.physical() > self.oracle().latest().physical()
+    }
+
+    /// What is held.
+    pub(crate) fn sizes(&self) -> Result<Sizes, EngineError> {
+        let store = self.store()?;
+        let (disk_bytes, history_rows) = store.size()?;
+        let inner = self.lock();
+        Ok(Sizes {
+            locks: inner.state.lock_count(),
+            live: inner.state.live.len(),
+            cache_bytes: inner.state.cache.weight(),
+            disk_bytes,
+            history_rows,
+        })
+    }
+
+    /// A record of the store itself.
+    pub(crate) fn read_meta(&self, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
+        Ok(self.store()?.meta(name)?)
+    }
+
+    /// The safe point: no read below it is answered completely.
+    pub(crate) fn safe_point(&self) -> Ts {
+        Ts(self.safe_point.load(Ordering::Acquire))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic inside a section is a bug that may have torn memory; what is on disk is still whole, and
+        // the process is about to be looked at. Going on is no worse than refusing everything.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes state: `decide` looks at it and makes its changes, alone with it, and its answer is given
+    /// when all that it saw and did is on disk. `keys` are those that it will look at.
+    pub(crate) async fn update<T>(
+        &self,
+        keys: &[Bytes],
+        decide: impl Fn(&mut Section<'_>) -> Result<(T, Vec<crate::model::Effect>), UpdateError>,
+    ) -> Result<T, UpdateError> {
+        loop {
+            let (looked, rows) = self.fetch(keys)?;
+            let (result, seen) = match self.enter(looked, rows, &decide)? {
+                Entered::Full(done) => {
+                    done.wait().await?;
+                    continue;
+                }
+                Entered::Decided(result, seen) => (result, seen),
+            };
+            if let Err(UpdateError::Engine(EngineError::WindowUsedUp)) = &result {
+                Box::pin(self.raise_ceiling(true)).await?;
+                continue;
+            }
+            if let Some(done) = seen {
+                done.wait().await?;
+            }
+            return result;
+        }
+    }
+
+    fn enter<T>(
+        &self,
+        looked: u64,
+        rows: Vec<(Bytes, Current)>,
+        decide: &impl Fn(&mut Section<'_>) -> Result<(T, Vec<crate::model::Effect>), UpdateError>,
+    ) -> Result<Entered<T>, EngineError> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if let Some(why) = &inner.read_only {
+            return Err(EngineError::ReadOnly(why.clone()));
+        }
+        let Some(store) = inner.store.clone() else {
+            return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+        };
+        if inner.state.open.bytes > GROUP_BYTES_MAX
+            && let [(_, oldest), _, ..] = inner.waiting.as_slice()
+        {
+            return Ok(Entered::Full(Arc::clone(oldest)));
+        }
+        inner.state.stage(rows, looked);
+        let before = inner.state.open.changes.len();
+        let mut take_ts = |above: Ts| {
+            self.oracle().skip_past(above);
+            self.take_now(1).ok_or(EngineError::WindowUsedUp)
+        };
+        let mut section =
+            Section { state: &mut inner.state, store: &store, seen: 0, take_ts: &mut take_ts };
+        let decided = decide(&mut section);
+        let mut seen = section.seen;
+        let result = match decided {
+            Ok((answer, effects)) => {
+                inner.state.apply(effects, &store)?;
+                Ok(answer)
+            }
+            Err(error) => Err(error),
+        };
+        if inner.state.open.changes.len() > before {
+            seen = inner.state.open.number;
+            self.work.notify_one();
+        }
+        Ok(Entered::Decided(result, pending(&inner.waiting, seen)))
+    }
+
+    /// Reads the rows that are not in memory.
+    fn fetch(&self, keys: &[Bytes]) -> Result<(u64, Vec<(Bytes, Current)>), EngineError> {
+        let (looked, store, missing) = {
+            let inner = self.lock();
+            let Some(store) = inner.store.clone() else {
+                return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+            };
+            let missing: Vec<Bytes> =
+                keys.iter().filter(|key| inner.state.current(key).is_none()).cloned().collect();
+            (inner.state.completed, store, missing)
+        };
+        let mut rows = Vec::with_capacity(missing.len());
+        for key in missing {
+            let row = store.current(&key)?;
+            rows.push((key, row));
+        }
+        Ok((looked, rows))
+    }
+
+    /// What reads of `keys` at `version` see, in order; a lock in the way is an error of its key.
+    pub(crate) async fn read(
+        &self,
+        keys: &[Bytes],
+        version: Ts,
+        bypass: &[u64],
+    ) -> Result<Vec<Result<Option<Bytes>, Box<Lock>>>, EngineError> {
+        let mut answers = Vec::with_capacity(keys.len());
+        let mut missing = Vec::new();
+        let (looked, store, seen) = {
+            let mut inner = self.lock();
+            let inner = &mut *inner;
+            let Some(store) = inner.store.clone() else {
+                return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+            };
+            let mut section = Section {
+                state: &mut inner.state,
+                store: &store,
+                seen: 0,
+                take_ts: &mut |_| Err(EngineError::WindowUsedUp),
+            };
+            for (position, key) in keys.iter().enumerate() {
+                answers.push(match section.look(key, version, bypass) {
+                    Err(lock) => Err(lock),
+                    Ok(Some(value)) => Ok(value),
+                    Ok(None) => {
+                        missing.push(position);
+                        Ok(None)
+                    }
+                });
+            }
+            let seen = pending(&inner.waiting, section.seen);
+            (inner.state.completed, store, seen)
+        };
+        self.counters.reads.fetch_add(keys.len() as u64, Ordering::Relaxed);
+        if !missing.is_empty() {
+            self.counters.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
+            self.read_missing(&store, keys, version, &missing, looked, &mut answers)?;
+        }
+        if let Some(done) = seen {
+            done.wait().await?;
+        }
+        Ok(answers)
+    }
+
+    fn read_missing(
+        &self,
+        store: &Store,
+        keys: &[Bytes],
+        version: Ts,
+        missing: &[usize],
+        looked: u64,
+        answers: &mut [Result<Option<Bytes>, Box<Lock>>],
+    ) -> Result<(), EngineError> {
+        let mut found = Vec::new();
+        for position in missing {
+            let (Some(key), Some(answer)) = (keys.get(*position), answers.get_mut(*position))
+            else {
+                continue;
+            };
+            let row = store.current(key)?;
+            *answer = Ok(match &row.data {
+                Some((newest, value)) if newest.commit_ts <= version => {
+                    (newest.kind == crate::model::Kind::Put).then(|| value.clone())
+                }
+                Some(_) => value_on_disk(store, key, version)?,
+                None => None,
+            });
+            if row.newest().is_some() {
+                found.push((key, row));
+            }
+        }
+        let mut inner = self.lock();
+        for (key, row) in found {
+            if inner.state.admits(key, looked) && inner.state.cache.get(key).is_none() {
+                inner.state.cache.put(key, &row);
+            }
+        }
+        Ok(())
+    }
+
+    /// A raw key's value and expiry, when it is durable.
+    pub(crate) async fn read_raw(
+        &self,
+        keys: &[Bytes],
+    ) -> Result<Vec<Option<(Bytes, u64)>>, EngineError> {
+        let mut answers = Vec::with_capacity(keys.len());
+        let mut missing = Vec::new();
+        let (store, seen) = {
+            let inner = self.lock();
+            let Some(store) = inner.store.clone() else {
+                return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+            };
+            let mut seen = 0;
+            for (position, key) in keys.iter().enumerate() {
+                answers.push(match inner.state.raw_live.get(key) {
+                    Some((value, group)) => {
+                        seen = seen.max(*group);
+                        value.clone()
+                    }
+                    None => {
+                        missing.push((position, key));
+                        None
+                    }
+                });
+            }
+            (store, pending(&inner.waiting, seen))
+        };
+        for (position, key) in missing {
+            if let Some(answer) = answers.get_mut(position) {
+                *answer = store.raw(key)?;
+            }
+        }
+        if let Some(done) = seen {
+            done.wait().await?;
+        }
+        Ok(answers)
+    }
+
+    /// The next `count` timestamps; answers the last of them.
+    pub(crate) async fn timestamps(self: &Arc<Self>, count: u64) -> Result<Ts, EngineError> {
+        loop {
+            let now = self.clock.now().0;
+            let wanted = self.oracle().wanted_ceiling(now);
+            match wanted {
+                Some((_, true)) => self.raise_ceiling(true).await?,
+                Some((_, false)) => self.plan_raise(),
+                None => {}
+            }
+            if let Some(ts) = self.take_now(count) {
+                return Ok(ts);
+            }
+            self.raise_ceiling(true).await?;
+        }
+    }
+
+    /// Makes sure that timestamps of the present can be given out inside a section.
+    pub(crate) async fn prepare_timestamps(self: &Arc<Self>) -> Result<(), EngineError> {
+        let wanted = self.oracle().wanted_ceiling(self.clock.now().0);
+        match wanted {
+            Some((_, true)) => self.raise_ceiling(true).await,
+            Some((_, false)) => {
+                self.plan_raise();
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn take_now(&self, count: u64) -> Option<Ts> {
+        let now = self.clock.now().0;
+        self.oracle().take(now, count)
+    }
+
+    fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Raises the ceiling in the background, ahead of need.
+    fn plan_raise(self: &Arc<Self>) {
+        if self.raise_planned.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = engine.raise_ceiling(false).await {
+                tracing::warn!(error = %error, "timestamp ceiling not raised");
+            }
+            engine.raise_planned.store(false, Ordering::Release);
+        });
+    }
+
+    async fn raise_ceiling(&self, urgent: bool) -> Result<(), EngineError> {
+        let alone = self.raising.lock().await;
+        let wanted = self.oracle().wanted_ceiling(self.clock.now().0);
+        // Someone else may have raised it while this one waited.
+        let ceiling = match wanted {
+            Some((ceiling, now)) if now || !urgent => ceiling,
+            Some(_) | None => return Ok(()),
+        };
+        let result = self
+            .update(&[], |section| {
+                section.write_meta(META_CEILING, Some(ceiling.to_be_bytes().to_vec()));
+                Ok(((), Vec::new()))
+            })
+            .await;
+        match result {
+            Ok(()) => self.oracle().raise(ceiling),
+            Err(UpdateError::Engine(error)) => return Err(error),
+            Err(UpdateError::Refused(_)) => {}
+        }
+        drop(alone);
+        Ok(())
+    }
+
+    /// Waits until some lock is removed, or for this long.
+    pub(crate) async fn some_unlock(&self, at_most: Duration) {
+        // An unlock in between is missed at worst for `at_most`, which callers keep short.
+        drop(tokio::time::timeout(at_most, self.unlocked.notified()).await);
+    }
+}
+
+enum Entered<T> {
+    /// Too much is waiting; wait for this.
+    Full(Arc<Done>),
+    /// Decided; the answer waits for this.
+    Decided(Result<T, UpdateError>, Option<Arc<Done>>),
+}
+
+/// The end to wait for before what was last changed in `group` may be told.
+fn pending(waiting: &[(u64, Arc<Done>)], group: u64) -> Option<Arc<Done>> {
+    waiting.iter().rev().find(|(number, _)| *number == group).map(|(_, done)| Arc::clone(done))
+}
+
+fn open_store(config: &EngineConfig) -> Result<Store, StoreError> {
+    Store::open(
+        &config.directory,
+        StoreConfig { block_cache_bytes: config.block_cache_bytes },
+        config.probe.clone(),
+    )
+}
+
+/// What is in memory right after opening.
+fn load_state(store: &Store, config: &EngineConfig, completed: u64) -> Result<State, StoreError> {
+    let locks = store.all_locks().collect::<Result<Vec<_>, _>>()?;
+    let last_rollback = store.rollbacks_until(TS_MAX).last().transpose()?;
+    let asked_until = last_rollback.map_or(Ts(0), |(ts, _)| ts);
+    Ok(State::new(config.cache_bytes, locks, asked_until, completed))
+}

@@ -1,0 +1,36 @@
+//! What can go wrong with the server as a whole.
+
+use std::error::Error as StdError;
+use std::fmt::Write as _;
+
+/// Why the server did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory cannot be used: in use by another process, of another format, not ours, or
+    /// unreadable. Retrying helps only in the first case.
+    #[error("data directory: {0}")]
+    Store(String),
+    /// The TLS files cannot be used. Retrying does not help.
+    #[error("tls: {0}")]
+    Tls(String),
+    /// An argument is out of range. Retrying does not help.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// The socket failed.
+    #[error("listener")]
+    Listener(#[from] std::io::Error),
+}
+
+/// An error and all that caused it, in one line.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.ends_with(&more) {
+            write!(text, ": {more}").ok();
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,271 @@
+//! Around the gRPC services: faults, names of what is not implemented, PD's HTTP status, and administration.
+
+use crate::args::parse_hex;
+use crate::faults::{Fault, Loss, Rule};
+use crate::kv::Kv;
+use crate::pd::{Pd, VERSION};
+use crate::regions::Region;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+use tonic::Status;
+
+/// Path prefixes of the services that are here.
+const SERVICES: [&str; 3] = ["/tikvpb.Tikv/", "/pdpb.PD/", "/keyspacepb.Keyspace/"];
+
+#[derive(Debug, Clone)]
+struct Parts {
+    pd: Pd,
+    kv: Kv,
+}
+
+/// The whole router.
+pub(crate) fn around(grpc: Router, pd: Pd, kv: Kv) -> Router {
+    let parts = Parts { pd, kv };
+    let http = Router::new()
+        .route("/pd/api/v1/version", get(version))
+        .route("/pd/api/v1/health", get(health))
+        .route("/pd/api/v1/members", get(members))
+        .route("/pd/api/v1/stores", get(stores))
+        .route("/pd/api/v1/regions", get(regions))
+        .route("/dev-kv/v1/faults", get(list_faults).post(add_fault).delete(clear_faults))
+        .route("/dev-kv/v1/split", post(split))
+        .route("/dev-kv/v1/keyspaces", post(add_keyspace))
+        .route("/dev-kv/v1/freeze-tso", post(freeze))
+        .route("/dev-kv/v1/jump-clock", post(jump))
+        .route("/dev-kv/v1/stats", get(stats))
+        .with_state(parts.clone());
+    grpc.layer(from_fn_with_state(parts, disturb)).merge(http)
+}
+
+/// Carries a call out, with the faults that hit it.
+async fn disturb(State(parts): State<Parts>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let Some(rpc) = SERVICES.iter().find_map(|service| path.strip_prefix(service)) else {
+        return unimplemented(path);
+    };
+    let rpc = rpc.to_owned();
+    let faults = &parts.kv.faults;
+    let fault = match faults.transport(&rpc) {
+        None => {
+            let path = path.to_owned();
+            let response = next.run(request).await;
+            return named(response, &path);
+        }
+        Some(fault) => fault,
+    };
+    match fault {
+        Fault::Refuse => lost(Loss::Unavailable).await,
+        Fault::Latency { delay } => {
+            tokio::time::sleep(faults.draw(delay)).await;
+            next.run(request).await
+        }
+        Fault::LoseReply { then } => {
+            // Detached: the caller may give up before it is carried out.
+            let call = tokio::spawn(next.run(request));
+            if let Err(error) = call.await {
+                tracing::warn!(error = %error, "call failed whose reply was to be lost");
+            }
+            lost(then).await
+        }
+        Fault::LandLate { delay, then } => {
+            let delay = faults.draw(delay);
+            // The request has to be here whole: its sender is told that it failed.
+            let (head, body) = request.into_parts();
+            let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
+                return lost(then).await;
+            };
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                next.run(Request::from_parts(head, Body::from(body))).await
+            });
+            lost(then).await
+        }
+        Fault::NotLeader { .. }
+        | Fault::Split
+        | Fault::ServerIsBusy
+        | Fault::StaleCommand
+        | Fault::MaxTimestampNotSynced
+        | Fault::FallBack
+        | Fault::CommitTsExpired => next.run(request).await,
+    }
+}
+
+async fn lost(then: Loss) -> Response {
+    match then {
+        Loss::Unavailable => {
+            Status::unavailable("injected: the connection was lost").into_http::<Body>()
+        }
+        Loss::Silence => std::future::pending().await,
+    }
+}
+
+/// A service's bare "unimplemented" says what was asked for.
+fn named(response: Response, path: &str) -> Response {
+    let bare = response.headers().get("grpc-status").is_some_and(|status| status == "12")
+        && !response.headers().contains_key("grpc-message");
+    if bare { unimplemented(path) } else { response }
+}
+
+fn unimplemented(path: &str) -> Response {
+    Status::unimplemented(format!("dev-kv does not implement {path}")).into_http::<Body>()
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({ "branch": "dev-kv", "version": VERSION }))
+}
+
+async fn health() -> Json<Value> {
+    Json(json!([{ "name": "dev-kv", "member_id": 1, "health": true }]))
+}
+
+async fn members(State(parts): State<Parts>) -> Json<Value> {
+    let member = json!({ "name": "dev-kv", "member_id": 1, "client_urls": [parts.pd.url()] });
+    Json(json!({ "members": [member], "leader": member }))
+}
+
+async fn stores(State(parts): State<Parts>) -> Json<Value> {
+    let store = parts.pd.store();
+    Json(json!({
+        "count": 1,
+        "stores": [{
+            "store": {
+                "id": store.id,
+                "address": store.address,
+                "version": store.version,
+                "state_name": "Up",
+            },
+            "status": { "leader_count": parts.pd.cluster.regions().now().all().len() },
+        }],
+    }))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02X}").ok();
+        text
+    })
+}
+
+fn region_json(region: &Region) -> Value {
+    let wire = region.to_wire();
+    json!({
+        "id": wire.id,
+        "start_key": hex(&wire.start_key),
+        "end_key": hex(&wire.end_key),
+        "epoch": { "conf_ver": 1, "version": region.version },
+        "leader": { "id": region.peer().id, "store_id": region.peer().store_id },
+    })
+}
+
+async fn regions(State(parts): State<Parts>) -> Json<Value> {
+    let table = parts.pd.cluster.regions().now();
+    let regions: Vec<_> = table.all().iter().map(region_json).collect();
+    Json(json!({ "count": regions.len(), "regions": regions }))
+}
+
+async fn list_faults(State(parts): State<Parts>) -> Json<Value> {
+    let (rules, hits) = parts.kv.faults.list();
+    Json(json!({ "rules": rules, "hits": hits }))
+}
+
+async fn add_fault(State(parts): State<Parts>, Json(rule): Json<Rule>) -> StatusCode {
+    parts.kv.faults.add(rule);
+    StatusCode::NO_CONTENT
+}
+
+async fn clear_faults(State(parts): State<Parts>) -> StatusCode {
+    parts.kv.faults.clear();
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SplitAt {
+    /// Plain keys, hexadecimal.
+    keys: Vec<String>,
+}
+
+async fn split(State(parts): State<Parts>, Json(at): Json<SplitAt>) -> Response {
+    let keys: Result<Vec<Bytes>, _> =
+        at.keys.iter().map(|key| parse_hex(key).map(Bytes::from)).collect();
+    let keys = match keys {
+        Ok(keys) => keys,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error),
+    };
+    match parts.pd.cluster.split_all(&keys).await {
+        Ok(new) => Json(json!({ "new": new })).into_response(),
+        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Name {
+    name: String,
+}
+
+async fn add_keyspace(State(parts): State<Parts>, Json(keyspace): Json<Name>) -> Response {
+    match parts.pd.cluster.add_keyspace(&keyspace.name).await {
+        Ok(id) => Json(json!({ "id": id })).into_response(),
+        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error),
+    }
+}
+
+fn problem(status: StatusCode, error: &dyn std::fmt::Display) -> Response {
+    let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+    let body = Json(json!({ "status": status.as_u16(), "detail": error.to_string() }));
+    (status, kind, body).into_response()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Freeze {
+    for_ms: u64,
+}
+
+async fn freeze(State(parts): State<Parts>, Json(freeze): Json<Freeze>) -> StatusCode {
+    parts.kv.faults.freeze(freeze.for_ms);
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Jump {
+    by_ms: i64,
+}
+
+async fn jump(State(parts): State<Parts>, Json(jump): Json<Jump>) -> StatusCode {
+    parts.kv.faults.jump_clock(jump.by_ms);
+    StatusCode::NO_CONTENT
+}
+
+async fn stats(State(parts): State<Parts>) -> Response {
+    let counters = parts.kv.engine.counters();
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    match parts.kv.engine.sizes() {
+        Ok(sizes) => Json(json!({
+            "syncs": read(&counters.groups),
+            "rows_changed": read(&counters.rows),
+            "versions_committed": read(&counters.commits),
+            "keys_read": read(&counters.reads),
+            "keys_read_from_disk": read(&counters.misses),
+            "locks": sizes.locks,
+            "live_rows": sizes.live,
+            "cache_bytes": sizes.cache_bytes,
+            "disk_bytes": sizes.disk_bytes,
+            "history_rows": sizes.history_rows,
+        }))
+        .into_response(),
+        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error),
+    }
+}

@@ -1,0 +1,77 @@
+//! Names of keyspaces and their ids. An id is a prefix of keys on disk, so a name keeps it for good.
+
+use crate::store::codec::{put_bytes, take_bytes};
+use bytes::{Buf as _, Bytes};
+
+/// The keyspace that is always there, with PD's id for it.
+const DEFAULT: (&str, u32) = ("DEFAULT", 0);
+
+/// Ids are three bytes on the wire; PD keeps the largest for itself.
+const ID_MAX: u32 = (1 << 24) - 2;
+
+/// All keyspaces.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Keyspaces {
+    /// In the order they were made; ids count from one.
+    names: Vec<String>,
+}
+
+impl Keyspaces {
+    /// The keyspace's id; none when there is no such name.
+    pub(crate) fn id(&self, name: &str) -> Option<u32> {
+        if name == DEFAULT.0 {
+            return Some(DEFAULT.1);
+        }
+        let place = self.names.iter().position(|known| known == name)?;
+        u32::try_from(place + 1).ok()
+    }
+
+    /// Makes a keyspace; false when it is there already, or there is no room.
+    pub(crate) fn add(&mut self, name: &str) -> bool {
+        let room = u32::try_from(self.names.len()).is_ok_and(|count| count < ID_MAX);
+        if !room || self.id(name).is_some() {
+            return false;
+        }
+        self.names.push(name.to_owned());
+        true
+    }
+
+    /// As one row.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for name in &self.names {
+            put_bytes(&mut out, name.as_bytes());
+        }
+        out
+    }
+
+    /// From one row; none when it is not one.
+    pub(crate) fn decode(row: &[u8]) -> Option<Self> {
+        let mut rest = Bytes::copy_from_slice(row);
+        let mut names = Vec::new();
+        while rest.has_remaining() {
+            let name = take_bytes(&mut rest)?;
+            names.push(String::from_utf8(name.to_vec()).ok()?);
+        }
+        Some(Self { names })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_its_id() {
+        let mut keyspaces = Keyspaces::default();
+        assert!(keyspaces.add("one"));
+        assert!(keyspaces.add("two"));
+        assert!(!keyspaces.add("one"));
+        assert!(!keyspaces.add("DEFAULT"));
+        let again = Keyspaces::decode(&keyspaces.encode()).unwrap();
+        assert_eq!(again.id("one"), Some(1));
+        assert_eq!(again.id("two"), Some(2));
+        assert_eq!(again.id("DEFAULT"), Some(0));
+        assert_eq!(again.id("three"), None);
+    }
+}

@@ -1,0 +1,100 @@
+//! The second phase: commit, roll back, and resolving what another transaction left.
+
+use super::{Effect, Failure, Kind, LockKind, Outcome, Refusal, Ts, Version, View};
+use bytes::Bytes;
+
+/// Commits the transaction's locks on `keys`. All of them, or none: one bad key refuses the request.
+pub(crate) fn commit<V: View>(
+    view: &mut V,
+    keys: &[Bytes],
+    start_ts: Ts,
+    commit_ts: Ts,
+    out: &mut Vec<Effect>,
+) -> Outcome<(), V> {
+    if commit_ts <= start_ts {
+        return Err(Failure::abort(format!(
+            "InvalidTxnTso {{ start_ts: {}, commit_ts: {} }}",
+            start_ts.0, commit_ts.0
+        )));
+    }
+    for key in keys {
+        let held = view.key(key)?.lock.filter(|lock| lock.start_ts == start_ts);
+        let Some(lock) = held else {
+            // Repeated, even with another timestamp: what was committed stands.
+            if view.commit_of(key, start_ts)?.is_some() {
+                continue;
+            }
+            return Err(Failure::refused(Refusal::LockNotFound { start_ts, key: key.clone() }));
+        };
+        if commit_ts < lock.min_commit_ts {
+            return Err(Failure::refused(Refusal::CommitTsExpired {
+                start_ts,
+                attempted: commit_ts,
+                key: key.clone(),
+                min_commit_ts: lock.min_commit_ts,
+            }));
+        }
+        let kind = match lock.kind {
+            LockKind::Put => Some(Kind::Put),
+            LockKind::Delete => Some(Kind::Delete),
+            LockKind::Lock => Some(Kind::Lock),
+            LockKind::Pessimistic => None,
+        };
+        let value = lock.value.clone();
+        out.push(Effect::Unlock(key.clone()));
+        if let Some(kind) = kind {
+            let version = Version { commit_ts, start_ts, kind };
+            out.push(Effect::Write(key.clone(), version, value));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the transaction back on `keys` and bars it from them for good. Refused as a whole when one of them
+/// is committed.
+pub(crate) fn rollback<V: View>(
+    view: &mut V,
+    keys: &[Bytes],
+    start_ts: Ts,
+    out: &mut Vec<Effect>,
+) -> Outcome<(), V> {
+    for key in keys {
+        if view.key(key)?.lock.is_some_and(|lock| lock.start_ts == start_ts) {
+            out.push(Effect::Unlock(key.clone()));
+            out.push(Effect::Rollback(key.clone(), start_ts));
+            continue;
+        }
+        if let Some(version) = view.commit_of(key, start_ts)? {
+            return Err(Failure::abort(format!(
+                "Committed {{ start_ts: {}, commit_ts: {}, key: {key:?} }}",
+                start_ts.0, version.commit_ts.0
+            )));
+        }
+        if !view.rolled_back(key, start_ts)? {
+            out.push(Effect::Rollback(key.clone(), start_ts));
+        }
+    }
+    Ok(())
+}
+
+/// Finishes the transaction's locks on `keys` as its primary was decided: `commit_ts` zero is a rollback.
+/// Keys on which it holds no lock are left alone.
+pub(crate) fn resolve<V: View>(
+    view: &mut V,
+    keys: &[Bytes],
+    start_ts: Ts,
+    commit_ts: Ts,
+    out: &mut Vec<Effect>,
+) -> Outcome<(), V> {
+    let mut held = Vec::with_capacity(keys.len());
+    for key in keys {
+        if view.key(key)?.lock.is_some_and(|lock| lock.start_ts == start_ts) {
+            held.push(key.clone());
+        }
+    }
+    if commit_ts.0 == 0 {
+        rollback(view, &held, start_ts, out)
+    } else {
+        commit(view, &held, start_ts, commit_ts, out)
+    }
+}

@@ -1,0 +1,292 @@
+//! The placement driver's services: membership, timestamps, stores, regions, safe point, keyspaces.
+
+use crate::cluster::Cluster;
+use crate::engine::{Engine, EngineError};
+use crate::faults::Faults;
+use crate::model::Ts;
+use crate::regions::{Region, STORE_ID};
+use crate::wire::keyspacepb::keyspace_server::Keyspace;
+use crate::wire::pdpb::pd_server::Pd as PdService;
+use crate::wire::{keyspacepb, metapb, pdpb};
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The version that clients are told; the one whose messages these are.
+pub(crate) const VERSION: &str = "8.5.0";
+
+/// The services.
+#[derive(Debug, Clone)]
+pub(crate) struct Pd {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) faults: Arc<Faults>,
+    /// `host:port` at which clients reach this process.
+    pub(crate) advertise: Arc<str>,
+    /// Whether that is behind TLS.
+    pub(crate) tls: bool,
+}
+
+impl Pd {
+    fn header(&self) -> Option<pdpb::ResponseHeader> {
+        Some(pdpb::ResponseHeader { cluster_id: self.engine.cluster_id(), error: None })
+    }
+
+    /// Refuses a request that is meant for another cluster.
+    fn check(&self, header: Option<&pdpb::RequestHeader>) -> Result<(), Status> {
+        let asked = header.map_or(0, |header| header.cluster_id);
+        let own = self.engine.cluster_id();
+        if asked == 0 || asked == own {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("mismatch cluster id, need {own} but got {asked}")))
+    }
+
+    /// Where clients reach it.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.advertise)
+    }
+
+    /// The only store.
+    pub(crate) fn store(&self) -> metapb::Store {
+        metapb::Store {
+            id: STORE_ID,
+            address: self.advertise.to_string(),
+            state: metapb::StoreState::Up.into(),
+            version: VERSION.to_owned(),
+            start_timestamp: i64::try_from(self.engine.started_at()).unwrap_or(i64::MAX),
+        }
+    }
+
+    fn region_response(&self, region: Option<&Region>) -> Response<pdpb::GetRegionResponse> {
+        Response::new(pdpb::GetRegionResponse {
+            header: self.header(),
+            region: region.map(Region::to_wire),
+            leader: region.map(Region::peer),
+        })
+    }
+
+    async fn next_timestamps(
+        &self,
+        request: &pdpb::TsoRequest,
+    ) -> Result<pdpb::TsoResponse, Status> {
+        self.check(request.header.as_ref())?;
+        if request.count == 0 {
+            return Err(Status::invalid_argument("tso count should be positive"));
+        }
+        if request.count >= 1 << Ts::LOGICAL_BITS {
+            return Err(Status::invalid_argument("tso count is too large"));
+        }
+        self.faults.while_frozen().await;
+        let last = self.engine.timestamps(request.count.into()).await.map_err(status)?;
+        Ok(pdpb::TsoResponse {
+            header: self.header(),
+            count: request.count,
+            timestamp: Some(timestamp(last)),
+        })
+    }
+}
+
+fn timestamp(ts: Ts) -> pdpb::Timestamp {
+    let logical = ts.0 & ((1 << Ts::LOGICAL_BITS) - 1);
+    // Both fit: 46 and 18 bits.
+    pdpb::Timestamp {
+        physical: i64::try_from(ts.physical().0).unwrap_or(i64::MAX),
+        logical: i64::try_from(logical).unwrap_or(i64::MAX),
+        suffix_bits: 0,
+    }
+}
+
+fn status(error: EngineError) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+#[tonic::async_trait]
+impl PdService for Pd {
+    type TsoStream = BoxStream<'static, Result<pdpb::TsoResponse, Status>>;
+
+    async fn get_cluster_info(
+        &self,
+        _: Request<pdpb::GetClusterInfoRequest>,
+    ) -> Result<Response<pdpb::GetClusterInfoResponse>, Status> {
+        Ok(Response::new(pdpb::GetClusterInfoResponse {
+            header: self.header(),
+            service_modes: vec![pdpb::ServiceMode::PdSvcMode.into()],
+        }))
+    }
+
+    async fn get_members(
+        &self,
+        _: Request<pdpb::GetMembersRequest>,
+    ) -> Result<Response<pdpb::GetMembersResponse>, Status> {
+        let member = pdpb::Member {
+            name: "dev-kv".to_owned(),
+            member_id: 1,
+            peer_urls: vec![self.url()],
+            client_urls: vec![self.url()],
+        };
+        Ok(Response::new(pdpb::GetMembersResponse {
+            header: self.header(),
+            members: vec![member.clone()],
+            leader: Some(member.clone()),
+            etcd_leader: Some(member),
+        }))
+    }
+
+    async fn tso(
+        &self,
+        request: Request<Streaming<pdpb::TsoRequest>>,
+    ) -> Result<Response<Self::TsoStream>, Status> {
+        // One answer a request, in their order; the headers go out before the first.
+        let pd = self.clone();
+        let answers = futures::stream::try_unfold(
+            (pd, request.into_inner()),
+            |(pd, mut requests)| async move {
+                match requests.message().await? {
+                    Some(request) => {
+                        let answer = pd.next_timestamps(&request).await?;
+                        Ok(Some((answer, (pd, requests))))
+                    }
+                    None => Ok(None),
+                }
+            },
+        );
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn get_store(
+        &self,
+        request: Request<pdpb::GetStoreRequest>,
+    ) -> Result<Response<pdpb::GetStoreResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        if request.store_id != STORE_ID {
+            return Err(Status::unknown(format!(
+                "invalid store ID {}, not found",
+                request.store_id
+            )));
+        }
+        Ok(Response::new(pdpb::GetStoreResponse {
+            header: self.header(),
+            store: Some(self.store()),
+        }))
+    }
+
+    async fn get_all_stores(
+        &self,
+        request: Request<pdpb::GetAllStoresRequest>,
+    ) -> Result<Response<pdpb::GetAllStoresResponse>, Status> {
+        self.check(request.get_ref().header.as_ref())?;
+        Ok(Response::new(pdpb::GetAllStoresResponse {
+            header: self.header(),
+            stores: vec![self.store()],
+        }))
+    }
+
+    async fn get_region(
+        &self,
+        request: Request<pdpb::GetRegionRequest>,
+    ) -> Result<Response<pdpb::GetRegionResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        let table = self.cluster.regions().now();
+        Ok(self.region_response(table.by_pd_key(&request.region_key)))
+    }
+
+    async fn get_prev_region(
+        &self,
+        request: Request<pdpb::GetRegionRequest>,
+    ) -> Result<Response<pdpb::GetRegionResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        let table = self.cluster.regions().now();
+        let id = table.by_pd_key(&request.region_key).map(|region| region.id);
+        let place = table.all().iter().position(|region| Some(region.id) == id);
+        let before = place.and_then(|place| table.all().get(place.checked_sub(1)?));
+        Ok(self.region_response(before))
+    }
+
+    async fn get_region_by_id(
+        &self,
+        request: Request<pdpb::GetRegionByIdRequest>,
+    ) -> Result<Response<pdpb::GetRegionResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        let table = self.cluster.regions().now();
+        Ok(self.region_response(table.by_id(request.region_id)))
+    }
+
+    async fn scan_regions(
+        &self,
+        request: Request<pdpb::ScanRegionsRequest>,
+    ) -> Result<Response<pdpb::ScanRegionsResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        let table = self.cluster.regions().now();
+        let limit = match usize::try_from(request.limit) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(limit) => limit,
+        };
+        let before_end = |start: &Bytes| request.end_key.is_empty() || *start < request.end_key;
+        let regions: Vec<pdpb::Region> = table
+            .all()
+            .iter()
+            .map(|region| (region.to_wire(), region.peer()))
+            .filter(|(region, _)| {
+                (region.end_key.is_empty() || region.end_key > request.start_key)
+                    && before_end(&region.start_key)
+            })
+            .take(limit)
+            .map(|(region, leader)| pdpb::Region { region: Some(region), leader: Some(leader) })
+            .collect();
+        Ok(Response::new(pdpb::ScanRegionsResponse {
+            header: self.header(),
+            region_metas: regions.iter().filter_map(|region| region.region.clone()).collect(),
+            leaders: regions.iter().filter_map(|region| region.leader).collect(),
+            regions,
+        }))
+    }
+
+    async fn get_gc_safe_point(
+        &self,
+        request: Request<pdpb::GetGcSafePointRequest>,
+    ) -> Result<Response<pdpb::GetGcSafePointResponse>, Status> {
+        self.check(request.get_ref().header.as_ref())?;
+        Ok(Response::new(pdpb::GetGcSafePointResponse {
+            header: self.header(),
+            safe_point: self.engine.safe_point().0,
+        }))
+    }
+
+    async fn update_gc_safe_point(
+        &self,
+        request: Request<pdpb::UpdateGcSafePointRequest>,
+    ) -> Result<Response<pdpb::UpdateGcSafePointResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        let holds = self.engine.raise_safe_point(Ts(request.safe_point)).await.map_err(status)?;
+        Ok(Response::new(pdpb::UpdateGcSafePointResponse {
+            header: self.header(),
+            new_safe_point: holds.0,
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Keyspace for Pd {
+    async fn load_keyspace(
+        &self,
+        request: Request<keyspacepb::LoadKeyspaceRequest>,
+    ) -> Result<Response<keyspacepb::LoadKeyspaceResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        let keyspace = self.cluster.keyspace(&request.name).map(|id| keyspacepb::KeyspaceMeta {
+            id,
+            name: request.name,
+            state: keyspacepb::KeyspaceState::Enabled.into(),
+        });
+        Ok(Response::new(keyspacepb::LoadKeyspaceResponse { header: self.header(), keyspace }))
+    }
+}

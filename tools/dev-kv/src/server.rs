@@ -1,0 +1,269 @@
+//! The port: gRPC and HTTP side by side, TLS, limits, and the end.
+
+use crate::args::{Config, TlsPaths};
+use crate::cluster::Cluster;
+use crate::engine::{Engine, EngineConfig};
+use crate::error::{Error, chain};
+use crate::faults::Faults;
+use crate::http;
+use crate::kv::Kv;
+use crate::pd::Pd;
+use crate::wire::keyspacepb::keyspace_server::KeyspaceServer;
+use crate::wire::pdpb::pd_server::PdServer;
+use crate::wire::tikvpb::tikv_server::TikvServer;
+use axum::Router;
+use bytes::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls;
+use types::{Clock, UnixMillis};
+
+/// Calls that one connection may have open; TiKV's figure is 1024, hyper's default 200 is too low for it.
+const STREAMS_MAX: u32 = 4096;
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Calls get this long to end when the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// A connection that does not finish its TLS handshake in this time is closed.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The wall clock, and what faults moved it by.
+struct ShiftedClock {
+    shift_ms: Arc<AtomicI64>,
+}
+
+impl Clock for ShiftedClock {
+    fn now(&self) -> UnixMillis {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the clock that everything else here takes"
+        )]
+        let now = SystemTime::now();
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        UnixMillis(now.saturating_add_signed(self.shift_ms.load(Ordering::Relaxed)))
+    }
+}
+
+/// Serves until `shutdown` is over, then lets calls end for a few seconds and closes the store.
+///
+/// # Errors
+///
+/// When the data directory, the TLS files or the configuration cannot be used. Once it serves, errors of
+/// single connections and calls do not end it.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let address = listener.local_addr()?;
+    let tls = config.tls.as_ref().map(acceptor).transpose()?;
+    let shift_ms = Arc::new(AtomicI64::new(0));
+    let clock = Arc::new(ShiftedClock { shift_ms: Arc::clone(&shift_ms) });
+    let engine_config = EngineConfig {
+        directory: config.data_dir.clone(),
+        cache_bytes: config.cache_bytes,
+        block_cache_bytes: config.block_cache_bytes,
+        probe: config.sync_probe.clone(),
+    };
+    // Any number does that differs between stores; it is used once, for a new store.
+    let new_cluster_id = (clock.now().0 << 20 | u64::from(std::process::id())) & (u64::MAX >> 1);
+    let opened =
+        tokio::task::spawn_blocking(move || Engine::open(engine_config, clock, new_cluster_id))
+            .await;
+    let (engine, committer) = opened
+        .map_err(|error| Error::Store(error.to_string()))?
+        .map_err(|error| Error::Store(chain(&error)))?;
+    let cluster = Arc::new(Cluster::load(Arc::clone(&engine))?);
+    prepare(&cluster, &config).await?;
+    let faults = Arc::new(Faults::new(config.fault_seed, shift_ms));
+    for rule in &config.faults {
+        faults.add(rule.clone());
+    }
+    let advertise: Arc<str> =
+        config.advertise.clone().unwrap_or_else(|| address.to_string()).into();
+    let router = router(&engine, &cluster, &faults, &advertise, tls.is_some());
+    let garbage = tokio::spawn(Arc::clone(&engine).collect_garbage_forever());
+    tracing::info!(
+        address = %address,
+        advertise = %advertise,
+        data_dir = %config.data_dir.display(),
+        cluster_id = engine.cluster_id(),
+        regions = cluster.regions().now().all().len(),
+        "dev-kv serves: one node on one disk, for development and tests, not a replacement for a \
+         TiKV cluster"
+    );
+    accept(&listener, router, tls, shutdown).await;
+    garbage.abort();
+    // Joins the committer's thread, which may be syncing.
+    let closed = tokio::task::spawn_blocking(move || drop(committer)).await;
+    if let Err(error) = closed {
+        tracing::error!(error = %error, "store not closed cleanly");
+    }
+    tracing::info!("dev-kv stopped");
+    Ok(())
+}
+
+async fn prepare(cluster: &Cluster, config: &Config) -> Result<(), Error> {
+    let keys: Vec<Bytes> =
+        config.split_keys.iter().map(|key| Bytes::copy_from_slice(key)).collect();
+    let failed = |error| Error::Store(chain(&error));
+    cluster.split_all(&keys).await.map_err(failed)?;
+    for name in &config.keyspaces {
+        cluster.add_keyspace(name).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn router(
+    engine: &Arc<Engine>,
+    cluster: &Arc<Cluster>,
+    faults: &Arc<Faults>,
+    advertise: &Arc<str>,
+    tls: bool,
+) -> Router {
+    let pd = Pd {
+        engine: Arc::clone(engine),
+        cluster: Arc::clone(cluster),
+        faults: Arc::clone(faults),
+        advertise: Arc::clone(advertise),
+        tls,
+    };
+    let kv =
+        Kv { engine: Arc::clone(engine), cluster: Arc::clone(cluster), faults: Arc::clone(faults) };
+    // A prewrite carries the list of all keys of its transaction: no size is too large to be looked at.
+    let grpc = tonic::service::Routes::new(
+        PdServer::new(pd.clone()).max_decoding_message_size(usize::MAX),
+    )
+    .add_service(KeyspaceServer::new(pd.clone()))
+    .add_service(
+        TikvServer::new(kv.clone())
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX),
+    )
+    .prepare()
+    .into_axum_router();
+    http::around(grpc, pd, kv)
+}
+
+async fn accept(
+    listener: &TcpListener,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(1 << 20);
+    builder.http1().timer(TokioTimer::new());
+    let builder = Arc::new(builder);
+    let graceful = Arc::new(GracefulShutdown::new());
+    let mut connections = tokio::task::JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, mostly: others have to close some first.
+                tracing::warn!(error = %error, "connection not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = %error, "nodelay not set");
+        }
+        let (router, builder) = (router.clone(), Arc::clone(&builder));
+        let (tls, watcher) = (tls.clone(), graceful.watcher());
+        connections.spawn(async move {
+            match tls {
+                None => serve(&builder, stream, router, watcher).await,
+                Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => serve(&builder, stream, router, watcher).await,
+                    Ok(Err(error)) => tracing::debug!(error = %error, "tls handshake failed"),
+                    Err(_) => tracing::debug!("tls handshake took too long"),
+                },
+            }
+        });
+    }
+    if let Some(graceful) = Arc::into_inner(graceful) {
+        // Timestamp streams do not end by themselves.
+        if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+            tracing::debug!("connections cut after the drain time");
+        }
+    }
+    connections.shutdown().await;
+}
+
+async fn serve(
+    builder: &Builder<TokioExecutor>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    let service = TowerToHyperService::new(router);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(error = %error, "connection ended");
+    }
+}
+
+fn acceptor(paths: &TlsPaths) -> Result<TlsAcceptor, Error> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    let failed = |path: &std::path::Path, error: &dyn std::fmt::Display| {
+        Error::Tls(format!("{}: {error}", path.display()))
+    };
+    let certificates = |path: &std::path::Path| {
+        CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| failed(path, &error))
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = certificates(&paths.cert)?;
+    let key =
+        PrivateKeyDer::from_pem_file(&paths.key).map_err(|error| failed(&paths.key, &error))?;
+    let config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Tls(error.to_string()))?;
+    let config = match &paths.ca {
+        None => config.with_no_client_auth(),
+        Some(ca) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in certificates(ca)? {
+                roots.add(certificate).map_err(|error| failed(ca, &error))?;
+            }
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+                Arc::new(roots),
+                provider,
+            )
+            .build()
+            .map_err(|error| failed(ca, &error))?;
+            config.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config =
+        config.with_single_cert(chain, key).map_err(|error| failed(&paths.cert, &error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}

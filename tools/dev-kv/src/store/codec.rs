@@ -1,0 +1,438 @@
+//! How rows look on disk, and the key encodings. Fixed-size integers are big-endian; decoders check lengths
+//! and answer `Corrupt` rather than guess.
+
+use crate::model::{Kind, Lock, LockKind, Ts, Version};
+use bytes::{Buf, Bytes};
+
+/// A row that no version of this program wrote.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("corrupt {0} row")]
+pub(crate) struct Corrupt(pub(crate) &'static str);
+
+/// What the `current` table holds for a key: its newest records. Older ones are history.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Current {
+    /// The newest record that says what the value is.
+    pub(crate) data: Option<(Version, Bytes)>,
+    /// The newest `Lock` record, when it is newer than that.
+    pub(crate) lock: Option<Version>,
+}
+
+impl Current {
+    /// The newest record of any kind.
+    pub(crate) fn newest(&self) -> Option<Version> {
+        self.lock.or(self.newest_data())
+    }
+
+    /// The newest record that says what the value is.
+    pub(crate) fn newest_data(&self) -> Option<Version> {
+        self.data.as_ref().map(|(version, _)| *version)
+    }
+
+    /// Bytes that the row takes in memory, roughly.
+    pub(crate) fn weight(&self) -> usize {
+        self.data.as_ref().map_or(0, |(_, value)| value.len())
+    }
+}
+
+/// A record that a newer one displaced from `current`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Displaced {
+    /// The record.
+    pub(crate) version: Version,
+    /// Its value.
+    pub(crate) value: Bytes,
+    /// From this safe point on nobody can read it: the commit timestamp of a newer `Put` or `Delete`.
+    pub(crate) superseded_at: Ts,
+}
+
+const HAS_DATA: u8 = 1;
+const HAS_LOCK: u8 = 2;
+const IS_DELETE: u8 = 4;
+
+const KIND_PUT: u8 = 0;
+const KIND_DELETE: u8 = 1;
+const KIND_LOCK: u8 = 2;
+
+/// Encodes a `current` row: flags, timestamps, value.
+pub(crate) fn encode_current(row: &Current, out: &mut Vec<u8>) {
+    out.clear();
+    let mut flags = 0;
+    if let Some((version, _)) = &row.data {
+        flags |= HAS_DATA;
+        if version.kind == Kind::Delete {
+            flags |= IS_DELETE;
+        }
+    }
+    if row.lock.is_some() {
+        flags |= HAS_LOCK;
+    }
+    out.push(flags);
+    if let Some(lock) = row.lock {
+        out.extend_from_slice(&lock.commit_ts.0.to_be_bytes());
+        out.extend_from_slice(&lock.start_ts.0.to_be_bytes());
+    }
+    if let Some((version, value)) = &row.data {
+        out.extend_from_slice(&version.commit_ts.0.to_be_bytes());
+        out.extend_from_slice(&version.start_ts.0.to_be_bytes());
+        out.extend_from_slice(value);
+    }
+}
+
+/// Decodes a `current` row.
+pub(crate) fn decode_current(mut row: &[u8]) -> Result<Current, Corrupt> {
+    let corrupt = || Corrupt("current");
+    let flags = take_u8(&mut row).ok_or_else(corrupt)?;
+    if flags & !(HAS_DATA | HAS_LOCK | IS_DELETE) != 0 {
+        return Err(corrupt());
+    }
+    let lock = if flags & HAS_LOCK == 0 {
+        None
+    } else {
+        Some(take_version(&mut row, Kind::Lock).ok_or_else(corrupt)?)
+    };
+    let data = if flags & HAS_DATA == 0 {
+        None
+    } else {
+        let kind = if flags & IS_DELETE == 0 { Kind::Put } else { Kind::Delete };
+        let version = take_version(&mut row, kind).ok_or_else(corrupt)?;
+        Some((version, Bytes::copy_from_slice(row)))
+    };
+    Ok(Current { data, lock })
+}
+
+/// Encodes a history row's value; its commit timestamp is in the key.
+pub(crate) fn encode_displaced(row: &Displaced, out: &mut Vec<u8>) {
+    out.clear();
+    out.push(match row.version.kind {
+        Kind::Put => KIND_PUT,
+        Kind::Delete => KIND_DELETE,
+        Kind::Lock => KIND_LOCK,
+    });
+    out.extend_from_slice(&row.superseded_at.0.to_be_bytes());
+    out.extend_from_slice(&row.version.start_ts.0.to_be_bytes());
+    out.extend_from_slice(&row.value);
+}
+
+/// Decodes a history row.
+pub(crate) fn decode_displaced(key: &[u8], mut row: &[u8]) -> Result<Displaced, Corrupt> {
+    let corrupt = || Corrupt("history");
+    let kind = match take_u8(&mut row).ok_or_else(corrupt)? {
+        KIND_PUT => Kind::Put,
+        KIND_DELETE => Kind::Delete,
+        KIND_LOCK => Kind::Lock,
+        _ => return Err(corrupt()),
+    };
+    let superseded_at = take_ts(&mut row).ok_or_else(corrupt)?;
+    let start_ts = take_ts(&mut row).ok_or_else(corrupt)?;
+    let tail = key.last_chunk::<8>().ok_or_else(corrupt)?;
+    Ok(Displaced {
+        version: Version { commit_ts: Ts(!u64::from_be_bytes(*tail)), start_ts, kind },
+        value: Bytes::copy_from_slice(row),
+        superseded_at,
+    })
+}
+
+/// The safe point from which a history row is garbage, without decoding the rest.
+pub(crate) fn superseded_at(row: &[u8]) -> Option<Ts> {
+    let mut rest = row.get(1..)?;
+    take_ts(&mut rest)
+}
+
+/// Encodes a lock.
+pub(crate) fn encode_lock(lock: &Lock, out: &mut Vec<u8>) {
+    out.clear();
+    let kind = match lock.kind {
+        LockKind::Put => 0,
+        LockKind::Delete => 1,
+        LockKind::Lock => 2,
+        LockKind::Pessimistic => 3,
+    };
+    out.push(kind | if lock.async_commit { 0x80 } else { 0 });
+    for number in
+        [lock.start_ts.0, lock.ttl_ms, lock.for_update_ts.0, lock.min_commit_ts.0, lock.txn_size]
+    {
+        out.extend_from_slice(&number.to_be_bytes());
+    }
+    put_bytes(out, &lock.primary);
+    put_bytes(out, &lock.value);
+    put_bytes(out, &[]); // room for a later field: its length is always there
+    for secondary in &lock.secondaries {
+        put_bytes(out, secondary);
+    }
+}
+
+/// Decodes a lock.
+pub(crate) fn decode_lock(row: &[u8]) -> Result<Lock, Corrupt> {
+    let corrupt = || Corrupt("lock");
+    let whole = Bytes::copy_from_slice(row);
+    let mut rest = whole;
+    let flags = take_u8_bytes(&mut rest).ok_or_else(corrupt)?;
+    let kind = match flags & 0x7f {
+        0 => LockKind::Put,
+        1 => LockKind::Delete,
+        2 => LockKind::Lock,
+        3 => LockKind::Pessimistic,
+        _ => return Err(corrupt()),
+    };
+    let mut number = || (rest.remaining() >= 8).then(|| rest.get_u64()).ok_or_else(corrupt);
+    let start_ts = Ts(number()?);
+    let ttl_ms = number()?;
+    let for_update_ts = Ts(number()?);
+    let min_commit_ts = Ts(number()?);
+    let txn_size = number()?;
+    let primary = take_bytes(&mut rest).ok_or_else(corrupt)?;
+    let value = take_bytes(&mut rest).ok_or_else(corrupt)?;
+    if !take_bytes(&mut rest).ok_or_else(corrupt)?.is_empty() {
+        return Err(corrupt());
+    }
+    let mut secondaries = Vec::new();
+    while rest.has_remaining() {
+        secondaries.push(take_bytes(&mut rest).ok_or_else(corrupt)?);
+    }
+    Ok(Lock {
+        kind,
+        primary,
+        start_ts,
+        ttl_ms,
+        value,
+        for_update_ts,
+        min_commit_ts,
+        async_commit: flags & 0x80 != 0,
+        txn_size,
+        secondaries,
+    })
+}
+
+/// Appends a length (4 bytes) and the bytes.
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Takes what [`put_bytes`] wrote.
+pub(crate) fn take_bytes(rest: &mut Bytes) -> Option<Bytes> {
+    if rest.remaining() < 4 {
+        return None;
+    }
+    let length = usize::try_from(rest.get_u32()).ok()?;
+    (rest.remaining() >= length).then(|| rest.split_to(length))
+}
+
+fn take_u8_bytes(rest: &mut Bytes) -> Option<u8> {
+    rest.has_remaining().then(|| rest.get_u8())
+}
+
+fn take_u8(rest: &mut &[u8]) -> Option<u8> {
+    let (first, tail) = rest.split_first()?;
+    *rest = tail;
+    Some(*first)
+}
+
+fn take_ts(rest: &mut &[u8]) -> Option<Ts> {
+    let (first, tail) = rest.split_first_chunk::<8>()?;
+    *rest = tail;
+    Some(Ts(u64::from_be_bytes(*first)))
+}
+
+fn take_version(rest: &mut &[u8], kind: Kind) -> Option<Version> {
+    Some(Version { commit_ts: take_ts(rest)?, start_ts: take_ts(rest)?, kind })
+}
+
+const GROUP: usize = 8;
+const MARKER: u8 = 0xff;
+
+/// Appends the memcomparable form of a key, as TiKV and PD use it: groups of eight bytes, zero padded, each
+/// followed by 0xff less the padding's length. Its order is the key's own, and none is a prefix of another.
+pub(crate) fn encode_key(key: &[u8], out: &mut Vec<u8>) {
+    let mut chunks = key.chunks_exact(GROUP);
+    for chunk in &mut chunks {
+        out.extend_from_slice(chunk);
+        out.push(MARKER);
+    }
+    let rest = chunks.remainder();
+    out.extend_from_slice(rest);
+    for _ in rest.len()..GROUP {
+        out.push(0);
+    }
+    // The remainder is shorter than a group, so this cannot wrap.
+    out.push(MARKER - u8::try_from(GROUP - rest.len()).unwrap_or(0));
+}
+
+/// The key whose memcomparable form this is; none when it is not one.
+#[cfg(test)]
+pub(crate) fn decode_key(encoded: &[u8]) -> Option<Vec<u8>> {
+    let mut key = Vec::with_capacity(encoded.len());
+    let mut rest = encoded;
+    loop {
+        let (group, tail) = rest.split_at_checked(GROUP)?;
+        let (marker, tail) = tail.split_first()?;
+        let padding = usize::from(MARKER - marker);
+        if padding > GROUP {
+            return None;
+        }
+        let (kept, pad) = group.split_at_checked(GROUP.checked_sub(padding)?)?;
+        if pad.iter().any(|byte| *byte != 0) {
+            return None;
+        }
+        key.extend_from_slice(kept);
+        rest = tail;
+        if padding != 0 {
+            return rest.is_empty().then_some(key);
+        }
+    }
+}
+
+/// The history key of a record: newest first within its key.
+pub(crate) fn history_key(key: &[u8], commit_ts: Ts, out: &mut Vec<u8>) {
+    out.clear();
+    encode_key(key, out);
+    out.extend_from_slice(&(!commit_ts.0).to_be_bytes());
+}
+
+/// The key that a history row belongs to.
+#[cfg(test)]
+pub(crate) fn history_user_key(row_key: &[u8]) -> Option<Vec<u8>> {
+    decode_key(row_key.get(..row_key.len().checked_sub(8)?)?)
+}
+
+/// A key ordered by timestamp first: rollback records, and deletions that wait for the safe point.
+pub(crate) fn timed_key(ts: Ts, key: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(&ts.0.to_be_bytes());
+    out.extend_from_slice(key);
+}
+
+/// The parts of a [`timed_key`].
+pub(crate) fn split_timed_key(row_key: &[u8]) -> Option<(Ts, &[u8])> {
+    let (ts, key) = row_key.split_first_chunk::<8>()?;
+    Some((Ts(u64::from_be_bytes(*ts)), key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_key_encoding_is_tikvs() {
+        let encode = |key: &[u8]| {
+            let mut out = Vec::new();
+            encode_key(key, &mut out);
+            out
+        };
+        assert_eq!(encode(b""), [0, 0, 0, 0, 0, 0, 0, 0, 0xf7]);
+        assert_eq!(encode(b"\x01\x02\x03"), [1, 2, 3, 0, 0, 0, 0, 0, 0xfa]);
+        assert_eq!(
+            encode(&[1, 2, 3, 4, 5, 6, 7, 8]),
+            [1, 2, 3, 4, 5, 6, 7, 8, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0xf7]
+        );
+    }
+
+    #[test]
+    fn what_is_no_encoded_key_is_refused() {
+        for bad in [
+            &b""[..],
+            b"abc",
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0xf6],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 0xf7],
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0xff],
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0xf7, 1],
+        ] {
+            assert_eq!(decode_key(bad), None, "{bad:?}");
+        }
+    }
+
+    fn any_bytes() -> impl Strategy<Value = Bytes> {
+        proptest::collection::vec(prop_oneof![Just(0u8), Just(0xffu8), any::<u8>()], 0..20)
+            .prop_map(Bytes::from)
+    }
+
+    fn any_version(kind: Kind) -> impl Strategy<Value = Version> {
+        (any::<u64>(), any::<u64>()).prop_map(move |(commit, start)| Version {
+            commit_ts: Ts(commit),
+            start_ts: Ts(start),
+            kind,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn keys_come_back_and_keep_their_order(a in any_bytes(), b in any_bytes()) {
+            let (mut left, mut right) = (Vec::new(), Vec::new());
+            encode_key(&a, &mut left);
+            encode_key(&b, &mut right);
+            prop_assert_eq!(decode_key(&left), Some(a.to_vec()));
+            prop_assert_eq!(left.cmp(&right), a.cmp(&b));
+            prop_assert!(a == b || !left.starts_with(&right));
+        }
+
+        #[test]
+        fn current_rows_come_back(
+            data in proptest::option::of((any_version(Kind::Put), any_bytes())),
+            deleted in any::<bool>(),
+            lock in proptest::option::of(any_version(Kind::Lock)),
+        ) {
+            let data = data.map(|(mut version, value)| {
+                if deleted {
+                    version.kind = Kind::Delete;
+                }
+                (version, value)
+            });
+            let row = Current { data, lock };
+            let mut out = Vec::new();
+            encode_current(&row, &mut out);
+            prop_assert_eq!(decode_current(&out), Ok(row));
+        }
+
+        #[test]
+        fn history_rows_come_back(
+            key in any_bytes(),
+            version in any_version(Kind::Put),
+            value in any_bytes(),
+            until in any::<u64>(),
+        ) {
+            let row = Displaced { version, value, superseded_at: Ts(until) };
+            let (mut row_key, mut out) = (Vec::new(), Vec::new());
+            history_key(&key, version.commit_ts, &mut row_key);
+            encode_displaced(&row, &mut out);
+            prop_assert_eq!(superseded_at(&out), Some(Ts(until)));
+            prop_assert_eq!(decode_displaced(&row_key, &out), Ok(row));
+            prop_assert_eq!(history_user_key(&row_key), Some(key.to_vec()));
+        }
+
+        #[test]
+        fn locks_come_back(
+            numbers in any::<[u64; 5]>(),
+            primary in any_bytes(),
+            value in any_bytes(),
+            secondaries in proptest::collection::vec(any_bytes(), 0..4),
+            async_commit in any::<bool>(),
+        ) {
+            let lock = Lock {
+                kind: LockKind::Put,
+                primary,
+                start_ts: Ts(numbers[0]),
+                ttl_ms: numbers[1],
+                value,
+                for_update_ts: Ts(numbers[2]),
+                min_commit_ts: Ts(numbers[3]),
+                async_commit,
+                txn_size: numbers[4],
+                secondaries,
+            };
+            let mut out = Vec::new();
+            encode_lock(&lock, &mut out);
+            prop_assert_eq!(decode_lock(&out), Ok(lock));
+        }
+
+        #[test]
+        fn no_bytes_make_a_decoder_panic(key in any_bytes(), row in any_bytes()) {
+            drop(decode_current(&row));
+            drop(decode_displaced(&key, &row));
+            drop(decode_lock(&row));
+            drop(decode_key(&row));
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! The tables on disk, over the embedded engine.
+//!
+//! Tables: `current` (each key's newest records), `history` (what they displaced, newest first), `locks`,
+//! `rollbacks` and `deletions` (ordered by timestamp, so that a safe point cuts them off), `raw` (the raw
+//! API's keys, apart from the transactional ones) and `meta`. Row keys that hold a user's key have one byte
+//! before it, because the engine has no empty keys.
+//!
+//! [`Store::apply`] is the only writer. It returns when the rows are on the disk (`fdatasync`), and nothing
+//! of them is readable before: the engine journals, syncs, and only then shows a batch.
+
+pub(crate) mod codec;
+mod format;
+mod reclaim;
+
+use crate::model::{Lock, Ts, Version};
+use bytes::Bytes;
+use codec::{Corrupt, Current, Displaced};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why the store cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// The directory holds something else, or another version's data.
+    #[error("{0}")]
+    Format(String),
+    /// Another process has the directory open.
+    #[error("{0} is in use by another process")]
+    InUse(String),
+    /// The engine failed; the disk is full, or broken.
+    #[error("storage engine")]
+    Engine(#[from] fjall::Error),
+    /// The operating system failed.
+    #[error("file system")]
+    Io(#[from] std::io::Error),
+    /// A row cannot be read.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+}
+
+/// A change of one row.
+#[derive(Debug, Clone)]
+pub(crate) enum RowChange {
+    /// The key's newest records; none removes the row.
+    Current(Bytes, Option<Current>),
+    /// A displaced record.
+    History(Bytes, Displaced),
+    /// Removes a displaced record.
+    HistoryGone(Vec<u8>),
+    /// The key's lock; none removes it.
+    Lock(Bytes, Option<Arc<Lock>>),
+    /// A rollback record, or its removal.
+    Rollback(Bytes, Ts, bool),
+    /// A deletion that can be dropped at this safe point, or the end of waiting for it.
+    Deletion(Bytes, Ts, bool),
+    /// A raw key's value and expiry (unix seconds, zero for never); none removes it.
+    Raw(Bytes, Option<(Bytes, u64)>),
+    /// A record of the store itself.
+    Meta(String, Option<Vec<u8>>),
+}
+
+/// Sizes of the engine's parts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoreConfig {
+    /// Memory for blocks read from disk, in bytes.
+    pub(crate) block_cache_bytes: u64,
+}
+
+/// Called after each successful sync, with the directory.
+pub(crate) type SyncProbe = Arc<dyn Fn(&Path) + Send + Sync>;
+
+/// The open tables.
+pub(crate) struct Store {
+    db: Database,
+    current: Keyspace,
+    history: Keyspace,
+    locks: Keyspace,
+    rollbacks: Keyspace,
+    deletions: Keyspace,
+    raw: Keyspace,
+    meta: Keyspace,
+    safe_point: Arc<AtomicU64>,
+    probe: Option<SyncProbe>,
+    directory: std::path::PathBuf,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+const KEY_PREFIX: u8 = b'k';
+const MEMTABLE_BYTES: u64 = 32 << 20;
+const SMALL_MEMTABLE_BYTES: u64 = 16 << 20;
+const JOURNAL_BYTES_MAX: u64 = 256 << 20;
+
+impl Store {
+    /// Opens the directory, making it if it is absent or empty.
+    pub(crate) fn open(
+        directory: &Path,
+        config: StoreConfig,
+        probe: Option<SyncProbe>,
+    ) -> Result<Self, StoreError> {
+        format::check_or_create(directory)?;
+        let safe_point = Arc::new(AtomicU64::new(0));
+        let shared = Arc::clone(&safe_point);
+        let db = Database::builder(directory.join("data"))
+            .cache_size(config.block_cache_bytes)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .manual_journal_persist(true)
+            .with_compaction_filter_factories(Arc::new(move |table| {
+                reclaim::filter_for(table, &shared)
+            }))
+            .open()
+            .map_err(|error| match error {
+                fjall::Error::Locked => StoreError::InUse(directory.display().to_string()),
+                other => StoreError::Engine(other),
+            })?;
+        let table = |name: &str, memtable| {
+            db.keyspace(name, || {
+                KeyspaceCreateOptions::default()
+                    .manual_journal_persist(true)
+                    .max_memtable_size(memtable)
+            })
+        };
+        let store = Self {
+            current: table("current", MEMTABLE_BYTES)?,
+            history: table("history", MEMTABLE_BYTES)?,
+            locks: table("locks", SMALL_MEMTABLE_BYTES)?,
+            rollbacks: table("rollbacks", SMALL_MEMTABLE_BYTES)?,
+            deletions: table("deletions", SMALL_MEMTABLE_BYTES)?,
+            raw: table("raw", MEMTABLE_BYTES)?,
+            meta: table("meta", SMALL_MEMTABLE_BYTES)?,
+            db,
+            safe_point,
+            probe,
+            directory: directory.to_owned(),
+        };
+        if let Some(row) = store.meta("safe_point")? {
+            store.set_safe_point(Ts(decode_u64(&row)?));
+        }
+        Ok(store)
+    }
+
+    /// Applies the changes as one atomic batch, on disk when this returns. When it fails nothing of the
+    /// batch is readable, but it may be found after the next start. `repeated` says that a row may be changed
+    /// twice; the last change counts.
+    pub(crate) fn apply(&self, changes: &[RowChange], repeated: bool) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.db.clone(), changes.len())
+            .durability(Some(PersistMode::SyncData));
+        let mut key = Vec::new();
+        let mut row = Vec::new();
+        if repeated {
+            let mut last = HashMap::with_capacity(changes.len());
+            for (position, change) in changes.iter().enumerate() {
+                let (table, _) = self.encode(change, &mut key, &mut row);
+                last.insert((table.id(), key.clone()), position);
+            }
+            for (position, change) in changes.iter().enumerate() {
+                let (table, present) = self.encode(change, &mut key, &mut row);
+                if last.get(&(table.id(), key.clone())) == Some(&position) {
+                    push(&mut batch, table, &key, present.then_some(&row));
+                }
+            }
+        } else {
+            for change in changes {
+                let (table, present) = self.encode(change, &mut key, &mut row);
+                push(&mut batch, table, &key, present.then_some(&row));
+            }
+        }
+        batch.commit()?;
+        if let Some(probe) = &self.probe {
+            probe(&self.directory);
+        }
+        Ok(())
+    }
+
+    /// The row of a change: its table, whether it is there afterwards, and its bytes in the buffers.
+    fn encode(
+        &self,
+        change: &RowChange,
+        key: &mut Vec<u8>,
+        row: &mut Vec<u8>,
+    ) -> (&Keyspace, bool) {
+        match change {
+            RowChange::Current(user_key, current) => {
+                prefixed(user_key, key);
+                if let Some(current) = current {
+                    codec::encode_current(current, row);
+                }
+                (&self.current, current.is_some())
+            }
+            RowChange::History(user_key, displaced) => {
+                codec::history_key(user_key, displaced.version.commit_ts, key);
+                codec::encode_displaced(displaced, row);
+                (&self.history, true)
+            }
+            RowChange::HistoryGone(row_key) => {
+                key.clear();
+                key.extend_from_slice(row_key);
+                (&self.history, false)
+            }
+            RowChange::Lock(user_key, lock) => {
+                prefixed(user_key, key);
+                if let Some(lock) = lock {
+                    codec::encode_lock(lock, row);
+                }
+                (&self.locks, lock.is_some())
+            }
+            RowChange::Rollback(user_key, start_ts, present) => {
+                codec::timed_key(*start_ts, user_key, key);
+                row.clear();
+                (&self.rollbacks, *present)
+            }
+            RowChange::Deletion(user_key, commit_ts, present) => {
+                codec::timed_key(*commit_ts, user_key, key);
+                row.clear();
+                (&self.deletions, *present)
+            }
+            RowChange::Raw(user_key, value) => {
+                prefixed(user_key, key);
+                row.clear();
+                if let Some((value, expiry)) = value {
+                    row.extend_from_slice(&expiry.to_be_bytes());
+                    row.extend_from_slice(value);
+                }
+                (&self.raw, value.is_some())
+            }
+            RowChange::Meta(name, value) => {
+                key.clear();
+                key.extend_from_slice(name.as_bytes());
+                row.clear();
+                if let Some(value) = value {
+                    row.extend_from_slice(value);
+                }
+                (&self.meta, value.is_some())
+            }
+        }
+    }
+
+    /// A key's newest records; the default when it has none.
+    pub(crate) fn current(&self, key: &[u8]) -> Result<Current, StoreError> {
+        let mut row_key = Vec::with_capacity(key.len() + 1);
+        prefixed(key, &mut row_key);
+        match self.current.get(&row_key)? {
+            Some(row) => Ok(codec::decode_current(&row)?),
+            None => Ok(Current::default()),
+        }
+    }
+
+    /// The displaced `Put` or `Delete` that was in force at `version`.
+    pub(crate) fn history_at(
+        &self,
+        key: &[u8],
+        version: Ts,
+    ) -> Result<Option<Displaced>, StoreError> {
+        for row in self.history_rows(key, version, Ts(0))? {
+            let row = row?;
+            if row.version.kind != crate::model::Kind::Lock {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The displaced record that transaction `start_ts` committed on the key.
+    pub(crate) fn history_of(
+        &self,
+        key: &[u8],
+        start_ts: Ts,
+    ) -> Result<Option<Version>, StoreError> {
+        for row in self.history_rows(key, crate::model::TS_MAX, start_ts)? {
+            let row = row?;
+            if row.version.start_ts == start_ts {
+                return Ok(Some(row.version));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Displaced records of a key from `newest` down to `oldest`, newest first.
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "the engine's iterators open lazily; opening may fail in another engine"
+    )]
+    fn history_rows(
+        &self,
+        key: &[u8],
+        newest: Ts,
+        oldest: Ts,
+    ) -> Result<impl Iterator<Item = Result<Displaced, StoreError>>, StoreError> {
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        codec::history_key(key, newest, &mut from);
+        codec::history_key(key, oldest, &mut to);
+        Ok(self.history.range(from..=to).map(|guard| {
+            let (key, row) = guard.into_inner()?;
+            Ok(codec::decode_displaced(&key, &row)?)
+        }))
+    }
+
+    /// Whether the transaction was rolled back on the key.
+    pub(crate) fn rolled_back(&self, key: &[u8], start_ts: Ts) -> Result<bool, StoreError> {
+        let mut row_key = Vec::with_capacity(key.len() + 8);
+        codec::timed_key(start_ts, key, &mut row_key);
+        Ok(self.rollbacks.contains_key(&row_key)?)
+    }
+
+    /// All locks.
+    pub(crate) fn all_locks(
+        &self,
+    ) -> impl Iterator<Item = Result<(Bytes, Lock), StoreError>> + use<> {
+        self.locks.iter().map(|guard| {
+            let (key, row) = guard.into_inner()?;
+            Ok((user_key(&key)?, codec::decode_lock(&row)?))
+        })
+    }
+
+    /// Newest records of the keys in `range`, as of one moment, ascending or descending.
+    pub(crate) fn scan_current(
+        &self,
+        range: &KeyRange,
+        reverse: bool,
+    ) -> Box<dyn Iterator<Item = Result<(Bytes, Current), StoreError>>> {
+        let rows = self.db.snapshot().range(&self.current, range.rows());
+        directed(rows, reverse, |guard| {
+            let (key, row) = guard.into_inner()?;
+            Ok((user_key(&key)?, codec::decode_current(&row)?))
+        })
+    }
+
+    /// A raw key's value and expiry in unix seconds.
+    pub(crate) fn raw(&self, key: &[u8]) -> Result<Option<(Bytes, u64)>, StoreError> {
+        let mut row_key = Vec::with_capacity(key.len() + 1);
+        prefixed(key, &mut row_key);
+        match self.raw.get(&row_key)? {
+            Some(row) => Ok(Some(decode_raw(&row)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Raw keys in `range`, as of one moment, ascending or descending.
+    #[expect(clippy::type_complexity, reason = "a row and its expiry, said once")]
+    pub(crate) fn scan_raw(
+        &self,
+        range: &KeyRange,
+        reverse: bool,
+    ) -> Box<dyn Iterator<Item = Result<(Bytes, (Bytes, u64)), StoreError>>> {
+        let rows = self.db.snapshot().range(&self.raw, range.rows());
+        directed(rows, reverse, |guard| {
+            let (key, row) = guard.into_inner()?;
+            Ok((user_key(&key)?, decode_raw(&row)?))
+        })
+    }
+
+    /// Row keys of the history of all keys in `range`.
+    pub(crate) fn scan_history_keys(
+        &self,
+        range: &KeyRange,
+    ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> + use<> {
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        codec::encode_key(&range.start, &mut from);
+        let upper = match &range.end {
+            Some(end) => {
+                codec::encode_key(end, &mut to);
+                Bound::Excluded(to)
+            }
+            None => Bound::Unbounded,
+        };
+        self.history
+            .range::<Vec<u8>, _>((Bound::Included(from), upper))
+            .map(|guard| Ok(guard.key()?.to_vec()))
+    }
+
+    /// Rollback records of transactions that started at or before `until`, oldest first.
+    pub(crate) fn rollbacks_until(
+        &self,
+        until: Ts,
+    ) -> impl Iterator<Item = Result<(Ts, Bytes), StoreError>> + use<> {
+        timed_rows(&self.rollbacks, until)
+    }
+
+    /// Deletions committed at or before `until`, oldest first.
+    pub(crate) fn deletions_until(
+        &self,
+        until: Ts,
+    ) -> impl Iterator<Item = Result<(Ts, Bytes), StoreError>> + use<> {
+        timed_rows(&self.deletions, until)
+    }
+
+    /// A record of the store itself.
+    pub(crate) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.meta.get(name)?.map(|row| row.to_vec()))
+    }
+
+    /// From now on compaction may drop what nobody at or above this timestamp can read.
+    pub(crate) fn set_safe_point(&self, safe_point: Ts) {
+        self.safe_point.fetch_max(safe_point.0, Ordering::Relaxed);
+    }
+
+    /// Rewrites the history without its garbage. Takes as long as reading it does; writers go on.
+    pub(crate) fn compact_history(&self) -> Result<(), StoreError> {
+        // What is still in memory is not compacted.
+        self.history.rotate_memtable_and_wait()?;
+        if self.history.table_count() > 0 {
+            self.history.major_compact()?;
+        }
+        Ok(())
+    }
+
+    /// Bytes on disk, and rows of the history, both roughly.
+    pub(crate) fn size(&self) -> Result<(u64, usize), StoreError> {
+        Ok((self.db.disk_space()?, self.history.approximate_len()))
+    }
+}
+
+/// Keys from `start` up to but without `end`; no end is the end of all keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyRange {
+    /// The first key.
+    pub(crate) start: Bytes,
+    /// The key after the last one.
+    pub(crate) end: Option<Bytes>,
+}
+
+impl KeyRange {
+    /// A range as the wire says it: an empty end is none.
+    pub(crate) fn new(start: Bytes, end: Bytes) -> Self {
+        Self { start, end: (!end.is_empty()).then_some(end) }
+    }
+
+    /// Whether the key lies within.
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        key >= self.start.as_ref() && self.end.as_ref().is_none_or(|end| key < end.as_ref())
+    }
+
+    /// Whether no key can lie within.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
+
+    fn rows(&self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+        let row = |key: &[u8]| {
+            let mut out = Vec::with_capacity(key.len() + 1);
+            prefixed(key, &mut out);
+            out
+        };
+        let start = row(&self.start);
+        let end = match &self.end {
+            // The engine panics on a range that ends before it starts.
+            Some(end) => row(end).max(start.clone()),
+            None => vec![KEY_PREFIX + 1],
+        };
+        (Bound::Included(start), Bound::Excluded(end))
+    }
+}
+
+fn push(batch: &mut fjall::OwnedWriteBatch, table: &Keyspace, key: &[u8], row: Option<&Vec<u8>>) {
+    match row {
+        Some(row) => batch.insert(table, key, row.as_slice()),
+        None => batch.remove(table, key),
+    }
+}
+
+fn directed<T: 'static>(
+    rows: fjall::Iter,
+    reverse: bool,
+    decode: impl Fn(fjall::Guard) -> Result<T, StoreError> + 'static,
+) -> Box<dyn Iterator<Item = Result<T, StoreError>>> {
+    if reverse { Box::new(rows.rev().map(decode)) } else { Box::new(rows.map(decode)) }
+}
+
+fn timed_rows(
+    table: &Keyspace,
+    until: Ts,
+) -> impl Iterator<Item = Result<(Ts, Bytes), StoreError>> + use<> {
+    let end = match until.0.checked_add(1) {
+        Some(after) => Bound::Excluded(after.to_be_bytes().to_vec()),
+        None => Bound::Unbounded,
+    };
+    table.range::<Vec<u8>, _>((Bound::Unbounded, end)).map(|guard| {
+        let row_key = guard.key()?;
+        let (ts, key) = codec::split_timed_key(&row_key).ok_or(Corrupt("timed"))?;
+        Ok((ts, Bytes::copy_from_slice(key)))
+    })
+}
+
+fn prefixed(key: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.push(KEY_PREFIX);
+    out.extend_from_slice(key);
+}
+
+fn user_key(row_key: &[u8]) -> Result<Bytes, Corrupt> {
+    match row_key.split_first() {
+        Some((&KEY_PREFIX, key)) => Ok(Bytes::copy_from_slice(key)),
+        Some(_) | None => Err(Corrupt("key")),
+    }
+}
+
+fn decode_raw(row: &[u8]) -> Result<(Bytes, u64), Corrupt> {
+    let (expiry, value) = row.split_first_chunk::<8>().ok_or(Corrupt("raw"))?;
+    Ok((Bytes::copy_from_slice(value), u64::from_be_bytes(*expiry)))
+}
+
+/// An eight-byte integer of the meta table.
+pub(crate) fn decode_u64(row: &[u8]) -> Result<u64, Corrupt> {
+    Ok(u64::from_be_bytes(row.try_into().map_err(|_| Corrupt("integer"))?))
+}

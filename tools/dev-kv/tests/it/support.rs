@@ -1,0 +1,164 @@
+//! A server in this process, on a free port and a directory of its own.
+
+use dev_kv::wire::kvrpcpb;
+use dev_kv::wire::pdpb::pd_client::PdClient;
+use dev_kv::wire::tikvpb::tikv_client::TikvClient;
+use dev_kv::{Config, Error, run};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+use tikv_client::transaction::HeartbeatOption;
+use tikv_client::{
+    Backoff, CheckLevel, RetryOptions, Timestamp, TimestampExt as _, TransactionClient,
+    TransactionOptions,
+};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+
+/// A running server.
+pub(crate) struct Server {
+    pub(crate) address: String,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), Error>>,
+    data: PathBuf,
+    // Removed when the server is dropped, unless it was handed on.
+    directory: Option<TempDir>,
+}
+
+impl Server {
+    /// A new store.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A new store, configured.
+    pub(crate) async fn start_with(configure: impl FnOnce(&mut Config)) -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut server = Self::open(&directory.path().join("kv"), configure).await;
+        server.directory = Some(directory);
+        server
+    }
+
+    /// The store in this directory.
+    pub(crate) async fn open(data: &Path, configure: impl FnOnce(&mut Config)) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::open_on(listener, data, configure)
+    }
+
+    fn open_on(listener: TcpListener, data: &Path, configure: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::new(data);
+        configure(&mut config);
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(run(config, listener, async move {
+            stopped.await.ok();
+        }));
+        Self { address, stop: Some(stop), task, data: data.to_owned(), directory: None }
+    }
+
+    /// Stops it and starts it again on the same port and data.
+    pub(crate) async fn restart(mut self, configure: impl FnOnce(&mut Config)) -> Self {
+        let directory = self.directory.take();
+        let (address, data) = (self.address.clone(), self.data.clone());
+        self.stop().await;
+        let listener = TcpListener::bind(&address).await.unwrap();
+        let mut server = Self::open_on(listener, &data, configure);
+        server.directory = directory;
+        server
+    }
+
+    /// Stops it and waits for the end.
+    pub(crate) async fn stop(mut self) {
+        self.stop.take().unwrap().send(()).ok();
+        (&mut self.task).await.unwrap().unwrap();
+    }
+
+    /// How it ended by itself.
+    pub(crate) async fn ended(mut self) -> Result<(), Error> {
+        (&mut self.task).await.unwrap()
+    }
+
+    /// The real client.
+    pub(crate) async fn client(&self) -> TransactionClient {
+        TransactionClient::new(vec![self.address.clone()]).await.unwrap()
+    }
+
+    /// Hand-written messages to the store.
+    pub(crate) async fn kv(&self) -> TikvClient<Channel> {
+        TikvClient::connect(format!("http://{}", self.address))
+            .await
+            .unwrap()
+            .max_decoding_message_size(usize::MAX)
+    }
+
+    /// Hand-written messages to the placement driver.
+    pub(crate) async fn pd(&self) -> PdClient<Channel> {
+        PdClient::connect(format!("http://{}", self.address)).await.unwrap()
+    }
+}
+
+/// Optimistic, without heart-beats, patient enough to outlive a lock's life.
+pub(crate) fn optimistic() -> TransactionOptions {
+    TransactionOptions::new_optimistic()
+        .drop_check(CheckLevel::Warn)
+        .heartbeat_option(HeartbeatOption::NoHeartbeat)
+        .retry_options(RetryOptions::new(
+            Backoff::no_jitter_backoff(2, 500, 20),
+            Backoff::no_jitter_backoff(2, 500, 20),
+        ))
+}
+
+/// Pessimistic, otherwise the same.
+pub(crate) fn pessimistic() -> TransactionOptions {
+    TransactionOptions::new_pessimistic()
+        .drop_check(CheckLevel::Warn)
+        .heartbeat_option(HeartbeatOption::NoHeartbeat)
+}
+
+/// Everything committed so far.
+pub(crate) async fn snapshot_now(client: &TransactionClient) -> tikv_client::Snapshot {
+    let now = client.current_timestamp().await.unwrap();
+    client.snapshot(now, optimistic())
+}
+
+/// Writes one key, and answers its commit timestamp.
+pub(crate) async fn put(client: &TransactionClient, key: &str, value: &str) -> u64 {
+    let mut txn = client.begin_with_options(optimistic()).await.unwrap();
+    txn.put(key.to_owned(), value.to_owned()).await.unwrap();
+    txn.commit().await.unwrap().unwrap().version()
+}
+
+/// Reads one key now.
+pub(crate) async fn get(client: &TransactionClient, key: &str) -> Option<String> {
+    let mut snapshot = snapshot_now(client).await;
+    let value = snapshot.get(key.to_owned()).await.unwrap();
+    value.map(|value| String::from_utf8(value).unwrap())
+}
+
+/// The context of a request to a store's only region.
+pub(crate) fn whole() -> Option<kvrpcpb::Context> {
+    Some(kvrpcpb::Context {
+        region_id: 2,
+        region_epoch: Some(dev_kv::wire::metapb::RegionEpoch { conf_ver: 1, version: 1 }),
+        peer: Some(dev_kv::wire::metapb::Peer { id: 2, store_id: 1 }),
+        ..kvrpcpb::Context::default()
+    })
+}
+
+/// A timestamp as a number.
+pub(crate) async fn now(client: &TransactionClient) -> u64 {
+    Timestamp::version(&client.current_timestamp().await.unwrap())
+}
+
+/// Waits until `condition` holds, for at most ten seconds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    for _ in 0..200 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not within ten seconds: {what}");
+}
