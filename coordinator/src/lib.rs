@@ -1,1 +1,179 @@
-//! Runs two-phase commit across the participants.
+//! The coordinator role: runs two-phase commit across the participants.
+//!
+//! Must not know: what a payload means once it is made (only [`plan`] knows orders, stock and payment);
+//! which store it is. Nothing here outlives the process: votes and outcomes stand with the participants.
+//!
+//! Modules: [`service`] the wire; [`checkout`] one order bought, retries and all; [`plan`] an order as
+//! branches with payloads; [`driver`] drives a `twopc` machine; [`mail`] batches of messages to a shard;
+//! [`resolve`] what became of somebody else's transaction.
+//!
+//! Invariants: a business refusal is answered only after its aborts are durable; a retry is a new TxId
+//! with the same priority; a client that goes away stops nothing.
+
+pub mod checkout;
+pub mod driver;
+pub mod mail;
+pub mod plan;
+pub mod resolve;
+pub mod service;
+
+use std::{net::TcpListener, sync::Arc, time::Duration};
+
+use clap::value_parser;
+use proto::coordinator::v1::coordinator_service_server::{CoordinatorServiceServer, SERVICE_NAME};
+use rpc::{
+    net::{GrpcNet, Net},
+    routing::Target,
+    seams::{SystemClock, SystemEntropy},
+    server::{Options, Readiness, ServeError, serve},
+};
+use storage::{KvError, SharedKv, args::StoreArgs, janitor};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use types::{Clock, Entropy};
+
+use crate::service::Coordinator;
+
+/// Between two looks whether the store is there.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// Settings of the coordinator.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// The store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// Where the order service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_ORDER_ENDPOINTS",
+        default_value = "127.0.0.1:7100",
+        value_name = "ENDPOINTS"
+    )]
+    pub order_endpoints: Target,
+
+    /// Where the stock service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_STOCK_ENDPOINTS",
+        default_value = "127.0.0.1:7200",
+        value_name = "ENDPOINTS"
+    )]
+    pub stock_endpoints: Target,
+
+    /// Where the payment service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_PAYMENT_ENDPOINTS",
+        default_value = "127.0.0.1:7300",
+        value_name = "ENDPOINTS"
+    )]
+    pub payment_endpoints: Target,
+
+    /// Milliseconds for which a client's request id stays bound to its call.
+    #[arg(long, env = "TILL_REQUEST_ID_RETENTION_MS", default_value_t = 600_000,
+          value_parser = value_parser!(u64).range(1_000..=86_400_000))]
+    pub request_id_retention_ms: u64,
+
+    /// Milliseconds that branches have to vote, by the store's clock.
+    #[arg(long, env = "TILL_VOTE_WINDOW_MS", default_value_t = 2_000,
+          value_parser = value_parser!(u64).range(100..=30_000))]
+    pub vote_window_ms: u64,
+
+    /// Requests that may be in flight at once; one more is refused before it starts.
+    #[arg(long, env = "TILL_IN_FLIGHT_MAX", default_value_t = 20_000,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub in_flight_max: u32,
+
+    /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
+    #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
+          value_parser = value_parser!(u64).range(..=600_000))]
+    pub lame_duck_ms: u64,
+
+    /// On shutdown: milliseconds that requests and transactions in flight have to finish.
+    #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
+          value_parser = value_parser!(u64).range(..=3_600_000))]
+    pub drain_timeout_ms: u64,
+}
+
+/// Why the coordinator stopped. A person must look.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings for the store are not usable.
+    #[error("cannot use the store")]
+    Store(#[from] KvError),
+    /// The server failed.
+    #[error("cannot serve")]
+    Serve(#[from] ServeError),
+}
+
+/// The services of a replica.
+pub fn routes(coordinator: Coordinator) -> Routes {
+    Routes::new(CoordinatorServiceServer::new(coordinator))
+}
+
+/// Serves until `shutdown` is done, then drains: requests first, then what goes on in the background.
+///
+/// # Errors
+/// [`Error`]; a person must look.
+pub async fn run(
+    args: Args,
+    listeners: Vec<TcpListener>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    let net: Arc<dyn Net> = Arc::new(GrpcNet::default());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let kv = args.store.connect().await?;
+    let coordinator = Coordinator::new(&args, &net, Arc::clone(&kv), clock, Arc::clone(&entropy));
+    let readiness = Readiness::new();
+    let mut options = Options::new(vec![SERVICE_NAME], proto::DESCRIPTORS);
+    options.in_flight_max = usize::try_from(args.in_flight_max).unwrap_or(usize::MAX);
+    options.lame_duck = Duration::from_millis(args.lame_duck_ms);
+    options.drain_timeout = Duration::from_millis(args.drain_timeout_ms);
+
+    let stop_chores = CancellationToken::new();
+    let stop = stop_chores.clone().cancelled_owned();
+    let store = Arc::clone(&kv);
+    let chores = tokio::spawn(async move {
+        janitor::run(store, &*entropy, janitor::JanitorConfig::default(), stop).await;
+    });
+
+    let server =
+        serve(routes(coordinator.clone()), listeners, options, readiness.clone(), shutdown);
+    let served = tokio::select! {
+        served = server => served,
+        () = probe(&kv, &readiness) => Ok(()),
+    };
+    let left = coordinator.drain(Duration::from_millis(args.drain_timeout_ms)).await;
+    if left > 0 {
+        tracing::info!(left, "transactions are left to other replicas");
+    }
+    stop_chores.cancel();
+    if let Err(error) = chores.await {
+        tracing::error!(%error, "the janitor failed");
+    }
+    Ok(served?)
+}
+
+/// Keeps readiness in step with the store. Never ends.
+async fn probe(kv: &SharedKv, readiness: &Readiness) {
+    let mut there = false;
+    loop {
+        match kv.timestamp().await {
+            Ok(_) if !there => {
+                tracing::info!("ready");
+                there = true;
+                readiness.ready();
+            }
+            Err(error) if there => {
+                tracing::warn!(%error, "the store does not answer");
+                there = false;
+                readiness.not_ready();
+            }
+            Ok(_) | Err(_) => {}
+        }
+        tokio::time::sleep(if there { PROBE_EVERY } else { Duration::from_millis(100) }).await;
+    }
+}

@@ -1,0 +1,260 @@
+//! One order bought: read it, plan, run the transaction, and start over inside for as long as nothing
+//! definite was said.
+
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+
+use proto::order::v1::{
+    GetOrderRequest, GetOrderResponse, order_service_client::OrderServiceClient,
+};
+use rpc::{retry::Backoff, routing::RouteError, status::Failure};
+use tokio::time::Instant;
+use twopc::message::{Outcome, Refused};
+use types::{
+    Classify, ErrorKind, OrderId, Priority, Reason, Refusal, RequestId, Timestamp, TxId, TxMeta,
+    shard_of,
+};
+
+use crate::{
+    plan::{self, PlanError, Shards},
+    service::Coordinator,
+};
+
+/// Least and greatest pause before an order is tried again.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+/// Longest that the order service is waited for before it is asked again, perhaps elsewhere.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A checkout that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paid {
+    /// By this transaction.
+    Now(TxId),
+    /// Before this call.
+    Before,
+}
+
+/// Why a checkout did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckoutError {
+    /// A definite answer; nothing is left behind.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A refusal by a participant whose reasons we do not know.
+    #[error("a participant refused: {reason}")]
+    RefusedElsewhere {
+        /// Its reason.
+        reason: String,
+        /// Ids and amounts for people.
+        metadata: BTreeMap<String, String>,
+    },
+    /// The order service said no, or gave no answer.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// Time is over before anything was begun. Retry.
+    #[error("no transaction could be begun in time")]
+    Unavailable,
+    /// Time is over and a decision may exist. Ask again with the same request id.
+    #[error("the outcome is not known yet")]
+    OutcomeUnknown,
+    /// The rules of the protocol were broken. A person must look.
+    #[error("the transaction {0} broke the protocol")]
+    Broken(TxId),
+}
+
+impl Classify for CheckoutError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused(refusal) => refusal.kind(),
+            Self::RefusedElsewhere { .. } => ErrorKind::Rejected,
+            Self::Failed(failure) => failure.kind(),
+            Self::Unavailable | Self::OutcomeUnknown => ErrorKind::Unavailable,
+            Self::Broken(_) => ErrorKind::Internal,
+        }
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        match self {
+            Self::Refused(refusal) => refusal.reason(),
+            Self::RefusedElsewhere { reason, .. } => Cow::Owned(reason.clone()),
+            Self::Failed(failure) => failure.reason(),
+            Self::Unavailable => Reason::Unavailable.as_str().into(),
+            Self::OutcomeUnknown => Reason::OutcomeUnknown.as_str().into(),
+            Self::Broken(_) => Reason::Internal.as_str().into(),
+        }
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::Refused(refusal) => refusal.metadata(),
+            Self::RefusedElsewhere { metadata, .. } => metadata.clone(),
+            Self::Failed(failure) => failure.metadata(),
+            Self::Unavailable | Self::OutcomeUnknown | Self::Broken(_) => BTreeMap::new(),
+        }
+    }
+}
+
+/// What one try came to.
+enum Tried {
+    Paid(Paid),
+    /// Nothing definite: the next try may come at once, or after these are out of the way.
+    Again(Vec<TxMeta>),
+}
+
+impl Coordinator {
+    /// Buys an order, within `time`. However often it is called, with whatever request id, the order is
+    /// bought once.
+    ///
+    /// # Errors
+    /// [`CheckoutError`].
+    pub async fn checkout(
+        &self,
+        order_id: &OrderId,
+        request_id: Option<&RequestId>,
+        time: Duration,
+    ) -> Result<Paid, CheckoutError> {
+        let until = Instant::now() + time;
+        let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
+        let mut priority = None;
+        loop {
+            match self.try_once(order_id, request_id, &mut priority, until).await? {
+                Tried::Paid(paid) => return Ok(paid),
+                Tried::Again(blockers) => {
+                    for blocker in blockers {
+                        self.wait_for(&blocker, until).await;
+                    }
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+            }
+            if Instant::now() >= until {
+                // Every try so far has ended without effect.
+                return Err(CheckoutError::Unavailable);
+            }
+        }
+    }
+
+    async fn try_once(
+        &self,
+        order_id: &OrderId,
+        request_id: Option<&RequestId>,
+        priority: &mut Option<Priority>,
+        until: Instant,
+    ) -> Result<Tried, CheckoutError> {
+        let (read, shards) = self.read(order_id, until).await?;
+        let order = read.order.unwrap_or_default();
+        if order.paid {
+            return Ok(Tried::Paid(Paid::Before));
+        }
+        let plan = plan::of(&order, self.services(), shards).map_err(|error| match error {
+            PlanError::Refused(refusal) => CheckoutError::Refused(refusal),
+            PlanError::Invalid(error) => {
+                tracing::error!(%error, %order_id, "the order service's answer does not convert");
+                CheckoutError::Refused(Refusal::new(Reason::Internal))
+            }
+        })?;
+        let began = Timestamp(read.read_ts);
+        // A retry keeps the place of the first attempt.
+        let priority = *priority.get_or_insert_with(|| Priority {
+            begin_ts: began.0,
+            nonce: self.entropy().next_u64(),
+        });
+        let meta = TxMeta {
+            tx_id: self.new_tx_id(),
+            priority,
+            deadline: began.physical().plus_ms(self.vote_window_ms()),
+            branches: plan.branches.into(),
+            request_id: request_id.cloned(),
+        };
+        let tx_id = meta.tx_id;
+        tracing::debug!(tx = %tx_id, %order_id, "begin");
+        let answer = self.begin(meta, plan.payloads);
+        let answer = match tokio::time::timeout_at(until, answer).await {
+            Ok(Ok(answer)) => answer,
+            // It goes on without us.
+            Ok(Err(_)) | Err(_) => return Err(CheckoutError::OutcomeUnknown),
+        };
+        match answer.map_err(|_| CheckoutError::Broken(tx_id))? {
+            Outcome::Committed => Ok(Tried::Paid(Paid::Now(tx_id))),
+            Outcome::Refused(refused) => judge(refused),
+            Outcome::Contended(blockers) => Ok(Tried::Again(blockers)),
+            Outcome::Fenced | Outcome::Undecided(_) => Ok(Tried::Again(Vec::new())),
+        }
+    }
+
+    /// Reads the order as it stands, once no checkout of it is in flight.
+    async fn read(
+        &self,
+        order_id: &OrderId,
+        until: Instant,
+    ) -> Result<(GetOrderResponse, Shards), CheckoutError> {
+        let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
+        loop {
+            let failure = match self.shards().await {
+                Ok(shards) => match self.read_once(order_id, shards, until).await {
+                    Ok(read) => return Ok((read, shards)),
+                    Err(failure) if !failure.is_transient() => return Err(failure.into()),
+                    Err(failure) => failure.to_string(),
+                },
+                Err(error) => error.to_string(),
+            };
+            tracing::debug!(%order_id, failure, "the order could not be read yet");
+            let pause = backoff.pause();
+            if Instant::now() + pause >= until {
+                return Err(CheckoutError::Unavailable);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn read_once(
+        &self,
+        order_id: &OrderId,
+        shards: Shards,
+        until: Instant,
+    ) -> Result<GetOrderResponse, Failure> {
+        let router = self.order_router();
+        let route = router.route(shard_of(order_id.as_str(), shards.order));
+        let route = route.map_err(|error| Failure::from_status(&rpc::status::to_status(&error)))?;
+        let mut client = OrderServiceClient::new(route.transport);
+        let mut request = tonic::Request::new(GetOrderRequest { order_id: order_id.to_string() });
+        let left = until.saturating_duration_since(Instant::now());
+        rpc::deadline::set(&mut request, left.min(READ_TIMEOUT));
+        match client.get_order(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => {
+                let failure = Failure::from_status(&status);
+                if failure.kind == ErrorKind::Unavailable {
+                    router.failed(&route.endpoint);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// How many shards each service has.
+    async fn shards(&self) -> Result<Shards, RouteError> {
+        let [order, stock, payment] = self.routers();
+        Ok(Shards {
+            order: order.shards().await?,
+            stock: stock.shards().await?,
+            payment: payment.shards().await?,
+        })
+    }
+}
+
+/// What a refusal means: that the order was not as it was read (then it is read again), or no.
+fn judge(refused: Vec<Refused>) -> Result<Tried, CheckoutError> {
+    let reread = |refused: &Refused| {
+        matches!(
+            Reason::parse(&refused.reason),
+            Some(Reason::OrderChanged | Reason::AlreadyPaid | Reason::OrderNotFound)
+        )
+    };
+    if refused.iter().any(reread) {
+        return Ok(Tried::Again(Vec::new()));
+    }
+    let Some(first) = refused.into_iter().next() else { return Ok(Tried::Again(Vec::new())) };
+    Err(match Reason::parse(&first.reason) {
+        Some(reason) => Refusal { reason, metadata: first.metadata }.into(),
+        None => CheckoutError::RefusedElsewhere { reason: first.reason, metadata: first.metadata },
+    })
+}

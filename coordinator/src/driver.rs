@@ -1,0 +1,244 @@
+//! Drives one machine of `twopc`: sends what it wants sent until it is answered, and feeds it the
+//! answers. The transaction goes on until nothing is left to do, whoever listens.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use proto::{
+    InvalidField, convert,
+    participant::v1::{
+        AbortRequest, CommitRequest, ForgetRequest, PrepareRequest, QueryRequest, Receipt,
+        operation::Operation as Op, operation_result::Result as OpResult,
+    },
+    types::v1 as wire,
+};
+use rpc::retry::Backoff;
+use tokio::{sync::oneshot, time::Instant};
+use twopc::{
+    coordinator::Transaction,
+    message::{Input, Message, Outcome, Output, PRIMARY, Reply, Seat, Serial, Violation},
+};
+use types::{Branch, Entropy, TxMeta};
+
+use crate::mail::{Mail, MailError};
+
+/// Least and greatest pause before a message is sent again.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// What came of a transaction, as far as its listener is concerned.
+pub type Answer = Result<Outcome, Violation>;
+
+/// A message on its way, with its retries.
+type Errand = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// Drives a transaction to its end.
+pub struct Driver {
+    mail: Mail,
+    entropy: Arc<dyn Entropy>,
+    meta: TxMeta,
+    /// The payload of each branch; empty when no Prepare will be sent.
+    payloads: Vec<Bytes>,
+    /// What is on its way to each branch.
+    errands: Vec<Option<(Serial, Errand)>>,
+    listener: Option<oneshot::Sender<Answer>>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// A driver for this transaction, and where its answer arrives.
+    pub fn new(
+        mail: Mail,
+        entropy: Arc<dyn Entropy>,
+        meta: TxMeta,
+        payloads: Vec<Bytes>,
+    ) -> (Self, oneshot::Receiver<Answer>) {
+        let (listener, answer) = oneshot::channel();
+        let errands = meta.branches.iter().map(|_| None).collect();
+        let listener = Some(listener);
+        (Self { mail, entropy, meta, payloads, errands, listener }, answer)
+    }
+
+    /// Runs a new transaction; its branches have until `window` from now to vote.
+    pub async fn begin(mut self, window: Duration) {
+        let mut outputs = Vec::new();
+        let machine = Transaction::begin(&self.meta, &mut outputs);
+        self.drive(machine, outputs, Some(Instant::now() + window)).await;
+    }
+
+    /// Finds out what became of a transaction. `may_fence` says that its deadline has passed by the
+    /// store's clock.
+    pub async fn resolve(mut self, may_fence: bool) {
+        let mut outputs = Vec::new();
+        let machine = Transaction::resolve(&self.meta, may_fence, &mut outputs);
+        self.drive(machine, outputs, None).await;
+    }
+
+    async fn drive(
+        &mut self,
+        mut machine: Transaction,
+        mut outputs: Vec<Output>,
+        mut deadline: Option<Instant>,
+    ) {
+        loop {
+            for output in outputs.drain(..) {
+                self.carry_out(output);
+            }
+            if machine.is_finished() {
+                return;
+            }
+            if !machine.awaits_votes() {
+                deadline = None;
+            }
+            let input = tokio::select! {
+                biased;
+                input = self.next_reply() => input,
+                () = sleep_until(deadline) => {
+                    deadline = None;
+                    Input::DeadlinePassed
+                }
+            };
+            machine.step(input, &mut outputs);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Send { seat, serial, message } => {
+                let errand = self.errand(seat, message);
+                if let Some(place) = self.errands.get_mut(seat) {
+                    *place = errand.map(|errand| (serial, errand));
+                }
+            }
+            Output::Answer(outcome) => self.answer(Ok(outcome)),
+            Output::Violation(violation) => {
+                tracing::error!(tx = %self.meta.tx_id, %violation, "the protocol was broken");
+                self.answer(Err(violation));
+            }
+            Output::Finished => {}
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        if let Some(listener) = self.listener.take() {
+            // Nobody need be listening: the transaction goes on all the same.
+            let _gone = listener.send(answer);
+        }
+    }
+
+    /// Waits for the next answer of any branch.
+    async fn next_reply(&mut self) -> Input {
+        poll_fn(|context: &mut Context<'_>| {
+            for (seat, place) in self.errands.iter_mut().enumerate() {
+                if let Some((serial, errand)) = place
+                    && let Poll::Ready(reply) = errand.as_mut().poll(context)
+                {
+                    let serial = *serial;
+                    *place = None;
+                    return Poll::Ready(Input::Reply { seat, serial, reply });
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// A message that is sent until it is answered.
+    fn errand(&self, seat: Seat, message: Message) -> Option<Errand> {
+        let branch = self.meta.branches.get(seat)?.clone();
+        let operation = self.operation(seat, &branch, message);
+        let patient = match &operation {
+            Op::Commit(_) => seat != PRIMARY,
+            Op::Forget(_) => true,
+            Op::Prepare(_) | Op::Abort(_) | Op::Query(_) => false,
+        };
+        let mail = self.mail.clone();
+        let tx_id = self.meta.tx_id;
+        let mut backoff = Backoff::new(Arc::clone(&self.entropy), AGAIN.0, AGAIN.1);
+        Some(Box::pin(async move {
+            loop {
+                match attempt(&mail, &branch, &operation, patient).await {
+                    Ok(reply) => return reply,
+                    Err(error) => {
+                        tracing::debug!(tx = %tx_id, %branch, %error, "message will be sent again");
+                    }
+                }
+                tokio::time::sleep(backoff.pause()).await;
+            }
+        }))
+    }
+
+    fn operation(&self, seat: Seat, branch: &Branch, message: Message) -> Op {
+        let tx = Some(wire::TxMeta::from(&self.meta));
+        let branch = Some(wire::Branch::from(branch));
+        match message {
+            Message::Prepare => {
+                let payload = self.payloads.get(seat).cloned().unwrap_or_default();
+                Op::Prepare(PrepareRequest { tx, branch, payload })
+            }
+            Message::Commit { receipts } => {
+                let receipts = self.meta.branches.iter().zip(receipts).map(|(branch, receipt)| {
+                    Receipt { branch: Some(branch.into()), receipt: receipt.into() }
+                });
+                Op::Commit(CommitRequest { tx, branch, receipts: receipts.collect() })
+            }
+            Message::Abort { evidence } => {
+                let evidence = evidence.and_then(|seat| self.meta.branches.get(seat));
+                let evidence = evidence.map(wire::Branch::from);
+                Op::Abort(AbortRequest { tx, branch, evidence })
+            }
+            Message::Query { fence } => Op::Query(QueryRequest { tx, branch, fence }),
+            Message::Forget => {
+                let tx_id = self.meta.tx_id.0.to_vec().into();
+                Op::Forget(ForgetRequest { tx_id, branch })
+            }
+        }
+    }
+}
+
+/// Sends a message once.
+async fn attempt(
+    mail: &Mail,
+    branch: &Branch,
+    operation: &Op,
+    patient: bool,
+) -> Result<Reply, MailError> {
+    let mut result = mail.send(branch, operation.clone(), patient).await?;
+    if let (OpResult::Waiting(_), Op::Prepare(request)) = (&result, operation) {
+        result = mail.prepare_and_wait(branch, request.clone()).await?;
+    }
+    reply_of(&result).map_err(|error| MailError::Refused { code: 13, message: error.to_string() })
+}
+
+fn reply_of(result: &OpResult) -> Result<Reply, InvalidField> {
+    Ok(match result {
+        OpResult::Prepare(response) => Reply::Vote(convert::vote(response.vote.as_ref())?),
+        OpResult::Commit(response) => Reply::Acked(convert::branch_state(response.state)?),
+        OpResult::Abort(response) => Reply::Acked(convert::branch_state(response.state)?),
+        OpResult::Query(response) => {
+            let vote = response.vote.as_ref().map(|vote| convert::vote(Some(vote))).transpose()?;
+            Reply::State(convert::branch_state(response.state)?, vote)
+        }
+        OpResult::Forget(_) => Reply::Forgotten,
+        OpResult::Waiting(_) | OpResult::Error(_) => {
+            return Err(InvalidField::new("result", "does not answer the operation"));
+        }
+    })
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

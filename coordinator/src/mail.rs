@@ -1,0 +1,213 @@
+//! Messages to branches, in batches: while one Apply is on its way to a shard, the next one gathers.
+//!
+//! One mailbox for each shard and pace. A shard's lane answers a batch when all of it is durable, so
+//! messages for different shards never wait for each other; and acknowledgements that a lane may sit on
+//! (it writes them along with something else) never hold up votes.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use proto::participant::v1::{
+    ApplyRequest, Operation, PrepareRequest, operation::Operation as Op,
+    operation_result::Result as OpResult, participant_service_client::ParticipantServiceClient,
+};
+use rpc::{
+    MESSAGE_BYTES_MAX,
+    routing::{RouteError, Router},
+    status::Failure,
+};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use types::{Branch, Service};
+
+/// Operations in one Apply at most.
+const BATCH_MAX: usize = 512;
+/// Applies on their way to one shard at once: one in the lane's hands, one on the wire.
+const IN_FLIGHT: usize = 2;
+/// Messages that may wait for one shard; further ones are sent again later.
+const QUEUE: usize = 16_384;
+/// Longest that a participant is waited for before it is asked again, perhaps elsewhere.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a message has no answer. It may have arrived; send it again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MailError {
+    /// No service of this name takes part here.
+    #[error("no participant is called {0}")]
+    Unknown(Service),
+    /// No replica is known.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The call failed.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The operation failed, with this gRPC code.
+    #[error("the participant refused ({code}): {message}")]
+    Refused {
+        /// A google.rpc.Code number.
+        code: i32,
+        /// For people.
+        message: String,
+    },
+    /// Too much is waiting for this shard, or the mailbox is gone.
+    #[error("the mailbox is full")]
+    Full,
+}
+
+/// How soon an answer is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pace {
+    /// Somebody waits for it.
+    Prompt,
+    /// The lane may let it ride along with a later batch.
+    Patient,
+}
+
+type Letter = (Operation, oneshot::Sender<Result<OpResult, MailError>>);
+
+/// The way to every participant.
+#[derive(Clone)]
+pub struct Mail {
+    routers: Arc<BTreeMap<Service, Router>>,
+    boxes: Arc<Mutex<BTreeMap<(Branch, Pace), mpsc::Sender<Letter>>>>,
+}
+
+impl fmt::Debug for Mail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mail").field("services", &self.routers.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Mail {
+    /// The way to these services.
+    pub fn new(routers: BTreeMap<Service, Router>) -> Self {
+        Self { routers: Arc::new(routers), boxes: Arc::default() }
+    }
+
+    /// Sends one operation to its branch and waits for the answer. `patient` says that the lane may take
+    /// its time.
+    ///
+    /// # Errors
+    /// [`MailError`]: it may have arrived all the same; operations may be repeated.
+    pub async fn send(
+        &self,
+        branch: &Branch,
+        operation: Op,
+        patient: bool,
+    ) -> Result<OpResult, MailError> {
+        let pace = if patient { Pace::Patient } else { Pace::Prompt };
+        let (reply, answer) = oneshot::channel();
+        let letter = (Operation { operation: Some(operation) }, reply);
+        self.mailbox(branch, pace)?.try_send(letter).map_err(|_| MailError::Full)?;
+        match answer.await.map_err(|_| MailError::Full)?? {
+            OpResult::Error(error) => {
+                Err(MailError::Refused { code: error.code, message: error.message })
+            }
+            result @ (OpResult::Prepare(_)
+            | OpResult::Commit(_)
+            | OpResult::Abort(_)
+            | OpResult::Query(_)
+            | OpResult::Forget(_)
+            | OpResult::Waiting(_)) => Ok(result),
+        }
+    }
+
+    /// Sends a Prepare by its own call, which waits for whoever is in the way.
+    ///
+    /// # Errors
+    /// [`MailError`]: it may have arrived all the same; it may be repeated.
+    pub async fn prepare_and_wait(
+        &self,
+        branch: &Branch,
+        request: PrepareRequest,
+    ) -> Result<OpResult, MailError> {
+        let router = self.router(&branch.service)?;
+        let route = router.route(branch.shard)?;
+        let mut client = client(route.transport);
+        let mut request = tonic::Request::new(request);
+        rpc::deadline::set(&mut request, ATTEMPT_TIMEOUT);
+        match client.prepare(request).await {
+            Ok(response) => Ok(OpResult::Prepare(response.into_inner())),
+            Err(status) => {
+                router.failed(&route.endpoint);
+                Err(Failure::from_status(&status).into())
+            }
+        }
+    }
+
+    fn router(&self, service: &Service) -> Result<&Router, MailError> {
+        self.routers.get(service).ok_or_else(|| MailError::Unknown(service.clone()))
+    }
+
+    fn mailbox(&self, branch: &Branch, pace: Pace) -> Result<mpsc::Sender<Letter>, MailError> {
+        // Nothing under this lock leaves the map half-changed, so a panic elsewhere does not matter.
+        let mut boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = boxes.get(&(branch.clone(), pace)) {
+            return Ok(sender.clone());
+        }
+        let router = self.router(&branch.service)?.clone();
+        let (sender, inbox) = mpsc::channel(QUEUE);
+        tokio::spawn(carry(inbox, router, branch.clone()));
+        boxes.insert((branch.clone(), pace), sender.clone());
+        Ok(sender)
+    }
+}
+
+fn client(transport: rpc::net::Transport) -> ParticipantServiceClient<rpc::net::Transport> {
+    ParticipantServiceClient::new(transport).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Empties one mailbox, batch by batch.
+async fn carry(mut inbox: mpsc::Receiver<Letter>, router: Router, branch: Branch) {
+    let room = Arc::new(Semaphore::new(IN_FLIGHT));
+    let mut letters = Vec::new();
+    loop {
+        // Room first, so that whatever comes while there is none goes together.
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        if inbox.recv_many(&mut letters, BATCH_MAX).await == 0 {
+            return;
+        }
+        let batch = std::mem::take(&mut letters);
+        let (router, branch) = (router.clone(), branch.clone());
+        tokio::spawn(async move {
+            deliver(batch, &router, &branch).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn deliver(batch: Vec<Letter>, router: &Router, branch: &Branch) {
+    let (operations, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+    let results = match apply(operations, router, branch).await {
+        Ok(results) => results.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error); replies.len()],
+    };
+    for (reply, result) in replies.into_iter().zip(results) {
+        // Whoever is gone has replaced the message by another one.
+        let _gone = reply.send(result);
+    }
+}
+
+async fn apply(
+    operations: Vec<Operation>,
+    router: &Router,
+    branch: &Branch,
+) -> Result<Vec<OpResult>, MailError> {
+    let sent = operations.len();
+    let route = router.route(branch.shard)?;
+    let mut request = tonic::Request::new(ApplyRequest { operations });
+    rpc::deadline::set(&mut request, ATTEMPT_TIMEOUT);
+    let response = client(route.transport).apply(request).await.map_err(|status| {
+        router.failed(&route.endpoint);
+        Failure::from_status(&status)
+    })?;
+    let results: Vec<OpResult> =
+        response.into_inner().results.into_iter().filter_map(|result| result.result).collect();
+    if results.len() == sent {
+        return Ok(results);
+    }
+    Err(MailError::Refused { code: 13, message: "the answers do not match".to_owned() })
+}

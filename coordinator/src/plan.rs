@@ -1,0 +1,163 @@
+//! An order as a transaction: which branches, and what each is asked to set aside.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::{
+    InvalidField, convert,
+    order::v1::{LockOrder, Order},
+    payment::v1::HoldCredit,
+    stock::v1::{HoldStock, hold_stock},
+};
+use types::{
+    Branch, ItemId, OrderId, Quantity, Reason, Refusal, Service, ShardId, UserId, shard_of,
+};
+
+/// How many shards each service has.
+#[derive(Debug, Clone, Copy)]
+pub struct Shards {
+    /// Of orders.
+    pub order: u16,
+    /// Of stock.
+    pub stock: u16,
+    /// Of payment.
+    pub payment: u16,
+}
+
+/// The services of a checkout.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// Orders.
+    pub order: Service,
+    /// Stock.
+    pub stock: Service,
+    /// Payment.
+    pub payment: Service,
+}
+
+impl Services {
+    /// By their names.
+    pub fn named() -> Self {
+        let name = |name| Service::new(name).expect("the names of our own services are valid");
+        Self { order: name("order"), stock: name("stock"), payment: name("payment") }
+    }
+}
+
+/// Branches, the primary first, each with its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Who takes part.
+    pub branches: Vec<Branch>,
+    /// What each is asked for, in the same order.
+    pub payloads: Vec<Bytes>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// A business answer.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The order service said something that does not convert.
+    #[error("the order does not convert")]
+    Invalid(#[from] InvalidField),
+}
+
+/// The plan to buy an order as it was read.
+///
+/// # Errors
+/// [`PlanError`]; a retry helps only after the order has changed.
+pub fn of(order: &Order, services: &Services, shards: Shards) -> Result<Plan, PlanError> {
+    let order_id: OrderId = convert::order_id("order_id", &order.order_id)?;
+    let user_id: UserId = convert::user_id("user_id", &order.user_id)?;
+    if order.lines.is_empty() {
+        return Err(Refusal::new(Reason::EmptyOrder).with("order_id", order_id).into());
+    }
+    let lock = LockOrder { order_id: order_id.to_string(), version: order.version };
+    let hold = HoldCredit { user_id: user_id.to_string(), amount: order.total_cost };
+    let mut plan = Plan { branches: Vec::new(), payloads: Vec::new() };
+    let order_shard = shard_of(order_id.as_str(), shards.order);
+    plan.add(&services.order, order_shard, &lock);
+    for (shard, hold) in stock_by_shard(order, shards.stock)? {
+        plan.add(&services.stock, shard, &hold);
+    }
+    plan.add(&services.payment, shard_of(user_id.as_str(), shards.payment), &hold);
+    Ok(plan)
+}
+
+impl Plan {
+    fn add(&mut self, service: &Service, shard: ShardId, payload: &impl Message) {
+        self.branches.push(Branch { service: service.clone(), shard });
+        self.payloads.push(payload.encode_to_vec().into());
+    }
+}
+
+/// What each shard of stock must set aside: the lines of one item summed.
+fn stock_by_shard(order: &Order, shards: u16) -> Result<BTreeMap<ShardId, HoldStock>, PlanError> {
+    let mut wanted: BTreeMap<ItemId, Quantity> = BTreeMap::new();
+    for line in &order.lines {
+        let item_id = convert::item_id("lines.item_id", &line.item_id)?;
+        let quantity = convert::quantity("lines.quantity", line.quantity, 1)?;
+        let sum = wanted.entry(item_id).or_insert(Quantity::ZERO);
+        *sum = sum.checked_add(quantity).ok_or_else(|| Refusal::new(Reason::Overflow))?;
+    }
+    let mut holds: BTreeMap<ShardId, HoldStock> = BTreeMap::new();
+    for (item_id, quantity) in wanted {
+        let shard = shard_of(item_id.as_str(), shards);
+        let line = hold_stock::Line { item_id: item_id.to_string(), quantity: quantity.get() };
+        holds.entry(shard).or_default().lines.push(line);
+    }
+    Ok(holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::order::v1::order::Line;
+
+    use super::*;
+
+    const SHARDS: Shards = Shards { order: 4, stock: 4, payment: 4 };
+
+    fn line(item_id: &str, quantity: u64) -> Line {
+        Line { item_id: item_id.to_owned(), quantity, price: 1 }
+    }
+
+    fn order(lines: Vec<Line>) -> Order {
+        Order {
+            order_id: "o".to_owned(),
+            user_id: "u".to_owned(),
+            lines,
+            total_cost: 7,
+            version: 9,
+            ..Order::default()
+        }
+    }
+
+    #[test]
+    fn the_order_is_the_primary_and_lines_of_one_item_are_summed() {
+        let order = order(vec![line("a", 1), line("b", 2), line("a", 3)]);
+        let plan = of(&order, &Services::named(), SHARDS).unwrap();
+        let services: Vec<_> = plan.branches.iter().map(|branch| branch.service.as_str()).collect();
+        assert_eq!(services.first(), Some(&"order"));
+        assert_eq!(services.last(), Some(&"payment"));
+        let mut held = Vec::new();
+        for (branch, payload) in plan.branches.iter().zip(&plan.payloads) {
+            if branch.service.as_str() == "stock" {
+                for line in HoldStock::decode(payload.clone()).unwrap().lines {
+                    assert_eq!(branch.shard, shard_of(&line.item_id, 4));
+                    held.push((line.item_id, line.quantity));
+                }
+            }
+        }
+        held.sort();
+        assert_eq!(held, [("a".to_owned(), 4), ("b".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn an_empty_order_is_refused() {
+        let refused = of(&order(Vec::new()), &Services::named(), SHARDS).unwrap_err();
+        let PlanError::Refused(refusal) = refused else { panic!("{refused:?}") };
+        assert_eq!(refusal.reason, Reason::EmptyOrder);
+    }
+}

@@ -1,0 +1,131 @@
+//! What became of somebody else's transaction.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use proto::participant::v1::{
+    QueryRequest, operation::Operation as Op, operation_result::Result as OpResult,
+};
+use rpc::retry::Backoff;
+use tokio::time::Instant;
+use twopc::message::Outcome;
+use types::{BranchState, TxId, TxMeta};
+
+use crate::service::Coordinator;
+
+/// Least and greatest pause before a transaction is looked at again.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// The deadline is judged by the store's clock once ours is this near to it, in milliseconds.
+const CLOCK_DOUBT_MS: u64 = 1_000;
+
+/// What a resolution came to; none when the transaction broke the protocol.
+pub type Resolution = Option<Outcome>;
+
+/// Resolutions under way, so that many who ask for one transaction share one.
+#[derive(Default)]
+pub struct Resolving {
+    under_way: Mutex<BTreeMap<TxId, Shared<BoxFuture<'static, Resolution>>>>,
+}
+
+impl std::fmt::Debug for Resolving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolving").finish_non_exhaustive()
+    }
+}
+
+impl Resolving {
+    fn under_way(&self) -> MutexGuard<'_, BTreeMap<TxId, Shared<BoxFuture<'static, Resolution>>>> {
+        // Nothing under this lock leaves the map half-changed, so a panic elsewhere does not matter.
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Coordinator {
+    /// Finds out what became of a transaction and brings it to its end where that is due: past its
+    /// deadline whatever has not voted is fenced; before, it is only asked.
+    pub async fn resolve(&self, meta: TxMeta) -> Resolution {
+        let tx_id = meta.tx_id;
+        let shared = {
+            let mut under_way = self.resolving().under_way();
+            match under_way.get(&tx_id) {
+                Some(shared) => shared.clone(),
+                None => {
+                    let this = self.clone();
+                    let shared = async move { this.resolve_alone(meta).await }.boxed().shared();
+                    under_way.insert(tx_id, shared.clone());
+                    shared
+                }
+            }
+        };
+        let resolution = shared.await;
+        self.resolving().under_way().remove(&tx_id);
+        resolution
+    }
+
+    async fn resolve_alone(&self, meta: TxMeta) -> Resolution {
+        let may_fence = self.is_past(&meta).await;
+        match self.begin_resolution(meta, may_fence).await {
+            Ok(Ok(outcome)) => Some(outcome),
+            // The driver has logged a violation; a driver that is gone was stopped with the process.
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    /// Whether the deadline has passed by the store's clock. Ours only saves the question.
+    async fn is_past(&self, meta: &TxMeta) -> bool {
+        if self.now().plus_ms(CLOCK_DOUBT_MS) < meta.deadline {
+            return false;
+        }
+        match self.kv().timestamp().await {
+            Ok(now) => now.physical() > meta.deadline,
+            Err(_) => false,
+        }
+    }
+
+    /// Waits until a transaction is out of the way, or `until`. A live one is only looked at; past its
+    /// deadline it is resolved.
+    pub(crate) async fn wait_for(&self, meta: &TxMeta, until: Instant) {
+        let mut backoff = Backoff::new(self.entropy(), LOOK_AGAIN.0, LOOK_AGAIN.1);
+        while Instant::now() < until {
+            if self.now() > meta.deadline {
+                self.resolve(meta.clone()).await;
+                return;
+            }
+            if self.is_out_of_the_way(meta).await {
+                return;
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+
+    async fn is_out_of_the_way(&self, meta: &TxMeta) -> bool {
+        let Some(primary) = meta.primary() else { return true };
+        let query = Op::Query(QueryRequest {
+            tx: Some(meta.into()),
+            branch: Some(primary.into()),
+            fence: false,
+        });
+        match self.mail().send(primary, query, false).await {
+            Ok(OpResult::Query(response)) => {
+                let state = proto::convert::branch_state(response.state);
+                state.is_ok_and(|state| state != BranchState::Prepared)
+            }
+            Ok(
+                OpResult::Prepare(_)
+                | OpResult::Commit(_)
+                | OpResult::Abort(_)
+                | OpResult::Forget(_)
+                | OpResult::Error(_)
+                | OpResult::Waiting(_),
+            )
+            | Err(_) => false,
+        }
+    }
+}

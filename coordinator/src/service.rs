@@ -1,0 +1,268 @@
+//! The gRPC face of the coordinator, and what its parts share.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use proto::{
+    InvalidField, convert,
+    coordinator::v1::{
+        CheckoutRequest, CheckoutResponse, ClaimRequestIdRequest, ClaimRequestIdResponse,
+        Outcome as WireOutcome, ResolveRequest, ResolveResponse,
+        coordinator_service_server::CoordinatorService,
+    },
+};
+use rpc::{
+    net::Net,
+    routing::Router,
+    status::{invalid_field, to_status},
+};
+use storage::{
+    SharedKv,
+    claims::{Claim, claim_request_id},
+};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+use twopc::message::Outcome;
+use types::{
+    Branch, Clock, Entropy, OrderId, Reason, Refusal, RequestId, TxId, TxMeta, UnixMillis,
+};
+use uuid::Builder;
+
+use crate::{
+    Args,
+    checkout::{CheckoutError, Paid},
+    driver::{Answer, Driver},
+    mail::Mail,
+    plan::Services,
+    resolve::Resolving,
+};
+
+/// A checkout whose caller did not say how much time it has.
+const CHECKOUT_TIME: Duration = Duration::from_secs(30);
+/// Taken off the caller's time, so that our answer arrives before it gives up.
+const ANSWER_MARGIN: Duration = Duration::from_millis(50);
+/// Longest description of a call.
+const CALL_LEN_MAX: usize = 1024;
+
+/// The coordinator. Clones share everything.
+#[derive(Clone)]
+pub struct Coordinator {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    services: Services,
+    /// Order, stock, payment.
+    routers: [Router; 3],
+    mail: Mail,
+    kv: SharedKv,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    vote_window_ms: u64,
+    retention_ms: u64,
+    resolving: Resolving,
+    /// Transactions that go on in the background.
+    running: TaskTracker,
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator").field("mail", &self.shared.mail).finish_non_exhaustive()
+    }
+}
+
+impl Coordinator {
+    /// A coordinator over these seams. Must be called within a tokio runtime.
+    pub fn new(
+        args: &Args,
+        net: &Arc<dyn Net>,
+        kv: SharedKv,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let services = Services::named();
+        let routers = [&args.order_endpoints, &args.stock_endpoints, &args.payment_endpoints]
+            .map(|target| Router::new(target.clone(), Arc::clone(net)));
+        let [order, stock, payment] = routers.clone();
+        let by_name = BTreeMap::from([
+            (services.order.clone(), order),
+            (services.stock.clone(), stock),
+            (services.payment.clone(), payment),
+        ]);
+        let shared = Shared {
+            services,
+            routers,
+            mail: Mail::new(by_name),
+            kv,
+            clock,
+            entropy,
+            vote_window_ms: args.vote_window_ms,
+            retention_ms: args.request_id_retention_ms,
+            resolving: Resolving::default(),
+            running: TaskTracker::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn services(&self) -> &Services {
+        &self.shared.services
+    }
+
+    pub(crate) fn routers(&self) -> &[Router; 3] {
+        &self.shared.routers
+    }
+
+    pub(crate) fn order_router(&self) -> &Router {
+        let [order, _, _] = &self.shared.routers;
+        order
+    }
+
+    pub(crate) fn mail(&self) -> &Mail {
+        &self.shared.mail
+    }
+
+    pub(crate) fn kv(&self) -> &SharedKv {
+        &self.shared.kv
+    }
+
+    pub(crate) fn now(&self) -> UnixMillis {
+        self.shared.clock.now()
+    }
+
+    pub(crate) fn entropy(&self) -> Arc<dyn Entropy> {
+        Arc::clone(&self.shared.entropy)
+    }
+
+    pub(crate) fn vote_window_ms(&self) -> u64 {
+        self.shared.vote_window_ms
+    }
+
+    pub(crate) fn resolving(&self) -> &Resolving {
+        &self.shared.resolving
+    }
+
+    /// A TxId that nobody ever had; it sorts by time.
+    pub(crate) fn new_tx_id(&self) -> TxId {
+        let bytes = self.shared.entropy.next_bytes();
+        let mut random = [0; 10];
+        random.copy_from_slice(&bytes[..10]);
+        Builder::from_unix_timestamp_millis(self.now().0, &random).into_uuid().into()
+    }
+
+    /// Begins a transaction that goes on to its end, whoever listens.
+    pub(crate) fn begin(&self, meta: TxMeta, payloads: Vec<Bytes>) -> oneshot::Receiver<Answer> {
+        let window = Duration::from_millis(self.shared.vote_window_ms);
+        let (driver, answer) =
+            Driver::new(self.shared.mail.clone(), self.entropy(), meta, payloads);
+        self.shared.running.spawn(driver.begin(window));
+        answer
+    }
+
+    /// Begins to resolve a transaction; that goes on to its end, whoever listens.
+    pub(crate) fn begin_resolution(
+        &self,
+        meta: TxMeta,
+        may_fence: bool,
+    ) -> oneshot::Receiver<Answer> {
+        let (driver, answer) =
+            Driver::new(self.shared.mail.clone(), self.entropy(), meta, Vec::new());
+        self.shared.running.spawn(driver.resolve(may_fence));
+        answer
+    }
+
+    /// Waits until nothing goes on in the background any more, for `time` at most. Returns how many
+    /// transactions are left; any replica brings them to their end.
+    pub async fn drain(&self, time: Duration) -> usize {
+        self.shared.running.close();
+        // Running out of time is one of the two ways in which this ends.
+        let _late = tokio::time::timeout(time, self.shared.running.wait()).await;
+        self.shared.running.len()
+    }
+
+    /// Checks out in a task of its own: a caller that goes away stops nothing.
+    async fn checkout_to_the_end(
+        &self,
+        order_id: OrderId,
+        request_id: Option<RequestId>,
+        time: Duration,
+    ) -> Result<Paid, CheckoutError> {
+        let this = self.clone();
+        let checkout = self
+            .shared
+            .running
+            .spawn(async move { this.checkout(&order_id, request_id.as_ref(), time).await });
+        checkout.await.unwrap_or(Err(CheckoutError::OutcomeUnknown))
+    }
+}
+
+fn invalid(error: &InvalidField) -> Status {
+    invalid_field(error.field, &error.problem)
+}
+
+#[tonic::async_trait]
+impl CoordinatorService for Coordinator {
+    async fn checkout(
+        &self,
+        request: Request<CheckoutRequest>,
+    ) -> Result<Response<CheckoutResponse>, Status> {
+        let time = rpc::deadline::of(request.metadata()).unwrap_or(CHECKOUT_TIME);
+        let time = time.saturating_sub(ANSWER_MARGIN);
+        let request = request.into_inner();
+        let order_id =
+            convert::order_id("order_id", &request.order_id).map_err(|error| invalid(&error))?;
+        let request_id =
+            convert::request_id(&request.request_id).map_err(|error| invalid(&error))?;
+        let paid = self.checkout_to_the_end(order_id, request_id, time).await;
+        match paid.map_err(|error| to_status(&error))? {
+            Paid::Now(tx_id) => Ok(Response::new(CheckoutResponse {
+                already_paid: false,
+                tx_id: tx_id.0.to_vec().into(),
+            })),
+            Paid::Before => {
+                Ok(Response::new(CheckoutResponse { already_paid: true, tx_id: Bytes::new() }))
+            }
+        }
+    }
+
+    async fn resolve(
+        &self,
+        request: Request<ResolveRequest>,
+    ) -> Result<Response<ResolveResponse>, Status> {
+        let meta =
+            convert::tx_meta(request.get_ref().tx.as_ref()).map_err(|error| invalid(&error))?;
+        let branches = Arc::clone(&meta.branches);
+        let outcome = self.resolve(meta).await;
+        let outcome = outcome.ok_or_else(|| to_status(&Refusal::new(Reason::Internal)))?;
+        let named = |seats: Vec<usize>| -> Vec<proto::types::v1::Branch> {
+            let missing = seats.into_iter().filter_map(|seat| branches.get(seat));
+            missing.map(|branch: &Branch| branch.into()).collect()
+        };
+        let (outcome, missing) = match outcome {
+            Outcome::Committed => (WireOutcome::Committed, Vec::new()),
+            Outcome::Refused(_) | Outcome::Contended(_) | Outcome::Fenced => {
+                (WireOutcome::Aborted, Vec::new())
+            }
+            Outcome::Undecided(seats) => (WireOutcome::Undecided, named(seats)),
+        };
+        Ok(Response::new(ResolveResponse { outcome: outcome.into(), missing }))
+    }
+
+    async fn claim_request_id(
+        &self,
+        request: Request<ClaimRequestIdRequest>,
+    ) -> Result<Response<ClaimRequestIdResponse>, Status> {
+        let request = request.into_inner();
+        let id = convert::request_id(&request.request_id).map_err(|error| invalid(&error))?;
+        let id = id.ok_or_else(|| invalid_field("request_id", "must not be empty"))?;
+        if request.call.is_empty() || request.call.len() > CALL_LEN_MAX {
+            return Err(invalid_field("call", "must be 1 to 1024 bytes"));
+        }
+        let claim =
+            claim_request_id(&*self.shared.kv, &id, &request.call, self.shared.retention_ms).await;
+        match claim.map_err(|error| to_status(&error))? {
+            Claim::Claimed => Ok(Response::new(ClaimRequestIdResponse {})),
+            Claim::Reused => Err(to_status(&Refusal::new(Reason::RequestIdReused))),
+        }
+    }
+}
