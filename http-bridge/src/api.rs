@@ -100,7 +100,7 @@ fn read<'a>(
 
 /// A service answered without what the answer is about.
 fn incomplete(call: &str) -> Problem {
-    Problem::bug(format!("{call} was answered without its content"))
+    Problem::bug(&format!("{call} was answered without its content"))
 }
 
 fn endpoints() -> OpenApiRouter<Bridge> {

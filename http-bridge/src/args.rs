@@ -159,7 +159,7 @@ mod tests {
     fn the_defaults_are_what_clients_were_promised() {
         let args = Cli::try_parse_from(["till"]).unwrap().args;
         assert_eq!(args.settings().request_timeout, Duration::from_secs(30));
-        assert_eq!(args.settings().batch_init_timeout, Duration::from_secs(60));
+        assert_eq!(args.settings().batch_init_timeout, Duration::from_mins(1));
         assert_eq!(args.settings().in_flight_max, 20_000);
         assert!(!args.settings().trust_request_id);
         assert!(args.patience().keep_alive_idle >= Duration::from_secs(75));

@@ -113,7 +113,8 @@ impl Bridge {
         &self.inner.work
     }
 
-    pub(crate) fn shop(&self) -> &Shop {
+    /// The services behind the bridge.
+    pub fn shop(&self) -> &Shop {
         &self.inner.shop
     }
 

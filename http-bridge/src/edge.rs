@@ -78,14 +78,14 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
     }
     let Ok(place) = bridge.in_flight().clone().try_acquire_owned() else {
         return Problem::of(Reason::Overloaded)
-            .because("too many requests in flight")
+            .because(&"too many requests in flight")
             .into_response();
     };
     let reads = request.method() == Method::GET || request.method() == Method::HEAD;
     let work = async move {
         let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
         drop(place);
-        response.unwrap_or_else(|panic| Problem::bug(message(&*panic)).into_response())
+        response.unwrap_or_else(|panic| Problem::bug(&message(&*panic)).into_response())
     };
     if reads {
         return work.await;
@@ -93,7 +93,7 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
     // When the client leaves, the server drops this future; the work goes on all the same.
     match bridge.work().spawn(work.in_current_span()).await {
         Ok(response) => response,
-        Err(error) => Problem::bug(error).into_response(),
+        Err(error) => Problem::bug(&error).into_response(),
     }
 }
 
@@ -114,9 +114,9 @@ async fn without_body(bridge: &Bridge, request: Request) -> Result<Request, Prob
             Err(Problem::body_too_large())
         }
         Ok(Err(error)) => {
-            Err(Problem::invalid("body", "must arrive as it was announced").because(error))
+            Err(Problem::invalid("body", &"must arrive as it was announced").because(&error))
         }
-        Err(_) => Err(Problem::invalid("body", "must arrive in time")),
+        Err(_) => Err(Problem::invalid("body", &"must arrive in time")),
     }
 }
 

@@ -117,13 +117,13 @@ impl Input {
         let found = self.parameters.iter().find(|(known, _)| known == name);
         match found {
             Some((_, Some(value))) => Ok(value),
-            Some((_, None)) => Err(Problem::invalid(name, "must be percent-encoded UTF-8")),
-            None => Err(Problem::bug(format!("{} has no parameter {name}", self.template))),
+            Some((_, None)) => Err(Problem::invalid(name, &"must be percent-encoded UTF-8")),
+            None => Err(Problem::bug(&format!("{} has no parameter {name}", self.template))),
         }
     }
 
     fn id<T: FromStr<Err = IdError>>(&self, name: &'static str) -> Result<T, Problem> {
-        self.text(name)?.parse().map_err(|error: IdError| Problem::invalid(name, error))
+        self.text(name)?.parse().map_err(|error: IdError| Problem::invalid(name, &error))
     }
 
     /// The path's order.
@@ -153,15 +153,15 @@ impl Input {
         let value = match parsed {
             Ok(value) => value.get(),
             Err(AmountError::TooLarge) => {
-                return Err(Problem::invalid(name, format!("must be at most {most}")));
+                return Err(Problem::invalid(name, &format!("must be at most {most}")));
             }
-            Err(error @ AmountError::NotAnInteger) => return Err(Problem::invalid(name, error)),
+            Err(error @ AmountError::NotAnInteger) => return Err(Problem::invalid(name, &error)),
         };
         if value < least {
-            return Err(Problem::invalid(name, format!("must be at least {least}")));
+            return Err(Problem::invalid(name, &format!("must be at least {least}")));
         }
         if value > most {
-            return Err(Problem::invalid(name, format!("must be at most {most}")));
+            return Err(Problem::invalid(name, &format!("must be at most {most}")));
         }
         if let Some(parameter) = self.parameters.iter_mut().find(|(known, _)| known == name) {
             parameter.1 = Some(value.to_string());
@@ -228,22 +228,22 @@ impl Input {
     fn explicit(&self, name: &HeaderName, value: &HeaderValue) -> Result<RequestId, Problem> {
         let field = if *name == IDEMPOTENCY_KEY { "Idempotency-Key" } else { "X-Request-Id" };
         if self.repeated {
-            return Err(Problem::invalid(field, "must stand once"));
+            return Err(Problem::invalid(field, &"must stand once"));
         }
         let text = value
             .to_str()
             .ok()
             .filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
-            .ok_or_else(|| Problem::invalid(field, "must be visible ASCII characters"))?;
+            .ok_or_else(|| Problem::invalid(field, &"must be visible ASCII characters"))?;
         if text.is_empty() || text.len() > KEY_LEN_MAX {
             let problem = format!("must be 1 to {KEY_LEN_MAX} bytes");
-            return Err(Problem::invalid(field, problem));
+            return Err(Problem::invalid(field, &problem));
         }
         if text.starts_with(RequestId::MINTED_PREFIX) {
             let problem = format!("must not begin with '{}'", RequestId::MINTED_PREFIX);
-            return Err(Problem::invalid(field, problem));
+            return Err(Problem::invalid(field, &problem));
         }
-        RequestId::new(text).map_err(|error| Problem::invalid(field, error))
+        RequestId::new(text).map_err(|error| Problem::invalid(field, &error))
     }
 
     /// What an id stands for: the method and the path with its values in canonical form, so that two
@@ -254,9 +254,9 @@ impl Input {
         let path: Vec<&str> = self
             .template
             .split('/')
-            .map(|segment| match segment.starts_with('{') {
-                true => values.next().and_then(|value| value.as_deref()).unwrap_or(segment),
-                false => segment,
+            .map(|segment| {
+                let value = if segment.starts_with('{') { values.next() } else { None };
+                value.and_then(Option::as_deref).unwrap_or(segment)
             })
             .collect();
         format!("{} {}", self.method, path.join("/"))

@@ -2,7 +2,7 @@
 //!
 //! A body carries no ids and no amounts of the request, so that load tools can group failures by it.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt::Display, time::Duration};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -158,7 +158,10 @@ const fn detail(reason: Reason) -> &'static str {
 /// Why a call was not answered with success. A retry helps for 429 and 503 alone, with the same request
 /// id; a 409 may succeed later, when the facts have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct Problem(Box<Content>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Content {
     status: StatusCode,
     reason: Cow<'static, str>,
     /// None where this version has no explanation of the reason.
@@ -173,7 +176,7 @@ pub struct Problem {
 
 impl Problem {
     fn new(kind: ProblemType) -> Self {
-        Self {
+        Self(Box::new(Content {
             status: kind.status,
             reason: Cow::Borrowed(kind.reason),
             slug: Some(kind.slug()),
@@ -182,7 +185,7 @@ impl Problem {
             field: None,
             retry_after: says_when(kind.status).then_some(RETRY_AFTER),
             cause: None,
-        }
+        }))
     }
 
     /// A problem that is explained by its reason alone.
@@ -191,13 +194,12 @@ impl Problem {
     }
 
     /// A part of the request is malformed: `problem` goes on a sentence that begins with the field.
-    pub(crate) fn invalid(field: impl Into<Cow<'static, str>>, problem: impl ToString) -> Self {
+    pub(crate) fn invalid(field: impl Into<Cow<'static, str>>, problem: &dyn Display) -> Self {
         let field = field.into();
-        Self {
-            detail: Cow::Owned(format!("{field} {}", problem.to_string())),
-            field: Some(field),
-            ..Self::of(Reason::InvalidArgument)
-        }
+        let mut invalid = Self::of(Reason::InvalidArgument);
+        invalid.0.detail = Cow::Owned(format!("{field} {problem}"));
+        invalid.0.field = Some(field);
+        invalid
     }
 
     /// No endpoint has this path.
@@ -217,11 +219,13 @@ impl Problem {
 
     /// Services that do not answer, for people who look at readiness.
     pub(crate) fn not_ready(detail: String) -> Self {
-        Self { detail: Cow::Owned(detail), ..Self::of(Reason::Unavailable) }
+        let mut not_ready = Self::of(Reason::Unavailable);
+        not_ready.0.detail = Cow::Owned(detail);
+        not_ready
     }
 
     /// A bug of this process; `cause` is logged, never sent.
-    pub(crate) fn bug(cause: impl ToString) -> Self {
+    pub(crate) fn bug(cause: &dyn Display) -> Self {
         Self::of(Reason::Internal).because(cause)
     }
 
@@ -230,22 +234,22 @@ impl Problem {
         if let Some((field, problem)) = failure.fields.into_iter().next()
             && failure.kind == ErrorKind::InvalidInput
         {
-            return Self::invalid(field, problem).because(failure.message);
+            return Self::invalid(field, &problem).because(&failure.message);
         }
         let mut problem = match Reason::parse(&failure.reason) {
             Some(reason) if status(reason.kind()) == status(failure.kind) => Self::of(reason),
             _ => Self::unexplained(failure.kind, failure.reason),
         };
-        if let (Some(told), true) = (failure.retry_after, says_when(problem.status)) {
-            problem.retry_after = Some(told);
+        if let (Some(told), true) = (failure.retry_after, says_when(problem.0.status)) {
+            problem.0.retry_after = Some(told);
         }
-        problem.because(failure.message)
+        problem.because(&failure.message)
     }
 
     /// A reason that this version does not know, from a newer service: said on, explained by its kind.
     fn unexplained(kind: ErrorKind, reason: String) -> Self {
         let status = status(kind);
-        if status.is_server_error() && kind == ErrorKind::Internal || !is_stable(&reason) {
+        if kind == ErrorKind::Internal || !is_stable(&reason) {
             return match kind {
                 ErrorKind::InvalidInput => Self::of(Reason::InvalidArgument),
                 ErrorKind::Overloaded => Self::of(Reason::Overloaded),
@@ -260,7 +264,7 @@ impl Problem {
                 | ErrorKind::Internal => Self::of(Reason::Internal),
             };
         }
-        Self {
+        Self(Box::new(Content {
             status,
             reason: Cow::Owned(reason),
             slug: None,
@@ -270,44 +274,44 @@ impl Problem {
             field: None,
             retry_after: says_when(status).then_some(RETRY_AFTER),
             cause: None,
-        }
+        }))
     }
 
     /// Adds what the log should know.
     #[must_use]
-    pub(crate) fn because(mut self, cause: impl ToString) -> Self {
-        self.cause = Some(cause.to_string());
+    pub(crate) fn because(mut self, cause: &dyn Display) -> Self {
+        self.0.cause = Some(cause.to_string());
         self
     }
 
     /// HTTP status.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// Stable, upper case, for machines.
     pub fn reason(&self) -> &str {
-        &self.reason
+        &self.0.reason
     }
 
     /// What went wrong inside, for the log.
     pub(crate) fn cause(&self) -> Option<&str> {
-        self.cause.as_deref()
+        self.0.cause.as_deref()
     }
 
     /// What the body says.
     pub fn body(&self) -> ProblemBody {
-        let uri = match &self.slug {
+        let uri = match &self.0.slug {
             Some(slug) => format!("{TYPES_PATH}{slug}"),
             None => "about:blank".to_owned(),
         };
         ProblemBody {
             uri,
-            title: self.title.to_owned(),
-            status: self.status.as_u16(),
-            detail: self.detail.clone().into_owned(),
-            reason: self.reason.clone().into_owned(),
-            field: self.field.clone().map(Cow::into_owned),
+            title: self.0.title.to_owned(),
+            status: self.0.status.as_u16(),
+            detail: self.0.detail.clone().into_owned(),
+            reason: self.0.reason.clone().into_owned(),
+            field: self.0.field.clone().map(Cow::into_owned),
         }
     }
 }
@@ -321,10 +325,10 @@ fn is_stable(reason: &str) -> bool {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self.body()).expect("plain strings and a number serialize");
-        let mut response = (self.status, body).into_response();
+        let mut response = (self.0.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-        if let Some(pause) = self.retry_after {
+        if let Some(pause) = self.0.retry_after {
             // Whole seconds, rounded up: 0 would mean "at once".
             let seconds = pause.as_millis().div_ceil(1000).max(1);
             headers.insert(

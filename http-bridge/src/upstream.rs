@@ -4,7 +4,7 @@
 //! contended row, a timeout) is asked again with the same request, hence the same request id, after
 //! jittered, growing pauses, at the next best replica, until the deadline of the client's request.
 
-use std::{error::Error as StdError, time::Duration};
+use std::{error::Error as StdError, fmt::Display, time::Duration};
 
 use rpc::{
     deadline,
@@ -70,7 +70,7 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn not_sent(cause: impl ToString) -> Self {
+    fn not_sent(cause: &dyn Display) -> Self {
         Self::Again { maybe_done: false, overloaded: None, cause: cause.to_string() }
     }
 }
@@ -93,7 +93,7 @@ impl Sofar {
         } else {
             Reason::Unavailable
         };
-        Problem::of(reason).because(self.cause)
+        Problem::of(reason).because(&self.cause)
     }
 }
 
@@ -158,7 +158,7 @@ impl Bridge {
             };
             let pause = pauses.pause();
             if Instant::now() + pause >= until {
-                return Err(Problem::of(Reason::Unavailable).because(cause));
+                return Err(Problem::of(Reason::Unavailable).because(&cause));
             }
             tokio::time::sleep(pause).await;
         }
@@ -199,24 +199,21 @@ where
 
 async fn route(ask: &Ask<'_>) -> Result<Route, Trouble> {
     let shard = match ask.to {
-        To::Any => return ask.service.any().map_err(Trouble::not_sent),
+        To::Any => return ask.service.any().map_err(|error| Trouble::not_sent(&error)),
         To::Shard(shard) => shard,
         To::Key(key) => {
-            let shards = ask.service.shards().await.map_err(Trouble::not_sent)?;
+            let shards = ask.service.shards().await.map_err(|error| Trouble::not_sent(&error))?;
             shard_of(key, shards)
         }
     };
-    ask.service.route(shard).map_err(Trouble::not_sent)
+    ask.service.route(shard).map_err(|error| Trouble::not_sent(&error))
 }
 
 /// What a failed call means for the caller.
 fn weigh(status: &Status) -> Trouble {
     let failure = Failure::from_status(status);
-    let again = |maybe_done, overloaded| Trouble::Again {
-        maybe_done,
-        overloaded,
-        cause: failure.message.clone(),
-    };
+    let again =
+        |maybe_done, overloaded| Trouble::Again { maybe_done, overloaded, cause: chain(status) };
     match failure.kind {
         ErrorKind::Contended => again(false, None),
         ErrorKind::Overloaded => again(false, Some(failure.retry_after.unwrap_or(PAUSE_MOST))),
@@ -230,6 +227,21 @@ fn weigh(status: &Status) -> Trouble {
         | ErrorKind::Forbidden
         | ErrorKind::Internal => Trouble::Definite(Problem::from_failure(failure)),
     }
+}
+
+/// What was said, and what lies beneath.
+fn chain(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = StdError::source(status);
+    while let Some(error) = source {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// True when nothing can have come of the call: no connection could be made, or the service itself says

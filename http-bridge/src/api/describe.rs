@@ -175,7 +175,7 @@ fn add_body(status: &str, response: &mut Response, path: &str) {
 /// What the body may be, in so far as it can be told beforehand.
 fn examples(status: &str, description: &str, path: &str) -> Vec<Problem> {
     match status {
-        "400" => vec![Problem::invalid("Idempotency-Key", "must stand once")],
+        "400" => vec![Problem::invalid("Idempotency-Key", &"must stand once")],
         "404" => {
             let of = [
                 ("{order_id}", Reason::OrderNotFound),

@@ -6,7 +6,7 @@ use super::*;
 
 const PATIENCE: Patience = Patience {
     header_read: Duration::from_secs(30),
-    keep_alive_idle: Duration::from_secs(600),
+    keep_alive_idle: Duration::from_mins(10),
     lame_duck: Duration::ZERO,
     drain: Duration::ZERO,
 };

@@ -1,0 +1,15 @@
+//! The bridge against a shop in memory: every endpoint, every refusal, what is malformed, what is repeated,
+//! what is lost, and what HTTP itself asks for. Every answer is checked against openapi.json on the way.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bad_input;
+mod contract;
+mod endpoints;
+mod http_rules;
+mod once;
+mod persistence;
+mod ready;
+mod refusals;
+mod shop;
+mod sockets;

@@ -1,0 +1,268 @@
+//! Conflicts, lost messages, dead and silent replicas: asked again until the answer is definite, and only
+//! at the deadline a 503. Time is paused, so that 30 s pass at once.
+
+use std::{sync::Arc, time::Duration};
+
+use http_bridge::{Settings, Shop};
+use rpc::{
+    net::{Endpoint, GrpcNet, Net},
+    routing::{Router, Target},
+};
+use tokio::{sync::Notify, time::Instant};
+use types::Reason;
+
+use crate::shop::{Front, Trouble, World, settings};
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_definite_is_asked_again() {
+    for trouble in [
+        Trouble::Say(Reason::Unavailable),
+        Trouble::Say(Reason::OutcomeUnknown),
+        Trouble::Say(Reason::OrderChanged),
+        Trouble::Say(Reason::Overloaded),
+        Trouble::LoseRequest,
+        Trouble::LoseReply,
+        Trouble::NoConnection,
+        Trouble::Silence,
+    ] {
+        let front = Front::filled();
+        front.world.plan("stock", "/SubtractStock", trouble.clone(), 2);
+        let answer = front.call("POST /stock/subtract/1/4").await;
+        assert_eq!(answer.text(), "Item: 1 stock updated to: 6", "{trouble:?}");
+        assert_eq!(front.world.calls("/SubtractStock").len(), 3, "{trouble:?}");
+        assert_eq!(front.world.state().items["1"].stock, 6, "{trouble:?}: once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_endpoint_persists() {
+    for (call, method) in [
+        ("POST /orders/create/1", "/CreateOrder"),
+        ("GET /orders/find/1", "/GetOrder"),
+        ("POST /orders/addItem/1/1/1", "/AddItem"),
+        ("DELETE /orders/removeItem/1/0", "/RemoveItem"),
+        ("DELETE /orders/remove/1", "/RemoveOrder"),
+        ("POST /orders/checkout/1", "/Checkout"),
+        ("POST /orders/batch_init/9/1/1/1", "OrderService/BatchInit"),
+        ("POST /stock/item/create/1", "/CreateItem"),
+        ("GET /stock/find/1", "/GetItem"),
+        ("POST /stock/add/1/1", "/AddStock"),
+        ("POST /stock/batch_init/9/1/1", "StockService/BatchInit"),
+        ("POST /payment/create_user", "/CreateUser"),
+        ("GET /payment/find_user/1", "/GetUser"),
+        ("POST /payment/add_funds/1/1", "/AddFunds"),
+        ("POST /payment/pay/1/1", "/Pay"),
+        ("POST /payment/pay/1/1/1", "/Pay"),
+        ("GET /payment/status/1/1", "/GetPaymentStatus"),
+        ("POST /payment/batch_init/9/1", "PaymentService/BatchInit"),
+    ] {
+        let front = Front::filled();
+        front.world.plan("", method, Trouble::LoseReply, 1);
+        front.world.plan("", method, Trouble::Say(Reason::Unavailable), 1);
+        front.world.plan("", "/Describe", Trouble::LoseRequest, 3);
+        assert_eq!(front.call(call).await.status, 200, "{call}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_definite_also_after_a_stumble() {
+    let front = Front::filled();
+    front.world.plan("stock", "/SubtractStock", Trouble::LoseReply, 1);
+    let answer = front.call("POST /stock/subtract/1/11").await;
+    assert_eq!(answer.outcome(), (409, "OUT_OF_STOCK".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_best_replica_is_asked() {
+    let front = Front::filled();
+    let served = {
+        front.call("GET /stock/find/1").await;
+        front.world.calls("/GetItem").pop().unwrap().endpoint
+    };
+    front.world.plan(&served, "/GetItem", Trouble::NoConnection, usize::MAX);
+    let began = Instant::now();
+    assert_eq!(front.call("GET /stock/find/1").await.status, 200);
+    assert!(began.elapsed() < Duration::from_millis(20), "{:?}", began.elapsed());
+    assert_ne!(front.world.calls("/GetItem").pop().unwrap().endpoint, served);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_replica_is_left_before_the_deadline() {
+    let front = Front::filled();
+    front.world.plan("coordinator-0", "/Checkout", Trouble::Silence, usize::MAX);
+    for order in 0..4 {
+        let began = Instant::now();
+        let answer = front.call(&format!("POST /orders/checkout/{order}")).await;
+        assert_eq!(answer.status, 200);
+        assert!(began.elapsed() < Duration::from_secs(9));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_deadline_a_change_that_may_have_happened_is_unknown() {
+    for trouble in [
+        Trouble::LoseReply,
+        Trouble::LoseRequest,
+        Trouble::Silence,
+        Trouble::Say(Reason::OutcomeUnknown),
+    ] {
+        let front = Front::filled();
+        front.world.plan("", "/Checkout", trouble.clone(), usize::MAX);
+        let began = Instant::now();
+        let answer = front.call("POST /orders/checkout/1").await;
+        assert_eq!(answer.outcome(), (503, "OUTCOME_UNKNOWN".to_owned()), "{trouble:?}");
+        assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+        let elapsed = began.elapsed();
+        assert!(elapsed > Duration::from_secs(29), "gave up after {elapsed:?}");
+        assert!(elapsed <= Duration::from_secs(30), "answered after {elapsed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_deadline_what_cannot_have_happened_is_unavailable() {
+    for (call, method, trouble) in [
+        ("POST /orders/checkout/1", "/Checkout", Trouble::NoConnection),
+        ("POST /orders/checkout/1", "/Checkout", Trouble::Say(Reason::Unavailable)),
+        ("POST /orders/checkout/1", "/Checkout", Trouble::Say(Reason::OrderChanged)),
+        ("GET /stock/find/1", "/GetItem", Trouble::LoseReply),
+        ("GET /stock/find/1", "/GetItem", Trouble::Silence),
+        ("POST /stock/add/1/1", "/Describe", Trouble::LoseRequest),
+        ("POST /stock/batch_init/1/1/1", "/Describe", Trouble::LoseRequest),
+    ] {
+        let front = Front::filled();
+        front.world.plan("", method, trouble.clone(), usize::MAX);
+        let answer = front.call(call).await;
+        assert_eq!(answer.outcome(), (503, "UNAVAILABLE".to_owned()), "{call} {trouble:?}");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_attempt_that_may_have_worked_makes_the_outcome_unknown() {
+    let front = Front::filled();
+    front.world.plan("", "/AddStock", Trouble::LoseReply, 1);
+    front.world.plan("", "/AddStock", Trouble::NoConnection, usize::MAX);
+    let answer = front.call("POST /stock/add/1/1").await;
+    assert_eq!(answer.outcome(), (503, "OUTCOME_UNKNOWN".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_stays_overloaded_is_a_429_unless_something_may_have_happened() {
+    let front = Front::filled();
+    front.world.plan("", "/AddStock", Trouble::Say(Reason::Overloaded), usize::MAX);
+    let answer = front.call("POST /stock/add/1/1").await;
+    assert_eq!(answer.outcome(), (429, "OVERLOADED".to_owned()));
+    assert_eq!(answer.header("retry-after"), "1");
+
+    let front = Front::filled();
+    front.world.plan("", "/AddStock", Trouble::LoseReply, 1);
+    front.world.plan("", "/AddStock", Trouble::Say(Reason::Overloaded), usize::MAX);
+    let answer = front.call("POST /stock/add/1/1").await;
+    assert_eq!(answer.outcome(), (503, "OUTCOME_UNKNOWN".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_cannot_be_bound_leaves_nothing_behind() {
+    let front = Front::filled();
+    front.world.plan("", "/ClaimRequestId", Trouble::LoseReply, usize::MAX);
+    let answer = front.call_with("POST /stock/add/1/1", &[("Idempotency-Key", "a")]).await;
+    assert_eq!(answer.outcome(), (503, "UNAVAILABLE".to_owned()));
+    assert!(front.world.calls("/AddStock").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_are_told_how_much_time_is_left() {
+    let front = Front::filled();
+    front.world.plan("", "/GetItem", Trouble::Silence, 3);
+    front.call("GET /stock/find/1").await;
+    let given: Vec<u64> =
+        front.world.calls("/GetItem").iter().map(|call| call.timeout.unwrap().as_secs()).collect();
+    assert_eq!(given, [8, 8, 8, 5], "of 30 s, less the pauses");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_grow_but_stay_short() {
+    let front = Front::filled();
+    front.world.plan("", "/GetItem", Trouble::LoseRequest, usize::MAX);
+    front.call("GET /stock/find/1").await;
+    let asked = front.world.calls("/GetItem").len();
+    // 30 s in pauses of 125 to 250 ms, and the first few shorter.
+    assert!((120..=250).contains(&asked), "{asked}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_init_has_its_own_deadline() {
+    let front = Front::with(Settings { request_timeout: Duration::from_secs(1), ..settings() });
+    front.world.plan("stock-0", "/BatchInit", Trouble::LoseReply, usize::MAX);
+    front.world.plan("stock-1", "/BatchInit", Trouble::Silence, usize::MAX);
+    let began = Instant::now();
+    let answer = front.call("POST /stock/batch_init/100/1/1").await;
+    assert_eq!(answer.outcome(), (503, "OUTCOME_UNKNOWN".to_owned()));
+    assert!(began.elapsed() > Duration::from_secs(59), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_a_batch_init_moves_to_the_replica_that_is_left() {
+    let front = Front::new();
+    front.world.plan("stock-0", "/BatchInit", Trouble::NoConnection, usize::MAX);
+    assert_eq!(front.call("POST /stock/batch_init/100/1/1").await.status, 200);
+    assert_eq!(front.world.state().items.len(), 100);
+}
+
+#[tokio::test]
+async fn work_goes_on_when_its_client_leaves() {
+    let front = Front::filled();
+    let (held, released) = (Arc::new(Notify::new()), Duration::from_secs(5));
+    front.world.plan("", "/Checkout", Trouble::Hold(Arc::clone(&held)), 1);
+    let client = front.clone();
+    let call = tokio::spawn(async move { client.call("POST /orders/checkout/1").await.status });
+    while front.world.calls("/Checkout").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    call.abort();
+    assert!(call.await.is_err());
+    held.notify_one();
+    front.bridge.work().close();
+    tokio::time::timeout(released, front.bridge.work().wait()).await.unwrap();
+    assert!(front.world.state().orders["1"].paid);
+}
+
+#[tokio::test]
+async fn one_request_too_many_is_shed_before_it_starts() {
+    let front = Front::with(Settings { in_flight_max: 1, ..settings() });
+    front.fill();
+    let held = Arc::new(Notify::new());
+    front.world.plan("", "/AddStock", Trouble::Hold(Arc::clone(&held)), 1);
+    let client = front.clone();
+    let first = tokio::spawn(async move { client.call("POST /stock/add/1/1").await.status });
+    while front.world.calls("/AddStock").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let shed = front.call("POST /stock/add/2/1").await;
+    assert_eq!(shed.outcome(), (429, "OVERLOADED".to_owned()));
+    assert_eq!(shed.header("retry-after"), "1");
+    assert_eq!(front.call("GET /healthz").await.status, 200);
+    assert_eq!(front.world.calls("/AddStock").len(), 1);
+    held.notify_one();
+    assert_eq!(first.await.unwrap(), 200);
+    assert_eq!(front.call("POST /stock/add/2/1").await.status, 200);
+}
+
+#[tokio::test]
+async fn over_the_real_network_a_refused_connection_is_known_to_have_done_nothing() {
+    // Bound, then given up: nobody listens there.
+    let unused = rpc::listen::tcp(&rpc::listen::loopback(0)).unwrap()[0].local_addr().unwrap();
+    let target = Target::Static(vec![Endpoint::from(unused)]);
+    let net: Arc<dyn Net> = Arc::new(GrpcNet::default());
+    let router = Router::new(target, net);
+    let shop = Shop {
+        order: router.clone(),
+        stock: router.clone(),
+        payment: router.clone(),
+        coordinator: router,
+    };
+    let settings = Settings { request_timeout: Duration::from_millis(300), ..settings() };
+    let front = Front::of(World::default(), shop, settings);
+    let answer = front.call("POST /orders/checkout/1").await;
+    assert_eq!(answer.outcome(), (503, "UNAVAILABLE".to_owned()));
+}

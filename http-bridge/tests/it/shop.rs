@@ -1,0 +1,343 @@
+//! A shop in memory, behind the very gRPC interfaces that the bridge calls, on a network that loses,
+//! delays and refuses on demand. It keeps the rules of the services in so far as the bridge depends on
+//! them: request ids, refusals, prices.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use axum::{Router as AxumRouter, body::Body};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use http_bridge::{Bridge, Settings, Shop, conformance::Contract};
+use prost::Message;
+use rpc::{
+    net::{Endpoint, Net, Transport, in_process},
+    routing::{Router, Target},
+    seams::{SystemClock, SystemEntropy},
+    status::to_status,
+};
+use serde_json::Value;
+use tokio::sync::Notify;
+use tonic::{Status, metadata::MetadataMap};
+use tower::ServiceExt as _;
+use types::{Reason, Refusal};
+
+mod services;
+
+/// Shards of every service.
+pub(crate) const SHARDS: u16 = 8;
+
+/// What the network does to a call.
+#[derive(Clone, Debug)]
+pub(crate) enum Trouble {
+    /// It never arrives.
+    LoseRequest,
+    /// No connection can be made.
+    NoConnection,
+    /// It is carried out, but the answer never arrives.
+    LoseReply,
+    /// Nothing is heard of it again.
+    Silence,
+    /// The service says this.
+    Say(Reason),
+    /// It arrives when told.
+    Hold(Arc<Notify>),
+}
+
+/// What happens to the next calls of one method.
+struct Plan {
+    /// Begin of the endpoint's name.
+    endpoint: String,
+    /// End of the method's path.
+    method: &'static str,
+    trouble: Trouble,
+    left: usize,
+}
+
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Item {
+    pub(crate) price: u64,
+    pub(crate) stock: u64,
+}
+
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Order {
+    pub(crate) user_id: String,
+    pub(crate) paid: bool,
+    /// Item, quantity, price.
+    pub(crate) lines: Vec<(String, u64, u64)>,
+}
+
+impl Order {
+    pub(crate) fn cost(&self) -> u64 {
+        self.lines.iter().map(|(_, quantity, price)| quantity * price).sum()
+    }
+}
+
+/// What stands in the shop.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) items: BTreeMap<String, Item>,
+    pub(crate) users: BTreeMap<String, u64>,
+    pub(crate) orders: BTreeMap<String, Order>,
+    /// By user and order.
+    pub(crate) payments: BTreeMap<(String, String), u64>,
+    /// First answers, by service and request id.
+    answers: BTreeMap<(&'static str, String), Vec<u8>>,
+    claims: BTreeMap<String, String>,
+    /// Every call that reached the network: endpoint, method, milliseconds given.
+    pub(crate) calls: Vec<Call>,
+    plans: Vec<Plan>,
+}
+
+/// One call as the network saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) endpoint: String,
+    pub(crate) method: String,
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// The shop and the network to it.
+#[derive(Clone, Default)]
+pub(crate) struct World {
+    state: Arc<Mutex<State>>,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("World")
+    }
+}
+
+pub(crate) fn refuse(reason: Reason) -> Status {
+    to_status(&Refusal::new(reason).with("item_id", "4711").with("available", 3))
+}
+
+impl World {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Makes the next `times` calls of a method go wrong.
+    pub(crate) fn plan(
+        &self,
+        endpoint: &str,
+        method: &'static str,
+        trouble: Trouble,
+        times: usize,
+    ) {
+        let endpoint = endpoint.to_owned();
+        self.state().plans.push(Plan { endpoint, method, trouble, left: times });
+    }
+
+    /// Calls that reached the network, by the end of their path.
+    pub(crate) fn calls(&self, method: &str) -> Vec<Call> {
+        self.state().calls.iter().filter(|call| call.method.ends_with(method)).cloned().collect()
+    }
+
+    /// Runs a change once for each request id; a refusal is not remembered.
+    pub(crate) fn once<T: Message + Default>(
+        &self,
+        service: &'static str,
+        request_id: &str,
+        change: impl FnOnce(&mut State) -> Result<T, Status>,
+    ) -> Result<tonic::Response<T>, Status> {
+        assert!(!request_id.is_empty(), "the bridge sends a request id with every change");
+        let mut state = self.state();
+        let key = (service, request_id.to_owned());
+        if let Some(answer) = state.answers.get(&key) {
+            return Ok(tonic::Response::new(T::decode(answer.as_slice()).unwrap()));
+        }
+        let answer = change(&mut state)?;
+        state.answers.insert(key, answer.encode_to_vec());
+        Ok(tonic::Response::new(answer))
+    }
+
+    fn trouble(&self, endpoint: &Endpoint, path: &str) -> Option<Trouble> {
+        let mut state = self.state();
+        let plan = state.plans.iter_mut().find(|plan| {
+            plan.left > 0
+                && path.ends_with(plan.method)
+                && endpoint.as_str().starts_with(&plan.endpoint)
+        })?;
+        plan.left -= 1;
+        Some(plan.trouble.clone())
+    }
+
+    async fn deliver(
+        self,
+        endpoint: Endpoint,
+        request: Request<tonic::body::Body>,
+    ) -> Result<http::Response<tonic::body::Body>, tower::BoxError> {
+        let path = request.uri().path().to_owned();
+        let timeout = rpc::deadline::of(&MetadataMap::from_headers(request.headers().clone()));
+        let call = Call { endpoint: endpoint.to_string(), method: path.clone(), timeout };
+        self.state().calls.push(call);
+        let routes = services::routes(&self, endpoint.as_str());
+        match self.trouble(&endpoint, &path) {
+            None => {}
+            Some(Trouble::LoseRequest) => return Err("connection reset".into()),
+            Some(Trouble::NoConnection) => {
+                return Err(Box::new(tonic::ConnectError("connection refused".into())));
+            }
+            Some(Trouble::LoseReply) => {
+                routes.oneshot(request).await?.into_body().collect().await?;
+                return Err("connection reset".into());
+            }
+            Some(Trouble::Silence) => std::future::pending().await,
+            Some(Trouble::Say(reason)) => return Ok(refuse(reason).into_http()),
+            Some(Trouble::Hold(until)) => until.notified().await,
+        }
+        Ok(routes.oneshot(request).await?)
+    }
+}
+
+impl Net for World {
+    fn connect(&self, endpoint: &Endpoint) -> Transport {
+        let (world, endpoint) = (self.clone(), endpoint.clone());
+        in_process(tower::service_fn(move |request| {
+            world.clone().deliver(endpoint.clone(), request)
+        }))
+    }
+}
+
+/// Settings with the defaults of the command line.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        request_timeout: Duration::from_secs(30),
+        batch_init_timeout: Duration::from_mins(1),
+        attempt_timeout: Duration::from_secs(8),
+        in_flight_max: 20_000,
+        trust_request_id: false,
+    }
+}
+
+/// A bridge to a shop, called in-process.
+#[derive(Clone)]
+pub(crate) struct Front {
+    pub(crate) world: World,
+    pub(crate) bridge: Bridge,
+    router: AxumRouter,
+    contract: Arc<Contract>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Status and, of a problem, its reason.
+    pub(crate) fn outcome(&self) -> (u16, String) {
+        let reason = match self.header("content-type") {
+            "application/problem+json" => self.json()["reason"].as_str().unwrap().to_owned(),
+            _ => String::new(),
+        };
+        (self.status.as_u16(), reason)
+    }
+}
+
+impl Front {
+    pub(crate) fn new() -> Self {
+        Self::with(settings())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        let world = World::default();
+        let net: Arc<dyn Net> = Arc::new(world.clone());
+        let router = |name: &str| {
+            let target: Target = format!("{name}-0:1,{name}-1:1").parse().unwrap();
+            Router::new(target, Arc::clone(&net))
+        };
+        let shop = Shop {
+            order: router("order"),
+            stock: router("stock"),
+            payment: router("payment"),
+            coordinator: router("coordinator"),
+        };
+        Self::of(world, shop, settings)
+    }
+
+    /// A front of any shop.
+    pub(crate) fn of(world: World, shop: Shop, settings: Settings) -> Self {
+        let bridge = Bridge::new(shop, settings, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let router = bridge.router();
+        let contract = Arc::new(Contract::of_this_version());
+        Self { world, bridge, router, contract }
+    }
+
+    /// A shop with the items, users and orders "0" to "9": ten units at 5 each, credit 100, one unit of
+    /// item "0" in each order, each of the user with its number.
+    pub(crate) fn filled() -> Self {
+        let front = Self::new();
+        front.fill();
+        front
+    }
+
+    pub(crate) fn fill(&self) {
+        let mut state = self.world.state();
+        for number in 0..10 {
+            let id = number.to_string();
+            state.items.insert(id.clone(), Item { price: 5, stock: 10 });
+            state.users.insert(id.clone(), 100);
+            let lines = vec![("0".to_owned(), 1, 5)];
+            state.orders.insert(id.clone(), Order { user_id: id, paid: false, lines });
+        }
+    }
+
+    /// Sends a request. The answer is checked against the description.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let answer = Answer { status: parts.status, headers: parts.headers, body };
+        let documented = self
+            .contract
+            .template(&path)
+            .and_then(|template| self.contract.operation(&method, template));
+        if documented.is_some() {
+            let checked =
+                self.contract.check(&method, &path, answer.status, &answer.headers, &answer.body);
+            assert_eq!(checked, Ok(()));
+        }
+        answer
+    }
+
+    /// Sends a request with headers, in the form `METHOD path`.
+    pub(crate) async fn call_with(&self, call: &str, headers: &[(&str, &str)]) -> Answer {
+        let (method, path) = call.split_once(' ').unwrap();
+        let mut request =
+            Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// Sends a request in the form `METHOD path`.
+    pub(crate) async fn call(&self, call: &str) -> Answer {
+        self.call_with(call, &[]).await
+    }
+}
