@@ -1,2 +1,25 @@
-//! Every role of the shop in one executable.
-fn main() {}
+//! Every role of the shop in one executable: reads the command line, sets the process up, runs one role.
+//!
+//! Must not know: how a role does its work (its crate does), nor the wire.
+//!
+//! Modules: [`cli`] the command line; [`process`] signals and exit codes; [`role`] binds and runs one role;
+//! [`health`] asks a role how it is; [`up`] a whole shop on one machine, as child processes.
+//!
+//! Invariants: ports are bound before anything heavy begins; the first SIGINT or SIGTERM ends the role in
+//! order, the second at once; exit codes are 0, 1 (failure) and 64 (usage).
+
+use std::process::ExitCode;
+
+mod cli;
+mod health;
+mod process;
+mod role;
+mod up;
+
+fn main() -> ExitCode {
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return process::usage(&error),
+    };
+    process::main(cli)
+}

@@ -1,0 +1,152 @@
+//! The command line.
+
+use std::{ffi::OsString, net::SocketAddr};
+
+use clap::{Parser, Subcommand, value_parser};
+
+use crate::{health, up};
+
+/// A checkout that never loses a cent: order, stock and payment services, a coordinator that runs
+/// two-phase commit across them, and a REST face. Without a command: `till up`.
+#[derive(Debug, Parser)]
+#[command(name = "till", version)]
+pub(crate) struct Cli {
+    /// For every command.
+    #[command(flatten)]
+    pub(crate) process: Process,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Process {
+    /// Threads that run tasks; one for each core unless given.
+    #[arg(long, global = true, env = "TILL_WORKER_THREADS", value_name = "COUNT",
+          value_parser = value_parser!(u16).range(1..=1024))]
+    pub(crate) worker_threads: Option<u16>,
+    /// Format of log lines: pretty or json. TILL_LOG filters them (info,rpc=debug).
+    #[arg(long, global = true, env = "TILL_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
+    pub(crate) log_format: telemetry::Format,
+    /// End at once when standard input ends: `till up` holds its other end.
+    #[arg(long, global = true, hide = true)]
+    pub(crate) exit_with_parent: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole shop on this machine.
+    Up(up::Args),
+    /// Run a replica of the order service.
+    Order(Box<Grpc<order::Args>>),
+    /// Run a replica of the stock service.
+    Stock(Box<Grpc<stock::Args>>),
+    /// Run a replica of the payment service.
+    Payment(Box<Grpc<payment::Args>>),
+    /// Run a replica of the coordinator.
+    Coordinator(Box<Grpc<coordinator::Args>>),
+    /// Run a replica of the REST face.
+    HttpBridge(Box<Rest<http_bridge::Args>>),
+    /// Run a one-node store that speaks TiKV's wire protocol. For development and tests.
+    DevKv(Box<Kv>),
+    /// Ask a role whether it may be sent requests; tells by the exit code.
+    Health(health::Args),
+}
+
+impl Command {
+    /// As on the command line; stands in every log line.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Up(_) => "up",
+            Self::Order(_) => "order",
+            Self::Stock(_) => "stock",
+            Self::Payment(_) => "payment",
+            Self::Coordinator(_) => "coordinator",
+            Self::HttpBridge(_) => "http-bridge",
+            Self::DevKv(_) => "dev-kv",
+            Self::Health(_) => "health",
+        }
+    }
+}
+
+/// A role that speaks gRPC, without encryption: it listens on this machine only, unless told otherwise.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Grpc<A: clap::Args> {
+    /// Address to listen on; may be repeated. The role's usual port on 127.0.0.1 unless given.
+    #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Allow --listen to name addresses that other machines reach: whoever reaches them may do anything.
+    #[arg(long, env = "TILL_INSECURE")]
+    pub(crate) insecure: bool,
+    /// The role's own.
+    #[command(flatten)]
+    pub(crate) role: A,
+}
+
+/// A role that speaks HTTP to everybody.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Rest<A: clap::Args> {
+    /// Address to listen on; may be repeated. Port 8000 of [::] and 0.0.0.0 unless given.
+    #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// The role's own.
+    #[command(flatten)]
+    pub(crate) role: A,
+}
+
+/// The store for development, which has an address of its own to listen on.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Kv {
+    /// Allow --listen to name an address that other machines reach without TLS.
+    #[arg(long, env = "TILL_INSECURE")]
+    pub(crate) insecure: bool,
+    /// The role's own.
+    #[command(flatten)]
+    pub(crate) role: dev_kv::Args,
+}
+
+/// Reads a command line, the program's name first. Nothing but the name means `till up`.
+pub(crate) fn parse<T: Into<OsString>>(
+    args: impl IntoIterator<Item = T>,
+) -> Result<Cli, clap::Error> {
+    let mut args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    if args.len() <= 1 {
+        args = vec!["till".into(), "up".into()];
+    }
+    Cli::try_parse_from(args)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_means_up() {
+        assert_eq!(parse(["till"]).unwrap().command.name(), "up");
+    }
+
+    #[test]
+    fn every_setting_has_a_variable_and_a_word_of_help() {
+        // Of the moment, or of the parent's making; everything else must be settable in a container.
+        let not_from_outside = ["help", "version", "fresh", "exit_with_parent"];
+        for command in Cli::command().get_subcommands() {
+            for argument in command.get_arguments() {
+                let id = argument.get_id().as_str();
+                let name = format!("{} --{id}", command.get_name());
+                assert!(argument.is_hide_set() || argument.get_help().is_some(), "{name}");
+                if command.get_name() != "health" && !not_from_outside.contains(&id) {
+                    assert!(argument.get_env().is_some(), "{name} has no variable");
+                }
+            }
+        }
+    }
+}

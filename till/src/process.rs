@@ -1,0 +1,148 @@
+//! The process around a role: runtime, signals, exit code.
+
+use std::{
+    error::Error,
+    io::{self, Read as _, Write as _},
+    process::ExitCode,
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{Cli, Command},
+    health, role, up,
+};
+
+/// Exit code of a command line that does not parse, as BSD's sysexits.h has it.
+const USAGE: u8 = 64;
+
+/// Any failure, for the one place that tells it.
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+
+/// Tells what is wrong with a command line, or what was asked of it (`--help`).
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell when this fails.
+    drop(error.print());
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Runs the command to its end.
+pub(crate) fn main(cli: Cli) -> ExitCode {
+    let guard = telemetry::init(cli.command.name(), cli.process.log_format);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = cli.process.worker_threads {
+        builder.worker_threads(usize::from(threads));
+    }
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let ended = runtime.block_on(Box::pin(run(cli)));
+    // Not waited for: by now nothing is left that matters, and the second signal must end the process.
+    runtime.shutdown_background();
+    let code = match ended {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    };
+    drop(guard);
+    code
+}
+
+async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let stop = Stop::on_signals(cli.process.exit_with_parent)?;
+    match cli.command {
+        Command::Up(args) => up::run(args, &cli.process, stop).await,
+        Command::Health(args) => health::run(&args).await,
+        Command::Order(_)
+        | Command::Stock(_)
+        | Command::Payment(_)
+        | Command::Coordinator(_)
+        | Command::HttpBridge(_)
+        | Command::DevKv(_) => role::run(cli.command, stop).await,
+    }
+}
+
+/// Tells a failure, with all its causes, once.
+fn fail(error: &Failure) -> ExitCode {
+    drop(writeln!(io::stderr(), "till: {}", chain(error.as_ref())));
+    ExitCode::FAILURE
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// When to end.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop {
+    /// In order: the first signal.
+    pub(crate) gently: CancellationToken,
+    /// At once: the second signal, or the parent is gone.
+    pub(crate) now: CancellationToken,
+}
+
+impl Stop {
+    /// Listens from now on. SIGINT and SIGTERM are alike.
+    fn on_signals(with_parent: bool) -> io::Result<Self> {
+        let stop = Self { gently: CancellationToken::new(), now: CancellationToken::new() };
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let told = stop.clone();
+        tokio::spawn(async move {
+            for token in [&told.gently, &told.now] {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                token.cancel();
+            }
+        });
+        if with_parent {
+            let now = stop.now.clone();
+            // A thread of its own: reading standard input cannot be interrupted, and must not hold up the
+            // end of the runtime.
+            std::thread::Builder::new().name("parent-watch".to_owned()).spawn(move || {
+                wait_for_parents_end();
+                now.cancel();
+            })?;
+        }
+        Ok(stop)
+    }
+}
+
+/// Returns when the other end of standard input is closed: the kernel does that however the parent dies.
+fn wait_for_parents_end() {
+    let mut byte = [0];
+    loop {
+        match io::stdin().read(&mut byte) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn a_failure_is_told_with_its_causes() {
+        let error = Outer(io::Error::other("inner"));
+        assert_eq!(chain(&error), "outer: inner");
+    }
+}

@@ -1,0 +1,264 @@
+//! A whole shop on one machine: every role as a child process of this executable.
+//!
+//! Must not know: how a role does its work.
+//!
+//! Modules: [`plan`] which children with which flags; [`data_dir`] the directory and its lock; [`child`]
+//! keeps one child alive; [`logs`] what the children say; [`status`] `up.json`; [`greeting`] what a person
+//! is told.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::value_parser;
+use rpc::{listen::ListenError, net::Endpoint};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+mod child;
+mod data_dir;
+mod greeting;
+mod logs;
+mod plan;
+mod status;
+
+use self::{
+    data_dir::DataDir,
+    logs::Sink,
+    plan::{PORT_BASE_MAX, Ports, REPLICAS_MAX, Role, Spec, Wish},
+    status::{ChildStatus, Status},
+};
+use crate::{
+    cli, health,
+    process::{Failure, Stop},
+};
+
+/// How long a port may stay taken: children of a shop that was killed need a moment to see it.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at whether everybody answers.
+const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// After this without an answer, a person is told whom we wait for.
+const STILL_WAITING_AFTER: Duration = Duration::from_secs(10);
+
+/// How to run a shop on this machine.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Replicas of every role but dev-kv.
+    #[arg(long, env = "TILL_REPLICAS", default_value_t = 1, value_name = "COUNT",
+          value_parser = value_parser!(u16).range(1..=i64::from(REPLICAS_MAX)))]
+    replicas: u16,
+    /// Directory for data and logs, made where it does not exist.
+    #[arg(long, env = "TILL_UP_DATA_DIR", default_value = "till-data", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Delete what the data directory holds first.
+    #[arg(long)]
+    fresh: bool,
+    /// Port of REST; further replicas take the following ones.
+    #[arg(long, env = "TILL_HTTP_PORT", default_value_t = 8000, value_name = "PORT",
+          value_parser = value_parser!(u16).range(1..=i64::from(PORT_BASE_MAX)))]
+    http_port: u16,
+    /// gRPC: coordinators from this port on, orders 100 above, stock 200, payment 300.
+    #[arg(long, env = "TILL_GRPC_PORT_BASE", default_value_t = 7000, value_name = "PORT",
+          value_parser = value_parser!(u16).range(1..=i64::from(PORT_BASE_MAX)))]
+    grpc_port_base: u16,
+    /// Port of dev-kv.
+    #[arg(long, env = "TILL_KV_PORT", default_value_t = 2379, value_name = "PORT",
+          value_parser = value_parser!(u16).range(1..))]
+    kv_port: u16,
+    /// Placement drivers of a TiKV cluster to keep everything in, host:port[,host:port...]; a dev-kv in the
+    /// data directory unless given.
+    #[arg(long, env = "PD_ENDPOINTS", value_name = "ENDPOINTS")]
+    pd_endpoints: Option<String>,
+    /// Longest wait for a child that was told to end, before it is killed.
+    #[arg(long, env = "TILL_STOP_TIMEOUT_MS", default_value_t = 25_000, value_name = "MILLISECONDS",
+          value_parser = value_parser!(u64).range(1..=3_600_000))]
+    stop_timeout_ms: u64,
+}
+
+/// Why a shop cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[error("{child} cannot listen (ports are chosen with {flag})")]
+struct CannotListen {
+    child: String,
+    flag: &'static str,
+    #[source]
+    source: ListenError,
+}
+
+/// Runs the shop until told to end.
+pub(crate) async fn run(
+    args: Args,
+    process: &cli::Process,
+    stop: Stop,
+) -> Result<ExitCode, Failure> {
+    let begun = Instant::now();
+    let data_dir = DataDir::open(&args.data_dir, args.fresh)?;
+    let wish = wish(&args, process, data_dir.path())?;
+    let specs = plan::children(&wish);
+    for spec in &specs {
+        wait_for_ports(spec, begun).await?;
+    }
+    let log_dir = data_dir.path().join("logs");
+    std::fs::create_dir_all(&log_dir)?;
+    let rest = format!("http://localhost:{}", wish.ports.http);
+    let status = Arc::new(Status::create(data_dir.path(), rest, unborn(&specs))?);
+    let mut waves = Waves::start(&specs, &log_dir, &status, &args, &stop)?;
+    tokio::select! {
+        () = everybody_answers(&specs) => {
+            status.ready();
+            tell(&greeting::text(&wish, &specs, &log_dir, begun.elapsed()));
+            stop.gently.cancelled().await;
+        }
+        () = stop.gently.cancelled() => {}
+    }
+    tracing::info!("stopping all roles in order");
+    let code = waves.stop(&stop).await;
+    drop(data_dir);
+    Ok(code)
+}
+
+fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> io::Result<Wish> {
+    Ok(Wish {
+        program: std::env::current_exe()?,
+        replicas: args.replicas,
+        ports: Ports { http: args.http_port, grpc_base: args.grpc_port_base, kv: args.kv_port },
+        // An empty variable is as good as none.
+        pd_endpoints: args.pd_endpoints.clone().filter(|text| !text.trim().is_empty()),
+        data_dir: data_dir.to_owned(),
+        log_format: process.log_format.to_string(),
+    })
+}
+
+/// Everybody's entry in `up.json` before anybody runs.
+fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
+    let entry = |spec: &Spec| ChildStatus {
+        role: spec.role.name(),
+        replica: spec.replica,
+        address: spec.address.to_string(),
+        pid: None,
+        restarts: 0,
+    };
+    specs.iter().map(|spec| (spec.name.clone(), entry(spec))).collect()
+}
+
+/// Makes sure that a child will be able to listen. Another process could still be faster; then the child
+/// says so, again and again.
+async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<(), CannotListen> {
+    loop {
+        match rpc::listen::tcp(&spec.listen) {
+            Ok(_closed_again) => return Ok(()),
+            Err(ListenError::Taken { .. }) if begun.elapsed() < PORT_PATIENCE => {
+                sleep(PROBE_EVERY).await;
+            }
+            Err(source) => {
+                return Err(CannotListen {
+                    child: spec.name.clone(),
+                    flag: match spec.role {
+                        Role::HttpBridge => "--http-port",
+                        Role::DevKv => "--kv-port",
+                        Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
+                            "--grpc-port-base"
+                        }
+                    },
+                    source,
+                });
+            }
+        }
+    }
+}
+
+/// Returns when every child has said, once, that it may be sent requests.
+async fn everybody_answers(specs: &[Spec]) {
+    let probes = specs.iter().map(|spec| async move {
+        let endpoint = Endpoint::from(spec.address);
+        let mut told = Instant::now();
+        while let Err(error) = probe(spec.role, &endpoint).await {
+            if told.elapsed() > STILL_WAITING_AFTER {
+                told = Instant::now();
+                let error = crate::process::chain(&error);
+                tracing::warn!(child = spec.name, error, "still waiting for child");
+            }
+            sleep(PROBE_EVERY).await;
+        }
+    });
+    futures::future::join_all(probes).await;
+}
+
+async fn probe(role: Role, endpoint: &Endpoint) -> Result<(), health::Unwell> {
+    let patience = Duration::from_secs(2);
+    match role {
+        Role::HttpBridge => health::http(endpoint, health::HTTP_BRIDGE, patience).await,
+        Role::DevKv => health::http(endpoint, health::DEV_KV, patience).await,
+        Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
+            health::grpc(endpoint, "", patience).await
+        }
+    }
+}
+
+/// The children, by the order in which they are stopped.
+struct Waves {
+    all: Vec<(CancellationToken, JoinSet<()>)>,
+}
+
+impl Waves {
+    fn start(
+        specs: &[Spec],
+        log_dir: &Path,
+        status: &Arc<Status>,
+        args: &Args,
+        stop: &Stop,
+    ) -> io::Result<Self> {
+        let width = specs.iter().map(|spec| spec.name.len()).max().unwrap_or(0);
+        let mut all = Vec::new();
+        for roles in Role::WAVES {
+            let gently = CancellationToken::new();
+            let mut children = JoinSet::new();
+            for spec in specs.iter().filter(|spec| roles.contains(&spec.role)) {
+                let colour = Role::ALL.iter().position(|role| *role == spec.role);
+                let sink = Sink::open(log_dir, &spec.name, colour.unwrap_or(0), width)?;
+                let stop = child::Stop {
+                    gently: gently.clone(),
+                    now: stop.now.clone(),
+                    patience: Duration::from_millis(args.stop_timeout_ms),
+                };
+                children.spawn(child::keep(spec.clone(), sink, Arc::clone(status), stop));
+            }
+            all.push((gently, children));
+        }
+        Ok(Self { all })
+    }
+
+    /// Stops wave after wave, or all at once when told to hurry. Nobody is left when this returns.
+    async fn stop(&mut self, stop: &Stop) -> ExitCode {
+        for (gently, children) in &mut self.all {
+            gently.cancel();
+            tokio::select! {
+                () = drain(children) => {}
+                () = stop.now.cancelled() => break,
+            }
+        }
+        for (gently, children) in &mut self.all {
+            gently.cancel();
+            drain(children).await;
+        }
+        if stop.now.is_cancelled() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}
+
+async fn drain(children: &mut JoinSet<()>) {
+    while children.join_next().await.is_some() {}
+}
+
+/// Says something to a person. Nobody is left to tell when that fails.
+fn tell(text: &str) {
+    drop(io::stdout().write_all(text.as_bytes()));
+    drop(io::stdout().flush());
+}

@@ -1,0 +1,47 @@
+//! What a person is told when the shop is ready.
+
+use std::{fmt::Write as _, path::Path, time::Duration};
+
+use super::plan::{Role, Spec, Wish};
+
+/// Where things are, and what to try.
+pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) -> String {
+    let rest = format!("http://localhost:{}", wish.ports.http);
+    let mut text = format!("\nThe shop is ready, after {:.1} s.\n\n", took.as_secs_f64());
+    let mut line = |what: &str, place: String| {
+        // Writing to a String cannot fail.
+        let _never = writeln!(text, "  {what:<17} {place}");
+    };
+    line("REST", addresses(specs, Role::HttpBridge, "http://"));
+    line("its docs", format!("{rest}/docs"));
+    for role in [Role::Order, Role::Stock, Role::Payment, Role::Coordinator] {
+        line(&format!("{} gRPC", role.name()), addresses(specs, role, ""));
+    }
+    match &wish.pd_endpoints {
+        Some(endpoints) => line("storage", format!("TiKV, placement drivers {endpoints}")),
+        None => line(
+            "storage",
+            format!("dev-kv on {} (one node, for development)", addresses(specs, Role::DevKv, "")),
+        ),
+    }
+    line("data", wish.data_dir.display().to_string());
+    line("logs", log_dir.display().to_string());
+    text.push_str("\nTry, in another terminal:\n\n");
+    for call in [
+        "{stock/batch_init/10/100/5,payment/batch_init/10/1000,orders/batch_init/10/10/10/5}",
+        "orders/checkout/0",
+    ] {
+        let _never = writeln!(text, "  curl -s -X POST '{rest}/{call}'");
+    }
+    let _never = write!(text, "  curl -s {rest}/orders/find/0\n\nCtrl-C stops it.\n\n");
+    text
+}
+
+fn addresses(specs: &[Spec], role: Role, scheme: &str) -> String {
+    specs
+        .iter()
+        .filter(|spec| spec.role == role)
+        .map(|spec| format!("{scheme}localhost:{}", spec.address.port()))
+        .collect::<Vec<_>>()
+        .join(" ")
+}

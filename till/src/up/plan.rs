@@ -1,0 +1,277 @@
+//! Which children a shop on one machine has, and with which command lines: pure.
+//!
+//! Invariant: every command line parses (tested against the roles' own flags), so that a renamed flag is a
+//! failing test and not a shop that does not start.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// What a child does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// The REST face.
+    HttpBridge,
+    /// Runs checkouts.
+    Coordinator,
+    /// Orders.
+    Order,
+    /// Items.
+    Stock,
+    /// Users.
+    Payment,
+    /// Storage, when there is no cluster.
+    DevKv,
+}
+
+impl Role {
+    /// In the order in which they are started and shown.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::DevKv, Self::HttpBridge, Self::Order, Self::Stock, Self::Payment, Self::Coordinator];
+
+    /// In the order in which they are stopped: who asks goes before who is asked.
+    pub(crate) const WAVES: [&[Self]; 4] = [
+        &[Self::HttpBridge],
+        &[Self::Coordinator],
+        &[Self::Order, Self::Stock, Self::Payment],
+        &[Self::DevKv],
+    ];
+
+    /// The subcommand.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::HttpBridge => "http-bridge",
+            Self::Coordinator => "coordinator",
+            Self::Order => "order",
+            Self::Stock => "stock",
+            Self::Payment => "payment",
+            Self::DevKv => "dev-kv",
+        }
+    }
+}
+
+/// Where everything listens: REST on `http + i`, the replicas of a gRPC role side by side, the roles at
+/// distances of 100 from `grpc_base`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    /// Of the first bridge.
+    pub(crate) http: u16,
+    /// Of the first coordinator.
+    pub(crate) grpc_base: u16,
+    /// Of dev-kv.
+    pub(crate) kv: u16,
+}
+
+/// At most this many replicas of a role.
+pub(crate) const REPLICAS_MAX: u16 = 50;
+/// Highest `grpc_base` and `http`: nothing runs over.
+pub(crate) const PORT_BASE_MAX: u16 = 65_000;
+
+impl Ports {
+    /// Of one replica.
+    pub(crate) fn of(self, role: Role, replica: u16) -> u16 {
+        match role {
+            Role::HttpBridge => self.http + replica,
+            Role::Coordinator => self.grpc_base + replica,
+            Role::Order => self.grpc_base + 100 + replica,
+            Role::Stock => self.grpc_base + 200 + replica,
+            Role::Payment => self.grpc_base + 300 + replica,
+            Role::DevKv => self.kv,
+        }
+    }
+
+    /// Where one replica is reached from this machine.
+    pub(crate) fn address(self, role: Role, replica: u16) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.of(role, replica)).into()
+    }
+}
+
+/// What somebody asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    /// This executable.
+    pub(crate) program: PathBuf,
+    /// Of every role but dev-kv; 1 to [`REPLICAS_MAX`].
+    pub(crate) replicas: u16,
+    /// Where.
+    pub(crate) ports: Ports,
+    /// The cluster to use; none: a dev-kv of our own.
+    pub(crate) pd_endpoints: Option<String>,
+    /// For what dev-kv keeps.
+    pub(crate) data_dir: PathBuf,
+    /// `TILL_...` format of the children's logs.
+    pub(crate) log_format: String,
+}
+
+/// One child.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// `order-0`, for people, logs and `up.json`.
+    pub(crate) name: String,
+    /// What it does.
+    pub(crate) role: Role,
+    /// Which replica, from 0.
+    pub(crate) replica: u16,
+    /// What to run.
+    pub(crate) program: PathBuf,
+    /// With which arguments.
+    pub(crate) args: Vec<String>,
+    /// Everything it listens on.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where it is reached from this machine.
+    pub(crate) address: SocketAddr,
+}
+
+/// The children, in the order in which they are started.
+pub(crate) fn children(wish: &Wish) -> Vec<Spec> {
+    let mut all = Vec::new();
+    for role in Role::ALL {
+        let replicas = match role {
+            Role::DevKv if wish.pd_endpoints.is_some() => 0,
+            Role::DevKv => 1,
+            Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
+                wish.replicas
+            }
+        };
+        all.extend((0..replicas).map(|replica| child(wish, role, replica)));
+    }
+    all
+}
+
+fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
+    let port = wish.ports.of(role, replica);
+    let listen = match role {
+        Role::HttpBridge => rpc::listen::everywhere(port).to_vec(),
+        Role::Coordinator | Role::Order | Role::Stock | Role::Payment | Role::DevKv => {
+            rpc::listen::loopback(port).to_vec()
+        }
+    };
+    let mut args = vec![role.name().to_owned(), "--exit-with-parent".to_owned()];
+    let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
+    flag("log-format", wish.log_format.clone());
+    for address in &listen {
+        flag("listen", address.to_string());
+    }
+    for (name, value) in wiring(wish, role) {
+        flag(name, value);
+    }
+    Spec {
+        name: format!("{}-{replica}", role.name()),
+        role,
+        replica,
+        program: wish.program.clone(),
+        args,
+        listen,
+        address: wish.ports.address(role, replica),
+    }
+}
+
+/// The flags by which a role finds the others.
+fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
+    let at = |role| endpoints(wish, role);
+    let pd =
+        wish.pd_endpoints.clone().unwrap_or_else(|| wish.ports.address(Role::DevKv, 0).to_string());
+    match role {
+        Role::HttpBridge => vec![
+            ("order-endpoints", at(Role::Order)),
+            ("stock-endpoints", at(Role::Stock)),
+            ("payment-endpoints", at(Role::Payment)),
+            ("coordinator-endpoints", at(Role::Coordinator)),
+        ],
+        Role::Coordinator => vec![
+            ("pd-endpoints", pd),
+            ("order-endpoints", at(Role::Order)),
+            ("stock-endpoints", at(Role::Stock)),
+            ("payment-endpoints", at(Role::Payment)),
+        ],
+        Role::Order => vec![
+            ("pd-endpoints", pd),
+            ("stock-endpoints", at(Role::Stock)),
+            ("coordinator-endpoints", at(Role::Coordinator)),
+        ],
+        Role::Stock | Role::Payment => {
+            vec![("pd-endpoints", pd), ("coordinator-endpoints", at(Role::Coordinator))]
+        }
+        Role::DevKv => vec![("data-dir", kv_dir(&wish.data_dir).display().to_string())],
+    }
+}
+
+/// Where dev-kv keeps what it keeps.
+pub(crate) fn kv_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("kv")
+}
+
+/// All replicas of a role, as a comma list.
+fn endpoints(wish: &Wish, role: Role) -> String {
+    (0..wish.replicas)
+        .map(|replica| wish.ports.address(role, replica).to_string())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn wish(replicas: u16, pd_endpoints: Option<&str>) -> Wish {
+        Wish {
+            program: "till".into(),
+            replicas,
+            ports: Ports { http: 8000, grpc_base: 7000, kv: 2379 },
+            pd_endpoints: pd_endpoints.map(str::to_owned),
+            data_dir: "/data".into(),
+            log_format: "pretty".to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_command_line_parses() {
+        for spec in children(&wish(3, None)) {
+            crate::cli::parse(std::iter::once("till".to_owned()).chain(spec.args.clone()))
+                .unwrap_or_else(|error| panic!("{}: {error}", spec.name));
+        }
+    }
+
+    #[test]
+    fn no_two_children_share_a_port() {
+        let all = children(&wish(REPLICAS_MAX, None));
+        let ports: BTreeSet<u16> = all.iter().map(|spec| spec.address.port()).collect();
+        assert_eq!(ports.len(), all.len());
+        assert_eq!(all.len(), 5 * usize::from(REPLICAS_MAX) + 1);
+    }
+
+    #[test]
+    fn ports_never_run_over() {
+        let ports = Ports { http: PORT_BASE_MAX, grpc_base: PORT_BASE_MAX, kv: u16::MAX };
+        for role in Role::ALL {
+            assert!(ports.of(role, REPLICAS_MAX - 1) >= PORT_BASE_MAX);
+        }
+    }
+
+    #[test]
+    fn a_cluster_of_ones_own_replaces_dev_kv() {
+        let all = children(&wish(2, Some("10.0.0.1:2379")));
+        assert!(all.iter().all(|spec| spec.role != Role::DevKv));
+        let order = all.iter().find(|spec| spec.name == "order-1").unwrap();
+        assert!(order.args.contains(&"10.0.0.1:2379".to_owned()));
+    }
+
+    #[test]
+    fn only_rest_listens_beyond_this_machine() {
+        for spec in children(&wish(1, None)) {
+            let open = spec.listen.iter().any(|address| !address.ip().is_loopback());
+            assert_eq!(open, spec.role == Role::HttpBridge, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn every_role_is_stopped_once() {
+        let waves: Vec<Role> = Role::WAVES.concat();
+        let unique: BTreeSet<Role> = waves.iter().copied().collect();
+        assert_eq!(waves.len(), unique.len());
+        assert_eq!(unique, BTreeSet::from(Role::ALL));
+    }
+}

@@ -1,0 +1,160 @@
+//! `up.json`: who runs where, for tests and for people with a `kill`.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use serde_json::{Value, json};
+
+/// Name of the file in the data directory.
+pub(crate) const FILE: &str = "up.json";
+
+/// What is known of one child.
+#[derive(Debug, Clone)]
+pub(crate) struct ChildStatus {
+    /// Its role, as on the command line.
+    pub(crate) role: &'static str,
+    /// Which replica, from 0.
+    pub(crate) replica: u16,
+    /// Where it listens.
+    pub(crate) address: String,
+    /// None while it is down.
+    pub(crate) pid: Option<u32>,
+    /// How often it had to be started again.
+    pub(crate) restarts: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: bool,
+    children: BTreeMap<String, ChildStatus>,
+}
+
+/// The file and what stands in it.
+#[derive(Debug)]
+pub(crate) struct Status {
+    path: PathBuf,
+    rest: String,
+    state: Mutex<State>,
+}
+
+impl Status {
+    /// Writes the file of a shop none of whose children runs yet.
+    ///
+    /// # Errors
+    /// Those of the file system; none of them heals by trying again.
+    pub(crate) fn create(
+        data_dir: &Path,
+        rest: String,
+        children: BTreeMap<String, ChildStatus>,
+    ) -> io::Result<Self> {
+        let status = Self {
+            path: data_dir.join(FILE),
+            rest,
+            state: Mutex::new(State { ready: false, children }),
+        };
+        status.write(&status.lock())?;
+        Ok(status)
+    }
+
+    /// All children answer.
+    pub(crate) fn ready(&self) {
+        self.update(|state| state.ready = true);
+    }
+
+    /// A child has been started.
+    pub(crate) fn started(&self, name: &str, pid: Option<u32>) {
+        self.update(|state| {
+            if let Some(child) = state.children.get_mut(name) {
+                child.pid = pid;
+            }
+        });
+    }
+
+    /// A child has ended, and will be started again if `restart`.
+    pub(crate) fn ended(&self, name: &str, restart: bool) {
+        self.update(|state| {
+            if let Some(child) = state.children.get_mut(name) {
+                child.pid = None;
+                child.restarts += u64::from(restart);
+            }
+        });
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        if let Err(error) = self.write(&state) {
+            tracing::warn!(%error, path = %self.path.display(), "could not write the status file");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // A panic elsewhere leaves the state as readable as before.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the file at once, so that a reader never sees half of it.
+    fn write(&self, state: &State) -> io::Result<()> {
+        let children: Vec<Value> = state
+            .children
+            .iter()
+            .map(|(name, child)| {
+                json!({
+                    "name": name,
+                    "role": child.role,
+                    "replica": child.replica,
+                    "address": child.address,
+                    "pid": child.pid,
+                    "restarts": child.restarts,
+                })
+            })
+            .collect();
+        let text = json!({
+            "pid": std::process::id(),
+            "rest": self.rest,
+            "ready": state.ready,
+            "children": children,
+        });
+        let new = self.path.with_extension("json.new");
+        fs::write(&new, format!("{text:#}\n"))?;
+        fs::rename(&new, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_follows_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = ChildStatus {
+            role: "stock",
+            replica: 1,
+            address: "127.0.0.1:7201".to_owned(),
+            pid: None,
+            restarts: 0,
+        };
+        let children = BTreeMap::from([("stock-1".to_owned(), child)]);
+        let status =
+            Status::create(dir.path(), "http://localhost:8000".to_owned(), children).unwrap();
+        let read = || -> Value {
+            serde_json::from_slice(&fs::read(dir.path().join(FILE)).unwrap()).unwrap()
+        };
+        assert_eq!(read()["ready"], false);
+        status.started("stock-1", Some(41));
+        assert_eq!(read()["children"][0]["pid"], 41);
+        status.ended("stock-1", true);
+        assert_eq!(read()["children"][0]["pid"], Value::Null);
+        status.started("stock-1", Some(42));
+        status.ready();
+        let text = read();
+        assert_eq!(text["children"][0]["pid"], 42);
+        assert_eq!(text["children"][0]["restarts"], 1);
+        assert_eq!(text["ready"], true);
+    }
+}
