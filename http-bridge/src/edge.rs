@@ -136,7 +136,7 @@ struct Line {
 }
 
 impl Line {
-    /// One line for a request that failed; successes at debug alone, as there are many.
+    /// One line for a request that failed; answers, refusals included, at debug alone, as there are many.
     fn log(&self, response: &Response) {
         let status = response.status();
         let problem = response.extensions().get::<Problem>();
@@ -154,12 +154,15 @@ impl Line {
                 )
             };
         }
-        if status == StatusCode::INTERNAL_SERVER_ERROR {
+        if EXEMPT.contains(&self.path.as_str()) {
+            // A probe that is told "not ready" is no failed request.
+            line!(debug, "probe answered");
+        } else if status == StatusCode::INTERNAL_SERVER_ERROR {
             line!(error, "request failed inside");
         } else if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             line!(warn, "request not served");
         } else if status.is_client_error() {
-            line!(info, "request refused");
+            line!(debug, "request refused");
         } else {
             line!(debug, "request served");
         }

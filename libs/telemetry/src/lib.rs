@@ -7,7 +7,7 @@
 //! Invariants: logs go to stderr, so that stdout stays a command's own; every line names its role; a panic
 //! is an ERROR line, wherever it happens.
 
-use std::{fmt, io, panic, str::FromStr};
+use std::{error::Error as _, fmt, io, panic, str::FromStr};
 
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -16,6 +16,10 @@ pub mod semconv;
 
 /// Names the variable that filters logs, as in `TILL_LOG=info,rpc=debug`.
 pub const FILTER_VARIABLE: &str = "TILL_LOG";
+
+/// The filter where nobody says otherwise: libraries speak up only when something is wrong, and the store's
+/// client leaves even that to us, as we retry what it complains about.
+pub const FILTER_DEFAULT: &str = "info,tikv_client=error,fjall=warn,lsm_tree=warn";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,14 +72,11 @@ pub struct Guard {
 }
 
 /// Sets up logs and the panic hook of this process. `role` stands in every line. The filter comes from
-/// `TILL_LOG`, by default `info`; what does not parse in it is told and left out.
+/// `TILL_LOG`, by default [`FILTER_DEFAULT`]; what does not parse in it is told and left out.
 ///
 /// Called again in the same process, it changes nothing.
 pub fn init(role: &str, format: Format) -> Guard {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var(FILTER_VARIABLE)
-        .from_env_lossy();
+    let filter = filter();
     let registry = tracing_subscriber::registry().with(filter);
     let set = match format {
         Format::Pretty => registry.with(format::pretty(role, io::stderr)).try_init(),
@@ -85,6 +86,18 @@ pub fn init(role: &str, format: Format) -> Guard {
         hook_panics();
     }
     Guard { _private: () }
+}
+
+fn filter() -> EnvFilter {
+    let builder = || {
+        EnvFilter::builder()
+            .with_default_directive(tracing::Level::INFO.into())
+            .with_env_var(FILTER_VARIABLE)
+    };
+    builder().try_from_env().unwrap_or_else(|error| {
+        let unset = error.source().is_some_and(|source| source.is::<std::env::VarError>());
+        if unset { builder().parse_lossy(FILTER_DEFAULT) } else { builder().from_env_lossy() }
+    })
 }
 
 /// A panic is a bug: one ERROR line with the place, in the format of all lines.
