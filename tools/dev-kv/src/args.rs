@@ -175,7 +175,7 @@ pub(crate) fn parse_hex(text: &str) -> Result<Vec<u8>, crate::Error> {
         .map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
         .collect::<Option<_>>()
         .ok_or_else(bad)?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(bad());
     }
     Ok(digits

@@ -55,13 +55,10 @@ async fn disturb(State(parts): State<Parts>, request: Request, next: Next) -> Re
     };
     let rpc = rpc.to_owned();
     let faults = &parts.kv.faults;
-    let fault = match faults.transport(&rpc) {
-        None => {
-            let path = path.to_owned();
-            let response = next.run(request).await;
-            return named(response, &path);
-        }
-        Some(fault) => fault,
+    let Some(fault) = faults.transport(&rpc) else {
+        let path = path.to_owned();
+        let response = next.run(request).await;
+        return named(response, &path);
     };
     match fault {
         Fault::Refuse => lost(Loss::Unavailable).await,

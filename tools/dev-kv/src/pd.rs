@@ -11,6 +11,7 @@ use crate::wire::{keyspacepb, metapb, pdpb};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The version that clients are told; the one whose messages these are.
@@ -26,9 +27,12 @@ pub(crate) struct Pd {
     pub(crate) advertise: Arc<str>,
     /// Whether that is behind TLS.
     pub(crate) tls: bool,
+    /// True when the server stops: timestamp streams end.
+    pub(crate) stopping: watch::Receiver<bool>,
 }
 
 impl Pd {
+    #[expect(clippy::unnecessary_wraps, reason = "the field of every answer is optional")]
     fn header(&self) -> Option<pdpb::ResponseHeader> {
         Some(pdpb::ResponseHeader { cluster_id: self.engine.cluster_id(), error: None })
     }
@@ -99,6 +103,7 @@ fn timestamp(ts: Ts) -> pdpb::Timestamp {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 fn status(error: EngineError) -> Status {
     Status::unavailable(error.to_string())
 }
@@ -143,8 +148,12 @@ impl PdService for Pd {
         let pd = self.clone();
         let answers = futures::stream::try_unfold(
             (pd, request.into_inner()),
-            |(pd, mut requests)| async move {
-                match requests.message().await? {
+            |(mut pd, mut requests)| async move {
+                let request = tokio::select! {
+                    request = requests.message() => request?,
+                    _ = pd.stopping.wait_for(|stopping| *stopping) => None,
+                };
+                match request {
                     Some(request) => {
                         let answer = pd.next_timestamps(&request).await?;
                         Ok(Some((answer, (pd, requests))))

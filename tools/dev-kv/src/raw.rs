@@ -66,7 +66,7 @@ impl From<UpdateError> for Refused {
 
 /// How a client's raw keys compare with region boundaries: with a keyspace they are encoded on the way to PD.
 fn keys_of(context: Option<&kvrpcpb::Context>) -> Keys {
-    match context.map(|context| context.api_version()) {
+    match context.map(kvrpcpb::Context::api_version) {
         Some(ApiVersion::V2) => Keys::Plain,
         Some(ApiVersion::V1 | ApiVersion::V1ttl) | None => Keys::AsGiven,
     }

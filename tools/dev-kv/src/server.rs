@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use types::{Clock, UnixMillis};
@@ -91,7 +92,17 @@ pub async fn run(
     }
     let advertise: Arc<str> =
         config.advertise.clone().unwrap_or_else(|| address.to_string()).into();
-    let router = router(&engine, &cluster, &faults, &advertise, tls.is_some());
+    let (stop, stopping) = watch::channel(false);
+    let pd = Pd {
+        engine: Arc::clone(&engine),
+        cluster: Arc::clone(&cluster),
+        faults: Arc::clone(&faults),
+        advertise: Arc::clone(&advertise),
+        tls: tls.is_some(),
+        stopping,
+    };
+    let kv = Kv { engine: Arc::clone(&engine), cluster: Arc::clone(&cluster), faults };
+    let router = router(pd, kv);
     let garbage = tokio::spawn(Arc::clone(&engine).collect_garbage_forever());
     tracing::info!(
         address = %address,
@@ -102,6 +113,10 @@ pub async fn run(
         "dev-kv serves: one node on one disk, for development and tests, not a replacement for a \
          TiKV cluster"
     );
+    let shutdown = async {
+        shutdown.await;
+        stop.send_replace(true);
+    };
     accept(&listener, router, tls, shutdown).await;
     garbage.abort();
     // Joins the committer's thread, which may be syncing.
@@ -124,22 +139,7 @@ async fn prepare(cluster: &Cluster, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn router(
-    engine: &Arc<Engine>,
-    cluster: &Arc<Cluster>,
-    faults: &Arc<Faults>,
-    advertise: &Arc<str>,
-    tls: bool,
-) -> Router {
-    let pd = Pd {
-        engine: Arc::clone(engine),
-        cluster: Arc::clone(cluster),
-        faults: Arc::clone(faults),
-        advertise: Arc::clone(advertise),
-        tls,
-    };
-    let kv =
-        Kv { engine: Arc::clone(engine), cluster: Arc::clone(cluster), faults: Arc::clone(faults) };
+fn router(pd: Pd, kv: Kv) -> Router {
     // A prewrite carries the list of all keys of its transaction: no size is too large to be looked at.
     let grpc = tonic::service::Routes::new(
         PdServer::new(pd.clone()).max_decoding_message_size(usize::MAX),

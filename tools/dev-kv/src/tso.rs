@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn skipping_leaves_everything_older_unused() {
         let mut oracle = started(1_000);
-        let target = Ts(1_500 << Ts::LOGICAL_BITS | 77);
+        let target = Ts((1_500 << Ts::LOGICAL_BITS) + 77);
         oracle.skip_past(target);
         assert!(oracle.take(1_000, 1).unwrap() > target);
     }

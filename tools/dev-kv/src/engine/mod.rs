@@ -19,11 +19,11 @@ pub(crate) use section::Section;
 
 use crate::model::{Failure, Lock, Refusal, TS_MAX, Ts};
 use crate::store::codec::Current;
-use crate::store::{Store, StoreConfig, StoreError, SyncProbe, decode_u64};
+use crate::store::{RowChange, Store, StoreConfig, StoreError, SyncProbe, decode_u64};
 use crate::tso::Oracle;
 use bytes::Bytes;
 use committer::Committer;
-use section::value_on_disk;
+use section::{Look, value_on_disk};
 use state::State;
 use std::fmt;
 use std::path::PathBuf;
@@ -207,18 +207,12 @@ impl Engine {
         new_cluster_id: u64,
     ) -> Result<(Arc<Self>, Committer), StoreError> {
         let store = open_store(&config)?;
-        let cluster_id = match store.meta(META_CLUSTER)? {
-            Some(row) => decode_u64(&row)?,
-            None => {
-                store.apply(
-                    &[crate::store::RowChange::Meta(
-                        META_CLUSTER.to_owned(),
-                        Some(new_cluster_id.to_be_bytes().to_vec()),
-                    )],
-                    false,
-                )?;
-                new_cluster_id
-            }
+        let cluster_id = if let Some(row) = store.meta(META_CLUSTER)? {
+            decode_u64(&row)?
+        } else {
+            let row = Some(new_cluster_id.to_be_bytes().to_vec());
+            store.apply(&[RowChange::Meta(META_CLUSTER.to_owned(), row)], false)?;
+            new_cluster_id
         };
         let number = |name| -> Result<u64, StoreError> {
             Ok(match store.meta(name)? {
@@ -425,9 +419,9 @@ impl Engine {
             };
             for (position, key) in keys.iter().enumerate() {
                 answers.push(match section.look(key, version, bypass) {
-                    Err(lock) => Err(lock),
-                    Ok(Some(value)) => Ok(value),
-                    Ok(None) => {
+                    Look::Blocked(lock) => Err(lock),
+                    Look::Value(value) => Ok(value),
+                    Look::OnDisk => {
                         missing.push(position);
                         Ok(None)
                     }
@@ -497,15 +491,12 @@ impl Engine {
             };
             let mut seen = 0;
             for (position, key) in keys.iter().enumerate() {
-                answers.push(match inner.state.raw_live.get(key) {
-                    Some((value, group)) => {
-                        seen = seen.max(*group);
-                        value.clone()
-                    }
-                    None => {
-                        missing.push((position, key));
-                        None
-                    }
+                answers.push(if let Some((value, group)) = inner.state.raw_live.get(key) {
+                    seen = seen.max(*group);
+                    value.clone()
+                } else {
+                    missing.push((position, key));
+                    None
                 });
             }
             (store, pending(&inner.waiting, seen))

@@ -1,6 +1,6 @@
 //! Reading ranges: what is on disk, under what is live.
 
-use super::section::{Section, value_on_disk};
+use super::section::{Look, Section, value_on_disk};
 use super::{Done, Engine, EngineError, pending};
 use crate::model::{Kind, Lock, Ts};
 use crate::store::codec::Current;
@@ -27,8 +27,8 @@ pub(crate) struct ScanRequest {
 /// One key of a scan: its value, or the lock in the way.
 pub(crate) type ScannedPair = (Bytes, Result<Bytes, Box<Lock>>);
 
-/// What memory knows of a key: a lock in the way, a value or its absence, or nothing beyond the disk.
-type Overlay = (Bytes, Result<Option<Option<Bytes>>, Box<Lock>>);
+/// What memory knows of a key.
+type Overlay = (Bytes, Look);
 
 impl Engine {
     /// The keys of a range that have a value, in order. Reads the disk: may take a while.
@@ -251,9 +251,9 @@ fn merge(
     row: Option<(Bytes, Current)>,
 ) -> Result<Option<ScannedPair>, StoreError> {
     let (key, value) = match (known, row) {
-        (Some((key, Err(lock))), _) => return Ok(Some((key, Err(lock)))),
-        (Some((key, Ok(Some(value)))), _) => (key, value),
-        (Some((key, Ok(None))), None) => {
+        (Some((key, Look::Blocked(lock))), _) => return Ok(Some((key, Err(lock)))),
+        (Some((key, Look::Value(value))), _) => (key, value),
+        (Some((key, Look::OnDisk)), None) => {
             let value = value_on_disk(store, &key, version)?;
             (key, value)
         }

@@ -74,30 +74,24 @@ impl Section<'_> {
         }
     }
 
-    /// What a read at `version` sees; the outer error is a lock in the way, the inner none a row that only
-    /// the disk knows.
-    pub(crate) fn look(
-        &mut self,
-        key: &Bytes,
-        version: Ts,
-        bypass: &[u64],
-    ) -> Result<Option<Option<Bytes>>, Box<Lock>> {
+    /// What a read at `version` sees.
+    pub(crate) fn look(&mut self, key: &Bytes, version: Ts, bypass: &[u64]) -> Look {
         if let Some(live) = self.state.live.get(key) {
             self.seen = self.seen.max(live.group);
             if let Some(lock) = &live.lock
                 && blocks_read(key, lock, version, bypass)
             {
-                return Err(Box::new(Lock::clone(lock)));
+                return Look::Blocked(Box::new(Lock::clone(lock)));
             }
         }
         self.reads_at(version);
         let Some(current) = self.state.current(key) else {
-            return Ok(None);
+            return Look::OnDisk;
         };
         match &current.data {
-            None => Ok(Some(None)),
+            None => Look::Value(None),
             Some((newest, value)) if newest.commit_ts <= version => {
-                Ok(Some((newest.kind == Kind::Put).then(|| value.clone())))
+                Look::Value((newest.kind == Kind::Put).then(|| value.clone()))
             }
             Some(_) => {
                 let older = self.state.live.get(key).and_then(|live| {
@@ -105,10 +99,23 @@ impl Section<'_> {
                         row.version.commit_ts <= version && row.version.kind != Kind::Lock
                     })
                 });
-                Ok(older.map(|row| (row.version.kind == Kind::Put).then(|| row.value.clone())))
+                older.map_or(Look::OnDisk, |row| {
+                    Look::Value((row.version.kind == Kind::Put).then(|| row.value.clone()))
+                })
             }
         }
     }
+}
+
+/// What memory says of a key.
+#[derive(Debug, Clone)]
+pub(crate) enum Look {
+    /// This lock is in the way.
+    Blocked(Box<Lock>),
+    /// Its value, or that it has none.
+    Value(Option<Bytes>),
+    /// Nothing: the disk has to be asked.
+    OnDisk,
 }
 
 /// What the disk says of a key at `version`.

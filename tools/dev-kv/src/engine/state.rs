@@ -218,7 +218,7 @@ impl State {
         }
         for effect in effects {
             match effect {
-                Effect::Lock(key, lock) => self.lock(key, lock),
+                Effect::Lock(key, lock) => self.lock(key, Arc::from(lock)),
                 Effect::Unlock(key) => self.unlock(key),
                 Effect::Write(key, version, value) => self.write(key, version, value),
                 Effect::Rollback(key, start_ts) => self.roll_back(key, start_ts),
@@ -268,8 +268,7 @@ impl State {
         live
     }
 
-    fn lock(&mut self, key: Bytes, lock: Box<Lock>) {
-        let lock = Arc::new(*lock);
+    fn lock(&mut self, key: Bytes, lock: Arc<Lock>) {
         let start_ts = lock.start_ts;
         self.open.bytes += lock.value.len();
         let fresh = self.touch_lock(&key).lock.replace(Arc::clone(&lock)).is_none();

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 /// A question about a transaction, put to its primary.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "the wire's own switches, each independent")]
 pub(crate) struct CheckStatus {
     /// Where the asker believes the transaction is decided.
     pub(crate) primary: Bytes,

@@ -39,11 +39,11 @@ impl Naive {
     }
 
     /// What a reader sees, or the lock in its way.
-    fn read(&self, key: &Bytes, version: Ts) -> Result<Option<Bytes>, Lock> {
+    fn read(&self, key: &Bytes, version: Ts) -> Result<Option<Bytes>, Box<Lock>> {
         if let Some(lock) = self.locks.get(key)
             && blocks_read(key, lock, version, &[])
         {
-            return Err(lock.clone());
+            return Err(Box::new(lock.clone()));
         }
         Ok(self
             .records(key)

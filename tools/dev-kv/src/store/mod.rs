@@ -118,9 +118,12 @@ impl Store {
                 reclaim::filter_for(table, &shared)
             }))
             .open()
-            .map_err(|error| match error {
-                fjall::Error::Locked => StoreError::InUse(directory.display().to_string()),
-                other => StoreError::Engine(other),
+            .map_err(|error| {
+                if matches!(error, fjall::Error::Locked) {
+                    StoreError::InUse(directory.display().to_string())
+                } else {
+                    StoreError::Engine(error)
+                }
             })?;
         let table = |name: &str, memtable| {
             db.keyspace(name, || {

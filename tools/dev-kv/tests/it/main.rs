@@ -1,4 +1,6 @@
 //! The server against the real client, and against hand-written messages.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod basics;
 mod support;

@@ -1,0 +1,298 @@
+//! A load with the real client, closed-loop, and what it costs: keys and transactions a second, syncs a
+//! second, the server's own processor time for each key, its memory.
+//!
+//! `cargo run --release -p dev-kv --example load -- --seconds 10`. The server is a child process over a
+//! directory that is removed afterwards, so its processor time is its own; both share the machine.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a measuring tool: it ends at the first surprise, and prints"
+)]
+
+use clap::{Parser, Subcommand, ValueEnum};
+use dev_kv::{Args, Config};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tikv_client::transaction::HeartbeatOption;
+use tikv_client::{Backoff, CheckLevel, RetryOptions, TransactionClient, TransactionOptions};
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// Seconds for each part.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Transactions in flight.
+    #[arg(long, default_value_t = 16)]
+    writers: u64,
+    /// Batch gets in flight.
+    #[arg(long, default_value_t = 8)]
+    readers: u64,
+    /// Keys in a transaction.
+    #[arg(long, default_value_t = 150)]
+    keys: u64,
+    /// Keys in a batch get.
+    #[arg(long, default_value_t = 200)]
+    gets: u64,
+    /// Bytes of a value; a key has 24.
+    #[arg(long, default_value_t = 40)]
+    value: usize,
+    /// Where the server's directory is made.
+    #[arg(long)]
+    directory: Option<PathBuf>,
+    /// What to measure.
+    #[arg(long, value_delimiter = ',', default_value = "one-phase,two-phase,get,overwrite")]
+    parts: Vec<Part>,
+    /// Write this many keys first.
+    #[arg(long, default_value_t = 0)]
+    fill: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Fresh keys, committed in one phase.
+    OnePhase,
+    /// Fresh keys, committed in two phases.
+    TwoPhase,
+    /// Batch gets of keys written before.
+    Get,
+    /// The same thousand keys for each writer again and again, in one phase.
+    Overwrite,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// The server; started by the load itself.
+    Serve(Args),
+}
+
+#[tokio::main]
+async fn main() {
+    let mut cli = Cli::parse();
+    if let Some(Role::Serve(args)) = cli.role.take() {
+        serve(args).await;
+    } else {
+        load(cli).await;
+    }
+}
+
+async fn serve(args: Args) {
+    let listener = tokio::net::TcpListener::bind(args.listen).await.unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    std::io::stdout().flush().unwrap();
+    let config = Config::try_from(args).unwrap();
+    // Ends with the pipe to its parent.
+    let parent_gone = tokio::task::spawn_blocking(|| {
+        std::io::stdin().read_to_end(&mut Vec::new()).ok();
+    });
+    dev_kv::run(config, listener, async move {
+        parent_gone.await.ok();
+    })
+    .await
+    .unwrap();
+}
+
+/// The child, and what the kernel says of it.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(directory: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut address).unwrap();
+        Self { child, address: address.trim().to_owned() }
+    }
+
+    /// Processor time so far.
+    fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10) // Linux counts in hundredths
+    }
+
+    /// Resident memory in MiB.
+    fn memory_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    }
+
+    fn stat(&self, name: &str) -> u64 {
+        let mut socket = std::net::TcpStream::connect(&self.address).unwrap();
+        let request = format!(
+            "GET /dev-kv/v1/stats HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            self.address
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        let body = text.split("\r\n\r\n").nth(1).unwrap();
+        let stats: serde_json::Value = serde_json::from_str(body).unwrap();
+        stats[name].as_u64().unwrap()
+    }
+}
+
+fn options() -> TransactionOptions {
+    TransactionOptions::new_optimistic()
+        .drop_check(CheckLevel::Warn)
+        .heartbeat_option(HeartbeatOption::NoHeartbeat)
+        .retry_options(RetryOptions::new(
+            Backoff::no_jitter_backoff(2, 500, 20),
+            Backoff::no_jitter_backoff(2, 500, 20),
+        ))
+}
+
+/// A key of 24 bytes; writers do not share keys.
+fn key(part: u64, writer: u64, number: u64) -> Vec<u8> {
+    // Scattered by an odd factor, so that keys do not arrive in order.
+    [part, writer, number.wrapping_mul(0x9e37_79b9_7f4a_7c15)]
+        .iter()
+        .flat_map(|part| part.to_be_bytes())
+        .collect()
+}
+
+async fn load(cli: Cli) {
+    let base = cli.directory.clone().unwrap_or_else(std::env::temp_dir);
+    let directory = base.join(format!("dev-kv-load-{}", std::process::id()));
+    let mut server = Server::start(&directory);
+    let client = TransactionClient::new(vec![server.address.clone()]).await.unwrap();
+    if cli.fill > 0 {
+        let limit = cli.fill / cli.writers;
+        measure("fill", &cli, &server, &client, Work::Write(9, true, None), Some(limit)).await;
+    }
+    for part in &cli.parts {
+        let work = match part {
+            Part::OnePhase => Work::Write(0, true, None),
+            Part::TwoPhase => Work::Write(1, false, None),
+            Part::Overwrite => Work::Write(2, true, Some(1_000)),
+            Part::Get => Work::Get,
+        };
+        measure(&format!("{part:?}"), &cli, &server, &client, work, None).await;
+    }
+    drop(server.child.stdin.take());
+    server.child.wait().unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[derive(Clone, Copy)]
+enum Work {
+    /// Key space, one phase, how many keys before they come again.
+    Write(u64, bool, Option<u64>),
+    /// Of what the first part wrote.
+    Get,
+}
+
+async fn measure(
+    name: &str,
+    cli: &Cli,
+    server: &Server,
+    client: &TransactionClient,
+    work: Work,
+    limit: Option<u64>,
+) {
+    let keys = Arc::new(AtomicU64::new(0));
+    let calls = Arc::new(AtomicU64::new(0));
+    let failed = Arc::new(AtomicU64::new(0));
+    let (cpu, syncs) = (server.cpu(), server.stat("syncs"));
+    let started = Instant::now();
+    let until = started
+        + if limit.is_some() { Duration::MAX / 4 } else { Duration::from_secs(cli.seconds) };
+    let workers = if matches!(work, Work::Get) { cli.readers } else { cli.writers };
+    let tasks: Vec<_> = (0..workers)
+        .map(|worker| {
+            let client = client.clone();
+            let (keys, calls, failed) = (keys.clone(), calls.clone(), failed.clone());
+            let (count, gets, value) = (cli.keys, cli.gets, vec![b'v'; cli.value]);
+            let writers = cli.writers;
+            tokio::spawn(async move {
+                let mut next = 0;
+                while Instant::now() < until && limit.is_none_or(|limit| next < limit) {
+                    let done = match work {
+                        Work::Write(space, one_phase, again) => {
+                            let numbers = (next..next + count)
+                                .map(|number| again.map_or(number, |again| number % again));
+                            let written = numbers.map(|number| key(space, worker, number));
+                            next += count;
+                            write(&client, written, &value, one_phase).await.map(|()| count)
+                        }
+                        Work::Get => {
+                            let read = (next..next + gets)
+                                .map(|number| key(0, number % writers, number * 7 % 30_000));
+                            next += gets;
+                            get(&client, read).await.map(|()| gets)
+                        }
+                    };
+                    match done {
+                        Ok(count) => {
+                            keys.fetch_add(count, Ordering::Relaxed);
+                            calls.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(_) => {
+                            failed.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let took = started.elapsed().as_secs_f64();
+    let keys = keys.load(Ordering::Relaxed) as f64;
+    let cpu = server.cpu().checked_sub(cpu).unwrap();
+    println!(
+        "{name}: {:.0} keys/s, {:.0} calls/s, {} failed, {:.0} syncs/s, {:.2} us of the server's \
+         processor time a key, {} MiB",
+        keys / took,
+        calls.load(Ordering::Relaxed) as f64 / took,
+        failed.load(Ordering::Relaxed),
+        (server.stat("syncs") - syncs) as f64 / took,
+        cpu.as_secs_f64() * 1e6 / keys,
+        server.memory_mib(),
+    );
+}
+
+async fn write(
+    client: &TransactionClient,
+    keys: impl Iterator<Item = Vec<u8>>,
+    value: &[u8],
+    one_phase: bool,
+) -> tikv_client::Result<()> {
+    let options = if one_phase { options().try_one_pc() } else { options() };
+    let mut txn = client.begin_with_options(options).await?;
+    for key in keys {
+        txn.put(key, value.to_vec()).await?;
+    }
+    txn.commit().await?;
+    Ok(())
+}
+
+async fn get(
+    client: &TransactionClient,
+    keys: impl Iterator<Item = Vec<u8>>,
+) -> tikv_client::Result<()> {
+    let now = client.current_timestamp().await?;
+    let mut snapshot = client.snapshot(now, options());
+    let found = snapshot.batch_get(keys).await?.count();
+    assert!(found > 0, "nothing read");
+    Ok(())
+}
