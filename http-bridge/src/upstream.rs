@@ -217,7 +217,7 @@ fn weigh(status: &Status) -> Trouble {
     match failure.kind {
         ErrorKind::Contended => again(false, None),
         ErrorKind::Overloaded => again(false, Some(failure.retry_after.unwrap_or(PAUSE_MOST))),
-        ErrorKind::Unavailable => again(!is_without_effect(status, &failure), None),
+        ErrorKind::Unavailable => again(!was_not_sent(status), None),
         ErrorKind::Deadline => again(true, None),
         ErrorKind::InvalidInput
         | ErrorKind::NotFound
@@ -244,13 +244,10 @@ fn chain(status: &Status) -> String {
     text
 }
 
-/// True when nothing can have come of the call: no connection could be made, or the service itself says
-/// that it did nothing (it says OUTCOME_UNKNOWN where it is not sure).
-fn is_without_effect(status: &Status, failure: &Failure) -> bool {
+/// True when nothing can have come of the call: no connection could be made. A service that says
+/// UNAVAILABLE proves nothing: it may have lost sight of a write that it began.
+fn was_not_sent(status: &Status) -> bool {
     let mut source = StdError::source(status);
-    if source.is_none() {
-        return !status.details().is_empty() && failure.reason == Reason::Unavailable.as_str();
-    }
     while let Some(error) = source {
         if error.is::<ConnectError>() {
             return true;

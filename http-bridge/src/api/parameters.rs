@@ -17,22 +17,22 @@ macro_rules! parameter {
 }
 
 parameter! {
-    /// Names an order: an opaque text, percent-encoded where the path needs it. Orders of a batch_init
-    /// are called "0", "1" and so on.
+    /// Names an order: an opaque text of at most 128 bytes, percent-encoded where the path needs it.
+    /// Orders of a batch_init are called "0", "1" and so on.
     OrderIdIn, order_id: String,
-    min_length = 1, max_length = 128, pattern = r"^[^/\x00-\x1f\x7f]+$", example = "17"
+    min_length = 1, max_length = 128, pattern = r"^[^/\x00-\x1f\x7f-\x9f]+$", example = "17"
 }
 parameter! {
-    /// Names an item: an opaque text, percent-encoded where the path needs it. Items of a batch_init are
-    /// called "0", "1" and so on.
+    /// Names an item: an opaque text of at most 128 bytes, percent-encoded where the path needs it.
+    /// Items of a batch_init are called "0", "1" and so on.
     ItemIdIn, item_id: String,
-    min_length = 1, max_length = 128, pattern = r"^[^/\x00-\x1f\x7f]+$", example = "4"
+    min_length = 1, max_length = 128, pattern = r"^[^/\x00-\x1f\x7f-\x9f]+$", example = "4"
 }
 parameter! {
-    /// Names a user: an opaque text, percent-encoded where the path needs it. Users of a batch_init are
-    /// called "0", "1" and so on.
+    /// Names a user: an opaque text of at most 128 bytes, percent-encoded where the path needs it.
+    /// Users of a batch_init are called "0", "1" and so on.
     UserIdIn, user_id: String,
-    min_length = 1, max_length = 128, pattern = r"^[^/\x00-\x1f\x7f]+$", example = "23"
+    min_length = 1, max_length = 128, pattern = r"^[^/\x00-\x1f\x7f-\x9f]+$", example = "23"
 }
 parameter! {
     /// Units of an item.
