@@ -254,9 +254,9 @@ async def test_refusals_of_one_kind_have_one_body(api):
     """Load tools group failures by their text: no id and no amount may stand in it."""
     bodies = {}
     for price in (2, 3):
-        user, item = await api.new_user(1), await api.new_item(price, 1)
+        user, rich, item = await api.new_user(1), await api.new_user(100), await api.new_item(price, 1)
         short = await api.new_order(user, (item, 1))
-        bare = await api.new_order(user, (item, price))
+        bare = await api.new_order(rich, (item, price))
         for kind, reply in (
             ("credit", await api.checkout(short)),
             ("stock", await api.checkout(bare)),
