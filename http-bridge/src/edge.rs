@@ -44,8 +44,7 @@ pub(crate) async fn surround(
     );
     request.extensions_mut().insert(Arrived(arrived));
     let version = request.version();
-    let line =
-        Line { method: request.method().clone(), path: request.uri().path().to_owned(), arrived };
+    let line = Line { path: request.uri().path().to_owned(), arrived };
 
     let mut response = answer(&bridge, request, next).instrument(span.clone()).await;
 
@@ -130,7 +129,6 @@ fn message(panic: &(dyn Any + Send)) -> String {
 
 /// What one request leaves in the log.
 struct Line {
-    method: Method,
     path: String,
     arrived: Instant,
 }
@@ -145,7 +143,6 @@ impl Line {
             ($level:ident, $text:literal) => {
                 tracing::$level!(
                     { semconv::HTTP_STATUS } = status.as_u16(),
-                    method = %self.method,
                     path = self.path,
                     reason = problem.map(Problem::reason),
                     cause = problem.and_then(Problem::cause),
