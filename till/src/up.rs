@@ -175,21 +175,44 @@ async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<(), CannotListen>
     }
 }
 
-/// Returns when every child has said, once, that it may be sent requests.
+/// Returns when every child has said, once, that it may be sent requests. The bridges, which ask all
+/// others, are asked last.
 async fn everybody_answers(specs: &[Spec]) {
-    let probes = specs.iter().map(|spec| async move {
-        let endpoint = Endpoint::from(spec.address);
-        let mut told = Instant::now();
-        while let Err(error) = probe(spec.role, &endpoint).await {
-            if told.elapsed() > STILL_WAITING_AFTER {
-                told = Instant::now();
-                let error = crate::process::chain(&error);
-                tracing::warn!(child = spec.name, error, "still waiting for child");
-            }
-            sleep(PROBE_EVERY).await;
+    let (bridges, others): (Vec<&Spec>, Vec<&Spec>) =
+        specs.iter().partition(|spec| spec.role == Role::HttpBridge);
+    for some in [others, bridges] {
+        futures::future::join_all(some.into_iter().map(answers)).await;
+    }
+}
+
+/// Returns when a child has said, once, that it may be sent requests.
+async fn answers(spec: &Spec) {
+    let endpoint = Endpoint::from(spec.address);
+    let mut told = Instant::now();
+    while let Err(error) = probe(spec.role, &endpoint).await {
+        if told.elapsed() > STILL_WAITING_AFTER {
+            told = Instant::now();
+            let error = crate::process::chain(&error);
+            tracing::warn!(child = spec.name, error, "still waiting for child");
         }
-    });
-    futures::future::join_all(probes).await;
+        sleep(PROBE_EVERY).await;
+    }
+}
+
+/// Cancelled once there is a store: at once, or when our dev-kv answers.
+fn store_there(specs: &[Spec]) -> CancellationToken {
+    let there = CancellationToken::new();
+    match specs.iter().find(|spec| spec.role == Role::DevKv).cloned() {
+        Some(spec) => {
+            let there = there.clone();
+            tokio::spawn(async move {
+                answers(&spec).await;
+                there.cancel();
+            });
+        }
+        None => there.cancel(),
+    }
+    there
 }
 
 async fn probe(role: Role, endpoint: &Endpoint) -> Result<(), health::Unwell> {
@@ -217,6 +240,7 @@ impl Waves {
         stop: &Stop,
     ) -> io::Result<Self> {
         let width = specs.iter().map(|spec| spec.name.len()).max().unwrap_or(0);
+        let store_there = store_there(specs);
         let mut all = Vec::new();
         for roles in Role::WAVES {
             let gently = CancellationToken::new();
@@ -229,7 +253,18 @@ impl Waves {
                     now: stop.now.clone(),
                     patience: Duration::from_millis(args.stop_timeout_ms),
                 };
-                children.spawn(child::keep(spec.clone(), sink, Arc::clone(status), stop));
+                let store = spec.role.needs_store().then(|| store_there.clone());
+                let (spec, status) = (spec.clone(), Arc::clone(status));
+                children.spawn(async move {
+                    if let Some(there) = store {
+                        // Ended early by `keep`, which starts nothing when it is to stop.
+                        tokio::select! {
+                            () = there.cancelled() => {}
+                            () = stop.gently.cancelled() => {}
+                        }
+                    }
+                    child::keep(spec, sink, status, stop).await;
+                });
             }
             all.push((gently, children));
         }

@@ -38,6 +38,14 @@ impl Role {
         &[Self::DevKv],
     ];
 
+    /// True for those that keep state, and cannot begin before there is a place for it.
+    pub(crate) const fn needs_store(self) -> bool {
+        match self {
+            Self::Coordinator | Self::Order | Self::Stock | Self::Payment => true,
+            Self::HttpBridge | Self::DevKv => false,
+        }
+    }
+
     /// The subcommand.
     pub(crate) const fn name(self) -> &'static str {
         match self {
