@@ -18,8 +18,8 @@ pub mod semconv;
 pub const FILTER_VARIABLE: &str = "TILL_LOG";
 
 /// The filter where nobody says otherwise: libraries speak up only when something is wrong, and the store's
-/// client leaves even that to us, as we retry what it complains about.
-pub const FILTER_DEFAULT: &str = "info,tikv_client=error,fjall=warn,lsm_tree=warn";
+/// client not even then: it says ERROR of every lost connection, which `storage` retries and tells once.
+pub const FILTER_DEFAULT: &str = "info,tikv_client=off,fjall=warn,lsm_tree=warn";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -95,7 +95,7 @@ fn filter() -> EnvFilter {
             .with_env_var(FILTER_VARIABLE)
     };
     builder().try_from_env().unwrap_or_else(|error| {
-        let unset = error.source().is_some_and(|source| source.is::<std::env::VarError>());
+        let unset = error.source().is_some_and(<dyn std::error::Error>::is::<std::env::VarError>);
         if unset { builder().parse_lossy(FILTER_DEFAULT) } else { builder().from_env_lossy() }
     })
 }
