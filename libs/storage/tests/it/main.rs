@@ -1,3 +1,8 @@
 //! The conformance suite on every backend, and the wrapper's rules against a server with faults.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod mem;
+mod proxy;
+mod server;
+mod tikv;

@@ -1,0 +1,147 @@
+//! A development server in this process, on a runtime of its own, with its faults.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+use crate::proxy::Proxy;
+
+/// An address and a directory for a server that does not run.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    addr: SocketAddr,
+    dir: TempDir,
+}
+
+/// A server that runs until it is dropped or stopped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    addr: SocketAddr,
+    dir: Option<TempDir>,
+    proxy: Option<Proxy>,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<Result<(), dev_kv::Error>>>,
+    /// None once it is being ended.
+    runtime: Option<Runtime>,
+}
+
+impl Stopped {
+    pub(crate) fn endpoint(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn start(self) -> Server {
+        let listener = std::net::TcpListener::bind(self.addr).unwrap();
+        Server::run(listener, self.dir, None)
+    }
+}
+
+impl Server {
+    /// An empty store of one region.
+    pub(crate) fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::run(listener, tempfile::tempdir().unwrap(), None)
+    }
+
+    /// An empty store that clients reach through a proxy.
+    pub(crate) async fn start_behind_proxy() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::start(front, listener.local_addr().unwrap());
+        Self::run(listener, tempfile::tempdir().unwrap(), Some(proxy))
+    }
+
+    /// An address at which nothing listens yet.
+    pub(crate) fn reserve() -> Stopped {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Stopped { addr: listener.local_addr().unwrap(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn run(listener: std::net::TcpListener, dir: TempDir, proxy: Option<Proxy>) -> Self {
+        let addr = listener.local_addr().unwrap();
+        let mut config = dev_kv::Config::new(dir.path());
+        config.cache_bytes = 16 << 20;
+        config.block_cache_bytes = 8 << 20;
+        config.advertise = proxy.as_ref().map(|proxy| proxy.addr().to_string());
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let task = runtime.spawn(async move {
+            listener.set_nonblocking(true).unwrap();
+            let listener = TcpListener::from_std(listener).unwrap();
+            dev_kv::run(config, listener, async move { drop(stopped.await) }).await
+        });
+        let (stop, task, runtime) = (Some(stop), Some(task), Some(runtime));
+        Self { addr, dir: Some(dir), proxy, stop, task, runtime }
+    }
+
+    /// Where clients reach it.
+    pub(crate) fn endpoint(&self) -> SocketAddr {
+        self.proxy.as_ref().map_or(self.addr, Proxy::addr)
+    }
+
+    pub(crate) fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().unwrap()
+    }
+
+    /// Stops it; what it holds stays.
+    pub(crate) async fn stop(mut self) -> Stopped {
+        drop(self.stop.take());
+        self.task.take().unwrap().await.unwrap().unwrap();
+        Stopped { addr: self.addr, dir: self.dir.take().unwrap() }
+    }
+
+    /// Adds a rule of faults.
+    pub(crate) async fn fault(&self, rule: Value) {
+        self.ask("POST", "faults", &rule).await;
+    }
+
+    pub(crate) async fn clear_faults(&self) {
+        self.ask("DELETE", "faults", &Value::Null).await;
+    }
+
+    pub(crate) async fn freeze_timestamps(&self, for_ms: u64) {
+        self.ask("POST", "freeze-tso", &json!({ "for_ms": for_ms })).await;
+    }
+
+    /// Cuts regions before these keys.
+    pub(crate) async fn split_at(&self, keys: &[&str]) {
+        let hex = |key: &&str| storage::codec::hex(key.as_bytes());
+        let keys: Vec<String> = keys.iter().map(hex).collect();
+        self.ask("POST", "split", &json!({ "keys": keys })).await;
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: &Value) {
+        let body = body.to_string();
+        let request = format!(
+            "{method} /dev-kv/v1/{path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 20"), "{method} {path} {body}: {response}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // As if killed: what it does at this moment is not waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The TiKV backend: the suite on the development server and, where `PD_ENDPOINTS` is set, on a cluster;
+//! and one test for each rule that the client's traps call for, which fails without it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use storage::{
+    CommitError, Kv, KvError, SharedKv,
+    conformance::{self, CASES},
+    tikv::{TikvConfig, TikvKv},
+};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    proxy::{Flow, Proxy},
+    server::Server,
+};
+
+/// A backend with short times, so that silence is noticed within a test's patience.
+async fn connect(endpoint: impl ToString) -> Arc<TikvKv> {
+    let mut config = TikvConfig::new(vec![endpoint.to_string()]);
+    config.timestamp_timeout_ms = 500;
+    config.connect_timeout_ms = 1_000;
+    TikvKv::connect(config).await.unwrap()
+}
+
+/// A backend that gives up on a commit after a second.
+async fn connect_impatient(endpoint: impl ToString) -> Arc<TikvKv> {
+    let mut config = TikvConfig::new(vec![endpoint.to_string()]);
+    config.request_timeout_ms = 300;
+    config.call_timeout_ms = 1_000;
+    TikvKv::connect(config).await.unwrap()
+}
+
+async fn put(kv: &dyn Kv, pairs: &[(&str, &str)]) -> Result<(), CommitError> {
+    let mut txn = kv.begin().await.map_err(CommitError::Failed)?;
+    for (key, value) in pairs {
+        txn.put(key.as_bytes().to_vec(), value.as_bytes().to_vec());
+    }
+    txn.commit().await
+}
+
+async fn get(kv: &dyn Kv, key: &str) -> Result<Option<String>, KvError> {
+    let at = kv.timestamp().await?;
+    let value = kv.snapshot(at).get(key.as_bytes()).await?;
+    Ok(value.map(|value| String::from_utf8(value).unwrap()))
+}
+
+fn some(value: &str) -> Result<Option<String>, KvError> {
+    Ok(Some(value.to_owned()))
+}
+
+fn is_undetermined(outcome: &Result<(), CommitError>) -> bool {
+    matches!(outcome, Err(CommitError::Undetermined(_)))
+}
+
+async fn run_cases(kv: &SharedKv, cases: &[&str]) {
+    for case in CASES.iter().filter(|case| cases.is_empty() || cases.contains(&case.name)) {
+        let prefix = format!("it/{}/", case.name);
+        let begun = Instant::now();
+        let outcome = case.run(Arc::clone(kv), prefix.as_bytes()).await;
+        println!("{} took {:?}", case.name, begun.elapsed());
+        assert_eq!(outcome, Ok(()), "{}", case.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_development_server_conforms() {
+    let server = Server::start();
+    let kv: SharedKv = connect(server.endpoint()).await;
+    run_cases(&kv, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_conforms_while_regions_split_and_leaders_change() {
+    let server = Server::start();
+    let kv: SharedKv = connect(server.endpoint()).await;
+    for (probability, fault) in [
+        (0.02, json!({"kind": "split"})),
+        (0.05, json!({"kind": "not_leader", "name_leader": true})),
+        (0.05, json!({"kind": "not_leader"})),
+        (0.05, json!({"kind": "stale_command"})),
+    ] {
+        server.fault(json!({"probability": probability, "fault": fault})).await;
+    }
+    run_cases(&kv, &[]).await;
+}
+
+/// Whatever becomes of commits, markers settle them: nothing is lost, nothing happens twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn markers_settle_undetermined_commits() {
+    let server = Server::start();
+    let kv: SharedKv = connect_impatient(server.endpoint()).await;
+    let late = json!({"kind": "land_late", "delay": {"uniform": [100, 1500]}});
+    for rpc in ["KvPrewrite", "KvCommit"] {
+        for (probability, fault) in [
+            (0.05, json!({"kind": "lose_reply"})),
+            (0.02, json!({"kind": "lose_reply", "then": "silence"})),
+            (0.05, late.clone()),
+            (0.05, json!({"kind": "refuse"})),
+            (0.05, json!({"kind": "server_is_busy"})),
+            (0.02, json!({"kind": "max_timestamp_not_synced"})),
+        ] {
+            let rule = json!({"rpc": rpc, "probability": probability, "fault": fault});
+            server.fault(rule).await;
+        }
+    }
+    let cases = ["racing_increments_lose_none", "an_undetermined_commit_is_settled_by_its_marker"];
+    run_cases(&kv, &cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_conforms() {
+    #[allow(clippy::disallowed_methods, reason = "the one way to hand a cluster to a test")]
+    let Ok(endpoints) = std::env::var("PD_ENDPOINTS") else {
+        println!("PD_ENDPOINTS is not set: no cluster to test");
+        return;
+    };
+    let endpoints = endpoints.split(',').map(str::to_owned).collect();
+    let kv: SharedKv = TikvKv::connect(TikvConfig::new(endpoints)).await.unwrap();
+    let run = kv.timestamp().await.unwrap().0;
+    let outcome = conformance::run(kv, format!("\x01it/{run}/").as_bytes()).await;
+    assert_eq!(outcome, Ok(()));
+}
+
+#[tokio::test]
+async fn a_role_may_start_before_its_store() {
+    let reserved = Server::reserve();
+    let kv = connect(reserved.endpoint()).await;
+    assert!(matches!(kv.timestamp().await, Err(KvError::Unavailable(_))));
+    let server = reserved.start();
+    let appeared = Instant::now();
+    while kv.timestamp().await.is_err() {
+        assert!(appeared.elapsed() < Duration::from_secs(5), "PD is there, the backend is not");
+    }
+    assert_eq!(put(kv.as_ref(), &[("a", "1")]).await, Ok(()));
+    drop(server);
+}
+
+#[tokio::test]
+async fn the_same_backend_goes_on_after_the_store_was_killed_and_is_back() {
+    let server = Server::start();
+    let kv = connect(server.endpoint()).await;
+    put(kv.as_ref(), &[("a", "1")]).await.unwrap();
+    let stopped = server.stop().await;
+    let outcome = timeout(Duration::from_secs(15), get(kv.as_ref(), "a")).await;
+    assert!(matches!(outcome, Ok(Err(KvError::Unavailable(_)))), "{outcome:?}");
+    let _server = stopped.start();
+    let back = Instant::now();
+    while get(kv.as_ref(), "a").await != some("1") {
+        assert!(back.elapsed() < Duration::from_secs(10), "the store is back, the backend is not");
+    }
+}
+
+/// The client alone would hang for ever: the stream is open and nothing errs.
+#[tokio::test]
+async fn a_client_gone_silent_is_replaced() {
+    let server = Server::start_behind_proxy().await;
+    let proxy: &Proxy = server.proxy();
+    let kv = connect(server.endpoint()).await;
+    put(kv.as_ref(), &[("a", "1")]).await.unwrap();
+    proxy.existing(Flow::Hold);
+    let outcome = timeout(Duration::from_secs(8), kv.timestamp()).await;
+    assert!(matches!(outcome, Ok(Ok(_))), "{outcome:?}");
+    assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+    assert_eq!(put(kv.as_ref(), &[("a", "2")]).await, Ok(()));
+}
+
+#[tokio::test]
+async fn frozen_timestamps_are_bounded_in_time_and_thaw() {
+    let server = Server::start();
+    let mut config = TikvConfig::new(vec![server.endpoint().to_string()]);
+    config.timestamp_timeout_ms = 300;
+    config.connect_timeout_ms = 500;
+    config.call_timeout_ms = 1_500;
+    let kv = TikvKv::connect(config).await.unwrap();
+    kv.timestamp().await.unwrap();
+    server.freeze_timestamps(60_000).await;
+    for _ in 0..2 {
+        let outcome = timeout(Duration::from_secs(4), kv.timestamp()).await;
+        assert!(matches!(outcome, Ok(Err(KvError::Unavailable(_)))), "{outcome:?}");
+        let outcome = timeout(Duration::from_secs(4), kv.begin()).await.map(|begun| begun.is_ok());
+        assert_eq!(outcome, Ok(false), "begin fails in time");
+    }
+    server.clear_faults().await;
+    let thawed = Instant::now();
+    while kv.timestamp().await.is_err() {
+        assert!(
+            thawed.elapsed() < Duration::from_secs(10),
+            "timestamps thawed, the backend did not"
+        );
+    }
+}
+
+/// A lost reply of the primary's commit looks like any other error, and the transaction is durable. To
+/// roll back then would take away the keys of other regions only.
+#[tokio::test]
+async fn a_lost_commit_reply_is_undetermined_and_the_transaction_stays_whole() {
+    for then in ["unavailable", "silence"] {
+        let server = Server::start();
+        let kv = connect_impatient(server.endpoint()).await;
+        server.split_at(&["m"]).await;
+        put(kv.as_ref(), &[("a", "old"), ("z", "old")]).await.unwrap();
+        server
+            .fault(json!({"rpc": "KvCommit", "fault": {"kind": "lose_reply", "then": then}}))
+            .await;
+        let outcome = put(kv.as_ref(), &[("a", "new"), ("z", "new")]).await;
+        assert!(is_undetermined(&outcome), "{outcome:?}");
+        server.clear_faults().await;
+        let patient = connect(server.endpoint()).await;
+        assert_eq!(get(patient.as_ref(), "a").await, some("new"));
+        assert_eq!(get(patient.as_ref(), "z").await, some("new"), "not torn apart");
+    }
+}
+
+/// For a one-phase commit the prewrite is the commit.
+#[tokio::test]
+async fn a_lost_reply_of_a_one_phase_commit_is_undetermined() {
+    let server = Server::start();
+    let kv = connect_impatient(server.endpoint()).await;
+    server.fault(json!({"rpc": "KvPrewrite", "fault": {"kind": "lose_reply"}})).await;
+    let outcome = put(kv.as_ref(), &[("a", "1")]).await;
+    assert!(is_undetermined(&outcome), "{outcome:?}");
+    server.clear_faults().await;
+    assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+}
+
+#[tokio::test]
+async fn a_commit_that_never_arrived_is_undetermined_too() {
+    let server = Server::start();
+    let kv = connect_impatient(server.endpoint()).await;
+    put(kv.as_ref(), &[("a", "1")]).await.unwrap();
+    server.fault(json!({"rpc": "KvPrewrite", "fault": {"kind": "refuse"}})).await;
+    let outcome = put(kv.as_ref(), &[("a", "2")]).await;
+    assert!(is_undetermined(&outcome), "{outcome:?}");
+    server.clear_faults().await;
+    assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+    assert_eq!(put(kv.as_ref(), &[("a", "3")]).await, Ok(()));
+}
+
+/// The client hands these to its caller at once.
+#[tokio::test]
+async fn a_busy_store_is_tried_again_by_reads_and_leaves_commits_undetermined() {
+    let server = Server::start();
+    let kv = connect(server.endpoint()).await;
+    put(kv.as_ref(), &[("a", "1")]).await.unwrap();
+    for kind in ["server_is_busy", "max_timestamp_not_synced"] {
+        for rpc in ["KvGet", "KvScan", "KvBatchGet"] {
+            server.fault(json!({"rpc": rpc, "count": 4, "fault": {"kind": kind}})).await;
+        }
+        assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+        let at = kv.timestamp().await.unwrap();
+        let mut snapshot = kv.snapshot(at);
+        let pair = vec![(b"a".to_vec(), b"1".to_vec())];
+        assert_eq!(snapshot.scan(b"a".to_vec()..b"b".to_vec(), 9).await, Ok(pair.clone()));
+        assert_eq!(snapshot.batch_get(vec![b"a".to_vec()]).await, Ok(pair));
+        server.fault(json!({"rpc": "KvPrewrite", "count": 1, "fault": {"kind": kind}})).await;
+        let outcome = put(kv.as_ref(), &[("a", "1")]).await;
+        assert!(is_undetermined(&outcome), "{outcome:?}");
+        assert_eq!(put(kv.as_ref(), &[("a", "1")]).await, Ok(()));
+    }
+}
+
+/// The store may fall back to two phases; the client then leaves its locks and fails. And with async
+/// commit it would call a transaction committed that never is.
+#[tokio::test]
+async fn a_declined_one_phase_commit_fails_for_sure_and_the_next_does_without() {
+    let server = Server::start();
+    let kv = connect(server.endpoint()).await;
+    put(kv.as_ref(), &[("a", "1")]).await.unwrap();
+    server.fault(json!({"rpc": "KvPrewrite", "fault": {"kind": "fall_back"}})).await;
+    let outcome = put(kv.as_ref(), &[("a", "2"), ("b", "2")]).await;
+    assert!(matches!(outcome, Err(CommitError::Failed(_))), "{outcome:?}");
+    let looked = Instant::now();
+    assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+    assert!(looked.elapsed() < Duration::from_secs(2), "its locks were left behind");
+    assert_eq!(put(kv.as_ref(), &[("a", "3"), ("b", "3")]).await, Ok(()));
+    assert_eq!(get(kv.as_ref(), "a").await, some("3"));
+    assert_eq!(get(kv.as_ref(), "b").await, some("3"));
+}
+
+/// Runs a writer that dies: its runtime ends, and with it whatever the client does in the background.
+async fn let_die<F>(writer: impl FnOnce() -> F + Send + 'static)
+where
+    F: Future<Output = ()>,
+{
+    let died = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(writer());
+    });
+    died.await.unwrap();
+}
+
+/// The client's own patience with a lock is half as long as a dead writer's lock is honoured.
+#[tokio::test]
+async fn one_read_outlasts_a_dead_writers_lock() {
+    let server = Server::start();
+    server.split_at(&["m"]).await;
+    let reader = connect(server.endpoint()).await;
+    put(reader.as_ref(), &[("a", "old")]).await.unwrap();
+    put(reader.as_ref(), &[("z", "old")]).await.unwrap();
+    server.fault(json!({"rpc": "KvCommit", "fault": {"kind": "refuse"}})).await;
+    let endpoint = server.endpoint();
+    let_die(move || async move {
+        let writer = connect_impatient(endpoint).await;
+        let outcome = put(writer.as_ref(), &[("a", "new"), ("z", "new")]).await;
+        assert!(is_undetermined(&outcome), "{outcome:?}");
+    })
+    .await;
+    server.clear_faults().await;
+    let at = reader.timestamp().await.unwrap();
+    let seen = reader.snapshot(at).get(b"z").await;
+    assert_eq!(seen, Ok(Some(b"old".to_vec())));
+}
+
+/// Prewrites the first of several requests only, so that its locks name a primary that never was.
+async fn leave_orphans(server: &Server) {
+    server.fault(json!({"rpc": "KvPrewrite", "skip": 1, "fault": {"kind": "refuse"}})).await;
+    let endpoint = server.endpoint();
+    let_die(move || async move {
+        let kv = connect_impatient(endpoint).await;
+        let mut txn = kv.begin().await.unwrap();
+        // Requests go out in the order of their keys; the primary is in the last one.
+        txn.put(b"o/9".to_vec(), b"primary".to_vec());
+        for number in 0..8 {
+            txn.put(format!("o/{number}").into_bytes(), vec![b'x'; 12_000]);
+        }
+        let outcome = txn.commit().await;
+        assert!(is_undetermined(&outcome), "{outcome:?}");
+    })
+    .await;
+    server.clear_faults().await;
+}
+
+#[tokio::test]
+async fn an_orphaned_lock_is_cleared_for_a_reader() {
+    let server = Server::start();
+    leave_orphans(&server).await;
+    let kv = connect(server.endpoint()).await;
+    let at = kv.timestamp().await.unwrap();
+    assert_eq!(kv.snapshot(at).get(b"o/0").await, Ok(None));
+}
+
+#[tokio::test]
+async fn an_orphaned_lock_is_cleared_for_a_writer() {
+    let server = Server::start();
+    leave_orphans(&server).await;
+    let kv = connect(server.endpoint()).await;
+    let begun = Instant::now();
+    loop {
+        match put(kv.as_ref(), &[("o/0", "mine")]).await {
+            Ok(()) => break,
+            Err(CommitError::Failed(KvError::Locked)) => sleep(Duration::from_millis(200)).await,
+            Err(other) => panic!("{other:?}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "the orphan stands in the way");
+    }
+    assert_eq!(get(kv.as_ref(), "o/0").await, some("mine"));
+}
+
+#[tokio::test]
+async fn a_commit_whose_lock_was_cleared_meanwhile_fails_for_sure() {
+    let server = Server::start();
+    let mut config = TikvConfig::new(vec![server.endpoint().to_string()]);
+    config.request_timeout_ms = 8_000;
+    let slow = TikvKv::connect(config).await.unwrap();
+    server.split_at(&["m"]).await;
+    put(slow.as_ref(), &[("a", "old")]).await.unwrap();
+    put(slow.as_ref(), &[("z", "old")]).await.unwrap();
+    let delay = json!({"kind": "latency", "delay": {"fixed": 6000}});
+    server.fault(json!({"rpc": "KvCommit", "count": 1, "fault": delay})).await;
+    let pairs = [("a", "new"), ("z", "new")];
+    let write = put(slow.as_ref(), &pairs);
+    let reader = connect(server.endpoint()).await;
+    let read = async {
+        sleep(Duration::from_millis(200)).await;
+        get(reader.as_ref(), "a").await
+    };
+    let (outcome, seen) = tokio::join!(write, read);
+    assert_eq!(seen, some("old"));
+    assert!(matches!(outcome, Err(CommitError::Failed(_))), "{outcome:?}");
+    assert_eq!(get(reader.as_ref(), "z").await, some("old"));
+}
+
+/// With the client's defaults every commit leaves a task that sleeps for ten seconds.
+#[tokio::test]
+async fn commits_leave_no_tasks_behind() {
+    let server = Server::start();
+    let kv = connect(server.endpoint()).await;
+    put(kv.as_ref(), &[("a", "1")]).await.unwrap();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for number in 0..100 {
+        put(kv.as_ref(), &[("a", "1"), (&number.to_string(), "1")]).await.unwrap();
+    }
+    sleep(Duration::from_millis(500)).await;
+    assert!(tasks() < before + 30, "{before} tasks have become {}", tasks());
+}
+
+#[tokio::test]
+async fn a_dropped_transaction_panics_nobody() {
+    let server = Server::start();
+    let kv = connect(server.endpoint()).await;
+    let mut txn = kv.begin().await.unwrap();
+    txn.put(b"a".to_vec(), b"1".to_vec());
+    drop(txn);
+    assert_eq!(get(kv.as_ref(), "a").await, Ok(None));
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_refused_before_anything_is_sent() {
+    let server = Server::start();
+    let kv = connect(server.endpoint()).await;
+    for (key, value) in [(vec![b'k'; 9_000], b"v".to_vec()), (b"k".to_vec(), vec![0; 7 << 20])] {
+        let mut txn = kv.begin().await.unwrap();
+        txn.put(b"first".to_vec(), b"v".to_vec());
+        txn.put(key, value);
+        let outcome = txn.commit().await;
+        assert!(matches!(outcome, Err(CommitError::Failed(KvError::Refused(_)))), "{outcome:?}");
+    }
+    assert_eq!(get(kv.as_ref(), "first").await, Ok(None));
+}
