@@ -7,7 +7,7 @@
 //! Invariants: logs go to stderr, so that stdout stays a command's own; every line names its role; a panic
 //! is an ERROR line, wherever it happens.
 
-use std::{error::Error as _, fmt, io, panic, str::FromStr};
+use std::{fmt, io, panic, str::FromStr};
 
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -89,15 +89,13 @@ pub fn init(role: &str, format: Format) -> Guard {
 }
 
 fn filter() -> EnvFilter {
-    let builder = || {
-        EnvFilter::builder()
-            .with_default_directive(tracing::Level::INFO.into())
-            .with_env_var(FILTER_VARIABLE)
-    };
-    builder().try_from_env().unwrap_or_else(|error| {
-        let unset = error.source().is_some_and(<dyn std::error::Error>::is::<std::env::VarError>);
-        if unset { builder().parse_lossy(FILTER_DEFAULT) } else { builder().from_env_lossy() }
-    })
+    let builder = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var(FILTER_VARIABLE);
+    match std::env::var_os(FILTER_VARIABLE) {
+        Some(_) => builder.from_env_lossy(),
+        None => builder.parse_lossy(FILTER_DEFAULT),
+    }
 }
 
 /// A panic is a bug: one ERROR line with the place, in the format of all lines.
