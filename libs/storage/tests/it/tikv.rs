@@ -49,10 +49,6 @@ async fn get(kv: &dyn Kv, key: &str) -> Result<Option<String>, KvError> {
     Ok(value.map(|value| String::from_utf8(value).unwrap()))
 }
 
-fn some(value: &str) -> Result<Option<String>, KvError> {
-    Ok(Some(value.to_owned()))
-}
-
 fn is_undetermined(outcome: &Result<(), CommitError>) -> bool {
     matches!(outcome, Err(CommitError::Undetermined(_)))
 }
@@ -62,7 +58,7 @@ async fn run_cases(kv: &SharedKv, cases: &[&str]) {
         let prefix = format!("it/{}/", case.name);
         let begun = Instant::now();
         let outcome = case.run(Arc::clone(kv), prefix.as_bytes()).await;
-        println!("{} took {:?}", case.name, begun.elapsed());
+        eprintln!("{} took {:?}", case.name, begun.elapsed());
         assert_eq!(outcome, Ok(()), "{}", case.name);
     }
 }
@@ -150,7 +146,7 @@ async fn the_same_backend_goes_on_after_the_store_was_killed_and_is_back() {
     assert!(matches!(outcome, Ok(Err(KvError::Unavailable(_)))), "{outcome:?}");
     let _server = stopped.start();
     let back = Instant::now();
-    while get(kv.as_ref(), "a").await != some("1") {
+    while get(kv.as_ref(), "a").await != Ok(Some("1".into())) {
         assert!(back.elapsed() < Duration::from_secs(10), "the store is back, the backend is not");
     }
 }
@@ -165,7 +161,7 @@ async fn a_client_gone_silent_is_replaced() {
     proxy.existing(Flow::Hold);
     let outcome = timeout(Duration::from_secs(8), kv.timestamp()).await;
     assert!(matches!(outcome, Ok(Ok(_))), "{outcome:?}");
-    assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+    assert_eq!(get(kv.as_ref(), "a").await, Ok(Some("1".into())));
     assert_eq!(put(kv.as_ref(), &[("a", "2")]).await, Ok(()));
 }
 
@@ -211,8 +207,8 @@ async fn a_lost_commit_reply_is_undetermined_and_the_transaction_stays_whole() {
         assert!(is_undetermined(&outcome), "{outcome:?}");
         server.clear_faults().await;
         let patient = connect(server.endpoint()).await;
-        assert_eq!(get(patient.as_ref(), "a").await, some("new"));
-        assert_eq!(get(patient.as_ref(), "z").await, some("new"), "not torn apart");
+        assert_eq!(get(patient.as_ref(), "a").await, Ok(Some("new".into())));
+        assert_eq!(get(patient.as_ref(), "z").await, Ok(Some("new".into())), "not torn apart");
     }
 }
 
@@ -225,7 +221,7 @@ async fn a_lost_reply_of_a_one_phase_commit_is_undetermined() {
     let outcome = put(kv.as_ref(), &[("a", "1")]).await;
     assert!(is_undetermined(&outcome), "{outcome:?}");
     server.clear_faults().await;
-    assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+    assert_eq!(get(kv.as_ref(), "a").await, Ok(Some("1".into())));
 }
 
 #[tokio::test]
@@ -237,7 +233,7 @@ async fn a_commit_that_never_arrived_is_undetermined_too() {
     let outcome = put(kv.as_ref(), &[("a", "2")]).await;
     assert!(is_undetermined(&outcome), "{outcome:?}");
     server.clear_faults().await;
-    assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+    assert_eq!(get(kv.as_ref(), "a").await, Ok(Some("1".into())));
     assert_eq!(put(kv.as_ref(), &[("a", "3")]).await, Ok(()));
 }
 
@@ -251,7 +247,7 @@ async fn a_busy_store_is_tried_again_by_reads_and_leaves_commits_undetermined() 
         for rpc in ["KvGet", "KvScan", "KvBatchGet"] {
             server.fault(json!({"rpc": rpc, "count": 4, "fault": {"kind": kind}})).await;
         }
-        assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+        assert_eq!(get(kv.as_ref(), "a").await, Ok(Some("1".into())));
         let at = kv.timestamp().await.unwrap();
         let mut snapshot = kv.snapshot(at);
         let pair = vec![(b"a".to_vec(), b"1".to_vec())];
@@ -275,11 +271,11 @@ async fn a_declined_one_phase_commit_fails_for_sure_and_the_next_does_without() 
     let outcome = put(kv.as_ref(), &[("a", "2"), ("b", "2")]).await;
     assert!(matches!(outcome, Err(CommitError::Failed(_))), "{outcome:?}");
     let looked = Instant::now();
-    assert_eq!(get(kv.as_ref(), "a").await, some("1"));
+    assert_eq!(get(kv.as_ref(), "a").await, Ok(Some("1".into())));
     assert!(looked.elapsed() < Duration::from_secs(2), "its locks were left behind");
     assert_eq!(put(kv.as_ref(), &[("a", "3"), ("b", "3")]).await, Ok(()));
-    assert_eq!(get(kv.as_ref(), "a").await, some("3"));
-    assert_eq!(get(kv.as_ref(), "b").await, some("3"));
+    assert_eq!(get(kv.as_ref(), "a").await, Ok(Some("3".into())));
+    assert_eq!(get(kv.as_ref(), "b").await, Ok(Some("3".into())));
 }
 
 /// Runs a writer that dies: its runtime ends, and with it whatever the client does in the background.
@@ -358,7 +354,7 @@ async fn an_orphaned_lock_is_cleared_for_a_writer() {
         }
         assert!(begun.elapsed() < Duration::from_secs(20), "the orphan stands in the way");
     }
-    assert_eq!(get(kv.as_ref(), "o/0").await, some("mine"));
+    assert_eq!(get(kv.as_ref(), "o/0").await, Ok(Some("mine".into())));
 }
 
 #[tokio::test]
@@ -380,9 +376,9 @@ async fn a_commit_whose_lock_was_cleared_meanwhile_fails_for_sure() {
         get(reader.as_ref(), "a").await
     };
     let (outcome, seen) = tokio::join!(write, read);
-    assert_eq!(seen, some("old"));
+    assert_eq!(seen, Ok(Some("old".into())));
     assert!(matches!(outcome, Err(CommitError::Failed(_))), "{outcome:?}");
-    assert_eq!(get(reader.as_ref(), "z").await, some("old"));
+    assert_eq!(get(reader.as_ref(), "z").await, Ok(Some("old".into())));
 }
 
 /// With the client's defaults every commit leaves a task that sleeps for ten seconds.
