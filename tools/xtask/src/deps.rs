@@ -1,7 +1,7 @@
 //! Who may depend on whom, and which sources may name what. The table is the architecture: a new edge is
 //! a change of it, and rare.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -130,12 +130,23 @@ pub(crate) fn check(workspace: &Workspace) -> Part {
         let name = package["name"].as_str().unwrap_or_default();
         checks.check(name, check_package(workspace, package, name));
     }
+    let mut sources = Vec::new();
     for file in workspace.files()? {
         if file.extension().is_some_and(|extension| extension == "rs")
             && let Some(text) = workspace.read(&file)?
         {
-            checks.check(&file.display().to_string(), check_source(&file, &text));
+            sources.push((file, text));
         }
+    }
+    let of_tests: Vec<PathBuf> =
+        sources.iter().flat_map(|(file, text)| test_modules(file, text)).collect();
+    let is_of_tests = |file: &Path| {
+        of_tests
+            .iter()
+            .any(|module| file.starts_with(module) || *file == module.with_extension("rs"))
+    };
+    for (file, text) in sources.iter().filter(|(file, _)| !is_of_tests(file)) {
+        checks.check(&file.display().to_string(), check_source(file, text));
     }
     Ok(Outcome::Ran(checks.tally()))
 }
@@ -178,6 +189,19 @@ fn lookup(table: Table, key: &str) -> Option<&'static str> {
 
 fn has(row: &str, name: &str) -> bool {
     row.split(' ').any(|each| each == name)
+}
+
+/// Modules in files of their own that a file declares for tests alone; without `.rs`.
+fn test_modules(file: &Path, text: &str) -> Vec<PathBuf> {
+    let is_root = ["lib.rs", "main.rs", "mod.rs"].iter().any(|root| file.ends_with(root));
+    let folder = if is_root { file.with_file_name("") } else { file.with_extension("") };
+    let lines: Vec<&str> = text.lines().collect();
+    lines
+        .windows(2)
+        .filter(|pair| pair[0] == "#[cfg(test)]")
+        .filter_map(|pair| pair[1].strip_prefix("mod ")?.strip_suffix(';'))
+        .map(|name| folder.join(name))
+        .collect()
 }
 
 /// True when the word stands there whole, not as a part of a longer name.
@@ -265,6 +289,14 @@ mod tests {
         assert!(source("order/src/domain.rs", "let a = b.await;").is_err());
         let tested = "fn a() {}\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n";
         assert!(source("order/src/domain.rs", tested).is_ok());
+    }
+
+    #[test]
+    fn modules_for_tests_alone_are_known() {
+        let text = "mod a;\n#[cfg(test)]\nmod b;\n#[cfg(test)]\nmod tests {\n}\n";
+        let found = |file: &str| test_modules(Path::new(file), text);
+        assert_eq!(found("x/src/lib.rs"), [PathBuf::from("x/src/b")]);
+        assert_eq!(found("x/src/y.rs"), [PathBuf::from("x/src/y/b")]);
     }
 
     #[test]
