@@ -203,8 +203,10 @@ async fn a_lost_commit_reply_is_undetermined_and_the_transaction_stays_whole() {
         server
             .fault(json!({"rpc": "KvCommit", "fault": {"kind": "lose_reply", "then": then}}))
             .await;
+        let begun = Instant::now();
         let outcome = put(kv.as_ref(), &[("a", "new"), ("z", "new")]).await;
         assert!(is_undetermined(&outcome), "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(3), "the client alone takes far longer");
         server.clear_faults().await;
         let patient = connect(server.endpoint()).await;
         assert_eq!(get(patient.as_ref(), "a").await, Ok(Some("new".into())));
@@ -278,6 +280,43 @@ async fn a_declined_one_phase_commit_fails_for_sure_and_the_next_does_without() 
     assert_eq!(get(kv.as_ref(), "b").await, Ok(Some("3".into())));
 }
 
+/// What was not acknowledged may be on its way yet.
+#[tokio::test]
+async fn without_an_acknowledged_rollback_a_one_phase_commit_stays_undetermined() {
+    let server = Server::start();
+    let kv = connect(server.endpoint()).await;
+    put(kv.as_ref(), &[("a", "1")]).await.unwrap();
+    server.fault(json!({"rpc": "KvPrewrite", "fault": {"kind": "fall_back"}})).await;
+    server.fault(json!({"rpc": "KvBatchRollback", "fault": {"kind": "refuse"}})).await;
+    let outcome = put(kv.as_ref(), &[("a", "2")]).await;
+    assert!(is_undetermined(&outcome), "{outcome:?}");
+}
+
+/// Of several prewrite requests one meets a conflict; the locks of the others would stand for seconds.
+#[tokio::test]
+async fn a_conflict_leaves_no_locks_behind() {
+    let server = Server::start();
+    let kv = connect(server.endpoint()).await;
+    server.split_at(&["m"]).await;
+    let mut loser = kv.begin().await.unwrap();
+    loser.put(b"a".to_vec(), b"loser".to_vec());
+    loser.put(b"z".to_vec(), b"loser".to_vec());
+    put(kv.as_ref(), &[("z", "winner")]).await.unwrap();
+    assert_eq!(loser.commit().await, Err(CommitError::Conflict));
+    let looked = Instant::now();
+    assert_eq!(get(kv.as_ref(), "a").await, Ok(None));
+    assert!(looked.elapsed() < Duration::from_secs(2), "its locks were left behind");
+}
+
+#[tokio::test]
+async fn an_address_given_twice_counts_once() {
+    let server = Server::start();
+    let endpoint = server.endpoint().to_string();
+    let twice = TikvConfig::new(vec![endpoint.clone(), format!(" {endpoint}")]);
+    let kv = TikvKv::connect(twice).await.unwrap();
+    assert_eq!(put(kv.as_ref(), &[("a", "1")]).await, Ok(()));
+}
+
 /// Runs a writer that dies: its runtime ends, and with it whatever the client does in the background.
 async fn let_die<F>(writer: impl FnOnce() -> F + Send + 'static)
 where
@@ -290,14 +329,8 @@ where
     died.await.unwrap();
 }
 
-/// The client's own patience with a lock is half as long as a dead writer's lock is honoured.
-#[tokio::test]
-async fn one_read_outlasts_a_dead_writers_lock() {
-    let server = Server::start();
-    server.split_at(&["m"]).await;
-    let reader = connect(server.endpoint()).await;
-    put(reader.as_ref(), &[("a", "old")]).await.unwrap();
-    put(reader.as_ref(), &[("z", "old")]).await.unwrap();
+/// Leaves the locks of a transaction over "a" and "z", which lie in two regions.
+async fn die_committing(server: &Server) {
     server.fault(json!({"rpc": "KvCommit", "fault": {"kind": "refuse"}})).await;
     let endpoint = server.endpoint();
     let_die(move || async move {
@@ -307,9 +340,30 @@ async fn one_read_outlasts_a_dead_writers_lock() {
     })
     .await;
     server.clear_faults().await;
+}
+
+/// The client's own patience with a lock is half as long as a dead writer's lock is honoured.
+#[tokio::test]
+async fn one_read_outlasts_a_dead_writers_lock() {
+    let server = Server::start();
+    server.split_at(&["m"]).await;
+    let reader = connect(server.endpoint()).await;
+    put(reader.as_ref(), &[("a", "old")]).await.unwrap();
+    put(reader.as_ref(), &[("z", "old")]).await.unwrap();
+    die_committing(&server).await;
     let at = reader.timestamp().await.unwrap();
     let seen = reader.snapshot(at).get(b"z").await;
     assert_eq!(seen, Ok(Some(b"old".to_vec())));
+}
+
+#[tokio::test]
+async fn one_commit_outlasts_a_dead_writers_lock() {
+    let server = Server::start();
+    server.split_at(&["m"]).await;
+    let kv = connect(server.endpoint()).await;
+    kv.timestamp().await.unwrap();
+    die_committing(&server).await;
+    assert_eq!(put(kv.as_ref(), &[("z", "mine")]).await, Ok(()));
 }
 
 /// Prewrites the first of several requests only, so that its locks name a primary that never was.
