@@ -1,9 +1,8 @@
 """Shops for the tests."""
 
 import contextlib
-import tempfile
-
 import pathlib
+import tempfile
 
 import pytest
 
@@ -38,6 +37,13 @@ def running_shop(replicas, *, flags=(), environment=(), start=True):
 def any_shop(request):
     """One shop for all tests of a kind: they must not stand in each other's way."""
     with running_shop(request.param) as shop:
+        yield shop
+
+
+@pytest.fixture(scope="module")
+def small_shop():
+    """One shop with one process of each role."""
+    with running_shop(1) as shop:
         yield shop
 
 

@@ -196,8 +196,9 @@ def judge_database(plan, orders, sales, stocks, credits, paids):
     yield Line("orders refused that could still be bought", "0", str(possible), possible == 0)
 
 
-async def run(plan):
-    """Runs the whole test; gives the verdict's lines and a few figures. Raises FillError."""
+async def run(plan, meanwhile=None):
+    """Runs the whole test; gives the verdict's lines and a few figures. Raises FillError. `meanwhile`, a
+    coroutine function, is run beside the checkouts."""
     rng = random.Random(plan.seed)
     connector = aiohttp.TCPConnector(limit=plan.connections)
     timeout = aiohttp.ClientTimeout(total=None)
@@ -209,6 +210,7 @@ async def run(plan):
             raise FillError(f"{type(error).__name__}: {error}") from error
         filled = time.monotonic()
         checkouts = asyncio.gather(*(_checkout(session, plan, order) for order in orders))
+        beside = asyncio.create_task(meanwhile()) if meanwhile else None
         try:
             await asyncio.wait_for(checkouts, plan.phase_seconds)
         except TimeoutError:
@@ -216,6 +218,8 @@ async def run(plan):
                 if order.said == "nothing":
                     order.how = "no answer in time"
         bought = time.monotonic()
+        if beside:
+            await beside
         # As the official clients count: whatever is not a refusal is a sale.
         sales = [order for order in orders if order.said != "refused"]
         lines = list(judge_replies(plan, orders, sales))

@@ -76,36 +76,54 @@ class Market:
                 return
             await asyncio.sleep(0.05)
 
-    async def audit(self, client):
-        """Holds every item, user and order to the orders that are paid, and those to what was said."""
+    async def audit(self, client, settle_seconds=0.0):
+        """Holds every item, user and order to the orders that are paid, and those to what was said.
+
+        After a crash, holds of transactions that nobody finished may be missing from the shelves for a
+        while: that much, and nothing else, may take `settle_seconds` to come right."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        while True:
+            wrong, held, paid = await self._look(client)
+            assert not wrong, "\n".join(wrong[:20])
+            took = loop.time() - begun
+            if not held:
+                break
+            assert took < settle_seconds, f"after {took:.1f} s:\n" + "\n".join(held[:20])
+            await asyncio.sleep(0.1)
+        print(f"{paid} of {self.orders} orders paid, answers {dict(self.answers)}, settled after {took:.1f} s")
+        return paid
+
+    async def _look(self, client):
+        """What is wrong, what is short as an unfinished hold would make it, and how many orders are paid."""
         found = await asyncio.gather(*(client.order(number) for number in range(self.orders)))
         stocks = await asyncio.gather(*(client.stock(number) for number in range(self.items)))
         credits = await asyncio.gather(*(client.credit(number) for number in range(self.users)))
         units = [self.stock] * self.items
         money = [self.credit] * self.users
-        problems = []
+        wrong = [problem for order in found for problem in self._judge(order)]
         for order in found:
-            number = order["order_id"]
-            said = self.said.get(number, set())
-            if {**order, "paid": False} != {**self.contents[number], "paid": False}:
-                problems.append(f"order {number} has changed: {order}")
-            if "sold" in said and not order["paid"]:
-                problems.append(f"order {number}: a buyer was told it is paid, and it is not")
-            if "contradicted" in said:
-                problems.append(f"order {number} was refused after it had been sold")
-            if order["paid"] and not said & {"sold", "unknown"}:
-                problems.append(f"order {number} is paid, and nobody was told")
             if order["paid"]:
                 money[int(order["user_id"])] -= order["total_cost"]
                 for item, quantity in order["items"]:
                     units[int(item)] -= quantity
+        held = []
         for what, seen, due in (("item", stocks, units), ("user", credits, money)):
             for number, (has, should) in enumerate(zip(seen, due, strict=True)):
                 if has != should:
-                    problems.append(f"{what} {number} has {has}, by the paid orders it should have {should}")
-                if has < 0:
-                    problems.append(f"{what} {number} has {has}")
-        assert not problems, "\n".join(problems[:20])
-        paid = sum(order["paid"] for order in found)
-        print(f"{paid} of {self.orders} orders paid, answers {dict(self.answers)}")
-        return paid
+                    problem = f"{what} {number} has {has}, by the paid orders it should have {should}"
+                    (held if 0 <= has < should else wrong).append(problem)
+        return wrong, held, sum(order["paid"] for order in found)
+
+    def _judge(self, order):
+        """What is wrong with one order, given what its buyers were told."""
+        number = order["order_id"]
+        said = self.said.get(number, set())
+        if {**order, "paid": False} != {**self.contents[number], "paid": False}:
+            yield f"order {number} has changed: {order}"
+        if "sold" in said and not order["paid"]:
+            yield f"order {number}: a buyer was told it is paid, and it is not"
+        if "contradicted" in said:
+            yield f"order {number} was refused after it had been sold"
+        if order["paid"] and not said & {"sold", "unknown"}:
+            yield f"order {number} is paid, and nobody was told"

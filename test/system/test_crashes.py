@@ -9,6 +9,9 @@ from shop.client import Client
 from shop.load import Market
 from shop.process import alive
 
+# A vote stands for about two seconds before anybody may end its transaction; then somebody must.
+SETTLE_SECONDS = 10.0
+
 ROLES = ["http-bridge", "coordinator", "order", "stock", "payment", "dev-kv"]
 
 
@@ -30,7 +33,7 @@ async def test_all_killed_at_once_and_started_again_loses_nothing():
                 await buying
             await asyncio.to_thread(shop.start)
             async with Client(shop.url) as client:
-                await sold.audit(client)
+                await sold.audit(client, SETTLE_SECONDS)
         async with Client(shop.url) as client:
             await sold.buy(client, seconds=2.0, seed=9)
             assert await sold.audit(client) > 0
@@ -53,7 +56,7 @@ async def test_each_role_killed_in_turn_is_restarted_and_buying_goes_on(replicas
                 # Quiet again: answers come, and they are definite.
                 await sold.buy(client, seconds=0.5, seed=f"after-{role}")
                 assert sum(sold.answers[status] for status in (200, 409)) > before, f"after {name}"
-                await sold.audit(client)
+                await sold.audit(client, SETTLE_SECONDS)
         unclear = {answer for answer in sold.answers if answer not in (200, 409)}
         if replicas == 2:
             # Their own bridge was never killed: what else died behind it, they were told yes or no.
