@@ -202,6 +202,8 @@ async fn refusals(order: &Role, stock: &Role, payment: &Role, coordinator: &Role
         assert_eq!((status.code(), reason(&status).as_str()), (code, why), "{method}");
     }
     order.must("AddItem", json!({"orderId": id, "itemId": dear, "quantity": "1"})).await;
+    // With two reasons to refuse, either may be said.
+    payment.must("AddFunds", json!({"userId": poor, "amount": "9"})).await;
     let short = coordinator.call("Checkout", checkout).await.unwrap_err();
     assert_eq!(reason(&short), "OUT_OF_STOCK");
     // What the REST body leaves out stands here, for whoever looks into it.

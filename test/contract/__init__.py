@@ -1,0 +1,1 @@
+"""The REST contract, call by call."""
