@@ -167,10 +167,9 @@ impl Coordinator {
         let tx_id = meta.tx_id;
         tracing::debug!(tx = %tx_id, %order_id, "begin");
         let answer = self.begin(meta, plan.payloads);
-        let answer = match tokio::time::timeout_at(until, answer).await {
-            Ok(Ok(answer)) => answer,
+        let Ok(Ok(answer)) = tokio::time::timeout_at(until, answer).await else {
             // It goes on without us.
-            Ok(Err(_)) | Err(_) => return Err(CheckoutError::OutcomeUnknown),
+            return Err(CheckoutError::OutcomeUnknown);
         };
         match answer.map_err(|_| CheckoutError::Broken(tx_id))? {
             Outcome::Committed => Ok(Tried::Paid(Paid::Now(tx_id))),

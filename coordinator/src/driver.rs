@@ -14,7 +14,7 @@ use proto::{
     InvalidField, convert,
     participant::v1::{
         AbortRequest, CommitRequest, ForgetRequest, PrepareRequest, QueryRequest, Receipt,
-        operation::Operation as Op, operation_result::Result as OpResult,
+        operation::Operation as Op, operation_result::Result as OpResult, vote::No,
     },
     types::v1 as wire,
 };
@@ -24,7 +24,7 @@ use twopc::{
     coordinator::Transaction,
     message::{Input, Message, Outcome, Output, PRIMARY, Reply, Seat, Serial, Violation},
 };
-use types::{Branch, Entropy, TxMeta};
+use types::{Branch, Entropy, TxMeta, Vote};
 
 use crate::mail::{Mail, MailError};
 
@@ -47,6 +47,12 @@ pub struct Driver {
     /// What is on its way to each branch.
     errands: Vec<Option<(Serial, Errand)>>,
     listener: Option<oneshot::Sender<Answer>>,
+    /// A business NO that came in.
+    refusal: Option<No>,
+    /// The primary knows, or is about to be told, of the refusal.
+    noted: bool,
+    /// The refusal on its way to the primary, and the answer that must not go out before.
+    owed: Option<(Errand, Outcome)>,
 }
 
 impl std::fmt::Debug for Driver {
@@ -66,7 +72,18 @@ impl Driver {
         let (listener, answer) = oneshot::channel();
         let errands = meta.branches.iter().map(|_| None).collect();
         let listener = Some(listener);
-        (Self { mail, entropy, meta, payloads, errands, listener }, answer)
+        let driver = Self {
+            mail,
+            entropy,
+            meta,
+            payloads,
+            errands,
+            listener,
+            refusal: None,
+            noted: false,
+            owed: None,
+        };
+        (driver, answer)
     }
 
     /// Runs a new transaction; its branches have until `window` from now to vote.
@@ -94,7 +111,7 @@ impl Driver {
             for output in outputs.drain(..) {
                 self.carry_out(output);
             }
-            if machine.is_finished() {
+            if machine.is_finished() && self.owed.is_none() {
                 return;
             }
             if !machine.awaits_votes() {
@@ -102,22 +119,48 @@ impl Driver {
             }
             let input = tokio::select! {
                 biased;
-                input = self.next_reply() => input,
+                outcome = next_owed(&mut self.owed) => {
+                    self.owed = None;
+                    self.answer(Ok(outcome));
+                    continue;
+                }
+                input = next_reply(&mut self.errands) => input,
                 () = sleep_until(deadline) => {
                     deadline = None;
                     Input::DeadlinePassed
                 }
             };
+            self.hear(&input);
             machine.step(input, &mut outputs);
+        }
+    }
+
+    /// Remembers a refusal, so that the primary can be told of it.
+    fn hear(&mut self, input: &Input) {
+        if let Input::Reply { seat, reply: Reply::Vote(Vote::No { reason, metadata }), .. } = input
+            && *seat != PRIMARY
+        {
+            let no = No { reason: reason.clone(), metadata: metadata.clone() };
+            self.refusal.get_or_insert(no);
         }
     }
 
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Send { seat, serial, message } => {
+                let aborts = matches!(message, Message::Abort { .. });
+                self.noted |= seat == PRIMARY && aborts && self.refusal.is_some();
                 let errand = self.errand(seat, message);
                 if let Some(place) = self.errands.get_mut(seat) {
                     *place = errand.map(|errand| (serial, errand));
+                }
+            }
+            // Whatever began before under the same request id must not succeed afterwards.
+            Output::Answer(outcome @ Outcome::Refused(_))
+                if self.refusal.is_some() && !self.noted =>
+            {
+                if let Some(errand) = self.errand(PRIMARY, Message::Abort { evidence: None }) {
+                    self.owed = Some((errand, outcome));
                 }
             }
             Output::Answer(outcome) => self.answer(Ok(outcome)),
@@ -134,23 +177,6 @@ impl Driver {
             // Nobody need be listening: the transaction goes on all the same.
             let _gone = listener.send(answer);
         }
-    }
-
-    /// Waits for the next answer of any branch.
-    async fn next_reply(&mut self) -> Input {
-        poll_fn(|context: &mut Context<'_>| {
-            for (seat, place) in self.errands.iter_mut().enumerate() {
-                if let Some((serial, errand)) = place
-                    && let Poll::Ready(reply) = errand.as_mut().poll(context)
-                {
-                    let serial = *serial;
-                    *place = None;
-                    return Poll::Ready(Input::Reply { seat, serial, reply });
-                }
-            }
-            Poll::Pending
-        })
-        .await
     }
 
     /// A message that is sent until it is answered.
@@ -195,7 +221,8 @@ impl Driver {
             Message::Abort { evidence } => {
                 let evidence = evidence.and_then(|seat| self.meta.branches.get(seat));
                 let evidence = evidence.map(wire::Branch::from);
-                Op::Abort(AbortRequest { tx, branch, evidence })
+                let refusal = self.refusal.clone().filter(|_| seat == PRIMARY);
+                Op::Abort(AbortRequest { tx, branch, evidence, refusal })
             }
             Message::Query { fence } => Op::Query(QueryRequest { tx, branch, fence }),
             Message::Forget => {
@@ -203,6 +230,34 @@ impl Driver {
                 Op::Forget(ForgetRequest { tx_id, branch })
             }
         }
+    }
+}
+
+/// Waits for the next answer of any branch.
+async fn next_reply(errands: &mut [Option<(Serial, Errand)>]) -> Input {
+    poll_fn(|context: &mut Context<'_>| {
+        for (seat, place) in errands.iter_mut().enumerate() {
+            if let Some((serial, errand)) = place
+                && let Poll::Ready(reply) = errand.as_mut().poll(context)
+            {
+                let serial = *serial;
+                *place = None;
+                return Poll::Ready(Input::Reply { seat, serial, reply });
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits until the primary knows of the refusal; for ever when none is owed.
+async fn next_owed(owed: &mut Option<(Errand, Outcome)>) -> Outcome {
+    match owed {
+        Some((errand, outcome)) => {
+            errand.await;
+            outcome.clone()
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -97,6 +97,33 @@ pub struct Args {
     pub drain_timeout_ms: u64,
 }
 
+/// What a coordinator needs to know; the part of [`Args`] that a simulation wants.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the order service is.
+    pub order_endpoints: Target,
+    /// Where the stock service is.
+    pub stock_endpoints: Target,
+    /// Where the payment service is.
+    pub payment_endpoints: Target,
+    /// Milliseconds for which a client's request id stays bound to its call.
+    pub request_id_retention_ms: u64,
+    /// Milliseconds that branches have to vote.
+    pub vote_window_ms: u64,
+}
+
+impl From<&Args> for Settings {
+    fn from(args: &Args) -> Self {
+        Self {
+            order_endpoints: args.order_endpoints.clone(),
+            stock_endpoints: args.stock_endpoints.clone(),
+            payment_endpoints: args.payment_endpoints.clone(),
+            request_id_retention_ms: args.request_id_retention_ms,
+            vote_window_ms: args.vote_window_ms,
+        }
+    }
+}
+
 /// Why the coordinator stopped. A person must look.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -126,7 +153,8 @@ pub async fn run(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let kv = args.store.connect().await?;
-    let coordinator = Coordinator::new(&args, &net, Arc::clone(&kv), clock, Arc::clone(&entropy));
+    let coordinator =
+        Coordinator::new(&(&args).into(), &net, Arc::clone(&kv), clock, Arc::clone(&entropy));
     let readiness = Readiness::new();
     let mut options = Options::new(vec![SERVICE_NAME], proto::DESCRIPTORS);
     options.in_flight_max = usize::try_from(args.in_flight_max).unwrap_or(usize::MAX);

@@ -66,13 +66,16 @@ enum Pace {
     Patient,
 }
 
+/// The mailboxes that were needed so far.
+type Boxes = BTreeMap<(Branch, Pace), mpsc::Sender<Letter>>;
+
 type Letter = (Operation, oneshot::Sender<Result<OpResult, MailError>>);
 
 /// The way to every participant.
 #[derive(Clone)]
 pub struct Mail {
     routers: Arc<BTreeMap<Service, Router>>,
-    boxes: Arc<Mutex<BTreeMap<(Branch, Pace), mpsc::Sender<Letter>>>>,
+    boxes: Arc<Mutex<Boxes>>,
 }
 
 impl fmt::Debug for Mail {

@@ -54,15 +54,9 @@ impl Coordinator {
         let tx_id = meta.tx_id;
         let shared = {
             let mut under_way = self.resolving().under_way();
-            match under_way.get(&tx_id) {
-                Some(shared) => shared.clone(),
-                None => {
-                    let this = self.clone();
-                    let shared = async move { this.resolve_alone(meta).await }.boxed().shared();
-                    under_way.insert(tx_id, shared.clone());
-                    shared
-                }
-            }
+            let this = self.clone();
+            let begin = || async move { this.resolve_alone(meta).await }.boxed().shared();
+            under_way.entry(tx_id).or_insert_with(begin).clone()
         };
         let resolution = shared.await;
         self.resolving().under_way().remove(&tx_id);

@@ -30,7 +30,7 @@ use types::{
 use uuid::Builder;
 
 use crate::{
-    Args,
+    Settings,
     checkout::{CheckoutError, Paid},
     driver::{Answer, Driver},
     mail::Mail,
@@ -40,6 +40,8 @@ use crate::{
 
 /// A checkout whose caller did not say how much time it has.
 const CHECKOUT_TIME: Duration = Duration::from_secs(30);
+/// Longest checkout: a refusal is held for longer than this against calls that began before it.
+const CHECKOUT_TIME_MAX: Duration = Duration::from_mins(1);
 /// Taken off the caller's time, so that our answer arrives before it gives up.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 /// Longest description of a call.
@@ -75,15 +77,16 @@ impl fmt::Debug for Coordinator {
 impl Coordinator {
     /// A coordinator over these seams. Must be called within a tokio runtime.
     pub fn new(
-        args: &Args,
+        settings: &Settings,
         net: &Arc<dyn Net>,
         kv: SharedKv,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         let services = Services::named();
-        let routers = [&args.order_endpoints, &args.stock_endpoints, &args.payment_endpoints]
-            .map(|target| Router::new(target.clone(), Arc::clone(net)));
+        let routers =
+            [&settings.order_endpoints, &settings.stock_endpoints, &settings.payment_endpoints]
+                .map(|target| Router::new(target.clone(), Arc::clone(net)));
         let [order, stock, payment] = routers.clone();
         let by_name = BTreeMap::from([
             (services.order.clone(), order),
@@ -97,8 +100,8 @@ impl Coordinator {
             kv,
             clock,
             entropy,
-            vote_window_ms: args.vote_window_ms,
-            retention_ms: args.request_id_retention_ms,
+            vote_window_ms: settings.vote_window_ms,
+            retention_ms: settings.request_id_retention_ms,
             resolving: Resolving::default(),
             running: TaskTracker::new(),
         };
@@ -207,7 +210,7 @@ impl CoordinatorService for Coordinator {
         request: Request<CheckoutRequest>,
     ) -> Result<Response<CheckoutResponse>, Status> {
         let time = rpc::deadline::of(request.metadata()).unwrap_or(CHECKOUT_TIME);
-        let time = time.saturating_sub(ANSWER_MARGIN);
+        let time = time.min(CHECKOUT_TIME_MAX).saturating_sub(ANSWER_MARGIN);
         let request = request.into_inner();
         let order_id =
             convert::order_id("order_id", &request.order_id).map_err(|error| invalid(&error))?;

@@ -90,7 +90,6 @@ pub enum RoleError {
 }
 
 /// What a service is made of, over seams that may be real or simulated.
-#[derive(Clone)]
 pub struct Parts<D: Domain> {
     /// Its decisions.
     pub domain: Arc<D>,
@@ -102,6 +101,18 @@ pub struct Parts<D: Domain> {
     pub net: Arc<dyn Net>,
     /// For new ids.
     pub entropy: Arc<dyn Entropy>,
+}
+
+impl<D: Domain> Clone for Parts<D> {
+    fn clone(&self) -> Self {
+        Self {
+            domain: Arc::clone(&self.domain),
+            shards: Arc::clone(&self.shards),
+            retention: self.retention,
+            net: Arc::clone(&self.net),
+            entropy: Arc::clone(&self.entropy),
+        }
+    }
 }
 
 impl<D: Domain> fmt::Debug for Parts<D> {

@@ -142,7 +142,11 @@ impl<D: Domain> Participant<D> {
                 true
             }
         };
-        let call = Call::Abort { meta, evidence };
+        let refusal = request
+            .refusal
+            .as_ref()
+            .map(|no| Vote::No { reason: no.reason.clone(), metadata: no.metadata.clone() });
+        let call = Call::Abort { meta, evidence, refusal };
         let (state, _) = self.state(request.branch.as_ref(), call).await?;
         Ok(wire::AbortResponse { state: wire::BranchState::from(state).into() })
     }

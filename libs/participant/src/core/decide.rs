@@ -1,7 +1,7 @@
 //! What each kind of call comes to on the state at hand.
 
 use twopc::participant::{Decision, Event, Gate};
-use types::{Priority, Reason, Refusal, TxMeta, UnixMillis, Vote};
+use types::{BranchState, Priority, Reason, Refusal, TxMeta, UnixMillis, Vote};
 
 use super::{Answer, Call, CallId, Core, RequestKey, wait::Waiter};
 use crate::domain::{Domain, Executed, Judged, Receipt, Row};
@@ -22,8 +22,13 @@ impl<D: Domain> Core<D> {
                 let decision = self.book.commit(meta);
                 self.conclude(id, meta, decision, receipts);
             }
-            Call::Abort { meta, evidence } => {
+            Call::Abort { meta, evidence, refusal } => {
                 let decision = self.book.abort(meta, *evidence);
+                if let Some(refusal) = refusal
+                    && decision.state == BranchState::Aborted
+                {
+                    self.note_refusal(meta, refusal);
+                }
                 self.conclude(id, meta, decision, &[]);
             }
             Call::Query { meta, fence } => {
@@ -80,6 +85,10 @@ impl<D: Domain> Core<D> {
         waited: Option<&Waiter<D>>,
     ) {
         if let Gate::Shut(vote) = self.book.gate(meta, self.run.start) {
+            return self.answer(id, Answer::Vote(vote));
+        }
+        if let Some(vote) = self.refused_since(meta) {
+            self.record(Event::Fenced { meta: meta.clone(), vote: Some(vote.clone()) });
             return self.answer(id, Answer::Vote(vote));
         }
         let priority = meta.priority;

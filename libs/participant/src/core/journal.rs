@@ -26,6 +26,10 @@ const CARRY_AFTER_MS: u64 = 20_000;
 /// Facts carried forward by one batch at most.
 const CARRY_MAX: usize = 8;
 
+/// How long a refusal is held against what began before it, in milliseconds: longer than any call may
+/// last.
+const REFUSAL_KEEP_MS: u64 = 90_000;
+
 /// What a journal entry keeps alive.
 #[derive(Debug)]
 pub(super) struct Mark {
@@ -88,6 +92,43 @@ impl<D: Domain> Core<D> {
         };
         self.requests.insert(key.id.clone(), remembered);
         self.run.requests.push(answer);
+    }
+
+    /// Notes what a client is told about its request id, at the primary. A refusal does not bind later
+    /// calls under the id, only those that began before it: a coordinator that was thought dead must not
+    /// make true what was refused in the meantime.
+    pub(super) fn note_refusal(&mut self, meta: &TxMeta, refusal: &Vote) {
+        let Some(id) = refusal_key(meta) else { return };
+        if self.refused_since(meta).is_some() {
+            return;
+        }
+        let answer = record::RequestAnswer {
+            request_id: id.to_string(),
+            call: self.run.start.0,
+            reply: encode_vote(Some(refusal)),
+            keep_until_ms: self.run.start.physical().plus_ms(REFUSAL_KEEP_MS).0,
+        };
+        self.run.bytes += answer.encoded_len() + 4;
+        let remembered = Remembered {
+            call: answer.call,
+            reply: answer.reply.to_vec(),
+            keep_until: UnixMillis(answer.keep_until_ms),
+            last_seq: self.run.seq,
+        };
+        self.requests.insert(id, remembered);
+        self.run.requests.push(answer);
+    }
+
+    /// The NO that a client was told under this transaction's request id after its call had begun. An id
+    /// that was minted for one call is refused for good: nobody but that call's own retries carries it.
+    pub(super) fn refused_since(&self, meta: &TxMeta) -> Option<Vote> {
+        let known = self.requests.get(&refusal_key(meta)?)?;
+        let minted = meta.request_id.as_ref().is_some_and(RequestId::is_minted);
+        if !minted && known.call <= meta.priority.begin_ts {
+            return None;
+        }
+        // What does not decode was written by a newer release; the call is tried as if it were alone.
+        decode_vote(&known.reply).ok().flatten()
     }
 
     /// Takes a remembered reply from the journal.
@@ -298,6 +339,11 @@ fn event_tx_id(event: &record::TxEvent) -> Option<TxId> {
         tx_event::Event::Carried(event) => &event.tx.as_ref()?.tx_id,
     };
     TxId::from_slice(bytes).ok()
+}
+
+/// Where the refusal of a transaction's request id is remembered.
+fn refusal_key(meta: &TxMeta) -> Option<RequestId> {
+    meta.request_id.as_ref().map(|id| id.part("refused"))
 }
 
 fn encode_vote(vote: Option<&Vote>) -> Bytes {

@@ -66,6 +66,8 @@ pub enum Call<D: Domain> {
         meta: TxMeta,
         /// Whether a fence was seen somewhere.
         evidence: bool,
+        /// To the primary only: the NO that the client will be told.
+        refusal: Option<Vote>,
     },
     /// A Query.
     Query {
@@ -91,8 +93,8 @@ impl<D: Domain> Clone for Call<D> {
             Self::Commit { meta, receipts } => {
                 Self::Commit { meta: meta.clone(), receipts: receipts.clone() }
             }
-            Self::Abort { meta, evidence } => {
-                Self::Abort { meta: meta.clone(), evidence: *evidence }
+            Self::Abort { meta, evidence, refusal } => {
+                Self::Abort { meta: meta.clone(), evidence: *evidence, refusal: refusal.clone() }
             }
             Self::Query { meta, fence } => Self::Query { meta: meta.clone(), fence: *fence },
             Self::Forget { tx_id } => Self::Forget { tx_id: *tx_id },

@@ -199,7 +199,7 @@ pub(crate) async fn commit(lane: &Handle, meta: &TxMeta) -> BranchState {
 }
 
 pub(crate) async fn abort(lane: &Handle, meta: &TxMeta) -> BranchState {
-    state(lane, Call::Abort { meta: meta.clone(), evidence: false }).await
+    state(lane, Call::Abort { meta: meta.clone(), evidence: false, refusal: None }).await
 }
 
 pub(crate) async fn query(lane: &Handle, meta: &TxMeta, fence: bool) -> BranchState {
