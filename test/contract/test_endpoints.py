@@ -51,6 +51,13 @@ async def test_the_published_document_names_every_call(contract):
     assert not missing
 
 
+async def test_the_shop_explains_itself_to_people_and_to_probes(api):
+    assert (await api.get("/healthz")).ok
+    assert (await api.get("/readyz")).ok
+    docs = await api.call("GET", "/docs", published=False)
+    assert docs.ok and docs.headers["content-type"].startswith("text/html")
+
+
 async def test_items_are_made_found_filled_and_emptied(api):
     reply = await api.post("/stock/item/create/7")
     assert reply.status == 200

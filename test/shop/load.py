@@ -34,47 +34,44 @@ class Market:
         found = await asyncio.gather(*(client.order(number) for number in range(self.orders)))
         self.contents = {order["order_id"]: order for order in found}
 
-    async def buy(self, client, seconds, buyers=20, seed=0):
-        """Buyers check out random orders for some seconds, each one thing at a time; somebody who gets no
-        answer asks again under the same key, as long as the shop is down."""
+    async def buy(self, client, seconds=None, until=None, buyers=20, seed=0):
+        """Buyers check out random orders for some seconds or until an event, each one thing at a time.
+        Somebody who gets no answer asks again under the same key, as long as the shop is down."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
+        end = loop.time() + seconds if seconds else None
+
+        def over():
+            return until.is_set() if until else loop.time() > end
 
         async def buyer(number):
             rng = random.Random(f"{seed}-{number}")
-            while loop.time() < end:
+            while not over():
                 order = str(rng.randrange(self.orders))
                 key = str(uuid.UUID(int=rng.getrandbits(128)))
-                await self._ask(client, order, key, end)
+                while not await self._ask(client, order, key) and not over():
+                    await asyncio.sleep(0.05)
 
         await asyncio.gather(*(buyer(number) for number in range(buyers)))
 
-    async def _ask(self, client, order, key, end):
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                reply = await client.checkout(order, key=key)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                self.answers[type(error).__name__] += 1
-                self.said.setdefault(order, set()).add("unknown")
-                if loop.time() > end:
-                    return
-                await asyncio.sleep(0.05)
-                continue
-            self.answers[reply.status] += 1
-            if reply.ok:
-                self.said.setdefault(order, set()).add("sold")
-                return
-            if reply.refused:
-                if "sold" in self.said.get(order, ()):
-                    # Only success is final: a paid order is never refused afterwards.
-                    self.said[order].add("contradicted")
-                return
+    async def _ask(self, client, order, key):
+        """Asks once, and notes what was said; true if that was definite."""
+        said = self.said.setdefault(order, set())
+        try:
+            reply = await client.checkout(order, key=key)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self.answers[type(error).__name__] += 1
+            said.add("unknown")
+            return False
+        self.answers[reply.status] += 1
+        if reply.ok:
+            said.add("sold")
+        elif reply.refused:
+            # Only success is final: a paid order is never refused afterwards.
+            said.add("contradicted" if "sold" in said else "refused")
+        else:
             assert reply.status == 503, reply
-            self.said.setdefault(order, set()).add("unknown")
-            if loop.time() > end:
-                return
-            await asyncio.sleep(0.05)
+            said.add("unknown")
+        return reply.ok or reply.refused
 
     async def audit(self, client, settle_seconds=0.0):
         """Holds every item, user and order to the orders that are paid, and those to what was said.

@@ -146,16 +146,16 @@ class Shop:
         """Of every child that runs."""
         return [child["pid"] for child in self.children().values() if child["pid"]]
 
-    def kill(self, name):
-        """kill -9 of one child; returns when up.json shows its successor."""
+    def kill(self, name, how=signal.SIGKILL):
+        """Ends one child, by kill -9 unless told; returns when up.json shows its successor."""
         before = self.children()[name]
-        os.kill(before["pid"], signal.SIGKILL)
+        os.kill(before["pid"], how)
 
         def restarted():
             now = self.children()[name]
             return now["restarts"] > before["restarts"] and now["pid"]
 
-        return wait_until(f"{name} is restarted", restarted, 10.0)
+        return wait_until(f"{name} is restarted", restarted, 30.0)
 
     def kill_everything(self):
         """kill -9 of the supervisor and of every child, at once."""

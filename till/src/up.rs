@@ -56,7 +56,7 @@ pub(crate) struct Args {
           value_parser = value_parser!(u16).range(1..=i64::from(REPLICAS_MAX)))]
     replicas: u16,
     /// Directory for data and logs, made where it does not exist.
-    #[arg(long, env = "TILL_UP_DATA_DIR", default_value = "till-data", value_name = "DIR")]
+    #[arg(long, env = "TILL_DATA_DIR", default_value = "till-data", value_name = "DIR")]
     data_dir: PathBuf,
     /// Delete what the data directory holds first.
     #[arg(long)]
