@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use storage::{
     CommitError, KvError, Txn,
+    kv::TXN_LIFE_MAX,
     shard::{Head, read_head, read_journal, write_batch},
 };
+
+use tokio::time::Instant;
 
 use super::{Lane, LaneError, Limbo};
 use crate::{
@@ -37,6 +40,7 @@ impl<D: Domain> Lane<D> {
     /// Begins a KV transaction, makes the state current, applies what is queued, and commits.
     pub(super) async fn attempt(&mut self) -> Result<(), AttemptError> {
         let mut txn = self.seams.kv.begin().await?;
+        let began = Instant::now();
         self.refresh(&mut *txn).await?;
         let mut wanted = self.missing_rows();
         let taken = loop {
@@ -58,6 +62,11 @@ impl<D: Domain> Lane<D> {
             self.conclude(Limbo { run, taken, answers });
             return Ok(());
         };
+        if began.elapsed() >= TXN_LIFE_MAX {
+            // What it read may be garbage collected by now; a fresh one reads again.
+            self.core.undo();
+            return Err(KvError::Unavailable("the store was too slow".to_owned()).into());
+        }
         write(&mut *txn, &self.core, &batch);
         match txn.commit().await {
             Ok(()) => {
@@ -102,7 +111,7 @@ impl<D: Domain> Lane<D> {
             })?;
         }
         self.settle_limbo(&head);
-        self.refreshed = Some(tokio::time::Instant::now());
+        self.refreshed = Some(Instant::now());
         Ok(())
     }
 

@@ -1,12 +1,18 @@
 //! Commits whose outcome nobody knows, and stores that are not there.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use storage::{
-    KvError,
-    mem::{Chaos, ChaosRates, Landing, Verdict},
+    KvError, codec,
+    keys::{Kind, Owner, Space},
+    mem::{Call, Chaos, ChaosRates, Faults, Landing, Op, Plan, Verdict},
+    record::JournalEntry,
 };
+use types::{ShardId, Timestamp};
 
 use crate::shop::{Shop, abort, add, prepare, request, said, stock};
 
@@ -80,4 +86,31 @@ async fn chaos_loses_and_doubles_nothing() {
             assert_eq!(stock(&lanes[0], "a").await, expected, "SEED={seed} round {round}");
         }
     }
+}
+
+/// Makes the first load of a record take longer than a KV transaction may live.
+#[derive(Debug, Default)]
+struct Stuck(AtomicBool);
+
+impl Faults for Stuck {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        let first = call.op == Op::BatchGet && !self.0.swap(true, Ordering::Relaxed);
+        Plan { delay_before: Duration::from_secs(if first { 61 } else { 0 }), ..Plan::PROCEED }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kv_transaction_that_grew_too_old_is_begun_anew() {
+    let mut shop = Shop::new();
+    shop.stocked(1).await;
+    shop.kv = shop.kv.with_faults(std::sync::Arc::new(Stuck::default()));
+    let lane = shop.lane(2);
+    assert_eq!(add(&lane, "a", 1, None).await, Ok(2));
+    let now = shop.clock.now();
+    let contents = shop.kv.contents();
+    let journal = Space::new(Owner::Stock, ShardId(0)).range(Kind::Journal);
+    let (key, value) = contents.range(journal).next_back().unwrap();
+    let entry: JournalEntry = codec::decode(key, value).unwrap();
+    let age = now.since(Timestamp(entry.start_ts).physical());
+    assert!(age < 60_000, "written by a KV transaction of {age} ms ago");
 }
