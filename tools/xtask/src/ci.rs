@@ -8,7 +8,16 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     report.part("deps", || deps::check(workspace));
     report.part("tidy", || tidy::check(workspace));
     report.part("lints", || {
-        let args = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        let args = [
+            "clippy",
+            "--locked",
+            "--keep-going",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ];
         command::check(&mut workspace.cargo(&args))
     });
     outside::deny(workspace, report);
