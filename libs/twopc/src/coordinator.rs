@@ -100,7 +100,7 @@ pub struct Transaction {
     /// The primary knew nothing when it was fenced or aborted by us.
     pub(crate) primary_was_absent: bool,
     answered: bool,
-    last_serial: Serial,
+    pub(crate) last_serial: Serial,
     #[cfg(test)]
     pub(crate) without: Option<Rule>,
 }
@@ -467,4 +467,4 @@ fn is_no(known: &Known) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,8 @@
 //!
 //! Modules: [`participant`] a shard's book of transactions; [`undo`] the map beneath it; [`coordinator`]
 //! the machine that brings one transaction to its outcome, and `resolver` its half that asks when votes
-//! are missing, [`message`] what goes in and out.
+//! are missing, [`message`] what goes in and out. `model` (tests only) explores books and machines
+//! together, exhaustively.
 //!
 //! Invariants: docs/protocol.md numbers them and names their tests.
 
@@ -14,6 +15,8 @@
 
 pub mod coordinator;
 pub mod message;
+#[cfg(test)]
+mod model;
 pub mod participant;
 mod resolver;
 mod rules;

@@ -74,9 +74,6 @@ impl Transaction {
 
     /// The primary knows nothing: sees whether it forgot.
     fn look(&mut self, out: &mut Vec<Output>) {
-        if !self.holds(Rule::LookBeforeFencing) {
-            return self.ask_primary(Asking::Fencing, out);
-        }
         self.drop_pending();
         self.phase = Phase::Looking;
         self.send_all(1, &Message::Query { fence: false }, out);
@@ -128,9 +125,6 @@ impl Transaction {
         match state {
             // Then the primary is COMMITTED by now: its word is what counts.
             BranchState::Committed => {
-                if !self.holds(Rule::AskThePrimaryAgain) {
-                    return self.adopt(true, out);
-                }
                 if let Some(place) = self.places.get_mut(seat) {
                     place.settled = true;
                 }

@@ -12,10 +12,6 @@ pub(crate) enum Rule {
     FencedVoteIsNoEvidence,
     /// Rule 3: COMMITTED needs all votes.
     AllVotes,
-    /// Rule 6: a COMMITTED seen elsewhere than at the primary is no outcome: the primary is asked.
-    AskThePrimaryAgain,
-    /// Rule 6: the others are looked at before an absent primary is fenced.
-    LookBeforeFencing,
     /// Rule 7: a branch that has not voted is asked; that time has passed says nothing.
     TimeoutDecidesNothing,
     /// Rule 8: a failure is answered only after its aborts are durable.

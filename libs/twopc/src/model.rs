@@ -1,0 +1,113 @@
+//! Exhaustive check of the protocol: the very machines and books that the roles link, in a small world.
+//!
+//! Goal: no reachable state breaks an invariant of docs/protocol.md, and each rule is needed. Method:
+//! breadth-first search over every order of events. The network keeps every request ever sent and may
+//! deliver each of them at any time, any number of times, or never, and any reply may be late or lost; a
+//! machine that is never scheduled again has crashed. The deadline may pass at any moment, and what may be
+//! forgotten may be forgotten at any moment after it. A rule that is taken out must yield a
+//! counter-example.
+//!
+//! Modules: `world` one state and what may happen in it; `search` the search.
+
+#![allow(clippy::arithmetic_side_effects, reason = "small numbers, and tests panic on overflow")]
+
+mod search;
+mod world;
+
+use self::{
+    search::{Found, explore},
+    world::{Actor, Loose, Scope, World},
+};
+use crate::rules::Rule;
+
+const OWNER: (usize, Actor) = (0, Actor::Owner);
+const ASKER: (usize, Actor) = (0, Actor::Asker);
+
+fn holds(scope: &Scope) -> usize {
+    let Found { states, broken } = explore(scope);
+    assert_eq!(broken, None, "after {states} states");
+    println!("{states} states, no counter-example");
+    states
+}
+
+fn breaks(scope: &Scope) -> Vec<String> {
+    let Found { states, broken } = explore(scope);
+    let (trace, what) = broken.unwrap_or_else(|| panic!("no counter-example in {states} states"));
+    println!("{what}\n  {}", trace.join("\n  "));
+    trace
+}
+
+fn one(branches: u16, actors: &[(usize, Actor)]) -> Scope {
+    Scope {
+        branches,
+        actors: actors.to_vec(),
+        shop: false,
+        verdicts: 4,
+        forgetful: true,
+        without: None,
+        loose: None,
+        states_max: 5_000_000,
+    }
+}
+
+#[test]
+fn one_transaction_is_safe_where_books_forget() {
+    assert!(holds(&one(2, &[OWNER, ASKER])) > 100_000);
+    assert!(holds(&Scope { verdicts: 3, ..one(3, &[OWNER]) }) > 10_000);
+}
+
+#[test]
+fn two_resolvers_and_the_coordinator_never_disagree() {
+    let scope = one(2, &[OWNER, ASKER, ASKER]);
+    assert!(holds(&Scope { forgetful: false, verdicts: 2, ..scope }) > 100_000);
+}
+
+#[test]
+fn three_branches_never_disagree() {
+    let scope = one(3, &[OWNER, ASKER]);
+    assert!(holds(&Scope { forgetful: false, verdicts: 2, ..scope }) > 100_000);
+}
+
+#[test]
+fn two_checkouts_of_one_order_buy_it_once() {
+    let actors = [OWNER, (1, Actor::Owner)];
+    assert!(holds(&Scope { shop: true, forgetful: false, ..one(2, &actors) }) > 10_000);
+}
+
+#[test]
+fn every_rule_of_the_machine_is_needed() {
+    for rule in [
+        Rule::PrimaryFirst,
+        Rule::AdoptWhatStands,
+        Rule::FencedVoteIsNoEvidence,
+        Rule::AllVotes,
+        Rule::TimeoutDecidesNothing,
+        Rule::AnswerAfterAborts,
+    ] {
+        println!("without {rule:?}:");
+        breaks(&Scope { without: Some(rule), ..one(2, &[OWNER, ASKER]) });
+    }
+    let actors = [OWNER, (1, Actor::Owner)];
+    let shop = Scope { shop: true, forgetful: false, ..one(2, &actors) };
+    println!("without {:?}:", Rule::PrimarysWord);
+    breaks(&Scope { without: Some(Rule::PrimarysWord), ..shop });
+}
+
+#[test]
+fn every_rule_of_the_book_is_needed() {
+    for loose in Loose::ALL {
+        println!("loose {loose:?}:");
+        breaks(&Scope { loose: Some(loose), ..one(2, &[OWNER, ASKER]) });
+    }
+}
+
+#[test]
+fn the_search_sees_both_outcomes() {
+    let scope = one(2, &[OWNER]);
+    let mut seen = std::collections::BTreeSet::new();
+    search::visit(&scope, |world: &World| {
+        seen.extend(world.answers());
+    });
+    let seen: Vec<&str> = seen.into_iter().collect();
+    assert_eq!(seen, ["committed", "contended", "fenced", "refused"]);
+}

@@ -1,0 +1,707 @@
+//! One state of the small world and what may happen in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::Deref,
+    rc::Rc,
+};
+
+use types::{Branch, BranchState, Timestamp, TxMeta, UnixMillis, Vote};
+
+use crate::{
+    coordinator::{Transaction, tests::meta},
+    message::{Input, Message, Outcome, Output, PRIMARY, Reply, Seat, Serial},
+    participant::{Book, Decision, Event, Gate},
+    rules::Rule,
+};
+
+/// Who runs a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Actor {
+    /// The transaction's coordinator.
+    Owner,
+    /// Anybody who resolves it, once, before or after the deadline.
+    Asker,
+}
+
+/// A rule of the book that is taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Loose {
+    /// Rule 5: a known transaction gets its first answer.
+    VotesTwice,
+    /// Rule 4: no vote is written at or past the deadline.
+    VotesLate,
+    /// Rule 4: nothing is dropped before the deadline.
+    ForgetsBeforeTheDeadline,
+    /// Rule 5: the primary keeps an outcome until all have acknowledged.
+    PrimaryForgetsUnacknowledged,
+    /// Rule 2: a final state never changes.
+    AbortsWhatIsCommitted,
+    /// Rule 14: an Abort leaves a fence where nothing is known.
+    AbortLeavesNoFence,
+    /// Rule 1: a NO is durable.
+    NoIsNotDurable,
+}
+
+impl Loose {
+    pub(super) const ALL: [Self; 7] = [
+        Self::VotesTwice,
+        Self::VotesLate,
+        Self::ForgetsBeforeTheDeadline,
+        Self::PrimaryForgetsUnacknowledged,
+        Self::AbortsWhatIsCommitted,
+        Self::AbortLeavesNoFence,
+        Self::NoIsNotDurable,
+    ];
+}
+
+/// What is explored.
+#[derive(Debug, Clone)]
+pub(super) struct Scope {
+    pub(super) branches: u16,
+    /// Which transaction, and in what role.
+    pub(super) actors: Vec<(usize, Actor)>,
+    /// Branch 0 is one order, branch 1 the last unit of one item; else every verdict is possible.
+    pub(super) shop: bool,
+    /// Verdicts that a branch may come to, of those that [`Cell::verdicts`] lists.
+    pub(super) verdicts: usize,
+    /// Whether books forget.
+    pub(super) forgetful: bool,
+    pub(super) without: Option<Rule>,
+    pub(super) loose: Option<Loose>,
+    pub(super) states_max: usize,
+}
+
+impl Scope {
+    fn transactions(&self) -> usize {
+        self.actors.iter().map(|(tx, _)| tx.saturating_add(1)).max().unwrap_or(0)
+    }
+
+    fn meta(&self, tx: usize) -> TxMeta {
+        meta(u8::try_from(tx).unwrap(), self.branches)
+    }
+
+    fn is(&self, loose: Loose) -> bool {
+        self.loose == Some(loose)
+    }
+}
+
+/// What truly happened at a branch, whatever its book has forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Truth {
+    Nothing,
+    /// Voted NO or CONTENDED.
+    Against,
+    /// Fenced without a vote.
+    Fenced,
+    Held,
+    Final,
+    Returned,
+}
+
+#[derive(Debug, Clone)]
+struct Cell {
+    book: Book<()>,
+    /// Nothing was written since the deadline passed, so a vote that began before may still land.
+    quiet: bool,
+    /// By transaction.
+    truth: Vec<Truth>,
+    /// By transaction: the book dropped what it knew.
+    forgot: Vec<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Running {
+    machine: Transaction,
+    asked: BTreeMap<Seat, (Serial, Message)>,
+    replies: BTreeSet<(Seat, Serial, Reply)>,
+    answer: Option<&'static str>,
+    violation: Option<String>,
+    /// The order was paid when this one began.
+    began_paid: bool,
+}
+
+/// 128 bits of two differently seeded hashes: two of 10^8 states collide with a chance of 10^-22.
+pub(super) type Print = (u64, u64);
+
+fn print(value: &impl Hash) -> Print {
+    let mut first = DefaultHasher::new();
+    let mut second = DefaultHasher::new();
+    0_u8.hash(&mut first);
+    1_u8.hash(&mut second);
+    value.hash(&mut first);
+    value.hash(&mut second);
+    (first.finish(), second.finish())
+}
+
+/// A part of a state, shared by the states that have it alike, and its fingerprint.
+#[derive(Debug)]
+struct Part<T>(Rc<T>, Print);
+
+impl<T: Hash> From<T> for Part<T> {
+    fn from(value: T) -> Self {
+        let print = print(&value);
+        Self(Rc::new(value), print)
+    }
+}
+
+impl<T> Clone for Part<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0), self.1)
+    }
+}
+
+impl<T> Deref for Part<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// What no state changes.
+#[derive(Debug)]
+struct Fixed {
+    roles: Vec<(usize, Actor)>,
+    metas: Vec<TxMeta>,
+    shop: bool,
+}
+
+/// One state.
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    actors: Vec<Option<Part<Running>>>,
+    cells: Vec<Part<Cell>>,
+    /// Every message ever sent, by transaction and seat, its content aside: see [`World::bit`].
+    sent: u64,
+    late: bool,
+    fixed: Rc<Fixed>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Kind {
+    Prepare,
+    Commit,
+    Abort,
+    Query,
+    Fence,
+    Forget,
+}
+
+impl Kind {
+    const ALL: [Self; 6] =
+        [Self::Prepare, Self::Commit, Self::Abort, Self::Query, Self::Fence, Self::Forget];
+
+    const fn of(message: &Message) -> Self {
+        match message {
+            Message::Prepare => Self::Prepare,
+            Message::Commit { .. } => Self::Commit,
+            Message::Abort { .. } => Self::Abort,
+            Message::Query { fence: false } => Self::Query,
+            Message::Query { fence: true } => Self::Fence,
+            Message::Forget => Self::Forget,
+        }
+    }
+}
+
+/// What happens.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Start(usize),
+    /// A message has its effect; the reply is lost, or nobody wants it.
+    Effect(usize, Seat, Kind, &'static str),
+    /// The message that an actor waits on has its effect; the reply is under way.
+    Deliver(usize, Seat, Kind, &'static str),
+    Receive(usize, Seat, Reply),
+    Deadline,
+    TellDeadline(usize),
+    Forget(Seat, usize),
+}
+
+impl Step {
+    pub(super) fn show(&self, scope: &Scope) -> String {
+        let who = |actor: &usize| format!("{actor} ({:?})", scope.actors[*actor].1);
+        match self {
+            Self::Start(actor) => format!("{} starts", who(actor)),
+            Self::Effect(tx, seat, kind, how) => {
+                format!("a {kind:?} of transaction {tx} reaches {seat} {how}")
+            }
+            Self::Deliver(actor, seat, kind, how) => {
+                format!("{}'s {kind:?} reaches {seat} {how}", who(actor))
+            }
+            Self::Receive(actor, seat, reply) => {
+                format!("{} hears from {seat}: {reply:?}", who(actor))
+            }
+            Self::Deadline => "the deadline passes".to_owned(),
+            Self::TellDeadline(actor) => format!("{} learns of it", who(actor)),
+            Self::Forget(seat, tx) => format!("{seat} forgets transaction {tx}"),
+        }
+    }
+}
+
+impl Hash for Cell {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.quiet.hash(state);
+        self.truth.hash(state);
+        self.forgot.hash(state);
+        for entry in self.book.iter() {
+            (entry.meta.tx_id, entry.state, &entry.vote, entry.acknowledged).hash(state);
+        }
+    }
+}
+
+const BEFORE: Timestamp = Timestamp::from_physical(UnixMillis(0));
+const AFTER: Timestamp = Timestamp::from_physical(UnixMillis(2));
+
+impl World {
+    pub(super) fn new(scope: &Scope) -> Self {
+        let metas: Vec<TxMeta> = (0..scope.transactions()).map(|tx| scope.meta(tx)).collect();
+        let cell = |branch: &Branch| {
+            Part::from(Cell {
+                book: Book::new(branch.clone()),
+                quiet: true,
+                truth: vec![Truth::Nothing; scope.transactions()],
+                forgot: vec![false; scope.transactions()],
+            })
+        };
+        Self {
+            actors: vec![None; scope.actors.len()],
+            cells: metas[0].branches.iter().map(cell).collect(),
+            sent: 0,
+            late: false,
+            fixed: Rc::new(Fixed { roles: scope.actors.clone(), metas, shop: scope.shop }),
+        }
+    }
+
+    /// Tells states apart.
+    pub(super) fn print(&self) -> Print {
+        let actors: Vec<Option<Print>> =
+            self.actors.iter().map(|part| part.as_ref().map(|part| part.1)).collect();
+        let cells: Vec<Print> = self.cells.iter().map(|part| part.1).collect();
+        print(&(actors, cells, self.sent, self.late))
+    }
+
+    /// The bit of [`World::sent`] for a kind of message of a transaction to a seat.
+    fn bit(&self, tx: usize, seat: Seat, kind: Kind) -> u64 {
+        let place = (tx * self.cells.len() + seat) * Kind::ALL.len();
+        let kind = Kind::ALL.iter().position(|one| *one == kind).unwrap();
+        1 << (place + kind)
+    }
+
+    fn was_sent(&self) -> impl Iterator<Item = (usize, Seat, Kind)> {
+        let all = (0..self.fixed.metas.len()).flat_map(move |tx| {
+            (0..self.cells.len())
+                .flat_map(move |seat| Kind::ALL.into_iter().map(move |kind| (tx, seat, kind)))
+        });
+        all.filter(|(tx, seat, kind)| self.sent & self.bit(*tx, *seat, *kind) != 0)
+    }
+
+    /// Everything that was answered.
+    pub(super) fn answers(&self) -> impl Iterator<Item = &'static str> {
+        self.actors.iter().flatten().filter_map(|running| running.answer)
+    }
+
+    /// Everything that may happen next.
+    pub(super) fn successors(&self, scope: &Scope) -> Vec<(Step, Self)> {
+        let mut next = Vec::new();
+        if !self.late {
+            next.push((Step::Deadline, Self { late: true, ..self.clone() }));
+        }
+        for (index, (running, (tx, role))) in self.actors.iter().zip(&scope.actors).enumerate() {
+            match running {
+                None => self.start(scope, index, *tx, *role, &mut next),
+                Some(running) => self.act(scope, index, *tx, running, &mut next),
+            }
+        }
+        for (tx, seat, kind) in self.was_sent() {
+            if self.is_waited_for(tx, seat, kind) {
+                // That it arrives and its reply is never read is the same as a lost reply.
+                continue;
+            }
+            for (how, cell, _) in self.cells[seat].deliver(self, scope, tx, kind) {
+                next.push((Step::Effect(tx, seat, kind, how), self.with(seat, cell)));
+            }
+        }
+        if scope.forgetful {
+            for (seat, cell) in self.cells.iter().enumerate() {
+                for tx in 0..scope.transactions() {
+                    if let Some(cell) = cell.forgetting(scope, seat, tx, self.late) {
+                        next.push((Step::Forget(seat, tx), self.with(seat, cell)));
+                    }
+                }
+            }
+        }
+        next
+    }
+
+    fn is_waited_for(&self, tx: usize, seat: Seat, kind: Kind) -> bool {
+        self.actors.iter().zip(&self.fixed.roles).any(|(running, (of, _))| {
+            let asked = running.as_ref().and_then(|running| running.asked.get(&seat));
+            *of == tx && asked.is_some_and(|(_, message)| Kind::of(message) == kind)
+        })
+    }
+
+    fn with(&self, seat: Seat, cell: Cell) -> Self {
+        let mut world = self.clone();
+        world.cells[seat] = cell.into();
+        world
+    }
+
+    fn start(
+        &self,
+        scope: &Scope,
+        index: usize,
+        tx: usize,
+        role: Actor,
+        next: &mut Vec<(Step, Self)>,
+    ) {
+        let meta = &self.fixed.metas[tx];
+        let mut out = Vec::new();
+        let mut machine = match role {
+            Actor::Owner => Transaction::begin(meta, &mut out),
+            // Nobody knows of a transaction before it was begun. Equal actors start in their order.
+            Actor::Asker if !self.was_sent().any(|(sent, _, _)| sent == tx) => return,
+            Actor::Asker
+                if index > 0
+                    && scope.actors[index.saturating_sub(1)] == (tx, role)
+                    && self.actors[index.saturating_sub(1)].is_none() =>
+            {
+                return;
+            }
+            Actor::Asker => Transaction::resolve(meta, self.late, &mut out),
+        };
+        machine.without = scope.without;
+        let mut world = self.clone();
+        let running = Running {
+            machine,
+            asked: BTreeMap::new(),
+            replies: BTreeSet::new(),
+            answer: None,
+            violation: None,
+            began_paid: self.cells[PRIMARY].truth.contains(&Truth::Final),
+        };
+        world.take(index, tx, running, out);
+        next.push((Step::Start(index), world));
+    }
+
+    fn act(
+        &self,
+        scope: &Scope,
+        index: usize,
+        tx: usize,
+        running: &Running,
+        next: &mut Vec<(Step, Self)>,
+    ) {
+        for (seat, (serial, message)) in &running.asked {
+            let kind = Kind::of(message);
+            for (how, cell, reply) in self.cells[*seat].deliver(self, scope, tx, kind) {
+                let mut world = self.with(*seat, cell);
+                let mut running = running.clone();
+                running.replies.insert((*seat, *serial, reply));
+                world.actors[index] = Some(running.into());
+                next.push((Step::Deliver(index, *seat, kind, how), world));
+            }
+        }
+        for (seat, serial, reply) in &running.replies {
+            let input = Input::Reply { seat: *seat, serial: *serial, reply: reply.clone() };
+            next.push((
+                Step::Receive(index, *seat, reply.clone()),
+                self.input(index, tx, running, input),
+            ));
+        }
+        if self.late && running.machine.awaits_votes() {
+            next.push((
+                Step::TellDeadline(index),
+                self.input(index, tx, running, Input::DeadlinePassed),
+            ));
+        }
+    }
+
+    fn input(&self, index: usize, tx: usize, running: &Running, input: Input) -> Self {
+        let mut world = self.clone();
+        let mut running = running.clone();
+        let mut out = Vec::new();
+        running.machine.step(input, &mut out);
+        world.take(index, tx, running, out);
+        world
+    }
+
+    /// Carries out what a machine wants done.
+    fn take(&mut self, index: usize, tx: usize, mut running: Running, out: Vec<Output>) {
+        for output in out {
+            match output {
+                Output::Send { seat, serial, message } => {
+                    self.sent |= self.bit(tx, seat, Kind::of(&message));
+                    running.asked.insert(seat, (serial, message));
+                }
+                Output::Answer(outcome) => {
+                    assert_eq!(running.answer, None, "answered twice");
+                    running.answer = Some(match outcome {
+                        Outcome::Committed => "committed",
+                        Outcome::Refused(_) => "refused",
+                        Outcome::Contended(_) => "contended",
+                        Outcome::Fenced => "fenced",
+                        Outcome::Undecided(_) => "undecided",
+                    });
+                }
+                Output::Violation(violation) => running.violation = Some(violation.to_string()),
+                Output::Finished => {}
+            }
+        }
+        // What no longer counts leaves the state, and what does gets the same number in every state.
+        let places = &mut running.machine.places;
+        let counts = |seat: &Seat, serial: &Serial| places[*seat].pending == Some(*serial);
+        running.asked.retain(|seat, (serial, _)| counts(seat, serial));
+        running.replies.retain(|(seat, serial, _)| counts(seat, serial));
+        let number = |serial: &mut Serial| *serial = Serial::default();
+        places.iter_mut().filter_map(|place| place.pending.as_mut()).for_each(number);
+        running.asked.values_mut().for_each(|(serial, _)| number(serial));
+        let replies = std::mem::take(&mut running.replies).into_iter();
+        running.replies =
+            replies.map(|(seat, _, reply)| (seat, Serial::default(), reply)).collect();
+        running.machine.last_serial = Serial::default();
+        if running.machine.is_finished() {
+            running.machine.places.clear();
+        }
+        self.actors[index] = Some(running.into());
+    }
+
+    /// The invariants of docs/protocol.md.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let fail = |what: String| Err(what);
+        for tx in 0..self.cells[PRIMARY].truth.len() {
+            let truth: Vec<Truth> = self.cells.iter().map(|cell| cell.truth[tx]).collect();
+            let any = |wanted: &[Truth]| truth.iter().any(|one| wanted.contains(one));
+            let ended = [Truth::Returned, Truth::Against, Truth::Fenced];
+            if any(&[Truth::Final]) && any(&ended) {
+                return fail(format!("I1: two outcomes: {truth:?}"));
+            }
+            if any(&[Truth::Final]) && truth[PRIMARY] != Truth::Final {
+                return fail(format!("I2: not the primary first: {truth:?}"));
+            }
+            if any(&[Truth::Returned]) && !ended.contains(&truth[PRIMARY]) {
+                return fail(format!("I2: not the primary first: {truth:?}"));
+            }
+            let everybody_forgot = self.cells.iter().all(|cell| cell.forgot[tx]);
+            let somebody_forgot = self.cells.iter().any(|cell| cell.forgot[tx]);
+            for (running, _) in
+                self.actors.iter().zip(&self.fixed.roles).filter(|(_, (of, _))| *of == tx)
+            {
+                let Some(running) = running else { continue };
+                let alive = any(&[Truth::Held, Truth::Final]);
+                match running.answer {
+                    Some("committed")
+                        if !truth.iter().all(|one| matches!(one, Truth::Held | Truth::Final)) =>
+                    {
+                        return fail(format!("I3: COMMITTED was answered: {truth:?}"));
+                    }
+                    Some("refused" | "contended") if alive || !any(&[Truth::Against]) => {
+                        return fail(format!("I3: a refusal was answered: {truth:?}"));
+                    }
+                    // Where everybody forgot nobody can know; the caller looks at the order again.
+                    Some("fenced") if alive && !everybody_forgot => {
+                        return fail(format!("I3: FENCED was answered: {truth:?}"));
+                    }
+                    _ => {}
+                }
+                if self.fixed.shop && running.began_paid && running.answer == Some("refused") {
+                    // Of a paid order only its own primary may say NO.
+                    if truth[PRIMARY] != Truth::Against {
+                        return fail("I4: a paid order was refused".to_owned());
+                    }
+                }
+                if let Some(violation) = &running.violation
+                    && !somebody_forgot
+                {
+                    return fail(format!("I5: {violation}"));
+                }
+                if !running.machine.is_finished() && running.asked.is_empty() {
+                    return fail("I6: a machine is stuck".to_owned());
+                }
+            }
+        }
+        let sold = self
+            .cells
+            .iter()
+            .map(|cell| cell.truth.iter().filter(|one| **one == Truth::Final).count());
+        if self.fixed.shop && sold.max() > Some(1) {
+            return fail("I4: bought twice".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Cell {
+    /// What a message may do here: how, the cell after, and the reply.
+    fn deliver(
+        &self,
+        world: &World,
+        scope: &Scope,
+        tx: usize,
+        kind: Kind,
+    ) -> Vec<(&'static str, Self, Reply)> {
+        let meta = &world.fixed.metas[tx];
+        let one = |(cell, state)| vec![("", cell, Reply::Acked(state))];
+        match kind {
+            Kind::Prepare => self.prepare(world, scope, tx, meta),
+            Kind::Commit => one(self.decided(world, tx, self.book.commit(meta))),
+            Kind::Abort => {
+                let mut decision = self.book.abort(meta, true);
+                if scope.is(Loose::AbortsWhatIsCommitted)
+                    && decision.state == BranchState::Committed
+                {
+                    decision = Decision {
+                        state: BranchState::Aborted,
+                        event: Some(Event::Decided { tx_id: meta.tx_id, committed: false }),
+                    };
+                }
+                if scope.is(Loose::AbortLeavesNoFence) && self.book.get(meta.tx_id).is_none() {
+                    decision.event = None;
+                }
+                one(self.decided(world, tx, decision))
+            }
+            Kind::Query | Kind::Fence => {
+                let decision = self.book.query(meta, kind == Kind::Fence);
+                let (cell, state) = self.decided(world, tx, decision);
+                let vote = cell.book.get(meta.tx_id).and_then(|entry| entry.vote.clone());
+                vec![("", cell, Reply::State(state, vote))]
+            }
+            Kind::Forget => {
+                let mut cell = self.clone();
+                if let Some(event) = self.book.acknowledge(meta.tx_id) {
+                    cell.write(world, tx, event);
+                }
+                vec![("", cell, Reply::Forgotten)]
+            }
+        }
+    }
+
+    fn decided(&self, world: &World, tx: usize, decision: Decision<()>) -> (Self, BranchState) {
+        let mut cell = self.clone();
+        if let Some(event) = decision.event {
+            cell.write(world, tx, event);
+        }
+        (cell, decision.state)
+    }
+
+    fn prepare(
+        &self,
+        world: &World,
+        scope: &Scope,
+        tx: usize,
+        meta: &TxMeta,
+    ) -> Vec<(&'static str, Self, Reply)> {
+        let mut outcomes = Vec::new();
+        let mut starts = Vec::new();
+        if !world.late || self.quiet || scope.is(Loose::VotesLate) {
+            starts.push(BEFORE);
+        }
+        if world.late {
+            starts.push(AFTER);
+        }
+        for start in starts {
+            let mut gate = self.book.gate(meta, start);
+            let state = self.book.get(meta.tx_id).map(|entry| entry.state);
+            if scope.is(Loose::VotesTwice) && state == Some(BranchState::Aborted) {
+                gate = Gate::Open;
+            }
+            match gate {
+                Gate::Shut(vote) => {
+                    outcomes.push(("and is known", self.clone(), Reply::Vote(vote)));
+                }
+                Gate::Open => {
+                    for vote in self.verdicts(world, scope.verdicts, tx) {
+                        outcomes.push(self.voted(world, scope, tx, meta, vote));
+                    }
+                }
+            }
+        }
+        outcomes
+    }
+
+    fn voted(
+        &self,
+        world: &World,
+        scope: &Scope,
+        tx: usize,
+        meta: &TxMeta,
+        vote: Vote,
+    ) -> (&'static str, Self, Reply) {
+        let mut cell = self.clone();
+        let (how, event) = match &vote {
+            Vote::Yes { receipt } => {
+                let (meta, receipt) = (meta.clone(), receipt.clone());
+                ("and gets a YES", Some(Event::Prepared { meta, hold: (), receipt }))
+            }
+            Vote::No { .. } if scope.is(Loose::NoIsNotDurable) => ("and gets a NO", None),
+            Vote::No { .. } => {
+                let fenced = Event::Fenced { meta: meta.clone(), vote: Some(vote.clone()) };
+                ("and gets a NO", Some(fenced))
+            }
+            Vote::Contended { .. } => {
+                let fenced = Event::Fenced { meta: meta.clone(), vote: Some(vote.clone()) };
+                ("and gets a CONTENDED", Some(fenced))
+            }
+            // Nothing durable: a lane may say so when whoever was in the way has just gone.
+            Vote::Fenced => ("and gets a FENCED", None),
+        };
+        if let Some(event) = event {
+            cell.write(world, tx, event);
+        }
+        (how, cell, Reply::Vote(vote))
+    }
+
+    fn verdicts(&self, world: &World, verdicts: usize, tx: usize) -> Vec<Vote> {
+        let yes = Vote::Yes { receipt: Vec::new() };
+        let no = Vote::No { reason: String::new(), metadata: BTreeMap::new() };
+        let contended = Vote::Contended { blocker: Box::new(meta(9, 1)) };
+        if !world.fixed.shop {
+            return [yes, no, Vote::Fenced, contended].into_iter().take(verdicts).collect();
+        }
+        let others = || self.truth.iter().enumerate().filter(|(other, _)| *other != tx);
+        if others().any(|(_, truth)| *truth == Truth::Final) {
+            vec![no]
+        } else if others().any(|(_, truth)| *truth == Truth::Held) {
+            vec![contended]
+        } else {
+            vec![yes]
+        }
+    }
+
+    /// Makes a fact durable, and the truth with it.
+    fn write(&mut self, world: &World, tx: usize, event: Event<()>) {
+        let truth = &mut self.truth[tx];
+        *truth = match (&event, *truth) {
+            (Event::Prepared { .. }, _) => Truth::Held,
+            (Event::Fenced { vote: Some(_), .. }, _) => Truth::Against,
+            (Event::Fenced { vote: None, .. }, Truth::Nothing) => Truth::Fenced,
+            (Event::Decided { committed: true, .. }, _) => Truth::Final,
+            (Event::Decided { committed: false, .. }, _) => Truth::Returned,
+            (_, truth) => truth,
+        };
+        self.book.apply(event, 1);
+        self.book.settle();
+        self.quiet &= !world.late;
+    }
+
+    fn forgetting(&self, scope: &Scope, seat: Seat, tx: usize, late: bool) -> Option<Self> {
+        let meta = scope.meta(tx);
+        let entry = self.book.get(meta.tx_id)?;
+        let is_final = entry.state != BranchState::Prepared;
+        let acknowledged = seat != PRIMARY || entry.acknowledged;
+        let allowed = self.book.may_forget(meta.tx_id, if late { AFTER } else { BEFORE });
+        assert_eq!(allowed, is_final && acknowledged && late, "the book's own rule");
+        let early = scope.is(Loose::ForgetsBeforeTheDeadline) && is_final && acknowledged;
+        let unacknowledged = scope.is(Loose::PrimaryForgetsUnacknowledged) && is_final && late;
+        if !(allowed || early || unacknowledged) {
+            return None;
+        }
+        let mut cell = self.clone();
+        cell.book.forget(meta.tx_id, 1);
+        cell.book.settle();
+        cell.quiet &= !late;
+        cell.forgot[tx] = acknowledged && late;
+        Some(cell)
+    }
+}
