@@ -11,8 +11,13 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub struct StoreArgs {
     /// Where the placement drivers are: host:port[,host:port...].
-    #[arg(long, env = "PD_ENDPOINTS", value_delimiter = ',', default_value = "127.0.0.1:2379",
-          value_name = "ENDPOINTS")]
+    #[arg(
+        long,
+        env = "PD_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379",
+        value_name = "ENDPOINTS"
+    )]
     pub pd_endpoints: Vec<String>,
 
     /// Number of shards of every service, 1 to 4096. Chosen once, when the store is first used; leave it

@@ -33,64 +33,38 @@ pub struct Head {
 
 impl Default for Head {
     fn default() -> Self {
-        Self {
-            seq: 0,
-            oldest: 1,
-            runs: Vec::new(),
-        }
+        Self { seq: 0, oldest: 1, runs: Vec::new() }
     }
 }
 
 impl Head {
     /// The last run of a writer that stands, if the head still remembers it.
     pub fn run_of(&self, writer: &Writer) -> Option<u64> {
-        self.runs
-            .iter()
-            .find(|(known, _)| known == writer)
-            .map(|(_, run)| *run)
+        self.runs.iter().find(|(known, _)| known == writer).map(|(_, run)| *run)
     }
 
     /// The head after one more batch.
     #[must_use]
     pub fn next(&self, writer: Writer, run: u64, oldest: u64) -> Self {
-        let mut runs: Vec<_> = self
-            .runs
-            .iter()
-            .filter(|(known, _)| *known != writer)
-            .copied()
-            .collect();
+        let mut runs: Vec<_> =
+            self.runs.iter().filter(|(known, _)| *known != writer).copied().collect();
         runs.push((writer, run));
         let surplus = runs.len().saturating_sub(RUNS_MAX);
         runs.drain(..surplus);
-        Self {
-            seq: self.seq + 1,
-            oldest,
-            runs,
-        }
+        Self { seq: self.seq + 1, oldest, runs }
     }
 
     fn from_record(key: &[u8], head: &record::Head) -> Result<Self, KvError> {
-        let runs = head
-            .runs
-            .iter()
-            .map(|run| Ok((writer(key, &run.writer)?, run.run)));
-        Ok(Self {
-            seq: head.seq,
-            oldest: head.oldest,
-            runs: runs.collect::<Result<_, KvError>>()?,
-        })
+        let runs = head.runs.iter().map(|run| Ok((writer(key, &run.writer)?, run.run)));
+        Ok(Self { seq: head.seq, oldest: head.oldest, runs: runs.collect::<Result<_, KvError>>()? })
     }
 
     fn to_record(&self) -> record::Head {
-        let runs = self.runs.iter().map(|(writer, run)| record::head::Run {
-            writer: writer.to_vec().into(),
-            run: *run,
-        });
-        record::Head {
-            seq: self.seq,
-            oldest: self.oldest,
-            runs: runs.collect(),
-        }
+        let runs = self
+            .runs
+            .iter()
+            .map(|(writer, run)| record::head::Run { writer: writer.to_vec().into(), run: *run });
+        record::Head { seq: self.seq, oldest: self.oldest, runs: runs.collect() }
     }
 }
 
@@ -127,9 +101,7 @@ pub async fn read_journal<R: Reads + ?Sized>(
     let mut entries = Vec::new();
     let mut next = from;
     while next <= to {
-        let page = reads
-            .scan(space.journal(next)..space.journal(to + 1), PAGE)
-            .await?;
+        let page = reads.scan(space.journal(next)..space.journal(to + 1), PAGE).await?;
         let full = u32::try_from(page.len()).is_ok_and(|len| len >= PAGE);
         for (key, value) in page {
             let seq = journal_seq(space, &key)?;
@@ -145,12 +117,12 @@ pub async fn read_journal<R: Reads + ?Sized>(
 
 fn journal_seq(space: Space, key: &[u8]) -> Result<u64, KvError> {
     let id = space.strip(key).and_then(|record| record.get(1..));
-    id.and_then(|id| <[u8; 8]>::try_from(id).ok())
-        .map(u64::from_be_bytes)
-        .ok_or_else(|| KvError::Corrupt {
+    id.and_then(|id| <[u8; 8]>::try_from(id).ok()).map(u64::from_be_bytes).ok_or_else(|| {
+        KvError::Corrupt {
             key: crate::codec::hex(key),
             problem: "a journal key must end in 8 bytes".to_owned(),
-        })
+        }
+    })
 }
 
 /// Writes a batch's bookkeeping: the head first, so that it is the KV transaction's primary, then the

@@ -5,4 +5,5 @@
 mod mem;
 mod proxy;
 mod server;
+mod suite;
 mod tikv;

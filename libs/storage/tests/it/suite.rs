@@ -1,0 +1,85 @@
+//! The conformance suite on the TiKV backend: over the development server, calm and with faults, and over a
+//! cluster where `PD_ENDPOINTS` names one.
+
+use std::{sync::Arc, time::Instant};
+
+use serde_json::json;
+use storage::{
+    SharedKv,
+    conformance::{self, CASES},
+    tikv::{TikvConfig, TikvKv},
+};
+
+use crate::{server::Server, tikv::connect};
+
+async fn run_cases(kv: &SharedKv, cases: &[&str]) {
+    for case in CASES.iter().filter(|case| cases.is_empty() || cases.contains(&case.name)) {
+        let prefix = format!("it/{}/", case.name);
+        let begun = Instant::now();
+        let outcome = case.run(Arc::clone(kv), prefix.as_bytes()).await;
+        eprintln!("{} took {:?}", case.name, begun.elapsed());
+        assert_eq!(outcome, Ok(()), "{}", case.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_development_server_conforms() {
+    let server = Server::start();
+    let kv: SharedKv = connect(server.endpoint()).await;
+    run_cases(&kv, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_conforms_while_regions_split_and_leaders_change() {
+    let server = Server::start();
+    let kv: SharedKv = connect(server.endpoint()).await;
+    for (probability, fault) in [
+        (0.02, json!({"kind": "split"})),
+        (0.05, json!({"kind": "not_leader", "name_leader": true})),
+        (0.05, json!({"kind": "not_leader"})),
+        (0.05, json!({"kind": "stale_command"})),
+    ] {
+        server.fault(json!({"probability": probability, "fault": fault})).await;
+    }
+    run_cases(&kv, &[]).await;
+}
+
+/// Whatever becomes of commits, markers settle them: nothing is lost, nothing happens twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn markers_settle_undetermined_commits() {
+    let server = Server::start();
+    let mut config = TikvConfig::new(vec![server.endpoint().to_string()]);
+    config.request_timeout_ms = 300;
+    config.call_timeout_ms = 3_000;
+    let kv: SharedKv = TikvKv::connect(config).await.unwrap();
+    let late = json!({"kind": "land_late", "delay": {"uniform": [100, 1500]}});
+    for rpc in ["KvPrewrite", "KvCommit"] {
+        for (probability, fault) in [
+            (0.05, json!({"kind": "lose_reply"})),
+            (0.02, json!({"kind": "lose_reply", "then": "silence"})),
+            (0.05, late.clone()),
+            (0.05, json!({"kind": "refuse"})),
+            (0.05, json!({"kind": "server_is_busy"})),
+            (0.02, json!({"kind": "max_timestamp_not_synced"})),
+        ] {
+            let rule = json!({"rpc": rpc, "probability": probability, "fault": fault});
+            server.fault(rule).await;
+        }
+    }
+    let cases = ["racing_increments_lose_none", "an_undetermined_commit_is_settled_by_its_marker"];
+    run_cases(&kv, &cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_conforms() {
+    #[allow(clippy::disallowed_methods, reason = "the one way to hand a cluster to a test")]
+    let Ok(endpoints) = std::env::var("PD_ENDPOINTS") else {
+        println!("PD_ENDPOINTS is not set: no cluster to test");
+        return;
+    };
+    let endpoints = endpoints.split(',').map(str::to_owned).collect();
+    let kv: SharedKv = TikvKv::connect(TikvConfig::new(endpoints)).await.unwrap();
+    let run = kv.timestamp().await.unwrap().0;
+    let outcome = conformance::run(kv, format!("\x01it/{run}/").as_bytes()).await;
+    assert_eq!(outcome, Ok(()));
+}
