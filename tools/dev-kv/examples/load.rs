@@ -174,6 +174,7 @@ async fn load(cli: Cli) {
     let directory = base.join(format!("dev-kv-load-{}", std::process::id()));
     let mut server = Server::start(&directory);
     let client = TransactionClient::new(vec![server.address.clone()]).await.unwrap();
+    let mut readable = 0;
     if cli.fill > 0 {
         let limit = cli.fill / cli.writers;
         measure("fill", &cli, &server, &client, Work::Write(9, true, None), Some(limit)).await;
@@ -183,9 +184,12 @@ async fn load(cli: Cli) {
             Part::OnePhase => Work::Write(0, true, None),
             Part::TwoPhase => Work::Write(1, false, None),
             Part::Overwrite => Work::Write(2, true, Some(1_000)),
-            Part::Get => Work::Get,
+            Part::Get => Work::Get(readable),
         };
-        measure(&format!("{part:?}"), &cli, &server, &client, work, None).await;
+        let written = measure(&format!("{part:?}"), &cli, &server, &client, work, None).await;
+        if *part == Part::OnePhase {
+            readable = written;
+        }
     }
     drop(server.child.stdin.take());
     server.child.wait().unwrap();
@@ -196,8 +200,8 @@ async fn load(cli: Cli) {
 enum Work {
     /// Key space, one phase, how many keys before they come again.
     Write(u64, bool, Option<u64>),
-    /// Of what the first part wrote.
-    Get,
+    /// Of what the first part wrote: this many keys of each writer.
+    Get(u64),
 }
 
 async fn measure(
@@ -207,7 +211,7 @@ async fn measure(
     client: &TransactionClient,
     work: Work,
     limit: Option<u64>,
-) {
+) -> u64 {
     let keys = Arc::new(AtomicU64::new(0));
     let calls = Arc::new(AtomicU64::new(0));
     let failed = Arc::new(AtomicU64::new(0));
@@ -215,7 +219,7 @@ async fn measure(
     let started = Instant::now();
     let until = started
         + if limit.is_some() { Duration::MAX / 4 } else { Duration::from_secs(cli.seconds) };
-    let workers = if matches!(work, Work::Get) { cli.readers } else { cli.writers };
+    let workers = if matches!(work, Work::Get(_)) { cli.readers } else { cli.writers };
     let tasks: Vec<_> = (0..workers)
         .map(|worker| {
             let client = client.clone();
@@ -233,9 +237,9 @@ async fn measure(
                             next += count;
                             write(&client, written, &value, one_phase).await.map(|()| count)
                         }
-                        Work::Get => {
+                        Work::Get(readable) => {
                             let read = (next..next + gets)
-                                .map(|number| key(0, number % writers, number * 7 % 30_000));
+                                .map(|number| key(0, number % writers, number * 7 % readable));
                             next += gets;
                             get(&client, read).await.map(|()| gets)
                         }
@@ -250,11 +254,13 @@ async fn measure(
                         }
                     }
                 }
+                next
             })
         })
         .collect();
+    let mut least = u64::MAX;
     for task in tasks {
-        task.await.unwrap();
+        least = least.min(task.await.unwrap());
     }
     let took = started.elapsed().as_secs_f64();
     let keys = keys.load(Ordering::Relaxed) as f64;
@@ -269,6 +275,7 @@ async fn measure(
         cpu.as_secs_f64() * 1e6 / keys,
         server.memory_mib(),
     );
+    least
 }
 
 async fn write(
@@ -291,8 +298,10 @@ async fn get(
     keys: impl Iterator<Item = Vec<u8>>,
 ) -> tikv_client::Result<()> {
     let now = client.current_timestamp().await?;
+    let keys: std::collections::BTreeSet<_> = keys.collect();
+    let count = keys.len();
     let mut snapshot = client.snapshot(now, options());
     let found = snapshot.batch_get(keys).await?.count();
-    assert!(found > 0, "nothing read");
+    assert_eq!(found, count, "keys are missing");
     Ok(())
 }

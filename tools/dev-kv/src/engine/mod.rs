@@ -388,6 +388,8 @@ impl Engine {
                 keys.iter().filter(|key| inner.state.current(key).is_none()).cloned().collect();
             (inner.state.completed, store, missing)
         };
+        let mut missing = missing;
+        missing.sort_unstable();
         let mut rows = Vec::with_capacity(missing.len());
         for key in missing {
             let row = store.current(&key)?;

@@ -64,6 +64,22 @@ pub(crate) enum RowChange {
     Meta(String, Option<Vec<u8>>),
 }
 
+impl RowChange {
+    /// Table and key, for the order of a batch.
+    fn place(&self) -> (u8, &[u8]) {
+        match self {
+            Self::Current(key, _) => (0, key),
+            Self::History(key, _) => (1, key),
+            Self::HistoryGone(key) => (1, key),
+            Self::Lock(key, _) => (2, key),
+            Self::Rollback(key, ..) => (3, key),
+            Self::Deletion(key, ..) => (4, key),
+            Self::Raw(key, _) => (5, key),
+            Self::Meta(name, _) => (6, name.as_bytes()),
+        }
+    }
+}
+
 /// Sizes of the engine's parts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoreConfig {
@@ -96,8 +112,8 @@ impl fmt::Debug for Store {
 }
 
 const KEY_PREFIX: u8 = b'k';
-const MEMTABLE_BYTES: u64 = 32 << 20;
-const SMALL_MEMTABLE_BYTES: u64 = 16 << 20;
+const MEMTABLE_BYTES: u64 = 16 << 20;
+const SMALL_MEMTABLE_BYTES: u64 = 8 << 20;
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
 
 impl Store {
@@ -175,7 +191,10 @@ impl Store {
                 }
             }
         } else {
-            for change in changes {
+            // In key order, neighbours find each other's place in the engine's sorted memory warm.
+            let mut ordered: Vec<&RowChange> = changes.iter().collect();
+            ordered.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
+            for change in ordered {
                 let (table, present) = self.encode(change, &mut key, &mut row);
                 push(&mut batch, table, &key, present.then_some(&row));
             }

@@ -3,4 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod basics;
+mod locks;
+mod phases;
 mod support;
+mod transactions;
+mod wire;
