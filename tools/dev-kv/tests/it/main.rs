@@ -1,6 +1,12 @@
 //! The server against the real client, and against hand-written messages.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    dead_code,
+    unused_qualifications,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    reason = "the cases share one set of helpers, and a test fails by panicking"
+)]
 
 mod basics;
 mod locks;
