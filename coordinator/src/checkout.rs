@@ -119,9 +119,13 @@ impl Coordinator {
             match self.try_once(order_id, request_id, &mut priority, until).await? {
                 Tried::Paid(paid) => return Ok(paid),
                 Tried::Again(blockers) => {
-                    for blocker in blockers {
-                        self.wait_for(&blocker, until).await;
-                    }
+                    let waits = async {
+                        for blocker in &blockers {
+                            self.wait_for(blocker).await;
+                        }
+                    };
+                    // When time is over nothing of ours is under way.
+                    let _late = tokio::time::timeout_at(until, waits).await;
                     tokio::time::sleep(backoff.pause()).await;
                 }
             }

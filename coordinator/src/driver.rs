@@ -47,12 +47,10 @@ pub struct Driver {
     /// What is on its way to each branch.
     errands: Vec<Option<(Serial, Errand)>>,
     listener: Option<oneshot::Sender<Answer>>,
-    /// A business NO that came in.
+    /// A business NO that came in from elsewhere than the primary. The primary is told of it together with
+    /// the abort, as whatever began before under the same request id must not succeed after the client
+    /// was refused. A NO of the primary itself goes no further: the order is read again.
     refusal: Option<No>,
-    /// The primary knows, or is about to be told, of the refusal.
-    noted: bool,
-    /// The refusal on its way to the primary, and the answer that must not go out before.
-    owed: Option<(Errand, Outcome)>,
 }
 
 impl std::fmt::Debug for Driver {
@@ -72,17 +70,7 @@ impl Driver {
         let (listener, answer) = oneshot::channel();
         let errands = meta.branches.iter().map(|_| None).collect();
         let listener = Some(listener);
-        let driver = Self {
-            mail,
-            entropy,
-            meta,
-            payloads,
-            errands,
-            listener,
-            refusal: None,
-            noted: false,
-            owed: None,
-        };
+        let driver = Self { mail, entropy, meta, payloads, errands, listener, refusal: None };
         (driver, answer)
     }
 
@@ -111,7 +99,7 @@ impl Driver {
             for output in outputs.drain(..) {
                 self.carry_out(output);
             }
-            if machine.is_finished() && self.owed.is_none() {
+            if machine.is_finished() {
                 return;
             }
             if !machine.awaits_votes() {
@@ -119,11 +107,6 @@ impl Driver {
             }
             let input = tokio::select! {
                 biased;
-                outcome = next_owed(&mut self.owed) => {
-                    self.owed = None;
-                    self.answer(Ok(outcome));
-                    continue;
-                }
                 input = next_reply(&mut self.errands) => input,
                 () = sleep_until(deadline) => {
                     deadline = None;
@@ -148,19 +131,9 @@ impl Driver {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Send { seat, serial, message } => {
-                let aborts = matches!(message, Message::Abort { .. });
-                self.noted |= seat == PRIMARY && aborts && self.refusal.is_some();
                 let errand = self.errand(seat, message);
                 if let Some(place) = self.errands.get_mut(seat) {
                     *place = errand.map(|errand| (serial, errand));
-                }
-            }
-            // Whatever began before under the same request id must not succeed afterwards.
-            Output::Answer(outcome @ Outcome::Refused(_))
-                if self.refusal.is_some() && !self.noted =>
-            {
-                if let Some(errand) = self.errand(PRIMARY, Message::Abort { evidence: None }) {
-                    self.owed = Some((errand, outcome));
                 }
             }
             Output::Answer(outcome) => self.answer(Ok(outcome)),
@@ -248,17 +221,6 @@ async fn next_reply(errands: &mut [Option<(Serial, Errand)>]) -> Input {
         Poll::Pending
     })
     .await
-}
-
-/// Waits until the primary knows of the refusal; for ever when none is owed.
-async fn next_owed(owed: &mut Option<(Errand, Outcome)>) -> Outcome {
-    match owed {
-        Some((errand, outcome)) => {
-            errand.await;
-            outcome.clone()
-        }
-        None => std::future::pending().await,
-    }
 }
 
 /// Sends a message once.

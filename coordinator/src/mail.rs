@@ -182,14 +182,18 @@ async fn carry(mut inbox: mpsc::Receiver<Letter>, router: Router, branch: Branch
     }
 }
 
-async fn deliver(batch: Vec<Letter>, router: &Router, branch: &Branch) {
+async fn deliver(mut batch: Vec<Letter>, router: &Router, branch: &Branch) {
+    // Whoever is gone has replaced the message by another one.
+    batch.retain(|(_, reply)| !reply.is_closed());
+    if batch.is_empty() {
+        return;
+    }
     let (operations, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     let results = match apply(operations, router, branch).await {
         Ok(results) => results.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error); replies.len()],
     };
     for (reply, result) in replies.into_iter().zip(results) {
-        // Whoever is gone has replaced the message by another one.
         let _gone = reply.send(result);
     }
 }

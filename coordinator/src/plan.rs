@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 use proto::{
-    InvalidField, convert,
+    InvalidField,
+    convert::{self, BRANCHES_MAX},
     order::v1::{LockOrder, Order},
     payment::v1::HoldCredit,
     stock::v1::{HoldStock, hold_stock},
@@ -83,6 +84,9 @@ pub fn of(order: &Order, services: &Services, shards: Shards) -> Result<Plan, Pl
         plan.add(&services.stock, shard, &hold);
     }
     plan.add(&services.payment, shard_of(user_id.as_str(), shards.payment), &hold);
+    if plan.branches.len() > BRANCHES_MAX {
+        return Err(Refusal::new(Reason::OrderTooLarge).with("order_id", order_id).into());
+    }
     Ok(plan)
 }
 
@@ -152,6 +156,17 @@ mod tests {
         }
         held.sort();
         assert_eq!(held, [("a".to_owned(), 4), ("b".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn more_branches_than_a_transaction_may_have_are_refused() {
+        let order = order((0..1_000).map(|number| line(&number.to_string(), 1)).collect());
+        let shards = Shards { stock: 4_096, ..SHARDS };
+        let Err(PlanError::Refused(refusal)) = of(&order, &Services::named(), shards) else {
+            panic!("a plan of more than {BRANCHES_MAX} branches");
+        };
+        assert_eq!(refusal.reason, Reason::OrderTooLarge);
+        assert!(of(&order, &Services::named(), SHARDS).is_ok());
     }
 
     #[test]

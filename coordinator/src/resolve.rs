@@ -14,7 +14,6 @@ use proto::participant::v1::{
     QueryRequest, operation::Operation as Op, operation_result::Result as OpResult,
 };
 use rpc::retry::Backoff;
-use tokio::time::Instant;
 use twopc::message::Outcome;
 use types::{BranchState, TxId, TxMeta};
 
@@ -54,13 +53,19 @@ impl Coordinator {
         let tx_id = meta.tx_id;
         let shared = {
             let mut under_way = self.resolving().under_way();
-            let this = self.clone();
-            let begin = || async move { this.resolve_alone(meta).await }.boxed().shared();
+            let begin = || {
+                // In a task of its own, so that it ends, and leaves the list, whoever goes away.
+                let this = self.clone();
+                let task = self.spawn(async move {
+                    let resolution = this.resolve_alone(meta).await;
+                    this.resolving().under_way().remove(&tx_id);
+                    resolution
+                });
+                task.map(|ended| ended.unwrap_or(None)).boxed().shared()
+            };
             under_way.entry(tx_id).or_insert_with(begin).clone()
         };
-        let resolution = shared.await;
-        self.resolving().under_way().remove(&tx_id);
-        resolution
+        shared.await
     }
 
     async fn resolve_alone(&self, meta: TxMeta) -> Resolution {
@@ -83,11 +88,11 @@ impl Coordinator {
         }
     }
 
-    /// Waits until a transaction is out of the way, or `until`. A live one is only looked at; past its
-    /// deadline it is resolved.
-    pub(crate) async fn wait_for(&self, meta: &TxMeta, until: Instant) {
+    /// Waits until a transaction is out of the way. A live one is only looked at; past its deadline it is
+    /// resolved.
+    pub(crate) async fn wait_for(&self, meta: &TxMeta) {
         let mut backoff = Backoff::new(self.entropy(), LOOK_AGAIN.0, LOOK_AGAIN.1);
-        while Instant::now() < until {
+        loop {
             if self.now() > meta.deadline {
                 self.resolve(meta.clone()).await;
                 return;

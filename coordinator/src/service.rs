@@ -20,7 +20,7 @@ use storage::{
     SharedKv,
     claims::{Claim, claim_request_id},
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use twopc::message::Outcome;
@@ -145,6 +145,14 @@ impl Coordinator {
         &self.shared.resolving
     }
 
+    /// Runs something to its end, whoever listens; a shutdown waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.shared.running.spawn(work)
+    }
+
     /// A TxId that nobody ever had; it sorts by time.
     pub(crate) fn new_tx_id(&self) -> TxId {
         let bytes = self.shared.entropy.next_bytes();
@@ -158,7 +166,7 @@ impl Coordinator {
         let window = Duration::from_millis(self.shared.vote_window_ms);
         let (driver, answer) =
             Driver::new(self.shared.mail.clone(), self.entropy(), meta, payloads);
-        self.shared.running.spawn(driver.begin(window));
+        self.spawn(driver.begin(window));
         answer
     }
 
@@ -170,7 +178,7 @@ impl Coordinator {
     ) -> oneshot::Receiver<Answer> {
         let (driver, answer) =
             Driver::new(self.shared.mail.clone(), self.entropy(), meta, Vec::new());
-        self.shared.running.spawn(driver.resolve(may_fence));
+        self.spawn(driver.resolve(may_fence));
         answer
     }
 
@@ -191,10 +199,8 @@ impl Coordinator {
         time: Duration,
     ) -> Result<Paid, CheckoutError> {
         let this = self.clone();
-        let checkout = self
-            .shared
-            .running
-            .spawn(async move { this.checkout(&order_id, request_id.as_ref(), time).await });
+        let checkout =
+            self.spawn(async move { this.checkout(&order_id, request_id.as_ref(), time).await });
         checkout.await.unwrap_or(Err(CheckoutError::OutcomeUnknown))
     }
 }

@@ -1,0 +1,231 @@
+//! Checkouts.
+
+use std::time::Duration;
+
+use types::{ErrorKind, Reason, Timestamp, Vote};
+
+use crate::{
+    fake::{Trouble, Verdict},
+    shop::{Shop, branch, no},
+};
+
+const TIME: Duration = Duration::from_secs(30);
+
+#[tokio::test(start_paused = true)]
+async fn a_checkout_is_answered_at_the_commit_point_and_told_the_primary_first() {
+    let shop = Shop::open();
+    let paid = shop.checkout(TIME).await.unwrap();
+    assert!(!paid.already_paid);
+    assert_eq!(paid.tx_id.len(), 16);
+    let mut before = shop.log();
+    before.sort();
+    assert_eq!(before, ["order prepare yes", "payment prepare yes", "stock prepare yes"]);
+    shop.quiet().await;
+    let primary = shop.when("order commit committed");
+    for other in ["stock commit committed", "payment commit committed"] {
+        assert!(primary < shop.when(other), "{:?}", shop.log());
+        assert!(shop.when(other) < shop.when("order forget"));
+    }
+    assert_eq!(shop.log().len(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paid_order_is_a_success_and_nobody_is_asked() {
+    let shop = Shop::open();
+    shop.checkout(TIME).await.unwrap();
+    shop.quiet().await;
+    let asked = shop.stock.asked().len();
+    let again = shop.checkout(TIME).await.unwrap();
+    assert!(again.already_paid && again.tx_id.is_empty());
+    assert_eq!(shop.stock.asked().len(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_answered_when_everything_is_given_back() {
+    let shop = Shop::open();
+    shop.payment.verdicts([no(Reason::OutOfCredit)]);
+    let failure = shop.checkout(TIME).await.unwrap_err();
+    assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Rejected, "OUT_OF_CREDIT"));
+    // At the very moment of the answer.
+    assert_eq!(shop.order.prepared() + shop.stock.prepared(), 0);
+    assert!(shop.when("order abort aborted") < shop.when("stock abort aborted"));
+    assert_eq!(shop.order.refusals(), [Some("OUT_OF_CREDIT".to_owned())]);
+    assert_eq!(shop.stock.refusals(), [None]);
+    shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_changed_is_read_again_whatever_others_said() {
+    let shop = Shop::open();
+    shop.order.verdicts([Verdict::Changed]);
+    shop.stock.verdicts([no(Reason::OutOfStock)]);
+    shop.checkout(TIME).await.unwrap();
+    shop.quiet().await;
+    // What the stock said was about lines that are no more: nobody may be held to it.
+    assert!(shop.order.refusals().iter().all(Option::is_none), "{:?}", shop.order.refusals());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_is_a_new_transaction_with_the_same_priority() {
+    let shop = Shop::open();
+    shop.stock.verdicts([Verdict::Vote(Vote::Fenced)]);
+    shop.checkout(TIME).await.unwrap();
+    shop.quiet().await;
+    let asked = shop.order.asked();
+    assert_eq!(asked.len(), 2);
+    assert_ne!(asked[0].tx_id, asked[1].tx_id);
+    assert_eq!(asked[0].priority, asked[1].priority);
+    assert_eq!(asked[0].request_id, asked[1].request_id);
+    assert!(asked[0].deadline <= asked[1].deadline);
+    let began = Timestamp(asked[0].priority.begin_ts).physical();
+    assert_eq!(asked[0].deadline.since(began), 2_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contended_checkout_waits_until_its_blocker_is_out_of_the_way() {
+    let shop = Shop::open();
+    let blocker = shop.foreign();
+    for (fake, name) in [(&shop.order, "order"), (&shop.stock, "stock"), (&shop.payment, "payment")]
+    {
+        fake.prepare_for(&blocker, &branch(name));
+    }
+    let contended = Vote::Contended { blocker: Box::new(blocker.clone()) };
+    shop.stock.verdicts([Verdict::Vote(contended)]);
+    let began = shop.clock.now();
+    // Nobody else ends it: its votes are all YES, so the checkout commits it when its deadline is over.
+    shop.checkout(TIME).await.unwrap();
+    let took = shop.clock.now().since(began);
+    assert!((2_000..3_000).contains(&took), "{took} ms");
+    shop.quiet().await;
+    assert_eq!(shop.count("order commit committed"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_must_wait_in_a_lane_holds_up_nobody_else() {
+    let shop = Shop::open();
+    shop.stock.verdicts([Verdict::Wait(Duration::from_millis(700))]);
+    let began = shop.clock.now();
+    let (slow, foreign) = tokio::join!(shop.checkout(TIME), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let meta = shop.foreign();
+        shop.resolve_tx(&meta).await;
+        shop.clock.now().since(began)
+    });
+    slow.unwrap();
+    assert!(foreign < 200, "asking the same shard took {foreign} ms");
+    assert!(shop.clock.now().since(began) >= 700);
+    shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_is_sent_again() {
+    for trouble in [Trouble::Lost, Trouble::ReplyLost] {
+        let shop = Shop::open();
+        for fake in [&shop.order, &shop.stock, &shop.payment] {
+            fake.troubles([trouble; 3]);
+        }
+        shop.checkout(TIME).await.unwrap();
+        shop.quiet().await;
+        for fake in [&shop.order, &shop.stock, &shop.payment] {
+            assert_eq!(fake.asked().len(), 1, "no second vote");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn phase_two_goes_on_until_every_branch_has_acknowledged() {
+    let shop = Shop::open();
+    shop.payment.verdicts([Verdict::Wait(Duration::from_millis(200))]);
+    let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // It has voted by now, and answers nothing from here on.
+        shop.stock.freeze(true);
+    });
+    paid.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(shop.count("order commit committed"), 1);
+    assert_eq!(shop.count("order forget"), 0, "the stock has not acknowledged");
+    shop.stock.freeze(false);
+    shop.quiet().await;
+    assert_eq!(shop.count("order forget"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_stops_nothing() {
+    let shop = Shop::open();
+    let gone = tokio::time::timeout(Duration::from_millis(5), shop.checkout(TIME)).await;
+    assert!(gone.is_err(), "it was to be cut off amid the votes");
+    assert_eq!(shop.count("order commit committed"), 0);
+    shop.quiet().await;
+    assert_eq!(shop.count("order commit committed"), 1);
+    assert_eq!(shop.count("order forget"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_votes_are_fenced_and_the_order_tried_again() {
+    let shop = Shop::open();
+    let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        shop.stock.freeze(true);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        shop.stock.freeze(false);
+    });
+    paid.unwrap();
+    shop.quiet().await;
+    assert_eq!(shop.count("order commit committed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_that_is_not_known_in_time_is_said_to_be_unknown() {
+    let shop = Shop::open();
+    shop.stock.freeze(true);
+    let time = Duration::from_secs(5);
+    let began = shop.clock.now();
+    let failure = shop.checkout(time).await.unwrap_err();
+    assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Unavailable, "OUTCOME_UNKNOWN"));
+    assert!(shop.clock.now().since(began) < 5_000, "before the caller gives up");
+    shop.stock.freeze(false);
+    shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_cannot_be_read_is_unavailable_and_nothing_was_begun() {
+    let shop = Shop::open();
+    shop.order.freeze(true);
+    let failure = shop.checkout(Duration::from_secs(5)).await.unwrap_err();
+    assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Unavailable, "UNAVAILABLE"));
+    assert_eq!(shop.log(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_is_over_for_who_waits_for_a_blocker_too() {
+    let shop = Shop::open();
+    let blocker = shop.foreign();
+    shop.order.prepare_for(&blocker, &branch("order"));
+    let contended = Vote::Contended { blocker: Box::new(blocker) };
+    shop.stock.verdicts([Verdict::Vote(contended)]);
+    let began = shop.clock.now();
+    let (refused, ()) = tokio::join!(shop.checkout(Duration::from_secs(6)), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Nobody can end the blocker without it.
+        shop.payment.freeze(true);
+    });
+    let failure = refused.unwrap_err();
+    assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Unavailable, "UNAVAILABLE"));
+    assert!(shop.clock.now().since(began) < 6_000, "before the caller gives up");
+    shop.payment.freeze(false);
+    shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_to_a_shard_go_together_while_others_are_under_way() {
+    let shop = Shop::open();
+    let checkouts = (0..300).map(|_| shop.checkout(TIME));
+    for paid in futures::future::join_all(checkouts).await {
+        paid.unwrap();
+    }
+    shop.quiet().await;
+    let (applies, operations) = shop.stock.traffic();
+    assert!(operations >= 600, "{operations}");
+    assert!(applies * 10 < operations, "{operations} operations in {applies} calls");
+}

@@ -1,0 +1,412 @@
+//! A participant that keeps the protocol's rules (its books are `twopc`'s), votes as it is told, and notes
+//! every operation that reaches it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use proto::{
+    convert,
+    order::v1::{self as order, order_service_server::OrderService},
+    participant::v1::{
+        self as wire, operation::Operation as Op, operation_result::Result as OpResult,
+        participant_service_server::ParticipantService,
+    },
+};
+use rpc::status::to_status;
+use tokio::{sync::watch, time::sleep};
+use tonic::{Request, Response, Status};
+use twopc::participant::{Book, Decision, Event, Gate};
+use types::{Branch, BranchState, Clock, Reason, Refusal, Timestamp, TxMeta, Vote};
+
+/// How long an operation takes, so that things happen one after the other.
+const TAKES: Duration = Duration::from_millis(10);
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It fails before anything happens.
+    Lost,
+    /// It happens, and the answer is lost.
+    ReplyLost,
+}
+
+/// What a Prepare comes to, where nothing is known of the transaction yet.
+#[derive(Debug, Clone)]
+pub(crate) enum Verdict {
+    Vote(Vote),
+    /// Somebody is in the way: an Apply says so, the call Prepare takes this long and is then a YES.
+    Wait(Duration),
+    /// The order has changed since it was read: NO, and it has a new version.
+    Changed,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    books: BTreeMap<Branch, Book<()>>,
+    verdicts: VecDeque<Verdict>,
+    troubles: VecDeque<Trouble>,
+    applies: usize,
+    operations: usize,
+    metas: Vec<TxMeta>,
+    order: order::Order,
+    refusals: Vec<Option<String>>,
+}
+
+/// What happened at any participant, in order, as `service kind answer`.
+pub(crate) type Log = Arc<Mutex<Vec<String>>>;
+
+/// A service of one shard.
+#[derive(Clone)]
+pub(crate) struct Fake {
+    name: &'static str,
+    clock: Arc<dyn Clock>,
+    log: Log,
+    state: Arc<Mutex<State>>,
+    /// While it holds, nothing is answered.
+    frozen: Arc<watch::Sender<bool>>,
+}
+
+fn say(vote: &Vote) -> &'static str {
+    match vote {
+        Vote::Yes { .. } => "yes",
+        Vote::No { .. } => "no",
+        Vote::Contended { .. } => "contended",
+        Vote::Fenced => "fenced",
+    }
+}
+
+impl Fake {
+    pub(crate) fn new(name: &'static str, clock: Arc<dyn Clock>, log: Log) -> Self {
+        Self {
+            name,
+            clock,
+            log,
+            state: Arc::default(),
+            frozen: Arc::new(watch::Sender::new(false)),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The next Prepares come to these verdicts; after them every one is a YES.
+    pub(crate) fn verdicts(&self, verdicts: impl IntoIterator<Item = Verdict>) {
+        self.state().verdicts.extend(verdicts);
+    }
+
+    /// The next calls of Apply or Prepare come into this trouble.
+    pub(crate) fn troubles(&self, troubles: impl IntoIterator<Item = Trouble>) {
+        self.state().troubles.extend(troubles);
+    }
+
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.frozen.send_replace(frozen);
+    }
+
+    /// Calls of Apply, and operations in them.
+    pub(crate) fn traffic(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.applies, state.operations)
+    }
+
+    /// Transactions that asked for a vote here, in their order.
+    pub(crate) fn asked(&self) -> Vec<TxMeta> {
+        self.state().metas.clone()
+    }
+
+    /// The refusals that came with the aborts that reached it.
+    pub(crate) fn refusals(&self) -> Vec<Option<String>> {
+        self.state().refusals.clone()
+    }
+
+    pub(crate) fn set_order(&self, order: order::Order) {
+        self.state().order = order;
+    }
+
+    /// How many transactions are PREPARED here.
+    pub(crate) fn prepared(&self) -> usize {
+        let state = self.state();
+        let entries = state.books.values().flat_map(Book::iter);
+        entries.filter(|entry| entry.state == BranchState::Prepared).count()
+    }
+
+    /// Makes a transaction PREPARED here, as if its coordinator had asked.
+    pub(crate) fn prepare_for(&self, meta: &TxMeta, branch: &Branch) {
+        let event = Event::Prepared { meta: meta.clone(), hold: (), receipt: Vec::new() };
+        self.book(branch, |book| book.apply(event, 1));
+    }
+
+    /// What is known of a transaction.
+    pub(crate) fn known(&self, meta: &TxMeta, branch: &Branch) -> BranchState {
+        self.book(branch, |book| book.query(meta, false).state)
+    }
+
+    fn book<T>(&self, branch: &Branch, work: impl FnOnce(&mut Book<()>) -> T) -> T {
+        let mut state = self.state();
+        let book = state.books.entry(branch.clone()).or_insert_with(|| Book::new(branch.clone()));
+        let result = work(book);
+        book.settle();
+        result
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_physical(self.clock.now())
+    }
+
+    fn note(&self, what: impl std::fmt::Display) {
+        self.log.lock().unwrap().push(format!("{} {what}", self.name));
+    }
+
+    /// Comes in, through whatever trouble there is.
+    async fn arrive(&self) -> Result<Option<Trouble>, Status> {
+        let mut frozen = self.frozen.subscribe();
+        frozen.wait_for(|frozen| !frozen).await.unwrap();
+        sleep(TAKES).await;
+        let trouble = self.state().troubles.pop_front();
+        if trouble == Some(Trouble::Lost) { Err(lost()) } else { Ok(trouble) }
+    }
+
+    async fn vote(&self, request: wire::PrepareRequest, may_wait: bool) -> OpResult {
+        let meta = convert::tx_meta(request.tx.as_ref()).unwrap();
+        let branch = convert::branch(request.branch.as_ref()).unwrap();
+        let now = self.now();
+        let vote = match self.book(&branch, |book| book.gate(&meta, now)) {
+            Gate::Shut(vote) => vote,
+            Gate::Open => {
+                let verdict = self.state().verdicts.pop_front();
+                let vote = match verdict {
+                    Some(Verdict::Wait(time)) if !may_wait => {
+                        self.state().verdicts.push_front(Verdict::Wait(time));
+                        let blocker = wire::Blocker { tx: Some((&meta).into()) };
+                        return OpResult::Waiting(wire::Waiting { blocker: Some(blocker) });
+                    }
+                    Some(Verdict::Wait(time)) => {
+                        sleep(time).await;
+                        Vote::Yes { receipt: Vec::new() }
+                    }
+                    Some(Verdict::Changed) => {
+                        self.state().order.version += 1;
+                        Vote::No {
+                            reason: Reason::OrderChanged.to_string(),
+                            metadata: BTreeMap::new(),
+                        }
+                    }
+                    Some(Verdict::Vote(vote)) => vote,
+                    None => Vote::Yes { receipt: self.name.into() },
+                };
+                self.write_vote(&meta, &branch, &vote);
+                self.state().metas.push(meta);
+                vote
+            }
+        };
+        self.note(format_args!("prepare {}", say(&vote)));
+        OpResult::Prepare(wire::PrepareResponse { vote: Some((&vote).into()) })
+    }
+
+    fn write_vote(&self, meta: &TxMeta, branch: &Branch, vote: &Vote) {
+        let meta = meta.clone();
+        let event = match vote {
+            Vote::Yes { receipt } => Event::Prepared { meta, hold: (), receipt: receipt.clone() },
+            Vote::Fenced => return,
+            Vote::No { .. } | Vote::Contended { .. } => {
+                Event::Fenced { meta, vote: Some(vote.clone()) }
+            }
+        };
+        self.book(branch, |book| book.apply(event, 1));
+    }
+
+    fn conclude(
+        &self,
+        kind: &str,
+        tx: Option<&proto::types::v1::TxMeta>,
+        branch: Option<&proto::types::v1::Branch>,
+        decide: impl FnOnce(&Book<()>, &TxMeta) -> Decision<()>,
+    ) -> (i32, Option<wire::Vote>) {
+        let meta = convert::tx_meta(tx).unwrap();
+        let branch = convert::branch(branch).unwrap();
+        let (state, vote) = self.book(&branch, |book| {
+            let decision = decide(book, &meta);
+            if let Some(event) = decision.event {
+                book.apply(event, 1);
+            }
+            let vote = book.get(meta.tx_id).and_then(|entry| entry.vote.clone());
+            (decision.state, vote)
+        });
+        if kind == "commit" && meta.is_primary(&branch) && state == BranchState::Committed {
+            // What stands here by `prepare_for` is of another order.
+            let mut state = self.state();
+            state.order.paid |= state.metas.iter().any(|asked| asked.tx_id == meta.tx_id);
+        }
+        self.note(format_args!("{kind} {}", format!("{state:?}").to_lowercase()));
+        (wire::BranchState::from(state).into(), vote.as_ref().map(wire::Vote::from))
+    }
+
+    async fn apply_one(&self, operation: wire::Operation) -> OpResult {
+        match operation.operation.unwrap() {
+            Op::Prepare(request) => self.vote(request, false).await,
+            Op::Commit(request) => {
+                let (tx, branch) = (request.tx.as_ref(), request.branch.as_ref());
+                let (state, _) = self.conclude("commit", tx, branch, Book::commit);
+                OpResult::Commit(wire::CommitResponse { state })
+            }
+            Op::Abort(request) => {
+                let (tx, branch) = (request.tx.as_ref(), request.branch.as_ref());
+                self.state().refusals.push(request.refusal.map(|no| no.reason));
+                let evidence = request.evidence.is_some();
+                let (state, _) =
+                    self.conclude("abort", tx, branch, |book, meta| book.abort(meta, evidence));
+                OpResult::Abort(wire::AbortResponse { state })
+            }
+            Op::Query(request) => {
+                let (tx, branch) = (request.tx.as_ref(), request.branch.as_ref());
+                let kind = if request.fence { "fence" } else { "query" };
+                let (state, vote) =
+                    self.conclude(kind, tx, branch, |book, meta| book.query(meta, request.fence));
+                OpResult::Query(wire::QueryResponse { state, vote })
+            }
+            Op::Forget(request) => {
+                let branch = convert::branch(request.branch.as_ref()).unwrap();
+                let tx_id = convert::tx_id(&request.tx_id).unwrap();
+                self.book(&branch, |book| {
+                    if let Some(event) = book.acknowledge(tx_id) {
+                        book.apply(event, 1);
+                    }
+                });
+                self.note("forget");
+                OpResult::Forget(wire::ForgetResponse {})
+            }
+        }
+    }
+}
+
+fn lost() -> Status {
+    to_status(&Refusal::new(Reason::Unavailable))
+}
+
+/// Nothing here calls this.
+fn unused<T>() -> Result<Response<T>, Status> {
+    Err(to_status(&Refusal::new(Reason::Forbidden)))
+}
+
+#[tonic::async_trait]
+impl ParticipantService for Fake {
+    async fn describe(
+        &self,
+        _request: Request<wire::DescribeRequest>,
+    ) -> Result<Response<wire::DescribeResponse>, Status> {
+        Ok(Response::new(wire::DescribeResponse { service: self.name.to_owned(), shards: 1 }))
+    }
+
+    async fn prepare(
+        &self,
+        request: Request<wire::PrepareRequest>,
+    ) -> Result<Response<wire::PrepareResponse>, Status> {
+        let trouble = self.arrive().await?;
+        let OpResult::Prepare(response) = self.vote(request.into_inner(), true).await else {
+            return unused();
+        };
+        if trouble.is_some() { Err(lost()) } else { Ok(Response::new(response)) }
+    }
+
+    async fn apply(
+        &self,
+        request: Request<wire::ApplyRequest>,
+    ) -> Result<Response<wire::ApplyResponse>, Status> {
+        let trouble = self.arrive().await?;
+        let operations = request.into_inner().operations;
+        {
+            let mut state = self.state();
+            state.applies += 1;
+            state.operations += operations.len();
+        }
+        let results = join_all(operations.into_iter().map(|one| self.apply_one(one))).await;
+        if trouble.is_some() {
+            return Err(lost());
+        }
+        let results = results.into_iter().map(|one| wire::OperationResult { result: Some(one) });
+        Ok(Response::new(wire::ApplyResponse { results: results.collect() }))
+    }
+
+    async fn commit(
+        &self,
+        _request: Request<wire::CommitRequest>,
+    ) -> Result<Response<wire::CommitResponse>, Status> {
+        unused()
+    }
+
+    async fn abort(
+        &self,
+        _request: Request<wire::AbortRequest>,
+    ) -> Result<Response<wire::AbortResponse>, Status> {
+        unused()
+    }
+
+    async fn query(
+        &self,
+        _request: Request<wire::QueryRequest>,
+    ) -> Result<Response<wire::QueryResponse>, Status> {
+        unused()
+    }
+
+    async fn forget(
+        &self,
+        _request: Request<wire::ForgetRequest>,
+    ) -> Result<Response<wire::ForgetResponse>, Status> {
+        unused()
+    }
+}
+
+#[tonic::async_trait]
+impl OrderService for Fake {
+    async fn get_order(
+        &self,
+        request: Request<order::GetOrderRequest>,
+    ) -> Result<Response<order::GetOrderResponse>, Status> {
+        let mut frozen = self.frozen.subscribe();
+        frozen.wait_for(|frozen| !frozen).await.unwrap();
+        let mut order = self.state().order.clone();
+        order.order_id = request.into_inner().order_id;
+        let read_ts = self.now().0;
+        Ok(Response::new(order::GetOrderResponse { order: Some(order), read_ts }))
+    }
+
+    async fn create_order(
+        &self,
+        _request: Request<order::CreateOrderRequest>,
+    ) -> Result<Response<order::CreateOrderResponse>, Status> {
+        unused()
+    }
+
+    async fn add_item(
+        &self,
+        _request: Request<order::AddItemRequest>,
+    ) -> Result<Response<order::AddItemResponse>, Status> {
+        unused()
+    }
+
+    async fn remove_item(
+        &self,
+        _request: Request<order::RemoveItemRequest>,
+    ) -> Result<Response<order::RemoveItemResponse>, Status> {
+        unused()
+    }
+
+    async fn remove_order(
+        &self,
+        _request: Request<order::RemoveOrderRequest>,
+    ) -> Result<Response<order::RemoveOrderResponse>, Status> {
+        unused()
+    }
+
+    async fn batch_init(
+        &self,
+        _request: Request<order::BatchInitRequest>,
+    ) -> Result<Response<order::BatchInitResponse>, Status> {
+        unused()
+    }
+}

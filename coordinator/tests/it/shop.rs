@@ -1,0 +1,160 @@
+//! A coordinator, its three participants and the calls that clients make.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use coordinator::{Settings, service::Coordinator};
+use proto::{
+    coordinator::v1::{
+        CheckoutRequest, CheckoutResponse, Outcome, ResolveRequest,
+        coordinator_service_server::CoordinatorService,
+    },
+    order::v1::{Order, order::Line, order_service_server::OrderServiceServer},
+    participant::v1::participant_service_server::ParticipantServiceServer,
+};
+use rpc::{
+    net::{Endpoint, Net, NetError, Transport, in_process},
+    status::Failure,
+};
+use storage::mem::{MemKv, SeededEntropy, TokioClock};
+use tonic::{Request, body::Body, metadata::MetadataMap, service::Routes};
+use tower::{ServiceExt as _, service_fn};
+use types::{
+    Branch, Clock, Priority, Reason, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
+};
+
+use crate::fake::{Fake, Log, Verdict};
+
+/// Where the tests' time begins.
+const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// Endpoints that are routes in this process.
+#[derive(Debug)]
+struct Wires(BTreeMap<String, Routes>);
+
+impl Net for Wires {
+    fn connect(&self, endpoint: &Endpoint) -> Transport {
+        let routes = self.0.get(endpoint.as_str()).unwrap().clone();
+        in_process(service_fn(move |request: http::Request<Body>| {
+            let routes = routes.clone();
+            async move {
+                // As a connection does: it gives up when the caller's time is over.
+                let metadata = MetadataMap::from_headers(request.headers().clone());
+                let time = rpc::deadline::of(&metadata).unwrap_or(Duration::from_mins(1));
+                let answered = tokio::time::timeout(time, routes.oneshot(request)).await;
+                answered.map_err(NetError::new)?.map_err(NetError::new)
+            }
+        }))
+    }
+}
+
+/// Who takes part.
+pub(crate) struct Shop {
+    pub(crate) coordinator: Coordinator,
+    pub(crate) order: Fake,
+    pub(crate) stock: Fake,
+    pub(crate) payment: Fake,
+    pub(crate) clock: Arc<dyn Clock>,
+    log: Log,
+}
+
+/// The checkout of order "o" with item "a": shards of one each, so every branch is shard 0.
+impl Shop {
+    pub(crate) fn open() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(ORIGIN));
+        let log = Log::default();
+        let fake = |name| Fake::new(name, Arc::clone(&clock), Arc::clone(&log));
+        let (order, stock, payment) = (fake("order"), fake("stock"), fake("payment"));
+        let line = Line { item_id: "a".to_owned(), quantity: 1, price: 5 };
+        order.set_order(Order {
+            user_id: "u".to_owned(),
+            lines: vec![line],
+            total_cost: 5,
+            version: 1,
+            ..Order::default()
+        });
+        let participant = |fake: &Fake| Routes::new(ParticipantServiceServer::new(fake.clone()));
+        let wires = BTreeMap::from([
+            (
+                "order:1".to_owned(),
+                participant(&order).add_service(OrderServiceServer::new(order.clone())),
+            ),
+            ("stock:1".to_owned(), participant(&stock)),
+            ("payment:1".to_owned(), participant(&payment)),
+        ]);
+        let settings = Settings {
+            order_endpoints: "order:1".parse().unwrap(),
+            stock_endpoints: "stock:1".parse().unwrap(),
+            payment_endpoints: "payment:1".parse().unwrap(),
+            request_id_retention_ms: 600_000,
+            vote_window_ms: 2_000,
+        };
+        let net: Arc<dyn Net> = Arc::new(Wires(wires));
+        let kv = MemKv::new(Arc::clone(&clock)).shared();
+        let entropy = Arc::new(SeededEntropy::new(1));
+        let coordinator = Coordinator::new(&settings, &net, kv, Arc::clone(&clock), entropy);
+        Self { coordinator, order, stock, payment, clock, log }
+    }
+
+    /// Checks order "o" out, within this time.
+    pub(crate) async fn checkout(&self, time: Duration) -> Result<CheckoutResponse, Failure> {
+        let order_id = "o".to_owned();
+        let mut request = Request::new(CheckoutRequest { order_id, request_id: "r".to_owned() });
+        rpc::deadline::set(&mut request, time);
+        match CoordinatorService::checkout(&self.coordinator, request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(Failure::from_status(&status)),
+        }
+    }
+
+    pub(crate) async fn resolve_tx(&self, meta: &TxMeta) -> (Outcome, Vec<Branch>) {
+        let request = ResolveRequest { tx: Some(meta.into()) };
+        let response =
+            CoordinatorService::resolve(&self.coordinator, Request::new(request)).await.unwrap();
+        let response = response.into_inner();
+        let missing = response.missing.iter().map(|branch| branch.try_into().unwrap());
+        (response.outcome(), missing.collect())
+    }
+
+    /// A transaction of somebody else, with a branch at each participant.
+    pub(crate) fn foreign(&self) -> TxMeta {
+        let now = self.clock.now();
+        TxMeta {
+            tx_id: TxId([7; 16]),
+            priority: Priority { begin_ts: Timestamp::from_physical(now).0, nonce: 0 },
+            deadline: now.plus_ms(2_000),
+            branches: ["order", "stock", "payment"].map(branch).into(),
+            request_id: None,
+        }
+    }
+
+    /// What happened so far, as `service kind answer`.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// When something happened, counted in events.
+    pub(crate) fn when(&self, event: &str) -> usize {
+        let log = self.log();
+        log.iter().position(|line| line == event).unwrap_or_else(|| panic!("no {event}: {log:?}"))
+    }
+
+    /// How often something happened.
+    pub(crate) fn count(&self, event: &str) -> usize {
+        self.log().iter().filter(|line| *line == event).count()
+    }
+
+    /// Everything that goes on in the background ends.
+    pub(crate) async fn quiet(&self) {
+        assert_eq!(self.coordinator.drain(Duration::from_mins(1)).await, 0, "still busy");
+        assert_eq!(self.order.prepared() + self.stock.prepared() + self.payment.prepared(), 0);
+    }
+}
+
+pub(crate) fn branch(service: &str) -> Branch {
+    Branch { service: Service::new(service).unwrap(), shard: ShardId(0) }
+}
+
+pub(crate) fn no(reason: Reason) -> Verdict {
+    let reason = reason.to_string();
+    Verdict::Vote(Vote::No { reason, metadata: BTreeMap::new() })
+}
