@@ -5,6 +5,9 @@
     unused_qualifications,
     clippy::pedantic,
     clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    clippy::let_underscore_must_use,
+    let_underscore_drop,
     reason = "the cases share one set of helpers, and a test fails by panicking"
 )]
 
