@@ -43,5 +43,6 @@ pub use error::Error;
 pub use faults::{Delay, Fault, Loss, Rule};
 pub use server::run;
 
-/// Called after each sync of the data directory, with its path.
-pub type SyncProbe = std::sync::Arc<dyn Fn(&std::path::Path) + Send + Sync>;
+/// Called after each sync of the data directory, with its path, before anybody is told. An error counts as
+/// the disk's own.
+pub type SyncProbe = std::sync::Arc<dyn Fn(&std::path::Path) -> std::io::Result<()> + Send + Sync>;

@@ -17,9 +17,10 @@ mod state;
 pub(crate) use scan::ScanRequest;
 pub(crate) use section::Section;
 
+use crate::SyncProbe;
 use crate::model::{Failure, Lock, Refusal, TS_MAX, Ts};
 use crate::store::codec::Current;
-use crate::store::{RowChange, Store, StoreConfig, StoreError, SyncProbe, decode_u64};
+use crate::store::{RowChange, Store, StoreConfig, StoreError, decode_u64};
 use crate::tso::Oracle;
 use bytes::Bytes;
 use committer::Committer;

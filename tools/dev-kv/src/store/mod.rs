@@ -12,6 +12,7 @@ pub(crate) mod codec;
 mod format;
 mod reclaim;
 
+use crate::SyncProbe;
 use crate::model::{Lock, Ts, Version};
 use bytes::Bytes;
 use codec::{Corrupt, Current, Displaced};
@@ -87,9 +88,6 @@ pub(crate) struct StoreConfig {
     pub(crate) block_cache_bytes: u64,
 }
 
-/// Called after each successful sync, with the directory.
-pub(crate) type SyncProbe = Arc<dyn Fn(&Path) + Send + Sync>;
-
 /// The open tables.
 pub(crate) struct Store {
     db: Database,
@@ -103,6 +101,8 @@ pub(crate) struct Store {
     safe_point: Arc<AtomicU64>,
     probe: Option<SyncProbe>,
     directory: std::path::PathBuf,
+    /// Dropped last: the directory is free when the engine has let go of it.
+    _lock: std::fs::File,
 }
 
 impl fmt::Debug for Store {
@@ -123,7 +123,7 @@ impl Store {
         config: StoreConfig,
         probe: Option<SyncProbe>,
     ) -> Result<Self, StoreError> {
-        format::check_or_create(directory)?;
+        let lock = format::take(directory)?;
         let safe_point = Arc::new(AtomicU64::new(0));
         let shared = Arc::clone(&safe_point);
         let db = Database::builder(directory.join("data"))
@@ -160,6 +160,7 @@ impl Store {
             safe_point,
             probe,
             directory: directory.to_owned(),
+            _lock: lock,
         };
         if let Some(row) = store.meta("safe_point")? {
             store.set_safe_point(Ts(decode_u64(&row)?));
@@ -201,7 +202,7 @@ impl Store {
         }
         batch.commit()?;
         if let Some(probe) = &self.probe {
-            probe(&self.directory);
+            probe(&self.directory)?;
         }
         Ok(())
     }

@@ -12,8 +12,14 @@
 )]
 
 mod basics;
+mod crash;
+mod garbage;
 mod locks;
+mod pessimistic;
 mod phases;
+mod raw;
+mod regions;
 mod support;
+mod timestamps;
 mod transactions;
 mod wire;

@@ -12,7 +12,8 @@ use tikv_client::{
     Backoff, CheckLevel, RetryOptions, Timestamp, TimestampExt as _, TransactionClient,
     TransactionOptions,
 };
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
@@ -80,6 +81,11 @@ impl Server {
         (&mut self.task).await.unwrap()
     }
 
+    /// Where its data is.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// The real client.
     pub(crate) async fn client(&self) -> TransactionClient {
         TransactionClient::new(vec![self.address.clone()]).await.unwrap()
@@ -96,6 +102,61 @@ impl Server {
     /// Hand-written messages to the placement driver.
     pub(crate) async fn pd(&self) -> PdClient<Channel> {
         PdClient::connect(format!("http://{}", self.address)).await.unwrap()
+    }
+}
+
+/// One HTTP/1.1 request; the status and the body.
+pub(crate) async fn http(
+    address: &str,
+    method: &str,
+    path: &str,
+    body: &serde_json::Value,
+) -> (u16, serde_json::Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_default())
+}
+
+impl Server {
+    /// Adds a fault.
+    pub(crate) async fn fault(&self, rule: serde_json::Value) {
+        let (status, _) = http(&self.address, "POST", "/dev-kv/v1/faults", &rule).await;
+        assert_eq!(status, 204, "{rule}");
+    }
+
+    /// Removes all faults.
+    pub(crate) async fn no_faults(&self) {
+        http(&self.address, "DELETE", "/dev-kv/v1/faults", &serde_json::Value::Null).await;
+    }
+
+    /// Sends a command that answers nothing.
+    pub(crate) async fn tell(&self, path: &str, body: serde_json::Value) {
+        let (status, answer) = http(&self.address, "POST", path, &body).await;
+        assert!(status < 300, "{path}: {answer}");
+    }
+
+    /// A page.
+    pub(crate) async fn page(&self, path: &str) -> serde_json::Value {
+        let (status, body) = http(&self.address, "GET", path, &serde_json::Value::Null).await;
+        assert_eq!(status, 200, "{path}");
+        body
+    }
+
+    /// Splits regions at keys.
+    pub(crate) async fn split(&self, keys: &[&str]) {
+        let hex = |key: &&str| key.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let keys: Vec<String> = keys.iter().map(hex).collect();
+        self.tell("/dev-kv/v1/split", serde_json::json!({ "keys": keys })).await;
     }
 }
 

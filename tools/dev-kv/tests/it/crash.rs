@@ -1,0 +1,443 @@
+//! What survives: kill -9, power loss, a full disk, other people's directories.
+
+use crate::support::{Server, eventually, get, http, now, optimistic, put};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tikv_client::TransactionClient;
+
+/// The server as a process of its own.
+struct Process {
+    child: Child,
+    address: String,
+}
+
+impl Process {
+    async fn start(address: &str, data: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dev-kv"));
+        command.args(["--listen", address, "--data-dir"]).arg(data);
+        Self::spawn(command, address).await
+    }
+
+    async fn spawn(mut command: Command, address: &str) -> Self {
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        let process = Self { child, address: address.to_owned() };
+        eventually("the server listens", async || {
+            tokio::net::TcpStream::connect(&process.address).await.is_ok()
+        })
+        .await;
+        process
+    }
+
+    /// kill -9.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and its orderly end.
+    fn stop(mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+const ACCOUNTS: u64 = 16;
+const OPENING: u64 = 1_000;
+const WRITERS: u64 = 8;
+
+/// One transfer: two accounts, and the writer's marker in two keys.
+async fn transfer(client: &TransactionClient, writer: u64, round: u64) -> tikv_client::Result<()> {
+    let options = if round.is_multiple_of(2) { optimistic().try_one_pc() } else { optimistic() };
+    let mut txn = client.begin_with_options(options).await?;
+    let from = format!("account{:02}", (writer * 7 + round) % ACCOUNTS);
+    let to = format!("account{:02}", (writer * 3 + round * 5 + 1) % ACCOUNTS);
+    let read = |value: Option<Vec<u8>>| -> u64 {
+        value.map_or(0, |value| String::from_utf8(value).unwrap().parse().unwrap())
+    };
+    let (left, right) = (read(txn.get(from.clone()).await?), read(txn.get(to.clone()).await?));
+    if from != to && left > 0 {
+        txn.put(from, (left - 1).to_string()).await?;
+        txn.put(to, (right + 1).to_string()).await?;
+    }
+    txn.put(format!("marker{writer}"), round.to_string()).await?;
+    txn.put(format!("marker{writer}-copy"), round.to_string()).await?;
+    let committed = txn.commit().await;
+    if let Err(tikv_client::Error::MultipleKeyErrors(_)) = &committed {
+        txn.rollback().await.ok(); // a conflict: definitely not committed
+    }
+    committed.map(drop)
+}
+
+/// Sum of the accounts, and the markers, at one timestamp.
+async fn audit(client: &TransactionClient) -> tikv_client::Result<(u64, Vec<u64>)> {
+    let mut snapshot = client.snapshot(client.current_timestamp().await?, optimistic());
+    let pairs = snapshot.scan("account".to_owned().."n".to_owned(), 1_000).await?;
+    let values: BTreeMap<String, u64> = pairs
+        .map(|pair| {
+            let key = String::from_utf8(Vec::from(pair.key().clone())).unwrap();
+            (key, String::from_utf8(pair.value().clone()).unwrap().parse().unwrap())
+        })
+        .collect();
+    let sum = values.iter().filter(|(key, _)| key.starts_with("account")).map(|(_, v)| v).sum();
+    let mut markers = Vec::new();
+    for writer in 0..WRITERS {
+        let marker = values.get(&format!("marker{writer}")).copied().unwrap_or(0);
+        let copy = values.get(&format!("marker{writer}-copy")).copied().unwrap_or(0);
+        assert_eq!(marker, copy, "a torn transaction of writer {writer}");
+        markers.push(marker);
+    }
+    Ok((sum, markers))
+}
+
+/// Kills the server at random moments under load. Nothing acknowledged is lost, nothing is torn, the sum stays
+/// the same, and the clients of the first hour go on. `TILL_DEV_KV_KILLS=100` for a longer run.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
+    let kills = std::env::var_os("TILL_DEV_KV_KILLS")
+        .and_then(|text| text.to_str()?.parse().ok())
+        .unwrap_or(20u64);
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("kv");
+    let address = free_address();
+    let mut process = Process::start(&address, &data).await;
+    let client = TransactionClient::new(vec![address.clone()]).await.unwrap();
+    let mut txn = client.begin_with_options(optimistic()).await.unwrap();
+    for account in 0..ACCOUNTS {
+        txn.put(format!("account{account:02}"), OPENING.to_string()).await.unwrap();
+    }
+    txn.commit().await.unwrap();
+    let acknowledged: Arc<Vec<AtomicU64>> =
+        Arc::new((0..WRITERS).map(|_| AtomicU64::new(0)).collect());
+    let mut next: Vec<u64> = vec![1; usize::try_from(WRITERS).unwrap()];
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    for kill in 0..kills {
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers: Vec<_> = (0..WRITERS)
+            .zip(&next)
+            .map(|(writer, first)| {
+                let (client, stop, first) = (client.clone(), stop.clone(), *first);
+                let acknowledged = acknowledged.clone();
+                tokio::spawn(async move {
+                    let mut round = first;
+                    while !stop.load(Ordering::Relaxed) {
+                        let done = tokio::time::timeout(
+                            Duration::from_secs(20),
+                            transfer(&client, writer, round),
+                        );
+                        if let Ok(Ok(())) = done.await {
+                            let place = usize::try_from(writer).unwrap();
+                            acknowledged[place].store(round, Ordering::SeqCst);
+                        }
+                        round += 1;
+                    }
+                    round
+                })
+            })
+            .collect();
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        tokio::time::sleep(Duration::from_millis(100 + random % 400)).await;
+        stop.store(true, Ordering::Relaxed);
+        process.kill();
+        process = Process::start(&address, &data).await;
+        // Locks of the torn moment would live for seconds; make that no time.
+        http(&address, "POST", "/dev-kv/v1/jump-clock", &json!({ "by_ms": 30_000 })).await;
+        for (writer, task) in writers.into_iter().enumerate() {
+            next[writer] = task.await.unwrap();
+        }
+        let mut last_error = None;
+        let mut audited = None;
+        for _ in 0..40 {
+            match audit(&client).await {
+                Ok(found) => {
+                    audited = Some(found);
+                    break;
+                }
+                Err(error) => last_error = Some(error),
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        let Some((sum, markers)) = audited else {
+            panic!("after kill {kill} the client does not read: {last_error:?}");
+        };
+        assert_eq!(sum, ACCOUNTS * OPENING, "after kill {kill}");
+        for (writer, marker) in markers.into_iter().enumerate() {
+            let told = acknowledged[writer].load(Ordering::SeqCst);
+            assert!(marker >= told, "kill {kill}: writer {writer} has {marker}, was told {told}");
+            assert!(marker < next[writer], "a commit from the future");
+        }
+    }
+    let total: u64 = acknowledged.iter().map(|told| told.load(Ordering::SeqCst)).sum();
+    assert!(total > kills * 4, "only {total} transfers: that is no load");
+    process.stop();
+}
+
+/// The journals as they were at the last sync.
+type Image = Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>;
+
+/// What of a journal can have been written; the rest is preallocated.
+const JOURNAL_HEAD: usize = 4 << 20;
+
+fn journals(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(data.join("data")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "jnl") {
+            let mut content = std::fs::read(&path).unwrap();
+            assert!(content[JOURNAL_HEAD.min(content.len())..].iter().all(|byte| *byte == 0));
+            content.truncate(JOURNAL_HEAD);
+            found.insert(path.file_name().unwrap().into(), content);
+        }
+    }
+    found
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_tree(&path, &target);
+        } else if path.extension().is_none_or(|extension| extension != "jnl") {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// Power loss: of the journal only what was synced is left, or that and a torn piece of what came after. The
+/// image is taken some time after the sync and before anybody is told, so a reply that does not wait for its
+/// sync finds itself without its data.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_with_what_was_not_synced() {
+    let image: Image = Image::default();
+    let taken = image.clone();
+    let server = Server::start_with(move |config| {
+        config.sync_probe = Some(Arc::new(move |data: &Path| {
+            std::thread::sleep(Duration::from_millis(5));
+            *taken.lock().unwrap() = journals(data);
+            Ok(())
+        }));
+    })
+    .await;
+    let client = server.client().await;
+    let directory = TempDir::new().unwrap();
+    for round in 0..12u32 {
+        for one_phase in [true, false] {
+            let options = if one_phase { optimistic().try_one_pc() } else { optimistic() };
+            let mut txn = client.begin_with_options(options).await.unwrap();
+            txn.put("k".to_owned(), format!("{round} {one_phase}")).await.unwrap();
+            txn.commit().await.unwrap();
+            // The lights go out right after the answer.
+            let synced = image.lock().unwrap().clone();
+            let data = directory.path().join(format!("{round}-{one_phase}"));
+            copy_tree(server.data(), &data);
+            for (name, mut content) in synced {
+                if round.is_multiple_of(3) {
+                    let end = content.iter().rposition(|byte| *byte != 0).unwrap();
+                    let torn = content[end.saturating_sub(40)..end].to_vec();
+                    content.truncate(end + 1);
+                    content.extend_from_slice(&torn);
+                }
+                std::fs::write(data.join("data").join(name), content).unwrap();
+            }
+            let after = Server::open(&data, |_| {}).await;
+            let reader = after.client().await;
+            // A two-phase commit's own lock may be what is found; reading resolves it.
+            let value = get(&reader, "k").await;
+            assert_eq!(value, Some(format!("{round} {one_phase}")));
+            assert!(now(&reader).await > now(&client).await - (1 << 18), "time went back");
+            after.stop().await;
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_write_reads_go_on_and_writes_come_back() {
+    let failing = Arc::new(AtomicBool::new(false));
+    let switch = failing.clone();
+    let server = Server::start_with(move |config| {
+        config.sync_probe = Some(Arc::new(move |_: &Path| {
+            if switch.load(Ordering::SeqCst) {
+                return Err(std::io::Error::other("the disk is full"));
+            }
+            Ok(())
+        }));
+    })
+    .await;
+    let client = server.client().await;
+    put(&client, "k", "before").await;
+    let version = now(&client).await;
+    failing.store(true, Ordering::SeqCst);
+    let mut txn = client.begin_with_options(optimistic()).await.unwrap();
+    txn.put("k".to_owned(), "during").await.unwrap();
+    txn.commit().await.unwrap_err();
+    let wire = crate::wire::Wire::new(&server).await;
+    eventually("reads are served", async || {
+        let request = dev_kv::wire::kvrpcpb::GetRequest {
+            context: crate::support::whole(),
+            key: "k".into(),
+            version,
+        };
+        let answer = wire.kv.clone().kv_get(request).await;
+        answer.is_ok_and(|answer| &answer.get_ref().value[..] == b"before")
+    })
+    .await;
+    let refused = wire.send(crate::wire::prewrite(version, vec![crate::wire::put("x", "")])).await;
+    let reason = refused.region_error.unwrap().server_is_busy.unwrap().reason;
+    assert!(reason.contains("the disk is full"), "{reason}");
+    failing.store(false, Ordering::SeqCst);
+    eventually("writes are accepted again", async || {
+        let mut txn = client.begin_with_options(optimistic()).await.unwrap();
+        txn.put("other".to_owned(), "after").await.unwrap();
+        txn.commit().await.is_ok()
+    })
+    .await;
+    assert_eq!(get(&client, "other").await.as_deref(), Some("after"));
+    server.stop().await;
+}
+
+/// A real full disk, as near as a test gets without one: files may not grow beyond a limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_writes_fail_reads_go_on_and_nothing_is_damaged() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("kv");
+    let address = free_address();
+    let process = Process::start(&address, &data).await;
+    let client = TransactionClient::new(vec![address.clone()]).await.unwrap();
+    put(&client, "first", "kept").await;
+    let version = now(&client).await;
+    process.stop();
+    let mut limited = Command::new("bash");
+    limited
+        .arg("-c")
+        .arg("trap '' XFSZ; ulimit -f 1024; exec \"$0\" \"$@\"")
+        .arg(env!("CARGO_BIN_EXE_dev-kv"))
+        .args(["--listen", &address, "--data-dir"])
+        .arg(&data);
+    let process = Process::spawn(limited, &address).await;
+    let client = TransactionClient::new(vec![address.clone()]).await.unwrap();
+    let mut kept = Vec::new();
+    let mut failed = None;
+    for round in 0..400 {
+        let mut txn = client.begin_with_options(optimistic().try_one_pc()).await.unwrap();
+        txn.put(format!("k{round:03}"), vec![b'v'; 8_000]).await.unwrap();
+        match txn.commit().await {
+            Ok(_) => kept.push(format!("k{round:03}")),
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    assert!(failed.is_some(), "a megabyte took {} writes of eight thousand bytes", kept.len());
+    assert!(!kept.is_empty());
+    let mut read = None;
+    for _ in 0..20 {
+        let version = tikv_client::TimestampExt::from_version(version);
+        let mut snapshot = client.snapshot(version, optimistic());
+        if let Ok(value) = snapshot.get("first".to_owned()).await {
+            read = value;
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!(read.as_deref(), Some(&b"kept"[..]), "reads go on");
+    process.kill();
+    let process = Process::start(&address, &data).await;
+    let client = TransactionClient::new(vec![address.clone()]).await.unwrap();
+    assert_eq!(get(&client, "first").await.as_deref(), Some("kept"));
+    for key in &kept {
+        assert_eq!(get(&client, key).await.map(|value| value.len()), Some(8_000), "{key}");
+    }
+    put(&client, "last", "written").await;
+    process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_directory_is_refused() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let second = Server::open(server.data(), |_| {}).await;
+    let error = second.ended().await.unwrap_err().to_string();
+    assert!(error.contains("in use"), "{error}");
+    put(&client, "k", "the first goes on").await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_formats_or_programs_directory_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let open = async |name: &str, file: &str, content: &str| {
+        let data = directory.path().join(name);
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join(file), content).unwrap();
+        Server::open(&data, |_| {}).await.ended().await.unwrap_err().to_string()
+    };
+    let error = open("older", "dev-kv.format", "dev-kv format 0\n").await;
+    assert!(error.contains("format 0") && error.contains("format 1"), "{error}");
+    let error = open("newer", "dev-kv.format", "dev-kv format 2\n").await;
+    assert!(error.contains("format 2"), "{error}");
+    let error = open("broken", "dev-kv.format", "\0\0").await;
+    assert!(error.contains("not written by dev-kv"), "{error}");
+    let error = open("theirs", "thesis.txt", "chapter one").await;
+    assert!(error.contains("not written by dev-kv"), "{error}");
+}
+
+/// The client's handler may go away at any time; what it sent lands whole or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_whose_caller_gave_up_land_whole_or_not_at_all() {
+    let server = Server::start_with(|config| {
+        config.sync_probe = Some(Arc::new(|_: &Path| {
+            std::thread::sleep(Duration::from_millis(8));
+            Ok(())
+        }));
+    })
+    .await;
+    let wire = crate::wire::Wire::new(&server).await;
+    let client = server.client().await;
+    for round in 0..60u64 {
+        let start = now(&client).await;
+        let keys = ["a", "b", "c"].map(|key| format!("{key}{round}"));
+        let mutations = keys.iter().map(|key| crate::wire::put(key, "v")).collect();
+        let mut request = crate::wire::prewrite(start, mutations);
+        request.try_one_pc = true;
+        let mut kv = wire.kv.clone();
+        let call = tokio::spawn(async move { kv.kv_prewrite(request).await });
+        tokio::time::sleep(Duration::from_millis(round % 16)).await;
+        call.abort();
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut landed = 0;
+    for round in 0..60u64 {
+        let mut found = 0;
+        for key in ["a", "b", "c"] {
+            found += usize::from(get(&client, &format!("{key}{round}")).await.is_some());
+        }
+        assert!(found == 0 || found == 3, "{found} of 3 keys of round {round}");
+        landed += usize::from(found == 3);
+    }
+    assert!(landed > 0, "every call was aborted before it was sent");
+    server.stop().await;
+}

@@ -1,0 +1,124 @@
+//! Safe points, garbage, and erasing ranges.
+
+use crate::support::{Server, eventually, get, now, optimistic, put};
+use crate::wire::Wire;
+use dev_kv::wire::pdpb;
+use std::time::{Duration, Instant};
+use tikv_client::{Timestamp, TimestampExt as _, TransactionClient};
+
+async fn history_rows(server: &Server) -> u64 {
+    server.page("/dev-kv/v1/stats").await["history_rows"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_safe_point_only_rises_and_survives() {
+    let server = Server::start().await;
+    let raise = async |server: &Server, safe_point| {
+        let request = pdpb::UpdateGcSafePointRequest { header: None, safe_point };
+        let answer = server.pd().await.update_gc_safe_point(request).await.unwrap();
+        answer.into_inner().new_safe_point
+    };
+    assert_eq!(raise(&server, 100).await, 100);
+    assert_eq!(raise(&server, 50).await, 100);
+    let server = server.restart(|_| {}).await;
+    assert_eq!(raise(&server, 99).await, 100);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_versions_vanish_and_what_can_be_read_stays() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let wire = Wire::new(&server).await;
+    put(&client, "deleted", "x").await;
+    for round in 0..20 {
+        put(&client, "k", &round.to_string()).await;
+    }
+    let mut txn = client.begin_with_options(optimistic()).await.unwrap();
+    txn.delete("deleted".to_owned()).await.unwrap();
+    txn.commit().await.unwrap();
+    wire.rollback(&["rolled"], now(&client).await).await.unwrap();
+    let safe_point = now(&client).await;
+    let middle = put(&client, "k", "after").await;
+    put(&client, "k", "last").await;
+    assert!(client.gc(Timestamp::from_version(safe_point)).await.unwrap());
+    assert!(!client.gc(Timestamp::from_version(safe_point - 1)).await.unwrap());
+    // What was in force at the safe point, and the two since.
+    eventually("two old versions are left", async || history_rows(&server).await == 2).await;
+    assert_eq!(wire.get("k", safe_point).await, Ok(Some("19".to_owned())));
+    assert_eq!(wire.get("k", middle).await, Ok(Some("after".to_owned())));
+    assert_eq!(get(&client, "k").await.as_deref(), Some("last"));
+    assert_eq!(get(&client, "deleted").await, None);
+    let server = server.restart(|_| {}).await;
+    let wire = Wire::new(&server).await;
+    assert_eq!(wire.get("k", safe_point).await, Ok(Some("19".to_owned())));
+    assert_eq!(wire.get("deleted", u64::MAX - 1 - (1 << 62)).await.ok().flatten(), None);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn erasing_a_range_takes_versions_and_locks_and_nothing_else() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let wire = Wire::new(&server).await;
+    for round in 0..3 {
+        for key in 0..30 {
+            put(&client, &format!("k{key:02}"), &round.to_string()).await;
+        }
+    }
+    let early = now(&client).await;
+    wire.prewrite(early, vec![crate::wire::put("k05", "l"), crate::wire::put("k25", "l")]).await;
+    let range = "k00".to_owned().."k20".to_owned();
+    client.unsafe_destroy_range(range).await.unwrap();
+    let locks = wire.locks().await;
+    assert_eq!(locks.len(), 1);
+    assert_eq!(&locks[0].key[..], b"k25");
+    wire.resolve(early, 0).await;
+    for key in 0..30 {
+        let name = format!("k{key:02}");
+        let expected = (key >= 20).then_some("2");
+        assert_eq!(get(&client, &name).await.as_deref(), expected, "{name}");
+        let before = wire.get(&name, early - 1).await.unwrap();
+        assert_eq!(before.as_deref(), expected, "{name} as of before");
+    }
+    // The keys can be used again, also after a restart.
+    put(&client, "k03", "new").await;
+    let server = server.restart(|_| {}).await;
+    let client = server.client().await;
+    assert_eq!(get(&client, "k03").await.as_deref(), Some("new"));
+    assert_eq!(get(&client, "k04").await, None);
+    server.stop().await;
+}
+
+async fn write_often(client: &TransactionClient, rounds: usize) -> Duration {
+    let started = Instant::now();
+    for round in 0..rounds {
+        let mut txn = client.begin_with_options(optimistic().try_one_pc()).await.unwrap();
+        txn.put("hot".to_owned(), vec![u8::try_from(round % 251).unwrap(); 64]).await.unwrap();
+        txn.commit().await.unwrap();
+    }
+    started.elapsed()
+}
+
+/// A hot key; `TILL_DEV_KV_HOT_WRITES=1000000` makes it as hot as it gets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_key_neither_slows_down_nor_grows_the_store() {
+    let rounds = std::env::var_os("TILL_DEV_KV_HOT_WRITES")
+        .and_then(|text| text.to_str()?.parse().ok())
+        .unwrap_or(2_000usize);
+    let part = rounds / 4;
+    let server = Server::start().await;
+    let client = server.client().await;
+    let mut times = Vec::new();
+    for _ in 0..4 {
+        times.push(write_often(&client, part).await);
+        assert!(client.gc(client.current_timestamp().await.unwrap()).await.unwrap());
+        eventually("its old versions are gone", async || history_rows(&server).await <= 1).await;
+    }
+    // Other work shares the machine: only a trend beyond that is a failure.
+    assert!(times[3] < times[0] * 3, "it slowed down: {times:?}");
+    let stats = server.page("/dev-kv/v1/stats").await;
+    let on_disk = stats["disk_bytes"].as_u64().unwrap();
+    assert!(on_disk < 400 << 20, "{on_disk} bytes on disk, mostly preallocated journals");
+    server.stop().await;
+}

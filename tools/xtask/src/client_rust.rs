@@ -1,0 +1,270 @@
+//! tikv-client's own integration and failpoint tests, run against dev-kv.
+//!
+//! The package's source is copied below the target directory and built there, apart from this workspace: its
+//! tests arm failpoints and need an HTTP client. What is changed in the copy: the toolchain file goes (it
+//! names an older compiler), the HTTP client builds without a native TLS library, and the copy is a
+//! workspace of its own. The tests themselves are as published.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The published version whose tests are run; the one that the project depends on.
+const PACKAGE: &str = "tikv-client-0.4.0";
+
+/// How long the server may take to listen.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// What the tests said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Tests that passed.
+    pub passed: usize,
+    /// Tests that failed, by name.
+    pub failed: Vec<String>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed.len())?;
+        for name in &self.failed {
+            write!(f, "\n  failed: {name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs all of them, transactional and raw, against a new store of this many regions. `root` is the
+/// workspace.
+///
+/// # Errors
+///
+/// When something could not be built or started. Failed tests are in the summary.
+pub fn run(root: &Path, regions: usize) -> Result<Summary, String> {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root.join("target"), |target| root.join(target));
+    let work = target.join("client-rust");
+    let copy = copy_package(&work)?;
+    let tests = build_tests(&work, &copy)?;
+    let server = Server::start(root, &target, &work, regions)?;
+    let mut summary = Summary::default();
+    for test in tests {
+        run_one(&test, &copy, &server, regions, &mut summary)?;
+    }
+    Ok(summary)
+}
+
+fn said(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> String {
+    let text = format!("{what} {}", path.display());
+    move |error| format!("{text}: {error}")
+}
+
+/// The package's source, as cargo unpacked it.
+fn package_source() -> Result<PathBuf, String> {
+    let home = std::env::var_os("CARGO_HOME").map_or_else(
+        || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")),
+        |home| Some(PathBuf::from(home)),
+    );
+    let sources = home.ok_or("neither CARGO_HOME nor HOME is set")?.join("registry").join("src");
+    let registries = fs::read_dir(&sources).map_err(said("read", &sources))?;
+    registries
+        .filter_map(Result::ok)
+        .map(|registry| registry.path().join(PACKAGE))
+        .find(|source| source.is_dir())
+        .ok_or_else(|| format!("{PACKAGE} is not below {}: run cargo fetch", sources.display()))
+}
+
+/// Copies the package and adapts its manifest. An earlier copy is replaced, what it built is kept.
+fn copy_package(work: &Path) -> Result<PathBuf, String> {
+    let copy = work.join(PACKAGE);
+    if copy.exists() {
+        fs::remove_dir_all(&copy).map_err(said("remove", &copy))?;
+    }
+    copy_tree(&package_source()?, &copy)?;
+    let toolchain = copy.join("rust-toolchain.toml");
+    fs::remove_file(&toolchain).map_err(said("remove", &toolchain))?;
+    let manifest = copy.join("Cargo.toml");
+    let text = fs::read_to_string(&manifest).map_err(said("read", &manifest))?;
+    let adapted = adapt_manifest(&text)?;
+    fs::write(&manifest, adapted).map_err(said("write", &manifest))?;
+    Ok(copy)
+}
+
+fn adapt_manifest(text: &str) -> Result<String, String> {
+    let native = "    \"native-tls-vendored\",\n";
+    let client = "[dev-dependencies.reqwest]\n";
+    if !text.contains(native) || !text.contains(client) {
+        return Err(format!("{PACKAGE}'s manifest is not as expected"));
+    }
+    let without = text.replace(native, "");
+    let plain = without.replace(client, &format!("{client}default-features = false\n"));
+    Ok(format!("{plain}\n[workspace]\n"))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<(), String> {
+    fs::create_dir_all(to).map_err(said("make", to))?;
+    for entry in fs::read_dir(from).map_err(said("read", from))? {
+        let entry = entry.map_err(said("read", from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_tree(&source, &target)?;
+        } else {
+            fs::copy(&source, &target).map_err(said("copy", &source))?;
+        }
+    }
+    Ok(())
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+}
+
+/// Builds the test programs; answers where they are.
+fn build_tests(work: &Path, copy: &Path) -> Result<Vec<PathBuf>, String> {
+    let output = cargo()
+        .current_dir(copy)
+        .args(["test", "--no-run", "--features", "integration-tests fail/failpoints"])
+        .args(["--test", "integration_tests", "--test", "failpoint_tests", "--target-dir"])
+        .arg(work.join("build"))
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| format!("cargo did not start: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{PACKAGE}'s tests were not built:\n{said}"));
+    }
+    let tests = executables(&said, copy);
+    if tests.len() == 2 {
+        Ok(tests)
+    } else {
+        Err(format!("cargo named {} test programs instead of 2:\n{said}", tests.len()))
+    }
+}
+
+/// Paths from cargo's lines `Executable tests/x.rs (path)`.
+fn executables(said: &str, copy: &Path) -> Vec<PathBuf> {
+    said.lines()
+        .filter(|line| line.trim_start().starts_with("Executable "))
+        .filter_map(|line| Some(line.rsplit_once('(')?.1.strip_suffix(')')?))
+        .map(|path| copy.join(path))
+        .collect()
+}
+
+/// dev-kv over a directory of its own, stopped when dropped.
+#[derive(Debug)]
+struct Server {
+    child: Child,
+    address: String,
+    data: PathBuf,
+}
+
+impl Server {
+    fn start(root: &Path, target: &Path, work: &Path, regions: usize) -> Result<Self, String> {
+        let built = cargo()
+            .current_dir(root)
+            .args(["build", "--quiet", "-p", "dev-kv", "--bin", "dev-kv"])
+            .status()
+            .map_err(|error| format!("cargo did not start: {error}"))?;
+        if !built.success() {
+            return Err("dev-kv was not built".to_owned());
+        }
+        let data = work.join(format!("data-{}-{regions}", std::process::id()));
+        let free = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .map_err(|error| format!("no free port: {error}"))?;
+        let address = free.to_string();
+        let child = Command::new(target.join("debug").join("dev-kv"))
+            .args(["--listen", &address, "--regions", &regions.to_string(), "--data-dir"])
+            .arg(&data)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("dev-kv did not start: {error}"))?;
+        let server = Self { child, address, data };
+        let until = Instant::now() + START_MAX;
+        while TcpStream::connect(&server.address).is_err() {
+            if Instant::now() > until {
+                return Err(format!("dev-kv does not listen on {}", server.address));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It is gone either way; its data is scratch.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        fs::remove_dir_all(&self.data).ok();
+    }
+}
+
+fn run_one(
+    test: &Path,
+    copy: &Path,
+    server: &Server,
+    regions: usize,
+    summary: &mut Summary,
+) -> Result<(), String> {
+    let mut command = Command::new(test);
+    command
+        .current_dir(copy)
+        .args(["--test-threads", "1"])
+        .env("PD_ADDRS", &server.address)
+        .env_remove("MULTI_REGION");
+    if regions > 1 {
+        command.env("MULTI_REGION", "1");
+    }
+    let output =
+        command.output().map_err(|error| format!("{} did not start: {error}", test.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let before = summary.passed + summary.failed.len();
+    for line in said.lines() {
+        let Some((name, verdict)) =
+            line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
+        else {
+            continue;
+        };
+        match verdict {
+            "ok" => summary.passed += 1,
+            "FAILED" => summary.failed.push(name.to_owned()),
+            _ => {}
+        }
+    }
+    let ran = summary.passed + summary.failed.len() - before;
+    if ran == 0 || (!output.status.success() && summary.failed.is_empty()) {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{} ended early:\n{said}\n{errors}", test.display()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_is_adapted_or_refused() {
+        let text = "[dev-dependencies.reqwest]\nversion = \"0.11\"\nfeatures = [\n    \"json\",\n    \
+                    \"native-tls-vendored\",\n]\n";
+        let adapted = adapt_manifest(text).unwrap();
+        assert!(adapted.contains("[dev-dependencies.reqwest]\ndefault-features = false\n"));
+        assert!(!adapted.contains("native-tls"));
+        assert!(adapted.ends_with("\n[workspace]\n"));
+        assert!(adapt_manifest("[package]\n").is_err());
+    }
+
+    #[test]
+    fn test_programs_are_found_in_what_cargo_says() {
+        let said = "   Compiling x\n  Executable tests/a.rs (/t/debug/deps/a-1)\n  Executable \
+                    tests/b.rs (rel/b-2)\n";
+        let found = executables(said, Path::new("/copy"));
+        assert_eq!(found, [PathBuf::from("/t/debug/deps/a-1"), PathBuf::from("/copy/rel/b-2")]);
+    }
+}
