@@ -21,6 +21,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
         command::check(&mut workspace.cargo(&args))
     });
     outside::deny(workspace, report);
+    outside::deployment(workspace, report);
     test::run(workspace, report);
     outside::run(workspace, report);
 }

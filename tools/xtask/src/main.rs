@@ -40,7 +40,10 @@ usage: cargo xtask COMMAND
   test      all tests: Rust, then Python against real processes
   deps      who may depend on whom, and which sources may name what
   tidy      lengths, leftovers, docs, links
-  outside   tools of others: cargo-deny, then grpcurl and an OpenAPI validator against a shop
+  outside   tools of others: cargo-deny, what deploys the shop, then grpcurl and an OpenAPI validator
+            against one
+  deploy    of these, only what deploys the shop: chart, compose files, image, scripts
+  k8s       writes k8s/ anew, from the chart
   goldens   writes the golden files anew, from what the tests see";
 
 fn main() -> ExitCode {
@@ -59,8 +62,11 @@ fn main() -> ExitCode {
         "test" => test::run(&workspace, &mut report),
         "deps" => report.part("deps", || deps::check(&workspace)),
         "tidy" => report.part("tidy", || tidy::check(&workspace)),
+        "deploy" => outside::deployment(&workspace, &mut report),
+        "k8s" => report.part("k8s", || outside::chart::write_plain(&workspace)),
         "outside" => {
             outside::deny(&workspace, &mut report);
+            outside::deployment(&workspace, &mut report);
             if test::build(&workspace, &mut report) {
                 outside::run(&workspace, &mut report);
             }

@@ -1,5 +1,7 @@
 //! Tools of others: they know nothing of how we meant it.
 
+use serde_json::Value;
+
 use crate::{
     command,
     python::Venv,
@@ -8,7 +10,11 @@ use crate::{
     workspace::Workspace,
 };
 
+pub(crate) mod chart;
+mod go;
 mod grpcurl;
+mod objects;
+mod shell;
 
 /// cargo-deny, by `deny.toml`.
 pub(crate) fn deny(workspace: &Workspace, report: &mut Report) {
@@ -40,6 +46,29 @@ fn deny_advisories(workspace: &Workspace) -> Part {
 
 fn tools(workspace: &Workspace) -> Result<Venv, String> {
     Venv::ready(workspace, "tools", &workspace.root.join("tools/xtask/requirements.txt"))
+}
+
+/// What the shop is deployed with: chart, plain objects, scripts.
+pub(crate) fn deployment(workspace: &Workspace, report: &mut Report) {
+    report.part("helm", || chart::helm(workspace));
+    report.part("kubernetes-validate", || chart::schemas(workspace));
+    report.part("objects", || chart::rules(workspace));
+    report.part("k8s", || chart::plain(workspace));
+    report.part("shellcheck", || shell::check(workspace));
+    report.part("deploy scripts", || shell::deploy(workspace));
+}
+
+/// The documents of a YAML text.
+fn yaml(workspace: &Workspace, text: &str) -> Result<Vec<Value>, String> {
+    const READ: &str = "\
+import json, sys, yaml
+with open(sys.argv[1]) as text:
+    print(json.dumps([document for document in yaml.safe_load_all(text) if document]))
+";
+    let file = workspace.scratch("rendered")?.join("read.yaml");
+    std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let json = command::output(tools(workspace)?.python().args(["-c", READ]).arg(&file))?;
+    serde_json::from_str(&json).map_err(|error| error.to_string())
 }
 
 /// What looks at a running shop.

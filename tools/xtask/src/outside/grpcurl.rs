@@ -1,12 +1,10 @@
 //! grpcurl: reflection, and every service called with JSON, as a person at a shell would.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use serde_json::{Value, json};
 
+use super::go;
 use crate::{
     command,
     report::{Outcome, Part, Tally},
@@ -26,7 +24,7 @@ const SERVICES: &[(&str, &[&str])] = &[
 
 /// Installs it when it is missing, then calls.
 pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
-    let Some(program) = installed(workspace)? else {
+    let Some(program) = go::installed(workspace, MODULE)? else {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
     };
     let grpc = Grpcurl { program: &program, shop };
@@ -38,27 +36,6 @@ pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
     tally.check("a refusal in JSON", grpc.is_refused());
     tally.check("an unknown item", grpc.names_what_is_missing());
     Ok(Outcome::Ran(tally))
-}
-
-fn installed(workspace: &Workspace) -> Result<Option<PathBuf>, String> {
-    let go = workspace.scratch("go")?;
-    let program = go.join("bin/grpcurl");
-    if program.exists() {
-        return Ok(Some(program));
-    }
-    if Command::new("go").arg("version").output().is_err() {
-        return Ok(None);
-    }
-    let mut install = Command::new("go");
-    install
-        .args(["install", MODULE])
-        .env("GOPATH", &go)
-        .env("GOBIN", go.join("bin"))
-        .env("GOCACHE", go.join("cache"))
-        // Without it the module cache cannot be removed with the target directory.
-        .env("GOFLAGS", "-modcacherw");
-    command::run(&mut install)?;
-    Ok(Some(program))
 }
 
 struct Grpcurl<'a> {

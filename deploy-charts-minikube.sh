@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Installs everything on minikube: the ingress addon, tidb-operator, one PD, one TiKV, and one of each role.
+# May be run again at any time.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly ROOT
+readonly CONTEXT=${MINIKUBE_PROFILE:-minikube}
+# shellcheck source=helm-config/deploy.sh
+source "$ROOT/helm-config/deploy.sh"
+
+usage() {
+  cat <<TEXT
+usage: deploy-charts-minikube.sh [--store-only]
+
+  --store-only   PD and TiKV, and nothing of ours: then kubectl apply -f k8s/ installs the rest
+
+MINIKUBE_PROFILE: which minikube (default: minikube). NAMESPACE: where to (default: till).
+IMAGE: an image that the cluster has or can fetch (default: built here, as till:0.1.0).
+TEXT
+}
+
+main() {
+  parse "$@"
+  need kubectl https://kubernetes.io/docs/tasks/tools/
+  need helm https://helm.sh/docs/intro/install/
+  need minikube https://minikube.sigs.k8s.io/docs/start/
+  minikube --profile "$CONTEXT" status >/dev/null ||
+    fail "minikube does not run: minikube start --profile $CONTEXT --cpus 4 --memory 8g"
+
+  install_tidb_operator
+  make_namespace
+  if [ -n "$STORE_ONLY" ]; then
+    install_store --values "$CONFIG/till-minikube-values.yaml"
+    exit 0
+  fi
+
+  say "the ingress addon, with a request id of its own for each client request"
+  minikube --profile "$CONTEXT" addons enable ingress
+  kube patch configmap ingress-nginx-controller --namespace ingress-nginx --type merge \
+    --patch-file "$CONFIG/minikube-ingress-patch.yaml"
+
+  local image=${IMAGE:-till:0.1.0}
+  if [ -z "${IMAGE:-}" ]; then
+    say "the image $image, built inside minikube; minutes the first time"
+    minikube --profile "$CONTEXT" image build --tag "$image" "$ROOT"
+  fi
+
+  install_till --values "$CONFIG/till-minikube-values.yaml" \
+    --set "image.repository=${image%:*}" --set-string "image.tag=${image##*:}"
+
+  say "done. In another terminal:  minikube --profile $CONTEXT tunnel"
+  echo "Then the shop is on http://localhost/ and its docs on http://localhost/docs"
+  echo "One purchase, checked:  helm --kube-context $CONTEXT --namespace $NAMESPACE test $RELEASE --logs"
+}
+
+main "$@"

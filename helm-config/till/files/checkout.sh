@@ -1,0 +1,33 @@
+#!/bin/sh
+# Buys two units of five at 7 for a user with 20, twice; the second time must charge nothing.
+# SHOP: where the bridge is.
+set -eu
+
+call() { # METHOD PATH
+  curl --silent --show-error --fail-with-body --max-time 40 --request "$1" "$SHOP$2"
+}
+
+id() { # the one string in {"some_id":"..."}
+  sed 's/.*: *"\([^"]*\)".*/\1/'
+}
+
+expect() { # WHAT FOUND PART
+  case "$2" in
+    *"$3"*) echo "ok: $1" ;;
+    *) echo "FAILED: $1: no $3 in $2" && exit 1 ;;
+  esac
+}
+
+user=$(call POST /payment/create_user | id)
+call POST "/payment/add_funds/$user/20" && echo
+item=$(call POST /stock/item/create/7 | id)
+call POST "/stock/add/$item/5" && echo
+order=$(call POST "/orders/create/$user" | id)
+call POST "/orders/addItem/$order/$item/2" && echo
+
+call POST "/orders/checkout/$order" && echo
+call POST "/orders/checkout/$order" && echo
+
+expect "the order is paid" "$(call GET "/orders/find/$order" | tr -d ' ')" '"paid":true'
+expect "two units are gone" "$(call GET "/stock/find/$item" | tr -d ' ')" '"stock":3'
+expect "14 was charged, once" "$(call GET "/payment/find_user/$user" | tr -d ' ')" '"credit":6'

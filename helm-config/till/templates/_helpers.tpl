@@ -1,0 +1,99 @@
+{{/* Who there is, where each listens, and who calls whom: endpoints and network policies follow from it. */}}
+{{- define "till.table" -}}
+order:       {port: 7100, store: true, calls: [stock, coordinator]}
+stock:       {port: 7200, store: true, calls: [coordinator]}
+payment:     {port: 7300, store: true, calls: [coordinator]}
+coordinator: {port: 7000, store: true, calls: [order, stock, payment]}
+http-bridge: {port: 8000, store: false, calls: [coordinator, order, stock, payment]}
+{{- end -}}
+
+{{- define "till.fullname" -}}
+{{- default .Release.Name .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "till.image" -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+
+{{/* What never changes of an object: takes {root, role}. */}}
+{{- define "till.selector" -}}
+app.kubernetes.io/name: till
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .role }}
+{{- end -}}
+
+{{/* Takes {root, role}. */}}
+{{- define "till.labels" -}}
+{{ include "till.selector" . }}
+app.kubernetes.io/part-of: till
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+{{- end -}}
+
+{{/* A role's values over the defaults, as YAML: takes {root, role}. */}}
+{{- define "till.values" -}}
+{{- mergeOverwrite (deepCopy .root.Values.defaults) (index .root.Values.roles .role | default dict) | toYaml -}}
+{{- end -}}
+
+{{- define "till.store.name" -}}
+{{- include "till.fullname" . }}-store
+{{- end -}}
+
+{{/* Exactly one store. */}}
+{{- define "till.store.endpoints" -}}
+{{- $own := .Values.store.tidbCluster.enabled -}}
+{{- $theirs := .Values.store.pdEndpoints -}}
+{{- if and $own $theirs -}}
+{{- fail "store.pdEndpoints and store.tidbCluster.enabled exclude each other: name your TiKV or have one made" -}}
+{{- else if $own -}}
+{{ include "till.store.name" . }}-pd:2379
+{{- else if $theirs -}}
+{{ join "," $theirs }}
+{{- else -}}
+{{- fail "no store: set store.pdEndpoints, or store.tidbCluster.enabled" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A person's time-outs, in whole seconds, rounded up: takes milliseconds. */}}
+{{- define "till.seconds" -}}
+{{- div (add (int64 .) 999) 1000 -}}
+{{- end -}}
+
+{{/* TILL_ORDER_ENDPOINTS and the like: takes {root, role}. */}}
+{{- define "till.endpoints" -}}
+{{- $table := fromYaml (include "till.table" .root) -}}
+{{- range $callee := (index $table .role).calls }}
+{{ printf "TILL_%s_ENDPOINTS" (upper $callee) }}: {{ printf "dns:%s-%s:%d" (include "till.fullname" $.root) $callee (int (index $table $callee).port) }}
+{{- end -}}
+{{- end -}}
+
+{{/* All variables of a role but those of `env`: takes {root, role, own}. */}}
+{{- define "till.variables" -}}
+{{- $port := int (index (fromYaml (include "till.table" .root)) .role).port -}}
+{{- $values := .root.Values -}}
+TILL_LISTEN: {{ printf "[::]:%d,0.0.0.0:%d" $port $port | quote }}
+TILL_LOG_FORMAT: {{ $values.log.format }}
+{{- with $values.log.filter }}
+TILL_LOG: {{ . | quote }}
+{{- end }}
+TILL_LAME_DUCK_MS: {{ .own.lameDuckMs | int64 | quote }}
+TILL_DRAIN_TIMEOUT_MS: {{ .own.drainTimeoutMs | int64 | quote }}
+{{- include "till.endpoints" . }}
+{{- if (index (fromYaml (include "till.table" .root)) .role).store }}
+TILL_INSECURE: "true"
+PD_ENDPOINTS: {{ include "till.store.endpoints" .root }}
+{{- with $values.store.shards }}
+TILL_SHARDS: {{ . | int64 | quote }}
+{{- end }}
+{{- if $values.store.tls.secretName }}
+TILL_STORE_CA_FILE: /etc/till/store/ca.crt
+TILL_STORE_CERT_FILE: /etc/till/store/tls.crt
+TILL_STORE_KEY_FILE: /etc/till/store/tls.key
+{{- end }}
+{{- else }}
+TILL_REQUEST_TIMEOUT_MS: {{ $values.bridge.requestTimeoutMs | int64 | quote }}
+TILL_BATCH_INIT_TIMEOUT_MS: {{ $values.bridge.batchInitTimeoutMs | int64 | quote }}
+{{- if and $values.ingress.enabled $values.ingress.mintsRequestId }}
+TILL_TRUST_REQUEST_ID: "true"
+{{- end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,168 @@
+{{/* One role: its Deployment, Service and PodDisruptionBudget. Takes {root, role}. */}}
+{{- define "till.role" -}}
+{{- $own := fromYaml (include "till.values" .) -}}
+{{- $here := dict "root" .root "role" .role "own" $own -}}
+{{- $name := printf "%s-%s" (include "till.fullname" .root) .role -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ $name }}
+  labels: {{- include "till.labels" . | nindent 4 }}
+spec:
+  {{- if not $own.autoscaling.enabled }}
+  replicas: {{ $own.replicas }}
+  {{- end }}
+  revisionHistoryLimit: 3
+  strategy:
+    rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
+  selector:
+    matchLabels: {{- include "till.selector" . | nindent 6 }}
+  template:
+    metadata:
+      labels: {{- include "till.labels" . | nindent 8 }}
+    spec: {{- include "till.pod" $here | nindent 6 }}
+---
+{{ include "till.service" . }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ $name }}
+  labels: {{- include "till.labels" . | nindent 4 }}
+spec:
+  maxUnavailable: 1
+  selector:
+    matchLabels: {{- include "till.selector" . | nindent 6 }}
+{{- end -}}
+
+{{/* Takes {root, role, own}. */}}
+{{- define "till.pod" -}}
+serviceAccountName: {{ include "till.fullname" .root }}
+automountServiceAccountToken: false
+# Variables such as TILL_ORDER_PORT, made of services' names, would be taken for settings.
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ add 5 (include "till.seconds" (add (int64 .own.lameDuckMs) (int64 .own.drainTimeoutMs))) }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile: {type: RuntimeDefault}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .own.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .own.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+topologySpreadConstraints:
+  {{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - topologyKey: {{ $key }}
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels: {{- include "till.selector" $ | nindent 8 }}
+  {{- end }}
+containers:
+  - {{ include "till.container" . | nindent 4 | trim }}
+{{- if and .root.Values.store.tls.secretName (index (fromYaml (include "till.table" .root)) .role).store }}
+volumes:
+  - name: store-tls
+    secret: {secretName: {{ .root.Values.store.tls.secretName }}, defaultMode: 0440}
+{{- end }}
+{{- end -}}
+
+{{/* Takes {root, role, own}. */}}
+{{- define "till.container" -}}
+{{- $port := int (index (fromYaml (include "till.table" .root)) .role).port -}}
+{{- $isGrpc := ne .role "http-bridge" -}}
+name: {{ .role }}
+image: {{ include "till.image" .root }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+args: [{{ .role }}]
+ports:
+  - name: {{ ternary "grpc" "http" $isGrpc }}
+    containerPort: {{ $port }}
+env:
+  {{- range $variable, $value := mergeOverwrite (fromYaml (include "till.variables" .)) .own.env }}
+  - name: {{ $variable }}
+    value: {{ $value | toString | quote }}
+  {{- end }}
+resources: {{- toYaml .own.resources | nindent 2 }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- if and .root.Values.store.tls.secretName $isGrpc }}
+volumeMounts:
+  - name: store-tls
+    mountPath: /etc/till/store
+    readOnly: true
+{{- end }}
+# Alive is not ready: nothing is restarted because the store, or a neighbour, is away.
+{{- if $isGrpc }}
+startupProbe:
+  grpc: {port: {{ $port }}, service: till.live}
+  periodSeconds: 1
+  failureThreshold: 60
+livenessProbe:
+  grpc: {port: {{ $port }}, service: till.live}
+  periodSeconds: 10
+  timeoutSeconds: 5
+readinessProbe:
+  grpc: {port: {{ $port }}, service: ""}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+{{- else }}
+startupProbe:
+  httpGet: {path: /healthz, port: http}
+  periodSeconds: 1
+  failureThreshold: 60
+livenessProbe:
+  httpGet: {path: /healthz, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 5
+readinessProbe:
+  httpGet: {path: /readyz, port: http}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+{{- end }}
+{{- end -}}
+
+{{/* Headless for gRPC: callers see every replica and route shards to them. Takes {root, role}. */}}
+{{- define "till.service" -}}
+{{- $port := int (index (fromYaml (include "till.table" .root)) .role).port -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ include "till.fullname" .root }}-{{ .role }}
+  labels: {{- include "till.labels" . | nindent 4 }}
+  {{- if eq .role "http-bridge" }}
+  {{- with .root.Values.bridge.service.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  type: {{ .root.Values.bridge.service.type }}
+  ports:
+    - name: http
+      port: {{ .root.Values.bridge.service.port }}
+      targetPort: http
+  {{- else }}
+spec:
+  clusterIP: None
+  ports:
+    - name: grpc
+      port: {{ $port }}
+      targetPort: grpc
+      appProtocol: kubernetes.io/h2c
+  {{- end }}
+  selector: {{- include "till.selector" . | nindent 4 }}
+{{- end -}}

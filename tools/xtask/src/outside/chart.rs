@@ -1,0 +1,274 @@
+//! The chart: helm lints and renders it, Kubernetes' own schemas judge what comes out, and `k8s/` holds the
+//! same objects as plain files.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use super::{go, objects, tools};
+use crate::{
+    command,
+    report::{Outcome, Part, Tally},
+    workspace::Workspace,
+};
+
+const HELM: &str = "helm.sh/helm/v3/cmd/helm@v3.22.0";
+const CHART: &str = "helm-config/till";
+const PLAIN: &str = "k8s";
+/// What the plain files are rendered from.
+const PLAIN_VALUES: &str = "helm-config/k8s-values.yaml";
+/// Goes into a folder of its own, as the deploy scripts apply it before everything else.
+const STORE: &str = "tidb-cluster.yaml";
+/// Oldest and newest Kubernetes that the objects must be right for.
+const KUBERNETES: [&str; 2] = ["1.32.0", "1.37.0"];
+
+/// Every set of values that the chart must render with; none: its defaults.
+const VALUES: [Option<&str>; 7] = [
+    None,
+    Some("helm-config/till-minikube-values.yaml"),
+    Some("helm-config/till-cluster-values.yaml"),
+    Some(PLAIN_VALUES),
+    Some("helm-config/till/ci/everything-values.yaml"),
+    Some("helm-config/till/ci/external-store-values.yaml"),
+    Some("helm-config/till/ci/bare-values.yaml"),
+];
+
+/// Values that must be refused, and a word of the reason.
+const REFUSED: [(&str, &str); 5] = [
+    ("store.tidbCluster.enabled=false", "no store"),
+    ("store.pdEndpoints={pd:2379}", "exclude each other"),
+    ("roles.stock.replica=3", "replica"),
+    ("defaults.replicas=many", "replicas"),
+    ("store.pdEndpoints={pd}", "pattern"),
+];
+
+const NO_GO: &str = "go is not installed";
+
+/// helm, and the project that it reads.
+struct Helm<'a> {
+    program: PathBuf,
+    workspace: &'a Workspace,
+}
+
+impl<'a> Helm<'a> {
+    fn ready(workspace: &'a Workspace) -> Result<Option<Self>, String> {
+        let program = go::installed(workspace, HELM)?;
+        Ok(program.map(|program| Self { program, workspace }))
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut helm = Command::new(&self.program);
+        helm.args(args).current_dir(&self.workspace.root);
+        helm
+    }
+
+    /// What helm would install.
+    fn template(&self, values: Option<&str>, more: &[&str]) -> Result<String, String> {
+        let mut helm = self.command(&["template", "till", CHART, "--kube-version", KUBERNETES[1]]);
+        helm.args(more);
+        if let Some(values) = values {
+            helm.args(["--values", values]);
+        }
+        let (succeeded, text) = command::quietly(&mut helm)?;
+        if succeeded { Ok(text) } else { Err(text) }
+    }
+}
+
+/// `helm lint` and `helm template` with every set of values, and with values that must be refused.
+pub(super) fn helm(workspace: &Workspace) -> Part {
+    let Some(helm) = Helm::ready(workspace)? else {
+        return Ok(Outcome::NotRun(NO_GO.to_owned()));
+    };
+    let mut tally = Tally::default();
+    for values in VALUES {
+        let what = values.unwrap_or("the defaults");
+        let mut lint =
+            helm.command(&["lint", "--strict", "--quiet", "--kube-version", KUBERNETES[1], CHART]);
+        if let Some(values) = values {
+            lint.args(["--values", values]);
+        }
+        let (succeeded, text) = command::quietly(&mut lint)?;
+        tally.check(&format!("helm lint with {what}"), if succeeded { Ok(()) } else { Err(text) });
+        let rendered = helm.template(values, &[]).map(drop);
+        tally.check(&format!("helm template with {what}"), rendered);
+    }
+    for (setting, reason) in REFUSED {
+        let result = match helm.template(None, &["--set", setting]) {
+            Ok(_) => Err("was rendered".to_owned()),
+            Err(text) if text.contains(reason) => Ok(()),
+            Err(text) => Err(format!("does not say `{reason}`: {text}")),
+        };
+        tally.check(setting, result);
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+/// kubernetes-validate over everything that helm renders, and over the load test's own objects. Custom
+/// resources have no schema there: they are named, and not counted.
+pub(super) fn schemas(workspace: &Workspace) -> Part {
+    let Some(helm) = Helm::ready(workspace)? else {
+        return Ok(Outcome::NotRun(NO_GO.to_owned()));
+    };
+    // Most objects are the same in many renderings.
+    let mut objects = BTreeSet::new();
+    for values in VALUES {
+        let rendered = helm.template(values, &[])?;
+        objects.extend(rendered.split("---\n").map(|object| format!("---\n{object}")));
+    }
+    let file = workspace.scratch("rendered")?.join("all.yaml");
+    write(&file, &objects.into_iter().collect::<String>())?;
+    let mut files = load_test(workspace)?;
+    files.push(file);
+    let mut tally = Tally::default();
+    let mut custom = Vec::new();
+    for version in KUBERNETES {
+        let mut validate = tools(workspace)?.tool("kubernetes-validate");
+        let short = version.trim_end_matches(".0");
+        validate.args(["--strict", "--kubernetes-version", short]).args(&files);
+        let (succeeded, text) = command::quietly(&mut validate)?;
+        for line in text.lines() {
+            if line.contains("passed for resource") {
+                tally.passed += 1;
+            } else if line.contains("Couldn't find schema for kind") {
+                let kind = line.split("kind ").nth(1).and_then(|rest| rest.split(' ').next());
+                custom.push(kind.unwrap_or(line).to_owned());
+            } else {
+                println!("{line}");
+                tally.failed += 1;
+            }
+        }
+        if !succeeded && tally.failed == 0 {
+            return Err(text);
+        }
+    }
+    custom.sort();
+    custom.dedup();
+    println!("not validated, for want of a schema: {}", custom.join(", "));
+    Ok(Outcome::Ran(tally))
+}
+
+/// What the load test in Kubernetes is made of.
+fn load_test(workspace: &Workspace) -> Result<Vec<PathBuf>, String> {
+    let files = workspace.files()?;
+    let own =
+        files.into_iter().filter(|file| file.starts_with("test/stress-k8s/kubernetes-config"));
+    Ok(own.map(|file| workspace.root.join(file)).collect())
+}
+
+/// What must hold of the objects beyond their schemas.
+pub(super) fn rules(workspace: &Workspace) -> Part {
+    let Some(helm) = Helm::ready(workspace)? else {
+        return Ok(Outcome::NotRun(NO_GO.to_owned()));
+    };
+    let mut tally = Tally::default();
+    for values in VALUES {
+        let what = values.unwrap_or("the defaults");
+        let list = super::yaml(workspace, &helm.template(values, &[])?)?;
+        objects::check(what, &list, &mut tally);
+    }
+    tally.check("values.schema.json", described(workspace));
+    Ok(Outcome::Ran(tally))
+}
+
+/// Every value says what it is.
+fn described(workspace: &Workspace) -> Result<(), String> {
+    let text = workspace.read(&Path::new(CHART).join("values.schema.json"))?.unwrap_or_default();
+    let schema: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let mut silent = Vec::new();
+    look(&schema, "", &mut silent);
+    if silent.is_empty() { Ok(()) } else { Err(format!("no description: {}", silent.join(", "))) }
+}
+
+fn look(schema: &Value, path: &str, silent: &mut Vec<String>) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        // Requests and limits are known to everybody who sets them.
+        let is_known = name == "cpu" || name == "memory";
+        if property["description"].as_str().is_none_or(str::is_empty) && !is_known {
+            silent.push(path.clone());
+        }
+        look(property, &path, silent);
+    }
+    for (name, definition) in schema["definitions"].as_object().into_iter().flatten() {
+        look(definition, &format!("{path}#{name}"), silent);
+    }
+}
+
+/// `k8s/` must be what the chart renders, file by file.
+pub(super) fn plain(workspace: &Workspace) -> Part {
+    let Some(helm) = Helm::ready(workspace)? else {
+        return Ok(Outcome::NotRun(NO_GO.to_owned()));
+    };
+    let mut tally = Tally::default();
+    let wanted = plain_files(&helm)?;
+    for (file, text) in &wanted {
+        let found = workspace.read(file).ok().flatten();
+        let result = if found.as_deref() == Some(text) {
+            Ok(())
+        } else {
+            Err("is not what the chart renders: cargo xtask k8s".to_owned())
+        };
+        tally.check(&file.display().to_string(), result);
+    }
+    for file in workspace.files()?.iter().filter(|file| file.starts_with(PLAIN)) {
+        if !wanted.iter().any(|(name, _)| name == file) {
+            tally.check(
+                &file.display().to_string(),
+                Err("the chart renders no such file".to_owned()),
+            );
+        }
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+/// Writes `k8s/` anew.
+pub(crate) fn write_plain(workspace: &Workspace) -> Part {
+    let helm = Helm::ready(workspace)?.ok_or(NO_GO)?;
+    let wanted = plain_files(&helm)?;
+    let folder = workspace.root.join(PLAIN);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(|error| error.to_string())?;
+    }
+    for (file, text) in wanted {
+        let file = workspace.root.join(file);
+        let folder = file.parent().ok_or("a file without a folder")?;
+        fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+        write(&file, &text)?;
+    }
+    Ok(Outcome::Ran(Tally::PASSED))
+}
+
+/// One file for each template, without helm's own tests.
+fn plain_files(helm: &Helm<'_>) -> Result<Vec<(PathBuf, String)>, String> {
+    const SOURCE: &str = "# Source: till/templates/";
+    let rendered = helm.template(Some(PLAIN_VALUES), &["--skip-tests"])?;
+    let mut files: Vec<(PathBuf, String)> = Vec::new();
+    for document in rendered.split("---\n").filter(|text| !text.trim().is_empty()) {
+        let (source, text) = document.trim().split_once('\n').ok_or("an empty object")?;
+        let name = source.strip_prefix(SOURCE).ok_or_else(|| format!("no source: {source}"))?;
+        let folder = Path::new(PLAIN);
+        let file = if name == STORE { folder.join("store").join(name) } else { folder.join(name) };
+        if !files.iter().any(|(there, _)| *there == file) {
+            let head = format!("# Rendered from {CHART}/templates/{name} by `cargo xtask k8s`.\n");
+            files.push((file.clone(), head));
+        }
+        for (there, all) in &mut files {
+            if *there == file {
+                all.push_str("---\n");
+                all.push_str(text);
+                all.push('\n');
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
+}

@@ -1,0 +1,42 @@
+//! Programs that come as Go modules, built once below the target directory.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{command, workspace::Workspace};
+
+/// A go that installs below the target directory; none where go is not installed.
+fn go(folder: &Path) -> Option<Command> {
+    let program = ["go", "/usr/local/go/bin/go"]
+        .into_iter()
+        .find(|program| Command::new(program).arg("version").output().is_ok())?;
+    let mut command = Command::new(program);
+    command
+        .env("GOPATH", folder)
+        .env("GOBIN", folder.join("bin"))
+        .env("GOCACHE", folder.join("cache"))
+        // Without -modcacherw the module cache cannot be removed with the target directory.
+        .env("GOFLAGS", "-modcacherw");
+    Some(command)
+}
+
+/// The program that a package (`module/path@version`) makes; installed when it is missing. The version is
+/// part of where it stands, so that a new one is installed when it changes. None without go.
+pub(super) fn installed(workspace: &Workspace, package: &str) -> Result<Option<PathBuf>, String> {
+    let (path, version) = package.split_once('@').ok_or("a package without a version")?;
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let folder = workspace.scratch("go")?;
+    let program = folder.join(version).join(name);
+    if program.exists() {
+        return Ok(Some(program));
+    }
+    let Some(mut install) = go(&folder) else {
+        return Ok(None);
+    };
+    install.args(["install", "-trimpath", "-ldflags", "-s -w", package]);
+    install.env("GOBIN", folder.join(version));
+    command::run(&mut install)?;
+    Ok(Some(program))
+}

@@ -1,0 +1,146 @@
+//! Shell scripts: shellcheck reads them, and the deploy scripts run against tools that only note what they
+//! were asked. What a cluster would say to it is not run here.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::tools;
+use crate::{
+    command,
+    report::{Outcome, Part, Tally},
+    workspace::Workspace,
+};
+
+/// shellcheck over every script of the project.
+pub(super) fn check(workspace: &Workspace) -> Part {
+    let mut tally = Tally::default();
+    for file in scripts(workspace)? {
+        let mut shellcheck = tools(workspace)?.tool("shellcheck");
+        shellcheck.args(["--external-sources", "--source-path=SCRIPTDIR"]).arg(&file);
+        let (succeeded, text) = command::quietly(shellcheck.current_dir(&workspace.root))?;
+        let result = if succeeded { Ok(()) } else { Err(text) };
+        tally.check(&file.display().to_string(), result);
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+/// By their name, or by their first line.
+fn scripts(workspace: &Workspace) -> Result<Vec<PathBuf>, String> {
+    let mut scripts = Vec::new();
+    for file in workspace.files()? {
+        let is_named = file.extension().is_some_and(|extension| extension == "sh");
+        let text = workspace.read(&file)?.unwrap_or_default();
+        let first = text.lines().next().unwrap_or_default();
+        if is_named || (first.starts_with("#!") && first.ends_with("sh")) {
+            scripts.push(file);
+        }
+    }
+    Ok(scripts)
+}
+
+/// What each deploy script calls.
+const DEPLOY: [(&str, &[&str]); 2] = [
+    ("deploy-charts-minikube.sh", &["kubectl", "helm", "minikube"]),
+    ("deploy-charts-cluster.sh", &["kubectl", "helm"]),
+];
+
+/// Runs the deploy scripts twice against stand-ins, and once without each tool.
+pub(super) fn deploy(workspace: &Workspace) -> Part {
+    let mut tally = Tally::default();
+    for (script, programs) in DEPLOY {
+        let stage = Stage::set(workspace, script, programs)?;
+        let (first, second) = (stage.run()?, stage.run()?);
+        tally.check(&format!("{script} runs"), first.and_then(|_| second.map(drop)));
+        tally.check(&format!("{script} pins what it installs"), stage.pins());
+        for program in programs {
+            let result = stage.run_without(program)?;
+            tally.check(&format!("{script} without {program}"), result);
+        }
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+/// A folder of stand-ins that write their arguments to a file.
+struct Stage<'a> {
+    workspace: &'a Workspace,
+    script: &'a str,
+    folder: PathBuf,
+    calls: PathBuf,
+}
+
+impl<'a> Stage<'a> {
+    fn set(workspace: &'a Workspace, script: &'a str, programs: &[&str]) -> Result<Self, String> {
+        let folder = workspace.scratch("stage")?.join(script);
+        let calls = folder.with_extension("calls");
+        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        fs::write(&calls, "").map_err(|error| error.to_string())?;
+        for program in programs {
+            // minikube tells its profile's state, kubectl a context; neither changes anything.
+            let text = format!(
+                "#!/bin/sh\necho \"{program} $*\" >> '{}'\ncase \"$*\" in *current-context*) echo a-cluster ;; \
+                 *version*) echo v3.22.0 ;; esac\n",
+                calls.display()
+            );
+            let path = folder.join(program);
+            fs::write(&path, text).map_err(|error| error.to_string())?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+                .map_err(|error| error.to_string())?;
+        }
+        Ok(Self { workspace, script, folder, calls })
+    }
+
+    fn command(&self, folder: &Path) -> Command {
+        let mut command = Command::new("/bin/bash");
+        command
+            .arg(self.workspace.root.join(self.script))
+            .current_dir(&self.folder)
+            .env("IMAGE", "registry.example.com/till:1.2.3")
+            .env("PATH", format!("{}:/usr/bin:/bin", folder.display()));
+        command
+    }
+
+    fn run(&self) -> Result<Result<String, String>, String> {
+        let (succeeded, text) = command::quietly(&mut self.command(&self.folder))?;
+        Ok(if succeeded { Ok(text) } else { Err(text) })
+    }
+
+    /// Whatever is installed has a version.
+    fn pins(&self) -> Result<(), String> {
+        let calls = fs::read_to_string(&self.calls).map_err(|error| error.to_string())?;
+        let installs: Vec<&str> = calls.lines().filter(|call| call.contains("--install")).collect();
+        let odd =
+            installs.iter().find(|call| call.contains("--repo") && !call.contains("--version"));
+        match odd {
+            Some(call) => Err((*call).to_owned()),
+            None if installs.len() < 2 => Err("installs nothing".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// It must stop at once, naming what is missing. The real tool may be in /usr/bin: its place is taken by
+    /// an empty PATH but for the other stand-ins and what a shell script cannot do without.
+    fn run_without(&self, program: &str) -> Result<Result<(), String>, String> {
+        let folder = self.folder.with_extension(format!("without-{program}"));
+        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        for name in ["kubectl", "helm", "minikube", "dirname", "cat"] {
+            let link = folder.join(name);
+            if link.is_symlink() {
+                fs::remove_file(&link).map_err(|error| error.to_string())?;
+            }
+            let own = self.folder.join(name);
+            let target = if own.exists() { own } else { Path::new("/usr/bin").join(name) };
+            if name != program && (target.exists()) {
+                std::os::unix::fs::symlink(&target, &link).map_err(|error| error.to_string())?;
+            }
+        }
+        let mut command = self.command(&folder);
+        command.env("PATH", &folder);
+        let (succeeded, text) = command::quietly(&mut command)?;
+        let is_told = !succeeded && text.contains(program) && text.contains("not installed");
+        Ok(if is_told { Ok(()) } else { Err(format!("does not say what is missing: {text}")) })
+    }
+}
