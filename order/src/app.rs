@@ -137,7 +137,12 @@ impl Orders {
             return Executed::Refused(Refusal::new(Reason::Overflow));
         };
         for (id, order) in ids.iter().zip(orders) {
-            rows.put(order_row(id), order);
+            let row = order_row(id);
+            let order = match rows.get(&row) {
+                Some(before) => order.instead_of(before),
+                None => order,
+            };
+            rows.put(row, order);
         }
         Executed::Done(Reply::TotalCost(0))
     }
@@ -173,6 +178,8 @@ impl Domain for Orders {
             total_cost: order.total_cost.get(),
             version: order.version,
             paid: order.paid.as_ref().map(encode_paid),
+            incarnation: order.incarnation,
+            buried: order.buried,
         })
     }
 
@@ -218,8 +225,10 @@ impl Domain for Orders {
             | Op::Add(id, ..)
             | Op::RemoveItem(id, _)
             | Op::Remove(id) => vec![order_row(id)],
-            // It overwrites without looking, locks apart, which are not in records.
-            Op::Init { .. } => Vec::new(),
+            // What was paid must not go unnoticed.
+            Op::Init { numbers, .. } => {
+                numbers.iter().map(|number| order_row(&OrderId::numbered(*number))).collect()
+            }
         }
     }
 
@@ -323,6 +332,8 @@ fn decode_order(record: OrderRecord) -> Result<Order, InvalidField> {
         total_cost: convert::money("total_cost", record.total_cost, 0)?,
         version: record.version,
         paid: record.paid.map(decode_paid).transpose()?,
+        incarnation: record.incarnation,
+        buried: record.buried,
     })
 }
 

@@ -42,12 +42,33 @@ pub struct Order {
     pub version: u64,
     /// None while unpaid; final.
     pub paid: Option<Paid>,
+    /// Start timestamp of the KV transaction that created it or last overwrote it by batch_init.
+    pub incarnation: u64,
+    /// When the last order was paid that batch_init has overwritten under this id, for whoever counts what
+    /// was sold; 0 when none was.
+    pub buried: u64,
 }
 
 impl Order {
     /// An order without lines.
     pub const fn empty(user_id: UserId, version: u64) -> Self {
-        Self { user_id, lines: Vec::new(), total_cost: Money::ZERO, version, paid: None }
+        Self {
+            user_id,
+            lines: Vec::new(),
+            total_cost: Money::ZERO,
+            version,
+            paid: None,
+            incarnation: version,
+            buried: 0,
+        }
+    }
+
+    /// The same order in the place of another one, which is lost.
+    #[must_use]
+    pub fn instead_of(self, before: &Self) -> Self {
+        // Paid orders do not change, so the version says when.
+        let buried = if before.paid.is_some() { before.version } else { before.buried };
+        Self { buried, ..self }
     }
 
     /// Adds units of an item at a price. Units of the same item at the same price share a line.
@@ -185,6 +206,17 @@ mod tests {
         assert_eq!((order.total_cost, order.lines.len()), (money(0), 0));
         assert_eq!(order.remove(&item, 7), Err(Reason::NotInOrder));
         assert_eq!(order.version, 6, "a refused change is no change");
+    }
+
+    #[test]
+    fn who_overwrites_a_paid_order_remembers_when() {
+        let mut paid = order();
+        paid.pay(Paid { tx_id: TxId([1; 16]), receipts: Vec::new() }, 2);
+        let second = Order::empty(UserId::numbered(1), 3).instead_of(&paid);
+        let third = Order::empty(UserId::numbered(1), 4).instead_of(&second);
+        assert_eq!((second.buried, third.buried), (2, 2));
+        let never = Order::empty(UserId::numbered(1), 4).instead_of(&order());
+        assert_eq!(never.buried, 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::SocketAddr};
 
 use clap::{Parser, Subcommand, value_parser};
 
-use crate::{health, up};
+use crate::{audit, health, up};
 
 /// A checkout that never loses a cent: order, stock and payment services, a coordinator that runs
 /// two-phase commit across them, and a REST face. Without a command: `till up`.
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     DevKv(Box<Kv>),
     /// Ask a role whether it may be sent requests; tells by the exit code.
     Health(health::Args),
+    /// Check the books of the whole shop as of one moment: 0 when every invariant holds, 2 when not.
+    Audit(Box<audit::Args>),
 }
 
 impl Command {
@@ -67,6 +69,7 @@ impl Command {
             Self::HttpBridge(_) => "http-bridge",
             Self::DevKv(_) => "dev-kv",
             Self::Health(_) => "health",
+            Self::Audit(_) => "audit",
         }
     }
 }

@@ -3,13 +3,16 @@
 //! Must not know: how a role does its work (its crate does), nor the wire.
 //!
 //! Modules: [`cli`] the command line; [`process`] signals and exit codes; [`role`] binds and runs one role;
-//! [`health`] asks a role how it is; [`up`] a whole shop on one machine, as child processes.
+//! [`health`] asks a role how it is; [`audit`] whether the books agree; [`up`] a whole shop on one machine,
+//! as child processes.
 //!
 //! Invariants: ports are bound before anything heavy begins; the first SIGINT or SIGTERM ends the role in
-//! order, the second at once; exit codes are 0, 1 (failure) and 64 (usage).
+//! order, the second at once; exit codes are 0, 1 (failure) and 64 (usage); `audit` has 2
+//! for books that do not agree.
 
 use std::process::ExitCode;
 
+mod audit;
 mod cli;
 mod health;
 mod process;

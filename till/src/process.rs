@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit,
     cli::{Cli, Command},
     health, role, up,
 };
@@ -54,6 +55,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Up(args) => up::run(args, &cli.process, stop).await,
         Command::Health(args) => health::run(&args).await,
+        Command::Audit(args) => audit::run(&args).await,
         Command::Order(_)
         | Command::Stock(_)
         | Command::Payment(_)

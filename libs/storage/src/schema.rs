@@ -123,6 +123,16 @@ pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, Sch
     Err(last.into())
 }
 
+/// Reads the schema and writes nothing; none when there is none.
+///
+/// # Errors
+/// [`SchemaError`]; a retry helps only for [`SchemaError::Kv`] of kind Unavailable.
+pub async fn read(kv: &dyn Kv) -> Result<Option<Schema>, SchemaError> {
+    let mut snapshot = kv.snapshot(kv.timestamp().await?);
+    let Some(found) = snapshot.get(&key()).await? else { return Ok(None) };
+    check(codec::decode(&key(), &found)?, None).map(Some)
+}
+
 /// As [`open`], but waits for the store for as long as it is not there. Cancel it by dropping it.
 ///
 /// # Errors

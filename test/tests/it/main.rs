@@ -1,6 +1,7 @@
 //! gRPC as somebody with nothing but an address meets it.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
+mod audit;
 mod dynamic;
 mod grpc;
 mod shop;

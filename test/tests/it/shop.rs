@@ -21,7 +21,7 @@ pub(crate) struct Shop {
 }
 
 /// The executable: TILL_BIN, else the one beside this test in the target directory.
-fn executable() -> PathBuf {
+pub(crate) fn executable() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
     if let Ok(named) = env::var("TILL_BIN") {
         return named.into();
@@ -82,6 +82,11 @@ impl Shop {
         let status = fs::read(self.directory.path().join("data/up.json")).unwrap_or_default();
         let status: Value = serde_json::from_slice(&status).unwrap_or_default();
         status["ready"] == Value::Bool(true)
+    }
+
+    /// Where the store's placement driver is.
+    pub(crate) fn store(&self) -> String {
+        format!("127.0.0.1:{}", self.grpc_base - 40)
     }
 
     /// Address of the first replica.

@@ -1,0 +1,241 @@
+//! Items and users against what orders and holds say of them. Pure.
+
+use std::io;
+
+use storage::{
+    Key, KvError, Value, codec,
+    keys::{Kind, Owner, Space},
+    record::{ItemRecord, UserRecord},
+};
+use types::{AMOUNT_MAX, ShardId, shard_of};
+
+use crate::{
+    offence::{Findings, Invariant},
+    order::{Sold, Source},
+    sort::{Sorted, Sorter},
+};
+
+/// Owner, shard and kind.
+const PREFIX: usize = 4;
+/// Who took something, named with an offence at most.
+const NAMED_MAX: usize = 8;
+
+/// Whether something is gone or only set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// By a paid order.
+    Sold,
+    /// By a vote without an outcome.
+    Held,
+}
+
+/// One thing that took from an item or a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Claim<'a> {
+    incarnation: u64,
+    amount: u64,
+    taken: Taken,
+    by: &'a str,
+}
+
+/// The key of an item's or a user's record.
+pub fn key_of(source: &Source, shards: u16) -> Key {
+    let (owner, kind, id) = match source {
+        Source::Item(id) => (Owner::Stock, Kind::Item, id),
+        Source::User(id) => (Owner::Payment, Kind::User, id),
+    };
+    Space::new(owner, shard_of(id, shards)).record(kind, id.as_bytes())
+}
+
+/// Notes who took what, sorted later by the record that it was taken from.
+///
+/// # Errors
+/// As [`Sorter::push`].
+pub async fn note(
+    sorter: &mut Sorter,
+    shards: u16,
+    sold: &Sold,
+    taken: Taken,
+    by: &str,
+) -> io::Result<()> {
+    let mut entry = key_of(&sold.from, shards);
+    // Ids hold no zero byte, so entries sort as the keys do.
+    entry.push(0);
+    entry.extend_from_slice(&sold.incarnation.to_be_bytes());
+    entry.extend_from_slice(&sold.amount.to_be_bytes());
+    entry.push(u8::from(taken == Taken::Held));
+    entry.extend_from_slice(by.as_bytes());
+    sorter.push(&entry).await
+}
+
+fn split(entry: &[u8]) -> Option<(&[u8], Claim<'_>)> {
+    let end = entry.get(PREFIX..)?.iter().position(|byte| *byte == 0)?.checked_add(PREFIX)?;
+    let (key, rest) = entry.split_at_checked(end)?;
+    let (incarnation, rest) = rest.get(1..)?.split_first_chunk()?;
+    let (amount, rest) = rest.split_first_chunk()?;
+    let (held, by) = rest.split_first()?;
+    let claim = Claim {
+        incarnation: u64::from_be_bytes(*incarnation),
+        amount: u64::from_be_bytes(*amount),
+        taken: if *held == 1 { Taken::Held } else { Taken::Sold },
+        by: std::str::from_utf8(by).ok()?,
+    };
+    Some((key, claim))
+}
+
+/// What stands in a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Account {
+    available: u64,
+    supplied: u64,
+    incarnation: u64,
+}
+
+/// Records of one kind, judged in key order against the sorted claims.
+#[derive(Debug)]
+pub struct Balances {
+    claims: Sorted,
+    /// When the last order was paid that was overwritten since, by start timestamp.
+    buried: u64,
+    /// Records whose sum falls short and may, as an order that was paid since they began is lost.
+    pub judged_in_part: u64,
+}
+
+impl Balances {
+    /// Judges against these claims. `buried` is the latest [`OrderRecord::buried`].
+    ///
+    /// [`OrderRecord::buried`]: storage::record::OrderRecord::buried
+    pub const fn new(claims: Sorted, buried: u64) -> Self {
+        Self { claims, buried, judged_in_part: 0 }
+    }
+
+    /// Judges the record at `key` (I1, I2, I3). Records come in key order.
+    ///
+    /// # Errors
+    /// When a temporary file cannot be read.
+    pub fn judge(&mut self, key: &[u8], value: &Value, findings: &mut Findings) -> io::Result<()> {
+        self.pass(Some(key), findings)?;
+        let is_item = key.get(PREFIX - 1) == Some(&Kind::Item.byte());
+        let invariant = if is_item { Invariant::Stock } else { Invariant::Credit };
+        let subject = subject(key);
+        let account = match account(key, value, is_item) {
+            Ok(account) => Some(account),
+            Err(error) => {
+                findings.add(Invariant::Readable, &subject, error, Vec::new());
+                None
+            }
+        };
+        let (mut sold, mut held) = (0_u128, 0_u128);
+        let mut by = Vec::new();
+        let mut from_the_future = Vec::new();
+        while let Some(entry) = self.next_of(key)? {
+            let Some((_, claim)) = split(&entry) else { continue };
+            let Some(account) = account else { continue };
+            if claim.incarnation > account.incarnation {
+                from_the_future.push(line(&claim));
+            }
+            if claim.incarnation != account.incarnation {
+                continue;
+            }
+            match claim.taken {
+                Taken::Sold => sold += u128::from(claim.amount),
+                Taken::Held => held += u128::from(claim.amount),
+            }
+            if by.len() < NAMED_MAX {
+                by.push(line(&claim));
+            }
+        }
+        let Some(account) = account else { return Ok(()) };
+        if !from_the_future.is_empty() {
+            from_the_future.truncate(NAMED_MAX);
+            let problem = "something was taken from an incarnation that is yet to come";
+            findings.add(invariant, &subject, problem, from_the_future);
+        }
+        let Account { available, supplied, incarnation } = account;
+        let record =
+            format!("available {available}, supplied {supplied}, incarnation {incarnation}");
+        by.insert(0, record);
+        if available > AMOUNT_MAX || supplied > AMOUNT_MAX {
+            findings.add(Invariant::Range, &subject, "out of range (negative?)", by);
+            return Ok(());
+        }
+        let accounted = u128::from(available) + held + sold;
+        let supplied = u128::from(supplied);
+        if accounted < supplied && self.buried > incarnation {
+            self.judged_in_part = self.judged_in_part.saturating_add(1);
+        } else if accounted != supplied {
+            let problem = format!(
+                "supplied {supplied}, but available {available} + held {held} + sold {sold} = \
+                 {accounted}"
+            );
+            findings.add(invariant, &subject, problem, by);
+        }
+        Ok(())
+    }
+
+    /// Reports what was taken from records of this kind that are not there: all that are left before
+    /// `end`, the first key after them.
+    ///
+    /// # Errors
+    /// When a temporary file cannot be read.
+    pub fn finish(&mut self, end: &[u8], findings: &mut Findings) -> io::Result<()> {
+        self.pass(Some(end), findings)
+    }
+
+    fn pass(&mut self, until: Option<&[u8]>, findings: &mut Findings) -> io::Result<()> {
+        loop {
+            let key = self.claims.peek().and_then(split).map(|(key, _)| key.to_vec());
+            let Some(key) = key.filter(|key| until.is_none_or(|until| key.as_slice() < until))
+            else {
+                return Ok(());
+            };
+            let mut by = Vec::new();
+            while let Some(entry) = self.next_of(&key)? {
+                if let (Some((_, claim)), true) = (split(&entry), by.len() < NAMED_MAX) {
+                    by.push(line(&claim));
+                }
+            }
+            let is_item = key.get(PREFIX - 1) == Some(&Kind::Item.byte());
+            let invariant = if is_item { Invariant::Stock } else { Invariant::Credit };
+            findings.add(invariant, subject(&key), "has no record, yet something took from it", by);
+        }
+    }
+
+    fn next_of(&mut self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let next = self.claims.peek().and_then(split);
+        if next.is_some_and(|(found, _)| found == key) {
+            return self.claims.next_entry();
+        }
+        Ok(None)
+    }
+}
+
+fn line(claim: &Claim<'_>) -> String {
+    let how = match claim.taken {
+        Taken::Sold => "bought by order",
+        Taken::Held => "held by transaction",
+    };
+    format!("{} {how} {} of incarnation {}", claim.amount, claim.by, claim.incarnation)
+}
+
+fn account(key: &[u8], value: &Value, is_item: bool) -> Result<Account, KvError> {
+    if is_item {
+        let ItemRecord { price: _, available, supplied, incarnation } = codec::decode(key, value)?;
+        Ok(Account { available, supplied, incarnation })
+    } else {
+        let UserRecord { available, supplied, incarnation } = codec::decode(key, value)?;
+        Ok(Account { available, supplied, incarnation })
+    }
+}
+
+/// `item 7` or `user 7`.
+fn subject(key: &[u8]) -> String {
+    let id = String::from_utf8_lossy(key.get(PREFIX..).unwrap_or_default()).into_owned();
+    let is_item = key.get(PREFIX - 1) == Some(&Kind::Item.byte());
+    if is_item { Source::Item(id) } else { Source::User(id) }.to_string()
+}
+
+/// All records of a kind in one shard, and the kind's shards.
+pub fn ranges(owner: Owner, kind: Kind, shards: u16) -> impl Iterator<Item = std::ops::Range<Key>> {
+    (0..shards).map(move |shard| Space::new(owner, ShardId(shard)).range(kind))
+}

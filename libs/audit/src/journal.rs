@@ -1,0 +1,320 @@
+//! What the live journals say of transactions, put together over all branches. Pure.
+
+use std::{collections::BTreeMap, fmt};
+
+use bytes::Bytes;
+use prost::Message;
+use proto::{convert, participant::v1::Vote as WireVote};
+use storage::record::{self, TxEvent, tx_event};
+use types::{
+    Branch, BranchState, Priority, RequestId, Service, ShardId, Timestamp, TxId, TxMeta,
+    UnixMillis, Vote,
+};
+
+use crate::offence::{Findings, Invariant};
+
+/// What one branch says of a transaction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Said {
+    /// PREPARED, COMMITTED or ABORTED.
+    pub state: BranchState,
+    /// The vote as it was given, as far as it is still said.
+    pub vote: Option<Vote>,
+    /// What the vote set aside, in the service's own form.
+    pub hold: Bytes,
+    /// Start timestamp of the KV transaction that wrote the state.
+    pub since: Timestamp,
+    /// A fence without a vote that nobody needs any more, as it was written past the deadline.
+    pub late_fence: bool,
+    /// At the primary: every branch has acknowledged.
+    pub acknowledged: bool,
+}
+
+/// One transaction.
+#[derive(Debug, Clone, Default)]
+pub struct Transaction {
+    /// Unknown only when all that is left of it is an outcome.
+    pub meta: Option<TxMeta>,
+    /// What each branch says that says something.
+    pub branches: BTreeMap<Branch, Said>,
+    /// The order whose record says that this transaction paid it.
+    pub paid_order: Option<String>,
+}
+
+/// An event that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(String);
+
+fn unreadable(problem: impl fmt::Display) -> Unreadable {
+    Unreadable(problem.to_string())
+}
+
+impl Transaction {
+    /// What the primary says.
+    pub fn primary(&self) -> Option<&Said> {
+        self.branches.get(self.meta.as_ref()?.primary()?)
+    }
+
+    /// What each branch says, as lines for people.
+    pub fn describe(&self) -> Vec<String> {
+        let lines = self.branches.iter().map(|(branch, said)| format!("{branch} {said}"));
+        let paid = self.paid_order.iter().map(|order| format!("order {order} says it was paid"));
+        lines.chain(paid).collect()
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            BranchState::Absent => "ABSENT",
+            BranchState::Prepared => "PREPARED",
+            BranchState::Committed => "COMMITTED",
+            BranchState::Aborted => "ABORTED",
+        };
+        write!(f, "{state} since {}", self.since.physical().0)?;
+        match &self.vote {
+            Some(Vote::Yes { .. }) => write!(f, ", voted YES"),
+            Some(Vote::No { reason, .. }) => write!(f, ", voted NO ({reason})"),
+            Some(Vote::Contended { blocker }) => {
+                write!(f, ", voted CONTENDED (behind {})", blocker.tx_id)
+            }
+            Some(Vote::Fenced) | None => Ok(()),
+        }?;
+        if self.late_fence { write!(f, ", fenced past its deadline") } else { Ok(()) }
+    }
+}
+
+/// All transactions that the journals know.
+#[derive(Debug, Clone, Default)]
+pub struct Transactions {
+    all: BTreeMap<TxId, Transaction>,
+}
+
+impl Transactions {
+    /// What is known of one.
+    pub fn get(&self, tx_id: TxId) -> Option<&Transaction> {
+        self.all.get(&tx_id)
+    }
+
+    /// What is known of one, for adding to it.
+    pub fn get_mut(&mut self, tx_id: TxId) -> Option<&mut Transaction> {
+        self.all.get_mut(&tx_id)
+    }
+
+    /// All of them, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (TxId, &Transaction)> {
+        self.all.iter().map(|(tx_id, transaction)| (*tx_id, transaction))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Takes in an event of a branch's journal; events of one branch in their order.
+    ///
+    /// # Errors
+    /// [`Unreadable`]; the rest is still worth taking in.
+    pub fn apply(
+        &mut self,
+        branch: &Branch,
+        start: Timestamp,
+        event: &TxEvent,
+    ) -> Result<(), Unreadable> {
+        match event.event.as_ref().ok_or_else(|| unreadable("an event without content"))? {
+            tx_event::Event::Prepared(prepared) => {
+                let meta = meta(prepared.tx.as_ref())?;
+                let vote = Some(Vote::Yes { receipt: prepared.receipt.to_vec() });
+                let said = Said {
+                    state: BranchState::Prepared,
+                    vote,
+                    hold: prepared.hold.clone(),
+                    since: start,
+                    late_fence: false,
+                    acknowledged: false,
+                };
+                self.say(branch, meta, said);
+            }
+            tx_event::Event::Fenced(fenced) => {
+                let meta = meta(fenced.tx.as_ref())?;
+                let vote = vote(&fenced.vote)?;
+                let late_fence = vote.is_none() && start.physical() >= meta.deadline;
+                let said = Said {
+                    state: BranchState::Aborted,
+                    vote,
+                    hold: Bytes::new(),
+                    since: start,
+                    late_fence,
+                    acknowledged: false,
+                };
+                self.say(branch, meta, said);
+            }
+            tx_event::Event::Decided(decided) => {
+                let transaction = self.all.entry(tx_id(&decided.tx_id)?).or_default();
+                let before = transaction.branches.get(branch);
+                let said = decide(before, decided.committed, start);
+                transaction.branches.insert(branch.clone(), said);
+            }
+            tx_event::Event::Acknowledged(acknowledged) => {
+                let transaction = self.all.get_mut(&tx_id(&acknowledged.tx_id)?);
+                if let Some(said) = transaction.and_then(|known| known.branches.get_mut(branch)) {
+                    said.acknowledged = true;
+                }
+            }
+            tx_event::Event::Carried(carried) => self.carry(branch, start, carried)?,
+        }
+        Ok(())
+    }
+
+    fn carry(
+        &mut self,
+        branch: &Branch,
+        start: Timestamp,
+        carried: &tx_event::Carried,
+    ) -> Result<(), Unreadable> {
+        let meta = meta(carried.tx.as_ref())?;
+        let state = i32::try_from(carried.state).unwrap_or(0);
+        let state = convert::branch_state(state).map_err(unreadable)?;
+        let vote = vote(&carried.vote)?;
+        let known = self.all.get(&meta.tx_id).and_then(|known| known.branches.get(branch));
+        let said = match known {
+            // The first telling says more: since when, and what was held.
+            Some(before) if before.state == state => {
+                Said { acknowledged: carried.acknowledged, ..before.clone() }
+            }
+            // Who carries does not tell a fence from what a YES became.
+            Some(_) | None => Said {
+                state,
+                late_fence: state == BranchState::Aborted
+                    && vote.is_none()
+                    && start.physical() >= meta.deadline,
+                vote,
+                hold: carried.hold.clone(),
+                since: start,
+                acknowledged: carried.acknowledged,
+            },
+        };
+        self.say(branch, meta, said);
+        Ok(())
+    }
+
+    fn say(&mut self, branch: &Branch, meta: TxMeta, said: Said) {
+        let transaction = self.all.entry(meta.tx_id).or_default();
+        transaction.meta.get_or_insert(meta);
+        transaction.branches.insert(branch.clone(), said);
+    }
+
+    /// Judges every transaction as it stood at `at`: one outcome (I5), holds that end (I7: within
+    /// `grace_ms` after the deadline), nothing unresolved after quiet (I8).
+    pub fn judge(&self, at: Timestamp, grace_ms: u64, quiet: bool, findings: &mut Findings) {
+        for (tx_id, transaction) in self.iter() {
+            let subject = format!("transaction {tx_id}");
+            if let Some(problem) = one_outcome(transaction) {
+                findings.add(Invariant::OneOutcome, &subject, problem, transaction.describe());
+            }
+            let held = |said: &&Said| said.state == BranchState::Prepared;
+            if transaction.branches.values().find(held).is_none() {
+                continue;
+            }
+            let deadline = transaction.meta.as_ref().map_or(UnixMillis(0), |meta| meta.deadline);
+            let late = at.physical().since(deadline.plus_ms(grace_ms));
+            if late > 0 {
+                let over = at.physical().since(deadline);
+                let problem = format!("a hold stands {over} ms past its deadline");
+                findings.add(Invariant::HoldsEnd, &subject, problem, transaction.describe());
+            }
+            if quiet {
+                let problem = "a vote is unresolved after quiet";
+                findings.add(Invariant::Quiet, &subject, problem, transaction.describe());
+            }
+        }
+    }
+
+    /// How many transactions have a vote without an outcome.
+    pub fn unresolved(&self) -> usize {
+        let open = |known: &&Transaction| {
+            known.branches.values().any(|said| said.state == BranchState::Prepared)
+        };
+        self.all.values().filter(open).count()
+    }
+}
+
+fn decide(before: Option<&Said>, committed: bool, start: Timestamp) -> Said {
+    let state = if committed { BranchState::Committed } else { BranchState::Aborted };
+    let mut said = Said {
+        state,
+        vote: None,
+        hold: Bytes::new(),
+        since: start,
+        late_fence: false,
+        acknowledged: false,
+    };
+    if let Some(before) = before {
+        said.vote.clone_from(&before.vote);
+        said.hold = before.hold.clone();
+    }
+    said
+}
+
+/// What is wrong with how a transaction ended, if anything.
+fn one_outcome(transaction: &Transaction) -> Option<String> {
+    let in_state = |state: BranchState| {
+        transaction.branches.iter().filter(move |(_, said)| said.state == state)
+    };
+    let committed = in_state(BranchState::Committed).map(|(branch, _)| branch.to_string()).next();
+    let committed = committed.or_else(|| {
+        let order = transaction.paid_order.as_ref()?;
+        Some(format!("order {order}"))
+    });
+    let against = in_state(BranchState::Aborted).find(|(_, said)| !said.late_fence);
+    if let (Some(committed), Some((against, _))) = (&committed, against) {
+        return Some(format!("{committed} committed and {against} aborted"));
+    }
+    let prepared = transaction.primary()?.state == BranchState::Prepared;
+    if let (Some(committed), true) = (&committed, prepared) {
+        return Some(format!("{committed} committed before the primary decided"));
+    }
+    let gave_back = against.filter(|(_, said)| matches!(said.vote, Some(Vote::Yes { .. })));
+    if let (Some((branch, _)), true) = (gave_back, prepared) {
+        return Some(format!("{branch} gave its hold back before the primary decided"));
+    }
+    None
+}
+
+fn tx_id(bytes: &[u8]) -> Result<TxId, Unreadable> {
+    TxId::from_slice(bytes).map_err(unreadable)
+}
+
+fn vote(bytes: &[u8]) -> Result<Option<Vote>, Unreadable> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let vote = WireVote::decode(bytes).map_err(unreadable)?;
+    convert::vote(Some(&vote)).map(Some).map_err(unreadable)
+}
+
+fn meta(meta: Option<&record::TxMeta>) -> Result<TxMeta, Unreadable> {
+    let meta = meta.ok_or_else(|| unreadable("an event without its transaction"))?;
+    let branch = |branch: &record::Branch| {
+        let service = Service::new(&branch.service).map_err(unreadable)?;
+        let shard = u16::try_from(branch.shard).map_err(unreadable)?;
+        Ok(Branch { service, shard: ShardId(shard) })
+    };
+    let request_id = match meta.request_id.as_str() {
+        "" => None,
+        text => Some(RequestId::new(text).map_err(unreadable)?),
+    };
+    Ok(TxMeta {
+        tx_id: tx_id(&meta.tx_id)?,
+        priority: Priority { begin_ts: meta.begin_ts, nonce: meta.nonce },
+        deadline: UnixMillis(meta.deadline_ms),
+        branches: meta.branches.iter().map(branch).collect::<Result<_, Unreadable>>()?,
+        request_id,
+    })
+}

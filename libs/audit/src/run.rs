@@ -1,0 +1,449 @@
+//! The audit itself: journals, then orders, then users and items, each in pages at one timestamp.
+
+use std::{collections::BTreeMap, io, ops::Range};
+
+use prost::Message;
+use proto::{payment::v1::HoldCreditReceipt, stock::v1::HoldStockReceipt};
+use storage::{
+    Key, Kv, KvError, Value, codec,
+    janitor::AnnounceError,
+    keys::{Kind, Owner, Space},
+    record::{Head, JournalEntry, OrderRecord},
+    schema::{self, SchemaError},
+};
+use types::{Branch, BranchState, Service, ShardId, Timestamp, TxId};
+
+use crate::{
+    balance::{Balances, Taken, note, ranges},
+    journal::Transactions,
+    offence::{Findings, Invariant, Offence},
+    order::{self, Bought, Sold, Source},
+    scan::Scanner,
+    sort::Sorter,
+};
+
+/// The services whose books are ours, by where they stand and what they are called in branches.
+pub const SERVICES: [(Owner, &str); 3] =
+    [(Owner::Order, "order"), (Owner::Stock, "stock"), (Owner::Payment, "payment")];
+
+/// How to audit.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Nothing has gone on for a while: no vote may be unresolved.
+    pub quiet: bool,
+    /// How long past its deadline a hold may stand, in milliseconds.
+    pub grace_ms: u64,
+    /// Offences that are kept with their records; all are counted.
+    pub offences_max: usize,
+    /// Memory for sorting, in bytes; what is more goes to temporary files.
+    pub memory_bytes: usize,
+    /// Records read at once.
+    pub page: u32,
+    /// Tells this reader from others in the store.
+    pub name: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            quiet: false,
+            grace_ms: 30_000,
+            offences_max: 100,
+            memory_bytes: 64 << 20,
+            page: 1_024,
+            name: "audit".to_owned(),
+        }
+    }
+}
+
+/// How far an audit has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being read.
+    pub stage: &'static str,
+    /// Shards of it that are done.
+    pub shard: u16,
+    /// Of so many.
+    pub shards: u16,
+    /// Records read so far, in all.
+    pub records: u64,
+}
+
+/// What was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Orders.
+    pub orders: u64,
+    /// Those of them that are paid.
+    pub paid: u64,
+    /// Items.
+    pub items: u64,
+    /// Users.
+    pub users: u64,
+    /// Transactions that the live journals know.
+    pub transactions: u64,
+    /// Those of them that have a vote without an outcome.
+    pub unresolved: u64,
+    /// Items and users that fall short and may: orders that were paid since they began are overwritten.
+    pub judged_in_part: u64,
+}
+
+/// What came of an audit.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The moment that was judged.
+    pub at: Timestamp,
+    /// What was looked at.
+    pub counts: Counts,
+    /// The first offences.
+    pub offences: Vec<Offence>,
+    /// How many there are of each kind.
+    pub by_invariant: BTreeMap<Invariant, u64>,
+}
+
+impl Report {
+    /// True when every invariant holds.
+    pub fn is_clean(&self) -> bool {
+        self.by_invariant.is_empty()
+    }
+}
+
+/// Why an audit came to no end. It says nothing about the books.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The store's layout cannot be read; a retry helps when the store was not there.
+    #[error("cannot read the layout")]
+    Schema(#[from] SchemaError),
+    /// The store does not answer; retry.
+    #[error("cannot read the store")]
+    Kv(#[from] KvError),
+    /// The store does not answer, or the moment is too old by now; begin again.
+    #[error("cannot read at one timestamp")]
+    Read(#[from] AnnounceError),
+    /// A temporary file cannot be used; see to TMPDIR.
+    #[error("cannot use a temporary file")]
+    Spill(#[from] io::Error),
+}
+
+/// Audits the whole store as it stands now.
+///
+/// # Errors
+/// [`AuditError`]; a retry helps when the store was not there.
+pub async fn run(
+    kv: &dyn Kv,
+    options: &Options,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Report, AuditError> {
+    let schema = schema::read(kv).await?;
+    let at = kv.timestamp().await?;
+    let shards = schema.map_or(0, |schema| schema.shards);
+    let scanner = Scanner::begin(kv, at, options.page, options.name.clone()).await?;
+    let mut audit = Audit {
+        scanner,
+        shards,
+        findings: Findings::new(options.offences_max),
+        counts: Counts::default(),
+        records: 0,
+        progress,
+    };
+    let report = audit.run(options).await;
+    audit.scanner.end().await;
+    report
+}
+
+/// What the live journals know of transactions at a fresh timestamp. Offences are journals' gaps and what
+/// cannot be read.
+///
+/// # Errors
+/// [`AuditError`]; a retry helps when the store was not there.
+pub async fn survey(kv: &dyn Kv, name: &str) -> Result<(Timestamp, Transactions), AuditError> {
+    let options = Options { name: name.to_owned(), ..Options::default() };
+    let shards = schema::read(kv).await?.map_or(0, |schema| schema.shards);
+    let at = kv.timestamp().await?;
+    let mut audit = Audit {
+        scanner: Scanner::begin(kv, at, options.page, options.name).await?,
+        shards,
+        findings: Findings::new(0),
+        counts: Counts::default(),
+        records: 0,
+        progress: &mut |_| {},
+    };
+    let transactions = audit.journals().await;
+    audit.scanner.end().await;
+    Ok((at, transactions?))
+}
+
+struct Audit<'a> {
+    scanner: Scanner<'a>,
+    shards: u16,
+    findings: Findings,
+    counts: Counts,
+    records: u64,
+    progress: &'a mut (dyn FnMut(Progress) + Send),
+}
+
+impl Audit<'_> {
+    async fn run(&mut self, options: &Options) -> Result<Report, AuditError> {
+        let mut transactions = self.journals().await?;
+        let mut claims = Sorter::new(options.memory_bytes / 4 * 3);
+        let mut payers = Sorter::new(options.memory_bytes / 4);
+        let buried = self.orders(&mut transactions, &mut claims, &mut payers).await?;
+        self.once_each(payers).await?;
+        self.holds(&transactions, &mut claims).await?;
+        transactions.judge(self.scanner.at(), options.grace_ms, options.quiet, &mut self.findings);
+        self.counts.transactions = count(transactions.len());
+        self.counts.unresolved = count(transactions.unresolved());
+        drop(transactions);
+        let mut balances = Balances::new(claims.finish().await?, buried);
+        // In the order of their keys.
+        self.counts.users =
+            self.balances("users", Owner::Payment, Kind::User, &mut balances).await?;
+        self.counts.items = self.balances("items", Owner::Stock, Kind::Item, &mut balances).await?;
+        self.counts.judged_in_part = balances.judged_in_part;
+        Ok(Report {
+            at: self.scanner.at(),
+            counts: self.counts,
+            offences: self.findings.kept().to_vec(),
+            by_invariant: self.findings.by_invariant().clone(),
+        })
+    }
+
+    fn tell(&mut self, stage: &'static str, shard: u16) {
+        let (shards, records) = (self.shards, self.records);
+        (self.progress)(Progress { stage, shard, shards, records });
+    }
+
+    async fn page(
+        &mut self,
+        range: Range<Key>,
+    ) -> Result<(Vec<(Key, Value)>, Option<Key>), AuditError> {
+        let (page, next) = self.scanner.page(range).await?;
+        self.records = self.records.saturating_add(count(page.len()));
+        Ok((page, next))
+    }
+
+    /// Decodes a record, or reports it.
+    fn decode<M: Message + Default>(&mut self, key: &[u8], value: &[u8]) -> Option<M> {
+        match codec::decode(key, value) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                let subject = format!("record {}", codec::hex(key));
+                self.findings.add(Invariant::Readable, subject, error, Vec::new());
+                None
+            }
+        }
+    }
+
+    async fn journals(&mut self) -> Result<Transactions, AuditError> {
+        let mut transactions = Transactions::default();
+        for (owner, name) in SERVICES {
+            let service = Service::new(name).expect("the names of our own services are valid");
+            for shard in (0..self.shards).map(ShardId) {
+                self.tell("journals", shard.0);
+                let branch = Branch { service: service.clone(), shard };
+                self.journal(Space::new(owner, shard), &branch, &mut transactions).await?;
+            }
+        }
+        Ok(transactions)
+    }
+
+    async fn journal(
+        &mut self,
+        space: Space,
+        branch: &Branch,
+        transactions: &mut Transactions,
+    ) -> Result<(), AuditError> {
+        let head = match self.scanner.get(&space.head()).await? {
+            Some(value) => self.decode::<Head>(&space.head(), &value),
+            None => None,
+        };
+        let head = head.unwrap_or(Head { seq: 0, oldest: 1, runs: Vec::new() });
+        let mut expected = head.oldest;
+        let mut range = space.range(Kind::Journal);
+        loop {
+            let (page, next) = self.page(range.clone()).await?;
+            for (key, value) in page {
+                let id = space.strip(&key).and_then(|record| record.get(1..));
+                let seq = id.and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
+                if seq != Some(expected) {
+                    self.gap(branch, expected, seq);
+                }
+                expected = seq.unwrap_or(expected).saturating_add(1);
+                let Some(entry) = self.decode::<JournalEntry>(&key, &value) else { continue };
+                for event in &entry.events {
+                    let start = Timestamp(entry.start_ts);
+                    if let Err(problem) = transactions.apply(branch, start, event) {
+                        let subject = format!("journal entry {expected} of {branch}");
+                        self.findings.add(Invariant::Readable, subject, problem, Vec::new());
+                    }
+                }
+            }
+            match next {
+                Some(next) => range.start = next,
+                None => break,
+            }
+        }
+        if expected != head.seq.saturating_add(1) {
+            self.gap(branch, expected, None);
+        }
+        Ok(())
+    }
+
+    fn gap(&mut self, branch: &Branch, expected: u64, found: Option<u64>) {
+        let problem = match found {
+            Some(found) => format!("entry {found} stands where {expected} belongs"),
+            None => format!("entry {expected} is missing"),
+        };
+        let subject = format!("journal of {branch}");
+        self.findings.add(Invariant::Readable, subject, problem, Vec::new());
+    }
+
+    /// Reads all orders; returns when the last one was paid that is overwritten by now.
+    async fn orders(
+        &mut self,
+        transactions: &mut Transactions,
+        claims: &mut Sorter,
+        payers: &mut Sorter,
+    ) -> Result<u64, AuditError> {
+        let mut bought = Bought::of(transactions);
+        let mut buried = 0;
+        for (shard, mut range) in (0..).zip(ranges(Owner::Order, Kind::Order, self.shards)) {
+            self.tell("orders", shard);
+            loop {
+                let (page, next) = self.page(range.clone()).await?;
+                for (key, value) in page {
+                    let Some(record) = self.decode::<OrderRecord>(&key, &value) else { continue };
+                    let id = String::from_utf8_lossy(key.get(4..).unwrap_or_default()).into_owned();
+                    buried = buried.max(record.buried);
+                    self.counts.orders += 1;
+                    if let Some(paid) = &record.paid {
+                        self.counts.paid += 1;
+                        payers.push(&[&paid.tx_id, id.as_bytes()].concat()).await?;
+                    }
+                    let findings = &mut self.findings;
+                    let sold = order::judge(&id, &record, &mut bought, transactions, findings);
+                    for sold in &sold {
+                        note(claims, self.shards, sold, Taken::Sold, &id).await?;
+                    }
+                }
+                self.tell("orders", shard);
+                match next {
+                    Some(next) => range.start = next,
+                    None => break,
+                }
+            }
+        }
+        bought.report_missing(&mut self.findings);
+        Ok(buried)
+    }
+
+    /// No transaction pays two orders.
+    async fn once_each(&mut self, payers: Sorter) -> Result<(), AuditError> {
+        let mut sorted = payers.finish().await?;
+        let mut before: Vec<u8> = Vec::new();
+        while let Some(entry) = sorted.next_entry()? {
+            if let (Some((payer, order)), Some((same, other))) =
+                (entry.split_at_checked(16), before.split_at_checked(16))
+                && payer == same
+                && let Ok(tx_id) = TxId::from_slice(payer)
+            {
+                let name = |id: &[u8]| format!("order {}", String::from_utf8_lossy(id));
+                let problem = "pays two orders";
+                self.findings.add(
+                    Invariant::PaidOnce,
+                    format_args!("transaction {tx_id}"),
+                    problem,
+                    vec![name(other), name(order)],
+                );
+            }
+            before = entry;
+        }
+        Ok(())
+    }
+
+    /// Notes what votes without an outcome hold. What a paid order bought is sold, whether its branches
+    /// know of it by now or not.
+    async fn holds(
+        &mut self,
+        transactions: &Transactions,
+        claims: &mut Sorter,
+    ) -> Result<(), AuditError> {
+        for (tx_id, transaction) in transactions.iter() {
+            if transaction.paid_order.is_some() {
+                continue;
+            }
+            for (branch, said) in &transaction.branches {
+                if said.state != BranchState::Prepared {
+                    continue;
+                }
+                match held(branch, &said.hold) {
+                    Ok(held) => {
+                        for held in &held {
+                            let by = tx_id.to_string();
+                            note(claims, self.shards, held, Taken::Held, &by).await?;
+                        }
+                    }
+                    Err(error) => self.findings.add(
+                        Invariant::Readable,
+                        format_args!("hold of {tx_id} at {branch}"),
+                        error,
+                        transaction.describe(),
+                    ),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn balances(
+        &mut self,
+        stage: &'static str,
+        owner: Owner,
+        kind: Kind,
+        balances: &mut Balances,
+    ) -> Result<u64, AuditError> {
+        let mut judged = 0;
+        for (shard, mut range) in (0..).zip(ranges(owner, kind, self.shards)) {
+            loop {
+                self.tell(stage, shard);
+                let (page, next) = self.page(range.clone()).await?;
+                judged += count(page.len());
+                for (key, value) in page {
+                    balances.judge(&key, &value, &mut self.findings)?;
+                }
+                match next {
+                    Some(next) => range.start = next,
+                    None => break,
+                }
+            }
+            balances.finish(&range.end, &mut self.findings)?;
+        }
+        self.tell(stage, self.shards);
+        Ok(judged)
+    }
+}
+
+/// What a vote set aside at one of our own services.
+fn held(branch: &Branch, hold: &bytes::Bytes) -> Result<Vec<Sold>, prost::DecodeError> {
+    Ok(match branch.service.as_str() {
+        "stock" => {
+            let lines = HoldStockReceipt::decode(hold.clone())?.lines.into_iter();
+            let held = lines.map(|line| Sold {
+                from: Source::Item(line.item_id),
+                incarnation: line.incarnation,
+                amount: line.quantity,
+            });
+            held.collect()
+        }
+        "payment" => {
+            let hold = HoldCreditReceipt::decode(hold.clone())?;
+            let from = Source::User(hold.user_id);
+            vec![Sold { from, incarnation: hold.incarnation, amount: hold.amount }]
+        }
+        _ => Vec::new(),
+    })
+}
+
+fn count(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,120 @@
+//! Pages at one timestamp, read however long it takes: what stumbles is tried again, and the janitor is
+//! told to keep what is read.
+
+use std::{ops::Range, time::Duration};
+
+use storage::{
+    Key, Kv, KvError, Value,
+    janitor::{AnnounceError, announce_reader, withdraw_reader},
+};
+use tokio::time::{Instant, sleep};
+use types::{Classify, ErrorKind, Timestamp};
+
+/// How long an announcement stands.
+const KEEP_MS: u64 = 120_000;
+/// How often it is renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(30);
+/// How long a store that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Pause before something is tried again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Reads at one timestamp.
+#[derive(Debug)]
+pub struct Scanner<'a> {
+    kv: &'a dyn Kv,
+    at: Timestamp,
+    page: u32,
+    name: String,
+    announced: Option<Instant>,
+}
+
+impl<'a> Scanner<'a> {
+    /// Reads `kv` at `at`, in pages of `page` records. `name` tells this reader from every other one.
+    ///
+    /// # Errors
+    /// [`AnnounceError`] when the timestamp cannot be announced.
+    pub async fn begin(
+        kv: &'a dyn Kv,
+        at: Timestamp,
+        page: u32,
+        name: String,
+    ) -> Result<Self, AnnounceError> {
+        let mut scanner = Self { kv, at, page: page.max(1), name, announced: None };
+        scanner.announce().await?;
+        Ok(scanner)
+    }
+
+    /// The timestamp.
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// Tells the janitor, when it is time again.
+    async fn announce(&mut self) -> Result<(), AnnounceError> {
+        if self.announced.is_some_and(|at| at.elapsed() < RENEW_EVERY) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        loop {
+            match announce_reader(self.kv, &self.name, self.at, KEEP_MS).await {
+                Ok(()) => {
+                    self.announced = Some(begun);
+                    return Ok(());
+                }
+                Err(error @ AnnounceError::TooOld) => return Err(error),
+                Err(error) if begun.elapsed() >= PATIENCE => return Err(error),
+                Err(AnnounceError::Commit(_) | AnnounceError::Kv(_)) => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// The next page of a range, and where the one after it begins.
+    ///
+    /// # Errors
+    /// [`AnnounceError`]: [`AnnounceError::Kv`] when the store did not answer for long; begin again.
+    pub async fn page(
+        &mut self,
+        range: Range<Key>,
+    ) -> Result<(Vec<(Key, Value)>, Option<Key>), AnnounceError> {
+        self.announce().await?;
+        let limit = self.page;
+        let begun = Instant::now();
+        let page = loop {
+            // A new snapshot for each page: they remember what they read.
+            match self.kv.snapshot(self.at).scan(range.clone(), limit).await {
+                Ok(page) => break page,
+                Err(error) if is_final(&error) || begun.elapsed() >= PATIENCE => {
+                    return Err(error.into());
+                }
+                Err(_) => sleep(PAUSE).await,
+            }
+        };
+        let full = page.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+        let last = page.last().filter(|_| full);
+        let next = last.map(|(key, _)| [key.as_slice(), &[0]].concat());
+        Ok((page, next))
+    }
+
+    /// The value of one key.
+    ///
+    /// # Errors
+    /// As [`Scanner::page`].
+    pub async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, AnnounceError> {
+        let end = [key, &[0]].concat();
+        let (page, _) = self.page(key.to_vec()..end).await?;
+        Ok(page.into_iter().next().map(|(_, value)| value))
+    }
+
+    /// Lets the janitor go on.
+    pub async fn end(self) {
+        // It would end by itself.
+        if let Err(error) = withdraw_reader(self.kv, &self.name).await {
+            tracing::debug!(%error, "the announcement of a reader was not withdrawn");
+        }
+    }
+}
+
+fn is_final(error: &KvError) -> bool {
+    error.kind() != ErrorKind::Unavailable
+}

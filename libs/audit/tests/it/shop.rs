@@ -1,0 +1,215 @@
+//! A small shop as it stands in the store, all of it known: what a service would have written.
+
+use std::sync::Arc;
+
+use audit::{Options, Report};
+use prost::Message as _;
+use proto::{
+    payment::v1::HoldCreditReceipt,
+    stock::v1::{HoldStockReceipt, hold_stock_receipt},
+};
+use storage::{
+    Key, Kv as _, codec,
+    keys::{Kind, Owner, Space},
+    mem::{MemKv, TokioClock},
+    record::{
+        Branch, Head, ItemRecord, JournalEntry, OrderRecord, TxEvent, TxMeta, UserRecord,
+        order_record::{Line, Paid, Receipt},
+        tx_event,
+    },
+    schema,
+};
+use types::{ShardId, Timestamp, TxId, UnixMillis, shard_of};
+
+pub(crate) const SHARDS: u16 = 2;
+/// Where the shop's time begins; what is held is from a second before.
+pub(crate) const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// A moment before [`NOW`].
+pub(crate) fn ago(ms: u64) -> u64 {
+    Timestamp::from_physical(UnixMillis(NOW.0 - ms)).0
+}
+
+pub(crate) fn tx(number: u8) -> TxId {
+    TxId([number; 16])
+}
+
+/// The branches of an order by user "u" of item "a".
+fn branches(order: &str) -> Vec<Branch> {
+    let branch = |service: &str, id| Branch {
+        service: service.to_owned(),
+        shard: shard_of(id, SHARDS).0.into(),
+    };
+    vec![branch("order", order), branch("stock", "a"), branch("payment", "u")]
+}
+
+pub(crate) fn stock_hold(quantity: u64) -> Vec<u8> {
+    let line =
+        hold_stock_receipt::Line { item_id: "a".to_owned(), quantity, incarnation: ago(100_000) };
+    HoldStockReceipt { lines: vec![line] }.encode_to_vec()
+}
+
+pub(crate) fn credit_hold(amount: u64) -> Vec<u8> {
+    let incarnation = ago(100_000);
+    HoldCreditReceipt { user_id: "u".to_owned(), amount, incarnation }.encode_to_vec()
+}
+
+/// Events of one branch of a transaction of an order.
+pub(crate) struct Part<'a> {
+    pub(crate) order: &'a str,
+    pub(crate) number: u8,
+    pub(crate) deadline_ms: u64,
+}
+
+impl Part<'_> {
+    fn meta(&self) -> TxMeta {
+        TxMeta {
+            tx_id: tx(self.number).0.to_vec().into(),
+            begin_ts: ago(2_000),
+            nonce: u64::from(self.number),
+            deadline_ms: self.deadline_ms,
+            branches: branches(self.order),
+            request_id: String::new(),
+        }
+    }
+
+    pub(crate) fn prepared(&self, hold: Vec<u8>) -> TxEvent {
+        let prepared = tx_event::Prepared {
+            tx: Some(self.meta()),
+            receipt: hold.clone().into(),
+            hold: hold.into(),
+        };
+        TxEvent { event: Some(tx_event::Event::Prepared(prepared)) }
+    }
+
+    pub(crate) fn fenced(&self) -> TxEvent {
+        let fenced = tx_event::Fenced { tx: Some(self.meta()), ..tx_event::Fenced::default() };
+        TxEvent { event: Some(tx_event::Event::Fenced(fenced)) }
+    }
+
+    pub(crate) fn decided(&self, committed: bool) -> TxEvent {
+        let tx_id = tx(self.number).0.to_vec().into();
+        TxEvent { event: Some(tx_event::Event::Decided(tx_event::Decided { tx_id, committed })) }
+    }
+}
+
+/// The shop. Change it by [`Shop::edit`], then audit it.
+pub(crate) struct Shop {
+    kv: MemKv,
+}
+
+impl Shop {
+    /// Item "a" (10 supplied at 3) and user "u" (100 supplied). Order "o1" bought 1, and everybody has
+    /// forgotten how. Order "o2" is held for 2 by transaction 2. Order "o3" bought 4 by transaction 3,
+    /// of which payment does not know yet. Order "o4" is unpaid.
+    pub(crate) async fn open() -> Self {
+        let clock = Arc::new(TokioClock::starting_at(NOW));
+        let shop = Self { kv: MemKv::new(clock) };
+        schema::open(&shop.kv, Some(SHARDS)).await.unwrap();
+        let incarnation = ago(100_000);
+        let item = ItemRecord { price: 3, available: 3, supplied: 10, incarnation };
+        shop.put(key(Owner::Stock, Kind::Item, "a"), &item).await;
+        let user = UserRecord { available: 79, supplied: 100, incarnation };
+        shop.put(key(Owner::Payment, Kind::User, "u"), &user).await;
+        for (order, quantity, payer) in [("o1", 1, Some(1)), ("o3", 4, Some(3)), ("o4", 1, None)] {
+            shop.put(key(Owner::Order, Kind::Order, order), &record(order, quantity, payer)).await;
+        }
+        shop.put(key(Owner::Order, Kind::Order, "o2"), &record("o2", 2, None)).await;
+
+        let deadline_ms = NOW.0 + 1_000;
+        let second = Part { order: "o2", number: 2, deadline_ms };
+        let third = Part { order: "o3", number: 3, deadline_ms };
+        shop.journal("order", "o2", vec![second.prepared(b"o2".to_vec())], 500).await;
+        let events = vec![third.prepared(b"o3".to_vec()), third.decided(true)];
+        shop.journal("order", "o3", events, 400).await;
+        let events = vec![
+            second.prepared(stock_hold(2)),
+            third.prepared(stock_hold(4)),
+            third.decided(true),
+        ];
+        shop.journal("stock", "a", events, 300).await;
+        let events = vec![second.prepared(credit_hold(6)), third.prepared(credit_hold(12))];
+        shop.journal("payment", "u", events, 300).await;
+        shop
+    }
+
+    pub(crate) async fn audit(&self, options: &Options) -> Report {
+        audit::run(&self.kv, options, &mut |_| {}).await.unwrap()
+    }
+
+    /// Appends a journal entry, written so many milliseconds ago, to the shard of `id`.
+    pub(crate) async fn journal(&self, service: &str, id: &str, events: Vec<TxEvent>, ms: u64) {
+        let owner = match service {
+            "order" => Owner::Order,
+            "stock" => Owner::Stock,
+            _ => Owner::Payment,
+        };
+        let space = Space::new(owner, shard_of(id, SHARDS));
+        let mut txn = self.kv.begin().await.unwrap();
+        let head = txn.get(&space.head()).await.unwrap();
+        let head = head.map(|head| codec::decode::<Head>(&space.head(), &head).unwrap());
+        let mut head = head.unwrap_or(Head { seq: 0, oldest: 1, runs: Vec::new() });
+        head.seq += 1;
+        let entry = JournalEntry { events, start_ts: ago(ms), ..JournalEntry::default() };
+        txn.put(space.head(), codec::encode(&head));
+        txn.put(space.journal(head.seq), codec::encode(&entry));
+        txn.commit().await.unwrap();
+    }
+
+    pub(crate) async fn put(&self, key: Key, record: &impl prost::Message) {
+        let mut txn = self.kv.begin().await.unwrap();
+        txn.put(key, codec::encode(record));
+        txn.commit().await.unwrap();
+    }
+
+    pub(crate) async fn delete(&self, key: Key) {
+        let mut txn = self.kv.begin().await.unwrap();
+        txn.delete(key);
+        txn.commit().await.unwrap();
+    }
+
+    /// Changes one record.
+    pub(crate) async fn edit<M: prost::Message + Default>(
+        &self,
+        key: Key,
+        change: impl FnOnce(&mut M),
+    ) {
+        let at = self.kv.timestamp().await.unwrap();
+        let value = self.kv.snapshot(at).get(&key).await.unwrap().unwrap();
+        let mut record = codec::decode(&key, &value).unwrap();
+        change(&mut record);
+        self.put(key, &record).await;
+    }
+}
+
+pub(crate) fn key(owner: Owner, kind: Kind, id: &str) -> Key {
+    Space::new(owner, shard_of(id, SHARDS)).record(kind, id.as_bytes())
+}
+
+/// The key of the first journal entry of the shard of `id`.
+pub(crate) fn journal_key(owner: Owner, id: &str) -> Key {
+    Space::new(owner, ShardId(shard_of(id, SHARDS).0)).journal(1)
+}
+
+/// An order of so many of "a" for "u", bought by a transaction or not.
+pub(crate) fn record(order: &str, quantity: u64, payer: Option<u8>) -> OrderRecord {
+    let receipt = |branch: Branch, receipt: Vec<u8>| Receipt {
+        branch: Some(branch),
+        receipt: receipt.into(),
+    };
+    let paid = payer.map(|number| {
+        let parts = [Vec::new(), stock_hold(quantity), credit_hold(quantity * 3)];
+        let receipts = branches(order).into_iter().zip(parts);
+        let receipts = receipts.map(|(branch, part)| receipt(branch, part)).collect();
+        Paid { tx_id: tx(number).0.to_vec().into(), receipts }
+    });
+    OrderRecord {
+        user_id: "u".to_owned(),
+        lines: vec![Line { item_id: "a".to_owned(), quantity, price: 3 }],
+        total_cost: quantity * 3,
+        version: if paid.is_some() { ago(400) } else { ago(90_000) },
+        paid,
+        incarnation: ago(90_000),
+        buried: 0,
+    }
+}

@@ -1,0 +1,330 @@
+//! What is demanded of a participant, each with the rule of docs/protocol.md that it is from.
+
+use std::{future::Future, pin::Pin};
+
+use proto::{
+    participant::v1::{
+        BranchState::{Aborted, Absent, Committed, Prepared},
+        Operation, QueryRequest, Receipt,
+        operation::Operation as Op,
+        operation_result::Result as OpResult,
+        vote::Vote as Is,
+    },
+    types::v1::{Branch, TxMeta},
+};
+
+use super::subject::{Participant, Told, must_be, must_be_invalid, not_yes, yes};
+
+/// What a check cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing but the service.
+    Nothing,
+    /// A payload that it votes YES to.
+    Payload,
+    /// That, and a service that can be a primary.
+    Primary,
+}
+
+impl Needs {
+    /// How to have it run.
+    pub(super) const fn hint(self) -> &'static str {
+        match self {
+            Self::Nothing => "needs nothing",
+            Self::Payload => "needs --payload-file",
+            Self::Primary => "needs --primary",
+        }
+    }
+}
+
+type Running<'a> = Pin<Box<dyn Future<Output = Told<()>> + Send + 'a>>;
+
+/// One demand.
+pub(super) struct Check {
+    /// As a sentence that is true of a good participant.
+    pub(super) name: &'static str,
+    /// What it takes.
+    pub(super) needs: Needs,
+    /// The test.
+    pub(super) run: for<'a> fn(&'a Participant) -> Running<'a>,
+}
+
+/// All of them, in the order in which they build on each other.
+pub(super) fn all() -> Vec<Check> {
+    macro_rules! checks {
+        ($($needs:ident $run:ident $name:literal;)*) => {
+            vec![$(Check {
+                name: $name,
+                needs: Needs::$needs,
+                run: |subject| Box::pin($run(subject)),
+            }),*]
+        };
+    }
+    checks! {
+        Nothing describes_itself "it tells the same name and number of shards every time";
+        Nothing knows_nothing "a query leaves nothing behind";
+        Nothing fences "after a fence there is no YES (rule 3)";
+        Nothing aborts_the_unknown "an abort without a vote leaves a fence (rule 14)";
+        Nothing commits_the_forgotten "a commit of what is not known is acknowledged (rule 5)";
+        Nothing refuses_late_votes "past the deadline it votes FENCED (rule 4)";
+        Nothing forgets "a forget is always acknowledged (rule 14)";
+        Nothing refuses_wrong_calls "a call that is not for it is INVALID_ARGUMENT";
+        Nothing applies "a batch is answered in order, and each operation alone";
+        Payload votes_once "a repeated prepare gets the first answer (rule 5)";
+        Payload votes_once_in_a_crowd "prepares that come at once get one answer (rule 1)";
+        Payload commits "what is committed stays committed (rule 2)";
+        Payload aborts "what is aborted stays aborted (rule 2)";
+        Payload never_both "a vote and a fence exclude each other (rule 3)";
+        Payload applies_votes "a batch may carry a whole transaction";
+        Primary holds_without_evidence "a primary aborts a YES on evidence only (rule 3)";
+        Primary commits_on_proof "a primary commits on every receipt only (rule 3)";
+    }
+}
+
+async fn describes_itself(subject: &Participant) -> Told<()> {
+    let again = subject.describe().await?;
+    if again == (subject.service.clone(), subject.shards) {
+        return Ok(());
+    }
+    Err(format!("now it is {} with {} shards", again.0, again.1))
+}
+
+async fn state(subject: &Participant, tx: &TxMeta) -> Told<proto::participant::v1::BranchState> {
+    Ok(subject.query(tx, false).await?.state())
+}
+
+async fn knows_nothing(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    must_be("a first query", state(subject, &tx).await?, Absent)?;
+    must_be("a second query", state(subject, &tx).await?, Absent)
+}
+
+async fn fences(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    must_be("a query that fences", subject.query(&tx, true).await?.state(), Aborted)?;
+    must_be("a query after the fence", state(subject, &tx).await?, Aborted)?;
+    not_yes(&subject.prepare(&tx).await?)?;
+    must_be("a query after the late prepare", state(subject, &tx).await?, Aborted)
+}
+
+async fn aborts_the_unknown(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    must_be("an abort", subject.abort(&tx, None).await?, Aborted)?;
+    must_be("the same abort again", subject.abort(&tx, None).await?, Aborted)?;
+    not_yes(&subject.prepare(&tx).await?)
+}
+
+async fn commits_the_forgotten(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    must_be("a commit of the unknown", subject.commit(&tx, Vec::new()).await?, Committed)
+}
+
+async fn refuses_late_votes(subject: &Participant) -> Told<()> {
+    let tx = TxMeta { deadline_ms: 1_000, ..subject.tx() };
+    match subject.prepare(&tx).await?.vote {
+        Some(Is::Fenced(_)) => {}
+        other => return Err(format!("a FENCED was expected, not {other:?}")),
+    }
+    match state(subject, &tx).await? {
+        Absent | Aborted => Ok(()),
+        held => Err(format!("afterwards it says {}", held.as_str_name())),
+    }
+}
+
+async fn forgets(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    subject.forget(&tx).await?;
+    subject.forget(&tx).await
+}
+
+async fn refuses_wrong_calls(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    let proper = subject.query_request(&tx, false);
+    let stranger = Branch { service: "nobody-we-know".to_owned(), ..subject.branch() };
+    let elsewhere = QueryRequest { branch: Some(stranger), ..proper.clone() };
+    must_be_invalid("a branch of another service", subject.try_query(elsewhere).await)?;
+    let beyond = Branch { shard: subject.shards, ..subject.branch() };
+    let beyond = QueryRequest { branch: Some(beyond), ..proper.clone() };
+    must_be_invalid("a shard that does not exist", subject.try_query(beyond).await)?;
+    let uninvited = TxMeta { branches: vec![Participant::other()], ..tx.clone() };
+    let uninvited = QueryRequest { tx: Some(uninvited), ..proper.clone() };
+    must_be_invalid("a branch that is not in tx.branches", subject.try_query(uninvited).await)?;
+    let short = TxMeta { tx_id: vec![1, 2, 3].into(), ..tx };
+    let short = QueryRequest { tx: Some(short), ..proper };
+    must_be_invalid("a TxId of three bytes", subject.try_query(short).await)
+}
+
+fn operation(operation: Op) -> Operation {
+    Operation { operation: Some(operation) }
+}
+
+async fn applies(subject: &Participant) -> Told<()> {
+    let (first, second) = (subject.tx(), subject.tx());
+    let short = TxMeta { tx_id: vec![1].into(), ..first.clone() };
+    let operations = vec![
+        operation(Op::Query(subject.query_request(&first, true))),
+        operation(Op::Query(subject.query_request(&short, true))),
+        operation(Op::Query(subject.query_request(&second, false))),
+    ];
+    let results = subject.apply(operations).await?;
+    let kinds: Vec<_> = results.into_iter().map(|result| result.result).collect();
+    match kinds.as_slice() {
+        [
+            Some(OpResult::Query(fenced)),
+            Some(OpResult::Error(_)),
+            Some(OpResult::Query(unknown)),
+        ] => {
+            must_be("the first of the batch", fenced.state(), Aborted)?;
+            must_be("the third of the batch", unknown.state(), Absent)?;
+        }
+        other => return Err(format!("the answers do not match the operations: {other:?}")),
+    }
+    if subject.apply(Vec::new()).await?.is_empty() {
+        return Ok(());
+    }
+    Err("an empty batch has answers".to_owned())
+}
+
+async fn votes_once(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    let receipt = yes(&subject.prepare(&tx).await?)?;
+    let again = yes(&subject.prepare(&tx).await?)?;
+    let told = subject.query(&tx, false).await?;
+    let outcome = async {
+        must_be("a query after the YES", told.state(), Prepared)?;
+        let vote = told.vote.as_ref().ok_or("a query does not tell the vote")?;
+        if again != receipt || yes(vote)? != receipt {
+            return Err("the receipt is not the first one".to_owned());
+        }
+        Ok(())
+    };
+    let outcome = outcome.await;
+    must_be("an abort of the YES", subject.abort(&tx, None).await?, Aborted)?;
+    outcome
+}
+
+async fn votes_once_in_a_crowd(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    let votes = futures::future::join_all((0..8).map(|_| subject.prepare(&tx))).await;
+    must_be("an abort of the YES", subject.abort(&tx, None).await?, Aborted)?;
+    let receipts = votes.into_iter().map(|vote| yes(&vote?)).collect::<Told<Vec<_>>>()?;
+    if receipts.windows(2).all(|pair| pair[0] == pair[1]) {
+        return Ok(());
+    }
+    Err("they got different receipts".to_owned())
+}
+
+async fn commits(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    let receipt = yes(&subject.prepare(&tx).await?)?;
+    must_be("a commit", subject.commit(&tx, Vec::new()).await?, Committed)?;
+    must_be("the same commit again", subject.commit(&tx, Vec::new()).await?, Committed)?;
+    must_be("a query after the commit", state(subject, &tx).await?, Committed)?;
+    if yes(&subject.prepare(&tx).await?)? != receipt {
+        return Err("a late prepare gets another receipt".to_owned());
+    }
+    must_be("an abort after the commit", subject.abort(&tx, None).await?, Committed)?;
+    must_be("a query after all that", state(subject, &tx).await?, Committed)
+}
+
+async fn aborts(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    yes(&subject.prepare(&tx).await?)?;
+    must_be("an abort", subject.abort(&tx, None).await?, Aborted)?;
+    must_be("the same abort again", subject.abort(&tx, None).await?, Aborted)?;
+    not_yes(&subject.prepare(&tx).await?)?;
+    let told = subject.query(&tx, true).await?;
+    must_be("a query after the abort", told.state(), Aborted)?;
+    match told.vote {
+        Some(vote) => not_yes(&vote),
+        None => Ok(()),
+    }
+}
+
+async fn never_both(subject: &Participant) -> Told<()> {
+    for _ in 0..20 {
+        let tx = subject.tx();
+        let (vote, fenced) = tokio::join!(subject.prepare(&tx), subject.query(&tx, true));
+        let (vote, fenced) = (vote?, fenced?.state());
+        let voted = yes(&vote).is_ok();
+        must_be("an abort", subject.abort(&tx, None).await?, Aborted)?;
+        let agree = if voted { fenced == Prepared } else { fenced == Aborted };
+        if !agree {
+            let vote = if voted { "YES" } else { "no YES" };
+            return Err(format!("it voted {vote} and answered {}", fenced.as_str_name()));
+        }
+    }
+    Ok(())
+}
+
+async fn applies_votes(subject: &Participant) -> Told<()> {
+    let tx = subject.tx();
+    let prepare = operation(Op::Prepare(subject.prepare_request(&tx)));
+    let results = subject.apply(vec![prepare]).await?;
+    match results.first().and_then(|result| result.result.as_ref()) {
+        Some(OpResult::Prepare(response)) => {
+            let vote = response.vote.as_ref().ok_or("an answer without a vote")?;
+            yes(vote)?;
+        }
+        // It says that it has to wait; then it is asked by the call of its own.
+        Some(OpResult::Waiting(_)) => {
+            yes(&subject.prepare(&tx).await?)?;
+        }
+        other => return Err(format!("a vote was expected, not {other:?}")),
+    }
+    must_be("an abort", subject.abort(&tx, None).await?, Aborted)
+}
+
+async fn holds_without_evidence(subject: &Participant) -> Told<()> {
+    let tx = subject.tx_as_primary();
+    yes(&subject.prepare(&tx).await?)?;
+    must_be("an abort without evidence", subject.abort(&tx, None).await?, Prepared)?;
+    let evidence = Some(Participant::other());
+    must_be("an abort with evidence", subject.abort(&tx, evidence.clone()).await?, Aborted)?;
+    let unknown = subject.tx_as_primary();
+    must_be("an abort of the unknown", subject.abort(&unknown, None).await?, Aborted)?;
+    subject.forget(&tx).await
+}
+
+async fn commits_on_proof(subject: &Participant) -> Told<()> {
+    let tx = subject.tx_as_primary();
+    let receipt = yes(&subject.prepare(&tx).await?)?;
+    must_be_invalid("a commit without receipts", subject.try_commit(&tx, Vec::new()).await)?;
+    let receipts = vec![
+        Receipt { branch: Some(subject.branch()), receipt: receipt.into() },
+        Receipt { branch: Some(Participant::other()), ..Receipt::default() },
+    ];
+    must_be("a commit", subject.commit(&tx, receipts).await?, Committed)?;
+    let evidence = Some(Participant::other());
+    must_be("an abort after the commit", subject.abort(&tx, evidence).await?, Committed)?;
+    subject.forget(&tx).await
+}
+
+/// Votes, fences and outcomes survive a restart by this command.
+pub(super) async fn survives_a_restart(subject: &Participant, command: &str) -> Told<()> {
+    let (fenced, held, sold) = (subject.tx(), subject.tx(), subject.tx());
+    must_be("a fence", subject.query(&fenced, true).await?.state(), Aborted)?;
+    let mut receipt = None;
+    if subject.has_payload() {
+        receipt = Some(yes(&subject.prepare(&held).await?)?);
+        yes(&subject.prepare(&sold).await?)?;
+        must_be("a commit", subject.commit(&sold, Vec::new()).await?, Committed)?;
+    }
+    let ended = tokio::process::Command::new("sh").arg("-c").arg(command).status().await;
+    let ended = ended.map_err(|error| format!("the command does not run: {error}"))?;
+    if !ended.success() {
+        return Err(format!("the command ended with {ended}"));
+    }
+    subject.wait().await?;
+    must_be("the fence afterwards", state(subject, &fenced).await?, Aborted)?;
+    not_yes(&subject.prepare(&fenced).await?)?;
+    if let Some(receipt) = receipt {
+        must_be("the YES afterwards", state(subject, &held).await?, Prepared)?;
+        if yes(&subject.prepare(&held).await?)? != receipt {
+            return Err("the receipt is another one afterwards".to_owned());
+        }
+        must_be("an abort", subject.abort(&held, None).await?, Aborted)?;
+        must_be("the commit afterwards", state(subject, &sold).await?, Committed)?;
+    }
+    Ok(())
+}

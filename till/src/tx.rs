@@ -1,0 +1,319 @@
+//! `till tx`: what became of a transaction, who stands in whose way, and an end to it.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Subcommand, value_parser};
+use proto::{
+    coordinator::v1::{
+        BranchReport, ExplainTransactionRequest, ListUnresolvedRequest, LogReport, Outcome,
+        ResolveByIdRequest, TransactionReport, explain_transaction_request::Subject,
+        transaction_service_client::TransactionServiceClient,
+    },
+    participant::v1::{BranchState, Vote, vote::Vote as Is},
+    types::v1::Branch,
+};
+use rpc::{
+    net::{Endpoint, GrpcNet},
+    status::Failure as Refusal,
+};
+use tonic::transport::Channel;
+use types::{OrderId, TxId};
+
+use crate::process::Failure;
+
+/// Exit code of `tx list` when something is unresolved, and of `tx resolve` when it still is.
+const UNRESOLVED: u8 = 2;
+
+/// Whom to ask, and what.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Where a coordinator listens; any replica knows as much as any other.
+    #[arg(long, global = true, env = "TILL_COORDINATOR", default_value = "127.0.0.1:7000",
+          value_name = "HOST:PORT")]
+    coordinator: Endpoint,
+    /// Longest wait for the answer.
+    #[arg(long, global = true, env = "TILL_TX_TIMEOUT_MS", default_value_t = 30_000,
+          value_name = "MILLISECONDS", value_parser = value_parser!(u64).range(1..=600_000))]
+    timeout_ms: u64,
+    /// What to ask.
+    #[command(subcommand)]
+    question: Question,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Question {
+    /// Tell all that is known of a transaction, or of the transactions of an order.
+    Explain {
+        /// A TxId as logs show it; anything else is an order.
+        #[arg(value_name = "TX_ID|ORDER_ID")]
+        subject: String,
+    },
+    /// List transactions that have a vote without an outcome; exit code 2 when there are any.
+    List {
+        /// The only list there is.
+        #[arg(long)]
+        unresolved: bool,
+        /// Only those whose deadline was over so many milliseconds ago.
+        #[arg(long, default_value_t = 0, value_name = "MILLISECONDS")]
+        overdue_ms: u64,
+        /// At most so many, the oldest.
+        #[arg(long, default_value_t = 100, value_name = "COUNT",
+              value_parser = value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+    },
+    /// Find out, and where it must be, decide what became of a transaction; exit code 2 while that is not
+    /// due.
+    Resolve {
+        /// As logs show it.
+        tx_id: TxId,
+    },
+}
+
+/// Asks, and tells the answer.
+pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let channel = GrpcNet::default().channel(&args.coordinator);
+    let mut client = TransactionServiceClient::new(channel);
+    let time = Duration::from_millis(args.timeout_ms);
+    let (text, code) = match &args.question {
+        Question::Explain { subject } => (explain(&mut client, subject, time).await?, 0),
+        Question::List { unresolved: _, overdue_ms, limit } => {
+            list(&mut client, *overdue_ms, *limit, time).await?
+        }
+        Question::Resolve { tx_id } => resolve(&mut client, *tx_id, time).await?,
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::from(code))
+}
+
+fn request<T>(message: T, time: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    rpc::deadline::set(&mut request, time);
+    request
+}
+
+async fn explain(
+    client: &mut TransactionServiceClient<Channel>,
+    subject: &str,
+    time: Duration,
+) -> Result<String, Failure> {
+    let subject = match subject.parse::<TxId>() {
+        Ok(tx_id) => Subject::TxId(tx_id.0.to_vec().into()),
+        Err(_) => Subject::OrderId(OrderId::new(subject)?.to_string()),
+    };
+    let message = ExplainTransactionRequest { subject: Some(subject) };
+    let answer = client.explain_transaction(request(message, time)).await;
+    let answer = answer.map_err(|status| Refusal::from_status(&status))?.into_inner();
+    if answer.transactions.is_empty() {
+        return Ok("nobody knows a transaction of this order\n".to_owned());
+    }
+    Ok(answer.transactions.iter().map(describe).collect::<Vec<_>>().join("\n"))
+}
+
+async fn list(
+    client: &mut TransactionServiceClient<Channel>,
+    overdue_ms: u64,
+    limit: u32,
+    time: Duration,
+) -> Result<(String, u8), Failure> {
+    let message = ListUnresolvedRequest { overdue_ms, limit };
+    let answer = client.list_unresolved(request(message, time)).await;
+    let answer = answer.map_err(|status| Refusal::from_status(&status))?.into_inner();
+    if answer.transactions.is_empty() {
+        return Ok(("nothing is unresolved\n".to_owned(), 0));
+    }
+    let mut text = answer.transactions.iter().map(describe).collect::<Vec<_>>().join("\n");
+    if answer.left_out > 0 {
+        writeln!(text, "\nand {} more", answer.left_out)?;
+    }
+    Ok((text, UNRESOLVED))
+}
+
+async fn resolve(
+    client: &mut TransactionServiceClient<Channel>,
+    tx_id: TxId,
+    time: Duration,
+) -> Result<(String, u8), Failure> {
+    let message = ResolveByIdRequest { tx_id: tx_id.0.to_vec().into() };
+    let answer = client.resolve_by_id(request(message, time)).await;
+    let answer = answer.map_err(|status| Refusal::from_status(&status))?.into_inner();
+    let outcome = answer.outcome();
+    let mut text = format!("transaction {tx_id}: {}\n", outcome_name(outcome));
+    if !answer.missing.is_empty() {
+        let missing: Vec<_> = answer.missing.iter().map(branch_name).collect();
+        writeln!(text, "  before its deadline nobody decides for {}", missing.join(", "))?;
+    }
+    Ok((text, if outcome == Outcome::Undecided { UNRESOLVED } else { 0 }))
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Unspecified => "UNKNOWN",
+        Outcome::Undecided => "UNDECIDED",
+        Outcome::Committed => "COMMITTED",
+        Outcome::Aborted => "ABORTED",
+    }
+}
+
+fn branch_name(branch: &Branch) -> String {
+    format!("{}/{}", branch.service, branch.shard)
+}
+
+fn tx_name(bytes: &[u8]) -> String {
+    TxId::from_slice(bytes).map_or_else(|_| "an unreadable TxId".to_owned(), |id| id.to_string())
+}
+
+/// One transaction, in lines for people.
+fn describe(report: &TransactionReport) -> String {
+    let mut text = format!(
+        "transaction {}: {}\n",
+        tx_name(&report.tx_id),
+        outcome_name(report.outcome())
+    );
+    let mut line = |line: String| {
+        text.push_str("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    };
+    if !report.order_id.is_empty() {
+        line(format!("order {}", report.order_id));
+    }
+    if let Some(tx) = &report.tx {
+        if !tx.request_id.is_empty() {
+            line(format!("request id {}", tx.request_id));
+        }
+        line(format!("votes were due until {}", tx.deadline_ms));
+    }
+    for branch in &report.branches {
+        line(describe_branch(branch));
+    }
+    for log in &report.logs {
+        for each in describe_log(log) {
+            line(each);
+        }
+    }
+    text
+}
+
+fn describe_branch(report: &BranchReport) -> String {
+    let name = report.branch.as_ref().map(branch_name).unwrap_or_default();
+    if !report.problem.is_empty() {
+        return format!("{name:<16} not known: {}", report.problem);
+    }
+    let state = match report.state() {
+        BranchState::Unspecified => "?",
+        BranchState::Absent => "ABSENT",
+        BranchState::Prepared => "PREPARED",
+        BranchState::Committed => "COMMITTED",
+        BranchState::Aborted => "ABORTED",
+    };
+    let vote = report.vote.as_ref().map(describe_vote).unwrap_or_default();
+    let since =
+        if report.since_ms > 0 { format!("since {}", report.since_ms) } else { String::new() };
+    let blocked = if report.blocked_by.is_empty() {
+        String::new()
+    } else {
+        format!("behind {} since {}", tx_name(&report.blocked_by), report.blocked_since_ms)
+    };
+    format!("{name:<16} {state:<10} {vote:<12} {since} {blocked}")
+}
+
+fn describe_vote(vote: &Vote) -> String {
+    match &vote.vote {
+        Some(Is::Yes(_)) => "YES".to_owned(),
+        Some(Is::No(no)) => format!("NO {}", no.reason),
+        Some(Is::Contended(_)) => "CONTENDED".to_owned(),
+        Some(Is::Fenced(_)) => "FENCED".to_owned(),
+        None => String::new(),
+    }
+}
+
+fn describe_log(log: &LogReport) -> Vec<String> {
+    let attempt = match log.attempt {
+        0 => "resolution".to_owned(),
+        attempt => format!("attempt {attempt}"),
+    };
+    let ended = match log.ended_ms.checked_sub(log.began_ms) {
+        Some(took) if log.ended_ms > 0 => format!("over after {took} ms"),
+        Some(_) | None => "going on".to_owned(),
+    };
+    let outcome = if log.outcome.is_empty() { "no answer yet" } else { &log.outcome };
+    let mut lines = vec![format!(
+        "log: {attempt}, began {}, {ended}, {outcome}, kept as {}",
+        log.began_ms,
+        log.reasons.join(", ")
+    )];
+    if !log.trace_id.is_empty() {
+        lines.push(format!("     trace {}", log.trace_id));
+    }
+    let steps = log.steps.iter().map(|step| format!("  {:>6} ms  {}", step.after_ms, step.what));
+    lines.extend(steps);
+    if log.steps_left_out > 0 {
+        lines.push(format!("     and {} more steps", log.steps_left_out));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{coordinator::v1::LogStep, participant::v1::vote::No, types::v1::TxMeta};
+
+    use super::*;
+
+    #[test]
+    fn a_report_names_every_vote_and_who_is_in_the_way() {
+        let branch = |service: &str| Some(Branch { service: service.to_owned(), shard: 3 });
+        let no = No { reason: "OUT_OF_STOCK".to_owned(), ..No::default() };
+        let report = TransactionReport {
+            tx_id: vec![1; 16].into(),
+            tx: Some(TxMeta { deadline_ms: 5_000, ..TxMeta::default() }),
+            outcome: Outcome::Aborted.into(),
+            order_id: "o-1".to_owned(),
+            branches: vec![
+                BranchReport {
+                    branch: branch("stock"),
+                    state: BranchState::Aborted.into(),
+                    vote: Some(Vote { vote: Some(Is::No(no)) }),
+                    since_ms: 4_000,
+                    ..BranchReport::default()
+                },
+                BranchReport {
+                    branch: branch("payment"),
+                    state: BranchState::Absent.into(),
+                    blocked_by: vec![2; 16].into(),
+                    blocked_since_ms: 3_500,
+                    ..BranchReport::default()
+                },
+                BranchReport {
+                    branch: branch("loyalty"),
+                    problem: "gives no answer".to_owned(),
+                    ..BranchReport::default()
+                },
+            ],
+            logs: vec![LogReport {
+                attempt: 2,
+                began_ms: 3_000,
+                ended_ms: 3_900,
+                outcome: "REFUSED".to_owned(),
+                reasons: vec!["RETRIED".to_owned()],
+                steps: vec![LogStep { after_ms: 7, what: "stock/3: sent Prepare".to_owned() }],
+                ..LogReport::default()
+            }],
+        };
+        let expected = "\
+transaction 01010101-0101-0101-0101-010101010101: ABORTED
+  order o-1
+  votes were due until 5000
+  stock/3          ABORTED    NO OUT_OF_STOCK since 4000
+  payment/3        ABSENT                    behind 02020202-0202-0202-0202-020202020202 since 3500
+  loyalty/3        not known: gives no answer
+  log: attempt 2, began 3000, over after 900 ms, REFUSED, kept as RETRIED
+         7 ms  stock/3: sent Prepare
+";
+        assert_eq!(describe(&report), expected);
+    }
+}
