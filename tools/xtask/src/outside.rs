@@ -11,9 +11,12 @@ use crate::{
 };
 
 pub(crate) mod chart;
+mod compose;
 mod go;
 mod grpcurl;
+mod image;
 mod objects;
+mod settings;
 mod shell;
 
 /// cargo-deny, by `deny.toml`.
@@ -54,6 +57,9 @@ pub(crate) fn deployment(workspace: &Workspace, report: &mut Report) {
     report.part("kubernetes-validate", || chart::schemas(workspace));
     report.part("objects", || chart::rules(workspace));
     report.part("k8s", || chart::plain(workspace));
+    report.part("compose", || compose::check(workspace));
+    report.part("hadolint", || image::lint(workspace));
+    report.part("image", || image::build(workspace));
     report.part("shellcheck", || shell::check(workspace));
     report.part("deploy scripts", || shell::deploy(workspace));
 }
@@ -73,6 +79,7 @@ with open(sys.argv[1]) as text:
 
 /// What looks at a running shop.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
+    report.part("settings", || settings::check(workspace));
     let mut started = None;
     report.part("shop", || {
         started = Some(Shop::start(workspace)?);
@@ -82,6 +89,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
         return;
     };
     report.part("grpcurl", || grpcurl::check(workspace, &shop));
+    report.part("helm test", || settings::helm_test(workspace, &shop));
     report.part("openapi-spec-validator", || openapi(workspace, &shop));
     report.part("shop stops", || shop.stop().map(|()| Outcome::Ran(Tally::PASSED)));
 }

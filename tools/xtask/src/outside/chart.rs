@@ -22,6 +22,7 @@ const CHART: &str = "helm-config/till";
 const PLAIN: &str = "k8s";
 /// What the plain files are rendered from.
 const PLAIN_VALUES: &str = "helm-config/k8s-values.yaml";
+const EVERYTHING: &str = "helm-config/till/ci/everything-values.yaml";
 /// Goes into a folder of its own, as the deploy scripts apply it before everything else.
 const STORE: &str = "tidb-cluster.yaml";
 /// Oldest and newest Kubernetes that the objects must be right for.
@@ -33,7 +34,7 @@ const VALUES: [Option<&str>; 7] = [
     Some("helm-config/till-minikube-values.yaml"),
     Some("helm-config/till-cluster-values.yaml"),
     Some(PLAIN_VALUES),
-    Some("helm-config/till/ci/everything-values.yaml"),
+    Some(EVERYTHING),
     Some("helm-config/till/ci/external-store-values.yaml"),
     Some("helm-config/till/ci/bare-values.yaml"),
 ];
@@ -123,6 +124,9 @@ pub(super) fn schemas(workspace: &Workspace) -> Part {
     let file = workspace.scratch("rendered")?.join("all.yaml");
     write(&file, &objects.into_iter().collect::<String>())?;
     let mut files = load_test(workspace)?;
+    for file in &mut files {
+        *file = workspace.root.join(&*file);
+    }
     files.push(file);
     let mut tally = Tally::default();
     let mut custom = Vec::new();
@@ -154,10 +158,17 @@ pub(super) fn schemas(workspace: &Workspace) -> Part {
 
 /// What the load test in Kubernetes is made of.
 fn load_test(workspace: &Workspace) -> Result<Vec<PathBuf>, String> {
-    let files = workspace.files()?;
-    let own =
-        files.into_iter().filter(|file| file.starts_with("test/stress-k8s/kubernetes-config"));
-    Ok(own.map(|file| workspace.root.join(file)).collect())
+    let mut files = workspace.files()?;
+    files.retain(|file| file.starts_with("test/stress-k8s/kubernetes-config"));
+    Ok(files)
+}
+
+/// What helm would install with every option on. None without go.
+pub(super) fn everything(workspace: &Workspace) -> Result<Option<Vec<Value>>, String> {
+    let Some(helm) = Helm::ready(workspace)? else {
+        return Ok(None);
+    };
+    super::yaml(workspace, &helm.template(Some(EVERYTHING), &[])?).map(Some)
 }
 
 /// What must hold of the objects beyond their schemas.
@@ -170,6 +181,11 @@ pub(super) fn rules(workspace: &Workspace) -> Part {
         let what = values.unwrap_or("the defaults");
         let list = super::yaml(workspace, &helm.template(values, &[])?)?;
         objects::check(what, &list, &mut tally);
+    }
+    for file in load_test(workspace)? {
+        let text = workspace.read(&file)?.unwrap_or_default();
+        let list = super::yaml(workspace, &text)?;
+        tally.check(&file.display().to_string(), objects::all_locked_down(&list));
     }
     tally.check("values.schema.json", described(workspace));
     Ok(Outcome::Ran(tally))

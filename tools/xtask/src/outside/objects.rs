@@ -8,7 +8,7 @@ use crate::report::Tally;
 
 /// Who calls whom, and on which port each listens, as ARCHITECTURE.md has it. Written down once more, apart
 /// from the chart, so that a slip there is seen.
-const CALLS: &[(&str, u64, &[&str])] = &[
+pub(super) const CALLS: &[(&str, u64, &[&str])] = &[
     ("coordinator", 7000, &["order", "stock", "payment"]),
     ("http-bridge", 8000, &["coordinator", "order", "stock", "payment"]),
     ("order", 7100, &["stock", "coordinator"]),
@@ -53,6 +53,14 @@ fn pods(objects: &[Value]) -> impl Iterator<Item = &Value> {
 
 fn expect(what: &str, holds: bool) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what.to_owned()) }
+}
+
+/// The same for any pods at all.
+pub(super) fn all_locked_down(objects: &[Value]) -> Result<(), String> {
+    objects
+        .iter()
+        .filter(|object| object["spec"]["template"]["spec"] != Value::Null)
+        .try_for_each(locked_down)
 }
 
 fn locked_down(workload: &Value) -> Result<(), String> {

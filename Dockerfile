@@ -1,0 +1,43 @@
+# syntax=docker/dockerfile:1
+# One image for every role: `docker run till ROLE`; without a command it is a whole shop (`till up`).
+# docker build --tag till:0.1.0 .
+
+FROM rust:1.95.0-slim-bookworm AS build
+# `docker buildx build --sbom=true` lists our crates too, from the Cargo.lock in here.
+ARG BUILDKIT_SBOM_SCAN_STAGE=true
+# dist is what is published; release builds sooner.
+ARG PROFILE=dist
+ARG TARGETARCH=amd64
+# The image's own toolchain, without the components that rust-toolchain.toml asks for.
+ENV RUSTUP_TOOLCHAIN=1.95.0
+WORKDIR /src
+COPY . .
+# What is fetched and compiled stays in the builder's cache from one build to the next: only what has changed
+# is built again. The debug sections stay behind; the names of functions, for backtraces, do not.
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/src/target,id=till-target-$TARGETARCH,sharing=locked \
+    cargo install --locked --no-track --path till --profile "$PROFILE" --root out \
+    && objcopy --strip-debug out/bin/till \
+    && mkdir -p out/data
+
+# The same Debian as above, without a shell or a package manager.
+FROM gcr.io/distroless/cc-debian12:nonroot
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="till" \
+      org.opencontainers.image.description="A checkout that never loses a cent" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
+COPY LICENSE /usr/share/doc/till/LICENSE
+COPY --from=build /src/out/bin/till /usr/local/bin/till
+# The one place that `till up` writes to; no role of a real deployment writes anywhere.
+COPY --from=build --chown=65532:65532 /src/out/data /data
+ENV TILL_DATA_DIR=/data
+USER 65532:65532
+EXPOSE 8000
+# For `up` and `http-bridge`; the other roles have theirs where they are started (compose.yaml, the chart).
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["/usr/local/bin/till", "health", "--http", "--endpoint", "127.0.0.1:8000"]
+ENTRYPOINT ["/usr/local/bin/till"]
+CMD ["up"]

@@ -1,0 +1,197 @@
+"""People in a shop that init_orders.py has filled, for locust.
+
+    locust                                              UI on http://localhost:8089
+    locust --headless --users 1000 --spawn-rate 100 --run-time 60s --processes 4
+    locust --course                                     only checkouts, one a second: the course's stress test
+
+An answer of 5xx, a broken connection and 429 are failures; so is an answer that contradicts an earlier one. A
+refusal (4xx) is an answer. The first checkout of an order (fresh) and any later one (repeated) have lines of
+their own: the second does less work. Each filled order belongs to one process of the load test, which so knows
+which is which. That holds from init_orders.py on: fill anew before each run.
+"""
+
+import json
+import os
+import pathlib
+import random
+
+from locust import FastHttpUser, between, constant, events, task
+from locust.runners import MasterRunner, WorkerRunner
+
+URLS_FILE = pathlib.Path(__file__).resolve().parent.parent / "urls.json"
+
+FRESH = "POST /orders/checkout/[order] (fresh)"
+REPEATED = "POST /orders/checkout/[order] (repeated)"
+
+
+# Of a checkout: sold, or refused. 429 is neither: the shop did not even look.
+ANSWERS = (200, *range(400, 429))
+
+
+class Orders:
+    """The filled orders of this process: those nobody has bought yet, in random order, and the bought ones."""
+
+    def __init__(self):
+        self.index, self.count = 0, 1
+        self.fresh, self.bought = [], []
+
+    def deal(self, total):
+        self.fresh = list(range(self.index, total, self.count))
+        random.shuffle(self.fresh)
+        self.bought = []
+
+    def take(self):
+        """One that is fresh, while there are some."""
+        return self.fresh.pop() if self.fresh else None
+
+
+ORDERS = Orders()
+
+
+@events.init_command_line_parser.add_listener
+def _arguments(parser):
+    parser.add_argument("--course", action="store_true", help="only checkouts, one a second for each user")
+    parser.add_argument("--filled", type=int, default=100_000, help="orders, items and users there are (init_orders.py)")
+
+
+@events.init.add_listener
+def _listen(environment, **_):
+    if isinstance(environment.runner, WorkerRunner):
+
+        def dealt(msg, **_):
+            ORDERS.index, ORDERS.count = msg.data
+            ORDERS.deal(environment.parsed_options.filled)
+
+        environment.runner.register_message("slice", dealt)
+
+
+@events.test_start.add_listener
+def _deal(environment, **_):
+    runner = environment.runner
+    if isinstance(runner, MasterRunner):
+        # Sent before the users are: messages to a worker keep their order.
+        workers = sorted(runner.clients)
+        for index, worker in enumerate(workers):
+            runner.send_message("slice", (index, len(workers)), client_id=worker)
+    elif not isinstance(runner, WorkerRunner):
+        ORDERS.deal(environment.parsed_options.filled)
+
+
+class Shopper(FastHttpUser):
+    """Somebody who buys, looks, and sometimes asks for what cannot be."""
+
+    network_timeout = 60.0
+    connection_timeout = 60.0
+
+    def on_start(self):
+        options = self.environment.parsed_options
+        self.filled = options.filled
+        self.wait = constant(1) if options.course else between(1, 15)
+        if options.course:
+            self.tasks = [Shopper.check_out_anything]
+        one = options.host or os.environ.get("TARGET_HOST")
+        known = {} if one else json.loads(URLS_FILE.read_text())
+        self.order, self.payment, self.stock = (
+            (one or known[name]).rstrip("/") for name in ("ORDER_URL", "PAYMENT_URL", "STOCK_URL")
+        )
+
+    def wait_time(self):
+        return self.wait(self)
+
+    # The calls.
+
+    def call(self, method, url, name, wanted=range(200, 300)):
+        """One call; its status and its JSON, where it has some. Any status but those wanted is a failure."""
+        with self.client.request(method, url, name=name, catch_response=True) as answer:
+            status = answer.status_code
+            if status in wanted:
+                answer.success()
+            elif status == 0:
+                answer.failure(f"no answer: {type(answer.error).__name__}")
+            else:
+                answer.failure(f"answered {status}")
+            is_json = "application/json" in (answer.headers or {}).get("content-type", "")
+            return status, json.loads(answer.text) if is_json else None
+
+    def made(self, url, name):
+        """The id of what a POST has made; none when it failed."""
+        body = self.call("POST", url, name)[1]
+        return next(iter(body.values())) if body else None
+
+    def check_out(self, order, wanted, name=FRESH):
+        return self.call("POST", f"{self.order}/orders/checkout/{order}", name, wanted)[0]
+
+    def anybody(self):
+        return random.randrange(self.filled)
+
+    # What people do.
+
+    @task(20)
+    def buy(self):
+        order = ORDERS.take()
+        if order is None:
+            self.shop_from_the_start()
+        elif self.check_out(order, ANSWERS) == 200:
+            ORDERS.bought.append(order)
+
+    @task(2)
+    def buy_the_same_again(self):
+        if ORDERS.bought:
+            # Paid is paid: it may not be refused any more.
+            self.check_out(random.choice(ORDERS.bought), (200,), REPEATED)
+
+    @task(4)
+    def shop_from_the_start(self):
+        user = self.made(f"{self.payment}/payment/create_user", "POST /payment/create_user")
+        funds = f"{self.payment}/payment/add_funds/{user}/100"
+        if user is None or self.call("POST", funds, "POST /payment/add_funds/[user]/[amount]")[0] != 200:
+            return
+        order = self.order_of(user)
+        if order is not None and self.check_out(order, ANSWERS) == 200:
+            self.expect(f"{self.order}/orders/find/{order}", "GET /orders/find/[order]", "paid", True)
+
+    @task(6)
+    def look_around(self):
+        number = self.anybody()
+        self.call("GET", f"{self.stock}/stock/find/{number}", "GET /stock/find/[item]")
+        self.call("GET", f"{self.payment}/payment/find_user/{number}", "GET /payment/find_user/[user]")
+        self.call("GET", f"{self.order}/orders/find/{number}", "GET /orders/find/[order]")
+
+    @task(1)
+    def buy_without_money(self):
+        user = self.made(f"{self.payment}/payment/create_user", "POST /payment/create_user")
+        order = self.order_of(user) if user is not None else None
+        if order is not None:
+            self.check_out(order, (409,), "POST /orders/checkout/[order] (broke)")
+            self.expect(f"{self.order}/orders/find/{order}", "GET /orders/find/[order]", "paid", False)
+
+    def check_out_anything(self):
+        """The course's: any filled order, whether it was bought before or not."""
+        bought = len(ORDERS.bought)
+        if random.randrange(bought + len(ORDERS.fresh) or 1) < bought:
+            self.buy_the_same_again()
+        elif ORDERS.fresh:
+            self.buy()
+
+    # Pieces of it.
+
+    def order_of(self, user):
+        """An order of two items; none when it could not be made."""
+        order = self.made(f"{self.order}/orders/create/{user}", "POST /orders/create/[user]")
+        if order is None:
+            return None
+        for _ in range(2):
+            line = f"{self.order}/orders/addItem/{order}/{self.anybody()}/1"
+            if self.call("POST", line, "POST /orders/addItem/[order]/[item]/[quantity]")[0] != 200:
+                return None
+        return order
+
+    def expect(self, url, name, field, value):
+        """Reads what a reply has promised."""
+        with self.client.get(url, name=name, catch_response=True) as answer:
+            if answer.status_code != 200:
+                answer.failure(f"answered {answer.status_code}")
+            elif json.loads(answer.text)[field] != value:
+                answer.failure(f"{field} is not {value}: it contradicts the reply before")
+            else:
+                answer.success()

@@ -1,0 +1,83 @@
+//! What chart and compose files say to the executable, it must understand: no setting without effect.
+
+use std::{collections::BTreeSet, process::Command};
+
+use serde_json::Value;
+
+use super::{chart, compose, objects::CALLS};
+use crate::{
+    command,
+    report::{Outcome, Part, Tally},
+    shop::Shop,
+    workspace::Workspace,
+};
+
+/// Read by libraries, or before the command line is: help does not list it as a variable.
+const UNLISTED: &[&str] = &["TILL_LOG"];
+
+/// Every variable that a role is given stands in its help.
+pub(super) fn check(workspace: &Workspace) -> Part {
+    let Some(objects) = chart::everything(workspace)? else {
+        return Ok(Outcome::NotRun("go is not installed".to_owned()));
+    };
+    let Some(project) = compose::whole(workspace)? else {
+        return Ok(Outcome::NotRun("go is not installed".to_owned()));
+    };
+    let mut tally = Tally::default();
+    for (role, _, _) in CALLS {
+        let help = command::output(Command::new(workspace.till()).args([role, "--help"]))?;
+        tally.check(&format!("{role} in the chart"), known(&help, &in_chart(&objects, role)));
+        let settings = project["services"][role]["environment"].as_object();
+        let names = settings.into_iter().flatten().map(|(name, _)| name.clone()).collect();
+        tally.check(&format!("{role} in compose.yaml"), known(&help, &names));
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+fn in_chart(objects: &[Value], role: &str) -> BTreeSet<String> {
+    objects
+        .iter()
+        .filter(|object| object["kind"] == "Deployment")
+        .filter_map(|object| object["spec"]["template"]["spec"]["containers"].as_array())
+        .flatten()
+        .filter(|container| container["args"][0] == role)
+        .filter_map(|container| container["env"].as_array())
+        .flatten()
+        .filter_map(|variable| variable["name"].as_str().map(str::to_owned))
+        .collect()
+}
+
+fn known(help: &str, names: &BTreeSet<String>) -> Result<(), String> {
+    let is_known = |name: &&String| {
+        UNLISTED.contains(&name.as_str()) || help.contains(&format!("[env: {name}="))
+    };
+    let unknown: Vec<_> = names.iter().filter(|name| !is_known(name)).collect();
+    match (names.is_empty(), unknown.is_empty()) {
+        (false, true) => Ok(()),
+        (true, _) => Err("is given nothing".to_owned()),
+        (false, false) => Err(format!("it knows nothing of {unknown:?}")),
+    }
+}
+
+/// The script of `helm test`, against a shop.
+pub(super) fn helm_test(workspace: &Workspace, shop: &Shop) -> Part {
+    if Command::new("curl").arg("--version").output().is_err() {
+        return Ok(Outcome::NotRun("curl is not installed".to_owned()));
+    }
+    let script = workspace.root.join("helm-config/till/files/checkout.sh");
+    command::check(Command::new("/bin/sh").arg(script).env("SHOP", shop.rest()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_help_does_not_list_is_seen() {
+        let help = "--listen <IP:PORT>\n Address [env: TILL_LISTEN=]\n";
+        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
+        assert!(known(help, &names(&["TILL_LISTEN", "TILL_LOG"])).is_ok());
+        assert!(known(help, &names(&["TILL_LISTEN", "TILL_LIST"])).is_err());
+        assert!(known(help, &names(&[])).is_err());
+    }
+}
