@@ -1,6 +1,6 @@
 #!/bin/sh
 # Buys two units of five at 7 for a user with 20, twice; the second time must charge nothing.
-# SHOP: where the bridge is.
+# SHOP: where the bridge is. What `helm test` runs first.
 set -eu
 
 call() { # METHOD PATH

@@ -53,6 +53,19 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- end -}}
 {{- end -}}
 
+{{/* How the store is reached. */}}
+{{- define "till.store.variables" -}}
+PD_ENDPOINTS: {{ include "till.store.endpoints" . }}
+{{- with .Values.store.shards }}
+TILL_SHARDS: {{ . | int64 | quote }}
+{{- end }}
+{{- if .Values.store.tls.secretName }}
+TILL_STORE_CA_FILE: /etc/till/store/ca.crt
+TILL_STORE_CERT_FILE: /etc/till/store/tls.crt
+TILL_STORE_KEY_FILE: /etc/till/store/tls.key
+{{- end }}
+{{- end -}}
+
 {{/* A person's time-outs, in whole seconds, rounded up: takes milliseconds. */}}
 {{- define "till.seconds" -}}
 {{- div (add (int64 .) 999) 1000 -}}
@@ -80,15 +93,7 @@ TILL_DRAIN_TIMEOUT_MS: {{ .own.drainTimeoutMs | int64 | quote }}
 {{- include "till.endpoints" . }}
 {{- if (index (fromYaml (include "till.table" .root)) .role).store }}
 TILL_INSECURE: "true"
-PD_ENDPOINTS: {{ include "till.store.endpoints" .root }}
-{{- with $values.store.shards }}
-TILL_SHARDS: {{ . | int64 | quote }}
-{{- end }}
-{{- if $values.store.tls.secretName }}
-TILL_STORE_CA_FILE: /etc/till/store/ca.crt
-TILL_STORE_CERT_FILE: /etc/till/store/tls.crt
-TILL_STORE_KEY_FILE: /etc/till/store/tls.key
-{{- end }}
+{{ include "till.store.variables" .root }}
 {{- else }}
 TILL_REQUEST_TIMEOUT_MS: {{ $values.bridge.requestTimeoutMs | int64 | quote }}
 TILL_BATCH_INIT_TIMEOUT_MS: {{ $values.bridge.batchInitTimeoutMs | int64 | quote }}

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Read by libraries, or before the command line is: help does not list it as a variable.
-const UNLISTED: &[&str] = &["TILL_LOG"];
+const UNLISTED: &[&str] = &["TILL_LOG", "TMPDIR"];
 
 /// Every variable that a role is given stands in its help.
 pub(super) fn check(workspace: &Workspace) -> Part {
@@ -24,21 +24,25 @@ pub(super) fn check(workspace: &Workspace) -> Part {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
     };
     let mut tally = Tally::default();
-    for (role, _, _) in CALLS {
+    let audit = ("audit", 0, [].as_slice());
+    for (role, _, _) in CALLS.iter().chain([&audit]) {
         let help = command::output(Command::new(workspace.till()).args([role, "--help"]))?;
         tally.check(&format!("{role} in the chart"), known(&help, &in_chart(&objects, role)));
-        let settings = project["services"][role]["environment"].as_object();
-        let names = settings.into_iter().flatten().map(|(name, _)| name.clone()).collect();
+        let Some(settings) = project["services"][role]["environment"].as_object() else {
+            continue;
+        };
+        let names = settings.keys().cloned().collect();
         tally.check(&format!("{role} in compose.yaml"), known(&help, &names));
     }
     Ok(Outcome::Ran(tally))
 }
 
 fn in_chart(objects: &[Value], role: &str) -> BTreeSet<String> {
-    objects
-        .iter()
-        .filter(|object| object["kind"] == "Deployment")
-        .filter_map(|object| object["spec"]["template"]["spec"]["containers"].as_array())
+    let pods = objects.iter().map(|object| match object["kind"].as_str() {
+        Some("Pod") => &object["spec"],
+        _ => &object["spec"]["template"]["spec"],
+    });
+    pods.filter_map(|pod| pod["containers"].as_array())
         .flatten()
         .filter(|container| container["args"][0] == role)
         .filter_map(|container| container["env"].as_array())
