@@ -19,6 +19,11 @@ mod process;
 mod role;
 mod up;
 
+/// A checkout allocates a few hundred times on its way through the roles; with the C library's allocator
+/// that was a quarter of all processor time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,

@@ -133,8 +133,16 @@ fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> io::Result<Wish
         // An empty variable is as good as none.
         pd_endpoints: args.pd_endpoints.clone().filter(|text| !text.trim().is_empty()),
         data_dir: data_dir.to_owned(),
+        worker_threads: process.worker_threads.unwrap_or_else(threads_of_a_child),
         log_format: process.log_format.to_string(),
     })
+}
+
+/// Six processes share the cores, and one that wakes up threads on all of them only gets in its own way:
+/// half of the cores each.
+fn threads_of_a_child() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cores / 2).unwrap_or(u16::MAX).max(1)
 }
 
 /// Everybody's entry in `up.json` before anybody runs.

@@ -86,6 +86,7 @@ cases! {
     reads::a_large_answer_arrives_whole,
     conflicts::of_two_writers_the_first_to_commit_wins,
     conflicts::blind_writes_conflict,
+    conflicts::an_insert_finds_what_its_snapshot_does_not_show,
     conflicts::removals_conflict,
     conflicts::reads_alone_do_not_conflict,
     conflicts::disjoint_writes_do_not_conflict,

@@ -114,6 +114,11 @@ pub trait Txn: Reads {
     /// Sets a key. The first key written is the transaction's primary.
     fn put(&mut self, key: Key, value: Value);
 
+    /// Sets a key that must have no value when the transaction commits, at whatever timestamp that one was
+    /// written: else the commit fails with [`CommitError::Conflict`]. Not for a key that this transaction
+    /// writes in another way.
+    fn insert(&mut self, key: Key, value: Value);
+
     /// Removes a key.
     fn delete(&mut self, key: Key);
 

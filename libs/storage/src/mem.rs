@@ -12,7 +12,7 @@ mod tests;
 mod txn;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, mem,
     ops::{Bound, Range},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -73,6 +73,7 @@ struct Late {
     due: Instant,
     start_ts: Timestamp,
     writes: Writes,
+    inserts: BTreeSet<Key>,
 }
 
 impl fmt::Debug for MemKv {
@@ -250,14 +251,23 @@ impl State {
         merged.into_iter().take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// First wins: refuses when a key was written after the transaction began.
+    /// First wins: refuses when a key was written after the transaction began, and when one that is to be
+    /// inserted has a value.
     ///
     /// As in TiKV, only what is still there is seen: garbage collection past a transaction's start
     /// forgets the removal of a key and with it the conflict.
-    fn commit(&mut self, clock: &dyn Clock, start_ts: Timestamp, writes: Writes) -> bool {
+    fn commit(
+        &mut self,
+        clock: &dyn Clock,
+        start_ts: Timestamp,
+        writes: Writes,
+        inserts: &BTreeSet<Key>,
+    ) -> bool {
         let conflict = writes.keys().any(|key| {
             let newest = self.versions.get(key).and_then(|all| all.last());
-            newest.is_some_and(|(commit_ts, _)| *commit_ts > start_ts)
+            newest.is_some_and(|(commit_ts, value)| {
+                *commit_ts > start_ts || (value.is_some() && inserts.contains(key))
+            })
         });
         if conflict {
             self.stats.conflicts += 1;
@@ -283,7 +293,7 @@ impl State {
         self.late = waiting;
         due.sort_by_key(|late| late.due); // stable: equals in order of arrival
         for late in due {
-            if self.commit(clock, late.start_ts, late.writes) {
+            if self.commit(clock, late.start_ts, late.writes, &late.inserts) {
                 self.stats.late += 1;
             }
         }

@@ -21,8 +21,9 @@ use crate::{
 
 /// Layout of keys and records that this program reads and writes.
 pub const VERSION: u32 = 1;
-/// Shards of every service where nobody says otherwise.
-pub const SHARDS_DEFAULT: u16 = 16;
+/// Shards of every service where nobody says otherwise: few, as a fat batch costs little more than a thin
+/// one; enough for as many replicas to share the work.
+pub const SHARDS_DEFAULT: u16 = 4;
 /// Most shards of a service.
 pub const SHARDS_MAX: u16 = 4_096;
 

@@ -3,6 +3,17 @@
 //! Every KV transaction that changes anything in a shard reads its head and writes it first. So two
 //! writers of a shard can never both commit from the same state; a writer that was cut off fails at its
 //! next commit; and an undetermined commit is settled by reading the head.
+//!
+//! A writer whose own last batch (or look at the head) is fresh need not read the head again: the journal
+//! entry of a batch is *inserted*, which fails when the shard has a batch of that number already, and what
+//! is written after the start of the KV transaction conflicts on the head. For that to see every batch of
+//! somebody else, its entry must still stand, so trimming follows a rule of its own:
+//!
+//! Let a writer know the head at batch `k` as of timestamp `s0`, and start at `s` within [`TRUST_MS`] of it.
+//! If somebody wrote `k + 1` at commit timestamp `c`, then `c > s0`, or it would have been seen. If `c > s`,
+//! the head conflicts. Else entry `k + 1` stands at `s`, and the insert fails: it may only be removed by a
+//! batch that starts [`TRIM_AGE_MS`] after the start of batch `k + 2`, which saw `k + 1` and so started
+//! after `c`; that is later than `s0 + TRIM_AGE_MS > s`. All of these are timestamps of the store.
 
 use crate::{
     codec::{decode, encode},
@@ -16,6 +27,14 @@ const RUNS_MAX: usize = 16;
 
 /// Journal entries read in one page when a lane catches up.
 const PAGE: u32 = 128;
+
+/// How long after it last knew the head a writer may do without reading it, in milliseconds between start
+/// timestamps.
+pub const TRUST_MS: u64 = 1_000;
+
+/// A journal entry may be removed by a batch that starts this long after the start of the entry's
+/// successor, in milliseconds; the last entry never. Far longer than [`TRUST_MS`].
+pub const TRIM_AGE_MS: u64 = 5_000;
 
 /// Names one start of one process.
 pub type Writer = [u8; 16];
@@ -126,7 +145,8 @@ fn journal_seq(space: Space, key: &[u8]) -> Result<u64, KvError> {
 }
 
 /// Writes a batch's bookkeeping: the head first, so that it is the KV transaction's primary, then the
-/// journal entry, then the removal of entries that may be forgotten. Returns the bytes written.
+/// journal entry, which no other batch of this number may have written, then the removal of entries that
+/// may be forgotten. Returns the bytes written.
 pub fn write_batch<T: Txn + ?Sized>(
     txn: &mut T,
     space: Space,
@@ -138,7 +158,7 @@ pub fn write_batch<T: Txn + ?Sized>(
     let journal = encode(entry);
     let bytes = head.len() + journal.len();
     txn.put(space.head(), head);
-    txn.put(space.journal(after.seq), journal);
+    txn.insert(space.journal(after.seq), journal);
     for seq in before.oldest..after.oldest {
         txn.delete(space.journal(seq));
     }

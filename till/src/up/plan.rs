@@ -108,6 +108,8 @@ pub(crate) struct Wish {
     pub(crate) pd_endpoints: Option<String>,
     /// For what dev-kv keeps.
     pub(crate) data_dir: PathBuf,
+    /// Threads of each child that run tasks; at least 1.
+    pub(crate) worker_threads: u16,
     /// `TILL_...` format of the children's logs.
     pub(crate) log_format: String,
 }
@@ -158,6 +160,7 @@ fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
     let mut args = vec![role.name().to_owned(), "--exit-with-parent".to_owned()];
     let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
     flag("log-format", wish.log_format.clone());
+    flag("worker-threads", wish.worker_threads.to_string());
     for address in &listen {
         flag("listen", address.to_string());
     }
@@ -231,6 +234,7 @@ mod tests {
             ports: Ports { http: 8000, grpc_base: 7000, kv: 2379 },
             pd_endpoints: pd_endpoints.map(str::to_owned),
             data_dir: "/data".into(),
+            worker_threads: 1,
             log_format: "pretty".to_owned(),
         }
     }

@@ -7,7 +7,10 @@
 use bytes::Bytes;
 use prost::Message;
 use proto::{InvalidField, convert, participant::v1::Vote as WireVote};
-use storage::record::{self, tx_event};
+use storage::{
+    record::{self, tx_event},
+    shard::TRIM_AGE_MS,
+};
 use twopc::participant::{Entry, Event};
 use types::{
     Branch, BranchState, Priority, RequestId, Service, ShardId, Timestamp, TxId, TxMeta,
@@ -171,6 +174,7 @@ impl<D: Domain> Core<D> {
         let mut carried = 0;
         while trimmed < TRIM_MAX
             && let Some(mark) = self.journal.get(trimmed)
+            && self.is_superseded(trimmed, start)
         {
             let (txs, requests) = self.alive(mark, start);
             let alive = txs.len() + requests.len();
@@ -186,6 +190,13 @@ impl<D: Domain> Core<D> {
             oldest = self.journal.get(trimmed).map_or(self.head.seq + 1, |next| next.seq);
         }
         if idle && trimmed < TRIM_IDLE_MIN { self.head.oldest } else { oldest }
+    }
+
+    /// Whether the successor of an entry is old enough for it to go: others may rely on finding it.
+    fn is_superseded(&self, index: usize, start: Timestamp) -> bool {
+        self.journal
+            .get(index + 1)
+            .is_some_and(|next| start.physical().since(next.start.physical()) >= TRIM_AGE_MS)
     }
 
     fn alive(&self, mark: &Mark, start: Timestamp) -> (Vec<TxId>, Vec<RequestId>) {
@@ -240,7 +251,7 @@ impl<D: Domain> Core<D> {
     /// Whether trimming alone would be worth a batch at `now`.
     pub fn wants_trim(&self, now: UnixMillis) -> bool {
         let at = Timestamp::from_physical(now);
-        self.journal.len() >= TRIM_IDLE_MIN
+        self.is_superseded(TRIM_IDLE_MIN - 1, at)
             && self.journal.iter().take(TRIM_IDLE_MIN).all(|mark| {
                 let (txs, requests) = self.alive(mark, at);
                 txs.is_empty() && requests.is_empty()

@@ -103,6 +103,18 @@ impl<D: Domain> Clone for Call<D> {
 }
 
 impl<D: Domain> Call<D> {
+    /// True for what usually leaves something to write.
+    pub const fn is_mutation(&self) -> bool {
+        match self {
+            Self::Op { request, .. } => request.is_some(),
+            Self::Prepare { .. }
+            | Self::Commit { .. }
+            | Self::Abort { .. }
+            | Self::Forget { .. } => true,
+            Self::Query { fence, .. } => *fence,
+        }
+    }
+
     /// True for what nobody waits for: it may ride along with a later batch.
     pub fn is_patient(&self, branch: &Branch) -> bool {
         match self {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use storage::{
     CommitError, KvError, Txn,
     kv::TXN_LIFE_MAX,
-    shard::{Head, read_head, read_journal, write_batch},
+    shard::{self, Head, read_head, read_journal, write_batch},
 };
-
 use tokio::time::Instant;
+use types::Timestamp;
 
 use super::{Lane, LaneError, Limbo};
 use crate::{
@@ -41,24 +41,30 @@ impl<D: Domain> Lane<D> {
     pub(super) async fn attempt(&mut self) -> Result<(), AttemptError> {
         let mut txn = self.seams.kv.begin().await?;
         let began = Instant::now();
-        self.refresh(&mut *txn).await?;
-        let mut wanted = self.missing_rows();
-        let taken = loop {
-            self.load(&mut *txn, std::mem::take(&mut wanted)).await?;
-            match self.fill(&*txn) {
-                Ok(taken) => break taken,
-                Err(rows) => {
-                    self.core.undo();
-                    wanted = rows;
-                }
-            }
-        };
+        let start = txn.read_ts();
+        // Known again only when this succeeds.
+        let known_at = self.head_known_at.take();
+        let mut checked = !self.may_trust(known_at, start);
+        if checked {
+            self.refresh(&mut *txn).await?;
+        }
         self.runs += 1;
         let run = self.runs;
-        let batch = self.core.finish(self.writer, run, self.tidy);
+        let (taken, batch) = loop {
+            let taken = self.apply(&mut *txn).await?;
+            let batch = self.core.finish(self.writer, run, self.tidy);
+            if batch.is_some() || checked {
+                break (taken, batch);
+            }
+            // No write proves that the state was current.
+            self.core.undo();
+            self.refresh(&mut *txn).await?;
+            checked = true;
+        };
         let answers = self.core.take_answers();
         let Some(batch) = batch else {
             self.core.settle(None);
+            self.head_known_at = Some(start);
             self.conclude(Limbo { run, taken, answers });
             return Ok(());
         };
@@ -72,6 +78,8 @@ impl<D: Domain> Lane<D> {
             Ok(()) => {
                 self.core.settle(Some(&batch));
                 self.limbo.clear();
+                self.head_known_at = Some(start);
+                self.refreshed = Some(Instant::now());
                 self.conclude(Limbo { run, taken, answers });
                 Ok(())
             }
@@ -87,6 +95,30 @@ impl<D: Domain> Lane<D> {
                 self.core.undo();
                 self.limbo.push(Limbo { run, taken, answers });
                 Err(AttemptError::Undetermined(what))
+            }
+        }
+    }
+
+    /// Whether a batch that starts at `start` may do without reading the head: it was known a moment ago,
+    /// nothing is in doubt, and something will be written, whose commit fails should the head have moved.
+    fn may_trust(&self, known_at: Option<Timestamp>, start: Timestamp) -> bool {
+        let fresh = known_at
+            .is_some_and(|known| start.physical().since(known.physical()) <= shard::TRUST_MS);
+        fresh && self.limbo.is_empty() && self.queued.iter().any(|(_, call)| call.is_mutation())
+    }
+
+    /// Applies what is queued to the state, with the records that it needs as they stand at the
+    /// transaction's start. Returns the calls that were taken.
+    async fn apply(&mut self, txn: &mut dyn Txn) -> Result<Vec<CallId>, KvError> {
+        let mut wanted = self.missing_rows();
+        loop {
+            self.load(txn, std::mem::take(&mut wanted)).await?;
+            match self.fill(txn) {
+                Ok(taken) => return Ok(taken),
+                Err(rows) => {
+                    self.core.undo();
+                    wanted = rows;
+                }
             }
         }
     }

@@ -21,7 +21,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
-use types::{Branch, Classify, Clock, Entropy, ErrorKind, TxId, TxMeta, UnixMillis};
+use types::{Branch, Classify, Clock, Entropy, ErrorKind, Timestamp, TxId, TxMeta, UnixMillis};
 
 use crate::{
     core::{Answer, Call, CallId, Core, Limits},
@@ -169,6 +169,9 @@ pub struct Lane<D: Domain> {
     limbo: Vec<Limbo<D>>,
     /// When a transaction was last asked about.
     asked: BTreeMap<TxId, UnixMillis>,
+    /// Start of the last KV transaction that showed or moved the head to where the core has it; none when
+    /// that is in doubt.
+    head_known_at: Option<Timestamp>,
     /// When the oldest patient call was queued.
     patient_since: Option<Instant>,
     refreshed: Option<Instant>,
@@ -209,6 +212,7 @@ impl<D: Domain> Lane<D> {
             next_id: 1,
             limbo: Vec::new(),
             asked: BTreeMap::new(),
+            head_known_at: None,
             patient_since: None,
             refreshed: None,
             tidy: false,

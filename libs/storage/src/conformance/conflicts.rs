@@ -43,6 +43,32 @@ pub(super) async fn blind_writes_conflict(bench: Bench) -> Outcome {
     bench.expect("other", None).await
 }
 
+pub(super) async fn an_insert_finds_what_its_snapshot_does_not_show(bench: Bench) -> Outcome {
+    // Written before it began: only an insert minds.
+    bench.put("a", "1").await?;
+    let mut inserting = bench.kv.begin().await?;
+    inserting.put(bench.key("beside"), b"2".to_vec());
+    inserting.insert(bench.key("a"), b"2".to_vec());
+    expect_conflict(&inserting.commit().await, "an insert of what is there")?;
+    bench.expect("a", Some("1")).await?;
+    bench.expect("beside", None).await?;
+    // Written after it began.
+    let mut inserting = bench.kv.begin().await?;
+    inserting.insert(bench.key("b"), b"2".to_vec());
+    bench.put("b", "1").await?;
+    expect_conflict(&inserting.commit().await, "an insert of what came meanwhile")?;
+    // What never was, and what was removed.
+    let mut removing = bench.kv.begin().await?;
+    removing.delete(bench.key("b"));
+    removing.commit().await?;
+    let mut inserting = bench.kv.begin().await?;
+    inserting.insert(bench.key("b"), b"3".to_vec());
+    inserting.insert(bench.key("c"), b"3".to_vec());
+    inserting.commit().await?;
+    bench.expect("b", Some("3")).await?;
+    bench.expect("c", Some("3")).await
+}
+
 pub(super) async fn removals_conflict(bench: Bench) -> Outcome {
     bench.put("a", "1").await?;
     let mut putting = bench.kv.begin().await?;

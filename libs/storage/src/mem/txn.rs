@@ -1,6 +1,6 @@
 //! Reads and KV transactions over the store in memory.
 
-use std::{fmt, ops::Range};
+use std::{collections::BTreeSet, fmt, ops::Range};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ pub(super) struct MemTxn {
     reads: MemReads,
     primary: Key,
     writes: Writes,
+    inserts: BTreeSet<Key>,
     begun: Instant,
 }
 
@@ -97,6 +98,7 @@ impl MemTxn {
             reads: MemReads::new(kv, start_ts),
             primary: Key::new(),
             writes: Writes::new(),
+            inserts: BTreeSet::new(),
             begun: Instant::now(),
         }
     }
@@ -143,6 +145,11 @@ impl Txn for MemTxn {
         self.write(key, Some(value));
     }
 
+    fn insert(&mut self, key: Key, value: Value) {
+        self.inserts.insert(key.clone());
+        self.write(key, Some(value));
+    }
+
     fn delete(&mut self, key: Key) {
         self.write(key, None);
     }
@@ -155,9 +162,9 @@ impl Txn for MemTxn {
             let error = KvError::Unavailable("the KV transaction lived too long".to_owned());
             return Err(CommitError::Failed(error));
         }
-        let Self { reads: MemReads { kv, at }, primary, writes, .. } = *self;
+        let Self { reads: MemReads { kv, at }, primary, writes, inserts, .. } = *self;
         let entered = kv.enter(Op::Commit, at, &primary).await;
-        let land = |writes| kv.state().commit(kv.store.clock.as_ref(), at, writes);
+        let land = |writes| kv.state().commit(kv.store.clock.as_ref(), at, writes, &inserts);
         let unknown = |what: &str| Err(CommitError::Undetermined(what.to_owned()));
         let outcome = match entered.1.verdict.clone() {
             // A call that vanishes never comes here.
@@ -180,7 +187,8 @@ impl Txn for MemTxn {
                 }
             }
             Verdict::Undetermined(Landing::Late(after)) => {
-                kv.state().late.push(Late { due: Instant::now() + after, start_ts: at, writes });
+                let due = Instant::now() + after;
+                kv.state().late.push(Late { due, start_ts: at, writes, inserts: inserts.clone() });
                 unknown("the request is late")
             }
         };

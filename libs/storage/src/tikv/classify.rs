@@ -159,14 +159,13 @@ fn commit_leaf(leaf: &Leaf<'_>) -> CommitVerdict {
 
 fn commit_key_error(error: &ProtoKeyError, of_prewrite: bool) -> CommitVerdict {
     let failed = |error, orphan| CommitVerdict::NotPrewritten { error, orphan };
-    if error.conflict.is_some() {
+    // A key to be inserted exists: its writer was first, too.
+    if error.conflict.is_some() || error.already_exist.is_some() {
         CommitVerdict::Conflict
     } else if error.retryable.contains("TxnLockNotFound") {
         CommitVerdict::Cleared
     } else if let Some(found) = &error.txn_not_found {
         failed(KvError::Locked, Some(orphan(found.start_ts)))
-    } else if error.already_exist.is_some() {
-        failed(KvError::Refused("the key exists".to_owned()), None)
     } else if of_prewrite && !error.abort.is_empty() {
         failed(KvError::Refused(error.abort.clone()), None)
     } else {

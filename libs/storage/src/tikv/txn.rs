@@ -1,6 +1,6 @@
 //! KV transactions: what they write is kept here and handed to the client at the commit.
 
-use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tikv_client::{TimestampExt, Transaction, TransactionOptions};
@@ -38,6 +38,8 @@ pub(super) struct TikvTxn {
     one_phase: bool,
     primary: Key,
     writes: Writes,
+    /// Those of the writes that must find nothing there.
+    inserts: BTreeSet<Key>,
     begun: Instant,
 }
 
@@ -51,6 +53,7 @@ impl TikvTxn {
             one_phase,
             primary: Key::new(),
             writes: Writes::new(),
+            inserts: BTreeSet::new(),
             begun: Instant::now(),
         }
     }
@@ -73,6 +76,9 @@ impl TikvTxn {
                 return Err(KvError::Refused(format!("{problem}: {key_bytes}, {value_bytes} B")));
             }
             let handed = match value {
+                Some(value) if self.inserts.contains(&key) => {
+                    self.transaction.insert(key, value).await
+                }
                 Some(value) => self.transaction.put(key, value).await,
                 None => self.transaction.delete(key).await,
             };
@@ -138,6 +144,11 @@ impl Reads for TikvTxn {
 #[async_trait]
 impl Txn for TikvTxn {
     fn put(&mut self, key: Key, value: Value) {
+        self.write(key, Some(value));
+    }
+
+    fn insert(&mut self, key: Key, value: Value) {
+        self.inserts.insert(key.clone());
         self.write(key, Some(value));
     }
 

@@ -76,7 +76,7 @@ fn a_commit_error_is_undetermined_unless_proved_otherwise() {
         (of_prewrite(vec![conflict(3)]), "conflict"),
         (Error::ExtractedErrors(vec![of_prewrite(vec![conflict(1)])]), "conflict"),
         (of_prewrite(vec![of_prewrite(vec![conflict(1)])]), "conflict"),
-        (of_prewrite(vec![exists()]), "not prewritten"),
+        (of_prewrite(vec![exists()]), "conflict"),
         (of_prewrite(vec![aborted()]), "not prewritten"),
         (of_prewrite(vec![orphaned(7)]), "orphan"),
         (Error::ResolveLockError(Vec::new()), "locked"),
