@@ -86,6 +86,11 @@ pub struct Args {
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub in_flight_max: u32,
 
+    /// Messages that go to a shard at once at most: 1 shows what batching is worth.
+    #[arg(long, env = "TILL_BATCH_CALLS_MAX", hide = true, value_name = "COUNT",
+          value_parser = value_parser!(u16).range(1..))]
+    pub batch_calls_max: Option<u16>,
+
     /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
     #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
           value_parser = value_parser!(u64).range(..=600_000))]
@@ -110,6 +115,8 @@ pub struct Settings {
     pub request_id_retention_ms: u64,
     /// Milliseconds that branches have to vote.
     pub vote_window_ms: u64,
+    /// Messages that go to a shard at once at most; the usual number unless given.
+    pub batch_calls_max: Option<u16>,
 }
 
 impl From<&Args> for Settings {
@@ -120,6 +127,7 @@ impl From<&Args> for Settings {
             payment_endpoints: args.payment_endpoints.clone(),
             request_id_retention_ms: args.request_id_retention_ms,
             vote_window_ms: args.vote_window_ms,
+            batch_calls_max: args.batch_calls_max,
         }
     }
 }

@@ -23,7 +23,7 @@ use rpc::{
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use types::{Branch, Service};
 
-/// Operations in one Apply at most.
+/// Operations in one Apply at most, unless told otherwise.
 const BATCH_MAX: usize = 512;
 /// Applies on their way to one shard at once: one in the lane's hands, one on the wire.
 const IN_FLIGHT: usize = 2;
@@ -76,6 +76,7 @@ type Letter = (Operation, oneshot::Sender<Result<OpResult, MailError>>);
 pub struct Mail {
     routers: Arc<BTreeMap<Service, Router>>,
     boxes: Arc<Mutex<Boxes>>,
+    batch_max: usize,
 }
 
 impl fmt::Debug for Mail {
@@ -85,9 +86,10 @@ impl fmt::Debug for Mail {
 }
 
 impl Mail {
-    /// The way to these services.
-    pub fn new(routers: BTreeMap<Service, Router>) -> Self {
-        Self { routers: Arc::new(routers), boxes: Arc::default() }
+    /// The way to these services, with at most so many messages to a shard at once: fewer than usual.
+    pub fn new(routers: BTreeMap<Service, Router>, batch_max: Option<u16>) -> Self {
+        let batch_max = batch_max.map_or(BATCH_MAX, |max| BATCH_MAX.min(max.into()));
+        Self { routers: Arc::new(routers), boxes: Arc::default(), batch_max }
     }
 
     /// Sends one operation to its branch and waits for the answer. `patient` says that the lane may take
@@ -153,7 +155,7 @@ impl Mail {
         }
         let router = self.router(&branch.service)?.clone();
         let (sender, inbox) = mpsc::channel(QUEUE);
-        tokio::spawn(carry(inbox, router, branch.clone()));
+        tokio::spawn(carry(inbox, router, branch.clone(), self.batch_max));
         boxes.insert((branch.clone(), pace), sender.clone());
         Ok(sender)
     }
@@ -164,13 +166,18 @@ fn client(transport: rpc::net::Transport) -> ParticipantServiceClient<rpc::net::
 }
 
 /// Empties one mailbox, batch by batch.
-async fn carry(mut inbox: mpsc::Receiver<Letter>, router: Router, branch: Branch) {
+async fn carry(
+    mut inbox: mpsc::Receiver<Letter>,
+    router: Router,
+    branch: Branch,
+    batch_max: usize,
+) {
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
     let mut letters = Vec::new();
     loop {
         // Room first, so that whatever comes while there is none goes together.
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        if inbox.recv_many(&mut letters, BATCH_MAX).await == 0 {
+        if inbox.recv_many(&mut letters, batch_max).await == 0 {
             return;
         }
         let batch = std::mem::take(&mut letters);
@@ -217,4 +224,17 @@ async fn apply(
         return Ok(results);
     }
     Err(MailError::Refused { code: 13, message: "the answers do not match".to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn applies_can_be_made_smaller_and_never_larger() {
+        let batch_max = |given| Mail::new(BTreeMap::new(), given).batch_max;
+        assert_eq!(batch_max(None), BATCH_MAX);
+        assert_eq!(batch_max(Some(1)), 1);
+        assert_eq!(batch_max(Some(u16::MAX)), BATCH_MAX);
+    }
 }

@@ -96,7 +96,7 @@ impl Coordinator {
         let shared = Shared {
             services,
             routers,
-            mail: Mail::new(by_name),
+            mail: Mail::new(by_name, settings.batch_calls_max),
             kv,
             clock,
             entropy,

@@ -87,6 +87,7 @@ impl Shop {
             payment_endpoints: "payment:1".parse().unwrap(),
             request_id_retention_ms: 600_000,
             vote_window_ms: 2_000,
+            batch_calls_max: None,
         };
         let net: Arc<dyn Net> = Arc::new(Wires(wires));
         let kv = MemKv::new(Arc::clone(&clock)).shared();

@@ -61,6 +61,11 @@ pub struct RoleArgs {
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub in_flight_max: u32,
 
+    /// Calls that a lane puts into one batch at most: 1 shows what batching is worth.
+    #[arg(long, env = "TILL_BATCH_CALLS_MAX", hide = true, value_name = "COUNT",
+          value_parser = value_parser!(u16).range(1..))]
+    pub batch_calls_max: Option<u16>,
+
     /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
     #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
           value_parser = value_parser!(u64).range(..=600_000))]
@@ -239,7 +244,7 @@ pub async fn run<D: Domain>(
     let coordinator = Router::new(args.coordinator_endpoints, net);
     let stay_ready = async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let options = LaneOptions::default();
+        let options = lane_options(args.batch_calls_max);
         parts.open(Arc::clone(&kv), args.store.shards, clock, coordinator, options).await?;
         tracing::info!(service = %parts.shards.service(), "ready");
         probe(&kv, &readiness).await;
@@ -249,6 +254,14 @@ pub async fn run<D: Domain>(
         served = server => Ok(served?),
         failed = stay_ready => failed.map_err(|error: SchemaError| error.into()),
     }
+}
+
+fn lane_options(batch_calls_max: Option<u16>) -> LaneOptions {
+    let mut options = LaneOptions::default();
+    if let Some(calls) = batch_calls_max {
+        options.limits.batch_calls = options.limits.batch_calls.min(calls.into());
+    }
+    options
 }
 
 /// Keeps readiness in step with the store. Never ends.
@@ -270,5 +283,17 @@ async fn probe(kv: &SharedKv, readiness: &Readiness) {
             }
             Ok(_) | Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_can_be_made_smaller_and_never_larger() {
+        let usual = lane_options(None).limits.batch_calls;
+        assert_eq!(lane_options(Some(1)).limits.batch_calls, 1);
+        assert_eq!(lane_options(Some(u16::MAX)).limits.batch_calls, usual);
     }
 }

@@ -222,6 +222,7 @@ impl Shop {
             payment_endpoints: target("payment"),
             request_id_retention_ms: 600_000,
             vote_window_ms: 2_000,
+            batch_calls_max: None,
         };
         let clock = Arc::clone(&self.clock);
         coordinator::routes(Coordinator::new(&settings, net, kv.shared(), clock, entropy))
