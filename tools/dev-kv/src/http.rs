@@ -53,6 +53,7 @@ async fn disturb(State(parts): State<Parts>, request: Request, next: Next) -> Re
     let Some(rpc) = SERVICES.iter().find_map(|service| path.strip_prefix(service)) else {
         return unimplemented(path);
     };
+    parts.kv.engine.counters().traffic.called(rpc);
     let rpc = rpc.to_owned();
     let faults = &parts.kv.faults;
     let Some(fault) = faults.transport(&rpc) else {
@@ -261,6 +262,7 @@ async fn stats(State(parts): State<Parts>) -> Response {
             "cache_bytes": sizes.cache_bytes,
             "disk_bytes": sizes.disk_bytes,
             "history_rows": sizes.history_rows,
+            "traffic": counters.traffic.page(),
         }))
         .into_response(),
         Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error),

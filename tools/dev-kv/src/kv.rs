@@ -9,6 +9,7 @@ use crate::model::{self, CheckStatus, LockRequest, Refusal, SecondaryStatus, Ts,
 use crate::raw;
 use crate::regions::{Keys, Region};
 use crate::store::KeyRange;
+use crate::traffic::Asked;
 use crate::wire::tikvpb::tikv_server::Tikv;
 use crate::wire::{errorpb, kvrpcpb};
 use bytes::Bytes;
@@ -563,7 +564,13 @@ impl Tikv for Kv {
         &self,
         request: Request<kvrpcpb::PrewriteRequest>,
     ) -> Result<Response<kvrpcpb::PrewriteResponse>, Status> {
-        answer!(self.prewrite(request.into_inner()).await, PrewriteResponse, errors)
+        let request = request.into_inner();
+        let asked = Asked::by(&request);
+        let result = self.prewrite(request).await;
+        if let Ok(done) = &result {
+            self.engine.counters().traffic.prewritten(asked, done.one_pc_commit_ts > 0);
+        }
+        answer!(result, PrewriteResponse, errors)
     }
 
     async fn kv_pessimistic_lock(

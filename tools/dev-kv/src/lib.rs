@@ -9,7 +9,8 @@
 //! Modules: [`wire`] (the protocol, compiled), `model` (Percolator's rules, pure), `store` (tables on disk),
 //! `engine` (the state between the two: locks, cache, group commit), `tso` (timestamps), `regions`,
 //! `keyspaces` and `cluster` (which keep themselves on disk), `kv`, `raw` and `pd` (the services),
-//! `convert` (messages to types), `faults`, `http` (status and administration), `server` (the port).
+//! `convert` (messages to types), `faults`, `traffic` (what was asked for),
+//! `http` (status and administration), `server` (the port).
 //!
 //! Invariants:
 //! 1. A reply leaves only when everything it tells of is on disk (engine: groups; test
@@ -35,6 +36,7 @@ mod raw;
 mod regions;
 mod server;
 mod store;
+mod traffic;
 mod tso;
 pub mod wire;
 

@@ -85,6 +85,7 @@ impl Pd {
         }
         self.faults.while_frozen().await;
         let last = self.engine.timestamps(request.count.into()).await.map_err(status)?;
+        self.engine.counters().traffic.gave_timestamps(request.count);
         Ok(pdpb::TsoResponse {
             header: self.header(),
             count: request.count,

@@ -21,6 +21,7 @@ use crate::SyncProbe;
 use crate::model::{Failure, Lock, Refusal, TS_MAX, Ts};
 use crate::store::codec::Current;
 use crate::store::{RowChange, Store, StoreConfig, StoreError, decode_u64};
+use crate::traffic::Traffic;
 use crate::tso::Oracle;
 use bytes::Bytes;
 use committer::Committer;
@@ -191,6 +192,8 @@ pub(crate) struct Counters {
     pub(crate) reads: AtomicU64,
     /// Keys read from disk.
     pub(crate) misses: AtomicU64,
+    /// What clients ask for.
+    pub(crate) traffic: Traffic,
 }
 
 impl fmt::Debug for Engine {

@@ -40,12 +40,19 @@ async fn one_phase_commits_are_one_request_and_leave_no_locks() {
     let server = Server::start().await;
     let client = server.client().await;
     let before = now(&client).await;
+    let counted = async || server.page("/dev-kv/v1/stats").await["traffic"].clone();
+    let traffic = counted().await;
     let mut txn = client.begin_with_options(optimistic().try_one_pc()).await.unwrap();
     for key in 0..150u32 {
         txn.put(key.to_be_bytes().to_vec(), b"x".to_vec()).await.unwrap();
     }
     let commit = txn.commit().await.unwrap().unwrap();
     assert!(tikv_client::TimestampExt::version(&commit) > before);
+    let grown = counted().await;
+    let grew = |name: &str| grown[name].as_u64().unwrap() - traffic[name].as_u64().unwrap();
+    assert_eq!(grew("transactions"), 1);
+    assert_eq!((grew("one_phase_commits"), grew("mutations")), (1, 150));
+    assert_eq!(grown["requests"]["KvCommit"], traffic["requests"]["KvCommit"]);
     let mut snapshot = snapshot_now(&client).await;
     let range = 0u32.to_be_bytes().to_vec()..1_000u32.to_be_bytes().to_vec();
     assert_eq!(snapshot.scan(range, 1_000).await.unwrap().count(), 150);
