@@ -51,6 +51,8 @@ pub(crate) enum Command {
     HttpBridge(Box<Rest<http_bridge::Args>>),
     /// Run a one-node store that speaks TiKV's wire protocol. For development and tests.
     DevKv(Box<Kv>),
+    /// Drive a load and tell what the shop does in a second, and what that costs.
+    Bench(Box<bench::Args>),
     /// Ask a role whether it may be sent requests; tells by the exit code.
     Health(health::Args),
     /// Check the books of the whole shop as of one moment: 0 when every invariant holds, 2 when not.
@@ -68,6 +70,7 @@ impl Command {
             Self::Coordinator(_) => "coordinator",
             Self::HttpBridge(_) => "http-bridge",
             Self::DevKv(_) => "dev-kv",
+            Self::Bench(_) => "bench",
             Self::Health(_) => "health",
             Self::Audit(_) => "audit",
         }
@@ -141,12 +144,13 @@ mod tests {
     fn every_setting_has_a_variable_and_a_word_of_help() {
         // Of the moment, or of the parent's making; everything else must be settable in a container.
         let not_from_outside = ["help", "version", "fresh", "exit_with_parent"];
+        let of_the_moment = ["health", "bench"];
         for command in Cli::command().get_subcommands() {
             for argument in command.get_arguments() {
                 let id = argument.get_id().as_str();
                 let name = format!("{} --{id}", command.get_name());
                 assert!(argument.is_hide_set() || argument.get_help().is_some(), "{name}");
-                if command.get_name() != "health" && !not_from_outside.contains(&id) {
+                if !of_the_moment.contains(&command.get_name()) && !not_from_outside.contains(&id) {
                     assert!(argument.get_env().is_some(), "{name} has no variable");
                 }
             }

@@ -31,7 +31,12 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// Runs the command to its end.
 pub(crate) fn main(cli: Cli) -> ExitCode {
     let guard = telemetry::init(cli.command.name(), cli.process.log_format);
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // A generator shares the machine with the shop that it measures, so one thread is enough for it.
+    let mut builder = if matches!(cli.command, Command::Bench(_)) {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
     if let Some(threads) = cli.process.worker_threads {
         builder.worker_threads(usize::from(threads));
     }
@@ -54,6 +59,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let stop = Stop::on_signals(cli.process.exit_with_parent)?;
     match cli.command {
         Command::Up(args) => up::run(args, &cli.process, stop).await,
+        Command::Bench(args) => bench(*args, &stop).await,
         Command::Health(args) => health::run(&args).await,
         Command::Audit(args) => audit::run(&args).await,
         Command::Order(_)
@@ -63,6 +69,16 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         | Command::HttpBridge(_)
         | Command::DevKv(_) => role::run(cli.command, stop).await,
     }
+}
+
+/// Measures until it is done, or told to end: then everything that it started ends with it.
+async fn bench(args: bench::Args, stop: &Stop) -> Result<ExitCode, Failure> {
+    let program = std::env::current_exe()?;
+    tokio::select! {
+        ended = Box::pin(bench::run(args, &program)) => ended?,
+        () = stop.gently.cancelled() => return Ok(ExitCode::FAILURE),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Tells a failure, with all its causes, once.

@@ -1,0 +1,214 @@
+//! The command line, and what it asks for.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::value_parser;
+use rpc::net::Endpoint;
+
+use crate::{pace::Pace, prepare::Sizes, workload::Workload};
+
+/// Measure a shop: prepares data, drives a load, checks what was sold, and only then prints figures.
+/// Overwrites the shop's items, users and orders.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Start a shop of this executable's own for the run, in a new directory.
+    #[arg(long, conflicts_with_all = ["target", "pid"])]
+    pub(crate) up: bool,
+    /// REST face of the shop to measure: http://host:port; may be repeated for replicas.
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8000"
+    )]
+    pub(crate) target: Vec<Endpoint>,
+    /// Process id of the `till up` whose shop is measured: tells what each role costs.
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+    /// With --up: replicas of every role.
+    #[arg(long, default_value_t = 1, value_name = "COUNT", requires = "up",
+          value_parser = value_parser!(u16).range(1..=50))]
+    pub(crate) replicas: u16,
+    /// With --up: directory for the shop's data; one in the system's temporary directory unless given.
+    #[arg(long, value_name = "DIR", requires = "up")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// What is asked for.
+    #[arg(long, value_enum, default_value_t = Workload::Fresh)]
+    pub(crate) workload: Workload,
+    /// Send what is measured by gRPC, past the REST face; needs --up or --pid.
+    #[arg(long)]
+    pub(crate) grpc: bool,
+
+    /// Closed loop: callers who ask again as soon as they are answered. Several make a series. With --rate:
+    /// calls that may be open at once.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "64",
+          value_parser = value_parser!(u32).range(1..=100_000))]
+    pub(crate) concurrency: Vec<u32>,
+    /// Open loop: calls a second, whatever becomes of those before. Several make a series.
+    #[arg(long, value_name = "PER_SECOND", value_delimiter = ',', conflicts_with = "users",
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate: Vec<u32>,
+    /// Users who think between two calls. Several make a series.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',',
+          value_parser = value_parser!(u32).range(1..=100_000))]
+    pub(crate) users: Vec<u32>,
+    /// How long a user thinks.
+    #[arg(long, default_value_t = 1_000, value_name = "MILLISECONDS",
+          value_parser = value_parser!(u64).range(..=3_600_000))]
+    pub(crate) think_ms: u64,
+    /// Length of the measured window; shorter when all orders are bought.
+    #[arg(long, default_value_t = 10_000, value_name = "MILLISECONDS",
+          value_parser = value_parser!(u64).range(1..=86_400_000))]
+    pub(crate) duration_ms: u64,
+    /// Driven before the window, and not counted.
+    #[arg(long, default_value_t = 2_000, value_name = "MILLISECONDS",
+          value_parser = value_parser!(u64).range(..=3_600_000))]
+    pub(crate) warm_up_ms: u64,
+
+    /// Orders made before the clock starts.
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT",
+          value_parser = value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) orders: u64,
+    /// Items made before the clock starts.
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT",
+          value_parser = value_parser!(u64).range(2..=10_000_000))]
+    pub(crate) items: u64,
+    /// Users with credit made before the clock starts.
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT",
+          value_parser = value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) accounts: u64,
+    /// Scenarios: weights of success, lacking stock and lacking credit.
+    #[arg(long, default_value = "80,10,10", value_name = "A,B,C", value_parser = weights)]
+    pub(crate) mix: Mix,
+    /// Items and users that the check at the end reads at most; orders that were touched are all read.
+    #[arg(long, default_value_t = 500_000, value_name = "COUNT")]
+    pub(crate) check_max: usize,
+    /// Leave the check at the end out; the report says so.
+    #[arg(long)]
+    pub(crate) no_check: bool,
+    /// Begins all random choices; the same seed asks for the same.
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    pub(crate) seed: u64,
+
+    /// Measure again with this changed: batch=1 caps every batch of the shop at one call. Needs --up.
+    #[arg(long, value_enum, value_name = "CHANGE", requires = "up")]
+    pub(crate) compare: Option<Compare>,
+    /// Measure bare KV transactions of a checkout's shape on the same store, too.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) baseline: Option<Baseline>,
+    /// Placement drivers of a TiKV cluster: for the shop of --up, and for the baseline. A shop's own store
+    /// is found without.
+    #[arg(long, env = "PD_ENDPOINTS", value_name = "ENDPOINTS", value_delimiter = ',')]
+    pub(crate) pd_endpoints: Vec<String>,
+    /// File for the report as JSON; - for standard output, instead of the table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// File for a picture (SVG) of throughput against latency.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+/// What `--compare` changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Compare {
+    /// No batch is larger than one call; pipelines and callers stay as they are.
+    #[value(name = "batch=1")]
+    NoBatches,
+}
+
+/// What `--baseline` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Baseline {
+    /// Transactions of the store's own client, each of a checkout's shape.
+    Tikv,
+}
+
+/// Weights of the three scenarios; not all are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mix(pub(crate) [u32; 3]);
+
+fn weights(text: &str) -> Result<Mix, String> {
+    let parts: Result<Vec<u32>, _> =
+        text.split(',').map(|part| part.trim().parse::<u16>().map(u32::from)).collect();
+    match parts.ok().and_then(|parts| <[u32; 3]>::try_from(parts).ok()) {
+        Some(weights) if weights.iter().any(|weight| *weight > 0) => Ok(Mix(weights)),
+        Some(_) | None => Err("three numbers up to 65535 are needed, not all of them 0".to_owned()),
+    }
+}
+
+/// Callers of an open loop at least: too few would make calls wait for callers, not for the shop. What they
+/// wait is counted all the same.
+const OPEN_CALLERS_MIN: u32 = 1_024;
+
+impl Args {
+    /// The loads to drive, one after the other.
+    pub(crate) fn paces(&self) -> Vec<Pace> {
+        let count = |callers: u32| usize::try_from(callers).unwrap_or(usize::MAX);
+        if !self.rate.is_empty() {
+            let most = self.concurrency.iter().copied().max().unwrap_or_default();
+            let callers = count(most.max(OPEN_CALLERS_MIN));
+            let open = |rate: &u32| Pace::Open { rate: f64::from(*rate), callers };
+            return self.rate.iter().map(open).collect();
+        }
+        if !self.users.is_empty() {
+            let think = Duration::from_millis(self.think_ms);
+            let thinking = |users: &u32| Pace::Thinking { callers: count(*users), think };
+            return self.users.iter().map(thinking).collect();
+        }
+        self.concurrency.iter().map(|callers| Pace::Closed { callers: count(*callers) }).collect()
+    }
+
+    pub(crate) const fn sizes(&self) -> Sizes {
+        Sizes { orders: self.orders, items: self.items, users: self.accounts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.args)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn a_series_is_a_list() {
+        let closed = parse("--concurrency 1,8").unwrap().paces();
+        assert_eq!(closed, [Pace::Closed { callers: 1 }, Pace::Closed { callers: 8 }]);
+        let open = parse("--rate 100,200").unwrap().paces();
+        assert_eq!(open.len(), 2);
+        assert_eq!(open[0], Pace::Open { rate: 100.0, callers: 1_024 });
+        let think = Duration::from_secs(1);
+        assert_eq!(parse("--users 5").unwrap().paces(), [Pace::Thinking { callers: 5, think }]);
+        assert!(parse("--rate 100 --users 5").is_err());
+    }
+
+    #[test]
+    fn weights_are_three_and_not_nothing() {
+        assert_eq!(weights("1, 0,2"), Ok(Mix([1, 0, 2])));
+        for text in ["", "1,2", "1,2,3,4", "0,0,0", "-1,1,1", "99999999999,1,1"] {
+            assert!(weights(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_changed_shop_must_be_ours() {
+        assert!(parse("--compare batch=1").is_err());
+        assert!(parse("--up --compare batch=1").is_ok());
+        assert!(parse("--up --pid 4").is_err());
+    }
+}

@@ -1,0 +1,220 @@
+//! The measured part: callers who do jobs at a pace, and a window that is counted.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    call::{Call, Outcome, Trouble},
+    client::{Client, Door},
+    pace::{Arrivals, Pace},
+    progress::Progress,
+    tally::{End, Kind, Tally},
+    workload::{Board, Job, Must},
+};
+
+/// How a window is driven.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) pace: Pace,
+    /// Driven before the window begins.
+    pub(crate) warm_up: Duration,
+    /// Length of the window.
+    pub(crate) window: Duration,
+    pub(crate) seed: u64,
+}
+
+/// What the callers share.
+struct Shared {
+    board: Mutex<Board>,
+    tally: Mutex<Tally>,
+    arrivals: Option<Mutex<Arrivals>>,
+    /// There is nothing left to ask, or nobody wants to know any more.
+    over: CancellationToken,
+    changed: Notify,
+}
+
+impl Shared {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        // A panic elsewhere leaves a count as right as before.
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        // As above.
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ran_out(&self) {
+        self.tally().close(Instant::now());
+        self.over.cancel();
+        self.changed.notify_one();
+    }
+}
+
+/// Drives a board; `look` is called when the window begins and when it ends.
+///
+/// # Errors
+/// In words, when a caller of ours failed (not a call), or what `look` said.
+pub(crate) async fn drive<Looked, Looking>(
+    door: &Door,
+    board: Board,
+    plan: Plan,
+    mut look: impl FnMut() -> Looking,
+) -> Result<(Board, Tally, [Looked; 2]), String>
+where
+    Looking: Future<Output = Result<Looked, String>>,
+{
+    let start = Instant::now();
+    let begin = start + plan.warm_up;
+    let arrivals = match plan.pace {
+        Pace::Open { rate, .. } => Some(Mutex::new(Arrivals::new(start, rate, plan.seed))),
+        Pace::Closed { .. } | Pace::Thinking { .. } => None,
+    };
+    let shared = Arc::new(Shared {
+        board: Mutex::new(board),
+        tally: Mutex::new(Tally::new(begin, begin + plan.window)),
+        arrivals,
+        over: CancellationToken::new(),
+        changed: Notify::new(),
+    });
+    let mut callers = JoinSet::new();
+    for number in 0..plan.pace.callers() {
+        callers.spawn(caller(Arc::clone(&shared), door.measured(number), plan.pace, number));
+    }
+    let early = |moment: Instant| {
+        let shared = &shared;
+        async move {
+            tokio::select! {
+                () = sleep_until(moment) => {}
+                () = shared.changed.notified() => {}
+            }
+        }
+    };
+    sleep_until(begin).await;
+    let before = look().await?;
+    early(begin + plan.window).await;
+    let after = look().await?;
+    let progress = Progress::new("last answers", plan.pace.callers());
+    while let Some(ended) = callers.join_next().await {
+        ended.map_err(|error| error.to_string())?;
+        progress.step();
+    }
+    drop(progress);
+    let shared = Arc::into_inner(shared).ok_or("a caller is still there")?;
+    let board = shared.board.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let tally = shared.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok((board, tally, [before, after]))
+}
+
+/// One caller, until the window ends or there is nothing left.
+async fn caller(shared: Arc<Shared>, mut client: Client, pace: Pace, number: usize) {
+    if let Pace::Thinking { callers, think } = pace {
+        // Evenly spread, or all would ask at once for ever.
+        let part = u32::try_from(number).unwrap_or_default();
+        let whole = u32::try_from(callers).unwrap_or(u32::MAX).max(1);
+        sleep(think / whole * part).await;
+    }
+    loop {
+        let due = match &shared.arrivals {
+            Some(arrivals) => {
+                // Nothing under this lock can panic.
+                arrivals.lock().unwrap_or_else(PoisonError::into_inner).next()
+            }
+            None => Instant::now(),
+        };
+        if due >= shared.tally().end() {
+            return;
+        }
+        tokio::select! {
+            () = sleep_until(due) => {}
+            () = shared.over.cancelled() => return,
+        }
+        let job = shared.board().next();
+        let Some(job) = job else {
+            shared.ran_out();
+            return;
+        };
+        perform(&shared, &mut client, job, due).await;
+        if let Pace::Thinking { think, .. } = pace {
+            tokio::select! {
+                () = sleep(think) => {}
+                () = shared.over.cancelled() => return,
+            }
+        }
+    }
+}
+
+async fn perform(shared: &Shared, client: &mut Client, job: Job, due: Instant) {
+    match job {
+        Job::Checkout { order, id, must } => {
+            checkout(shared, client, (order, id, must), due).await;
+        }
+        Job::Find(kind, call) => {
+            step(shared, client, &call, kind, due).await;
+        }
+        Job::Purchase { user, items } => purchase(shared, client, user, items, due).await,
+    }
+}
+
+/// Every step after the first is due when the one before it is answered.
+async fn purchase(
+    shared: &Shared,
+    client: &mut Client,
+    user: String,
+    items: [String; 2],
+    due: Instant,
+) {
+    let made = step(shared, client, &Call::CreateOrder { user }, Kind::Create, due).await;
+    let Some(Ok(order)) = made.map(|reply| reply.id()) else { return };
+    let number = shared.board().made(order.clone());
+    for item in items {
+        let call = Call::AddItem { order: order.clone(), item };
+        if step(shared, client, &call, Kind::Add, Instant::now()).await.is_none() {
+            return;
+        }
+    }
+    checkout(shared, client, (number, order.clone(), Must::Succeed), Instant::now()).await;
+    step(shared, client, &Call::FindOrder { order }, Kind::FindOrder, Instant::now()).await;
+}
+
+/// A call that must succeed; its answer when it did.
+async fn step(
+    shared: &Shared,
+    client: &mut Client,
+    call: &Call,
+    kind: Kind,
+    due: Instant,
+) -> Option<crate::call::Reply> {
+    let outcome: Outcome = client.call(call).await;
+    let (end, reply) = match outcome {
+        Ok(reply) => (End::Done(kind), Some(reply)),
+        Err(Trouble::Refused(reason)) => (End::Unexplained(reason), None),
+        Err(Trouble::Failed(problem)) => (End::Failed(problem), None),
+    };
+    shared.tally().add(due, Instant::now(), end);
+    reply
+}
+
+async fn checkout(
+    shared: &Shared,
+    client: &mut Client,
+    (order, id, must): (usize, String, Must),
+    due: Instant,
+) {
+    let outcome = client.call(&Call::Checkout { order: id }).await.map(drop);
+    let now = Instant::now();
+    let end = shared.board().ended(order, must, outcome);
+    shared.tally().add(due, now, end);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! The load generator, `till bench`: what a shop does in a second, and what that costs.
+//!
+//! Must not know: how the shop does it. It asks as a client does; besides, it reads `/proc` and the store's
+//! counters, where there are any, to tell the price.
+//!
+//! Modules: [`args`] the command line; [`shop`] starts a shop of its own; [`prepare`] what the shop holds
+//! before the clock starts; [`workload`] which call is next; [`pace`] when it is due; [`drive`] who makes
+//! it; [`client`], [`rest`], [`grpc`] and [`call`] how; [`tally`] what is counted; [`roles`] CPU and memory;
+//! [`store`] the store's counters; [`baseline`] bare transactions to compare with; [`check`] what was sold;
+//! [`report`] and [`plot`] figures; [`progress`] how far something long is.
+//!
+//! Invariants: a latency begins when its call was due, not when it was sent; fresh and repeated checkouts
+//! are never one figure; a run with a finding, an error or a refusal that nobody can explain has no
+//! figures.
+
+mod args;
+mod baseline;
+mod call;
+mod check;
+mod client;
+mod drive;
+mod grpc;
+mod pace;
+mod plot;
+mod prepare;
+mod progress;
+mod report;
+mod rest;
+mod roles;
+mod shop;
+mod store;
+mod tally;
+mod workload;
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rpc::net::Endpoint;
+use serde_json::{Value, json};
+
+pub use args::Args;
+pub use workload::Workload;
+
+use crate::{
+    args::{Baseline, Compare},
+    baseline::Ground,
+    client::Door,
+    drive::Plan,
+    grpc::Grpc,
+    pace::Pace,
+    plot::Spot,
+    report::Point,
+    roles::{Process, Usage},
+    shop::Shop,
+    workload::Board,
+};
+
+/// Why a run has no figures.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be carried out. A retry may help.
+    #[error("{0}")]
+    Run(String),
+    /// It was, but the shop did what it must not do; the report says what.
+    #[error("no figures for {0} of the loads: the report says why")]
+    NoFigures(usize),
+    /// A file could not be written.
+    #[error("cannot write {path}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl From<String> for Error {
+    fn from(text: String) -> Self {
+        Self::Run(text)
+    }
+}
+
+/// A shop to measure.
+struct Site {
+    door: Door,
+    processes: Vec<Process>,
+    /// Where the store's counters are.
+    store: Option<Endpoint>,
+    pd_endpoints: Vec<String>,
+    shop: Option<Shop>,
+}
+
+/// Runs what the arguments ask for; `program` is the executable that is started as a shop with `--up`.
+/// Dropping the future ends everything that it started.
+///
+/// # Errors
+/// [`Error`]; with [`Error::NoFigures`] the report is written all the same.
+pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
+    raise_file_limit();
+    let quiet = args.json.as_deref() == Some(Path::new("-"));
+    let say = |text: &str| if quiet { Ok(()) } else { print(text) };
+    let mut points = Vec::new();
+    let mut machine = Value::Null;
+    let variants: &[(&str, Option<u16>)] = match args.compare {
+        None => &[("till", None)],
+        Some(Compare::NoBatches) => &[("till", None), ("till batch=1", Some(1))],
+    };
+    for (place, (variant, batch_calls_max)) in variants.iter().enumerate() {
+        let site = open(&args, program, *batch_calls_max).await?;
+        if place == 0 {
+            machine = roles::machine(site.shop.as_ref().map(Shop::directory));
+        }
+        for pace in args.paces() {
+            let point = measure(&args, &site, variant, pace).await?;
+            say(&point.table())?;
+            points.push(point);
+        }
+        let wanted = args.baseline.filter(|_| place + 1 == variants.len());
+        if let Some(Baseline::Tikv) = wanted {
+            for point in bare(&args, &site).await? {
+                say(&point.table())?;
+                points.push(point);
+            }
+        }
+        if let Some(shop) = site.shop {
+            shop.stop().await;
+        }
+    }
+    say(&ratio_lines(&points))?;
+    write_report(&args, &points, &machine)?;
+    let without = points.iter().filter(|point| !point.problems().is_empty()).count();
+    if without > 0 { Err(Error::NoFigures(without)) } else { Ok(()) }
+}
+
+/// Finds the shop, or starts it.
+async fn open(args: &Args, program: &Path, batch_calls_max: Option<u16>) -> Result<Site, String> {
+    let shop = if args.up {
+        let wish = shop::Wish {
+            data_dir: args.data_dir.as_deref(),
+            replicas: args.replicas,
+            pd_endpoints: &args.pd_endpoints,
+            batch_calls_max,
+        };
+        Some(Shop::start(program, wish).await?)
+    } else {
+        None
+    };
+    let pid = shop.as_ref().and_then(Shop::pid).or(args.pid);
+    let processes = pid.map(roles::children).unwrap_or_default();
+    if pid.is_some() && processes.is_empty() && cfg!(target_os = "linux") {
+        return Err("the process has no children: --pid wants that of a `till up`".to_owned());
+    }
+    let rest = match &shop {
+        Some(shop) => shop.rest(),
+        None => args.target.clone(),
+    };
+    let grpc = if args.grpc {
+        let roles = roles::grpc(&processes);
+        let replicas = roles.coordinator.len();
+        let channels: Option<Vec<Grpc>> =
+            (0..replicas).map(|number| Grpc::new(&roles, number)).collect();
+        channels
+            .filter(|channels| !channels.is_empty())
+            .ok_or("--grpc needs --up or --pid to find the roles")?
+    } else {
+        Vec::new()
+    };
+    let store = store::place(&processes);
+    let pd_endpoints = match &store {
+        Some(store) if args.pd_endpoints.is_empty() => vec![store.to_string()],
+        Some(_) | None => args.pd_endpoints.clone(),
+    };
+    Ok(Site { door: Door { rest, grpc }, processes, store, pd_endpoints, shop })
+}
+
+const fn plan(args: &Args, pace: Pace) -> Plan {
+    Plan {
+        pace,
+        warm_up: Duration::from_millis(args.warm_up_ms),
+        window: Duration::from_millis(args.duration_ms),
+        seed: args.seed,
+    }
+}
+
+/// Prepares, drives and checks one load.
+async fn measure(
+    args: &Args,
+    site: &Site,
+    variant: &'static str,
+    pace: Pace,
+) -> Result<Point, String> {
+    let room = prepare::prepare(&site.door, args.workload, args.sizes()).await?;
+    let board = Board::new(args.workload, room, args.mix.0, args.seed);
+    let look = || async {
+        let counters = store::counters(site.store.as_ref()).await;
+        Ok::<_, String>((roles::usage(&site.processes)?, roles::own(), counters))
+    };
+    let (board, tally, [before, after]) =
+        drive::drive(&site.door, board, plan(args, pace), look).await?;
+    let (room, fates) = board.into_parts();
+    let verdict = if args.no_check {
+        None
+    } else {
+        Some(check::check(&site.door, &room, &fates, args.check_max, args.seed).await?)
+    };
+    let fresh = tally.count(tally::Kind::Fresh);
+    let store = store::difference(before.2.as_ref(), after.2.as_ref(), fresh);
+    Ok(Point {
+        variant,
+        pace,
+        tally,
+        roles: [before.0, after.0],
+        own: [before.1, after.1],
+        store,
+        verdict,
+    })
+}
+
+/// The baseline, under each of the loads.
+async fn bare(args: &Args, site: &Site) -> Result<Vec<Point>, String> {
+    if site.pd_endpoints.is_empty() {
+        return Err("--baseline needs --up, --pid or --pd-endpoints to find the store".to_owned());
+    }
+    let ground =
+        Ground { pd_endpoints: site.pd_endpoints.clone(), sizes: args.sizes(), clean: !args.up };
+    let paces = args.paces();
+    let plans = paces.iter().map(|pace| plan(args, *pace)).collect();
+    let tallies = baseline::run(ground, plans).await?;
+    let point = |(pace, tally)| Point {
+        variant: "tikv",
+        pace,
+        tally,
+        roles: [Usage::default(), Usage::default()],
+        own: [Usage::default(), Usage::default()],
+        store: Value::Null,
+        verdict: None,
+    };
+    Ok(paces.into_iter().zip(tallies).map(point).collect())
+}
+
+fn ratio_lines(points: &[Point]) -> String {
+    let line = |ratio: &Value| {
+        format!(
+            "\n{}: {} makes {:.2} times as many fresh checkouts a second as {}\n",
+            ratio["pace"].as_str().unwrap_or_default(),
+            ratio["of"].as_str().unwrap_or_default(),
+            ratio["ratio"].as_f64().unwrap_or_default(),
+            ratio["to"].as_str().unwrap_or_default(),
+        )
+    };
+    report::ratios(points).iter().map(line).collect()
+}
+
+fn write_report(args: &Args, points: &[Point], machine: &Value) -> Result<(), Error> {
+    let file = |path: &Path, text: &str| {
+        let failed = |source| Error::File { path: path.display().to_string(), source };
+        fs::write(path, text).map_err(failed)
+    };
+    if let Some(path) = &args.json {
+        let report = json!({
+            "till": env!("CARGO_PKG_VERSION"),
+            "optimised": !cfg!(debug_assertions),
+            "machine": machine,
+            "workload": args.workload.name(),
+            "face": if args.grpc { "grpc" } else { "rest" },
+            "replicas": args.replicas,
+            "orders": args.orders,
+            "items": args.items,
+            "accounts": args.accounts,
+            "warm_up_ms": args.warm_up_ms,
+            "seed": args.seed,
+            "points": points.iter().map(Point::json).collect::<Vec<_>>(),
+            "ratios": report::ratios(points),
+        });
+        let text = format!("{report:#}\n");
+        if path == Path::new("-") {
+            print(&text)?;
+        } else {
+            file(path, &text)?;
+        }
+    }
+    if let Some(path) = &args.plot {
+        let spot = |point: &Point| {
+            let latency = point.latency().filter(|_| point.problems().is_empty())?;
+            Some(Spot {
+                variant: point.variant,
+                rate: point.rate(),
+                p50_us: latency.p50,
+                p99_us: latency.p99,
+            })
+        };
+        let spots: Vec<Spot> = points.iter().filter_map(spot).collect();
+        file(path, &plot::svg(&format!("till bench, {}", args.workload.name()), &spots))?;
+    }
+    Ok(())
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    let failed = |source| Error::File { path: "standard output".to_owned(), source };
+    let mut out = io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(failed)
+}
+
+/// Every caller holds a connection. Where the limit cannot be raised, connecting will say so.
+fn raise_file_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
+    }
+}

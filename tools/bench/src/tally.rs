@@ -1,0 +1,294 @@
+//! What happened within the measured window: counts by when calls ended, latencies by when they were meant
+//! to begin.
+//!
+//! A rate is what ended within the window. A latency belongs to the window in which its call was *due*, and
+//! is taken from then on, whenever it was sent and however late it ended: a shop that stalls cannot hide it
+//! by not being asked (no coordinated omission).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// What is told apart in a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// The checkout that paid an order.
+    Fresh,
+    /// A checkout of an order that was paid already.
+    Repeated,
+    /// A checkout that was refused as expected.
+    Refused,
+    /// A new order.
+    Create,
+    /// One more item.
+    Add,
+    /// An order read.
+    FindOrder,
+    /// An item read.
+    FindItem,
+    /// A user read.
+    FindUser,
+    /// A bare KV transaction of a checkout's shape.
+    Bare,
+}
+
+impl Kind {
+    /// In tables and JSON.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "checkout",
+            Self::Repeated => "repeated_checkout",
+            Self::Refused => "refused_checkout",
+            Self::Create => "create_order",
+            Self::Add => "add_item",
+            Self::FindOrder => "find_order",
+            Self::FindItem => "find_item",
+            Self::FindUser => "find_user",
+            Self::Bare => "bare_transaction",
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// As wished.
+    Done(Kind),
+    /// Refused, for the reason that was expected.
+    Expected(String),
+    /// Refused, and nobody knows why.
+    Unexplained(String),
+    /// Anything else.
+    Failed(String),
+}
+
+/// Counts and latencies of one window.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    begin: Instant,
+    end: Instant,
+    latencies: BTreeMap<Kind, Histogram<u64>>,
+    ended: BTreeMap<Kind, u64>,
+    /// Expected refusals that ended in the window, by reason.
+    refused: BTreeMap<String, u64>,
+    /// Whenever they happened.
+    unexplained: BTreeMap<String, u64>,
+    errors: BTreeMap<String, u64>,
+}
+
+/// Microseconds that a latency may have; longer ones count as this.
+const LATENCY_MAX_US: u64 = 600_000_000;
+
+impl Tally {
+    /// Nothing yet.
+    pub(crate) const fn new(begin: Instant, end: Instant) -> Self {
+        Self {
+            begin,
+            end,
+            latencies: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            unexplained: BTreeMap::new(),
+            errors: BTreeMap::new(),
+        }
+    }
+
+    /// Ends the window early: there is nothing left to ask.
+    pub(crate) fn close(&mut self, now: Instant) {
+        self.end = self.end.min(now).max(self.begin);
+    }
+
+    /// When the window ends.
+    pub(crate) const fn end(&self) -> Instant {
+        self.end
+    }
+
+    /// A call that was due at `due` ended at `now`.
+    pub(crate) fn add(&mut self, due: Instant, now: Instant, end: End) {
+        let within = |moment: Instant| self.begin <= moment && moment < self.end;
+        let kind = match end {
+            End::Done(kind) => kind,
+            End::Expected(reason) => {
+                if within(now) {
+                    *self.refused.entry(reason).or_default() += 1;
+                }
+                Kind::Refused
+            }
+            End::Unexplained(reason) => {
+                *self.unexplained.entry(reason).or_default() += 1;
+                return;
+            }
+            End::Failed(problem) => {
+                *self.errors.entry(problem).or_default() += 1;
+                return;
+            }
+        };
+        if within(now) {
+            *self.ended.entry(kind).or_default() += 1;
+        }
+        if within(due) {
+            let latency = now.saturating_duration_since(due).as_micros();
+            let latency = u64::try_from(latency).unwrap_or(u64::MAX).clamp(1, LATENCY_MAX_US);
+            self.latencies.entry(kind).or_insert_with(histogram).saturating_record(latency);
+        }
+    }
+
+    /// Seconds of the window.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.end.saturating_duration_since(self.begin).as_secs_f64()
+    }
+
+    /// How many of a kind ended within the window.
+    pub(crate) fn count(&self, kind: Kind) -> u64 {
+        self.ended.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// How many of all kinds ended within the window.
+    pub(crate) fn total(&self) -> u64 {
+        self.ended.values().sum()
+    }
+
+    /// How many a second.
+    pub(crate) fn rate(&self, count: u64) -> f64 {
+        if self.seconds() > 0.0 { as_float(count) / self.seconds() } else { 0.0 }
+    }
+
+    /// What nobody can explain; none of it may stand beside figures.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let told = |what: &str, counts: &BTreeMap<String, u64>| -> Vec<String> {
+            counts.iter().map(|(text, count)| format!("{count} {what}: {text}")).collect()
+        };
+        let mut problems = told("errors", &self.errors);
+        problems.extend(told("unexplained refusals", &self.unexplained));
+        problems
+    }
+
+    /// Refusals that were expected, by reason.
+    pub(crate) const fn refused(&self) -> &BTreeMap<String, u64> {
+        &self.refused
+    }
+
+    /// Latencies by kind.
+    pub(crate) fn latencies(&self) -> impl Iterator<Item = (Kind, Percentiles)> {
+        self.latencies.iter().map(|(kind, histogram)| (*kind, Percentiles::of(histogram)))
+    }
+}
+
+/// Three digits, growing as needed.
+fn histogram() -> Histogram<u64> {
+    let mut histogram =
+        Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are constants that fit");
+    histogram.auto(true);
+    histogram
+}
+
+/// What a report says of a histogram; microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Percentiles {
+    pub(crate) count: u64,
+    pub(crate) p50: u64,
+    pub(crate) p90: u64,
+    pub(crate) p99: u64,
+    pub(crate) p999: u64,
+    pub(crate) max: u64,
+}
+
+impl Percentiles {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        Self {
+            count: histogram.len(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max(),
+        }
+    }
+
+    /// As a JSON object.
+    pub(crate) fn json(self) -> Value {
+        json!({
+            "count": self.count,
+            "p50_us": self.p50,
+            "p90_us": self.p90,
+            "p99_us": self.p99,
+            "p999_us": self.p999,
+            "max_us": self.max,
+        })
+    }
+}
+
+/// For rates and ratios: counts here are far below 2^53.
+pub(crate) fn as_float(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts of calls are far below 2^53")]
+    let float = count as f64;
+    float
+}
+
+/// Milliseconds of a latency in microseconds.
+pub(crate) fn millis(us: u64) -> f64 {
+    Duration::from_micros(us).as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn tally() -> (Instant, Tally) {
+        let begin = Instant::now() + SECOND;
+        (begin, Tally::new(begin, begin + 10 * SECOND))
+    }
+
+    #[test]
+    fn a_rate_counts_what_ended_and_a_latency_what_was_due() {
+        let (begin, mut tally) = tally();
+        // Due before the window, ended within it.
+        tally.add(begin - SECOND, begin + SECOND, End::Done(Kind::Fresh));
+        assert_eq!((tally.count(Kind::Fresh), tally.latencies().count()), (1, 0));
+        // Due within it, ended after it.
+        tally.add(begin + 9 * SECOND, begin + 12 * SECOND, End::Done(Kind::Fresh));
+        assert_eq!(tally.count(Kind::Fresh), 1);
+        let (_, percentiles) = tally.latencies().next().unwrap();
+        assert_eq!(percentiles.count, 1);
+        assert!((2_990_000..=3_010_000).contains(&percentiles.p50), "{percentiles:?}");
+        assert!((tally.rate(tally.total()) - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn percentiles_are_those_of_what_was_added() {
+        let (begin, mut tally) = tally();
+        for ms in 1..=1_000 {
+            tally.add(begin, begin + Duration::from_millis(ms), End::Done(Kind::FindItem));
+        }
+        let (_, found) = tally.latencies().next().unwrap();
+        let near = |us: u64, ms: u64| us.abs_diff(ms * 1_000) <= ms * 2;
+        assert!(near(found.p50, 500) && near(found.p90, 900), "{found:?}");
+        assert!(near(found.p99, 990) && near(found.p999, 999), "{found:?}");
+        assert!(near(found.max, 1_000), "{found:?}");
+    }
+
+    #[test]
+    fn an_early_end_makes_the_window_shorter() {
+        let (begin, mut tally) = tally();
+        tally.close(begin + 2 * SECOND);
+        tally.add(begin, begin + 3 * SECOND, End::Done(Kind::Fresh));
+        assert_eq!(tally.count(Kind::Fresh), 0);
+        assert!((tally.seconds() - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn problems_count_whenever_they_happen() {
+        let (begin, mut tally) = tally();
+        tally.add(begin - SECOND, begin - SECOND, End::Failed("connection lost".to_owned()));
+        tally.add(begin, begin + 20 * SECOND, End::Unexplained("OUT_OF_STOCK".to_owned()));
+        assert_eq!(tally.problems().len(), 2);
+        tally.add(begin, begin, End::Expected("OUT_OF_CREDIT".to_owned()));
+        assert_eq!(tally.refused()["OUT_OF_CREDIT"], 1);
+        assert_eq!(tally.problems().len(), 2);
+    }
+}

@@ -1,0 +1,328 @@
+//! What the callers ask for: which call comes next, and whether its answer is as it must be.
+
+use std::collections::BTreeMap;
+
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+
+use crate::{
+    call::{Call, Trouble},
+    tally::{End, Kind},
+};
+
+/// What a run is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Workload {
+    /// Orders made before the clock starts, two different items each, each checked out once.
+    Fresh,
+    /// Orders made before, all of one item, each checked out once.
+    Hot,
+    /// Orders made before, some items far more popular than others, each checked out once.
+    Zipf,
+    /// Orders, items and users read in turn.
+    Find,
+    /// An order made, two items added, checked out, read: every step a call.
+    Mixed,
+    /// Checkouts of orders drawn uniformly from those made before: mostly repeats after a while.
+    Stress,
+    /// Checkouts that succeed, that lack stock, and that lack credit, by weight.
+    Scenarios,
+}
+
+impl Workload {
+    /// As on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Hot => "hot",
+            Self::Zipf => "zipf",
+            Self::Find => "find",
+            Self::Mixed => "mixed",
+            Self::Stress => "stress",
+            Self::Scenarios => "scenarios",
+        }
+    }
+}
+
+/// How a checkout has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Must {
+    Succeed,
+    LackStock,
+    LackCredit,
+}
+
+impl Must {
+    const fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Succeed => None,
+            Self::LackStock => Some("OUT_OF_STOCK"),
+            Self::LackCredit => Some("OUT_OF_CREDIT"),
+        }
+    }
+}
+
+/// What a caller does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// One checkout of the order with this number.
+    Checkout { order: usize, id: String, must: Must },
+    /// One read.
+    Find(Kind, Call),
+    /// A purchase from the first call to the last.
+    Purchase { user: String, items: [String; 2] },
+}
+
+/// What the shop holds before the clock starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Stockroom {
+    /// Items `0..items`, stock and price of each.
+    pub(crate) items: u64,
+    pub(crate) stock: u64,
+    /// Users `0..users`, credit of each.
+    pub(crate) users: u64,
+    pub(crate) credit: u64,
+    /// Ids of orders. Those that can be bought stand first.
+    pub(crate) orders: Vec<String>,
+    /// Where in `orders` those that lack stock stand, and those that lack credit.
+    pub(crate) lacking_stock: std::ops::Range<usize>,
+    pub(crate) lacking_credit: std::ops::Range<usize>,
+}
+
+/// What the callers know of an order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Fate {
+    /// A checkout was answered with success.
+    pub(crate) paid: bool,
+    /// A checkout was refused.
+    pub(crate) refused: bool,
+    /// A checkout failed: nobody told us whether it is paid.
+    pub(crate) doubtful: bool,
+}
+
+/// Deals out jobs, and remembers how they ended.
+#[derive(Debug)]
+pub(crate) struct Board {
+    workload: Workload,
+    room: Stockroom,
+    rng: StdRng,
+    /// Numbers of orders still to be bought, for workloads that buy each once.
+    left: Vec<usize>,
+    /// Weights of success, lacking stock and lacking credit.
+    weights: [u32; 3],
+    turn: u64,
+    fates: BTreeMap<usize, Fate>,
+}
+
+impl Board {
+    /// A board that deals the same jobs in the same order for the same seed.
+    pub(crate) fn new(workload: Workload, room: Stockroom, weights: [u32; 3], seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let buyable = room.lacking_stock.start.min(room.lacking_credit.start);
+        let mut left: Vec<usize> = match workload {
+            Workload::Fresh | Workload::Hot | Workload::Zipf => (0..room.orders.len()).collect(),
+            Workload::Scenarios => (0..buyable).collect(),
+            Workload::Find | Workload::Mixed | Workload::Stress => Vec::new(),
+        };
+        left.shuffle(&mut rng);
+        Self { workload, room, rng, left, weights, turn: 0, fates: BTreeMap::new() }
+    }
+
+    /// What comes next; none when there is nothing left to buy.
+    pub(crate) fn next(&mut self) -> Option<Job> {
+        self.turn += 1;
+        match self.workload {
+            Workload::Fresh | Workload::Hot | Workload::Zipf => self.once(),
+            Workload::Find => Some(self.find()),
+            Workload::Mixed => {
+                Some(Job::Purchase { user: self.below(self.room.users), items: self.two_items() })
+            }
+            Workload::Stress => {
+                let order = self.rng.random_range(0..self.room.orders.len());
+                Some(self.checkout(order, Must::Succeed))
+            }
+            Workload::Scenarios => self.scenario(),
+        }
+    }
+
+    fn checkout(&self, order: usize, must: Must) -> Job {
+        Job::Checkout { order, id: self.room.orders[order].clone(), must }
+    }
+
+    fn once(&mut self) -> Option<Job> {
+        let order = self.left.pop()?;
+        Some(self.checkout(order, Must::Succeed))
+    }
+
+    fn find(&mut self) -> Job {
+        match self.turn % 3 {
+            0 => {
+                let order = self.rng.random_range(0..self.room.orders.len());
+                Job::Find(
+                    Kind::FindOrder,
+                    Call::FindOrder { order: self.room.orders[order].clone() },
+                )
+            }
+            1 => Job::Find(Kind::FindItem, Call::FindItem { item: self.below(self.room.items) }),
+            _ => Job::Find(Kind::FindUser, Call::FindUser { user: self.below(self.room.users) }),
+        }
+    }
+
+    fn scenario(&mut self) -> Option<Job> {
+        let [succeed, lack_stock, lack_credit] = self.weights;
+        let drawn = self.rng.random_range(0..succeed + lack_stock + lack_credit);
+        if drawn < succeed {
+            return self.once();
+        }
+        let (range, must) = if drawn < succeed + lack_stock {
+            (self.room.lacking_stock.clone(), Must::LackStock)
+        } else {
+            (self.room.lacking_credit.clone(), Must::LackCredit)
+        };
+        // In turn rather than at random: two checkouts of one order at once would wait for each other.
+        let length = u64::try_from(range.len()).unwrap_or(u64::MAX).max(1);
+        let place = usize::try_from(self.turn % length).unwrap_or_default();
+        Some(self.checkout(range.start + place, must))
+    }
+
+    fn below(&mut self, count: u64) -> String {
+        self.rng.random_range(0..count.max(1)).to_string()
+    }
+
+    fn two_items(&mut self) -> [String; 2] {
+        let first = self.rng.random_range(0..self.room.items.max(2));
+        let second = self.rng.random_range(0..self.room.items.max(2) - 1);
+        let second = if second >= first { second + 1 } else { second };
+        [first.to_string(), second.to_string()]
+    }
+
+    /// A new order came to be during the run; its number.
+    pub(crate) fn made(&mut self, id: String) -> usize {
+        self.room.orders.push(id);
+        self.room.orders.len() - 1
+    }
+
+    /// A checkout ended: what that counts as.
+    pub(crate) fn ended(&mut self, order: usize, must: Must, outcome: Result<(), Trouble>) -> End {
+        let fate = self.fates.entry(order).or_default();
+        match outcome {
+            Ok(()) => {
+                let first = !std::mem::replace(&mut fate.paid, true);
+                match (must, first) {
+                    (Must::Succeed, true) => End::Done(Kind::Fresh),
+                    (Must::Succeed, false) => End::Done(Kind::Repeated),
+                    (Must::LackStock | Must::LackCredit, _) => {
+                        End::Failed("a checkout succeeded that could not be paid for".to_owned())
+                    }
+                }
+            }
+            Err(Trouble::Refused(reason)) => {
+                fate.refused = true;
+                if must.reason() == Some(reason.as_str()) {
+                    End::Expected(reason)
+                } else {
+                    End::Unexplained(reason)
+                }
+            }
+            Err(Trouble::Failed(problem)) => {
+                fate.doubtful = true;
+                End::Failed(problem)
+            }
+        }
+    }
+
+    /// What the shop held, with the orders made meanwhile, and what the callers learnt of the orders that
+    /// they touched.
+    pub(crate) fn into_parts(self) -> (Stockroom, BTreeMap<usize, Fate>) {
+        (self.room, self.fates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn room(orders: usize) -> Stockroom {
+        Stockroom {
+            items: 10,
+            stock: 100,
+            users: 10,
+            credit: 100,
+            orders: (0..orders).map(|id| id.to_string()).collect(),
+            lacking_stock: orders..orders,
+            lacking_credit: orders..orders,
+        }
+    }
+
+    #[test]
+    fn fresh_buys_every_order_once_and_ends() {
+        let mut board = Board::new(Workload::Fresh, room(50), [1, 0, 0], 7);
+        let mut bought = BTreeSet::new();
+        while let Some(Job::Checkout { order, must, .. }) = board.next() {
+            assert!(bought.insert(order));
+            assert_eq!(board.ended(order, must, Ok(())), End::Done(Kind::Fresh));
+        }
+        assert_eq!(bought.len(), 50);
+    }
+
+    #[test]
+    fn one_seed_deals_one_order_of_jobs() {
+        let jobs = |seed| -> Vec<Option<Job>> {
+            let mut board = Board::new(Workload::Stress, room(50), [1, 0, 0], seed);
+            (0..20).map(|_| board.next()).collect()
+        };
+        assert_eq!(jobs(1), jobs(1));
+        assert_ne!(jobs(1), jobs(2));
+    }
+
+    #[test]
+    fn only_the_first_success_of_an_order_is_fresh() {
+        let mut board = Board::new(Workload::Stress, room(1), [1, 0, 0], 7);
+        assert_eq!(board.ended(0, Must::Succeed, Ok(())), End::Done(Kind::Fresh));
+        assert_eq!(board.ended(0, Must::Succeed, Ok(())), End::Done(Kind::Repeated));
+    }
+
+    #[test]
+    fn a_refusal_is_explained_by_its_scenario_alone() {
+        let mut board = Board::new(Workload::Scenarios, room(1), [1, 1, 1], 7);
+        let no = || Err(Trouble::Refused("OUT_OF_STOCK".to_owned()));
+        assert!(matches!(board.ended(0, Must::LackStock, no()), End::Expected(_)));
+        assert!(matches!(board.ended(0, Must::LackCredit, no()), End::Unexplained(_)));
+        assert!(matches!(board.ended(0, Must::Succeed, no()), End::Unexplained(_)));
+        assert!(matches!(board.ended(0, Must::LackStock, Ok(())), End::Failed(_)));
+    }
+
+    #[test]
+    fn scenarios_come_by_weight() {
+        let mut room = room(1_000);
+        room.lacking_stock = 800..900;
+        room.lacking_credit = 900..1_000;
+        let mut board = Board::new(Workload::Scenarios, room, [1, 1, 2], 7);
+        let mut counts = [0; 3];
+        for _ in 0..1_000 {
+            let Some(Job::Checkout { order, must, .. }) = board.next() else { panic!("no job") };
+            let (place, range) = match must {
+                Must::Succeed => (0, 0..800),
+                Must::LackStock => (1, 800..900),
+                Must::LackCredit => (2, 900..1_000),
+            };
+            assert!(range.contains(&order));
+            counts[place] += 1;
+        }
+        assert!(counts[0] > 200 && counts[1] > 200 && counts[2] > 440, "{counts:?}");
+    }
+
+    #[test]
+    fn a_purchase_has_two_different_items() {
+        let mut small = room(1);
+        small.items = 2;
+        let mut board = Board::new(Workload::Mixed, small, [1, 0, 0], 7);
+        for _ in 0..50 {
+            let Some(Job::Purchase { items: [first, second], .. }) = board.next() else {
+                panic!("no purchase")
+            };
+            assert_ne!(first, second);
+        }
+    }
+}
