@@ -42,8 +42,13 @@ main() {
 
   local image=${IMAGE:-till:0.1.0}
   if [ -z "${IMAGE:-}" ]; then
-    say "the image $image, built inside minikube; minutes the first time"
-    minikube --profile "$CONTEXT" image build --tag "$image" "$ROOT"
+    say "the image $image; minutes the first time"
+    if command -v docker >/dev/null; then
+      docker build --tag "$image" "$ROOT"
+      minikube --profile "$CONTEXT" image load "$image"
+    else
+      minikube --profile "$CONTEXT" image build --tag "$image" "$ROOT"
+    fi
   fi
 
   install_till --values "$CONFIG/till-minikube-values.yaml" \

@@ -1,6 +1,6 @@
 //! What the sources look like: lengths, leftovers, docs, line ends, links.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::{
     report::{Checks, Outcome, Part},
@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod functions;
+mod links;
 
 /// Longest source file, in lines: about 500.
 const FILE_LINES_MAX: usize = 550;
@@ -76,9 +77,10 @@ pub(crate) fn check(workspace: &Workspace) -> Part {
     let mut checks = Checks::default();
     for file in &files {
         if let Some(text) = workspace.read(file)? {
-            checks.check(&file.display().to_string(), check_file(workspace, file, &text));
+            checks.check(&file.display().to_string(), check_file(file, &text));
         }
     }
+    links::check(workspace, &files, &mut checks)?;
     for exemption in EXEMPT {
         let stands = files.contains(&PathBuf::from(exemption.path)) && !exemption.reason.is_empty();
         let result =
@@ -88,7 +90,7 @@ pub(crate) fn check(workspace: &Workspace) -> Part {
     Ok(Outcome::Ran(checks.tally()))
 }
 
-fn check_file(workspace: &Workspace, file: &Path, text: &str) -> Result<(), String> {
+fn check_file(file: &Path, text: &str) -> Result<(), String> {
     let extension = file.extension().unwrap_or_default().to_string_lossy();
     check_lines(text, &extension)?;
     if file.file_name().is_some_and(|name| name != "Cargo.lock" && name != "LICENSE") {
@@ -99,7 +101,6 @@ fn check_file(workspace: &Workspace, file: &Path, text: &str) -> Result<(), Stri
             check_lengths(file, text)?;
             check_head(file, text)
         }
-        "md" => check_links(workspace, file, text),
         _ => Ok(()),
     }
 }
@@ -168,54 +169,6 @@ fn check_head(file: &Path, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Relative links must lead somewhere.
-fn check_links(workspace: &Workspace, file: &Path, text: &str) -> Result<(), String> {
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let mut in_code = false;
-    for line in text.lines() {
-        if line.trim_start().starts_with("```") {
-            in_code = !in_code;
-        }
-        if in_code {
-            continue;
-        }
-        for link in links(line) {
-            let path = link.split('#').next().unwrap_or_default();
-            let is_outside = link.contains("://") || link.starts_with("mailto:");
-            if path.is_empty() || is_outside {
-                continue;
-            }
-            let target = normal(&folder.join(path));
-            if target.is_none_or(|target| !workspace.root.join(target).exists()) {
-                return Err(format!("links to {link}, which is not there"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The targets of `[text](target)`.
-fn links(line: &str) -> impl Iterator<Item = &str> {
-    line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next())
-}
-
-/// The path without `.` and `..`; none when it leaves the project.
-fn normal(path: &Path) -> Option<PathBuf> {
-    let mut normal = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::ParentDir => {
-                if !normal.pop() {
-                    return None;
-                }
-            }
-            Component::Normal(name) => normal.push(name),
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-        }
-    }
-    Some(normal)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,13 +206,5 @@ mod tests {
         assert!(check_head(Path::new("a/src/lib.rs"), "mod a;\n").is_err());
         assert!(check_head(Path::new("a/src/b.rs"), "mod a;\n").is_ok());
         assert!(check_head(Path::new("a/b.py"), "import os\n").is_err());
-    }
-
-    #[test]
-    fn links_are_followed_from_where_they_stand() {
-        let found: Vec<&str> = links("see [a](b.md#c) and [d](../e \"title\")").collect();
-        assert_eq!(found, ["b.md#c", "../e"]);
-        assert_eq!(normal(Path::new("docs/../a/./b.md")), Some(PathBuf::from("a/b.md")));
-        assert_eq!(normal(Path::new("../a")), None);
     }
 }

@@ -56,6 +56,8 @@ pub(super) fn deploy(workspace: &Workspace) -> Part {
         let (first, second) = (stage.run()?, stage.run()?);
         tally.check(&format!("{script} runs"), first.and_then(|_| second.map(drop)));
         tally.check(&format!("{script} pins what it installs"), stage.pins());
+        tally.check(&format!("{script} without an image"), stage.image()?);
+        tally.check(&format!("{script} --store-only"), stage.store_only()?);
         for program in programs {
             let result = stage.run_without(program)?;
             tally.check(&format!("{script} without {program}"), result);
@@ -78,7 +80,7 @@ impl<'a> Stage<'a> {
         let calls = folder.with_extension("calls");
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         fs::write(&calls, "").map_err(|error| error.to_string())?;
-        for program in programs {
+        for program in programs.iter().chain(&["docker"]) {
             // minikube tells its profile's state, kubectl a context; neither changes anything.
             let text = format!(
                 "#!/bin/sh\necho \"{program} $*\" >> '{}'\ncase \"$*\" in *current-context*) echo a-cluster ;; \
@@ -108,6 +110,27 @@ impl<'a> Stage<'a> {
         Ok(if succeeded { Ok(text) } else { Err(text) })
     }
 
+    /// Without an image named, one script makes it and the other says that it needs one.
+    fn image(&self) -> Result<Result<(), String>, String> {
+        let mut command = self.command(&self.folder);
+        let (succeeded, text) = command::quietly(command.env_remove("IMAGE"))?;
+        let calls = fs::read_to_string(&self.calls).map_err(|error| error.to_string())?;
+        let is_made = succeeded && calls.contains("docker build") && calls.contains("image load");
+        let is_asked = !succeeded && text.contains("IMAGE=");
+        Ok(if is_made || is_asked { Ok(()) } else { Err(text) })
+    }
+
+    /// The store is waited for, and nothing of ours is installed.
+    fn store_only(&self) -> Result<Result<(), String>, String> {
+        fs::write(&self.calls, "").map_err(|error| error.to_string())?;
+        let (succeeded, text) = command::quietly(self.command(&self.folder).arg("--store-only"))?;
+        let calls = fs::read_to_string(&self.calls).map_err(|error| error.to_string())?;
+        let waits =
+            calls.contains("wait --namespace till --for=condition=Ready tidbcluster/till-store");
+        let is_right = succeeded && waits && !calls.contains("--install till ");
+        Ok(if is_right { Ok(()) } else { Err(format!("{text}{calls}")) })
+    }
+
     /// Whatever is installed has a version.
     fn pins(&self) -> Result<(), String> {
         let calls = fs::read_to_string(&self.calls).map_err(|error| error.to_string())?;
@@ -126,7 +149,7 @@ impl<'a> Stage<'a> {
     fn run_without(&self, program: &str) -> Result<Result<(), String>, String> {
         let folder = self.folder.with_extension(format!("without-{program}"));
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-        for name in ["kubectl", "helm", "minikube", "dirname", "cat"] {
+        for name in ["kubectl", "helm", "minikube", "docker", "dirname", "cat"] {
             let link = folder.join(name);
             if link.is_symlink() {
                 fs::remove_file(&link).map_err(|error| error.to_string())?;

@@ -1,0 +1,147 @@
+//! Links between our own pages: each must lead to a file that is there, and to a heading that is there; and to
+//! each page of `docs/` some other page must lead.
+
+use std::{
+    collections::BTreeSet,
+    path::{Component, Path, PathBuf},
+};
+
+use crate::{report::Checks, workspace::Workspace};
+
+/// Checks all links of all pages.
+pub(super) fn check(
+    workspace: &Workspace,
+    files: &[PathBuf],
+    checks: &mut Checks,
+) -> Result<(), String> {
+    let mut reached = BTreeSet::new();
+    let is_page = |file: &&PathBuf| file.extension().is_some_and(|extension| extension == "md");
+    for file in files.iter().filter(is_page) {
+        let text = workspace.read(file)?.unwrap_or_default();
+        let result = follow(workspace, file, &text, &mut reached);
+        checks.check(&file.display().to_string(), result);
+    }
+    for file in files.iter().filter(is_page).filter(|file| file.starts_with("docs")) {
+        let is_reached = file.ancestors().any(|path| reached.contains(path));
+        let result = if is_reached { Ok(()) } else { Err("no page leads here".to_owned()) };
+        checks.check(&file.display().to_string(), result);
+    }
+    Ok(())
+}
+
+/// Follows the links of one page, and notes where they lead.
+fn follow(
+    workspace: &Workspace,
+    file: &Path,
+    text: &str,
+    reached: &mut BTreeSet<PathBuf>,
+) -> Result<(), String> {
+    let mut dead = Vec::new();
+    for link in prose(text).flat_map(targets) {
+        if link.contains("://") || link.starts_with("mailto:") {
+            continue;
+        }
+        match target(workspace, file, link)? {
+            Some(there) if there == *file => {}
+            Some(there) => {
+                reached.insert(there);
+            }
+            None => dead.push(link),
+        }
+    }
+    if dead.is_empty() { Ok(()) } else { Err(format!("links to nothing: {}", dead.join(", "))) }
+}
+
+/// The file that a link of a page leads to; none where there is no such file, or no such heading in it.
+fn target(workspace: &Workspace, file: &Path, link: &str) -> Result<Option<PathBuf>, String> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+    let there = if path.is_empty() { Some(file.to_owned()) } else { normal(&folder.join(path)) };
+    let Some(there) = there.filter(|there| workspace.root.join(there).exists()) else {
+        return Ok(None);
+    };
+    if heading.is_empty() {
+        return Ok(Some(there));
+    }
+    let page = workspace.read(&there)?.unwrap_or_default();
+    let is_there = prose(&page).filter_map(anchor).any(|anchor| anchor == heading);
+    Ok(is_there.then_some(there))
+}
+
+/// The lines that are no code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_code = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        in_code ^= is_fence;
+        !in_code && !is_fence
+    })
+}
+
+/// The targets of `[text](target)`.
+fn targets(line: &str) -> impl Iterator<Item = &str> {
+    line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next())
+}
+
+/// What a heading is called in a link: lowercase, hyphens for blanks, and of the rest only letters and digits.
+fn anchor(line: &str) -> Option<String> {
+    let heading = line.trim_start_matches('#');
+    let is_heading = heading.len() < line.len() && heading.starts_with(' ');
+    is_heading.then(|| {
+        heading
+            .trim()
+            .to_lowercase()
+            .chars()
+            .filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter))
+            .map(|letter| if letter == ' ' { '-' } else { letter })
+            .collect()
+    })
+}
+
+/// The path without `.` and `..`; none when it leaves the project.
+fn normal(path: &Path) -> Option<PathBuf> {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                if !normal.pop() {
+                    return None;
+                }
+            }
+            Component::Normal(name) => normal.push(name),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    Some(normal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_followed_from_where_they_stand() {
+        let found: Vec<&str> = targets("see [a](b.md#c) and [d](../e \"title\")").collect();
+        assert_eq!(found, ["b.md#c", "../e"]);
+        assert_eq!(normal(Path::new("docs/../a/./b.md")), Some(PathBuf::from("a/b.md")));
+        assert_eq!(normal(Path::new("../a")), None);
+    }
+
+    #[test]
+    fn headings_are_called_as_hosts_of_git_call_them() {
+        let anchor = |line| anchor(line).unwrap_or_default();
+        assert_eq!(
+            anchor("## What is checked, and what was not run"),
+            "what-is-checked-and-what-was-not-run"
+        );
+        assert_eq!(anchor("# `till up` 2"), "till-up-2");
+        assert_eq!(anchor("#hashtag"), "");
+        assert_eq!(anchor("text"), "");
+    }
+
+    #[test]
+    fn code_is_no_prose() {
+        let lines: Vec<&str> = prose("a\n```sh\n# b\n```\nc\n").collect();
+        assert_eq!(lines, ["a", "c"]);
+    }
+}
