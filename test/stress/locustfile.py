@@ -24,6 +24,11 @@ FRESH = "POST /orders/checkout/[order] (fresh)"
 REPEATED = "POST /orders/checkout/[order] (repeated)"
 
 
+# Where the services are, unless --host or the UI says that all are in one place.
+KNOWN = json.loads(URLS_FILE.read_text())
+if "TARGET_HOST" in os.environ:
+    KNOWN = dict.fromkeys(KNOWN, os.environ["TARGET_HOST"])
+
 # Of a checkout: sold, or refused. 429 is neither: the shop did not even look.
 ANSWERS = (200, *range(400, 429))
 
@@ -80,6 +85,7 @@ def _deal(environment, **_):
 class Shopper(FastHttpUser):
     """Somebody who buys, looks, and sometimes asks for what cannot be."""
 
+    host = KNOWN["ORDER_URL"]
     network_timeout = 60.0
     connection_timeout = 60.0
 
@@ -89,10 +95,10 @@ class Shopper(FastHttpUser):
         self.wait = constant(1) if options.course else between(1, 15)
         if options.course:
             self.tasks = [Shopper.check_out_anything]
-        one = options.host or os.environ.get("TARGET_HOST")
-        known = {} if one else json.loads(URLS_FILE.read_text())
+        # Unless told otherwise, it is what stands above, also when it comes from the UI.
+        one = self.host if self.host != KNOWN["ORDER_URL"] else None
         self.order, self.payment, self.stock = (
-            (one or known[name]).rstrip("/") for name in ("ORDER_URL", "PAYMENT_URL", "STOCK_URL")
+            (one or KNOWN[name]).rstrip("/") for name in ("ORDER_URL", "PAYMENT_URL", "STOCK_URL")
         )
 
     def wait_time(self):

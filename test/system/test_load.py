@@ -2,6 +2,7 @@
 
 import csv
 import http.server
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,11 +18,12 @@ def fill(url, *sizes):
     return subprocess.run(command, cwd=STRESS, capture_output=True, text=True, timeout=120)
 
 
-def load(url, folder, *flags):
+def load(folder, *flags, **environment):
     """Runs locust for a few seconds; gives its exit code, its text, and requests and failures by line."""
-    command = [sys.executable, "-m", "locust", "--headless", "--host", url, "--users", "40", "--spawn-rate", "40"]
+    command = [sys.executable, "-m", "locust", "--headless", "--users", "40", "--spawn-rate", "40"]
     command += ["--run-time", "5s", "--only-summary", "--csv", str(folder / "run"), *flags]
-    done = subprocess.run(command, cwd=STRESS, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=STRESS, capture_output=True, text=True, timeout=120, env=environment)
     with (folder / "run_stats.csv").open() as stats:
         lines = {line["Name"]: (int(line["Request Count"]), int(line["Failure Count"])) for line in csv.DictReader(stats)}
     return done.returncode, done.stdout + done.stderr, lines
@@ -56,7 +58,7 @@ def broken_shop():
 def test_the_courses_load_finds_no_failure_and_knows_fresh_from_repeated(small_shop, tmp_path):
     filled = fill(small_shop.url, "--items", "100", "--users", "100", "--orders", "100")
     assert filled.returncode == 0, filled.stdout + filled.stderr
-    code, text, lines = load(small_shop.url, tmp_path, "--course", "--filled", "100", "--processes", "2")
+    code, text, lines = load(tmp_path, "--host", small_shop.url, "--course", "--filled", "100", "--processes", "2")
     assert code == 0, text
     assert "Uncaught exception" not in text, text
     fresh, repeated = (lines[f"POST /orders/checkout/[order] ({which})"] for which in ("fresh", "repeated"))
@@ -69,7 +71,7 @@ def test_the_courses_load_finds_no_failure_and_knows_fresh_from_repeated(small_s
 def test_a_mixed_load_finds_no_failure(small_shop, tmp_path):
     filled = fill(small_shop.url, "--items", "500", "--users", "500", "--orders", "500")
     assert filled.returncode == 0, filled.stdout + filled.stderr
-    code, text, lines = load(small_shop.url, tmp_path, "--filled", "500")
+    code, text, lines = load(tmp_path, "--filled", "500", TARGET_HOST=small_shop.url)
     assert code == 0, text
     assert lines["POST /orders/checkout/[order] (fresh)"][0] > 0
     assert lines["Aggregated"][1] == 0
@@ -77,7 +79,7 @@ def test_a_mixed_load_finds_no_failure(small_shop, tmp_path):
 
 def test_a_shop_that_fails_fails_the_load_test(broken_shop, tmp_path):
     assert fill(broken_shop).returncode == 1
-    code, text, lines = load(broken_shop, tmp_path, "--course", "--filled", "100")
+    code, text, lines = load(tmp_path, "--host", broken_shop, "--course", "--filled", "100")
     assert code == 1, text
     requests, failures = lines["POST /orders/checkout/[order] (fresh)"]
     assert failures == requests > 0
