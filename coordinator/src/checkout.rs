@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 use proto::order::v1::{
     GetOrderRequest, GetOrderResponse, order_service_client::OrderServiceClient,
 };
-use rpc::{retry::Backoff, routing::RouteError, status::Failure};
+use rpc::{retry::Backoff, status::Failure};
 use tokio::time::Instant;
 use twopc::message::{Outcome, Refused};
 use types::{
@@ -15,8 +15,10 @@ use types::{
 };
 
 use crate::{
+    mail::MailError,
     plan::{self, PlanError, Shards},
     service::Coordinator,
+    tx_log::Origin,
 };
 
 /// Least and greatest pause before an order is tried again.
@@ -110,13 +112,17 @@ impl Coordinator {
         &self,
         order_id: &OrderId,
         request_id: Option<&RequestId>,
+        trace_id: Option<String>,
         time: Duration,
     ) -> Result<Paid, CheckoutError> {
         let until = Instant::now() + time;
         let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
         let mut priority = None;
+        let mut origin = Origin { order_id: Some(order_id.clone()), attempt: 0, trace_id };
         loop {
-            match self.try_once(order_id, request_id, &mut priority, until).await? {
+            origin.attempt += 1;
+            let tried = self.try_once(order_id, request_id, &mut priority, &origin, until);
+            match tried.await? {
                 Tried::Paid(paid) => return Ok(paid),
                 Tried::Again(blockers) => {
                     let waits = async {
@@ -141,6 +147,7 @@ impl Coordinator {
         order_id: &OrderId,
         request_id: Option<&RequestId>,
         priority: &mut Option<Priority>,
+        origin: &Origin,
         until: Instant,
     ) -> Result<Tried, CheckoutError> {
         let (read, shards) = self.read(order_id, until).await?;
@@ -148,7 +155,7 @@ impl Coordinator {
         if order.paid {
             return Ok(Tried::Paid(Paid::Before));
         }
-        let plan = plan::of(&order, self.services(), shards).map_err(|error| match error {
+        let plan = plan::of(&order, self.services(), &shards).map_err(|error| match error {
             PlanError::Refused(refusal) => CheckoutError::Refused(refusal),
             PlanError::Invalid(error) => {
                 tracing::error!(%error, %order_id, "the order service's answer does not convert");
@@ -170,7 +177,7 @@ impl Coordinator {
         };
         let tx_id = meta.tx_id;
         tracing::debug!(tx = %tx_id, %order_id, "begin");
-        let answer = self.begin(meta, plan.payloads);
+        let answer = self.begin(meta, plan.payloads, origin.clone());
         let Ok(Ok(answer)) = tokio::time::timeout_at(until, answer).await else {
             // It goes on without us.
             return Err(CheckoutError::OutcomeUnknown);
@@ -192,7 +199,7 @@ impl Coordinator {
         let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
         loop {
             let failure = match self.shards().await {
-                Ok(shards) => match self.read_once(order_id, shards, until).await {
+                Ok(shards) => match self.read_once(order_id, &shards, until).await {
                     Ok(read) => return Ok((read, shards)),
                     Err(failure) if !failure.is_transient() => return Err(failure.into()),
                     Err(failure) => failure.to_string(),
@@ -211,7 +218,7 @@ impl Coordinator {
     async fn read_once(
         &self,
         order_id: &OrderId,
-        shards: Shards,
+        shards: &Shards,
         until: Instant,
     ) -> Result<GetOrderResponse, Failure> {
         let router = self.order_router();
@@ -234,12 +241,17 @@ impl Coordinator {
     }
 
     /// How many shards each service has.
-    async fn shards(&self) -> Result<Shards, RouteError> {
+    async fn shards(&self) -> Result<Shards, MailError> {
         let [order, stock, payment] = self.routers();
+        let mut others = Vec::new();
+        for service in self.checkout_participants() {
+            others.push((service.clone(), self.mail().shards(service).await?));
+        }
         Ok(Shards {
             order: order.shards().await?,
             stock: stock.shards().await?,
             payment: payment.shards().await?,
+            others,
         })
     }
 }

@@ -26,7 +26,10 @@ use twopc::{
 };
 use types::{Branch, Entropy, TxMeta, Vote};
 
-use crate::mail::{Mail, MailError};
+use crate::{
+    mail::{Mail, MailError},
+    tx_log::{Trace, What},
+};
 
 /// Least and greatest pause before a message is sent again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
@@ -51,6 +54,7 @@ pub struct Driver {
     /// the abort, as whatever began before under the same request id must not succeed after the client
     /// was refused. A NO of the primary itself goes no further: the order is read again.
     refusal: Option<No>,
+    trace: Trace,
 }
 
 impl std::fmt::Debug for Driver {
@@ -66,11 +70,13 @@ impl Driver {
         entropy: Arc<dyn Entropy>,
         meta: TxMeta,
         payloads: Vec<Bytes>,
+        trace: Trace,
     ) -> (Self, oneshot::Receiver<Answer>) {
         let (listener, answer) = oneshot::channel();
         let errands = meta.branches.iter().map(|_| None).collect();
         let listener = Some(listener);
-        let driver = Self { mail, entropy, meta, payloads, errands, listener, refusal: None };
+        let driver =
+            Self { mail, entropy, meta, payloads, errands, listener, refusal: None, trace };
         (driver, answer)
     }
 
@@ -120,6 +126,9 @@ impl Driver {
 
     /// Remembers a refusal, so that the primary can be told of it.
     fn hear(&mut self, input: &Input) {
+        if let Input::Reply { seat, reply, .. } = input {
+            self.trace.step(*seat, || What::heard(reply));
+        }
         if let Input::Reply { seat, reply: Reply::Vote(Vote::No { reason, metadata }), .. } = input
             && *seat != PRIMARY
         {
@@ -131,14 +140,19 @@ impl Driver {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Send { seat, serial, message } => {
+                self.trace.step(seat, || What::sent(&message));
                 let errand = self.errand(seat, message);
                 if let Some(place) = self.errands.get_mut(seat) {
                     *place = errand.map(|errand| (serial, errand));
                 }
             }
-            Output::Answer(outcome) => self.answer(Ok(outcome)),
+            Output::Answer(outcome) => {
+                self.trace.step(PRIMARY, || What::answered(&outcome));
+                self.answer(Ok(outcome));
+            }
             Output::Violation(violation) => {
                 tracing::error!(tx = %self.meta.tx_id, %violation, "the protocol was broken");
+                self.trace.step(PRIMARY, || What::Broken(violation.to_string()));
                 self.answer(Err(violation));
             }
             Output::Finished => {}
@@ -163,13 +177,15 @@ impl Driver {
         };
         let mail = self.mail.clone();
         let tx_id = self.meta.tx_id;
+        let trace = self.trace.clone();
         let mut backoff = Backoff::new(Arc::clone(&self.entropy), AGAIN.0, AGAIN.1);
         Some(Box::pin(async move {
             loop {
-                match attempt(&mail, &branch, &operation, patient).await {
+                match attempt(&mail, &branch, &operation, patient, (&trace, seat)).await {
                     Ok(reply) => return reply,
                     Err(error) => {
                         tracing::debug!(tx = %tx_id, %branch, %error, "message will be sent again");
+                        trace.step(seat, || What::Again(error.to_string()));
                     }
                 }
                 tokio::time::sleep(backoff.pause()).await;
@@ -229,9 +245,11 @@ async fn attempt(
     branch: &Branch,
     operation: &Op,
     patient: bool,
+    (trace, seat): (&Trace, Seat),
 ) -> Result<Reply, MailError> {
     let mut result = mail.send(branch, operation.clone(), patient).await?;
-    if let (OpResult::Waiting(_), Op::Prepare(request)) = (&result, operation) {
+    if let (OpResult::Waiting(waiting), Op::Prepare(request)) = (&result, operation) {
+        trace.step(seat, || What::waits(waiting));
         result = mail.prepare_and_wait(branch, request.clone()).await?;
     }
     reply_of(&result).map_err(|error| MailError::Refused { code: 13, message: error.to_string() })

@@ -5,7 +5,9 @@
 //!
 //! Modules: [`service`] the wire; [`checkout`] one order bought, retries and all; [`plan`] an order as
 //! branches with payloads; [`driver`] drives a `twopc` machine; [`mail`] batches of messages to a shard;
-//! [`resolve`] what became of somebody else's transaction.
+//! [`resolve`] what became of somebody else's transaction; [`transactions`] the wire for plans of others'
+//! making and for operators; [`operator`] what those ask; [`tx_log`] what is noted for them; [`watch`] the
+//! books audited again and again; [`participants`] services beyond our own.
 //!
 //! Invariants: a business refusal is answered only after its aborts are durable; a retry is a new TxId
 //! with the same priority; a client that goes away stops nothing.
@@ -13,14 +15,22 @@
 pub mod checkout;
 pub mod driver;
 pub mod mail;
+pub mod operator;
+pub mod participants;
 pub mod plan;
 pub mod resolve;
 pub mod service;
+pub mod transactions;
+pub mod tx_log;
+pub mod watch;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use clap::value_parser;
-use proto::coordinator::v1::coordinator_service_server::{CoordinatorServiceServer, SERVICE_NAME};
+use proto::coordinator::v1::{
+    coordinator_service_server::{self, CoordinatorServiceServer},
+    transaction_service_server::{self, TransactionServiceServer},
+};
 use rpc::{
     net::{GrpcNet, Net},
     routing::Target,
@@ -32,7 +42,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use types::{Clock, Entropy};
 
-use crate::service::Coordinator;
+use crate::{
+    participants::{ParticipantArgs, ParticipantError},
+    service::Coordinator,
+    tx_log::LogSettings,
+};
+
+pub use crate::participants::Extras;
+
+/// The services of a replica, by their full names.
+const SERVED: [&str; 2] =
+    [coordinator_service_server::SERVICE_NAME, transaction_service_server::SERVICE_NAME];
 
 /// Between two looks whether the store is there.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
@@ -70,6 +90,30 @@ pub struct Args {
         value_name = "ENDPOINTS"
     )]
     pub payment_endpoints: Target,
+
+    /// Services beyond our own.
+    #[command(flatten)]
+    pub participants: ParticipantArgs,
+
+    /// Seconds between two audits of the books, by whichever replica holds the lease; 0 for none.
+    #[arg(long, env = "TILL_AUDIT_EVERY_S", default_value_t = 0, value_name = "SECONDS",
+          value_parser = value_parser!(u64).range(..=86_400))]
+    pub audit_every_s: u64,
+
+    /// Transactions that the log keeps, about: those that were retried, resolved, slow or sampled. 0 for no
+    /// log.
+    #[arg(long, env = "TILL_TX_LOG_MAX", default_value_t = 10_000, value_name = "COUNT",
+          value_parser = value_parser!(u64).range(..=1_000_000))]
+    pub tx_log_max: u64,
+
+    /// Milliseconds after which a transaction that is not answered is slow.
+    #[arg(long, env = "TILL_TX_LOG_SLOW_MS", default_value_t = 500,
+          value_parser = value_parser!(u64).range(1..=600_000))]
+    pub tx_log_slow_ms: u64,
+
+    /// One transaction in so many is logged whatever it is like; 0 for none.
+    #[arg(long, env = "TILL_TX_LOG_SAMPLE", default_value_t = 1_000, value_name = "COUNT")]
+    pub tx_log_sample: u64,
 
     /// Milliseconds for which a client's request id stays bound to its call.
     #[arg(long, env = "TILL_REQUEST_ID_RETENTION_MS", default_value_t = 600_000,
@@ -138,6 +182,9 @@ pub enum Error {
     /// The settings for the store are not usable.
     #[error("cannot use the store")]
     Store(#[from] KvError),
+    /// The settings for other participants contradict each other.
+    #[error("cannot use the participants")]
+    Participants(#[from] ParticipantError),
     /// The server failed.
     #[error("cannot serve")]
     Serve(#[from] ServeError),
@@ -145,7 +192,8 @@ pub enum Error {
 
 /// The services of a replica.
 pub fn routes(coordinator: Coordinator) -> Routes {
-    Routes::new(CoordinatorServiceServer::new(coordinator))
+    Routes::new(CoordinatorServiceServer::new(coordinator.clone()))
+        .add_service(TransactionServiceServer::new(coordinator))
 }
 
 /// Serves until `shutdown` is done, then drains: requests first, then what goes on in the background.
@@ -161,20 +209,25 @@ pub async fn run(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let kv = args.store.connect().await?;
+    let extras = Extras {
+        log: LogSettings {
+            records_max: args.tx_log_max,
+            slow_ms: args.tx_log_slow_ms,
+            sample_one_in: args.tx_log_sample,
+        },
+        ..args.participants.extras()?
+    };
+    let store = Arc::clone(&kv);
     let coordinator =
-        Coordinator::new(&(&args).into(), &net, Arc::clone(&kv), clock, Arc::clone(&entropy));
+        Coordinator::with(&(&args).into(), &extras, &net, store, clock, Arc::clone(&entropy));
     let readiness = Readiness::new();
-    let mut options = Options::new(vec![SERVICE_NAME], proto::DESCRIPTORS);
+    let mut options = Options::new(SERVED.to_vec(), proto::DESCRIPTORS);
     options.in_flight_max = usize::try_from(args.in_flight_max).unwrap_or(usize::MAX);
     options.lame_duck = Duration::from_millis(args.lame_duck_ms);
     options.drain_timeout = Duration::from_millis(args.drain_timeout_ms);
 
     let stop_chores = CancellationToken::new();
-    let stop = stop_chores.clone().cancelled_owned();
-    let store = Arc::clone(&kv);
-    let chores = tokio::spawn(async move {
-        janitor::run(store, &*entropy, janitor::JanitorConfig::default(), stop).await;
-    });
+    let chores = tokio::spawn(chores(&args, &coordinator, &kv, &entropy, &stop_chores));
 
     let server =
         serve(routes(coordinator.clone()), listeners, options, readiness.clone(), shutdown);
@@ -191,6 +244,32 @@ pub async fn run(
         tracing::error!(%error, "the janitor failed");
     }
     Ok(served?)
+}
+
+/// What goes on beside the requests, until it is told to stop.
+fn chores(
+    args: &Args,
+    coordinator: &Coordinator,
+    kv: &SharedKv,
+    entropy: &Arc<dyn Entropy>,
+    stop: &CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let every = Duration::from_secs(args.audit_every_s);
+    let (kv, entropy) = (Arc::clone(kv), Arc::clone(entropy));
+    let stopped = || stop.clone().cancelled_owned();
+    let log = coordinator.log().clone().keep(Arc::clone(&kv), stopped());
+    let (watch, watching) = (coordinator.watch().clone(), stopped());
+    let sweeping = stopped();
+    async move {
+        let watch = async {
+            if !every.is_zero() {
+                watch.run(Arc::clone(&kv), Arc::clone(&entropy), every, watching).await;
+            }
+        };
+        let config = janitor::JanitorConfig::default();
+        let janitor = janitor::run(Arc::clone(&kv), &*entropy, config, sweeping);
+        tokio::join!(janitor, log, watch);
+    }
 }
 
 /// Keeps readiness in step with the store. Never ends.

@@ -143,6 +143,19 @@ impl Mail {
         }
     }
 
+    /// True when the service takes part here.
+    pub fn knows(&self, service: &Service) -> bool {
+        self.routers.contains_key(service)
+    }
+
+    /// How many shards a service has.
+    ///
+    /// # Errors
+    /// [`MailError`]; retry unless nobody is called so.
+    pub async fn shards(&self, service: &Service) -> Result<u16, MailError> {
+        Ok(self.router(service)?.shards().await?)
+    }
+
     fn router(&self, service: &Service) -> Result<&Router, MailError> {
         self.routers.get(service).ok_or_else(|| MailError::Unknown(service.clone()))
     }

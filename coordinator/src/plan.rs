@@ -7,6 +7,7 @@ use prost::Message;
 use proto::{
     InvalidField,
     convert::{self, BRANCHES_MAX},
+    coordinator::v1::{CheckoutPayload, checkout_payload},
     order::v1::{LockOrder, Order},
     payment::v1::HoldCredit,
     stock::v1::{HoldStock, hold_stock},
@@ -16,7 +17,7 @@ use types::{
 };
 
 /// How many shards each service has.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Shards {
     /// Of orders.
     pub order: u16,
@@ -24,6 +25,8 @@ pub struct Shards {
     pub stock: u16,
     /// Of payment.
     pub payment: u16,
+    /// Of whoever else takes part in checkouts.
+    pub others: Vec<(Service, u16)>,
 }
 
 /// The services of a checkout.
@@ -69,7 +72,7 @@ pub enum PlanError {
 ///
 /// # Errors
 /// [`PlanError`]; a retry helps only after the order has changed.
-pub fn of(order: &Order, services: &Services, shards: Shards) -> Result<Plan, PlanError> {
+pub fn of(order: &Order, services: &Services, shards: &Shards) -> Result<Plan, PlanError> {
     let order_id: OrderId = convert::order_id("order_id", &order.order_id)?;
     let user_id: UserId = convert::user_id("user_id", &order.user_id)?;
     if order.lines.is_empty() {
@@ -84,6 +87,12 @@ pub fn of(order: &Order, services: &Services, shards: Shards) -> Result<Plan, Pl
         plan.add(&services.stock, shard, &hold);
     }
     plan.add(&services.payment, shard_of(user_id.as_str(), shards.payment), &hold);
+    if !shards.others.is_empty() {
+        let payload = payload_of(order);
+        for (service, shards) in &shards.others {
+            plan.add(service, shard_of(user_id.as_str(), *shards), &payload);
+        }
+    }
     if plan.branches.len() > BRANCHES_MAX {
         return Err(Refusal::new(Reason::OrderTooLarge).with("order_id", order_id).into());
     }
@@ -94,6 +103,21 @@ impl Plan {
     fn add(&mut self, service: &Service, shard: ShardId, payload: &impl Message) {
         self.branches.push(Branch { service: service.clone(), shard });
         self.payloads.push(payload.encode_to_vec().into());
+    }
+}
+
+/// What a participant that is not ours is asked.
+fn payload_of(order: &Order) -> CheckoutPayload {
+    let lines = order.lines.iter().map(|line| checkout_payload::Line {
+        item_id: line.item_id.clone(),
+        quantity: line.quantity,
+        price: line.price,
+    });
+    CheckoutPayload {
+        order_id: order.order_id.clone(),
+        user_id: order.user_id.clone(),
+        total_cost: order.total_cost,
+        lines: lines.collect(),
     }
 }
 
@@ -121,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    const SHARDS: Shards = Shards { order: 4, stock: 4, payment: 4 };
+    const SHARDS: Shards = Shards { order: 4, stock: 4, payment: 4, others: Vec::new() };
 
     fn line(item_id: &str, quantity: u64) -> Line {
         Line { item_id: item_id.to_owned(), quantity, price: 1 }
@@ -141,7 +165,7 @@ mod tests {
     #[test]
     fn the_order_is_the_primary_and_lines_of_one_item_are_summed() {
         let order = order(vec![line("a", 1), line("b", 2), line("a", 3)]);
-        let plan = of(&order, &Services::named(), SHARDS).unwrap();
+        let plan = of(&order, &Services::named(), &SHARDS).unwrap();
         let services: Vec<_> = plan.branches.iter().map(|branch| branch.service.as_str()).collect();
         assert_eq!(services.first(), Some(&"order"));
         assert_eq!(services.last(), Some(&"payment"));
@@ -159,19 +183,32 @@ mod tests {
     }
 
     #[test]
+    fn whoever_else_takes_part_is_told_the_order() {
+        let loyalty = Service::new("loyalty").unwrap();
+        let shards = Shards { others: vec![(loyalty.clone(), 8)], ..SHARDS };
+        let order = order(vec![line("a", 1), line("b", 2), line("a", 3)]);
+        let plan = of(&order, &Services::named(), &shards).unwrap();
+        let branch = plan.branches.last().unwrap();
+        assert_eq!((&branch.service, branch.shard), (&loyalty, shard_of("u", 8)));
+        let payload = CheckoutPayload::decode(plan.payloads.last().unwrap().clone()).unwrap();
+        assert_eq!((payload.user_id.as_str(), payload.total_cost), ("u", 7));
+        assert_eq!(payload.lines.len(), 3);
+    }
+
+    #[test]
     fn more_branches_than_a_transaction_may_have_are_refused() {
         let order = order((0..1_000).map(|number| line(&number.to_string(), 1)).collect());
         let shards = Shards { stock: 4_096, ..SHARDS };
-        let Err(PlanError::Refused(refusal)) = of(&order, &Services::named(), shards) else {
+        let Err(PlanError::Refused(refusal)) = of(&order, &Services::named(), &shards) else {
             panic!("a plan of more than {BRANCHES_MAX} branches");
         };
         assert_eq!(refusal.reason, Reason::OrderTooLarge);
-        assert!(of(&order, &Services::named(), SHARDS).is_ok());
+        assert!(of(&order, &Services::named(), &SHARDS).is_ok());
     }
 
     #[test]
     fn an_empty_order_is_refused() {
-        let refused = of(&order(Vec::new()), &Services::named(), SHARDS).unwrap_err();
+        let refused = of(&order(Vec::new()), &Services::named(), &SHARDS).unwrap_err();
         let PlanError::Refused(refusal) = refused else { panic!("{refused:?}") };
         assert_eq!(refusal.reason, Reason::EmptyOrder);
     }

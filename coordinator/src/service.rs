@@ -7,8 +7,7 @@ use proto::{
     InvalidField, convert,
     coordinator::v1::{
         CheckoutRequest, CheckoutResponse, ClaimRequestIdRequest, ClaimRequestIdResponse,
-        Outcome as WireOutcome, ResolveRequest, ResolveResponse,
-        coordinator_service_server::CoordinatorService,
+        ResolveRequest, ResolveResponse, coordinator_service_server::CoordinatorService,
     },
 };
 use rpc::{
@@ -23,27 +22,29 @@ use storage::{
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
-use twopc::message::Outcome;
 use types::{
-    Branch, Clock, Entropy, OrderId, Reason, Refusal, RequestId, TxId, TxMeta, UnixMillis,
+    Clock, Entropy, OrderId, Reason, Refusal, RequestId, Service, TxId, TxMeta, UnixMillis,
 };
 use uuid::Builder;
 
 use crate::{
-    Settings,
+    Extras, Settings,
     checkout::{CheckoutError, Paid},
     driver::{Answer, Driver},
     mail::Mail,
     plan::Services,
     resolve::Resolving,
+    transactions::{told, trace_id},
+    tx_log::{Origin, TxLog},
+    watch::Watch,
 };
 
 /// A checkout whose caller did not say how much time it has.
-const CHECKOUT_TIME: Duration = Duration::from_secs(30);
+pub(crate) const CHECKOUT_TIME: Duration = Duration::from_secs(30);
 /// Longest checkout: a refusal is held for longer than this against calls that began before it.
-const CHECKOUT_TIME_MAX: Duration = Duration::from_mins(1);
+pub(crate) const CHECKOUT_TIME_MAX: Duration = Duration::from_mins(1);
 /// Taken off the caller's time, so that our answer arrives before it gives up.
-const ANSWER_MARGIN: Duration = Duration::from_millis(50);
+pub(crate) const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 /// Longest description of a call.
 const CALL_LEN_MAX: usize = 1024;
 
@@ -64,6 +65,10 @@ struct Shared {
     vote_window_ms: u64,
     retention_ms: u64,
     resolving: Resolving,
+    /// Take part in every checkout, besides.
+    checkout_participants: Vec<Service>,
+    log: TxLog,
+    watch: Watch,
     /// Transactions that go on in the background.
     running: TaskTracker,
 }
@@ -83,16 +88,33 @@ impl Coordinator {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
+        Self::with(settings, &Extras::default(), net, kv, clock, entropy)
+    }
+
+    /// As [`Coordinator::new`], with more than a shop needs.
+    pub fn with(
+        settings: &Settings,
+        extras: &Extras,
+        net: &Arc<dyn Net>,
+        kv: SharedKv,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
         let services = Services::named();
         let routers =
             [&settings.order_endpoints, &settings.stock_endpoints, &settings.payment_endpoints]
                 .map(|target| Router::new(target.clone(), Arc::clone(net)));
         let [order, stock, payment] = routers.clone();
-        let by_name = BTreeMap::from([
+        let mut by_name = BTreeMap::from([
             (services.order.clone(), order),
             (services.stock.clone(), stock),
             (services.payment.clone(), payment),
         ]);
+        for participant in &extras.participants {
+            let router = Router::new(participant.target.clone(), Arc::clone(net));
+            by_name.entry(participant.service.clone()).or_insert(router);
+        }
+        let log = TxLog::new(extras.log, Arc::clone(&clock));
         let shared = Shared {
             services,
             routers,
@@ -103,6 +125,9 @@ impl Coordinator {
             vote_window_ms: settings.vote_window_ms,
             retention_ms: settings.request_id_retention_ms,
             resolving: Resolving::default(),
+            checkout_participants: extras.checkout_participants.clone(),
+            log,
+            watch: Watch::default(),
             running: TaskTracker::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -141,6 +166,20 @@ impl Coordinator {
         self.shared.vote_window_ms
     }
 
+    /// The log of transactions.
+    pub fn log(&self) -> &TxLog {
+        &self.shared.log
+    }
+
+    /// What the last audit of the books came to, while this replica does them.
+    pub fn watch(&self) -> &Watch {
+        &self.shared.watch
+    }
+
+    pub(crate) fn checkout_participants(&self) -> &[Service] {
+        &self.shared.checkout_participants
+    }
+
     pub(crate) fn resolving(&self) -> &Resolving {
         &self.shared.resolving
     }
@@ -162,11 +201,20 @@ impl Coordinator {
     }
 
     /// Begins a transaction that goes on to its end, whoever listens.
-    pub(crate) fn begin(&self, meta: TxMeta, payloads: Vec<Bytes>) -> oneshot::Receiver<Answer> {
+    pub(crate) fn begin(
+        &self,
+        meta: TxMeta,
+        payloads: Vec<Bytes>,
+        origin: Origin,
+    ) -> oneshot::Receiver<Answer> {
         let window = Duration::from_millis(self.shared.vote_window_ms);
+        let trace = self.log().open(&meta, origin);
         let (driver, answer) =
-            Driver::new(self.shared.mail.clone(), self.entropy(), meta, payloads);
-        self.spawn(driver.begin(window));
+            Driver::new(self.shared.mail.clone(), self.entropy(), meta, payloads, trace.clone());
+        self.spawn(async move {
+            driver.begin(window).await;
+            trace.end();
+        });
         answer
     }
 
@@ -176,9 +224,13 @@ impl Coordinator {
         meta: TxMeta,
         may_fence: bool,
     ) -> oneshot::Receiver<Answer> {
+        let trace = self.log().open(&meta, Origin::default());
         let (driver, answer) =
-            Driver::new(self.shared.mail.clone(), self.entropy(), meta, Vec::new());
-        self.spawn(driver.resolve(may_fence));
+            Driver::new(self.shared.mail.clone(), self.entropy(), meta, Vec::new(), trace.clone());
+        self.spawn(async move {
+            driver.resolve(may_fence).await;
+            trace.end();
+        });
         answer
     }
 
@@ -196,16 +248,18 @@ impl Coordinator {
         &self,
         order_id: OrderId,
         request_id: Option<RequestId>,
+        trace_id: Option<String>,
         time: Duration,
     ) -> Result<Paid, CheckoutError> {
         let this = self.clone();
-        let checkout =
-            self.spawn(async move { this.checkout(&order_id, request_id.as_ref(), time).await });
+        let checkout = self.spawn(async move {
+            this.checkout(&order_id, request_id.as_ref(), trace_id, time).await
+        });
         checkout.await.unwrap_or(Err(CheckoutError::OutcomeUnknown))
     }
 }
 
-fn invalid(error: &InvalidField) -> Status {
+pub(crate) fn invalid(error: &InvalidField) -> Status {
     invalid_field(error.field, &error.problem)
 }
 
@@ -217,12 +271,13 @@ impl CoordinatorService for Coordinator {
     ) -> Result<Response<CheckoutResponse>, Status> {
         let time = rpc::deadline::of(request.metadata()).unwrap_or(CHECKOUT_TIME);
         let time = time.min(CHECKOUT_TIME_MAX).saturating_sub(ANSWER_MARGIN);
+        let trace_id = trace_id(request.metadata());
         let request = request.into_inner();
         let order_id =
             convert::order_id("order_id", &request.order_id).map_err(|error| invalid(&error))?;
         let request_id =
             convert::request_id(&request.request_id).map_err(|error| invalid(&error))?;
-        let paid = self.checkout_to_the_end(order_id, request_id, time).await;
+        let paid = self.checkout_to_the_end(order_id, request_id, trace_id, time).await;
         match paid.map_err(|error| to_status(&error))? {
             Paid::Now(tx_id) => Ok(Response::new(CheckoutResponse {
                 already_paid: false,
@@ -240,20 +295,9 @@ impl CoordinatorService for Coordinator {
     ) -> Result<Response<ResolveResponse>, Status> {
         let meta =
             convert::tx_meta(request.get_ref().tx.as_ref()).map_err(|error| invalid(&error))?;
-        let branches = Arc::clone(&meta.branches);
-        let outcome = self.resolve(meta).await;
+        let outcome = self.resolve(meta.clone()).await;
         let outcome = outcome.ok_or_else(|| to_status(&Refusal::new(Reason::Internal)))?;
-        let named = |seats: Vec<usize>| -> Vec<proto::types::v1::Branch> {
-            let missing = seats.into_iter().filter_map(|seat| branches.get(seat));
-            missing.map(|branch: &Branch| branch.into()).collect()
-        };
-        let (outcome, missing) = match outcome {
-            Outcome::Committed => (WireOutcome::Committed, Vec::new()),
-            Outcome::Refused(_) | Outcome::Contended(_) | Outcome::Fenced => {
-                (WireOutcome::Aborted, Vec::new())
-            }
-            Outcome::Undecided(seats) => (WireOutcome::Undecided, named(seats)),
-        };
+        let (outcome, missing) = told(&meta, outcome);
         Ok(Response::new(ResolveResponse { outcome: outcome.into(), missing }))
     }
 

@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::SocketAddr};
 
 use clap::{Parser, Subcommand, value_parser};
 
-use crate::{audit, health, up};
+use crate::{audit, health, participant_check, tx, up};
 
 /// A checkout that never loses a cent: order, stock and payment services, a coordinator that runs
 /// two-phase commit across them, and a REST face. Without a command: `till up`.
@@ -57,6 +57,10 @@ pub(crate) enum Command {
     Health(health::Args),
     /// Check the books of the whole shop as of one moment: 0 when every invariant holds, 2 when not.
     Audit(Box<audit::Args>),
+    /// Ask what became of transactions.
+    Tx(tx::Args),
+    /// Services that take part in transactions.
+    Participant(participant_check::Args),
 }
 
 impl Command {
@@ -73,6 +77,8 @@ impl Command {
             Self::Bench(_) => "bench",
             Self::Health(_) => "health",
             Self::Audit(_) => "audit",
+            Self::Tx(_) => "tx",
+            Self::Participant(_) => "participant",
         }
     }
 }

@@ -3,20 +3,23 @@
 //! Must not know: how a role does its work (its crate does), nor the wire.
 //!
 //! Modules: [`cli`] the command line; [`process`] signals and exit codes; [`role`] binds and runs one role;
-//! [`health`] asks a role how it is; [`audit`] whether the books agree; [`up`] a whole shop on one machine,
-//! as child processes.
+//! [`health`] asks a role how it is; [`audit`] whether the books agree; [`tx`] what became of
+//! transactions; [`participant_check`] the conformance kit; [`up`] a whole shop on one machine, as child
+//! processes.
 //!
 //! Invariants: ports are bound before anything heavy begins; the first SIGINT or SIGTERM ends the role in
-//! order, the second at once; exit codes are 0, 1 (failure) and 64 (usage); `audit` has 2
-//! for books that do not agree.
+//! order, the second at once; exit codes are 0, 1 (failure) and 64 (usage); `audit`, `tx` and
+//! `participant check` have 2 for bad news.
 
 use std::process::ExitCode;
 
 mod audit;
 mod cli;
 mod health;
+mod participant_check;
 mod process;
 mod role;
+mod tx;
 mod up;
 
 /// A checkout allocates a few hundred times on its way through the roles; with the C library's allocator

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit,
     cli::{Cli, Command},
-    health, role, up,
+    health, participant_check, role, tx, up,
 };
 
 /// Exit code of a command line that does not parse, as BSD's sysexits.h has it.
@@ -62,6 +62,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Bench(args) => bench(*args, &stop).await,
         Command::Health(args) => health::run(&args).await,
         Command::Audit(args) => audit::run(&args).await,
+        Command::Tx(args) => tx::run(&args).await,
+        Command::Participant(args) => participant_check::run(&args).await,
         Command::Order(_)
         | Command::Stock(_)
         | Command::Payment(_)

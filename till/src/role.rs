@@ -62,9 +62,12 @@ pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failur
             let addresses = or_default(&args.listen, &rpc::listen::everywhere(port::HTTP));
             keep(&addresses, &stop, |on, end| http_bridge::run(args.role, on, end)).await
         }
-        Command::Up(_) | Command::Bench(_) | Command::Health(_) | Command::Audit(_) => {
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Up(_)
+        | Command::Bench(_)
+        | Command::Health(_)
+        | Command::Audit(_)
+        | Command::Tx(_)
+        | Command::Participant(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

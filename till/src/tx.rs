@@ -33,8 +33,13 @@ const UNRESOLVED: u8 = 2;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Where a coordinator listens; any replica knows as much as any other.
-    #[arg(long, global = true, env = "TILL_COORDINATOR", default_value = "127.0.0.1:7000",
-          value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        global = true,
+        env = "TILL_COORDINATOR",
+        default_value = "127.0.0.1:7000",
+        value_name = "HOST:PORT"
+    )]
     coordinator: Endpoint,
     /// Longest wait for the answer.
     #[arg(long, global = true, env = "TILL_TX_TIMEOUT_MS", default_value_t = 30_000,
@@ -169,11 +174,8 @@ fn tx_name(bytes: &[u8]) -> String {
 
 /// One transaction, in lines for people.
 fn describe(report: &TransactionReport) -> String {
-    let mut text = format!(
-        "transaction {}: {}\n",
-        tx_name(&report.tx_id),
-        outcome_name(report.outcome())
-    );
+    let mut text =
+        format!("transaction {}: {}\n", tx_name(&report.tx_id), outcome_name(report.outcome()));
     let mut line = |line: String| {
         text.push_str("  ");
         text.push_str(line.trim_end());

@@ -77,6 +77,9 @@ pub(crate) struct Args {
     /// data directory unless given.
     #[arg(long, env = "PD_ENDPOINTS", value_name = "ENDPOINTS")]
     pd_endpoints: Option<String>,
+    /// Services beyond our own, for the coordinators.
+    #[command(flatten)]
+    participants: coordinator::participants::ParticipantArgs,
     /// Longest wait for a child that was told to end, before it is killed.
     #[arg(long, env = "TILL_STOP_TIMEOUT_MS", default_value_t = 25_000, value_name = "MILLISECONDS",
           value_parser = value_parser!(u64).range(1..=3_600_000))]
@@ -100,6 +103,8 @@ pub(crate) async fn run(
     stop: Stop,
 ) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
+    // A contradiction is told by us, not by children that end again and again.
+    args.participants.extras()?;
     let data_dir = DataDir::open(&args.data_dir, args.fresh)?;
     let wish = wish(&args, process, data_dir.path())?;
     let specs = plan::children(&wish);
@@ -135,6 +140,8 @@ fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> io::Result<Wish
         data_dir: data_dir.to_owned(),
         worker_threads: process.worker_threads.unwrap_or_else(threads_of_a_child),
         log_format: process.log_format.to_string(),
+        participants: args.participants.participant.iter().map(ToString::to_string).collect(),
+        checkout_participants: args.participants.checkout_participant.clone(),
     })
 }
 

@@ -6,5 +6,8 @@
 
 mod checkout;
 mod fake;
+mod operator;
+mod plans;
 mod resolve;
 mod shop;
+mod watch;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use coordinator::{Settings, service::Coordinator};
+use coordinator::{Extras, Settings, service::Coordinator};
 use proto::{
     coordinator::v1::{
         CheckoutRequest, CheckoutResponse, Outcome, ResolveRequest,
@@ -15,7 +15,10 @@ use rpc::{
     net::{Endpoint, Net, NetError, Transport, in_process},
     status::Failure,
 };
-use storage::mem::{MemKv, SeededEntropy, TokioClock};
+use storage::{
+    SharedKv,
+    mem::{MemKv, SeededEntropy, TokioClock},
+};
 use tonic::{Request, body::Body, metadata::MetadataMap, service::Routes};
 use tower::{ServiceExt as _, service_fn};
 use types::{
@@ -53,6 +56,9 @@ pub(crate) struct Shop {
     pub(crate) order: Fake,
     pub(crate) stock: Fake,
     pub(crate) payment: Fake,
+    /// Takes part only where the coordinator knows of it.
+    pub(crate) loyalty: Fake,
+    pub(crate) kv: SharedKv,
     pub(crate) clock: Arc<dyn Clock>,
     log: Log,
 }
@@ -60,10 +66,16 @@ pub(crate) struct Shop {
 /// The checkout of order "o" with item "a": shards of one each, so every branch is shard 0.
 impl Shop {
     pub(crate) fn open() -> Self {
+        Self::open_with(&Extras::default())
+    }
+
+    /// As [`Shop::open`], with more than that takes.
+    pub(crate) fn open_with(extras: &Extras) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(ORIGIN));
         let log = Log::default();
         let fake = |name| Fake::new(name, Arc::clone(&clock), Arc::clone(&log));
         let (order, stock, payment) = (fake("order"), fake("stock"), fake("payment"));
+        let loyalty = fake("loyalty");
         let line = Line { item_id: "a".to_owned(), quantity: 1, price: 5 };
         order.set_order(Order {
             user_id: "u".to_owned(),
@@ -80,6 +92,7 @@ impl Shop {
             ),
             ("stock:1".to_owned(), participant(&stock)),
             ("payment:1".to_owned(), participant(&payment)),
+            ("loyalty:1".to_owned(), participant(&loyalty)),
         ]);
         let settings = Settings {
             order_endpoints: "order:1".parse().unwrap(),
@@ -92,8 +105,10 @@ impl Shop {
         let net: Arc<dyn Net> = Arc::new(Wires(wires));
         let kv = MemKv::new(Arc::clone(&clock)).shared();
         let entropy = Arc::new(SeededEntropy::new(1));
-        let coordinator = Coordinator::new(&settings, &net, kv, Arc::clone(&clock), entropy);
-        Self { coordinator, order, stock, payment, clock, log }
+        let store = Arc::clone(&kv);
+        let coordinator =
+            Coordinator::with(&settings, extras, &net, store, Arc::clone(&clock), entropy);
+        Self { coordinator, order, stock, payment, loyalty, kv, clock, log }
     }
 
     /// Checks order "o" out, within this time.

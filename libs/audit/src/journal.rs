@@ -56,6 +56,11 @@ impl Transaction {
         self.branches.get(self.meta.as_ref()?.primary()?)
     }
 
+    /// True while a vote stands without an outcome.
+    pub fn is_unresolved(&self) -> bool {
+        self.branches.values().any(|said| said.state == BranchState::Prepared)
+    }
+
     /// What each branch says, as lines for people.
     pub fn describe(&self) -> Vec<String> {
         let lines = self.branches.iter().map(|(branch, said)| format!("{branch} {said}"));
@@ -100,6 +105,11 @@ impl Transactions {
     /// What is known of one, for adding to it.
     pub fn get_mut(&mut self, tx_id: TxId) -> Option<&mut Transaction> {
         self.all.get_mut(&tx_id)
+    }
+
+    /// Notes that an order's record names this transaction as the one that paid it.
+    pub fn note_paid(&mut self, tx_id: TxId, order_id: &str) {
+        self.all.entry(tx_id).or_default().paid_order = Some(order_id.to_owned());
     }
 
     /// All of them, by id.
@@ -218,8 +228,7 @@ impl Transactions {
             if let Some(problem) = one_outcome(transaction) {
                 findings.add(Invariant::OneOutcome, &subject, problem, transaction.describe());
             }
-            let held = |said: &&Said| said.state == BranchState::Prepared;
-            if transaction.branches.values().find(held).is_none() {
+            if !transaction.is_unresolved() {
                 continue;
             }
             let deadline = transaction.meta.as_ref().map_or(UnixMillis(0), |meta| meta.deadline);
@@ -238,10 +247,7 @@ impl Transactions {
 
     /// How many transactions have a vote without an outcome.
     pub fn unresolved(&self) -> usize {
-        let open = |known: &&Transaction| {
-            known.branches.values().any(|said| said.state == BranchState::Prepared)
-        };
-        self.all.values().filter(open).count()
+        self.all.values().filter(|known| known.is_unresolved()).count()
     }
 }
 
@@ -299,7 +305,11 @@ fn vote(bytes: &[u8]) -> Result<Option<Vote>, Unreadable> {
     convert::vote(Some(&vote)).map(Some).map_err(unreadable)
 }
 
-fn meta(meta: Option<&record::TxMeta>) -> Result<TxMeta, Unreadable> {
+/// Reads a stored transaction that must be there.
+///
+/// # Errors
+/// [`Unreadable`]; a retry does not help.
+pub fn meta(meta: Option<&record::TxMeta>) -> Result<TxMeta, Unreadable> {
     let meta = meta.ok_or_else(|| unreadable("an event without its transaction"))?;
     let branch = |branch: &record::Branch| {
         let service = Service::new(&branch.service).map_err(unreadable)?;

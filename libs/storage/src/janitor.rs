@@ -56,14 +56,14 @@ pub struct Sweep {
     pub readers: u64,
 }
 
-/// What names a holder of the lease: new with every start of a process.
-type Holder = [u8; 16];
+/// What its lease is called.
+const LEASE: &str = "janitor";
 
 const SPACE: Space = Space::new(Owner::Store, ShardId(0));
 const READER: &[u8] = b"reader/";
 
-fn lease_key() -> Key {
-    SPACE.record(Kind::Lease, b"janitor")
+fn lease_key(chore: &str) -> Key {
+    SPACE.record(Kind::Lease, chore.as_bytes())
 }
 
 fn reader_key(name: &str) -> Key {
@@ -86,7 +86,9 @@ pub async fn run(
         let holder = entropy.next_bytes();
         let mut due = Instant::now();
         loop {
-            if hold_lease(kv.as_ref(), holder, config.lease_ms).await && due <= Instant::now() {
+            if hold_lease(kv.as_ref(), LEASE, holder, config.lease_ms).await
+                && due <= Instant::now()
+            {
                 due = Instant::now() + Duration::from_millis(config.interval_ms);
                 match sweep(kv.as_ref(), config).await {
                     Ok(done) => tracing::info!(?done, "swept the store"),
@@ -105,20 +107,22 @@ pub async fn run(
     }
 }
 
-/// Takes or renews the lease. False when somebody else has it, and when nobody knows.
-async fn hold_lease(kv: &dyn Kv, holder: Holder, lease_ms: u64) -> bool {
+/// Takes or renews the lease of a chore that one replica does for all. False when somebody else has it, and
+/// when nobody knows. `holder` is new with every start of a process.
+pub async fn hold_lease(kv: &dyn Kv, chore: &str, holder: [u8; 16], lease_ms: u64) -> bool {
+    let key = lease_key(chore);
     let attempt = async {
         let mut txn = kv.begin().await?;
         let now = txn.read_ts().physical();
-        if let Some(found) = txn.get(&lease_key()).await? {
-            let found: record::Lease = codec::decode(&lease_key(), &found)?;
+        if let Some(found) = txn.get(&key).await? {
+            let found: record::Lease = codec::decode(&key, &found)?;
             if *found.holder != holder && found.until_ms > now.0 {
                 return Ok(false);
             }
         }
         let until_ms = now.plus_ms(lease_ms).0;
         let lease = record::Lease { holder: holder.to_vec().into(), until_ms };
-        txn.put(lease_key(), codec::encode(&lease));
+        txn.put(key.clone(), codec::encode(&lease));
         Ok::<bool, KvError>(txn.commit().await.is_ok())
     };
     match attempt.await {

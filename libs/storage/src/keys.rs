@@ -46,6 +46,9 @@ pub enum Kind {
     Schema,
     /// A lease; the id is the chore's name.
     Lease,
+    /// What a coordinator noted of a transaction; the id is the TxId, then what tells
+    /// one note of it from another.
+    TransactionLog,
 }
 
 impl Owner {
@@ -73,6 +76,7 @@ impl Kind {
             Self::RequestClaim => b'r',
             Self::Schema => b's',
             Self::Lease => b'l',
+            Self::TransactionLog => b't',
         }
     }
 }

@@ -12,6 +12,7 @@ const ORDER: &str = "till.order.v1.OrderService";
 const STOCK: &str = "till.stock.v1.StockService";
 const PAYMENT: &str = "till.payment.v1.PaymentService";
 const COORDINATOR: &str = "till.coordinator.v1.CoordinatorService";
+const TRANSACTIONS: &str = "till.coordinator.v1.TransactionService";
 const PARTICIPANT: &str = "till.participant.v1.ParticipantService";
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
@@ -60,15 +61,17 @@ async fn a_shop_is_explored_and_used_by_reflection_alone() {
     let stock = Role::connect(&shop, "stock", STOCK).await;
     let payment = Role::connect(&shop, "payment", PAYMENT).await;
     let coordinator = Role::connect(&shop, "coordinator", COORDINATOR).await;
+    let operator = Role::connect(&shop, "coordinator", TRANSACTIONS).await;
 
-    every_role_describes_itself(&[&order, &stock, &payment, &coordinator]).await;
+    every_role_describes_itself(&[&order, &stock, &payment, &coordinator, &operator]).await;
     let item = items(&stock).await;
     let user = users(&payment).await;
     orders(&order, &item, &user).await;
-    checkouts(&coordinator, &order, &stock, &payment).await;
+    let bought = checkouts(&coordinator, &order, &stock, &payment).await;
+    transactions(&operator, &bought).await;
     refusals(&order, &stock, &payment, &coordinator).await;
     filling(&order, &stock, &payment).await;
-    for role in [&order, &stock, &payment, &coordinator] {
+    for role in [&order, &stock, &payment, &coordinator, &operator] {
         role.assert_every_call_was_made();
     }
 }
@@ -84,7 +87,7 @@ async fn every_role_describes_itself(roles: &[&Role]) {
                 role.client.call(&format!("{HEALTH}/Check"), json!({"service": asked})).await;
             assert_eq!(health.unwrap(), json!({"status": "SERVING"}));
         }
-        if role.service != COORDINATOR {
+        if ![COORDINATOR, TRANSACTIONS].contains(&role.service) {
             assert!(services.contains(PARTICIPANT));
             let told =
                 role.client.call(&format!("{PARTICIPANT}/Describe"), json!({})).await.unwrap();
@@ -142,7 +145,8 @@ async fn orders(order: &Role, item: &Value, user: &Value) {
     assert_eq!((gone.code(), reason(&gone).as_str()), (Code::NotFound, "ORDER_NOT_FOUND"));
 }
 
-async fn checkouts(coordinator: &Role, order: &Role, stock: &Role, payment: &Role) {
+/// Buys an order; returns its id and the transaction's.
+async fn checkouts(coordinator: &Role, order: &Role, stock: &Role, payment: &Role) -> Value {
     let item = stock.must("CreateItem", json!({"price": "5"})).await["itemId"].clone();
     stock.must("AddStock", json!({"itemId": item, "amount": "2"})).await;
     let user = payment.must("CreateUser", json!({})).await["userId"].clone();
@@ -181,6 +185,26 @@ async fn checkouts(coordinator: &Role, order: &Role, stock: &Role, payment: &Rol
         let told = coordinator.must("Resolve", lost.clone()).await;
         assert_eq!(told["outcome"], json!("OUTCOME_ABORTED"));
     }
+    json!({"orderId": id, "txId": bought["txId"]})
+}
+
+async fn transactions(operator: &Role, bought: &Value) {
+    for subject in ["orderId", "txId"] {
+        let told = operator.must("ExplainTransaction", json!({subject: bought[subject]})).await;
+        let [told] = told["transactions"].as_array().unwrap().as_slice() else { panic!("{told}") };
+        assert_eq!(told["outcome"], json!("OUTCOME_COMMITTED"));
+        assert_eq!((&told["orderId"], &told["txId"]), (&bought["orderId"], &bought["txId"]));
+    }
+    operator.must("ListUnresolved", json!({})).await;
+    let nobody = json!({"txId": "/////////////////////w=="});
+    let unknown = operator.call("ResolveById", nobody).await.unwrap_err();
+    assert_eq!(
+        (unknown.code(), reason(&unknown).as_str()),
+        (Code::NotFound, "TRANSACTION_UNKNOWN")
+    );
+    let strange = json!({"branches": [{"branch": {"service": "unheard-of"}}]});
+    let refused = operator.call("RunTransaction", strange).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
 }
 
 async fn refusals(order: &Role, stock: &Role, payment: &Role, coordinator: &Role) {

@@ -125,10 +125,11 @@ async fn refuses_late_votes(subject: &Participant) -> Told<()> {
         Some(Is::Fenced(_)) => {}
         other => return Err(format!("a FENCED was expected, not {other:?}")),
     }
-    match state(subject, &tx).await? {
-        Absent | Aborted => Ok(()),
-        held => Err(format!("afterwards it says {}", held.as_str_name())),
+    let afterwards = state(subject, &tx).await?;
+    if matches!(afterwards, Absent | Aborted) {
+        return Ok(());
     }
+    Err(format!("afterwards it says {}", afterwards.as_str_name()))
 }
 
 async fn forgets(subject: &Participant) -> Told<()> {

@@ -93,15 +93,15 @@ impl Participant {
 
     /// A transaction that nobody ever had, with the service's branch in the second place.
     pub(super) fn tx(&self) -> TxMeta {
-        self.tx_of(vec![Self::other(), self.branch()])
+        Self::tx_of(vec![Self::other(), self.branch()])
     }
 
     /// One with the service's branch as the primary.
     pub(super) fn tx_as_primary(&self) -> TxMeta {
-        self.tx_of(vec![self.branch(), Self::other()])
+        Self::tx_of(vec![self.branch(), Self::other()])
     }
 
-    fn tx_of(&self, branches: Vec<Branch>) -> TxMeta {
+    fn tx_of(branches: Vec<Branch>) -> TxMeta {
         let now = SystemClock.now();
         TxMeta {
             tx_id: SystemEntropy.next_bytes().to_vec().into(),

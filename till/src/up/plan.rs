@@ -112,6 +112,10 @@ pub(crate) struct Wish {
     pub(crate) worker_threads: u16,
     /// `TILL_...` format of the children's logs.
     pub(crate) log_format: String,
+    /// Services beyond our own, as NAME=ENDPOINTS.
+    pub(crate) participants: Vec<String>,
+    /// Names of those that take part in every checkout.
+    pub(crate) checkout_participants: Vec<String>,
 }
 
 /// One child.
@@ -190,12 +194,18 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
             ("payment-endpoints", at(Role::Payment)),
             ("coordinator-endpoints", at(Role::Coordinator)),
         ],
-        Role::Coordinator => vec![
-            ("pd-endpoints", pd),
-            ("order-endpoints", at(Role::Order)),
-            ("stock-endpoints", at(Role::Stock)),
-            ("payment-endpoints", at(Role::Payment)),
-        ],
+        Role::Coordinator => {
+            let own = [
+                ("pd-endpoints", pd),
+                ("order-endpoints", at(Role::Order)),
+                ("stock-endpoints", at(Role::Stock)),
+                ("payment-endpoints", at(Role::Payment)),
+            ];
+            let others = wish.participants.iter().map(|each| ("participant", each.clone()));
+            let guests = wish.checkout_participants.iter();
+            let guests = guests.map(|each| ("checkout-participant", each.clone()));
+            own.into_iter().chain(others).chain(guests).collect()
+        }
         Role::Order => vec![
             ("pd-endpoints", pd),
             ("stock-endpoints", at(Role::Stock)),
@@ -236,6 +246,8 @@ mod tests {
             data_dir: "/data".into(),
             worker_threads: 1,
             log_format: "pretty".to_owned(),
+            participants: vec!["loyalty=127.0.0.1:7400,127.0.0.1:7401".to_owned()],
+            checkout_participants: vec!["loyalty".to_owned()],
         }
     }
 

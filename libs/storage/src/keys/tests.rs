@@ -9,7 +9,7 @@ use crate::codec::hex;
 
 const OWNERS: [Owner; 5] =
     [Owner::Store, Owner::Coordinator, Owner::Order, Owner::Payment, Owner::Stock];
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Head,
     Kind::Journal,
     Kind::Item,
@@ -19,6 +19,7 @@ const KINDS: [Kind; 9] = [
     Kind::RequestClaim,
     Kind::Schema,
     Kind::Lease,
+    Kind::TransactionLog,
 ];
 
 #[test]
@@ -27,6 +28,10 @@ fn stored_keys_never_change() {
         (Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b""), "54000073"),
         (Space::new(Owner::Store, ShardId(0)).record(Kind::Lease, b"j"), "5400006c6a"),
         (Space::new(Owner::Coordinator, ShardId(0)).record(Kind::RequestClaim, b"r"), "6300007272"),
+        (
+            Space::new(Owner::Coordinator, ShardId(0)).record(Kind::TransactionLog, b"t"),
+            "6300007474",
+        ),
         (Space::new(Owner::Order, ShardId(1)).head(), "6f000101"),
         (Space::new(Owner::Order, ShardId(1)).record(Kind::Order, b"7"), "6f00016f37"),
         (Space::new(Owner::Payment, ShardId(2)).record(Kind::User, b"u"), "7000027575"),

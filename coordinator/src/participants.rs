@@ -1,0 +1,151 @@
+//! Services beyond our own that take part in transactions: how they are named, and where they are.
+
+use std::{collections::BTreeSet, str::FromStr};
+
+use rpc::routing::Target;
+use types::{IdError, Service};
+
+use crate::tx_log::LogSettings;
+
+/// Our own services; their places are settings of their own.
+const OURS: [&str; 3] = ["order", "stock", "payment"];
+
+/// Settings for services beyond our own.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct ParticipantArgs {
+    /// A further service that speaks till.participant.v1, as NAME=host:port[,host:port...] or
+    /// NAME=dns:host:port; may be repeated. The variable separates several by semicolons. Every replica of the
+    /// coordinator needs the same ones.
+    #[arg(long, env = "TILL_PARTICIPANTS", value_name = "NAME=ENDPOINTS", value_delimiter = ';')]
+    pub participant: Vec<Participant>,
+
+    /// A participant that has a branch in every checkout; may be repeated.
+    #[arg(long, env = "TILL_CHECKOUT_PARTICIPANTS", value_name = "NAME", value_delimiter = ';')]
+    pub checkout_participant: Vec<String>,
+}
+
+/// A service and where its replicas are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Participant {
+    /// Its name in branches; as it describes itself.
+    pub service: Service,
+    /// Where it is.
+    pub target: Target,
+}
+
+/// Why a participant cannot be one. A retry does not help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParticipantError {
+    /// Not of the form that is wanted.
+    #[error("must be NAME=host:port[,host:port...] or NAME=dns:host:port")]
+    Form,
+    /// No name for a service.
+    #[error("the name {0}")]
+    Name(#[source] IdError),
+    /// No address.
+    #[error("the address of {0} cannot be used")]
+    Address(String, #[source] rpc::net::EndpointError),
+    /// The name of one of our own services.
+    #[error("{0} is one of our own services and has settings of its own")]
+    Ours(String),
+    /// Two of one name.
+    #[error("{0} is named twice; list its replicas behind one name")]
+    Twice(String),
+    /// Takes part in checkouts, and nobody knows where it is.
+    #[error("{0} takes part in checkouts, but no --participant says where it is")]
+    Nowhere(String),
+}
+
+impl FromStr for Participant {
+    type Err = ParticipantError;
+
+    fn from_str(text: &str) -> Result<Self, ParticipantError> {
+        let (name, target) = text.trim().split_once('=').ok_or(ParticipantError::Form)?;
+        let service = Service::new(name).map_err(ParticipantError::Name)?;
+        if OURS.contains(&name) {
+            return Err(ParticipantError::Ours(name.to_owned()));
+        }
+        let target =
+            target.parse().map_err(|error| ParticipantError::Address(name.to_owned(), error))?;
+        Ok(Self { service, target })
+    }
+}
+
+impl std::fmt::Display for Participant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.service, self.target)
+    }
+}
+
+/// What a coordinator may have beyond a shop's needs.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Services beyond our own.
+    pub participants: Vec<Participant>,
+    /// Those of them that take part in every checkout.
+    pub checkout_participants: Vec<Service>,
+    /// What is logged of transactions.
+    pub log: LogSettings,
+}
+
+impl ParticipantArgs {
+    /// Checks the settings against each other.
+    ///
+    /// # Errors
+    /// [`ParticipantError`]; a retry does not help.
+    pub fn extras(&self) -> Result<Extras, ParticipantError> {
+        let mut known = BTreeSet::new();
+        for participant in &self.participant {
+            if !known.insert(&participant.service) {
+                return Err(ParticipantError::Twice(participant.service.to_string()));
+            }
+        }
+        let mut checkout_participants = Vec::new();
+        for name in &self.checkout_participant {
+            let service = Service::new(name).map_err(ParticipantError::Name)?;
+            if !known.contains(&service) {
+                return Err(ParticipantError::Nowhere(name.clone()));
+            }
+            if checkout_participants.contains(&service) {
+                return Err(ParticipantError::Twice(name.clone()));
+            }
+            checkout_participants.push(service);
+        }
+        let participants = self.participant.clone();
+        Ok(Extras { participants, checkout_participants, log: LogSettings::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(participant: &[&str], checkout: &[&str]) -> Result<ParticipantArgs, ParticipantError> {
+        Ok(ParticipantArgs {
+            participant: participant.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+            checkout_participant: checkout.iter().map(|name| (*name).to_owned()).collect(),
+        })
+    }
+
+    #[test]
+    fn a_participant_is_a_name_and_where_it_is() {
+        let one: Participant = "loyalty=a:1,b:2".parse().unwrap();
+        assert_eq!(one.to_string(), "loyalty=a:1,b:2");
+        for wrong in ["loyalty", "=a:1", "Loyalty=a:1", "loyalty=", "stock=a:1"] {
+            assert!(wrong.parse::<Participant>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let extras = |participant: &[&str], checkout: &[&str]| {
+            args(participant, checkout).and_then(|args| args.extras())
+        };
+        assert_eq!(extras(&["a=a:1"], &["a"]).unwrap().checkout_participants.len(), 1);
+        let nowhere = ParticipantError::Nowhere("b".to_owned());
+        assert_eq!(extras(&["a=a:1"], &["b"]).unwrap_err(), nowhere);
+        let twice = ParticipantError::Twice("a".to_owned());
+        assert_eq!(extras(&["a=a:1", "a=b:1"], &[]).unwrap_err(), twice);
+        assert_eq!(extras(&["a=a:1"], &["a", "a"]).unwrap_err(), twice);
+    }
+}

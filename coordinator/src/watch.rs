@@ -1,0 +1,142 @@
+//! The watch: audits the books again and again, in whichever replica holds the lease, and keeps the last
+//! verdict at hand for whoever shows it.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use audit::{Options, Report};
+use storage::{SharedKv, janitor::hold_lease};
+use tokio::time::{Instant, sleep};
+use types::{Entropy, Timestamp};
+
+/// How the lease is called.
+const LEASE: &str = "auditor";
+/// How long it lasts without being renewed, in milliseconds.
+const LEASE_MS: u64 = 60_000;
+/// Offences that are logged.
+const LOGGED_MAX: usize = 10;
+
+/// What the last audit came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The moment that was judged.
+    pub at: Timestamp,
+    /// Offences, by the invariant's name.
+    pub offences: Vec<(&'static str, u64)>,
+    /// Transactions with a vote without an outcome.
+    pub unresolved: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+impl Verdict {
+    /// True when every invariant held.
+    pub const fn is_clean(&self) -> bool {
+        self.offences.is_empty()
+    }
+}
+
+/// The last verdict of this replica. Clones share it.
+#[derive(Clone, Default)]
+pub struct Watch(Arc<Mutex<Option<Verdict>>>);
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watch").field(&self.last()).finish()
+    }
+}
+
+impl Watch {
+    /// None before the first audit, and while another replica does it.
+    pub fn last(&self) -> Option<Verdict> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, verdict: Option<Verdict>) -> Option<Verdict> {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), verdict)
+    }
+
+    /// Audits every `every` for as long as it holds the lease, until `shutdown` completes.
+    pub async fn run(
+        self,
+        kv: SharedKv,
+        entropy: Arc<dyn Entropy>,
+        every: Duration,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let chore = async {
+            let holder = entropy.next_bytes();
+            let mut due = Instant::now();
+            loop {
+                if hold_lease(&*kv, LEASE, holder, LEASE_MS).await {
+                    if due <= Instant::now() {
+                        due = Instant::now() + every;
+                        self.look(&kv, &*entropy).await;
+                    }
+                } else {
+                    // Somebody else tells.
+                    self.set(None);
+                }
+                // Often enough to keep the lease, never in step with other replicas.
+                let pause = LEASE_MS / 3;
+                let pause = Duration::from_millis(pause / 2 + entropy.next_u64() % pause);
+                sleep(pause.min(every)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shutdown => {}
+            () = chore => {}
+        }
+    }
+
+    /// One audit.
+    async fn look(&self, kv: &SharedKv, entropy: &dyn Entropy) {
+        let options = Options {
+            offences_max: LOGGED_MAX,
+            name: format!("watch-{:016x}", entropy.next_u64()),
+            ..Options::default()
+        };
+        let begun = Instant::now();
+        match audit::run(&**kv, &options, &mut |_| {}).await {
+            Ok(report) => {
+                let verdict = verdict(&report, begun.elapsed());
+                let before = self.set(Some(verdict.clone()));
+                tell(before.as_ref(), &verdict, &report);
+            }
+            // The last verdict stands; it says of when it is.
+            Err(error) => tracing::warn!(%error, "the books could not be audited"),
+        }
+    }
+}
+
+fn verdict(report: &Report, took: Duration) -> Verdict {
+    Verdict {
+        at: report.at,
+        offences: report.by_invariant.iter().map(|(kind, count)| (kind.code(), *count)).collect(),
+        unresolved: report.counts.unresolved,
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Logs a change, once.
+fn tell(before: Option<&Verdict>, now: &Verdict, report: &Report) {
+    let took_ms = now.took_ms;
+    match before {
+        Some(before) if before.offences == now.offences => {
+            tracing::debug!(took_ms, clean = now.is_clean(), "books audited");
+        }
+        _ if now.is_clean() => {
+            tracing::info!(took_ms, orders = report.counts.orders, "books audited, all is well");
+        }
+        Some(_) | None => {
+            for offence in &report.offences {
+                tracing::error!(%offence, "the books do not agree");
+            }
+            tracing::error!(took_ms, offences = ?now.offences, "the books do not agree");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Transactions of any plan, and checkouts in which others take part.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use coordinator::Extras;
+use proto::{
+    coordinator::v1::{
+        BranchRequest, RunTransactionRequest, transaction_service_server::TransactionService,
+    },
+    types::v1::Branch,
+};
+use rpc::status::Failure;
+use tonic::Request;
+use types::{ErrorKind, Service, TxId, Vote};
+
+use crate::{
+    fake::Verdict,
+    shop::{Shop, branch},
+};
+
+const TIME: Duration = Duration::from_secs(30);
+
+/// Loyalty is registered; its name is given as well when it takes part in checkouts.
+fn extras(in_checkouts: &[&str]) -> Extras {
+    Extras {
+        participants: vec!["loyalty=loyalty:1".parse().unwrap()],
+        checkout_participants: in_checkouts
+            .iter()
+            .map(|name| Service::new(name).unwrap())
+            .collect(),
+        ..Extras::default()
+    }
+}
+
+fn asks(service: &str) -> BranchRequest {
+    let branch = Branch { service: service.to_owned(), shard: 0 };
+    BranchRequest { branch: Some(branch), payload: Bytes::from_static(b"whatever") }
+}
+
+async fn run(shop: &Shop, services: &[&str]) -> Result<TxId, Failure> {
+    let branches = services.iter().map(|service| asks(service)).collect();
+    let request = RunTransactionRequest { branches, request_id: "once".to_owned() };
+    match shop.coordinator.run_transaction(Request::new(request)).await {
+        Ok(response) => Ok(TxId::from_slice(&response.into_inner().tx_id).unwrap()),
+        Err(status) => Err(Failure::from_status(&status)),
+    }
+}
+
+fn no(reason: &str) -> Verdict {
+    Verdict::Vote(Vote::No { reason: reason.to_owned(), metadata: [].into() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_happens_at_every_branch_and_its_first_is_the_primary() {
+    let shop = Shop::open_with(&extras(&[]));
+    let tx_id = run(&shop, &["loyalty", "payment"]).await.unwrap();
+    shop.quiet().await;
+    let asked = shop.loyalty.asked();
+    assert_eq!(asked.len(), 1);
+    assert_eq!((asked[0].tx_id, asked[0].primary()), (tx_id, Some(&branch("loyalty"))));
+    assert_eq!(asked[0].request_id.as_ref().unwrap().as_str(), "once");
+    assert!(shop.when("loyalty commit committed") < shop.when("payment commit committed"));
+    assert_eq!(shop.stock.asked().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_somebody_refuses_happens_nowhere() {
+    let shop = Shop::open_with(&extras(&[]));
+    shop.payment.verdicts([no("NOT_ON_SUNDAYS")]);
+    let failure = run(&shop, &["loyalty", "payment"]).await.unwrap_err();
+    assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Rejected, "NOT_ON_SUNDAYS"));
+    assert_eq!(shop.loyalty.prepared(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_is_only_in_the_way_is_tried_again_with_the_same_priority() {
+    let shop = Shop::open_with(&extras(&[]));
+    let blocker = Box::new(shop.foreign());
+    shop.payment.verdicts([Verdict::Vote(Vote::Contended { blocker })]);
+    let tx_id = run(&shop, &["loyalty", "payment"]).await.unwrap();
+    let asked = shop.payment.asked();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0].priority, asked[1].priority);
+    assert_ne!(asked[0].tx_id, asked[1].tx_id);
+    assert_eq!(asked[1].tx_id, tx_id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_makes_no_sense_is_refused_and_its_field_named() {
+    let shop = Shop::open_with(&extras(&[]));
+    for (services, field) in [
+        (&[][..], "branches"),
+        (&["loyalty", "loyalty"], "branches"),
+        (&["loyalty", "unheard-of"], "branches.branch.service"),
+    ] {
+        let failure = run(&shop, services).await.unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::InvalidInput);
+        assert_eq!(failure.fields[0].0, field);
+    }
+    assert_eq!(shop.log(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_part_in_checkouts_is_asked_and_may_refuse() {
+    let shop = Shop::open_with(&extras(&["loyalty"]));
+    shop.loyalty.verdicts([no("LOYALTY_BLOCKED")]);
+    let failure = shop.checkout(TIME).await.unwrap_err();
+    assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Rejected, "LOYALTY_BLOCKED"));
+    assert_eq!(shop.order.prepared() + shop.stock.prepared() + shop.payment.prepared(), 0);
+    shop.checkout(TIME).await.unwrap();
+    shop.quiet().await;
+    assert!(shop.when("order commit committed") < shop.when("loyalty commit committed"));
+    assert_eq!(shop.loyalty.asked()[1].branches.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_only_registered_is_not_in_checkouts() {
+    let shop = Shop::open_with(&extras(&[]));
+    shop.checkout(TIME).await.unwrap();
+    shop.quiet().await;
+    assert_eq!(shop.loyalty.asked().len(), 0);
+}

@@ -1,0 +1,1 @@
+"""A loyalty service: not ours, not Rust, not on the shop's store, and yet part of every checkout."""
