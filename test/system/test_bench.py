@@ -20,7 +20,7 @@ def bench(*flags, expect=0):
     """Runs the generator; gives its report."""
     environment = {name: value for name, value in os.environ.items() if name != "PD_ENDPOINTS"}
     ended = subprocess.run(
-        [binary(), "bench", *BRIEFLY, "--items", "500", "--duration-ms", "700", "--json", "-", *flags],
+        [binary(), "bench", *BRIEFLY, "--items", "500", "--duration-ms", "500", "--json", "-", *flags],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, env=environment,
     )
     assert ended.returncode == expect, ended
@@ -42,6 +42,7 @@ def test_every_workload_has_figures(small_shop, workload):
     assert set(point["roles"]) == {"dev-kv", "http-bridge", "order", "stock", "payment", "coordinator"}
     assert all(costs["rss_mib"] > 0 for costs in point["roles"].values())
     assert point["check"]["items_and_users_compared"] == point["check"]["of"]
+    assert point["audit"]["clean"]
     bought = point["fresh_per_s"] > 0
     assert bought == (workload != "find")
     assert (point["repeated_per_s"] > 0) == (workload == "stress")
@@ -56,13 +57,13 @@ def test_an_open_loop_keeps_its_rate_over_grpc_too(small_shop, tmp_path):
     for face in ([], ["--grpc"]):
         report = attached(small_shop, "--workload", "find", "--rate", "100,200", "--plot", str(picture), *face)
         for point in report["points"]:
-            assert 0.6 < point["calls_per_s"] / point["offered_per_s"] < 1.4, point
+            assert 0.5 < point["calls_per_s"] / point["offered_per_s"] < 1.5, point
     assert picture.read_text().count("<circle") == 4
 
 
 def test_users_think(small_shop):
     [point] = attached(small_shop, "--users", "20", "--think-ms", "200")["points"]
-    assert 40 < point["fresh_per_s"] < 105
+    assert 20 < point["fresh_per_s"] < 105
 
 
 def test_somebody_elses_sale_leaves_no_figures(small_shop):

@@ -6,8 +6,8 @@
 //! Modules: [`args`] the command line; [`shop`] starts a shop of its own; [`prepare`] what the shop holds
 //! before the clock starts; [`workload`] which call is next; [`pace`] when it is due; [`drive`] who makes
 //! it; [`client`], [`rest`], [`grpc`] and [`call`] how; [`tally`] what is counted; [`roles`] CPU and memory;
-//! [`store`] the store's counters; [`baseline`] bare transactions to compare with; [`check`] what was sold;
-//! [`report`] and [`plot`] figures; [`progress`] how far something long is.
+//! [`store`] the store's counters; [`baseline`] bare transactions to compare with; [`check`] what was sold; [`books`] the
+//! audit;//! [`report`] and [`plot`] figures; [`progress`] how far something long is.
 //!
 //! Invariants: a latency begins when its call was due, not when it was sent; fresh and repeated checkouts
 //! are never one figure; a run with a finding, an error or a refusal that nobody can explain has no
@@ -15,6 +15,7 @@
 
 mod args;
 mod baseline;
+mod books;
 mod call;
 mod check;
 mod client;
@@ -117,7 +118,7 @@ pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
             machine = roles::machine(site.shop.as_ref().map(Shop::directory));
         }
         for pace in args.paces() {
-            let point = measure(&args, &site, variant, pace).await?;
+            let point = measure(&args, program, &site, variant, pace).await?;
             say(&point.table())?;
             points.push(point);
         }
@@ -191,6 +192,7 @@ const fn plan(args: &Args, pace: Pace) -> Plan {
 /// Prepares, drives and checks one load.
 async fn measure(
     args: &Args,
+    program: &Path,
     site: &Site,
     variant: &'static str,
     pace: Pace,
@@ -209,6 +211,11 @@ async fn measure(
     } else {
         Some(check::check(&site.door, &room, &fates, args.check_max, args.seed).await?)
     };
+    let books = if args.no_check || site.pd_endpoints.is_empty() {
+        None
+    } else {
+        Some(books::audit(program, &site.pd_endpoints).await?)
+    };
     let fresh = tally.count(tally::Kind::Fresh);
     let store = store::difference(before.2.as_ref(), after.2.as_ref(), fresh);
     Ok(Point {
@@ -219,6 +226,7 @@ async fn measure(
         own: [before.1, after.1],
         store,
         verdict,
+        books,
     })
 }
 
@@ -240,6 +248,7 @@ async fn bare(args: &Args, site: &Site) -> Result<Vec<Point>, String> {
         own: [Usage::default(), Usage::default()],
         store: Value::Null,
         verdict: None,
+        books: None,
     };
     Ok(paces.into_iter().zip(tallies).map(point).collect())
 }

@@ -5,11 +5,17 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::{
+    books::Books,
     check::Verdict,
     pace::Pace,
     roles::Usage,
     tally::{Kind, Percentiles, Tally, as_float, millis},
 };
+
+/// Below this share of the offered rate a shop has not kept up.
+const KEPT_UP: f64 = 0.95;
+/// Cores from which on the generator, which has one thread, may be what is measured.
+const GENERATOR_BUSY: f64 = 0.85;
 
 /// Everything known of one measured window.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub(crate) struct Point {
     pub(crate) store: Value,
     /// None when it was left out, or there is nothing to check.
     pub(crate) verdict: Option<Verdict>,
+    /// None when it was left out, or the store is not known.
+    pub(crate) books: Option<Books>,
 }
 
 impl Point {
@@ -32,6 +40,7 @@ impl Point {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = self.tally.problems();
         problems.extend(self.verdict.iter().flat_map(Verdict::problems));
+        problems.extend(self.books.iter().flat_map(Books::problems));
         if problems.is_empty() && self.tally.total() == 0 {
             problems.push("nothing ended within the window".to_owned());
         }
@@ -53,6 +62,22 @@ impl Point {
         let fresh = self.tally.count(Kind::Fresh);
         let cpu = self.roles[1].cpu_since(&self.roles[0]);
         (fresh > 0 && cpu > 0.0).then(|| cpu * 1e6 / as_float(fresh))
+    }
+
+    /// What a reader must know who compares this with other figures.
+    fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if let Pace::Open { rate, .. } = self.pace
+            && self.rate() < rate * KEPT_UP
+        {
+            remarks.push("the shop did not keep up with what was offered".to_owned());
+        }
+        let [before, after] = &self.own;
+        let busy = after.cpu_since(before) / self.tally.seconds().max(f64::MIN_POSITIVE);
+        if busy > GENERATOR_BUSY {
+            remarks.push(format!("the generator was busy ({busy:.2} cores): it may be the limit"));
+        }
+        remarks
     }
 
     /// Latency of what matters most: the first kind that there is.
@@ -96,6 +121,7 @@ impl Point {
             "cpu_us_per_fresh_checkout": self.cpu_each_us(),
             "generator": own.json(own_before)["generator"],
             "store": self.store,
+            "remarks": self.remarks(),
             "check": self.verdict.as_ref().map(|verdict| json!({
                 "orders_read": verdict.orders,
                 "paid": verdict.paid,
@@ -104,6 +130,7 @@ impl Point {
                 "units": verdict.units,
                 "money": verdict.money,
             })),
+            "audit": self.books.as_ref().map(Books::json),
         })
     }
 
@@ -128,6 +155,9 @@ impl Point {
         for (kind, name) in bought.into_iter().filter(|(kind, _)| count(*kind) > 0) {
             line(&mut text, &format!("  {name}: {} in all, {:.0}/s", count(kind), rate(kind)));
         }
+        for remark in self.remarks() {
+            line(&mut text, &format!("  note: {remark}"));
+        }
         for (reason, count) in self.tally.refused() {
             let rate = self.tally.rate(*count);
             line(&mut text, &format!("  refused as expected, {reason}: {count}, {rate:.0}/s"));
@@ -149,6 +179,7 @@ impl Point {
             ),
             None => line(&mut text, "  check: not run"),
         }
+        line(&mut text, &self.books.as_ref().map_or("  audit: not run".to_owned(), Books::line));
         text
     }
 

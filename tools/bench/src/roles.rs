@@ -234,9 +234,10 @@ mod tests {
     fn own_time_grows_with_work() {
         let before = own();
         let begun = std::time::Instant::now();
-        while begun.elapsed() < std::time::Duration::from_millis(200) {}
-        let grown = own().cpu_since(&before);
-        assert!((0.05..5.0).contains(&grown), "{grown}");
+        // On a busy machine little of the time that passes is ours.
+        while own().cpu_since(&before) < 0.05 {
+            assert!(begun.elapsed() < std::time::Duration::from_mins(1));
+        }
     }
 
     #[test]

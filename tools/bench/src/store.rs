@@ -44,7 +44,11 @@ pub(crate) fn difference(before: Option<&Value>, after: Option<&Value>, fresh: u
     let per_transaction = transactions
         .filter(|count| *count > 0 && fresh > 0)
         .map(|count| as_float(fresh) / as_float(count));
+    let written = transactions
+        .filter(|count| *count > 0)
+        .and_then(|count| Some(as_float(grown("/traffic/mutations")?) / as_float(count)));
     json!({
+        "mutations_per_transaction": written,
         "transactions": transactions,
         "one_phase_commits": grown("/traffic/one_phase_commits"),
         "mutations": grown("/traffic/mutations"),

