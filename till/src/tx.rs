@@ -311,7 +311,7 @@ transaction 01010101-0101-0101-0101-010101010101: ABORTED
   order o-1
   votes were due until 5000
   stock/3          ABORTED    NO OUT_OF_STOCK since 4000
-  payment/3        ABSENT                    behind 02020202-0202-0202-0202-020202020202 since 3500
+  payment/3        ABSENT                   behind 02020202-0202-0202-0202-020202020202 since 3500
   loyalty/3        not known: gives no answer
   log: attempt 2, began 3000, over after 900 ms, REFUSED, kept as RETRIED
          7 ms  stock/3: sent Prepare
