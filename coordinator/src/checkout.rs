@@ -3,8 +3,12 @@
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use proto::order::v1::{
-    GetOrderRequest, GetOrderResponse, order_service_client::OrderServiceClient,
+use prost::Message as _;
+use proto::{
+    order::v1::{GetOrderRequest, GetOrderResponse, order_service_client::OrderServiceClient},
+    participant::v1::{
+        ReadRequest, operation::Operation as Op, operation_result::Result as OpResult,
+    },
 };
 use rpc::{retry::Backoff, status::Failure};
 use tokio::time::Instant;
@@ -221,6 +225,9 @@ impl Coordinator {
         shards: &Shards,
         until: Instant,
     ) -> Result<GetOrderResponse, Failure> {
+        if let Some(read) = self.read_along(order_id, shards, until).await {
+            return Ok(read);
+        }
         let router = self.order_router();
         let route = router.route(shard_of(order_id.as_str(), shards.order));
         let route = route.map_err(|error| Failure::from_status(&rpc::status::to_status(&error)))?;
@@ -237,6 +244,25 @@ impl Coordinator {
                 }
                 Err(failure)
             }
+        }
+    }
+
+    /// Reads the order along with whatever else goes to its shard. None for whatever is no plain answer, a
+    /// checkout in flight or a refusal for instance: it is then asked for by itself, which waits, and tells
+    /// why not.
+    async fn read_along(
+        &self,
+        order_id: &OrderId,
+        shards: &Shards,
+        until: Instant,
+    ) -> Option<GetOrderResponse> {
+        let place = self.services().order_branch(order_id, shards);
+        let query = GetOrderRequest { order_id: order_id.to_string() }.encode_to_vec().into();
+        let read = Op::Read(ReadRequest { branch: Some((&place).into()), query });
+        let answer = self.mail().send(&place, read, false);
+        match tokio::time::timeout_at(until, answer).await {
+            Ok(Ok(OpResult::Read(response))) => GetOrderResponse::decode(response.answer).ok(),
+            Ok(Ok(_) | Err(_)) | Err(_) => None,
         }
     }
 

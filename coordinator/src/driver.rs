@@ -173,7 +173,7 @@ impl Driver {
         let patient = match &operation {
             Op::Commit(_) => seat != PRIMARY,
             Op::Forget(_) => true,
-            Op::Prepare(_) | Op::Abort(_) | Op::Query(_) => false,
+            Op::Prepare(_) | Op::Abort(_) | Op::Query(_) | Op::Read(_) => false,
         };
         let mail = self.mail.clone();
         let tx_id = self.meta.tx_id;
@@ -250,7 +250,8 @@ async fn attempt(
     let mut result = mail.send(branch, operation.clone(), patient).await?;
     if let (OpResult::Waiting(waiting), Op::Prepare(request)) = (&result, operation) {
         trace.step(seat, || What::waits(waiting));
-        result = mail.prepare_and_wait(branch, request.clone()).await?;
+        // Rare, and large: it must not make every errand as large.
+        result = Box::pin(mail.prepare_and_wait(branch, request.clone())).await?;
     }
     reply_of(&result).map_err(|error| MailError::Refused { code: 13, message: error.to_string() })
 }
@@ -265,7 +266,7 @@ fn reply_of(result: &OpResult) -> Result<Reply, InvalidField> {
             Reply::State(convert::branch_state(response.state)?, vote)
         }
         OpResult::Forget(_) => Reply::Forgotten,
-        OpResult::Waiting(_) | OpResult::Error(_) => {
+        OpResult::Read(_) | OpResult::Waiting(_) | OpResult::Error(_) => {
             return Err(InvalidField::new("result", "does not answer the operation"));
         }
     })

@@ -116,6 +116,7 @@ impl Mail {
             | OpResult::Abort(_)
             | OpResult::Query(_)
             | OpResult::Forget(_)
+            | OpResult::Read(_)
             | OpResult::Waiting(_)) => Ok(result),
         }
     }

@@ -46,6 +46,12 @@ impl Services {
         let name = |name| Service::new(name).expect("the names of our own services are valid");
         Self { order: name("order"), stock: name("stock"), payment: name("payment") }
     }
+
+    /// Where an order is.
+    pub fn order_branch(&self, order_id: &OrderId, shards: &Shards) -> Branch {
+        let shard = shard_of(order_id.as_str(), shards.order);
+        Branch { service: self.order.clone(), shard }
+    }
 }
 
 /// Branches, the primary first, each with its payload.

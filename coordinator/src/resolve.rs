@@ -121,6 +121,7 @@ impl Coordinator {
                 | OpResult::Commit(_)
                 | OpResult::Abort(_)
                 | OpResult::Forget(_)
+                | OpResult::Read(_)
                 | OpResult::Error(_)
                 | OpResult::Waiting(_),
             )

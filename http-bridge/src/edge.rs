@@ -36,7 +36,7 @@ pub(crate) async fn surround(
     let arrived = Instant::now();
     let correlation = correlation(&bridge, &request);
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let span = tracing::info_span!(
+    let span = tracing::debug_span!(
         "http request",
         { semconv::HTTP_METHOD } = %request.method(),
         { semconv::HTTP_ROUTE } = route.as_ref().map(MatchedPath::as_str),
@@ -44,7 +44,8 @@ pub(crate) async fn surround(
     );
     request.extensions_mut().insert(Arrived(arrived));
     let version = request.version();
-    let line = Line { path: request.uri().path().to_owned(), arrived };
+    let line =
+        Line { path: request.uri().path().to_owned(), correlation: correlation.clone(), arrived };
 
     let mut response = answer(&bridge, request, next).instrument(span.clone()).await;
 
@@ -130,6 +131,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 /// What one request leaves in the log.
 struct Line {
     path: String,
+    correlation: HeaderValue,
     arrived: Instant,
 }
 
@@ -144,6 +146,7 @@ impl Line {
                 tracing::$level!(
                     { semconv::HTTP_STATUS } = status.as_u16(),
                     path = self.path,
+                    { semconv::CORRELATION_ID } = self.correlation.to_str().unwrap_or_default(),
                     reason = problem.map(Problem::reason),
                     cause = problem.and_then(Problem::cause),
                     elapsed_ms,

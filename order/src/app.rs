@@ -11,7 +11,7 @@ use storage::{
     keys::{Kind, Owner},
     record::{self, OrderRecord, order_record},
 };
-use types::{ItemId, Money, OrderId, Quantity, Reason, Refusal, TxId, UserId};
+use types::{ItemId, Money, OrderId, Quantity, Reason, Refusal, Timestamp, TxId, UserId};
 
 use crate::domain::{Draw, Line, Order, Paid};
 
@@ -218,6 +218,23 @@ impl Domain for Orders {
         Ok(Lock { order_id, version: payload.version })
     }
 
+    fn decode_query(&self, bytes: &[u8]) -> Result<Op, InvalidField> {
+        let query = wire::GetOrderRequest::decode(bytes)
+            .map_err(|error| InvalidField::new("query", error))?;
+        Ok(Op::Get(convert::order_id("query.order_id", &query.order_id)?))
+    }
+
+    fn encode_answer(&self, query: &Op, reply: &Reply, at: Timestamp) -> Vec<u8> {
+        match (query, reply) {
+            (Op::Get(id), Reply::Order(order)) => {
+                let order = Some(order.to_wire(id));
+                wire::GetOrderResponse { order, read_ts: at.0 }.encode_to_vec()
+            }
+            // The only query is Get, and it is answered with an order.
+            _ => Vec::new(),
+        }
+    }
+
     fn op_rows(&self, op: &Op) -> Vec<Row> {
         match op {
             Op::Create(id, _)
@@ -298,6 +315,25 @@ impl Domain for Orders {
 
     fn abort(&self, _: &OrderId, _: &mut Rows<'_, Self>) {
         // The lock is the hold itself; nothing was written.
+    }
+}
+
+impl Order {
+    /// As the wire shows it.
+    pub fn to_wire(&self, id: &OrderId) -> wire::Order {
+        let line = |line: &Line| wire::order::Line {
+            item_id: line.item_id.to_string(),
+            quantity: line.quantity.get(),
+            price: line.price.get(),
+        };
+        wire::Order {
+            order_id: id.to_string(),
+            user_id: self.user_id.to_string(),
+            paid: self.paid.is_some(),
+            lines: self.lines.iter().map(line).collect(),
+            total_cost: self.total_cost.get(),
+            version: self.version,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use types::{ErrorKind, ItemId, Money, OrderId, Timestamp, shard_of};
 
 use crate::{
     app::{Op, Orders, Reply},
-    domain::{Draw, Order},
+    domain::Draw,
 };
 
 /// The gRPC face of the order service.
@@ -90,25 +90,6 @@ fn checked<T>(field: Result<T, InvalidField>) -> Result<T, Status> {
     field.map_err(|error| invalid(&error))
 }
 
-fn to_wire(id: &OrderId, order: &Order) -> wire::Order {
-    wire::Order {
-        order_id: id.to_string(),
-        user_id: order.user_id.to_string(),
-        paid: order.paid.is_some(),
-        lines: order
-            .lines
-            .iter()
-            .map(|line| wire::order::Line {
-                item_id: line.item_id.to_string(),
-                quantity: line.quantity.get(),
-                price: line.price.get(),
-            })
-            .collect(),
-        total_cost: order.total_cost.get(),
-        version: order.version,
-    }
-}
-
 #[tonic::async_trait]
 impl OrderService for Grpc {
     async fn create_order(
@@ -132,7 +113,7 @@ impl OrderService for Grpc {
         let id = checked(order_id("order_id", &request.get_ref().order_id))?;
         match self.execute(&id, Op::Get(id.clone()), None).await? {
             (Reply::Order(order), at) => Ok(Response::new(wire::GetOrderResponse {
-                order: Some(to_wire(&id, &order)),
+                order: Some(order.to_wire(&id)),
                 read_ts: at.0,
             })),
             (Reply::TotalCost(_), _) => Err(to_status(&LaneError::Unavailable)),

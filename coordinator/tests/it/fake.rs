@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::future::join_all;
+use prost::Message as _;
 use proto::{
     convert,
     order::v1::{self as order, order_service_server::OrderService},
@@ -158,6 +159,12 @@ impl Fake {
         Timestamp::from_physical(self.clock.now())
     }
 
+    fn read(&self, query: order::GetOrderRequest) -> order::GetOrderResponse {
+        let mut order = self.state().order.clone();
+        order.order_id = query.order_id;
+        order::GetOrderResponse { order: Some(order), read_ts: self.now().0 }
+    }
+
     fn note(&self, what: impl std::fmt::Display) {
         self.log.lock().unwrap().push(format!("{} {what}", self.name));
     }
@@ -280,6 +287,11 @@ impl Fake {
                 self.note("forget");
                 OpResult::Forget(wire::ForgetResponse {})
             }
+            Op::Read(request) => {
+                let query = order::GetOrderRequest::decode(request.query).unwrap();
+                let answer = self.read(query).encode_to_vec().into();
+                OpResult::Read(wire::ReadResponse { answer })
+            }
         }
     }
 }
@@ -369,10 +381,7 @@ impl OrderService for Fake {
     ) -> Result<Response<order::GetOrderResponse>, Status> {
         let mut frozen = self.frozen.subscribe();
         frozen.wait_for(|frozen| !frozen).await.unwrap();
-        let mut order = self.state().order.clone();
-        order.order_id = request.into_inner().order_id;
-        let read_ts = self.now().0;
-        Ok(Response::new(order::GetOrderResponse { order: Some(order), read_ts }))
+        Ok(Response::new(self.read(request.into_inner())))
     }
 
     async fn create_order(

@@ -7,7 +7,7 @@ use storage::{
     KvError, Value,
     keys::{Kind, Owner},
 };
-use types::{Priority, Refusal, TxId};
+use types::{Priority, Refusal, Timestamp, TxId};
 
 use crate::core::Rows;
 
@@ -97,6 +97,18 @@ pub trait Domain: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`InvalidField`]; a retry does not help.
     fn decode_payload(&self, bytes: &[u8]) -> Result<Self::Payload, InvalidField>;
+
+    /// A question of a coordinator as an operation that changes nothing.
+    ///
+    /// # Errors
+    /// [`InvalidField`]; a retry does not help. Always, unless the service lets coordinators see something.
+    fn decode_query(&self, _bytes: &[u8]) -> Result<Self::Op, InvalidField> {
+        Err(InvalidField::new("query", "is not offered by this service"))
+    }
+    /// The answer to a coordinator's question, true as of `at`.
+    fn encode_answer(&self, _query: &Self::Op, _reply: &Self::Reply, _at: Timestamp) -> Vec<u8> {
+        Vec::new()
+    }
 
     /// Rows that an operation reads.
     fn op_rows(&self, op: &Self::Op) -> Vec<Row>;

@@ -169,19 +169,35 @@ impl<D: Domain> Participant<D> {
         Ok(wire::ForgetResponse {})
     }
 
+    async fn read_one(&self, request: &wire::ReadRequest) -> Result<OpResult, Status> {
+        let op = self.domain.decode_query(&request.query).map_err(|error| invalid(&error))?;
+        let call = Call::Op { op: op.clone(), request: None, may_wait: false };
+        match self.ask(request.branch.as_ref(), call).await? {
+            Answer::Done(reply, at) => {
+                let answer = self.domain.encode_answer(&op, &reply, at).into();
+                Ok(OpResult::Read(wire::ReadResponse { answer }))
+            }
+            Answer::Refused(refusal) => Err(to_status(&refusal)),
+            Answer::Waiting(blocker) => Ok(waiting(&blocker)),
+            Answer::Overloaded => Err(to_status(&LaneError::Overloaded)),
+            // A lane answers an operation in no other way.
+            Answer::Vote(_) | Answer::State(..) | Answer::Forgotten => {
+                Err(to_status(&LaneError::Unavailable))
+            }
+        }
+    }
+
     async fn apply_one(&self, operation: wire::Operation) -> OpResult {
         let result = match operation.operation {
             Some(Op::Prepare(request)) => self.vote(&request, false).await.map(|vote| match vote {
                 Ok(vote) => OpResult::Prepare(wire::PrepareResponse { vote: Some((&vote).into()) }),
-                Err(blocker) => {
-                    let blocker = wire::Blocker { tx: Some((&*blocker).into()) };
-                    OpResult::Waiting(wire::Waiting { blocker: Some(blocker) })
-                }
+                Err(blocker) => waiting(&blocker),
             }),
             Some(Op::Commit(request)) => self.commit_one(request).await.map(OpResult::Commit),
             Some(Op::Abort(request)) => self.abort_one(&request).await.map(OpResult::Abort),
             Some(Op::Query(request)) => self.query_one(&request).await.map(OpResult::Query),
             Some(Op::Forget(request)) => self.forget_one(&request).await.map(OpResult::Forget),
+            Some(Op::Read(request)) => self.read_one(&request).await,
             None => Err(invalid_field("operation", "is missing")),
         };
         result.unwrap_or_else(|status| {
@@ -191,6 +207,11 @@ impl<D: Domain> Participant<D> {
             })
         })
     }
+}
+
+fn waiting(blocker: &TxMeta) -> OpResult {
+    let blocker = wire::Blocker { tx: Some(blocker.into()) };
+    OpResult::Waiting(wire::Waiting { blocker: Some(blocker) })
 }
 
 fn tx(meta: Option<&proto::types::v1::TxMeta>) -> Result<TxMeta, Status> {

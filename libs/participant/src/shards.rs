@@ -161,7 +161,7 @@ impl<D: Domain> Shards<D> {
         request: Option<RequestKey>,
     ) -> Result<(D::Reply, Timestamp), OpError> {
         let lane = self.lane(shard)?.ok_or(LaneError::Unavailable)?;
-        match lane.call(Call::Op { op, request }).await? {
+        match lane.call(Call::Op { op, request, may_wait: true }).await? {
             Answer::Done(reply, at) => Ok((reply, at)),
             Answer::Refused(refusal) => Err(refusal.into()),
             Answer::Overloaded => Err(LaneError::Overloaded.into()),

@@ -14,7 +14,9 @@ impl<D: Domain> Core<D> {
     /// Answers a call or lets it wait. `waited` is the place it had in the queue, which it keeps.
     pub(super) fn decide(&mut self, id: CallId, call: &Call<D>, waited: Option<&Waiter<D>>) {
         match call {
-            Call::Op { op, request } => self.execute(id, call, op, request.as_ref(), waited),
+            Call::Op { op, request, may_wait } => {
+                self.execute(id, call, op, request.as_ref(), *may_wait, waited);
+            }
             Call::Prepare { meta, payload, may_wait } => {
                 self.prepare(id, call, meta, payload, *may_wait, waited);
             }
@@ -50,6 +52,7 @@ impl<D: Domain> Core<D> {
         call: &Call<D>,
         op: &D::Op,
         request: Option<&RequestKey>,
+        may_wait: bool,
         waited: Option<&Waiter<D>>,
     ) {
         if let Some(answer) = request.and_then(|key| self.recall(key)) {
@@ -67,6 +70,10 @@ impl<D: Domain> Core<D> {
                 self.answer(id, Answer::Done(reply, start));
             }
             Executed::Refused(refusal) => self.answer(id, Answer::Refused(refusal)),
+            Executed::Wait(row) if !may_wait => match self.blocker_on(&row).cloned() {
+                Some(blocker) => self.answer(id, Answer::Waiting(Box::new(blocker))),
+                None => self.answer(id, Answer::Overloaded),
+            },
             Executed::Wait(row) => {
                 let now = Priority { begin_ts: self.run.start.0, nonce: id };
                 let priority = waited.map_or(now, |waiter| waiter.priority);

@@ -43,6 +43,8 @@ pub enum Call<D: Domain> {
         op: D::Op,
         /// Makes it happen once; none for reads.
         request: Option<RequestKey>,
+        /// Whether it may wait here for others; else the answer is [`Answer::Waiting`].
+        may_wait: bool,
     },
     /// A Prepare.
     Prepare {
@@ -86,7 +88,9 @@ pub enum Call<D: Domain> {
 impl<D: Domain> Clone for Call<D> {
     fn clone(&self) -> Self {
         match self {
-            Self::Op { op, request } => Self::Op { op: op.clone(), request: request.clone() },
+            Self::Op { op, request, may_wait } => {
+                Self::Op { op: op.clone(), request: request.clone(), may_wait: *may_wait }
+            }
             Self::Prepare { meta, payload, may_wait } => {
                 Self::Prepare { meta: meta.clone(), payload: payload.clone(), may_wait: *may_wait }
             }
@@ -147,7 +151,7 @@ pub enum Answer<R> {
     Refused(Refusal),
     /// A Prepare's vote.
     Vote(Vote),
-    /// A Prepare would have to wait for this transaction.
+    /// It would have to wait for this transaction.
     Waiting(Box<TxMeta>),
     /// What stands after a Commit, Abort or Query, and the vote that was given.
     State(BranchState, Option<Vote>),

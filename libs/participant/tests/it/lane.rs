@@ -178,7 +178,8 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
     txn.put(key, vec![99]);
     txn.commit().await.unwrap();
     let fresh = shop.lane(2);
-    let call = participant::core::Call::Op { op: Op::Get(item("b")), request: None };
+    let call =
+        participant::core::Call::Op { op: Op::Get(item("b")), request: None, may_wait: true };
     let (damaged, good) = tokio::join!(fresh.call(call), add(&fresh, "a", 1, None));
     assert!(matches!(damaged, Err(participant::lane::LaneError::Damaged(_))), "{damaged:?}");
     assert_eq!(good, Ok(2));

@@ -132,7 +132,7 @@ pub(crate) async fn op(
     op: Op,
     request: Option<RequestKey>,
 ) -> Result<Reply, Reason> {
-    match lane.call(Call::Op { op, request }).await.unwrap() {
+    match lane.call(Call::Op { op, request, may_wait: true }).await.unwrap() {
         Answer::Done(reply, _) => Ok(reply),
         Answer::Refused(refusal) => Err(refusal.reason),
         other => panic!("{other:?}"),

@@ -93,7 +93,8 @@ where
                 return futures::future::ok(to_status(&refusal).into_http()).boxed();
             }
         };
-        let span = tracing::info_span!(
+        // At debug, like all that is said of single requests: a span costs more than many a request.
+        let span = tracing::debug_span!(
             "request",
             { semconv::RPC_SYSTEM_NAME } = "grpc",
             { semconv::RPC_METHOD } = path.trim_start_matches('/'),
