@@ -43,6 +43,9 @@ impl Client {
             let symbol = MessageRequest::FileContainingSymbol(service.clone());
             files.extend(described(&channel, symbol).await);
         }
+        // Two services may stand in one file.
+        files.sort_by(|left, right| left.name().cmp(right.name()));
+        files.dedup_by(|left, right| left.name() == right.name());
         // Imports come one by one, as a client does that only has names.
         let mut pool = DescriptorPool::new();
         let mut known: BTreeSet<String> = files.iter().map(|file| file.name().to_owned()).collect();
