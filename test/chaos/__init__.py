@@ -1,0 +1,1 @@
+"""A shop under faults, a mixed load upon it, and a ledger of everything that was said."""
