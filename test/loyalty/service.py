@@ -104,9 +104,14 @@ class Loyalty(services["participant"].ParticipantServiceServicer):
         try:
             if kind is None:
                 raise Refused("operation is missing")
+            handler = getattr(self, f"_{kind}", None)
+            if handler is None:
+                # A read, or whatever later releases bring; the coordinator does without.
+                result.error.code = grpc.StatusCode.UNIMPLEMENTED.value[0]
+                return result
             request = getattr(operation, kind)
             _check(request)
-            getattr(result, kind).CopyFrom(getattr(self, f"_{kind}")(request))
+            getattr(result, kind).CopyFrom(handler(request))
         except Refused as refused:
             result.error.code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
             result.error.message = str(refused)
