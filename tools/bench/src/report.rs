@@ -163,6 +163,10 @@ impl Point {
             line(&mut text, &format!("  refused as expected, {reason}: {count}, {rate:.0}/s"));
         }
         self.latency_table(&mut text);
+        if self.tally.count(Kind::Bare) > 0 {
+            // No shop took part.
+            return text;
+        }
         self.cost_table(&mut text);
         if let Some(cpu) = self.cpu_each_us() {
             line(&mut text, &format!("  CPU of all roles for each fresh checkout: {cpu:.0} us"));

@@ -63,7 +63,8 @@ impl Rest {
         let status = response.status();
         let body = response.into_body().collect().await.map_err(gone)?.to_bytes();
         self.sender = Some(sender);
-        Ok((status, body))
+        // A copy: what arrived is a part of the connection's buffer, and would keep all of it alive.
+        Ok((status, Bytes::copy_from_slice(&body)))
     }
 }
 

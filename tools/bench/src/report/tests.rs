@@ -83,3 +83,13 @@ fn a_shop_that_does_not_keep_up_is_told() {
     slow.pace = Pace::Open { rate: 50.0, callers: 8 };
     assert_eq!(slow.json()["remarks"], json!([]));
 }
+
+#[test]
+fn a_bare_transaction_has_no_roles_to_tell_of() {
+    let mut bare = point("tikv", 0, None);
+    let begin = Instant::now();
+    bare.tally = Tally::new(begin, begin + Duration::from_secs(1));
+    bare.tally.add(begin, begin, End::Done(Kind::Bare));
+    let table = bare.table();
+    assert!(table.contains("bare_transaction") && !table.contains("not known"), "{table}");
+}
