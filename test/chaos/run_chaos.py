@@ -13,6 +13,7 @@ import tempfile
 import time
 
 from chaos.matrix import cells, run_cell
+from chaos.race import LOADS
 from shop.process import Shop
 
 
@@ -21,6 +22,7 @@ def arguments():
     parser.add_argument("--replicas", type=int, default=2, help="of every role but dev-kv (2)")
     parser.add_argument("--only", default="", help="cells whose `fault role` contains this")
     parser.add_argument("--seed", type=int, default=0, help="of the load")
+    parser.add_argument("--load", choices=LOADS, default="mixed", help="what the clients do (mixed)")
     parser.add_argument("--workers", type=int, default=20, help="clients at once (20)")
     parser.add_argument("--json", type=pathlib.Path, help="file for all counts")
     return parser.parse_args()
@@ -39,7 +41,9 @@ async def main():
                     continue
                 begun = time.monotonic()
                 try:
-                    cell = await run_cell(shop, fault, role, act, asked.seed, asked.workers)
+                    cell = await run_cell(
+                        shop, fault, role, act, f"{asked.seed}-{asked.load}", asked.workers, LOADS[asked.load]()
+                    )
                 except Exception as error:  # noqa: BLE001 - a cell that fails must not hide the others
                     failed += 1
                     print(f"{fault:<18} {role:<12} FAILED  {error}")
@@ -60,7 +64,7 @@ async def main():
         finally:
             await asyncio.to_thread(shop.stop)
     if asked.json:
-        asked.json.write_text(json.dumps({"replicas": asked.replicas, "cells": results}, indent=1) + "\n")
+        asked.json.write_text(json.dumps({"replicas": asked.replicas, "load": asked.load, "cells": results}, indent=1) + "\n")
     return 1 if failed else 0
 
 

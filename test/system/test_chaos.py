@@ -6,6 +6,7 @@ import pytest
 
 from chaos.ledger import Ledger
 from chaos.matrix import cells, nothing, run_cell
+from chaos.race import LOADS
 from conftest import running_shop
 from shop.client import Client
 
@@ -32,6 +33,13 @@ def test_every_operation_is_answered_and_the_books_agree(two_of_each, cell):
 def test_one_replica_of_each_is_enough(small_shop, cell):
     fault, role, act = CELLS[cell]
     assert asyncio.run(run_cell(small_shop, fault, role, act)).answers["done"] > 50
+
+
+@pytest.mark.parametrize(("load", "cell"), [("one-item", "kill -9, stock"), ("many-items", "kill -9, dev-kv")])
+def test_the_consistency_race_is_exact_under_a_kill(two_of_each, load, cell):
+    fault, role, act = CELLS[cell]
+    came = asyncio.run(run_cell(two_of_each, fault, role, act, seed=load, ledger=LOADS[load]()))
+    assert came.answers["done"] <= 100
 
 
 async def audit(shop, ledger):
