@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, EngineError, UpdateError};
 use crate::error::Error;
-use crate::keyspaces::Keyspaces;
+use crate::keyspaces::{Keyspaces, boundaries};
 use crate::regions::{Regions, Table};
 use bytes::Bytes;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -49,6 +49,15 @@ impl Cluster {
     /// A keyspace's id.
     pub(crate) fn keyspace(&self, name: &str) -> Option<u32> {
         self.keyspaces.read().unwrap_or_else(PoisonError::into_inner).id(name)
+    }
+
+    /// A keyspace's id, and regions of its own for it.
+    pub(crate) async fn load_keyspace(&self, name: &str) -> Result<Option<u32>, EngineError> {
+        let id = self.keyspace(name);
+        if let Some(id) = id {
+            self.split_all(&boundaries(id)).await?;
+        }
+        Ok(id)
     }
 
     /// Splits the region of each plain key at it; answers how many regions are new.

@@ -9,6 +9,16 @@ const DEFAULT: (&str, u32) = ("DEFAULT", 0);
 /// Ids are three bytes on the wire; PD keeps the largest for itself.
 const ID_MAX: u32 = (1 << 24) - 2;
 
+/// Where PD cuts regions for a keyspace: around its raw keys and around its transactional ones, so that none
+/// shares a region with another.
+pub(crate) fn boundaries(id: u32) -> Vec<Bytes> {
+    let prefixed = |mode: u8, id: u32| {
+        let [_, high, middle, low] = id.to_be_bytes();
+        Bytes::copy_from_slice(&[mode, high, middle, low])
+    };
+    [b'r', b'x'].into_iter().flat_map(|mode| [prefixed(mode, id), prefixed(mode, id + 1)]).collect()
+}
+
 /// All keyspaces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Keyspaces {

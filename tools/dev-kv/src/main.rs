@@ -14,6 +14,8 @@ struct Cli {
 }
 
 const EXIT_USAGE: u8 = 64;
+/// The storage engine's own steps are for those who look for them.
+const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -22,7 +24,7 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT_LOG)),
         )
         .init();
     let listen = cli.args.listen;

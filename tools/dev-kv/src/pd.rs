@@ -292,7 +292,8 @@ impl Keyspace for Pd {
     ) -> Result<Response<keyspacepb::LoadKeyspaceResponse>, Status> {
         let request = request.into_inner();
         self.check(request.header.as_ref())?;
-        let keyspace = self.cluster.keyspace(&request.name).map(|id| keyspacepb::KeyspaceMeta {
+        let id = self.cluster.load_keyspace(&request.name).await.map_err(status)?;
+        let keyspace = id.map(|id| keyspacepb::KeyspaceMeta {
             id,
             name: request.name,
             state: keyspacepb::KeyspaceState::Enabled.into(),

@@ -13,7 +13,9 @@
 
 mod basics;
 mod crash;
+mod faults;
 mod garbage;
+mod hostile;
 mod locks;
 mod pessimistic;
 mod phases;

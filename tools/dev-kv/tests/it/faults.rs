@@ -1,0 +1,249 @@
+//! Faults on demand, as the real client meets them.
+
+use crate::support::{Server, eventually, get, http, now, optimistic, put};
+use crate::wire::Wire;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tikv_client::{Config, Error, TransactionClient};
+
+async fn write(client: &TransactionClient, key: &str, value: &str) -> tikv_client::Result<()> {
+    let mut txn = client.begin_with_options(optimistic()).await?;
+    txn.put(key.to_owned(), value.to_owned()).await?;
+    txn.commit().await.map(drop)
+}
+
+/// A client that gives up early.
+async fn impatient(server: &Server) -> TransactionClient {
+    let config = Config::default().with_timeout(Duration::from_millis(300));
+    TransactionClient::new_with_config(vec![server.address.clone()], config).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moved_leaders_and_stale_commands_are_not_noticed() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for fault in [
+        json!({ "kind": "not_leader", "name_leader": true }),
+        json!({ "kind": "not_leader" }),
+        json!({ "kind": "stale_command" }),
+    ] {
+        for rpc in ["KvPrewrite", "KvCommit", "KvGet"] {
+            server.fault(json!({ "rpc": rpc, "count": 2, "fault": fault })).await;
+        }
+        put(&client, "k", &fault.to_string()).await;
+        assert_eq!(get(&client, "k").await, Some(fault.to_string()));
+    }
+    let hits = server.page("/dev-kv/v1/faults").await["hits"].as_u64().unwrap();
+    assert_eq!(hits, 18);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_server_is_the_callers_business() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for kind in ["server_is_busy", "max_timestamp_not_synced"] {
+        let rule = json!({ "rpc": "KvPrewrite", "count": 1, "fault": { "kind": kind } });
+        server.fault(rule).await;
+        let error = write(&client, "k", "x").await.unwrap_err();
+        assert!(format!("{error:?}").contains("RegionError"), "{error:?}");
+        write(&client, "k", "x").await.unwrap();
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn latency_is_as_long_as_asked_for() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    put(&client, "k", "v").await;
+    let read = async || {
+        let started = Instant::now();
+        get(&client, "k").await;
+        started.elapsed()
+    };
+    let rule = |delay| json!({ "rpc": "KvGet", "fault": { "kind": "latency", "delay": delay } });
+    server.fault(rule(json!({ "fixed": 150 }))).await;
+    assert!(read().await >= Duration::from_millis(150));
+    server.no_faults().await;
+    server.fault(rule(json!({ "uniform": [100, 120] }))).await;
+    assert!(read().await >= Duration::from_millis(100));
+    server.no_faults().await;
+    server.fault(rule(json!({ "exponential": 20 }))).await;
+    let mut times = Vec::new();
+    for _ in 0..30 {
+        times.push(read().await);
+    }
+    let (shortest, longest) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    assert!(*longest > *shortest * 3, "{times:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_reply_hides_a_commit_that_is_there() {
+    let server = Server::start().await;
+    let client = impatient(&server).await;
+    put(&client, "k", "old").await;
+    let lost = json!({ "kind": "lose_reply", "then": "silence" });
+    server.fault(json!({ "rpc": "KvCommit", "fault": lost })).await;
+    let attempt = tokio::time::timeout(Duration::from_secs(1), write(&client, "k", "new"));
+    assert!(!matches!(attempt.await, Ok(Ok(()))), "the reply came through");
+    server.no_faults().await;
+    assert_eq!(get(&client, "k").await.as_deref(), Some("new"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_after_a_lost_reply_has_one_effect() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let lost = json!({ "kind": "lose_reply" });
+    server.fault(json!({ "rpc": "KvPrewrite", "count": 1, "fault": lost })).await;
+    let before = now(&client).await;
+    let mut txn = client.begin_with_options(optimistic().try_one_pc()).await.unwrap();
+    txn.put("k".to_owned(), "v").await.unwrap();
+    let commit = txn.commit().await.unwrap().unwrap();
+    let commit = tikv_client::TimestampExt::version(&commit);
+    assert!(commit > before);
+    let wire = Wire::new(&server).await;
+    assert_eq!(wire.get("k", commit - 1).await, Ok(None));
+    assert_eq!(wire.get("k", commit).await, Ok(Some("v".to_owned())));
+    assert_eq!(server.page("/dev-kv/v1/stats").await["history_rows"], json!(0));
+    server.stop().await;
+}
+
+/// The marker protocol: whatever became of the first try, running the whole operation again after reading the
+/// marker makes it happen once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_landing_meets_the_marker_of_the_second_try() {
+    let server = Server::start().await;
+    let client = impatient(&server).await;
+    put(&client, "marker", "none").await;
+    put(&client, "balance", "10").await;
+    let late = json!({ "kind": "land_late", "delay": { "fixed": 600 }, "then": "silence" });
+    server.fault(json!({ "rpc": "KvPrewrite", "count": 1, "fault": late })).await;
+    let spend = async || -> tikv_client::Result<bool> {
+        let mut txn = client.begin_with_options(optimistic().try_one_pc()).await?;
+        let marker = txn.get("marker".to_owned()).await?;
+        if marker.as_deref() == Some(&b"spent"[..]) {
+            txn.rollback().await?;
+            return Ok(false);
+        }
+        let balance: u64 = String::from_utf8(txn.get("balance".to_owned()).await?.unwrap())
+            .unwrap()
+            .parse()
+            .unwrap();
+        txn.put("marker".to_owned(), "spent").await?;
+        txn.put("balance".to_owned(), (balance - 1).to_string()).await?;
+        txn.commit().await.map(|_| true)
+    };
+    let first = tokio::time::timeout(Duration::from_millis(100), spend()).await;
+    assert!(first.is_err(), "undetermined by then");
+    // Again at once, and again after the first has landed or failed.
+    eventually("one of them is known", async || spend().await.is_ok()).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert!(!spend().await.unwrap(), "it has happened");
+    assert_eq!(get(&client, "balance").await.as_deref(), Some("9"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusing_server_is_back_after_its_time() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    put(&client, "k", "v").await;
+    server.fault(json!({ "for_ms": 500, "fault": { "kind": "refuse" } })).await;
+    let status = server.kv().await.kv_get(dev_kv::wire::kvrpcpb::GetRequest::default()).await;
+    assert_eq!(status.unwrap_err().code(), tonic::Code::Unavailable);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    eventually("it serves", async || write(&client, "k", "again").await.is_ok()).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn falling_back_to_two_phases_is_told_by_a_zero() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    server.fault(json!({ "count": 1, "fault": { "kind": "fall_back" } })).await;
+    let mut txn = client.begin_with_options(optimistic().try_one_pc()).await.unwrap();
+    txn.put("k".to_owned(), "v").await.unwrap();
+    let error = txn.commit().await.unwrap_err();
+    assert!(matches!(error, Error::OnePcFailure), "{error:?}");
+    txn.rollback().await.unwrap();
+    assert_eq!(get(&client, "k").await, None);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_commit_timestamp_is_replaced_by_a_later_one() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    server.fault(json!({ "count": 1, "fault": { "kind": "commit_ts_expired" } })).await;
+    write(&client, "k", "v").await.unwrap();
+    assert_eq!(get(&client, "k").await.as_deref(), Some("v"));
+    let faults = server.page("/dev-kv/v1/faults").await;
+    assert_eq!((faults["hits"].clone(), faults["rules"].clone()), (json!(1), json!([])));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_hits_whom_it_speaks_of_as_often_as_it_says() {
+    let server = Server::start().await;
+    let wire = Wire::new(&server).await;
+    let rule = json!({ "rpc": "KvGet", "skip": 2, "count": 3, "fault": { "kind": "refuse" } });
+    server.fault(rule).await;
+    let request = || dev_kv::wire::kvrpcpb::GetRequest {
+        context: crate::support::whole(),
+        key: "k".into(),
+        version: 1,
+    };
+    let mut seen = Vec::new();
+    for _ in 0..7 {
+        seen.push(wire.kv.clone().kv_get(request()).await.is_ok());
+    }
+    assert_eq!(seen, [true, true, false, false, false, true, true]);
+    server.fault(json!({ "probability": 0.5, "fault": { "kind": "refuse" } })).await;
+    let mut served = 0;
+    for _ in 0..400 {
+        served += u32::from(wire.kv.clone().kv_get(request()).await.is_ok());
+    }
+    assert!((140..=260).contains(&served), "{served} of 400");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_says_nothing_known_is_refused() {
+    let server = Server::start().await;
+    for rule in [
+        json!({ "fault": { "kind": "meteor" } }),
+        json!({ "fault": { "kind": "refuse" }, "propability": 1 }),
+        json!({}),
+    ] {
+        let (status, _) = http(&server.address, "POST", "/dev-kv/v1/faults", &rule).await;
+        assert!((400..500).contains(&status), "{rule}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_implemented_is_named() {
+    let server = Server::start().await;
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    for path in ["/tikvpb.Tikv/Coprocessor", "/pdpb.PD/Bootstrap", "/tikvpb.Tikv/KvGC", "/a.B/C"] {
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<
+            dev_kv::wire::kvrpcpb::GetRequest,
+            dev_kv::wire::kvrpcpb::GetResponse,
+        >::default();
+        let request = tonic::Request::new(dev_kv::wire::kvrpcpb::GetRequest::default());
+        let status = grpc.unary(request, path.parse().unwrap(), codec).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unimplemented, "{path}");
+        assert!(status.message().contains(path), "{path}: {}", status.message());
+    }
+    server.stop().await;
+}
