@@ -1,6 +1,8 @@
 //! The whole run: what must hold before anything lands. Cheap parts first.
 
-use crate::{command, deps, outside, report::Report, test, tidy, workspace::Workspace};
+use crate::{
+    client_rust, command, deps, outside, report::Report, test, tidy, workspace::Workspace,
+};
 
 /// Runs every part, whatever became of those before it.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
@@ -23,5 +25,6 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     outside::deny(workspace, report);
     outside::deployment(workspace, report);
     test::run(workspace, report);
+    report.part("client tests", || client_rust::run(workspace, 1));
     outside::run(workspace, report);
 }

@@ -6,12 +6,17 @@
 //! workspace of its own. The tests themselves are as published.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::{
+    command,
+    report::{Outcome, Part, Tally},
+    workspace::Workspace,
+};
 
 /// The published version whose tests are run; the one that the project depends on.
 const PACKAGE: &str = "tikv-client-0.4.0";
@@ -19,43 +24,32 @@ const PACKAGE: &str = "tikv-client-0.4.0";
 /// How long the server may take to listen.
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// What the tests said.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Tests that passed.
-    pub passed: usize,
-    /// Tests that failed, by name.
-    pub failed: Vec<String>,
-}
+/// Regions of the store when nobody says how many.
+const REGIONS_DEFAULT: usize = 1;
 
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed", self.passed, self.failed.len())?;
-        for name in &self.failed {
-            write!(f, "\n  failed: {name}")?;
-        }
-        Ok(())
+/// The number of regions that the arguments after the command ask for.
+pub(crate) fn regions(arguments: &[String]) -> Result<usize, String> {
+    match arguments {
+        [] => Ok(REGIONS_DEFAULT),
+        [flag, count] if flag == "--regions" => match count.parse() {
+            Ok(count) if count > 0 => Ok(count),
+            Ok(_) | Err(_) => Err(format!("--regions {count}: a number from 1 on is meant")),
+        },
+        [..] => Err("usage: cargo xtask client-tests [--regions N]".to_owned()),
     }
 }
 
-/// Runs all of them, transactional and raw, against a new store of this many regions. `root` is the
-/// workspace.
-///
-/// # Errors
-///
-/// When something could not be built or started. Failed tests are in the summary.
-pub fn run(root: &Path, regions: usize) -> Result<Summary, String> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |target| root.join(target));
-    let work = target.join("client-rust");
+/// Runs all of them, transactional and raw, against a new store of this many regions.
+pub(crate) fn run(workspace: &Workspace, regions: usize) -> Part {
+    let work = workspace.scratch("client-rust")?;
     let copy = copy_package(&work)?;
     let tests = build_tests(&work, &copy)?;
-    let server = Server::start(root, &target, &work, regions)?;
-    let mut summary = Summary::default();
+    let server = Server::start(workspace, &work, regions)?;
+    let mut tally = Tally::default();
     for test in tests {
-        run_one(&test, &copy, &server, regions, &mut summary)?;
+        tally += run_one(&test, &copy, &server, regions)?;
     }
-    Ok(summary)
+    Ok(Outcome::Ran(tally))
 }
 
 fn said(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> String {
@@ -149,7 +143,7 @@ fn build_tests(work: &Path, copy: &Path) -> Result<Vec<PathBuf>, String> {
 fn executables(said: &str, copy: &Path) -> Vec<PathBuf> {
     said.lines()
         .filter(|line| line.trim_start().starts_with("Executable "))
-        .filter_map(|line| Some(line.rsplit_once('(')?.1.strip_suffix(')')?))
+        .filter_map(|line| line.rsplit_once('(')?.1.strip_suffix(')'))
         .map(|path| copy.join(path))
         .collect()
 }
@@ -163,21 +157,15 @@ struct Server {
 }
 
 impl Server {
-    fn start(root: &Path, target: &Path, work: &Path, regions: usize) -> Result<Self, String> {
-        let built = cargo()
-            .current_dir(root)
-            .args(["build", "--quiet", "-p", "dev-kv", "--bin", "dev-kv"])
-            .status()
-            .map_err(|error| format!("cargo did not start: {error}"))?;
-        if !built.success() {
-            return Err("dev-kv was not built".to_owned());
-        }
+    fn start(workspace: &Workspace, work: &Path, regions: usize) -> Result<Self, String> {
+        let build = ["build", "--quiet", "-p", "dev-kv", "--bin", "dev-kv"];
+        command::run(&mut workspace.cargo(&build))?;
         let data = work.join(format!("data-{}-{regions}", std::process::id()));
         let free = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .map_err(|error| format!("no free port: {error}"))?;
         let address = free.to_string();
-        let child = Command::new(target.join("debug").join("dev-kv"))
+        let child = Command::new(workspace.target.join("debug/dev-kv"))
             .args(["--listen", &address, "--regions", &regions.to_string(), "--data-dir"])
             .arg(&data)
             .stdout(Stdio::null())
@@ -205,44 +193,33 @@ impl Drop for Server {
     }
 }
 
-fn run_one(
-    test: &Path,
-    copy: &Path,
-    server: &Server,
-    regions: usize,
-    summary: &mut Summary,
-) -> Result<(), String> {
-    let mut command = Command::new(test);
-    command
+fn run_one(test: &Path, copy: &Path, server: &Server, regions: usize) -> Result<Tally, String> {
+    let mut program = Command::new(test);
+    program
         .current_dir(copy)
         .args(["--test-threads", "1"])
         .env("PD_ADDRS", &server.address)
         .env_remove("MULTI_REGION");
     if regions > 1 {
-        command.env("MULTI_REGION", "1");
+        program.env("MULTI_REGION", "1");
     }
-    let output =
-        command.output().map_err(|error| format!("{} did not start: {error}", test.display()))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let before = summary.passed + summary.failed.len();
-    for line in said.lines() {
-        let Some((name, verdict)) =
-            line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
-        else {
-            continue;
-        };
-        match verdict {
-            "ok" => summary.passed += 1,
-            "FAILED" => summary.failed.push(name.to_owned()),
-            _ => {}
-        }
+    let mut tally = Tally::default();
+    let succeeded = command::watch(&mut program, |line| tally += verdict(line))?;
+    if tally == Tally::default() || (!succeeded && tally.failed == 0) {
+        return Err(format!("{} ended early", test.display()));
     }
-    let ran = summary.passed + summary.failed.len() - before;
-    if ran == 0 || (!output.status.success() && summary.failed.is_empty()) {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{} ended early:\n{said}\n{errors}", test.display()));
+    Ok(tally)
+}
+
+/// What a line of a test program says of one test. A test's own output may stand before its verdict.
+fn verdict(line: &str) -> Tally {
+    if line == "ok" || (line.starts_with("test ") && line.ends_with(" ... ok")) {
+        Tally::PASSED
+    } else if line == "FAILED" || (line.starts_with("test ") && line.ends_with(" ... FAILED")) {
+        Tally { passed: 0, failed: 1 }
+    } else {
+        Tally::default()
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -266,5 +243,22 @@ mod tests {
                     tests/b.rs (rel/b-2)\n";
         let found = executables(said, Path::new("/copy"));
         assert_eq!(found, [PathBuf::from("/t/debug/deps/a-1"), PathBuf::from("/copy/rel/b-2")]);
+    }
+    #[test]
+    fn verdicts_are_counted() {
+        assert_eq!(verdict("test txn_crud ... ok"), Tally::PASSED);
+        assert_eq!(verdict("ok"), Tally::PASSED, "after what the test printed itself");
+        assert_eq!(verdict("test raw_ttl ... FAILED"), Tally { passed: 0, failed: 1 });
+        assert_eq!(verdict("test result: ok. 27 passed; 0 failed"), Tally::default());
+    }
+
+    #[test]
+    fn the_number_of_regions_is_read_or_refused() {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(regions(&[]), Ok(1));
+        assert_eq!(regions(&words("--regions 42")), Ok(42));
+        for bad in ["--regions", "--regions 0", "--regions many", "42"] {
+            assert!(regions(&words(bad)).is_err(), "{bad}");
+        }
     }
 }

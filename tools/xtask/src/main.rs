@@ -3,9 +3,10 @@
 //! Must not know: how any role works. It builds, checks, runs and counts. Of our own crates it links none,
 //! so that it is there within seconds, whatever state they are in.
 //!
-//! Modules: [`ci`] the whole run; [`test`] all tests; [`deps`] who may depend on whom; [`tidy`] what the
-//! sources look like; [`goldens`]; [`outside`] tools of others, against a running [`shop`]; [`python`] the
-//! virtual environment; [`command`], [`report`] and [`workspace`] underneath.
+//! Modules: [`ci`] the whole run; [`test`] all tests; [`client_rust`] tikv-client's own tests; [`deps`] who
+//! may depend on whom; [`tidy`] what the sources look like; [`goldens`]; [`outside`] tools of others, against
+//! a running [`shop`]; [`python`] the virtual environment; [`command`], [`report`] and [`workspace`]
+//! underneath.
 //!
 //! Invariants: nothing is written outside the target directory (but for `goldens`); what could not run is
 //! said so and is never counted as passed; processes are ended by their id.
@@ -22,6 +23,7 @@ use report::Report;
 use workspace::Workspace;
 
 mod ci;
+mod client_rust;
 mod command;
 mod deps;
 mod goldens;
@@ -44,7 +46,9 @@ usage: cargo xtask COMMAND
             against one
   deploy    of these, only what deploys the shop: chart, compose files, image, scripts
   k8s       writes k8s/ anew, from the chart
-  goldens   writes the golden files anew, from what the tests see";
+  goldens   writes the golden files anew, from what the tests see
+  client-tests [--regions N]
+            tikv-client's own tests against dev-kv, cut into N regions (1)";
 
 fn main() -> ExitCode {
     let command = env::args().nth(1).unwrap_or_default();
@@ -69,6 +73,18 @@ fn main() -> ExitCode {
             outside::deployment(&workspace, &mut report);
             if test::build(&workspace, &mut report) {
                 outside::run(&workspace, &mut report);
+            }
+        }
+        "client-tests" => {
+            let arguments: Vec<String> = env::args().skip(2).collect();
+            match client_rust::regions(&arguments) {
+                Ok(regions) => {
+                    report.part("client tests", || client_rust::run(&workspace, regions));
+                }
+                Err(problem) => {
+                    println!("{problem}");
+                    return ExitCode::from(64);
+                }
             }
         }
         "goldens" => report.part("goldens", || goldens::write(&workspace)),

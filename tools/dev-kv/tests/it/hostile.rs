@@ -165,8 +165,8 @@ fn any_prewrite() -> impl Strategy<Value = Call> {
     })
 }
 
-fn any_call() -> impl Strategy<Value = Call> {
-    let settle = (any_context(), keys(), any_ts(), any_ts(), 0..4u8).prop_map(
+fn any_settle() -> impl Strategy<Value = Call> {
+    (any_context(), keys(), any_ts(), any_ts(), 0..4u8).prop_map(
         |(context, keys, start_version, commit_version, kind)| match kind {
             0 => {
                 let request =
@@ -192,9 +192,12 @@ fn any_call() -> impl Strategy<Value = Call> {
                 ("/tikvpb.Tikv/KvResolveLock", request.encode_to_vec())
             }
         },
-    );
-    let read = (any_context(), keys(), any_ts(), any_key(), any_key(), any::<(u32, bool)>())
-        .prop_map(|(context, keys, version, start_key, end_key, (limit, reverse))| {
+    )
+}
+
+fn any_read() -> impl Strategy<Value = Call> {
+    (any_context(), keys(), any_ts(), any_key(), any_key(), any::<(u32, bool)>()).prop_map(
+        |(context, keys, version, start_key, end_key, (limit, reverse))| {
             if limit % 2 == 0 {
                 let request = kvrpcpb::BatchGetRequest { context, keys, version };
                 return ("/tikvpb.Tikv/KvBatchGet", request.encode_to_vec());
@@ -209,8 +212,12 @@ fn any_call() -> impl Strategy<Value = Call> {
                 key_only: false,
             };
             ("/tikvpb.Tikv/KvScan", request.encode_to_vec())
-        });
-    let status = (any_context(), any_key(), any_ts(), any_ts(), any::<[bool; 4]>()).prop_map(
+        },
+    )
+}
+
+fn any_status() -> impl Strategy<Value = Call> {
+    (any_context(), any_key(), any_ts(), any_ts(), any::<[bool; 4]>()).prop_map(
         |(context, primary_key, lock_ts, current_ts, flags)| {
             let request = kvrpcpb::CheckTxnStatusRequest {
                 context,
@@ -225,14 +232,11 @@ fn any_call() -> impl Strategy<Value = Call> {
             };
             ("/tikvpb.Tikv/KvCheckTxnStatus", request.encode_to_vec())
         },
-    );
-    let pessimistic = (
-        any_context(),
-        proptest::collection::vec(any_mutation(), 0..4),
-        any_key(),
-        any_ts(),
-        any_ts(),
     )
+}
+
+fn any_pessimistic() -> impl Strategy<Value = Call> {
+    (any_context(), proptest::collection::vec(any_mutation(), 0..4), any_key(), any_ts(), any_ts())
         .prop_map(|(context, mutations, primary_lock, start_version, for_update_ts)| {
             let request = kvrpcpb::PessimisticLockRequest {
                 context,
@@ -245,8 +249,11 @@ fn any_call() -> impl Strategy<Value = Call> {
                 ..kvrpcpb::PessimisticLockRequest::default()
             };
             ("/tikvpb.Tikv/KvPessimisticLock", request.encode_to_vec())
-        });
-    let raw = (any_context(), keys(), any_ts(), any_key(), any::<(u32, bool)>()).prop_map(
+        })
+}
+
+fn any_raw() -> impl Strategy<Value = Call> {
+    (any_context(), keys(), any_ts(), any_key(), any::<(u32, bool)>()).prop_map(
         |(context, keys, ttl, end_key, (limit, reverse))| {
             if reverse {
                 let start_key = keys.first().cloned().unwrap_or_default();
@@ -273,22 +280,31 @@ fn any_call() -> impl Strategy<Value = Call> {
             };
             ("/tikvpb.Tikv/RawBatchPut", request.encode_to_vec())
         },
-    );
-    let noise = (0..RPCS.len(), proptest::collection::vec(any::<u8>(), 0..60))
-        .prop_map(|(rpc, body)| (RPCS[rpc], body));
-    let pd = (any_key(), any_key(), any::<i32>()).prop_map(|(start_key, end_key, limit)| {
+    )
+}
+
+fn any_noise() -> impl Strategy<Value = Call> {
+    (0..RPCS.len(), proptest::collection::vec(any::<u8>(), 0..60))
+        .prop_map(|(rpc, body)| (RPCS[rpc], body))
+}
+
+fn any_pd() -> impl Strategy<Value = Call> {
+    (any_key(), any_key(), any::<i32>()).prop_map(|(start_key, end_key, limit)| {
         let request = pdpb::ScanRegionsRequest { header: None, start_key, end_key, limit };
         ("/pdpb.PD/ScanRegions", request.encode_to_vec())
-    });
+    })
+}
+
+fn any_call() -> impl Strategy<Value = Call> {
     prop_oneof![
         6 => any_prewrite(),
-        4 => settle,
-        4 => read,
-        3 => status,
-        2 => pessimistic,
-        2 => raw,
-        4 => noise,
-        1 => pd,
+        4 => any_settle(),
+        4 => any_read(),
+        3 => any_status(),
+        2 => any_pessimistic(),
+        2 => any_raw(),
+        4 => any_noise(),
+        1 => any_pd(),
     ]
 }
 
