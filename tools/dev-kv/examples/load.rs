@@ -22,6 +22,10 @@ use std::time::{Duration, Instant};
 use tikv_client::transaction::HeartbeatOption;
 use tikv_client::{Backoff, CheckLevel, RetryOptions, TransactionClient, TransactionOptions};
 
+/// As in `till`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 struct Cli {
     #[command(subcommand)]

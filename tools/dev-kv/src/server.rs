@@ -118,7 +118,11 @@ pub async fn run(
         stop.send_replace(true);
     };
     accept(&listener, router, tls, shutdown).await;
-    garbage.abort();
+    engine.close();
+    // Whoever opens the directory next finds it free, so what still reads it is waited for.
+    if tokio::time::timeout(DRAIN, garbage).await.is_err() {
+        tracing::warn!("collection of garbage still under way");
+    }
     // Joins the committer's thread, which may be syncing.
     let closed = tokio::task::spawn_blocking(move || drop(committer)).await;
     if let Err(error) = closed {

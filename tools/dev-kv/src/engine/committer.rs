@@ -33,6 +33,7 @@ impl Committer {
 
 impl Drop for Committer {
     fn drop(&mut self) {
+        self.engine.close();
         self.engine.lock().stopping = true;
         self.engine.work.notify_one();
         if let Some(thread) = self.thread.take()

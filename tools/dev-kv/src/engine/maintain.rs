@@ -30,9 +30,9 @@ impl Engine {
         Ok(self.safe_point())
     }
 
-    /// Collects garbage whenever the safe point moves, and once at the start, for as long as it is polled.
+    /// Collects garbage whenever the safe point moves, and once at the start, until the engine closes.
     pub(crate) async fn collect_garbage_forever(self: Arc<Self>) {
-        loop {
+        while !self.closing.load(Ordering::Relaxed) {
             let safe_point = self.safe_point();
             if safe_point > Ts(0)
                 && let Err(error) = self.collect_garbage(safe_point).await
@@ -66,7 +66,14 @@ impl Engine {
         .await?;
         let store = self.store()?;
         store.set_safe_point(safe_point);
-        blocking(move || store.compact_history()).await
+        let closing = Arc::clone(&self.closing);
+        blocking(move || store.compact_history(&closing)).await
+    }
+
+    /// Ends the collection of garbage at its next step.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.safe_point_moved.notify_one();
     }
 
     /// Erases everything of the transactional keys in the range, whatever its timestamps.
@@ -199,6 +206,9 @@ impl Engine {
             Ok(())
         });
         while let Some(chunk) = chunks.recv().await {
+            if self.closing.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             self.update(&[], |section| {
                 for row in &chunk {
                     change(section, row).map_err(EngineError::from)?;

@@ -159,6 +159,8 @@ pub(crate) struct Engine {
     unlocked: Notify,
     /// Told when the safe point moved.
     safe_point_moved: Notify,
+    /// The collection of garbage is to end.
+    closing: Arc<AtomicBool>,
     counters: Counters,
     started_at: u64,
     config: EngineConfig,
@@ -246,6 +248,7 @@ impl Engine {
             safe_point: AtomicU64::new(safe_point),
             unlocked: Notify::new(),
             safe_point_moved: Notify::new(),
+            closing: Arc::default(),
             counters: Counters::default(),
             started_at,
             config,

@@ -14,6 +14,7 @@ use crate::store::codec::{Current, Displaced};
 use crate::store::{RowChange, Store, StoreError};
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// Rollbacks remembered by timestamp before they are only on disk.
@@ -30,6 +31,8 @@ pub(crate) struct Live {
     pub(crate) displaced: Vec<Displaced>,
     /// The group of the last change.
     pub(crate) group: u64,
+    /// The group whose list has the key, to retire it.
+    listed: u64,
     /// The group that last changed the lock's row.
     lock_row: u64,
     /// The group that last changed the row of the newest records.
@@ -55,6 +58,15 @@ pub(crate) struct Group {
     pub(crate) rollbacks: Vec<(Ts, Bytes)>,
     /// Whether a lock was removed, which lock waiters want to know.
     pub(crate) unlocked: bool,
+}
+
+impl Live {
+    /// Has the group look at the key when it is retired.
+    fn list(&mut self, key: &Bytes, open: &mut Group) {
+        if std::mem::replace(&mut self.listed, open.number) != open.number {
+            open.touched.push(key.clone());
+        }
+    }
 }
 
 impl Group {
@@ -176,10 +188,14 @@ impl State {
 
     /// Takes rows read from the disk into the live ones, for a change that follows.
     pub(crate) fn stage(&mut self, rows: Vec<(Bytes, Current)>, looked: u64) {
+        if self.completed > looked + 1 {
+            return; // see `admits`
+        }
         for (key, row) in rows {
-            if self.admits(&key, looked) {
-                self.open.touched.push(key.clone());
-                self.live.entry(key).or_default().current = Some(row);
+            let live = self.live.entry(key.clone()).or_default();
+            if live.current.is_none() {
+                live.list(&key, &mut self.open);
+                live.current = Some(row);
             }
         }
     }
@@ -237,18 +253,17 @@ impl State {
             Some(row) => row.clone(),
             None => store.current(key)?,
         };
-        self.open.touched.push(key.clone());
-        self.live.entry(key.clone()).or_default().current = Some(row);
+        let live = self.live.entry(key.clone()).or_default();
+        live.list(key, &mut self.open);
+        live.current = Some(row);
         Ok(())
     }
 
     /// Marks the row as changed in the open group.
     fn touch(&mut self, key: &Bytes) -> &mut Live {
         let live = self.live.entry(key.clone()).or_default();
-        if live.group != self.open.number {
-            live.group = self.open.number;
-            self.open.touched.push(key.clone());
-        }
+        live.group = self.open.number;
+        live.list(key, &mut self.open);
         self.open.bytes += key.len();
         live
     }
@@ -261,10 +276,8 @@ impl State {
         if std::mem::replace(&mut live.lock_row, number) == number {
             self.open.repeated = true;
         }
-        if live.group != number {
-            live.group = number;
-            self.open.touched.push(key.clone());
-        }
+        live.group = number;
+        live.list(key, &mut self.open);
         live
     }
 
@@ -437,9 +450,10 @@ impl State {
     /// Lets go of rows that were changed in group `number` or earlier, which is on disk.
     pub(crate) fn retire(&mut self, keys: &[Bytes], number: u64) {
         for key in keys {
-            let Some(live) = self.live.get_mut(key) else {
+            let Entry::Occupied(mut entry) = self.live.entry(key.clone()) else {
                 continue;
             };
+            let live = entry.get_mut();
             if live.group > number {
                 continue; // its later group lets it go
             }
@@ -448,7 +462,7 @@ impl State {
                 self.cache.put(key, &row);
             }
             if live.lock.is_none() {
-                self.live.remove(key);
+                entry.remove();
             }
         }
     }

@@ -10,6 +10,7 @@
 
 pub(crate) mod codec;
 mod format;
+mod presence;
 mod reclaim;
 
 use crate::SyncProbe;
@@ -17,12 +18,13 @@ use crate::model::{Lock, Ts, Version};
 use bytes::Bytes;
 use codec::{Corrupt, Current, Displaced};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use presence::Presence;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Why the store cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,8 @@ pub(crate) struct StoreConfig {
 
 /// The open tables.
 pub(crate) struct Store {
+    /// Which keys `current` has; its thread ends before the engine does.
+    presence: Presence,
     db: Database,
     current: Keyspace,
     history: Keyspace,
@@ -115,6 +119,7 @@ const KEY_PREFIX: u8 = b'k';
 const MEMTABLE_BYTES: u64 = 16 << 20;
 const SMALL_MEMTABLE_BYTES: u64 = 8 << 20;
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
+const FLUSH_POLL: std::time::Duration = std::time::Duration::from_millis(10);
 
 impl Store {
     /// Opens the directory, making it if it is absent or empty.
@@ -149,6 +154,7 @@ impl Store {
             })
         };
         let store = Self {
+            presence: Presence::default(),
             current: table("current", MEMTABLE_BYTES)?,
             history: table("history", MEMTABLE_BYTES)?,
             locks: table("locks", SMALL_MEMTABLE_BYTES)?,
@@ -165,6 +171,7 @@ impl Store {
         if let Some(row) = store.meta("safe_point")? {
             store.set_safe_point(Ts(decode_u64(&row)?));
         }
+        store.presence.begin(&store.db, &store.current);
         Ok(store)
     }
 
@@ -200,7 +207,15 @@ impl Store {
                 push(&mut batch, table, &key, present.then_some(&row));
             }
         }
+        let adding = self.presence.adding();
         batch.commit()?;
+        for change in changes {
+            if let RowChange::Current(key, Some(_)) = change {
+                adding.add(key);
+            }
+        }
+        drop(adding);
+        self.presence.grow(&self.db, &self.current);
         if let Some(probe) = &self.probe {
             probe(&self.directory)?;
         }
@@ -272,6 +287,9 @@ impl Store {
 
     /// A key's newest records; the default when it has none.
     pub(crate) fn current(&self, key: &[u8]) -> Result<Current, StoreError> {
+        if !self.presence.may_hold(key) {
+            return Ok(Current::default());
+        }
         let mut row_key = Vec::with_capacity(key.len() + 1);
         prefixed(key, &mut row_key);
         match self.current.get(&row_key)? {
@@ -429,14 +447,27 @@ impl Store {
         self.safe_point.fetch_max(safe_point.0, Ordering::Relaxed);
     }
 
-    /// Rewrites the history without its garbage. Takes as long as reading it does; writers go on.
-    pub(crate) fn compact_history(&self) -> Result<(), StoreError> {
-        // What is still in memory is not compacted.
-        self.history.rotate_memtable_and_wait()?;
-        if self.history.table_count() > 0 {
-            self.history.major_compact()?;
+    /// Rewrites the history without its garbage. Takes as long as reading it does; writers go on. Once
+    /// `closing` is set it ends soon, its work undone.
+    pub(crate) fn compact_history(&self, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
+        // What is still in memory is not compacted. The engine's own way to wait for the flush would wait for
+        // ever when the thread that flushes has failed.
+        self.history.rotate_memtable()?;
+        while self.history.sealed_memtable_count() > 0 {
+            if closing.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            // Fails once such a thread has.
+            self.db.persist(PersistMode::Buffer)?;
+            std::thread::sleep(FLUSH_POLL);
         }
-        Ok(())
+        if self.history.table_count() == 0 {
+            return Ok(());
+        }
+        match reclaim::interruptible(closing, || self.history.major_compact()) {
+            Err(_) if closing.load(Ordering::Relaxed) => Ok(()),
+            result => Ok(result?),
+        }
     }
 
     /// Bytes on disk, and rows of the history, both roughly.

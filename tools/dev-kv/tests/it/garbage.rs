@@ -122,3 +122,34 @@ async fn a_hot_key_neither_slows_down_nor_grows_the_store() {
     assert!(on_disk < 400 << 20, "{on_disk} bytes on disk, mostly preallocated journals");
     server.stop().await;
 }
+
+/// A collection in the background keeps neither a stopped server nor a dropped runtime waiting.
+#[test]
+fn a_server_may_end_in_the_middle_of_a_collection() {
+    for orderly in [true, false, false] {
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let server = runtime.block_on(async {
+                let server = Server::start().await;
+                let client = server.client().await;
+                for round in 0..50 {
+                    put(&client, "k", &round.to_string()).await;
+                }
+                let safe_point = now(&client).await;
+                let request = pdpb::UpdateGcSafePointRequest { header: None, safe_point };
+                server.pd().await.update_gc_safe_point(request).await.unwrap();
+                if orderly {
+                    server.stop().await;
+                    return None;
+                }
+                Some(server)
+            });
+            // Takes its directory away, as a test does that fails.
+            drop(server);
+            drop(runtime);
+            ended.send(()).unwrap();
+        });
+        assert!(end.recv_timeout(Duration::from_secs(20)).is_ok(), "it hangs");
+    }
+}
