@@ -93,6 +93,26 @@ async fn a_lost_reply_hides_a_commit_that_is_there() {
     server.stop().await;
 }
 
+/// A trap of tikv-client 0.4 that users of it must know: errors of looking up regions are dropped when it
+/// cuts a prewrite or a commit into requests, so that none is left, and none has failed. When this fails, the
+/// client has been mended, and who confirms commits by reading can stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_was_never_sent_is_called_a_success() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    put(&client, "k", "old").await;
+    let mut txn = client.begin_with_options(optimistic()).await.unwrap();
+    txn.put("k".to_owned(), "new").await.unwrap();
+    server.fault(json!({ "rpc": "KvCommit", "count": 1, "fault": { "kind": "refuse" } })).await;
+    server.fault(json!({ "rpc": "GetRegion", "fault": { "kind": "refuse" } })).await;
+    let at = txn.commit().await.unwrap().unwrap();
+    server.no_faults().await;
+    let wire = Wire::new(&server).await;
+    let at = tikv_client::TimestampExt::version(&at);
+    assert!(wire.get("k", at).await.is_err(), "its lock stands, nothing is committed");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repetition_after_a_lost_reply_has_one_effect() {
     let server = Server::start().await;

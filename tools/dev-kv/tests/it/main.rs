@@ -1,15 +1,6 @@
 //! The server against the real client, and against hand-written messages.
 
-#![allow(
-    dead_code,
-    unused_qualifications,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    clippy::wildcard_enum_match_arm,
-    clippy::let_underscore_must_use,
-    let_underscore_drop,
-    reason = "the cases share one set of helpers, and a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
 
 mod basics;
 mod crash;

@@ -154,8 +154,9 @@ impl Server {
 
     /// Splits regions at keys.
     pub(crate) async fn split(&self, keys: &[&str]) {
-        let hex = |key: &&str| key.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let keys: Vec<String> = keys.iter().map(hex).collect();
+        let hex = |byte: u8| format!("{byte:02x}");
+        let keys: Vec<String> =
+            keys.iter().map(|key| key.bytes().map(hex).collect::<Vec<_>>().concat()).collect();
         self.tell("/dev-kv/v1/split", serde_json::json!({ "keys": keys })).await;
     }
 }
@@ -199,6 +200,7 @@ pub(crate) async fn get(client: &TransactionClient, key: &str) -> Option<String>
 }
 
 /// The context of a request to a store's only region.
+#[expect(clippy::unnecessary_wraps, reason = "as messages take it")]
 pub(crate) fn whole() -> Option<kvrpcpb::Context> {
     Some(kvrpcpb::Context {
         region_id: 2,

@@ -5,24 +5,20 @@ use crate::wire::{Wire, mutation, prewrite, put};
 use dev_kv::wire::kvrpcpb::{Op, write_conflict::Reason};
 use tikv_client::{Error, TransactionClient};
 
-fn conflict(error: &Error) -> bool {
-    match error {
-        Error::MultipleKeyErrors(errors) | Error::ExtractedErrors(errors) => {
-            errors.iter().any(conflict)
-        }
-        Error::KeyError(error) => error.conflict.is_some(),
-        _ => false,
+/// Whether the error, or one that it is made of, is a key error of this kind.
+fn tells(error: &Error, kind: fn(&tikv_client::ProtoKeyError) -> bool) -> bool {
+    if let Error::MultipleKeyErrors(errors) | Error::ExtractedErrors(errors) = error {
+        return errors.iter().any(|error| tells(error, kind));
     }
+    matches!(error, Error::KeyError(error) if kind(error))
+}
+
+fn conflict(error: &Error) -> bool {
+    tells(error, |error| error.conflict.is_some())
 }
 
 fn already_exists(error: &Error) -> bool {
-    match error {
-        Error::MultipleKeyErrors(errors) | Error::ExtractedErrors(errors) => {
-            errors.iter().any(already_exists)
-        }
-        Error::KeyError(error) => error.already_exist.is_some(),
-        _ => false,
-    }
+    tells(error, |error| error.already_exist.is_some())
 }
 
 #[tokio::test(flavor = "multi_thread")]
