@@ -11,6 +11,7 @@
 pub(crate) mod codec;
 mod format;
 mod presence;
+mod range;
 mod reclaim;
 
 use crate::SyncProbe;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use codec::{Corrupt, Current, Displaced};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use presence::Presence;
+pub(crate) use range::KeyRange;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Bound;
@@ -473,47 +475,6 @@ impl Store {
     /// Bytes on disk, and rows of the history, both roughly.
     pub(crate) fn size(&self) -> Result<(u64, usize), StoreError> {
         Ok((self.db.disk_space()?, self.history.approximate_len()))
-    }
-}
-
-/// Keys from `start` up to but without `end`; no end is the end of all keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KeyRange {
-    /// The first key.
-    pub(crate) start: Bytes,
-    /// The key after the last one.
-    pub(crate) end: Option<Bytes>,
-}
-
-impl KeyRange {
-    /// A range as the wire says it: an empty end is none.
-    pub(crate) fn new(start: Bytes, end: Bytes) -> Self {
-        Self { start, end: (!end.is_empty()).then_some(end) }
-    }
-
-    /// Whether the key lies within.
-    pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        key >= self.start.as_ref() && self.end.as_ref().is_none_or(|end| key < end.as_ref())
-    }
-
-    /// Whether no key can lie within.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.end.as_ref().is_some_and(|end| *end <= self.start)
-    }
-
-    fn rows(&self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-        let row = |key: &[u8]| {
-            let mut out = Vec::with_capacity(key.len() + 1);
-            prefixed(key, &mut out);
-            out
-        };
-        let start = row(&self.start);
-        let end = match &self.end {
-            // The engine panics on a range that ends before it starts.
-            Some(end) => row(end).max(start.clone()),
-            None => vec![KEY_PREFIX + 1],
-        };
-        (Bound::Included(start), Bound::Excluded(end))
     }
 }
 

@@ -1,6 +1,8 @@
 //! What survives: kill -9, power loss, a full disk, other people's directories.
 
 use crate::support::{Server, eventually, get, http, now, optimistic, put};
+use dev_kv::wire::kvrpcpb::{CommitRequest, PrewriteResponse};
+use dev_kv::wire::tikvpb::tikv_client::TikvClient;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
-use tikv_client::TransactionClient;
+use tikv_client::{Timestamp, TimestampExt as _, TransactionClient};
+use tonic::transport::{Channel, Endpoint};
 
 /// The server as a process of its own.
 struct Process {
@@ -64,46 +67,81 @@ const ACCOUNTS: u64 = 16;
 const OPENING: u64 = 1_000;
 const WRITERS: u64 = 8;
 
-/// One transfer: two accounts, and the writer's marker in two keys.
-async fn transfer(client: &TransactionClient, writer: u64, round: u64) -> tikv_client::Result<()> {
-    let options = if round.is_multiple_of(2) { optimistic().try_one_pc() } else { optimistic() };
-    let mut txn = client.begin_with_options(options).await?;
+/// The writes of a transfer as of `at`: two accounts, and the writer's marker in two keys.
+async fn writes(
+    client: &TransactionClient,
+    at: Timestamp,
+    writer: u64,
+    round: u64,
+) -> tikv_client::Result<Vec<(String, String)>> {
+    let mut snapshot = client.snapshot(at, optimistic());
     let from = format!("account{:02}", (writer * 7 + round) % ACCOUNTS);
     let to = format!("account{:02}", (writer * 3 + round * 5 + 1) % ACCOUNTS);
     let read = |value: Option<Vec<u8>>| -> u64 {
         value.map_or(0, |value| String::from_utf8(value).unwrap().parse().unwrap())
     };
-    let (left, right) = (read(txn.get(from.clone()).await?), read(txn.get(to.clone()).await?));
+    let left = read(snapshot.get(from.clone()).await?);
+    let right = read(snapshot.get(to.clone()).await?);
+    let mut writes = Vec::new();
     if from != to && left > 0 {
-        txn.put(from, (left - 1).to_string()).await?;
-        txn.put(to, (right + 1).to_string()).await?;
+        writes.push((from, (left - 1).to_string()));
+        writes.push((to, (right + 1).to_string()));
     }
-    txn.put(format!("marker{writer}"), round.to_string()).await?;
-    txn.put(format!("marker{writer}-copy"), round.to_string()).await?;
+    writes.push((format!("marker{writer}"), round.to_string()));
+    writes.push((format!("marker{writer}-copy"), round.to_string()));
+    Ok(writes)
+}
+
+/// A transfer in one phase, by the real client. What counts as acknowledged is what can be read: tikv-client
+/// 0.4 may say that a commit succeeded which it never sent, when the placement driver is away (see
+/// `a_commit_that_was_never_sent_is_called_a_success`), and here that is killed together with the store.
+async fn in_one_phase(
+    client: &TransactionClient,
+    writer: u64,
+    round: u64,
+) -> tikv_client::Result<bool> {
+    let mut txn = client.begin_with_options(optimistic().try_one_pc()).await?;
+    for (key, value) in writes(client, txn.start_timestamp(), writer, round).await? {
+        txn.put(key, value).await?;
+    }
     let committed = txn.commit().await;
     if let Err(tikv_client::Error::MultipleKeyErrors(_)) = &committed {
         txn.rollback().await.ok(); // a conflict: definitely not committed
     }
-    confirm(client, writer, round, committed?).await
+    let at = committed?.expect("it wrote something");
+    let marker = client.snapshot(at, optimistic()).get(format!("marker{writer}")).await?;
+    Ok(marker == Some(round.to_string().into_bytes()))
 }
 
-/// tikv-client 0.4 says that a commit succeeded, without having sent it, when the placement driver does not
-/// answer where to (`a_commit_that_was_never_sent_is_called_a_success`); here it is killed together with the
-/// store. So what counts as acknowledged is what can be read.
-async fn confirm(
+/// A transfer in two phases, by hand: the same trap makes the client commit the other keys of a transaction
+/// whose primary it never committed.
+async fn in_two_phases(
     client: &TransactionClient,
+    kv: &mut TikvClient<Channel>,
     writer: u64,
     round: u64,
-    committed: Option<tikv_client::Timestamp>,
-) -> tikv_client::Result<()> {
-    let at = committed.expect("it wrote something");
-    let mut snapshot = client.snapshot(at, optimistic());
-    let marker = snapshot.get(format!("marker{writer}")).await?;
-    if marker == Some(round.to_string().into_bytes()) {
-        Ok(())
-    } else {
-        Err(tikv_client::Error::StringError("not committed".to_owned()))
+) -> tikv_client::Result<bool> {
+    let start = client.current_timestamp().await?;
+    let writes = writes(client, start.clone(), writer, round).await?;
+    let mutations = writes.iter().map(|(key, value)| crate::wire::put(key, value)).collect();
+    let prewrite = crate::wire::prewrite(start.version(), mutations);
+    let clean = |response: &PrewriteResponse| *response == PrewriteResponse::default();
+    if !kv.kv_prewrite(prewrite).await.is_ok_and(|response| clean(response.get_ref())) {
+        return Ok(false);
     }
+    let mut commit = CommitRequest {
+        context: crate::support::whole(),
+        start_version: start.version(),
+        keys: vec![writes[0].0.clone().into()],
+        commit_version: client.current_timestamp().await?.version(),
+    };
+    let done = kv.kv_commit(commit.clone()).await;
+    let committed = done.is_ok_and(|response| response.get_ref().error.is_none());
+    if committed {
+        commit.keys = writes.into_iter().skip(1).map(|(key, _)| key.into()).collect();
+        kv.kv_commit(commit).await.ok(); // who meets the locks finds the primary committed
+    }
+    Ok(committed)
 }
 
 /// Sum of the accounts, and the markers, at one timestamp.
@@ -127,6 +165,19 @@ async fn audit(client: &TransactionClient) -> tikv_client::Result<(u64, Vec<u64>
     Ok((sum, markers))
 }
 
+/// An audit once the client reads again.
+async fn audit_soon(client: &TransactionClient, kill: u64) -> (u64, Vec<u64>) {
+    let mut last_error = None;
+    for _ in 0..40 {
+        match audit(client).await {
+            Ok(found) => return found,
+            Err(error) => last_error = Some(error),
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    panic!("after kill {kill} the client does not read: {last_error:?}");
+}
+
 /// Kills the server at random moments under load. Nothing acknowledged is lost, nothing is torn, the sum stays
 /// the same, and the clients of the first hour go on. `TILL_DEV_KV_KILLS=100` for a longer run.
 #[tokio::test(flavor = "multi_thread")]
@@ -139,6 +190,8 @@ async fn nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
     let address = free_address();
     let mut process = Process::start(&address, &data).await;
     let client = TransactionClient::new(vec![address.clone()]).await.unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let kv = TikvClient::new(endpoint.connect_lazy());
     let mut txn = client.begin_with_options(optimistic()).await.unwrap();
     for account in 0..ACCOUNTS {
         txn.put(format!("account{account:02}"), OPENING.to_string()).await.unwrap();
@@ -154,15 +207,19 @@ async fn nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
             .zip(&next)
             .map(|(writer, first)| {
                 let (client, stop, first) = (client.clone(), stop.clone(), *first);
-                let acknowledged = acknowledged.clone();
+                let (acknowledged, mut kv) = (acknowledged.clone(), kv.clone());
                 tokio::spawn(async move {
                     let mut round = first;
                     while !stop.load(Ordering::Relaxed) {
-                        let done = tokio::time::timeout(
-                            Duration::from_secs(20),
-                            transfer(&client, writer, round),
-                        );
-                        if let Ok(Ok(())) = done.await {
+                        let transfer = async {
+                            if round.is_multiple_of(2) {
+                                in_one_phase(&client, writer, round).await
+                            } else {
+                                in_two_phases(&client, &mut kv, writer, round).await
+                            }
+                        };
+                        let done = tokio::time::timeout(Duration::from_secs(20), transfer);
+                        if let Ok(Ok(true)) = done.await {
                             let place = usize::try_from(writer).unwrap();
                             acknowledged[place].store(round, Ordering::SeqCst);
                         }
@@ -184,21 +241,7 @@ async fn nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
         for (writer, task) in writers.into_iter().enumerate() {
             next[writer] = task.await.unwrap();
         }
-        let mut last_error = None;
-        let mut audited = None;
-        for _ in 0..40 {
-            match audit(&client).await {
-                Ok(found) => {
-                    audited = Some(found);
-                    break;
-                }
-                Err(error) => last_error = Some(error),
-            }
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
-        let Some((sum, markers)) = audited else {
-            panic!("after kill {kill} the client does not read: {last_error:?}");
-        };
+        let (sum, markers) = audit_soon(&client, kill).await;
         assert_eq!(sum, ACCOUNTS * OPENING, "after kill {kill}");
         for (writer, marker) in markers.into_iter().enumerate() {
             let told = acknowledged[writer].load(Ordering::SeqCst);
