@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -34,7 +35,10 @@ pub(crate) fn executable() -> PathBuf {
 
 /// The first of a block of 600 ports that nobody listens on now, below those of outgoing connections.
 fn free_block() -> u16 {
-    let start = u16::try_from(std::process::id() % 30).unwrap();
+    // Tests that run side by side must not find the same block free.
+    static SHOPS: AtomicU16 = AtomicU16::new(0);
+    let mine = SHOPS.fetch_add(7, Ordering::Relaxed);
+    let start = u16::try_from(std::process::id() % 30).unwrap() + mine;
     (0..30)
         .map(|step| 11_000 + (start + step) % 30 * 600)
         .find(|base| {
