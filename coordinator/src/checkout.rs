@@ -7,15 +7,16 @@ use prost::Message as _;
 use proto::{
     order::v1::{GetOrderRequest, GetOrderResponse, order_service_client::OrderServiceClient},
     participant::v1::{
-        ReadRequest, operation::Operation as Op, operation_result::Result as OpResult,
+        AbortRequest, ReadRequest, operation::Operation as Op,
+        operation_result::Result as OpResult, vote::No,
     },
 };
 use rpc::{retry::Backoff, status::Failure};
 use tokio::time::Instant;
 use twopc::message::{Outcome, Refused};
 use types::{
-    Classify, ErrorKind, OrderId, Priority, Reason, Refusal, RequestId, Timestamp, TxId, TxMeta,
-    shard_of,
+    Branch, Classify, ErrorKind, OrderId, Priority, Reason, Refusal, RequestId, Timestamp, TxId,
+    TxMeta, shard_of,
 };
 
 use crate::{
@@ -159,14 +160,21 @@ impl Coordinator {
         if order.paid {
             return Ok(Tried::Paid(Paid::Before));
         }
-        let plan = plan::of(&order, self.services(), &shards).map_err(|error| match error {
-            PlanError::Refused(refusal) => CheckoutError::Refused(refusal),
-            PlanError::Invalid(error) => {
-                tracing::error!(%error, %order_id, "the order service's answer does not convert");
-                CheckoutError::Refused(Refusal::new(Reason::Internal))
-            }
-        })?;
         let began = Timestamp(read.read_ts);
+        let plan = match plan::of(&order, self.services(), &shards) {
+            Ok(plan) => plan,
+            Err(PlanError::Refused(refusal)) => {
+                if let Some(request_id) = request_id {
+                    let place = self.services().order_branch(order_id, &shards);
+                    self.bind_refusal(place, request_id, began, &refusal, until).await?;
+                }
+                return Err(refusal.into());
+            }
+            Err(PlanError::Invalid(error)) => {
+                tracing::error!(%error, %order_id, "the order service's answer does not convert");
+                return Err(Refusal::new(Reason::Internal).into());
+            }
+        };
         // A retry keeps the place of the first attempt.
         let priority = *priority.get_or_insert_with(|| Priority {
             begin_ts: began.0,
@@ -192,6 +200,41 @@ impl Coordinator {
             Outcome::Contended(blockers) => Ok(Tried::Again(blockers)),
             Outcome::Fenced | Outcome::Undecided(_) => Ok(Tried::Again(Vec::new())),
         }
+    }
+
+    /// Has the order's shard remember a refusal that was found before anything was begun, by a fence that
+    /// carries it: a copy of this call that hangs elsewhere must not succeed after the client was refused.
+    async fn bind_refusal(
+        &self,
+        place: Branch,
+        request_id: &RequestId,
+        began: Timestamp,
+        refusal: &Refusal,
+        until: Instant,
+    ) -> Result<(), CheckoutError> {
+        let meta = TxMeta {
+            tx_id: self.new_tx_id(),
+            priority: Priority { begin_ts: began.0, nonce: self.entropy().next_u64() },
+            deadline: began.physical().plus_ms(self.vote_window_ms()),
+            branches: [place.clone()].into(),
+            request_id: Some(request_id.clone()),
+        };
+        let Refusal { reason, metadata } = refusal.clone();
+        let abort = Op::Abort(AbortRequest {
+            tx: Some((&meta).into()),
+            branch: Some((&place).into()),
+            evidence: None,
+            refusal: Some(No { reason: reason.as_str().to_owned(), metadata }),
+        });
+        let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
+        let told = async {
+            while let Err(error) = self.mail().send(&place, abort.clone(), false).await {
+                tracing::debug!(%error, "a refusal could not be noted yet");
+                tokio::time::sleep(backoff.pause()).await;
+            }
+        };
+        // A refusal that is not durable is not certain.
+        tokio::time::timeout_at(until, told).await.map_err(|_| CheckoutError::OutcomeUnknown)
     }
 
     /// Reads the order as it stands, once no checkout of it is in flight.

@@ -27,6 +27,9 @@ mod up;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+// Rules are for breaking in simulation alone.
+const _: () = assert!(!types::mutation::POSSIBLE, "this executable must not have mutations");
+
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::order::v1::Order;
 use types::{ErrorKind, Reason, Timestamp, Vote};
 
 use crate::{
@@ -52,6 +53,16 @@ async fn a_refusal_is_answered_when_everything_is_given_back() {
     assert_eq!(shop.order.refusals(), [Some("OUT_OF_CREDIT".to_owned())]);
     assert_eq!(shop.stock.refusals(), [None]);
     shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_before_anything_began_is_left_with_the_order_first() {
+    let shop = Shop::open();
+    shop.order.set_order(Order { user_id: "u".to_owned(), version: 1, ..Order::default() });
+    let failure = shop.checkout(TIME).await.unwrap_err();
+    assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Rejected, "EMPTY_ORDER"));
+    assert_eq!(shop.order.refusals(), [Some("EMPTY_ORDER".to_owned())]);
+    assert!(shop.stock.asked().is_empty() && shop.payment.asked().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! What can be set aside: units of an item, credit of a user. Pure.
 
-use types::{Amount, Reason, Timestamp};
+use types::{Amount, Mutation, Reason, Timestamp};
 
 /// An amount of which parts are held by unfinished transactions or are gone for good.
 ///
@@ -49,6 +49,9 @@ impl<A: Amount> Balance<A> {
         if let Some(available) = self.available.minus(amount) {
             return Taken::Done(Self { available, ..self });
         }
+        if Mutation::HoldsNotCounted.is_on() {
+            return Taken::Short;
+        }
         // A sum beyond the greatest amount is beyond any request, too.
         let reachable = self.available.plus(held).is_none_or(|sum| sum >= amount);
         if reachable { Taken::Wait } else { Taken::Short }
@@ -69,7 +72,7 @@ impl<A: Amount> Balance<A> {
     /// Gives back what a hold of `incarnation` had set aside; a hold of another incarnation goes nowhere.
     #[must_use]
     pub fn give_back(self, amount: A, incarnation: u64) -> Self {
-        if incarnation != self.incarnation {
+        if incarnation != self.incarnation && !Mutation::OldHoldReturns.is_on() {
             return self;
         }
         match self.available.plus(amount) {

@@ -124,6 +124,11 @@ impl MemKv {
             .collect()
     }
 
+    /// All that was ever written and not collected, oldest first for each key; none is a removal.
+    pub fn versions(&self) -> BTreeMap<Key, Vec<(Timestamp, Option<Value>)>> {
+        self.state().versions.clone()
+    }
+
     /// Locks the state and lets what is due by now land first.
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.store.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,8 +19,9 @@ use crate::{
     codec::{decode, encode},
     keys::Space,
     kv::{KvError, Reads, Txn},
-    record::{self, JournalEntry},
+    record::{self, JournalEntry, tx_event::Event},
 };
+use types::Mutation;
 
 /// How many recent writers a head remembers.
 const RUNS_MAX: usize = 16;
@@ -157,12 +158,22 @@ pub fn write_batch<T: Txn + ?Sized>(
     let head = encode(&after.to_record());
     let journal = encode(entry);
     let bytes = head.len() + journal.len();
+    if Mutation::FenceWithoutHead.is_on() && is_fences(entry) {
+        txn.put(space.journal(after.seq | 1 << 40), journal);
+        return bytes;
+    }
     txn.put(space.head(), head);
     txn.insert(space.journal(after.seq), journal);
     for seq in before.oldest..after.oldest {
         txn.delete(space.journal(seq));
     }
     bytes
+}
+
+/// Whether a batch says nothing but that transactions are fenced.
+fn is_fences(entry: &JournalEntry) -> bool {
+    let is_fence = |event: &record::TxEvent| matches!(&event.event, Some(Event::Fenced(_)));
+    entry.requests.is_empty() && entry.changed.is_empty() && entry.events.iter().all(is_fence)
 }
 
 #[cfg(test)]

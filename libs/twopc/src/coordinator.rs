@@ -454,11 +454,11 @@ impl Transaction {
         self.without != Some(rule)
     }
 
-    /// Whether a rule is in force: always.
+    /// Whether a rule is in force: always, except where the simulation takes it out.
     #[cfg(not(test))]
     #[allow(clippy::unused_self, reason = "tests look at it")]
-    pub(crate) const fn holds(&self, _rule: Rule) -> bool {
-        true
+    pub(crate) fn holds(&self, rule: Rule) -> bool {
+        !rule.broken_by().is_some_and(types::Mutation::is_on)
     }
 }
 

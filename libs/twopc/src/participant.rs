@@ -4,7 +4,7 @@
 //! [`Book::abort`], [`Book::query`]) that yields a reply and at most one [`Event`]; [`Book::apply`] is the
 //! only thing that changes the book, live and on replay of a journal alike. What is held (`H`) is opaque.
 
-use types::{Branch, BranchState, Timestamp, TxId, TxMeta, UnixMillis, Vote};
+use types::{Branch, BranchState, Mutation, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
 use crate::undo::UndoMap;
 
@@ -19,6 +19,8 @@ pub struct Entry<H> {
     pub hold: Option<H>,
     /// The first answer to Prepare; none for a bare fence, and none once a YES was aborted.
     pub vote: Option<Vote>,
+    /// A YES was aborted here.
+    pub gave_back: bool,
     /// At the primary: every branch has acknowledged the outcome.
     pub acknowledged: bool,
     /// Number of the last journal entry that says all of this.
@@ -141,6 +143,12 @@ impl<H: Clone> Book<H> {
     /// committed; none votes at or past its deadline, as fences may be dropped from then on.
     pub fn gate(&self, meta: &TxMeta, start: Timestamp) -> Gate {
         match self.get(meta.tx_id) {
+            Some(entry)
+                if Mutation::LateSecondHold.is_on() && entry.state == BranchState::Committed =>
+            {
+                Gate::Open
+            }
+            None if Mutation::DeadlineIgnored.is_on() => Gate::Open,
             Some(entry) => Gate::Shut(entry.vote.clone().unwrap_or(Vote::Fenced)),
             None if start.physical() >= meta.deadline => Gate::Shut(Vote::Fenced),
             None => Gate::Open,
@@ -150,9 +158,17 @@ impl<H: Clone> Book<H> {
     /// Commit. At the primary it decides, from PREPARED only; elsewhere the primary has decided.
     ///
     /// A transaction that is not known was forgotten, as Commit is sent only after every branch voted
-    /// YES: it is acknowledged.
+    /// YES: it is acknowledged. So is one that a question left a bare fence of after it was forgotten;
+    /// not at the primary, where nothing has been decided before.
     pub fn commit(&self, meta: &TxMeta) -> Decision<H> {
-        match self.get(meta.tx_id).map(|entry| entry.state) {
+        let forgot = |entry: &Entry<H>| {
+            entry.vote.is_none() && !entry.gave_back && !meta.is_primary(&self.branch)
+        };
+        let entry = self.get(meta.tx_id);
+        match entry.map(|entry| entry.state) {
+            Some(BranchState::Aborted) if entry.is_some_and(forgot) => {
+                Decision::stands(BranchState::Committed)
+            }
             Some(BranchState::Prepared) => Decision {
                 state: BranchState::Committed,
                 event: Some(Event::Decided { tx_id: meta.tx_id, committed: true }),
@@ -213,6 +229,7 @@ impl<H: Clone> Book<H> {
                     state: BranchState::Prepared,
                     hold: Some(hold),
                     vote: Some(Vote::Yes { receipt }),
+                    gave_back: false,
                     acknowledged: false,
                     told_seq: seq,
                     last_seq: seq,
@@ -226,6 +243,7 @@ impl<H: Clone> Book<H> {
                     state: BranchState::Aborted,
                     hold: None,
                     vote,
+                    gave_back: false,
                     acknowledged: false,
                     told_seq: seq,
                     last_seq: seq,
@@ -239,6 +257,7 @@ impl<H: Clone> Book<H> {
                 } else {
                     entry.state = BranchState::Aborted;
                     entry.vote = None;
+                    entry.gave_back = true;
                 }
                 entry.hold.take()
             }),
@@ -277,7 +296,8 @@ impl<H: Clone> Book<H> {
         let Some(entry) = self.get(tx_id) else { return true };
         let is_final = entry.state != BranchState::Prepared;
         let acknowledged = entry.acknowledged || !entry.meta.is_primary(&self.branch);
-        is_final && acknowledged && start.physical() > entry.meta.deadline
+        let is_past = start.physical() > entry.meta.deadline;
+        is_final && acknowledged && (is_past || Mutation::FenceDroppedEarly.is_on())
     }
 
     /// Whether journal entry `seq` may be trimmed as far as this transaction goes: it may be forgotten, or

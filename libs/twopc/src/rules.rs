@@ -1,5 +1,5 @@
-//! The machine's rules by name, so that a test can take one out and see what breaks. Outside of this
-//! crate's own tests all of them are in force.
+//! The machine's rules by name, so that a test can take one out and see what breaks. Outside of tests
+//! and simulation all of them are in force.
 
 /// A sentence of docs/protocol.md that the machine obeys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,4 +18,22 @@ pub(crate) enum Rule {
     AnswerAfterAborts,
     /// Rule 9: a refusal needs the primary's word.
     PrimarysWord,
+}
+
+#[cfg(not(test))]
+impl Rule {
+    /// What takes it out in simulation.
+    pub(crate) const fn broken_by(self) -> Option<types::Mutation> {
+        use types::Mutation;
+        Some(match self {
+            Self::PrimaryFirst => Mutation::PrimaryNotFirst,
+            Self::AdoptWhatStands => Mutation::PrimaryNotBelieved,
+            // It is the participant's deadline that makes such a vote harmless.
+            Self::FencedVoteIsNoEvidence => return None,
+            Self::AllVotes => Mutation::AnswerBeforeAllVotes,
+            Self::TimeoutDecidesNothing => Mutation::TimeoutDecides,
+            Self::AnswerAfterAborts => Mutation::AnswerBeforeAborts,
+            Self::PrimarysWord => Mutation::RefusalWithoutPrimary,
+        })
+    }
 }

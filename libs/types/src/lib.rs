@@ -4,7 +4,8 @@
 //! serializable type is a compatibility promise.
 //!
 //! Modules: [`id`] (item, user, order, transaction and request ids, shards and branches), [`amount`],
-//! [`time`], [`error`], [`tx`] (what branches and coordinators say to each other).
+//! [`time`], [`error`], [`tx`] (what branches and coordinators say to each other), [`mutation`] (rules that
+//! the simulation may break).
 //!
 //! Invariants: an amount is at most 2^53 - 1 and has only checked arithmetic; an id that exists is valid.
 
@@ -13,6 +14,7 @@
 pub mod amount;
 pub mod error;
 pub mod id;
+pub mod mutation;
 pub mod time;
 pub mod tx;
 
@@ -21,5 +23,6 @@ pub use error::{Classify, ErrorKind, Reason, Refusal};
 pub use id::{
     Branch, IdError, ItemId, OrderId, Priority, RequestId, Service, ShardId, TxId, UserId, shard_of,
 };
+pub use mutation::Mutation;
 pub use time::{Clock, Entropy, Timestamp, UnixMillis};
 pub use tx::{BranchState, TxMeta, Vote};

@@ -1,71 +1,171 @@
-//! Whole checkouts in simulation. Goal: whatever is lost, doubled, late, cut off or killed, no cent is lost
-//! and no answer contradicted. Method: the very modules that `till` links (coordinator, participants,
-//! lanes) over the store in memory and a simulated network, on one thread with paused time; one seed is one
-//! schedule. Clients repeat every call under its request id until they have a definite answer; after the
-//! run everything is left to quiet down, and the books are compared with what the clients were told.
+//! Whole checkouts in simulation. Goal: whatever is lost, doubled, late, cut off, stopped or killed, no
+//! cent is lost and no answer contradicted. Method: the very modules that `till` links (bridge handlers,
+//! coordinator, participants, lanes) over the store in memory, a simulated network, clocks that jump and
+//! seeded randomness, on one thread with paused time; one seed is one schedule. Clients use all of it, and
+//! every call and its answer is remembered. After the run everything is left to quiet down; then the store
+//! is audited, and what clients saw of each order, item and user must be linearizable.
 //!
-//! `SIM_SEED=7 cargo test -p system-test --test sim` runs one seed; `SIM_SEEDS=1000` as many from 0 on.
+//! [`fate`] how bad a run is; [`network`], [`shop`] the world; [`calls`], [`people`] clients and their
+//! history; [`models`], [`linear`], [`judge`] linearizability; [`audit`] the store; [`trace`] what happened.
+//!
+//! `cargo xtask sim` runs it; `--seed 7` replays one seed and prints everything that happens.
 
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a test that panics has failed, and reads its own switches"
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that panics has failed, reads its own switches, and looks at what it knows"
 )]
 
-mod buyers;
+mod audit;
+mod calls;
+mod fate;
+mod judge;
+mod linear;
+mod models;
+#[cfg(feature = "mutations")]
+mod mutations;
 mod network;
+mod people;
 mod shop;
+mod trace;
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
-use shop::{Rates, Shop};
+use fate::Rates;
+use shop::Shop;
 
 /// Seeds that an ordinary test run goes through.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 2_000;
 
-fn run(seed: u64, rates: Rates) -> String {
+/// What came of one seed.
+struct Run {
+    problems: Vec<String>,
+    /// Objects whose history was too long to judge.
+    undecided: usize,
+    /// What happened, as one number.
+    hash: u64,
+    numbers: String,
+}
+
+fn run(seed: u64, print: bool) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
     runtime.block_on(async {
+        trace::begin(print);
+        let rates = Rates::of(seed);
+        trace::note(&"fate", format_args!("seed {seed}: {rates:?}"));
+        let calm = rates.is_calm();
+        let shop = Shop::open(seed, rates);
         let story = async {
-            let shop = Shop::open(seed, rates);
-            let told = buyers::buy(&shop, seed).await;
+            let book = people::live(&shop, seed).await;
             shop.heal();
             tokio::time::sleep(Duration::from_secs(30)).await;
-            buyers::audit(&shop, &told, seed).await;
-            shop.expect_nothing_unresolved(seed);
-            format!("{:?} {told:?}", shop.trouble())
+            let closed = people::close(&shop, &book, seed).await;
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            (book, closed)
         };
-        let bound = Duration::from_mins(20);
-        tokio::time::timeout(bound, story).await.unwrap_or_else(|_| panic!("SEED={seed} hangs"))
+        let story = tokio::time::timeout(Duration::from_mins(15), story).await;
+        let numbers = format!("{:?}", shop.numbers());
+        let (mut problems, mut undecided) = (Vec::new(), 0);
+        match story {
+            Ok((book, closed)) => {
+                problems.extend(audit::audit(&shop.kv));
+                let judgement = judge::judge(&book.borrow(), &closed, calm);
+                problems.extend(judgement.problems);
+                undecided = judgement.undecided;
+            }
+            Err(_) => problems.push("it hangs".to_owned()),
+        }
+        let (hash, alarms) = trace::end();
+        problems.extend(alarms.into_iter().map(|alarm| format!("alarm: {alarm}")));
+        Run { problems, undecided, hash, numbers }
     })
 }
 
-fn seeds() -> std::ops::Range<u64> {
+fn seeds(default: u64) -> Range<u64> {
     let read = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let from = read("SIM_FROM").unwrap_or(0);
     match (read("SIM_SEED"), read("SIM_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
-        (None, Some(count)) => 0..count,
-        (None, None) => 0..SEEDS,
+        (None, count) => from..from + count.unwrap_or(default),
     }
+}
+
+/// Runs seeds on as many threads as there are cores; each run stays on one. Stops at the first problem.
+fn all(seeds: Range<u64>, each: impl Fn(u64, Run) -> bool + Sync) {
+    let next = AtomicU64::new(seeds.start);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || !each(seed, run(seed, false)) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
 }
 
 #[test]
 fn no_trouble_loses_a_cent() {
-    for seed in seeds() {
-        let story = run(seed, Rates::of(seed));
-        if std::env::var("SIM_SEED").is_ok() {
-            println!("SEED={seed} {story}");
-        }
+    let seeds = seeds(SEEDS);
+    if seeds.end - seeds.start == 1 {
+        let run = run(seeds.start, true);
+        println!("{} {:#?} hash {:x}", run.numbers, run.problems, run.hash);
+        assert!(run.problems.is_empty(), "SEED={}", seeds.start);
+        return;
     }
+    let failed = std::sync::Mutex::new(Vec::new());
+    let undecided = AtomicU64::new(0);
+    all(seeds, |seed, run| {
+        undecided.fetch_add(run.undecided as u64, Ordering::Relaxed);
+        if !run.problems.is_empty() {
+            println!("SEED={seed} {:#?}", run.problems);
+            failed.lock().unwrap().push(seed);
+        }
+        true
+    });
+    println!("{undecided:?} histories were too long to judge");
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{} failed, SEED={failed:?}", failed.len());
 }
 
+/// Set in a process of its own, which writes its hashes to this file.
+const HASHES_TO: &str = "SIM_HASHES_TO";
+
 #[test]
-fn one_seed_is_one_schedule() {
-    for seed in 0..10 {
-        assert_eq!(run(seed, Rates::of(seed)), run(seed, Rates::of(seed)), "SEED={seed}");
+fn one_seed_is_one_schedule_in_every_process() {
+    if let Ok(path) = std::env::var(HASHES_TO) {
+        let hashes = std::sync::Mutex::new(BTreeMap::new());
+        all(0..100, |seed, run| {
+            hashes.lock().unwrap().insert(seed, run.hash);
+            true
+        });
+        std::fs::write(path, format!("{hashes:#x?}")).unwrap();
+        return;
     }
+    let folder = tempfile::tempdir().unwrap();
+    let hashes = ["one", "other"].map(|name| {
+        let path = folder.path().join(name);
+        let this = "one_seed_is_one_schedule_in_every_process";
+        let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+        process.args(["--exact", this]).env(HASHES_TO, &path);
+        assert!(process.output().unwrap().status.success());
+        std::fs::read_to_string(path).unwrap()
+    });
+    assert!(hashes[0].lines().count() > 100);
+    assert_eq!(hashes[0], hashes[1]);
 }

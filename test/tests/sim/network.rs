@@ -1,58 +1,85 @@
-//! A network that loses, doubles, delays and cuts off, and processes that die behind it.
+//! A network that loses, doubles, delays and cuts off, and processes that stop and die behind it.
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
+use proto::participant::v1::{ApplyRequest, operation::Operation as Op};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rpc::net::{Endpoint, Net, NetError, Transport, in_process};
-use tokio::{sync::watch, time::sleep};
-use tonic::{body::Body, metadata::MetadataMap, service::Routes};
-use tower::{Service, ServiceExt, service_fn};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+use tonic::{body::Body, metadata::MetadataMap};
+use tower::{BoxError, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 
-/// How often messages are in trouble, in messages per thousand.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NetRates {
-    pub(crate) request_lost: u32,
-    pub(crate) reply_lost: u32,
-    pub(crate) doubled: u32,
-    /// Held back for up to four seconds.
-    pub(crate) late: u32,
-    /// Greatest ordinary delay, in milliseconds, each way.
-    pub(crate) delay_ms: u64,
-}
+use crate::{calls::whole, fate::NetRates, trace};
+
+/// What answers at a process's door.
+pub(crate) type Door = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+
+/// What is lost is noticed after this, or when the caller's time is over.
+const NOTICED: Duration = Duration::from_secs(3);
+/// Greatest delay of a late message, in milliseconds.
+const LATE_MS: u64 = 4_000;
 
 /// A process: one start of one replica. Dead for good once it is dead.
 #[derive(Clone)]
 pub(crate) struct Process {
     pub(crate) name: String,
-    death: watch::Sender<bool>,
+    death: Arc<Death>,
+    stopped_until: Arc<Mutex<Option<Instant>>>,
+}
+
+/// Whether a process is dead; who waits for that is told in order, unlike by a `watch`.
+#[derive(Default)]
+struct Death {
+    is_over: AtomicBool,
+    told: Notify,
 }
 
 impl Process {
     pub(crate) fn start(name: &str) -> Self {
-        Self { name: name.to_owned(), death: watch::Sender::new(false) }
+        Self { name: name.to_owned(), death: Arc::default(), stopped_until: Arc::default() }
     }
 
     pub(crate) fn is_dead(&self) -> bool {
-        *self.death.borrow()
+        self.death.is_over.load(Ordering::Relaxed)
     }
 
     pub(crate) fn kill(&self) {
-        self.death.send_replace(true);
+        trace::note(&self.name, format_args!("dies"));
+        self.death.is_over.store(true, Ordering::Relaxed);
+        self.death.told.notify_waiters();
     }
 
     pub(crate) async fn died(&self) {
-        let mut death = self.death.subscribe();
-        // An error means that the process is gone for good.
-        let _gone = death.wait_for(|dead| *dead).await;
+        let told = self.death.told.notified();
+        if !self.is_dead() {
+            told.await;
+        }
+    }
+
+    /// Stands still for a while: nothing goes in or out.
+    pub(crate) fn stop(&self, time: Duration) {
+        trace::note(&self.name, format_args!("stands still for {} ms", time.as_millis()));
+        *self.stopped_until.lock().unwrap() = Some(Instant::now() + time);
+    }
+
+    /// How long it still stands still.
+    pub(crate) fn still_stopped(&self) -> Duration {
+        let until = *self.stopped_until.lock().unwrap();
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -64,9 +91,11 @@ impl fmt::Debug for Process {
 
 #[derive(Default)]
 struct Listening {
-    processes: BTreeMap<String, (Process, Routes)>,
+    processes: BTreeMap<String, (Process, Door)>,
     /// Pairs that cannot reach each other, until then.
-    cuts: BTreeMap<(String, String), tokio::time::Instant>,
+    cuts: BTreeMap<(String, String), Instant>,
+    /// Who can reach nobody, until then.
+    islands: BTreeMap<String, Instant>,
 }
 
 /// The network of one simulated shop.
@@ -92,6 +121,10 @@ impl Network {
         self.listening.lock().unwrap()
     }
 
+    fn rates(&self) -> NetRates {
+        *self.rates.lock().unwrap()
+    }
+
     /// How many messages there were.
     pub(crate) fn messages(&self) -> u64 {
         *self.messages.lock().unwrap()
@@ -99,23 +132,31 @@ impl Network {
 
     /// No trouble from now on.
     pub(crate) fn heal(&self) {
-        *self.rates.lock().unwrap() =
-            NetRates { request_lost: 0, reply_lost: 0, doubled: 0, late: 0, delay_ms: 1 };
-        self.listening().cuts.clear();
+        *self.rates.lock().unwrap() = NetRates { delay_ms: 1, ..NetRates::default() };
+        let mut listening = self.listening();
+        listening.cuts.clear();
+        listening.islands.clear();
     }
 
     /// Puts a process behind its name, in place of the one before.
-    pub(crate) fn listen(&self, process: Process, routes: Routes) {
-        self.listening().processes.insert(process.name.clone(), (process, routes));
+    pub(crate) fn listen(&self, process: Process, door: Door) {
+        self.listening().processes.insert(process.name.clone(), (process, door));
     }
 
     /// Two names cannot reach each other for a while.
     pub(crate) fn cut(&self, one: &str, other: &str, time: Duration) {
-        let until = tokio::time::Instant::now() + time;
+        trace::note(&"network", format_args!("cut {one} - {other}, {} ms", time.as_millis()));
+        let until = Instant::now() + time;
         let mut listening = self.listening();
         for pair in [(one, other), (other, one)] {
             listening.cuts.insert((pair.0.to_owned(), pair.1.to_owned()), until);
         }
+    }
+
+    /// A name can reach nobody for a while, and nobody can reach it.
+    pub(crate) fn isolate(&self, name: &str, time: Duration) {
+        trace::note(&"network", format_args!("isolate {name}, {} ms", time.as_millis()));
+        self.listening().islands.insert(name.to_owned(), Instant::now() + time);
     }
 
     /// The network as a process sees it.
@@ -127,20 +168,25 @@ impl Network {
         self.rng.lock().unwrap().random_range(0..1_000) < per_thousand
     }
 
-    fn delay(&self) -> Duration {
-        let rates = *self.rates.lock().unwrap();
-        let late = self.dice(rates.late);
-        let mut rng = self.rng.lock().unwrap();
-        let most = if late { 4_000 } else { rates.delay_ms };
-        Duration::from_millis(rng.random_range(0..=most))
+    fn delay(&self, most: u64) -> Duration {
+        let late = self.dice(self.rates().late);
+        let most = if late { LATE_MS } else { most };
+        Duration::from_millis(self.rng.lock().unwrap().random_range(0..=most))
     }
 
-    fn target(&self, from: &str, to: &str) -> Option<(Process, Routes)> {
+    fn is_cut(&self, from: &str, to: &str) -> bool {
+        let now = Instant::now();
         let listening = self.listening();
         let cut = listening.cuts.get(&(from.to_owned(), to.to_owned()));
-        if cut.is_some_and(|until| *until > tokio::time::Instant::now()) {
+        let island = [from, to].into_iter().filter_map(|name| listening.islands.get(name));
+        island.chain(cut).any(|until| *until > now)
+    }
+
+    fn target(&self, from: &str, to: &str) -> Option<(Process, Door)> {
+        if self.is_cut(from, to) {
             return None;
         }
+        let listening = self.listening();
         listening.processes.get(to).filter(|(process, _)| !process.is_dead()).cloned()
     }
 
@@ -151,47 +197,70 @@ impl Network {
         to: &str,
         request: Request<Body>,
     ) -> Result<Response<Body>, NetError> {
-        *self.messages.lock().unwrap() += 1;
+        let number = {
+            let mut messages = self.messages.lock().unwrap();
+            *messages += 1;
+            *messages
+        };
         if from.is_dead() {
             std::future::pending::<()>().await;
         }
-        let rates = *self.rates.lock().unwrap();
+        sleep(from.still_stopped()).await;
+        let rates = self.rates();
         let (parts, body) = request.into_parts();
         let bytes = body.collect().await.map_err(NetError::new)?.to_bytes();
-        let metadata = MetadataMap::from_headers(parts.headers.clone());
-        let time = rpc::deadline::of(&metadata).unwrap_or(Duration::from_mins(1));
-        let copy = move || {
-            let body =
-                Body::new(Full::new(bytes.clone()).map_err(|never: Infallible| match never {}));
-            Request::from_parts(parts.clone(), body)
+        let path = parts.uri.path().to_owned();
+        let note = |what: &str| {
+            trace::note(&from.name, format_args!("#{number} {what} {to}{path}"));
         };
-        if self.dice(rates.doubled) {
+        let bare = bytes.get(5..).unwrap_or_default();
+        trace::note(
+            &from.name,
+            format_args!("#{number} -> {to}{path} {}", Content { path: &path, bytes: bare }),
+        );
+        let metadata = MetadataMap::from_headers(parts.headers.clone());
+        let time = rpc::deadline::of(&metadata).unwrap_or(Duration::from_mins(2));
+        // Without a key a call that comes twice is two calls.
+        let may_double = if rates.applies_alone {
+            path.ends_with("/Apply")
+        } else {
+            parts.headers.contains_key("idempotency-key") || !is_rest(&path)
+        };
+        let copy = move || Request::from_parts(parts.clone(), whole(bytes.clone()));
+        if may_double && self.dice(rates.doubled) {
             let (network, from, to, twin) = (self.clone(), from.clone(), to.to_owned(), copy());
             tokio::spawn(async move {
-                sleep(network.delay()).await;
+                let (least, most) = rates.double_ms;
+                sleep(Duration::from_millis(least) + network.delay(most - least)).await;
+                trace::note(&from.name, format_args!("#{number} -> {to} once more"));
                 // The second answer goes nowhere.
                 let _unread = network.arrive(&from, &to, twin).await;
             });
         }
         let exchange = async {
             if self.dice(rates.request_lost) {
-                std::future::pending::<()>().await;
+                note("is lost on the way to");
+                sleep(time.min(NOTICED)).await;
+                return Err(NetError::new("lost"));
             }
-            sleep(self.delay()).await;
+            sleep(self.delay(rates.delay_ms)).await;
             let response = self.arrive(from, to, copy()).await?;
-            if self.dice(rates.reply_lost) {
-                std::future::pending::<()>().await;
+            if self.dice(rates.reply_lost) || self.is_cut(to, &from.name) {
+                note("is lost on the way back from");
+                sleep(time.min(NOTICED)).await;
+                return Err(NetError::new("lost"));
             }
-            sleep(self.delay()).await;
+            sleep(self.delay(rates.delay_ms)).await;
             Ok(response)
         };
-        // What is lost is noticed when the time is over, or when the connection is.
-        let lost = time.min(Duration::from_secs(3));
-        let outcome = tokio::time::timeout(lost, exchange).await;
+        let outcome = timeout(time, exchange).await;
         if from.is_dead() {
             std::future::pending::<()>().await;
         }
-        outcome.unwrap_or_else(|_| Err(NetError::new("lost")))
+        sleep(from.still_stopped()).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(NetError::new("time is over")));
+        note(if outcome.is_ok() { "<-" } else { "<- nothing from" });
+        outcome
     }
 
     /// Has the target handle a request; it goes on when the caller is gone, as over a real network.
@@ -201,15 +270,17 @@ impl Network {
         to: &str,
         request: Request<Body>,
     ) -> Result<Response<Body>, NetError> {
-        let (process, mut routes) =
-            self.target(&from.name, to).ok_or_else(|| NetError::new("connection refused"))?;
+        let target = self.target(&from.name, to);
+        let (process, mut door) = target.ok_or_else(|| NetError::new("connection refused"))?;
+        let handler = process.clone();
         let handled = tokio::spawn(async move {
-            let routes: &mut Routes = ServiceExt::<Request<Body>>::ready(&mut routes).await?;
-            let response = routes.call(request).await?;
+            sleep(handler.still_stopped()).await;
+            let response = door.ready().await?.call(request).await?;
             // All of it, so that the answer does not depend on the target any more.
             let (parts, body) = response.into_parts();
             let body = body.collect().await?;
-            Ok::<_, tower::BoxError>((parts, body))
+            sleep(handler.still_stopped()).await;
+            Ok::<_, BoxError>((parts, body))
         });
         tokio::select! {
             biased;
@@ -219,6 +290,42 @@ impl Network {
                 Ok(Response::from_parts(parts, Body::new(body)))
             }
         }
+    }
+}
+
+/// Whether it is a bridge's path, and not a gRPC method.
+fn is_rest(path: &str) -> bool {
+    !path.starts_with("/till.")
+}
+
+/// A message for readers: what an Apply is made of, else its length.
+struct Content<'a> {
+    path: &'a str,
+    bytes: &'a [u8],
+}
+
+impl fmt::Display for Content<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let apply = self.path.ends_with("/Apply") && trace::is_read();
+        let Some(Ok(apply)) = apply.then(|| <ApplyRequest as prost::Message>::decode(self.bytes))
+        else {
+            return write!(f, "({} bytes)", self.bytes.len());
+        };
+        for operation in apply.operations {
+            let (name, tx) = match operation.operation {
+                Some(Op::Prepare(op)) => ("prepare", op.tx.map(|tx| tx.tx_id)),
+                Some(Op::Commit(op)) => ("commit", op.tx.map(|tx| tx.tx_id)),
+                Some(Op::Abort(op)) => ("abort", op.tx.map(|tx| tx.tx_id)),
+                Some(Op::Query(op)) if op.fence => ("fence", op.tx.map(|tx| tx.tx_id)),
+                Some(Op::Query(op)) => ("query", op.tx.map(|tx| tx.tx_id)),
+                Some(Op::Forget(op)) => ("forget", Some(op.tx_id)),
+                Some(Op::Read(_)) => ("read", None),
+                None => ("nothing", None),
+            };
+            let tail: Vec<u8> = tx.unwrap_or_default().into_iter().skip(12).collect();
+            write!(f, " {name} {}", storage::codec::hex(&tail))?;
+        }
+        Ok(())
     }
 }
 

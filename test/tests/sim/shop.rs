@@ -1,12 +1,19 @@
-//! A simulated shop: two replicas of every role over one store, and a fate that kills and restarts them.
+//! A simulated shop: replicas of every role over one store, and a fate that plagues, kills and restarts
+//! them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
 use coordinator::service::Coordinator;
+use http::{Request, Response};
+use http_bridge::{Bridge, Settings};
 use participant::{domain::Domain, lane::LaneOptions, role::Parts, shards::Retention};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,132 +21,58 @@ use rpc::{
     net::Net,
     routing::{Router, Target},
 };
-use storage::{
-    codec,
-    keys::{Kind, Owner, Space},
-    mem::{
-        After, Call, Chaos, ChaosRates, Faults, MemKv, Op, Plan, SeededEntropy, TokioClock, Verdict,
-    },
-    record::{JournalEntry, tx_event::Event},
-};
-use tonic::service::Routes;
-use types::{Clock, Entropy, ShardId, UnixMillis};
+use storage::mem::{MemKv, SeededEntropy, TokioClock};
+use tokio::time::Instant;
+use tonic::{body::Body, service::Routes};
+use tower::{BoxError, Service, ServiceExt};
+use types::{Clock, Entropy, UnixMillis};
 
-use crate::network::{NetRates, Network, Process};
+use crate::{
+    fate::{Fate, Rates, WildClock},
+    network::{Door, Network, Process},
+    trace,
+};
 
 /// Shards of every service: few, so that calls meet.
 pub(crate) const SHARDS: u16 = 2;
-/// Replicas of every role.
-const REPLICAS: [u8; 2] = [0, 1];
 /// Roles by name.
-const ROLES: [&str; 4] = ["coordinator", "order", "stock", "payment"];
+const ROLES: [&str; 5] = ["coordinator", "order", "stock", "payment", "bridge"];
 
-/// How bad a run is.
-#[derive(Debug, Clone)]
-pub(crate) struct Rates {
-    net: NetRates,
-    store: ChaosRates,
-    /// Chance of a process to die at a call to the store, before or after its effect, in calls per ten
-    /// thousand.
-    death: u32,
-    /// Chance of a cut between two processes in each half second, in percent.
-    cut: u32,
-}
-
-impl Rates {
-    /// Every seed is bad in its own way: some in everything, some in one thing, some in nothing.
-    pub(crate) fn of(seed: u64) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
-        let mut some =
-            |most: u32| if rng.random_bool(0.6) { rng.random_range(0..=most) } else { 0 };
-        let net = NetRates {
-            request_lost: some(60),
-            reply_lost: some(60),
-            doubled: some(80),
-            late: some(20),
-            delay_ms: u64::from(some(8)),
-        };
-        let store = ChaosRates {
-            unavailable: some(20),
-            locked: some(10),
-            conflict: some(20),
-            landed: some(40),
-            lost: some(40),
-            late: some(40),
-            late_ms: 1..=3_000,
-            delay_ms: 0..=u64::from(some(6)) + 1,
-        };
-        Self { net, store, death: some(25), cut: some(15) }
-    }
-}
-
-/// Trouble at the store, and death.
-#[derive(Debug)]
-struct Fate {
+/// A replica: what outlives its processes.
+struct Replica {
     process: Process,
-    chaos: Chaos,
-    death: Mutex<(ChaCha8Rng, u32)>,
-    healed: Arc<Mutex<bool>>,
-}
-
-impl Fate {
-    fn dies(&self) -> bool {
-        let healed = *self.healed.lock().unwrap();
-        let mut death = self.death.lock().unwrap();
-        let rate = death.1;
-        if !healed && death.0.random_range(0..10_000) < rate {
-            self.process.kill();
-        }
-        self.process.is_dead()
-    }
-}
-
-impl Faults for Fate {
-    fn before(&self, call: &Call<'_>) -> Plan {
-        if self.dies() {
-            return Plan::at_once(Verdict::Vanish);
-        }
-        if *self.healed.lock().unwrap() {
-            return Plan { delay_before: Duration::from_millis(1), ..Plan::PROCEED };
-        }
-        self.chaos.before(call)
-    }
-
-    fn after(&self, call: &Call<'_>) -> After {
-        // A commit is where death hurts.
-        if call.op == Op::Commit && self.dies() { After::Vanish } else { After::Return }
-    }
+    clock: WildClock,
+    away: Arc<Mutex<Option<Instant>>>,
 }
 
 /// The whole shop.
 pub(crate) struct Shop {
     pub(crate) network: Network,
-    kv: MemKv,
-    clock: Arc<dyn Clock>,
-    rates: Rates,
+    pub(crate) kv: MemKv,
+    pub(crate) rates: Rates,
+    truth: TokioClock,
     seed: u64,
-    healed: Arc<Mutex<bool>>,
-    processes: Mutex<BTreeMap<String, Process>>,
+    healed: Arc<AtomicBool>,
+    replicas: Mutex<BTreeMap<String, Replica>>,
     starts: Mutex<u64>,
 }
 
 impl Shop {
     /// Opens a shop and leaves it to its fate.
     pub(crate) fn open(seed: u64, rates: Rates) -> Arc<Self> {
-        let clock: Arc<dyn Clock> =
-            Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000)));
+        let truth = TokioClock::starting_at(UnixMillis(1_700_000_000_000));
         let shop = Arc::new(Self {
             network: Network::new(seed, rates.net),
-            kv: MemKv::new(Arc::clone(&clock)),
-            clock,
+            kv: MemKv::new(Arc::new(truth)),
+            truth,
             rates,
             seed,
             healed: Arc::default(),
-            processes: Mutex::default(),
+            replicas: Mutex::default(),
             starts: Mutex::default(),
         });
         for role in ROLES {
-            for replica in REPLICAS {
+            for replica in 0..shop.rates.replicas {
                 shop.start(&name(role, replica));
             }
         }
@@ -149,38 +82,69 @@ impl Shop {
 
     /// No more trouble; whoever is dead is started once more.
     pub(crate) fn heal(&self) {
-        *self.healed.lock().unwrap() = true;
+        trace::note(&"fate", format_args!("leaves everybody alone"));
+        self.healed.store(true, Ordering::Relaxed);
         self.network.heal();
+        for replica in self.replicas.lock().unwrap().values() {
+            replica.clock.error_ms.store(0, Ordering::Relaxed);
+            *replica.away.lock().unwrap() = None;
+        }
     }
 
-    /// What happened, in numbers.
-    pub(crate) fn trouble(&self) -> (u64, u64, storage::mem::Stats, u64) {
-        let elapsed = self.clock.now().0;
+    /// What happened, in numbers: messages, processes, commits, milliseconds.
+    pub(crate) fn numbers(&self) -> (u64, u64, storage::mem::Stats, u64) {
+        let elapsed = self.truth.now().0 - 1_700_000_000_000;
         (self.network.messages(), *self.starts.lock().unwrap(), self.kv.stats(), elapsed)
     }
 
-    /// Restarts the dead, and cuts the network here and there.
+    /// Restarts the dead, and plagues the living.
     async fn fate(self: Arc<Self>) {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 0xfa7e);
         loop {
             tokio::time::sleep(Duration::from_millis(rng.random_range(1..500))).await;
             let dead: Vec<String> = {
-                let processes = self.processes.lock().unwrap();
-                processes
-                    .values()
-                    .filter(|process| process.is_dead())
-                    .map(|p| p.name.clone())
-                    .collect()
+                let replicas = self.replicas.lock().unwrap();
+                let dead = replicas.values().filter(|replica| replica.process.is_dead());
+                dead.map(|replica| replica.process.name.clone()).collect()
             };
             for name in dead {
                 self.start(&name);
             }
-            if !*self.healed.lock().unwrap() && rng.random_range(0..100) < self.rates.cut {
-                let names: Vec<String> = self.processes.lock().unwrap().keys().cloned().collect();
-                let one = &names[rng.random_range(0..names.len())];
-                let other = &names[rng.random_range(0..names.len())];
-                self.network.cut(one, other, Duration::from_millis(rng.random_range(10..5_000)));
+            if !self.healed.load(Ordering::Relaxed) {
+                self.plague(&mut rng);
             }
+        }
+    }
+
+    fn plague(&self, rng: &mut ChaCha8Rng) {
+        let replicas = self.replicas.lock().unwrap();
+        let names: Vec<&String> = replicas.keys().collect();
+        let mut happens = |percent: u32| {
+            let one = names[rng.random_range(0..names.len())];
+            let other = names[rng.random_range(0..names.len())];
+            let happens = rng.random_range(0..100) < percent;
+            let time = Duration::from_millis(rng.random_range(10..6_000));
+            happens.then_some((one, other, time))
+        };
+        if let Some((one, other, time)) = happens(self.rates.cut) {
+            self.network.cut(one, other, time);
+        }
+        if let Some((one, _, time)) = happens(self.rates.island) {
+            if time.as_millis() % 2 == 0 {
+                self.network.isolate(one, time);
+            } else {
+                let ms = time.as_millis();
+                trace::note(one, format_args!("cannot reach the store for {ms} ms"));
+                *replicas[one].away.lock().unwrap() = Some(Instant::now() + time);
+            }
+        }
+        if let Some((one, _, time)) = happens(self.rates.stop) {
+            replicas[one].process.stop(time);
+        }
+        if let Some((one, _, time)) = happens(self.rates.jump) {
+            let error = i64::try_from(time.as_millis()).unwrap() * 4 - 10_000;
+            trace::note(one, format_args!("has a clock that is {error} ms wrong"));
+            replicas[one].clock.error_ms.store(error, Ordering::Relaxed);
         }
     }
 
@@ -190,96 +154,143 @@ impl Shop {
             *starts += 1;
             *starts
         };
-        let stream = self.seed.wrapping_mul(1_000_003) ^ start;
+        let mut replicas = self.replicas.lock().unwrap();
         let process = Process::start(name);
-        let fate = Fate {
+        trace::note(&name, format_args!("starts"));
+        let replica = replicas.entry(name.to_owned()).or_insert_with(|| Replica {
             process: process.clone(),
-            chaos: Chaos::new(stream ^ 1, self.rates.store.clone()),
-            death: Mutex::new((ChaCha8Rng::seed_from_u64(stream ^ 2), self.rates.death)),
-            healed: Arc::clone(&self.healed),
-        };
-        let kv = self.kv.with_faults(Arc::new(fate)).process(u32::try_from(start).unwrap());
-        let net = self.network.of(&process);
-        let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(stream ^ 3));
-        let role = name.split_once('-').unwrap().0;
-        let routes = match role {
-            "coordinator" => self.coordinator(&net, &kv, entropy),
-            "order" => {
-                let parts = self.parts(order::app::Orders, &net, kv, entropy);
-                order::routes(&parts, target("stock"))
-            }
-            "stock" => stock::routes(&self.parts(stock::app::Stock, &net, kv, entropy)),
-            _ => payment::routes(&self.parts(payment::app::Payment, &net, kv, entropy)),
-        };
-        self.network.listen(process.clone(), routes);
-        self.processes.lock().unwrap().insert(name.to_owned(), process);
-    }
-
-    fn coordinator(&self, net: &Arc<dyn Net>, kv: &MemKv, entropy: Arc<dyn Entropy>) -> Routes {
-        let settings = coordinator::Settings {
-            order_endpoints: target("order"),
-            stock_endpoints: target("stock"),
-            payment_endpoints: target("payment"),
-            request_id_retention_ms: 600_000,
-            vote_window_ms: 2_000,
-            batch_calls_max: None,
-        };
-        let clock = Arc::clone(&self.clock);
-        coordinator::routes(Coordinator::new(&settings, net, kv.shared(), clock, entropy))
-    }
-
-    fn parts<D: Domain>(
-        &self,
-        domain: D,
-        net: &Arc<dyn Net>,
-        kv: MemKv,
-        entropy: Arc<dyn Entropy>,
-    ) -> Parts<D> {
-        let parts = Parts::new(domain, Retention::default(), Arc::clone(net), entropy).unwrap();
-        let coordinator = Router::new(target("coordinator"), Arc::clone(net));
-        let (opening, clock) = (parts.clone(), Arc::clone(&self.clock));
-        tokio::spawn(async move {
-            let options = LaneOptions::default();
-            opening.open(kv.shared(), Some(SHARDS), clock, coordinator, options).await.unwrap();
+            clock: WildClock { truth: self.truth, error_ms: Arc::new(AtomicI64::new(0)) },
+            away: Arc::default(),
         });
-        parts
+        replica.process = process.clone();
+        let stream = self.seed.wrapping_mul(1_000_003) ^ start;
+        let away = Arc::clone(&replica.away);
+        let fate = Fate::new(&process, stream, &self.rates, away, Arc::clone(&self.healed));
+        let seams = Seams {
+            kv: self.kv.with_faults(Arc::new(fate)).process(u32::try_from(start).unwrap()),
+            net: self.network.of(&process),
+            clock: Arc::new(replica.clock.clone()),
+            entropy: Arc::new(SeededEntropy::new(stream ^ 3)),
+            known: self.known(name),
+            retention: self.rates.retention,
+            vote_window_ms: self.rates.vote_window_ms,
+        };
+        self.network.listen(process, seams.door(name.split_once('-').unwrap().0));
     }
 
-    /// I8: after quiet no vote is without its outcome.
-    pub(crate) fn expect_nothing_unresolved(&self, seed: u64) {
-        let contents = self.kv.contents();
-        for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
-            for shard in (0..SHARDS).map(ShardId) {
-                let range = Space::new(owner, shard).range(Kind::Journal);
-                let mut open = BTreeSet::new();
-                for (key, value) in contents.range(range) {
-                    let entry: JournalEntry = codec::decode(key, value).unwrap();
-                    for event in entry.events.into_iter().filter_map(|event| event.event) {
-                        match event {
-                            Event::Prepared(event) => {
-                                open.insert(event.tx.unwrap().tx_id);
-                            }
-                            Event::Carried(event) if event.state == 2 => {
-                                open.insert(event.tx.unwrap().tx_id);
-                            }
-                            Event::Decided(event) => {
-                                open.remove(&event.tx_id);
-                            }
-                            Event::Fenced(_) | Event::Acknowledged(_) | Event::Carried(_) => {}
-                        }
-                    }
-                }
-                assert!(open.is_empty(), "SEED={seed} {owner:?}/{shard} is unresolved: {open:?}");
-            }
+    /// How many replicas of each role this one knows, and from which on.
+    fn known(&self, name: &str) -> Known {
+        let all = self.rates.replicas;
+        if !self.rates.stray {
+            return Known { from: 0, to: all };
+        }
+        // Routes that do not agree: some know the first replica alone, some the last, some all.
+        let hash =
+            name.bytes().fold(self.seed, |hash, byte| hash * 31 % 1_000_003 + u64::from(byte));
+        match hash % 3 {
+            0 => Known { from: 0, to: 1 },
+            1 => Known { from: all - 1, to: all },
+            _ => Known { from: 0, to: all },
         }
     }
 }
 
-fn name(role: &str, replica: u8) -> String {
-    format!("{role}-{replica}:1")
+/// Which replicas somebody knows.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    from: u8,
+    to: u8,
 }
 
-/// Every replica of a role.
-pub(crate) fn target(role: &str) -> Target {
-    REPLICAS.map(|replica| name(role, replica)).join(",").parse().unwrap()
+impl Known {
+    fn target(self, role: &str) -> Target {
+        let names: Vec<String> = (self.from..self.to).map(|replica| name(role, replica)).collect();
+        names.join(",").parse().unwrap()
+    }
+}
+
+/// What a process reaches the world by.
+struct Seams {
+    kv: MemKv,
+    net: Arc<dyn Net>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    known: Known,
+    retention: Retention,
+    vote_window_ms: u64,
+}
+
+impl Seams {
+    fn door(self, role: &str) -> Door {
+        match role {
+            "bridge" => door(self.bridge().router()),
+            "coordinator" => door(self.coordinator()),
+            "order" => {
+                let stock = self.known.target("stock");
+                door(order::routes(&self.parts(order::app::Orders), stock))
+            }
+            "stock" => door(stock::routes(&self.parts(stock::app::Stock))),
+            _ => door(payment::routes(&self.parts(payment::app::Payment))),
+        }
+    }
+
+    fn bridge(self) -> Bridge {
+        let router = |role| Router::new(self.known.target(role), Arc::clone(&self.net));
+        let shop = http_bridge::Shop {
+            order: router("order"),
+            stock: router("stock"),
+            payment: router("payment"),
+            coordinator: router("coordinator"),
+        };
+        let settings = Settings {
+            request_timeout: Duration::from_secs(15),
+            batch_init_timeout: Duration::from_secs(30),
+            attempt_timeout: Duration::from_secs(4),
+            in_flight_max: 1_000,
+            trust_request_id: false,
+        };
+        Bridge::new(shop, settings, self.clock, self.entropy)
+    }
+
+    fn coordinator(self) -> Routes {
+        let settings = coordinator::Settings {
+            order_endpoints: self.known.target("order"),
+            stock_endpoints: self.known.target("stock"),
+            payment_endpoints: self.known.target("payment"),
+            request_id_retention_ms: 600_000,
+            vote_window_ms: self.vote_window_ms,
+            batch_calls_max: None,
+        };
+        let kv = self.kv.shared();
+        coordinator::routes(Coordinator::new(&settings, &self.net, kv, self.clock, self.entropy))
+    }
+
+    fn parts<D: Domain>(self, domain: D) -> Parts<D> {
+        let net = Arc::clone(&self.net);
+        let parts = Parts::new(domain, self.retention, net, self.entropy).unwrap();
+        let coordinator = Router::new(self.known.target("coordinator"), self.net);
+        let opening = parts.clone();
+        tokio::spawn(async move {
+            let options = LaneOptions::default();
+            let kv = self.kv.shared();
+            opening.open(kv, Some(SHARDS), self.clock, coordinator, options).await.unwrap();
+        });
+        parts
+    }
+}
+
+/// Puts a role's service behind a door.
+fn door<S, B>(service: S) -> Door
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>,
+    S: Clone + Send + Sync + 'static,
+    B: tonic::transport::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let answered = |response: Response<B>| response.map(|body| Body::new(body));
+    Door::new(service.map_response(answered).map_err(Into::into))
+}
+
+/// Where a replica listens.
+pub(crate) fn name(role: &str, replica: u8) -> String {
+    format!("{role}-{replica}:1")
 }

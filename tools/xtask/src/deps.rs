@@ -128,12 +128,16 @@ const RESERVED_WORDS: &[Reserved] = &[
     },
 ];
 
+/// The feature by which rules can be broken.
+const MUTATIONS: &str = "mutations";
+
 /// Checks all of it.
 pub(crate) fn check(workspace: &Workspace) -> Part {
     let mut checks = Checks::default();
     for package in &workspace.packages {
         let name = package["name"].as_str().unwrap_or_default();
         checks.check(name, check_package(workspace, package, name));
+        checks.check(name, check_mutations(package, name));
     }
     let mut sources = Vec::new();
     for file in workspace.files()? {
@@ -174,6 +178,23 @@ fn check_package(workspace: &Workspace, package: &Value, name: &str) -> Result<(
         } else if dependency["kind"].is_null() {
             check_outside(name, target)?;
         }
+    }
+    Ok(())
+}
+
+/// Rules are broken in simulation alone: no manifest but the simulation's turns that on, and that one
+/// only on demand.
+fn check_mutations(package: &Value, name: &str) -> Result<(), String> {
+    let says = |value: &Value| value.as_str().is_some_and(|text| text.contains(MUTATIONS));
+    let turns_on = |list: &Value| list.as_array().into_iter().flatten().any(says);
+    let dependencies = package["dependencies"].as_array().into_iter().flatten();
+    if dependencies.clone().any(|dependency| turns_on(&dependency["features"])) {
+        return Err(format!("must not turn on {MUTATIONS} of a dependency"));
+    }
+    let features = package["features"].as_object().into_iter().flatten();
+    let mut turning = features.filter(|(_, list)| turns_on(list)).map(|(feature, _)| feature);
+    if turning.any(|feature| (name, feature.as_str()) != ("system-test", MUTATIONS)) {
+        return Err(format!("must not have a feature that turns on {MUTATIONS}"));
     }
     Ok(())
 }
@@ -272,6 +293,21 @@ mod tests {
             let allowed = lookup(EDGES, service).unwrap();
             assert!(services.iter().all(|other| !has(allowed, other)));
         }
+    }
+
+    #[test]
+    fn rules_can_be_broken_in_the_simulation_alone() {
+        let feature = |name: &str, feature: &str| {
+            let mut package = serde_json::json!({"dependencies": [], "features": {}});
+            package["features"][feature] = serde_json::json!(["types/mutations"]);
+            check_mutations(&package, name)
+        };
+        assert!(feature("system-test", "mutations").is_ok());
+        assert!(feature("system-test", "default").is_err());
+        assert!(feature("till", "mutations").is_err());
+        let dependency = serde_json::json!({"name": "types", "features": ["mutations"]});
+        let package = serde_json::json!({"dependencies": [dependency], "features": {}});
+        assert!(check_mutations(&package, "system-test").is_err());
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! so that it is there within seconds, whatever state they are in.
 //!
 //! Modules: [`ci`] the whole run; [`test`] all tests; [`client_rust`] tikv-client's own tests; [`deps`] who
-//! may depend on whom; [`tidy`] what the sources look like; [`goldens`]; [`outside`] tools of others, against
-//! a running [`shop`]; [`python`] the virtual environment; [`command`], [`report`] and [`workspace`]
-//! underneath.
+//! may depend on whom; [`tidy`] what the sources look like; [`goldens`]; [`sim`] and [`soak`] the simulation;
+//! [`outside`] tools of others, against a running [`shop`]; [`python`] the virtual environment; [`command`],
+//! [`report`] and [`workspace`] underneath.
 //!
 //! Invariants: nothing is written outside the target directory (but for `goldens`); what could not run is
 //! said so and is never counted as passed; processes are ended by their id.
@@ -31,6 +31,8 @@ mod outside;
 mod python;
 mod report;
 mod shop;
+mod sim;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -46,6 +48,9 @@ usage: cargo xtask COMMAND
             against one
   deploy    of these, only what deploys the shop: chart, compose files, image, scripts
   k8s       writes k8s/ anew, from the chart
+  sim       the simulation: --seeds N [--from S]; --seed S replays one and prints all that happens;
+            --mutations, --mutation NAME break rules, each of which must be noticed
+  soak      the simulation on seeds never run before: --minutes N
   goldens   writes the golden files anew, from what the tests see
   client-tests [--regions N]
             tikv-client's own tests against dev-kv, cut into N regions (1)";
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let args: Vec<String> = env::args().skip(2).collect();
     match command.as_str() {
         "ci" => ci::run(&workspace, &mut report),
         "test" => test::run(&workspace, &mut report),
@@ -75,26 +81,30 @@ fn main() -> ExitCode {
                 outside::run(&workspace, &mut report);
             }
         }
-        "client-tests" => {
-            let arguments: Vec<String> = env::args().skip(2).collect();
-            match client_rust::regions(&arguments) {
-                Ok(regions) => {
-                    report.part("client tests", || client_rust::run(&workspace, regions));
-                }
-                Err(problem) => {
-                    println!("{problem}");
-                    return ExitCode::from(64);
-                }
+        "sim" => match sim::Wanted::parse(&args) {
+            Ok(wanted) => sim::run(&workspace, &mut report, &wanted),
+            Err(problem) => return usage(&problem),
+        },
+        "soak" => match soak::parse(&args) {
+            Ok(time) => soak::run(&workspace, &mut report, time),
+            Err(problem) => return usage(&problem),
+        },
+        "client-tests" => match client_rust::regions(&args) {
+            Ok(regions) => {
+                report.part("client tests", || client_rust::run(&workspace, regions));
             }
-        }
+            Err(problem) => return usage(&problem),
+        },
         "goldens" => report.part("goldens", || goldens::write(&workspace)),
-        _ => {
-            println!("{USAGE}");
-            return ExitCode::from(64);
-        }
+        _ => return usage("no such command"),
     }
     report.close(&rounded(began.elapsed()));
     if report.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn usage(problem: &str) -> ExitCode {
+    println!("{problem}\n\n{USAGE}");
+    ExitCode::from(64)
 }
 
 /// To a tenth of a second, for people.

@@ -69,7 +69,12 @@ impl<D: Domain> Core<D> {
                 let start = self.run.start;
                 self.answer(id, Answer::Done(reply, start));
             }
-            Executed::Refused(refusal) => self.answer(id, Answer::Refused(refusal)),
+            Executed::Refused(refusal) => {
+                if let Some(key) = request {
+                    self.remember_refusal(key, &refusal);
+                }
+                self.answer(id, Answer::Refused(refusal));
+            }
             Executed::Wait(row) if !may_wait => match self.blocker_on(&row).cloned() {
                 Some(blocker) => self.answer(id, Answer::Waiting(Box::new(blocker))),
                 None => self.answer(id, Answer::Overloaded),
@@ -191,9 +196,6 @@ impl<D: Domain> Core<D> {
             self.wake_transaction(meta.tx_id);
         }
         let vote = self.book.get(meta.tx_id).and_then(|entry| entry.vote.clone());
-        debug_assert!(
-            decision.state == self.book.get(meta.tx_id).map_or(decision.state, |e| e.state)
-        );
         self.answer(id, Answer::State(decision.state, vote));
     }
 
@@ -206,6 +208,9 @@ impl<D: Domain> Core<D> {
     /// What a request id was answered before.
     fn recall(&self, key: &RequestKey) -> Option<Answer<D::Reply>> {
         let known = self.requests.get(&key.id)?;
+        if known.call == !key.call {
+            return Some(Answer::Refused(Self::recall_refusal(known)));
+        }
         if known.call != key.call {
             return Some(Answer::Refused(Refusal::new(Reason::RequestIdReused)));
         }

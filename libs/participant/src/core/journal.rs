@@ -13,8 +13,8 @@ use storage::{
 };
 use twopc::participant::{Entry, Event};
 use types::{
-    Branch, BranchState, Priority, RequestId, Service, ShardId, Timestamp, TxId, TxMeta,
-    UnixMillis, Vote,
+    Branch, BranchState, Mutation, Priority, Reason, Refusal, RequestId, Service, ShardId,
+    Timestamp, TxId, TxMeta, UnixMillis, Vote,
 };
 
 use super::{Core, Remembered, RequestKey};
@@ -47,7 +47,9 @@ impl<D: Domain> Core<D> {
     pub(super) fn record(&mut self, event: Event<D::Hold>) {
         let encoded = self.encode_event(&event);
         self.run.bytes += encoded.encoded_len() + 4;
-        self.run.events.push(encoded);
+        if !is_left_out(&event) {
+            self.run.events.push(encoded);
+        }
         let seq = self.run.seq;
         self.apply(event, seq);
     }
@@ -94,6 +96,45 @@ impl<D: Domain> Core<D> {
             last_seq: self.run.seq,
         };
         self.requests.insert(key.id.clone(), remembered);
+        if !Mutation::RequestIdApart.is_on() {
+            self.run.requests.push(answer);
+        }
+    }
+
+    /// Remembers a refusal under a request id that was minted for one call: a copy of it that was thought
+    /// lost must not make true what was refused in the meantime. The hash of a refused call is stored
+    /// inverted. A client's own id is not bound, as its next call may carry it and succeed.
+    pub(super) fn remember_refusal(&mut self, key: &RequestKey, refusal: &Refusal) {
+        if !key.id.is_minted() || Mutation::RefusalForgotten.is_on() {
+            return;
+        }
+        let Refusal { reason, metadata } = refusal.clone();
+        let vote = Vote::No { reason: reason.as_str().to_owned(), metadata };
+        let keep_until_ms = self.run.start.physical().plus_ms(key.keep_ms).0;
+        self.note(key.id.clone(), !key.call, encode_vote(Some(&vote)), keep_until_ms);
+    }
+
+    /// The refusal that a request id was answered before.
+    pub(super) fn recall_refusal(known: &Remembered) -> Refusal {
+        match decode_vote(&known.reply) {
+            Ok(Some(Vote::No { reason, metadata })) => {
+                Refusal { reason: Reason::parse(&reason).unwrap_or(Reason::Internal), metadata }
+            }
+            Ok(_) | Err(_) => Refusal::new(Reason::Internal),
+        }
+    }
+
+    fn note(&mut self, id: RequestId, call: u64, reply: Bytes, keep_until_ms: u64) {
+        let request_id = id.to_string();
+        let answer = record::RequestAnswer { request_id, call, reply, keep_until_ms };
+        self.run.bytes += answer.encoded_len() + 4;
+        let remembered = Remembered {
+            call,
+            reply: answer.reply.to_vec(),
+            keep_until: UnixMillis(keep_until_ms),
+            last_seq: self.run.seq,
+        };
+        self.requests.insert(id, remembered);
         self.run.requests.push(answer);
     }
 
@@ -102,24 +143,12 @@ impl<D: Domain> Core<D> {
     /// make true what was refused in the meantime.
     pub(super) fn note_refusal(&mut self, meta: &TxMeta, refusal: &Vote) {
         let Some(id) = refusal_key(meta) else { return };
-        if self.refused_since(meta).is_some() {
+        if self.refused_since(meta).is_some() || Mutation::RefusalForgotten.is_on() {
             return;
         }
-        let answer = record::RequestAnswer {
-            request_id: id.to_string(),
-            call: self.run.start.0,
-            reply: encode_vote(Some(refusal)),
-            keep_until_ms: self.run.start.physical().plus_ms(REFUSAL_KEEP_MS).0,
-        };
-        self.run.bytes += answer.encoded_len() + 4;
-        let remembered = Remembered {
-            call: answer.call,
-            reply: answer.reply.to_vec(),
-            keep_until: UnixMillis(answer.keep_until_ms),
-            last_seq: self.run.seq,
-        };
-        self.requests.insert(id, remembered);
-        self.run.requests.push(answer);
+        let start = self.run.start;
+        let keep_until_ms = start.physical().plus_ms(REFUSAL_KEEP_MS).0;
+        self.note(id, start.0, encode_vote(Some(refusal)), keep_until_ms);
     }
 
     /// The NO that a client was told under this transaction's request id after its call had begun. An id
@@ -297,6 +326,7 @@ impl<D: Domain> Core<D> {
                 .into(),
             vote: encode_vote(entry.vote.as_ref()),
             acknowledged: entry.acknowledged,
+            gave_back: entry.gave_back,
         }
     }
 
@@ -332,6 +362,7 @@ impl<D: Domain> Core<D> {
                     state,
                     hold,
                     vote: decode_vote(&carried.vote)?,
+                    gave_back: carried.gave_back,
                     acknowledged: carried.acknowledged,
                     told_seq: 0,
                     last_seq: 0,
@@ -350,6 +381,18 @@ fn event_tx_id(event: &record::TxEvent) -> Option<TxId> {
         tx_event::Event::Carried(event) => &event.tx.as_ref()?.tx_id,
     };
     TxId::from_slice(bytes).ok()
+}
+
+/// Whether the simulation keeps this fact out of the journal.
+fn is_left_out<H>(event: &Event<H>) -> bool {
+    match event {
+        Event::Decided { committed: false, .. } => Mutation::ReturnNotJournaled.is_on(),
+        Event::Decided { committed: true, .. } => Mutation::CommitNotJournaled.is_on(),
+        Event::Prepared { .. }
+        | Event::Fenced { .. }
+        | Event::Acknowledged { .. }
+        | Event::Carried(_) => false,
+    }
 }
 
 /// Where the refusal of a transaction's request id is remembered.

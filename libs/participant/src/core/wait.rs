@@ -3,7 +3,7 @@
 //! An older transaction may wait for a younger one's hold, never the other way round, so waiting cannot go
 //! in a circle (Rosenkrantz, Stearns, Lewis 1978). Calls that hold nothing may always wait.
 
-use types::{Priority, TxId, TxMeta, UnixMillis, Vote};
+use types::{Mutation, Priority, TxId, TxMeta, UnixMillis, Vote};
 
 use super::{Answer, Call, CallId, Core, rows::holders_of};
 use crate::domain::{Domain, Row};
@@ -86,7 +86,11 @@ impl<D: Domain> Core<D> {
 
     /// True when somebody younger holds something on the row, so that waiting for it is allowed.
     pub(super) fn may_wait_on(&self, row: &[u8], priority: Priority) -> bool {
-        holders_of(&self.holders, row).next_back().is_some_and(|(holder, _)| holder > priority)
+        let mut holders = holders_of(&self.holders, row);
+        if Mutation::YoungerWaits.is_on() {
+            return holders.next_back().is_some();
+        }
+        holders.next_back().is_some_and(|(holder, _)| holder > priority)
     }
 
     /// True when a transaction older than `priority` waits on the row.

@@ -265,7 +265,10 @@ impl<D: Domain> Lane<D> {
     /// Whether a batch should run now: for somebody who waits, or for patient calls whose time has come
     /// or whose holds are in somebody's way.
     fn is_due(&self) -> bool {
-        if self.tidy || self.core.wants_look(self.seams.clock.now()) {
+        // Deadlines are the store's; by a clock that is ahead of it nothing would ever stop being due.
+        let rested = self.refreshed.is_none_or(|at| at.elapsed() >= self.options.linger);
+        let now = if rested { self.seams.clock.now() } else { UnixMillis(0) };
+        if self.tidy || self.core.wants_look(now) {
             return true;
         }
         let branch = self.core.branch();

@@ -9,8 +9,8 @@ use storage::{
 use types::{Money, Reason};
 
 use crate::shop::{
-    Shop, abort, add, breathe, commit, create, item, op, prepare, request, said, stock, subtract,
-    units,
+    Handle, Shop, abort, add, breathe, commit, create, item, op, prepare, request, said, stock,
+    subtract, units,
 };
 
 #[tokio::test(start_paused = true)]
@@ -43,6 +43,22 @@ async fn a_refusal_is_not_remembered() {
     assert_eq!(subtract(&lane, "a", 2).await, Err(Reason::OutOfStock));
     add(&lane, "a", 1, None).await.unwrap();
     assert_eq!(subtract(&lane, "a", 2).await, Ok(0), "the same request id succeeds later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_a_minted_request_id_stays_a_refusal_on_every_replica() {
+    let shop = Shop::new();
+    let (lane, other) = (shop.stocked(1).await, shop.lane(2));
+    let ask = async |lane: &Handle, call| {
+        let op = Op::Subtract(item("a"), units(2));
+        crate::shop::op(lane, op, request("~one call", call)).await.map(|_| ())
+    };
+    assert_eq!(ask(&lane, 7).await, Err(Reason::OutOfStock));
+    add(&lane, "a", 5, None).await.unwrap();
+    // A copy that was late.
+    assert_eq!(ask(&other, 7).await, Err(Reason::OutOfStock));
+    assert_eq!(ask(&other, 8).await, Err(Reason::RequestIdReused), "another call is told apart");
+    assert_eq!(stock(&other, "a").await, 6);
 }
 
 #[tokio::test(start_paused = true)]

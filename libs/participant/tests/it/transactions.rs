@@ -17,6 +17,23 @@ fn soon(lane: &Handle, meta: &TxMeta, amount: u64) -> tokio::task::JoinHandle<St
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fence_that_was_left_over_what_was_forgotten_is_no_contradiction() {
+    let shop = Shop::new();
+    let lane = shop.stocked(5).await;
+    // Whoever sends a Commit has the primary's word, so this shard had voted and forgotten.
+    let forgotten = shop.tx(1);
+    assert_eq!(query(&lane, &forgotten, true).await, BranchState::Aborted);
+    assert_eq!(commit(&lane, &forgotten).await, BranchState::Committed);
+    // What gave its hold back is one.
+    let aborted = shop.tx(2);
+    assert_eq!(said(&prepare(&lane, &aborted, "a", 2).await), "YES");
+    assert_eq!(abort(&lane, &aborted).await, BranchState::Aborted);
+    assert_eq!(commit(&lane, &aborted).await, BranchState::Aborted);
+    assert_eq!(commit(&shop.lane(2), &aborted).await, BranchState::Aborted, "from the journal");
+    assert_eq!(stock(&lane, "a").await, 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_repeated_prepare_gets_the_first_answer_and_makes_no_second_hold() {
     let shop = Shop::new();
     let lane = shop.stocked(5).await;

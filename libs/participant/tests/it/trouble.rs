@@ -1,7 +1,10 @@
 //! Commits whose outcome nobody knows, and stores that are not there.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,12 +12,12 @@ use futures::future::join_all;
 use storage::{
     KvError, codec,
     keys::{Kind, Owner, Space},
-    mem::{Call, Chaos, ChaosRates, Faults, Landing, Op, Plan, Verdict},
+    mem::{Call, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock, Verdict},
     record::JournalEntry,
 };
 use types::{ShardId, Timestamp};
 
-use crate::shop::{Shop, abort, add, prepare, request, said, stock};
+use crate::shop::{ORIGIN, Shop, abort, add, prepare, request, said, stock};
 
 fn undetermined(landing: Landing) -> Verdict {
     Verdict::Undetermined(landing)
@@ -72,7 +75,7 @@ async fn chaos_loses_and_doubles_nothing() {
         let mut shop = Shop::new();
         shop.stocked(0).await;
         let rates = ChaosRates::default();
-        shop.kv = shop.kv.with_faults(std::sync::Arc::new(Chaos::new(seed, rates)));
+        shop.kv = shop.kv.with_faults(Arc::new(Chaos::new(seed, rates)));
         let lanes = [shop.lane(2), shop.lane(3), shop.lane(4)];
         let mut expected = 0;
         for round in 0..10 {
@@ -103,7 +106,7 @@ impl Faults for Stuck {
 async fn a_kv_transaction_that_grew_too_old_is_begun_anew() {
     let mut shop = Shop::new();
     shop.stocked(1).await;
-    shop.kv = shop.kv.with_faults(std::sync::Arc::new(Stuck::default()));
+    shop.kv = shop.kv.with_faults(Arc::new(Stuck::default()));
     let lane = shop.lane(2);
     assert_eq!(add(&lane, "a", 1, None).await, Ok(2));
     let now = shop.clock.now();
@@ -113,4 +116,33 @@ async fn a_kv_transaction_that_grew_too_old_is_begun_anew() {
     let entry: JournalEntry = codec::decode(key, value).unwrap();
     let age = now.since(Timestamp(entry.start_ts).physical());
     assert!(age < 60_000, "written by a KV transaction of {age} ms ago");
+}
+
+/// Counts KV transactions, each of which takes a millisecond to begin.
+#[derive(Debug, Default)]
+struct Begun(AtomicUsize);
+
+impl Faults for Begun {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        let begins = call.op == Op::Begin;
+        self.0.fetch_add(usize::from(begins), Ordering::Relaxed);
+        Plan { delay_before: Duration::from_millis(u64::from(begins)), ..Plan::PROCEED }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_ahead_does_not_keep_the_store_busy() {
+    let mut shop = Shop::new();
+    shop.stocked(1).await;
+    let (older, younger) = (shop.tx(1), shop.tx(2));
+    let begun = Arc::new(Begun::default());
+    shop.kv = shop.kv.with_faults(begun.clone());
+    shop.clock = Arc::new(TokioClock::starting_at(ORIGIN.plus_ms(3_600_000)));
+    let lane = shop.lane(2);
+    assert_eq!(said(&prepare(&lane, &younger, "a", 1).await), "YES");
+    let waits = tokio::spawn(async move { said(&prepare(&lane, &older, "a", 1).await) });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = begun.0.load(Ordering::Relaxed);
+    assert!(begun < 60, "{begun} KV transactions in a second");
+    assert_eq!(waits.await.unwrap(), "FENCED", "by the store's clock");
 }

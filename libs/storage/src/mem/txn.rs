@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, ops::Range};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
-use types::Timestamp;
+use types::{Mutation, Timestamp};
 
 use super::{Landing, Late, MemKv, Op, Verdict, Writes};
 use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value};
@@ -178,6 +178,13 @@ impl Txn for MemTxn {
             Verdict::Fail(error) => Err(CommitError::Failed(error)),
             Verdict::Conflict => Err(CommitError::Conflict),
             Verdict::Undetermined(Landing::Lost) => unknown("the request was lost"),
+            // What TiKV makes of a rollback after such an error: the primary stands, the rest is gone.
+            Verdict::Undetermined(Landing::Landed)
+                if Mutation::RollbackAfterUndetermined.is_on() =>
+            {
+                land(writes.into_iter().filter(|(key, _)| *key == primary).collect());
+                unknown("the reply was lost")
+            }
             Verdict::Undetermined(Landing::Landed) => {
                 // A real store says so when it refuses; only a success can lose its reply unnoticed.
                 if land(writes) {

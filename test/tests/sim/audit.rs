@@ -1,0 +1,257 @@
+//! What must hold in the store itself once everything is quiet, whatever clients were told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+use proto::{
+    payment::v1::HoldCreditReceipt,
+    stock::v1::{HoldStockReceipt, hold_stock_receipt::Line},
+};
+use storage::{
+    codec,
+    keys::{Kind, Owner, Space},
+    mem::MemKv,
+    record::{ItemRecord, JournalEntry, OrderRecord, UserRecord, tx_event::Event},
+};
+use types::ShardId;
+
+use crate::{calls::DRAWN, shop::SHARDS};
+
+/// A branch: whose, and which shard.
+type Seat = (Owner, u16);
+
+/// What one shard's journal ever said of one transaction.
+#[derive(Debug, Default)]
+struct Seen {
+    committed: bool,
+    /// It gave back what it held, or voted against it.
+    against: bool,
+    open: bool,
+}
+
+/// What was bought and by what, from all that orders ever were.
+#[derive(Debug, Default)]
+struct Sales {
+    /// Units by item and incarnation.
+    units: BTreeMap<(String, u64), u64>,
+    /// Money by user and incarnation.
+    money: BTreeMap<(String, u64), u64>,
+    problems: Vec<String>,
+}
+
+/// Looks at the store; returns what is wrong.
+pub(crate) fn audit(kv: &MemKv) -> Vec<String> {
+    let versions = kv.versions();
+    let each = |owner: Owner, kind: Kind| {
+        let ranges = (0..SHARDS).map(move |shard| Space::new(owner, ShardId(shard)).range(kind));
+        let versions = &versions;
+        ranges.flat_map(move |range| versions.range(range))
+    };
+    let mut sales = Sales::default();
+    let mut payers = BTreeSet::new();
+    for (key, versions) in each(Owner::Order, Kind::Order) {
+        for value in versions.iter().filter_map(|(_, value)| value.as_ref()) {
+            let order: OrderRecord = codec::decode(key, value).unwrap();
+            let Some(paid) = &order.paid else { continue };
+            let id = text(key);
+            if payers.insert((paid.tx_id.clone(), id.clone())) {
+                sales.add(&id, &order);
+            }
+        }
+    }
+    let payments: BTreeSet<_> = payers.iter().map(|(tx_id, _)| tx_id).collect();
+    let mut problems = sales.add_overwritten(&versions, &payments);
+    problems.append(&mut sales.problems);
+    if payments.len() < payers.len() {
+        problems.push(format!("a transaction paid two orders: {payers:?}"));
+    }
+    for (key, versions) in each(Owner::Stock, Kind::Item) {
+        let Some((_, Some(value))) = versions.last() else { continue };
+        let item: ItemRecord = codec::decode(key, value).unwrap();
+        let sold = sales.units.get(&(text(key), item.incarnation)).copied().unwrap_or(0);
+        if item.available + sold != item.supplied {
+            problems.push(format!("item {}: {item:?}, but sold {sold}", text(key)));
+        }
+    }
+    for (key, versions) in each(Owner::Payment, Kind::User) {
+        let Some((_, Some(value))) = versions.last() else { continue };
+        let user: UserRecord = codec::decode(key, value).unwrap();
+        let spent = sales.money.get(&(text(key), user.incarnation)).copied().unwrap_or(0);
+        if user.available + spent != user.supplied {
+            problems.push(format!("user {}: {user:?}, but spent {spent}", text(key)));
+        }
+    }
+    for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
+        for shard in 0..SHARDS {
+            let range = Space::new(owner, ShardId(shard)).range(Kind::Journal);
+            let stands = versions.range(range).filter_map(|(key, all)| Some((key, all.last()?)));
+            let stands = stands.filter_map(|(key, (_, value))| Some((key, value.as_ref()?)));
+            let open = seen(stands).into_iter().filter(|(_, seen)| seen.open);
+            problems.extend(open.map(|(tx, _)| format!("{owner:?}/{shard} never heard of {tx}")));
+        }
+    }
+    problems.extend(contradictions(&versions));
+    problems
+}
+
+impl Sales {
+    /// A paid order's receipts must say what its lines and its cost say.
+    fn add(&mut self, id: &str, order: &OrderRecord) {
+        let mut ordered: BTreeMap<&str, u64> = BTreeMap::new();
+        for line in &order.lines {
+            *ordered.entry(&line.item_id).or_default() += line.quantity;
+        }
+        let mut held: BTreeMap<String, u64> = BTreeMap::new();
+        let mut paid = Vec::new();
+        for receipt in order.paid.iter().flat_map(|paid| &paid.receipts) {
+            match receipt.branch.as_ref().map(|branch| branch.service.as_str()) {
+                Some("stock") => {
+                    for line in self.add_units(&receipt.receipt) {
+                        *held.entry(line.item_id).or_default() += line.quantity;
+                    }
+                }
+                Some("payment") => {
+                    let receipt = self.add_money(&receipt.receipt);
+                    paid.push((receipt.user_id, receipt.amount));
+                }
+                _ => {}
+            }
+        }
+        let held: BTreeMap<&str, u64> = held.iter().map(|(id, units)| (&id[..], *units)).collect();
+        if held != ordered || paid != [(order.user_id.clone(), order.total_cost)] {
+            self.problems.push(format!("order {id} is paid with {held:?} and {paid:?}: {order:?}"));
+        }
+    }
+
+    fn add_units(&mut self, receipt: &[u8]) -> Vec<Line> {
+        let lines = HoldStockReceipt::decode(receipt).unwrap().lines;
+        for line in &lines {
+            let item = (line.item_id.clone(), line.incarnation);
+            *self.units.entry(item).or_default() += line.quantity;
+        }
+        lines
+    }
+
+    fn add_money(&mut self, receipt: &[u8]) -> HoldCreditReceipt {
+        let receipt = HoldCreditReceipt::decode(receipt).unwrap();
+        let user = (receipt.user_id.clone(), receipt.incarnation);
+        *self.money.entry(user).or_default() += receipt.amount;
+        receipt
+    }
+
+    /// A drawn order may be bought and drawn anew by one batch, and no record ever says that it was paid.
+    /// Of any other order that is a problem.
+    fn add_overwritten(&mut self, versions: &Versions, paid: &BTreeSet<&Bytes>) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut overwritten = BTreeSet::new();
+        let mut orders = BTreeMap::new();
+        for event in events(versions, Owner::Order) {
+            match event {
+                Event::Prepared(event) => drop(orders.insert(event.tx.unwrap().tx_id, event.hold)),
+                Event::Decided(event) if event.committed && !paid.contains(&event.tx_id) => {
+                    let order = orders.get(&event.tx_id).cloned().unwrap_or_default();
+                    let order = String::from_utf8_lossy(&order).into_owned();
+                    if order.parse().is_ok_and(|number: u64| number < DRAWN) {
+                        overwritten.insert(event.tx_id);
+                    } else {
+                        problems.push(format!("order {order} was committed and is not paid"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for owner in [Owner::Stock, Owner::Payment] {
+            let mut seen = BTreeSet::new();
+            for event in events(versions, owner) {
+                let Event::Prepared(event) = event else { continue };
+                let tx_id = event.tx.unwrap().tx_id;
+                let first = seen.insert((tx_id.clone(), event.receipt.clone()));
+                if !overwritten.contains(&tx_id) || !first {
+                    continue;
+                }
+                if owner == Owner::Stock {
+                    self.add_units(&event.receipt);
+                } else {
+                    self.add_money(&event.receipt);
+                }
+            }
+        }
+        problems
+    }
+}
+
+/// All that the journals of a service ever said, shard by shard.
+fn events(versions: &Versions, owner: Owner) -> impl Iterator<Item = Event> {
+    let ranges =
+        (0..SHARDS).map(move |shard| Space::new(owner, ShardId(shard)).range(Kind::Journal));
+    let values = ranges.flat_map(|range| versions.range(range)).flat_map(|(key, all)| {
+        all.iter().filter_map(move |(_, value)| Some((key, value.as_ref()?)))
+    });
+    values.flat_map(|(key, value)| {
+        let entry: JournalEntry = codec::decode(key, value).unwrap();
+        entry.events.into_iter().filter_map(|event| event.event)
+    })
+}
+
+/// No branch is committed where another one is aborted.
+fn contradictions(versions: &Versions) -> Vec<String> {
+    let mut all: BTreeMap<String, BTreeMap<Seat, Seen>> = BTreeMap::new();
+    for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
+        for shard in 0..SHARDS {
+            let range = Space::new(owner, ShardId(shard)).range(Kind::Journal);
+            let ever = versions.range(range).flat_map(|(key, all)| {
+                all.iter().filter_map(move |(_, value)| Some((key, value.as_ref()?)))
+            });
+            for (tx, seen) in seen(ever) {
+                all.entry(tx).or_default().insert((owner, shard), seen);
+            }
+        }
+    }
+    let contradicts = |seats: &BTreeMap<Seat, Seen>| {
+        seats.values().any(|seen| seen.committed) && seats.values().any(|seen| seen.against)
+    };
+    let wrong = all.into_iter().filter(|(_, seats)| contradicts(seats));
+    wrong.map(|(tx, seats)| format!("{tx} went both ways: {seats:?}")).collect()
+}
+
+type Versions = BTreeMap<storage::Key, Vec<(types::Timestamp, Option<storage::Value>)>>;
+
+/// What journal entries say of each transaction, by id.
+fn seen<'a>(
+    entries: impl Iterator<Item = (&'a storage::Key, &'a storage::Value)>,
+) -> BTreeMap<String, Seen> {
+    let mut all: BTreeMap<String, Seen> = BTreeMap::new();
+    for (key, value) in entries {
+        let entry: JournalEntry = codec::decode(key, value).unwrap();
+        for event in entry.events.into_iter().filter_map(|event| event.event) {
+            match event {
+                Event::Prepared(event) => {
+                    all.entry(codec::hex(&event.tx.unwrap().tx_id)).or_default().open = true;
+                }
+                Event::Decided(event) => {
+                    let seen = all.entry(codec::hex(&event.tx_id)).or_default();
+                    seen.open = false;
+                    seen.committed |= event.committed;
+                    seen.against |= !event.committed;
+                }
+                // A bare fence may be left where all is over and forgotten.
+                Event::Fenced(event) => {
+                    let seen = all.entry(codec::hex(&event.tx.unwrap().tx_id)).or_default();
+                    seen.against |= !event.vote.is_empty();
+                }
+                Event::Carried(event) => {
+                    all.entry(codec::hex(&event.tx.unwrap().tx_id)).or_default().open =
+                        event.state == 2;
+                }
+                Event::Acknowledged(_) => {}
+            }
+        }
+    }
+    all
+}
+
+/// The id in a record's key.
+fn text(key: &[u8]) -> String {
+    String::from_utf8_lossy(key.get(4..).unwrap_or_default()).into_owned()
+}

@@ -1,0 +1,289 @@
+//! How bad a run is, and what happens to a process at each of its calls to the store.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use participant::shards::Retention;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use storage::{
+    KvError, codec,
+    mem::{After, Call, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock, Verdict},
+};
+use types::{Clock, UnixMillis};
+
+use crate::{network::Process, trace};
+
+/// How often messages are in trouble, in messages per thousand.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct NetRates {
+    pub(crate) request_lost: u32,
+    pub(crate) reply_lost: u32,
+    pub(crate) doubled: u32,
+    /// Whether only what coordinators say to participants is doubled.
+    pub(crate) applies_alone: bool,
+    /// Held back for up to four seconds.
+    pub(crate) late: u32,
+    /// Greatest ordinary delay, in milliseconds, each way.
+    pub(crate) delay_ms: u64,
+    /// Least and greatest ordinary delay of a doubled message, in milliseconds.
+    pub(crate) double_ms: (u64, u64),
+}
+
+/// How bad a run is.
+#[derive(Debug, Clone)]
+pub(crate) struct Rates {
+    pub(crate) net: NetRates,
+    pub(crate) store: ChaosRates,
+    /// Chance of a process to die at a call to the store, before or after its effect, in calls per ten
+    /// thousand.
+    pub(crate) death: u32,
+    /// Chances in each half second, in percent: of a cut between two processes,
+    pub(crate) cut: u32,
+    /// of a process that can reach nobody, or not the store,
+    pub(crate) island: u32,
+    /// of a process that stands still for up to six seconds,
+    pub(crate) stop: u32,
+    /// of a clock that jumps by up to ten seconds, back or forth.
+    pub(crate) jump: u32,
+    /// Chance of a batch_init in each half second, in percent.
+    pub(crate) init: u32,
+    /// Whether orders are batch_inited, too.
+    pub(crate) draws: bool,
+    /// Replicas of every role.
+    pub(crate) replicas: u8,
+    /// Whether callers know but some of the replicas, each others.
+    pub(crate) stray: bool,
+    /// Percent of calls whose client gives up on them.
+    pub(crate) gives_up: u32,
+    /// How long branches have to vote.
+    pub(crate) vote_window_ms: u64,
+    /// How long request ids are kept.
+    pub(crate) retention: Retention,
+}
+
+impl Rates {
+    /// Every seed is bad in its own way: some in everything, some in one thing, some in nothing.
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
+        let mut some =
+            |most: u32| if rng.random_bool(0.5) { rng.random_range(0..=most) } else { 0 };
+        let net = NetRates {
+            request_lost: some(60),
+            reply_lost: some(60),
+            doubled: some(80),
+            late: some(20),
+            delay_ms: u64::from(some(8)),
+            double_ms: (0, u64::from(some(2_000))),
+            applies_alone: false,
+        };
+        let store = ChaosRates {
+            unavailable: some(20),
+            locked: some(10),
+            conflict: some(20),
+            landed: some(40),
+            lost: some(40),
+            late: some(40),
+            late_ms: 1..=3_000,
+            delay_ms: 0..=u64::from(some(6)) + 1,
+        };
+        let rates = Self {
+            net,
+            store,
+            death: some(25),
+            cut: some(15),
+            island: some(10),
+            stop: some(10),
+            jump: some(20),
+            init: some(20),
+            draws: some(1) == 1,
+            replicas: 2 + u8::try_from(some(1)).unwrap(),
+            stray: some(1) == 1,
+            gives_up: some(15),
+            retention: Retention::default(),
+            vote_window_ms: 2_000,
+        };
+        match seed % 64 {
+            23 => rates.or_afterlife(9_000, (5_200, 8_800)),
+            41 => rates.or_afterlife(2_000, (5_200, 7_000)),
+            _ => rates.or_worse(seed),
+        }
+    }
+
+    /// One seed in eight is very bad in one way.
+    fn or_worse(mut self, seed: u64) -> Self {
+        match seed % 64 {
+            // Whatever was said is heard again, much later.
+            7 => self.net = NetRates { doubled: 900, double_ms: (0, 1_900), ..self.net },
+            // The store seldom says what became of a commit.
+            15 | 31 => {
+                self.store = ChaosRates { landed: 200, lost: 100, late: 200, ..self.store };
+            }
+            // Somebody always dies.
+            39 | 47 => self.death = 150,
+            // Nobody is there for long.
+            55 => (self.stop, self.island) = (60, 40),
+            // Everything is overwritten all the time.
+            63 => (self.init, self.draws) = (90, true),
+            _ => {}
+        }
+        self
+    }
+
+    /// Everything is forgotten as soon as it may be; then every message between services, and no other, is
+    /// heard again after that. Stock and credit come and go meanwhile.
+    fn or_afterlife(self, vote_window_ms: u64, double_ms: (u64, u64)) -> Self {
+        let net =
+            NetRates { doubled: 1_000, double_ms, applies_alone: true, ..NetRates::default() };
+        let store = ChaosRates {
+            unavailable: 0,
+            locked: 0,
+            conflict: 0,
+            landed: 0,
+            lost: 0,
+            late: 0,
+            ..self.store.clone()
+        };
+        let retention = Retention { client_ms: 1, minted_ms: 1 };
+        let (init, draws) = (90, false);
+        let quiet = Self { death: 0, cut: 0, island: 0, stop: 0, jump: 0, gives_up: 0, ..self };
+        Self { net, store, retention, vote_window_ms, init, draws, stray: false, ..quiet }
+    }
+
+    /// True when nothing can delay a checkout beyond its answer.
+    pub(crate) const fn is_calm(&self) -> bool {
+        let net = &self.net;
+        let store = &self.store;
+        net.request_lost + net.reply_lost + net.doubled + net.late == 0
+            && store.unavailable + store.locked + store.conflict == 0
+            && store.landed + store.lost + store.late == 0
+            && self.death + self.cut + self.island + self.stop + self.jump == 0
+    }
+}
+
+/// A process's clock: true time and an error that jumps.
+#[derive(Debug, Clone)]
+pub(crate) struct WildClock {
+    pub(crate) truth: TokioClock,
+    pub(crate) error_ms: Arc<AtomicI64>,
+}
+
+impl Clock for WildClock {
+    fn now(&self) -> UnixMillis {
+        let error = self.error_ms.load(Ordering::Relaxed);
+        UnixMillis(self.truth.now().0.saturating_add_signed(error))
+    }
+}
+
+/// Trouble at the store, and death.
+pub(crate) struct Fate {
+    process: Process,
+    chaos: Chaos,
+    death: Mutex<(ChaCha8Rng, u32)>,
+    /// The store cannot be reached until then.
+    away: Arc<Mutex<Option<tokio::time::Instant>>>,
+    healed: Arc<AtomicBool>,
+}
+
+impl Fate {
+    pub(crate) fn new(
+        process: &Process,
+        stream: u64,
+        rates: &Rates,
+        away: Arc<Mutex<Option<tokio::time::Instant>>>,
+        healed: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            process: process.clone(),
+            chaos: Chaos::new(stream ^ 1, rates.store.clone()),
+            death: Mutex::new((ChaCha8Rng::seed_from_u64(stream ^ 2), rates.death)),
+            away,
+            healed,
+        }
+    }
+
+    fn dies(&self) -> bool {
+        if self.process.is_dead() {
+            return true;
+        }
+        let mut death = self.death.lock().unwrap();
+        let rate = death.1;
+        let dies = !self.is_healed() && death.0.random_range(0..10_000) < rate;
+        if dies {
+            self.process.kill();
+        }
+        dies
+    }
+
+    fn is_healed(&self) -> bool {
+        self.healed.load(Ordering::Relaxed)
+    }
+
+    fn is_away(&self) -> bool {
+        self.away.lock().unwrap().is_some_and(|until| until > tokio::time::Instant::now())
+    }
+
+    fn plan(&self, call: &Call<'_>) -> Plan {
+        if self.is_healed() {
+            return Plan { delay_before: Duration::from_millis(1), ..Plan::PROCEED };
+        }
+        let mut plan = self.chaos.before(call);
+        if self.is_away() {
+            // Nobody knows whether a commit was on its way when the line went down.
+            plan.verdict = match (call.op, call.number % 3) {
+                (Op::Commit, 0) => Verdict::Undetermined(Landing::Landed),
+                (Op::Commit, 1) => Verdict::Undetermined(Landing::Lost),
+                _ => Verdict::Fail(KvError::Unavailable("cut off".to_owned())),
+            };
+            plan.delay_before += Duration::from_millis(100);
+        }
+        plan.delay_before += self.process.still_stopped();
+        plan
+    }
+}
+
+impl fmt::Debug for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fate").field("process", &self.process).finish_non_exhaustive()
+    }
+}
+
+impl Faults for Fate {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        if self.dies() {
+            return Plan::at_once(Verdict::Vanish);
+        }
+        let plan = self.plan(call);
+        if call.op == Op::Commit || plan.verdict != Verdict::Proceed {
+            let (op, ts, verdict) = (call.op, call.start_ts.0, &plan.verdict);
+            let key = Key(call.key);
+            trace::note(&self.process.name, format_args!("{op:?} {key} @{ts}: {verdict:?}"));
+        }
+        plan
+    }
+
+    fn after(&self, _: &Call<'_>) -> After {
+        if self.dies() { After::Vanish } else { After::Return }
+    }
+}
+
+/// A key for readers.
+struct Key<'a>(&'a [u8]);
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [owner, high, low, rest @ ..] => {
+                let shard = u16::from_be_bytes([*high, *low]);
+                write!(f, "{}/{shard}/{}", char::from(*owner), codec::hex(rest))
+            }
+            short => f.write_str(&codec::hex(short)),
+        }
+    }
+}

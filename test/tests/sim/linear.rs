@@ -1,0 +1,211 @@
+//! Whether what clients saw of one object could have happened one call at a time.
+//!
+//! The search of Wing and Gong (1993) with the memory of Lowe (2017): take any call that began before every
+//! call that is not yet placed had ended, place it next if the model allows it there, and never look twice
+//! at the same set of placed calls in the same state. A call whose outcome nobody knows may take effect at
+//! any time after it began, or never. Pure.
+
+use std::{collections::BTreeSet, fmt};
+
+/// What one call at a time may do.
+pub(crate) trait Model {
+    /// Everything that the next call can see.
+    type State: Clone + Ord;
+    /// A call, together with what its client was told.
+    type Call;
+
+    /// The state after this call, or none if it cannot have said so here.
+    fn apply(&self, state: &Self::State, call: &Self::Call) -> Option<Self::State>;
+}
+
+/// A call and when it was under way, in steps of one clock for all clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Span<C> {
+    /// The call.
+    pub(crate) call: C,
+    /// When it began.
+    pub(crate) began: u64,
+    /// When it ended; none when its outcome is unknown.
+    pub(crate) ended: Option<u64>,
+}
+
+impl<C: fmt::Debug> fmt::Display for Span<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ended {
+            Some(ended) => write!(f, "{}-{ended} {:?}", self.began, self.call),
+            None => write!(f, "{}-? {:?}", self.began, self.call),
+        }
+    }
+}
+
+/// What the search found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// There is an order.
+    Linearizable,
+    /// There is none. The longest beginning of one, by index.
+    Impossible(Vec<usize>),
+    /// Neither was found within the bound.
+    Undecided,
+}
+
+/// Calls of one history at most: a bit each.
+const CALLS_MAX: usize = 128;
+/// States looked at before the search gives up.
+const STATES_MAX: usize = 300_000;
+
+/// Looks for an order.
+pub(crate) fn check<M: Model>(model: &M, initial: &M::State, spans: &[Span<M::Call>]) -> Verdict {
+    assert!(spans.len() <= CALLS_MAX, "{} calls are too many", spans.len());
+    let mut search =
+        Search { model, spans, seen: BTreeSet::new(), order: Vec::new(), longest: Vec::new() };
+    match search.place(0, initial) {
+        Some(true) => Verdict::Linearizable,
+        Some(false) => Verdict::Impossible(search.longest),
+        None => Verdict::Undecided,
+    }
+}
+
+struct Search<'a, M: Model> {
+    model: &'a M,
+    spans: &'a [Span<M::Call>],
+    seen: BTreeSet<(u128, M::State)>,
+    order: Vec<usize>,
+    longest: Vec<usize>,
+}
+
+impl<M: Model> Search<'_, M> {
+    /// Places what is left behind what is `placed`; none when the bound was reached.
+    fn place(&mut self, placed: u128, state: &M::State) -> Option<bool> {
+        let left = |index: &usize| placed & (1 << index) == 0;
+        let spans = self.spans;
+        // The first end among what must still be placed: nothing that began later may come next.
+        let first_end = (0..spans.len()).filter(left).filter_map(|at| spans[at].ended).min();
+        let Some(first_end) = first_end else { return Some(true) };
+        if self.order.len() > self.longest.len() {
+            self.longest.clone_from(&self.order);
+        }
+        if self.seen.len() >= STATES_MAX {
+            return None;
+        }
+        if !self.seen.insert((placed, state.clone())) {
+            return Some(false);
+        }
+        // What is known to have happened first: the unknown is placed only where it is needed.
+        for known in [true, false] {
+            for at in (0..spans.len()).filter(left) {
+                let span = &spans[at];
+                if span.ended.is_some() != known || span.began > first_end {
+                    continue;
+                }
+                let Some(next) = self.model.apply(state, &span.call) else { continue };
+                self.order.push(at);
+                if self.place(placed | (1 << at), &next)? {
+                    return Some(true);
+                }
+                self.order.pop();
+            }
+        }
+        Some(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A register that is written and read, and compared and set.
+    struct Register;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Call {
+        Write(u64),
+        Read(u64),
+        Swap(u64, u64),
+    }
+
+    impl Model for Register {
+        type State = u64;
+        type Call = Call;
+
+        fn apply(&self, state: &u64, call: &Call) -> Option<u64> {
+            match *call {
+                Call::Write(value) => Some(value),
+                Call::Read(value) => (value == *state).then_some(value),
+                Call::Swap(from, to) => (from == *state).then_some(to),
+            }
+        }
+    }
+
+    fn verdict(spans: &[(Call, u64, u64)]) -> Verdict {
+        let spans: Vec<_> = spans
+            .iter()
+            .map(|(call, began, ended)| Span {
+                call: *call,
+                began: *began,
+                ended: (*ended > 0).then_some(*ended),
+            })
+            .collect();
+        check(&Register, &0, &spans)
+    }
+
+    fn is_possible(spans: &[(Call, u64, u64)]) -> bool {
+        verdict(spans) == Verdict::Linearizable
+    }
+
+    #[test]
+    fn a_read_sees_what_was_written_before_it_began() {
+        assert!(is_possible(&[(Call::Write(1), 1, 2), (Call::Read(1), 3, 4)]));
+        assert!(!is_possible(&[(Call::Write(1), 1, 2), (Call::Read(0), 3, 4)]));
+        assert!(!is_possible(&[(Call::Read(1), 1, 2), (Call::Write(1), 3, 4)]));
+    }
+
+    #[test]
+    fn calls_that_overlap_may_come_in_any_order() {
+        for seen in [0, 1] {
+            assert!(is_possible(&[(Call::Write(1), 1, 4), (Call::Read(seen), 2, 3)]));
+        }
+        assert!(!is_possible(&[(Call::Write(1), 1, 4), (Call::Read(2), 2, 3)]));
+    }
+
+    #[test]
+    fn two_reads_never_see_a_write_come_and_go() {
+        let write = (Call::Write(1), 1, 10);
+        assert!(is_possible(&[write, (Call::Read(0), 2, 3), (Call::Read(1), 4, 5)]));
+        assert!(!is_possible(&[write, (Call::Read(1), 2, 3), (Call::Read(0), 4, 5)]));
+    }
+
+    #[test]
+    fn an_unknown_outcome_may_be_either_and_may_come_late() {
+        let unknown = (Call::Write(1), 1, 0);
+        assert!(is_possible(&[unknown, (Call::Read(0), 2, 3), (Call::Read(1), 8, 9)]));
+        assert!(is_possible(&[unknown, (Call::Read(0), 8, 9)]));
+        assert!(!is_possible(&[unknown, (Call::Read(1), 2, 3), (Call::Read(0), 8, 9)]));
+        assert!(!is_possible(&[(Call::Read(1), 1, 2), (Call::Write(1), 3, 0)]));
+    }
+
+    #[test]
+    fn an_effect_that_happens_twice_is_found() {
+        let history = [
+            (Call::Swap(0, 1), 1, 2),
+            (Call::Write(0), 3, 4),
+            (Call::Swap(0, 1), 5, 6),
+            (Call::Read(1), 7, 8),
+        ];
+        assert!(is_possible(&history));
+        // The last swap's client was never told, but nobody else can have made it 1.
+        assert!(is_possible(&[history[0], history[1], (Call::Swap(0, 1), 5, 0), history[3]]));
+        let without = [history[0], history[1], history[3]];
+        assert_eq!(verdict(&without), Verdict::Impossible(vec![0, 1]));
+    }
+
+    #[test]
+    fn many_calls_at_once_are_decided_quickly() {
+        let mut spans: Vec<_> = (1..=10).map(|value| (Call::Write(value), 1, 100)).collect();
+        spans.push((Call::Read(3), 101, 102));
+        assert!(is_possible(&spans));
+        let mut unknown: Vec<_> = (1..=10).map(|value| (Call::Write(value), 1, 0)).collect();
+        unknown.push((Call::Read(99), 101, 102));
+        assert!(!is_possible(&unknown));
+    }
+}

@@ -1,0 +1,73 @@
+//! Breaks one rule at a time: each break must be noticed within some seeds.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use types::{Mutation, mutation::activate};
+
+use crate::{run, seeds};
+
+/// Seeds that a break may take to be noticed.
+const SEEDS: u64 = 1_000;
+
+/// Breaks that this simulation does not notice; docs/reliability.md says why.
+const HOLES: &[Mutation] = &[
+    Mutation::PrimaryNotBelieved,
+    Mutation::RefusalWithoutPrimary,
+    Mutation::RefusalForgotten,
+    Mutation::YoungerWaits,
+];
+
+/// The first seed that notices the break, and what it says; seeds from 0 on, and one may run ahead.
+fn catch(mutation: Mutation, seeds: std::ops::Range<u64>) -> Option<(u64, String)> {
+    let (next, found) = (AtomicU64::new(seeds.start), Mutex::new(BTreeMap::new()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                activate(Some(mutation));
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || !found.lock().unwrap().is_empty() {
+                        return;
+                    }
+                    if let Some(problem) = run(seed, false).problems.into_iter().next() {
+                        found.lock().unwrap().insert(seed, problem);
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap().into_iter().next()
+}
+
+#[test]
+fn every_break_of_a_rule_is_noticed() {
+    let wanted = std::env::var("SIM_MUTATION").ok();
+    let seeds = seeds(SEEDS);
+    let mut table = String::from("| break | seeds | first sign |\n|---|---|---|\n");
+    let mut missed = Vec::new();
+    for mutation in Mutation::ALL {
+        let name = format!("{mutation:?}");
+        if wanted.as_ref().is_some_and(|wanted| *wanted != name) {
+            continue;
+        }
+        let line = if let Some((seed, problem)) = catch(mutation, seeds.clone()) {
+            let sign: String = problem.chars().take(100).collect();
+            format!("| `{name}` | {} | {} |", seed - seeds.start + 1, sign.replace('|', "/"))
+        } else {
+            missed.push(mutation);
+            format!("| `{name}` | not within {} | |", seeds.end - seeds.start)
+        };
+        println!("{line}");
+        writeln!(table, "{line}").unwrap();
+    }
+    missed.retain(|mutation| !HOLES.contains(mutation));
+    assert!(missed.is_empty(), "nobody noticed {missed:?}\n{table}");
+}

@@ -1,0 +1,68 @@
+//! The simulation for as long as one likes, each time on seeds that were never run before.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::{
+    report::{Outcome, Part, Report, Tally},
+    sim::{self, Wanted},
+    workspace::Workspace,
+};
+
+/// Seeds between two looks at the clock.
+const ROUND: u64 = 500;
+
+/// Reads what comes after `cargo xtask soak`.
+pub(crate) fn parse(args: &[String]) -> Result<Duration, String> {
+    match args {
+        [] => Ok(Duration::from_hours(1)),
+        [name, minutes] if name == "--minutes" => {
+            let minutes = minutes.parse().map_err(|_| "--minutes needs a number".to_owned())?;
+            Ok(Duration::from_secs(60 * u64::from(minutes_at_most(minutes)?)))
+        }
+        _ => Err("only --minutes N fits here".to_owned()),
+    }
+}
+
+fn minutes_at_most(minutes: u32) -> Result<u32, String> {
+    if minutes <= 10_000 { Ok(minutes) } else { Err("--minutes is at most 10000".to_owned()) }
+}
+
+/// Runs round after round until the time is over.
+pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
+    report.part("soak", || rounds(workspace, time));
+}
+
+fn rounds(workspace: &Workspace, time: Duration) -> Part {
+    let began = Instant::now();
+    // Seconds of the epoch, so that two soaks never share a seed.
+    #[allow(clippy::disallowed_methods, reason = "it is here to differ each time")]
+    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
+    let mut from = epoch.as_secs() * 1_000;
+    let mut tally = Tally::default();
+    while began.elapsed() < time {
+        let wanted = Wanted::Seeds { count: ROUND, from };
+        let result = sim::once(workspace, &wanted).map(|_| ());
+        tally.check(&format!("seeds from {from} on"), result);
+        from += ROUND;
+        println!("{} s of {} s", began.elapsed().as_secs(), time.as_secs());
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minutes_are_read() {
+        let parse =
+            |args: &[&str]| parse(&args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>());
+        assert_eq!(parse(&[]), Ok(Duration::from_hours(1)));
+        assert_eq!(parse(&["--minutes", "3"]), Ok(Duration::from_mins(3)));
+        for wrong in
+            [&["--minutes"][..], &["--minutes", "x"], &["--minutes", "99999"], &["-m", "1"]]
+        {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
