@@ -11,6 +11,7 @@
 //!   read), scans in pages, each with back-offs and a deadline of our own.
 //! - [`supervisor`]: builds the client in the background, and anew when it has gone silent: a frozen
 //!   stream of timestamps makes it hang for ever.
+//! - [`trust`]: the client may say yes to a commit that it never sent.
 //! - [`gather`]: callers who wait for a timestamp together share one.
 //! - Orphaned locks, which the client does not get past, are cleared in the background.
 
@@ -21,6 +22,7 @@ mod query;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod txn;
 
 use std::{
@@ -50,6 +52,7 @@ use gather::Gather;
 use pace::{Pause, Throttle, bounded};
 use query::TikvReads;
 use supervisor::Supervisor;
+use trust::{Calm, Trust};
 use txn::TikvTxn;
 
 /// Largest message that is accepted from the store, in bytes; pages of scans stay far below.
@@ -125,6 +128,7 @@ pub struct TikvKv {
 struct Inner {
     config: TikvConfig,
     supervisor: Supervisor,
+    trust: Trust,
     timestamps: Gather<Result<Timestamp, KvError>>,
     /// Set when the store declines one-phase commits.
     one_phase_off_until: Mutex<Option<Instant>>,
@@ -164,6 +168,7 @@ impl TikvKv {
         Ok(Arc::new(Self {
             inner: Arc::new(Inner {
                 supervisor: Supervisor::start(&config),
+                trust: Trust::default(),
                 config,
                 timestamps: Gather::default(),
                 one_phase_off_until: Mutex::default(),
@@ -196,11 +201,12 @@ impl Kv for TikvKv {
 
     async fn begin(&self) -> Result<Box<dyn Txn>, KvError> {
         let one_phase = self.inner.one_phase();
+        let calm = self.inner.calm();
         let begin = |client: TransactionClient| async move {
             client.begin_with_options(txn::options(one_phase)).await
         };
         let transaction: Transaction = self.inner.ask_oracle(begin).await?;
-        Ok(Box::new(TikvTxn::new(Arc::clone(&self.inner), transaction, one_phase)))
+        Ok(Box::new(TikvTxn::new(Arc::clone(&self.inner), transaction, one_phase, calm)))
     }
 
     fn snapshot(&self, at: Timestamp) -> Box<dyn Reads> {
@@ -255,10 +261,16 @@ impl Inner {
                     interrupted.to_string()
                 }
             };
+            self.trust.failed();
             if !pause.wait_until(deadline).await {
                 return Err(KvError::Unavailable(problem));
             }
         }
+    }
+
+    /// The stretch without failures that lasts now.
+    fn calm(&self) -> Calm {
+        self.trust.calm(self.supervisor.generation())
     }
 
     /// Whether to ask for a one-phase commit. The client leaves it off by itself for what does not fit

@@ -94,6 +94,7 @@ impl TikvReads {
                     return Ok(pairs);
                 }
                 Err(interrupted) => {
+                    inner.trust.failed();
                     inner.supervisor.went_silent(&generation);
                     return Err(interrupted.into());
                 }
@@ -115,6 +116,7 @@ impl TikvReads {
                     }
                 },
             };
+            inner.trust.failed();
             if !pause.wait_until(deadline).await {
                 return Err(problem);
             }

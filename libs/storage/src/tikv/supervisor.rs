@@ -86,6 +86,11 @@ impl Supervisor {
         }
     }
 
+    /// Number of the newest client; 0 before the first.
+    pub(super) fn generation(&self) -> u64 {
+        self.current.borrow().as_ref().map_or(0, |generation| generation.number)
+    }
+
     /// Notes an answer of any kind.
     pub(super) fn answered(&self) {
         if self.shared.failures.load(Ordering::Relaxed) != 0 {

@@ -1,17 +1,24 @@
 //! KV transactions: what they write is kept here and handed to the client at the commit.
 
-use std::{collections::BTreeSet, fmt, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use tikv_client::{TimestampExt, Transaction, TransactionOptions};
+use tikv_client::{Backoff, Error, RetryOptions, TimestampExt, Transaction, TransactionOptions};
 use tokio::time::Instant;
 use types::Timestamp;
 
 use super::{
-    Inner, base_options,
+    CLIENT_BACKOFF, Inner, base_options,
     classify::{self, CommitVerdict, Orphan, ReadVerdict},
     pace::bounded,
     query::{TikvReads, Writes, span},
+    trust::Calm,
 };
 use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value};
 
@@ -24,7 +31,11 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Optimistic, and without async commit: this version of the client can lose those.
 pub(super) fn options(one_phase: bool) -> TransactionOptions {
-    let options = base_options(TransactionOptions::new_optimistic());
+    let options = base_options(TransactionOptions::new_optimistic()).retry_options(RetryOptions {
+        // See `trust`.
+        region_backoff: Backoff::no_backoff(),
+        lock_backoff: CLIENT_BACKOFF,
+    });
     if one_phase { options.try_one_pc() } else { options }
 }
 
@@ -41,10 +52,17 @@ pub(super) struct TikvTxn {
     /// Those of the writes that must find nothing there.
     inserts: BTreeSet<Key>,
     begun: Instant,
+    /// The stretch without failures in which it began.
+    calm: Calm,
 }
 
 impl TikvTxn {
-    pub(super) fn new(inner: Arc<Inner>, transaction: Transaction, one_phase: bool) -> Self {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        transaction: Transaction,
+        one_phase: bool,
+        calm: Calm,
+    ) -> Self {
         let at = Timestamp(transaction.start_timestamp().version());
         Self {
             reads: TikvReads::new(Arc::clone(&inner), at),
@@ -55,6 +73,7 @@ impl TikvTxn {
             writes: Writes::new(),
             inserts: BTreeSet::new(),
             begun: Instant::now(),
+            calm,
         }
     }
 
@@ -85,6 +104,46 @@ impl TikvTxn {
             handed.map_err(|error| KvError::Refused(error.to_string()))?;
         }
         Ok(())
+    }
+
+    /// Whether the client's yes will do.
+    fn is_believed(&self) -> bool {
+        self.inner.calm() == self.calm && self.inner.trust.holds(&self.primary, self.calm)
+    }
+
+    /// Reads what was written, at the timestamp that the client named for the commit.
+    async fn confirm(
+        &self,
+        at: Option<tikv_client::Timestamp>,
+        written: Option<Writes>,
+    ) -> Result<(), CommitError> {
+        let unknown = |why: String| Err(CommitError::Undetermined(why));
+        let (Some(at), Some(written)) = (at, written) else {
+            return unknown("something failed while it was committed".to_owned());
+        };
+        let reads = TikvReads::new(Arc::clone(&self.inner), Timestamp(at.version()));
+        let keys = written.keys().cloned().collect();
+        match reads.batch_get_over(keys, &Writes::new()).await {
+            Ok(found) => {
+                let due = written.into_iter().filter_map(|(key, value)| Some((key, value?)));
+                if found.into_iter().collect::<BTreeMap<_, _>>() != due.collect() {
+                    return unknown("the store does not have what was committed".to_owned());
+                }
+                self.inner.trust.confirm(&self.primary, self.calm);
+                Ok(())
+            }
+            Err(error) => unknown(format!("a commit could not be confirmed: {error}")),
+        }
+    }
+
+    /// After a commit that met a region which had moved or was split: reads, unlike commits, learn where it is
+    /// now, and the client keeps what they learn.
+    async fn look_around(&self, error: &Error, span: Range<Key>) {
+        if classify::read(error) == ReadVerdict::Busy
+            && let Err(error) = self.reads.scan_over(span, 1, &Writes::new()).await
+        {
+            tracing::debug!(%error, "a moved region could not be found yet");
+        }
     }
 
     /// Rolls back. True when the store acknowledged it: then nothing of this transaction can land any
@@ -165,28 +224,39 @@ impl Txn for TikvTxn {
             return Err(CommitError::Failed(error));
         }
         let span = span(self.writes.keys());
+        let written = (!self.is_believed()).then(|| self.writes.clone());
         self.hand_over().await.map_err(CommitError::Failed)?;
         let supervisor = &self.inner.supervisor;
         let generation = supervisor.client(Instant::now()).await.ok();
         // Once, whatever comes of it: a second commit() gives other keys another commit timestamp.
         let attempt = Box::pin(self.transaction.commit());
         let error = match bounded(self.inner.deadline(), attempt).await {
-            Ok(Ok(_)) => {
+            Ok(Ok(_)) if written.is_none() && self.is_believed() => {
                 supervisor.answered();
                 return Ok(());
             }
+            Ok(Ok(at)) => return self.confirm(at, written).await,
             Ok(Err(error)) => error,
             Err(interrupted) => {
+                self.inner.trust.failed();
                 if let Some(generation) = generation {
                     supervisor.went_silent(&generation);
                 }
                 return Err(CommitError::Undetermined(interrupted.to_string()));
             }
         };
-        match classify::commit(&error) {
+        let verdict = classify::commit(&error);
+        if verdict != CommitVerdict::Conflict {
+            self.inner.trust.failed();
+        }
+        match verdict {
             CommitVerdict::Conflict => {
                 self.rolled_back().await;
                 Err(CommitError::Conflict)
+            }
+            // Should the prewrite have been sent in one phase and its answer lost, it may have landed.
+            CommitVerdict::Cleared if self.one_phase => {
+                Err(CommitError::Undetermined("the primary has no lock".to_owned()))
             }
             CommitVerdict::Cleared => {
                 let problem = "the primary's lock was cleared by somebody else";
@@ -204,6 +274,7 @@ impl Txn for TikvTxn {
             }
             CommitVerdict::Misused(problem) => Err(CommitError::Failed(KvError::Refused(problem))),
             CommitVerdict::Undetermined(problem) => {
+                self.look_around(&error, span).await;
                 let unreachable = classify::read(&error) == ReadVerdict::Unreachable;
                 if let Some(generation) = generation.filter(|_| unreachable) {
                     supervisor.failed(&generation);

@@ -366,7 +366,7 @@ async fn an_orphaned_lock_is_cleared_for_a_writer() {
 }
 
 #[tokio::test]
-async fn a_commit_whose_lock_was_cleared_meanwhile_fails_for_sure() {
+async fn a_commit_whose_lock_was_cleared_meanwhile_is_no_success() {
     let server = Server::start();
     let mut config = TikvConfig::new(vec![server.endpoint().to_string()]);
     config.request_timeout_ms = 8_000;
@@ -384,8 +384,31 @@ async fn a_commit_whose_lock_was_cleared_meanwhile_fails_for_sure() {
     };
     let (outcome, seen) = tokio::join!(write, read);
     assert_eq!(seen, Ok(Some("old".into())));
-    assert!(matches!(outcome, Err(CommitError::Failed(_))), "{outcome:?}");
+    assert!(is_undetermined(&outcome), "{outcome:?}");
     assert_eq!(get(reader.as_ref(), "z").await, Ok(Some("old".into())));
+}
+
+/// The client loses the errors of its lookups of regions and says yes to a commit of which it sent nothing.
+#[tokio::test]
+async fn a_commit_that_was_never_sent_is_no_success() {
+    let server = Server::start();
+    // A client that knows no region yet, so that both phases look it up.
+    let kv = connect_impatient(server.endpoint()).await;
+    server.fault(json!({"rpc": "GetRegion", "fault": {"kind": "refuse"}})).await;
+    let outcome = put(kv.as_ref(), &[("a", "never sent")]).await;
+    assert!(is_undetermined(&outcome), "{outcome:?}");
+    server.clear_faults().await;
+    let kv = connect(server.endpoint()).await;
+    assert_eq!(get(kv.as_ref(), "a").await, Ok(None));
+    // One that knows them, and forgets them as its request fails.
+    put(kv.as_ref(), &[("a", "1")]).await.unwrap();
+    server.fault(json!({"rpc": "KvPrewrite", "count": 1, "fault": {"kind": "refuse"}})).await;
+    server.fault(json!({"rpc": "GetRegion", "fault": {"kind": "refuse"}})).await;
+    let outcome = put(kv.as_ref(), &[("a", "never sent")]).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    server.clear_faults().await;
+    assert_eq!(get(kv.as_ref(), "a").await, Ok(Some("1".to_owned())));
+    assert_eq!(put(kv.as_ref(), &[("a", "2")]).await, Ok(()));
 }
 
 /// With the client's defaults every commit leaves a task that sleeps for ten seconds.

@@ -1,0 +1,88 @@
+//! When the client's word for a commit may be taken.
+//!
+//! Version 0.4 of the client loses errors: when a prewrite or a commit is cut into requests and the lookup of
+//! a region fails, it has no request to send, so none fails, and `commit()` says yes to what was never sent.
+//! (Reads report such errors.) The lookup is needed only where the client does not know the region: at first,
+//! and after it dropped the region because some request failed. So:
+//! - requests of a commit are never repeated by the client, so that a failure is an error here and not
+//!   another lookup there;
+//! - every failure of any call is counted, and a commit's yes is believed only while nothing has failed since
+//!   a commit to the same shard was confirmed; else it is confirmed by reading what it wrote.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::kv::Key;
+
+/// Owner and shard: regions are split along them.
+const PREFIX: usize = 3;
+/// Shards remembered at most; beyond that, all are confirmed anew.
+const SHARDS_MAX: usize = 16_384;
+
+/// A stretch of time in which nothing failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Calm {
+    generation: u64,
+    failures: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Trust {
+    failures: AtomicU64,
+    confirmed: Mutex<BTreeMap<Key, Calm>>,
+}
+
+impl Trust {
+    /// Notes that a call failed.
+    pub(super) fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The stretch that lasts now, with this generation of the client.
+    pub(super) fn calm(&self, generation: u64) -> Calm {
+        Calm { generation, failures: self.failures.load(Ordering::Acquire) }
+    }
+
+    /// Whether a commit with this primary was confirmed in this stretch.
+    pub(super) fn holds(&self, primary: &[u8], calm: Calm) -> bool {
+        let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        confirmed.get(prefix(primary)) == Some(&calm)
+    }
+
+    /// Notes that a commit with this primary was confirmed, which began in this stretch.
+    pub(super) fn confirm(&self, primary: &[u8], calm: Calm) {
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        if confirmed.len() >= SHARDS_MAX {
+            confirmed.clear();
+        }
+        confirmed.insert(prefix(primary).to_vec(), calm);
+    }
+}
+
+fn prefix(key: &[u8]) -> &[u8] {
+    key.get(..PREFIX).unwrap_or(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_taken_until_something_fails() {
+        let trust = Trust::default();
+        let calm = trust.calm(1);
+        assert!(!trust.holds(b"o\0\x01head", calm), "nothing was confirmed yet");
+        trust.confirm(b"o\0\x01head", calm);
+        assert!(trust.holds(b"o\0\x01other", trust.calm(1)));
+        assert!(!trust.holds(b"o\0\x02head", trust.calm(1)), "another shard");
+        assert!(!trust.holds(b"o\0\x01head", trust.calm(2)), "another client");
+        trust.failed();
+        assert!(!trust.holds(b"o\0\x01head", trust.calm(1)));
+    }
+}
