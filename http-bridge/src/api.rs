@@ -1,5 +1,7 @@
 //! Every endpoint, registered and documented in one place.
 
+use std::time::Duration;
+
 use axum::{
     Router,
     middleware::from_fn_with_state,
@@ -78,6 +80,7 @@ impl<'a> Change<'a> {
             effect: Effect::Changes,
             deadline: self.deadline,
             attempt_timeout: self.bridge.settings().attempt_timeout,
+            settle: Duration::ZERO,
         }
     }
 }
@@ -95,6 +98,7 @@ fn read<'a>(
         effect: Effect::None,
         deadline: input.deadline(bridge),
         attempt_timeout: bridge.settings().attempt_timeout,
+        settle: Duration::ZERO,
     }
 }
 

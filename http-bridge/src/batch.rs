@@ -4,7 +4,7 @@
 //! All parts carry the request id of the call: the service tells the shards apart, so that a repeated call
 //! takes effect once although the routes may have changed in between.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::try_join_all;
 use rpc::{
@@ -50,6 +50,7 @@ impl Bridge {
                 deadline,
                 // Starting over costs more than waiting: a dead connection is noticed by its pings.
                 attempt_timeout: self.settings().batch_init_timeout,
+                settle: Duration::ZERO,
             };
             let shards = shards.iter().map(|shard| u32::from(shard.0)).collect();
             self.ask(ask, part(shards), &send)

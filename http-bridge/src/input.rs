@@ -1,6 +1,6 @@
 //! Paths and headers into types: syntactic validation, once, before anything is asked.
 
-use std::{convert::Infallible, str::FromStr};
+use std::{convert::Infallible, str::FromStr, time::Duration};
 
 use axum::extract::{FromRequestParts, MatchedPath};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request::Parts};
@@ -214,6 +214,7 @@ impl Input {
             effect: Effect::None,
             deadline,
             attempt_timeout: bridge.settings().attempt_timeout,
+            settle: Duration::ZERO,
         };
         let request =
             ClaimRequestIdRequest { request_id: id.as_str().to_owned(), call: self.call() };

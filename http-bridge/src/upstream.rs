@@ -13,7 +13,7 @@ use rpc::{
     routing::{Route, Router},
     status::Failure,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::{ConnectError, Response, Status};
 use types::{ErrorKind, Reason, ShardId, shard_of};
 
@@ -53,6 +53,9 @@ pub(crate) struct Ask<'a> {
     pub(crate) deadline: Instant,
     /// When another replica is asked.
     pub(crate) attempt_timeout: Duration,
+    /// How long after an attempt of unknown fate a refusal is kept back: what that attempt may have set aside
+    /// is given back by then, so that who is refused reads what is there.
+    pub(crate) settle: Duration,
 }
 
 /// Why one attempt brought no success.
@@ -79,6 +82,8 @@ impl Trouble {
 #[derive(Default)]
 struct Sofar {
     maybe_done: bool,
+    /// When the last attempt of unknown fate ended.
+    uncertain: Option<Instant>,
     overloaded: bool,
     cause: String,
 }
@@ -128,9 +133,17 @@ impl Bridge {
             };
             let mut pause = pauses.pause();
             match trouble {
-                Trouble::Definite(problem) => return Err(problem),
+                Trouble::Definite(problem) => {
+                    if let Some(uncertain) = sofar.uncertain {
+                        sleep_until(ask.deadline.min(uncertain + ask.settle)).await;
+                    }
+                    return Err(problem);
+                }
                 Trouble::Again { maybe_done, overloaded, cause } => {
                     tracing::debug!(cause, "asking again");
+                    if maybe_done {
+                        sofar.uncertain = Some(Instant::now());
+                    }
                     sofar.maybe_done |= maybe_done;
                     sofar.overloaded = overloaded.is_some();
                     sofar.cause = cause;

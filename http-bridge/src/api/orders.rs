@@ -1,5 +1,7 @@
 //! Orders, and their checkout.
 
+use std::time::Duration;
+
 use axum::{Json, extract::State};
 use proto::{
     coordinator::v1::{CheckoutRequest, coordinator_service_client::CoordinatorServiceClient},
@@ -21,7 +23,16 @@ use super::{
     read,
     stock::Done,
 };
-use crate::{bridge::Bridge, input::Input, problem::Problem, upstream::To};
+use crate::{
+    bridge::Bridge,
+    input::Input,
+    problem::Problem,
+    upstream::{Ask, To},
+};
+
+/// A checkout whose coordinator died may hold stock and credit until its vote deadline (2 s) has passed and
+/// somebody has resolved it.
+const HOLDS_SETTLE: Duration = Duration::from_millis(3_500);
 
 #[cfg(test)]
 mod tests;
@@ -244,7 +255,7 @@ pub(super) async fn checkout(State(bridge): State<Bridge>, input: Input) -> Answ
     let order_id = input.order_id()?;
     let change = Change::begin(&bridge, &input).await?;
     let request = CheckoutRequest { order_id: order_id.to_string(), request_id: change.id() };
-    let ask = change.ask(&bridge.shop().coordinator, To::Any);
+    let ask = Ask { settle: HOLDS_SETTLE, ..change.ask(&bridge.shop().coordinator, To::Any) };
     bridge
         .ask(ask, request, |transport, request| async move {
             CoordinatorServiceClient::new(transport).checkout(request).await

@@ -72,6 +72,23 @@ async fn a_refusal_is_definite_also_after_a_stumble() {
     assert_eq!(answer.outcome(), (409, "OUT_OF_STOCK".to_owned()));
 }
 
+/// The coordinator that was asked first may have died in the midst of it: what it had set aside is given back
+/// when its votes are past their deadline, and who is refused must read what is there.
+#[tokio::test(start_paused = true)]
+async fn a_checkout_is_refused_after_an_attempt_of_unknown_fate_only_when_that_has_settled() {
+    for (trouble, least) in [(Trouble::LoseReply, 3_500), (Trouble::NoConnection, 0)] {
+        let front = Front::filled();
+        front.world.plan("", "/Checkout", trouble.clone(), 1);
+        front.world.plan("", "/Checkout", Trouble::Say(Reason::OutOfStock), 1);
+        let begun = Instant::now();
+        let answer = front.call("POST /orders/checkout/1").await;
+        assert_eq!(answer.outcome(), (409, "OUT_OF_STOCK".to_owned()));
+        let took = begun.elapsed();
+        let least = Duration::from_millis(least);
+        assert!(took >= least && took < least + Duration::from_secs(1), "{trouble:?}: {took:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_next_best_replica_is_asked() {
     let front = Front::filled();
