@@ -43,6 +43,11 @@ use shop::Shop;
 
 /// Seeds that an ordinary test run goes through.
 const SEEDS: u64 = 2_000;
+/// Longest that a shop has trouble: the harshest seeds leave so little time in between that people would be
+/// at it for an hour, which is slow, not stuck.
+const TROUBLE: Duration = Duration::from_mins(8);
+/// Longest that people may take for what is left once there is no trouble any more; more is a hang.
+const CALM: Duration = Duration::from_mins(7);
 
 /// What came of one seed.
 struct Run {
@@ -67,14 +72,19 @@ fn run(seed: u64, print: bool) -> Run {
         let calm = rates.is_calm();
         let shop = Shop::open(seed, rates);
         let story = async {
-            let book = people::live(&shop, seed).await;
+            let mut life = std::pin::pin!(people::live(&shop, seed));
+            let book = tokio::time::timeout(TROUBLE, &mut life).await;
             shop.heal();
+            let book = match book {
+                Ok(book) => book,
+                Err(_) => life.await,
+            };
             tokio::time::sleep(Duration::from_secs(30)).await;
             let closed = people::close(&shop, &book, seed).await;
             tokio::time::sleep(Duration::from_secs(10)).await;
             (book, closed)
         };
-        let story = tokio::time::timeout(Duration::from_mins(15), story).await;
+        let story = tokio::time::timeout(TROUBLE + CALM, story).await;
         let numbers = format!("{:?}", shop.numbers());
         let (mut problems, mut undecided) = (Vec::new(), 0);
         match story {
