@@ -117,13 +117,13 @@ impl Coordinator {
         &self,
         order_id: &OrderId,
         request_id: Option<&RequestId>,
-        trace_id: Option<String>,
+        mut origin: Origin,
         time: Duration,
     ) -> Result<Paid, CheckoutError> {
         let until = Instant::now() + time;
         let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
         let mut priority = None;
-        let mut origin = Origin { order_id: Some(order_id.clone()), attempt: 0, trace_id };
+        origin.order_id = Some(order_id.clone());
         loop {
             origin.attempt += 1;
             let tried = self.try_once(order_id, request_id, &mut priority, &origin, until);

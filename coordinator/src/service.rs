@@ -248,13 +248,14 @@ impl Coordinator {
         &self,
         order_id: OrderId,
         request_id: Option<RequestId>,
-        trace_id: Option<String>,
+        origin: Origin,
         time: Duration,
     ) -> Result<Paid, CheckoutError> {
         let this = self.clone();
-        let checkout = self.spawn(async move {
-            this.checkout(&order_id, request_id.as_ref(), trace_id, time).await
-        });
+        let checkout =
+            self.spawn(
+                async move { this.checkout(&order_id, request_id.as_ref(), origin, time).await },
+            );
         checkout.await.unwrap_or(Err(CheckoutError::OutcomeUnknown))
     }
 }
@@ -273,11 +274,12 @@ impl CoordinatorService for Coordinator {
         let time = time.min(CHECKOUT_TIME_MAX).saturating_sub(ANSWER_MARGIN);
         let trace_id = trace_id(request.metadata());
         let request = request.into_inner();
+        let origin = Origin { trace_id, keep: request.keep_log, ..Origin::default() };
         let order_id =
             convert::order_id("order_id", &request.order_id).map_err(|error| invalid(&error))?;
         let request_id =
             convert::request_id(&request.request_id).map_err(|error| invalid(&error))?;
-        let paid = self.checkout_to_the_end(order_id, request_id, trace_id, time).await;
+        let paid = self.checkout_to_the_end(order_id, request_id, origin, time).await;
         match paid.map_err(|error| to_status(&error))? {
             Paid::Now(tx_id) => Ok(Response::new(CheckoutResponse {
                 already_paid: false,

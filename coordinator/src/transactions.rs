@@ -6,9 +6,9 @@ use bytes::Bytes;
 use proto::{
     convert::{self, BRANCHES_MAX},
     coordinator::v1::{
-        BranchRequest, ExplainTransactionRequest, ExplainTransactionResponse,
-        ListUnresolvedRequest, ListUnresolvedResponse, Outcome as WireOutcome, ResolveByIdRequest,
-        ResolveByIdResponse, RunTransactionRequest, RunTransactionResponse,
+        BranchRequest, ExplainTransactionRequest, ExplainTransactionResponse, GetAuditRequest,
+        GetAuditResponse, ListUnresolvedRequest, ListUnresolvedResponse, Outcome as WireOutcome,
+        ResolveByIdRequest, ResolveByIdResponse, RunTransactionRequest, RunTransactionResponse,
         explain_transaction_request::Subject as WireSubject,
         transaction_service_server::TransactionService,
     },
@@ -69,7 +69,7 @@ impl Coordinator {
             };
             let tx_id = meta.tx_id;
             attempt += 1;
-            let origin = Origin { order_id: None, attempt, trace_id: trace_id.clone() };
+            let origin = Origin { attempt, trace_id: trace_id.clone(), ..Origin::default() };
             let answer = self.begin(meta, payloads.clone(), origin);
             let Ok(Ok(answer)) = tokio::time::timeout_at(until, answer).await else {
                 return Err(CheckoutError::OutcomeUnknown);
@@ -192,6 +192,14 @@ impl TransactionService for Coordinator {
         let (meta, outcome) = resolved.map_err(|error| to_status(&error))?;
         let (outcome, missing) = told(&meta, outcome);
         Ok(Response::new(ResolveByIdResponse { outcome: outcome.into(), missing }))
+    }
+
+    async fn get_audit(
+        &self,
+        _: Request<GetAuditRequest>,
+    ) -> Result<Response<GetAuditResponse>, Status> {
+        let last = self.watch().last().map(Into::into);
+        Ok(Response::new(GetAuditResponse { every_s: self.watch().every_s(), last }))
     }
 }
 

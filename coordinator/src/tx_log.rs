@@ -1,5 +1,5 @@
 //! The log of transactions: what happened, when and why, of those that somebody may ask about: retried,
-//! resolved, slow, broken, or sampled.
+//! resolved, slow, broken, sampled, or begun by somebody who is going to look.
 //!
 //! Off the critical path: a driver notes steps in memory, and a chore writes what is worth keeping, a
 //! batch at a time. Bounded: in steps of one transaction, in notes that wait to be written (what is too
@@ -64,6 +64,8 @@ pub struct Origin {
     pub attempt: u32,
     /// Trace id of the client's call.
     pub trace_id: Option<String>,
+    /// Somebody is going to look: keep it, whatever becomes of it.
+    pub keep: bool,
 }
 
 /// What a driver did or heard.
@@ -275,6 +277,7 @@ impl LogSettings {
             ("SLOW", answered >= self.slow_ms),
             ("BROKEN", note.broken),
             ("SAMPLED", sampled && note.origin.attempt > 0),
+            ("ASKED", note.origin.keep),
         ];
         all.into_iter().filter(|(_, holds)| *holds).map(|(reason, _)| reason).collect()
     }

@@ -3,11 +3,15 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use audit::{Options, Report};
+use proto::coordinator::v1::{AuditFinding, AuditVerdict};
 use storage::{SharedKv, janitor::hold_lease};
 use tokio::time::{Instant, sleep};
 use types::{Entropy, Timestamp};
@@ -39,9 +43,24 @@ impl Verdict {
     }
 }
 
-/// The last verdict of this replica. Clones share it.
+impl From<Verdict> for AuditVerdict {
+    fn from(verdict: Verdict) -> Self {
+        let findings = verdict
+            .offences
+            .into_iter()
+            .map(|(name, count)| AuditFinding { invariant: name.to_owned(), count });
+        Self {
+            at_ms: verdict.at.physical().0,
+            took_ms: verdict.took_ms,
+            unresolved: verdict.unresolved,
+            findings: findings.collect(),
+        }
+    }
+}
+
+/// The last verdict of this replica, and how often it audits. Clones share it.
 #[derive(Clone, Default)]
-pub struct Watch(Arc<Mutex<Option<Verdict>>>);
+pub struct Watch(Arc<Mutex<Option<Verdict>>>, Arc<AtomicU64>);
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,6 +72,11 @@ impl Watch {
     /// None before the first audit, and while another replica does it.
     pub fn last(&self) -> Option<Verdict> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Seconds between two audits; 0 when this replica was not told to audit.
+    pub fn every_s(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
     }
 
     fn set(&self, verdict: Option<Verdict>) -> Option<Verdict> {
@@ -67,6 +91,7 @@ impl Watch {
         every: Duration,
         shutdown: impl Future<Output = ()>,
     ) {
+        self.1.store(every.as_secs(), Ordering::Relaxed);
         let chore = async {
             let holder = entropy.next_bytes();
             let mut due = Instant::now();

@@ -22,6 +22,8 @@ mod tests;
 
 /// Makes a call happen once.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Keeps the log of a checkout, for who is going to look at it.
+pub(crate) const KEEP_LOG: HeaderName = HeaderName::from_static("till-keep-log");
 /// Correlates; honest callers reuse it.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -48,6 +50,7 @@ pub(crate) struct Input {
     key: Option<(HeaderName, HeaderValue)>,
     /// A header that must stand once stood more than once.
     repeated: bool,
+    keep_log: Option<HeaderValue>,
     arrived: Instant,
 }
 
@@ -68,6 +71,7 @@ impl FromRequestParts<Bridge> for Input {
             template,
             key,
             repeated,
+            keep_log: parts.headers.get(KEEP_LOG).cloned(),
             arrived: arrived.map_or_else(Instant::now, |arrived| arrived.0),
         })
     }
@@ -182,6 +186,18 @@ impl Input {
     /// The number of records of a batch_init.
     pub(crate) fn count(&mut self) -> Result<u64, Problem> {
         self.number("n", 0, COUNT_MAX)
+    }
+
+    /// Whether the log of a checkout is wanted.
+    ///
+    /// # Errors
+    /// The header says something else than 1.
+    pub(crate) fn keep_log(&self) -> Result<bool, Problem> {
+        match &self.keep_log {
+            None => Ok(false),
+            Some(value) if value == "1" => Ok(true),
+            Some(_) => Err(Problem::invalid("Till-Keep-Log", &"must be 1 where it stands")),
+        }
     }
 
     /// When a call that only reads is given up.

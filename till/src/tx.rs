@@ -22,7 +22,7 @@ use rpc::{
     status::Failure as Refusal,
 };
 use tonic::transport::Channel;
-use types::{OrderId, TxId};
+use types::{ErrorKind, OrderId, TxId};
 
 use crate::process::Failure;
 
@@ -106,13 +106,23 @@ async fn explain(
     subject: &str,
     time: Duration,
 ) -> Result<String, Failure> {
-    let subject = match subject.parse::<TxId>() {
-        Ok(tx_id) => Subject::TxId(tx_id.0.to_vec().into()),
-        Err(_) => Subject::OrderId(OrderId::new(subject)?.to_string()),
+    let order = Subject::OrderId(OrderId::new(subject)?.to_string());
+    let mut ask = async |subject| {
+        let message = ExplainTransactionRequest { subject: Some(subject) };
+        let answer = client.explain_transaction(request(message, time)).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| Refusal::from_status(&status))
     };
-    let message = ExplainTransactionRequest { subject: Some(subject) };
-    let answer = client.explain_transaction(request(message, time)).await;
-    let answer = answer.map_err(|status| Refusal::from_status(&status))?.into_inner();
+    let answer = match subject.parse::<TxId>() {
+        // Ids that the order service makes up look the same as a TxId.
+        Ok(tx_id) => match ask(Subject::TxId(tx_id.0.to_vec().into())).await {
+            Err(unknown) if unknown.kind == ErrorKind::NotFound => match ask(order).await? {
+                none if none.transactions.is_empty() => return Err(unknown.into()),
+                found => found,
+            },
+            answer => answer?,
+        },
+        Err(_) => ask(order).await?,
+    };
     if answer.transactions.is_empty() {
         return Ok("nobody knows a transaction of this order\n".to_owned());
     }

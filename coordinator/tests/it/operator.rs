@@ -189,6 +189,9 @@ async fn only_what_somebody_may_ask_about_is_kept() {
     let only_asked = log.open(&shop.foreign(), first(0));
     only_asked.step(0, || What::Answered("UNDECIDED"));
     only_asked.end();
+    let awaited = log.open(&shop.foreign(), Origin { keep: true, ..first(1) });
+    awaited.step(0, || What::Answered("COMMITTED"));
+    awaited.end();
     let slow = log.open(&shop.foreign(), first(1));
     tokio::time::sleep(Duration::from_millis(600)).await;
     log.write(&*shop.kv).await;
@@ -197,11 +200,12 @@ async fn only_what_somebody_may_ask_about_is_kept() {
         kept.into_iter().map(|log| (log.reasons.concat(), log.ended_ms > 0)).collect::<Vec<_>>()
     };
     let kept = |reason: &str, over| (reason.to_owned(), over);
-    let first = [kept("RETRIED", true), kept("RESOLVED", true), kept("SLOW", false)];
+    let first =
+        [kept("RETRIED", true), kept("RESOLVED", true), kept("ASKED", true), kept("SLOW", false)];
     assert_eq!(reasons().await, first);
     slow.end();
     log.write(&*shop.kv).await;
-    assert_eq!(reasons().await[2], kept("SLOW", true), "one note, brought up to date");
+    assert_eq!(reasons().await[3], kept("SLOW", true), "one note, brought up to date");
 }
 
 #[tokio::test(start_paused = true)]

@@ -114,7 +114,8 @@ impl Shop {
     /// Checks order "o" out, within this time.
     pub(crate) async fn checkout(&self, time: Duration) -> Result<CheckoutResponse, Failure> {
         let order_id = "o".to_owned();
-        let mut request = Request::new(CheckoutRequest { order_id, request_id: "r".to_owned() });
+        let mut request =
+            Request::new(CheckoutRequest { order_id, request_id: "r".to_owned(), keep_log: false });
         rpc::deadline::set(&mut request, time);
         match CoordinatorService::checkout(&self.coordinator, request).await {
             Ok(response) => Ok(response.into_inner()),

@@ -3,6 +3,9 @@
 use std::{future::pending, sync::Arc, time::Duration};
 
 use coordinator::watch::{Verdict, Watch};
+use proto::coordinator::v1::{
+    AuditFinding, GetAuditRequest, GetAuditResponse, transaction_service_server::TransactionService,
+};
 use storage::{
     codec,
     keys::{Kind, Owner, Space},
@@ -11,6 +14,7 @@ use storage::{
     schema,
 };
 use tokio::{task::JoinHandle, time::sleep};
+use tonic::Request;
 use types::ShardId;
 
 use crate::shop::Shop;
@@ -50,4 +54,30 @@ async fn one_replica_audits_and_another_takes_over_when_it_dies() {
     running.abort();
     sleep(Duration::from_secs(90)).await;
     assert_eq!(told(second.last()), Some(vec![("I2", 1)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_is_told_the_last_verdict_and_how_often_there_is_one() {
+    let shop = Shop::open();
+    schema::open(&*shop.kv, Some(1)).await.unwrap();
+    let ask = async || {
+        let asked = shop.coordinator.get_audit(Request::new(GetAuditRequest {})).await;
+        asked.unwrap().into_inner()
+    };
+    assert_eq!(ask().await, GetAuditResponse::default(), "nobody was told to audit");
+
+    let mut txn = shop.kv.begin().await.unwrap();
+    let user = UserRecord { available: 1, supplied: 2, incarnation: 1 };
+    let key = Space::new(Owner::Payment, ShardId(0)).record(Kind::User, b"u");
+    txn.put(key, codec::encode(&user));
+    txn.commit().await.unwrap();
+    let entropy = Arc::new(SeededEntropy::new(1));
+    let watch = shop.coordinator.watch().clone();
+    let _running = tokio::spawn(watch.run(Arc::clone(&shop.kv), entropy, EVERY, pending()));
+    sleep(Duration::from_secs(1)).await;
+    let told = ask().await;
+    let finding = AuditFinding { invariant: "I2".to_owned(), count: 1 };
+    let last = told.last.unwrap();
+    assert_eq!((told.every_s, last.findings), (5, vec![finding]));
+    assert!(last.at_ms > 0);
 }

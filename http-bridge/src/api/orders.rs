@@ -18,7 +18,8 @@ use utoipa::ToSchema;
 use super::{
     Answer, Change, Text, incomplete,
     parameters::{
-        CountIn, ItemCountIn, ItemIdIn, ItemPriceIn, OrderIdIn, QuantityIn, UserCountIn, UserIdIn,
+        CountIn, ItemCountIn, ItemIdIn, ItemPriceIn, KeepLogIn, OrderIdIn, QuantityIn, UserCountIn,
+        UserIdIn,
     },
     read,
     stock::Done,
@@ -245,7 +246,7 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer
 /// A refusal is not final: the same order may be checked out again. A success is: repeated, it is
 /// answered alike and charges nothing.
 #[utoipa::path(post, path = "/orders/checkout/{order_id}", tag = "orders", operation_id = "checkout",
-    params(OrderIdIn),
+    params(OrderIdIn, KeepLogIn),
     responses((status = 200, description = "The order is paid.", body = String,
                content_type = "text/plain", example = "Checkout successful"),
               (status = 404, description = "There is no such order."),
@@ -253,8 +254,10 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer
                 UNKNOWN_ITEM, ORDER_TOO_LARGE or OVERFLOW; nothing was changed.")))]
 pub(super) async fn checkout(State(bridge): State<Bridge>, input: Input) -> Answer<Text> {
     let order_id = input.order_id()?;
+    let keep_log = input.keep_log()?;
     let change = Change::begin(&bridge, &input).await?;
-    let request = CheckoutRequest { order_id: order_id.to_string(), request_id: change.id() };
+    let order_id = order_id.to_string();
+    let request = CheckoutRequest { order_id, request_id: change.id(), keep_log };
     let ask = Ask { settle: HOLDS_SETTLE, ..change.ask(&bridge.shop().coordinator, To::Any) };
     bridge
         .ask(ask, request, |transport, request| async move {

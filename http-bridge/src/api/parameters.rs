@@ -78,3 +78,14 @@ parameter! {
     /// The last segment of a problem's type.
     SlugIn, slug: String, min_length = 1, example = "out-of-stock"
 }
+
+/// A header, so not by the macro above.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "documents a parameter; `input` reads it")]
+pub(super) struct KeepLogIn {
+    /// 1 keeps the log of what the checkout did, step by step, for the console or `till tx explain` to show.
+    /// Otherwise only some are kept: what was tried again, was slow, and one in a thousand.
+    #[param(rename = "Till-Keep-Log", pattern = "^1$", example = "1", nullable = false)]
+    keep_log: Option<String>,
+}

@@ -7,6 +7,7 @@ fn input(template: &str, path: &str) -> Input {
         parameters: parameters(template, path),
         key: None,
         repeated: false,
+        keep_log: None,
         arrived: Instant::now(),
     }
 }

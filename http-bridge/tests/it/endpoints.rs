@@ -166,3 +166,15 @@ async fn ids_are_decoded_and_sent_on_as_they_are() {
     let found = front.call(&format!("GET /orders/find/{order_id}")).await.json();
     assert_eq!(found["user_id"], json!("Jürgen %"));
 }
+
+#[tokio::test]
+async fn the_log_of_a_checkout_is_kept_for_who_asks_for_it() {
+    let front = Front::filled();
+    let call = "POST /orders/checkout/1";
+    assert_eq!(front.call(call).await.status, 200);
+    assert_eq!(front.call_with(call, &[("till-keep-log", "1")]).await.status, 200);
+    let answer = front.call_with(call, &[("till-keep-log", "yes")]).await;
+    assert_eq!(answer.outcome(), (400, "INVALID_ARGUMENT".to_owned()));
+    assert_eq!(answer.json()["field"], "Till-Keep-Log");
+    assert_eq!(front.world.state().logs_kept, [false, true]);
+}

@@ -90,6 +90,8 @@ pub(crate) struct State {
     /// First answers, by service and request id.
     answers: BTreeMap<(&'static str, String), Vec<u8>>,
     claims: BTreeMap<String, String>,
+    /// Of each checkout that arrived, whether its log was wanted.
+    pub(crate) logs_kept: Vec<bool>,
     /// Every call that reached the network: endpoint, method, milliseconds given.
     pub(crate) calls: Vec<Call>,
     plans: Vec<Plan>,

@@ -326,7 +326,11 @@ impl Ask {
 
     async fn coordinator(&self, to: Transport, id: &str, time: Duration) -> Result<Said, Status> {
         let Self::Checkout(order_id) = self else { unreachable!("{self:?}") };
-        let request = CheckoutRequest { order_id: order_id.clone(), request_id: id.to_owned() };
+        let request = CheckoutRequest {
+            order_id: order_id.clone(),
+            request_id: id.to_owned(),
+            keep_log: false,
+        };
         let answer = CoordinatorServiceClient::new(to).checkout(within(request, time)).await;
         said(answer, |_| Said::Done)
     }

@@ -67,7 +67,8 @@ impl Grpc {
         let request_id = String::new;
         Ok(match call.clone() {
             Call::Checkout { order } => {
-                let request = CheckoutRequest { order_id: order, request_id: request_id() };
+                let request =
+                    CheckoutRequest { order_id: order, request_id: request_id(), keep_log: false };
                 self.coordinator.checkout(request).await?;
                 Reply::Nothing
             }

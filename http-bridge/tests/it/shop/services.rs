@@ -382,6 +382,7 @@ impl payment::payment_service_server::PaymentService for World {
 impl CoordinatorService for World {
     async fn checkout(&self, request: Request<CheckoutRequest>) -> Reply<CheckoutResponse> {
         let request = request.into_inner();
+        self.state().logs_kept.push(request.keep_log);
         self.once("coordinator", &request.request_id, |state| {
             let order = state.orders.get_mut(&request.order_id);
             let order = order.ok_or_else(|| refuse(Reason::OrderNotFound))?;
