@@ -5,6 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use prost::Message as _;
 use proto::{
+    encoded::Encoded,
     order::v1::{GetOrderRequest, GetOrderResponse, order_service_client::OrderServiceClient},
     participant::v1::{
         AbortRequest, ReadRequest, operation::Operation as Op,
@@ -220,12 +221,12 @@ impl Coordinator {
             request_id: Some(request_id.clone()),
         };
         let Refusal { reason, metadata } = refusal.clone();
-        let abort = Op::Abort(AbortRequest {
+        let abort = Encoded::from(Op::Abort(AbortRequest {
             tx: Some((&meta).into()),
             branch: Some((&place).into()),
             evidence: None,
             refusal: Some(No { reason: reason.as_str().to_owned(), metadata }),
-        });
+        }));
         let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
         let told = async {
             while let Err(error) = self.mail().send(&place, abort.clone(), false).await {
@@ -302,7 +303,7 @@ impl Coordinator {
         let place = self.services().order_branch(order_id, shards);
         let query = GetOrderRequest { order_id: order_id.to_string() }.encode_to_vec().into();
         let read = Op::Read(ReadRequest { branch: Some((&place).into()), query });
-        let answer = self.mail().send(&place, read, false);
+        let answer = self.mail().send(&place, read.into(), false);
         match tokio::time::timeout_at(until, answer).await {
             Ok(Ok(OpResult::Read(response))) => GetOrderResponse::decode(response.answer).ok(),
             Ok(Ok(_) | Err(_)) | Err(_) => None,

@@ -12,11 +12,8 @@ use std::{
 use bytes::Bytes;
 use proto::{
     InvalidField, convert,
-    participant::v1::{
-        AbortRequest, CommitRequest, ForgetRequest, PrepareRequest, QueryRequest, Receipt,
-        operation::Operation as Op, operation_result::Result as OpResult, vote::No,
-    },
-    types::v1 as wire,
+    encoded::{Encoded, Operations},
+    participant::v1::{operation_result::Result as OpResult, vote::No},
 };
 use rpc::retry::Backoff;
 use tokio::{sync::oneshot, time::Instant};
@@ -45,6 +42,7 @@ pub struct Driver {
     mail: Mail,
     entropy: Arc<dyn Entropy>,
     meta: TxMeta,
+    operations: Operations,
     /// The payload of each branch; empty when no Prepare will be sent.
     payloads: Vec<Bytes>,
     /// What is on its way to each branch.
@@ -74,9 +72,19 @@ impl Driver {
     ) -> (Self, oneshot::Receiver<Answer>) {
         let (listener, answer) = oneshot::channel();
         let errands = meta.branches.iter().map(|_| None).collect();
+        let operations = Operations::new(&meta);
         let listener = Some(listener);
-        let driver =
-            Self { mail, entropy, meta, payloads, errands, listener, refusal: None, trace };
+        let driver = Self {
+            mail,
+            entropy,
+            meta,
+            operations,
+            payloads,
+            errands,
+            listener,
+            refusal: None,
+            trace,
+        };
         (driver, answer)
     }
 
@@ -169,12 +177,12 @@ impl Driver {
     /// A message that is sent until it is answered.
     fn errand(&self, seat: Seat, message: Message) -> Option<Errand> {
         let branch = self.meta.branches.get(seat)?.clone();
-        let operation = self.operation(seat, &branch, message);
-        let patient = match &operation {
-            Op::Commit(_) => seat != PRIMARY,
-            Op::Forget(_) => true,
-            Op::Prepare(_) | Op::Abort(_) | Op::Query(_) | Op::Read(_) => false,
+        let patient = match &message {
+            Message::Commit { .. } => seat != PRIMARY,
+            Message::Forget => true,
+            Message::Prepare | Message::Abort { .. } | Message::Query { .. } => false,
         };
+        let operation = self.operation(seat, message)?;
         let mail = self.mail.clone();
         let tx_id = self.meta.tx_id;
         let trace = self.trace.clone();
@@ -193,31 +201,19 @@ impl Driver {
         }))
     }
 
-    fn operation(&self, seat: Seat, branch: &Branch, message: Message) -> Op {
-        let tx = Some(wire::TxMeta::from(&self.meta));
-        let branch = Some(wire::Branch::from(branch));
+    fn operation(&self, seat: Seat, message: Message) -> Option<Encoded> {
         match message {
             Message::Prepare => {
                 let payload = self.payloads.get(seat).cloned().unwrap_or_default();
-                Op::Prepare(PrepareRequest { tx, branch, payload })
+                self.operations.prepare(seat, payload)
             }
-            Message::Commit { receipts } => {
-                let receipts = self.meta.branches.iter().zip(receipts).map(|(branch, receipt)| {
-                    Receipt { branch: Some(branch.into()), receipt: receipt.into() }
-                });
-                Op::Commit(CommitRequest { tx, branch, receipts: receipts.collect() })
-            }
+            Message::Commit { receipts } => self.operations.commit(seat, receipts),
             Message::Abort { evidence } => {
-                let evidence = evidence.and_then(|seat| self.meta.branches.get(seat));
-                let evidence = evidence.map(wire::Branch::from);
                 let refusal = self.refusal.clone().filter(|_| seat == PRIMARY);
-                Op::Abort(AbortRequest { tx, branch, evidence, refusal })
+                self.operations.abort(seat, evidence, refusal)
             }
-            Message::Query { fence } => Op::Query(QueryRequest { tx, branch, fence }),
-            Message::Forget => {
-                let tx_id = self.meta.tx_id.0.to_vec().into();
-                Op::Forget(ForgetRequest { tx_id, branch })
-            }
+            Message::Query { fence } => self.operations.query(seat, fence),
+            Message::Forget => self.operations.forget(seat),
         }
     }
 }
@@ -243,15 +239,15 @@ async fn next_reply(errands: &mut [Option<(Serial, Errand)>]) -> Input {
 async fn attempt(
     mail: &Mail,
     branch: &Branch,
-    operation: &Op,
+    operation: &Encoded,
     patient: bool,
     (trace, seat): (&Trace, Seat),
 ) -> Result<Reply, MailError> {
     let mut result = mail.send(branch, operation.clone(), patient).await?;
-    if let (OpResult::Waiting(waiting), Op::Prepare(request)) = (&result, operation) {
+    if let OpResult::Waiting(waiting) = &result {
         trace.step(seat, || What::waits(waiting));
         // Rare, and large: it must not make every errand as large.
-        result = Box::pin(mail.prepare_and_wait(branch, request.clone())).await?;
+        result = Box::pin(mail.prepare_and_wait(branch, operation)).await?;
     }
     reply_of(&result).map_err(|error| MailError::Refused { code: 13, message: error.to_string() })
 }

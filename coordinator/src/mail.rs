@@ -11,9 +11,12 @@ use std::{
     time::Duration,
 };
 
-use proto::participant::v1::{
-    ApplyRequest, Operation, PrepareRequest, operation::Operation as Op,
-    operation_result::Result as OpResult, participant_service_client::ParticipantServiceClient,
+use proto::{
+    encoded::{self, Encoded},
+    participant::v1::{
+        operation::Operation as Op, operation_result::Result as OpResult,
+        participant_service_client::ParticipantServiceClient,
+    },
 };
 use rpc::{
     MESSAGE_BYTES_MAX,
@@ -69,7 +72,7 @@ enum Pace {
 /// The mailboxes that were needed so far.
 type Boxes = BTreeMap<(Branch, Pace), mpsc::Sender<Letter>>;
 
-type Letter = (Operation, oneshot::Sender<Result<OpResult, MailError>>);
+type Letter = (Encoded, oneshot::Sender<Result<OpResult, MailError>>);
 
 /// The way to every participant.
 #[derive(Clone)]
@@ -100,13 +103,12 @@ impl Mail {
     pub async fn send(
         &self,
         branch: &Branch,
-        operation: Op,
+        operation: Encoded,
         patient: bool,
     ) -> Result<OpResult, MailError> {
         let pace = if patient { Pace::Patient } else { Pace::Prompt };
         let (reply, answer) = oneshot::channel();
-        let letter = (Operation { operation: Some(operation) }, reply);
-        self.mailbox(branch, pace)?.try_send(letter).map_err(|_| MailError::Full)?;
+        self.mailbox(branch, pace)?.try_send((operation, reply)).map_err(|_| MailError::Full)?;
         match answer.await.map_err(|_| MailError::Full)?? {
             OpResult::Error(error) => {
                 Err(MailError::Refused { code: error.code, message: error.message })
@@ -128,11 +130,16 @@ impl Mail {
     pub async fn prepare_and_wait(
         &self,
         branch: &Branch,
-        request: PrepareRequest,
+        prepare: &Encoded,
     ) -> Result<OpResult, MailError> {
+        let Ok(Some(Op::Prepare(request))) = prepare.decode() else {
+            let message = "only a Prepare may wait".to_owned();
+            return Err(MailError::Refused { code: 13, message });
+        };
         let router = self.router(&branch.service)?;
         let route = router.route(branch.shard)?;
-        let mut client = client(route.transport);
+        let mut client = ParticipantServiceClient::new(route.transport)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut request = tonic::Request::new(request);
         rpc::deadline::set(&mut request, ATTEMPT_TIMEOUT);
         match client.prepare(request).await {
@@ -173,10 +180,6 @@ impl Mail {
         boxes.insert((branch.clone(), pace), sender.clone());
         Ok(sender)
     }
-}
-
-fn client(transport: rpc::net::Transport) -> ParticipantServiceClient<rpc::net::Transport> {
-    ParticipantServiceClient::new(transport).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// Empties one mailbox, batch by batch.
@@ -220,15 +223,16 @@ async fn deliver(mut batch: Vec<Letter>, router: &Router, branch: &Branch) {
 }
 
 async fn apply(
-    operations: Vec<Operation>,
+    operations: Vec<Encoded>,
     router: &Router,
     branch: &Branch,
 ) -> Result<Vec<OpResult>, MailError> {
     let sent = operations.len();
     let route = router.route(branch.shard)?;
-    let mut request = tonic::Request::new(ApplyRequest { operations });
+    let mut request = tonic::Request::new(operations.into_iter().collect());
     rpc::deadline::set(&mut request, ATTEMPT_TIMEOUT);
-    let response = client(route.transport).apply(request).await.map_err(|status| {
+    let response = encoded::apply(route.transport, request, MESSAGE_BYTES_MAX).await;
+    let response = response.map_err(|status| {
         router.failed(&route.endpoint);
         Failure::from_status(&status)
     })?;

@@ -215,7 +215,9 @@ impl Coordinator {
         let branch: Branch = named.try_into().map_err(|_| "has no proper name".to_owned())?;
         let (tx, named) = (Some(tx.clone()), Some(named.clone()));
         let query = Op::Query(QueryRequest { tx, branch: named, fence: false });
-        match tokio::time::timeout(QUERY_TIMEOUT, self.mail().send(&branch, query, false)).await {
+        match tokio::time::timeout(QUERY_TIMEOUT, self.mail().send(&branch, query.into(), false))
+            .await
+        {
             Ok(Ok(OpResult::Query(answer))) => Ok(answer),
             Ok(Ok(_)) => Err("gave an answer to another question".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),

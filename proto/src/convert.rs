@@ -148,6 +148,19 @@ pub fn tx_meta(meta: Option<&wire::TxMeta>) -> Result<TxMeta, InvalidField> {
     meta.ok_or_else(|| InvalidField::new("tx", "is missing"))?.try_into()
 }
 
+/// Whether some branch stands there more than once.
+fn has_twice(branches: &[Branch]) -> bool {
+    // Comparing each with each is cheaper than sorting for the few that a transaction usually has.
+    const FEW: usize = 8;
+    if branches.len() <= FEW {
+        let after = |at: usize| branches.iter().skip(at.saturating_add(1));
+        return branches.iter().enumerate().any(|(at, one)| after(at).any(|other| other == one));
+    }
+    let mut sorted: Vec<&Branch> = branches.iter().collect();
+    sorted.sort();
+    sorted.windows(2).any(|pair| pair[0] == pair[1])
+}
+
 impl TryFrom<&wire::TxMeta> for TxMeta {
     type Error = InvalidField;
 
@@ -158,9 +171,7 @@ impl TryFrom<&wire::TxMeta> for TxMeta {
         if branches.is_empty() || branches.len() > BRANCHES_MAX {
             return Err(InvalidField::new("tx.branches", "must be 1 to 256"));
         }
-        let mut sorted: Vec<&Branch> = branches.iter().collect();
-        sorted.sort();
-        if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+        if has_twice(&branches) {
             return Err(InvalidField::new("tx.branches", "must all be different"));
         }
         Ok(Self {

@@ -5,7 +5,8 @@
 //! edge: a field that does not convert is an [`InvalidField`] that names it.
 //!
 //! Modules: one for each package (`order::v1`, ...), each with the message types, a client and a server;
-//! [`convert`] for ids, amounts and transactions. [`DESCRIPTORS`] feeds gRPC reflection.
+//! [`convert`] for ids, amounts and transactions; [`encoded`] for
+//! operations that are sent many times. [`DESCRIPTORS`] feeds gRPC reflection.
 //!
 //! Invariants: wire and stored messages are separate packages (`till.storage.v1` is generated in `storage`);
 //! names follow buf's STANDARD rules and published numbers never change (tests/it).
@@ -14,6 +15,7 @@
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 pub mod convert;
+pub mod encoded;
 
 pub use convert::InvalidField;
 

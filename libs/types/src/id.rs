@@ -233,9 +233,17 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// Name of a participating service, 1 to 32 bytes of [a-z0-9-].
+/// Longest name of a service, in bytes.
+const SERVICE_BYTES_MAX: usize = 32;
+
+/// Name of a participating service, 1 to 32 bytes of [a-z0-9-]. Kept in place: every message of a
+/// transaction names all of its branches, and none of them should cost an allocation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Service(Arc<str>);
+pub struct Service {
+    /// Zeros behind the name; no name has one, so that these order as names do.
+    bytes: [u8; SERVICE_BYTES_MAX],
+    len: u8,
+}
 
 impl Service {
     /// Takes 1 to 32 bytes of [a-z0-9-].
@@ -246,28 +254,35 @@ impl Service {
         if name.is_empty() {
             return Err(IdError::Empty);
         }
-        if name.len() > 32 {
+        let mut bytes = [0; SERVICE_BYTES_MAX];
+        let (Some(place), Ok(len)) = (bytes.get_mut(..name.len()), u8::try_from(name.len())) else {
             return Err(IdError::TooLong);
-        }
+        };
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if name.bytes().all(fits) { Ok(Self(Arc::from(name))) } else { Err(IdError::BadCharacter) }
+        if !name.bytes().all(fits) {
+            return Err(IdError::BadCharacter);
+        }
+        place.copy_from_slice(name.as_bytes());
+        Ok(Self { bytes, len })
     }
 
     /// The name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        let name = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
+        // Never empty: `new` takes ASCII alone.
+        std::str::from_utf8(name).unwrap_or_default()
     }
 }
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
