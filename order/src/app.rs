@@ -183,6 +183,15 @@ impl Domain for Orders {
         })
     }
 
+    fn record_bytes(&self, order: &Order) -> usize {
+        // Tags, lengths and numbers take up to these many bytes beside the texts.
+        let lines = order.lines.iter().map(|line| line.item_id.as_str().len() + 28);
+        let paid = order.paid.iter().flat_map(|paid| &paid.receipts);
+        let receipts =
+            paid.map(|receipt| receipt.branch.service.as_str().len() + receipt.receipt.len() + 20);
+        order.user_id.as_str().len() + lines.sum::<usize>() + receipts.sum::<usize>() + 96
+    }
+
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Order, KvError> {
         let record: OrderRecord = codec::decode(row, value)?;
         decode_order(record)
@@ -386,4 +395,37 @@ fn decode_paid(paid: order_record::Paid) -> Result<Paid, InvalidField> {
         tx_id: convert::tx_id(&paid.tx_id)?,
         receipts: paid.receipts.into_iter().map(receipt).collect::<Result<_, InvalidField>>()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use types::{Branch, Service, ShardId};
+
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_record_is_never_underestimated() {
+        let long = "x".repeat(100);
+        let line = Line {
+            item_id: ItemId::new(&long).unwrap(),
+            quantity: Quantity::new(types::AMOUNT_MAX).unwrap(),
+            price: Money::new(types::AMOUNT_MAX).unwrap(),
+        };
+        let branch =
+            Branch { service: Service::new(&"s".repeat(32)).unwrap(), shard: ShardId(4_095) };
+        let receipt = Receipt { branch, receipt: vec![7; 300] };
+        for count in [0, 1, 100] {
+            let order = Order {
+                user_id: UserId::new(&long).unwrap(),
+                lines: vec![line.clone(); count],
+                total_cost: Money::new(types::AMOUNT_MAX).unwrap(),
+                version: u64::MAX,
+                paid: Some(Paid { tx_id: TxId([7; 16]), receipts: vec![receipt.clone(); count] }),
+                incarnation: u64::MAX,
+                buried: u64::MAX,
+            };
+            let (encoded, told) = (Orders.encode_record(&order).len(), Orders.record_bytes(&order));
+            assert!(encoded <= told && told < 2 * encoded + 100, "{encoded} {told}");
+        }
+    }
 }

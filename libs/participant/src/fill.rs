@@ -10,8 +10,8 @@ use crate::{
 
 /// Records in one operation.
 const CHUNK: usize = 64;
-/// Operations in flight on one shard: one being written while the next is ready.
-const IN_FLIGHT: usize = 3;
+/// Operations in flight on one shard: what fits a batch, while the next ones are ready.
+const IN_FLIGHT: usize = 8;
 
 /// What to fill.
 #[derive(Debug, Clone)]

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
 use proto::{
     InvalidField, convert,
     participant::v1::{
@@ -17,7 +16,7 @@ use types::{BranchState, TxMeta, Vote};
 use crate::{
     core::{Answer, Call},
     domain::{Domain, Receipt},
-    lane::LaneError,
+    lane::{LaneError, Pending},
     shards::Shards,
 };
 
@@ -49,11 +48,11 @@ impl<D: Domain> Participant<D> {
     }
 
     /// Hands a call to the lane of its branch.
-    async fn ask(
+    fn ask(
         &self,
         branch: Option<&proto::types::v1::Branch>,
         call: Call<D>,
-    ) -> Result<Answer<D::Reply>, Status> {
+    ) -> Result<Pending<D>, Status> {
         let branch = convert::branch(branch).map_err(|error| invalid(&error))?;
         if branch.service != *self.shards.service() {
             return Err(invalid_field("branch.service", "names another service"));
@@ -68,50 +67,21 @@ impl<D: Domain> Participant<D> {
         {
             return Err(invalid_field("branch", "is not one of tx.branches"));
         }
-        lane.call(call).await.map_err(|error| to_status(&error))
+        lane.begin(call).map_err(|error| to_status(&error))
     }
 
-    async fn vote(
+    fn begin_prepare(
         &self,
         request: &wire::PrepareRequest,
         may_wait: bool,
-    ) -> Result<Result<Vote, Box<TxMeta>>, Status> {
+    ) -> Result<Pending<D>, Status> {
         let meta = tx(request.tx.as_ref())?;
         let payload =
             self.domain.decode_payload(&request.payload).map_err(|error| invalid(&error))?;
-        let call = Call::Prepare { meta, payload, may_wait };
-        match self.ask(request.branch.as_ref(), call).await? {
-            Answer::Vote(vote) => Ok(Ok(vote)),
-            Answer::Waiting(blocker) => Ok(Err(blocker)),
-            Answer::Overloaded => Err(to_status(&LaneError::Overloaded)),
-            // A lane answers a Prepare in no other way.
-            Answer::Done(..) | Answer::Refused(_) | Answer::State(..) | Answer::Forgotten => {
-                Err(to_status(&LaneError::Unavailable))
-            }
-        }
+        self.ask(request.branch.as_ref(), Call::Prepare { meta, payload, may_wait })
     }
 
-    async fn state(
-        &self,
-        branch: Option<&proto::types::v1::Branch>,
-        call: Call<D>,
-    ) -> Result<(BranchState, Option<Vote>), Status> {
-        match self.ask(branch, call).await? {
-            Answer::State(state, vote) => Ok((state, vote)),
-            // A lane answers a Commit, Abort or Query in no other way.
-            Answer::Done(..)
-            | Answer::Refused(_)
-            | Answer::Vote(_)
-            | Answer::Waiting(_)
-            | Answer::Forgotten
-            | Answer::Overloaded => Err(to_status(&LaneError::Unavailable)),
-        }
-    }
-
-    async fn commit_one(
-        &self,
-        request: wire::CommitRequest,
-    ) -> Result<wire::CommitResponse, Status> {
+    fn begin_commit(&self, request: wire::CommitRequest) -> Result<Pending<D>, Status> {
         let receipts = request.receipts.into_iter().map(|receipt| {
             let branch = convert::branch(receipt.branch.as_ref())?;
             Ok(Receipt { branch, receipt: receipt.receipt.to_vec() })
@@ -125,12 +95,10 @@ impl<D: Domain> Participant<D> {
             // COMMITTED needs every vote to be YES, and their receipts are the proof.
             return Err(invalid_field("receipts", "must be those of all branches, in their order"));
         }
-        let call = Call::Commit { meta, receipts };
-        let (state, _) = self.state(request.branch.as_ref(), call).await?;
-        Ok(wire::CommitResponse { state: wire::BranchState::from(state).into() })
+        self.ask(request.branch.as_ref(), Call::Commit { meta, receipts })
     }
 
-    async fn abort_one(&self, request: &wire::AbortRequest) -> Result<wire::AbortResponse, Status> {
+    fn begin_abort(&self, request: &wire::AbortRequest) -> Result<Pending<D>, Status> {
         let meta = tx(request.tx.as_ref())?;
         let evidence = match &request.evidence {
             None => false,
@@ -146,67 +114,132 @@ impl<D: Domain> Participant<D> {
             .refusal
             .as_ref()
             .map(|no| Vote::No { reason: no.reason.clone(), metadata: no.metadata.clone() });
-        let call = Call::Abort { meta, evidence, refusal };
-        let (state, _) = self.state(request.branch.as_ref(), call).await?;
-        Ok(wire::AbortResponse { state: wire::BranchState::from(state).into() })
+        self.ask(request.branch.as_ref(), Call::Abort { meta, evidence, refusal })
     }
 
-    async fn query_one(&self, request: &wire::QueryRequest) -> Result<wire::QueryResponse, Status> {
+    fn begin_query(&self, request: &wire::QueryRequest) -> Result<Pending<D>, Status> {
         let call = Call::Query { meta: tx(request.tx.as_ref())?, fence: request.fence };
-        let (state, vote) = self.state(request.branch.as_ref(), call).await?;
-        Ok(wire::QueryResponse {
-            state: wire::BranchState::from(state).into(),
-            vote: vote.as_ref().map(wire::Vote::from),
+        self.ask(request.branch.as_ref(), call)
+    }
+
+    fn begin_forget(&self, request: &wire::ForgetRequest) -> Result<Pending<D>, Status> {
+        let tx_id = convert::tx_id(&request.tx_id).map_err(|error| invalid(&error))?;
+        self.ask(request.branch.as_ref(), Call::Forget { tx_id })
+    }
+
+    /// Hands one operation of a batch to its lane.
+    fn begin(&self, operation: wire::Operation) -> Result<Begun<D>, Status> {
+        Ok(match operation.operation {
+            Some(Op::Prepare(request)) => Begun::Prepare(self.begin_prepare(&request, false)?),
+            Some(Op::Commit(request)) => Begun::Commit(self.begin_commit(request)?),
+            Some(Op::Abort(request)) => Begun::Abort(self.begin_abort(&request)?),
+            Some(Op::Query(request)) => Begun::Query(self.begin_query(&request)?),
+            Some(Op::Forget(request)) => Begun::Forget(self.begin_forget(&request)?),
+            Some(Op::Read(request)) => {
+                let op =
+                    self.domain.decode_query(&request.query).map_err(|error| invalid(&error))?;
+                let call = Call::Op { op: op.clone(), request: None, may_wait: false };
+                Begun::Read(op, self.ask(request.branch.as_ref(), call)?)
+            }
+            None => return Err(invalid_field("operation", "is missing")),
         })
     }
 
-    async fn forget_one(
-        &self,
-        request: &wire::ForgetRequest,
-    ) -> Result<wire::ForgetResponse, Status> {
-        let tx_id = convert::tx_id(&request.tx_id).map_err(|error| invalid(&error))?;
-        self.ask(request.branch.as_ref(), Call::Forget { tx_id }).await?;
-        Ok(wire::ForgetResponse {})
-    }
-
-    async fn read_one(&self, request: &wire::ReadRequest) -> Result<OpResult, Status> {
-        let op = self.domain.decode_query(&request.query).map_err(|error| invalid(&error))?;
-        let call = Call::Op { op: op.clone(), request: None, may_wait: false };
-        match self.ask(request.branch.as_ref(), call).await? {
-            Answer::Done(reply, at) => {
-                let answer = self.domain.encode_answer(&op, &reply, at).into();
-                Ok(OpResult::Read(wire::ReadResponse { answer }))
-            }
-            Answer::Refused(refusal) => Err(to_status(&refusal)),
-            Answer::Waiting(blocker) => Ok(waiting(&blocker)),
-            Answer::Overloaded => Err(to_status(&LaneError::Overloaded)),
-            // A lane answers an operation in no other way.
-            Answer::Vote(_) | Answer::State(..) | Answer::Forgotten => {
-                Err(to_status(&LaneError::Unavailable))
-            }
-        }
-    }
-
-    async fn apply_one(&self, operation: wire::Operation) -> OpResult {
-        let result = match operation.operation {
-            Some(Op::Prepare(request)) => self.vote(&request, false).await.map(|vote| match vote {
+    /// Waits for the answer to one operation of a batch.
+    async fn finish(&self, begun: Begun<D>) -> Result<OpResult, Status> {
+        Ok(match begun {
+            Begun::Prepare(pending) => match vote(pending).await? {
                 Ok(vote) => OpResult::Prepare(wire::PrepareResponse { vote: Some((&vote).into()) }),
                 Err(blocker) => waiting(&blocker),
-            }),
-            Some(Op::Commit(request)) => self.commit_one(request).await.map(OpResult::Commit),
-            Some(Op::Abort(request)) => self.abort_one(&request).await.map(OpResult::Abort),
-            Some(Op::Query(request)) => self.query_one(&request).await.map(OpResult::Query),
-            Some(Op::Forget(request)) => self.forget_one(&request).await.map(OpResult::Forget),
-            Some(Op::Read(request)) => self.read_one(&request).await,
-            None => Err(invalid_field("operation", "is missing")),
-        };
-        result.unwrap_or_else(|status| {
-            OpResult::Error(wire::OperationError {
-                code: status.code().into(),
-                message: status.message().to_owned(),
-            })
+            },
+            Begun::Commit(pending) => OpResult::Commit(committed(pending).await?),
+            Begun::Abort(pending) => OpResult::Abort(aborted(pending).await?),
+            Begun::Query(pending) => OpResult::Query(queried(pending).await?),
+            Begun::Forget(pending) => {
+                settled(pending).await?;
+                OpResult::Forget(wire::ForgetResponse {})
+            }
+            Begun::Read(op, pending) => match settled(pending).await? {
+                Answer::Done(reply, at) => {
+                    let answer = self.domain.encode_answer(&op, &reply, at).into();
+                    OpResult::Read(wire::ReadResponse { answer })
+                }
+                Answer::Refused(refusal) => return Err(to_status(&refusal)),
+                Answer::Waiting(blocker) => waiting(&blocker),
+                Answer::Overloaded => return Err(to_status(&LaneError::Overloaded)),
+                // A lane answers an operation in no other way.
+                Answer::Vote(_) | Answer::State(..) | Answer::Forgotten => {
+                    return Err(to_status(&LaneError::Unavailable));
+                }
+            },
         })
     }
+}
+
+/// An operation of a batch that its lane has, by what its answer will be.
+enum Begun<D: Domain> {
+    Prepare(Pending<D>),
+    Commit(Pending<D>),
+    Abort(Pending<D>),
+    Query(Pending<D>),
+    Forget(Pending<D>),
+    Read(D::Op, Pending<D>),
+}
+
+async fn settled<D: Domain>(pending: Pending<D>) -> Result<Answer<D::Reply>, Status> {
+    pending.answer().await.map_err(|error| to_status(&error))
+}
+
+/// The answer to a Prepare; the blocker where it would have to wait.
+async fn vote<D: Domain>(pending: Pending<D>) -> Result<Result<Vote, Box<TxMeta>>, Status> {
+    match settled(pending).await? {
+        Answer::Vote(vote) => Ok(Ok(vote)),
+        Answer::Waiting(blocker) => Ok(Err(blocker)),
+        Answer::Overloaded => Err(to_status(&LaneError::Overloaded)),
+        // A lane answers a Prepare in no other way.
+        Answer::Done(..) | Answer::Refused(_) | Answer::State(..) | Answer::Forgotten => {
+            Err(to_status(&LaneError::Unavailable))
+        }
+    }
+}
+
+async fn state<D: Domain>(pending: Pending<D>) -> Result<(BranchState, Option<Vote>), Status> {
+    match settled(pending).await? {
+        Answer::State(state, vote) => Ok((state, vote)),
+        // A lane answers a Commit, Abort or Query in no other way.
+        Answer::Done(..)
+        | Answer::Refused(_)
+        | Answer::Vote(_)
+        | Answer::Waiting(_)
+        | Answer::Forgotten
+        | Answer::Overloaded => Err(to_status(&LaneError::Unavailable)),
+    }
+}
+
+async fn committed<D: Domain>(pending: Pending<D>) -> Result<wire::CommitResponse, Status> {
+    let (state, _) = state(pending).await?;
+    Ok(wire::CommitResponse { state: wire::BranchState::from(state).into() })
+}
+
+async fn aborted<D: Domain>(pending: Pending<D>) -> Result<wire::AbortResponse, Status> {
+    let (state, _) = state(pending).await?;
+    Ok(wire::AbortResponse { state: wire::BranchState::from(state).into() })
+}
+
+async fn queried<D: Domain>(pending: Pending<D>) -> Result<wire::QueryResponse, Status> {
+    let (state, vote) = state(pending).await?;
+    Ok(wire::QueryResponse {
+        state: wire::BranchState::from(state).into(),
+        vote: vote.as_ref().map(wire::Vote::from),
+    })
+}
+
+/// An operation that has no answer.
+fn error(status: &Status) -> OpResult {
+    OpResult::Error(wire::OperationError {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+    })
 }
 
 fn waiting(blocker: &TxMeta) -> OpResult {
@@ -236,7 +269,7 @@ impl<D: Domain> ParticipantService for Participant<D> {
         request: Request<wire::PrepareRequest>,
     ) -> Result<Response<wire::PrepareResponse>, Status> {
         // A call that may wait is never answered `Waiting`; a full queue is.
-        let vote = self.vote(request.get_ref(), true).await?;
+        let vote = vote(self.begin_prepare(request.get_ref(), true)?).await?;
         let vote = vote.map_err(|_| to_status(&LaneError::Overloaded))?;
         Ok(Response::new(wire::PrepareResponse { vote: Some((&vote).into()) }))
     }
@@ -245,28 +278,29 @@ impl<D: Domain> ParticipantService for Participant<D> {
         &self,
         request: Request<wire::CommitRequest>,
     ) -> Result<Response<wire::CommitResponse>, Status> {
-        self.commit_one(request.into_inner()).await.map(Response::new)
+        committed(self.begin_commit(request.into_inner())?).await.map(Response::new)
     }
 
     async fn abort(
         &self,
         request: Request<wire::AbortRequest>,
     ) -> Result<Response<wire::AbortResponse>, Status> {
-        self.abort_one(request.get_ref()).await.map(Response::new)
+        aborted(self.begin_abort(request.get_ref())?).await.map(Response::new)
     }
 
     async fn query(
         &self,
         request: Request<wire::QueryRequest>,
     ) -> Result<Response<wire::QueryResponse>, Status> {
-        self.query_one(request.get_ref()).await.map(Response::new)
+        queried(self.begin_query(request.get_ref())?).await.map(Response::new)
     }
 
     async fn forget(
         &self,
         request: Request<wire::ForgetRequest>,
     ) -> Result<Response<wire::ForgetResponse>, Status> {
-        self.forget_one(request.get_ref()).await.map(Response::new)
+        settled(self.begin_forget(request.get_ref())?).await?;
+        Ok(Response::new(wire::ForgetResponse {}))
     }
 
     async fn apply(
@@ -277,9 +311,17 @@ impl<D: Domain> ParticipantService for Participant<D> {
         if operations.len() > OPERATIONS_MAX {
             return Err(invalid_field("operations", "must be at most 4096"));
         }
-        let results = join_all(operations.into_iter().map(|one| self.apply_one(one))).await;
-        let results =
-            results.into_iter().map(|result| wire::OperationResult { result: Some(result) });
-        Ok(Response::new(wire::ApplyResponse { results: results.collect() }))
+        // All are in their lanes before the first answer is waited for.
+        let begun: Vec<_> = operations.into_iter().map(|operation| self.begin(operation)).collect();
+        let mut results = Vec::with_capacity(begun.len());
+        for begun in begun {
+            let result = match begun {
+                Ok(begun) => self.finish(begun).await,
+                Err(status) => Err(status),
+            };
+            let result = result.unwrap_or_else(|status| error(&status));
+            results.push(wire::OperationResult { result: Some(result) });
+        }
+        Ok(Response::new(wire::ApplyResponse { results }))
     }
 }

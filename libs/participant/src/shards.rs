@@ -101,6 +101,7 @@ impl<D: Domain> Shards<D> {
     /// already.
     pub fn open(&self, domain: &Arc<D>, shards: u16, seams: &Seams, options: LaneOptions) {
         let writer = seams.entropy.next_bytes();
+        let options = LaneOptions { limits: options.limits.of_one(shards), ..options };
         let mut running = Vec::new();
         let opened = self.lanes.set(
             (0..shards)

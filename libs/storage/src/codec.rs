@@ -16,7 +16,7 @@ pub const FORMAT_1: u8 = 1;
 pub fn encode(message: &impl Message) -> Value {
     let mut value = Value::with_capacity(1 + message.encoded_len());
     value.push(FORMAT_1);
-    value.extend_from_slice(&message.encode_to_vec());
+    message.encode(&mut value).expect("a Vec has room for any message");
     value
 }
 

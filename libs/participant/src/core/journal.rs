@@ -153,7 +153,11 @@ impl<D: Domain> Core<D> {
 
     /// The NO that a client was told under this transaction's request id after its call had begun. An id
     /// that was minted for one call is refused for good: nobody but that call's own retries carries it.
+    /// Known at the primary alone.
     pub(super) fn refused_since(&self, meta: &TxMeta) -> Option<Vote> {
+        if !meta.is_primary(self.book.branch()) {
+            return None;
+        }
         let known = self.requests.get(&refusal_key(meta)?)?;
         let minted = meta.request_id.as_ref().is_some_and(RequestId::is_minted);
         if !minted && known.call <= meta.priority.begin_ts {

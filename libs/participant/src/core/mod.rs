@@ -195,11 +195,13 @@ pub enum Offered {
 /// Bounds of a lane's memory and of its batches.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Records kept in memory, about.
+    /// Records kept in memory by all shards of a process together, about.
     pub records: usize,
     /// Calls that may wait for others at once.
     pub waiters: usize,
-    /// Bytes of one batch, so that it fits one prewrite request.
+    /// Keys and values of one batch, about, in bytes: no more call is taken at or above it. The store's
+    /// client cuts a prewrite at 16 KiB, and only what goes in one request commits in one phase; the rest
+    /// is for the last call, the head and what is trimmed.
     pub batch_bytes: usize,
     /// Calls in one batch.
     pub batch_calls: usize,
@@ -207,9 +209,20 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { records: 16_384, waiters: 8_192, batch_bytes: 10 * 1024, batch_calls: 1_024 }
+        Self { records: 131_072, waiters: 8_192, batch_bytes: 14 * 1024, batch_calls: 1_024 }
     }
 }
+
+impl Limits {
+    /// The part of one of so many shards.
+    #[must_use]
+    pub fn of_one(self, shards: u16) -> Self {
+        Self { records: (self.records / usize::from(shards.max(1))).max(RECORDS_MIN), ..self }
+    }
+}
+
+/// Records that a shard keeps in memory, however many shards there are.
+const RECORDS_MIN: usize = 4_096;
 
 /// A shard's state in memory. Current exactly while the store's head is [`Core::head`].
 #[derive(Debug)]

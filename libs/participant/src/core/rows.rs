@@ -2,27 +2,30 @@
 
 use std::collections::BTreeMap;
 
+use rustc_hash::FxHashMap;
 use twopc::{participant::Book, undo::UndoMap};
 use types::{Priority, Timestamp, TxId};
 
 use super::{Core, Run};
 use crate::domain::{Domain, Holder, Row};
 
-/// What a changed record adds to a batch besides its key, about, in bytes.
-const RECORD_BYTES: usize = 72;
+/// What a changed record adds to a batch besides its value and twice its row (in its key and in the
+/// journal), in bytes.
+const RECORD_BYTES: usize = 16;
 
 /// Records as they stand in the store at the head, absent ones included. Two generations: what is read
-/// moves to the young one; when that is half full the old one is dropped.
+/// moves to the young one; when that is half full the old one is dropped. Looked up only, never walked
+/// through: nothing depends on the order of a hash map.
 #[derive(Debug)]
 pub(super) struct Cache<R> {
-    young: BTreeMap<Row, Option<R>>,
-    old: BTreeMap<Row, Option<R>>,
+    young: FxHashMap<Row, Option<R>>,
+    old: FxHashMap<Row, Option<R>>,
     limit: usize,
 }
 
 impl<R> Cache<R> {
     pub(super) fn new(limit: usize) -> Self {
-        Self { young: BTreeMap::new(), old: BTreeMap::new(), limit }
+        Self { young: FxHashMap::default(), old: FxHashMap::default(), limit }
     }
 
     pub(super) fn contains(&self, row: &[u8]) -> bool {
@@ -63,6 +66,7 @@ impl<R> Cache<R> {
 /// The rows of a shard as a domain sees and changes them within one batch.
 #[derive(Debug)]
 pub struct Rows<'a, D: Domain> {
+    domain: &'a D,
     run: &'a mut Run<D>,
     records: &'a mut Cache<D::Record>,
     holders: &'a UndoMap<(Row, Priority, TxId), ()>,
@@ -99,9 +103,13 @@ impl<D: Domain> Rows<'_, D> {
     }
 
     fn change(&mut self, row: Row, record: Option<D::Record>) {
-        let bytes = 2 * row.len() + RECORD_BYTES;
-        if self.run.dirty.insert(row.clone(), record).is_none() {
-            self.run.bytes += bytes;
+        let len = |record: &Option<D::Record>| {
+            record.as_ref().map_or(0, |record| self.domain.record_bytes(record))
+        };
+        self.run.bytes += len(&record);
+        match self.run.dirty.insert(row.clone(), record) {
+            Some(before) => self.run.bytes -= len(&before),
+            None => self.run.bytes += 2 * row.len() + RECORD_BYTES,
         }
         self.run.changed.insert(row);
     }
@@ -135,6 +143,7 @@ impl<D: Domain> Core<D> {
     /// The domain's view, with the domain that is to look through it.
     pub(super) fn rows(&mut self) -> (std::sync::Arc<D>, Rows<'_, D>) {
         let rows = Rows {
+            domain: &*self.domain,
             run: &mut self.run,
             records: &mut self.records,
             holders: &self.holders,

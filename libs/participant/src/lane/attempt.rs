@@ -12,9 +12,12 @@ use types::{Mutation, Timestamp};
 
 use super::{Lane, LaneError, Limbo};
 use crate::{
-    core::{Batch, Call, CallId, Offered},
+    core::{Answer, Batch, Call, CallId, Offered},
     domain::{Domain, Row},
 };
+
+/// Calls that are looked at for one batch at least.
+const WINDOW_MIN: usize = 64;
 
 /// Why a try must be repeated.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +68,7 @@ impl<D: Domain> Lane<D> {
         let Some(batch) = batch else {
             self.core.settle(None);
             self.head_known_at = Some(start);
-            self.conclude(Limbo { run, taken, answers });
+            self.deliver(taken.len(), answers);
             return Ok(());
         };
         if began.elapsed() >= TXN_LIFE_MAX {
@@ -85,7 +88,7 @@ impl<D: Domain> Lane<D> {
                 self.limbo.clear();
                 self.head_known_at = Some(start);
                 self.refreshed = Some(Instant::now());
-                self.conclude(Limbo { run, taken, answers });
+                self.deliver(taken.len(), answers);
                 Ok(())
             }
             Err(CommitError::Conflict) => {
@@ -115,14 +118,18 @@ impl<D: Domain> Lane<D> {
     /// Applies what is queued to the state, with the records that it needs as they stand at the
     /// transaction's start. Returns the calls that were taken.
     async fn apply(&mut self, txn: &mut dyn Txn) -> Result<Vec<CallId>, KvError> {
-        let mut wanted = self.missing_rows();
         loop {
-            self.load(txn, std::mem::take(&mut wanted)).await?;
             match self.fill(txn) {
-                Ok(taken) => return Ok(taken),
+                Ok(taken) => {
+                    self.took = taken.len();
+                    return Ok(taken);
+                }
                 Err(rows) => {
                     self.core.undo();
-                    wanted = rows;
+                    // Those of the calls behind it as well, so that one read is enough.
+                    let mut wanted = self.missing_rows();
+                    wanted.extend(rows);
+                    self.load(txn, wanted.into_iter().collect()).await?;
                 }
             }
         }
@@ -176,8 +183,17 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Sends the answers of a batch that stands. What it took and did not answer waits in the core,
-    /// unless the batch ran before others did (limbo): then it is offered again.
+    /// Sends the answers of the batch that was just settled. It took the first calls of the queue, and
+    /// what it did not answer waits in the core.
+    fn deliver(&mut self, taken: usize, answers: Vec<(CallId, Answer<D::Reply>)>) {
+        self.queued.drain(..taken);
+        for (id, answer) in answers {
+            self.send(id, Ok(answer));
+        }
+    }
+
+    /// Sends the answers of a batch that turned out to stand. What it took and did not answer is offered
+    /// again, as others ran since, unless it waits in the core by now.
     fn conclude(&mut self, done: Limbo<D>) {
         let answered: BTreeSet<CallId> = done.answers.iter().map(|(id, _)| *id).collect();
         let waiting: BTreeSet<CallId> = self.core.waiting_calls().collect();
@@ -200,7 +216,7 @@ impl<D: Domain> Lane<D> {
             return Err(rows);
         }
         let mut taken = Vec::new();
-        for (id, call) in &self.queued {
+        for (id, call) in self.queued.iter().take(self.window()) {
             if !self.core.has_room() {
                 break;
             }
@@ -212,10 +228,16 @@ impl<D: Domain> Lane<D> {
         Ok(taken)
     }
 
-    fn missing_rows(&self) -> Vec<Row> {
-        let calls = self.queued.iter().take(self.core.limits().batch_calls);
-        let rows: BTreeSet<Row> = calls.flat_map(|(_, call)| self.core.missing_for(call)).collect();
-        rows.into_iter().collect()
+    /// Rows that the calls of one batch need and that are not in memory.
+    fn missing_rows(&self) -> BTreeSet<Row> {
+        let calls = self.queued.iter().take(self.window());
+        calls.flat_map(|(_, call)| self.core.missing_for(call)).collect()
+    }
+
+    /// How many calls are looked at for one batch: some more than the last one took, as looking at those
+    /// that it has no room for would cost the more the longer the queue is.
+    fn window(&self) -> usize {
+        (2 * self.took).clamp(WINDOW_MIN, self.core.limits().batch_calls.max(WINDOW_MIN))
     }
 
     /// Reads rows into memory. A damaged one fails the calls that need it, and no others.

@@ -16,6 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use rpc::retry::Backoff;
+use rustc_hash::FxHashMap;
 use storage::{KvError, SharedKv, shard::Writer};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -143,12 +144,36 @@ impl<D: Domain> LaneHandle<D> {
     /// # Errors
     /// [`LaneError`].
     pub async fn call(&self, call: Call<D>) -> Result<Answer<D::Reply>, LaneError> {
+        self.begin(call)?.answer().await
+    }
+
+    /// Asks the lane, and waits later.
+    ///
+    /// # Errors
+    /// [`LaneError`]: the lane does not have the call.
+    pub fn begin(&self, call: Call<D>) -> Result<Pending<D>, LaneError> {
         let (reply, answer) = oneshot::channel();
         self.sender.try_send(Envelope { call, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => LaneError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => LaneError::Unavailable,
         })?;
-        answer.await.unwrap_or(Err(LaneError::Unavailable))
+        Ok(Pending { answer })
+    }
+}
+
+/// A call that its lane has. It goes on when this is dropped, unless it still waits for others.
+#[derive(Debug)]
+pub struct Pending<D: Domain> {
+    answer: oneshot::Receiver<Result<Answer<D::Reply>, LaneError>>,
+}
+
+impl<D: Domain> Pending<D> {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// [`LaneError`].
+    pub async fn answer(self) -> Result<Answer<D::Reply>, LaneError> {
+        self.answer.await.unwrap_or(Err(LaneError::Unavailable))
     }
 }
 
@@ -163,7 +188,7 @@ pub struct Lane<D: Domain> {
     /// Calls that no batch has taken yet, oldest first.
     queued: VecDeque<(CallId, Call<D>)>,
     /// Who waits for which answer, queued calls and waiters alike.
-    callers: BTreeMap<CallId, Reply<D>>,
+    callers: FxHashMap<CallId, Reply<D>>,
     next_id: CallId,
     /// Runs that nobody knows the fate of, with the answers that go out if they stand.
     limbo: Vec<Limbo<D>>,
@@ -175,6 +200,8 @@ pub struct Lane<D: Domain> {
     /// When the oldest patient call was queued.
     patient_since: Option<Instant>,
     refreshed: Option<Instant>,
+    /// Calls that the last batch took.
+    took: usize,
     tidy: bool,
 }
 
@@ -208,13 +235,14 @@ impl<D: Domain> Lane<D> {
             runs: 0,
             inbox,
             queued: VecDeque::new(),
-            callers: BTreeMap::new(),
+            callers: FxHashMap::default(),
             next_id: 1,
             limbo: Vec::new(),
             asked: BTreeMap::new(),
             head_known_at: None,
             patient_since: None,
             refreshed: None,
+            took: 0,
             tidy: false,
         };
         (lane, LaneHandle { sender })
