@@ -77,6 +77,11 @@ pub(crate) struct Args {
     /// data directory unless given.
     #[arg(long, env = "PD_ENDPOINTS", value_name = "ENDPOINTS")]
     pd_endpoints: Option<String>,
+    /// Shards of every service, chosen when a store is first used; leave it out afterwards. Two for each
+    /// replica in a new data directory unless given.
+    #[arg(long, env = "TILL_SHARDS", value_name = "COUNT",
+          value_parser = value_parser!(u16).range(1..=4096))]
+    shards: Option<u16>,
     /// Services beyond our own, for the coordinators.
     #[command(flatten)]
     participants: coordinator::participants::ParticipantArgs,
@@ -137,6 +142,7 @@ fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> io::Result<Wish
         ports: Ports { http: args.http_port, grpc_base: args.grpc_port_base, kv: args.kv_port },
         // An empty variable is as good as none.
         pd_endpoints: args.pd_endpoints.clone().filter(|text| !text.trim().is_empty()),
+        shards: args.shards.or_else(|| plan::shards_of_a_new_shop(data_dir, args.replicas)),
         data_dir: data_dir.to_owned(),
         worker_threads: process.worker_threads.unwrap_or_else(threads_of_a_child),
         log_format: process.log_format.to_string(),

@@ -106,6 +106,8 @@ pub(crate) struct Wish {
     pub(crate) ports: Ports,
     /// The cluster to use; none: a dev-kv of our own.
     pub(crate) pd_endpoints: Option<String>,
+    /// Of every service, for a store that is not used yet.
+    pub(crate) shards: Option<u16>,
     /// For what dev-kv keeps.
     pub(crate) data_dir: PathBuf,
     /// Threads of each child that run tasks; at least 1.
@@ -153,6 +155,15 @@ pub(crate) fn children(wish: &Wish) -> Vec<Spec> {
     all
 }
 
+/// Shards for each replica of a service. Batches are the larger the fewer there are, and one is written
+/// while the next one gathers; docs/performance.md has the figures.
+const SHARDS_PER_REPLICA: u16 = 2;
+
+/// How many shards a service gets in a data directory whose dev-kv was never started.
+pub(crate) fn shards_of_a_new_shop(data_dir: &Path, replicas: u16) -> Option<u16> {
+    (!kv_dir(data_dir).exists()).then(|| replicas.saturating_mul(SHARDS_PER_REPLICA))
+}
+
 fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
     let port = wish.ports.of(role, replica);
     let listen = match role {
@@ -187,6 +198,9 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
     let at = |role| endpoints(wish, role);
     let pd =
         wish.pd_endpoints.clone().unwrap_or_else(|| wish.ports.address(Role::DevKv, 0).to_string());
+    // A cluster's schema is its own matter; children read TILL_SHARDS themselves.
+    let shards = wish.shards.filter(|_| wish.pd_endpoints.is_none());
+    let shards = shards.map(|shards| ("shards", shards.to_string()));
     match role {
         Role::HttpBridge => vec![
             ("order-endpoints", at(Role::Order)),
@@ -206,13 +220,17 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
             let guests = guests.map(|each| ("checkout-participant", each.clone()));
             own.into_iter().chain(others).chain(guests).collect()
         }
-        Role::Order => vec![
-            ("pd-endpoints", pd),
-            ("stock-endpoints", at(Role::Stock)),
-            ("coordinator-endpoints", at(Role::Coordinator)),
-        ],
+        Role::Order => {
+            let own = [
+                ("pd-endpoints", pd),
+                ("stock-endpoints", at(Role::Stock)),
+                ("coordinator-endpoints", at(Role::Coordinator)),
+            ];
+            own.into_iter().chain(shards).collect()
+        }
         Role::Stock | Role::Payment => {
-            vec![("pd-endpoints", pd), ("coordinator-endpoints", at(Role::Coordinator))]
+            let own = [("pd-endpoints", pd), ("coordinator-endpoints", at(Role::Coordinator))];
+            own.into_iter().chain(shards).collect()
         }
         Role::DevKv => vec![("data-dir", kv_dir(&wish.data_dir).display().to_string())],
     }
@@ -243,6 +261,7 @@ mod tests {
             replicas,
             ports: Ports { http: 8000, grpc_base: 7000, kv: 2379 },
             pd_endpoints: pd_endpoints.map(str::to_owned),
+            shards: Some(6),
             data_dir: "/data".into(),
             worker_threads: 1,
             log_format: "pretty".to_owned(),
@@ -257,6 +276,19 @@ mod tests {
             crate::cli::parse(std::iter::once("till".to_owned()).chain(spec.args.clone()))
                 .unwrap_or_else(|error| panic!("{}: {error}", spec.name));
         }
+    }
+
+    #[test]
+    fn only_a_new_store_of_our_own_is_told_its_shards() {
+        let told = |pd_endpoints| {
+            let specs = children(&wish(1, pd_endpoints));
+            specs.iter().filter(|spec| spec.args.iter().any(|arg| arg == "--shards")).count()
+        };
+        assert_eq!((told(None), told(Some("pd:2379"))), (3, 0));
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(shards_of_a_new_shop(dir.path(), 3), Some(6));
+        std::fs::create_dir(kv_dir(dir.path())).unwrap();
+        assert_eq!(shards_of_a_new_shop(dir.path(), 3), None);
     }
 
     #[test]
