@@ -97,6 +97,7 @@ fn run(seed: u64, print: bool) -> Run {
             Err(_) => problems.push("it hangs".to_owned()),
         }
         let (hash, alarms) = trace::end();
+        shop.network.close();
         problems.extend(alarms.into_iter().map(|alarm| format!("alarm: {alarm}")));
         Run { problems, undecided, hash, numbers }
     })

@@ -138,6 +138,14 @@ impl Network {
         listening.islands.clear();
     }
 
+    /// Nobody answers any more. The doors know the network and the network knows the doors: whoever does
+    /// not close it keeps the whole shop in memory for good.
+    pub(crate) fn close(&self) {
+        let closed = std::mem::take(&mut *self.listening());
+        // Not under the lock: what is dropped may look at the network once more.
+        drop(closed);
+    }
+
     /// Puts a process behind its name, in place of the one before.
     pub(crate) fn listen(&self, process: Process, door: Door) {
         self.listening().processes.insert(process.name.clone(), (process, door));
