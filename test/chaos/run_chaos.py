@@ -46,8 +46,8 @@ async def main():
                     )
                 except Exception as error:  # noqa: BLE001 - a cell that fails must not hide the others
                     failed += 1
-                    print(f"{fault:<18} {role:<12} FAILED  {error}")
-                    results.append({"fault": fault, "role": role, "failed": str(error)})
+                    print(f"{fault:<18} {role:<12} FAILED  {error!r}", flush=True)
+                    results.append({"fault": fault, "role": role, "failed": repr(error)})
                     continue
                 done = cell.answers.get("done", 0)
                 seen = ", ".join(f"{count} {what}" for what, count in sorted(cell.trouble.items())) or "none"
@@ -65,6 +65,8 @@ async def main():
             await asyncio.to_thread(shop.stop)
     if asked.json:
         asked.json.write_text(json.dumps({"replicas": asked.replicas, "load": asked.load, "cells": results}, indent=1) + "\n")
+    passed = sum("failed" not in result for result in results)
+    print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 
 

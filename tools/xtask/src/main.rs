@@ -5,8 +5,8 @@
 //!
 //! Modules: [`ci`] the whole run; [`test`] all tests; [`client_rust`] tikv-client's own tests; [`deps`] who
 //! may depend on whom; [`tidy`] what the sources look like; [`goldens`]; [`sim`] and [`soak`] the simulation;
-//! [`outside`] tools of others, against a running [`shop`]; [`python`] the virtual environment; [`command`],
-//! [`report`] and [`workspace`] underneath.
+//! [`chaos`] faults of real processes; [`outside`] tools of others, against a running [`shop`]; [`python`] the
+//! virtual environment; [`command`], [`report`] and [`workspace`] underneath.
 //!
 //! Invariants: nothing is written outside the target directory (but for `goldens`); what could not run is
 //! said so and is never counted as passed; processes are ended by their id.
@@ -22,6 +22,7 @@ use std::{
 use report::Report;
 use workspace::Workspace;
 
+mod chaos;
 mod ci;
 mod client_rust;
 mod command;
@@ -51,6 +52,7 @@ usage: cargo xtask COMMAND
   sim       the simulation: --seeds N [--from S]; --seed S replays one and prints all that happens;
             --mutations, --mutation NAME break rules, each of which must be noticed
   soak      the simulation on seeds never run before: --minutes N
+  chaos     every fault upon every role of real processes, over one and over two replicas of each
   goldens   writes the golden files anew, from what the tests see
   client-tests [--regions N]
             tikv-client's own tests against dev-kv, cut into N regions (1)";
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
             }
             Err(problem) => return usage(&problem),
         },
+        "chaos" => chaos::run(&workspace, &mut report),
         "goldens" => report.part("goldens", || goldens::write(&workspace)),
         _ => return usage("no such command"),
     }

@@ -1,0 +1,51 @@
+//! The matrix of faults over real processes, whole: every fault upon every role, under load.
+
+use crate::{
+    command,
+    python::Venv,
+    report::{Outcome, Part, Report, Tally},
+    test,
+    workspace::Workspace,
+};
+
+/// Runs the matrix over shops of one and of two replicas of each role.
+pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
+    if test::build(workspace, report) {
+        for replicas in [1, 2] {
+            report.part(&format!("chaos, {replicas} of each"), || matrix(workspace, replicas));
+        }
+    }
+}
+
+fn matrix(workspace: &Workspace, replicas: u16) -> Part {
+    let suites = workspace.root.join("test");
+    let venv = Venv::ready(workspace, "tests", &suites.join("requirements.txt"))?;
+    let counts = workspace.scratch("chaos")?.join(format!("{replicas}.json"));
+    let mut python = venv.python();
+    python
+        .args(["-u", "-m", "chaos.run_chaos", "--replicas", &replicas.to_string(), "--json"])
+        .arg(&counts)
+        .current_dir(&suites)
+        .env("TILL_BIN", workspace.till())
+        .env("TMPDIR", workspace.scratch("tmp")?);
+    let mut tally = None;
+    command::watch(&mut python, |line| tally = parse(line).or(tally))?;
+    tally.map(Outcome::Ran).ok_or_else(|| "the matrix was not run to its end".to_owned())
+}
+
+/// The counts of the last line, such as `22 passed, 0 failed`.
+fn parse(line: &str) -> Option<Tally> {
+    let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
+    Some(Tally { passed: passed.parse().ok()?, failed: failed.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_counted() {
+        assert_eq!(parse("21 passed, 1 failed"), Some(Tally { passed: 21, failed: 1 }));
+        assert_eq!(parse("kill -9            stock        FAILED  TimeoutError()"), None);
+    }
+}
