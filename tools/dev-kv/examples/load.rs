@@ -1,8 +1,9 @@
-//! A load with the real client, closed-loop, and what it costs: keys and transactions a second, syncs a
-//! second, the server's own processor time for each key, its memory.
+//! A load with the real client, closed-loop, and what it costs: keys and calls a second, syncs a second, how
+//! long a call takes, the server's own processor time for each key and each call, its memory.
 //!
 //! `cargo run --release -p dev-kv --example load -- --seconds 10`. The server is a child process over a
-//! directory that is removed afterwards, so its processor time is its own; both share the machine.
+//! directory that is removed afterwards, so its processor time is its own; both share the machine. A call is
+//! a transaction with its timestamps, or a batch get with its timestamp.
 
 #![allow(
     clippy::unwrap_used,
@@ -45,6 +46,9 @@ struct Cli {
     /// Keys in a batch get.
     #[arg(long, default_value_t = 200)]
     gets: u64,
+    /// Keys in a small transaction.
+    #[arg(long, default_value_t = 8)]
+    few: u64,
     /// Bytes of a value; a key has 24.
     #[arg(long, default_value_t = 40)]
     value: usize,
@@ -52,7 +56,7 @@ struct Cli {
     #[arg(long)]
     directory: Option<PathBuf>,
     /// What to measure.
-    #[arg(long, value_delimiter = ',', default_value = "one-phase,two-phase,get,overwrite")]
+    #[arg(long, value_delimiter = ',', default_value = "one-phase,two-phase,get,small,overwrite")]
     parts: Vec<Part>,
     /// Write this many keys first.
     #[arg(long, default_value_t = 0)]
@@ -65,8 +69,10 @@ enum Part {
     OnePhase,
     /// Fresh keys, committed in two phases.
     TwoPhase,
-    /// Batch gets of keys written before.
+    /// Batch gets of what `one-phase` wrote, which comes before it.
     Get,
+    /// Few fresh keys, committed in one phase.
+    Small,
     /// The same thousand keys for each writer again and again, in one phase.
     Overwrite,
 }
@@ -77,13 +83,14 @@ enum Role {
     Serve(Args),
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
     let mut cli = Cli::parse();
     if let Some(Role::Serve(args)) = cli.role.take() {
-        serve(args).await;
+        // As dev-kv runs.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(serve(args));
     } else {
-        load(cli).await;
+        tokio::runtime::Runtime::new().unwrap().block_on(load(cli));
     }
 }
 
@@ -132,11 +139,13 @@ impl Server {
         Duration::from_millis(ticks * 10) // Linux counts in hundredths
     }
 
-    /// Resident memory in MiB.
-    fn memory_mib(&self) -> u64 {
+    /// Resident memory in MiB: now, and at most so far.
+    fn memory_mib(&self) -> [u64; 2] {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+        ["VmRSS", "VmHWM"].map(|name| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+        })
     }
 
     fn stat(&self, name: &str) -> u64 {
@@ -181,14 +190,25 @@ async fn load(cli: Cli) {
     let mut readable = 0;
     if cli.fill > 0 {
         let limit = cli.fill / cli.writers;
-        measure("fill", &cli, &server, &client, Work::Write(9, true, None), Some(limit)).await;
+        let work = Work::Write { space: 9, one_phase: true, count: cli.keys, again: None };
+        measure("Fill", &cli, &server, &client, work, Some(limit)).await;
     }
     for part in &cli.parts {
         let work = match part {
-            Part::OnePhase => Work::Write(0, true, None),
-            Part::TwoPhase => Work::Write(1, false, None),
-            Part::Overwrite => Work::Write(2, true, Some(1_000)),
-            Part::Get => Work::Get(readable),
+            Part::OnePhase => {
+                Work::Write { space: 0, one_phase: true, count: cli.keys, again: None }
+            }
+            Part::TwoPhase => {
+                Work::Write { space: 1, one_phase: false, count: cli.keys, again: None }
+            }
+            Part::Overwrite => {
+                Work::Write { space: 2, one_phase: true, count: cli.keys, again: Some(1_000) }
+            }
+            Part::Small => Work::Write { space: 3, one_phase: true, count: cli.few, again: None },
+            Part::Get => {
+                assert!(readable > 0, "get reads what one-phase wrote before it");
+                Work::Get(readable)
+            }
         };
         let written = measure(&format!("{part:?}"), &cli, &server, &client, work, None).await;
         if *part == Part::OnePhase {
@@ -202,8 +222,15 @@ async fn load(cli: Cli) {
 
 #[derive(Clone, Copy)]
 enum Work {
-    /// Key space, one phase, how many keys before they come again.
-    Write(u64, bool, Option<u64>),
+    Write {
+        /// Writers of different parts do not share keys either.
+        space: u64,
+        one_phase: bool,
+        /// Keys in a transaction.
+        count: u64,
+        /// How many keys before they come again.
+        again: Option<u64>,
+    },
     /// Of what the first part wrote: this many keys of each writer.
     Get(u64),
 }
@@ -217,7 +244,6 @@ async fn measure(
     limit: Option<u64>,
 ) -> u64 {
     let keys = Arc::new(AtomicU64::new(0));
-    let calls = Arc::new(AtomicU64::new(0));
     let failed = Arc::new(AtomicU64::new(0));
     let (cpu, syncs) = (server.cpu(), server.stat("syncs"));
     let started = Instant::now();
@@ -227,14 +253,16 @@ async fn measure(
     let tasks: Vec<_> = (0..workers)
         .map(|worker| {
             let client = client.clone();
-            let (keys, calls, failed) = (keys.clone(), calls.clone(), failed.clone());
-            let (count, gets, value) = (cli.keys, cli.gets, vec![b'v'; cli.value]);
+            let (keys, failed) = (keys.clone(), failed.clone());
+            let (gets, value) = (cli.gets, vec![b'v'; cli.value]);
             let writers = cli.writers;
             tokio::spawn(async move {
                 let mut next = 0;
+                let mut times = Vec::new();
                 while Instant::now() < until && limit.is_none_or(|limit| next < limit) {
+                    let began = Instant::now();
                     let done = match work {
-                        Work::Write(space, one_phase, again) => {
+                        Work::Write { space, one_phase, count, again } => {
                             let numbers = (next..next + count)
                                 .map(|number| again.map_or(number, |again| number % again));
                             let written = numbers.map(|number| key(space, worker, number));
@@ -251,35 +279,70 @@ async fn measure(
                     match done {
                         Ok(count) => {
                             keys.fetch_add(count, Ordering::Relaxed);
-                            calls.fetch_add(1, Ordering::Relaxed);
+                            times.push(began.elapsed());
                         }
                         Err(_) => {
                             failed.fetch_add(1, Ordering::Relaxed);
                         }
                     }
                 }
-                next
+                (next, times)
             })
         })
         .collect();
     let mut least = u64::MAX;
+    let mut times = Vec::new();
     for task in tasks {
-        least = least.min(task.await.unwrap());
+        let (written, took) = task.await.unwrap();
+        least = least.min(written);
+        times.extend(took);
     }
-    let took = started.elapsed().as_secs_f64();
-    let keys = keys.load(Ordering::Relaxed) as f64;
-    let cpu = server.cpu().checked_sub(cpu).unwrap();
-    println!(
-        "{name}: {:.0} keys/s, {:.0} calls/s, {} failed, {:.0} syncs/s, {:.2} us of the server's \
-         processor time a key, {} MiB",
-        keys / took,
-        calls.load(Ordering::Relaxed) as f64 / took,
-        failed.load(Ordering::Relaxed),
-        (server.stat("syncs") - syncs) as f64 / took,
-        cpu.as_secs_f64() * 1e6 / keys,
-        server.memory_mib(),
-    );
+    let done = Done {
+        took: started.elapsed(),
+        keys: keys.load(Ordering::Relaxed),
+        failed: failed.load(Ordering::Relaxed),
+        syncs: server.stat("syncs") - syncs,
+        cpu: server.cpu().checked_sub(cpu).unwrap(),
+        times,
+    };
+    done.print(name, server.memory_mib());
     least
+}
+
+/// What one part did and cost.
+struct Done {
+    took: Duration,
+    keys: u64,
+    failed: u64,
+    syncs: u64,
+    /// The server's.
+    cpu: Duration,
+    /// Of each call that succeeded.
+    times: Vec<Duration>,
+}
+
+impl Done {
+    fn print(mut self, name: &str, [memory, memory_max]: [u64; 2]) {
+        self.times.sort_unstable();
+        let percentile = |of: usize| {
+            self.times.get(self.times.len() * of / 100).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+        };
+        let (took, cpu) = (self.took.as_secs_f64(), self.cpu.as_secs_f64() * 1e6);
+        let (keys, calls) = (self.keys as f64, self.times.len() as f64);
+        println!(
+            "{name}: {:.0} keys/s, {:.0} calls/s, {} failed, {:.0} syncs/s; a call takes {:.1} ms (median), \
+             {:.1} ms (99%); the server's processor time is {:.2} us a key, {:.0} us a call; its memory \
+             {memory} MiB, {memory_max} MiB at most",
+            keys / took,
+            calls / took,
+            self.failed,
+            self.syncs as f64 / took,
+            percentile(50),
+            percentile(99),
+            cpu / keys,
+            cpu / calls,
+        );
+    }
 }
 
 async fn write(

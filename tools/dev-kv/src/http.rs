@@ -1,15 +1,15 @@
-//! Around the gRPC services: faults, names of what is not implemented, PD's HTTP status, and administration.
+//! Pages beside the gRPC services: PD's HTTP status, and administration.
 
 use crate::args::parse_hex;
-use crate::faults::{Fault, Loss, Rule};
+use crate::door::unimplemented;
+use crate::faults::Rule;
 use crate::kv::Kv;
 use crate::pd::{Pd, VERSION};
 use crate::regions::Region;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::State;
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -17,10 +17,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
-use tonic::Status;
-
-/// Path prefixes of the services that are here.
-const SERVICES: [&str; 3] = ["/tikvpb.Tikv/", "/pdpb.PD/", "/keyspacepb.Keyspace/"];
 
 #[derive(Debug, Clone)]
 struct Parts {
@@ -28,10 +24,9 @@ struct Parts {
     kv: Kv,
 }
 
-/// The whole router.
-pub(crate) fn around(grpc: Router, pd: Pd, kv: Kv) -> Router {
-    let parts = Parts { pd, kv };
-    let http = Router::new()
+/// All of them.
+pub(crate) fn pages(pd: Pd, kv: Kv) -> Router {
+    Router::new()
         .route("/pd/api/v1/version", get(version))
         .route("/pd/api/v1/health", get(health))
         .route("/pd/api/v1/members", get(members))
@@ -43,79 +38,13 @@ pub(crate) fn around(grpc: Router, pd: Pd, kv: Kv) -> Router {
         .route("/dev-kv/v1/freeze-tso", post(freeze))
         .route("/dev-kv/v1/jump-clock", post(jump))
         .route("/dev-kv/v1/stats", get(stats))
-        .with_state(parts.clone());
-    grpc.layer(from_fn_with_state(parts, disturb)).merge(http)
+        .fallback(unknown)
+        .with_state(Parts { pd, kv })
 }
 
-/// Carries a call out, with the faults that hit it.
-async fn disturb(State(parts): State<Parts>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let Some(rpc) = SERVICES.iter().find_map(|service| path.strip_prefix(service)) else {
-        return unimplemented(path);
-    };
-    parts.kv.engine.counters().traffic.called(rpc);
-    let rpc = rpc.to_owned();
-    let faults = &parts.kv.faults;
-    let Some(fault) = faults.transport(&rpc) else {
-        let path = path.to_owned();
-        let response = next.run(request).await;
-        return named(response, &path);
-    };
-    match fault {
-        Fault::Refuse => lost(Loss::Unavailable).await,
-        Fault::Latency { delay } => {
-            tokio::time::sleep(faults.draw(delay)).await;
-            next.run(request).await
-        }
-        Fault::LoseReply { then } => {
-            // Detached: the caller may give up before it is carried out.
-            let call = tokio::spawn(next.run(request));
-            if let Err(error) = call.await {
-                tracing::warn!(error = %error, "call failed whose reply was to be lost");
-            }
-            lost(then).await
-        }
-        Fault::LandLate { delay, then } => {
-            let delay = faults.draw(delay);
-            // The request has to be here whole: its sender is told that it failed.
-            let (head, body) = request.into_parts();
-            let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
-                return lost(then).await;
-            };
-            tokio::spawn(async move {
-                tokio::time::sleep(delay).await;
-                next.run(Request::from_parts(head, Body::from(body))).await
-            });
-            lost(then).await
-        }
-        Fault::NotLeader { .. }
-        | Fault::Split
-        | Fault::ServerIsBusy
-        | Fault::StaleCommand
-        | Fault::MaxTimestampNotSynced
-        | Fault::FallBack
-        | Fault::CommitTsExpired => next.run(request).await,
-    }
-}
-
-async fn lost(then: Loss) -> Response {
-    match then {
-        Loss::Unavailable => {
-            Status::unavailable("injected: the connection was lost").into_http::<Body>()
-        }
-        Loss::Silence => std::future::pending().await,
-    }
-}
-
-/// A service's bare "unimplemented" says what was asked for.
-fn named(response: Response, path: &str) -> Response {
-    let bare = response.headers().get("grpc-status").is_some_and(|status| status == "12")
-        && !response.headers().contains_key("grpc-message");
-    if bare { unimplemented(path) } else { response }
-}
-
-fn unimplemented(path: &str) -> Response {
-    Status::unimplemented(format!("dev-kv does not implement {path}")).into_http::<Body>()
+/// What is no page and no service's path; most likely a call of a service that is not here.
+async fn unknown(uri: Uri) -> Response {
+    unimplemented(uri.path()).map(Body::new)
 }
 
 async fn version() -> Json<Value> {
@@ -260,8 +189,9 @@ async fn stats(State(parts): State<Parts>) -> Response {
             "locks": sizes.locks,
             "live_rows": sizes.live,
             "cache_bytes": sizes.cache_bytes,
-            "disk_bytes": sizes.disk_bytes,
-            "history_rows": sizes.history_rows,
+            "disk_bytes": sizes.store.disk_bytes,
+            "table_bytes": sizes.store.table_bytes,
+            "history_rows": sizes.store.history_rows,
             "traffic": counters.traffic.page(),
         }))
         .into_response(),

@@ -10,7 +10,7 @@
 //! `engine` (the state between the two: locks, cache, group commit), `tso` (timestamps), `regions`,
 //! `keyspaces` and `cluster` (which keep themselves on disk), `kv`, `raw` and `pd` (the services),
 //! `convert` (messages to types), `faults`, `traffic` (what was asked for),
-//! `http` (status and administration), `server` (the port).
+//! `door` (brings calls to their services), `http` (status and administration), `server` (the port).
 //!
 //! Invariants:
 //! 1. A reply leaves only when everything it tells of is on disk (engine: groups; test
@@ -24,6 +24,7 @@
 mod args;
 mod cluster;
 mod convert;
+mod door;
 mod engine;
 mod error;
 mod faults;

@@ -17,7 +17,9 @@ const EXIT_USAGE: u8 = 64;
 /// The storage engine's own steps are for those who look for them.
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
 
-#[tokio::main]
+/// One thread serves, another writes to the disk: handing calls from thread to thread costs more than a second
+/// one would give.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()

@@ -2,21 +2,16 @@
 
 use crate::args::{Config, TlsPaths};
 use crate::cluster::Cluster;
+use crate::door::Door;
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, chain};
 use crate::faults::Faults;
-use crate::http;
 use crate::kv::Kv;
 use crate::pd::Pd;
-use crate::wire::keyspacepb::keyspace_server::KeyspaceServer;
-use crate::wire::pdpb::pd_server::PdServer;
-use crate::wire::tikvpb::tikv_server::TikvServer;
-use axum::Router;
 use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -102,7 +97,7 @@ pub async fn run(
         stopping,
     };
     let kv = Kv { engine: Arc::clone(&engine), cluster: Arc::clone(&cluster), faults };
-    let router = router(pd, kv);
+    let door = Door::new(pd, kv);
     let garbage = tokio::spawn(Arc::clone(&engine).collect_garbage_forever());
     tracing::info!(
         address = %address,
@@ -117,7 +112,7 @@ pub async fn run(
         shutdown.await;
         stop.send_replace(true);
     };
-    accept(&listener, router, tls, shutdown).await;
+    accept(&listener, door, tls, shutdown).await;
     engine.close();
     // Whoever opens the directory next finds it free, so what still reads it is waited for.
     if tokio::time::timeout(DRAIN, garbage).await.is_err() {
@@ -143,25 +138,9 @@ async fn prepare(cluster: &Cluster, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn router(pd: Pd, kv: Kv) -> Router {
-    // A prewrite carries the list of all keys of its transaction: no size is too large to be looked at.
-    let grpc = tonic::service::Routes::new(
-        PdServer::new(pd.clone()).max_decoding_message_size(usize::MAX),
-    )
-    .add_service(KeyspaceServer::new(pd.clone()))
-    .add_service(
-        TikvServer::new(kv.clone())
-            .max_decoding_message_size(usize::MAX)
-            .max_encoding_message_size(usize::MAX),
-    )
-    .prepare()
-    .into_axum_router();
-    http::around(grpc, pd, kv)
-}
-
 async fn accept(
     listener: &TcpListener,
-    router: Router,
+    door: Door,
     tls: Option<TlsAcceptor>,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -196,13 +175,13 @@ async fn accept(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(error = %error, "nodelay not set");
         }
-        let (router, builder) = (router.clone(), Arc::clone(&builder));
+        let (door, builder) = (door.clone(), Arc::clone(&builder));
         let (tls, watcher) = (tls.clone(), graceful.watcher());
         connections.spawn(async move {
             match tls {
-                None => serve(&builder, stream, router, watcher).await,
+                None => serve(&builder, stream, door, watcher).await,
                 Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => serve(&builder, stream, router, watcher).await,
+                    Ok(Ok(stream)) => serve(&builder, stream, door, watcher).await,
                     Ok(Err(error)) => tracing::debug!(error = %error, "tls handshake failed"),
                     Err(_) => tracing::debug!("tls handshake took too long"),
                 },
@@ -221,11 +200,10 @@ async fn accept(
 async fn serve(
     builder: &Builder<TokioExecutor>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
+    door: Door,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    let service = TowerToHyperService::new(router);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(stream), door);
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(error = %error, "connection ended");
     }

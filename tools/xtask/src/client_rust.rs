@@ -148,6 +148,19 @@ fn executables(said: &str, copy: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Keys that cut the store into this many regions, hexadecimal: as a cluster comes to be cut by what the suite
+/// writes first, keys of transactions in the default keyspace, half of them from 0 to 1000, half over all
+/// numbers of 32 bits. Raw keys stay in one region, as there: the client's descending raw scan visits regions
+/// in ascending order and joins their answers as they come, which is in order for one region alone.
+fn cuts(regions: usize) -> Vec<String> {
+    let cuts = regions.saturating_sub(1);
+    let low = cuts / 2;
+    let high = cuts - low;
+    let low = (1..=low).map(move |number| number * 1_000 / (low + 1));
+    let high = (1..=high).map(move |number| number * (1 << 32) / (high + 1));
+    low.chain(high).map(|key| format!("78000000{key:08x}")).collect()
+}
+
 /// dev-kv over a directory of its own, stopped when dropped.
 #[derive(Debug)]
 struct Server {
@@ -166,8 +179,9 @@ impl Server {
             .map_err(|error| format!("no free port: {error}"))?;
         let address = free.to_string();
         let child = Command::new(workspace.target.join("debug/dev-kv"))
-            .args(["--listen", &address, "--regions", &regions.to_string(), "--data-dir"])
+            .args(["--listen", &address, "--data-dir"])
             .arg(&data)
+            .args(cuts(regions).iter().flat_map(|key| ["--split-at", key]))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -244,6 +258,18 @@ mod tests {
         let found = executables(said, Path::new("/copy"));
         assert_eq!(found, [PathBuf::from("/t/debug/deps/a-1"), PathBuf::from("/copy/rel/b-2")]);
     }
+
+    #[test]
+    fn as_many_regions_are_cut_as_asked_for() {
+        assert_eq!(cuts(1), Vec::<String>::new());
+        assert_eq!(cuts(3), ["78000000000001f4", "7800000080000000"]);
+        let mut many = cuts(42);
+        many.sort_unstable();
+        many.dedup();
+        assert_eq!(many.len(), 41);
+        assert!(many.iter().all(|key| key.len() == 16), "{many:?}");
+    }
+
     #[test]
     fn verdicts_are_counted() {
         assert_eq!(verdict("test txn_crud ... ok"), Tally::PASSED);

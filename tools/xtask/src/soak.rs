@@ -1,12 +1,18 @@
-//! The simulation for as long as one likes, each time on seeds that were never run before.
+//! What takes too long for every run: dev-kv's long tests, then the simulation for as long as one likes, each
+//! time on seeds that were never run before.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{
+    client_rust,
     report::{Outcome, Part, Report, Tally},
     sim::{self, Wanted},
+    test,
     workspace::Workspace,
 };
+
+/// Regions for tikv-client's own tests; `ci` runs them with one.
+const REGIONS: usize = 42;
 
 /// Seeds between two looks at the clock.
 const ROUND: u64 = 500;
@@ -27,9 +33,23 @@ fn minutes_at_most(minutes: u32) -> Result<u32, String> {
     if minutes <= 10_000 { Ok(minutes) } else { Err("--minutes is at most 10000".to_owned()) }
 }
 
-/// Runs round after round until the time is over.
+/// Runs dev-kv's long tests, then round after round of the simulation until the time is over.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
+    report.part("client tests, many regions", || client_rust::run(workspace, REGIONS));
+    report.part("dev-kv, killed and hot", || dev_kv(workspace));
     report.part("soak", || rounds(workspace, time));
+}
+
+/// A hundred kills under load, and one key written a million times.
+fn dev_kv(workspace: &Workspace) -> Part {
+    let mut cargo = workspace.cargo(&["test", "-p", "dev-kv", "--test", "it", "--"]);
+    cargo
+        .args(["killed_under_load", "hot_keys", "--test-threads", "1"])
+        .env("TMPDIR", workspace.scratch("tmp")?)
+        .env("TILL_DEV_KV_KILLS", "100")
+        .env("TILL_DEV_KV_HOT_KEYS", "1")
+        .env("TILL_DEV_KV_HOT_WRITES", "1000000");
+    test::rust_counted(&mut cargo)
 }
 
 fn rounds(workspace: &Workspace, time: Duration) -> Part {

@@ -20,7 +20,7 @@ pub(crate) use section::Section;
 use crate::SyncProbe;
 use crate::model::{Failure, Lock, Refusal, TS_MAX, Ts};
 use crate::store::codec::Current;
-use crate::store::{RowChange, Store, StoreConfig, StoreError, decode_u64};
+use crate::store::{RowChange, Store, StoreConfig, StoreError, StoreSize, decode_u64};
 use crate::traffic::Traffic;
 use crate::tso::Oracle;
 use bytes::Bytes;
@@ -175,10 +175,8 @@ pub(crate) struct Sizes {
     pub(crate) live: usize,
     /// Bytes of rows kept.
     pub(crate) cache_bytes: u64,
-    /// Bytes on disk.
-    pub(crate) disk_bytes: u64,
-    /// Displaced rows, roughly.
-    pub(crate) history_rows: usize,
+    /// On disk, roughly.
+    pub(crate) store: StoreSize,
 }
 
 /// Figures since the start.
@@ -287,14 +285,13 @@ impl Engine {
     /// What is held.
     pub(crate) fn sizes(&self) -> Result<Sizes, EngineError> {
         let store = self.store()?;
-        let (disk_bytes, history_rows) = store.size()?;
+        let held = store.size()?;
         let inner = self.lock();
         Ok(Sizes {
             locks: inner.state.lock_count(),
             live: inner.state.live.len(),
             cache_bytes: inner.state.cache.weight(),
-            disk_bytes,
-            history_rows,
+            store: held,
         })
     }
 

@@ -1,6 +1,7 @@
 //! What every client does all the time.
 
 use crate::support::{Server, get, now, optimistic, put, snapshot_now};
+use dev_kv::wire::pdpb;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_committed_is_read_from_its_timestamp_on() {
@@ -65,7 +66,14 @@ async fn a_restart_keeps_data_cluster_and_clients() {
     let client = server.client().await;
     put(&client, "kept", "yes").await;
     let before = now(&client).await;
+    let cluster_id = async |server: &Server| {
+        let request = pdpb::GetMembersRequest::default();
+        let members = server.pd().await.get_members(request).await.unwrap().into_inner();
+        members.header.unwrap().cluster_id
+    };
+    let cluster = cluster_id(&server).await;
     let server = server.restart(|_| {}).await;
+    assert_eq!(cluster_id(&server).await, cluster);
     // The old client notices, and goes on.
     for _ in 0..40 {
         if client.current_timestamp().await.is_ok() {

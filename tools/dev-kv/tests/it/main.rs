@@ -14,5 +14,6 @@ mod raw;
 mod regions;
 mod support;
 mod timestamps;
+mod tls;
 mod transactions;
 mod wire;

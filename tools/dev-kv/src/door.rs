@@ -1,0 +1,188 @@
+//! Brings each call to its service, with the faults that hit it.
+//!
+//! This stands in the way of every request, so the known services are told apart here, without a router's
+//! search; what belongs to none of them goes to the HTTP pages.
+
+use crate::engine::Engine;
+use crate::faults::{Fault, Faults, Loss};
+use crate::http;
+use crate::kv::Kv;
+use crate::pd::Pd;
+use crate::wire::keyspacepb::keyspace_server::KeyspaceServer;
+use crate::wire::pdpb::pd_server::PdServer;
+use crate::wire::tikvpb::tikv_server::TikvServer;
+use axum::Router;
+use axum::http::{Request, Response};
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service as _;
+
+type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+/// The services that are here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Tikv,
+    Pd,
+    Keyspace,
+}
+
+impl Known {
+    /// The service and the call that a path names.
+    fn of(path: &str) -> Option<(Self, &str)> {
+        let (service, rpc) = path.strip_prefix('/')?.split_once('/')?;
+        let service = match service {
+            "tikvpb.Tikv" => Self::Tikv,
+            "pdpb.PD" => Self::Pd,
+            "keyspacepb.Keyspace" => Self::Keyspace,
+            _ => return None,
+        };
+        Some((service, rpc))
+    }
+}
+
+/// What a connection's requests go through.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    kv: TikvServer<Kv>,
+    pd: PdServer<Pd>,
+    keyspaces: KeyspaceServer<Pd>,
+    pages: Router,
+    faults: Arc<Faults>,
+    engine: Arc<Engine>,
+}
+
+impl Door {
+    pub(crate) fn new(pd: Pd, kv: Kv) -> Self {
+        // A prewrite carries the list of all keys of its transaction: no size is too large to be looked at.
+        Self {
+            faults: Arc::clone(&kv.faults),
+            engine: Arc::clone(&kv.engine),
+            pages: http::pages(pd.clone(), kv.clone()),
+            keyspaces: KeyspaceServer::new(pd.clone()),
+            pd: PdServer::new(pd).max_decoding_message_size(usize::MAX),
+            kv: TikvServer::new(kv)
+                .max_decoding_message_size(usize::MAX)
+                .max_encoding_message_size(usize::MAX),
+        }
+    }
+
+    fn carry_out(&self, service: Known, request: Request<Body>) -> Answer {
+        match service {
+            Known::Tikv => self.kv.clone().call(request),
+            Known::Pd => self.pd.clone().call(request),
+            Known::Keyspace => self.keyspaces.clone().call(request),
+        }
+    }
+
+    /// Carries a call out that meets a fault.
+    async fn disturb(
+        self,
+        service: Known,
+        request: Request<Body>,
+        fault: Fault,
+    ) -> Result<Response<Body>, Infallible> {
+        match fault {
+            Fault::Refuse => lost(Loss::Unavailable).await,
+            Fault::Latency { delay } => {
+                tokio::time::sleep(self.faults.draw(delay)).await;
+                self.carry_out(service, request).await
+            }
+            Fault::LoseReply { then } => {
+                // Detached: the caller may give up before it is carried out.
+                let call = tokio::spawn(self.carry_out(service, request));
+                if let Err(error) = call.await {
+                    tracing::warn!(error = %error, "call failed whose reply was to be lost");
+                }
+                lost(then).await
+            }
+            Fault::LandLate { delay, then } => {
+                let delay = self.faults.draw(delay);
+                // The request has to be here whole: its sender is told that it failed.
+                let (head, body) = request.into_parts();
+                let body = axum::body::Body::new(body);
+                let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
+                    return lost(then).await;
+                };
+                let body = Body::new(axum::body::Body::from(body));
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    self.carry_out(service, Request::from_parts(head, body)).await
+                });
+                lost(then).await
+            }
+            Fault::NotLeader { .. }
+            | Fault::Split
+            | Fault::ServerIsBusy
+            | Fault::StaleCommand
+            | Fault::MaxTimestampNotSynced
+            | Fault::FallBack
+            | Fault::CommitTsExpired => self.carry_out(service, request).await,
+        }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Door {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let request = request.map(Body::new);
+        let Some((service, rpc)) = Known::of(request.uri().path()) else {
+            let page = self.pages.clone().call(request);
+            return Box::pin(async move { Ok(page.await?.map(Body::new)) });
+        };
+        self.engine.counters().traffic.called(rpc);
+        if let Some(fault) = self.faults.transport(rpc) {
+            return Box::pin(self.clone().disturb(service, request, fault));
+        }
+        let uri = request.uri().clone();
+        let answer = self.carry_out(service, request);
+        Box::pin(async move {
+            let response = answer.await?;
+            Ok(if is_bare_unimplemented(&response) { unimplemented(uri.path()) } else { response })
+        })
+    }
+}
+
+async fn lost(then: Loss) -> Result<Response<Body>, Infallible> {
+    match then {
+        Loss::Unavailable => {
+            Ok(Status::unavailable("injected: the connection was lost").into_http())
+        }
+        Loss::Silence => std::future::pending().await,
+    }
+}
+
+/// A service answers so what it does not know; it does not say what was asked for.
+fn is_bare_unimplemented(response: &Response<Body>) -> bool {
+    let headers = response.headers();
+    headers.get(Status::GRPC_STATUS).is_some_and(|status| status == "12")
+        && !headers.contains_key(Status::GRPC_MESSAGE)
+}
+
+/// The refusal of what is not here, by its name.
+pub(crate) fn unimplemented(path: &str) -> Response<Body> {
+    Status::unimplemented(format!("dev-kv does not implement {path}")).into_http()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_service_and_a_call_or_is_not_ours() {
+        assert_eq!(Known::of("/tikvpb.Tikv/KvGet"), Some((Known::Tikv, "KvGet")));
+        assert_eq!(Known::of("/pdpb.PD/Tso"), Some((Known::Pd, "Tso")));
+        let load = Known::of("/keyspacepb.Keyspace/LoadKeyspace");
+        assert_eq!(load, Some((Known::Keyspace, "LoadKeyspace")));
+        for other in ["", "/", "/tikvpb.Tikv", "tikvpb.Tikv/KvGet", "/pd/api/v1/stores", "/x.Y/Z"] {
+            assert_eq!(Known::of(other), None, "{other}");
+        }
+    }
+}
