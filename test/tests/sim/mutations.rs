@@ -20,7 +20,6 @@ const SEEDS: u64 = 1_000;
 const HOLES: &[Mutation] = &[
     Mutation::PrimaryNotBelieved,
     Mutation::RefusalWithoutPrimary,
-    Mutation::RefusalForgotten,
     Mutation::YoungerWaits,
 ];
 
