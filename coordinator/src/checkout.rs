@@ -101,6 +101,25 @@ impl Classify for CheckoutError {
     }
 }
 
+/// Counts what a caller is told. Reasons that are not ours are a participant's invention, and are not
+/// counted by their names.
+pub(crate) fn count(told: &Result<Paid, CheckoutError>) {
+    let (outcome, reason) = match told {
+        Ok(Paid::Now(_)) => ("paid", ""),
+        Ok(Paid::Before) => ("already_paid", ""),
+        Err(CheckoutError::Refused(refusal)) => ("refused", refusal.reason.as_str()),
+        Err(CheckoutError::RefusedElsewhere { .. }) => ("refused", "OTHER"),
+        Err(CheckoutError::Unavailable) => ("unavailable", ""),
+        Err(CheckoutError::OutcomeUnknown) => ("unknown", ""),
+        Err(CheckoutError::Broken(_)) => ("failed", "BROKEN"),
+        Err(CheckoutError::Failed(failure)) => match Reason::parse(&failure.reason()) {
+            Some(reason) => ("refused", reason.as_str()),
+            None => ("failed", "OTHER"),
+        },
+    };
+    telemetry::metrics().checkouts.one([outcome, reason]);
+}
+
 /// What one try came to.
 enum Tried {
     Paid(Paid),
@@ -131,6 +150,8 @@ impl Coordinator {
             match tried.await? {
                 Tried::Paid(paid) => return Ok(paid),
                 Tried::Again(blockers) => {
+                    let why = if blockers.is_empty() { "changed" } else { "contended" };
+                    telemetry::metrics().retries.one(["checkout", why]);
                     let waits = async {
                         for blocker in &blockers {
                             self.wait_for(blocker).await;

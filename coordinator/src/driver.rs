@@ -155,6 +155,8 @@ impl Driver {
                 }
             }
             Output::Answer(outcome) => {
+                let origin = if self.payloads.is_empty() { "resolved" } else { "begun" };
+                telemetry::metrics().transactions.one([outcome_label(&outcome), origin]);
                 self.trace.step(PRIMARY, || What::answered(&outcome));
                 self.answer(Ok(outcome));
             }
@@ -193,6 +195,7 @@ impl Driver {
                     Ok(reply) => return reply,
                     Err(error) => {
                         tracing::debug!(tx = %tx_id, %branch, %error, "message will be sent again");
+                        telemetry::metrics().retries.one(["message", error.label()]);
                         trace.step(seat, || What::Again(error.to_string()));
                     }
                 }
@@ -215,6 +218,17 @@ impl Driver {
             Message::Query { fence } => self.operations.query(seat, fence),
             Message::Forget => self.operations.forget(seat),
         }
+    }
+}
+
+/// An outcome, as a label.
+const fn outcome_label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Committed => "committed",
+        Outcome::Refused(_) => "refused",
+        Outcome::Contended(_) => "contended",
+        Outcome::Fenced => "fenced",
+        Outcome::Undecided(_) => "undecided",
     }
 }
 

@@ -24,7 +24,7 @@ pub mod transactions;
 pub mod tx_log;
 pub mod watch;
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use clap::value_parser;
 use proto::coordinator::v1::{
@@ -32,6 +32,8 @@ use proto::coordinator::v1::{
     transaction_service_server::{self, TransactionServiceServer},
 };
 use rpc::{
+    admin::{Admin, Ready},
+    listen::Listeners,
     net::{GrpcNet, Net},
     routing::Target,
     seams::{SystemClock, SystemEntropy},
@@ -188,6 +190,9 @@ pub enum Error {
     /// The server failed.
     #[error("cannot serve")]
     Serve(#[from] ServeError),
+    /// The admin listener's sockets cannot be used.
+    #[error("cannot use an admin socket")]
+    Admin(#[source] io::Error),
 }
 
 /// The services of a replica.
@@ -202,7 +207,7 @@ pub fn routes(coordinator: Coordinator) -> Routes {
 /// [`Error`]; a person must look.
 pub async fn run(
     args: Args,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
     let net: Arc<dyn Net> = Arc::new(GrpcNet::default());
@@ -229,8 +234,9 @@ pub async fn run(
     let stop_chores = CancellationToken::new();
     let chores = tokio::spawn(chores(&args, &coordinator, &kv, &entropy, &stop_chores));
 
+    let _admin = admin(&coordinator, &readiness).serve(listeners.admin).map_err(Error::Admin)?;
     let server =
-        serve(routes(coordinator.clone()), listeners, options, readiness.clone(), shutdown);
+        serve(routes(coordinator.clone()), listeners.work, options, readiness.clone(), shutdown);
     let served = tokio::select! {
         served = server => served,
         () = probe(&kv, &readiness) => Ok(()),
@@ -244,6 +250,25 @@ pub async fn run(
         tracing::error!(%error, "the janitor failed");
     }
     Ok(served?)
+}
+
+/// What operators ask.
+fn admin(coordinator: &Coordinator, readiness: &Readiness) -> Admin {
+    let watch = coordinator.watch().clone();
+    let details = move || {
+        // None while another replica audits, or none does.
+        let audit = watch.last().map(|verdict| {
+            serde_json::json!({
+                "at_ms": verdict.at.physical().0,
+                "clean": verdict.is_clean(),
+                "offences": verdict.offences,
+                "unresolved": verdict.unresolved,
+                "took_ms": verdict.took_ms,
+            })
+        });
+        serde_json::Map::from_iter([("audit".to_owned(), audit.into())])
+    };
+    Admin::new(Ready::new(readiness.clone(), details)).with_metrics(storage::tikv::client_metrics)
 }
 
 /// What goes on beside the requests, until it is told to stop.

@@ -60,6 +60,19 @@ pub enum MailError {
     Full,
 }
 
+impl MailError {
+    /// Which it is, as a label.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "unknown_service",
+            Self::Route(_) => "no_route",
+            Self::Failed(_) => "failed",
+            Self::Refused { .. } => "refused",
+            Self::Full => "mailbox_full",
+        }
+    }
+}
+
 /// How soon an answer is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Pace {
@@ -212,6 +225,7 @@ async fn deliver(mut batch: Vec<Letter>, router: &Router, branch: &Branch) {
     if batch.is_empty() {
         return;
     }
+    telemetry::metrics().mail_batch_size.record(batch.len(), []);
     let (operations, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     let results = match apply(operations, router, branch).await {
         Ok(results) => results.into_iter().map(Ok).collect(),

@@ -29,7 +29,7 @@ use uuid::Builder;
 
 use crate::{
     Extras, Settings,
-    checkout::{CheckoutError, Paid},
+    checkout::{CheckoutError, Paid, count},
     driver::{Answer, Driver},
     mail::Mail,
     plan::Services,
@@ -280,6 +280,7 @@ impl CoordinatorService for Coordinator {
         let request_id =
             convert::request_id(&request.request_id).map_err(|error| invalid(&error))?;
         let paid = self.checkout_to_the_end(order_id, request_id, origin, time).await;
+        count(&paid);
         match paid.map_err(|error| to_status(&error))? {
             Paid::Now(tx_id) => Ok(Response::new(CheckoutResponse {
                 already_paid: false,

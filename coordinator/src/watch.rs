@@ -13,6 +13,7 @@ use std::{
 use audit::{Options, Report};
 use proto::coordinator::v1::{AuditFinding, AuditVerdict};
 use storage::{SharedKv, janitor::hold_lease};
+use telemetry::metrics::Audited;
 use tokio::time::{Instant, sleep};
 use types::{Entropy, Timestamp};
 
@@ -80,6 +81,12 @@ impl Watch {
     }
 
     fn set(&self, verdict: Option<Verdict>) -> Option<Verdict> {
+        telemetry::metrics().audit.set(verdict.as_ref().map(|verdict| Audited {
+            offences: verdict.offences.clone(),
+            unresolved: verdict.unresolved,
+            took: Duration::from_millis(verdict.took_ms),
+            finished: std::time::Instant::now(),
+        }));
         std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), verdict)
     }
 

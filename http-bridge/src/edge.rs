@@ -34,6 +34,7 @@ pub(crate) async fn surround(
     next: Next,
 ) -> Response {
     let arrived = Instant::now();
+    let _active = telemetry::metrics().http_server_active.enter();
     let correlation = correlation(&bridge, &request);
     let route = request.extensions().get::<MatchedPath>().cloned();
     let span = tracing::debug_span!(
@@ -47,7 +48,12 @@ pub(crate) async fn surround(
     let line =
         Line { path: request.uri().path().to_owned(), correlation: correlation.clone(), arrived };
 
+    let method = method_label(request.method());
     let mut response = answer(&bridge, request, next).instrument(span.clone()).await;
+    telemetry::metrics().http_server_duration.record(
+        arrived.elapsed(),
+        [method, route.as_ref().map_or("", MatchedPath::as_str), response.status().as_str()],
+    );
 
     span.in_scope(|| line.log(&response));
     let headers = response.headers_mut();
@@ -66,6 +72,22 @@ fn correlation(bridge: &Bridge, request: &Request) -> HeaderValue {
     }
     HeaderValue::try_from(bridge.mint().simple().to_string())
         .expect("hexadecimal digits are a valid header value")
+}
+
+/// A method, as a label: those that nobody registered are a client's invention.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => semconv::OTHER,
+    }
 }
 
 async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {

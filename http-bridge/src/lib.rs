@@ -16,9 +16,11 @@
 //! 503; work that was begun for a call that changes something goes on when its client leaves; routes and
 //! documentation are one registration (tests/it hold each of these).
 
-use std::{future::Future, net::TcpListener, sync::Arc};
+use std::{future::Future, sync::Arc};
 
 use rpc::{
+    admin::Admin,
+    listen::Listeners,
     net::GrpcNet,
     seams::{SystemClock, SystemEntropy},
 };
@@ -49,10 +51,11 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// [`Error`]: the sockets cannot be used; a retry does not help.
 pub async fn run(
     args: Args,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
     let shop = Shop::over(&args, &(Arc::new(GrpcNet::default()) as _));
     let bridge = Bridge::new(shop, args.settings(), Arc::new(SystemClock), Arc::new(SystemEntropy));
-    server::serve(bridge, listeners, args.patience(), shutdown).await
+    let _admin = Admin::new(bridge.clone()).serve(listeners.admin).map_err(Error::Listener)?;
+    server::serve(bridge, listeners.work, args.patience(), shutdown).await
 }

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use rpc::routing::Router;
+use rpc::{
+    admin::{Look, Report},
+    routing::Router,
+};
+use serde_json::Map;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -35,21 +39,26 @@ impl Bridge {
         if self.is_draining() {
             return Err(Problem::not_ready("The bridge is shutting down.".to_owned()));
         }
+        let missing = self.missing_of_late().await;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let detail = format!("Not ready: {}.", missing.join(", "));
+        Err(Problem::not_ready(detail))
+    }
+
+    /// The services of which no replica was serving, as of a moment ago.
+    async fn missing_of_late(&self) -> Vec<&'static str> {
         // Held while the services are asked, so that many probes at once are one question.
         let mut last = self.readiness().last.lock().await;
-        let missing = match last.as_ref() {
+        match last.as_ref() {
             Some((at, missing)) if at.elapsed() < CACHED => missing.clone(),
             _ => {
                 let missing = self.missing().await;
                 *last = Some((Instant::now(), missing.clone()));
                 missing
             }
-        };
-        if missing.is_empty() {
-            return Ok(());
         }
-        let detail = format!("Not ready: {}.", missing.join(", "));
-        Err(Problem::not_ready(detail))
     }
 
     async fn missing(&self) -> Vec<&'static str> {
@@ -58,6 +67,19 @@ impl Bridge {
             (!serving).then_some(name)
         });
         join_all(checks).await.into_iter().flatten().collect()
+    }
+}
+
+#[tonic::async_trait]
+impl Look for Bridge {
+    async fn look(&self) -> Report {
+        let draining = self.is_draining();
+        let missing = self.missing_of_late().await;
+        let details = Map::from_iter([
+            ("draining".to_owned(), draining.into()),
+            ("missing".to_owned(), missing.clone().into()),
+        ]);
+        Report { ready: !draining && missing.is_empty(), details }
     }
 }
 

@@ -141,6 +141,12 @@ impl Bridge {
                 }
                 Trouble::Again { maybe_done, overloaded, cause } => {
                     tracing::debug!(cause, "asking again");
+                    let why = match (maybe_done, overloaded) {
+                        (_, Some(_)) => "overloaded",
+                        (true, None) => "no_answer",
+                        (false, None) => "not_done",
+                    };
+                    telemetry::metrics().retries.one(["call", why]);
                     if maybe_done {
                         sofar.uncertain = Some(Instant::now());
                     }

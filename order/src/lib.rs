@@ -11,7 +11,7 @@ pub mod app;
 pub mod domain;
 pub mod grpc;
 
-use std::{net::TcpListener, sync::Arc};
+use std::sync::Arc;
 
 use participant::{
     role::{Parts, RoleArgs, RoleError},
@@ -25,6 +25,7 @@ use proto::{
 };
 use rpc::{
     MESSAGE_BYTES_MAX,
+    listen::Listeners,
     routing::{Router, Target},
 };
 use tonic::service::Routes;
@@ -61,7 +62,7 @@ pub fn routes(parts: &Parts<app::Orders>, stock: Target) -> Routes {
 /// [`RoleError`]; a person must look.
 pub async fn run(
     args: Args,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
     let services = vec![SERVICE_NAME, PARTICIPANT];

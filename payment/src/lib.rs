@@ -11,8 +11,6 @@ pub mod app;
 pub mod domain;
 pub mod grpc;
 
-use std::net::TcpListener;
-
 use participant::{
     role::{Parts, RoleArgs, RoleError},
     service::Participant,
@@ -23,7 +21,7 @@ use proto::{
     },
     payment::v1::payment_service_server::{PaymentServiceServer, SERVICE_NAME},
 };
-use rpc::MESSAGE_BYTES_MAX;
+use rpc::{MESSAGE_BYTES_MAX, listen::Listeners};
 use tonic::service::Routes;
 
 /// Settings of the payment service.
@@ -48,7 +46,7 @@ pub fn routes(parts: &Parts<app::Payment>) -> Routes {
 /// [`RoleError`]; a person must look.
 pub async fn run(
     args: Args,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
     let services = vec![SERVICE_NAME, PARTICIPANT];

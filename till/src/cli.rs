@@ -64,6 +64,24 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// True for what runs until it is told to end, and is asked how it does.
+    pub(crate) const fn is_role(&self) -> bool {
+        match self {
+            Self::Order(_)
+            | Self::Stock(_)
+            | Self::Payment(_)
+            | Self::Coordinator(_)
+            | Self::HttpBridge(_)
+            | Self::DevKv(_) => true,
+            Self::Up(_)
+            | Self::Bench(_)
+            | Self::Health(_)
+            | Self::Audit(_)
+            | Self::Tx(_)
+            | Self::Participant(_) => false,
+        }
+    }
+
     /// As on the command line; stands in every log line.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
@@ -83,6 +101,15 @@ impl Command {
     }
 }
 
+/// What operators ask of a role, beside its work.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Admin {
+    /// Address for /metrics, /livez and /readyz, which are for operators; may be repeated. The role's usual
+    /// admin port on 127.0.0.1 unless given; 9100 is the custom in containers.
+    #[arg(long, env = "TILL_ADMIN_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
+    pub(crate) admin_listen: Vec<SocketAddr>,
+}
+
 /// A role that speaks gRPC, without encryption: it listens on this machine only, unless told otherwise.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Grpc<A: clap::Args> {
@@ -92,6 +119,9 @@ pub(crate) struct Grpc<A: clap::Args> {
     /// Allow --listen to name addresses that other machines reach: whoever reaches them may do anything.
     #[arg(long, env = "TILL_INSECURE")]
     pub(crate) insecure: bool,
+    /// For operators.
+    #[command(flatten)]
+    pub(crate) admin: Admin,
     /// The role's own.
     #[command(flatten)]
     pub(crate) role: A,
@@ -103,6 +133,9 @@ pub(crate) struct Rest<A: clap::Args> {
     /// Address to listen on; may be repeated. Port 8000 of [::] and 0.0.0.0 unless given.
     #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) listen: Vec<SocketAddr>,
+    /// For operators.
+    #[command(flatten)]
+    pub(crate) admin: Admin,
     /// The role's own.
     #[command(flatten)]
     pub(crate) role: A,
@@ -114,6 +147,9 @@ pub(crate) struct Kv {
     /// Allow --listen to name an address that other machines reach without TLS.
     #[arg(long, env = "TILL_INSECURE")]
     pub(crate) insecure: bool,
+    /// For operators.
+    #[command(flatten)]
+    pub(crate) admin: Admin,
     /// The role's own.
     #[command(flatten)]
     pub(crate) role: dev_kv::Args,

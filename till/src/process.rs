@@ -30,7 +30,11 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 
 /// Runs the command to its end.
 pub(crate) fn main(cli: Cli) -> ExitCode {
-    let guard = telemetry::init(cli.command.name(), cli.process.log_format);
+    let guard = telemetry::init(
+        cli.command.name(),
+        cli.process.log_format,
+        if cli.command.is_role() { telemetry::Scope::Service } else { telemetry::Scope::Command },
+    );
     // A generator shares the machine with the shop that it measures, so one thread is enough for it.
     let mut builder = if matches!(cli.command, Command::Bench(_)) {
         tokio::runtime::Builder::new_current_thread()

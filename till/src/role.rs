@@ -1,14 +1,16 @@
 //! Runs one role: binds its ports, hands it over to its crate, ends it.
 
-use std::{
-    error::Error,
-    io,
-    net::{SocketAddr, TcpListener},
-    process::ExitCode,
+use std::{error::Error, io, net::SocketAddr, process::ExitCode, time::Duration};
+
+use rpc::{
+    admin,
+    listen::{ListenError, Listeners},
+    net::Endpoint,
 };
 
 use crate::{
-    cli::{Command, Grpc},
+    cli::{Admin, Command, Grpc},
+    health,
     process::{Failure, Stop},
 };
 
@@ -19,6 +21,16 @@ mod port {
     pub(super) const STOCK: u16 = 7200;
     pub(super) const PAYMENT: u16 = 7300;
     pub(super) const HTTP: u16 = 8000;
+}
+
+/// Ports of the admin listeners on 127.0.0.1, unless told otherwise.
+mod admin_port {
+    pub(super) const COORDINATOR: u16 = 7050;
+    pub(super) const ORDER: u16 = 7150;
+    pub(super) const STOCK: u16 = 7250;
+    pub(super) const PAYMENT: u16 = 7350;
+    pub(super) const HTTP: u16 = 7450;
+    pub(super) const KV: u16 = 7449;
 }
 
 /// Why a role is not run. A retry does not help.
@@ -38,29 +50,32 @@ enum Refused {
 pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failure> {
     match command {
         Command::Order(args) => {
-            let addresses = closed(&args, port::ORDER)?;
-            keep(&addresses, &stop, |on, end| order::run(args.role, on, end)).await
+            let on = sockets(&closed(&args, port::ORDER)?, &args.admin, admin_port::ORDER)?;
+            keep(on, &stop, |on, end| order::run(args.role, on, end)).await
         }
         Command::Stock(args) => {
-            let addresses = closed(&args, port::STOCK)?;
-            keep(&addresses, &stop, |on, end| stock::run(args.role, on, end)).await
+            let on = sockets(&closed(&args, port::STOCK)?, &args.admin, admin_port::STOCK)?;
+            keep(on, &stop, |on, end| stock::run(args.role, on, end)).await
         }
         Command::Payment(args) => {
-            let addresses = closed(&args, port::PAYMENT)?;
-            keep(&addresses, &stop, |on, end| payment::run(args.role, on, end)).await
+            let on = sockets(&closed(&args, port::PAYMENT)?, &args.admin, admin_port::PAYMENT)?;
+            keep(on, &stop, |on, end| payment::run(args.role, on, end)).await
         }
         Command::Coordinator(args) => {
             let addresses = closed(&args, port::COORDINATOR)?;
-            keep(&addresses, &stop, |on, end| coordinator::run(args.role, on, end)).await
+            let on = sockets(&addresses, &args.admin, admin_port::COORDINATOR)?;
+            keep(on, &stop, |on, end| coordinator::run(args.role, on, end)).await
         }
         Command::DevKv(args) => {
             let encrypted = args.role.tls_cert.is_some();
             let addresses = allowed(&[args.role.listen], args.insecure || encrypted)?;
-            keep(&addresses, &stop, |on, end| dev_kv(args.role, on, end)).await
+            let on = sockets(&addresses, &args.admin, admin_port::KV)?;
+            keep(on, &stop, |on, end| dev_kv(args.role, on, end)).await
         }
         Command::HttpBridge(args) => {
             let addresses = or_default(&args.listen, &rpc::listen::everywhere(port::HTTP));
-            keep(&addresses, &stop, |on, end| http_bridge::run(args.role, on, end)).await
+            let on = sockets(&addresses, &args.admin, admin_port::HTTP)?;
+            keep(on, &stop, |on, end| http_bridge::run(args.role, on, end)).await
         }
         Command::Up(_)
         | Command::Bench(_)
@@ -71,18 +86,23 @@ pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failur
     }
 }
 
-/// Binds, runs, and ends when told.
+/// Binds everything, so that a taken port is told before anything heavy begins.
+fn sockets(work: &[SocketAddr], admin: &Admin, usual: u16) -> Result<Listeners, ListenError> {
+    let admin = or_default(&admin.admin_listen, &rpc::listen::loopback(usual));
+    Ok(Listeners { work: rpc::listen::tcp(work)?, admin: rpc::listen::tcp(&admin)? })
+}
+
+/// Runs, and ends when told.
 async fn keep<Run, Ended, E>(
-    addresses: &[SocketAddr],
+    listeners: Listeners,
     stop: &Stop,
     run: Run,
 ) -> Result<ExitCode, Failure>
 where
-    Run: FnOnce(Vec<TcpListener>, tokio_util::sync::WaitForCancellationFutureOwned) -> Ended,
+    Run: FnOnce(Listeners, tokio_util::sync::WaitForCancellationFutureOwned) -> Ended,
     Ended: Future<Output = Result<(), E>>,
     E: Error + Send + Sync + 'static,
 {
-    let listeners = rpc::listen::tcp(addresses)?;
     let role = Box::pin(run(listeners, stop.gently.clone().cancelled_owned()));
     tokio::select! {
         ended = role => ended?,
@@ -94,13 +114,34 @@ where
 /// A dev-kv has one address, and a configuration that may be refused.
 async fn dev_kv(
     args: dev_kv::Args,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     end: impl Future<Output = ()>,
 ) -> Result<(), dev_kv::Error> {
     let config = dev_kv::Config::try_from(args)?;
     let nowhere = || io::Error::from(io::ErrorKind::AddrNotAvailable);
-    let listener = listeners.into_iter().next().ok_or_else(nowhere)?;
+    let listener = listeners.work.into_iter().next().ok_or_else(nowhere)?;
+    let encrypted = config.tls.is_some();
+    let look = Store { endpoint: listener.local_addr()?.into(), encrypted };
+    let _admin = admin::Admin::new(look).serve(listeners.admin)?;
     dev_kv::run(config, tokio::net::TcpListener::from_std(listener)?, end).await
+}
+
+/// How a dev-kv says that it is well: to its own question.
+struct Store {
+    endpoint: Endpoint,
+    /// Then the question cannot be asked in the clear; a process that answers here at all is as ready as it
+    /// gets.
+    encrypted: bool,
+}
+
+#[tonic::async_trait]
+impl admin::Look for Store {
+    async fn look(&self) -> admin::Report {
+        let patience = Duration::from_secs(1);
+        let ready =
+            self.encrypted || health::http(&self.endpoint, health::DEV_KV, patience).await.is_ok();
+        admin::Report { ready, details: serde_json::Map::new() }
+    }
 }
 
 /// Where a gRPC role listens.
@@ -128,7 +169,12 @@ mod tests {
     struct Nothing {}
 
     fn listening_on(listen: &str, insecure: bool) -> Result<Vec<SocketAddr>, Refused> {
-        let args = Grpc { listen: vec![listen.parse().unwrap()], insecure, role: Nothing {} };
+        let args = Grpc {
+            listen: vec![listen.parse().unwrap()],
+            insecure,
+            admin: Admin::default(),
+            role: Nothing {},
+        };
         closed(&args, 7100)
     }
 

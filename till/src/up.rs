@@ -65,7 +65,8 @@ pub(crate) struct Args {
     #[arg(long, env = "TILL_HTTP_PORT", default_value_t = 8000, value_name = "PORT",
           value_parser = value_parser!(u16).range(1..=i64::from(PORT_BASE_MAX)))]
     http_port: u16,
-    /// gRPC: coordinators from this port on, orders 100 above, stock 200, payment 300.
+    /// gRPC: coordinators from this port on, orders 100 above, stock 200, payment 300. For operators
+    /// (/metrics): each of them 50 above, the bridges 450, dev-kv 449.
     #[arg(long, env = "TILL_GRPC_PORT_BASE", default_value_t = 7000, value_name = "PORT",
           value_parser = value_parser!(u16).range(1..=i64::from(PORT_BASE_MAX)))]
     grpc_port_base: u16,
@@ -164,6 +165,7 @@ fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
         role: spec.role.name(),
         replica: spec.replica,
         address: spec.address.to_string(),
+        admin: spec.admin.to_string(),
         pid: None,
         restarts: 0,
     };
@@ -174,7 +176,9 @@ fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
 /// says so, again and again.
 async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<(), CannotListen> {
     loop {
-        match rpc::listen::tcp(&spec.listen) {
+        let all = rpc::listen::tcp(&spec.listen)
+            .and_then(|work| Ok((work, rpc::listen::tcp(&[spec.admin])?)));
+        match all {
             Ok(_closed_again) => return Ok(()),
             Err(ListenError::Taken { .. }) if begun.elapsed() < PORT_PATIENCE => {
                 sleep(PROBE_EVERY).await;

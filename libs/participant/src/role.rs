@@ -1,7 +1,7 @@
 //! What the executables of order, stock and payment have in common: settings, the way from start to
 //! ready, and the end.
 
-use std::{fmt, net::TcpListener, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use clap::{Args, value_parser};
@@ -9,6 +9,8 @@ use proto::coordinator::v1::{
     ResolveRequest, coordinator_service_client::CoordinatorServiceClient,
 };
 use rpc::{
+    admin::{Admin, Ready},
+    listen::Listeners,
     net::{GrpcNet, Net},
     routing::{Router, Target},
     seams::{SystemClock, SystemEntropy},
@@ -92,6 +94,9 @@ pub enum RoleError {
     /// The server failed.
     #[error("cannot serve")]
     Serve(#[from] ServeError),
+    /// The admin listener's sockets cannot be used.
+    #[error("cannot use an admin socket")]
+    Admin(#[source] io::Error),
 }
 
 /// What a service is made of, over seams that may be real or simulated.
@@ -224,7 +229,7 @@ impl AskResolve for ThroughCoordinator {
 pub async fn run<D: Domain>(
     domain: D,
     args: RoleArgs,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     services: Vec<&'static str>,
     routes: impl FnOnce(&Parts<D>) -> Routes,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -240,7 +245,8 @@ pub async fn run<D: Domain>(
     options.lame_duck = Duration::from_millis(args.lame_duck_ms);
     options.drain_timeout = Duration::from_millis(args.drain_timeout_ms);
 
-    let server = serve(routes(&parts), listeners, options, readiness.clone(), shutdown);
+    let _admin = admin(&parts, &readiness).serve(listeners.admin).map_err(RoleError::Admin)?;
+    let server = serve(routes(&parts), listeners.work, options, readiness.clone(), shutdown);
     let coordinator = Router::new(args.coordinator_endpoints, net);
     let stay_ready = async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -254,6 +260,21 @@ pub async fn run<D: Domain>(
         served = server => Ok(served?),
         failed = stay_ready => failed.map_err(|error: SchemaError| error.into()),
     }
+}
+
+/// What operators ask.
+fn admin<D: Domain>(parts: &Parts<D>, readiness: &Readiness) -> Admin {
+    let shards = Arc::clone(&parts.shards);
+    let details = move || {
+        let (unresolved, overdue_ms) = telemetry::metrics().votes.totals().unwrap_or_default();
+        serde_json::Map::from_iter([
+            ("service".to_owned(), shards.service().to_string().into()),
+            ("shards".to_owned(), shards.count().ok().into()),
+            ("unresolved_votes".to_owned(), unresolved.into()),
+            ("oldest_overdue_ms".to_owned(), overdue_ms.into()),
+        ])
+    };
+    Admin::new(Ready::new(readiness.clone(), details)).with_metrics(storage::tikv::client_metrics)
 }
 
 fn lane_options(batch_calls_max: Option<u16>) -> LaneOptions {

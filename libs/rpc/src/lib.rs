@@ -6,13 +6,14 @@
 //!
 //! Modules: [`net`] connections behind a seam; [`routing`] shard to replica; [`status`] errors to
 //! `tonic::Status` and back; [`deadline`] the caller's time; [`retry`] pauses between attempts;
-//! [`listen`] sockets; [`server`] serving, health, reflection, drain; [`seams`] the real clock and the
+//! [`listen`] sockets; [`server`] serving, health, reflection, drain; [`admin`] what operators ask; [`seams`] the real clock and the
 //! real entropy.
 //!
 //! Invariants: [`status`] is the only place that builds a `tonic::Status`; a server says NOT_SERVING
 //! before it stops accepting; what is in flight is finished within the drain timeout; a mark-down only
 //! chooses a slower route, never an outcome.
 
+pub mod admin;
 pub mod deadline;
 pub mod listen;
 pub mod net;

@@ -10,6 +10,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that may wait to be accepted. The kernel caps it at its own limit.
 const BACKLOG: i32 = 4096;
 
+/// The sockets of one role, bound.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// For its work.
+    pub work: Vec<TcpListener>,
+    /// For what operators ask ([`crate::admin`]); may be none.
+    pub admin: Vec<TcpListener>,
+}
+
 /// Why a socket could not be bound. The caller chooses another port, or ends who holds it.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {

@@ -3,8 +3,11 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
+use measured::Measured;
 use tonic::transport::Channel;
 use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
+
+mod measured;
 
 /// What a generated client runs over. Cheap to clone; clones share the connection.
 pub type Transport = BoxCloneSyncService<
@@ -168,7 +171,7 @@ impl GrpcNet {
 
 impl Net for GrpcNet {
     fn connect(&self, endpoint: &Endpoint) -> Transport {
-        in_process(self.channel(endpoint))
+        in_process(Measured(self.channel(endpoint)))
     }
 }
 

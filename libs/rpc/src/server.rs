@@ -6,6 +6,8 @@
 
 use std::{io, net::TcpListener, time::Duration};
 
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tokio_stream::{StreamExt as _, StreamMap, wrappers::TcpListenerStream};
 use tonic::service::Routes;
@@ -105,7 +107,7 @@ pub async fn serve(
         .max_concurrent_streams(options.streams_max)
         .http2_keepalive_interval(Some(options.keep_alive_interval))
         .http2_keepalive_timeout(Some(options.keep_alive_timeout))
-        .layer(GuardLayer::new(options.in_flight_max))
+        .layer(GuardLayer::new(options.in_flight_max).counting(methods(&options)))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that `close` is gone, and with it everybody who could want us.
@@ -193,6 +195,25 @@ fn reflection(
         builder = builder.with_service_name(*service);
     }
     builder.build_v1().map_err(ServeError::Reflection)
+}
+
+/// `package.Service/Method` of all that is served, as the descriptors have it.
+fn methods(options: &Options) -> Vec<String> {
+    let sets = [
+        options.descriptors,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    ];
+    let mut methods = Vec::new();
+    for file in
+        sets.into_iter().flat_map(|set| FileDescriptorSet::decode(set).unwrap_or_default().file)
+    {
+        for service in &file.service {
+            let full = format!("{}.{}", file.package(), service.name());
+            methods.extend(service.method.iter().map(|one| format!("{full}/{}", one.name())));
+        }
+    }
+    methods
 }
 
 type Incoming =

@@ -1,9 +1,12 @@
 //! The settings by which a role finds the store, the same for every role.
 
+use std::sync::Arc;
+
 use clap::{Args, value_parser};
 
 use crate::{
     kv::{KvError, SharedKv},
+    metered::Metered,
     tikv::{TikvConfig, TikvKv, TikvTls},
 };
 
@@ -58,6 +61,6 @@ impl StoreArgs {
             config.tls = Some(TikvTls { ca: ca.clone(), cert: cert.clone(), key: key.clone() });
         }
         let kv = TikvKv::connect(config).await?;
-        Ok(kv)
+        Ok(Arc::new(Metered::new(kv)))
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Modules: [`kv`] the seam; [`tikv`] and [`mem`] the backends; [`keys`] the registry of key spaces;
 //! [`codec`] the format byte; [`schema`] the gate; [`conformance`] the suite that every backend passes;
-//! [`janitor`] the chore that keeps the store clean; [`claims`] request ids bound to calls.
+//! [`metered`] what is measured of any of them; [`janitor`] the chore that keeps the store clean; [`claims`] request ids bound to calls.
 //!
 //! Invariants: a commit error is *undetermined* unless it is proved definite; whatever stands in the
 //! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; every KV transaction
@@ -20,6 +20,7 @@ pub mod janitor;
 pub mod keys;
 pub mod kv;
 pub mod mem;
+pub mod metered;
 pub mod schema;
 pub mod shard;
 pub mod tikv;

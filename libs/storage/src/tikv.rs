@@ -120,6 +120,16 @@ impl TikvConfig {
     }
 }
 
+/// What the client counted in this process, in Prometheus' text format: requests to TiKV and PD by kind.
+pub fn client_metrics() -> String {
+    let mut text = String::new();
+    let families = prometheus_of_client::gather();
+    if let Err(error) = prometheus_of_client::TextEncoder::new().encode_utf8(&families, &mut text) {
+        tracing::debug!(%error, "the client's metrics could not be written down");
+    }
+    text
+}
+
 /// The store. Calls fail with [`KvError::Unavailable`] while it is not there, and work as soon as it is.
 pub struct TikvKv {
     inner: Arc<Inner>,

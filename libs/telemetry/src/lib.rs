@@ -1,18 +1,25 @@
-//! What a role tells people: logs, the panic hook, and the one registry of span and field names.
+//! What a role tells people: logs, metrics, the panic hook, and the one registry of metric, span and field
+//! names.
 //!
 //! Must not know: any role, the wire, the store.
 //!
-//! Modules: [`semconv`] names. [`init`] sets a process up, once, and hands out a [`Guard`].
+//! Modules: [`semconv`] names; [`metrics`](mod@metrics) what is counted; `service` who a process says that
+//! it is. [`init`] sets a process up, once, and hands out a [`Guard`].
 //!
 //! Invariants: logs go to stderr, so that stdout stays a command's own; every line names its role; a panic
 //! is an ERROR line, wherever it happens.
 
 use std::{fmt, io, panic, str::FromStr};
 
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 mod format;
+pub mod metrics;
 pub mod semconv;
+mod service;
+
+pub use metrics::metrics;
 
 /// Names the variable that filters logs, as in `TILL_LOG=info,rpc=debug`.
 pub const FILTER_VARIABLE: &str = "TILL_LOG";
@@ -64,18 +71,36 @@ impl fmt::Display for Format {
     }
 }
 
+/// What a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// A command of a person: it logs, and counts nothing.
+    Command,
+    /// A role that runs until it is told to end: it counts, too.
+    Service,
+}
+
 /// Keeps telemetry going; drop it last.
 #[must_use = "telemetry ends when the guard is dropped"]
 #[derive(Debug)]
 pub struct Guard {
-    _private: (),
+    meters: Option<SdkMeterProvider>,
 }
 
-/// Sets up logs and the panic hook of this process. `role` stands in every line. The filter comes from
-/// `TILL_LOG`, by default [`FILTER_DEFAULT`]; what does not parse in it is told and left out.
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.meters.as_ref().map(SdkMeterProvider::shutdown) {
+            tracing::debug!(%error, "metrics did not end well");
+        }
+    }
+}
+
+/// Sets up logs and the panic hook of this process, and for a service its metrics. `role` stands in every
+/// line. The filter comes from `TILL_LOG`, by default [`FILTER_DEFAULT`]; what does not parse in it is told
+/// and left out.
 ///
-/// Called again in the same process, it changes nothing.
-pub fn init(role: &str, format: Format) -> Guard {
+/// Called again in the same process, it changes nothing. Call it before anything is counted.
+pub fn init(role: &str, format: Format, scope: Scope) -> Guard {
     let filter = filter();
     let registry = tracing_subscriber::registry().with(filter);
     let set = match format {
@@ -85,7 +110,21 @@ pub fn init(role: &str, format: Format) -> Guard {
     if set.is_ok() {
         hook_panics();
     }
-    Guard { _private: () }
+    let meters = match scope {
+        Scope::Command => None,
+        Scope::Service => meters(role),
+    };
+    Guard { meters }
+}
+
+fn meters(role: &str) -> Option<SdkMeterProvider> {
+    match metrics::install(service::resource(role), |builder| builder) {
+        Ok(meters) => Some(meters),
+        Err(error) => {
+            tracing::warn!(%error, "metrics could not be set up");
+            None
+        }
+    }
 }
 
 fn filter() -> EnvFilter {

@@ -3,6 +3,8 @@
 
 /// OpenTelemetry: which RPC system; always "grpc" here.
 pub const RPC_SYSTEM_NAME: &str = "rpc.system.name";
+/// OpenTelemetry: what is not called by its name, as its name is a caller's invention.
+pub const OTHER: &str = "_OTHER";
 /// OpenTelemetry: the fully qualified method.
 pub const RPC_METHOD: &str = "rpc.method";
 /// OpenTelemetry: the status code, as text.
@@ -46,3 +48,141 @@ pub const KV_ATTEMPT: &str = "till.kv.attempt";
 pub const ENDPOINT: &str = "till.endpoint";
 /// The rule of the protocol that a decision relied on.
 pub const INVARIANT: &str = "till.invariant";
+
+/// OpenTelemetry: the scheme of a request.
+pub const URL_SCHEME: &str = "url.scheme";
+/// OpenTelemetry: what kind of store; always "tikv" here.
+pub const DB_SYSTEM: &str = "db.system.name";
+/// OpenTelemetry: what the store was asked.
+pub const DB_OPERATION: &str = "db.operation.name";
+/// OpenTelemetry: how something failed; absent when it did not.
+pub const ERROR_TYPE: &str = "error.type";
+/// What a KV commit came to: committed, conflict, failed, undetermined.
+pub const KV_OUTCOME: &str = "till.kv.outcome";
+/// Whether a batch of a lane wrote something: write, read.
+pub const BATCH_KIND: &str = "till.batch.kind";
+/// What was tried again: batch, message, checkout, call.
+pub const RETRY_OF: &str = "till.retry.of";
+/// Why, from a closed list.
+pub const REASON: &str = "till.reason";
+/// What a checkout came to: paid, already_paid, refused, unavailable, unknown, failed.
+pub const CHECKOUT_OUTCOME: &str = "till.checkout.outcome";
+/// Whose transaction: begun here, or resolved for somebody else.
+pub const TX_ORIGIN: &str = "till.tx.origin";
+
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// What is so now.
+    Gauge,
+    /// How measurements are distributed.
+    Histogram,
+}
+
+/// A metric: declared here once, exported by whoever reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// OpenTelemetry's name.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// UCUM, with annotations in braces.
+    pub unit: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// Its labels: closed sets all of them, never ids.
+    pub labels: &'static [&'static str],
+}
+
+impl Metric {
+    /// Its name at `/metrics`, as OpenTelemetry's rules for Prometheus have it. A histogram has three
+    /// series: this with `_bucket`, `_sum` and `_count` behind it.
+    pub fn prometheus(&self) -> String {
+        let mut name = label(self.name);
+        name.push_str(match self.unit {
+            "s" => "_seconds",
+            "By" => "_bytes",
+            _ => "",
+        });
+        if self.kind == Kind::Counter {
+            name.push_str("_total");
+        }
+        name
+    }
+}
+
+/// A label's name at `/metrics`.
+pub fn label(name: &str) -> String {
+    name.replace('.', "_")
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:ident, $unit:literal, [$($label:expr),*], $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Metric = Metric {
+                name: $name,
+                kind: Kind::$kind,
+                unit: $unit,
+                help: $help,
+                labels: &[$($label),*],
+            };
+        )*
+
+        /// Every metric.
+        pub const METRICS: &[Metric] = &[$($constant),*];
+    };
+}
+
+metrics! {
+    HTTP_SERVER_DURATION = "http.server.request.duration", Histogram, "s",
+        [HTTP_METHOD, HTTP_ROUTE, HTTP_STATUS, URL_SCHEME],
+        "How long REST requests took, from their head to the head of the answer";
+    HTTP_SERVER_ACTIVE = "http.server.active_requests", Gauge, "{request}",
+        [], "REST requests in flight";
+    RPC_SERVER_DURATION = "rpc.server.call.duration", Histogram, "s",
+        [RPC_SYSTEM_NAME, RPC_METHOD, RPC_STATUS],
+        "How long gRPC calls took that this process answered";
+    RPC_SERVER_ACTIVE = "till.rpc.server.active_requests", Gauge, "{request}",
+        [], "gRPC calls in flight that this process answers";
+    RPC_CLIENT_DURATION = "rpc.client.call.duration", Histogram, "s",
+        [RPC_SYSTEM_NAME, RPC_METHOD, RPC_STATUS],
+        "How long gRPC calls took that this process made, each attempt by itself";
+    DB_DURATION = "db.client.operation.duration", Histogram, "s",
+        [DB_SYSTEM, DB_OPERATION, ERROR_TYPE],
+        "How long the store took to answer";
+    KV_COMMITS = "till.kv.commits", Counter, "{transaction}",
+        [KV_OUTCOME], "KV transactions that wrote something, by what their commit came to";
+    LANE_BATCH_SIZE = "till.lane.batch.size", Histogram, "{call}",
+        [BATCH_KIND], "Calls that a lane answered with one KV transaction";
+    LANE_BATCH_DURATION = "till.lane.batch.duration", Histogram, "s",
+        [BATCH_KIND], "How long a lane's batch took, from its start to its durable end";
+    LANE_WAIT = "till.lane.wait.duration", Histogram, "s",
+        [BATCH_KIND], "How long the oldest call of a batch had been waiting when the batch began";
+    MAIL_BATCH_SIZE = "till.mail.batch.size", Histogram, "{message}",
+        [], "Messages that a coordinator sent to a shard at once";
+    RETRIES = "till.retries", Counter, "{retry}",
+        [RETRY_OF, REASON], "What was tried again, and why";
+    CHECKOUTS = "till.checkouts", Counter, "{checkout}",
+        [CHECKOUT_OUTCOME, REASON], "Checkouts by what their caller was told";
+    TRANSACTIONS = "till.transactions", Counter, "{transaction}",
+        [TX_OUTCOME, TX_ORIGIN], "Transactions by what became of them";
+    VOTES_UNRESOLVED = "till.votes.unresolved", Gauge, "{vote}",
+        [], "YES votes whose outcome this replica does not know, over all shards that it has looked at";
+    VOTES_UNRESOLVED_AGE = "till.votes.unresolved.age", Gauge, "s",
+        [], "How long the oldest of them is past its deadline; 0 when none is";
+    AUDIT_CLEAN = "till.audit.clean", Gauge, "{audit}",
+        [], "1 when the last audit of the books found nothing, else 0; only where this replica audits";
+    AUDIT_OFFENCES = "till.audit.offences", Gauge, "{offence}",
+        [INVARIANT], "What the last audit found, by invariant";
+    AUDIT_UNRESOLVED = "till.audit.unresolved", Gauge, "{transaction}",
+        [], "Transactions with a vote without an outcome, as of the last audit";
+    AUDIT_DURATION = "till.audit.duration", Gauge, "s",
+        [], "How long the last audit took";
+    AUDIT_AGE = "till.audit.age", Gauge, "s",
+        [], "How long ago the last audit was finished";
+    READY = "till.ready", Gauge, "{replica}",
+        [], "1 while this replica says that it may be sent requests, else 0";
+}

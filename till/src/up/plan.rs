@@ -59,7 +59,7 @@ impl Role {
     }
 }
 
-/// Where everything listens: REST on `http + i`, the replicas of a gRPC role side by side, the roles at
+/// Where everything listens, operators' ports apart: REST on `http + i`, the replicas of a gRPC role side by side, the roles at
 /// distances of 100 from `grpc_base`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
@@ -87,6 +87,19 @@ impl Ports {
             Role::Payment => self.grpc_base + 300 + replica,
             Role::DevKv => self.kv,
         }
+    }
+
+    /// Where one replica answers operators: gRPC roles 50 above their work, the bridges 450 above the
+    /// coordinators, dev-kv 449.
+    pub(crate) fn admin_of(self, role: Role, replica: u16) -> SocketAddr {
+        let port = match role {
+            Role::HttpBridge => self.grpc_base + 450 + replica,
+            Role::DevKv => self.grpc_base + 449,
+            Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
+                self.of(role, replica) + 50
+            }
+        };
+        (Ipv4Addr::LOCALHOST, port).into()
     }
 
     /// Where one replica is reached from this machine.
@@ -137,6 +150,8 @@ pub(crate) struct Spec {
     pub(crate) listen: Vec<SocketAddr>,
     /// Where it is reached from this machine.
     pub(crate) address: SocketAddr,
+    /// Where it answers operators.
+    pub(crate) admin: SocketAddr,
 }
 
 /// The children, in the order in which they are started.
@@ -172,6 +187,7 @@ fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
             rpc::listen::loopback(port).to_vec()
         }
     };
+    let admin = wish.ports.admin_of(role, replica);
     let mut args = vec![role.name().to_owned(), "--exit-with-parent".to_owned()];
     let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
     flag("log-format", wish.log_format.clone());
@@ -179,6 +195,7 @@ fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
     for address in &listen {
         flag("listen", address.to_string());
     }
+    flag("admin-listen", admin.to_string());
     for (name, value) in wiring(wish, role) {
         flag(name, value);
     }
@@ -190,6 +207,7 @@ fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
         args,
         listen,
         address: wish.ports.address(role, replica),
+        admin,
     }
 }
 
@@ -294,8 +312,9 @@ mod tests {
     #[test]
     fn no_two_children_share_a_port() {
         let all = children(&wish(REPLICAS_MAX, None));
-        let ports: BTreeSet<u16> = all.iter().map(|spec| spec.address.port()).collect();
-        assert_eq!(ports.len(), all.len());
+        let ports: BTreeSet<u16> =
+            all.iter().flat_map(|spec| [spec.address.port(), spec.admin.port()]).collect();
+        assert_eq!(ports.len(), 2 * all.len());
         assert_eq!(all.len(), 5 * usize::from(REPLICAS_MAX) + 1);
     }
 
@@ -304,6 +323,7 @@ mod tests {
         let ports = Ports { http: PORT_BASE_MAX, grpc_base: PORT_BASE_MAX, kv: u16::MAX };
         for role in Role::ALL {
             assert!(ports.of(role, REPLICAS_MAX - 1) >= PORT_BASE_MAX);
+            assert!(ports.admin_of(role, REPLICAS_MAX - 1).port() >= PORT_BASE_MAX);
         }
     }
 

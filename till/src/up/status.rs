@@ -21,6 +21,8 @@ pub(crate) struct ChildStatus {
     pub(crate) replica: u16,
     /// Where it listens.
     pub(crate) address: String,
+    /// Where it answers operators.
+    pub(crate) admin: String,
     /// None while it is down.
     pub(crate) pid: Option<u32>,
     /// How often it had to be started again.
@@ -108,6 +110,7 @@ impl Status {
                     "role": child.role,
                     "replica": child.replica,
                     "address": child.address,
+                    "admin": child.admin,
                     "pid": child.pid,
                     "restarts": child.restarts,
                 })
@@ -136,6 +139,7 @@ mod tests {
             role: "stock",
             replica: 1,
             address: "127.0.0.1:7201".to_owned(),
+            admin: "127.0.0.1:7251".to_owned(),
             pid: None,
             restarts: 0,
         };

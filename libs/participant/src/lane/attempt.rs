@@ -42,6 +42,7 @@ impl From<KvError> for AttemptError {
 impl<D: Domain> Lane<D> {
     /// Begins a KV transaction, makes the state current, applies what is queued, and commits.
     pub(super) async fn attempt(&mut self) -> Result<(), AttemptError> {
+        let begun = Instant::now();
         let mut txn = self.seams.kv.begin().await?;
         let began = Instant::now();
         let start = txn.read_ts();
@@ -68,6 +69,7 @@ impl<D: Domain> Lane<D> {
         let Some(batch) = batch else {
             self.core.settle(None);
             self.head_known_at = Some(start);
+            self.told.answered("read", taken.len(), begun);
             self.deliver(taken.len(), answers);
             return Ok(());
         };
@@ -88,6 +90,7 @@ impl<D: Domain> Lane<D> {
                 self.limbo.clear();
                 self.head_known_at = Some(start);
                 self.refreshed = Some(Instant::now());
+                self.told.answered("write", taken.len(), begun);
                 self.deliver(taken.len(), answers);
                 Ok(())
             }

@@ -6,7 +6,7 @@ use storage::KvError;
 use tokio::{sync::oneshot, time::Instant};
 use types::TxMeta;
 
-use super::{Lane, attempt::AttemptError};
+use super::{Lane, attempt::AttemptError, told::again};
 use crate::domain::Domain;
 
 /// Transactions asked about in one tick at most, so that no storm arises.
@@ -31,6 +31,7 @@ impl<D: Domain> Lane<D> {
             }
         }
         self.ask_about_the_unfinished();
+        self.tell_votes(now);
     }
 
     /// Drops waiters whose caller is gone.
@@ -74,6 +75,7 @@ impl<D: Domain> Lane<D> {
 
     /// Logs why a batch must be tried again.
     pub(super) fn report(&self, error: &AttemptError) {
+        again(error);
         let branch = self.core.branch();
         match error {
             AttemptError::Conflict => tracing::debug!(%branch, "write conflict on a shard's head"),

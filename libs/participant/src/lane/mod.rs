@@ -6,6 +6,7 @@
 
 mod attempt;
 mod chores;
+mod told;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,6 +24,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use types::{Branch, Classify, Clock, Entropy, ErrorKind, Timestamp, TxId, TxMeta, UnixMillis};
+
+use told::Told;
 
 use crate::{
     core::{Answer, Call, CallId, Core, Limits},
@@ -203,6 +206,7 @@ pub struct Lane<D: Domain> {
     /// Calls that the last batch took.
     took: usize,
     tidy: bool,
+    told: Told,
 }
 
 impl<D: Domain> fmt::Debug for Lane<D> {
@@ -244,6 +248,7 @@ impl<D: Domain> Lane<D> {
             refreshed: None,
             took: 0,
             tidy: false,
+            told: Told::default(),
         };
         (lane, LaneHandle { sender })
     }
@@ -275,6 +280,7 @@ impl<D: Domain> Lane<D> {
     }
 
     fn admit(&mut self, Envelope { call, reply }: Envelope<D>) {
+        self.told.queued();
         if call.is_patient(self.core.branch()) {
             self.patient_since.get_or_insert_with(Instant::now);
         }
@@ -328,6 +334,7 @@ impl<D: Domain> Lane<D> {
             }
         }
         self.tidy = false;
+        self.told.batch_ended(self.queued.is_empty());
         if self.queued.is_empty() {
             self.patient_since = None;
         }

@@ -1,6 +1,7 @@
 //! What surrounds every request: a span, a bound on what is in flight, a catch of panics.
 
 use std::{
+    collections::HashSet,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -10,25 +11,35 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
-use telemetry::semconv;
-use tonic::{Status, body::Body};
+use telemetry::{metrics::Entered, semconv};
+use tokio::time::Instant;
+use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 use types::{Reason, Refusal};
 
-use crate::status::to_status;
+use crate::status::{code_name, code_of, to_status};
 
 /// Makes [`Guard`]s that share one bound.
 #[derive(Debug, Clone)]
 pub struct GuardLayer {
     in_flight: Arc<AtomicUsize>,
     in_flight_max: usize,
+    /// `package.Service/Method` of everything that is served.
+    methods: Arc<HashSet<Arc<str>>>,
 }
 
 impl GuardLayer {
     /// At most this many requests at once.
     pub fn new(in_flight_max: usize) -> Self {
-        Self { in_flight: Arc::default(), in_flight_max }
+        Self { in_flight: Arc::default(), in_flight_max, methods: Arc::default() }
+    }
+
+    /// Counts calls of these by their names, `package.Service/Method`.
+    #[must_use]
+    pub fn counting(mut self, methods: impl IntoIterator<Item = String>) -> Self {
+        self.methods = Arc::new(methods.into_iter().map(Arc::from).collect());
+        self
     }
 }
 
@@ -85,12 +96,14 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let path = request.uri().path();
+        let call = Call::begin(self.bound.methods.get(path.trim_start_matches('/')).cloned());
         let place = match Place::take(&self.bound) {
             Some(place) => Some(place),
             None if is_exempt(path) => None,
             None => {
-                let refusal = Refusal::new(Reason::Overloaded);
-                return futures::future::ok(to_status(&refusal).into_http()).boxed();
+                let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
+                call.answered(&refused);
+                return futures::future::ok(refused).boxed();
             }
         };
         // At debug, like all that is said of single requests: a span costs more than many a request.
@@ -110,6 +123,7 @@ where
                 Ok(to_status(&refusal).into_http())
             })?;
             record(&response);
+            call.answered(&response);
             Ok(response)
         }
         .instrument(span)
@@ -117,13 +131,35 @@ where
     }
 }
 
+/// Counts one call and measures how long it takes.
+struct Call {
+    /// None for what nobody serves: its name is the caller's invention, and is not counted by.
+    method: Option<Arc<str>>,
+    begun: Instant,
+    _active: Entered,
+}
+
+impl Call {
+    fn begin(method: Option<Arc<str>>) -> Self {
+        Self {
+            method,
+            begun: Instant::now(),
+            _active: telemetry::metrics().rpc_server_active.enter(),
+        }
+    }
+
+    fn answered(&self, response: &http::Response<Body>) {
+        let method = self.method.as_deref().unwrap_or(semconv::OTHER);
+        let code = code_name(code_of(response));
+        telemetry::metrics().rpc_server_duration.record(self.begun.elapsed(), [method, code]);
+    }
+}
+
 /// The status, where it stands in the head of the response: always for an error of a unary call.
 fn record(response: &http::Response<Body>) {
     let span = tracing::Span::current();
     if !span.is_disabled() {
-        let code = Status::from_header_map(response.headers())
-            .map_or(tonic::Code::Ok, |status| status.code());
-        span.record(semconv::RPC_STATUS, tracing::field::debug(code));
+        span.record(semconv::RPC_STATUS, code_name(code_of(response)));
         tracing::debug!("request answered");
     }
 }

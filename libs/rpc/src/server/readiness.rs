@@ -15,6 +15,17 @@ pub enum State {
     Draining,
 }
 
+impl State {
+    /// For people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotReady => "not ready",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// A role's word on whether it may be sent requests. Cheap to clone; clones share it. Begins not ready.
 #[derive(Debug, Clone)]
 pub struct Readiness {
@@ -63,6 +74,7 @@ impl Readiness {
             let changes = *state != State::Draining && *state != next;
             if changes {
                 *state = next;
+                telemetry::metrics().ready.set(next == State::Ready);
             }
             changes
         });

@@ -1,0 +1,204 @@
+//! The admin listener: what operators and their tools ask a role, beside its work and never through the
+//! same door. `/metrics` for Prometheus, `/livez` for whoever would restart it, `/readyz` for whoever would
+//! send it requests, with what it depends on.
+//!
+//! It tells and changes nothing; what a role adds to it ([`Admin::with_routes`]) may.
+
+use std::{fmt, io, net::TcpListener, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
+
+use crate::server::{self, Readiness};
+
+/// How metrics are written down.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a role says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Whether requests may be sent.
+    pub ready: bool,
+    /// What that hangs on, for people; a name and what is so.
+    pub details: Map<String, Value>,
+}
+
+/// Whoever can say whether a role is ready.
+#[tonic::async_trait]
+pub trait Look: Send + Sync + 'static {
+    /// Looks now.
+    async fn look(&self) -> Report;
+}
+
+/// A role's readiness and, when somebody asks, what else it knows.
+pub struct Ready<F> {
+    readiness: Readiness,
+    details: F,
+}
+
+impl<F> Ready<F> {
+    /// What `readiness` says, with these details.
+    pub const fn new(readiness: Readiness, details: F) -> Self {
+        Self { readiness, details }
+    }
+}
+
+impl<F> fmt::Debug for Ready<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ready").field(&self.readiness.state()).finish()
+    }
+}
+
+#[tonic::async_trait]
+impl<F> Look for Ready<F>
+where
+    F: Fn() -> Map<String, Value> + Send + Sync + 'static,
+{
+    async fn look(&self) -> Report {
+        let state = self.readiness.state();
+        let mut details = (self.details)();
+        details.insert("state".to_owned(), state.as_str().into());
+        Report { ready: state == server::State::Ready, details }
+    }
+}
+
+/// What the listener answers.
+#[derive(Clone)]
+pub struct Admin {
+    look: Arc<dyn Look>,
+    more_metrics: Vec<fn() -> String>,
+    more_routes: Router,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// A listener for a role that is as ready as `look` says.
+    pub fn new(look: impl Look) -> Self {
+        Self { look: Arc::new(look), more_metrics: Vec::new(), more_routes: Router::new() }
+    }
+
+    /// Puts more metrics behind our own, in Prometheus' text format.
+    #[must_use]
+    pub fn with_metrics(mut self, text: fn() -> String) -> Self {
+        self.more_metrics.push(text);
+        self
+    }
+
+    /// Answers these, too.
+    #[must_use]
+    pub fn with_routes(mut self, routes: Router) -> Self {
+        self.more_routes = self.more_routes.merge(routes);
+        self
+    }
+
+    /// All that is answered.
+    pub fn router(self) -> Router {
+        let more = self.more_routes.clone();
+        Router::new()
+            .route("/livez", get(async || "alive\n"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(self)
+            .merge(more)
+    }
+
+    /// Answers on these sockets for as long as the guard is kept: until the role has drained.
+    ///
+    /// # Errors
+    /// When a socket cannot be used; a retry does not help.
+    pub fn serve(self, listeners: Vec<TcpListener>) -> io::Result<Serving> {
+        let router = self.router();
+        let mut serving = JoinSet::new();
+        for listener in listeners {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let router = router.clone();
+            serving.spawn(async move {
+                if let Err(error) = axum::serve(listener, router).await {
+                    tracing::warn!(%error, "the admin listener failed");
+                }
+            });
+        }
+        Ok(Serving(serving))
+    }
+}
+
+/// Keeps an admin listener going.
+#[must_use = "the listener ends with its guard"]
+#[derive(Debug)]
+pub struct Serving(#[allow(dead_code, reason = "kept for its end")] JoinSet<()>);
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let Report { ready, details } = admin.look.look().await;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": ready, "details": details }))).into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    telemetry::metrics().ready.set(admin.look.look().await.ready);
+    let mut text = telemetry::metrics::text();
+    for more in &admin.more_metrics {
+        text.push_str(&more());
+    }
+    ([(header::CONTENT_TYPE, PROMETHEUS)], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn get(router: &Router, path: &str) -> (StatusCode, String) {
+        let request = axum::extract::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn readiness_is_told_with_its_details_and_life_without() {
+        let readiness = Readiness::new();
+        let details = || Map::from_iter([("unresolved".to_owned(), 3.into())]);
+        let router = Admin::new(Ready::new(readiness.clone(), details)).router();
+        let (status, body) = get(&router, "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        let said: Value = serde_json::from_str(&body).unwrap();
+        let details = json!({ "state": "not ready", "unresolved": 3 });
+        assert_eq!(said, json!({ "ready": false, "details": details }));
+        assert_eq!(get(&router, "/livez").await.0, StatusCode::OK);
+        readiness.ready();
+        assert_eq!(get(&router, "/readyz").await.0, StatusCode::OK);
+        readiness.drain();
+        let (status, body) = get(&router, "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(body.contains("draining"), "{body}");
+        assert_eq!(get(&router, "/livez").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn what_others_count_stands_behind_our_own() {
+        let admin = Admin::new(Ready::new(Readiness::new(), Map::new))
+            .with_metrics(|| "others 1\n".to_owned())
+            .with_routes(Router::new().route("/more", axum::routing::get(async || "more")));
+        let router = admin.router();
+        let (status, body) = get(&router, "/metrics").await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(body.ends_with("others 1\n"), "{body}");
+        assert_eq!(get(&router, "/more").await.1, "more");
+    }
+}

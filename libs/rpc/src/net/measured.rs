@@ -1,0 +1,46 @@
+//! What surrounds every call that this process makes.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tonic::Code;
+use tower::Service;
+
+use crate::status::{code_name, code_of};
+
+/// A connection whose calls are counted and measured.
+#[derive(Debug, Clone)]
+pub(super) struct Measured<S>(pub(super) S);
+
+impl<S, B, R> Service<http::Request<B>> for Measured<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let begun = Instant::now();
+        // Of generated code, so a closed set.
+        let path = request.uri().path_and_query().cloned();
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            let code = answer.as_ref().map_or(Code::Unavailable, code_of);
+            let method = path.as_ref().map_or("", |path| path.path().trim_start_matches('/'));
+            telemetry::metrics()
+                .rpc_client_duration
+                .record(begun.elapsed(), [method, code_name(code)]);
+            answer
+        })
+    }
+}
