@@ -15,6 +15,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
     bridge::Bridge,
+    console::{self, Door},
     edge,
     input::Input,
     problem::Problem,
@@ -146,6 +147,7 @@ pub(crate) fn router(bridge: Bridge) -> Router {
     let (router, openapi) = endpoints().split_for_parts();
     let document = describe::complete(openapi);
     router
+        .merge(console::router(Door::Public))
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use types::{Clock, Entropy};
 use uuid::{Builder, Uuid};
 
-use crate::{api, args::Args, args::Settings, ready::Readiness};
+use crate::{api, args::Args, args::Settings, console::Console, ready::Readiness};
 
 /// The services behind the bridge.
 #[derive(Clone, Debug)]
@@ -67,6 +67,7 @@ struct Inner {
     work: TaskTracker,
     draining: AtomicBool,
     readiness: Readiness,
+    console: Console,
 }
 
 impl Bridge {
@@ -88,6 +89,7 @@ impl Bridge {
                 work: TaskTracker::new(),
                 draining: AtomicBool::new(false),
                 readiness: Readiness::default(),
+                console: Console::default(),
                 settings,
             }),
         }
@@ -130,8 +132,18 @@ impl Bridge {
         &self.inner.in_flight
     }
 
+    /// Requests that have a place now.
+    pub(crate) fn in_flight_now(&self) -> usize {
+        let places = usize::try_from(self.inner.settings.in_flight_max).unwrap_or(usize::MAX);
+        places.min(Semaphore::MAX_PERMITS).saturating_sub(self.inner.in_flight.available_permits())
+    }
+
     pub(crate) fn readiness(&self) -> &Readiness {
         &self.inner.readiness
+    }
+
+    pub(crate) fn console(&self) -> &Console {
+        &self.inner.console
     }
 
     /// A new unique id: RFC 9562 version 7 over the clock and entropy of the seams.

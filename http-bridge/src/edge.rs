@@ -54,6 +54,10 @@ pub(crate) async fn surround(
         arrived.elapsed(),
         [method, route.as_ref().map_or("", MatchedPath::as_str), response.status().as_str()],
     );
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        let route = route.as_ref().map_or("", MatchedPath::as_str);
+        telemetry::metrics().http_problems.one([route, problem.reason()]);
+    }
 
     span.in_scope(|| line.log(&response));
     let headers = response.headers_mut();

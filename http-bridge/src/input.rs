@@ -126,7 +126,8 @@ impl Input {
         }
     }
 
-    fn id<T: FromStr<Err = IdError>>(&self, name: &'static str) -> Result<T, Problem> {
+    /// An id by the name of its parameter.
+    pub(crate) fn id<T: FromStr<Err = IdError>>(&self, name: &'static str) -> Result<T, Problem> {
         self.text(name)?.parse().map_err(|error: IdError| Problem::invalid(name, &error))
     }
 

@@ -8,7 +8,7 @@
 //! endpoint, registered and documented in one place; [`input`] paths and headers into types; [`upstream`]
 //! asking a service until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only
 //! writer of `application/problem+json`; [`edge`] what surrounds every request; [`ready`] readiness;
-//! [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `conformance` (feature) checks answers against
+//! [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for people; `conformance` (feature) checks answers against
 //! openapi.json.
 //!
 //! Invariants: a 4xx is a definite answer, never a conflict, a timeout or a lost message; an outcome that is
@@ -31,6 +31,7 @@ mod batch;
 pub mod bridge;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod console;
 mod edge;
 mod input;
 pub mod problem;
@@ -56,6 +57,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let shop = Shop::over(&args, &(Arc::new(GrpcNet::default()) as _));
     let bridge = Bridge::new(shop, args.settings(), Arc::new(SystemClock), Arc::new(SystemEntropy));
-    let _admin = Admin::new(bridge.clone()).serve(listeners.admin).map_err(Error::Listener)?;
+    let admin = Admin::new(bridge.clone()).with_routes(bridge.operators_console());
+    let _admin = admin.serve(listeners.admin).map_err(Error::Listener)?;
     server::serve(bridge, listeners.work, args.patience(), shutdown).await
 }

@@ -224,6 +224,22 @@ impl Problem {
         not_ready
     }
 
+    /// Only operators may ask this, and the caller is none.
+    pub(crate) fn operators_only() -> Self {
+        let mut closed = Self::of(Reason::Forbidden);
+        closed.0.detail = Cow::Borrowed(
+            "This is for operators: it is served on the admin listener, which they reach.",
+        );
+        closed
+    }
+
+    /// Neither the journals nor the log know the transaction.
+    pub(crate) fn unknown_transaction() -> Self {
+        let mut unknown = Self::unexplained(ErrorKind::NotFound, "TRANSACTION_UNKNOWN".to_owned());
+        unknown.0.detail = Cow::Borrowed("Nobody knows this transaction, so it holds nothing.");
+        unknown
+    }
+
     /// A bug of this process; `cause` is logged, never sent.
     pub(crate) fn bug(cause: &dyn Display) -> Self {
         Self::of(Reason::Internal).because(cause)

@@ -40,6 +40,8 @@ async fn every_route_is_documented_and_every_documented_one_is_served() {
     let documented: BTreeSet<String> =
         contract.operations().into_iter().map(|(_, path)| path).collect();
     let mut served = routed(&front);
+    // The console, of the page's own making; `console` holds what it answers.
+    served.retain(|path| !path.starts_with("/console"));
     for path in UNDOCUMENTED {
         assert!(served.remove(path), "{path} is served");
     }

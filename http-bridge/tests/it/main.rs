@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+mod console;
 mod contract;
 mod endpoints;
 mod http_rules;

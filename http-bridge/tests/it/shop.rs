@@ -92,6 +92,12 @@ pub(crate) struct State {
     claims: BTreeMap<String, String>,
     /// Of each checkout that arrived, whether its log was wanted.
     pub(crate) logs_kept: Vec<bool>,
+    /// What operators are told.
+    pub(crate) reports: Vec<proto::coordinator::v1::TransactionReport>,
+    /// The last audit, by the coordinator's endpoint.
+    pub(crate) audits: BTreeMap<String, proto::coordinator::v1::GetAuditResponse>,
+    /// What operators had resolved.
+    pub(crate) resolved: Vec<Vec<u8>>,
     /// Every call that reached the network: endpoint, method, milliseconds given.
     pub(crate) calls: Vec<Call>,
     plans: Vec<Plan>,

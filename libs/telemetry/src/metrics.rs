@@ -46,6 +46,8 @@ type Read = Box<dyn Fn() -> Option<f64> + Send + Sync>;
 pub struct Metrics {
     /// [`semconv::HTTP_SERVER_DURATION`], by method, route and status.
     pub http_server_duration: Durations<3>,
+    /// [`semconv::HTTP_PROBLEMS`], by route and reason.
+    pub http_problems: Counts<2>,
     /// [`semconv::HTTP_SERVER_ACTIVE`].
     pub http_server_active: Active,
     /// [`semconv::RPC_SERVER_DURATION`], by method and status.
@@ -153,6 +155,10 @@ impl Metrics {
                 seconds(meter, &s::HTTP_SERVER_DURATION),
                 [s::HTTP_METHOD, s::HTTP_ROUTE, s::HTTP_STATUS],
                 &[(s::URL_SCHEME, "http")],
+            ),
+            http_problems: Counts::over(
+                counter(meter, &s::HTTP_PROBLEMS),
+                [s::HTTP_ROUTE, s::REASON],
             ),
             http_server_active: Active::default(),
             rpc_server_duration: Durations::over(

@@ -140,6 +140,8 @@ metrics! {
     HTTP_SERVER_DURATION = "http.server.request.duration", Histogram, "s",
         [HTTP_METHOD, HTTP_ROUTE, HTTP_STATUS, URL_SCHEME],
         "How long REST requests took, from their head to the head of the answer";
+    HTTP_PROBLEMS = "till.http.problems", Counter, "{problem}",
+        [HTTP_ROUTE, REASON], "REST requests that were refused or failed, by the reason in their answer";
     HTTP_SERVER_ACTIVE = "http.server.active_requests", Gauge, "{request}",
         [], "REST requests in flight";
     RPC_SERVER_DURATION = "rpc.server.call.duration", Histogram, "s",

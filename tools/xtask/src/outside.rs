@@ -12,6 +12,7 @@ use crate::{
 
 pub(crate) mod chart;
 mod compose;
+mod console;
 mod go;
 mod grpcurl;
 mod image;
@@ -91,6 +92,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     report.part("grpcurl", || grpcurl::check(workspace, &shop));
     report.part("helm test", || settings::helm_test(workspace, &shop));
     report.part("openapi-spec-validator", || openapi(workspace, &shop));
+    report.part("console", || console::check(workspace, &shop));
     report.part("shop stops", || shop.stop().map(|()| Outcome::Ran(Tally::PASSED)));
 }
 

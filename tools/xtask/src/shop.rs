@@ -85,9 +85,18 @@ impl Shop {
 
     /// Where the first replica of a role listens.
     pub(crate) fn address(&self, role: &str) -> Result<&str, String> {
+        self.said_of(role, "address")
+    }
+
+    /// Where the first replica of a role answers operators.
+    pub(crate) fn admin(&self, role: &str) -> Result<String, String> {
+        Ok(format!("http://{}", self.said_of(role, "admin")?))
+    }
+
+    fn said_of(&self, role: &str, what: &str) -> Result<&str, String> {
         self.children()
             .find(|child| child["role"] == role)
-            .and_then(|child| child["address"].as_str())
+            .and_then(|child| child[what].as_str())
             .ok_or_else(|| format!("no {role} runs"))
     }
 

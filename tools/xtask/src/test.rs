@@ -78,7 +78,8 @@ fn python(workspace: &Workspace) -> Part {
     counted(&mut pytest, &results)
 }
 
-fn counted(pytest: &mut Command, results: &Path) -> Part {
+/// Runs pytest, and counts what it wrote to this file.
+pub(crate) fn counted(pytest: &mut Command, results: &Path) -> Part {
     // A file of an earlier run must not be counted for this one.
     if results.exists() {
         std::fs::remove_file(results).map_err(|error| error.to_string())?;

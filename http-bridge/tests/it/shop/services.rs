@@ -3,8 +3,13 @@
 use proto::{
     coordinator::v1::{
         CheckoutRequest, CheckoutResponse, ClaimRequestIdRequest, ClaimRequestIdResponse,
-        ResolveRequest, ResolveResponse,
+        ExplainTransactionRequest, ExplainTransactionResponse, GetAuditRequest, GetAuditResponse,
+        ListUnresolvedRequest, ListUnresolvedResponse, Outcome, ResolveByIdRequest,
+        ResolveByIdResponse, ResolveRequest, ResolveResponse, RunTransactionRequest,
+        RunTransactionResponse,
         coordinator_service_server::{CoordinatorService, CoordinatorServiceServer},
+        explain_transaction_request::Subject,
+        transaction_service_server::{TransactionService, TransactionServiceServer},
     },
     order::v1 as order,
     participant::v1 as participant,
@@ -37,7 +42,12 @@ pub(crate) fn routes(world: &World, endpoint: &str) -> Routes {
         "payment" => routes
             .add_service(described)
             .add_service(payment::payment_service_server::PaymentServiceServer::new(world)),
-        _ => routes.add_service(CoordinatorServiceServer::new(world)),
+        _ => {
+            let operators = Operators { world: world.clone(), endpoint: endpoint.to_owned() };
+            routes
+                .add_service(CoordinatorServiceServer::new(world))
+                .add_service(TransactionServiceServer::new(operators))
+        }
     }
 }
 
@@ -428,4 +438,85 @@ impl CoordinatorService for World {
             Err(refuse(Reason::RequestIdReused))
         }
     }
+}
+
+/// What a replica of the coordinator tells operators: what stands in the shop's reports and audits.
+struct Operators {
+    world: World,
+    endpoint: String,
+}
+
+#[tonic::async_trait]
+impl TransactionService for Operators {
+    async fn run_transaction(
+        &self,
+        _: Request<RunTransactionRequest>,
+    ) -> Reply<RunTransactionResponse> {
+        panic!("the bridge runs no transactions of its own")
+    }
+
+    async fn explain_transaction(
+        &self,
+        request: Request<ExplainTransactionRequest>,
+    ) -> Reply<ExplainTransactionResponse> {
+        let subject = request.into_inner().subject.unwrap();
+        let state = self.world.state();
+        let known = state.reports.iter().filter(|report| match &subject {
+            Subject::TxId(tx_id) => report.tx_id == *tx_id,
+            Subject::OrderId(order_id) => report.order_id == *order_id,
+        });
+        let transactions: Vec<_> = known.cloned().collect();
+        match subject {
+            Subject::TxId(_) if transactions.is_empty() => Err(unknown_transaction()),
+            Subject::TxId(_) | Subject::OrderId(_) => {
+                Ok(Response::new(ExplainTransactionResponse { transactions }))
+            }
+        }
+    }
+
+    async fn list_unresolved(
+        &self,
+        _: Request<ListUnresolvedRequest>,
+    ) -> Reply<ListUnresolvedResponse> {
+        let transactions = self.world.state().reports.clone();
+        Ok(Response::new(ListUnresolvedResponse { transactions, left_out: 0 }))
+    }
+
+    async fn resolve_by_id(
+        &self,
+        request: Request<ResolveByIdRequest>,
+    ) -> Reply<ResolveByIdResponse> {
+        let tx_id = request.into_inner().tx_id;
+        let mut state = self.world.state();
+        if state.reports.iter().all(|report| report.tx_id != tx_id) {
+            return Err(unknown_transaction());
+        }
+        state.resolved.push(tx_id.to_vec());
+        let outcome = Outcome::Committed.into();
+        Ok(Response::new(ResolveByIdResponse { outcome, missing: Vec::new() }))
+    }
+
+    async fn get_audit(&self, _: Request<GetAuditRequest>) -> Reply<GetAuditResponse> {
+        let audit = self.world.state().audits.get(&self.endpoint).cloned();
+        Ok(Response::new(audit.unwrap_or_default()))
+    }
+}
+
+/// As the coordinator says it.
+fn unknown_transaction() -> Status {
+    struct Unknown;
+    impl types::Classify for Unknown {
+        fn kind(&self) -> types::ErrorKind {
+            types::ErrorKind::NotFound
+        }
+        fn reason(&self) -> std::borrow::Cow<'static, str> {
+            "TRANSACTION_UNKNOWN".into()
+        }
+    }
+    impl std::fmt::Display for Unknown {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("nobody knows it")
+        }
+    }
+    rpc::status::to_status(&Unknown)
 }

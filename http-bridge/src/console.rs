@@ -1,0 +1,371 @@
+//! The console: a page on which people try the shop and see how it does, and operators see what is
+//! unresolved and bring it to an end.
+//!
+//! Its files are part of the executable. It buys through the REST API like everybody else; what it asks
+//! beyond that stands here, under `/console/api`, for the page alone and not in the API's description.
+//!
+//! What only operators may see is never served through the public door by default: it is on the admin
+//! listener, which is theirs. A call there that changes something needs a header that no other site's page
+//! can send without asking, and asking is not answered.
+
+use std::{sync::OnceLock, time::Duration};
+
+use axum::{
+    Extension, Json, Router,
+    extract::{Request, State},
+    middleware::{Next, from_fn},
+    response::{Redirect, Response},
+    routing::{get, post},
+};
+use futures::future::join_all;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use proto::coordinator::v1::{
+    AuditVerdict, ExplainTransactionRequest, GetAuditRequest, GetAuditResponse,
+    ListUnresolvedRequest, ResolveByIdRequest, explain_transaction_request::Subject,
+    transaction_service_client::TransactionServiceClient,
+};
+use rpc::deadline;
+use serde::Serialize;
+use tokio::{sync::Semaphore, time::timeout};
+use types::{OrderId, Reason, TxId};
+
+use crate::{
+    bridge::Bridge,
+    input::Input,
+    problem::Problem,
+    upstream::{Ask, Effect, To},
+};
+
+mod assets;
+mod report;
+mod stats;
+
+use report::{Eyes, Outcome, Transaction};
+use stats::Stats;
+
+/// What the page may load and do: files of this server, calls to this server, nothing inline.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'";
+/// Stands with every call that changes something: no page of another site can send it unasked.
+const FROM_CONSOLE: HeaderName = HeaderName::from_static("till-console");
+/// Explanations at once for the public: each reads every live journal.
+const EXPLANATIONS_MAX: usize = 2;
+/// Unresolved transactions that are listed.
+const LISTED_MAX: u32 = 200;
+/// Longest wait for one replica's last audit.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// The REST listener, open to whoever reaches it.
+    Public,
+    /// The admin listener.
+    Operators,
+}
+
+/// What the console keeps between requests.
+#[derive(Debug)]
+pub(crate) struct Console {
+    explanations: Semaphore,
+    /// Tells this process from others; drawn when it is first asked for.
+    replica: OnceLock<u64>,
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        let explanations = Semaphore::new(EXPLANATIONS_MAX);
+        Self { explanations, replica: OnceLock::new() }
+    }
+}
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// The page, its files, and what it asks.
+pub(crate) fn router(door: Door) -> Router<Bridge> {
+    let mut router = Router::new()
+        .route("/console/", get(async || Redirect::permanent("/console")))
+        .route("/console/api/state", get(state))
+        .route("/console/api/stats", get(stats))
+        .route("/console/api/orders/{order_id}/transactions", get(of_order))
+        .route("/console/api/unresolved", get(unresolved))
+        .route("/console/api/audit", get(audit))
+        .route("/console/api/transactions/{subject}", get(explain))
+        .route("/console/api/transactions/{subject}/resolve", post(resolve));
+    for asset in assets::all() {
+        let path = asset.path;
+        let answer = async move |headers: HeaderMap| asset.answer(&headers);
+        router = router.route(path, get(answer));
+    }
+    router.layer(Extension(door)).layer(from_fn(harden))
+}
+
+impl Bridge {
+    /// The console with all that operators may see and do, for a listener that only they reach.
+    pub fn operators_console(&self) -> Router {
+        router(Door::Operators)
+            .fallback(async || Problem::no_such_path())
+            .method_not_allowed_fallback(async || Problem::method_not_allowed())
+            .with_state(self.clone())
+    }
+}
+
+/// Headers of every answer of the console.
+async fn harden(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // What is answered to the page is of this moment; a file says more itself.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What the page needs to know before it shows anything.
+#[derive(Debug, Serialize)]
+struct Situation {
+    version: &'static str,
+    /// Whether the REST API is behind the same door.
+    shop: bool,
+    /// Whether what operators ask is answered to this caller.
+    operator: bool,
+    /// Whether it would be to a caller with a key.
+    operator_key: bool,
+}
+
+async fn state(
+    State(bridge): State<Bridge>,
+    Extension(door): Extension<Door>,
+    headers: HeaderMap,
+) -> Json<Situation> {
+    Json(Situation {
+        version: env!("CARGO_PKG_VERSION"),
+        shop: door == Door::Public,
+        operator: admit(&bridge, door, &headers).is_ok(),
+        operator_key: false,
+    })
+}
+
+/// Lets operators in.
+///
+/// # Errors
+/// FORBIDDEN for everybody else.
+fn admit(_bridge: &Bridge, door: Door, _headers: &HeaderMap) -> Result<(), Problem> {
+    match door {
+        Door::Operators => Ok(()),
+        Door::Public => Err(Problem::operators_only()),
+    }
+}
+
+async fn stats(State(bridge): State<Bridge>, Extension(door): Extension<Door>) -> Json<Stats> {
+    let console = bridge.console();
+    let replica = *console.replica.get_or_init(|| bridge.entropy().next_u64());
+    // A question through the public door is itself in flight.
+    let own = usize::from(door == Door::Public);
+    let in_flight = bridge.in_flight_now().saturating_sub(own);
+    Json(Stats::of(&telemetry::metrics::text(), replica, in_flight))
+}
+
+/// How the coordinator is asked.
+fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect) -> Ask<'a> {
+    Ask {
+        service: &bridge.shop().coordinator,
+        to: To::Any,
+        effect,
+        deadline: input.deadline(bridge),
+        attempt_timeout: bridge.settings().attempt_timeout,
+        settle: Duration::ZERO,
+    }
+}
+
+/// The transactions of a subject, by age; none where nobody knows it.
+async fn explanation(
+    bridge: &Bridge,
+    input: &Input,
+    subject: Subject,
+    eyes: Eyes,
+) -> Result<Vec<Transaction>, Problem> {
+    let request = ExplainTransactionRequest { subject: Some(subject) };
+    let ask = coordinator(bridge, input, Effect::None);
+    let answer = bridge.ask(ask, request, |transport, request| async move {
+        TransactionServiceClient::new(transport)
+            .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
+            .explain_transaction(request)
+            .await
+    });
+    match answer.await {
+        Ok(known) => Ok(known.transactions.iter().map(|one| Transaction::of(one, eyes)).collect()),
+        Err(problem) if problem.reason() == "TRANSACTION_UNKNOWN" => Ok(Vec::new()),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Transactions, for the page.
+#[derive(Debug, Serialize)]
+struct Transactions {
+    transactions: Vec<Transaction>,
+    /// Further ones that are not told.
+    left_out: u64,
+}
+
+/// What became of an order's transactions: part of trying the shop, so without what is said inside.
+async fn of_order(State(bridge): State<Bridge>, input: Input) -> Answer<Transactions> {
+    let order_id = input.order_id()?;
+    let Ok(_place) = bridge.console().explanations.try_acquire() else {
+        return Err(Problem::of(Reason::Overloaded).because(&"too many explanations at once"));
+    };
+    let subject = Subject::OrderId(order_id.to_string());
+    let transactions = explanation(&bridge, &input, subject, Eyes::Public).await?;
+    Ok(Json(Transactions { transactions, left_out: 0 }))
+}
+
+async fn explain(
+    State(bridge): State<Bridge>,
+    Extension(door): Extension<Door>,
+    headers: HeaderMap,
+    input: Input,
+) -> Answer<Transactions> {
+    admit(&bridge, door, &headers)?;
+    let subject: OrderId = input.id("subject")?;
+    let mut transactions = Vec::new();
+    // Ids that the order service makes up look the same as a TxId.
+    if let Ok(tx_id) = subject.as_str().parse::<TxId>() {
+        let subject = Subject::TxId(tx_id.0.to_vec().into());
+        transactions = explanation(&bridge, &input, subject, Eyes::Operator).await?;
+    }
+    if transactions.is_empty() {
+        let subject = Subject::OrderId(subject.to_string());
+        transactions = explanation(&bridge, &input, subject, Eyes::Operator).await?;
+    }
+    Ok(Json(Transactions { transactions, left_out: 0 }))
+}
+
+async fn unresolved(
+    State(bridge): State<Bridge>,
+    Extension(door): Extension<Door>,
+    headers: HeaderMap,
+    input: Input,
+) -> Answer<Transactions> {
+    admit(&bridge, door, &headers)?;
+    let request = ListUnresolvedRequest { overdue_ms: 0, limit: LISTED_MAX };
+    let ask = coordinator(&bridge, &input, Effect::None);
+    let listed = bridge
+        .ask(ask, request, |transport, request| async move {
+            TransactionServiceClient::new(transport)
+                .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
+                .list_unresolved(request)
+                .await
+        })
+        .await?;
+    let transactions = listed.transactions.iter().map(|one| Transaction::of(one, Eyes::Operator));
+    Ok(Json(Transactions { transactions: transactions.collect(), left_out: listed.left_out }))
+}
+
+/// What resolving came to.
+#[derive(Debug, Serialize)]
+struct Resolved {
+    outcome: Outcome,
+    /// While undecided: branches that have not voted, and still may.
+    missing: Vec<String>,
+}
+
+async fn resolve(
+    State(bridge): State<Bridge>,
+    Extension(door): Extension<Door>,
+    headers: HeaderMap,
+    input: Input,
+) -> Answer<Resolved> {
+    admit(&bridge, door, &headers)?;
+    if headers.get(FROM_CONSOLE).is_none_or(|value| value != "1") {
+        return Err(Problem::invalid("Till-Console", &"must be 1"));
+    }
+    let tx_id: TxId = input.id::<OrderId>("subject")?.as_str().parse().map_err(|_| {
+        Problem::invalid("subject", &"must be the id of a transaction, as logs show it")
+    })?;
+    let request = ResolveByIdRequest { tx_id: tx_id.0.to_vec().into() };
+    let ask = coordinator(&bridge, &input, Effect::Changes);
+    let answer = bridge.ask(ask, request, |transport, request| async move {
+        TransactionServiceClient::new(transport).resolve_by_id(request).await
+    });
+    let resolved = answer.await.map_err(|problem| match problem.reason() {
+        "TRANSACTION_UNKNOWN" => Problem::unknown_transaction(),
+        _ => problem,
+    })?;
+    tracing::info!(%tx_id, outcome = resolved.outcome().as_str_name(), "resolved by an operator");
+    let missing = resolved.missing.iter().map(report::branch_name).collect();
+    Ok(Json(Resolved { outcome: resolved.outcome().into(), missing }))
+}
+
+/// The last audit of the books, over all replicas of the coordinator.
+#[derive(Debug, Serialize)]
+struct Audit {
+    /// Seconds between two; 0 where none is made again and again.
+    every_s: u64,
+    last: Option<Verdict>,
+    /// Replicas that did not answer.
+    silent: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Verdict {
+    at_ms: u64,
+    took_ms: u64,
+    unresolved: u64,
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    invariant: String,
+    count: u64,
+}
+
+impl From<AuditVerdict> for Verdict {
+    fn from(verdict: AuditVerdict) -> Self {
+        let findings = verdict
+            .findings
+            .into_iter()
+            .map(|finding| Finding { invariant: finding.invariant, count: finding.count });
+        Self {
+            at_ms: verdict.at_ms,
+            took_ms: verdict.took_ms,
+            unresolved: verdict.unresolved,
+            findings: findings.collect(),
+        }
+    }
+}
+
+async fn audit(
+    State(bridge): State<Bridge>,
+    Extension(door): Extension<Door>,
+    headers: HeaderMap,
+) -> Answer<Audit> {
+    admit(&bridge, door, &headers)?;
+    let service = &bridge.shop().coordinator;
+    // Each call takes the next replica in turn.
+    let routes = (0..service.endpoints().len().max(1)).map(|_| service.any());
+    let asked = join_all(routes.map(|route| async move {
+        let transport = route.ok()?.transport;
+        let mut request = tonic::Request::new(GetAuditRequest {});
+        deadline::set(&mut request, AUDIT_PATIENCE);
+        let answer = async { TransactionServiceClient::new(transport).get_audit(request).await };
+        Some(timeout(AUDIT_PATIENCE, answer).await.ok()?.ok()?.into_inner())
+    }));
+    let said = asked.await;
+    let silent = said.iter().filter(|answer| answer.is_none()).count();
+    let said: Vec<GetAuditResponse> = said.into_iter().flatten().collect();
+    if said.is_empty() {
+        return Err(Problem::of(Reason::Unavailable).because(&"no coordinator told its audit"));
+    }
+    let every_s = said.iter().map(|answer| answer.every_s).max().unwrap_or_default();
+    let last = said.into_iter().filter_map(|answer| answer.last).max_by_key(|last| last.at_ms);
+    Ok(Json(Audit { every_s, last: last.map(Into::into), silent }))
+}

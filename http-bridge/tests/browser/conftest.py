@@ -1,0 +1,179 @@
+"""What the tests of the console share: a Chromium without a head, and pages that must not misbehave.
+
+TILL_SHOP is where a running shop's REST face is, TILL_ADMIN where its bridge's admin listener is, if it has one, CHROMIUM the
+browser. TILL_CONSOLE_FILES, a folder, stands in for the files in the executable: for who works on them.
+Screenshots go to SCREENSHOTS.
+"""
+
+import os
+import pathlib
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, Route, sync_playwright
+
+SHOP = os.environ["TILL_SHOP"]
+ADMIN = os.environ.get("TILL_ADMIN", "")
+SCREENSHOTS = pathlib.Path(os.environ["SCREENSHOTS"])
+FILES = os.environ.get("TILL_CONSOLE_FILES", "")
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+KINDS = {"": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+PATIENCE_MS = 15_000
+
+
+@dataclass
+class Console:
+    """A page of the console, and what it did that it must not do."""
+
+    page: Page
+    size: str
+    scheme: str
+    base: str = SHOP
+    errors: list = field(default_factory=list)
+    expected: list = field(default_factory=list)
+
+    def open(self, view: str = "", base: str = SHOP) -> "Console":
+        """Opens a view and waits until it stands."""
+        self.base = base
+        self.page.goto(f"{base}/console#{view}")
+        self.page.wait_for_selector("main h1:visible")
+        return self
+
+    def tab_to(self, name: str, backwards: bool = False) -> None:
+        """Presses Tab until what is called so has the focus, and can be seen to have it."""
+        for _ in range(80):
+            self.page.keyboard.press("Shift+Tab" if backwards else "Tab")
+            focused = self.page.evaluate(NAME_OF_FOCUS)
+            if focused["name"] == name:
+                assert focused["outline"] not in ("none", ""), f"{name}: the focus cannot be seen"
+                assert focused["width"] >= 2, f"{name}: the focus can hardly be seen"
+                return
+        raise AssertionError(f"Tab does not reach {name!r}")
+
+    def press(self, name: str, key: str = "Enter") -> None:
+        """Goes to what is called so, and presses a key there."""
+        self.tab_to(name)
+        self.page.keyboard.press(key)
+
+    def write(self, name: str, text: str) -> None:
+        """Goes to a field and writes over what stands there."""
+        self.tab_to(name)
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.type(text)
+
+    def wait_text(self, selector: str, text: str) -> None:
+        """Waits until something that can be seen says this."""
+        place = self.page.locator(selector, has_text=text).first
+        place.wait_for(state="visible", timeout=PATIENCE_MS)
+
+    def wait_said(self, text: str) -> None:
+        """Waits until this was said aloud: to who listens instead of looking."""
+        self.page.wait_for_function(
+            "text => window.said.some(each => each.includes(text))", arg=text, timeout=PATIENCE_MS
+        )
+
+    def shoot(self, name: str) -> None:
+        """Takes a picture of the whole page."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        path = SCREENSHOTS / f"{name}-{self.size}-{self.scheme}.png"
+        self.page.screenshot(path=path, full_page=True)
+
+    def check(self) -> None:
+        """What must hold of every view: nothing that axe-core finds, and nothing beyond the edge."""
+        found = Axe().run(self.page)
+        assert found.violations_count == 0, found.generate_report()
+        over = self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert over <= 0, f"{over} pixels stand beyond the right edge"
+
+
+NAME_OF_FOCUS = """() => {
+    const element = document.activeElement;
+    const label = element.labels?.[0];
+    const own = [...(label?.childNodes ?? [])].filter(node => node.nodeType === 3);
+    const text = label ? own.map(node => node.textContent).join('') : element.textContent;
+    const style = getComputedStyle(element);
+    return { name: (element.getAttribute('aria-label') ?? text ?? '').trim(),
+             outline: style.outlineStyle, width: parseFloat(style.outlineWidth) };
+}"""
+
+# Keeps everything that a live region ever said.
+LISTEN = """
+window.said = [];
+new MutationObserver(() => {
+    for (const region of document.querySelectorAll('[role=status], [role=alert]')) {
+        const text = region.textContent.trim();
+        if (text && window.said.at(-1) !== text) window.said.push(text);
+    }
+}).observe(document, { subtree: true, childList: true, characterData: true });
+"""
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One browser for all tests."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=os.environ["CHROMIUM"], args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[(size, scheme) for size in SIZES for scheme in ("light", "dark")], ids="-".join)
+def every(request, browser):
+    """A page in each size and each colour scheme."""
+    yield from fresh(browser, *request.param)
+
+
+@pytest.fixture
+def console(browser):
+    """A page on a desktop, in light."""
+    yield from fresh(browser, "desktop", "light")
+
+
+def fresh(browser, size: str, scheme: str):
+    """A page that fails its test when it logs an error, or asks another server."""
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,
+        has_touch=size == "phone",
+        locale="en-GB",
+        reduced_motion="reduce",
+    )
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    console = Console(page, size, scheme)
+    hosts = {urlsplit(base).netloc for base in (SHOP, ADMIN) if base}
+    page.add_init_script(LISTEN)
+    if FILES:
+        page.route("**/console*", own_file)
+        page.route("**/console/*", own_file)
+    page.on("console", lambda line: line.type in ("error", "warning") and console.errors.append(line.text))
+    page.on("pageerror", lambda error: console.errors.append(str(error)))
+    page.on(
+        "request",
+        lambda asked: urlsplit(asked.url).netloc in hosts
+        or console.errors.append(f"asks another server: {asked.url}"),
+    )
+    yield console
+    context.close()
+    unexpected = [line for line in console.errors if not any(text in line for text in console.expected)]
+    assert not unexpected, unexpected
+
+
+def own_file(route: Route) -> None:
+    """Answers with a file of FILES, with the headers of the real one's server."""
+    name = urlsplit(route.request.url).path.removeprefix("/console").strip("/") or "index.html"
+    path = pathlib.Path(FILES) / name
+    if not path.is_file():
+        return route.continue_()
+    kind = KINDS["" if name == "index.html" else path.suffix.strip(".")]
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    headers = {"content-type": f"{kind}; charset=utf-8", "content-security-policy": policy}
+    return route.fulfill(body=path.read_text(), headers=headers)
