@@ -79,6 +79,11 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 {{- end -}}
 {{- end -}}
 
+{{/* Where every role answers operators: /metrics, /livez, /readyz. */}}
+{{- define "till.metrics.port" -}}
+9100
+{{- end -}}
+
 {{/* All variables of a role but those of `env`: takes {root, role, own}. */}}
 {{- define "till.variables" -}}
 {{- $port := int (index (fromYaml (include "till.table" .root)) .role).port -}}
@@ -90,6 +95,7 @@ TILL_LOG: {{ . | quote }}
 {{- end }}
 TILL_LAME_DUCK_MS: {{ .own.lameDuckMs | int64 | quote }}
 TILL_DRAIN_TIMEOUT_MS: {{ .own.drainTimeoutMs | int64 | quote }}
+TILL_ADMIN_LISTEN: {{ printf "[::]:%s,0.0.0.0:%s" (include "till.metrics.port" .root) (include "till.metrics.port" .root) | quote }}
 {{- include "till.endpoints" . }}
 {{- if (index (fromYaml (include "till.table" .root)) .role).store }}
 TILL_INSECURE: "true"

@@ -89,6 +89,8 @@ args: [{{ .role }}]
 ports:
   - name: {{ ternary "grpc" "http" $isGrpc }}
     containerPort: {{ $port }}
+  - name: metrics
+    containerPort: {{ include "till.metrics.port" .root }}
 env:
   {{- range $variable, $value := mergeOverwrite (fromYaml (include "till.variables" .)) .own.env }}
   - name: {{ $variable }}

@@ -17,6 +17,7 @@ mod go;
 mod grpcurl;
 mod image;
 mod objects;
+mod promtool;
 mod settings;
 mod shell;
 
@@ -59,6 +60,7 @@ pub(crate) fn deployment(workspace: &Workspace, report: &mut Report) {
     report.part("objects", || chart::rules(workspace));
     report.part("k8s", || chart::plain(workspace));
     report.part("compose", || compose::check(workspace));
+    report.part("promtool", || promtool::check(workspace));
     report.part("hadolint", || image::lint(workspace));
     report.part("image", || image::build(workspace));
     report.part("shellcheck", || shell::check(workspace));

@@ -25,7 +25,10 @@ const SIZES: &[(&[&str], &str, u64)] = &[
 ];
 
 /// What may be reached from outside, and on which port of its own.
-const PUBLISHED: &[(&str, u64)] = &[("http-bridge", 8000), ("locust-master", 8089)];
+const PUBLISHED: &[(&str, u64)] =
+    &[("grafana", 3000), ("http-bridge", 8000), ("locust-master", 8089), ("prometheus", 9090)];
+/// Published without asking who comes: to this machine alone.
+const UNGUARDED: &[&str] = &["grafana", "prometheus"];
 
 /// Runs to its end, and is healthy by having done so.
 const ONCE: &[&str] = &["load-init"];
@@ -155,6 +158,8 @@ fn published(project: &Value) -> Result<(), String> {
     for (name, service) in services(project) {
         for port in service["ports"].as_array().into_iter().flatten() {
             found.insert((name, port["target"].as_u64().unwrap_or(0)));
+            let is_local = port["host_ip"] == "127.0.0.1";
+            expect(&format!("{name} is for this machine"), is_local || !UNGUARDED.contains(&name))?;
         }
     }
     let wanted: BTreeSet<_> = PUBLISHED.iter().copied().collect();

@@ -41,6 +41,37 @@ pub(super) fn installed(workspace: &Workspace, package: &str) -> Result<Option<P
     Ok(Some(program))
 }
 
+/// As [`installed`], for a module that go installs only from within, as it replaces what it stands on; built
+/// with these tags.
+pub(super) fn inside(
+    workspace: &Workspace,
+    module: &str,
+    package: &str,
+    tags: &str,
+) -> Result<Option<PathBuf>, String> {
+    let (path, version) = package.split_once('@').ok_or("a package without a version")?;
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let folder = workspace.scratch("go")?;
+    let program = folder.join(version).join(name);
+    if program.exists() {
+        return Ok(Some(program));
+    }
+    let (Some(mut download), Some(mut build)) = (go(&folder), go(&folder)) else {
+        return Ok(None);
+    };
+    let inner = path.strip_prefix(module).ok_or("a package of another module")?;
+    let told = command::output(
+        download.args(["mod", "download", "-json"]).arg(format!("{module}@{version}")),
+    )?;
+    let told: serde_json::Value = serde_json::from_str(&told).map_err(|error| error.to_string())?;
+    let source = told["Dir"].as_str().ok_or("go does not say where the module is")?;
+    build.args(["build", "-tags", tags, "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&program);
+    // Its workspace names modules that are not part of it.
+    build.arg(format!(".{inner}")).env("GOWORK", "off").current_dir(source);
+    command::run(&mut build)?;
+    Ok(Some(program))
+}
+
 /// A program of our own that is written in Go, built from the folder that holds its go.mod. None without go.
 pub(super) fn built(workspace: &Workspace, source: &str) -> Result<Option<PathBuf>, String> {
     let folder = workspace.scratch("go")?;

@@ -25,6 +25,7 @@ pub(super) fn check(what: &str, objects: &[Value], tally: &mut Tally) {
     };
     rule("pods are locked down", all(pods(objects), locked_down));
     rule("roles are probed, and end in time", all(pods(objects), probed));
+    rule("operators find every role", all(pods(objects), answers_operators));
     rule("callers find whom they call", all(pods(objects), |pod| finds(pod, objects)));
     rule("a budget and a service for each role", each_role_has(objects));
     rule("policies allow exactly who calls whom", policies(objects));
@@ -117,6 +118,15 @@ fn probed(workload: &Value) -> Result<(), String> {
     let grace = &workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
     let grace = grace.as_u64().unwrap_or(0).saturating_mul(1000);
     expect("killed before it has drained", grace > needed)
+}
+
+/// The admin listener is on the port that everybody is told of, and nobody's work is.
+fn answers_operators(workload: &Value) -> Result<(), String> {
+    let listens = variables(workload).get("TILL_ADMIN_LISTEN").copied().unwrap_or_default();
+    expect("on port 9100", listens.ends_with(":9100"))?;
+    let ports = container(workload)["ports"].as_array();
+    let named = |port: &&Value| port["name"] == "metrics" && port["containerPort"] == 9100;
+    expect("a port called metrics", ports.is_some_and(|list| list.iter().any(|p| named(&p))))
 }
 
 /// Every TILL_..._ENDPOINTS names a service that is there, is headless, and has that port.

@@ -1,0 +1,44 @@
+//! The alerts, and what compose's Prometheus is told: promtool, Prometheus' own, reads them, and says what the
+//! alerts make of series that we made up.
+
+use std::{fs, process::Command};
+
+use super::go;
+use crate::{
+    command,
+    report::{Outcome, Part, Tally},
+    workspace::Workspace,
+};
+
+const PROMTOOL: &str = "github.com/prometheus/prometheus/cmd/promtool@v0.313.5";
+const MODULE: &str = "github.com/prometheus/prometheus";
+/// Of all the ways in which it finds whom to scrape, those that we use: the others are clients of every cloud.
+const TAGS: &str = "remove_all_sd,enable_dns_sd";
+const ALERTS: &str = "helm-config/till/files/alerts.yaml";
+const TESTS: &str = "tools/xtask/alerts-test.yaml";
+const CONFIG: &str = "env/observability/prometheus.yml";
+
+pub(super) fn check(workspace: &Workspace) -> Part {
+    let Some(program) = go::inside(workspace, MODULE, PROMTOOL, TAGS)? else {
+        return Ok(Outcome::NotRun("go is not installed".to_owned()));
+    };
+    // Side by side, as in compose: both name the alerts by their bare name.
+    let folder = workspace.scratch("promtool")?;
+    for file in [ALERTS, TESTS, CONFIG] {
+        let from = workspace.root.join(file);
+        let name = from.file_name().ok_or("a file without a name")?;
+        fs::copy(&from, folder.join(name)).map_err(|error| format!("{file}: {error}"))?;
+    }
+    let mut tally = Tally::default();
+    for (what, args) in [
+        (ALERTS, ["check", "rules", "--lint=all", "alerts.yaml"].as_slice()),
+        (CONFIG, &["check", "config", "prometheus.yml"]),
+        (TESTS, &["test", "rules", "alerts-test.yaml"]),
+    ] {
+        let mut promtool = Command::new(&program);
+        promtool.args(args).current_dir(&folder);
+        let (succeeded, text) = command::quietly(&mut promtool)?;
+        tally.check(what, if succeeded { Ok(()) } else { Err(text) });
+    }
+    Ok(Outcome::Ran(tally))
+}
