@@ -38,6 +38,7 @@ use rpc::{
     routing::Target,
     seams::{SystemClock, SystemEntropy},
     server::{Options, Readiness, ServeError, serve},
+    tls::{TlsArgs, TlsError},
 };
 use storage::{KvError, SharedKv, args::StoreArgs, janitor};
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,10 @@ pub struct Args {
     /// The store.
     #[command(flatten)]
     pub store: StoreArgs,
+
+    /// Certificates.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// Where the order service is: host:port[,host:port...] or dns:host:port.
     #[arg(
@@ -137,6 +142,12 @@ pub struct Args {
           value_parser = value_parser!(u16).range(1..))]
     pub batch_calls_max: Option<u16>,
 
+    /// Seconds after which a connection is ended, well, so that callers make a new one; a tenth less for some
+    /// processes, so that they do not do it together. 0 for never.
+    #[arg(long, env = "TILL_MAX_CONNECTION_AGE_S", default_value_t = 600,
+          value_parser = value_parser!(u64).range(..=86_400))]
+    pub max_connection_age_s: u64,
+
     /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
     #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
           value_parser = value_parser!(u64).range(..=600_000))]
@@ -187,6 +198,9 @@ pub enum Error {
     /// The settings for other participants contradict each other.
     #[error("cannot use the participants")]
     Participants(#[from] ParticipantError),
+    /// The certificates are not usable.
+    #[error("cannot use the certificates")]
+    Tls(#[from] TlsError),
     /// The server failed.
     #[error("cannot serve")]
     Serve(#[from] ServeError),
@@ -210,7 +224,8 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
-    let net: Arc<dyn Net> = Arc::new(GrpcNet::default());
+    let tls = args.tls.load_to_serve()?;
+    let net: Arc<dyn Net> = Arc::new(GrpcNet::with_tls(tls.clone()));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let kv = args.store.connect().await?;
@@ -230,6 +245,8 @@ pub async fn run(
     options.in_flight_max = usize::try_from(args.in_flight_max).unwrap_or(usize::MAX);
     options.lame_duck = Duration::from_millis(args.lame_duck_ms);
     options.drain_timeout = Duration::from_millis(args.drain_timeout_ms);
+    options.tls = tls;
+    options.max_connection_age = Duration::from_secs(args.max_connection_age_s);
 
     let stop_chores = CancellationToken::new();
     let chores = tokio::spawn(chores(&args, &coordinator, &kv, &entropy, &stop_chores));

@@ -11,6 +11,7 @@ use proto::{
     },
 };
 use rpc::{
+    access::{Identity, Role},
     net::Net,
     routing::Router,
     status::{invalid_field, to_status},
@@ -101,9 +102,12 @@ impl Coordinator {
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         let services = Services::named();
-        let routers =
-            [&settings.order_endpoints, &settings.stock_endpoints, &settings.payment_endpoints]
-                .map(|target| Router::new(target.clone(), Arc::clone(net)));
+        let routers = [
+            (Role::Order, &settings.order_endpoints),
+            (Role::Stock, &settings.stock_endpoints),
+            (Role::Payment, &settings.payment_endpoints),
+        ]
+        .map(|(role, target)| Router::to(Identity::of(role), target.clone(), Arc::clone(net)));
         let [order, stock, payment] = routers.clone();
         let mut by_name = BTreeMap::from([
             (services.order.clone(), order),
@@ -111,7 +115,12 @@ impl Coordinator {
             (services.payment.clone(), payment),
         ]);
         for participant in &extras.participants {
-            let router = Router::new(participant.target.clone(), Arc::clone(net));
+            let (target, net) = (participant.target.clone(), Arc::clone(net));
+            let router = match Identity::participant(participant.service.as_str()) {
+                Ok(callee) => Router::to(callee, target, net),
+                // A name that no certificate can carry: any service of the shop will do.
+                Err(_) => Router::new(target, net),
+            };
             by_name.entry(participant.service.clone()).or_insert(router);
         }
         let log = TxLog::new(extras.log, Arc::clone(&clock));

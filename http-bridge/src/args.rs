@@ -1,13 +1,17 @@
 //! What the bridge is told from outside.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, value_parser};
-use rpc::routing::Target;
+use rpc::{routing::Target, tls::TlsArgs};
 
 /// Settings of the bridge.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
+    /// Certificates.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
     /// Where the order service is: host:port[,host:port...] or dns:host:port.
     #[arg(
         long,
@@ -70,7 +74,13 @@ pub struct Args {
     #[arg(long, env = "TILL_TRUST_REQUEST_ID")]
     pub trust_request_id: bool,
 
-    /// Milliseconds within which the head of a request must have come, counted from its first byte.
+    /// File of API keys, one a line: calls that change something, batch_init among them, need one of them
+    /// as "Authorization: Bearer KEY". Read again when it changes. Everybody may call unless given.
+    #[arg(long, env = "TILL_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Milliseconds within which the head of a request must have come, counted from its first byte; and
+    /// within which a client must have taken something of what it is sent.
     #[arg(long, env = "TILL_HEADER_READ_TIMEOUT_MS", default_value_t = 30_000,
           value_parser = value_parser!(u64).range(1..=600_000))]
     pub header_read_timeout_ms: u64,
@@ -79,6 +89,17 @@ pub struct Args {
     #[arg(long, env = "TILL_KEEP_ALIVE_IDLE_MS", default_value_t = 600_000,
           value_parser = value_parser!(u64).range(75_000..=86_400_000))]
     pub keep_alive_idle_ms: u64,
+
+    /// Seconds after which a connection is ended, well: with the next answer over HTTP/1.1, by GOAWAY over
+    /// HTTP/2. Each lives up to a tenth less, so that they do not end together. 0 for never.
+    #[arg(long, env = "TILL_MAX_CONNECTION_AGE_S", default_value_t = 1_800,
+          value_parser = value_parser!(u64).range(..=86_400))]
+    pub max_connection_age_s: u64,
+
+    /// Connections at once; further ones wait to be accepted.
+    #[arg(long, env = "TILL_CONNECTIONS_MAX", default_value_t = 50_000,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub connections_max: u32,
 
     /// On shutdown: milliseconds between saying "not ready" and closing the door, so that balancers see it
     /// and clients are told to close their connections.
@@ -114,6 +135,10 @@ pub struct Patience {
     pub header_read: Duration,
     /// For an idle connection.
     pub keep_alive_idle: Duration,
+    /// Greatest age of a connection, about; zero for none.
+    pub max_age: Duration,
+    /// Connections at once.
+    pub connections_max: u32,
     /// Between saying "not ready" and closing the door.
     pub lame_duck: Duration,
     /// For what is in flight after that.
@@ -137,6 +162,8 @@ impl Args {
         Patience {
             header_read: Duration::from_millis(self.header_read_timeout_ms),
             keep_alive_idle: Duration::from_millis(self.keep_alive_idle_ms),
+            max_age: Duration::from_secs(self.max_connection_age_s),
+            connections_max: self.connections_max,
             lame_duck: Duration::from_millis(self.lame_duck_ms),
             drain: Duration::from_millis(self.drain_timeout_ms),
         }

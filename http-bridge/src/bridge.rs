@@ -3,18 +3,29 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use rpc::{net::Net, routing::Router};
-use tokio::sync::Semaphore;
+use http::HeaderMap;
+use rpc::{
+    access::{Identity, Role},
+    net::Net,
+    routing::Router,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 use types::{Clock, Entropy};
 use uuid::{Builder, Uuid};
 
-use crate::{api, args::Args, args::Settings, console::Console, ready::Readiness};
+use crate::{
+    api, args::Args, args::Settings, console::Console, key::Keys, load::Load, problem::Problem,
+    ready::Readiness,
+};
 
 /// The services behind the bridge.
 #[derive(Clone, Debug)]
@@ -32,12 +43,14 @@ pub struct Shop {
 impl Shop {
     /// The services where the arguments say, over this network. Call it within a tokio runtime.
     pub fn over(args: &Args, net: &Arc<dyn Net>) -> Self {
-        let router = |target: &rpc::routing::Target| Router::new(target.clone(), Arc::clone(net));
+        let router = |role, target: &rpc::routing::Target| {
+            Router::to(Identity::of(role), target.clone(), Arc::clone(net))
+        };
         Self {
-            order: router(&args.order_endpoints),
-            stock: router(&args.stock_endpoints),
-            payment: router(&args.payment_endpoints),
-            coordinator: router(&args.coordinator_endpoints),
+            order: router(Role::Order, &args.order_endpoints),
+            stock: router(Role::Stock, &args.stock_endpoints),
+            payment: router(Role::Payment, &args.payment_endpoints),
+            coordinator: router(Role::Coordinator, &args.coordinator_endpoints),
         }
     }
 
@@ -64,10 +77,12 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     in_flight: Arc<Semaphore>,
+    load: Load,
     work: TaskTracker,
     draining: AtomicBool,
     readiness: Readiness,
     console: Console,
+    keys: OnceLock<Keys>,
 }
 
 impl Bridge {
@@ -86,12 +101,31 @@ impl Bridge {
                 clock,
                 entropy,
                 in_flight: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+                load: Load::new(Instant::now()),
                 work: TaskTracker::new(),
                 draining: AtomicBool::new(false),
                 readiness: Readiness::default(),
                 console: Console::default(),
+                keys: OnceLock::new(),
                 settings,
             }),
+        }
+    }
+
+    /// From now on calls that change something need one of these keys. Once, before requests are served;
+    /// later keys than the first are not taken.
+    pub fn guard(&self, keys: Keys) {
+        self.inner.keys.get_or_init(|| keys);
+    }
+
+    /// Whether these headers carry a key; everybody's do where none is needed.
+    ///
+    /// # Errors
+    /// 401.
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        match self.inner.keys.get() {
+            Some(keys) if !keys.admit(headers) => Err(Problem::no_api_key()),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -128,8 +162,16 @@ impl Bridge {
         Arc::clone(&self.inner.entropy)
     }
 
-    pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
-        &self.inner.in_flight
+    /// A place among the requests in flight, for one that can be answered in time.
+    pub(crate) fn take_place(&self) -> Option<Place> {
+        let places = &self.inner.in_flight;
+        let in_flight = self.in_flight_now();
+        let patience = self.inner.settings.request_timeout / 2;
+        if self.inner.load.is_beyond(in_flight, patience, Instant::now()) {
+            return None;
+        }
+        let permit = Arc::clone(places).try_acquire_owned().ok()?;
+        Some(Place { bridge: self.clone(), _permit: permit })
     }
 
     /// Requests that have a place now.
@@ -152,6 +194,18 @@ impl Bridge {
         let mut random = [0; 10];
         random.copy_from_slice(&bytes[..10]);
         Builder::from_unix_timestamp_millis(self.inner.clock.now().0, &random).into_uuid()
+    }
+}
+
+/// A request in flight, for as long as it lives.
+pub(crate) struct Place {
+    bridge: Bridge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.bridge.inner.load.answered();
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     BODY_BYTES_MAX,
     bridge::Bridge,
     input::{Arrived, X_REQUEST_ID, content_length, is_correlation_id},
+    key::changes,
     problem::Problem,
 };
 
@@ -95,6 +96,11 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
+    if changes(request.method())
+        && let Err(problem) = bridge.admit(request.headers())
+    {
+        return problem.into_response();
+    }
     let request = match without_body(bridge, request).await {
         Ok(request) => request,
         Err(problem) => return problem.into_response(),
@@ -102,7 +108,7 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
     if EXEMPT.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let Ok(place) = bridge.in_flight().clone().try_acquire_owned() else {
+    let Some(place) = bridge.take_place() else {
         return Problem::of(Reason::Overloaded)
             .because(&"too many requests in flight")
             .into_response();

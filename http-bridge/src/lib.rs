@@ -5,7 +5,9 @@
 //! between requests but connections, so that any number of replicas may run and each may be killed.
 //!
 //! Modules: [`args`] settings; [`bridge`] the shared state and its seams; [`api`] one handler for each
-//! endpoint, registered and documented in one place; [`input`] paths and headers into types; [`upstream`]
+//! endpoint, registered and documented in one place; [`input`] paths and headers into types; [`key`] who may change
+//! anything, where that is not everybody; [`load`]
+//! whether one more request could be answered in time; [`upstream`]
 //! asking a service until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only
 //! writer of `application/problem+json`; [`edge`] what surrounds every request; [`ready`] readiness;
 //! [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for people; `conformance` (feature) checks answers against
@@ -34,6 +36,8 @@ pub mod conformance;
 mod console;
 mod edge;
 mod input;
+pub mod key;
+mod load;
 pub mod problem;
 mod ready;
 pub mod server;
@@ -41,6 +45,7 @@ mod upstream;
 
 pub use args::{Args, Patience, Settings};
 pub use bridge::{Bridge, Shop};
+use key::Keys;
 pub use server::Error;
 
 /// Greatest length of a request's body, in bytes; no endpoint reads any.
@@ -49,14 +54,18 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Runs the bridge over the real network until `shutdown` is done and what was in flight has been answered.
 ///
 /// # Errors
-/// [`Error`]: the sockets cannot be used; a retry does not help.
+/// [`Error`]: the certificates, the keys or the sockets cannot be used; a retry does not help.
 pub async fn run(
     args: Args,
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
-    let shop = Shop::over(&args, &(Arc::new(GrpcNet::default()) as _));
+    let net = GrpcNet::with_tls(args.tls.load()?);
+    let shop = Shop::over(&args, &(Arc::new(net) as _));
     let bridge = Bridge::new(shop, args.settings(), Arc::new(SystemClock), Arc::new(SystemEntropy));
+    if let Some(path) = &args.api_key_file {
+        bridge.guard(Keys::load(path)?);
+    }
     let admin = Admin::new(bridge.clone()).with_routes(bridge.operators_console());
     let _admin = admin.serve(listeners.admin).map_err(Error::Listener)?;
     server::serve(bridge, listeners.work, args.patience(), shutdown).await

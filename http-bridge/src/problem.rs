@@ -60,7 +60,7 @@ pub struct ProblemType {
 }
 
 /// Problems of HTTP itself, which no service knows.
-const OF_HTTP: [ProblemType; 3] = [
+const OF_HTTP: [ProblemType; 4] = [
     ProblemType {
         reason: "NO_SUCH_PATH",
         status: StatusCode::NOT_FOUND,
@@ -78,6 +78,12 @@ const OF_HTTP: [ProblemType; 3] = [
         status: StatusCode::PAYLOAD_TOO_LARGE,
         title: "The body is too large",
         detail: "No endpoint needs a body; one of up to 64 KiB is ignored.",
+    },
+    ProblemType {
+        reason: "NO_API_KEY",
+        status: StatusCode::UNAUTHORIZED,
+        title: "The call needs an API key",
+        detail: "Calls that change something need a key that counts here, as Authorization: Bearer KEY.",
     },
 ];
 
@@ -217,6 +223,11 @@ impl Problem {
         Self::new(OF_HTTP[2])
     }
 
+    /// The request carries no key that counts.
+    pub(crate) fn no_api_key() -> Self {
+        Self::new(OF_HTTP[3])
+    }
+
     /// Services that do not answer, for people who look at readiness.
     pub(crate) fn not_ready(detail: String) -> Self {
         let mut not_ready = Self::of(Reason::Unavailable);
@@ -351,6 +362,10 @@ impl IntoResponse for Problem {
                 header::RETRY_AFTER,
                 HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)),
             );
+        }
+        if self.0.status == StatusCode::UNAUTHORIZED {
+            // RFC 9110, section 15.5.2: a 401 says how to do better.
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(self);
         response

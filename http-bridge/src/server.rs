@@ -3,7 +3,7 @@
 
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{HeaderValue, Request, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -12,11 +12,12 @@ use hyper_util::{
 };
 use tokio::{
     net::TcpStream,
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
+use types::Entropy;
 
 use crate::{args::Patience, bridge::Bridge};
 
@@ -29,12 +30,20 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// HTTP/2 streams at once on one connection.
 const STREAMS_MAX: u32 = 2_000;
+/// Longest head of a request.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Pause after accepting failed, as it does when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why serving failed. A retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The certificates are not usable.
+    #[error("cannot use the certificates")]
+    Tls(#[from] rpc::tls::TlsError),
+    /// The API keys are not usable.
+    #[error("cannot use the API keys")]
+    Keys(#[from] crate::key::KeyError),
     /// The sockets cannot be used.
     #[error("cannot use a listening socket")]
     Listener(#[source] io::Error),
@@ -62,6 +71,8 @@ pub async fn serve(
     let (close, door) = watch::channel(Door::Open);
     let connections = TaskTracker::new();
     let router = bridge.router();
+    let most = usize::try_from(patience.connections_max).unwrap_or(usize::MAX);
+    let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
     let mut doors = Vec::new();
     for listener in listeners {
         listener.set_nonblocking(true).map_err(Error::Listener)?;
@@ -71,6 +82,8 @@ pub async fn serve(
             door: door.clone(),
             connections: connections.clone(),
             patience: patience.clone(),
+            places: Arc::clone(&places),
+            entropy: bridge.entropy(),
         };
         doors.push(tokio::spawn(acceptor.accept(listener)));
     }
@@ -106,21 +119,32 @@ struct Acceptor {
     door: watch::Receiver<Door>,
     connections: TaskTracker,
     patience: Patience,
+    places: Arc<Semaphore>,
+    entropy: Arc<dyn Entropy>,
 }
 
 impl Acceptor {
-    async fn accept(mut self, listener: tokio::net::TcpListener) {
+    async fn accept(self, listener: tokio::net::TcpListener) {
         let mut failing = false;
+        let mut door = self.door.clone();
         loop {
+            // The place is taken after the connection: one that waits for a connection would be kept from
+            // other listeners.
+            let next = async {
+                let (stream, _) = listener.accept().await?;
+                let place = Arc::clone(&self.places).acquire_owned().await;
+                // The semaphore is never closed.
+                Ok((stream, place.map_err(io::Error::other)?))
+            };
             let accepted = tokio::select! {
                 biased;
-                () = closed(&mut self.door) => return,
-                accepted = listener.accept() => accepted,
+                () = closed(&mut door) => return,
+                accepted: io::Result<_> = next => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, place)) => {
                     failing = false;
-                    self.connections.spawn(self.clone().connection(stream));
+                    self.connections.spawn(self.clone().connection(stream, place));
                 }
                 Err(error) => {
                     // Once for each bad spell: while it lasts, every try fails.
@@ -134,18 +158,35 @@ impl Acceptor {
         }
     }
 
-    async fn connection(mut self, stream: TcpStream) {
+    /// How old one connection may become.
+    fn age(&self) -> Option<Duration> {
+        let most = self.patience.max_age;
+        if most.is_zero() {
+            return None;
+        }
+        // One of 256 steps up to a tenth.
+        let step = u32::try_from(self.entropy.next_u64() % 256).unwrap_or_default();
+        Some(most.saturating_sub(most / 10 / 256 * step))
+    }
+
+    async fn connection(mut self, stream: TcpStream, _place: OwnedSemaphorePermit) {
         // It fails on a connection that is gone already, and that shows soon enough.
         let _gone = stream.set_nodelay(true);
-        let activity = Arc::new(Activity::new(Instant::now()));
+        let born = Instant::now();
+        let activity = Arc::new(Activity::new(born, self.age().map(|age| born + age)));
         let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
         let router = self.router.clone();
         let counted = Arc::clone(&activity);
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let busy = counted.begin(request.version());
+            let ends = request.version() < Version::HTTP_2 && counted.is_old(Instant::now());
             let answer = router.clone().oneshot(request);
             async move {
-                let response = answer.await;
+                let mut response = answer.await;
+                if let (true, Ok(response)) = (ends, response.as_mut()) {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
                 drop(busy);
                 response
             }
@@ -166,6 +207,8 @@ impl Acceptor {
                 () = tokio::time::sleep_until(wake) => {
                     match activity.verdict(&self.patience) {
                         Verdict::Keep => {}
+                        // Streams over HTTP/2 end by themselves; there is nothing else to end.
+                        Verdict::Leave if leaving && activity.is_old(Instant::now()) => {}
                         Verdict::Leave if leaving => return,
                         Verdict::Leave => {
                             leaving = true;
@@ -182,7 +225,12 @@ impl Acceptor {
 /// hyper's own header timeout counts idle time, too, so it is off; [`activity`] tells them apart.
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).keep_alive(true);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .keep_alive(true)
+        .max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

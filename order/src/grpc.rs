@@ -1,5 +1,7 @@
 //! Wire to domain: `till.order.v1`.
 
+use std::time::Duration;
+
 use participant::{
     core::RequestKey,
     fill::{Fill, fill},
@@ -25,6 +27,9 @@ use crate::{
     app::{Op, Orders, Reply},
     domain::Draw,
 };
+
+/// Longest that stock is waited for when it is asked for a price.
+const PRICE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The gRPC face of the order service.
 #[derive(Debug, Clone)]
@@ -67,13 +72,14 @@ impl Grpc {
         }
     }
 
-    /// The price of an item at this moment.
-    async fn price(&self, id: &ItemId) -> Result<Money, Status> {
+    /// The price of an item at this moment, found out while the caller has time left.
+    async fn price(&self, id: &ItemId, left: Option<Duration>) -> Result<Money, Status> {
         let shards = self.stock.shards().await.map_err(|error| to_status(&error))?;
         let route = self.stock.route(shard_of(id.as_str(), shards));
         let route = route.map_err(|error| to_status(&error))?;
         let mut client = StockServiceClient::new(route.transport);
-        let request = GetItemRequest { item_id: id.to_string() };
+        let mut request = Request::new(GetItemRequest { item_id: id.to_string() });
+        rpc::deadline::set(&mut request, left.unwrap_or(PRICE_TIMEOUT).min(PRICE_TIMEOUT));
         let answer = client.get_item(request).await.map_err(|status| {
             let failure = Failure::from_status(&status);
             if failure.kind == ErrorKind::Unavailable {
@@ -124,13 +130,14 @@ impl OrderService for Grpc {
         &self,
         request: Request<wire::AddItemRequest>,
     ) -> Result<Response<wire::AddItemResponse>, Status> {
+        let left = rpc::deadline::of(request.metadata());
         let request = request.into_inner();
         let id = checked(order_id("order_id", &request.order_id))?;
         let item = checked(item_id("item_id", &request.item_id))?;
         let units = checked(quantity("quantity", request.quantity, 1))?;
         // The price is no part of the call: repeated, it gets its first answer, whatever the price is now.
         let call = format!("AddItem/{id}/{item}/{units}");
-        let price = self.price(&item).await?;
+        let price = self.price(&item, left).await?;
         let op = Op::Add(id.clone(), item, units, price);
         let total_cost = self.total_cost(&id, op, &request.request_id, &call).await?;
         Ok(Response::new(wire::AddItemResponse { total_cost }))

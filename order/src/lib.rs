@@ -25,6 +25,7 @@ use proto::{
 };
 use rpc::{
     MESSAGE_BYTES_MAX,
+    access::{Identity, Role},
     listen::Listeners,
     routing::{Router, Target},
 };
@@ -50,7 +51,7 @@ pub struct Args {
 /// The services of a replica.
 pub fn routes(parts: &Parts<app::Orders>, stock: Target) -> Routes {
     let participant = Participant::new(parts.domain.clone(), parts.shards.clone());
-    let stock = Router::new(stock, Arc::clone(&parts.net));
+    let stock = Router::to(Identity::of(Role::Stock), stock, Arc::clone(&parts.net));
     Routes::new(OrderServiceServer::new(grpc::Grpc::new(parts.clone(), stock))).add_service(
         ParticipantServiceServer::new(participant).max_decoding_message_size(MESSAGE_BYTES_MAX),
     )

@@ -3,7 +3,10 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::value_parser;
-use rpc::net::{Endpoint, GrpcNet};
+use rpc::{
+    net::{Endpoint, GrpcNet},
+    tls::TlsArgs,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -38,6 +41,9 @@ pub(crate) struct Args {
     /// Longest wait for the answer.
     #[arg(long, default_value_t = 2000, value_parser = value_parser!(u64).range(1..=600_000))]
     timeout_ms: u64,
+    /// Certificates; a role answers this whoever asks.
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Why a role may not be sent requests. A retry may help.
@@ -68,19 +74,21 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     if args.http {
         http(&args.endpoint, &args.path, patience).await?;
     } else {
-        grpc(&args.endpoint, &args.service, patience).await?;
+        let net = GrpcNet::with_tls(args.tls.load()?);
+        grpc(&net, &args.endpoint, &args.service, patience).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Asks by the gRPC health protocol.
 pub(crate) async fn grpc(
+    net: &GrpcNet,
     endpoint: &Endpoint,
     service: &str,
     patience: Duration,
 ) -> Result<(), Unwell> {
     let silent = |source| Unwell::Silent { endpoint: endpoint.clone(), source };
-    let mut client = HealthClient::new(GrpcNet::default().channel(endpoint));
+    let mut client = HealthClient::new(net.channel(None, endpoint));
     let request = HealthCheckRequest { service: service.to_owned() };
     let answer = timeout(patience, client.check(request))
         .await
@@ -166,6 +174,9 @@ mod tests {
         // Bound, but nobody answers.
         let patience = Duration::from_millis(200);
         assert!(matches!(http(&endpoint, "/", patience).await, Err(Unwell::Silent { .. })));
-        assert!(matches!(grpc(&endpoint, "", patience).await, Err(Unwell::Silent { .. })));
+        assert!(matches!(
+            grpc(&GrpcNet::default(), &endpoint, "", patience).await,
+            Err(Unwell::Silent { .. })
+        ));
     }
 }

@@ -11,7 +11,10 @@ use std::{
 };
 
 use clap::{Subcommand, value_parser};
-use rpc::net::Endpoint;
+use rpc::{
+    net::{Endpoint, GrpcNet},
+    tls::TlsArgs,
+};
 
 mod checks;
 mod subject;
@@ -61,6 +64,9 @@ struct CheckArgs {
     #[arg(long, default_value_t = 5_000, value_name = "MILLISECONDS",
           value_parser = value_parser!(u64).range(1..=60_000))]
     timeout_ms: u64,
+    /// Certificates; ours must be the coordinator's.
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Runs every check that the settings allow, and tells what came of each.
@@ -73,8 +79,9 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
         ),
         None => None,
     };
+    let net = GrpcNet::with_tls(args.tls.load()?);
     let patience = Duration::from_millis(args.timeout_ms);
-    let subject = Participant::meet(&args.address, args.shard, payload, patience).await?;
+    let subject = Participant::meet(&net, &args.address, args.shard, payload, patience).await?;
     tell(&format!("{} has {} shards", subject.service, subject.shards))?;
     let mut failed = 0_u32;
     let mut ran = 0_u32;

@@ -38,7 +38,8 @@ mod admin_port {
 enum Refused {
     /// gRPC is not encrypted here.
     #[error(
-        "{0} is reached from other machines, and gRPC on it is not encrypted: allow that with --insecure"
+        "{0} is reached from other machines, and gRPC on it is not encrypted: encrypt it (--tls-ca-file, \
+         --tls-cert-file, --tls-key-file), or allow that with --insecure"
     )]
     Insecure(SocketAddr),
     /// The second signal, or the parent is gone.
@@ -50,19 +51,22 @@ enum Refused {
 pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failure> {
     match command {
         Command::Order(args) => {
-            let on = sockets(&closed(&args, port::ORDER)?, &args.admin, admin_port::ORDER)?;
+            let addresses = closed(&args, args.role.role.tls.is_on(), port::ORDER)?;
+            let on = sockets(&addresses, &args.admin, admin_port::ORDER)?;
             keep(on, &stop, |on, end| order::run(args.role, on, end)).await
         }
         Command::Stock(args) => {
-            let on = sockets(&closed(&args, port::STOCK)?, &args.admin, admin_port::STOCK)?;
+            let addresses = closed(&args, args.role.role.tls.is_on(), port::STOCK)?;
+            let on = sockets(&addresses, &args.admin, admin_port::STOCK)?;
             keep(on, &stop, |on, end| stock::run(args.role, on, end)).await
         }
         Command::Payment(args) => {
-            let on = sockets(&closed(&args, port::PAYMENT)?, &args.admin, admin_port::PAYMENT)?;
+            let addresses = closed(&args, args.role.role.tls.is_on(), port::PAYMENT)?;
+            let on = sockets(&addresses, &args.admin, admin_port::PAYMENT)?;
             keep(on, &stop, |on, end| payment::run(args.role, on, end)).await
         }
         Command::Coordinator(args) => {
-            let addresses = closed(&args, port::COORDINATOR)?;
+            let addresses = closed(&args, args.role.tls.is_on(), port::COORDINATOR)?;
             let on = sockets(&addresses, &args.admin, admin_port::COORDINATOR)?;
             keep(on, &stop, |on, end| coordinator::run(args.role, on, end)).await
         }
@@ -145,8 +149,18 @@ impl admin::Look for Store {
 }
 
 /// Where a gRPC role listens.
-fn closed<A: clap::Args>(args: &Grpc<A>, port: u16) -> Result<Vec<SocketAddr>, Refused> {
-    allowed(&or_default(&args.listen, &rpc::listen::loopback(port)), args.insecure)
+fn closed<A: clap::Args>(
+    args: &Grpc<A>,
+    encrypted: bool,
+    port: u16,
+) -> Result<Vec<SocketAddr>, Refused> {
+    let addresses = or_default(&args.listen, &rpc::listen::loopback(port));
+    if !encrypted && args.insecure && addresses.iter().any(|address| !address.ip().is_loopback()) {
+        tracing::warn!(
+            "grpc is plain, so authorisation is off: whoever reaches it may do anything"
+        );
+    }
+    allowed(&addresses, args.insecure || encrypted)
 }
 
 /// These addresses, if other machines may reach them or cannot.
@@ -175,7 +189,7 @@ mod tests {
             admin: Admin::default(),
             role: Nothing {},
         };
-        closed(&args, 7100)
+        closed(&args, false, 7100)
     }
 
     #[test]

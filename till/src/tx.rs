@@ -18,8 +18,10 @@ use proto::{
     types::v1::Branch,
 };
 use rpc::{
+    access::{Identity, Role},
     net::{Endpoint, GrpcNet},
     status::Failure as Refusal,
+    tls::TlsArgs,
 };
 use tonic::transport::Channel;
 use types::{ErrorKind, OrderId, TxId};
@@ -45,6 +47,9 @@ pub(crate) struct Args {
     #[arg(long, global = true, env = "TILL_TX_TIMEOUT_MS", default_value_t = 30_000,
           value_name = "MILLISECONDS", value_parser = value_parser!(u64).range(1..=600_000))]
     timeout_ms: u64,
+    /// Certificates; ours must be an operator's.
+    #[command(flatten)]
+    tls: TlsArgs,
     /// What to ask.
     #[command(subcommand)]
     question: Question,
@@ -81,7 +86,9 @@ enum Question {
 
 /// Asks, and tells the answer.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let channel = GrpcNet::default().channel(&args.coordinator);
+    let net = GrpcNet::with_tls(args.tls.load()?);
+    let callee = Identity::of(Role::Coordinator);
+    let channel = net.channel(Some(&callee), &args.coordinator);
     let mut client = TransactionServiceClient::new(channel);
     let time = Duration::from_millis(args.timeout_ms);
     let (text, code) = match &args.question {

@@ -16,7 +16,10 @@ use std::{
 };
 
 use clap::value_parser;
-use rpc::{listen::ListenError, net::Endpoint};
+use rpc::{
+    listen::ListenError,
+    net::{Endpoint, GrpcNet},
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -246,7 +249,7 @@ async fn probe(role: Role, endpoint: &Endpoint) -> Result<(), health::Unwell> {
         Role::HttpBridge => health::http(endpoint, health::HTTP_BRIDGE, patience).await,
         Role::DevKv => health::http(endpoint, health::DEV_KV, patience).await,
         Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
-            health::grpc(endpoint, "", patience).await
+            health::grpc(&GrpcNet::default(), endpoint, "", patience).await
         }
     }
 }

@@ -9,6 +9,7 @@ use utoipa::{
         OpenApi as Document, OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Type,
         example::ExampleBuilder,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
         tag::TagBuilder,
     },
 };
@@ -28,6 +29,10 @@ method and path; another call with it is refused with 422.
 * 2xx is done. 4xx is refused, and nothing was changed. 503 means that the outcome is not known, or not yet: \
 repeat the call with the same key, after the pause that `Retry-After` tells.
 * What was refused is said as `application/problem+json` (RFC 9457), without ids or amounts.";
+
+/// Name of the way to show a key.
+const API_KEY: &str = "api_key";
+const NO_SCOPES: [&str; 0] = [];
 
 /// The title page.
 pub(super) fn head() -> Document {
@@ -57,12 +62,21 @@ pub(super) fn head() -> Document {
 pub(super) fn complete(mut document: Document) -> Document {
     let components = document.components.get_or_insert_with(Components::new);
     components.schemas.insert("Problem".to_owned(), ProblemBody::schema());
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("Needed only where the bridge was told to want it."))
+        .build();
+    components.add_security_scheme(API_KEY, SecurityScheme::Http(key));
     for (path, item) in &mut document.paths.paths {
         let probe = path == "/healthz" || path == "/readyz";
         let changes = [item.post.as_mut(), item.delete.as_mut()];
         for operation in changes.into_iter().flatten() {
-            add_problems(operation, &[400, 413, 422, 429, 500, 503]);
+            add_problems(operation, &[400, 401, 413, 422, 429, 500, 503]);
             add_parameter(operation, idempotency_key());
+            // Either the key or nothing: it depends on the bridge's settings.
+            let either =
+                [SecurityRequirement::default(), SecurityRequirement::new(API_KEY, NO_SCOPES)];
+            operation.security = Some(either.into());
             finish(operation, path);
         }
         if let Some(operation) = item.get.as_mut() {
@@ -86,6 +100,7 @@ fn add_problems(operation: &mut Operation, statuses: &[u16]) {
 fn general(status: u16) -> &'static str {
     match status {
         400 => "A parameter of the path, or a header, is malformed; the member field names it.",
+        401 => "The bridge was told to want an API key, and the call carries none that counts.",
         413 => "The body is longer than 64 KiB.",
         422 => "The Idempotency-Key stands for another method or path.",
         429 => "Overload; nothing was begun.",
@@ -176,6 +191,7 @@ fn add_body(status: &str, response: &mut Response, path: &str) {
 fn examples(status: &str, description: &str, path: &str) -> Vec<Problem> {
     match status {
         "400" => vec![Problem::invalid("Idempotency-Key", &"must stand once")],
+        "401" => vec![Problem::no_api_key()],
         "404" => {
             let of = [
                 ("{order_id}", Reason::OrderNotFound),

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::Version;
@@ -18,6 +19,8 @@ use crate::args::Patience;
 #[cfg(test)]
 mod tests;
 
+/// Between two looks at an old HTTP/2 connection that has yet to end.
+const HTTP2_PAUSE: Duration = Duration::from_secs(1);
 /// How an HTTP/2 connection begins.
 const HTTP2_PREFACE: &[u8] = b"PRI ";
 
@@ -26,9 +29,9 @@ const HTTP2_PREFACE: &[u8] = b"PRI ";
 pub(super) enum Verdict {
     /// Nothing.
     Keep,
-    /// Idle for too long: end it well.
+    /// Idle for too long, or old: end it well.
     Leave,
-    /// The head of a request takes too long: end it now.
+    /// The head of a request takes too long, or its client takes nothing of the answer: end it now.
     Cut,
 }
 
@@ -48,6 +51,10 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Activity {
     phase: Mutex<Phase>,
+    /// When it is old.
+    until: Option<Instant>,
+    /// Since when the client has taken nothing of what it is sent.
+    stalled: Mutex<Option<Instant>>,
 }
 
 /// One request being served, for as long as it lives.
@@ -55,8 +62,26 @@ pub(super) struct Activity {
 pub(super) struct Busy(Arc<Activity>);
 
 impl Activity {
-    pub(super) const fn new(now: Instant) -> Self {
-        Self { phase: Mutex::new(Phase::Idle(now)) }
+    pub(super) const fn new(now: Instant, until: Option<Instant>) -> Self {
+        Self { phase: Mutex::new(Phase::Idle(now)), until, stalled: Mutex::new(None) }
+    }
+
+    /// True for a connection that is to end with the next answer.
+    pub(super) fn is_old(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
+    fn stalled(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wrote<T>(&self, polled: &Poll<T>) {
+        match polled {
+            Poll::Pending => {
+                self.stalled().get_or_insert_with(Instant::now);
+            }
+            Poll::Ready(_) => *self.stalled() = None,
+        }
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -94,12 +119,19 @@ impl Activity {
         match *self.phase() {
             Phase::Idle(since) => soon.min(since + patience.keep_alive_idle),
             Phase::Head(since) => soon.min(since + patience.header_read),
-            Phase::Busy(_) | Phase::Http2 => soon,
+            Phase::Busy(_) => soon,
+            Phase::Http2 => {
+                self.until.map_or(soon, |until| soon.min(until.max(Instant::now() + HTTP2_PAUSE)))
+            }
         }
     }
 
     pub(super) fn verdict(&self, patience: &Patience) -> Verdict {
+        if self.stalled().is_some_and(|since| since.elapsed() >= patience.header_read) {
+            return Verdict::Cut;
+        }
         match *self.phase() {
+            Phase::Http2 if self.is_old(Instant::now()) => Verdict::Leave,
             Phase::Idle(since) if since.elapsed() >= patience.keep_alive_idle => Verdict::Leave,
             Phase::Head(since) if since.elapsed() >= patience.header_read => Verdict::Cut,
             Phase::Idle(_) | Phase::Head(_) | Phase::Busy(_) | Phase::Http2 => Verdict::Keep,
@@ -155,7 +187,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.activity.wrote(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -163,7 +197,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.activity.wrote(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {

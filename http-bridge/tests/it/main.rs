@@ -8,6 +8,7 @@ mod console;
 mod contract;
 mod endpoints;
 mod http_rules;
+mod keys;
 mod once;
 mod persistence;
 mod ready;

@@ -31,6 +31,8 @@ fn patience() -> Patience {
     Patience {
         header_read: Duration::from_secs(30),
         keep_alive_idle: Duration::from_mins(10),
+        max_age: Duration::ZERO,
+        connections_max: 1_000,
         lame_duck: Duration::from_millis(200),
         drain: LONG,
     }
@@ -277,4 +279,45 @@ async fn work_outlives_a_connection_that_breaks() {
     let world = server.front.world.clone();
     server.stop().await;
     assert!(world.state().orders["1"].paid);
+}
+
+#[tokio::test]
+async fn an_old_connection_ends_with_its_next_answer() {
+    let server = Server::start(Patience { max_age: Duration::from_millis(300), ..patience() });
+    let mut stream = server.connect().await;
+    assert!(!call(&mut stream, "GET /healthz").await.contains("connection: close"));
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let answer = call(&mut stream, "GET /healthz").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"),
+        "{answer}"
+    );
+    assert!(is_closed(&mut stream).await);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_refused() {
+    let server = Server::start(patience());
+    let mut stream = server.connect().await;
+    let long = format!("GET /healthz HTTP/1.1\r\nHost: till\r\nX-Long: {}", "a".repeat(70_000));
+    // The rest of it may find the door closed.
+    drop(stream.write_all(long.as_bytes()).await);
+    let answer = receive(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_connection_too_many_waits_for_another_to_end() {
+    let server = Server::start(Patience { connections_max: 1, ..patience() });
+    let mut first = server.connect().await;
+    call(&mut first, "GET /healthz").await;
+    let mut second = server.connect().await;
+    let mut answer = std::pin::pin!(call(&mut second, "GET /healthz"));
+    let early = timeout(Duration::from_millis(300), answer.as_mut()).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(first);
+    assert!(answer.await.starts_with("HTTP/1.1 200 "));
+    server.stop().await;
 }

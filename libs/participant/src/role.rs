@@ -9,6 +9,7 @@ use proto::coordinator::v1::{
     ResolveRequest, coordinator_service_client::CoordinatorServiceClient,
 };
 use rpc::{
+    access::{self, Identity},
     admin::{Admin, Ready},
     listen::Listeners,
     net::{GrpcNet, Net},
@@ -16,6 +17,7 @@ use rpc::{
     seams::{SystemClock, SystemEntropy},
     server::{Options, Readiness, ServeError, serve},
     status::{invalid_field, to_status},
+    tls::{TlsArgs, TlsError},
 };
 use storage::{
     KvError, SharedKv,
@@ -44,6 +46,10 @@ pub struct RoleArgs {
     #[command(flatten)]
     pub store: StoreArgs,
 
+    /// Certificates.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
     /// Where the coordinator is: host:port[,host:port...] or dns:host:port.
     #[arg(
         long,
@@ -68,6 +74,12 @@ pub struct RoleArgs {
           value_parser = value_parser!(u16).range(1..))]
     pub batch_calls_max: Option<u16>,
 
+    /// Seconds after which a connection is ended, well, so that callers make a new one; a tenth less for some
+    /// processes, so that they do not do it together. 0 for never.
+    #[arg(long, env = "TILL_MAX_CONNECTION_AGE_S", default_value_t = 600,
+          value_parser = value_parser!(u64).range(..=86_400))]
+    pub max_connection_age_s: u64,
+
     /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
     #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
           value_parser = value_parser!(u64).range(..=600_000))]
@@ -91,6 +103,9 @@ pub enum RoleError {
     /// The store's data is not for this program.
     #[error("cannot use the store's data")]
     Schema(#[from] SchemaError),
+    /// The certificates are not usable.
+    #[error("cannot use the certificates")]
+    Tls(#[from] TlsError),
     /// The server failed.
     #[error("cannot serve")]
     Serve(#[from] ServeError),
@@ -235,7 +250,8 @@ pub async fn run<D: Domain>(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
     let retention = Retention { client_ms: args.request_id_retention_ms, ..Retention::default() };
-    let net: Arc<dyn Net> = Arc::new(GrpcNet::default());
+    let tls = args.tls.load_to_serve()?;
+    let net: Arc<dyn Net> = Arc::new(GrpcNet::with_tls(tls.clone()));
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let parts = Parts::new(domain, retention, Arc::clone(&net), entropy)?;
     let kv = args.store.connect().await?;
@@ -244,10 +260,13 @@ pub async fn run<D: Domain>(
     options.in_flight_max = usize::try_from(args.in_flight_max).unwrap_or(usize::MAX);
     options.lame_duck = Duration::from_millis(args.lame_duck_ms);
     options.drain_timeout = Duration::from_millis(args.drain_timeout_ms);
+    options.tls = tls;
+    options.max_connection_age = Duration::from_secs(args.max_connection_age_s);
 
     let _admin = admin(&parts, &readiness).serve(listeners.admin).map_err(RoleError::Admin)?;
     let server = serve(routes(&parts), listeners.work, options, readiness.clone(), shutdown);
-    let coordinator = Router::new(args.coordinator_endpoints, net);
+    let callee = Identity::of(access::Role::Coordinator);
+    let coordinator = Router::to(callee, args.coordinator_endpoints, net);
     let stay_ready = async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let options = lane_options(args.batch_calls_max);

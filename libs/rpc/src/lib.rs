@@ -2,17 +2,20 @@
 //! replica, to say an error and to read it back.
 //!
 //! Must not know: orders, items, users, transactions, the store. Of the wire it knows one call,
-//! `till.participant.v1.ParticipantService/Describe`, by its name and two field numbers.
+//! `till.participant.v1.ParticipantService/Describe`, by its name and two field numbers, and of all
+//! others their names, to say who may call them.
 //!
-//! Modules: [`net`] connections behind a seam; [`routing`] shard to replica; [`status`] errors to
+//! Modules: [`net`] connections behind a seam; [`tls`] encrypts them; [`access`] who calls whom; [`routing`] shard to replica; [`status`] errors to
 //! `tonic::Status` and back; [`deadline`] the caller's time; [`retry`] pauses between attempts;
 //! [`listen`] sockets; [`server`] serving, health, reflection, drain; [`admin`] what operators ask; [`seams`] the real clock and the
 //! real entropy.
 //!
 //! Invariants: [`status`] is the only place that builds a `tonic::Status`; a server says NOT_SERVING
-//! before it stops accepting; what is in flight is finished within the drain timeout; a mark-down only
+//! before it stops accepting; where callers show certificates, nobody calls what [`access`] does not
+//! let them; what is in flight is finished within the drain timeout; a mark-down only
 //! chooses a slower route, never an outcome.
 
+pub mod access;
 pub mod admin;
 pub mod deadline;
 pub mod listen;
@@ -22,6 +25,7 @@ pub mod routing;
 pub mod seams;
 pub mod server;
 pub mod status;
+pub mod tls;
 
 /// Greatest size of a message, in bytes, either way. tonic bounds 4 MiB unless told; a batch of
 /// operations may be larger. Set it on every generated client and server

@@ -7,6 +7,11 @@ use measured::Measured;
 use tonic::transport::Channel;
 use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
 
+use crate::{
+    access::Identity,
+    tls::{Connector, Tls},
+};
+
 mod measured;
 
 /// What a generated client runs over. Cheap to clone; clones share the connection.
@@ -115,6 +120,12 @@ pub trait Net: Send + Sync + fmt::Debug + 'static {
     /// A transport to this endpoint. Never blocks and never fails: a connection is made when the first
     /// request needs one, again after it broke, and a request that finds none fails as UNAVAILABLE.
     fn connect(&self, endpoint: &Endpoint) -> Transport;
+
+    /// As [`Net::connect`], to somebody who has to prove that it is this callee, where connections can
+    /// prove anything.
+    fn connect_to(&self, _callee: &Identity, endpoint: &Endpoint) -> Transport {
+        self.connect(endpoint)
+    }
 }
 
 /// How patient connections are.
@@ -138,10 +149,11 @@ impl Default for NetOptions {
     }
 }
 
-/// The real network: gRPC over HTTP/2 over TCP.
+/// The real network: gRPC over HTTP/2 over TCP, encrypted or not.
 #[derive(Debug, Clone, Default)]
 pub struct GrpcNet {
     options: NetOptions,
+    tls: Option<Tls>,
 }
 
 /// Flow-control windows: large enough that a batch of operations is not cut up by round trips.
@@ -151,12 +163,18 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 impl GrpcNet {
     /// The network with these patiences.
     pub const fn new(options: NetOptions) -> Self {
-        Self { options }
+        Self { options, tls: None }
     }
 
-    /// A tonic channel to this endpoint; connects with the first request.
-    pub fn channel(&self, endpoint: &Endpoint) -> Channel {
-        tonic::transport::Endpoint::from_shared(format!("http://{endpoint}"))
+    /// The usual network, encrypted with these certificates where there are any.
+    pub fn with_tls(tls: Option<Tls>) -> Self {
+        Self { options: NetOptions::default(), tls }
+    }
+
+    /// A tonic channel to this endpoint; connects with the first request. With TLS the endpoint has to
+    /// prove that it is this callee, or, when none is named, any service of the shop.
+    pub fn channel(&self, callee: Option<&Identity>, endpoint: &Endpoint) -> Channel {
+        let plain = tonic::transport::Endpoint::from_shared(format!("http://{endpoint}"))
             .expect("an Endpoint holds a valid authority")
             .connect_timeout(self.options.connect_timeout)
             .http2_keep_alive_interval(self.options.keep_alive_interval)
@@ -164,14 +182,22 @@ impl GrpcNet {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .tcp_nodelay(true)
-            .connect_lazy()
+            .tcp_nodelay(true);
+        let Some(tls) = &self.tls else { return plain.connect_lazy() };
+        let said = format!("https://{endpoint}").parse();
+        plain
+            .origin(said.expect("an Endpoint holds a valid authority"))
+            .connect_with_connector_lazy(Connector::new(tls.clone(), callee.cloned()))
     }
 }
 
 impl Net for GrpcNet {
     fn connect(&self, endpoint: &Endpoint) -> Transport {
-        in_process(Measured(self.channel(endpoint)))
+        in_process(Measured(self.channel(None, endpoint)))
+    }
+
+    fn connect_to(&self, callee: &Identity, endpoint: &Endpoint) -> Transport {
+        in_process(Measured(self.channel(Some(callee), endpoint)))
     }
 }
 

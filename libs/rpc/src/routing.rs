@@ -20,6 +20,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use types::{Classify, ErrorKind, Reason, ShardId};
 
 use crate::{
+    access::Identity,
     deadline,
     net::{Endpoint, EndpointError, Net, Transport},
     status::Failure,
@@ -128,6 +129,7 @@ pub struct Router {
 #[derive(Debug)]
 struct Shared {
     target: Target,
+    callee: Option<Identity>,
     net: Arc<dyn Net>,
     replicas: Mutex<BTreeMap<Endpoint, Replica>>,
     turn: AtomicUsize,
@@ -145,8 +147,19 @@ impl Router {
     /// A router over these replicas. For a [`Target::Dns`] it starts the task that resolves the name, and
     /// so must be called within a tokio runtime; the task ends with the last clone of the router.
     pub fn new(target: Target, net: Arc<dyn Net>) -> Self {
+        Self::over(None, target, net)
+    }
+
+    /// As [`Router::new`], for replicas that have to prove that they are this callee's, where
+    /// connections can prove anything.
+    pub fn to(callee: Identity, target: Target, net: Arc<dyn Net>) -> Self {
+        Self::over(Some(callee), target, net)
+    }
+
+    fn over(callee: Option<Identity>, target: Target, net: Arc<dyn Net>) -> Self {
         let shared = Arc::new(Shared {
             target,
+            callee,
             net,
             replicas: Mutex::default(),
             turn: AtomicUsize::new(0),
@@ -276,7 +289,10 @@ impl Shared {
         replicas.retain(|endpoint, _| endpoints.contains(endpoint));
         for endpoint in endpoints {
             replicas.entry(endpoint).or_insert_with_key(|new| Replica {
-                transport: self.net.connect(new),
+                transport: match &self.callee {
+                    Some(callee) => self.net.connect_to(callee, new),
+                    None => self.net.connect(new),
+                },
                 down_until: None,
             });
         }

@@ -6,10 +6,11 @@
 
 use std::{io, net::TcpListener, time::Duration};
 
+use futures::{StreamExt as _, future};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
-use tokio_stream::{StreamExt as _, StreamMap, wrappers::TcpListenerStream};
+use tokio_stream::{StreamMap, wrappers::TcpListenerStream};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -19,7 +20,13 @@ mod readiness;
 pub use layer::{Guard, GuardLayer};
 pub use readiness::{Readiness, State};
 
-use crate::net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use types::Entropy as _;
+
+use crate::{
+    net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
+    seams::SystemEntropy,
+    tls::{self, Conn, Tls},
+};
 
 /// Health service name that is SERVING for as long as the process answers at all.
 pub const LIVE: &str = "till.live";
@@ -47,6 +54,11 @@ pub struct Options {
     pub keep_alive_interval: Duration,
     /// A connection whose ping is not answered within this is closed.
     pub keep_alive_timeout: Duration,
+    /// About this old, a connection is ended, well: clients make new ones, and so spread over replicas that
+    /// are new and show certificates that are. Zero for never.
+    pub max_connection_age: Duration,
+    /// Certificates; plain without. With them, callers are judged by [`crate::access`].
+    pub tls: Option<Tls>,
 }
 
 impl Options {
@@ -61,6 +73,8 @@ impl Options {
             drain_timeout: Duration::from_secs(20),
             keep_alive_interval: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(5),
+            max_connection_age: Duration::from_mins(10),
+            tls: None,
         }
     }
 }
@@ -93,7 +107,8 @@ pub async fn serve(
     readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let incoming = incoming(listeners)?;
+    let incoming = incoming(listeners, options.tls.clone())?;
+    let judges = options.tls.as_ref().is_some_and(Tls::asks_callers);
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, &options.services, ServingStatus::NotServing).await;
     reporter.set_service_status(LIVE, ServingStatus::Serving).await;
@@ -101,13 +116,21 @@ pub async fn serve(
     let routes = routes.add_service(health).add_service(reflection);
 
     let (close, mut closed) = watch::channel(false);
-    let server = tonic::transport::Server::builder()
+    let mut builder = tonic::transport::Server::builder();
+    if !options.max_connection_age.is_zero() {
+        // Up to a tenth less, so that processes that were started together do not end them together.
+        let step = u32::try_from(SystemEntropy.next_u64() % 256).unwrap_or_default();
+        let most = options.max_connection_age;
+        let age = most.saturating_sub(most / 10 / 256 * step);
+        builder = builder.max_connection_age(age);
+    }
+    let server = builder
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(options.streams_max)
         .http2_keepalive_interval(Some(options.keep_alive_interval))
         .http2_keepalive_timeout(Some(options.keep_alive_timeout))
-        .layer(GuardLayer::new(options.in_flight_max).counting(methods(&options)))
+        .layer(GuardLayer::new(options.in_flight_max, judges).counting(methods(&options)))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that `close` is gone, and with it everybody who could want us.
@@ -216,18 +239,17 @@ fn methods(options: &Options) -> Vec<String> {
     methods
 }
 
-type Incoming =
-    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = io::Result<tokio::net::TcpStream>> + Send>>;
+type Incoming = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = io::Result<Conn>> + Send>>;
 
-/// Connections of all listeners, small writes unbuffered.
-fn incoming(listeners: Vec<TcpListener>) -> Result<Incoming, ServeError> {
+/// Connections of all listeners, small writes unbuffered, hands shaken.
+fn incoming(listeners: Vec<TcpListener>, tls: Option<Tls>) -> Result<Incoming, ServeError> {
     let mut all = StreamMap::new();
     for (index, listener) in listeners.into_iter().enumerate() {
         listener.set_nonblocking(true).map_err(ServeError::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Listener)?;
         all.insert(index, TcpListenerStream::new(listener));
     }
-    Ok(Box::pin(all.then(|(_, accepted)| async {
+    let accepted = all.then(|(_, accepted)| async {
         match accepted {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
@@ -240,5 +262,16 @@ fn incoming(listeners: Vec<TcpListener>) -> Result<Incoming, ServeError> {
                 Err(error)
             }
         }
-    })))
+    });
+    // One caller who is slow to shake hands keeps nobody waiting.
+    let shaken = accepted.map(move |accepted| {
+        let tls = tls.clone();
+        async move {
+            match accepted {
+                Ok(stream) => tls::accept(tls.as_ref(), stream).await.map(Ok),
+                Err(error) => Some(Err(error)),
+            }
+        }
+    });
+    Ok(Box::pin(shaken.buffer_unordered(tls::HANDSHAKES_MAX).filter_map(future::ready)))
 }

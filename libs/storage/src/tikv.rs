@@ -15,6 +15,7 @@
 //! - [`gather`]: callers who wait for a timestamp together share one.
 //! - Orphaned locks, which the client does not get past, are cleared in the background.
 
+mod certificates;
 mod classify;
 mod gather;
 mod pace;

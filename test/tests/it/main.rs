@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
 mod audit;
+mod certificates;
 mod dynamic;
 mod grpc;
 mod shop;
+mod tls;

@@ -34,7 +34,7 @@ pub(crate) fn executable() -> PathBuf {
 }
 
 /// The first of a block of 600 ports that nobody listens on now, below those of outgoing connections.
-fn free_block() -> u16 {
+pub(crate) fn free_block() -> u16 {
     // Tests that run side by side must not find the same block free.
     static SHOPS: AtomicU16 = AtomicU16::new(0);
     let mine = SHOPS.fetch_add(7, Ordering::Relaxed);

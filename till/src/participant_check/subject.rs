@@ -41,12 +41,13 @@ pub(super) type Told<T> = Result<T, String>;
 impl Participant {
     /// Asks it who it is.
     pub(super) async fn meet(
+        net: &GrpcNet,
         address: &Endpoint,
         shard: u32,
         payload: Option<Vec<u8>>,
         patience: Duration,
     ) -> Told<Self> {
-        let client = ParticipantServiceClient::new(GrpcNet::default().channel(address));
+        let client = ParticipantServiceClient::new(net.channel(None, address));
         let mut subject =
             Self { client, service: String::new(), shards: 0, shard, payload, patience };
         (subject.service, subject.shards) = subject.describe().await?;

@@ -44,7 +44,7 @@ impl Grpc {
         let net = GrpcNet::default();
         let channel = |replicas: &[Endpoint]| {
             let place = number.checked_rem(replicas.len())?;
-            replicas.get(place).map(|endpoint| net.channel(endpoint))
+            replicas.get(place).map(|endpoint| net.channel(None, endpoint))
         };
         Some(Self {
             coordinator: CoordinatorServiceClient::new(channel(&roles.coordinator)?),

@@ -53,7 +53,10 @@ const RESERVED: Table = &[
     ("opentelemetry", "telemetry"),
     ("opentelemetry_sdk", "telemetry"),
     ("prometheus", "telemetry storage"),
-    ("clap", "storage participant order stock payment coordinator http-bridge dev-kv bench till"),
+    (
+        "clap",
+        "storage rpc participant order stock payment coordinator http-bridge dev-kv bench till",
+    ),
 ];
 
 /// All that these crates may use from outside, in their own code: nothing that waits, reads or writes.

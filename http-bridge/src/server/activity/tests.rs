@@ -7,12 +7,14 @@ use super::*;
 const PATIENCE: Patience = Patience {
     header_read: Duration::from_secs(30),
     keep_alive_idle: Duration::from_mins(10),
+    max_age: Duration::from_hours(2),
+    connections_max: 1,
     lame_duck: Duration::ZERO,
     drain: Duration::ZERO,
 };
 
 fn activity() -> Arc<Activity> {
-    Arc::new(Activity::new(Instant::now()))
+    Arc::new(Activity::new(Instant::now(), None))
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,4 +74,30 @@ async fn the_next_check_never_misses_a_head_that_begins_now() {
     advance(Duration::from_secs(599)).await;
     let last = Instant::now() + Duration::from_secs(1);
     assert_eq!(activity.next_check(&PATIENCE), last);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_of_its_answer_is_cut() {
+    let activity = activity();
+    activity.read(b"GET / HTTP/1.1\r\n\r\n");
+    let _busy = activity.begin(Version::HTTP_11);
+    activity.wrote(&Poll::<()>::Pending);
+    advance(Duration::from_secs(29)).await;
+    activity.wrote(&Poll::<()>::Pending);
+    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(activity.verdict(&PATIENCE), Verdict::Cut);
+    activity.wrote(&Poll::Ready(()));
+    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_connection_over_http2_is_left() {
+    let until = Instant::now() + Duration::from_secs(100);
+    let activity = Arc::new(Activity::new(Instant::now(), Some(until)));
+    drop(activity.begin(Version::HTTP_2));
+    advance(Duration::from_secs(99)).await;
+    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(activity.verdict(&PATIENCE), Verdict::Leave);
 }

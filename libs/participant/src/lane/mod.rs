@@ -270,6 +270,10 @@ impl<D: Domain> Lane<D> {
             }
             self.drain();
             while self.is_due() {
+                // More than a batch is waiting: only then it matters who has gone meanwhile.
+                if self.queued.len() > self.options.limits.batch_calls {
+                    self.drop_unwanted();
+                }
                 self.batch().await;
                 self.drain();
             }
@@ -290,8 +294,12 @@ impl<D: Domain> Lane<D> {
         self.queued.push_back((id, call));
     }
 
+    /// Takes in what has come; what is beyond the bound stays in the inbox, and when that is full too,
+    /// callers are refused.
     fn drain(&mut self) {
-        while let Ok(envelope) = self.inbox.try_recv() {
+        while self.queued.len() < self.options.queue
+            && let Ok(envelope) = self.inbox.try_recv()
+        {
             self.admit(envelope);
         }
     }

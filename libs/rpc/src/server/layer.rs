@@ -1,4 +1,5 @@
-//! What surrounds every request: a span, a bound on what is in flight, a catch of panics.
+//! What surrounds every request: whether its caller may make it, a span, a bound on what is in flight, a
+//! catch of panics.
 
 use std::{
     collections::HashSet,
@@ -18,21 +19,26 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 use types::{Reason, Refusal};
 
-use crate::status::{code_name, code_of, to_status};
+use crate::{
+    access,
+    status::{code_name, code_of, to_status},
+};
 
 /// Makes [`Guard`]s that share one bound.
 #[derive(Debug, Clone)]
 pub struct GuardLayer {
     in_flight: Arc<AtomicUsize>,
     in_flight_max: usize,
+    /// Whether callers are known, so that they can be judged.
+    judges: bool,
     /// `package.Service/Method` of everything that is served.
     methods: Arc<HashSet<Arc<str>>>,
 }
 
 impl GuardLayer {
-    /// At most this many requests at once.
-    pub fn new(in_flight_max: usize) -> Self {
-        Self { in_flight: Arc::default(), in_flight_max, methods: Arc::default() }
+    /// At most this many requests at once; where `judges`, from those alone whom [`access`] lets call.
+    pub fn new(in_flight_max: usize, judges: bool) -> Self {
+        Self { in_flight: Arc::default(), in_flight_max, judges, methods: Arc::default() }
     }
 
     /// Counts calls of these by their names, `package.Service/Method`.
@@ -75,11 +81,6 @@ impl Drop for Place {
     }
 }
 
-/// Probes must be answered under load, too.
-fn is_exempt(path: &str) -> bool {
-    path.starts_with("/grpc.")
-}
-
 impl<S> Service<http::Request<Body>> for Guard<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
@@ -97,9 +98,18 @@ where
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let call = Call::begin(self.bound.methods.get(path.trim_start_matches('/')).cloned());
+        if self.bound.judges
+            && let Err(refused) = access::check(request.extensions().get(), path)
+        {
+            tracing::warn!(caller = refused.caller(), path, "refused a call");
+            let refused = to_status(&refused).into_http();
+            call.answered(&refused);
+            return futures::future::ok(refused).boxed();
+        }
         let place = match Place::take(&self.bound) {
             Some(place) => Some(place),
-            None if is_exempt(path) => None,
+            // Probes are answered under load, too.
+            None if access::is_free(path) => None,
             None => {
                 let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
                 call.answered(&refused);

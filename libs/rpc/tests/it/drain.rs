@@ -1,8 +1,19 @@
 //! How a role ends: it says so first, finishes what it began, and does not wait for ever.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use rpc::server::{Options, State};
+use rpc::{
+    net::{GrpcNet, Net as _},
+    server::{Options, State},
+};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::StreamExt as _;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use types::ErrorKind;
@@ -23,14 +34,14 @@ async fn a_role_says_not_serving_first_and_finishes_what_is_in_flight() {
     assert_eq!(watch.next().await.unwrap().unwrap().status, NOT_SERVING);
     assert_eq!(shop.readiness.state(), State::Draining);
     // The door is still open: who has not heard of it yet is served.
-    let late = rpc::net::Net::connect(&rpc::net::GrpcNet::default(), &shop.address.into());
+    let late = GrpcNet::default().connect(&shop.address.into());
     call(&late, "Echo", PATIENCE).await.unwrap();
     // Then the watch ends, the door closes, and only the call in flight is waited for.
     let ended = tokio::time::timeout(PATIENCE, watch.next()).await;
     assert!(ended.expect("the watch ends").is_none());
     assert!(!waiting.is_finished());
     assert!(!shop.served.is_finished());
-    let later = rpc::net::Net::connect(&rpc::net::GrpcNet::default(), &shop.address.into());
+    let later = GrpcNet::default().connect(&shop.address.into());
     let failure = call(&later, "Echo", PATIENCE).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Unavailable);
 
@@ -54,4 +65,39 @@ async fn what_never_ends_is_waited_for_no_longer_than_the_drain_timeout() {
     served.expect("serving ends").unwrap().unwrap();
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(310), "{took:?}");
+}
+
+/// Hands connections on to a server, and counts them.
+async fn counted(shop: &Shop) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, server) = (listener.local_addr().unwrap(), shop.address);
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut server = TcpStream::connect(server).await.unwrap();
+            tokio::spawn(async move {
+                tokio::io::copy_bidirectional(&mut client, &mut server).await.unwrap();
+            });
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn connections_end_when_they_are_old_and_no_call_fails_for_it() {
+    let shop = Shop::open(Options { max_connection_age: Duration::from_millis(300), ..options() });
+    let (address, connections) = counted(&shop).await;
+    let transport = GrpcNet::default().connect(&address.into());
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        let calls = (0..20).map(|_| call(&transport, "Echo", PATIENCE));
+        for answer in futures::future::join_all(calls).await {
+            assert_eq!(answer.unwrap().text, "hello");
+        }
+    }
+    let connections = connections.load(Ordering::Relaxed);
+    assert!((4..=12).contains(&connections), "{connections} connections were made");
 }

@@ -5,3 +5,4 @@
 mod drain;
 mod requests;
 mod shop;
+mod tls;

@@ -149,8 +149,17 @@ impl Shop {
 
     /// What health says of a service now, over a new connection: 1 SERVING, 2 NOT_SERVING.
     pub(crate) async fn health(&self, service: &str) -> Result<i32, Status> {
+        self.health_over(self.connect(), service).await
+    }
+
+    /// What health says of a service now, over this connection.
+    pub(crate) async fn health_over(
+        &self,
+        transport: Transport,
+        service: &str,
+    ) -> Result<i32, Status> {
         let request = HealthCheckRequest { service: service.to_owned() };
-        let answer = HealthClient::new(self.connect()).check(request).await?;
+        let answer = HealthClient::new(transport).check(request).await?;
         Ok(answer.into_inner().status)
     }
 
@@ -176,11 +185,19 @@ pub(crate) async fn call(
     method: &str,
     timeout: Duration,
 ) -> Result<Text, Failure> {
+    call_path(transport, &format!("/{NAME}/{method}"), timeout).await
+}
+
+pub(crate) async fn call_path(
+    transport: &Transport,
+    path: &str,
+    timeout: Duration,
+) -> Result<Text, Failure> {
     let mut client = tonic::client::Grpc::new(transport.clone());
     client.ready().await?;
     let mut request = Request::new(Text { text: "hello".to_owned() });
     deadline::set(&mut request, timeout);
-    let path = PathAndQuery::try_from(format!("/{NAME}/{method}")).unwrap();
+    let path = PathAndQuery::try_from(path).unwrap();
     let codec = ProstCodec::<Text, Text>::default();
     Ok(client.unary(request, path, codec).await?.into_inner())
 }

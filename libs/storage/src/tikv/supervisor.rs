@@ -2,7 +2,8 @@
 //!
 //! The client heals most things by itself, except a stream of timestamps that is open but frozen, and
 //! connections that are half dead. Both show as silence or as failure after failure; a new client starts
-//! from the configured addresses.
+//! from the configured addresses. It also reads its certificates once only, so that new ones need a new
+//! client; the old one stays until that one has connected.
 
 use std::{
     fmt,
@@ -20,7 +21,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{TikvConfig, pace::bounded};
+use super::{TikvConfig, certificates::Certificates, pace::bounded};
 use crate::kv::KvError;
 
 /// Failures in a row, of any calls, after which the client is built anew.
@@ -129,6 +130,7 @@ async fn build(
     current: watch::Sender<Option<Generation>>,
 ) {
     let mut gap = REBUILD_GAP;
+    let mut certificates = Certificates::of(config.tls.as_ref());
     for number in 1.. {
         let client = connect(&config).await;
         if number > 1 {
@@ -138,7 +140,13 @@ async fn build(
         current.send_replace(Some(Generation { number, client }));
         let built = Instant::now();
         while shared.dismissed.load(Ordering::Acquire) < number {
-            shared.changed.notified().await;
+            tokio::select! {
+                () = shared.changed.notified() => {}
+                () = certificates.changed() => {
+                    tracing::info!("the certificates for the store changed");
+                    break;
+                }
+            }
         }
         let lived = built.elapsed();
         gap = if lived > REBUILD_GAP_MAX * 2 { REBUILD_GAP } else { gap };

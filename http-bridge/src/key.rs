@@ -1,0 +1,166 @@
+//! The optional API key: who may change the shop over REST, and see its console's operator part.
+//!
+//! Off unless a file is named, as the shop's public clients have none. The file is read again when it
+//! changes, and may hold several keys, one a line, so that one can be replaced while both count.
+
+use std::{
+    fmt, fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock, Weak},
+    time::Duration,
+};
+
+use http::{HeaderMap, Method, header};
+use subtle::{Choice, ConstantTimeEq as _};
+
+#[cfg(test)]
+mod tests;
+
+/// Shortest and longest key, in bytes.
+const KEY_LEN_MIN: usize = 16;
+const KEY_LEN_MAX: usize = 512;
+/// Longest file that can hold keys, in bytes.
+const FILE_LEN_MAX: u64 = 64 * 1024;
+/// How often the file is looked at again.
+const RELOAD_EVERY: Duration = Duration::from_secs(10);
+
+/// Why a file of keys cannot be used. What it holds is not told. A retry helps once it is right.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// It cannot be read.
+    #[error("{} cannot be read", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A line is no key.
+    #[error(
+        "{} line {line}: a key is {KEY_LEN_MIN} to {KEY_LEN_MAX} visible ASCII characters",
+        path.display()
+    )]
+    Line {
+        /// In which file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+    /// There is none.
+    #[error("{} holds no key", path.display())]
+    Empty {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// The keys that count. Cheap to clone; clones share them.
+#[derive(Clone)]
+pub struct Keys {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    keys: RwLock<Vec<Vec<u8>>>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl Keys {
+    /// Reads the file, and goes on to look at it. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`KeyError`]; a person must look.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let keys = RwLock::new(read(path)?);
+        let shared = Arc::new(Shared { path: path.to_owned(), keys });
+        tokio::spawn(keep_fresh(Arc::downgrade(&shared)));
+        Ok(Self { shared })
+    }
+
+    /// True when the request carries one of the keys, as `Authorization: Bearer KEY`. Takes as long for
+    /// a key that is nearly right as for one that is not.
+    pub fn admit(&self, headers: &HeaderMap) -> bool {
+        let mut told = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(only), None) = (told.next(), told.next()) else { return false };
+        let Some((scheme, key)) = only.as_bytes().split_at_checked(7) else { return false };
+        if !scheme.eq_ignore_ascii_case(b"bearer ") {
+            return false;
+        }
+        let keys = self.shared.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let one_fits = |so_far: Choice, each: &Vec<u8>| so_far | each.as_slice().ct_eq(key);
+        keys.iter().fold(Choice::from(0), one_fits).into()
+    }
+}
+
+impl Shared {
+    /// Reads again; what cannot be used leaves what stands.
+    fn reload(&self) -> Result<bool, KeyError> {
+        let found = read(&self.path)?;
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = *keys != found;
+        *keys = found;
+        Ok(changed)
+    }
+}
+
+/// True for a method that may change something.
+pub(crate) fn changes(method: &Method) -> bool {
+    !(*method == Method::GET || *method == Method::HEAD || *method == Method::OPTIONS)
+}
+
+async fn keep_fresh(shared: Weak<Shared>) {
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(RELOAD_EVERY).await;
+        let Some(shared) = shared.upgrade() else { return };
+        match tokio::task::spawn_blocking(move || shared.reload()).await {
+            Ok(Ok(changed)) => {
+                if changed {
+                    tracing::info!("the api keys were read again");
+                }
+                failing = false;
+            }
+            // Half-written, most likely; said once for each bad spell.
+            Ok(Err(error)) if !failing => {
+                tracing::warn!(%error, "the api keys changed and cannot be used, keeping the old");
+                failing = true;
+            }
+            Ok(Err(_)) => {}
+            Err(error) => {
+                tracing::error!(%error, "the api keys are not looked at any more");
+                return;
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<Vec<u8>>, KeyError> {
+    let unreadable = |source| KeyError::File { path: path.to_owned(), source };
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_LEN_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
+    let mut keys = Vec::new();
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        let fits = (KEY_LEN_MIN..=KEY_LEN_MAX).contains(&line.len());
+        if !(fits && line.iter().all(u8::is_ascii_graphic)) {
+            return Err(KeyError::Line { path: path.to_owned(), line: index + 1 });
+        }
+        keys.push(line.to_vec());
+    }
+    if keys.is_empty() {
+        return Err(KeyError::Empty { path: path.to_owned() });
+    }
+    Ok(keys)
+}

@@ -1,0 +1,248 @@
+//! Who calls whom: the identities that certificates carry, and the one table of what each may call.
+//!
+//! An identity is the certificate's only URI name of our trust domain, in the form of a SPIFFE id:
+//! `spiffe://till/coordinator`, `spiffe://till/participant/loyalty`. The table is consulted only where
+//! the caller had to show a certificate; what it does not name is refused.
+
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+
+use types::{Classify, ErrorKind, Reason};
+
+#[cfg(test)]
+mod tests;
+
+/// Trust domain unless told otherwise.
+pub const TRUST_DOMAIN: &str = "till";
+/// Longest name behind a role, in bytes.
+const NAME_LEN_MAX: usize = 64;
+
+/// What a process, or a person, is to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// The order service.
+    Order,
+    /// The stock service.
+    Stock,
+    /// The payment service.
+    Payment,
+    /// The coordinator.
+    Coordinator,
+    /// The REST face.
+    HttpBridge,
+    /// A service beyond our own that takes part in transactions; has a name.
+    Participant,
+    /// An application that calls the services, or runs transactions of its own; may have a name.
+    Client,
+    /// A person who looks after the shop, or a tool of theirs; may have a name.
+    Operator,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 8] = [
+        Self::Order,
+        Self::Stock,
+        Self::Payment,
+        Self::Coordinator,
+        Self::HttpBridge,
+        Self::Participant,
+        Self::Client,
+        Self::Operator,
+    ];
+
+    /// As in an identity.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Stock => "stock",
+            Self::Payment => "payment",
+            Self::Coordinator => "coordinator",
+            Self::HttpBridge => "http-bridge",
+            Self::Participant => "participant",
+            Self::Client => "client",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// True for those that serve others by gRPC.
+    const fn serves(self) -> bool {
+        match self {
+            Self::Order | Self::Stock | Self::Payment | Self::Coordinator | Self::Participant => {
+                true
+            }
+            Self::HttpBridge | Self::Client | Self::Operator => false,
+        }
+    }
+}
+
+/// Who somebody is. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    role: Role,
+    name: Option<Arc<str>>,
+}
+
+/// Why a text is no identity. A retry does not help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not ROLE or ROLE/NAME")]
+pub struct IdentityError(String);
+
+impl Identity {
+    /// One of the shop's own roles.
+    pub const fn of(role: Role) -> Self {
+        Self { role, name: None }
+    }
+
+    /// A service beyond our own.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the name is none.
+    pub fn participant(name: &str) -> Result<Self, IdentityError> {
+        format!("participant/{name}").parse()
+    }
+
+    /// What it is.
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// True when it may be the callee of somebody who does not know whom to expect.
+    pub(crate) const fn serves(&self) -> bool {
+        self.role.serves()
+    }
+
+    /// Reads a URI name of a certificate; none when it is not of this trust domain.
+    pub(crate) fn from_uri(uri: &str, trust_domain: &str) -> Option<Result<Self, IdentityError>> {
+        let path = uri.strip_prefix("spiffe://")?.strip_prefix(trust_domain)?.strip_prefix('/')?;
+        Some(path.parse())
+    }
+}
+
+impl FromStr for Identity {
+    type Err = IdentityError;
+
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
+        let refused = || IdentityError(text.to_owned());
+        let (role, name) = match text.split_once('/') {
+            Some((role, name)) => (role, Some(name)),
+            None => (text, None),
+        };
+        let role =
+            Role::ALL.into_iter().find(|known| known.as_str() == role).ok_or_else(refused)?;
+        let may_have = matches!(role, Role::Participant | Role::Client | Role::Operator);
+        let must_have = role == Role::Participant;
+        match name {
+            Some(name) if may_have && is_name(name) => Ok(Self { role, name: Some(name.into()) }),
+            None if !must_have => Ok(Self::of(role)),
+            Some(_) | None => Err(refused()),
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=NAME_LEN_MAX).contains(&text.len()) && text.bytes().all(plain)
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.role.as_str())?;
+        match &self.name {
+            Some(name) => write!(f, "/{name}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Who is at the other end of a connection; nobody who could be named, when that is plain, or when no
+/// certificate was shown. Stands in the extensions of every request.
+#[derive(Debug, Clone, Default)]
+pub struct Peer(pub Option<Identity>);
+
+/// A caller that the table does not let call this. A retry does not help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{caller} may not call this")]
+pub struct Refused {
+    caller: String,
+}
+
+impl Refused {
+    /// Who it was, for the log.
+    pub fn caller(&self) -> &str {
+        &self.caller
+    }
+}
+
+impl Classify for Refused {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Forbidden
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        Reason::Forbidden.as_str().into()
+    }
+}
+
+/// Services that anybody may call: how somebody is, and what it offers.
+const FREE: [&str; 3] =
+    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
+
+/// Services, one or all of their methods, and who may call them. The first row that fits counts.
+const TABLE: &[(&str, &str, &[Role])] = {
+    use Role::{Client, Coordinator, HttpBridge, Operator, Order, Participant, Payment, Stock};
+    const ORDER: &str = "till.order.v1.OrderService";
+    const STOCK: &str = "till.stock.v1.StockService";
+    const PAYMENT: &str = "till.payment.v1.PaymentService";
+    const COORDINATOR: &str = "till.coordinator.v1.CoordinatorService";
+    const TRANSACTION: &str = "till.coordinator.v1.TransactionService";
+    const PARTICIPANT: &str = "till.participant.v1.ParticipantService";
+    &[
+        // The coordinator reads an order before it is bought; order asks for a price.
+        (ORDER, "GetOrder", &[HttpBridge, Client, Coordinator]),
+        (ORDER, "*", &[HttpBridge, Client]),
+        (STOCK, "GetItem", &[HttpBridge, Client, Order]),
+        (STOCK, "*", &[HttpBridge, Client]),
+        (PAYMENT, "*", &[HttpBridge, Client]),
+        (COORDINATOR, "Resolve", &[Order, Stock, Payment, Participant]),
+        (COORDINATOR, "*", &[HttpBridge, Client]),
+        (TRANSACTION, "RunTransaction", &[Client]),
+        // The bridge asks for its console, behind the operator's key.
+        (TRANSACTION, "*", &[Operator, HttpBridge]),
+        // Where keys are: callers need it to find the replica.
+        (PARTICIPANT, "Describe", &[HttpBridge, Client, Order, Coordinator, Operator]),
+        // Prepare, Commit, Abort, Query, Forget, and Apply that carries them.
+        (PARTICIPANT, "*", &[Coordinator]),
+    ]
+};
+
+/// True for what is answered whoever asks: health and reflection.
+pub(crate) fn is_free(path: &str) -> bool {
+    FREE.iter().any(|free| path.starts_with(free))
+}
+
+/// Who may call a method, by its path (`/till.stock.v1.StockService/GetItem`); nobody, when the table
+/// has no row for it.
+pub fn callers(path: &str) -> &'static [Role] {
+    let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/'))
+    else {
+        return &[];
+    };
+    let fits = |row: &&(&str, &str, &[Role])| row.0 == service && (row.1 == "*" || row.1 == method);
+    TABLE.iter().find(fits).map_or(&[], |row| row.2)
+}
+
+/// Lets a call through, or refuses it.
+///
+/// # Errors
+/// [`Refused`].
+pub fn check(peer: Option<&Peer>, path: &str) -> Result<(), Refused> {
+    if is_free(path) {
+        return Ok(());
+    }
+    let caller = peer.and_then(|peer| peer.0.as_ref());
+    match caller {
+        Some(caller) if callers(path).contains(&caller.role()) => Ok(()),
+        Some(caller) => Err(Refused { caller: caller.to_string() }),
+        None => Err(Refused { caller: "a caller without an identity".to_owned() }),
+    }
+}

@@ -1,0 +1,265 @@
+//! What is told to whom over TLS: certificates are made here, by an authority of the test's own.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+};
+use rpc::{
+    access::{Identity, Role},
+    net::{GrpcNet, Net as _, Transport},
+    tls::TlsArgs,
+};
+use tempfile::TempDir;
+use types::ErrorKind;
+
+use crate::shop::{PATIENCE, SERVING, Shop, call, call_path, options};
+
+/// Signs certificates, in a directory of its own.
+pub(crate) struct Authority {
+    directory: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ca.pem"), &pem).unwrap();
+        Self { directory, issuer: Issuer::new(params, key), pem }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a certificate with these URI names over the files of this name.
+    fn write(&self, file: &str, uris: &[&str]) {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names =
+            uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        fs::write(self.path(&format!("{file}.pem")), signed.pem()).unwrap();
+        fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
+    }
+
+    /// The settings of somebody who has the certificate of this name.
+    fn args(&self, file: &str) -> TlsArgs {
+        TlsArgs {
+            tls_ca_file: Some(self.path("ca.pem")),
+            tls_cert_file: Some(self.path(&format!("{file}.pem"))),
+            tls_key_file: Some(self.path(&format!("{file}.key"))),
+            tls_trust_domain: "till".to_owned(),
+            tls_no_client_auth: false,
+        }
+    }
+
+    /// The settings of this identity, with a new certificate.
+    fn of(&self, identity: &str) -> TlsArgs {
+        let file = identity.replace('/', "-");
+        self.write(&file, &[&format!("spiffe://till/{identity}")]);
+        self.args(&file)
+    }
+
+    /// The settings of somebody who has no certificate.
+    fn nobody(&self) -> TlsArgs {
+        TlsArgs { tls_cert_file: None, tls_key_file: None, ..self.args("none") }
+    }
+}
+
+fn serving(args: &TlsArgs) -> Shop {
+    let mut options = options();
+    options.tls = args.load_to_serve().unwrap();
+    let shop = Shop::open(options);
+    shop.readiness.ready();
+    shop
+}
+
+fn connect(args: &TlsArgs, callee: &str, shop: &Shop) -> Transport {
+    let net = GrpcNet::with_tls(args.load().unwrap());
+    net.connect_to(&callee.parse().unwrap(), &shop.address.into())
+}
+
+const PREPARE: &str = "/till.participant.v1.ParticipantService/Prepare";
+const GET_ITEM: &str = "/till.stock.v1.StockService/GetItem";
+
+#[tokio::test]
+async fn callers_may_do_what_their_certificate_lets_them() {
+    let authority = Authority::new();
+    let shop = serving(&authority.of("stock"));
+    // A call that is let through finds no such service here: that is all that it has to show.
+    for (caller, path, kind) in [
+        ("coordinator", PREPARE, ErrorKind::Internal),
+        ("order", PREPARE, ErrorKind::Forbidden),
+        ("http-bridge", PREPARE, ErrorKind::Forbidden),
+        ("operator/ann", PREPARE, ErrorKind::Forbidden),
+        ("http-bridge", GET_ITEM, ErrorKind::Internal),
+        ("order", GET_ITEM, ErrorKind::Internal),
+        ("payment", GET_ITEM, ErrorKind::Forbidden),
+    ] {
+        let transport = connect(&authority.of(caller), "stock", &shop);
+        let failure = call_path(&transport, path, PATIENCE).await.unwrap_err();
+        assert_eq!(failure.kind, kind, "{caller} {path}: {failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_a_certificate_learns_how_we_are_and_nothing_else() {
+    let authority = Authority::new();
+    let shop = serving(&authority.of("stock"));
+    let transport = connect(&authority.nobody(), "stock", &shop);
+    let failure = call_path(&transport, GET_ITEM, PATIENCE).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Forbidden);
+    assert_eq!(shop.health_over(transport, "").await.unwrap(), SERVING);
+}
+
+#[tokio::test]
+async fn a_caller_of_another_authority_is_not_let_in() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let shop = serving(&authority.of("stock"));
+    // It believes us, and shows what we do not believe.
+    let mut args = other.of("coordinator");
+    args.tls_ca_file = authority.of("order").tls_ca_file;
+    let transport = connect(&args, "stock", &shop);
+    let failure = call_path(&transport, PREPARE, PATIENCE).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Unavailable, "{failure}");
+    assert!(shop.health_over(transport, "").await.is_err());
+}
+
+#[tokio::test]
+async fn a_callee_must_be_the_one_that_is_meant() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let caller = authority.of("coordinator");
+    let reach = async |args: &TlsArgs, callee: &str| {
+        let shop = serving(args);
+        call_path(&connect(&caller, callee, &shop), PREPARE, PATIENCE).await.unwrap_err().kind
+    };
+    assert_eq!(reach(&authority.of("stock"), "stock").await, ErrorKind::Internal);
+    assert_eq!(reach(&authority.of("stock"), "payment").await, ErrorKind::Unavailable);
+    let loyalty = authority.of("participant/loyalty");
+    assert_eq!(reach(&loyalty, "participant/loyalty").await, ErrorKind::Internal);
+    assert_eq!(reach(&loyalty, "participant/other").await, ErrorKind::Unavailable);
+    assert_eq!(reach(&other.of("stock"), "stock").await, ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn whoever_serves_will_do_where_nobody_is_named() {
+    let authority = Authority::new();
+    let net = GrpcNet::with_tls(authority.of("operator").load().unwrap());
+    let shop = serving(&authority.of("payment"));
+    let transport = net.connect(&shop.address.into());
+    assert_eq!(shop.health_over(transport, "").await.unwrap(), SERVING);
+    let person = serving(&authority.of("client/x"));
+    assert!(person.health_over(net.connect(&person.address.into()), "").await.is_err());
+}
+
+#[tokio::test]
+async fn plain_callers_are_not_answered() {
+    let authority = Authority::new();
+    let shop = serving(&authority.of("stock"));
+    let plain = GrpcNet::default().connect(&shop.address.into());
+    let failure = call(&plain, "Echo", Duration::from_secs(2)).await.unwrap_err();
+    assert!(failure.is_transient(), "{failure}");
+}
+
+#[tokio::test]
+async fn without_client_certificates_there_is_no_authorisation() {
+    let authority = Authority::new();
+    let shop = serving(&TlsArgs { tls_no_client_auth: true, ..authority.of("stock") });
+    let transport = connect(&authority.nobody(), "stock", &shop);
+    assert_eq!(call(&transport, "Echo", PATIENCE).await.unwrap().text, "hello");
+}
+
+#[tokio::test]
+async fn a_callers_slow_handshake_keeps_nobody_waiting() {
+    let authority = Authority::new();
+    let shop = serving(&authority.of("stock"));
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(tokio::net::TcpStream::connect(shop.address).await.unwrap());
+    }
+    let transport = connect(&authority.of("order"), "stock", &shop);
+    let health = tokio::time::timeout(Duration::from_secs(3), shop.health_over(transport, ""));
+    assert_eq!(health.await.unwrap().unwrap(), SERVING);
+}
+
+#[tokio::test]
+async fn certificates_that_changed_count_for_new_connections() {
+    let authority = Authority::new();
+    let args = authority.of("stock");
+    let tls = args.load_to_serve().unwrap().unwrap();
+    let mut options = options();
+    options.tls = Some(tls.clone());
+    let shop = Shop::open(options);
+    shop.readiness.ready();
+    let caller = authority.of("coordinator");
+    let net = GrpcNet::with_tls(caller.load().unwrap());
+    let reach = async |callee: Role| {
+        let transport = net.connect_to(&Identity::of(callee), &shop.address.into());
+        call_path(&transport, PREPARE, PATIENCE).await.unwrap_err().kind
+    };
+    assert_eq!(reach(Role::Stock).await, ErrorKind::Internal);
+    assert!(!tls.reload().unwrap(), "nothing has changed");
+
+    // A file that is half there changes nothing.
+    fs::write(authority.path("stock.pem"), "-----BEGIN CERTIFICATE-----\nMII").unwrap();
+    tls.reload().unwrap_err();
+    assert_eq!(reach(Role::Stock).await, ErrorKind::Internal);
+    // Nor does a certificate without its key.
+    authority.write("other", &["spiffe://till/payment"]);
+    fs::copy(authority.path("other.pem"), authority.path("stock.pem")).unwrap();
+    tls.reload().unwrap_err();
+    assert_eq!(reach(Role::Stock).await, ErrorKind::Internal);
+
+    fs::copy(authority.path("other.key"), authority.path("stock.key")).unwrap();
+    assert!(tls.reload().unwrap());
+    assert_eq!(reach(Role::Stock).await, ErrorKind::Unavailable);
+    assert_eq!(reach(Role::Payment).await, ErrorKind::Internal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_are_looked_at_without_being_asked() {
+    let authority = Authority::new();
+    let shop = serving(&authority.of("stock"));
+    let caller = authority.of("coordinator");
+    authority.write("stock", &["spiffe://till/payment"]);
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    tokio::time::resume();
+    let transport = connect(&caller, "payment", &shop);
+    let failure = call_path(&transport, PREPARE, PATIENCE).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Internal, "{failure}");
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_named_and_not_quoted() {
+    let authority = Authority::new();
+    let refused = |args: &TlsArgs| {
+        let error = args.load_to_serve().unwrap_err();
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        format!("{error} {source:?} {error:?}")
+    };
+    let args = authority.of("stock");
+    authority.write("nobody", &["https://example.com"]);
+    assert!(refused(&authority.args("nobody")).contains("nobody.pem"));
+    authority.write("both", &["spiffe://till/stock", "spiffe://till/coordinator"]);
+    assert!(refused(&authority.args("both")).contains("several"));
+    assert!(refused(&authority.nobody()).contains("--tls-cert-file"));
+    let missing = TlsArgs { tls_ca_file: Some("/nowhere/ca.pem".into()), ..args.clone() };
+    assert!(refused(&missing).contains("/nowhere/ca.pem"));
+
+    let secret = fs::read_to_string(authority.path("stock.key")).unwrap();
+    let secret = secret.lines().nth(1).unwrap().to_owned();
+    fs::write(authority.path("stock.key"), format!("-----BEGIN PRIVATE KEY-----\n{secret}!"))
+        .unwrap();
+    let said = refused(&args);
+    assert!(said.contains("stock.key") && !said.contains(&secret), "{said}");
+    fs::write(authority.path("stock.pem"), &authority.pem).unwrap();
+    assert!(!format!("{args:?}").contains(&secret));
+}

@@ -1,0 +1,98 @@
+//! An authority of a test's own, and the certificates that it signs.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+};
+use rpc::tls::TlsArgs;
+use tempfile::TempDir;
+
+/// Signs certificates, in a directory of its own.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    directory: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ca.pem"), pem).unwrap();
+        Self { directory, issuer: Issuer::new(params, key) }
+    }
+
+    /// Where everything is written.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.directory.path().join(file)
+    }
+
+    /// Writes `FILE.pem` and `FILE.key`.
+    fn write(&self, file: &str, names: Vec<SanType>) {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names;
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        fs::write(self.path(&format!("{file}.pem")), signed.pem()).unwrap();
+        fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
+    }
+
+    /// A certificate for a store on this machine, or for who calls it.
+    pub(crate) fn for_store(&self, file: &str) {
+        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        self.write(file, vec![SanType::IpAddress(here)]);
+    }
+
+    /// A certificate for one of the shop's identities; returns what it is called.
+    pub(crate) fn identity(&self, identity: &str) -> String {
+        let file = identity.replace('/', "-");
+        let uri = format!("spiffe://till/{identity}");
+        self.write(&file, vec![SanType::URI(uri.as_str().try_into().unwrap())]);
+        file
+    }
+
+    /// The settings of an identity, with a new certificate.
+    pub(crate) fn settings(&self, identity: &str) -> TlsArgs {
+        let file = self.identity(identity);
+        TlsArgs {
+            tls_ca_file: Some(self.path("ca.pem")),
+            tls_cert_file: Some(self.path(&format!("{file}.pem"))),
+            tls_key_file: Some(self.path(&format!("{file}.key"))),
+            tls_trust_domain: "till".to_owned(),
+            tls_no_client_auth: false,
+        }
+    }
+
+    /// The same as flags.
+    pub(crate) fn flags(&self, identity: &str) -> Vec<String> {
+        let file = self.identity(identity);
+        self.named("tls", &file)
+    }
+
+    /// The flags of who calls the store.
+    pub(crate) fn store_flags(&self) -> Vec<String> {
+        self.named("store", "store-client")
+    }
+
+    fn named(&self, prefix: &str, file: &str) -> Vec<String> {
+        let flag = |what: &str, path: &Path| {
+            [format!("--{prefix}-{what}-file"), path.display().to_string()]
+        };
+        [
+            flag("ca", &self.path("ca.pem")),
+            flag("cert", &self.path(&format!("{file}.pem"))),
+            flag("key", &self.path(&format!("{file}.key"))),
+        ]
+        .concat()
+    }
+}
