@@ -7,6 +7,7 @@ mod bad_input;
 mod console;
 mod contract;
 mod endpoints;
+mod fuzz;
 mod http_rules;
 mod keys;
 mod once;

@@ -1,10 +1,10 @@
-//! What takes too long for every run: dev-kv's long tests, then the simulation for as long as one likes, each
-//! time on seeds that were never run before.
+//! What takes too long for every run: dev-kv's long tests, input at random in far more cases than the tests
+//! try, then the simulation for as long as one likes, each time on seeds that were never run before.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{
-    client_rust,
+    client_rust, command,
     report::{Outcome, Part, Report, Tally},
     sim::{self, Wanted},
     test,
@@ -37,6 +37,7 @@ fn minutes_at_most(minutes: u32) -> Result<u32, String> {
 pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
     report.part("client tests, many regions", || client_rust::run(workspace, REGIONS));
     report.part("dev-kv, killed and hot", || dev_kv(workspace));
+    report.part("fuzz", || Ok(fuzz(workspace)));
     report.part("soak", || rounds(workspace, time));
 }
 
@@ -50,6 +51,22 @@ fn dev_kv(workspace: &Workspace) -> Part {
         .env("TILL_DEV_KV_HOT_KEYS", "1")
         .env("TILL_DEV_KV_HOT_WRITES", "1000000");
     test::rust_counted(&mut cargo)
+}
+
+/// Tests that make up their input: packages, and what their names have in common.
+const FUZZ: [(&str, &str); 3] =
+    [("http-bridge", "fuzz::"), ("storage", "formats::"), ("dev-kv", "hostile::")];
+/// For each property; the tests themselves are content with 256.
+const FUZZ_CASES: &str = "100000";
+
+fn fuzz(workspace: &Workspace) -> Outcome {
+    let mut tally = Tally::default();
+    for (package, filter) in FUZZ {
+        let mut cargo = workspace.cargo(&["test", "--package", package, "--test", "it", filter]);
+        cargo.env("PROPTEST_CASES", FUZZ_CASES);
+        tally.check(package, command::check(&mut cargo).map(|_| ()));
+    }
+    Outcome::Ran(tally)
 }
 
 fn rounds(workspace: &Workspace, time: Duration) -> Part {

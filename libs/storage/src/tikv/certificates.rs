@@ -16,8 +16,9 @@ pub(super) struct Certificates {
 impl Certificates {
     /// Nothing ever changes where there is no TLS.
     pub(super) fn of(tls: Option<&TikvTls>) -> Self {
-        let paths =
-            tls.map(|tls| vec![tls.ca.clone(), tls.cert.clone(), tls.key.clone()]).unwrap_or_default();
+        let paths = tls
+            .map(|tls| vec![tls.ca.clone(), tls.cert.clone(), tls.key.clone()])
+            .unwrap_or_default();
         Self { paths, seen: None }
     }
 

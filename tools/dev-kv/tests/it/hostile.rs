@@ -319,7 +319,9 @@ async fn no_message_and_no_bytes_end_the_server() {
     let mut runner = TestRunner::deterministic();
     let calls = any_call();
     let mut answered = 0;
-    for _ in 0..4_000 {
+    // PROPTEST_CASES asks for more than these.
+    let cases = ProptestConfig::default().cases.max(4_000);
+    for _ in 0..cases {
         let (path, body) = calls.new_tree(&mut runner).unwrap().current();
         match call(&channel, path, Bytes::from(body)).await {
             Ok(_) => answered += 1,
@@ -337,7 +339,7 @@ async fn no_message_and_no_bytes_end_the_server() {
             }
         }
     }
-    assert!(answered > 2_000, "only {answered} answered");
+    assert!(answered > cases / 2, "only {answered} answered");
     let client = server.client().await;
     put(&client, "after all that", "it works").await;
     assert_eq!(get(&client, "after all that").await.as_deref(), Some("it works"));

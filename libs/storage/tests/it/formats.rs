@@ -1,0 +1,232 @@
+//! What every release has stored stays readable: one sample of each record, as its bytes, for each
+//! release. `UPDATE_GOLDEN=1` writes those of this release, and no other.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs};
+
+use proptest::prelude::*;
+use prost::Message;
+use storage::{
+    KvError, codec,
+    keys::{Kind, Owner, Space},
+    record as r,
+};
+use types::ShardId;
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/stored");
+/// The release that the sources are of.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+fn branch(service: &str, shard: u32) -> r::Branch {
+    r::Branch { service: service.to_owned(), shard }
+}
+
+fn tx() -> r::TxMeta {
+    r::TxMeta {
+        tx_id: vec![7; 16].into(),
+        begin_ts: 470_614_102_246_162_433,
+        nonce: 42,
+        deadline_ms: 1_795_000_000_000,
+        branches: vec![branch("order", 1), branch("stock", 2)],
+        request_id: "a-request".to_owned(),
+    }
+}
+
+fn entry() -> r::JournalEntry {
+    use r::tx_event::{Acknowledged, Carried, Decided, Event, Fenced, Prepared};
+    let bytes = |text: &str| text.as_bytes().to_vec().into();
+    let events = [
+        Event::Prepared(Prepared { tx: Some(tx()), hold: bytes("hold"), receipt: bytes("got") }),
+        Event::Fenced(Fenced { tx: Some(tx()), vote: bytes("no") }),
+        Event::Decided(Decided { tx_id: vec![7; 16].into(), committed: true }),
+        Event::Acknowledged(Acknowledged { tx_id: vec![7; 16].into() }),
+        Event::Carried(Carried {
+            tx: Some(tx()),
+            state: 2,
+            hold: bytes("hold"),
+            vote: bytes("yes"),
+            acknowledged: true,
+            gave_back: true,
+        }),
+    ];
+    r::JournalEntry {
+        writer: vec![9; 16].into(),
+        run: 3,
+        events: events.into_iter().map(|event| r::TxEvent { event: Some(event) }).collect(),
+        requests: vec![r::RequestAnswer {
+            request_id: "a-request".to_owned(),
+            call: u64::MAX,
+            reply: bytes("reply"),
+            keep_until_ms: 1_795_000_600_000,
+        }],
+        changed: vec![bytes("i1")],
+        start_ts: 470_614_102_250_356_737,
+    }
+}
+
+fn order() -> r::OrderRecord {
+    let line = |item: &str, quantity| r::order_record::Line {
+        item_id: item.to_owned(),
+        quantity,
+        price: 5,
+    };
+    r::OrderRecord {
+        user_id: "7".to_owned(),
+        lines: vec![line("8", 1), line("4", 300)],
+        total_cost: 1_505,
+        version: 470_614_102_246_162_433,
+        paid: Some(r::order_record::Paid {
+            tx_id: vec![7; 16].into(),
+            receipts: vec![r::order_record::Receipt {
+                branch: Some(branch("stock", 2)),
+                receipt: b"got".to_vec().into(),
+            }],
+        }),
+        incarnation: 470_614_102_246_162_400,
+        buried: 470_614_102_246_162_300,
+    }
+}
+
+fn log() -> r::TransactionLog {
+    r::TransactionLog {
+        tx: Some(tx()),
+        order_id: "0".to_owned(),
+        attempt: 2,
+        trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
+        began_ms: 1_794_999_998_000,
+        ended_ms: 1_794_999_998_500,
+        outcome: "COMMITTED".to_owned(),
+        reasons: vec!["slow".to_owned()],
+        steps: vec![r::transaction_log::Step {
+            after_ms: 5,
+            what: "waits".to_owned(),
+            blocked_by: vec![8; 16].into(),
+            seat: 1,
+        }],
+        steps_left_out: 1,
+    }
+}
+
+/// Whether a value is what it was when it was written: nothing is lost by reading it.
+type Reads = fn(&[u8], &[u8]) -> Result<bool, KvError>;
+
+fn reads<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<bool, KvError> {
+    Ok(codec::encode(&codec::decode::<M>(key, value)?) == value)
+}
+
+/// Name, key and value of each sample, and how it is read.
+fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
+    let space = |owner| Space::new(owner, ShardId(258));
+    let store = Space::new(Owner::Store, ShardId(0));
+    let item = r::ItemRecord { price: 5, available: 99, supplied: 100, incarnation: 47 };
+    let user = r::UserRecord { available: 990, supplied: 1_000, incarnation: 48 };
+    let payment = r::PaymentRecord { amount: 10, paid: true, incarnation: 48 };
+    let run = r::head::Run { writer: vec![9; 16].into(), run: 3 };
+    let head = r::Head { seq: 12, oldest: 4, runs: vec![run] };
+    let schema = r::Schema { version: 1, shards: 16 };
+    let claim = r::RequestClaim {
+        call: "POST /stock/add/1/1".to_owned(),
+        keep_until_ms: 1_795_000_600_000,
+    };
+    let lease = r::Lease { holder: vec![1; 16].into(), until_ms: 1_795_000_000_000 };
+    macro_rules! sample {
+        ($name:literal, $key:expr, $message:expr, $kind:ty) => {
+            ($name, $key.to_vec(), codec::encode(&$message).to_vec(), reads::<$kind> as Reads)
+        };
+    }
+    let journal = space(Owner::Order).record(Kind::Journal, &12_u64.to_be_bytes());
+    vec![
+        sample!("schema", store.record(Kind::Schema, b""), schema, r::Schema),
+        sample!("lease", store.record(Kind::Lease, b"janitor"), lease, r::Lease),
+        sample!("head", space(Owner::Stock).head(), head, r::Head),
+        sample!("journal", journal, entry(), r::JournalEntry),
+        sample!("item", space(Owner::Stock).record(Kind::Item, b"1"), item, r::ItemRecord),
+        sample!("user", space(Owner::Payment).record(Kind::User, b"1"), user, r::UserRecord),
+        sample!(
+            "payment",
+            space(Owner::Payment).record(Kind::Payment, b"1/2"),
+            payment,
+            r::PaymentRecord
+        ),
+        sample!("order", space(Owner::Order).record(Kind::Order, b"0"), order(), r::OrderRecord),
+        sample!("claim", store.record(Kind::RequestClaim, b"a-key"), claim, r::RequestClaim),
+        sample!(
+            "log",
+            space(Owner::Coordinator).record(Kind::TransactionLog, &[7; 16]),
+            log(),
+            r::TransactionLog
+        ),
+    ]
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<char> = text.chars().collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&String::from_iter(pair), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+#[test]
+fn what_this_release_stores_is_as_it_was_written_down() {
+    let mut now = String::new();
+    for (name, key, value, _) in samples() {
+        writeln!(now, "{name} {} {}", codec::hex(&key), codec::hex(&value)).unwrap();
+    }
+    let path = format!("{FOLDER}/{RELEASE}.txt");
+    if std::env::vars_os().any(|(name, _)| name == "UPDATE_GOLDEN") {
+        fs::create_dir_all(FOLDER).unwrap();
+        fs::write(&path, &now).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), now, "a new release? then UPDATE_GOLDEN=1");
+}
+
+#[test]
+fn what_every_release_has_stored_is_read_whole() {
+    let samples: BTreeMap<_, _> =
+        samples().into_iter().map(|(name, key, _, reads)| (name, (key, reads))).collect();
+    let mut releases = 0;
+    for file in fs::read_dir(FOLDER).unwrap() {
+        let file = file.unwrap().path();
+        releases += 1;
+        for line in fs::read_to_string(&file).unwrap().lines() {
+            let parts: Vec<&str> = line.split(' ').collect();
+            let [name, key, value] = parts[..] else { panic!("{line}") };
+            let (now, reads) = &samples[name];
+            let (key, value) = (unhex(key), unhex(value));
+            assert_eq!(key, *now, "{name} of {} lies elsewhere now", file.display());
+            assert_eq!(reads(&key, &value), Ok(true), "{name} of {}", file.display());
+        }
+    }
+    assert!(releases > 0);
+}
+
+proptest! {
+    #[test]
+    fn bytes_at_random_are_read_or_refused(
+        format in prop_oneof![Just(codec::FORMAT_1), any::<u8>()],
+        body in prop::collection::vec(any::<u8>(), 0..300),
+        which in 0..10_usize,
+    ) {
+        let mut value = vec![format];
+        value.extend(body);
+        let (name, key, _, reads) = samples().swap_remove(which);
+        let read = reads(&key, &value);
+        prop_assert!(format == codec::FORMAT_1 || read.is_err(), "{name} of format {format}");
+        let corrupt = matches!(&read, Ok(_) | Err(KvError::Corrupt { .. }));
+        prop_assert!(corrupt, "{name}: {read:?}");
+    }
+
+    #[test]
+    fn damaged_records_are_read_or_refused(
+        which in 0..10_usize,
+        at in any::<prop::sample::Index>(),
+        to in any::<u8>(),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let (name, key, mut value, reads) = samples().swap_remove(which);
+        let at = at.index(value.len());
+        value[at] = to;
+        value.truncate(cut.index(value.len()) + 1);
+        let read = reads(&key, &value);
+        let corrupt = matches!(&read, Ok(_) | Err(KvError::Corrupt { .. }));
+        prop_assert!(corrupt, "{name}: {read:?}");
+    }
+}
