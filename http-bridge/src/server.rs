@@ -134,12 +134,12 @@ impl Acceptor {
                 let (stream, _) = listener.accept().await?;
                 let place = Arc::clone(&self.places).acquire_owned().await;
                 // The semaphore is never closed.
-                Ok((stream, place.map_err(io::Error::other)?))
+                Ok::<_, io::Error>((stream, place.map_err(io::Error::other)?))
             };
             let accepted = tokio::select! {
                 biased;
                 () = closed(&mut door) => return,
-                accepted: io::Result<_> = next => accepted,
+                accepted = next => accepted,
             };
             match accepted {
                 Ok((stream, place)) => {

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, net::SocketAddr};
 
-use clap::{Parser, Subcommand, value_parser};
+use clap::{ArgMatches, CommandFactory as _, Parser, Subcommand, value_parser};
 
 use crate::{audit, health, participant_check, tx, up};
 
@@ -29,6 +29,9 @@ pub(crate) struct Process {
     /// Format of log lines: pretty or json. TILL_LOG filters them (info,rpc=debug).
     #[arg(long, global = true, env = "TILL_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
     pub(crate) log_format: telemetry::Format,
+    /// Show what is in force and where it comes from, and end.
+    #[arg(long, global = true)]
+    pub(crate) print_config: bool,
     /// End at once when standard input ends: `till up` holds its other end.
     #[arg(long, global = true, hide = true)]
     pub(crate) exit_with_parent: bool,
@@ -110,14 +113,15 @@ pub(crate) struct Admin {
     pub(crate) admin_listen: Vec<SocketAddr>,
 }
 
-/// A role that speaks gRPC, without encryption: it listens on this machine only, unless told otherwise.
+/// A role that speaks gRPC: without encryption it listens on this machine only, unless told otherwise.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Grpc<A: clap::Args> {
     /// Address to listen on; may be repeated. The role's usual port on 127.0.0.1 unless given.
     #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) listen: Vec<SocketAddr>,
-    /// Allow --listen to name addresses that other machines reach: whoever reaches them may do anything.
-    #[arg(long, env = "TILL_INSECURE")]
+    /// Allow --listen to name addresses that other machines reach although gRPC is plain: whoever reaches
+    /// them may do anything.
+    #[arg(long, env = "TILL_INSECURE", conflicts_with = "tls_ca_file")]
     pub(crate) insecure: bool,
     /// For operators.
     #[command(flatten)]
@@ -159,17 +163,21 @@ pub(crate) struct Kv {
 pub(crate) fn parse<T: Into<OsString>>(
     args: impl IntoIterator<Item = T>,
 ) -> Result<Cli, clap::Error> {
-    let mut args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    if args.len() <= 1 {
-        args = vec!["till".into(), "up".into()];
-    }
-    Cli::try_parse_from(args)
+    Cli::try_parse_from(or_up(args))
+}
+
+/// As [`parse`], of a command line that parses: what was said, and where.
+pub(crate) fn matches<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> ArgMatches {
+    Cli::command().get_matches_from(or_up(args))
+}
+
+fn or_up<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Vec<OsString> {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    if args.len() <= 1 { vec!["till".into(), "up".into()] } else { args }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -185,7 +193,7 @@ mod tests {
     #[test]
     fn every_setting_has_a_variable_and_a_word_of_help() {
         // Of the moment, or of the parent's making; everything else must be settable in a container.
-        let not_from_outside = ["help", "version", "fresh", "exit_with_parent"];
+        let not_from_outside = ["help", "version", "fresh", "exit_with_parent", "print_config"];
         let of_the_moment = ["health", "bench"];
         for command in Cli::command().get_subcommands() {
             for argument in command.get_arguments() {

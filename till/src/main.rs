@@ -2,7 +2,7 @@
 //!
 //! Must not know: how a role does its work (its crate does), nor the wire.
 //!
-//! Modules: [`cli`] the command line; [`process`] signals and exit codes; [`role`] binds and runs one role;
+//! Modules: [`cli`] the command line; [`settings`] the environment and what is in force; [`process`] signals and exit codes; [`role`] binds and runs one role;
 //! [`health`] asks a role how it is; [`audit`] whether the books agree; [`tx`] what became of
 //! transactions; [`participant_check`] the conformance kit; [`up`] a whole shop on one machine, as child
 //! processes.
@@ -19,6 +19,7 @@ mod health;
 mod participant_check;
 mod process;
 mod role;
+mod settings;
 mod tx;
 mod up;
 
@@ -35,5 +36,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return process::usage(&error),
     };
+    let variables = || std::env::vars_os().map(|(name, _)| name);
+    if let Err(error) = settings::check(cli.command.name(), variables()) {
+        return process::usage(&error);
+    }
+    if cli.process.print_config {
+        return process::tell(&settings::show(&cli::matches(std::env::args_os()), variables()));
+    }
     process::main(cli)
 }

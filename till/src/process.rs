@@ -28,6 +28,14 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }
 
+/// Says something on standard output, and that was all.
+pub(crate) fn tell(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.into()),
+    }
+}
+
 /// Runs the command to its end.
 pub(crate) fn main(cli: Cli) -> ExitCode {
     let guard = telemetry::init(

@@ -1,0 +1,149 @@
+//! Settings as a whole: what is said to whom, variables that nobody reads, and what is in force.
+//!
+//! Invariant: no setting is a secret; secrets stand in files, and settings name the files. So whatever is
+//! set can be shown, but for variables that other libraries read.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+};
+
+use clap::{Arg, ArgMatches, Command, CommandFactory as _, error::ErrorKind, parser::ValueSource};
+
+use crate::cli::Cli;
+
+#[cfg(test)]
+mod tests;
+
+/// Beginning of all variables that are ours.
+const OURS: &str = "TILL_";
+/// Read, but not by the command line: the filter of the log, and what the project's tests are told.
+const OTHERS: [&str; 5] = [
+    telemetry::FILTER_VARIABLE,
+    "TILL_BIN",
+    "TILL_DEV_KV_KILLS",
+    "TILL_DEV_KV_HOT_KEYS",
+    "TILL_DEV_KV_HOT_WRITES",
+];
+/// Beginning of variables that the telemetry libraries read; some hold credentials.
+const TELEMETRY: &str = "OTEL_";
+/// Makes one of all roles' certificates, which they cannot share.
+const OF_ONE_ROLE: &str = "TILL_TLS_";
+
+/// Every variable that some command reads, sorted.
+fn known() -> Vec<String> {
+    fn collect(command: &Command, into: &mut Vec<String>) {
+        let variables = command.get_arguments().filter_map(Arg::get_env);
+        into.extend(variables.map(|name| name.to_string_lossy().into_owned()));
+        for sub in command.get_subcommands() {
+            collect(sub, into);
+        }
+    }
+    let mut names: Vec<String> = OTHERS.map(str::to_owned).to_vec();
+    collect(&Cli::command(), &mut names);
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Refuses variables that look like ours and that no command reads: a misspelt limit is no limit.
+///
+/// # Errors
+/// Names the variable, and the one that was probably meant.
+pub(crate) fn check(
+    command: &str,
+    variables: impl IntoIterator<Item = OsString>,
+) -> Result<(), clap::Error> {
+    let known = known();
+    let refuse = |text: String| Cli::command().error(ErrorKind::InvalidValue, text);
+    for name in variables {
+        let name = name.to_string_lossy();
+        if !name.starts_with(OURS) {
+            continue;
+        }
+        if known.iter().all(|each| *each != name) {
+            let nearest = known.iter().min_by_key(|each| strsim::levenshtein(each, &name));
+            let nearest = nearest.map_or("", String::as_str);
+            return Err(refuse(format!("nothing reads {name}; the nearest variable is {nearest}")));
+        }
+        if command == "up" && name.starts_with(OF_ONE_ROLE) {
+            return Err(refuse(format!(
+                "`till up` and {name} contradict each other: its roles would share one identity; run \
+                 them one by one, each with its own certificate"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// All settings of the command that was asked for, as variables with where each comes from, in the order
+/// of its help.
+pub(crate) fn show(matches: &ArgMatches, variables: impl IntoIterator<Item = OsString>) -> String {
+    let (mut command, mut matches) = (&built(), matches);
+    let mut text = String::new();
+    let mut path = String::from("till");
+    let mut settings: Vec<&Arg> = command.get_arguments().collect();
+    while let Some((name, below)) = matches.subcommand() {
+        let Some(sub) = command.find_subcommand(name) else { break };
+        path.push(' ');
+        path.push_str(name);
+        (command, matches) = (sub, below);
+        settings.extend(command.get_arguments());
+    }
+    // Writing to a String does not fail.
+    let mut line = |said: std::fmt::Arguments<'_>| {
+        let _infallible = writeln!(text, "{said}");
+    };
+    line(format_args!("# {path}"));
+    let mut seen = Vec::new();
+    for setting in settings {
+        let id = setting.get_id().as_str();
+        let told = ["help", "version", "print_config", "exit_with_parent"].contains(&id);
+        if told || seen.contains(&id) {
+            continue;
+        }
+        seen.push(id);
+        let Some(name) = setting
+            .get_env()
+            .and_then(OsStr::to_str)
+            .map(str::to_owned)
+            .or_else(|| setting.get_long().map(|long| format!("--{long}")))
+        else {
+            continue;
+        };
+        match matches.value_source(id) {
+            None => line(format_args!("# {name} is not set")),
+            Some(source) => {
+                let delimiter = setting.get_value_delimiter().unwrap_or(',');
+                let values: Vec<_> =
+                    matches.get_raw(id).into_iter().flatten().map(OsStr::to_string_lossy).collect();
+                let value = values.join(&delimiter.to_string());
+                line(format_args!("{name}={value}  # {}", told_by(source)));
+            }
+        }
+    }
+    for name in variables {
+        let name = name.to_string_lossy();
+        if name.starts_with(TELEMETRY) {
+            line(format_args!("# {name} is set, to what is not shown"));
+        }
+    }
+    text
+}
+
+fn built() -> Command {
+    let mut command = Cli::command();
+    // Hands settings of all commands on to the commands.
+    command.build();
+    command
+}
+
+fn told_by(source: ValueSource) -> &'static str {
+    if source == ValueSource::DefaultValue {
+        "default"
+    } else if source == ValueSource::EnvVariable {
+        "environment"
+    } else {
+        "command line"
+    }
+}
