@@ -196,6 +196,8 @@ async fn transactions(operator: &Role, bought: &Value) {
         assert_eq!((&told["orderId"], &told["txId"]), (&bought["orderId"], &bought["txId"]));
     }
     operator.must("ListUnresolved", json!({})).await;
+    // Nobody asked this shop to audit itself.
+    assert_eq!(operator.must("GetAudit", json!({})).await, json!({}));
     let nobody = json!({"txId": "/////////////////////w=="});
     let unknown = operator.call("ResolveById", nobody).await.unwrap_err();
     assert_eq!(
