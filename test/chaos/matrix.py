@@ -107,6 +107,9 @@ STORE_FAULTS = {
     "busy": store_fault({"probability": 0.2, "fault": {"kind": "server_is_busy"}}),
     "stale commands": store_fault({"probability": 0.2, "fault": {"kind": "stale_command"}}),
     "refuses": store_fault({"fault": {"kind": "refuse"}, "for_ms": 3000}),
+    "timestamps stop": administered("freeze-tso", {"for_ms": 3000}),
+    "clock ahead": administered("jump-clock", {"by_ms": 60_000}),
+    "clock back": administered("jump-clock", {"by_ms": -5_000}),
 }
 
 
