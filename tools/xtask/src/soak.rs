@@ -1,10 +1,11 @@
-//! What takes too long for every run: dev-kv's long tests, input at random in far more cases than the tests
-//! try, then the simulation for as long as one likes, each time on seeds that were never run before.
+//! What takes too long for every run: the matrix of faults, a million orders audited, dev-kv's long tests,
+//! input at random in far more cases than the tests try, then the simulation for as long as one likes, each
+//! time on seeds that were never run before.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{
-    client_rust, command,
+    chaos, client_rust, command,
     report::{Outcome, Part, Report, Tally},
     sim::{self, Wanted},
     test,
@@ -33,12 +34,19 @@ fn minutes_at_most(minutes: u32) -> Result<u32, String> {
     if minutes <= 10_000 { Ok(minutes) } else { Err("--minutes is at most 10000".to_owned()) }
 }
 
-/// Runs dev-kv's long tests, then round after round of the simulation until the time is over.
+/// Runs what is too long for every day, then round after round of the simulation until the time is over.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
+    chaos::run(workspace, report);
+    report.part("audit of a million orders", || audit(workspace));
     report.part("client tests, many regions", || client_rust::run(workspace, REGIONS));
     report.part("dev-kv, killed and hot", || dev_kv(workspace));
     report.part("fuzz", || Ok(fuzz(workspace)));
     report.part("soak", || rounds(workspace, time));
+}
+
+fn audit(workspace: &Workspace) -> Part {
+    let mut cargo = workspace.cargo(&["test", "-p", "audit", "--test", "it", "large"]);
+    test::rust_counted(cargo.env("AUDIT_ORDERS", "1000000"))
 }
 
 /// A hundred kills under load, and one key written a million times.
