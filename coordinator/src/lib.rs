@@ -37,7 +37,7 @@ use rpc::{
     net::{GrpcNet, Net},
     routing::Target,
     seams::{SystemClock, SystemEntropy},
-    server::{Options, Readiness, ServeError, serve},
+    server::{Readiness, ServeError, ServerArgs, serve},
     tls::{TlsArgs, TlsError},
 };
 use storage::{KvError, SharedKv, args::StoreArgs, janitor};
@@ -132,31 +132,14 @@ pub struct Args {
           value_parser = value_parser!(u64).range(100..=30_000))]
     pub vote_window_ms: u64,
 
-    /// Requests that may be in flight at once; one more is refused before it starts.
-    #[arg(long, env = "TILL_IN_FLIGHT_MAX", default_value_t = 20_000,
-          value_parser = value_parser!(u32).range(1..=1_000_000))]
-    pub in_flight_max: u32,
+    /// How to serve.
+    #[command(flatten)]
+    pub server: ServerArgs,
 
     /// Messages that go to a shard at once at most: 1 shows what batching is worth.
     #[arg(long, env = "TILL_BATCH_CALLS_MAX", hide = true, value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..))]
     pub batch_calls_max: Option<u16>,
-
-    /// Seconds after which a connection is ended, well, so that callers make a new one; a tenth less for some
-    /// processes, so that they do not do it together. 0 for never.
-    #[arg(long, env = "TILL_MAX_CONNECTION_AGE_S", default_value_t = 600,
-          value_parser = value_parser!(u64).range(..=86_400))]
-    pub max_connection_age_s: u64,
-
-    /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
-    #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
-          value_parser = value_parser!(u64).range(..=600_000))]
-    pub lame_duck_ms: u64,
-
-    /// On shutdown: milliseconds that requests and transactions in flight have to finish.
-    #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
-          value_parser = value_parser!(u64).range(..=3_600_000))]
-    pub drain_timeout_ms: u64,
 }
 
 /// What a coordinator needs to know; the part of [`Args`] that a simulation wants.
@@ -241,12 +224,7 @@ pub async fn run(
     let coordinator =
         Coordinator::with(&(&args).into(), &extras, &net, store, clock, Arc::clone(&entropy));
     let readiness = Readiness::new();
-    let mut options = Options::new(SERVED.to_vec(), proto::DESCRIPTORS);
-    options.in_flight_max = usize::try_from(args.in_flight_max).unwrap_or(usize::MAX);
-    options.lame_duck = Duration::from_millis(args.lame_duck_ms);
-    options.drain_timeout = Duration::from_millis(args.drain_timeout_ms);
-    options.tls = tls;
-    options.max_connection_age = Duration::from_secs(args.max_connection_age_s);
+    let options = args.server.options(SERVED.to_vec(), proto::DESCRIPTORS, tls);
 
     let stop_chores = CancellationToken::new();
     let chores = tokio::spawn(chores(&args, &coordinator, &kv, &entropy, &stop_chores));
@@ -258,7 +236,7 @@ pub async fn run(
         served = server => served,
         () = probe(&kv, &readiness) => Ok(()),
     };
-    let left = coordinator.drain(Duration::from_millis(args.drain_timeout_ms)).await;
+    let left = coordinator.drain(args.server.drain_timeout()).await;
     if left > 0 {
         tracing::info!(left, "transactions are left to other replicas");
     }

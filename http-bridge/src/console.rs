@@ -24,7 +24,7 @@ use proto::coordinator::v1::{
     ListUnresolvedRequest, ResolveByIdRequest, explain_transaction_request::Subject,
     transaction_service_client::TransactionServiceClient,
 };
-use rpc::deadline;
+use rpc::{deadline, net::Transport};
 use serde::Serialize;
 use tokio::{sync::Semaphore, time::timeout};
 use types::{OrderId, Reason, TxId};
@@ -186,6 +186,11 @@ fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect) -> Ask<'a>
     }
 }
 
+/// The coordinator's calls for operators.
+fn operator(transport: Transport) -> TransactionServiceClient<Transport> {
+    TransactionServiceClient::new(transport).max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
+}
+
 /// The transactions of a subject, by age; none where nobody knows it.
 async fn explanation(
     bridge: &Bridge,
@@ -196,10 +201,7 @@ async fn explanation(
     let request = ExplainTransactionRequest { subject: Some(subject) };
     let ask = coordinator(bridge, input, Effect::None);
     let answer = bridge.ask(ask, request, |transport, request| async move {
-        TransactionServiceClient::new(transport)
-            .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
-            .explain_transaction(request)
-            .await
+        operator(transport).explain_transaction(request).await
     });
     match answer.await {
         Ok(known) => Ok(known.transactions.iter().map(|one| Transaction::of(one, eyes)).collect()),
@@ -259,10 +261,7 @@ async fn unresolved(
     let ask = coordinator(&bridge, &input, Effect::None);
     let listed = bridge
         .ask(ask, request, |transport, request| async move {
-            TransactionServiceClient::new(transport)
-                .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
-                .list_unresolved(request)
-                .await
+            operator(transport).list_unresolved(request).await
         })
         .await?;
     let transactions = listed.transactions.iter().map(|one| Transaction::of(one, Eyes::Operator));
@@ -293,7 +292,7 @@ async fn resolve(
     let request = ResolveByIdRequest { tx_id: tx_id.0.to_vec().into() };
     let ask = coordinator(&bridge, &input, Effect::Changes);
     let answer = bridge.ask(ask, request, |transport, request| async move {
-        TransactionServiceClient::new(transport).resolve_by_id(request).await
+        operator(transport).resolve_by_id(request).await
     });
     let resolved = answer.await.map_err(|problem| match problem.reason() {
         "TRANSACTION_UNKNOWN" => Problem::unknown_transaction(),
@@ -356,7 +355,7 @@ async fn audit(
         let transport = route.ok()?.transport;
         let mut request = tonic::Request::new(GetAuditRequest {});
         deadline::set(&mut request, AUDIT_PATIENCE);
-        let answer = async { TransactionServiceClient::new(transport).get_audit(request).await };
+        let answer = async { operator(transport).get_audit(request).await };
         Some(timeout(AUDIT_PATIENCE, answer).await.ok()?.ok()?.into_inner())
     }));
     let said = asked.await;

@@ -7,11 +7,11 @@ use std::{
     fmt, fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, Weak},
-    time::Duration,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use http::{HeaderMap, Method, header};
+use rpc::reload::{RELOAD_EVERY, keep_fresh};
 use subtle::{Choice, ConstantTimeEq as _};
 
 #[cfg(test)]
@@ -22,8 +22,6 @@ const KEY_LEN_MIN: usize = 16;
 const KEY_LEN_MAX: usize = 512;
 /// Longest file that can hold keys, in bytes.
 const FILE_LEN_MAX: u64 = 64 * 1024;
-/// How often the file is looked at again.
-const RELOAD_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a file of keys cannot be used. What it holds is not told. A retry helps once it is right.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +79,7 @@ impl Keys {
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let keys = RwLock::new(read(path)?);
         let shared = Arc::new(Shared { path: path.to_owned(), keys });
-        tokio::spawn(keep_fresh(Arc::downgrade(&shared)));
+        keep_fresh(&shared, RELOAD_EVERY, "the api keys", Shared::reload);
         Ok(Self { shared })
     }
 
@@ -114,32 +112,6 @@ impl Shared {
 /// True for a method that may change something.
 pub(crate) fn changes(method: &Method) -> bool {
     !(*method == Method::GET || *method == Method::HEAD || *method == Method::OPTIONS)
-}
-
-async fn keep_fresh(shared: Weak<Shared>) {
-    let mut failing = false;
-    loop {
-        tokio::time::sleep(RELOAD_EVERY).await;
-        let Some(shared) = shared.upgrade() else { return };
-        match tokio::task::spawn_blocking(move || shared.reload()).await {
-            Ok(Ok(changed)) => {
-                if changed {
-                    tracing::info!("the api keys were read again");
-                }
-                failing = false;
-            }
-            // Half-written, most likely; said once for each bad spell.
-            Ok(Err(error)) if !failing => {
-                tracing::warn!(%error, "the api keys changed and cannot be used, keeping the old");
-                failing = true;
-            }
-            Ok(Err(_)) => {}
-            Err(error) => {
-                tracing::error!(%error, "the api keys are not looked at any more");
-                return;
-            }
-        }
-    }
 }
 
 fn read(path: &Path) -> Result<Vec<Vec<u8>>, KeyError> {

@@ -15,7 +15,7 @@ use rpc::{
     net::{GrpcNet, Net},
     routing::{Router, Target},
     seams::{SystemClock, SystemEntropy},
-    server::{Options, Readiness, ServeError, serve},
+    server::{Readiness, ServeError, ServerArgs, serve},
     status::{invalid_field, to_status},
     tls::{TlsArgs, TlsError},
 };
@@ -64,31 +64,14 @@ pub struct RoleArgs {
           value_parser = value_parser!(u64).range(1_000..=86_400_000))]
     pub request_id_retention_ms: u64,
 
-    /// Requests that may be in flight at once; one more is refused before it starts.
-    #[arg(long, env = "TILL_IN_FLIGHT_MAX", default_value_t = 20_000,
-          value_parser = value_parser!(u32).range(1..=1_000_000))]
-    pub in_flight_max: u32,
+    /// How to serve.
+    #[command(flatten)]
+    pub server: ServerArgs,
 
     /// Calls that a lane puts into one batch at most: 1 shows what batching is worth.
     #[arg(long, env = "TILL_BATCH_CALLS_MAX", hide = true, value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..))]
     pub batch_calls_max: Option<u16>,
-
-    /// Seconds after which a connection is ended, well, so that callers make a new one; a tenth less for some
-    /// processes, so that they do not do it together. 0 for never.
-    #[arg(long, env = "TILL_MAX_CONNECTION_AGE_S", default_value_t = 600,
-          value_parser = value_parser!(u64).range(..=86_400))]
-    pub max_connection_age_s: u64,
-
-    /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
-    #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
-          value_parser = value_parser!(u64).range(..=600_000))]
-    pub lame_duck_ms: u64,
-
-    /// On shutdown: milliseconds that requests in flight have to finish, after the door is closed.
-    #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
-          value_parser = value_parser!(u64).range(..=3_600_000))]
-    pub drain_timeout_ms: u64,
 }
 
 /// Why a role stopped. A person must look.
@@ -256,12 +239,7 @@ pub async fn run<D: Domain>(
     let parts = Parts::new(domain, retention, Arc::clone(&net), entropy)?;
     let kv = args.store.connect().await?;
     let readiness = Readiness::new();
-    let mut options = Options::new(services, proto::DESCRIPTORS);
-    options.in_flight_max = usize::try_from(args.in_flight_max).unwrap_or(usize::MAX);
-    options.lame_duck = Duration::from_millis(args.lame_duck_ms);
-    options.drain_timeout = Duration::from_millis(args.drain_timeout_ms);
-    options.tls = tls;
-    options.max_connection_age = Duration::from_secs(args.max_connection_age_s);
+    let options = args.server.options(services, proto::DESCRIPTORS, tls);
 
     let _admin = admin(&parts, &readiness).serve(listeners.admin).map_err(RoleError::Admin)?;
     let server = serve(routes(&parts), listeners.work, options, readiness.clone(), shutdown);

@@ -5,10 +5,10 @@
 //! `till.participant.v1.ParticipantService/Describe`, by its name and two field numbers, and of all
 //! others their names, to say who may call them.
 //!
-//! Modules: [`net`] connections behind a seam; [`tls`] encrypts them; [`access`] who calls whom; [`routing`] shard to replica; [`status`] errors to
-//! `tonic::Status` and back; [`deadline`] the caller's time; [`retry`] pauses between attempts;
-//! [`listen`] sockets; [`server`] serving, health, reflection, drain; [`admin`] what operators ask; [`seams`] the real clock and the
-//! real entropy.
+//! Modules: [`net`] connections behind a seam; [`tls`] encrypts them; [`access`] who calls whom; [`routing`]
+//! shard to replica; [`status`] errors to `tonic::Status` and back; [`deadline`] the caller's time; [`retry`]
+//! pauses between attempts; [`listen`] sockets; [`server`] serving, health, reflection, drain; [`admin`] what
+//! operators ask; [`reload`] files that change; [`seams`] the real clock and the real entropy.
 //!
 //! Invariants: [`status`] is the only place that builds a `tonic::Status`; a server says NOT_SERVING
 //! before it stops accepting; where callers show certificates, nobody calls what [`access`] does not
@@ -20,6 +20,7 @@ pub mod admin;
 pub mod deadline;
 pub mod listen;
 pub mod net;
+pub mod reload;
 pub mod retry;
 pub mod routing;
 pub mod seams;

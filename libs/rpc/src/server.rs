@@ -14,9 +14,11 @@ use tokio_stream::{StreamMap, wrappers::TcpListenerStream};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+mod args;
 mod layer;
 mod readiness;
 
+pub use args::ServerArgs;
 pub use layer::{Guard, GuardLayer};
 pub use readiness::{Readiness, State};
 

@@ -11,7 +11,7 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -24,7 +24,10 @@ use tokio_rustls::rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use crate::access::{Identity, TRUST_DOMAIN};
+use crate::{
+    access::{Identity, TRUST_DOMAIN},
+    reload::{RELOAD_EVERY, keep_fresh},
+};
 
 mod accept;
 mod connect;
@@ -34,8 +37,6 @@ pub(crate) use accept::{Conn, HANDSHAKES_MAX, accept};
 pub(crate) use connect::Connector;
 use verify::Callee;
 
-/// How often files are looked at again.
-const RELOAD_EVERY: Duration = Duration::from_secs(10);
 /// gRPC is HTTP/2.
 const ALPN: &[u8] = b"h2";
 
@@ -202,7 +203,7 @@ impl Tls {
         let bytes = files.read()?;
         let current = files.understand(&bytes, &provider)?;
         let shared = Arc::new(Shared { files, provider, seen: RwLock::new((bytes, current)) });
-        tokio::spawn(keep_fresh(Arc::downgrade(&shared), every));
+        keep_fresh(&shared, every, "certificates", Shared::reload);
         Ok(Self { shared })
     }
 
@@ -262,35 +263,6 @@ impl Shared {
         let current = self.files.understand(&bytes, &self.provider)?;
         *self.seen.write().unwrap_or_else(PoisonError::into_inner) = (bytes, current);
         Ok(true)
-    }
-}
-
-/// Looks at the files again and again, for as long as somebody uses them.
-async fn keep_fresh(shared: Weak<Shared>, every: Duration) {
-    let mut failing = false;
-    loop {
-        tokio::time::sleep(every).await;
-        let Some(shared) = shared.upgrade() else { return };
-        let looked = tokio::task::spawn_blocking(move || shared.reload()).await;
-        match looked {
-            Ok(Ok(changed)) => {
-                if changed {
-                    tracing::info!("certificates were read again");
-                }
-                failing = false;
-            }
-            // Half-written, most likely; said once for each bad spell.
-            Ok(Err(error)) if !failing => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "certificates changed and cannot be used, keeping the old");
-                failing = true;
-            }
-            Ok(Err(_)) => {}
-            Err(error) => {
-                tracing::error!(%error, "certificates are not looked at any more");
-                return;
-            }
-        }
     }
 }
 

@@ -1,0 +1,57 @@
+//! The settings of everybody who serves by gRPC.
+
+use std::time::Duration;
+
+use clap::value_parser;
+
+use super::Options;
+use crate::tls::Tls;
+
+/// How to serve, as it is set from outside.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Requests that may be in flight at once; one more is refused before it starts.
+    #[arg(long, env = "TILL_IN_FLIGHT_MAX", default_value_t = 20_000,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub in_flight_max: u32,
+
+    /// Seconds after which a connection is ended, well, so that callers make a new one; a tenth less for some
+    /// processes, so that they do not do it together. 0 for never.
+    #[arg(long, env = "TILL_MAX_CONNECTION_AGE_S", default_value_t = 600,
+          value_parser = value_parser!(u64).range(..=86_400))]
+    pub max_connection_age_s: u64,
+
+    /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
+    #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
+          value_parser = value_parser!(u64).range(..=600_000))]
+    pub lame_duck_ms: u64,
+
+    /// On shutdown: milliseconds that requests and transactions in flight have to finish, after the door is closed.
+    #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
+          value_parser = value_parser!(u64).range(..=3_600_000))]
+    pub drain_timeout_ms: u64,
+}
+
+impl ServerArgs {
+    /// The options for these services, with these descriptors and certificates.
+    pub fn options(
+        &self,
+        services: Vec<&'static str>,
+        descriptors: &'static [u8],
+        tls: Option<Tls>,
+    ) -> Options {
+        Options {
+            in_flight_max: usize::try_from(self.in_flight_max).unwrap_or(usize::MAX),
+            lame_duck: Duration::from_millis(self.lame_duck_ms),
+            drain_timeout: self.drain_timeout(),
+            max_connection_age: Duration::from_secs(self.max_connection_age_s),
+            tls,
+            ..Options::new(services, descriptors)
+        }
+    }
+
+    /// Longest wait for what is in flight, on shutdown.
+    pub const fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+}
