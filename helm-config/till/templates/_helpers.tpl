@@ -84,6 +84,20 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 9100
 {{- end -}}
 
+{{/* Secrets that a role sees as files: takes {root, role}. */}}
+{{- define "till.mounts" -}}
+{{- $values := .root.Values -}}
+{{- if and $values.store.tls.secretName (index (fromYaml (include "till.table" .root)) .role).store }}
+- {name: store-tls, path: /etc/till/store, secret: {{ $values.store.tls.secretName }}}
+{{- end }}
+{{- if $values.grpc.tls.enabled }}
+- {name: tls, path: /etc/till/tls, secret: {{ printf "%s-%s" $values.grpc.tls.secretPrefix .role }}}
+{{- end }}
+{{- if and (eq .role "http-bridge") $values.bridge.apiKey.secretName }}
+- {name: api-key, path: /etc/till/api-key, secret: {{ $values.bridge.apiKey.secretName }}}
+{{- end }}
+{{- end -}}
+
 {{/* All variables of a role but those of `env`: takes {root, role, own}. */}}
 {{- define "till.variables" -}}
 {{- $port := int (index (fromYaml (include "till.table" .root)) .role).port -}}
@@ -97,12 +111,23 @@ TILL_LAME_DUCK_MS: {{ .own.lameDuckMs | int64 | quote }}
 TILL_DRAIN_TIMEOUT_MS: {{ .own.drainTimeoutMs | int64 | quote }}
 TILL_ADMIN_LISTEN: {{ printf "[::]:%s,0.0.0.0:%s" (include "till.metrics.port" .root) (include "till.metrics.port" .root) | quote }}
 {{- include "till.endpoints" . }}
+{{- if $values.grpc.tls.enabled }}
+TILL_TLS_CA_FILE: /etc/till/tls/ca.crt
+TILL_TLS_CERT_FILE: /etc/till/tls/tls.crt
+TILL_TLS_KEY_FILE: /etc/till/tls/tls.key
+TILL_TLS_TRUST_DOMAIN: {{ $values.grpc.tls.trustDomain }}
+{{- end }}
 {{- if (index (fromYaml (include "till.table" .root)) .role).store }}
+{{- if not $values.grpc.tls.enabled }}
 TILL_INSECURE: "true"
+{{- end }}
 {{ include "till.store.variables" .root }}
 {{- else }}
 TILL_REQUEST_TIMEOUT_MS: {{ $values.bridge.requestTimeoutMs | int64 | quote }}
 TILL_BATCH_INIT_TIMEOUT_MS: {{ $values.bridge.batchInitTimeoutMs | int64 | quote }}
+{{- if $values.bridge.apiKey.secretName }}
+TILL_API_KEY_FILE: /etc/till/api-key/keys
+{{- end }}
 {{- if and $values.ingress.enabled $values.ingress.mintsRequestId }}
 TILL_TRUST_REQUEST_ID: "true"
 {{- end }}

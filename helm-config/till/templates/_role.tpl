@@ -71,10 +71,12 @@ topologySpreadConstraints:
   {{- end }}
 containers:
   - {{ include "till.container" . | nindent 4 | trim }}
-{{- if and .root.Values.store.tls.secretName (index (fromYaml (include "till.table" .root)) .role).store }}
+{{- with fromYamlArray (include "till.mounts" .) }}
 volumes:
-  - name: store-tls
-    secret: {secretName: {{ .root.Values.store.tls.secretName }}, defaultMode: 0440}
+  {{- range . }}
+  - name: {{ .name }}
+    secret: {secretName: {{ .secret }}, defaultMode: 0440}
+  {{- end }}
 {{- end }}
 {{- end -}}
 
@@ -101,14 +103,33 @@ securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
-{{- if and .root.Values.store.tls.secretName $isGrpc }}
+{{- with fromYamlArray (include "till.mounts" .) }}
 volumeMounts:
-  - name: store-tls
-    mountPath: /etc/till/store
+  {{- range . }}
+  - name: {{ .name }}
+    mountPath: {{ .path }}
     readOnly: true
+  {{- end }}
 {{- end }}
 # Alive is not ready: nothing is restarted because the store, or a neighbour, is away.
-{{- if $isGrpc }}
+{{- if and $isGrpc .root.Values.grpc.tls.enabled }}
+# The kubelet's own gRPC probes know no TLS.
+{{- $ask := printf "/usr/local/bin/till, health, --endpoint, '127.0.0.1:%d'" $port }}
+startupProbe:
+  exec: {command: [{{ $ask }}, --service, till.live]}
+  periodSeconds: 2
+  timeoutSeconds: 5
+  failureThreshold: 60
+livenessProbe:
+  exec: {command: [{{ $ask }}, --service, till.live]}
+  periodSeconds: 20
+  timeoutSeconds: 5
+readinessProbe:
+  exec: {command: [{{ $ask }}]}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 2
+{{- else if $isGrpc }}
 startupProbe:
   grpc: {port: {{ $port }}, service: till.live}
   periodSeconds: 1
@@ -164,7 +185,9 @@ spec:
     - name: grpc
       port: {{ $port }}
       targetPort: grpc
+      {{- if not .root.Values.grpc.tls.enabled }}
       appProtocol: kubernetes.io/h2c
+      {{- end }}
   {{- end }}
   selector: {{- include "till.selector" . | nindent 4 }}
 {{- end -}}

@@ -262,3 +262,47 @@ fn every_method_has_somebody_who_may_call_it() {
     }
     assert!(methods > 25, "{methods}");
 }
+
+/// What a role serves.
+fn services(role: &str) -> Vec<String> {
+    match role {
+        "coordinator" => ["CoordinatorService", "TransactionService"]
+            .map(|name| format!("till.coordinator.v1.{name}"))
+            .to_vec(),
+        "http-bridge" => Vec::new(),
+        service => {
+            let mut name = service.to_owned();
+            name[..1].make_ascii_uppercase();
+            vec![
+                format!("till.{service}.v1.{name}Service"),
+                "till.participant.v1.ParticipantService".to_owned(),
+            ]
+        }
+    }
+}
+
+#[test]
+fn network_policies_of_the_chart_say_the_same() {
+    let helpers = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm-config/till/templates/_helpers.tpl");
+    let helpers = fs::read_to_string(helpers).unwrap();
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
+    let roles = ["order", "stock", "payment", "coordinator", "http-bridge"];
+    for caller in roles {
+        let row = helpers.lines().find(|line| line.starts_with(&format!("{caller}:"))).unwrap();
+        let (_, calls) = row.split_once("calls: [").unwrap();
+        let calls: Vec<&str> = calls.trim_end_matches("]}").split(", ").collect();
+        let role: access::Role = caller.parse::<access::Identity>().unwrap().role();
+        for callee in roles {
+            // Describe is asked of whom one calls for something else.
+            let needed = services(callee).iter().any(|service| {
+                let service = pool.get_service_by_name(service).unwrap();
+                let mut methods = service.methods().filter(|method| method.name() != "Describe");
+                methods.any(|method| {
+                    let path = format!("/{}/{}", service.full_name(), method.name());
+                    access::callers(&path).contains(&role)
+                })
+            });
+            assert_eq!(calls.contains(&callee), needed, "{caller} -> {callee}");
+        }
+    }
+}

@@ -25,6 +25,7 @@ pub(super) fn check(what: &str, objects: &[Value], tally: &mut Tally) {
     };
     rule("pods are locked down", all(pods(objects), locked_down));
     rule("roles are probed, and end in time", all(pods(objects), probed));
+    rule("roles prove who they are", all(pods(objects), proves_itself));
     rule("operators find every role", all(pods(objects), answers_operators));
     rule("callers find whom they call", all(pods(objects), |pod| finds(pod, objects)));
     rule("a budget and a service for each role", each_role_has(objects));
@@ -106,10 +107,23 @@ fn probed(workload: &Value) -> Result<(), String> {
         expect("ready", container["readinessProbe"]["httpGet"]["path"] == "/readyz")?;
     } else {
         // Alive is not ready: a store that is away must not get anybody restarted.
-        let live = serde_json::json!({"port": port, "service": "till.live"});
-        expect("alive", container["livenessProbe"]["grpc"] == live)?;
-        let ready = serde_json::json!({"port": port, "service": ""});
-        expect("ready", container["readinessProbe"]["grpc"] == ready)?;
+        let (mut live, mut ready) = (
+            serde_json::json!({"grpc": {"port": port, "service": "till.live"}}),
+            serde_json::json!({"grpc": {"port": port, "service": ""}}),
+        );
+        if variables(workload).contains_key("TILL_TLS_CA_FILE") {
+            // The kubelet's own speak no TLS.
+            let there = format!("127.0.0.1:{port}");
+            let ask = ["/usr/local/bin/till", "health", "--endpoint", &there];
+            let alive = [&ask[..], &["--service", "till.live"]].concat();
+            live = serde_json::json!({"exec": {"command": alive}});
+            ready = serde_json::json!({"exec": {"command": ask}});
+        }
+        for (probe, wanted) in [("livenessProbe", &live), ("readinessProbe", &ready)] {
+            let way = wanted.as_object().and_then(|wanted| wanted.iter().next());
+            let (way, wanted) = way.ok_or("no way to ask")?;
+            expect(probe, container[probe][way] == *wanted)?;
+        }
     }
     let variables = variables(workload);
     let millis = |name: &str| variables.get(name).and_then(|text| text.parse::<u64>().ok());
@@ -118,6 +132,24 @@ fn probed(workload: &Value) -> Result<(), String> {
     let grace = &workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
     let grace = grace.as_u64().unwrap_or(0).saturating_mul(1000);
     expect("killed before it has drained", grace > needed)
+}
+
+/// Either everybody shows a certificate, or plain text was chosen by name; files are where a secret is.
+fn proves_itself(workload: &Value) -> Result<(), String> {
+    let variables = variables(workload);
+    let files: Vec<_> = variables.iter().filter(|(name, _)| name.ends_with("_FILE")).collect();
+    let mounts = container(workload)["volumeMounts"].as_array();
+    let paths: Vec<&str> =
+        mounts.into_iter().flatten().filter_map(|mount| mount["mountPath"].as_str()).collect();
+    for (name, file) in files {
+        let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+        expect(&format!("nothing is mounted for {name}"), paths.contains(&folder))?;
+    }
+    let has = |name: &str| variables.contains_key(name);
+    let tls = ["CA", "CERT", "KEY"].map(|what| has(&format!("TILL_TLS_{what}_FILE")));
+    expect("three files or none", tls == [tls[0]; 3])?;
+    let listens_by_grpc = component(&workload["metadata"]["labels"]) != "http-bridge";
+    expect("certificates or --insecure", has("TILL_INSECURE") == (listens_by_grpc && !tls[0]))
 }
 
 /// The admin listener is on the port that everybody is told of, and nobody's work is.
