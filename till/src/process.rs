@@ -43,15 +43,19 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
         cli.process.log_format,
         if cli.command.is_role() { telemetry::Scope::Service } else { telemetry::Scope::Command },
     );
-    // A generator shares the machine with the shop that it measures, so one thread is enough for it.
-    let mut builder = if matches!(cli.command, Command::Bench(_)) {
-        tokio::runtime::Builder::new_current_thread()
-    } else {
-        tokio::runtime::Builder::new_multi_thread()
+    let mut builder = match cli.process.worker_threads {
+        // A generator shares the machine with the shop that it measures, so one thread is enough for it. Wherever
+        // one is enough, a scheduler that need not look out for others does the same in less time.
+        _ if matches!(cli.command, Command::Bench(_)) => tokio::runtime::Builder::new_current_thread(),
+        Some(1) => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            if let Some(threads) = threads {
+                builder.worker_threads(usize::from(threads));
+            }
+            builder
+        }
     };
-    if let Some(threads) = cli.process.worker_threads {
-        builder.worker_threads(usize::from(threads));
-    }
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
