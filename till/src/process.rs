@@ -46,7 +46,9 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
     let mut builder = match cli.process.worker_threads {
         // A generator shares the machine with the shop that it measures, so one thread is enough for it. Wherever
         // one is enough, a scheduler that need not look out for others does the same in less time.
-        _ if matches!(cli.command, Command::Bench(_)) => tokio::runtime::Builder::new_current_thread(),
+        _ if matches!(cli.command, Command::Bench(_)) => {
+            tokio::runtime::Builder::new_current_thread()
+        }
         Some(1) => tokio::runtime::Builder::new_current_thread(),
         threads => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();

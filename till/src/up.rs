@@ -81,7 +81,7 @@ pub(crate) struct Args {
     /// data directory unless given.
     #[arg(long, env = "PD_ENDPOINTS", value_name = "ENDPOINTS")]
     pd_endpoints: Option<String>,
-    /// Shards of every service, chosen when a store is first used; leave it out afterwards. Two for each
+    /// Shards of every service, chosen when a store is first used; leave it out afterwards. One for each
     /// replica in a new data directory unless given.
     #[arg(long, env = "TILL_SHARDS", value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..=4096))]

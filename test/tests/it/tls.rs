@@ -283,7 +283,8 @@ fn services(role: &str) -> Vec<String> {
 
 #[test]
 fn network_policies_of_the_chart_say_the_same() {
-    let helpers = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm-config/till/templates/_helpers.tpl");
+    let helpers =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../helm-config/till/templates/_helpers.tpl");
     let helpers = fs::read_to_string(helpers).unwrap();
     let pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
     let roles = ["order", "stock", "payment", "coordinator", "http-bridge"];

@@ -170,9 +170,14 @@ pub(crate) fn children(wish: &Wish) -> Vec<Spec> {
     all
 }
 
-/// Shards for each replica of a service. Batches are the larger the fewer there are, and one is written
-/// while the next one gathers; docs/performance.md has the figures.
-const SHARDS_PER_REPLICA: u16 = 2;
+/// Shards for each replica of a service. Batches are the larger the fewer there are, and the next one gathers
+/// while one is written; docs/performance.md has the figures, and says when more are better.
+const SHARDS_PER_REPLICA: u16 = 1;
+
+/// Memory that dev-kv has for rows, and for blocks of its files, in MiB: less than one that stands alone, as services
+/// keep in memory what they work on and seldom ask for it.
+const ROW_CACHE_MIB: u32 = 24;
+const BLOCK_CACHE_MIB: u32 = 16;
 
 /// How many shards a service gets in a data directory whose dev-kv was never started.
 pub(crate) fn shards_of_a_new_shop(data_dir: &Path, replicas: u16) -> Option<u16> {
@@ -250,7 +255,11 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
             let own = [("pd-endpoints", pd), ("coordinator-endpoints", at(Role::Coordinator))];
             own.into_iter().chain(shards).collect()
         }
-        Role::DevKv => vec![("data-dir", kv_dir(&wish.data_dir).display().to_string())],
+        Role::DevKv => vec![
+            ("data-dir", kv_dir(&wish.data_dir).display().to_string()),
+            ("cache-mib", ROW_CACHE_MIB.to_string()),
+            ("block-cache-mib", BLOCK_CACHE_MIB.to_string()),
+        ],
     }
 }
 
@@ -304,7 +313,7 @@ mod tests {
         };
         assert_eq!((told(None), told(Some("pd:2379"))), (3, 0));
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(shards_of_a_new_shop(dir.path(), 3), Some(6));
+        assert_eq!(shards_of_a_new_shop(dir.path(), 3), Some(3));
         std::fs::create_dir(kv_dir(dir.path())).unwrap();
         assert_eq!(shards_of_a_new_shop(dir.path(), 3), None);
     }
