@@ -13,6 +13,7 @@ use crate::{
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     if build(workspace, report) {
         report.part("rust tests", || rust(workspace, &[]));
+        report.part("cluster tests", || cluster(workspace));
         report.part("python tests", || python(workspace));
     }
 }
@@ -36,6 +37,15 @@ pub(crate) fn rust(workspace: &Workspace, environment: &[(&str, &str)]) -> Part 
     cargo.env("TILL_BIN", workspace.till()).envs(environment.iter().copied());
     cargo.env("TMPDIR", workspace.scratch("tmp")?);
     rust_counted(&mut cargo)
+}
+
+/// What the store has to promise, asked of the cluster at `PD_ENDPOINTS`.
+fn cluster(workspace: &Workspace) -> Part {
+    if std::env::var_os("PD_ENDPOINTS").is_none() {
+        return Ok(Outcome::NotRun("PD_ENDPOINTS names no TiKV cluster".to_owned()));
+    }
+    let args = ["test", "-p", "storage", "--test", "it", "a_cluster_conforms", "--", "--ignored"];
+    rust_counted(&mut workspace.cargo(&args))
 }
 
 /// Runs a `cargo test`, counting what it says.
