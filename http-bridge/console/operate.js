@@ -44,6 +44,10 @@ async function refresh() {
   try {
     await look();
   } catch (refusal) {
+    if (refusal.reason === "NO_API_KEY") {
+      relock();
+      return;
+    }
     by("operate-said").hidden = false;
     by("operate-said").dataset.kind = "bad";
     by("operate-said").textContent = refusal.words ?? refusal.message;
@@ -61,6 +65,13 @@ function lock() {
     : "This part is not served here, but on the admin listener of the bridge, which only operators reach: under /console there. The commands till tx and till audit do the same.";
 }
 
+/** The key that opened this does not count any more. */
+function relock() {
+  key.set("");
+  lock();
+  say("locked-said", "The key does not count any more. Enter the new one.", "bad");
+}
+
 async function lookIfOpen() {
   const now = await get("/console/api/state");
   if (!now.operator) {
@@ -68,6 +79,7 @@ async function lookIfOpen() {
     return;
   }
   by("locked").hidden = true;
+  by("locked-said").hidden = true;
   by("operations").hidden = false;
   by("refresh").hidden = false;
   await look();
@@ -75,8 +87,11 @@ async function lookIfOpen() {
 
 async function unlock() {
   const field = by("key");
-  if (!field.value) throw new Wrong(field, "Write the key.");
-  key.set(field.value);
+  const told = field.value.trim();
+  if (!told) throw new Wrong(field, "Write the key.");
+  // Anything else is no key, and could not be sent in a header.
+  if (!/^[\x21-\x7e]{16,512}$/.test(told)) throw new Wrong(field, "This is not the key.");
+  key.set(told);
   const now = await get("/console/api/state");
   if (!now.operator) {
     key.set("");

@@ -74,8 +74,9 @@ pub struct Args {
     #[arg(long, env = "TILL_TRUST_REQUEST_ID")]
     pub trust_request_id: bool,
 
-    /// File of API keys, one a line: calls that change something, batch_init among them, need one of them
-    /// as "Authorization: Bearer KEY". Read again when it changes. Everybody may call unless given.
+    /// File of API keys, one a line: calls that change something, batch_init among them, and the console's
+    /// operator part need one of them as "Authorization: Bearer KEY". Read again when it changes. Unless
+    /// given everybody may call, and operators are served on the admin listener alone.
     #[arg(long, env = "TILL_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 

@@ -112,10 +112,15 @@ impl Bridge {
         }
     }
 
-    /// From now on calls that change something need one of these keys. Once, before requests are served;
+    /// From now on calls that change something, and the console's operator part, need one of these keys. Once, before requests are served;
     /// later keys than the first are not taken.
     pub fn guard(&self, keys: Keys) {
         self.inner.keys.get_or_init(|| keys);
+    }
+
+    /// Whether there are keys at all.
+    pub(crate) fn asks_for_keys(&self) -> bool {
+        self.inner.keys.get().is_some()
     }
 
     /// Whether these headers carry a key; everybody's do where none is needed.

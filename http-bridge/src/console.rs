@@ -4,9 +4,10 @@
 //! Its files are part of the executable. It buys through the REST API like everybody else; what it asks
 //! beyond that stands here, under `/console/api`, for the page alone and not in the API's description.
 //!
-//! What only operators may see is never served through the public door by default: it is on the admin
-//! listener, which is theirs. A call there that changes something needs a header that no other site's page
-//! can send without asking, and asking is not answered.
+//! What only operators may see is on the admin listener, which is theirs. Through the public door it is
+//! served to who brings the bridge's API key, where there is one, and to nobody where there is none. A call
+//! there that changes something needs a header that no other site's page can send without asking, and asking
+//! is not answered.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -137,7 +138,7 @@ struct Situation {
     shop: bool,
     /// Whether what operators ask is answered to this caller.
     operator: bool,
-    /// Whether it would be to a caller with a key.
+    /// Whether a key would open it, for who does not have it yet.
     operator_key: bool,
 }
 
@@ -150,17 +151,18 @@ async fn state(
         version: env!("CARGO_PKG_VERSION"),
         shop: door == Door::Public,
         operator: admit(&bridge, door, &headers).is_ok(),
-        operator_key: false,
+        operator_key: door == Door::Public && bridge.asks_for_keys(),
     })
 }
 
-/// Lets operators in.
+/// Lets operators in: through their own door, or with the bridge's API key through the public one.
 ///
 /// # Errors
-/// FORBIDDEN for everybody else.
-fn admit(_bridge: &Bridge, door: Door, _headers: &HeaderMap) -> Result<(), Problem> {
+/// NO_API_KEY where a key would do; FORBIDDEN where none is set, so that nobody could bring one.
+fn admit(bridge: &Bridge, door: Door, headers: &HeaderMap) -> Result<(), Problem> {
     match door {
         Door::Operators => Ok(()),
+        Door::Public if bridge.asks_for_keys() => bridge.admit(headers),
         Door::Public => Err(Problem::operators_only()),
     }
 }

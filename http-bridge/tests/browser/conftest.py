@@ -1,7 +1,7 @@
 """What the tests of the console share: a Chromium without a head, and pages that must not misbehave.
 
-TILL_SHOP is where a running shop's REST face is, TILL_ADMIN where its bridge's admin listener is, if it has one, CHROMIUM the
-browser. TILL_CONSOLE_FILES, a folder, stands in for the files in the executable: for who works on them.
+TILL_SHOP is where a running shop's REST face is, TILL_ADMIN where its bridge's admin listener is, if it has one,
+TILL_GUARDED where another bridge of it is that asks for the key in TILL_KEY, CHROMIUM the browser. TILL_CONSOLE_FILES, a folder, stands in for the files in the executable: for who works on them.
 Screenshots go to SCREENSHOTS.
 """
 
@@ -16,6 +16,8 @@ from playwright.sync_api import Page, Route, sync_playwright
 
 SHOP = os.environ["TILL_SHOP"]
 ADMIN = os.environ.get("TILL_ADMIN", "")
+GUARDED = os.environ.get("TILL_GUARDED", "")
+KEY = os.environ.get("TILL_KEY", "")
 SCREENSHOTS = pathlib.Path(os.environ["SCREENSHOTS"])
 FILES = os.environ.get("TILL_CONSOLE_FILES", "")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
@@ -146,7 +148,7 @@ def fresh(browser, size: str, scheme: str):
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     console = Console(page, size, scheme)
-    hosts = {urlsplit(base).netloc for base in (SHOP, ADMIN) if base}
+    hosts = {urlsplit(base).netloc for base in (SHOP, ADMIN, GUARDED) if base}
     page.add_init_script(LISTEN)
     if FILES:
         page.route("**/console*", own_file)

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import ADMIN, Console
+from conftest import ADMIN, GUARDED, KEY, Console
 
 TX_ID = "0193517c-6f2a-7cc0-98d1-2b1f3c4d5e6f"
 OTHER = "0193517c-7000-7cc0-98d1-2b1f3c4d5e6f"
@@ -244,3 +244,57 @@ if ADMIN:
         console.wait_text("#unresolved", "Nothing is unresolved.")
         console.wait_text("#audit", "audit")
         console.check()
+
+
+if GUARDED:
+
+    def test_a_key_opens_the_operator_part(every: Console) -> None:
+        """A wrong one is told at its field; the right one is kept for this tab, and nowhere else."""
+        every.open("operate", GUARDED)
+        every.wait_text("#locked", "asks for the API key")
+        assert every.page.locator("#operations").is_hidden()
+        for wrong in ("not-the-key-of-this-shop", "kurz", "Schlüssel aus Umlauten"):
+            every.write("API key", wrong)
+            every.page.keyboard.press("Enter")
+            every.wait_text("#locked-said", "This is not the key.")
+            assert every.page.locator("#key").get_attribute("aria-invalid") == "true"
+            assert every.page.locator("#operations").is_hidden()
+        every.wait_said("This is not the key.")
+        every.check()
+        every.shoot("operate-key")
+        every.write("API key", KEY)
+        every.page.keyboard.press("Enter")
+        every.wait_text("#unresolved", "Nothing is unresolved.")
+        every.wait_text("#audit", "audit")
+        every.wait_said("Unlocked")
+        every.check()
+        every.page.reload()
+        every.wait_text("#unresolved", "Nothing is unresolved.")
+        assert every.page.evaluate("localStorage.length + document.cookie.length") == 0
+        assert KEY not in every.page.url
+
+    def test_who_has_no_key_buys_nothing(console: Console) -> None:
+        """And is told where to enter one; with it the shop works."""
+        console.expected = ["401"]
+        console.open("shop", GUARDED)
+        console.page.get_by_role("button", name="Set up an example").click()
+        console.wait_said("Enter one under Operate.")
+        console.open("operate", GUARDED)
+        console.write("API key", KEY)
+        console.page.keyboard.press("Enter")
+        console.wait_text("#unresolved", "Nothing is unresolved.")
+        console.page.get_by_role("link", name="Shop").click()
+        console.page.get_by_role("button", name="Set up an example").click()
+        console.wait_text("#customer-said", "Check it out.")
+        buy(console)
+
+    def test_a_key_that_counts_no_more_locks_again(console: Console) -> None:
+        """At the next look, in words."""
+        console.expected = ["401"]
+        console.open("operate", GUARDED)
+        console.write("API key", KEY)
+        console.page.keyboard.press("Enter")
+        console.wait_text("#unresolved", "Nothing is unresolved.")
+        console.page.evaluate("sessionStorage.setItem('till.key', 'a-key-of-yesterday')")
+        console.wait_text("#locked-said", "does not count any more")
+        assert console.page.locator("#operations").is_hidden()

@@ -7,14 +7,20 @@ use tempfile::TempDir;
 
 use crate::shop::Front;
 
-const KEY: &str = "a-key-of-this-test";
+pub(crate) const KEY: &str = "a-key-of-this-test";
 
-fn guarded() -> (Front, TempDir) {
+/// Has the bridge ask for [`KEY`]; its file is in the directory.
+pub(crate) fn guard(front: &Front) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys");
     fs::write(&path, KEY).unwrap();
-    let front = Front::filled();
     front.bridge.guard(Keys::load(&path).unwrap());
+    directory
+}
+
+fn guarded() -> (Front, TempDir) {
+    let front = Front::filled();
+    let directory = guard(&front);
     (front, directory)
 }
 

@@ -138,6 +138,12 @@ fn signal(name: &str, pid: u32) -> Result<(), String> {
     command::run(Command::new("kill").args(["-s", name, &pid.to_string()]))
 }
 
+/// An address of this machine that nobody listens on at the moment.
+pub(crate) fn free_address() -> Result<String, String> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    listener.local_addr().map(|address| address.to_string()).map_err(|error| error.to_string())
+}
+
 /// The first of a block of ports that nobody uses, below the range that the kernel draws outgoing
 /// connections from.
 fn free_block() -> Result<u16, String> {

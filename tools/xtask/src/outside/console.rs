@@ -1,11 +1,17 @@
 //! The console in a browser: bought by keyboard, looked at in every size and colour, read by axe-core.
 
-use std::process::Command;
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use crate::{
+    command,
     python::Venv,
     report::{Outcome, Part},
-    shop::Shop,
+    shop::{self, Shop},
     test,
     workspace::Workspace,
 };
@@ -35,7 +41,58 @@ pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
     if let Ok(admin) = shop.admin("http-bridge") {
         pytest.env("TILL_ADMIN", admin);
     }
+    let guarded = Guarded::start(workspace, shop)?;
+    pytest.env("TILL_GUARDED", &guarded.rest).env("TILL_KEY", KEY);
     test::counted(&mut pytest, &results)
+}
+
+const KEY: &str = "the-key-of-this-shop";
+
+/// Another bridge of the shop, which asks for [`KEY`]. Dropped, it ends.
+struct Guarded {
+    process: Child,
+    rest: String,
+}
+
+impl Guarded {
+    fn start(workspace: &Workspace, shop: &Shop) -> Result<Self, String> {
+        let keys = workspace.scratch("console")?.join("keys");
+        fs::write(&keys, KEY).map_err(|error| format!("{}: {error}", keys.display()))?;
+        let log = keys.with_file_name("guarded.log");
+        let log = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let here = shop::free_address()?;
+        let mut bridge = Command::new(workspace.till());
+        bridge.args(["http-bridge", "--admin-listen", "127.0.0.1:0"]);
+        bridge.args(["--listen", &here]).arg("--api-key-file").arg(&keys);
+        for role in ["order", "stock", "payment", "coordinator"] {
+            bridge.arg(format!("--{role}-endpoints")).arg(shop.address(role)?);
+        }
+        let process = bridge
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(|error| error.to_string())?)
+            .stderr(log)
+            .spawn()
+            .map_err(|error| format!("cannot start a bridge: {error}"))?;
+        // From here on it is ended whatever happens.
+        let guarded = Self { process, rest: format!("http://{here}") };
+        let mut ask = Command::new(workspace.till());
+        ask.args(["health", "--http", "--endpoint", &here]);
+        for _ in 0..100 {
+            if command::quietly(&mut ask)?.0 {
+                return Ok(guarded);
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Err("a bridge with keys does not become ready".to_owned())
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.process.kill();
+        let _status = self.process.wait();
+    }
 }
 
 /// The program's whole path, which a browser's driver asks for.
