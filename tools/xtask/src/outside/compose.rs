@@ -16,10 +16,13 @@ const SOURCE: &str = "tools/xtask/compose";
 
 const ONE: &[&str] = &["compose.yaml"];
 const THREE: &[&str] = &["compose.yaml", "compose.ha.yaml"];
+const TLS: &str = "compose.tls.yaml";
+const ENCRYPTED: &[&str] = &["compose.yaml", TLS];
 
 /// Files, a size, and what its limits come to: hundredths of a CPU.
 const SIZES: &[(&[&str], &str, u64)] = &[
     (ONE, "env/small.env", 200),
+    (ENCRYPTED, "env/small.env", 200),
     (THREE, "env/medium.env", 2_000),
     (THREE, "env/large.env", 9_000),
 ];
@@ -51,6 +54,8 @@ pub(super) fn check(workspace: &Workspace) -> Part {
         rule("roles are locked down", each(&project, locked_down));
         rule("only the bridge and the screens are published", published(&project));
         rule("callers find whom they call", each(&project, finds));
+        let proved = if files.contains(&TLS) { certified } else { plain };
+        rule("gRPC is plain or proved, as chosen", each(&project, proved));
         rule("networks are closed, volumes have names", closed(&project));
     }
     // The size that is used when none is named stands in the files themselves.
@@ -151,6 +156,44 @@ fn locked_down(name: &str, service: &Value) -> Result<(), String> {
     let test = service["healthcheck"]["test"].to_string();
     let asks = test.contains("/usr/local/bin/till") && test.contains(&format!("127.0.0.1:{port}"));
     expect("asks itself by till health", asks)
+}
+
+/// Plain text is chosen by name.
+fn plain(name: &str, service: &Value) -> Result<(), String> {
+    let settings = &service["environment"];
+    let listens_by_grpc = role(name).is_some() && name != "http-bridge";
+    expect("certificates", settings["TILL_TLS_CA_FILE"].is_null())?;
+    expect("says so", (settings["TILL_INSECURE"] == "true") == listens_by_grpc)
+}
+
+/// A role sees its own key, the authority's certificate, and nobody else's.
+fn certified(name: &str, service: &Value) -> Result<(), String> {
+    if role(name).is_none() {
+        return expect("has secrets", service["secrets"].is_null());
+    }
+    let settings = &service["environment"];
+    expect("is not plain", settings["TILL_INSECURE"] == "false")?;
+    let secrets: BTreeSet<(String, String)> = service["secrets"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|secret| {
+            let word = |what: &str| secret[what].as_str().unwrap_or_default().to_owned();
+            let target = word("target");
+            let file = target.strip_prefix("/run/secrets/").unwrap_or(&target);
+            (word("source"), format!("/run/secrets/{file}"))
+        })
+        .collect();
+    let wanted = [
+        ("tls-ca".to_owned(), "TILL_TLS_CA_FILE"),
+        (format!("{name}-certificate"), "TILL_TLS_CERT_FILE"),
+        (format!("{name}-key"), "TILL_TLS_KEY_FILE"),
+    ];
+    let wanted: BTreeSet<(String, String)> = wanted
+        .into_iter()
+        .map(|(source, setting)| (source, settings[setting].as_str().unwrap_or("-").to_owned()))
+        .collect();
+    expect(&format!("sees {secrets:?}"), secrets == wanted)
 }
 
 fn published(project: &Value) -> Result<(), String> {
