@@ -2,7 +2,11 @@
 
 use std::{ffi::OsString, net::SocketAddr};
 
-use clap::{ArgMatches, CommandFactory as _, Parser, Subcommand, value_parser};
+use clap::{
+    ArgAction, ArgMatches, CommandFactory as _, Parser, Subcommand, builder::BoolishValueParser,
+    error::ErrorKind, value_parser,
+};
+use rpc::tls::TlsArgs;
 
 use crate::{audit, health, participant_check, tx, up};
 
@@ -85,6 +89,32 @@ impl Command {
         }
     }
 
+    /// Refuses what cannot both be wished. Not clap's own conflicts: to those a setting that says false is
+    /// as good as one that says true, and TILL_INSECURE=false is no wish to be insecure.
+    fn consistent(&self) -> Result<(), clap::Error> {
+        let insecure = "--insecure (TILL_INSECURE)";
+        match self {
+            Self::Order(args) => encrypted_or_not(args.insecure, &args.role.role.tls),
+            Self::Stock(args) => encrypted_or_not(args.insecure, &args.role.role.tls),
+            Self::Payment(args) => encrypted_or_not(args.insecure, &args.role.role.tls),
+            Self::Coordinator(args) => encrypted_or_not(args.insecure, &args.role.tls),
+            Self::HttpBridge(args) => encrypted_or_not(false, &args.role.tls),
+            Self::DevKv(args) if args.insecure && args.role.tls_cert.is_some() => {
+                Err(contradiction(insecure, "--tls-cert (TILL_DEV_KV_TLS_CERT)"))
+            }
+            Self::Up(args) if args.is_contradiction() => {
+                Err(contradiction(insecure, "--tls-dir (TILL_TLS_DIR)"))
+            }
+            Self::DevKv(_)
+            | Self::Up(_)
+            | Self::Bench(_)
+            | Self::Health(_)
+            | Self::Audit(_)
+            | Self::Tx(_)
+            | Self::Participant(_) => Ok(()),
+        }
+    }
+
     /// As on the command line; stands in every log line.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
@@ -104,6 +134,26 @@ impl Command {
     }
 }
 
+/// gRPC is plain, or it is encrypted and asks callers who they are, or it is encrypted and asks nobody.
+fn encrypted_or_not(insecure: bool, tls: &TlsArgs) -> Result<(), clap::Error> {
+    if insecure && tls.is_on() {
+        return Err(contradiction(
+            "--insecure (TILL_INSECURE)",
+            "--tls-ca-file (TILL_TLS_CA_FILE)",
+        ));
+    }
+    if tls.tls_no_client_auth && tls.tls_cert_file.is_none() {
+        let text = "--tls-no-client-auth (TILL_TLS_NO_CLIENT_AUTH) needs --tls-cert-file";
+        return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, text));
+    }
+    Ok(())
+}
+
+fn contradiction(one: &str, other: &str) -> clap::Error {
+    let text = format!("{one} and {other} contradict each other: either plain or encrypted");
+    Cli::command().error(ErrorKind::ArgumentConflict, text)
+}
+
 /// What operators ask of a role, beside its work.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Admin {
@@ -121,7 +171,9 @@ pub(crate) struct Grpc<A: clap::Args> {
     pub(crate) listen: Vec<SocketAddr>,
     /// Allow --listen to name addresses that other machines reach although gRPC is plain: whoever reaches
     /// them may do anything.
-    #[arg(long, env = "TILL_INSECURE", conflicts_with = "tls_ca_file")]
+    #[arg(long, env = "TILL_INSECURE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
     pub(crate) insecure: bool,
     /// For operators.
     #[command(flatten)]
@@ -149,7 +201,9 @@ pub(crate) struct Rest<A: clap::Args> {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Kv {
     /// Allow --listen to name an address that other machines reach without TLS.
-    #[arg(long, env = "TILL_INSECURE")]
+    #[arg(long, env = "TILL_INSECURE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
     pub(crate) insecure: bool,
     /// For operators.
     #[command(flatten)]
@@ -163,7 +217,9 @@ pub(crate) struct Kv {
 pub(crate) fn parse<T: Into<OsString>>(
     args: impl IntoIterator<Item = T>,
 ) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(or_up(args))
+    let cli = Cli::try_parse_from(or_up(args))?;
+    cli.command.consistent()?;
+    Ok(cli)
 }
 
 /// As [`parse`], of a command line that parses: what was said, and where.

@@ -29,6 +29,8 @@ const OTHERS: [&str; 5] = [
 const TELEMETRY: &str = "OTEL_";
 /// Makes one of all roles' certificates, which they cannot share.
 const OF_ONE_ROLE: &str = "TILL_TLS_";
+/// Begins alike, and names a certificate for each.
+const OF_ALL_ROLES: &str = "TILL_TLS_DIR";
 
 /// Every variable that some command reads, sorted.
 fn known() -> Vec<String> {
@@ -66,10 +68,10 @@ pub(crate) fn check(
             let nearest = nearest.map_or("", String::as_str);
             return Err(refuse(format!("nothing reads {name}; the nearest variable is {nearest}")));
         }
-        if command == "up" && name.starts_with(OF_ONE_ROLE) {
+        if command == "up" && name.starts_with(OF_ONE_ROLE) && name != OF_ALL_ROLES {
             return Err(refuse(format!(
-                "`till up` and {name} contradict each other: its roles would share one identity; run \
-                 them one by one, each with its own certificate"
+                "`till up` and {name} contradict each other: its roles would share one identity; \
+                 {OF_ALL_ROLES} names a directory with a certificate for each"
             )));
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Must not know: how a role does its work.
 //!
-//! Modules: [`plan`] which children with which flags; [`data_dir`] the directory and its lock; [`child`]
+//! Modules: [`plan`] which children with which flags; [`certificates`] by which they prove who they are; [`data_dir`] the directory and its lock; [`child`]
 //! keeps one child alive; [`logs`] what the children say; [`status`] `up.json`; [`greeting`] what a person
 //! is told.
 
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use clap::value_parser;
+use clap::{ArgAction, builder::BoolishValueParser, value_parser};
 use rpc::{
     listen::ListenError,
     net::{Endpoint, GrpcNet},
@@ -26,6 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod certificates;
 mod child;
 mod data_dir;
 mod greeting;
@@ -34,6 +35,7 @@ mod plan;
 mod status;
 
 use self::{
+    certificates::Certificates,
     data_dir::DataDir,
     logs::Sink,
     plan::{PORT_BASE_MAX, Ports, REPLICAS_MAX, Role, Spec, Wish},
@@ -86,6 +88,18 @@ pub(crate) struct Args {
     #[arg(long, env = "TILL_SHARDS", value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..=4096))]
     shards: Option<u16>,
+    /// Directory of certificates: ca.pem, and NAME.pem and NAME.key for each role, dev-kv among them. Every
+    /// gRPC hop, that to dev-kv too, is then mutual TLS, and roles may only do what theirs may. Where there is
+    /// nothing in it, an authority and certificates for a year are made, those of an operator and a client
+    /// too.
+    #[arg(long, env = "TILL_TLS_DIR", value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+    /// Inherited by the roles, which listen on this machine only; stands here to be refused beside
+    /// certificates.
+    #[arg(long, env = "TILL_INSECURE", hide = true, action = ArgAction::Set, num_args = 0..=1,
+          require_equals = true, default_value_t = false, default_missing_value = "true",
+          value_parser = BoolishValueParser::new())]
+    insecure: bool,
     /// Services beyond our own, for the coordinators.
     #[command(flatten)]
     participants: coordinator::participants::ParticipantArgs,
@@ -93,6 +107,13 @@ pub(crate) struct Args {
     #[arg(long, env = "TILL_STOP_TIMEOUT_MS", default_value_t = 25_000, value_name = "MILLISECONDS",
           value_parser = value_parser!(u64).range(1..=3_600_000))]
     stop_timeout_ms: u64,
+}
+
+impl Args {
+    /// True when everything shall be encrypted, and need not be.
+    pub(crate) const fn is_contradiction(&self) -> bool {
+        self.insecure && self.tls_dir.is_some()
+    }
 }
 
 /// Why a shop cannot be run.
@@ -117,16 +138,19 @@ pub(crate) async fn run(
     let data_dir = DataDir::open(&args.data_dir, args.fresh)?;
     let wish = wish(&args, process, data_dir.path())?;
     let specs = plan::children(&wish);
+    let probe = Probe::new(&wish)?;
     for spec in &specs {
         wait_for_ports(spec, begun).await?;
     }
     let log_dir = data_dir.path().join("logs");
     std::fs::create_dir_all(&log_dir)?;
     let rest = format!("http://localhost:{}", wish.ports.http);
-    let status = Arc::new(Status::create(data_dir.path(), rest, unborn(&specs))?);
-    let mut waves = Waves::start(&specs, &log_dir, &status, &args, &stop)?;
+    let tls_dir = wish.certificates.as_ref().map(Certificates::directory);
+    let status = Arc::new(Status::create(data_dir.path(), rest, tls_dir, unborn(&specs))?);
+    let store_there = store_there(&specs, &probe);
+    let mut waves = Waves::start(&specs, &log_dir, &status, &args, &stop, &store_there)?;
     tokio::select! {
-        () = everybody_answers(&specs) => {
+        () = everybody_answers(&specs, &probe) => {
             status.ready();
             tell(&greeting::text(&wish, &specs, &log_dir, begun.elapsed()));
             stop.gently.cancelled().await;
@@ -139,8 +163,8 @@ pub(crate) async fn run(
     Ok(code)
 }
 
-fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> io::Result<Wish> {
-    Ok(Wish {
+fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> Result<Wish, Failure> {
+    let mut wish = Wish {
         program: std::env::current_exe()?,
         replicas: args.replicas,
         ports: Ports { http: args.http_port, grpc_base: args.grpc_port_base, kv: args.kv_port },
@@ -152,7 +176,13 @@ fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> io::Result<Wish
         log_format: process.log_format.to_string(),
         participants: args.participants.participant.iter().map(ToString::to_string).collect(),
         checkout_participants: args.participants.checkout_participant.clone(),
-    })
+        certificates: None,
+    };
+    if let Some(directory) = &args.tls_dir {
+        let roles: Vec<Role> = wish.roles().collect();
+        wish.certificates = Some(Certificates::open(directory, &roles)?);
+    }
+    Ok(wish)
 }
 
 /// Six processes share the cores, and one that wakes up threads on all of them only gets in its own way:
@@ -205,19 +235,18 @@ async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<(), CannotListen>
 
 /// Returns when every child has said, once, that it may be sent requests. The bridges, which ask all
 /// others, are asked last.
-async fn everybody_answers(specs: &[Spec]) {
+async fn everybody_answers(specs: &[Spec], probe: &Probe) {
     let (bridges, others): (Vec<&Spec>, Vec<&Spec>) =
         specs.iter().partition(|spec| spec.role == Role::HttpBridge);
     for some in [others, bridges] {
-        futures::future::join_all(some.into_iter().map(answers)).await;
+        futures::future::join_all(some.into_iter().map(|spec| answers(spec, probe))).await;
     }
 }
 
 /// Returns when a child has said, once, that it may be sent requests.
-async fn answers(spec: &Spec) {
-    let endpoint = Endpoint::from(spec.address);
+async fn answers(spec: &Spec, probe: &Probe) {
     let mut told = Instant::now();
-    while let Err(error) = probe(spec.role, &endpoint).await {
+    while let Err(error) = probe.ask(spec).await {
         if told.elapsed() > STILL_WAITING_AFTER {
             told = Instant::now();
             let error = crate::process::chain(&error);
@@ -228,13 +257,13 @@ async fn answers(spec: &Spec) {
 }
 
 /// Cancelled once there is a store: at once, or when our dev-kv answers.
-fn store_there(specs: &[Spec]) -> CancellationToken {
+fn store_there(specs: &[Spec], probe: &Probe) -> CancellationToken {
     let there = CancellationToken::new();
     match specs.iter().find(|spec| spec.role == Role::DevKv).cloned() {
         Some(spec) => {
-            let there = there.clone();
+            let (there, probe) = (there.clone(), probe.clone());
             tokio::spawn(async move {
-                answers(&spec).await;
+                answers(&spec, &probe).await;
                 there.cancel();
             });
         }
@@ -243,13 +272,32 @@ fn store_there(specs: &[Spec]) -> CancellationToken {
     there
 }
 
-async fn probe(role: Role, endpoint: &Endpoint) -> Result<(), health::Unwell> {
-    let patience = Duration::from_secs(2);
-    match role {
-        Role::HttpBridge => health::http(endpoint, health::HTTP_BRIDGE, patience).await,
-        Role::DevKv => health::http(endpoint, health::DEV_KV, patience).await,
-        Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
-            health::grpc(&GrpcNet::default(), endpoint, "", patience).await
+/// Asks children how they are.
+#[derive(Debug, Clone)]
+struct Probe {
+    net: GrpcNet,
+    encrypted: bool,
+}
+
+impl Probe {
+    fn new(wish: &Wish) -> Result<Self, Failure> {
+        let tls = wish.certificates.as_ref().map(Certificates::to_ask).transpose()?.flatten();
+        Ok(Self { encrypted: tls.is_some(), net: GrpcNet::with_tls(tls) })
+    }
+
+    async fn ask(&self, spec: &Spec) -> Result<(), health::Unwell> {
+        let patience = Duration::from_secs(2);
+        let endpoint = Endpoint::from(spec.address);
+        match spec.role {
+            Role::HttpBridge => health::http(&endpoint, health::HTTP_BRIDGE, patience).await,
+            // Its own question is asked over TLS, then; its admin listener knows as well.
+            Role::DevKv if self.encrypted => {
+                health::http(&Endpoint::from(spec.admin), health::HTTP_BRIDGE, patience).await
+            }
+            Role::DevKv => health::http(&endpoint, health::DEV_KV, patience).await,
+            Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
+                health::grpc(&self.net, &endpoint, "", patience).await
+            }
         }
     }
 }
@@ -266,9 +314,9 @@ impl Waves {
         status: &Arc<Status>,
         args: &Args,
         stop: &Stop,
+        store_there: &CancellationToken,
     ) -> io::Result<Self> {
         let width = specs.iter().map(|spec| spec.name.len()).max().unwrap_or(0);
-        let store_there = store_there(specs);
         let mut all = Vec::new();
         for roles in Role::WAVES {
             let gently = CancellationToken::new();

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use clap::{ArgAction, builder::BoolishValueParser};
 use tokio_rustls::rustls::{
     self, ClientConfig, RootCertStore, ServerConfig,
     client::Resumption,
@@ -70,7 +71,10 @@ pub struct TlsArgs {
     pub tls_trust_domain: String,
 
     /// Ask callers for no certificate: they are encrypted, and whoever reaches us may do anything.
-    #[arg(long, global = true, env = "TILL_TLS_NO_CLIENT_AUTH", requires = "tls_cert_file")]
+    #[arg(long, global = true, env = "TILL_TLS_NO_CLIENT_AUTH", action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_value_t = false,
+          default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
     pub tls_no_client_auth: bool,
 }
 

@@ -7,3 +7,4 @@ mod dynamic;
 mod grpc;
 mod shop;
 mod tls;
+mod up_tls;

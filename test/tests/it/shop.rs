@@ -2,7 +2,8 @@
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, TcpListener},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -52,6 +53,11 @@ pub(crate) fn free_block() -> u16 {
 impl Shop {
     /// Starts one; returns when every role answers.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Shop::start`], with further flags of `till up`.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let base = free_block();
         let log = fs::File::create(directory.path().join("log")).unwrap();
@@ -62,6 +68,7 @@ impl Shop {
             .args(["--http-port", &base.to_string()])
             .args(["--kv-port", &(base + 60).to_string()])
             .args(["--grpc-port-base", &(base + 100).to_string()])
+            .args(flags)
             .env_remove("PD_ENDPOINTS")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -93,6 +100,11 @@ impl Shop {
         format!("127.0.0.1:{}", self.grpc_base - 40)
     }
 
+    /// Where the REST face is: host:port.
+    pub(crate) fn rest(&self) -> String {
+        format!("127.0.0.1:{}", self.grpc_base - 100)
+    }
+
     /// Address of the first replica.
     pub(crate) fn address(&self, role: &str) -> String {
         let offset = match role {
@@ -111,4 +123,14 @@ impl Drop for Shop {
         self.supervisor.kill().unwrap();
         self.supervisor.wait().unwrap();
     }
+}
+
+/// The status of a POST by REST, as its first line tells it.
+pub(crate) fn post(rest: String, path: &str) -> u16 {
+    let mut stream = TcpStream::connect(rest).unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: till\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
 }

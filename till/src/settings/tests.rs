@@ -35,6 +35,7 @@ fn roles_of_one_machine_cannot_share_a_certificate() {
     let said = refused("up", &["TILL_TLS_CA_FILE"]);
     assert!(said.contains("till up") && said.contains("TILL_TLS_CA_FILE"), "{said}");
     check("order", names(&["TILL_TLS_CA_FILE"])).unwrap();
+    check("up", names(&["TILL_TLS_DIR"])).unwrap();
 }
 
 #[test]
@@ -49,12 +50,34 @@ fn settings_that_contradict_each_other_are_refused_by_name() {
         ("payment --tls-no-client-auth", ["--tls-no-client-auth", "--tls-cert-file"]),
         ("order --store-cert-file b", ["--store-cert-file", "--store-ca-file"]),
         ("dev-kv --tls-cert a", ["--tls-cert", "--tls-key"]),
+        ("dev-kv --insecure --tls-cert a --tls-key b", ["--insecure", "TILL_INSECURE"]),
+        ("http-bridge --tls-no-client-auth=1", ["--tls-no-client-auth", "TILL_TLS_NO_CLIENT_AUTH"]),
+        ("up --insecure --tls-dir a", ["--tls-dir", "TILL_TLS_DIR"]),
+        ("stock --insecure=perhaps", ["--insecure", "perhaps"]),
         ("health --endpoint a:1 --http --service x", ["--http", "--service"]),
     ] {
         let words = std::iter::once("till").chain(line.split(' '));
         let error = cli::parse(words).map(|_| ()).unwrap_err().to_string();
         let error = error.replace("--tls-ca ", "");
         assert!(said.iter().any(|each| error.contains(each)), "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_setting_that_says_no_contradicts_nothing() {
+    let tls = "--tls-ca-file a --tls-cert-file b --tls-key-file c";
+    for line in [
+        format!("order --insecure=false {tls}"),
+        format!("coordinator {tls} --tls-no-client-auth=no"),
+        "stock --tls-no-client-auth=false".to_owned(),
+        "dev-kv --insecure=off --tls-cert a --tls-key b".to_owned(),
+        "up --insecure=0 --tls-dir a".to_owned(),
+        "order --insecure".to_owned(),
+        "up --insecure".to_owned(),
+    ] {
+        let words = std::iter::once("till").chain(line.split(' '));
+        let parsed = cli::parse(words).map(drop);
+        assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
     }
 }
 

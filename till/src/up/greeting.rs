@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
-use super::plan::{Role, Spec, Wish};
+use super::{
+    certificates::Certificates,
+    plan::{Role, Spec, Wish},
+};
 
 /// Where things are, and what to try.
 pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) -> String {
@@ -26,6 +29,9 @@ pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) 
     }
     line("data", wish.data_dir.display().to_string());
     line("logs", log_dir.display().to_string());
+    if let Some(certificates) = &wish.certificates {
+        line("certificates", certificates.directory().display().to_string());
+    }
     text.push_str("\nTry, in another terminal:\n\n");
     for call in [
         "{stock/batch_init/10/100/5,payment/batch_init/10/1000,orders/batch_init/10/10/10/5}",
@@ -33,8 +39,24 @@ pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) 
     ] {
         let _never = writeln!(text, "  curl -s -X POST '{rest}/{call}'");
     }
-    let _never = write!(text, "  curl -s {rest}/orders/find/0\n\nCtrl-C stops it.\n\n");
+    let _never = writeln!(text, "  curl -s {rest}/orders/find/0");
+    if let Some(certificates) = &wish.certificates {
+        let _never = writeln!(text, "  {}", operators(wish, certificates));
+    }
+    text.push_str("\nCtrl-C stops it.\n\n");
     text
+}
+
+/// What to type as an operator of an encrypted shop.
+fn operators(wish: &Wish, certificates: &Certificates) -> String {
+    let coordinator = wish.ports.address(Role::Coordinator, 0);
+    format!(
+        "till tx list --coordinator {coordinator} --tls-ca-file {} --tls-cert-file {} \
+         --tls-key-file {}",
+        certificates.ca().display(),
+        certificates.certificate("operator").display(),
+        certificates.key("operator").display(),
+    )
 }
 
 fn addresses(specs: &[Spec], role: Role, scheme: &str) -> String {

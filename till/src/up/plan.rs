@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::certificates::Certificates;
+
 /// What a child does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
@@ -131,6 +133,16 @@ pub(crate) struct Wish {
     pub(crate) participants: Vec<String>,
     /// Names of those that take part in every checkout.
     pub(crate) checkout_participants: Vec<String>,
+    /// Certificates of all roles; everything is plain without.
+    pub(crate) certificates: Option<Certificates>,
+}
+
+impl Wish {
+    /// The roles that there are, in the order in which they are started.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = Role> {
+        let has_store = self.pd_endpoints.is_none();
+        Role::ALL.into_iter().filter(move |role| *role != Role::DevKv || has_store)
+    }
 }
 
 /// One child.
@@ -157,9 +169,8 @@ pub(crate) struct Spec {
 /// The children, in the order in which they are started.
 pub(crate) fn children(wish: &Wish) -> Vec<Spec> {
     let mut all = Vec::new();
-    for role in Role::ALL {
+    for role in wish.roles() {
         let replicas = match role {
-            Role::DevKv if wish.pd_endpoints.is_some() => 0,
             Role::DevKv => 1,
             Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
                 wish.replicas
@@ -203,6 +214,9 @@ fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
     flag("admin-listen", admin.to_string());
     for (name, value) in wiring(wish, role) {
         flag(name, value);
+    }
+    for (name, path) in proofs(wish, role) {
+        flag(name, path.display().to_string());
     }
     Spec {
         name: format!("{}-{replica}", role.name()),
@@ -263,6 +277,29 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
     }
 }
 
+/// The flags by which a role proves who it is, to the store of ours, too; a cluster's are children's own
+/// variables.
+fn proofs(wish: &Wish, role: Role) -> Vec<(&'static str, PathBuf)> {
+    let Some(all) = &wish.certificates else { return Vec::new() };
+    let [ca, certificate, key] = [all.ca(), all.certificate(role.name()), all.key(role.name())];
+    if role == Role::DevKv {
+        return vec![("tls-ca", ca), ("tls-cert", certificate), ("tls-key", key)];
+    }
+    let mut proofs = vec![
+        ("tls-ca-file", ca.clone()),
+        ("tls-cert-file", certificate.clone()),
+        ("tls-key-file", key.clone()),
+    ];
+    if role.needs_store() && wish.pd_endpoints.is_none() {
+        proofs.extend([
+            ("store-ca-file", ca),
+            ("store-cert-file", certificate),
+            ("store-key-file", key),
+        ]);
+    }
+    proofs
+}
+
 /// Where dev-kv keeps what it keeps.
 pub(crate) fn kv_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("kv")
@@ -294,12 +331,34 @@ mod tests {
             log_format: "pretty".to_owned(),
             participants: vec!["loyalty=127.0.0.1:7400,127.0.0.1:7401".to_owned()],
             checkout_participants: vec!["loyalty".to_owned()],
+            certificates: None,
+        }
+    }
+
+    fn encrypted(pd_endpoints: Option<&str>) -> (Wish, tempfile::TempDir) {
+        let place = tempfile::tempdir().unwrap();
+        let certificates = Some(Certificates::open(place.path(), &[]).unwrap());
+        (Wish { certificates, ..wish(2, pd_endpoints) }, place)
+    }
+
+    #[test]
+    fn every_role_proves_itself_with_a_certificate_of_its_own() {
+        for (pd_endpoints, stores) in [(None, 8), (Some("pd:2379"), 0)] {
+            let (wish, _place) = encrypted(pd_endpoints);
+            let specs = children(&wish);
+            for spec in &specs {
+                let own = format!("/{}.pem", spec.role.name());
+                assert!(spec.args.iter().any(|arg| arg.ends_with(&own)), "{}", spec.name);
+            }
+            let to_store = |spec: &&Spec| spec.args.contains(&"--store-cert-file".to_owned());
+            assert_eq!(specs.iter().filter(to_store).count(), stores);
         }
     }
 
     #[test]
     fn every_command_line_parses() {
-        for spec in children(&wish(3, None)) {
+        let (encrypted, _place) = encrypted(None);
+        for spec in [children(&wish(3, None)), children(&encrypted)].concat() {
             crate::cli::parse(std::iter::once("till".to_owned()).chain(spec.args.clone()))
                 .unwrap_or_else(|error| panic!("{}: {error}", spec.name));
         }

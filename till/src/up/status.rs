@@ -40,6 +40,7 @@ struct State {
 pub(crate) struct Status {
     path: PathBuf,
     rest: String,
+    tls_dir: Option<String>,
     state: Mutex<State>,
 }
 
@@ -51,11 +52,13 @@ impl Status {
     pub(crate) fn create(
         data_dir: &Path,
         rest: String,
+        tls_dir: Option<&Path>,
         children: BTreeMap<String, ChildStatus>,
     ) -> io::Result<Self> {
         let status = Self {
             path: data_dir.join(FILE),
             rest,
+            tls_dir: tls_dir.map(|path| path.display().to_string()),
             state: Mutex::new(State { ready: false, children }),
         };
         status.write(&status.lock())?;
@@ -120,6 +123,7 @@ impl Status {
             "pid": std::process::id(),
             "rest": self.rest,
             "ready": state.ready,
+            "tls_dir": self.tls_dir,
             "children": children,
         });
         let new = self.path.with_extension("json.new");
@@ -145,7 +149,7 @@ mod tests {
         };
         let children = BTreeMap::from([("stock-1".to_owned(), child)]);
         let status =
-            Status::create(dir.path(), "http://localhost:8000".to_owned(), children).unwrap();
+            Status::create(dir.path(), "http://localhost:8000".to_owned(), None, children).unwrap();
         let read = || -> Value {
             serde_json::from_slice(&fs::read(dir.path().join(FILE)).unwrap()).unwrap()
         };

@@ -1,0 +1,100 @@
+//! `till up --tls-dir`: a whole shop whose every hop is encrypted, from one command, and the commands that
+//! ask it.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use proto::{
+    participant::v1::{PrepareRequest, participant_service_client::ParticipantServiceClient},
+    stock::v1::{GetItemRequest, stock_service_client::StockServiceClient},
+};
+use rpc::{
+    net::{Endpoint, GrpcNet},
+    tls::TlsArgs,
+};
+use tonic::Code;
+
+use crate::shop::{Shop, executable, post};
+
+fn till(args: &[&str]) -> Output {
+    Command::new(executable()).args(args).env_remove("PD_ENDPOINTS").output().unwrap()
+}
+
+fn file(directory: &Path, name: &str) -> String {
+    directory.join(name).display().to_string()
+}
+
+/// Flags of somebody's certificate, for calling roles (`tls`) or the store (`store`).
+fn flags(kind: &str, directory: &Path, name: &str) -> Vec<String> {
+    let [ca, own, key] = ["ca.pem".to_owned(), format!("{name}.pem"), format!("{name}.key")];
+    [("ca", ca), ("cert", own), ("key", key)]
+        .into_iter()
+        .flat_map(|(what, name)| [format!("--{kind}-{what}-file"), file(directory, &name)])
+        .collect()
+}
+
+fn net(directory: &Path, name: &str) -> GrpcNet {
+    let settings = TlsArgs {
+        tls_ca_file: Some(directory.join("ca.pem")),
+        tls_cert_file: Some(directory.join(format!("{name}.pem"))),
+        tls_key_file: Some(directory.join(format!("{name}.key"))),
+        tls_trust_domain: "till".to_owned(),
+        tls_no_client_auth: false,
+    };
+    GrpcNet::with_tls(settings.load().unwrap())
+}
+
+fn run(line: &[&str], flags: &[String]) -> (Option<i32>, String) {
+    let mut line = line.to_vec();
+    line.extend(flags.iter().map(String::as_str));
+    let ended = till(&line);
+    let said = [ended.stdout, ended.stderr].concat();
+    (ended.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_command_runs_an_encrypted_shop_and_the_others_ask_it() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("tls");
+    let shop = Shop::start_with(&["--tls-dir", &directory.display().to_string()]);
+    for path in [
+        "/stock/batch_init/10/100/5",
+        "/payment/batch_init/10/1000",
+        "/orders/batch_init/10/10/10/5",
+        "/orders/checkout/0",
+    ] {
+        assert_eq!(post(shop.rest(), path), 200, "{path}");
+    }
+
+    // In the clear nobody is heard.
+    let stock: Endpoint = shop.address("stock").trim_start_matches("http://").parse().unwrap();
+    let item = || GetItemRequest { item_id: "0".to_owned() };
+    let mut plain = StockServiceClient::new(GrpcNet::default().channel(None, &stock));
+    assert!(plain.get_item(item()).await.is_err());
+    // A client may ask, a participant may not prepare at another, a coordinator may.
+    let client = net(&directory, "client").channel(None, &stock);
+    assert!(StockServiceClient::new(client).get_item(item()).await.is_ok());
+    let mut codes = Vec::new();
+    for name in ["payment", "client", "operator", "coordinator"] {
+        let channel = net(&directory, name).channel(None, &stock);
+        let mut branch = ParticipantServiceClient::new(channel);
+        codes.push(branch.prepare(PrepareRequest::default()).await.unwrap_err().code());
+    }
+    let refused = Code::PermissionDenied;
+    assert_eq!(codes, [refused, refused, refused, Code::InvalidArgument]);
+
+    let coordinator = shop.address("coordinator").replace("http://", "");
+    let list = ["tx", "list", "--overdue-ms", "10000", "--coordinator", &coordinator];
+    let (code, said) = run(&list, &flags("tls", &directory, "operator"));
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(&list, &flags("tls", &directory, "client"));
+    assert!(code == Some(1) && said.contains("may not call"), "{said}");
+    let (code, said) = run(&[&list[..], &["--timeout-ms", "2000"]].concat(), &[]);
+    assert_eq!(code, Some(1), "{said}");
+
+    let audit = ["audit", "--pd-endpoints", &shop.store()];
+    let (code, said) = run(&audit, &flags("store", &directory, "operator"));
+    assert!(code == Some(0) && said.contains("1 paid"), "{said}");
+}

@@ -1,0 +1,260 @@
+//! One certificate for each role of a shop on one machine, so that every hop proves who it is.
+//!
+//! Invariant: what somebody put into the directory is used and never changed; only a directory that is not
+//! there, or empty, is filled.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write as _},
+    net::{IpAddr, Ipv4Addr},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rpc::{
+    access::TRUST_DOMAIN,
+    seams::SystemClock,
+    tls::{Tls, TlsArgs, TlsError},
+};
+use types::Clock as _;
+
+use super::plan::Role;
+
+/// Those for people and their applications, beside the roles': [`rpc::access`] says who may do what.
+const CALLERS: [&str; 2] = ["operator", "client"];
+/// How long what is made here counts. Who wants it shorter has an authority of their own.
+const VALID: Duration = Duration::from_hours(24 * 365);
+/// A clock may be behind ours.
+const SKEW: Duration = Duration::from_hours(1);
+
+/// Why a shop cannot have certificates. A retry helps once a person has looked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CertificatesError {
+    /// Something was put there, but not everything.
+    #[error(
+        "--tls-dir: {} is missing: put it there, or empty the directory to have all made anew",
+        path.display()
+    )]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A file or the directory cannot be read or written.
+    #[error("--tls-dir: cannot use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// They cannot be made.
+    #[error("--tls-dir: cannot make certificates")]
+    Make(#[from] rcgen::Error),
+}
+
+/// A directory of them: `ca.pem`, and `NAME.pem` with `NAME.key` for each role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Certificates {
+    directory: PathBuf,
+}
+
+impl Certificates {
+    /// Those of a directory, which is filled when there is nothing in it.
+    ///
+    /// # Errors
+    /// [`CertificatesError`].
+    pub(crate) fn open(directory: &Path, roles: &[Role]) -> Result<Self, CertificatesError> {
+        let directory = std::path::absolute(directory)
+            .map_err(|source| CertificatesError::File { path: directory.to_owned(), source })?;
+        let here = Self { directory };
+        if here.is_empty()? {
+            here.fill()?;
+            tracing::info!(directory = %here.directory.display(), "made certificates");
+        }
+        for role in roles {
+            for path in [here.ca(), here.certificate(role.name()), here.key(role.name())] {
+                if !path.is_file() {
+                    return Err(CertificatesError::Missing { path });
+                }
+            }
+        }
+        Ok(here)
+    }
+
+    /// Of the authority that signed all of them.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.directory.join("ca.pem")
+    }
+
+    /// Of a role.
+    pub(crate) fn certificate(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.pem"))
+    }
+
+    /// Of a role's certificate.
+    pub(crate) fn key(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.key"))
+    }
+
+    /// Where they are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// For asking roles how they are, which needs no certificate of one's own. Must be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// As [`TlsArgs::load`].
+    pub(crate) fn to_ask(&self) -> Result<Option<Tls>, TlsError> {
+        let args = TlsArgs {
+            tls_ca_file: Some(self.ca()),
+            tls_cert_file: None,
+            tls_key_file: None,
+            tls_trust_domain: TRUST_DOMAIN.to_owned(),
+            tls_no_client_auth: false,
+        };
+        args.load()
+    }
+
+    fn failed(path: &Path) -> impl FnOnce(io::Error) -> CertificatesError {
+        let path = path.to_owned();
+        move |source| CertificatesError::File { path, source }
+    }
+
+    fn is_empty(&self) -> Result<bool, CertificatesError> {
+        match fs::read_dir(&self.directory) {
+            Ok(mut entries) => Ok(entries.next().is_none()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(Self::failed(&self.directory)(error)),
+        }
+    }
+
+    /// Makes an authority, and what it signs.
+    fn fill(&self) -> Result<(), CertificatesError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
+        made.map_err(Self::failed(&self.directory))?;
+        let mut params = valid();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, "till up");
+        let key = KeyPair::generate()?;
+        let ca = params.self_signed(&key)?.pem();
+        let secret = key.serialize_pem();
+        let issuer = Issuer::new(params, key);
+        for role in Role::ALL {
+            // The store is looked for by its address, and knows no identities.
+            let name = match role {
+                Role::DevKv => SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                Role::HttpBridge
+                | Role::Coordinator
+                | Role::Order
+                | Role::Stock
+                | Role::Payment => uri(role.name())?,
+            };
+            self.sign(&issuer, role.name(), name)?;
+        }
+        for caller in CALLERS {
+            self.sign(&issuer, caller, uri(caller)?)?;
+        }
+        // Kept, so that services beyond our own can be given one.
+        write(&self.directory.join("ca.key"), &secret)?;
+        write(&self.ca(), &ca)
+    }
+
+    fn sign(
+        &self,
+        issuer: &Issuer<'_, KeyPair>,
+        name: &str,
+        subject: SanType,
+    ) -> Result<(), CertificatesError> {
+        let mut params = valid();
+        params.subject_alt_names = vec![subject];
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        write(&self.key(name), &key.serialize_pem())?;
+        write(&self.certificate(name), &params.signed_by(&key, issuer)?.pem())
+    }
+}
+
+fn valid() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let now = UNIX_EPOCH + Duration::from_millis(SystemClock.now().0);
+    params.not_before = (now - SKEW).into();
+    params.not_after = (now + VALID).into();
+    params
+}
+
+/// An identity's name, as its certificate carries it.
+fn uri(name: &str) -> Result<SanType, CertificatesError> {
+    let uri = format!("spiffe://{TRUST_DOMAIN}/{name}");
+    Ok(SanType::URI(uri.as_str().try_into()?))
+}
+
+/// Nobody else of this machine may read what stands here.
+fn write(path: &Path, pem: &str) -> Result<(), CertificatesError> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(pem.as_bytes())).map_err(Certificates::failed(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_directory_is_filled_once_and_then_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("tls");
+        let first = Certificates::open(&directory, &Role::ALL).unwrap();
+        let ca = fs::read(first.ca()).unwrap();
+        assert_eq!(Certificates::open(&directory, &Role::ALL).unwrap(), first);
+        assert_eq!(fs::read(first.ca()).unwrap(), ca);
+        for name in ["order", "dev-kv", "operator", "client"] {
+            let mode = fs::metadata(first.key(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_nothing_is_made() {
+        let place = tempfile::tempdir().unwrap();
+        let all = Certificates::open(place.path(), &Role::ALL).unwrap();
+        fs::remove_file(all.key("stock")).unwrap();
+        let said = Certificates::open(place.path(), &Role::ALL).unwrap_err().to_string();
+        assert!(said.contains("--tls-dir") && said.contains("stock.key"), "{said}");
+        assert!(!all.key("stock").exists());
+        // Whoever has a cluster needs none for a store of ours.
+        fs::remove_file(all.key("dev-kv")).unwrap();
+        Certificates::open(place.path(), &[Role::Order, Role::HttpBridge]).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_made_can_be_used_by_each_role() {
+        let place = tempfile::tempdir().unwrap();
+        let made = Certificates::open(place.path(), &Role::ALL).unwrap();
+        for name in
+            ["order", "stock", "payment", "coordinator", "http-bridge", "operator", "client"]
+        {
+            let args = TlsArgs {
+                tls_ca_file: Some(made.ca()),
+                tls_cert_file: Some(made.certificate(name)),
+                tls_key_file: Some(made.key(name)),
+                tls_trust_domain: TRUST_DOMAIN.to_owned(),
+                tls_no_client_auth: false,
+            };
+            args.load_to_serve().unwrap();
+        }
+        assert!(made.to_ask().unwrap().is_some());
+    }
+}
