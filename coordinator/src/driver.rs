@@ -16,7 +16,9 @@ use proto::{
     participant::v1::{operation_result::Result as OpResult, vote::No},
 };
 use rpc::retry::Backoff;
+use telemetry::{semconv, trace};
 use tokio::{sync::oneshot, time::Instant};
+use tracing::Instrument as _;
 use twopc::{
     coordinator::Transaction,
     message::{Input, Message, Outcome, Output, PRIMARY, Reply, Seat, Serial, Violation},
@@ -157,6 +159,7 @@ impl Driver {
             Output::Answer(outcome) => {
                 let origin = if self.payloads.is_empty() { "resolved" } else { "begun" };
                 telemetry::metrics().transactions.one([outcome_label(&outcome), origin]);
+                tracing::Span::current().record(semconv::TX_OUTCOME, outcome_label(&outcome));
                 self.trace.step(PRIMARY, || What::answered(&outcome));
                 self.answer(Ok(outcome));
             }
@@ -184,12 +187,21 @@ impl Driver {
             Message::Forget => true,
             Message::Prepare | Message::Abort { .. } | Message::Query { .. } => false,
         };
+        let span = trace::below(|| {
+            tracing::debug_span!(
+                target: trace::TARGET,
+                "message",
+                otel.name = label(&message),
+                { semconv::TX_PHASE } = label(&message),
+                { semconv::BRANCH } = %branch,
+            )
+        });
         let operation = self.operation(seat, message)?;
         let mail = self.mail.clone();
         let tx_id = self.meta.tx_id;
         let trace = self.trace.clone();
         let mut backoff = Backoff::new(Arc::clone(&self.entropy), AGAIN.0, AGAIN.1);
-        Some(Box::pin(async move {
+        let errand = async move {
             loop {
                 match attempt(&mail, &branch, &operation, patient, (&trace, seat)).await {
                     Ok(reply) => return reply,
@@ -201,7 +213,8 @@ impl Driver {
                 }
                 tokio::time::sleep(backoff.pause()).await;
             }
-        }))
+        };
+        Some(Box::pin(errand.instrument(span)))
     }
 
     fn operation(&self, seat: Seat, message: Message) -> Option<Encoded> {
@@ -229,6 +242,17 @@ const fn outcome_label(outcome: &Outcome) -> &'static str {
         Outcome::Contended(_) => "contended",
         Outcome::Fenced => "fenced",
         Outcome::Undecided(_) => "undecided",
+    }
+}
+
+/// A message, as the name of a span.
+const fn label(message: &Message) -> &'static str {
+    match message {
+        Message::Prepare => "prepare",
+        Message::Commit { .. } => "commit",
+        Message::Abort { .. } => "abort",
+        Message::Query { .. } => "query",
+        Message::Forget => "forget",
     }
 }
 

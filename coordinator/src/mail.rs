@@ -23,7 +23,12 @@ use rpc::{
     routing::{RouteError, Router},
     status::Failure,
 };
+use telemetry::{
+    semconv,
+    trace::{self, Origin},
+};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::{Instrument as _, Span};
 use types::{Branch, Service};
 
 /// Operations in one Apply at most, unless told otherwise.
@@ -85,7 +90,8 @@ enum Pace {
 /// The mailboxes that were needed so far.
 type Boxes = BTreeMap<(Branch, Pace), mpsc::Sender<Letter>>;
 
-type Letter = (Encoded, oneshot::Sender<Result<OpResult, MailError>>);
+/// An operation, who waits for what comes of it, and the span in which that was asked for.
+type Letter = (Encoded, oneshot::Sender<Result<OpResult, MailError>>, Origin);
 
 /// The way to every participant.
 #[derive(Clone)]
@@ -121,7 +127,8 @@ impl Mail {
     ) -> Result<OpResult, MailError> {
         let pace = if patient { Pace::Patient } else { Pace::Prompt };
         let (reply, answer) = oneshot::channel();
-        self.mailbox(branch, pace)?.try_send((operation, reply)).map_err(|_| MailError::Full)?;
+        let letter = (operation, reply, Origin::here());
+        self.mailbox(branch, pace)?.try_send(letter).map_err(|_| MailError::Full)?;
         match answer.await.map_err(|_| MailError::Full)?? {
             OpResult::Error(error) => {
                 Err(MailError::Refused { code: error.code, message: error.message })
@@ -221,19 +228,36 @@ async fn carry(
 
 async fn deliver(mut batch: Vec<Letter>, router: &Router, branch: &Branch) {
     // Whoever is gone has replaced the message by another one.
-    batch.retain(|(_, reply)| !reply.is_closed());
+    batch.retain(|(_, reply, _)| !reply.is_closed());
     if batch.is_empty() {
         return;
     }
     telemetry::metrics().mail_batch_size.record(batch.len(), []);
-    let (operations, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-    let results = match apply(operations, router, branch).await {
+    let span = batch_span(&batch, branch);
+    let (operations, replies): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|(operation, reply, _)| (operation, reply)).unzip();
+    let results = match apply(operations, router, branch).instrument(span).await {
         Ok(results) => results.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error); replies.len()],
     };
     for (reply, result) in replies.into_iter().zip(results) {
         let _gone = reply.send(result);
     }
+}
+
+/// The span of one Apply, linked to those in which its messages were to be sent.
+fn batch_span(batch: &[Letter], branch: &Branch) -> Span {
+    let origins = batch.iter().map(|(_, _, origin)| origin);
+    let span = trace::batch(&origins, || {
+        tracing::debug_span!(
+            target: trace::TARGET,
+            "batch of messages",
+            { semconv::BRANCH } = %branch,
+            { semconv::BATCH_CALLS } = batch.len(),
+        )
+    });
+    trace::link(&span, origins);
+    span
 }
 
 async fn apply(

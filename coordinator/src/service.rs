@@ -20,9 +20,11 @@ use storage::{
     SharedKv,
     claims::{Claim, claim_request_id},
 };
+use telemetry::semconv;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
+use tracing::{Instrument as _, Span, field::Empty};
 use types::{
     Clock, Entropy, OrderId, Reason, Refusal, RequestId, Service, TxId, TxMeta, UnixMillis,
 };
@@ -198,7 +200,7 @@ impl Coordinator {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        self.shared.running.spawn(work)
+        self.shared.running.spawn(work.in_current_span())
     }
 
     /// A TxId that nobody ever had; it sorts by time.
@@ -217,13 +219,15 @@ impl Coordinator {
         origin: Origin,
     ) -> oneshot::Receiver<Answer> {
         let window = Duration::from_millis(self.shared.vote_window_ms);
+        let span = transaction_span(&meta, &origin);
         let trace = self.log().open(&meta, origin);
         let (driver, answer) =
             Driver::new(self.shared.mail.clone(), self.entropy(), meta, payloads, trace.clone());
-        self.spawn(async move {
+        let run = async move {
             driver.begin(window).await;
             trace.end();
-        });
+        };
+        self.spawn(run.instrument(span));
         answer
     }
 
@@ -233,13 +237,15 @@ impl Coordinator {
         meta: TxMeta,
         may_fence: bool,
     ) -> oneshot::Receiver<Answer> {
+        let span = transaction_span(&meta, &Origin::default());
         let trace = self.log().open(&meta, Origin::default());
         let (driver, answer) =
             Driver::new(self.shared.mail.clone(), self.entropy(), meta, Vec::new(), trace.clone());
-        self.spawn(async move {
+        let run = async move {
             driver.resolve(may_fence).await;
             trace.end();
-        });
+        };
+        self.spawn(run.instrument(span));
         answer
     }
 
@@ -267,6 +273,19 @@ impl Coordinator {
             );
         checkout.await.unwrap_or(Err(CheckoutError::OutcomeUnknown))
     }
+}
+
+/// One attempt, from its first message until nothing is left to do.
+fn transaction_span(meta: &TxMeta, origin: &Origin) -> Span {
+    tracing::debug_span!(
+        target: telemetry::trace::TARGET,
+        "transaction",
+        { semconv::TX_ID } = %meta.tx_id,
+        // 0 for a resolution of somebody else's.
+        { semconv::TX_ATTEMPT } = origin.attempt,
+        { semconv::ORDER_ID } = origin.order_id.as_ref().map(tracing::field::display),
+        { semconv::TX_OUTCOME } = Empty,
+    )
 }
 
 pub(crate) fn invalid(error: &InvalidField) -> Status {

@@ -12,9 +12,12 @@ use axum::{
 use futures::FutureExt as _;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Limited};
-use telemetry::semconv;
+use telemetry::{
+    semconv,
+    trace::{self, Origin},
+};
 use tokio::time::{Instant, timeout};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, field::Empty};
 use types::Reason;
 
 use crate::{
@@ -38,18 +41,14 @@ pub(crate) async fn surround(
     let _active = telemetry::metrics().http_server_active.enter();
     let correlation = correlation(&bridge, &request);
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let span = tracing::debug_span!(
-        "http request",
-        { semconv::HTTP_METHOD } = %request.method(),
-        { semconv::HTTP_ROUTE } = route.as_ref().map(MatchedPath::as_str),
-        { semconv::CORRELATION_ID } = correlation.to_str().unwrap_or_default(),
-    );
+    let method = method_label(request.method());
+    let span = span(method, route.as_ref().map_or("", MatchedPath::as_str), &correlation);
+    Origin::of_caller(request.headers()).continue_in(&span);
     request.extensions_mut().insert(Arrived(arrived));
     let version = request.version();
     let line =
         Line { path: request.uri().path().to_owned(), correlation: correlation.clone(), arrived };
 
-    let method = method_label(request.method());
     let mut response = answer(&bridge, request, next).instrument(span.clone()).await;
     telemetry::metrics().http_server_duration.record(
         arrived.elapsed(),
@@ -60,6 +59,10 @@ pub(crate) async fn surround(
         telemetry::metrics().http_problems.one([route, problem.reason()]);
     }
 
+    span.record(semconv::HTTP_STATUS, response.status().as_u16());
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
     span.in_scope(|| line.log(&response));
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, correlation);
@@ -77,6 +80,25 @@ fn correlation(bridge: &Bridge, request: &Request) -> HeaderValue {
     }
     HeaderValue::try_from(bridge.mint().simple().to_string())
         .expect("hexadecimal digits are a valid header value")
+}
+
+/// The span of a request; none for a probe's, which are nobody's request.
+fn span(method: &str, route: &str, correlation: &HeaderValue) -> Span {
+    if EXEMPT.contains(&route) {
+        return Span::none();
+    }
+    tracing::debug_span!(
+        target: trace::TARGET,
+        "http request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        { semconv::HTTP_METHOD } = method,
+        { semconv::HTTP_ROUTE } = route,
+        { semconv::URL_SCHEME } = "http",
+        { semconv::HTTP_STATUS } = Empty,
+        { semconv::CORRELATION_ID } = correlation.to_str().unwrap_or_default(),
+    )
 }
 
 /// A method, as a label: those that nobody registered are a client's invention.

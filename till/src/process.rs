@@ -6,6 +6,7 @@ use std::{
     process::ExitCode,
 };
 
+use telemetry::Scope;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -38,11 +39,6 @@ pub(crate) fn tell(text: &str) -> ExitCode {
 
 /// Runs the command to its end.
 pub(crate) fn main(cli: Cli) -> ExitCode {
-    let guard = telemetry::init(
-        cli.command.name(),
-        cli.process.log_format,
-        if cli.command.is_role() { telemetry::Scope::Service } else { telemetry::Scope::Command },
-    );
     let mut builder = match cli.process.worker_threads {
         // A generator shares the machine with the shop that it measures, so one thread is enough for it. Wherever
         // one is enough, a scheduler that need not look out for others does the same in less time.
@@ -62,19 +58,38 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let ended = runtime.block_on(Box::pin(run(cli)));
+    let guard = {
+        let scope = if cli.command.is_role() { Scope::Service } else { Scope::Command };
+        // What is exported is sent by tasks of the runtime.
+        let _within = runtime.enter();
+        telemetry::init(cli.command.name(), cli.process.log_format, scope)
+    };
+    let ended = match guard {
+        Ok(guard) => runtime.block_on(Box::pin(run(cli, guard))),
+        Err(error) => Err(error.into()),
+    };
     // Not waited for: by now nothing is left that matters, and the second signal must end the process.
     runtime.shutdown_background();
-    let code = match ended {
+    match ended {
         Ok(code) => code,
         Err(error) => fail(&error),
-    };
-    drop(guard);
-    code
+    }
 }
 
-async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+/// Runs the command, then sends what is left of its telemetry, unless it is told to end at once.
+async fn run(cli: Cli, guard: telemetry::Guard) -> Result<ExitCode, Failure> {
     let stop = Stop::on_signals(cli.process.exit_with_parent)?;
+    let now = stop.now.clone();
+    let ended = carry_out(cli, stop).await;
+    tokio::select! {
+        biased;
+        () = now.cancelled() => {}
+        _sent = tokio::task::spawn_blocking(move || drop(guard)) => {}
+    }
+    ended
+}
+
+async fn carry_out(cli: Cli, stop: Stop) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Up(args) => up::run(args, &cli.process, stop).await,
         Command::Bench(args) => bench(*args, &stop).await,

@@ -25,6 +25,7 @@ pub mod retry;
 pub mod routing;
 pub mod seams;
 pub mod server;
+mod spans;
 pub mod status;
 pub mod tls;
 

@@ -3,6 +3,8 @@
 use std::{ops::Range, time::Instant};
 
 use async_trait::async_trait;
+use telemetry::{semconv, trace};
+use tracing::{Instrument as _, Span, field::Empty};
 use types::Timestamp;
 
 use crate::kv::{CommitError, Key, Kv, KvError, Reads, SharedKv, Txn, Value};
@@ -28,27 +30,60 @@ const fn kind(error: &KvError) -> &'static str {
     }
 }
 
-fn measured<T>(
-    operation: &'static str,
-    begun: Instant,
-    result: Result<T, KvError>,
-) -> Result<T, KvError> {
-    let problem = result.as_ref().err().map_or("", kind);
+/// The span of a call to the store.
+fn span(operation: &'static str) -> Span {
+    trace::below(|| {
+        tracing::debug_span!(
+            target: trace::TARGET,
+            "kv",
+            otel.name = operation,
+            otel.kind = "client",
+            otel.status_code = Empty,
+            { semconv::DB_SYSTEM } = "tikv",
+            { semconv::DB_OPERATION } = operation,
+            { semconv::ERROR_TYPE } = Empty,
+        )
+    })
+}
+
+/// Notes how a call ended; "" is without a problem.
+fn ended(span: &Span, operation: &'static str, begun: Instant, problem: &'static str) {
+    if !problem.is_empty() {
+        span.record(semconv::ERROR_TYPE, problem);
+        span.record("otel.status_code", "ERROR");
+    }
     telemetry::metrics().db_duration.record(begun.elapsed(), [operation, problem]);
+}
+
+async fn measured<T>(
+    operation: &'static str,
+    call: impl Future<Output = Result<T, KvError>>,
+) -> Result<T, KvError> {
+    let begun = Instant::now();
+    let span = span(operation);
+    let result = call.instrument(span.clone()).await;
+    ended(&span, operation, begun, result.as_ref().err().map_or("", kind));
     result
 }
 
 #[async_trait]
 impl Kv for Metered {
     async fn timestamp(&self) -> Result<Timestamp, KvError> {
-        let begun = Instant::now();
-        measured("timestamp", begun, self.0.timestamp().await)
+        measured("timestamp", self.0.timestamp()).await
     }
 
     async fn begin(&self) -> Result<Box<dyn Txn>, KvError> {
-        let begun = Instant::now();
-        let txn = measured("begin", begun, self.0.begin().await)?;
-        Ok(Box::new(MeteredTxn(txn, false)))
+        let span = trace::below(|| {
+            tracing::debug_span!(
+                target: trace::TARGET,
+                "kv transaction",
+                { semconv::KV_START_TS } = Empty,
+                { semconv::KV_OUTCOME } = Empty,
+            )
+        });
+        let txn = measured("begin", self.0.begin()).instrument(span.clone()).await?;
+        span.record(semconv::KV_START_TS, txn.read_ts().0);
+        Ok(Box::new(MeteredTxn { txn, writes: false, span }))
     }
 
     fn snapshot(&self, at: Timestamp) -> Box<dyn Reads> {
@@ -56,84 +91,94 @@ impl Kv for Metered {
     }
 
     async fn collect_garbage(&self, safe_point: Timestamp) -> Result<(), KvError> {
-        let begun = Instant::now();
-        measured("collect_garbage", begun, self.0.collect_garbage(safe_point).await)
+        measured("collect_garbage", self.0.collect_garbage(safe_point)).await
+    }
+}
+
+/// A view; its calls are spans of whoever makes them.
+#[derive(Debug)]
+struct MeteredReads(Box<dyn Reads>);
+
+#[async_trait]
+impl Reads for MeteredReads {
+    fn read_ts(&self) -> Timestamp {
+        self.0.read_ts()
+    }
+
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
+        measured("get", self.0.get(key)).await
+    }
+
+    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
+        measured("batch_get", self.0.batch_get(keys)).await
+    }
+
+    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
+        measured("scan", self.0.scan(range, limit)).await
     }
 }
 
 #[derive(Debug)]
-struct MeteredReads(Box<dyn Reads>);
-
-/// The transaction, and whether it writes anything.
-#[derive(Debug)]
-struct MeteredTxn(Box<dyn Txn>, bool);
-
-macro_rules! reads {
-    ($metered:ty) => {
-        #[async_trait]
-        impl Reads for $metered {
-            fn read_ts(&self) -> Timestamp {
-                self.0.read_ts()
-            }
-
-            async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
-                let begun = Instant::now();
-                measured("get", begun, self.0.get(key).await)
-            }
-
-            async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
-                let begun = Instant::now();
-                measured("batch_get", begun, self.0.batch_get(keys).await)
-            }
-
-            async fn scan(
-                &mut self,
-                range: Range<Key>,
-                limit: u32,
-            ) -> Result<Vec<(Key, Value)>, KvError> {
-                let begun = Instant::now();
-                measured("scan", begun, self.0.scan(range, limit).await)
-            }
-        }
-    };
+struct MeteredTxn {
+    txn: Box<dyn Txn>,
+    writes: bool,
+    /// From its start to its end; its calls are spans below.
+    span: Span,
 }
 
-reads!(MeteredReads);
-reads!(MeteredTxn);
+#[async_trait]
+impl Reads for MeteredTxn {
+    fn read_ts(&self) -> Timestamp {
+        self.txn.read_ts()
+    }
+
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
+        measured("get", self.txn.get(key)).instrument(self.span.clone()).await
+    }
+
+    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
+        measured("batch_get", self.txn.batch_get(keys)).instrument(self.span.clone()).await
+    }
+
+    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
+        measured("scan", self.txn.scan(range, limit)).instrument(self.span.clone()).await
+    }
+}
 
 #[async_trait]
 impl Txn for MeteredTxn {
     fn put(&mut self, key: Key, value: Value) {
-        self.1 = true;
-        self.0.put(key, value);
+        self.writes = true;
+        self.txn.put(key, value);
     }
 
     fn insert(&mut self, key: Key, value: Value) {
-        self.1 = true;
-        self.0.insert(key, value);
+        self.writes = true;
+        self.txn.insert(key, value);
     }
 
     fn delete(&mut self, key: Key) {
-        self.1 = true;
-        self.0.delete(key);
+        self.writes = true;
+        self.txn.delete(key);
     }
 
     async fn commit(self: Box<Self>) -> Result<(), CommitError> {
-        let Self(txn, writes) = *self;
+        let Self { txn, writes, span: whole } = *self;
         if !writes {
             return txn.commit().await;
         }
         let begun = Instant::now();
-        let result = txn.commit().await;
+        let call = whole.in_scope(|| span("commit"));
+        let result = txn.commit().instrument(call.clone()).await;
         let (outcome, problem) = match &result {
             Ok(()) => ("committed", ""),
             Err(CommitError::Conflict) => ("conflict", "conflict"),
             Err(CommitError::Undetermined(_)) => ("undetermined", "undetermined"),
             Err(CommitError::Failed(error)) => ("failed", kind(error)),
         };
-        let metrics = telemetry::metrics();
-        metrics.db_duration.record(begun.elapsed(), ["commit", problem]);
-        metrics.kv_commits.one([outcome]);
+        ended(&call, "commit", begun, problem);
+        whole.record(semconv::KV_OUTCOME, outcome);
+        telemetry::metrics().kv_commits.one([outcome]);
         result
     }
 }

@@ -14,7 +14,6 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::{
     Resource,
-    error::OTelSdkError,
     metrics::{MeterProviderBuilder, SdkMeterProvider},
 };
 use prometheus::{Encoder as _, Registry, TextEncoder};
@@ -26,7 +25,10 @@ pub use self::{
     family::{Counts, Durations, Sizes},
     state::{Active, AuditState, Audited, Entered, LaneVotes, Ready, Votes},
 };
-use crate::semconv::{self, Metric};
+use crate::{
+    otlp::ExportError,
+    semconv::{self, Metric},
+};
 
 /// Boundaries of durations, in seconds: a call within the shop takes about a millisecond, a checkout some,
 /// and the longest patience is a minute.
@@ -105,8 +107,8 @@ pub fn text() -> String {
 /// Sets up what [`metrics`] hands out from now on, read by Prometheus and by whatever else `readers` adds.
 pub(crate) fn install(
     resource: Resource,
-    readers: impl FnOnce(MeterProviderBuilder) -> MeterProviderBuilder,
-) -> Result<SdkMeterProvider, OTelSdkError> {
+    readers: impl FnOnce(MeterProviderBuilder) -> Result<MeterProviderBuilder, ExportError>,
+) -> Result<SdkMeterProvider, ExportError> {
     let registry = Registry::new();
     let service: HashSet<Key> = HashSet::from([Key::from_static_str("service.name")]);
     let pull = opentelemetry_prometheus::exporter()
@@ -115,7 +117,7 @@ pub(crate) fn install(
         .with_resource_selector(service)
         .build()?;
     let builder = SdkMeterProvider::builder().with_resource(resource).with_reader(pull);
-    let provider = readers(builder).build();
+    let provider = readers(builder)?.build();
     if METRICS.set(Metrics::over(&provider.meter("till"))).is_ok() {
         *REGISTRY.write().unwrap_or_else(PoisonError::into_inner) = Some(registry);
     } else {

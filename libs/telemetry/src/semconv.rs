@@ -42,6 +42,10 @@ pub const SERVICE: &str = "till.service";
 pub const SHARD: &str = "till.shard";
 /// Number of a shard's batch.
 pub const BATCH_SEQ: &str = "till.batch.seq";
+/// How many calls a batch carries.
+pub const BATCH_CALLS: &str = "till.batch.calls";
+/// The start timestamp of a KV transaction.
+pub const KV_START_TS: &str = "till.kv.start_ts";
 /// Number of the try of a KV transaction, from 1.
 pub const KV_ATTEMPT: &str = "till.kv.attempt";
 /// The replica that was called.

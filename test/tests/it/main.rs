@@ -3,8 +3,10 @@
 
 mod audit;
 mod certificates;
+mod collector;
 mod dynamic;
 mod grpc;
 mod shop;
+mod telemetry;
 mod tls;
 mod up_tls;

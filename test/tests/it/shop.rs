@@ -11,6 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -50,14 +54,30 @@ pub(crate) fn free_block() -> u16 {
         .unwrap()
 }
 
+/// Ends a process in order (SIGTERM), and waits until it has ended well.
+pub(crate) fn end(process: &mut Child) {
+    let pid = Pid::from_raw(process.id().try_into().unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert!(process.wait().unwrap().success());
+}
+
 impl Shop {
     /// Starts one; returns when every role answers.
     pub(crate) fn start() -> Self {
-        Self::start_with(&[])
+        Self::launch(&[], &[])
     }
 
     /// As [`Shop::start`], with further flags of `till up`.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
+        Self::launch(flags, &[])
+    }
+
+    /// As [`Shop::start`], with variables that all roles have besides.
+    pub(crate) fn start_within(variables: &[(&str, &str)]) -> Self {
+        Self::launch(&[], variables)
+    }
+
+    fn launch(flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let base = free_block();
         let log = fs::File::create(directory.path().join("log")).unwrap();
@@ -70,6 +90,7 @@ impl Shop {
             .args(["--grpc-port-base", &(base + 100).to_string()])
             .args(flags)
             .env_remove("PD_ENDPOINTS")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -93,6 +114,21 @@ impl Shop {
         let status = fs::read(self.directory.path().join("data/up.json")).unwrap_or_default();
         let status: Value = serde_json::from_slice(&status).unwrap_or_default();
         status["ready"] == Value::Bool(true)
+    }
+
+    /// Where REST is served.
+    pub(crate) fn http_port(&self) -> u16 {
+        self.grpc_base - 100
+    }
+
+    /// What a role has logged.
+    pub(crate) fn log(&self, role: &str) -> String {
+        fs::read_to_string(self.directory.path().join(format!("data/logs/{role}-0.log"))).unwrap()
+    }
+
+    /// Ends it in order (SIGTERM), and waits until it has ended.
+    pub(crate) fn end(&mut self) {
+        end(&mut self.supervisor);
     }
 
     /// Where the store's placement driver is.
@@ -120,7 +156,8 @@ impl Shop {
 
 impl Drop for Shop {
     fn drop(&mut self) {
-        self.supervisor.kill().unwrap();
+        // It may have been told to end, and have done so.
+        drop(self.supervisor.kill());
         self.supervisor.wait().unwrap();
     }
 }

@@ -52,6 +52,11 @@ const RESERVED: Table = &[
     ("tracing-subscriber", "telemetry dev-kv"),
     ("opentelemetry", "telemetry"),
     ("opentelemetry_sdk", "telemetry"),
+    ("opentelemetry-otlp", "telemetry"),
+    ("opentelemetry-http", "telemetry"),
+    ("opentelemetry-appender-tracing", "telemetry"),
+    ("tracing-opentelemetry", "telemetry"),
+    ("hyper-rustls", "telemetry"),
     ("prometheus", "telemetry storage"),
     (
         "clap",

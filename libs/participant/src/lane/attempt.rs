@@ -66,6 +66,7 @@ impl<D: Domain> Lane<D> {
             checked = true;
         };
         let answers = self.core.take_answers();
+        self.link_batch(&taken);
         let Some(batch) = batch else {
             self.core.settle(None);
             self.head_known_at = Some(start);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use storage::KvError;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 use types::TxMeta;
 
 use super::{Lane, attempt::AttemptError, told::again};
@@ -39,7 +39,7 @@ impl<D: Domain> Lane<D> {
         let gone: Vec<_> = self
             .core
             .waiting_calls()
-            .filter(|id| self.callers.get(id).is_none_or(oneshot::Sender::is_closed))
+            .filter(|id| self.callers.get(id).is_none_or(|caller| caller.reply.is_closed()))
             .collect();
         for id in gone {
             self.callers.remove(&id);

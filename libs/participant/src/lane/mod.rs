@@ -23,8 +23,10 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
+use tracing::Instrument as _;
 use types::{Branch, Classify, Clock, Entropy, ErrorKind, Timestamp, TxId, TxMeta, UnixMillis};
 
+use telemetry::trace::Origin;
 use told::Told;
 
 use crate::{
@@ -125,7 +127,13 @@ type Reply<D> = oneshot::Sender<Result<Answer<<D as Domain>::Reply>, LaneError>>
 
 struct Envelope<D: Domain> {
     call: Call<D>,
+    caller: Caller<D>,
+}
+
+/// Who waits for an answer, and the span in which it was asked for.
+struct Caller<D: Domain> {
     reply: Reply<D>,
+    origin: Origin,
 }
 
 /// The way to a lane.
@@ -156,7 +164,8 @@ impl<D: Domain> LaneHandle<D> {
     /// [`LaneError`]: the lane does not have the call.
     pub fn begin(&self, call: Call<D>) -> Result<Pending<D>, LaneError> {
         let (reply, answer) = oneshot::channel();
-        self.sender.try_send(Envelope { call, reply }).map_err(|error| match error {
+        let caller = Caller { reply, origin: Origin::here() };
+        self.sender.try_send(Envelope { call, caller }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => LaneError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => LaneError::Unavailable,
         })?;
@@ -191,7 +200,7 @@ pub struct Lane<D: Domain> {
     /// Calls that no batch has taken yet, oldest first.
     queued: VecDeque<(CallId, Call<D>)>,
     /// Who waits for which answer, queued calls and waiters alike.
-    callers: FxHashMap<CallId, Reply<D>>,
+    callers: FxHashMap<CallId, Caller<D>>,
     next_id: CallId,
     /// Runs that nobody knows the fate of, with the answers that go out if they stand.
     limbo: Vec<Limbo<D>>,
@@ -278,19 +287,21 @@ impl<D: Domain> Lane<D> {
                 self.drain();
             }
         }
-        while !self.queued.is_empty() && self.callers.values().any(|reply| !reply.is_closed()) {
+        while !self.queued.is_empty()
+            && self.callers.values().any(|caller| !caller.reply.is_closed())
+        {
             self.batch().await;
         }
     }
 
-    fn admit(&mut self, Envelope { call, reply }: Envelope<D>) {
+    fn admit(&mut self, Envelope { call, caller }: Envelope<D>) {
         self.told.queued();
         if call.is_patient(self.core.branch()) {
             self.patient_since.get_or_insert_with(Instant::now);
         }
         let id = self.next_id;
         self.next_id += 1;
-        self.callers.insert(id, reply);
+        self.callers.insert(id, caller);
         self.queued.push_back((id, call));
     }
 
@@ -328,7 +339,8 @@ impl<D: Domain> Lane<D> {
             Duration::from_millis(500),
         );
         loop {
-            match self.attempt().await {
+            let span = self.batch_span();
+            match self.attempt().instrument(span).await {
                 Ok(()) => break,
                 Err(error) => {
                     self.report(&error);
@@ -353,7 +365,7 @@ impl<D: Domain> Lane<D> {
         let callers = &mut self.callers;
         let limbo = &self.limbo;
         self.queued.retain(|(id, _)| {
-            let wanted = callers.get(id).is_some_and(|reply| !reply.is_closed())
+            let wanted = callers.get(id).is_some_and(|caller| !caller.reply.is_closed())
                 || limbo.iter().any(|limbo| limbo.taken.contains(id));
             if !wanted {
                 callers.remove(id);
@@ -363,9 +375,9 @@ impl<D: Domain> Lane<D> {
     }
 
     fn send(&mut self, id: CallId, answer: Result<Answer<D::Reply>, LaneError>) {
-        if let Some(reply) = self.callers.remove(&id) {
+        if let Some(caller) = self.callers.remove(&id) {
             // A caller that is gone asks again, with its request id.
-            let _gone = reply.send(answer);
+            let _gone = caller.reply.send(answer);
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What a lane tells of itself in metrics.
 
 use storage::KvError;
-use telemetry::metrics::LaneVotes;
+use telemetry::{metrics::LaneVotes, semconv, trace};
 use tokio::time::Instant;
+use tracing::{Span, field::Empty};
 use types::{BranchState, UnixMillis};
 
 use super::{Lane, attempt::AttemptError};
-use crate::domain::Domain;
+use crate::{core::CallId, domain::Domain};
 
 /// A look at all votes is taken once in so many ticks.
 const LOOK_EVERY: u32 = 5;
@@ -63,6 +64,30 @@ pub(super) fn again(error: &AttemptError) {
 }
 
 impl<D: Domain> Lane<D> {
+    /// The span of one try at a batch: in the trace of the oldest call that it may take.
+    pub(super) fn batch_span(&self) -> Span {
+        let waiting = self.queued.iter().take(self.core.limits().batch_calls);
+        let origins = waiting.filter_map(|(id, _)| Some(&self.callers.get(id)?.origin));
+        trace::batch(&origins, || {
+            tracing::debug_span!(
+                target: trace::TARGET,
+                "batch of a lane",
+                { semconv::BRANCH } = %self.core.branch(),
+                { semconv::BATCH_CALLS } = Empty,
+            )
+        })
+    }
+
+    /// Links the batch at hand to the calls that it took.
+    pub(super) fn link_batch(&self, taken: &[CallId]) {
+        if trace::is_on() {
+            let batch = Span::current();
+            batch.record(semconv::BATCH_CALLS, taken.len());
+            let origins = taken.iter().filter_map(|id| Some(&self.callers.get(id)?.origin));
+            trace::link(&batch, origins);
+        }
+    }
+
     /// Now and then: how many votes have no outcome, and how old they are.
     pub(super) fn tell_votes(&mut self, now: UnixMillis) {
         self.told.ticks = self.told.ticks.wrapping_add(1);

@@ -6,10 +6,15 @@ use std::{
     time::Instant,
 };
 
+use telemetry::trace;
 use tonic::Code;
 use tower::Service;
+use tracing::{Instrument as _, Span};
 
-use crate::status::{code_name, code_of};
+use crate::{
+    spans::{answered, span},
+    status::{code_name, code_of},
+};
 
 /// A connection whose calls are counted and measured.
 #[derive(Debug, Clone)]
@@ -28,14 +33,20 @@ where
         self.0.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         let begun = Instant::now();
+        // Probes are nobody's request.
+        let method = request.uri().path().trim_start_matches('/');
+        let asks = !method.starts_with("grpc.");
+        let span = if asks { span(method, "client") } else { Span::none() };
+        trace::inject(&span, request.headers_mut());
         // Of generated code, so a closed set.
         let path = request.uri().path_and_query().cloned();
         let answer = self.0.call(request);
         Box::pin(async move {
-            let answer = answer.await;
+            let answer = answer.instrument(span.clone()).await;
             let code = answer.as_ref().map_or(Code::Unavailable, code_of);
+            answered(&span, code);
             let method = path.as_ref().map_or("", |path| path.path().trim_start_matches('/'));
             telemetry::metrics()
                 .rpc_client_duration

@@ -12,15 +12,16 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
-use telemetry::{metrics::Entered, semconv};
+use telemetry::{metrics::Entered, semconv, trace::Origin};
 use tokio::time::Instant;
 use tonic::body::Body;
 use tower::{Layer, Service};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 use types::{Reason, Refusal};
 
 use crate::{
     access,
+    spans::{answered, span},
     status::{code_name, code_of, to_status},
 };
 
@@ -117,12 +118,13 @@ where
             }
         };
         // At debug, like all that is said of single requests: a span costs more than many a request.
-        let span = tracing::debug_span!(
-            "request",
-            { semconv::RPC_SYSTEM_NAME } = "grpc",
-            { semconv::RPC_METHOD } = path.trim_start_matches('/'),
-            { semconv::RPC_STATUS } = tracing::field::Empty,
-        );
+        let span = if access::is_free(path) {
+            Span::none()
+        } else {
+            // Names that nobody serves are a caller's invention.
+            span(call.method.as_deref().unwrap_or(semconv::OTHER), "server")
+        };
+        Origin::of_caller(request.headers()).continue_in(&span);
         let inner = self.inner.call(request);
         async move {
             let answered = AssertUnwindSafe(inner).catch_unwind().await;
@@ -167,9 +169,9 @@ impl Call {
 
 /// The status, where it stands in the head of the response: always for an error of a unary call.
 fn record(response: &http::Response<Body>) {
-    let span = tracing::Span::current();
+    let span = Span::current();
     if !span.is_disabled() {
-        span.record(semconv::RPC_STATUS, code_name(code_of(response)));
+        answered(&span, code_of(response));
         tracing::debug!("request answered");
     }
 }

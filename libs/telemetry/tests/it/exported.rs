@@ -45,7 +45,7 @@ fn use_all() -> impl Any {
 
 #[test]
 fn every_declared_metric_is_exported_by_its_name_and_nothing_else_is() {
-    let guard = telemetry::init("test", Format::Pretty, Scope::Service);
+    let guard = telemetry::init("test", Format::Pretty, Scope::Service).unwrap();
     let kept = use_all();
     let text = metrics::text();
 

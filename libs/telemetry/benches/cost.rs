@@ -1,0 +1,114 @@
+//! What telemetry costs a checkout where nothing is exported: everything that is counted, and every span
+//! that is not made. `cargo bench -p telemetry`.
+
+#![allow(missing_docs, reason = "criterion's macros make functions without any")]
+
+use std::{hint::black_box, time::Duration};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::HeaderMap;
+use telemetry::{
+    Format, Scope, semconv,
+    trace::{self, Origin},
+};
+use tracing::{Span, field::Empty};
+
+/// What one checkout of two items counts by itself, over all processes. What is counted once for a batch
+/// is in `a_batch`.
+fn counts() {
+    let metrics = telemetry::metrics();
+    let took = black_box(Duration::from_millis(3));
+    let _rest = metrics.http_server_active.enter();
+    let _rpc = metrics.rpc_server_active.enter();
+    metrics
+        .rpc_client_duration
+        .record(took, ["till.coordinator.v1.CoordinatorService/Checkout", "OK"]);
+    metrics
+        .rpc_server_duration
+        .record(took, ["till.coordinator.v1.CoordinatorService/Checkout", "OK"]);
+    metrics.http_server_duration.record(took, ["POST", "/orders/checkout/{order_id}", "200"]);
+    metrics.checkouts.one(["paid", ""]);
+    metrics.transactions.one(["committed", "begun"]);
+}
+
+/// What one batch counts: of messages, of the lane that takes it, and of the store beneath.
+fn a_batch() {
+    let metrics = telemetry::metrics();
+    let took = black_box(Duration::from_millis(3));
+    metrics.mail_batch_size.record(black_box(3), []);
+    metrics
+        .rpc_client_duration
+        .record(took, ["till.participant.v1.ParticipantService/Apply", "OK"]);
+    let active = metrics.rpc_server_active.enter();
+    metrics
+        .rpc_server_duration
+        .record(took, ["till.participant.v1.ParticipantService/Apply", "OK"]);
+    drop(active);
+    metrics.lane_batch_size.record(black_box(3), ["write"]);
+    metrics.lane_batch_duration.record(took, ["write"]);
+    metrics.lane_wait.record(took, ["write"]);
+    metrics.db_duration.record(took, ["begin", ""]);
+    metrics.db_duration.record(took, ["batch_get", ""]);
+    metrics.db_duration.record(took, ["commit", ""]);
+    metrics.kv_commits.one(["committed"]);
+}
+
+/// Spans of one checkout where each is made: 2 at the bridge, 3 at the coordinator, and for each of 4
+/// branches a message and its batch, 2 calls, a lane's batch and 4 of the store.
+const SPANS: u64 = 5 + 4 * 9;
+
+/// What stands in the code for each span: what is asked for, kept while it waits, tied to a batch, told to
+/// whoever is called. Nobody exports it, so none of it must cost anything.
+fn spans(headers: &mut HeaderMap) {
+    for number in 0..SPANS {
+        let caller = Origin::of_caller(headers);
+        let span = tracing::debug_span!(
+            target: trace::TARGET,
+            "message",
+            otel.name = "prepare",
+            otel.status_code = Empty,
+            { semconv::BRANCH } = number,
+        );
+        caller.continue_in(&span);
+        trace::inject(&span, headers);
+        let origins = black_box([Origin::here()]);
+        let batch = trace::batch(&origins.iter(), Span::none);
+        trace::link(&batch, origins.iter());
+        black_box(trace::below(
+            || tracing::debug_span!(target: trace::TARGET, "kv", { semconv::DB_OPERATION } = number),
+        ));
+        span.record("otel.status_code", "ERROR");
+        drop(black_box(span));
+    }
+}
+
+/// The same work without any of it.
+fn nothing(headers: &mut HeaderMap) {
+    for number in 0..SPANS {
+        black_box((number, &headers));
+    }
+}
+
+fn cost(criterion: &mut Criterion) {
+    let mut headers = HeaderMap::new();
+    criterion.bench_function("a checkout's spans, without telemetry", |bench| {
+        bench.iter(|| nothing(&mut headers));
+    });
+    criterion.bench_function("a checkout's counts, without telemetry", |bench| {
+        bench.iter(|| black_box(Duration::from_millis(3)));
+    });
+    let _guard = telemetry::init("bench", Format::Pretty, Scope::Service)
+        .expect("nothing is exported, so nothing can be refused");
+    criterion.bench_function("a checkout's spans, without an endpoint", |bench| {
+        bench.iter(|| spans(&mut headers));
+    });
+    criterion.bench_function("an event at debug level, without an endpoint", |bench| {
+        bench.iter(|| tracing::debug!(number = black_box(3), "begin"));
+    });
+    criterion.bench_function("a checkout's counts", |bench| bench.iter(counts));
+    criterion.bench_function("a batch's counts", |bench| bench.iter(a_batch));
+    criterion.bench_function("a look at all metrics", |bench| bench.iter(telemetry::metrics::text));
+}
+
+criterion_group!(benches, cost);
+criterion_main!(benches);

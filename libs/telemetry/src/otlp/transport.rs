@@ -1,0 +1,156 @@
+//! How telemetry gets to its collector: gRPC or HTTP, plain or over TLS.
+
+use std::{fmt, fs, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use opentelemetry_http::{HttpClient, HttpError, hyper::HyperClient};
+use opentelemetry_otlp::{
+    LogExporter, MetricExporter, Protocol as OtlpProtocol, SpanExporter, WithExportConfig as _,
+    WithHttpConfig as _, WithTonicConfig as _,
+    tonic_types::transport::{Certificate, ClientTlsConfig, Identity},
+};
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+
+use super::{
+    ExportError, Handle,
+    variables::{File, Link, Protocol},
+};
+
+macro_rules! exporter {
+    ($builder:expr, $link:expr) => {
+        match $link.protocol {
+            Protocol::Grpc => match grpc_tls($link)? {
+                Some(tls) => $builder.with_tonic().with_tls_config(tls).build()?,
+                None => $builder.with_tonic().build()?,
+            },
+            Protocol::Http => $builder
+                .with_http()
+                .with_protocol(OtlpProtocol::HttpBinary)
+                .with_shared_http_client(http_client($link)?)
+                .build()?,
+        }
+    };
+}
+
+pub(super) fn spans(link: &Link) -> Result<SpanExporter, ExportError> {
+    Ok(exporter!(SpanExporter::builder(), link))
+}
+
+pub(super) fn logs(link: &Link) -> Result<LogExporter, ExportError> {
+    Ok(exporter!(LogExporter::builder(), link))
+}
+
+pub(super) fn metrics(link: &Link) -> Result<MetricExporter, ExportError> {
+    Ok(exporter!(MetricExporter::builder(), link))
+}
+
+impl File {
+    fn read(&self) -> Result<Vec<u8>, ExportError> {
+        fs::read(&self.path).map_err(|error| self.unusable(&error))
+    }
+
+    fn unusable(&self, problem: &impl fmt::Display) -> ExportError {
+        ExportError::File {
+            variable: self.variable.clone(),
+            path: self.path.display().to_string(),
+            problem: problem.to_string(),
+        }
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, ExportError> {
+        let found = CertificateDer::pem_slice_iter(&self.read()?).collect::<Result<Vec<_>, _>>();
+        let found = found.map_err(|error| self.unusable(&error))?;
+        if found.is_empty() { Err(self.unusable(&"it has no certificate")) } else { Ok(found) }
+    }
+}
+
+/// TLS as the variables have it; none for an endpoint that is plain by its scheme.
+fn grpc_tls(link: &Link) -> Result<Option<ClientTlsConfig>, ExportError> {
+    if is_plain(link) {
+        return Ok(None);
+    }
+    let mut tls = match &link.authority {
+        Some(file) => {
+            file.certificates()?;
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(file.read()?))
+        }
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    if let Some((certificate, key)) = &link.identity {
+        tls = tls.identity(Identity::from_pem(certificate.read()?, key.read()?));
+    }
+    Ok(Some(tls))
+}
+
+fn is_plain(link: &Link) -> bool {
+    // Without a scheme it is TLS, unless OTEL_EXPORTER_OTLP_INSECURE says otherwise: the exporter knows.
+    link.endpoint.to_ascii_lowercase().starts_with("http://")
+}
+
+/// A client that works from any thread: exporters run on threads of their own, beside the runtime.
+fn http_client(link: &Link) -> Result<Arc<dyn HttpClient>, ExportError> {
+    let runtime = Handle::current();
+    if is_plain(link) {
+        let client = Arc::new(HyperClient::new(HttpConnector::new(), link.timeout, None));
+        return Ok(Arc::new(Lent { client, runtime }));
+    }
+    let roots = ClientConfig::builder_with_provider(Arc::new(
+        tokio_rustls::rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .map_err(|error| internal(&error))?;
+    let roots = match &link.authority {
+        Some(file) => {
+            let mut store = RootCertStore::empty();
+            for certificate in file.certificates()? {
+                store.add(certificate).map_err(|error| file.unusable(&error))?;
+            }
+            roots.with_root_certificates(store)
+        }
+        None => roots.with_native_roots().map_err(|error| internal(&error))?,
+    };
+    let config = match &link.identity {
+        Some((certificate, key)) => {
+            let secret = PrivateKeyDer::from_pem_slice(&key.read()?);
+            let secret = secret.map_err(|error| key.unusable(&error))?;
+            roots
+                .with_client_auth_cert(certificate.certificates()?, secret)
+                .map_err(|error| certificate.unusable(&error))?
+        }
+        None => roots.with_no_client_auth(),
+    };
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
+    let client = Arc::new(HyperClient::new(connector, link.timeout, None));
+    Ok(Arc::new(Lent { client, runtime }))
+}
+
+fn internal(error: &impl fmt::Display) -> ExportError {
+    opentelemetry_otlp::ExporterBuildError::InternalFailure(error.to_string()).into()
+}
+
+/// A client that needs a runtime, with one.
+struct Lent<C> {
+    client: Arc<C>,
+    runtime: Handle,
+}
+
+impl<C> fmt::Debug for Lent<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lent").finish_non_exhaustive()
+    }
+}
+
+#[async_trait::async_trait]
+impl<C: HttpClient + 'static> HttpClient for Lent<C> {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let client = Arc::clone(&self.client);
+        self.runtime.spawn(async move { client.send_bytes(request).await }).await?
+    }
+}

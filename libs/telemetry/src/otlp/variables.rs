@@ -1,0 +1,318 @@
+//! What OpenTelemetry's variables ask for. The SDK reads most of them itself, and passes over what it does
+//! not understand; so that nobody waits for telemetry that never comes, it is refused here by its name.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::ExportError;
+
+/// As the specification has it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Numbers that the SDK reads.
+const COUNTS: [&str; 12] = [
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_BLRP_SCHEDULE_DELAY",
+    "OTEL_BLRP_EXPORT_TIMEOUT",
+    "OTEL_BLRP_MAX_QUEUE_SIZE",
+    "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT",
+    "OTEL_SPAN_LINK_COUNT_LIMIT",
+];
+
+const SAMPLERS: [&str; 6] = [
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+];
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Traces,
+    Metrics,
+    Logs,
+}
+
+impl Signal {
+    /// As it stands in names of variables.
+    const fn upper(self) -> &'static str {
+        match self {
+            Self::Traces => "TRACES",
+            Self::Metrics => "METRICS",
+            Self::Logs => "LOGS",
+        }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+            Self::Logs => "logs",
+        }
+    }
+
+    pub(super) const fn bit(self) -> u8 {
+        match self {
+            Self::Traces => 1,
+            Self::Metrics => 2,
+            Self::Logs => 4,
+        }
+    }
+}
+
+/// How it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Grpc,
+    Http,
+}
+
+/// A file, and the variable that named it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct File {
+    pub(super) variable: String,
+    pub(super) path: PathBuf,
+}
+
+/// The way of one signal to its collector. What is not here the exporters read themselves: headers,
+/// compression, whether an endpoint without a scheme is plain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(super) signal: Signal,
+    pub(super) protocol: Protocol,
+    pub(super) endpoint: String,
+    /// For one export, with its retries.
+    pub(super) timeout: Duration,
+    /// Who vouches for the collector; the system's authorities unless told.
+    pub(super) authority: Option<File>,
+    /// Our certificate and its key.
+    pub(super) identity: Option<(File, File)>,
+}
+
+/// What is sent where; nothing unless told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(super) traces: Option<Link>,
+    pub(super) metrics: Option<Link>,
+    pub(super) logs: Option<Link>,
+}
+
+impl Wanted {
+    /// As [`Wanted::told`], by the environment of this process.
+    pub(crate) fn by_environment() -> Result<Self, ExportError> {
+        Self::told(|name| std::env::var_os(name)?.into_string().ok())
+    }
+
+    /// What the variables say, of which `read` gives the values.
+    pub(crate) fn told(read: impl Fn(&str) -> Option<String>) -> Result<Self, ExportError> {
+        let variables = Variables(&read);
+        if variables.one("OTEL_SDK_DISABLED").is_some_and(|(_, it)| it.eq_ignore_ascii_case("true"))
+        {
+            return Ok(Self::default());
+        }
+        let wanted = Self {
+            traces: variables.link(Signal::Traces)?,
+            metrics: variables.link(Signal::Metrics)?,
+            logs: variables.link(Signal::Logs)?,
+        };
+        if wanted != Self::default() {
+            variables.check()?;
+        }
+        Ok(wanted)
+    }
+}
+
+/// A variable and its value.
+type Said = (String, String);
+
+struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Variables<'_> {
+    /// Empty is the same as not set.
+    fn one(&self, name: &str) -> Option<Said> {
+        let value = (self.0)(name).filter(|value| !value.is_empty())?;
+        Some((name.to_owned(), value))
+    }
+
+    /// What is said for this signal, or else for all.
+    fn either(&self, signal: Signal, what: &str) -> Option<Said> {
+        self.one(&format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.upper()))
+            .or_else(|| self.one(&format!("OTEL_EXPORTER_OTLP_{what}")))
+    }
+
+    fn link(&self, signal: Signal) -> Result<Option<Link>, ExportError> {
+        let exporter = self.one(&format!("OTEL_{}_EXPORTER", signal.upper()));
+        match exporter.as_ref().map(|(_, value)| value.as_str()) {
+            None | Some("otlp") => {}
+            Some("none") => return Ok(None),
+            // Metrics are there to be fetched in any case.
+            Some("prometheus") if signal == Signal::Metrics => return Ok(None),
+            Some(_) => return refuse(exporter, "otlp or none"),
+        }
+        let Some((_, endpoint)) = self.either(signal, "ENDPOINT") else { return Ok(None) };
+        let told = self.either(signal, "PROTOCOL");
+        let protocol = match told.as_ref().map(|(_, value)| value.to_ascii_lowercase()).as_deref() {
+            Some("grpc") => Protocol::Grpc,
+            // As the specification has it.
+            None | Some("http/protobuf") => Protocol::Http,
+            Some(_) => return refuse(told, "grpc or http/protobuf"),
+        };
+        let timeout = match self.either(signal, "TIMEOUT") {
+            None => TIMEOUT,
+            Some((variable, value)) => match value.parse() {
+                Ok(millis) => Duration::from_millis(millis),
+                Err(_) => return refuse(Some((variable, value)), "a number of milliseconds"),
+            },
+        };
+        let compression = self.either(signal, "COMPRESSION");
+        if let Some((_, value)) = &compression
+            && !["gzip", "none"].contains(&value.to_ascii_lowercase().as_str())
+        {
+            return refuse(compression, "gzip or none");
+        }
+        let file = |what| {
+            let (variable, path) = self.either(signal, what)?;
+            Some(File { variable, path: path.into() })
+        };
+        let identity = match (file("CLIENT_CERTIFICATE"), file("CLIENT_KEY")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(one), None) | (None, Some(one)) => {
+                let said = (one.variable, one.path.display().to_string());
+                return refuse(
+                    Some(said),
+                    "set together with its other half (CLIENT_CERTIFICATE, CLIENT_KEY)",
+                );
+            }
+        };
+        let authority = file("CERTIFICATE");
+        Ok(Some(Link { signal, protocol, endpoint, timeout, authority, identity }))
+    }
+
+    /// Judges what the SDK reads by itself.
+    fn check(&self) -> Result<(), ExportError> {
+        for said in COUNTS.iter().filter_map(|name| self.one(name)) {
+            if said.1.parse::<u32>().is_err() {
+                return refuse(Some(said), "a whole number, from 0");
+            }
+        }
+        let sampler = self.one("OTEL_TRACES_SAMPLER");
+        if let Some((_, value)) = &sampler
+            && !SAMPLERS.contains(&value.as_str())
+        {
+            return refuse(
+                sampler,
+                "one of always_on, always_off, traceidratio, or those behind parentbased_",
+            );
+        }
+        if sampler.is_some_and(|(_, value)| value.ends_with("traceidratio")) {
+            let ratio = self.one("OTEL_TRACES_SAMPLER_ARG");
+            let good = |(_, value): &Said| {
+                value.parse::<f64>().is_ok_and(|ratio| (0.0..=1.0).contains(&ratio))
+            };
+            if ratio.as_ref().is_some_and(|said| !good(said)) {
+                return refuse(ratio, "from 0 to 1");
+            }
+        }
+        let preference = self.one("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE");
+        if let Some((_, value)) = &preference
+            && !["cumulative", "delta", "lowmemory"].contains(&value.to_ascii_lowercase().as_str())
+        {
+            return refuse(preference, "cumulative, delta or lowmemory");
+        }
+        Ok(())
+    }
+}
+
+fn refuse<T>(said: Option<Said>, must: &'static str) -> Result<T, ExportError> {
+    let (variable, value) = said.unwrap_or_default();
+    Err(ExportError::Value { variable, value, must })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(variables: &[(&str, &str)]) -> Result<Wanted, ExportError> {
+        Wanted::told(|name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4317");
+
+    #[test]
+    fn nothing_is_sent_unless_an_endpoint_is_named() {
+        assert_eq!(told(&[]).unwrap(), Wanted::default());
+        assert_eq!(told(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]).unwrap(), Wanted::default());
+        // Nothing is judged that nobody reads.
+        assert_eq!(told(&[("OTEL_TRACES_SAMPLER", "odd")]).unwrap(), Wanted::default());
+        let all = told(&[ENDPOINT]).unwrap();
+        assert!(all.traces.is_some() && all.metrics.is_some() && all.logs.is_some());
+        let one = told(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://a:4317")]).unwrap();
+        assert!(one.traces.is_some() && one.metrics.is_none() && one.logs.is_none());
+    }
+
+    #[test]
+    fn the_variables_turn_parts_off_or_all() {
+        assert_eq!(told(&[ENDPOINT, ("OTEL_SDK_DISABLED", "true")]).unwrap(), Wanted::default());
+        assert!(told(&[ENDPOINT, ("OTEL_SDK_DISABLED", "false")]).unwrap().traces.is_some());
+        let wanted = told(&[ENDPOINT, ("OTEL_LOGS_EXPORTER", "none")]).unwrap();
+        assert!(wanted.logs.is_none() && wanted.traces.is_some());
+        let wanted = told(&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "prometheus")]).unwrap();
+        assert!(wanted.metrics.is_none() && wanted.traces.is_some());
+    }
+
+    #[test]
+    fn what_is_said_of_one_signal_wins_over_what_is_said_of_all() {
+        let wanted = told(&[
+            ENDPOINT,
+            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://b:4318/logs"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "7"),
+            ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "8"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"),
+        ])
+        .unwrap();
+        let (traces, logs) = (wanted.traces.unwrap(), wanted.logs.unwrap());
+        assert_eq!((traces.endpoint.as_str(), traces.protocol), ("http://a:4317", Protocol::Grpc));
+        assert_eq!((logs.endpoint.as_str(), logs.protocol), ("http://b:4318/logs", Protocol::Http));
+        assert_eq!((traces.timeout.as_millis(), logs.timeout.as_millis()), (7, 8));
+        assert_eq!(logs.authority.unwrap().path, PathBuf::from("/ca.pem"));
+    }
+
+    #[test]
+    fn what_is_not_offered_is_refused_by_its_name() {
+        for (variable, value) in [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "udp"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1s"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key.pem"),
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+            ("OTEL_TRACES_SAMPLER", "sometimes"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "odd"),
+        ] {
+            let error = told(&[ENDPOINT, (variable, value)]).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("{variable} is {value:?}, and must be ")),
+                "{error}"
+            );
+        }
+        let ratio = ("OTEL_TRACES_SAMPLER_ARG", "1.5");
+        let sampler = |name| ("OTEL_TRACES_SAMPLER", name);
+        assert!(told(&[ENDPOINT, ratio, sampler("parentbased_traceidratio")]).is_err());
+        assert!(told(&[ENDPOINT, ratio, sampler("always_on")]).is_ok());
+    }
+}
