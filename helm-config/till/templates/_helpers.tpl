@@ -84,6 +84,12 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 9100
 {{- end -}}
 
+{{/* Of the collector: the endpoint's, or its scheme's. */}}
+{{- define "till.otlp.port" -}}
+{{- $url := urlParse .Values.otlp.endpoint -}}
+{{- default (ternary "443" "80" (eq $url.scheme "https")) (regexFind ":[0-9]+$" $url.host | trimPrefix ":") -}}
+{{- end -}}
+
 {{/* Secrets that a role sees as files: takes {root, role}. */}}
 {{- define "till.mounts" -}}
 {{- $values := .root.Values -}}
@@ -111,6 +117,12 @@ TILL_LAME_DUCK_MS: {{ .own.lameDuckMs | int64 | quote }}
 TILL_DRAIN_TIMEOUT_MS: {{ .own.drainTimeoutMs | int64 | quote }}
 TILL_ADMIN_LISTEN: {{ printf "[::]:%s,0.0.0.0:%s" (include "till.metrics.port" .root) (include "till.metrics.port" .root) | quote }}
 {{- include "till.endpoints" . }}
+{{- if $values.otlp.endpoint }}
+OTEL_EXPORTER_OTLP_ENDPOINT: {{ $values.otlp.endpoint | quote }}
+OTEL_EXPORTER_OTLP_PROTOCOL: {{ $values.otlp.protocol }}
+OTEL_TRACES_SAMPLER: parentbased_traceidratio
+OTEL_TRACES_SAMPLER_ARG: {{ $values.otlp.sampling | toString | quote }}
+{{- end }}
 {{- if $values.grpc.tls.enabled }}
 TILL_TLS_CA_FILE: /etc/till/tls/ca.crt
 TILL_TLS_CERT_FILE: /etc/till/tls/tls.crt

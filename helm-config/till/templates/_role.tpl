@@ -98,6 +98,11 @@ env:
   - name: {{ $variable }}
     value: {{ $value | toString | quote }}
   {{- end }}
+  {{- if and .root.Values.otlp.endpoint .root.Values.otlp.headers.secretName }}
+  - name: OTEL_EXPORTER_OTLP_HEADERS
+    valueFrom:
+      secretKeyRef: {name: {{ .root.Values.otlp.headers.secretName }}, key: headers}
+  {{- end }}
 resources: {{- toYaml .own.resources | nindent 2 }}
 securityContext:
   allowPrivilegeEscalation: false

@@ -40,7 +40,8 @@ const VALUES: [Option<&str>; 7] = [
 ];
 
 /// Values that must be refused, and a word of the reason.
-const REFUSED: [(&str, &str); 5] = [
+const REFUSED: [(&str, &str); 6] = [
+    ("otlp.endpoint=collector", "pattern"),
     ("store.tidbCluster.enabled=false", "no store"),
     ("store.pdEndpoints={pd:2379}", "exclude each other"),
     ("roles.stock.replica=3", "replica"),

@@ -28,15 +28,24 @@ const SIZES: &[(&[&str], &str, u64)] = &[
 ];
 
 /// What may be reached from outside, and on which port of its own.
-const PUBLISHED: &[(&str, u64)] =
-    &[("grafana", 3000), ("http-bridge", 8000), ("locust-master", 8089), ("prometheus", 9090)];
+const PUBLISHED: &[(&str, u64)] = &[
+    ("dashboard", 18888),
+    ("grafana", 3000),
+    ("http-bridge", 8000),
+    ("locust-master", 8089),
+    ("prometheus", 9090),
+];
 /// Published without asking who comes: to this machine alone.
-const UNGUARDED: &[&str] = &["grafana", "prometheus"];
+const UNGUARDED: &[&str] = &["dashboard", "grafana", "prometheus"];
 
 /// Runs to its end, and is healthy by having done so.
 const ONCE: &[&str] = &["load-init"];
-/// Asks for its work: nobody asks it anything.
-const UNASKED: &[&str] = &["locust-worker"];
+/// Nobody asks these how they are: the one asks for its work, the other has nothing in its image to be
+/// asked by, not even a shell.
+const UNASKED: &[&str] = &["locust-worker", "dashboard"];
+
+/// Where telemetry goes: the dashboard's port for OTLP over gRPC.
+const TELEMETRY: &str = "http://dashboard:18889";
 
 pub(super) fn check(workspace: &Workspace) -> Part {
     let Some(reader) = go::built(workspace, SOURCE)? else {
@@ -56,6 +65,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
         rule("callers find whom they call", each(&project, finds));
         let proved = if files.contains(&TLS) { certified } else { plain };
         rule("gRPC is plain or proved, as chosen", each(&project, proved));
+        rule("roles send their telemetry to the dashboard", each(&project, tells));
         rule("networks are closed, volumes have names", closed(&project));
     }
     // The size that is used when none is named stands in the files themselves.
@@ -233,6 +243,19 @@ fn finds(name: &str, service: &Value) -> Result<(), String> {
         .collect();
     expect(&format!("it is {found:?}"), found == wanted)?;
     expect("where callers are", service["networks"].get("calls").is_some())
+}
+
+/// Every role sends what it tells to the dashboard, which is where they are.
+fn tells(name: &str, service: &Value) -> Result<(), String> {
+    if name == "dashboard" {
+        return expect("where roles are", service["networks"].get("calls").is_some());
+    }
+    if role(name).is_none() {
+        return Ok(());
+    }
+    let settings = &service["environment"];
+    expect("its endpoint", settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == TELEMETRY)?;
+    expect("its protocol", settings["OTEL_EXPORTER_OTLP_PROTOCOL"] == "grpc")
 }
 
 fn closed(project: &Value) -> Result<(), String> {

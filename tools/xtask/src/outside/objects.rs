@@ -30,6 +30,7 @@ pub(super) fn check(what: &str, objects: &[Value], tally: &mut Tally) {
     rule("callers find whom they call", all(pods(objects), |pod| finds(pod, objects)));
     rule("a budget and a service for each role", each_role_has(objects));
     rule("policies allow exactly who calls whom", policies(objects));
+    rule("telemetry gets to its collector", all(pods(objects), |pod| tells(pod, objects)));
     rule("the ingress outwaits the bridge", ingress(objects));
 }
 
@@ -185,6 +186,29 @@ fn finds(workload: &Value, objects: &[Value]) -> Result<(), String> {
         expect("its port", spec["ports"][0]["port"].as_u64() == port.parse().ok())?;
     }
     expect("whom it calls", seen == wanted)
+}
+
+/// Where a collector is named, it is named with its protocol, and the role's policy lets it out to that port.
+/// Else nothing of telemetry is said at all.
+fn tells(workload: &Value, objects: &[Value]) -> Result<(), String> {
+    let variables = variables(workload);
+    let Some(endpoint) = variables.get("OTEL_EXPORTER_OTLP_ENDPOINT") else {
+        return expect("no endpoint", !variables.keys().any(|name| name.starts_with("OTEL_")));
+    };
+    expect("its protocol", variables.contains_key("OTEL_EXPORTER_OTLP_PROTOCOL"))?;
+    let (scheme, rest) = endpoint.split_once("://").ok_or("no URL")?;
+    let host = rest.split('/').next().unwrap_or_default();
+    let own = if scheme == "https" { 443 } else { 80 };
+    let port = host.split_once(':').map_or(Some(own), |(_, port)| port.parse::<u64>().ok());
+    let role = component(&workload["metadata"]["labels"]);
+    let labels = |policy: &&Value| component(&policy["spec"]["podSelector"]["matchLabels"]) == role;
+    let Some(policy) = of_kind(objects, "NetworkPolicy").find(labels) else {
+        return Ok(());
+    };
+    let rules = policy["spec"]["egress"].as_array();
+    let mut ports =
+        rules.into_iter().flatten().filter_map(|rule| rule["ports"].as_array()).flatten();
+    expect("is let out to its port", ports.any(|found| found["port"].as_u64() == port))
 }
 
 fn called_by(role: &str) -> &'static [&'static str] {
