@@ -2,9 +2,9 @@
 //!
 //! Must not know: how a role does its work.
 //!
-//! Modules: [`plan`] which children with which flags; [`certificates`] by which they prove who they are; [`data_dir`] the directory and its lock; [`child`]
-//! keeps one child alive; [`logs`] what the children say; [`status`] `up.json`; [`greeting`] what a person
-//! is told.
+//! Modules: [`plan`] which children with which flags; [`certificates`] by which they prove who they are;
+//! [`data_dir`] the directory and its lock; [`child`] keeps one child alive; [`logs`] what the children say;
+//! [`status`] `up.json`; [`greeting`] what a person is told.
 
 use std::{
     collections::BTreeMap,

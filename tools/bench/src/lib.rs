@@ -6,8 +6,9 @@
 //! Modules: [`args`] the command line; [`shop`] starts a shop of its own; [`prepare`] what the shop holds
 //! before the clock starts; [`workload`] which call is next; [`pace`] when it is due; [`drive`] who makes
 //! it; [`client`], [`rest`], [`grpc`] and [`call`] how; [`tally`] what is counted; [`roles`] CPU and memory;
-//! [`store`] the store's counters; [`baseline`] bare transactions to compare with; [`check`] what was sold; [`books`] the
-//! audit;//! [`report`] and [`plot`] figures; [`progress`] how far something long is.
+//! [`store`] the store's counters; [`commits`] the roles' own of their KV transactions; [`baseline`] bare
+//! transactions to compare with; [`check`] what was sold; [`books`] the audit; [`report`] and [`plot`]
+//! figures; [`progress`] how far something long is.
 //!
 //! Invariants: a latency begins when its call was due, not when it was sent; fresh and repeated checkouts
 //! are never one figure; a run with a finding, an error or a refusal that nobody can explain has no
@@ -19,6 +20,7 @@ mod books;
 mod call;
 mod check;
 mod client;
+mod commits;
 mod drive;
 mod grpc;
 mod pace;
@@ -201,7 +203,8 @@ async fn measure(
     let board = Board::new(args.workload, room, args.mix.0, args.seed);
     let look = || async {
         let counters = store::counters(site.store.as_ref()).await;
-        Ok::<_, String>((roles::usage(&site.processes)?, roles::own(), counters))
+        let commits = commits::counted(&site.processes).await;
+        Ok::<_, String>((roles::usage(&site.processes)?, roles::own(), counters, commits))
     };
     let (board, tally, [before, after]) =
         drive::drive(&site.door, board, plan(args, pace), look).await?;
@@ -225,6 +228,7 @@ async fn measure(
         roles: [before.0, after.0],
         own: [before.1, after.1],
         store,
+        commits: commits::difference(&before.3, &after.3),
         verdict,
         books,
     })
@@ -247,6 +251,7 @@ async fn bare(args: &Args, site: &Site) -> Result<Vec<Point>, String> {
         roles: [Usage::default(), Usage::default()],
         own: [Usage::default(), Usage::default()],
         store: Value::Null,
+        commits: Value::Null,
         verdict: None,
         books: None,
     };

@@ -29,6 +29,8 @@ pub(crate) struct Point {
     pub(crate) own: [Usage; 2],
     /// The store's counters between the two; null where they are not known.
     pub(crate) store: Value,
+    /// What became of the roles' KV transactions between the two; null where it is not known.
+    pub(crate) commits: Value,
     /// None when it was left out, or there is nothing to check.
     pub(crate) verdict: Option<Verdict>,
     /// None when it was left out, or the store is not known.
@@ -121,6 +123,7 @@ impl Point {
             "cpu_us_per_fresh_checkout": self.cpu_each_us(),
             "generator": own.json(own_before)["generator"],
             "store": self.store,
+            "commits": self.commits,
             "remarks": self.remarks(),
             "check": self.verdict.as_ref().map(|verdict| json!({
                 "orders_read": verdict.orders,
@@ -256,6 +259,13 @@ impl Point {
                 shown(&self.store["fresh_checkouts_per_transaction"]),
                 self.store["one_phase_commits"],
                 self.store["transactions"],
+            ),
+        );
+        line(
+            text,
+            &format!(
+                "  conflicts for a thousand KV transactions: {}",
+                shown(&self.commits["conflicts_per_1000"]),
             ),
         );
     }

@@ -22,6 +22,8 @@ pub(crate) struct Process {
     pub(crate) role: String,
     /// Where it listens.
     pub(crate) listen: Vec<Endpoint>,
+    /// Where it answers operators.
+    pub(crate) admin: Option<Endpoint>,
 }
 
 /// What a process has used.
@@ -83,11 +85,12 @@ fn process(pid: u32) -> Option<Process> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let arguments: Vec<String> =
         line.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into()).collect();
-    let listen = arguments.windows(2).filter(|pair| pair[0] == "--listen");
+    let given = |flag| arguments.windows(2).filter(move |pair| pair[0] == flag);
     Some(Process {
         pid,
         role: arguments.get(1)?.clone(),
-        listen: listen.filter_map(|pair| reachable(&pair[1])).collect(),
+        listen: given("--listen").filter_map(|pair| reachable(&pair[1])).collect(),
+        admin: given("--admin-listen").find_map(|pair| reachable(&pair[1])),
     })
 }
 

@@ -22,6 +22,7 @@ fn point(variant: &'static str, fresh: u64, end: Option<End>) -> Point {
         roles: [Usage::default(), Usage::default()],
         own: [Usage::default(), Usage::default()],
         store: Value::Null,
+        commits: Value::Null,
         verdict: Some(Verdict::default()),
         books: None,
     }
