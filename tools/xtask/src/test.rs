@@ -44,8 +44,7 @@ fn cluster(workspace: &Workspace) -> Part {
     if std::env::var_os("PD_ENDPOINTS").is_none() {
         return Ok(Outcome::NotRun("PD_ENDPOINTS names no TiKV cluster".to_owned()));
     }
-    let args = ["test", "-p", "storage", "--test", "it", "a_cluster_conforms", "--", "--ignored"];
-    rust_counted(&mut workspace.cargo(&args))
+    rust_counted(&mut workspace.cargo(&["test", "-p", "storage", "--test", "cluster"]))
 }
 
 /// Runs a `cargo test`, counting what it says.

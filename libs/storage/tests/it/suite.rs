@@ -1,12 +1,11 @@
-//! The conformance suite on the TiKV backend: over the development server, calm and with faults, and over a
-//! cluster where `PD_ENDPOINTS` names one.
+//! The conformance suite on the TiKV backend over the development server, calm and with faults.
 
 use std::{sync::Arc, time::Instant};
 
 use serde_json::json;
 use storage::{
     SharedKv,
-    conformance::{self, CASES},
+    conformance::CASES,
     tikv::{TikvConfig, TikvKv},
 };
 
@@ -78,16 +77,4 @@ async fn markers_settle_undetermined_commits() {
     }
     let cases = ["racing_increments_lose_none", "an_undetermined_commit_is_settled_by_its_marker"];
     run_cases(&kv, &cases).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a cluster: PD_ENDPOINTS=host:port cargo test -p storage a_cluster_conforms -- --ignored"]
-async fn a_cluster_conforms() {
-    #[allow(clippy::disallowed_methods, reason = "the one way to hand a cluster to a test")]
-    let endpoints = std::env::var("PD_ENDPOINTS").expect("PD_ENDPOINTS must name a cluster");
-    let endpoints = endpoints.split(',').map(str::to_owned).collect();
-    let kv: SharedKv = TikvKv::connect(TikvConfig::new(endpoints)).await.unwrap();
-    let run = kv.timestamp().await.unwrap().0;
-    let outcome = conformance::run(kv, format!("\x01it/{run}/").as_bytes()).await;
-    assert_eq!(outcome, Ok(()));
 }
