@@ -141,6 +141,11 @@ impl Shop {
         format!("127.0.0.1:{}", self.grpc_base - 100)
     }
 
+    /// Of the `till up`.
+    pub(crate) fn pid(&self) -> u32 {
+        self.supervisor.id()
+    }
+
     /// Address of the first replica.
     pub(crate) fn address(&self, role: &str) -> String {
         let offset = match role {

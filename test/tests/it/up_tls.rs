@@ -2,6 +2,7 @@
 //! ask it.
 
 use std::{
+    fs,
     path::Path,
     process::{Command, Output},
 };
@@ -97,4 +98,15 @@ async fn one_command_runs_an_encrypted_shop_and_the_others_ask_it() {
     let audit = ["audit", "--pd-endpoints", &shop.store()];
     let (code, said) = run(&audit, &flags("store", &directory, "operator"));
     assert!(code == Some(0) && said.contains("1 paid"), "{said}");
+
+    let (pid, rest) = (shop.pid().to_string(), format!("http://{}", shop.rest()));
+    let bench = ["bench", "--grpc", "--pid", &pid, "--target", &rest, "--concurrency", "4"];
+    let small = ["--orders", "200", "--items", "20", "--accounts", "20", "--warm-up-ms", "0"];
+    let certificates = ["--duration-ms", "500", "--tls-dir", &directory.display().to_string()];
+    let report = file(place.path(), "report.json");
+    let line = [&bench[..], &small, &certificates, &["--json", &report]].concat();
+    let (code, said) = run(&line, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let report = fs::read_to_string(report).unwrap();
+    assert!(report.contains("\"clean\": true"), "{report}");
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::value_parser;
 use rpc::net::Endpoint;
 
-use crate::{pace::Pace, prepare::Sizes, workload::Workload};
+use crate::{overload, pace::Pace, prepare::Sizes, workload::Workload};
 
 /// Measure a shop: prepares data, drives a load, checks what was sold, and only then prints figures.
 /// Overwrites the shop's items, users and orders.
@@ -32,6 +32,10 @@ pub struct Args {
     /// With --up: directory for the shop's data; one in the system's temporary directory unless given.
     #[arg(long, value_name = "DIR", requires = "up")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Directory of certificates, as `till up --tls-dir` has it: with --up the shop is encrypted by them; calls
+    /// by --grpc are a client's, and the store is read as an operator.
+    #[arg(long, env = "TILL_TLS_DIR", value_name = "DIR")]
+    pub(crate) tls_dir: Option<PathBuf>,
     /// What is asked for.
     #[arg(long, value_enum, default_value_t = Workload::Fresh)]
     pub(crate) workload: Workload,
@@ -52,6 +56,16 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", value_delimiter = ',',
           value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) users: Vec<u32>,
+    /// Find the peak with --concurrency callers, then offer so many times as much by an open loop, then see how
+    /// soon the peak is there again: 429 is no error then. 5 unless a number is given.
+    #[arg(long, value_name = "FACTOR", num_args = 0..=1, require_equals = true,
+          default_missing_value = "5", conflicts_with_all = ["rate", "users", "compare", "baseline"],
+          value_parser = value_parser!(u32).range(2..=100))]
+    pub(crate) overload: Option<u32>,
+    /// With --overload: calls that may be open at once, each on a connection of its own.
+    #[arg(long, default_value_t = 12_000, value_name = "COUNT",
+          value_parser = value_parser!(u32).range(1..=100_000))]
+    pub(crate) overload_callers: u32,
     /// How long a user thinks.
     #[arg(long, default_value_t = 1_000, value_name = "MILLISECONDS",
           value_parser = value_parser!(u64).range(..=3_600_000))]
@@ -158,6 +172,12 @@ impl Args {
         self.concurrency.iter().map(|callers| Pace::Closed { callers: count(*callers) }).collect()
     }
 
+    /// What an overload is, where one is asked for.
+    pub(crate) fn overload(&self) -> Option<overload::Wish> {
+        let callers = usize::try_from(self.overload_callers).unwrap_or(usize::MAX);
+        self.overload.map(|factor| overload::Wish { factor, callers })
+    }
+
     pub(crate) const fn sizes(&self) -> Sizes {
         Sizes { orders: self.orders, items: self.items, users: self.accounts }
     }
@@ -195,6 +215,15 @@ mod tests {
         let think = Duration::from_secs(1);
         assert_eq!(parse("--users 5").unwrap().paces(), [Pace::Thinking { callers: 5, think }]);
         assert!(parse("--rate 100 --users 5").is_err());
+    }
+
+    #[test]
+    fn an_overload_is_five_times_the_peak_unless_told_otherwise() {
+        let factor = |line: &str| parse(line).unwrap().overload().map(|wish| wish.factor);
+        assert_eq!(factor("--overload"), Some(5));
+        assert_eq!(factor("--overload=3 --concurrency 256"), Some(3));
+        assert_eq!(factor(""), None);
+        assert!(parse("--overload --rate 100").is_err() && parse("--overload=1").is_err());
     }
 
     #[test]

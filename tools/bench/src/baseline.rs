@@ -15,7 +15,7 @@ use std::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use storage::{
     CommitError, Kv, KvError, SharedKv,
-    tikv::{TikvConfig, TikvKv},
+    tikv::{TikvConfig, TikvKv, TikvTls},
 };
 use tokio::{
     task::JoinSet,
@@ -46,6 +46,7 @@ const STORE_PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
     pub(crate) pd_endpoints: Vec<String>,
+    pub(crate) tls: Option<TikvTls>,
     pub(crate) sizes: Sizes,
     /// Remove the keys at the end: the store outlives the run.
     pub(crate) clean: bool,
@@ -72,8 +73,9 @@ pub(crate) async fn run(ground: Ground, plans: Vec<Plan>) -> Result<Vec<Tally>, 
 }
 
 async fn all(ground: &Ground, plans: Vec<Plan>) -> Result<Vec<Tally>, String> {
-    let connected = TikvKv::connect(TikvConfig::new(ground.pd_endpoints.clone())).await;
-    let kv: SharedKv = connected.map_err(|error| error.to_string())?;
+    let mut config = TikvConfig::new(ground.pd_endpoints.clone());
+    config.tls.clone_from(&ground.tls);
+    let kv: SharedKv = TikvKv::connect(config).await.map_err(|error| error.to_string())?;
     wait_for(&*kv).await?;
     let Sizes { orders, items, users } = ground.sizes;
     let keys = orders + items + users;

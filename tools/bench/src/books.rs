@@ -6,6 +6,8 @@ use std::{path::Path, process::Stdio};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::certificates::Certificates;
+
 /// Offences that are told in words.
 const TOLD: usize = 10;
 
@@ -19,9 +21,19 @@ pub(crate) struct Books {
 ///
 /// # Errors
 /// In words, when the books could not be read.
-pub(crate) async fn audit(program: &Path, pd_endpoints: &[String]) -> Result<Books, String> {
-    let ended = Command::new(program)
-        .args(["audit", "--json", "--pd-endpoints", &pd_endpoints.join(",")])
+pub(crate) async fn audit(
+    program: &Path,
+    pd_endpoints: &[String],
+    certificates: Option<&Certificates>,
+) -> Result<Books, String> {
+    let mut audit = Command::new(program);
+    audit.args(["audit", "--json", "--pd-endpoints", &pd_endpoints.join(",")]);
+    if let Some(tls) = certificates.map(Certificates::store) {
+        audit.arg("--store-ca-file").arg(tls.ca);
+        audit.arg("--store-cert-file").arg(tls.cert);
+        audit.arg("--store-key-file").arg(tls.key);
+    }
+    let ended = audit
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()
@@ -106,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_audit_that_fails_is_an_error() {
-        let failed = audit(Path::new("/bin/false"), &[]).await.unwrap_err();
+        let failed = audit(Path::new("/bin/false"), &[], None).await.unwrap_err();
         assert!(failed.contains("the audit ended with"), "{failed}");
     }
 }

@@ -88,6 +88,9 @@ pub(crate) enum Trouble {
     /// A definite answer: nothing was changed.
     #[error("refused: {0}")]
     Refused(String),
+    /// Too much is asked for: nothing was begun.
+    #[error("{0}")]
+    Shed(String),
     /// Anything else. It may have taken effect.
     #[error("{0}")]
     Failed(String),

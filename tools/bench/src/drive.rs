@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     /// Length of the window.
     pub(crate) window: Duration,
     pub(crate) seed: u64,
+    /// What is refused as too much is no error.
+    pub(crate) may_shed: bool,
 }
 
 /// What the callers share.
@@ -79,9 +81,13 @@ where
         Pace::Open { rate, .. } => Some(Mutex::new(Arrivals::new(start, rate, plan.seed))),
         Pace::Closed { .. } | Pace::Thinking { .. } => None,
     };
+    let mut tally = Tally::new(begin, begin + plan.window);
+    if plan.may_shed {
+        tally.let_shed();
+    }
     let shared = Arc::new(Shared {
         board: Mutex::new(board),
-        tally: Mutex::new(Tally::new(begin, begin + plan.window)),
+        tally: Mutex::new(tally),
         arrivals,
         over: CancellationToken::new(),
         changed: Notify::new(),
@@ -198,6 +204,7 @@ async fn step(
     let (end, reply) = match outcome {
         Ok(reply) => (End::Done(kind), Some(reply)),
         Err(Trouble::Refused(reason)) => (End::Unexplained(reason), None),
+        Err(Trouble::Shed(said)) => (End::Shed(said), None),
         Err(Trouble::Failed(problem)) => (End::Failed(problem), None),
     };
     shared.tally().add(due, Instant::now(), end);

@@ -12,6 +12,7 @@ use proto::{
     stock::v1::{CreateItemRequest, GetItemRequest, stock_service_client::StockServiceClient},
 };
 use rpc::{
+    access::{Identity, Role},
     net::{Endpoint, GrpcNet},
     status::Failure,
 };
@@ -40,17 +41,20 @@ pub(crate) struct Grpc {
 
 impl Grpc {
     /// Channels to the replicas with this number, modulo how many there are. None when a role is missing.
-    pub(crate) fn new(roles: &Roles, number: usize) -> Option<Self> {
-        let net = GrpcNet::default();
-        let channel = |replicas: &[Endpoint]| {
+    pub(crate) fn new(net: &GrpcNet, roles: &Roles, number: usize) -> Option<Self> {
+        let channel = |role, replicas: &[Endpoint]| {
             let place = number.checked_rem(replicas.len())?;
-            replicas.get(place).map(|endpoint| net.channel(None, endpoint))
+            let callee = Identity::of(role);
+            replicas.get(place).map(|endpoint| net.channel(Some(&callee), endpoint))
         };
         Some(Self {
-            coordinator: CoordinatorServiceClient::new(channel(&roles.coordinator)?),
-            order: OrderServiceClient::new(channel(&roles.order)?),
-            stock: StockServiceClient::new(channel(&roles.stock)?),
-            payment: PaymentServiceClient::new(channel(&roles.payment)?),
+            coordinator: CoordinatorServiceClient::new(channel(
+                Role::Coordinator,
+                &roles.coordinator,
+            )?),
+            order: OrderServiceClient::new(channel(Role::Order, &roles.order)?),
+            stock: StockServiceClient::new(channel(Role::Stock, &roles.stock)?),
+            payment: PaymentServiceClient::new(channel(Role::Payment, &roles.payment)?),
         })
     }
 
@@ -136,8 +140,8 @@ fn trouble(status: &Status) -> Trouble {
         | ErrorKind::AlreadyExists
         | ErrorKind::Forbidden
         | ErrorKind::RequestIdReused => Trouble::Refused(failure.reason),
+        ErrorKind::Overloaded => Trouble::Shed(failure.reason),
         ErrorKind::Contended
-        | ErrorKind::Overloaded
         | ErrorKind::Unavailable
         | ErrorKind::Deadline
         | ErrorKind::Internal => {

@@ -5,10 +5,11 @@
 //!
 //! Modules: [`args`] the command line; [`shop`] starts a shop of its own; [`prepare`] what the shop holds
 //! before the clock starts; [`workload`] which call is next; [`pace`] when it is due; [`drive`] who makes
-//! it; [`client`], [`rest`], [`grpc`] and [`call`] how; [`tally`] what is counted; [`roles`] CPU and memory;
-//! [`store`] the store's counters; [`commits`] the roles' own of their KV transactions; [`baseline`] bare
-//! transactions to compare with; [`check`] what was sold; [`books`] the audit; [`report`] and [`plot`]
-//! figures; [`progress`] how far something long is.
+//! it; [`client`], [`rest`], [`grpc`] and [`call`] how; [`certificates`] to whom that is not plain; [`tally`]
+//! what is counted; [`roles`] CPU and memory; [`store`] the store's counters; [`commits`] the roles' own of
+//! their KV transactions; [`baseline`] bare transactions to compare with; [`check`] what was sold; [`books`]
+//! the audit; [`overload`] what is left when too much is asked for; [`report`] and [`plot`] figures;
+//! [`progress`] how far something long is.
 //!
 //! Invariants: a latency begins when its call was due, not when it was sent; fresh and repeated checkouts
 //! are never one figure; a run with a finding, an error or a refusal that nobody can explain has no
@@ -18,11 +19,13 @@ mod args;
 mod baseline;
 mod books;
 mod call;
+mod certificates;
 mod check;
 mod client;
 mod commits;
 mod drive;
 mod grpc;
+mod overload;
 mod pace;
 mod plot;
 mod prepare;
@@ -36,6 +39,7 @@ mod tally;
 mod workload;
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write as _},
     path::Path,
@@ -52,6 +56,7 @@ pub use workload::Workload;
 use crate::{
     args::{Baseline, Compare},
     baseline::Ground,
+    certificates::Certificates,
     client::Door,
     drive::Plan,
     grpc::Grpc,
@@ -60,6 +65,7 @@ use crate::{
     report::Point,
     roles::{Process, Usage},
     shop::Shop,
+    tally::Tally,
     workload::Board,
 };
 
@@ -96,6 +102,7 @@ struct Site {
     /// Where the store's counters are.
     store: Option<Endpoint>,
     pd_endpoints: Vec<String>,
+    certificates: Option<Certificates>,
     shop: Option<Shop>,
 }
 
@@ -109,6 +116,7 @@ pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
     let quiet = args.json.as_deref() == Some(Path::new("-"));
     let say = |text: &str| if quiet { Ok(()) } else { print(text) };
     let mut points = Vec::new();
+    let mut overloads = Vec::new();
     let mut machine = Value::Null;
     let variants: &[(&str, Option<u16>)] = match args.compare {
         None => &[("till", None)],
@@ -122,7 +130,17 @@ pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
         for pace in args.paces() {
             let point = measure(&args, program, &site, variant, pace).await?;
             say(&point.table())?;
-            points.push(point);
+            if let Some(wish) = args.overload() {
+                let (over, found) = overloaded(&args, program, &site, &point, wish).await?;
+                say(&over.table())?;
+                if point.problems().is_empty() && over.problems().is_empty() {
+                    say(&found.table())?;
+                    overloads.push(found.json());
+                }
+                points.extend([point, over]);
+            } else {
+                points.push(point);
+            }
         }
         let wanted = args.baseline.filter(|_| place + 1 == variants.len());
         if let Some(Baseline::Tikv) = wanted {
@@ -136,7 +154,7 @@ pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
         }
     }
     say(&ratio_lines(&points))?;
-    write_report(&args, &points, &machine)?;
+    write_report(&args, &points, &overloads, &machine)?;
     let without = points.iter().filter(|point| !point.problems().is_empty()).count();
     if without > 0 { Err(Error::NoFigures(without)) } else { Ok(()) }
 }
@@ -148,6 +166,7 @@ async fn open(args: &Args, program: &Path, batch_calls_max: Option<u16>) -> Resu
             data_dir: args.data_dir.as_deref(),
             replicas: args.replicas,
             pd_endpoints: &args.pd_endpoints,
+            tls_dir: args.tls_dir.as_deref(),
             batch_calls_max,
         };
         Some(Shop::start(program, wish).await?)
@@ -163,11 +182,13 @@ async fn open(args: &Args, program: &Path, batch_calls_max: Option<u16>) -> Resu
         Some(shop) => shop.rest(),
         None => args.target.clone(),
     };
+    let certificates = args.tls_dir.as_deref().map(Certificates::of);
     let grpc = if args.grpc {
         let roles = roles::grpc(&processes);
         let replicas = roles.coordinator.len();
+        let net = certificates.as_ref().map(Certificates::net).transpose()?.unwrap_or_default();
         let channels: Option<Vec<Grpc>> =
-            (0..replicas).map(|number| Grpc::new(&roles, number)).collect();
+            (0..replicas).map(|number| Grpc::new(&net, &roles, number)).collect();
         channels
             .filter(|channels| !channels.is_empty())
             .ok_or("--grpc needs --up or --pid to find the roles")?
@@ -179,7 +200,7 @@ async fn open(args: &Args, program: &Path, batch_calls_max: Option<u16>) -> Resu
         Some(store) if args.pd_endpoints.is_empty() => vec![store.to_string()],
         Some(_) | None => args.pd_endpoints.clone(),
     };
-    Ok(Site { door: Door { rest, grpc }, processes, store, pd_endpoints, shop })
+    Ok(Site { door: Door { rest, grpc }, processes, store, pd_endpoints, certificates, shop })
 }
 
 const fn plan(args: &Args, pace: Pace) -> Plan {
@@ -188,6 +209,7 @@ const fn plan(args: &Args, pace: Pace) -> Plan {
         warm_up: Duration::from_millis(args.warm_up_ms),
         window: Duration::from_millis(args.duration_ms),
         seed: args.seed,
+        may_shed: false,
     }
 }
 
@@ -201,13 +223,57 @@ async fn measure(
 ) -> Result<Point, String> {
     let room = prepare::prepare(&site.door, args.workload, args.sizes()).await?;
     let board = Board::new(args.workload, room, args.mix.0, args.seed);
-    let look = || async {
-        let counters = store::counters(site.store.as_ref()).await;
-        let commits = commits::counted(&site.processes).await;
-        Ok::<_, String>((roles::usage(&site.processes)?, roles::own(), counters, commits))
-    };
-    let (board, tally, [before, after]) =
-        drive::drive(&site.door, board, plan(args, pace), look).await?;
+    let look = || look(site);
+    let driven = drive::drive(&site.door, board, plan(args, pace), look).await?;
+    judged(args, program, site, (variant, pace), driven).await
+}
+
+/// What is looked at when a window begins and when it ends.
+struct Looked {
+    roles: Usage,
+    own: Usage,
+    counters: Option<Value>,
+    commits: BTreeMap<String, u64>,
+}
+
+async fn look(site: &Site) -> Result<Looked, String> {
+    let counters = store::counters(site.store.as_ref()).await;
+    let commits = commits::counted(&site.processes).await;
+    Ok(Looked { roles: roles::usage(&site.processes)?, own: roles::own(), counters, commits })
+}
+
+/// Offers too much, and then what the peak was found with; one check of both.
+async fn overloaded(
+    args: &Args,
+    program: &Path,
+    site: &Site,
+    peak: &Point,
+    wish: overload::Wish,
+) -> Result<(Point, overload::Findings), String> {
+    let room = prepare::prepare(&site.door, args.workload, args.sizes()).await?;
+    let board = Board::new(args.workload, room, args.mix.0, args.seed);
+    let pace = wish.pace(peak.fresh_rate());
+    let much = Plan { may_shed: true, ..plan(args, pace) };
+    let (board, tally, looked) = drive::drive(&site.door, board, much, || look(site)).await?;
+    let resumed = tokio::time::Instant::now();
+    let usual = Plan { warm_up: Duration::ZERO, may_shed: true, ..plan(args, peak.pace) };
+    let (board, after, [_, end]) = drive::drive(&site.door, board, usual, || look(site)).await?;
+    let driven = (board, tally, looked);
+    let over = judged(args, program, site, (peak.variant, pace), driven).await?;
+    let after = (&after, &end.roles);
+    let found =
+        overload::Findings::of(&overload::Course { wish, peak, over: &over, after, resumed });
+    Ok((over, found))
+}
+
+/// Checks what was driven.
+async fn judged(
+    args: &Args,
+    program: &Path,
+    site: &Site,
+    (variant, pace): (&'static str, Pace),
+    (board, tally, [before, after]): (Board, Tally, [Looked; 2]),
+) -> Result<Point, String> {
     let (room, fates) = board.into_parts();
     let verdict = if args.no_check {
         None
@@ -217,18 +283,18 @@ async fn measure(
     let books = if args.no_check || site.pd_endpoints.is_empty() {
         None
     } else {
-        Some(books::audit(program, &site.pd_endpoints).await?)
+        Some(books::audit(program, &site.pd_endpoints, site.certificates.as_ref()).await?)
     };
     let fresh = tally.count(tally::Kind::Fresh);
-    let store = store::difference(before.2.as_ref(), after.2.as_ref(), fresh);
+    let store = store::difference(before.counters.as_ref(), after.counters.as_ref(), fresh);
     Ok(Point {
         variant,
         pace,
         tally,
-        roles: [before.0, after.0],
-        own: [before.1, after.1],
+        commits: commits::difference(&before.commits, &after.commits),
+        roles: [before.roles, after.roles],
+        own: [before.own, after.own],
         store,
-        commits: commits::difference(&before.3, &after.3),
         verdict,
         books,
     })
@@ -239,8 +305,12 @@ async fn bare(args: &Args, site: &Site) -> Result<Vec<Point>, String> {
     if site.pd_endpoints.is_empty() {
         return Err("--baseline needs --up, --pid or --pd-endpoints to find the store".to_owned());
     }
-    let ground =
-        Ground { pd_endpoints: site.pd_endpoints.clone(), sizes: args.sizes(), clean: !args.up };
+    let ground = Ground {
+        pd_endpoints: site.pd_endpoints.clone(),
+        tls: site.certificates.as_ref().map(Certificates::store),
+        sizes: args.sizes(),
+        clean: !args.up,
+    };
     let paces = args.paces();
     let plans = paces.iter().map(|pace| plan(args, *pace)).collect();
     let tallies = baseline::run(ground, plans).await?;
@@ -271,7 +341,12 @@ fn ratio_lines(points: &[Point]) -> String {
     report::ratios(points).iter().map(line).collect()
 }
 
-fn write_report(args: &Args, points: &[Point], machine: &Value) -> Result<(), Error> {
+fn write_report(
+    args: &Args,
+    points: &[Point],
+    overloads: &[Value],
+    machine: &Value,
+) -> Result<(), Error> {
     let file = |path: &Path, text: &str| {
         let failed = |source| Error::File { path: path.display().to_string(), source };
         fs::write(path, text).map_err(failed)
@@ -291,6 +366,7 @@ fn write_report(args: &Args, points: &[Point], machine: &Value) -> Result<(), Er
             "seed": args.seed,
             "points": points.iter().map(Point::json).collect::<Vec<_>>(),
             "ratios": report::ratios(points),
+            "overloads": overloads,
         });
         let text = format!("{report:#}\n");
         if path == Path::new("-") {

@@ -118,6 +118,7 @@ impl Point {
             "fresh_per_s": rate(Kind::Fresh),
             "repeated_per_s": rate(Kind::Repeated),
             "refused": self.tally.refused(),
+            "shed": self.tally.shed(),
             "latency": latencies,
             "roles": roles.json(roles_before),
             "cpu_us_per_fresh_checkout": self.cpu_each_us(),
@@ -164,6 +165,10 @@ impl Point {
         for (reason, count) in self.tally.refused() {
             let rate = self.tally.rate(*count);
             line(&mut text, &format!("  refused as expected, {reason}: {count}, {rate:.0}/s"));
+        }
+        for (said, count) in self.tally.shed() {
+            let rate = self.tally.rate(*count);
+            line(&mut text, &format!("  refused as too much, {said}: {count}, {rate:.0}/s"));
         }
         self.latency_table(&mut text);
         if self.tally.count(Kind::Bare) > 0 {

@@ -79,17 +79,21 @@ async fn connect(target: &Endpoint) -> Result<SendRequest<Empty<Bytes>>, String>
     Ok(sender)
 }
 
-/// 2xx is done, 4xx with a reason is refused; being told to come again later is neither.
+/// 2xx is done, 4xx with a reason is refused; 429 is neither: nothing was begun.
 fn judge(status: StatusCode, body: Bytes) -> Outcome {
     if status.is_success() {
         return Ok(Reply::Body(body));
     }
     let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let reason = problem["reason"].as_str().unwrap_or("without a reason");
-    if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
+    let said = || format!("{} {reason}", status.as_u16());
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        return Err(Trouble::Shed(said()));
+    }
+    if status.is_client_error() {
         return Err(Trouble::Refused(reason.to_owned()));
     }
-    Err(Trouble::Failed(format!("{} {reason}", status.as_u16())))
+    Err(Trouble::Failed(said()))
 }
 
 #[cfg(test)]
@@ -101,9 +105,10 @@ mod tests {
         let body = Bytes::from_static(br#"{"reason": "OUT_OF_STOCK"}"#);
         let refused = Err(Trouble::Refused("OUT_OF_STOCK".to_owned()));
         assert_eq!(judge(StatusCode::CONFLICT, body.clone()), refused);
-        for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE] {
-            assert!(matches!(judge(status, body.clone()), Err(Trouble::Failed(_))), "{status}");
-        }
+        let later = judge(StatusCode::TOO_MANY_REQUESTS, body.clone());
+        assert!(matches!(later, Err(Trouble::Shed(_))));
+        let unknown = judge(StatusCode::SERVICE_UNAVAILABLE, body.clone());
+        assert!(matches!(unknown, Err(Trouble::Failed(_))));
         assert_eq!(judge(StatusCode::OK, body.clone()), Ok(Reply::Body(body)));
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) replicas: u16,
     /// A TiKV cluster to use; a store of its own when empty.
     pub(crate) pd_endpoints: &'a [String],
+    /// Certificates to encrypt it by.
+    pub(crate) tls_dir: Option<&'a Path>,
     /// Cap of every batch.
     pub(crate) batch_calls_max: Option<u16>,
 }
@@ -82,6 +84,9 @@ impl Shop {
             .stderr(log);
         if !wish.pd_endpoints.is_empty() {
             command.args(["--pd-endpoints", &wish.pd_endpoints.join(",")]);
+        }
+        if let Some(directory) = wish.tls_dir {
+            command.arg("--tls-dir").arg(directory);
         }
         if let Some(calls) = wish.batch_calls_max {
             // All roles inherit it.

@@ -60,6 +60,8 @@ pub(crate) enum End {
     Expected(String),
     /// Refused, and nobody knows why.
     Unexplained(String),
+    /// Refused as too much, before anything was done.
+    Shed(String),
     /// Anything else.
     Failed(String),
 }
@@ -73,6 +75,13 @@ pub(crate) struct Tally {
     ended: BTreeMap<Kind, u64>,
     /// Expected refusals that ended in the window, by reason.
     refused: BTreeMap<String, u64>,
+    /// Refusals as too much that ended in the window, and how many there were at any time.
+    shed: BTreeMap<String, u64>,
+    shed_ever: u64,
+    /// Whether those are as they shall be, for once.
+    may_shed: bool,
+    /// How many of a kind ended in each slice of the window.
+    slices: BTreeMap<Kind, Vec<u64>>,
     /// Whenever they happened.
     unexplained: BTreeMap<String, u64>,
     errors: BTreeMap<String, u64>,
@@ -82,6 +91,9 @@ pub(crate) struct Tally {
 const LATENCY_MAX_US: u64 = 600_000_000;
 
 impl Tally {
+    /// What a window is cut into, to see how something goes on.
+    pub(crate) const SLICE: Duration = Duration::from_millis(250);
+
     /// Nothing yet.
     pub(crate) const fn new(begin: Instant, end: Instant) -> Self {
         Self {
@@ -90,9 +102,18 @@ impl Tally {
             latencies: BTreeMap::new(),
             ended: BTreeMap::new(),
             refused: BTreeMap::new(),
+            shed: BTreeMap::new(),
+            shed_ever: 0,
+            may_shed: false,
+            slices: BTreeMap::new(),
             unexplained: BTreeMap::new(),
             errors: BTreeMap::new(),
         }
+    }
+
+    /// From now on what is refused as too much is no error.
+    pub(crate) const fn let_shed(&mut self) {
+        self.may_shed = true;
     }
 
     /// Ends the window early: there is nothing left to ask.
@@ -120,6 +141,13 @@ impl Tally {
                 *self.unexplained.entry(reason).or_default() += 1;
                 return;
             }
+            End::Shed(reason) => {
+                self.shed_ever += 1;
+                if within(now) {
+                    *self.shed.entry(reason).or_default() += 1;
+                }
+                return;
+            }
             End::Failed(problem) => {
                 *self.errors.entry(problem).or_default() += 1;
                 return;
@@ -127,6 +155,14 @@ impl Tally {
         };
         if within(now) {
             *self.ended.entry(kind).or_default() += 1;
+            let slice =
+                now.saturating_duration_since(self.begin).as_millis() / Self::SLICE.as_millis();
+            let slice = usize::try_from(slice).unwrap_or_default();
+            let slices = self.slices.entry(kind).or_default();
+            if slices.len() <= slice {
+                slices.resize(slice + 1, 0);
+            }
+            slices[slice] += 1;
         }
         if within(due) {
             let latency = now.saturating_duration_since(due).as_micros();
@@ -162,12 +198,25 @@ impl Tally {
         };
         let mut problems = told("errors", &self.errors);
         problems.extend(told("unexplained refusals", &self.unexplained));
+        if !self.may_shed && self.shed_ever > 0 {
+            problems.push(format!("{} refusals as too much", self.shed_ever));
+        }
         problems
     }
 
     /// Refusals that were expected, by reason.
     pub(crate) const fn refused(&self) -> &BTreeMap<String, u64> {
         &self.refused
+    }
+
+    /// Refusals as too much, by what was said.
+    pub(crate) const fn shed(&self) -> &BTreeMap<String, u64> {
+        &self.shed
+    }
+
+    /// How many of a kind ended in each slice, as far as there were any.
+    pub(crate) fn slices(&self, kind: Kind) -> &[u64] {
+        self.slices.get(&kind).map_or(&[], Vec::as_slice)
     }
 
     /// Latencies by kind.
@@ -289,6 +338,11 @@ mod tests {
         assert_eq!(tally.problems().len(), 2);
         tally.add(begin, begin, End::Expected("OUT_OF_CREDIT".to_owned()));
         assert_eq!(tally.refused()["OUT_OF_CREDIT"], 1);
+        assert_eq!(tally.problems().len(), 2);
+        // Nor is a shop that has enough to do asked for too much, unless that is what is measured.
+        tally.add(begin, begin, End::Shed("429 OVERLOADED".to_owned()));
+        assert_eq!((tally.problems().len(), tally.shed()["429 OVERLOADED"]), (3, 1));
+        tally.let_shed();
         assert_eq!(tally.problems().len(), 2);
     }
 }

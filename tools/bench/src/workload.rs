@@ -1,6 +1,6 @@
 //! What the callers ask for: which call comes next, and whether its answer is as it must be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
@@ -106,7 +106,7 @@ pub(crate) struct Board {
     room: Stockroom,
     rng: StdRng,
     /// Numbers of orders still to be bought, for workloads that buy each once.
-    left: Vec<usize>,
+    left: VecDeque<usize>,
     /// Weights of success, lacking stock and lacking credit.
     weights: [u32; 3],
     turn: u64,
@@ -124,6 +124,7 @@ impl Board {
             Workload::Find | Workload::Mixed | Workload::Stress => Vec::new(),
         };
         left.shuffle(&mut rng);
+        let left = VecDeque::from(left);
         Self { workload, room, rng, left, weights, turn: 0, fates: BTreeMap::new() }
     }
 
@@ -144,12 +145,20 @@ impl Board {
         }
     }
 
+    /// True for workloads that buy an order once.
+    const fn buys_once(&self) -> bool {
+        match self.workload {
+            Workload::Fresh | Workload::Hot | Workload::Zipf | Workload::Scenarios => true,
+            Workload::Find | Workload::Mixed | Workload::Stress => false,
+        }
+    }
+
     fn checkout(&self, order: usize, must: Must) -> Job {
         Job::Checkout { order, id: self.room.orders[order].clone(), must }
     }
 
     fn once(&mut self) -> Option<Job> {
-        let order = self.left.pop()?;
+        let order = self.left.pop_back()?;
         Some(self.checkout(order, Must::Succeed))
     }
 
@@ -223,6 +232,14 @@ impl Board {
                     End::Unexplained(reason)
                 }
             }
+            Err(Trouble::Shed(said)) => {
+                // Nothing was begun, so it must not be paid, and may be tried again: last.
+                fate.refused = true;
+                if must == Must::Succeed && self.buys_once() {
+                    self.left.push_front(order);
+                }
+                End::Shed(said)
+            }
             Err(Trouble::Failed(problem)) => {
                 fate.doubtful = true;
                 End::Failed(problem)
@@ -291,6 +308,20 @@ mod tests {
         assert!(matches!(board.ended(0, Must::LackCredit, no()), End::Unexplained(_)));
         assert!(matches!(board.ended(0, Must::Succeed, no()), End::Unexplained(_)));
         assert!(matches!(board.ended(0, Must::LackStock, Ok(())), End::Failed(_)));
+    }
+
+    #[test]
+    fn an_order_that_was_too_much_is_bought_later() {
+        let mut board = Board::new(Workload::Fresh, room(3), [1, 0, 0], 7);
+        let shed = || Err(Trouble::Shed("429 OVERLOADED".to_owned()));
+        let Some(Job::Checkout { order: first, must, .. }) = board.next() else { panic!("no job") };
+        assert!(matches!(board.ended(first, must, shed()), End::Shed(_)));
+        let mut bought = Vec::new();
+        while let Some(Job::Checkout { order, must, .. }) = board.next() {
+            assert_eq!(board.ended(order, must, Ok(())), End::Done(Kind::Fresh));
+            bought.push(order);
+        }
+        assert_eq!((bought.len(), bought.last()), (3, Some(&first)));
     }
 
     #[test]

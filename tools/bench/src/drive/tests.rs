@@ -47,7 +47,13 @@ fn board(workload: Workload, orders: usize) -> Board {
 }
 
 async fn run(door: &Door, board: Board, pace: Pace) -> (Board, Tally) {
-    let plan = Plan { pace, warm_up: Duration::ZERO, window: Duration::from_millis(800), seed: 7 };
+    let plan = Plan {
+        pace,
+        warm_up: Duration::ZERO,
+        window: Duration::from_millis(800),
+        seed: 7,
+        may_shed: false,
+    };
     let (board, tally, _) = drive(door, board, plan, async || Ok(())).await.unwrap();
     (board, tally)
 }

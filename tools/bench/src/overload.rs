@@ -1,0 +1,206 @@
+//! More than a shop can do: what it still does then, what that costs, and how soon it is over.
+//!
+//! Three loads, one after the other: a closed loop finds the peak; an open loop offers a multiple of it,
+//! whatever is refused; the first one again tells when the shop does again what it did. What is refused as too
+//! much (429, RESOURCE_EXHAUSTED) is counted apart: it is what a shop shall do, and an order that was refused
+//! so must not be paid.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    pace::Pace,
+    report::Point,
+    roles::Usage,
+    tally::{Kind, Tally, as_float},
+};
+
+/// Role whose memory is told: it stands in front.
+const FACE: &str = "http-bridge";
+/// Share of the peak from which on a shop has recovered.
+const RECOVERED: f64 = 0.9;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Times the peak.
+    pub(crate) factor: u32,
+    /// Calls that may be open at once.
+    pub(crate) callers: usize,
+}
+
+impl Wish {
+    /// The load that is too much for a shop with this peak, a second.
+    pub(crate) fn pace(self, peak: f64) -> Pace {
+        Pace::Open { rate: (peak * f64::from(self.factor)).max(1.0), callers: self.callers }
+    }
+}
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Findings {
+    factor: u32,
+    peak: f64,
+    offered: f64,
+    goodput: f64,
+    shed: f64,
+    /// MiB of the REST face: before, when the load ended, its greatest, after recovery.
+    rss: [Value; 4],
+    /// From the end of what was offered until the peak was reached again; none if it was not.
+    recovery: Option<Duration>,
+}
+
+/// What the three loads were: the peak, the overload, and when and how it went on afterwards.
+#[derive(Debug)]
+pub(crate) struct Course<'a> {
+    pub(crate) wish: Wish,
+    pub(crate) peak: &'a Point,
+    pub(crate) over: &'a Point,
+    /// The same load as at the peak, and memory at its end.
+    pub(crate) after: (&'a Tally, &'a Usage),
+    /// When the load after the overload began.
+    pub(crate) resumed: Instant,
+}
+
+impl Findings {
+    /// Puts the three loads together.
+    pub(crate) fn of(course: &Course<'_>) -> Self {
+        let Course { wish, peak, over, after, resumed } = course;
+        let (tally, usage) = after;
+        let rss = |usage: &Usage, which: &str| usage.json(usage)[FACE][which].clone();
+        let waited = resumed.saturating_duration_since(over.tally.end());
+        let recovery = tally.reaches(Kind::Fresh, peak.fresh_rate() * RECOVERED);
+        Self {
+            factor: wish.factor,
+            peak: peak.fresh_rate(),
+            offered: match over.pace {
+                Pace::Open { rate, .. } => rate,
+                Pace::Closed { .. } | Pace::Thinking { .. } => 0.0,
+            },
+            goodput: over.fresh_rate(),
+            shed: over.tally.rate(over.tally.shed().values().sum()),
+            rss: [
+                rss(&peak.roles[1], "rss_mib"),
+                rss(&over.roles[1], "rss_mib"),
+                rss(usage, "rss_peak_mib"),
+                rss(usage, "rss_mib"),
+            ],
+            recovery: recovery.map(|more| waited + more),
+        }
+    }
+
+    /// Goodput as a share of the peak.
+    fn ratio(&self) -> f64 {
+        if self.peak > 0.0 { self.goodput / self.peak } else { 0.0 }
+    }
+
+    /// For the report.
+    pub(crate) fn json(&self) -> Value {
+        let [before, under, peak, after] = &self.rss;
+        json!({
+            "factor": self.factor,
+            "peak_per_s": self.peak,
+            "offered_per_s": self.offered,
+            "goodput_per_s": self.goodput,
+            "goodput_of_peak": self.ratio(),
+            "shed_per_s": self.shed,
+            "bridge_rss_mib": { "before": before, "under": under, "peak": peak, "after": after },
+            "recovery_s": self.recovery.map(|time| time.as_secs_f64()),
+        })
+    }
+
+    /// For people.
+    pub(crate) fn table(&self) -> String {
+        let recovery = self.recovery.map_or_else(
+            || "not within the window".to_owned(),
+            |time| format!("{:.2} s", time.as_secs_f64()),
+        );
+        let [before, under, peak, after] = &self.rss;
+        format!(
+            "\noverload: {} times the peak\n  peak {:.0}/s, offered {:.0}/s, goodput {:.0}/s: {:.0} % \
+             of the peak\n  refused as too much: {:.0}/s\n  RSS of {FACE}, MiB: {before} before, \
+             {under} at the end of it, {peak} at most, {after} afterwards\n  back at {:.0} % of the \
+             peak after: {recovery}\n",
+            self.factor,
+            self.peak,
+            self.offered,
+            self.goodput,
+            self.ratio() * 100.0,
+            self.shed,
+            RECOVERED * 100.0,
+        )
+    }
+}
+
+impl Tally {
+    /// When, from the window's begin on, a slice ended in which so many of a kind a second were done.
+    fn reaches(&self, kind: Kind, rate: f64) -> Option<Duration> {
+        let slice = Self::SLICE;
+        let whole = self
+            .slices(kind)
+            .iter()
+            .position(|count| as_float(*count) / slice.as_secs_f64() >= rate)?;
+        Some(slice * u32::try_from(whole + 1).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tally::End;
+
+    fn point(pace: Pace, fresh: u64, shed: u64) -> Point {
+        let begin = Instant::now();
+        let mut tally = Tally::new(begin, begin + Duration::from_secs(1));
+        for _ in 0..fresh {
+            tally.add(begin, begin, End::Done(Kind::Fresh));
+        }
+        for _ in 0..shed {
+            tally.add(begin, begin, End::Shed("429 OVERLOADED".to_owned()));
+        }
+        Point {
+            variant: "till",
+            pace,
+            tally,
+            roles: [Usage::default(), Usage::default()],
+            own: [Usage::default(), Usage::default()],
+            store: Value::Null,
+            commits: Value::Null,
+            verdict: None,
+            books: None,
+        }
+    }
+
+    #[test]
+    fn goodput_is_what_was_bought_and_recovery_counts_from_the_end_of_the_load() {
+        let wish = Wish { factor: 5, callers: 9_000 };
+        let peak = point(Pace::Closed { callers: 8 }, 100, 0);
+        let pace = wish.pace(peak.fresh_rate());
+        assert_eq!(pace, Pace::Open { rate: 500.0, callers: 9_000 });
+        let mut over = point(pace, 60, 440);
+        over.tally.let_shed();
+        assert!(over.problems().is_empty(), "what is refused as too much is no error");
+        let resumed = over.tally.end() + Duration::from_secs(2);
+        let mut after = Tally::new(resumed, resumed + Duration::from_secs(4));
+        for (slice, fresh) in [(0, 5), (1, 21), (2, 23), (3, 40)] {
+            for _ in 0..fresh {
+                after.add(resumed, resumed + Tally::SLICE * slice, End::Done(Kind::Fresh));
+            }
+        }
+        let usage = Usage::default();
+        let course = Course { wish, peak: &peak, over: &over, after: (&after, &usage), resumed };
+        let found = Findings::of(&course);
+        let told = found.json();
+        assert_eq!((&told["peak_per_s"], &told["offered_per_s"]), (&json!(100.0), &json!(500.0)));
+        assert_eq!((&told["goodput_of_peak"], &told["shed_per_s"]), (&json!(0.6), &json!(440.0)));
+        // The third quarter of a second has 23, and 22.5 are needed.
+        assert_eq!(told["recovery_s"], json!(2.75));
+        assert!(found.table().contains("60 % of the peak"), "{}", found.table());
+
+        let silent = Tally::new(resumed, resumed + Duration::from_secs(4));
+        let never = Course { after: (&silent, &usage), ..course };
+        assert_eq!(Findings::of(&never).json()["recovery_s"], Value::Null);
+    }
+}
