@@ -12,7 +12,8 @@
     reason = "a measuring tool: it ends at the first surprise, and prints"
 )]
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use dev_kv::{Args, Config};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -89,9 +90,15 @@ fn main() {
         // As dev-kv runs.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(serve(args));
-    } else {
-        tokio::runtime::Runtime::new().unwrap().block_on(load(cli));
+        return;
     }
+    let first = |wanted| cli.parts.iter().position(|part| *part == wanted);
+    let (write, get) = (first(Part::OnePhase), first(Part::Get));
+    if get.is_some_and(|get| write.is_none_or(|write| write > get)) {
+        let wrong = "--parts: get reads what one-phase wrote, which has to stand before it\n";
+        Cli::command().error(ErrorKind::ValueValidation, wrong).exit();
+    }
+    tokio::runtime::Runtime::new().unwrap().block_on(load(cli));
 }
 
 async fn serve(args: Args) {
@@ -205,10 +212,7 @@ async fn load(cli: Cli) {
                 Work::Write { space: 2, one_phase: true, count: cli.keys, again: Some(1_000) }
             }
             Part::Small => Work::Write { space: 3, one_phase: true, count: cli.few, again: None },
-            Part::Get => {
-                assert!(readable > 0, "get reads what one-phase wrote before it");
-                Work::Get(readable)
-            }
+            Part::Get => Work::Get(readable),
         };
         let written = measure(&format!("{part:?}"), &cli, &server, &client, work, None).await;
         if *part == Part::OnePhase {
