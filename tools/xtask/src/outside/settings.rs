@@ -1,6 +1,6 @@
 //! What chart and compose files say to the executable, it must understand: no setting without effect.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, path::Path, process::Command};
 
 use serde_json::Value;
 
@@ -15,7 +15,11 @@ use crate::{
 /// Read by libraries, or before the command line is: help does not list it as a variable.
 const UNLISTED: &[&str] = &["TILL_LOG", "TMPDIR"];
 
-/// Every variable that a role is given stands in its help.
+/// OpenTelemetry's own begin so. They are read before the command line is, by every command alike; a page lists them.
+const TELEMETRY: &str = "OTEL_";
+const TELEMETRY_PAGE: &str = "docs/telemetry.md";
+
+/// Every variable that a role is given stands in its help, or on the page of those that all of them read.
 pub(super) fn check(workspace: &Workspace) -> Part {
     let Some(objects) = chart::everything(workspace)? else {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
@@ -23,16 +27,18 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     let Some(project) = compose::whole(workspace)? else {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
     };
+    let page = workspace.read(Path::new(TELEMETRY_PAGE))?.unwrap_or_default();
     let mut tally = Tally::default();
     let audit = ("audit", 0, [].as_slice());
     for (role, _, _) in CALLS.iter().chain([&audit]) {
         let help = command::output(Command::new(workspace.till()).args([role, "--help"]))?;
-        tally.check(&format!("{role} in the chart"), known(&help, &in_chart(&objects, role)));
+        tally
+            .check(&format!("{role} in the chart"), known(&help, &page, &in_chart(&objects, role)));
         let Some(settings) = project["services"][role]["environment"].as_object() else {
             continue;
         };
         let names = settings.keys().cloned().collect();
-        tally.check(&format!("{role} in compose.yaml"), known(&help, &names));
+        tally.check(&format!("{role} in compose.yaml"), known(&help, &page, &names));
     }
     Ok(Outcome::Ran(tally))
 }
@@ -51,9 +57,11 @@ fn in_chart(objects: &[Value], role: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn known(help: &str, names: &BTreeSet<String>) -> Result<(), String> {
+fn known(help: &str, page: &str, names: &BTreeSet<String>) -> Result<(), String> {
     let is_known = |name: &&String| {
-        UNLISTED.contains(&name.as_str()) || help.contains(&format!("[env: {name}="))
+        UNLISTED.contains(&name.as_str())
+            || help.contains(&format!("[env: {name}="))
+            || (name.starts_with(TELEMETRY) && page.contains(&format!("`{name}`")))
     };
     let unknown: Vec<_> = names.iter().filter(|name| !is_known(name)).collect();
     match (names.is_empty(), unknown.is_empty()) {
@@ -80,8 +88,10 @@ mod tests {
     fn a_setting_that_help_does_not_list_is_seen() {
         let help = "--listen <IP:PORT>\n Address [env: TILL_LISTEN=]\n";
         let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
-        assert!(known(help, &names(&["TILL_LISTEN", "TILL_LOG"])).is_ok());
-        assert!(known(help, &names(&["TILL_LISTEN", "TILL_LIST"])).is_err());
-        assert!(known(help, &names(&[])).is_err());
+        let page = "| `OTEL_ENDPOINT` | where to |\n`TILL_LIST`";
+        assert!(known(help, page, &names(&["TILL_LISTEN", "TILL_LOG", "OTEL_ENDPOINT"])).is_ok());
+        assert!(known(help, page, &names(&["TILL_LISTEN", "TILL_LIST"])).is_err());
+        assert!(known(help, page, &names(&["OTEL_END"])).is_err());
+        assert!(known(help, page, &names(&[])).is_err());
     }
 }
