@@ -61,7 +61,7 @@ pub(crate) async fn surround(
 
     span.record(semconv::HTTP_STATUS, response.status().as_u16());
     if response.status().is_server_error() {
-        span.record("otel.status_code", "ERROR");
+        trace::failed(&span);
     }
     span.in_scope(|| line.log(&response));
     let headers = response.headers_mut();

@@ -32,6 +32,6 @@ pub(crate) fn answered(span: &Span, code: Code) {
             | Code::Unavailable
             | Code::DataLoss
     ) {
-        span.record("otel.status_code", "ERROR");
+        trace::failed(span);
     }
 }

@@ -114,6 +114,11 @@ pub fn below(make: impl FnOnce() -> Span) -> Span {
     if is_on() && !Span::current().is_none() { make() } else { Span::none() }
 }
 
+/// Marks a span, which has to have the field `otel.status_code`, as one of something that failed.
+pub fn failed(span: &Span) {
+    span.record("otel.status_code", "ERROR");
+}
+
 /// Tells whoever is called that it continues `span`.
 pub fn inject(span: &Span, headers: &mut HeaderMap) {
     if is_on() && !span.is_disabled() {
