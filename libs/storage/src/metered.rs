@@ -50,7 +50,7 @@ fn span(operation: &'static str) -> Span {
 fn ended(span: &Span, operation: &'static str, begun: Instant, problem: &'static str) {
     if !problem.is_empty() {
         span.record(semconv::ERROR_TYPE, problem);
-        span.record("otel.status_code", "ERROR");
+        trace::failed(span);
     }
     telemetry::metrics().db_duration.record(begun.elapsed(), [operation, problem]);
 }
@@ -83,11 +83,11 @@ impl Kv for Metered {
         });
         let txn = measured("begin", self.0.begin()).instrument(span.clone()).await?;
         span.record(semconv::KV_START_TS, txn.read_ts().0);
-        Ok(Box::new(MeteredTxn { txn, writes: false, span }))
+        Ok(Box::new(Measured { store: txn, writes: false, span }))
     }
 
     fn snapshot(&self, at: Timestamp) -> Box<dyn Reads> {
-        Box::new(MeteredReads(self.0.snapshot(at)))
+        Box::new(Measured { store: self.0.snapshot(at), writes: false, span: Span::none() })
     }
 
     async fn collect_garbage(&self, safe_point: Timestamp) -> Result<(), KvError> {
@@ -95,75 +95,54 @@ impl Kv for Metered {
     }
 }
 
-/// A view; its calls are spans of whoever makes them.
+/// A view, or a transaction.
 #[derive(Debug)]
-struct MeteredReads(Box<dyn Reads>);
-
-#[async_trait]
-impl Reads for MeteredReads {
-    fn read_ts(&self) -> Timestamp {
-        self.0.read_ts()
-    }
-
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
-        measured("get", self.0.get(key)).await
-    }
-
-    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
-        measured("batch_get", self.0.batch_get(keys)).await
-    }
-
-    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
-        measured("scan", self.0.scan(range, limit)).await
-    }
-}
-
-#[derive(Debug)]
-struct MeteredTxn {
-    txn: Box<dyn Txn>,
+struct Measured<R: ?Sized> {
+    store: Box<R>,
     writes: bool,
-    /// From its start to its end; its calls are spans below.
+    /// Of a transaction, from its start to its end, its calls being spans below; none of a view, whose calls
+    /// are spans of whoever makes them.
     span: Span,
 }
 
 #[async_trait]
-impl Reads for MeteredTxn {
+impl<R: Reads + ?Sized> Reads for Measured<R> {
     fn read_ts(&self) -> Timestamp {
-        self.txn.read_ts()
+        self.store.read_ts()
     }
 
     async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
-        measured("get", self.txn.get(key)).instrument(self.span.clone()).await
+        measured("get", self.store.get(key)).instrument(self.span.clone()).await
     }
 
     async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
-        measured("batch_get", self.txn.batch_get(keys)).instrument(self.span.clone()).await
+        measured("batch_get", self.store.batch_get(keys)).instrument(self.span.clone()).await
     }
 
     async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
-        measured("scan", self.txn.scan(range, limit)).instrument(self.span.clone()).await
+        measured("scan", self.store.scan(range, limit)).instrument(self.span.clone()).await
     }
 }
 
 #[async_trait]
-impl Txn for MeteredTxn {
+impl Txn for Measured<dyn Txn> {
     fn put(&mut self, key: Key, value: Value) {
         self.writes = true;
-        self.txn.put(key, value);
+        self.store.put(key, value);
     }
 
     fn insert(&mut self, key: Key, value: Value) {
         self.writes = true;
-        self.txn.insert(key, value);
+        self.store.insert(key, value);
     }
 
     fn delete(&mut self, key: Key) {
         self.writes = true;
-        self.txn.delete(key);
+        self.store.delete(key);
     }
 
     async fn commit(self: Box<Self>) -> Result<(), CommitError> {
-        let Self { txn, writes, span: whole } = *self;
+        let Self { store: txn, writes, span: whole } = *self;
         if !writes {
             return txn.commit().await;
         }
