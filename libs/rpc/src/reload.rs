@@ -1,10 +1,6 @@
 //! What was read from files, kept in step with them.
 
-use std::{
-    error::Error,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{error::Error, sync::Arc, time::Duration};
 
 /// How often files are looked at again, unless somebody needs it sooner.
 pub const RELOAD_EVERY: Duration = Duration::from_secs(10);
@@ -21,40 +17,31 @@ pub fn keep_fresh<S, E>(
     S: Send + Sync + 'static,
     E: Error + Send + 'static,
 {
-    tokio::spawn(look_again(Arc::downgrade(shared), every, what, reload));
-}
-
-async fn look_again<S, E>(
-    shared: Weak<S>,
-    every: Duration,
-    what: &'static str,
-    reload: fn(&S) -> Result<bool, E>,
-) where
-    S: Send + Sync + 'static,
-    E: Error + Send + 'static,
-{
-    let mut failing = false;
-    loop {
-        tokio::time::sleep(every).await;
-        let Some(shared) = shared.upgrade() else { return };
-        match tokio::task::spawn_blocking(move || reload(&shared)).await {
-            Ok(Ok(changed)) => {
-                if changed {
-                    tracing::info!("{what} were read again");
+    let shared = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        let mut failing = false;
+        loop {
+            tokio::time::sleep(every).await;
+            let Some(shared) = shared.upgrade() else { return };
+            match tokio::task::spawn_blocking(move || reload(&shared)).await {
+                Ok(Ok(changed)) => {
+                    if changed {
+                        tracing::info!("{what} were read again");
+                    }
+                    failing = false;
                 }
-                failing = false;
-            }
-            // Half-written, most likely; said once for each bad spell.
-            Ok(Err(error)) if !failing => {
-                let cause = error.source().map(ToString::to_string);
-                tracing::warn!(%error, cause, "{what} changed and cannot be used, keeping the old");
-                failing = true;
-            }
-            Ok(Err(_)) => {}
-            Err(error) => {
-                tracing::error!(%error, "{what} are not looked at any more");
-                return;
+                // Half-written, most likely; said once for each bad spell.
+                Ok(Err(error)) if !failing => {
+                    let cause = error.source().map(ToString::to_string);
+                    tracing::warn!(%error, cause, "{what} changed and cannot be used, keeping the old");
+                    failing = true;
+                }
+                Ok(Err(_)) => {}
+                Err(error) => {
+                    tracing::error!(%error, "{what} are not looked at any more");
+                    return;
+                }
             }
         }
-    }
+    });
 }
