@@ -63,8 +63,18 @@ impl File {
         }
     }
 
+    /// What is in it, where that is certificates.
+    fn read_certificates(&self) -> Result<Vec<u8>, ExportError> {
+        let pem = self.read()?;
+        self.certificates_in(&pem).map(|_| pem)
+    }
+
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, ExportError> {
-        let found = CertificateDer::pem_slice_iter(&self.read()?).collect::<Result<Vec<_>, _>>();
+        self.certificates_in(&self.read()?)
+    }
+
+    fn certificates_in(&self, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ExportError> {
+        let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
         let found = found.map_err(|error| self.unusable(&error))?;
         if found.is_empty() { Err(self.unusable(&"it has no certificate")) } else { Ok(found) }
     }
@@ -77,8 +87,8 @@ fn grpc_tls(link: &Link) -> Result<Option<ClientTlsConfig>, ExportError> {
     }
     let mut tls = match &link.authority {
         Some(file) => {
-            file.certificates()?;
-            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(file.read()?))
+            let pem = file.read_certificates()?;
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
         }
         None => ClientTlsConfig::new().with_native_roots(),
     };
