@@ -39,21 +39,17 @@ pub(crate) fn tell(text: &str) -> ExitCode {
 
 /// Runs the command to its end.
 pub(crate) fn main(cli: Cli) -> ExitCode {
-    let mut builder = match cli.process.worker_threads {
-        // A generator shares the machine with the shop that it measures, so one thread is enough for it. Wherever
-        // one is enough, a scheduler that need not look out for others does the same in less time.
-        _ if matches!(cli.command, Command::Bench(_)) => {
-            tokio::runtime::Builder::new_current_thread()
-        }
+    // A generator shares the machine with the shop that it measures, so one thread is enough for it.
+    let generates = matches!(cli.command, Command::Bench(_));
+    let threads = if generates { Some(1) } else { cli.process.worker_threads };
+    let mut builder = match threads {
+        // Wherever one is enough, a scheduler that need not look out for others does the same in less time.
         Some(1) => tokio::runtime::Builder::new_current_thread(),
-        threads => {
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            if let Some(threads) = threads {
-                builder.worker_threads(usize::from(threads));
-            }
-            builder
-        }
+        _ => tokio::runtime::Builder::new_multi_thread(),
     };
+    if let Some(threads) = threads {
+        builder.worker_threads(usize::from(threads));
+    }
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
