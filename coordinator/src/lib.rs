@@ -236,7 +236,7 @@ pub async fn run(
         served = server => served,
         () = probe(&kv, &readiness) => Ok(()),
     };
-    let left = coordinator.drain(args.server.drain_timeout()).await;
+    let left = coordinator.drain(args.server.stop.drain_timeout()).await;
     if left > 0 {
         tracing::info!(left, "transactions are left to other replicas");
     }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, value_parser};
-use rpc::{routing::Target, tls::TlsArgs};
+use rpc::{routing::Target, server::StopArgs, tls::TlsArgs};
 
 /// Settings of the bridge.
 #[derive(ClapArgs, Clone, Debug)]
@@ -102,16 +102,9 @@ pub struct Args {
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
 
-    /// On shutdown: milliseconds between saying "not ready" and closing the door, so that balancers see it
-    /// and clients are told to close their connections.
-    #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
-          value_parser = value_parser!(u64).range(..=600_000))]
-    pub lame_duck_ms: u64,
-
-    /// On shutdown: milliseconds that requests in flight have to finish, after the door is closed.
-    #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
-          value_parser = value_parser!(u64).range(..=3_600_000))]
-    pub drain_timeout_ms: u64,
+    /// How to stop.
+    #[command(flatten)]
+    pub stop: StopArgs,
 }
 
 /// How calls are answered; the part of [`Args`] that a simulation wants.
@@ -165,8 +158,8 @@ impl Args {
             keep_alive_idle: Duration::from_millis(self.keep_alive_idle_ms),
             max_age: Duration::from_secs(self.max_connection_age_s),
             connections_max: self.connections_max,
-            lame_duck: Duration::from_millis(self.lame_duck_ms),
-            drain: Duration::from_millis(self.drain_timeout_ms),
+            lame_duck: self.stop.lame_duck(),
+            drain: self.stop.drain_timeout(),
         }
     }
 }

@@ -18,7 +18,7 @@ mod args;
 mod layer;
 mod readiness;
 
-pub use args::ServerArgs;
+pub use args::{ServerArgs, StopArgs};
 pub use layer::{Guard, GuardLayer};
 pub use readiness::{Readiness, State};
 

@@ -21,15 +21,9 @@ pub struct ServerArgs {
           value_parser = value_parser!(u64).range(..=86_400))]
     pub max_connection_age_s: u64,
 
-    /// On shutdown: milliseconds between saying NOT_SERVING and closing the door.
-    #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
-          value_parser = value_parser!(u64).range(..=600_000))]
-    pub lame_duck_ms: u64,
-
-    /// On shutdown: milliseconds that requests and transactions in flight have to finish, after the door is closed.
-    #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
-          value_parser = value_parser!(u64).range(..=3_600_000))]
-    pub drain_timeout_ms: u64,
+    /// How to stop.
+    #[command(flatten)]
+    pub stop: StopArgs,
 }
 
 impl ServerArgs {
@@ -42,15 +36,38 @@ impl ServerArgs {
     ) -> Options {
         Options {
             in_flight_max: usize::try_from(self.in_flight_max).unwrap_or(usize::MAX),
-            lame_duck: Duration::from_millis(self.lame_duck_ms),
-            drain_timeout: self.drain_timeout(),
+            lame_duck: self.stop.lame_duck(),
+            drain_timeout: self.stop.drain_timeout(),
             max_connection_age: Duration::from_secs(self.max_connection_age_s),
             tls,
             ..Options::new(services, descriptors)
         }
     }
+}
 
-    /// Longest wait for what is in flight, on shutdown.
+/// How whoever serves stops, by gRPC or by REST, as it is set from outside.
+#[derive(clap::Args, Clone, Debug)]
+pub struct StopArgs {
+    /// On shutdown: milliseconds between saying that we are not ready (NOT_SERVING) and closing the door, so
+    /// that balancers see it.
+    #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
+          value_parser = value_parser!(u64).range(..=600_000))]
+    pub lame_duck_ms: u64,
+
+    /// On shutdown: milliseconds that requests and transactions in flight have to finish, after the door is
+    /// closed.
+    #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
+          value_parser = value_parser!(u64).range(..=3_600_000))]
+    pub drain_timeout_ms: u64,
+}
+
+impl StopArgs {
+    /// Between saying that we are not ready and closing the door.
+    pub const fn lame_duck(&self) -> Duration {
+        Duration::from_millis(self.lame_duck_ms)
+    }
+
+    /// Longest wait for what is in flight.
     pub const fn drain_timeout(&self) -> Duration {
         Duration::from_millis(self.drain_timeout_ms)
     }
