@@ -19,6 +19,7 @@ use clap::{ArgAction, builder::BoolishValueParser, value_parser};
 use rpc::{
     listen::ListenError,
     net::{Endpoint, GrpcNet},
+    tls::TlsDir,
 };
 use tokio::{
     task::JoinSet,
@@ -35,7 +36,6 @@ mod plan;
 mod status;
 
 use self::{
-    certificates::Certificates,
     data_dir::DataDir,
     logs::Sink,
     plan::{PORT_BASE_MAX, Ports, REPLICAS_MAX, Role, Spec, Wish},
@@ -145,7 +145,7 @@ pub(crate) async fn run(
     let log_dir = data_dir.path().join("logs");
     std::fs::create_dir_all(&log_dir)?;
     let rest = format!("http://localhost:{}", wish.ports.http);
-    let tls_dir = wish.certificates.as_ref().map(Certificates::directory);
+    let tls_dir = wish.certificates.as_ref().map(TlsDir::path);
     let status = Arc::new(Status::create(data_dir.path(), rest, tls_dir, unborn(&specs))?);
     let store_there = store_there(&specs, &probe);
     let mut waves = Waves::start(&specs, &log_dir, &status, &args, &stop, &store_there)?;
@@ -180,7 +180,7 @@ fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> Result<Wish, Fa
     };
     if let Some(directory) = &args.tls_dir {
         let roles: Vec<Role> = wish.roles().collect();
-        wish.certificates = Some(Certificates::open(directory, &roles)?);
+        wish.certificates = Some(certificates::open(directory, &roles)?);
     }
     Ok(wish)
 }
@@ -281,7 +281,9 @@ struct Probe {
 
 impl Probe {
     fn new(wish: &Wish) -> Result<Self, Failure> {
-        let tls = wish.certificates.as_ref().map(Certificates::to_ask).transpose()?.flatten();
+        // Asking roles how they are needs no certificate of one's own.
+        let nobody = wish.certificates.as_ref().map(TlsDir::args_without_identity);
+        let tls = nobody.map(|args| args.load()).transpose()?.flatten();
         Ok(Self { encrypted: tls.is_some(), net: GrpcNet::with_tls(tls) })
     }
 

@@ -32,10 +32,12 @@ use crate::{
 
 mod accept;
 mod connect;
+mod directory;
 mod verify;
 
 pub(crate) use accept::{Conn, HANDSHAKES_MAX, accept};
 pub(crate) use connect::Connector;
+pub use directory::TlsDir;
 use verify::Callee;
 
 /// gRPC is HTTP/2.

@@ -9,7 +9,7 @@ use std::{
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
-use rpc::tls::TlsArgs;
+use rpc::tls::{TlsArgs, TlsDir};
 use tempfile::TempDir;
 
 /// Signs certificates, in a directory of its own.
@@ -64,13 +64,7 @@ impl Authority {
     /// The settings of an identity, with a new certificate.
     pub(crate) fn settings(&self, identity: &str) -> TlsArgs {
         let file = self.identity(identity);
-        TlsArgs {
-            tls_ca_file: Some(self.path("ca.pem")),
-            tls_cert_file: Some(self.path(&format!("{file}.pem"))),
-            tls_key_file: Some(self.path(&format!("{file}.key"))),
-            tls_trust_domain: "till".to_owned(),
-            tls_no_client_auth: false,
-        }
+        TlsDir::new(self.directory.path().to_owned()).args(&file)
     }
 
     /// The same as flags.

@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     thread::sleep,
     time::{Duration, Instant},
@@ -52,6 +52,11 @@ pub(crate) fn free_block() -> u16 {
                 .all(|offset| TcpListener::bind((Ipv4Addr::LOCALHOST, base + offset)).is_ok())
         })
         .unwrap()
+}
+
+/// What a command of ours says, run to its end.
+pub(crate) fn till(args: &[&str]) -> Output {
+    Command::new(executable()).args(args).env_remove("PD_ENDPOINTS").output().unwrap()
 }
 
 /// Ends a process in order (SIGTERM), and waits until it has ended well.

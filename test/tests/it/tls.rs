@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -28,7 +28,7 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     certificates::Authority,
-    shop::{executable, free_block},
+    shop::{executable, free_block, till},
 };
 
 /// Processes that are killed when this is dropped.
@@ -147,10 +147,6 @@ impl Drop for Shop {
             child.wait().unwrap();
         }
     }
-}
-
-fn till(args: &[&str]) -> Output {
-    Command::new(executable()).args(args).env_remove("PD_ENDPOINTS").output().unwrap()
 }
 
 /// The code of a call that failed; OK for one that did not.

@@ -1,11 +1,7 @@
 //! `till up --tls-dir`: a whole shop whose every hop is encrypted, from one command, and the commands that
 //! ask it.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path};
 
 use proto::{
     participant::v1::{PrepareRequest, participant_service_client::ParticipantServiceClient},
@@ -13,15 +9,11 @@ use proto::{
 };
 use rpc::{
     net::{Endpoint, GrpcNet},
-    tls::TlsArgs,
+    tls::TlsDir,
 };
 use tonic::Code;
 
-use crate::shop::{Shop, executable, post};
-
-fn till(args: &[&str]) -> Output {
-    Command::new(executable()).args(args).env_remove("PD_ENDPOINTS").output().unwrap()
-}
+use crate::shop::{Shop, post, till};
 
 fn file(directory: &Path, name: &str) -> String {
     directory.join(name).display().to_string()
@@ -37,13 +29,7 @@ fn flags(kind: &str, directory: &Path, name: &str) -> Vec<String> {
 }
 
 fn net(directory: &Path, name: &str) -> GrpcNet {
-    let settings = TlsArgs {
-        tls_ca_file: Some(directory.join("ca.pem")),
-        tls_cert_file: Some(directory.join(format!("{name}.pem"))),
-        tls_key_file: Some(directory.join(format!("{name}.key"))),
-        tls_trust_domain: "till".to_owned(),
-        tls_no_client_auth: false,
-    };
+    let settings = TlsDir::new(directory.to_owned()).args(name);
     GrpcNet::with_tls(settings.load().unwrap())
 }
 

@@ -16,11 +16,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use rpc::{
-    access::TRUST_DOMAIN,
-    seams::SystemClock,
-    tls::{Tls, TlsArgs, TlsError},
-};
+use rpc::{access::TRUST_DOMAIN, seams::SystemClock, tls::TlsDir};
 use types::Clock as _;
 
 use super::plan::Role;
@@ -58,134 +54,86 @@ pub(crate) enum CertificatesError {
     Make(#[from] rcgen::Error),
 }
 
-/// A directory of them: `ca.pem`, and `NAME.pem` with `NAME.key` for each role.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Certificates {
-    directory: PathBuf,
-}
-
-impl Certificates {
-    /// Those of a directory, which is filled when there is nothing in it.
-    ///
-    /// # Errors
-    /// [`CertificatesError`].
-    pub(crate) fn open(directory: &Path, roles: &[Role]) -> Result<Self, CertificatesError> {
-        let directory = std::path::absolute(directory)
-            .map_err(|source| CertificatesError::File { path: directory.to_owned(), source })?;
-        let here = Self { directory };
-        if here.is_empty()? {
-            here.fill()?;
-            tracing::info!(directory = %here.directory.display(), "made certificates");
-        }
-        for role in roles {
-            for path in [here.ca(), here.certificate(role.name()), here.key(role.name())] {
-                if !path.is_file() {
-                    return Err(CertificatesError::Missing { path });
-                }
+/// The certificates of a directory, which is filled when there is nothing in it.
+///
+/// # Errors
+/// [`CertificatesError`].
+pub(crate) fn open(directory: &Path, roles: &[Role]) -> Result<TlsDir, CertificatesError> {
+    let here = std::path::absolute(directory).map_err(failed(directory))?;
+    let here = TlsDir::new(here);
+    if is_empty(&here)? {
+        fill(&here)?;
+        tracing::info!(directory = %here.path().display(), "made certificates");
+    }
+    for role in roles {
+        for path in [here.ca(), here.certificate(role.name()), here.key(role.name())] {
+            if !path.is_file() {
+                return Err(CertificatesError::Missing { path });
             }
         }
-        Ok(here)
     }
+    Ok(here)
+}
 
-    /// Of the authority that signed all of them.
-    pub(crate) fn ca(&self) -> PathBuf {
-        self.directory.join("ca.pem")
-    }
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> CertificatesError {
+    let path = path.to_owned();
+    move |source| CertificatesError::File { path, source }
+}
 
-    /// Of a role.
-    pub(crate) fn certificate(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}.pem"))
-    }
-
-    /// Of a role's certificate.
-    pub(crate) fn key(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}.key"))
-    }
-
-    /// Where they are.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// For asking roles how they are, which needs no certificate of one's own. Must be called within a tokio
-    /// runtime.
-    ///
-    /// # Errors
-    /// As [`TlsArgs::load`].
-    pub(crate) fn to_ask(&self) -> Result<Option<Tls>, TlsError> {
-        let args = TlsArgs {
-            tls_ca_file: Some(self.ca()),
-            tls_cert_file: None,
-            tls_key_file: None,
-            tls_trust_domain: TRUST_DOMAIN.to_owned(),
-            tls_no_client_auth: false,
-        };
-        args.load()
-    }
-
-    fn failed(path: &Path) -> impl FnOnce(io::Error) -> CertificatesError {
-        let path = path.to_owned();
-        move |source| CertificatesError::File { path, source }
-    }
-
-    fn is_empty(&self) -> Result<bool, CertificatesError> {
-        match fs::read_dir(&self.directory) {
-            Ok(mut entries) => Ok(entries.next().is_none()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(Self::failed(&self.directory)(error)),
-        }
-    }
-
-    /// Makes an authority, and what it signs.
-    fn fill(&self) -> Result<(), CertificatesError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
-        made.map_err(Self::failed(&self.directory))?;
-        let mut params = valid();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "till up");
-        let key = KeyPair::generate()?;
-        let ca = params.self_signed(&key)?.pem();
-        let secret = key.serialize_pem();
-        let issuer = Issuer::new(params, key);
-        for role in Role::ALL {
-            // The store is looked for by its address, and knows no identities.
-            let name = match role {
-                Role::DevKv => SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-                Role::HttpBridge
-                | Role::Coordinator
-                | Role::Order
-                | Role::Stock
-                | Role::Payment => uri(role.name())?,
-            };
-            self.sign(&issuer, role.name(), name)?;
-        }
-        for caller in CALLERS {
-            self.sign(&issuer, caller, uri(caller)?)?;
-        }
-        // Kept, so that services beyond our own can be given one.
-        write(&self.directory.join("ca.key"), &secret)?;
-        write(&self.ca(), &ca)
-    }
-
-    fn sign(
-        &self,
-        issuer: &Issuer<'_, KeyPair>,
-        name: &str,
-        subject: SanType,
-    ) -> Result<(), CertificatesError> {
-        let mut params = valid();
-        params.subject_alt_names = vec![subject];
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate()?;
-        write(&self.key(name), &key.serialize_pem())?;
-        write(&self.certificate(name), &params.signed_by(&key, issuer)?.pem())
+fn is_empty(directory: &TlsDir) -> Result<bool, CertificatesError> {
+    match fs::read_dir(directory.path()) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(failed(directory.path())(error)),
     }
 }
 
+/// Makes an authority, and what it signs.
+fn fill(directory: &TlsDir) -> Result<(), CertificatesError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory.path());
+    made.map_err(failed(directory.path()))?;
+    let mut params = valid();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, "till up");
+    let key = KeyPair::generate()?;
+    let ca = params.self_signed(&key)?.pem();
+    let secret = key.serialize_pem();
+    let issuer = Issuer::new(params, key);
+    for role in Role::ALL {
+        // The store is looked for by its address, and knows no identities.
+        let name = match role {
+            Role::DevKv => SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
+                uri(role.name())?
+            }
+        };
+        sign(directory, &issuer, role.name(), name)?;
+    }
+    for caller in CALLERS {
+        sign(directory, &issuer, caller, uri(caller)?)?;
+    }
+    // Kept, so that services beyond our own can be given one.
+    write(&directory.path().join("ca.key"), &secret)?;
+    write(&directory.ca(), &ca)
+}
+
+fn sign(
+    directory: &TlsDir,
+    issuer: &Issuer<'_, KeyPair>,
+    name: &str,
+    subject: SanType,
+) -> Result<(), CertificatesError> {
+    let mut params = valid();
+    params.subject_alt_names = vec![subject];
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate()?;
+    write(&directory.key(name), &key.serialize_pem())?;
+    write(&directory.certificate(name), &params.signed_by(&key, issuer)?.pem())
+}
 fn valid() -> CertificateParams {
     let mut params = CertificateParams::default();
     let now = UNIX_EPOCH + Duration::from_millis(SystemClock.now().0);
@@ -203,7 +151,7 @@ fn uri(name: &str) -> Result<SanType, CertificatesError> {
 /// Nobody else of this machine may read what stands here.
 fn write(path: &Path, pem: &str) -> Result<(), CertificatesError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(pem.as_bytes())).map_err(Certificates::failed(path))
+    file.and_then(|mut file| file.write_all(pem.as_bytes())).map_err(failed(path))
 }
 
 #[cfg(test)]
@@ -216,9 +164,9 @@ mod tests {
     fn an_empty_directory_is_filled_once_and_then_left_alone() {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("tls");
-        let first = Certificates::open(&directory, &Role::ALL).unwrap();
+        let first = open(&directory, &Role::ALL).unwrap();
         let ca = fs::read(first.ca()).unwrap();
-        assert_eq!(Certificates::open(&directory, &Role::ALL).unwrap(), first);
+        assert_eq!(open(&directory, &Role::ALL).unwrap(), first);
         assert_eq!(fs::read(first.ca()).unwrap(), ca);
         for name in ["order", "dev-kv", "operator", "client"] {
             let mode = fs::metadata(first.key(name)).unwrap().permissions().mode();
@@ -229,32 +177,25 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_and_nothing_is_made() {
         let place = tempfile::tempdir().unwrap();
-        let all = Certificates::open(place.path(), &Role::ALL).unwrap();
+        let all = open(place.path(), &Role::ALL).unwrap();
         fs::remove_file(all.key("stock")).unwrap();
-        let said = Certificates::open(place.path(), &Role::ALL).unwrap_err().to_string();
+        let said = open(place.path(), &Role::ALL).unwrap_err().to_string();
         assert!(said.contains("--tls-dir") && said.contains("stock.key"), "{said}");
         assert!(!all.key("stock").exists());
         // Whoever has a cluster needs none for a store of ours.
         fs::remove_file(all.key("dev-kv")).unwrap();
-        Certificates::open(place.path(), &[Role::Order, Role::HttpBridge]).unwrap();
+        open(place.path(), &[Role::Order, Role::HttpBridge]).unwrap();
     }
 
     #[tokio::test]
     async fn what_is_made_can_be_used_by_each_role() {
         let place = tempfile::tempdir().unwrap();
-        let made = Certificates::open(place.path(), &Role::ALL).unwrap();
+        let made = open(place.path(), &Role::ALL).unwrap();
         for name in
             ["order", "stock", "payment", "coordinator", "http-bridge", "operator", "client"]
         {
-            let args = TlsArgs {
-                tls_ca_file: Some(made.ca()),
-                tls_cert_file: Some(made.certificate(name)),
-                tls_key_file: Some(made.key(name)),
-                tls_trust_domain: TRUST_DOMAIN.to_owned(),
-                tls_no_client_auth: false,
-            };
-            args.load_to_serve().unwrap();
+            made.args(name).load_to_serve().unwrap();
         }
-        assert!(made.to_ask().unwrap().is_some());
+        assert!(made.args_without_identity().load().unwrap().is_some());
     }
 }

@@ -2,10 +2,9 @@
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
-use super::{
-    certificates::Certificates,
-    plan::{Role, Spec, Wish},
-};
+use rpc::tls::TlsDir;
+
+use super::plan::{Role, Spec, Wish};
 
 /// Where things are, and what to try.
 pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) -> String {
@@ -30,7 +29,7 @@ pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) 
     line("data", wish.data_dir.display().to_string());
     line("logs", log_dir.display().to_string());
     if let Some(certificates) = &wish.certificates {
-        line("certificates", certificates.directory().display().to_string());
+        line("certificates", certificates.path().display().to_string());
     }
     text.push_str("\nTry, in another terminal:\n\n");
     for call in [
@@ -48,7 +47,7 @@ pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) 
 }
 
 /// What to type as an operator of an encrypted shop.
-fn operators(wish: &Wish, certificates: &Certificates) -> String {
+fn operators(wish: &Wish, certificates: &TlsDir) -> String {
     let coordinator = wish.ports.address(Role::Coordinator, 0);
     format!(
         "till tx list --coordinator {coordinator} --tls-ca-file {} --tls-cert-file {} \

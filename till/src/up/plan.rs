@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::certificates::Certificates;
+use rpc::tls::TlsDir;
 
 /// What a child does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,7 +134,7 @@ pub(crate) struct Wish {
     /// Names of those that take part in every checkout.
     pub(crate) checkout_participants: Vec<String>,
     /// Certificates of all roles; everything is plain without.
-    pub(crate) certificates: Option<Certificates>,
+    pub(crate) certificates: Option<TlsDir>,
 }
 
 impl Wish {
@@ -337,7 +337,7 @@ mod tests {
 
     fn encrypted(pd_endpoints: Option<&str>) -> (Wish, tempfile::TempDir) {
         let place = tempfile::tempdir().unwrap();
-        let certificates = Some(Certificates::open(place.path(), &[]).unwrap());
+        let certificates = Some(crate::up::certificates::open(place.path(), &[]).unwrap());
         (Wish { certificates, ..wish(2, pd_endpoints) }, place)
     }
 

@@ -1,8 +1,8 @@
 //! How an encrypted shop is asked: with the certificates of a directory, as `till up --tls-dir` has it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rpc::{access::TRUST_DOMAIN, net::GrpcNet, tls::TlsArgs};
+use rpc::{net::GrpcNet, tls::TlsDir};
 use storage::tikv::TikvTls;
 
 /// Asks for what applications ask.
@@ -12,17 +12,11 @@ const OPERATOR: &str = "operator";
 
 /// Of an authority, a client and an operator.
 #[derive(Debug, Clone)]
-pub(crate) struct Certificates {
-    directory: PathBuf,
-}
+pub(crate) struct Certificates(TlsDir);
 
 impl Certificates {
     pub(crate) fn of(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        Self(TlsDir::new(directory.to_owned()))
     }
 
     /// The way to gRPC roles. Must be called within a tokio runtime.
@@ -30,23 +24,13 @@ impl Certificates {
     /// # Errors
     /// In words, which file cannot be used.
     pub(crate) fn net(&self) -> Result<GrpcNet, String> {
-        let args = TlsArgs {
-            tls_ca_file: Some(self.file("ca.pem")),
-            tls_cert_file: Some(self.file(&format!("{CLIENT}.pem"))),
-            tls_key_file: Some(self.file(&format!("{CLIENT}.key"))),
-            tls_trust_domain: TRUST_DOMAIN.to_owned(),
-            tls_no_client_auth: false,
-        };
-        let tls = args.load().map_err(|error| format!("--tls-dir: {error}"))?;
+        let tls = self.0.args(CLIENT).load();
+        let tls = tls.map_err(|error| format!("--tls-dir: {error}"))?;
         Ok(GrpcNet::with_tls(tls))
     }
 
     /// The way to the store.
     pub(crate) fn store(&self) -> TikvTls {
-        TikvTls {
-            ca: self.file("ca.pem"),
-            cert: self.file(&format!("{OPERATOR}.pem")),
-            key: self.file(&format!("{OPERATOR}.key")),
-        }
+        TikvTls { ca: self.0.ca(), cert: self.0.certificate(OPERATOR), key: self.0.key(OPERATOR) }
     }
 }

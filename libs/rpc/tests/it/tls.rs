@@ -8,7 +8,7 @@ use rcgen::{
 use rpc::{
     access::{Identity, Role},
     net::{GrpcNet, Net as _, Transport},
-    tls::TlsArgs,
+    tls::{TlsArgs, TlsDir},
 };
 use tempfile::TempDir;
 use types::ErrorKind;
@@ -52,13 +52,7 @@ impl Authority {
 
     /// The settings of somebody who has the certificate of this name.
     fn args(&self, file: &str) -> TlsArgs {
-        TlsArgs {
-            tls_ca_file: Some(self.path("ca.pem")),
-            tls_cert_file: Some(self.path(&format!("{file}.pem"))),
-            tls_key_file: Some(self.path(&format!("{file}.key"))),
-            tls_trust_domain: "till".to_owned(),
-            tls_no_client_auth: false,
-        }
+        TlsDir::new(self.directory.path().to_owned()).args(file)
     }
 
     /// The settings of this identity, with a new certificate.
