@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use serde_json::{Value, json};
+use telemetry::semconv;
 use tokio::time::{Duration, timeout};
 
 use crate::{rest::Rest, roles::Process, tally::as_float};
 
 /// Where a role shows what it counts, in Prometheus' text format.
 const PAGE: &str = "/metrics";
-const COUNTER: &str = "till_kv_commits_total{";
-const LABEL: &str = "till_kv_outcome=\"";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Commits so far by outcome, of all roles together; those that do not answer are left out.
@@ -31,8 +30,10 @@ pub(crate) async fn counted(processes: &[Process]) -> BTreeMap<String, u64> {
 }
 
 fn add(counts: &mut BTreeMap<String, u64>, page: &str) {
-    for line in page.lines().filter_map(|line| line.strip_prefix(COUNTER)) {
-        let outcome = line.split_once(LABEL).and_then(|(_, rest)| rest.split_once('"'));
+    let counter = format!("{}{{", semconv::KV_COMMITS.prometheus());
+    let label = format!("{}=\"", semconv::label(semconv::KV_OUTCOME));
+    for line in page.lines().filter_map(|line| line.strip_prefix(&counter)) {
+        let outcome = line.split_once(&label).and_then(|(_, rest)| rest.split_once('"'));
         let count = line.rsplit_once(' ').and_then(|(_, count)| count.parse::<u64>().ok());
         if let (Some((outcome, _)), Some(count)) = (outcome, count) {
             *counts.entry(outcome.to_owned()).or_default() += count;

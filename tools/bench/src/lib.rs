@@ -314,17 +314,7 @@ async fn bare(args: &Args, site: &Site) -> Result<Vec<Point>, String> {
     let paces = args.paces();
     let plans = paces.iter().map(|pace| plan(args, *pace)).collect();
     let tallies = baseline::run(ground, plans).await?;
-    let point = |(pace, tally)| Point {
-        variant: "tikv",
-        pace,
-        tally,
-        roles: [Usage::default(), Usage::default()],
-        own: [Usage::default(), Usage::default()],
-        store: Value::Null,
-        commits: Value::Null,
-        verdict: None,
-        books: None,
-    };
+    let point = |(pace, tally)| Point::of("tikv", pace, tally);
     Ok(paces.into_iter().zip(tallies).map(point).collect())
 }
 

@@ -160,17 +160,7 @@ mod tests {
         for _ in 0..shed {
             tally.add(begin, begin, End::Shed("429 OVERLOADED".to_owned()));
         }
-        Point {
-            variant: "till",
-            pace,
-            tally,
-            roles: [Usage::default(), Usage::default()],
-            own: [Usage::default(), Usage::default()],
-            store: Value::Null,
-            commits: Value::Null,
-            verdict: None,
-            books: None,
-        }
+        Point::of("till", pace, tally)
     }
 
     #[test]

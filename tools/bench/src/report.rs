@@ -38,6 +38,21 @@ pub(crate) struct Point {
 }
 
 impl Point {
+    /// What was counted, and nothing known of the shop.
+    pub(crate) fn of(variant: &'static str, pace: Pace, tally: Tally) -> Self {
+        Self {
+            variant,
+            pace,
+            tally,
+            roles: [Usage::default(), Usage::default()],
+            own: [Usage::default(), Usage::default()],
+            store: Value::Null,
+            commits: Value::Null,
+            verdict: None,
+            books: None,
+        }
+    }
+
     /// Why there are no figures; empty when there are.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = self.tally.problems();

@@ -33,7 +33,7 @@ const EDGES: Table = &[
     ("http-bridge", "types proto rpc telemetry"),
     ("dev-kv", "types telemetry"),
     // A client of the shop; the store for its baseline of bare transactions alone.
-    ("bench", "types proto storage rpc"),
+    ("bench", "types proto storage rpc telemetry"),
     (
         "till",
         "audit types proto storage rpc telemetry order stock payment coordinator http-bridge dev-kv bench",

@@ -15,17 +15,8 @@ fn point(variant: &'static str, fresh: u64, end: Option<End>) -> Point {
     if let Some(end) = end {
         tally.add(begin, begin, end);
     }
-    Point {
-        variant,
-        pace: Pace::Closed { callers: 8 },
-        tally,
-        roles: [Usage::default(), Usage::default()],
-        own: [Usage::default(), Usage::default()],
-        store: Value::Null,
-        commits: Value::Null,
-        verdict: Some(Verdict::default()),
-        books: None,
-    }
+    let pace = Pace::Closed { callers: 8 };
+    Point { verdict: Some(Verdict::default()), ..Point::of(variant, pace, tally) }
 }
 
 #[test]
