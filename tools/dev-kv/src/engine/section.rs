@@ -130,8 +130,8 @@ pub(crate) fn value_on_disk(
         Some((newest, value)) if newest.commit_ts <= version => {
             Ok((newest.kind == Kind::Put).then_some(value))
         }
-        Some(_) => Ok(store
-            .history_at(key, version)?
+        Some((newest, _)) => Ok(store
+            .history_at(key, newest.commit_ts, version)?
             .filter(|row| row.version.kind == Kind::Put)
             .map(|row| row.value)),
     }
@@ -163,13 +163,14 @@ impl View for Section<'_> {
         if row.newest().is_none_or(|newest| newest.commit_ts < start_ts) {
             return Ok(None);
         }
-        if let Some(live) = self.state.live.get(key) {
-            let found = live.displaced.iter().map(|row| row.version).find(|version| own(version));
-            if found.is_some() {
-                return Ok(found);
-            }
+        let in_memory = self.state.live.get(key).map_or(&[][..], |live| &live.displaced);
+        let known = in_memory.iter().map(|row| row.version);
+        if let Some(found) = known.clone().find(own) {
+            return Ok(Some(found));
         }
-        Ok(self.store.history_of(key, start_ts)?)
+        let newest = row.lock.into_iter().chain(row.newest_data());
+        let later = newest.chain(known).map(|version| version.commit_ts).collect();
+        Ok(self.store.history_of(key, later, start_ts)?)
     }
 
     fn rolled_back(&mut self, key: &Bytes, start_ts: Ts) -> Result<bool, EngineError> {

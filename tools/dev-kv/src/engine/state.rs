@@ -317,37 +317,7 @@ impl State {
         let live = self.touch(&key);
         let repeated = std::mem::replace(&mut live.current_row, number) == number;
         let mut current = live.current.take().unwrap_or_default();
-        let mut displaced = Vec::new();
-        let newest = current.newest();
-        if newest.is_some_and(|newest| newest.commit_ts > version.commit_ts) {
-            // Out of order, which no correct client does: the older record joins the history.
-            displaced.push(Displaced {
-                version,
-                value,
-                superseded_at: current.newest_data().map_or(Ts(u64::MAX), |data| data.commit_ts),
-            });
-        } else {
-            if let Some(lock) = current.lock.take()
-                && lock.commit_ts != version.commit_ts
-            {
-                displaced.push(Displaced {
-                    version: lock,
-                    value: Bytes::new(),
-                    superseded_at: lock.commit_ts,
-                });
-            }
-            if version.kind == Kind::Lock {
-                current.lock = Some(version);
-            } else if let Some((old, old_value)) = current.data.replace((version, value))
-                && old.commit_ts != version.commit_ts
-            {
-                displaced.push(Displaced {
-                    version: old,
-                    value: old_value,
-                    superseded_at: version.commit_ts,
-                });
-            }
-        }
+        let (displaced, milestone) = current.add(version, value);
         for row in &displaced {
             let place = live
                 .displaced
@@ -359,6 +329,9 @@ impl State {
         for row in displaced {
             self.open.bytes += row.value.len();
             self.open.changes.push(RowChange::History(key.clone(), row));
+        }
+        if milestone {
+            self.open.changes.push(RowChange::Milestone(key.clone(), version.commit_ts));
         }
         if version.kind == Kind::Delete {
             self.open.changes.push(RowChange::Deletion(key.clone(), version.commit_ts, true));

@@ -1,6 +1,7 @@
 //! How rows look on disk, and the key encodings. Fixed-size integers are big-endian; decoders check lengths
 //! and answer `Corrupt` rather than guess.
 
+use super::history::STEPS_MAX;
 use crate::model::{Kind, Lock, LockKind, Ts, Version};
 use bytes::{Buf, Bytes};
 
@@ -16,6 +17,8 @@ pub(crate) struct Current {
     pub(crate) data: Option<(Version, Bytes)>,
     /// The newest `Lock` record, when it is newer than that.
     pub(crate) lock: Option<Version>,
+    /// How many values were displaced since the last milestone.
+    pub(crate) steps: u8,
 }
 
 impl Current {
@@ -27,6 +30,51 @@ impl Current {
     /// The newest record that says what the value is.
     pub(crate) fn newest_data(&self) -> Option<Version> {
         self.data.as_ref().map(|(version, _)| *version)
+    }
+
+    /// Adds a record. Answers those that went into the history, and whether it is a milestone there.
+    ///
+    /// A correct client's records come in the order of their commits. Another's join the history behind the
+    /// newest one.
+    pub(crate) fn add(&mut self, version: Version, value: Bytes) -> (Vec<Displaced>, bool) {
+        let mut displaced = Vec::new();
+        let mut displace = |version: Version, value: Bytes, until: Ts| {
+            // Of one moment there is one record.
+            if version.commit_ts != until {
+                displaced.push(Displaced { version, value, until });
+            }
+        };
+        let at = version.commit_ts;
+        if version.kind == Kind::Lock {
+            match self.newest() {
+                Some(newest) if newest.commit_ts > at => displace(version, value, newest.commit_ts),
+                Some(_) | None => {
+                    if let Some(old) = self.lock.replace(version) {
+                        displace(old, Bytes::new(), at);
+                    }
+                }
+            }
+            return (displaced, false);
+        }
+        if let Some(newest) = self.newest_data()
+            && newest.commit_ts > at
+        {
+            displace(version, value, newest.commit_ts);
+            return (displaced, false);
+        }
+        if let Some(old) = self.lock.take_if(|lock| lock.commit_ts <= at) {
+            displace(old, Bytes::new(), at);
+        }
+        let mut milestone = false;
+        if let Some((old, old_value)) = self.data.replace((version, value)) {
+            displace(old, old_value, at);
+            self.steps = self.steps.saturating_add(1);
+            milestone = self.steps >= STEPS_MAX;
+        }
+        if milestone {
+            self.steps = 0;
+        }
+        (displaced, milestone)
     }
 
     /// Bytes that the row takes in memory, roughly.
@@ -42,8 +90,8 @@ pub(crate) struct Displaced {
     pub(crate) version: Version,
     /// Its value.
     pub(crate) value: Bytes,
-    /// From this safe point on nobody can read it: the commit timestamp of a newer `Put` or `Delete`.
-    pub(crate) superseded_at: Ts,
+    /// The commit timestamp of the record that displaced it. From this safe point on nobody can read it.
+    pub(crate) until: Ts,
 }
 
 const HAS_DATA: u8 = 1;
@@ -54,7 +102,7 @@ const KIND_PUT: u8 = 0;
 const KIND_DELETE: u8 = 1;
 const KIND_LOCK: u8 = 2;
 
-/// Encodes a `current` row: flags, timestamps, value.
+/// Encodes a `current` row: flags, steps, timestamps, value.
 pub(crate) fn encode_current(row: &Current, out: &mut Vec<u8>) {
     out.clear();
     let mut flags = 0;
@@ -68,6 +116,7 @@ pub(crate) fn encode_current(row: &Current, out: &mut Vec<u8>) {
         flags |= HAS_LOCK;
     }
     out.push(flags);
+    out.push(row.steps);
     if let Some(lock) = row.lock {
         out.extend_from_slice(&lock.commit_ts.0.to_be_bytes());
         out.extend_from_slice(&lock.start_ts.0.to_be_bytes());
@@ -86,6 +135,7 @@ pub(crate) fn decode_current(mut row: &[u8]) -> Result<Current, Corrupt> {
     if flags & !(HAS_DATA | HAS_LOCK | IS_DELETE) != 0 {
         return Err(corrupt());
     }
+    let steps = take_u8(&mut row).ok_or_else(corrupt)?;
     let lock = if flags & HAS_LOCK == 0 {
         None
     } else {
@@ -98,10 +148,10 @@ pub(crate) fn decode_current(mut row: &[u8]) -> Result<Current, Corrupt> {
         let version = take_version(&mut row, kind).ok_or_else(corrupt)?;
         Some((version, Bytes::copy_from_slice(row)))
     };
-    Ok(Current { data, lock })
+    Ok(Current { data, lock, steps })
 }
 
-/// Encodes a history row's value; its commit timestamp is in the key.
+/// Encodes a history row's value; two of its timestamps are in the key.
 pub(crate) fn encode_displaced(row: &Displaced, out: &mut Vec<u8>) {
     out.clear();
     out.push(match row.version.kind {
@@ -109,7 +159,6 @@ pub(crate) fn encode_displaced(row: &Displaced, out: &mut Vec<u8>) {
         Kind::Delete => KIND_DELETE,
         Kind::Lock => KIND_LOCK,
     });
-    out.extend_from_slice(&row.superseded_at.0.to_be_bytes());
     out.extend_from_slice(&row.version.start_ts.0.to_be_bytes());
     out.extend_from_slice(&row.value);
 }
@@ -123,20 +172,19 @@ pub(crate) fn decode_displaced(key: &[u8], mut row: &[u8]) -> Result<Displaced, 
         KIND_LOCK => Kind::Lock,
         _ => return Err(corrupt()),
     };
-    let superseded_at = take_ts(&mut row).ok_or_else(corrupt)?;
     let start_ts = take_ts(&mut row).ok_or_else(corrupt)?;
+    let until = history_until(key).ok_or_else(corrupt)?;
     let tail = key.last_chunk::<8>().ok_or_else(corrupt)?;
     Ok(Displaced {
         version: Version { commit_ts: Ts(!u64::from_be_bytes(*tail)), start_ts, kind },
         value: Bytes::copy_from_slice(row),
-        superseded_at,
+        until,
     })
 }
 
-/// The safe point from which a history row is garbage, without decoding the rest.
-pub(crate) fn superseded_at(row: &[u8]) -> Option<Ts> {
-    let mut rest = row.get(1..)?;
-    take_ts(&mut rest)
+/// The safe point from which a history row is garbage.
+pub(crate) fn history_until(mut row_key: &[u8]) -> Option<Ts> {
+    take_ts(&mut row_key)
 }
 
 /// Encodes a lock.
@@ -261,7 +309,6 @@ pub(crate) fn encode_key(key: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The key whose memcomparable form this is; none when it is not one.
-#[cfg(test)]
 pub(crate) fn decode_key(encoded: &[u8]) -> Option<Vec<u8>> {
     let mut key = Vec::with_capacity(encoded.len());
     let mut rest = encoded;
@@ -284,17 +331,30 @@ pub(crate) fn decode_key(encoded: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The history key of a record: newest first within its key.
-pub(crate) fn history_key(key: &[u8], commit_ts: Ts, out: &mut Vec<u8>) {
+/// The history key of a record: in the order in which records were displaced; of one moment, by key; of one
+/// key, newest first.
+pub(crate) fn history_key(key: &[u8], until: Ts, commit_ts: Ts, out: &mut Vec<u8>) {
     out.clear();
+    out.extend_from_slice(&until.0.to_be_bytes());
     encode_key(key, out);
     out.extend_from_slice(&(!commit_ts.0).to_be_bytes());
 }
 
 /// The key that a history row belongs to.
-#[cfg(test)]
 pub(crate) fn history_user_key(row_key: &[u8]) -> Option<Vec<u8>> {
-    decode_key(row_key.get(..row_key.len().checked_sub(8)?)?)
+    decode_key(row_key.get(8..row_key.len().checked_sub(8)?)?)
+}
+
+/// A milestone: by key, then by the commit timestamp of the record it stands at.
+pub(crate) fn milestone_key(key: &[u8], at: Ts, out: &mut Vec<u8>) {
+    out.clear();
+    encode_key(key, out);
+    out.extend_from_slice(&at.0.to_be_bytes());
+}
+
+/// Where a milestone stands.
+pub(crate) fn milestone_at(row_key: &[u8]) -> Option<Ts> {
+    row_key.last_chunk::<8>().map(|at| Ts(u64::from_be_bytes(*at)))
 }
 
 /// A key ordered by timestamp first: rollback records, and deletions that wait for the safe point.
@@ -373,6 +433,7 @@ mod tests {
             data in proptest::option::of((any_version(Kind::Put), any_bytes())),
             deleted in any::<bool>(),
             lock in proptest::option::of(any_version(Kind::Lock)),
+            steps in any::<u8>(),
         ) {
             let data = data.map(|(mut version, value)| {
                 if deleted {
@@ -380,7 +441,7 @@ mod tests {
                 }
                 (version, value)
             });
-            let row = Current { data, lock };
+            let row = Current { data, lock, steps };
             let mut out = Vec::new();
             encode_current(&row, &mut out);
             prop_assert_eq!(decode_current(&out), Ok(row));
@@ -391,13 +452,13 @@ mod tests {
             key in any_bytes(),
             version in any_version(Kind::Put),
             value in any_bytes(),
-            until in any::<u64>(),
+            at in any::<u64>(),
         ) {
-            let row = Displaced { version, value, superseded_at: Ts(until) };
+            let row = Displaced { version, value, until: Ts(at) };
             let (mut row_key, mut out) = (Vec::new(), Vec::new());
-            history_key(&key, version.commit_ts, &mut row_key);
+            history_key(&key, Ts(at), version.commit_ts, &mut row_key);
             encode_displaced(&row, &mut out);
-            prop_assert_eq!(superseded_at(&out), Some(Ts(until)));
+            prop_assert_eq!(history_until(&row_key), Some(Ts(at)));
             prop_assert_eq!(decode_displaced(&row_key, &out), Ok(row));
             prop_assert_eq!(history_user_key(&row_key), Some(key.to_vec()));
         }

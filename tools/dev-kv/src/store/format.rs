@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 /// Raised whenever rows change their form; there is no conversion, a development store is made anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FILE: &str = "dev-kv.format";
 /// Held by the process that has the directory.
 const LOCK: &str = "dev-kv.lock";

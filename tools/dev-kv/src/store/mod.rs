@@ -1,22 +1,23 @@
 //! The tables on disk, over the embedded engine.
 //!
-//! Tables: `current` (each key's newest records), `history` (what they displaced, newest first), `locks`,
-//! `rollbacks` and `deletions` (ordered by timestamp, so that a safe point cuts them off), `raw` (the raw
-//! API's keys, apart from the transactional ones) and `meta`. Row keys that hold a user's key have one byte
-//! before it, because the engine has no empty keys.
+//! Tables: `current` (each key's newest records), `locks`, `history` (what newer records displaced),
+//! `rollbacks` and `deletions` (these three ordered by timestamp, so that a safe point cuts them off),
+//! `milestones` (short cuts into the history), `raw` (the raw API's keys, apart from the transactional ones)
+//! and `meta`. Row keys that hold a user's key have one byte before it, because the engine has no empty keys.
 //!
 //! [`Store::apply`] is the only writer. It returns when the rows are on the disk (`fdatasync`), and nothing
 //! of them is readable before: the engine journals, syncs, and only then shows a batch.
 
 pub(crate) mod codec;
 mod format;
+mod history;
 mod presence;
 mod range;
 mod reclaim;
 mod size;
 
 use crate::SyncProbe;
-use crate::model::{Lock, Ts, Version};
+use crate::model::{Lock, Ts};
 use bytes::Bytes;
 use codec::{Corrupt, Current, Displaced};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
@@ -28,7 +29,7 @@ use std::fmt;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why the store cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,8 @@ pub(crate) enum RowChange {
     History(Bytes, Displaced),
     /// Removes a displaced record.
     HistoryGone(Vec<u8>),
+    /// A short cut into the key's history, at the commit timestamp of one of its records.
+    Milestone(Bytes, Ts),
     /// The key's lock; none removes it.
     Lock(Bytes, Option<Arc<Lock>>),
     /// A rollback record, or its removal.
@@ -72,17 +75,18 @@ pub(crate) enum RowChange {
 }
 
 impl RowChange {
-    /// Table and key, for the order of a batch.
-    fn place(&self) -> (u8, &[u8]) {
+    /// Table, time and key, for the order of a batch.
+    fn place(&self) -> (u8, Ts, &[u8]) {
         match self {
-            Self::Current(key, _) => (0, key),
-            Self::History(key, _) => (1, key),
-            Self::HistoryGone(key) => (1, key),
-            Self::Lock(key, _) => (2, key),
-            Self::Rollback(key, ..) => (3, key),
-            Self::Deletion(key, ..) => (4, key),
-            Self::Raw(key, _) => (5, key),
-            Self::Meta(name, _) => (6, name.as_bytes()),
+            Self::Current(key, _) => (0, Ts(0), key),
+            Self::History(key, displaced) => (1, displaced.until, key),
+            Self::HistoryGone(key) => (1, Ts(0), key),
+            Self::Lock(key, _) => (2, Ts(0), key),
+            Self::Rollback(key, start_ts, _) => (3, *start_ts, key),
+            Self::Deletion(key, commit_ts, _) => (4, *commit_ts, key),
+            Self::Raw(key, _) => (5, Ts(0), key),
+            Self::Meta(name, _) => (6, Ts(0), name.as_bytes()),
+            Self::Milestone(key, _) => (7, Ts(0), key),
         }
     }
 }
@@ -101,6 +105,7 @@ pub(crate) struct Store {
     db: Database,
     current: Keyspace,
     history: Keyspace,
+    milestones: Keyspace,
     locks: Keyspace,
     rollbacks: Keyspace,
     deletions: Keyspace,
@@ -124,7 +129,6 @@ const KEY_PREFIX: u8 = b'k';
 const MEMTABLE_BYTES: u64 = 32 << 20;
 const SMALL_MEMTABLE_BYTES: u64 = 8 << 20;
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
-const FLUSH_POLL: std::time::Duration = std::time::Duration::from_millis(10);
 
 impl Store {
     /// Opens the directory, making it if it is absent or empty.
@@ -161,7 +165,8 @@ impl Store {
         let store = Self {
             presence: Presence::default(),
             current: table("current", MEMTABLE_BYTES)?,
-            history: table("history", MEMTABLE_BYTES)?,
+            history: table("history", SMALL_MEMTABLE_BYTES)?,
+            milestones: table("milestones", SMALL_MEMTABLE_BYTES)?,
             locks: table("locks", SMALL_MEMTABLE_BYTES)?,
             rollbacks: table("rollbacks", SMALL_MEMTABLE_BYTES)?,
             deletions: table("deletions", SMALL_MEMTABLE_BYTES)?,
@@ -243,7 +248,8 @@ impl Store {
                 (&self.current, current.is_some())
             }
             RowChange::History(user_key, displaced) => {
-                codec::history_key(user_key, displaced.version.commit_ts, key);
+                let Displaced { version, until, .. } = displaced;
+                codec::history_key(user_key, *until, version.commit_ts, key);
                 codec::encode_displaced(displaced, row);
                 (&self.history, true)
             }
@@ -251,6 +257,11 @@ impl Store {
                 key.clear();
                 key.extend_from_slice(row_key);
                 (&self.history, false)
+            }
+            RowChange::Milestone(user_key, at) => {
+                codec::milestone_key(user_key, *at, key);
+                row.clear();
+                (&self.milestones, true)
             }
             RowChange::Lock(user_key, lock) => {
                 prefixed(user_key, key);
@@ -301,56 +312,6 @@ impl Store {
             Some(row) => Ok(codec::decode_current(&row)?),
             None => Ok(Current::default()),
         }
-    }
-
-    /// The displaced `Put` or `Delete` that was in force at `version`.
-    pub(crate) fn history_at(
-        &self,
-        key: &[u8],
-        version: Ts,
-    ) -> Result<Option<Displaced>, StoreError> {
-        for row in self.history_rows(key, version, Ts(0))? {
-            let row = row?;
-            if row.version.kind != crate::model::Kind::Lock {
-                return Ok(Some(row));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The displaced record that transaction `start_ts` committed on the key.
-    pub(crate) fn history_of(
-        &self,
-        key: &[u8],
-        start_ts: Ts,
-    ) -> Result<Option<Version>, StoreError> {
-        for row in self.history_rows(key, crate::model::TS_MAX, start_ts)? {
-            let row = row?;
-            if row.version.start_ts == start_ts {
-                return Ok(Some(row.version));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Displaced records of a key from `newest` down to `oldest`, newest first.
-    #[expect(
-        clippy::unnecessary_wraps,
-        reason = "the engine's iterators open lazily; opening may fail in another engine"
-    )]
-    fn history_rows(
-        &self,
-        key: &[u8],
-        newest: Ts,
-        oldest: Ts,
-    ) -> Result<impl Iterator<Item = Result<Displaced, StoreError>>, StoreError> {
-        let (mut from, mut to) = (Vec::new(), Vec::new());
-        codec::history_key(key, newest, &mut from);
-        codec::history_key(key, oldest, &mut to);
-        Ok(self.history.range(from..=to).map(|guard| {
-            let (key, row) = guard.into_inner()?;
-            Ok(codec::decode_displaced(&key, &row)?)
-        }))
     }
 
     /// Whether the transaction was rolled back on the key.
@@ -407,25 +368,6 @@ impl Store {
         })
     }
 
-    /// Row keys of the history of all keys in `range`.
-    pub(crate) fn scan_history_keys(
-        &self,
-        range: &KeyRange,
-    ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> + use<> {
-        let (mut from, mut to) = (Vec::new(), Vec::new());
-        codec::encode_key(&range.start, &mut from);
-        let upper = match &range.end {
-            Some(end) => {
-                codec::encode_key(end, &mut to);
-                Bound::Excluded(to)
-            }
-            None => Bound::Unbounded,
-        };
-        self.history
-            .range::<Vec<u8>, _>((Bound::Included(from), upper))
-            .map(|guard| Ok(guard.key()?.to_vec()))
-    }
-
     /// Rollback records of transactions that started at or before `until`, oldest first.
     pub(crate) fn rollbacks_until(
         &self,
@@ -452,32 +394,9 @@ impl Store {
         self.safe_point.fetch_max(safe_point.0, Ordering::Relaxed);
     }
 
-    /// Rewrites the history without its garbage. Takes as long as reading it does; writers go on. Once
-    /// `closing` is set it ends soon, its work undone.
-    pub(crate) fn compact_history(&self, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
-        // What is still in memory is not compacted. The engine's own way to wait for the flush would wait for
-        // ever when the thread that flushes has failed.
-        self.history.rotate_memtable()?;
-        while self.history.sealed_memtable_count() > 0 {
-            if closing.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            // Fails once such a thread has.
-            self.db.persist(PersistMode::Buffer)?;
-            std::thread::sleep(FLUSH_POLL);
-        }
-        if self.history.table_count() == 0 {
-            return Ok(());
-        }
-        match reclaim::interruptible(closing, || self.history.major_compact()) {
-            Err(_) if closing.load(Ordering::Relaxed) => Ok(()),
-            result => Ok(result?),
-        }
-    }
-
     /// What is held, roughly.
     pub(crate) fn size(&self) -> Result<StoreSize, StoreError> {
-        let big = [&self.current, &self.history, &self.locks, &self.raw];
+        let big = [&self.current, &self.history, &self.milestones, &self.locks, &self.raw];
         let small = [&self.rollbacks, &self.deletions, &self.meta];
         Ok(StoreSize {
             disk_bytes: self.db.disk_space()?,

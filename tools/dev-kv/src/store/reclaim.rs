@@ -1,6 +1,8 @@
-//! Garbage that compaction drops by itself: history rows that nobody at or above the safe point can read.
+//! Garbage that compaction drops by itself: history rows that nobody at or above the safe point can read, and
+//! milestones at which nobody begins any more.
 
 use super::codec;
+use crate::model::Ts;
 use fjall::compaction::filter::{
     CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict,
 };
@@ -23,41 +25,47 @@ pub(super) fn interruptible<T>(interrupt: &Arc<AtomicBool>, compact: impl FnOnce
 
 /// The filter for a table, when it has one.
 pub(super) fn filter_for(table: &str, safe_point: &Arc<AtomicU64>) -> Option<Arc<dyn Factory>> {
-    (table == "history").then(|| {
-        Arc::new(HistoryFilters { safe_point: Arc::clone(safe_point) }) as Arc<dyn Factory>
-    })
+    let garbage_from: fn(&[u8]) -> Option<Ts> = match table {
+        "history" => codec::history_until,
+        "milestones" => codec::milestone_at,
+        _ => return None,
+    };
+    Some(Arc::new(Filters { safe_point: Arc::clone(safe_point), garbage_from }))
 }
 
-struct HistoryFilters {
+struct Filters {
     safe_point: Arc<AtomicU64>,
+    /// The safe point from which a row with this key is garbage.
+    garbage_from: fn(&[u8]) -> Option<Ts>,
 }
 
-struct HistoryFilter {
+struct Filter {
     safe_point: u64,
+    garbage_from: fn(&[u8]) -> Option<Ts>,
     interrupt: Option<Arc<AtomicBool>>,
 }
 
-impl Factory for HistoryFilters {
+impl Factory for Filters {
     fn name(&self) -> &'static str {
-        "history"
+        "garbage"
     }
 
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
-        Box::new(HistoryFilter {
+        Box::new(Filter {
             safe_point: self.safe_point.load(Ordering::Relaxed),
+            garbage_from: self.garbage_from,
             interrupt: INTERRUPT.with_borrow(Clone::clone),
         })
     }
 }
 
-impl CompactionFilter for HistoryFilter {
+impl CompactionFilter for Filter {
     fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> CompactionFilterResult {
         if self.interrupt.as_ref().is_some_and(|interrupt| interrupt.load(Ordering::Relaxed)) {
             return Err(std::io::Error::from(std::io::ErrorKind::Interrupted).into());
         }
-        let garbage = codec::superseded_at(&item.value()?)
-            .is_some_and(|superseded_at| superseded_at.0 <= self.safe_point);
-        // A history row is written once, so nothing older can come back from below.
+        let garbage = (self.garbage_from)(item.key()).is_some_and(|from| from.0 <= self.safe_point);
+        // Such a row is written once, so nothing older can come back from below.
         Ok(if garbage { Verdict::Destroy } else { Verdict::Keep })
     }
 }

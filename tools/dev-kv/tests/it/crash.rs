@@ -457,10 +457,10 @@ async fn another_formats_or_programs_directory_is_refused() {
         std::fs::write(data.join(file), content).unwrap();
         Server::open(&data, |_| {}).await.ended().await.unwrap_err().to_string()
     };
-    let error = open("older", "dev-kv.format", "dev-kv format 0\n").await;
-    assert!(error.contains("format 0") && error.contains("format 1"), "{error}");
-    let error = open("newer", "dev-kv.format", "dev-kv format 2\n").await;
-    assert!(error.contains("format 2"), "{error}");
+    let error = open("older", "dev-kv.format", "dev-kv format 1\n").await;
+    assert!(error.contains("format 1") && error.contains("format 2"), "{error}");
+    let error = open("newer", "dev-kv.format", "dev-kv format 3\n").await;
+    assert!(error.contains("format 3"), "{error}");
     let error = open("broken", "dev-kv.format", "\0\0").await;
     assert!(error.contains("not written by dev-kv"), "{error}");
     let error = open("theirs", "thesis.txt", "chapter one").await;
