@@ -62,6 +62,9 @@ struct Cli {
     /// Write this many keys first.
     #[arg(long, default_value_t = 0)]
     fill: u64,
+    /// Fail when the server has ever had more memory than this.
+    #[arg(long, default_value_t = u64::MAX)]
+    memory_max_mib: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -219,9 +222,11 @@ async fn load(cli: Cli) {
             readable = written;
         }
     }
+    let [_, memory] = server.memory_mib();
     drop(server.child.stdin.take());
     server.child.wait().unwrap();
     std::fs::remove_dir_all(&directory).unwrap();
+    assert!(memory <= cli.memory_max_mib, "the server had {memory} MiB");
 }
 
 #[derive(Clone, Copy)]

@@ -51,9 +51,9 @@ usage: cargo xtask COMMAND
   k8s       writes k8s/ anew, from the chart
   sim       the simulation: --seeds N [--from S]; --seed S replays one and prints all that happens;
             --mutations, --mutation NAME break rules, each of which must be noticed
-  soak      the matrix of faults, a million orders audited, tikv-client's tests over 42 regions, dev-kv
-            killed 100 times and a key written a million times, then the simulation on seeds never run
-            before: --minutes N
+  soak      the matrix of faults, a million orders audited and sold, tikv-client's tests over 42 regions,
+            dev-kv killed 100 times, a key written a million times and ten million keys, then the
+            simulation on seeds never run before: --minutes N
   chaos     every fault upon every role of real processes, over one and over two replicas of each
   goldens   writes the golden files anew, from what the tests see
   client-tests [--regions N]

@@ -1,5 +1,5 @@
-//! What takes too long for every run: the matrix of faults, a million orders audited, dev-kv's long tests,
-//! input at random in far more cases than the tests try, then the simulation for as long as one likes, each
+//! What takes too long for every run: the matrix of faults, a million orders audited and a million sold,
+//! dev-kv's long tests, input at random in far more cases than the tests try, then the simulation for as long as one likes, each
 //! time on seeds that were never run before.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -38,8 +38,10 @@ fn minutes_at_most(minutes: u32) -> Result<u32, String> {
 pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
     chaos::run(workspace, report);
     report.part("audit of a million orders", || audit(workspace));
+    report.part("a million orders, sold", || million(workspace));
     report.part("client tests, many regions", || client_rust::run(workspace, REGIONS));
     report.part("dev-kv, killed and hot", || dev_kv(workspace));
+    report.part("dev-kv, ten million keys", || dev_kv_full(workspace));
     report.part("fuzz", || Ok(fuzz(workspace)));
     report.part("soak", || rounds(workspace, time));
 }
@@ -47,6 +49,30 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
 fn audit(workspace: &Workspace) -> Part {
     let mut cargo = workspace.cargo(&["test", "-p", "audit", "--test", "it", "large"]);
     test::rust_counted(cargo.env("AUDIT_ORDERS", "1000000"))
+}
+
+/// What a checkout costs among a million orders, items and users; docs/performance.md has it for fewer. The
+/// figures are printed, and fail nothing: an offence against the books does.
+fn million(workspace: &Workspace) -> Part {
+    let mut cargo = workspace.cargo(&["run", "--release", "--package", "till", "--", "bench"]);
+    cargo
+        .args(["--up", "--concurrency", "256", "--duration-ms", "30000"])
+        .args(["--orders", "1000000", "--items", "1000000", "--accounts", "1000000"])
+        .env("TMPDIR", workspace.scratch("tmp")?);
+    command::check(&mut cargo)
+}
+
+/// Ten million keys do not make it take more memory than this.
+const MEMORY_MAX_MIB: &str = "800";
+
+fn dev_kv_full(workspace: &Workspace) -> Part {
+    let load = ["run", "--release", "--package", "dev-kv", "--example", "load", "--"];
+    let mut cargo = workspace.cargo(&load);
+    cargo
+        .args(["--fill", "10000000", "--value", "100", "--parts", "one-phase,get"])
+        .args(["--memory-max-mib", MEMORY_MAX_MIB, "--directory"])
+        .arg(workspace.scratch("tmp")?);
+    command::check(&mut cargo)
 }
 
 /// A hundred kills under load, and one key written a million times.
