@@ -63,6 +63,11 @@ impl Head {
         self.runs.iter().find(|(known, _)| known == writer).map(|(_, run)| *run)
     }
 
+    /// Who wrote the last batch; none before the first.
+    pub fn last_writer(&self) -> Option<&Writer> {
+        self.runs.last().map(|(writer, _)| writer)
+    }
+
     /// The head after one more batch.
     #[must_use]
     pub fn next(&self, writer: Writer, run: u64, oldest: u64) -> Self {
@@ -189,6 +194,7 @@ mod tests {
             }
         }
         assert_eq!(head.seq, 48);
+        assert_eq!(head.last_writer(), Some(&[15; 16]));
         assert_eq!(head.run_of(&[0; 16]), Some(3));
         head = head.next([99; 16], 1, 1);
         assert_eq!(head.run_of(&[0; 16]), None, "the oldest writer made room");

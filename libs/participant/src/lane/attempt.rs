@@ -56,7 +56,9 @@ impl<D: Domain> Lane<D> {
         let run = self.runs;
         let (taken, batch) = loop {
             let taken = self.apply(&mut *txn).await?;
-            let batch = self.core.finish(self.writer, run, self.tidy);
+            // As the head is known by now: somebody else may have written since the lane decided to.
+            let tidy = self.tidy && self.tends_the_journal();
+            let batch = self.core.finish(self.writer, run, tidy);
             if batch.is_some() || checked {
                 break (taken, batch);
             }
@@ -91,6 +93,7 @@ impl<D: Domain> Lane<D> {
                 self.limbo.clear();
                 self.head_known_at = Some(start);
                 self.refreshed = Some(Instant::now());
+                self.moved = self.refreshed;
                 self.told.answered("write", taken.len(), begun);
                 self.deliver(taken.len(), answers);
                 Ok(())
@@ -147,7 +150,11 @@ impl<D: Domain> Lane<D> {
             return Ok(());
         }
         let head = read_head(txn, space).await?;
-        if head != *self.core.head() {
+        let moved = head != *self.core.head();
+        if moved || self.moved.is_none() {
+            self.moved = Some(Instant::now());
+        }
+        if moved {
             let known = self.core.head().seq;
             let from = if known.saturating_add(1) < head.oldest || head.seq < known {
                 self.core.reset();

@@ -1,12 +1,12 @@
 //! What a lane does without being asked: the sweeper and the tidy-up.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use storage::KvError;
 use tokio::time::Instant;
-use types::TxMeta;
+use types::{Entropy, TxMeta};
 
-use super::{Lane, attempt::AttemptError, told::again};
+use super::{Lane, LaneOptions, attempt::AttemptError, told::again};
 use crate::domain::Domain;
 
 /// Transactions asked about in one tick at most, so that no storm arises.
@@ -16,12 +16,20 @@ const ASK_AGAIN_MS: u64 = 500;
 /// An outcome that some branch has not acknowledged this long after the deadline is looked after.
 const ACKNOWLEDGE_GRACE_MS: u64 = 3_000;
 
+/// How long a lane takes a shard that nobody writes for its last writer's: the replicas of a shop that
+/// starts all find the same shards abandoned, and should not find it at the same moment.
+pub(super) fn spread(options: &LaneOptions, entropy: &dyn Entropy) -> Duration {
+    let least = options.abandoned;
+    let millis = u64::try_from(least.as_millis()).unwrap_or(u64::MAX).max(1);
+    least + Duration::from_millis(entropy.next_u64() % millis)
+}
+
 impl<D: Domain> Lane<D> {
     /// Looks what there is to do besides answering.
     pub(super) async fn chores(&mut self) {
         self.cancel_unwanted();
         let now = self.seams.clock.now();
-        self.tidy = self.core.wants_trim(now);
+        self.tidy = self.core.wants_trim(now) && self.tends_the_journal();
         let stale = self.refreshed.is_none_or(|at| at.elapsed() >= self.options.refresh);
         if stale && self.queued.is_empty() && !self.tidy {
             // Another replica may have left something unfinished in this shard.
@@ -32,6 +40,14 @@ impl<D: Domain> Lane<D> {
         }
         self.ask_about_the_unfinished();
         self.tell_votes(now);
+    }
+
+    /// Whether this lane trims the journal when that is all there is to write: the last to have written the
+    /// shard does. The others know the same journal, and if they tried as well, each would be in the way of
+    /// all others and of the calls that are served elsewhere. They step in once the last writer is gone.
+    pub(super) fn tends_the_journal(&self) -> bool {
+        self.core.head().last_writer() == Some(&self.writer)
+            || self.moved.is_some_and(|at| at.elapsed() >= self.options.abandoned)
     }
 
     /// Drops waiters whose caller is gone.
@@ -78,7 +94,10 @@ impl<D: Domain> Lane<D> {
         again(error);
         let branch = self.core.branch();
         match error {
-            AttemptError::Conflict => tracing::debug!(%branch, "write conflict on a shard's head"),
+            AttemptError::Conflict => {
+                let (calls, tidy) = (self.queued.len(), self.tidy);
+                tracing::debug!(%branch, calls, tidy, "write conflict on a shard's head");
+            }
             AttemptError::Undetermined(what) => {
                 tracing::info!(%branch, what, "outcome of a batch unknown, looking at the head");
             }

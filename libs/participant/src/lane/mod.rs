@@ -76,6 +76,9 @@ pub struct LaneOptions {
     pub ask_after_ms: u64,
     /// How often the lane looks what other replicas did to its shard.
     pub refresh: Duration,
+    /// How long nobody has written a shard before a lane that did not write it last trims its journal:
+    /// whoever did would have, by then. Drawn anew for each lane, up to twice this.
+    pub abandoned: Duration,
 }
 
 impl Default for LaneOptions {
@@ -87,6 +90,7 @@ impl Default for LaneOptions {
             tick: Duration::from_millis(200),
             ask_after_ms: 250,
             refresh: Duration::from_secs(5),
+            abandoned: Duration::from_secs(30),
         }
     }
 }
@@ -212,6 +216,8 @@ pub struct Lane<D: Domain> {
     /// When the oldest patient call was queued.
     patient_since: Option<Instant>,
     refreshed: Option<Instant>,
+    /// When the head was last seen to have moved.
+    moved: Option<Instant>,
     /// Calls that the last batch took.
     took: usize,
     tidy: bool,
@@ -240,6 +246,8 @@ impl<D: Domain> Lane<D> {
         writer: Writer,
     ) -> (Self, LaneHandle<D>) {
         let (sender, inbox) = mpsc::channel(options.queue);
+        let options =
+            LaneOptions { abandoned: chores::spread(&options, &*seams.entropy), ..options };
         let lane = Self {
             core: Core::new(domain, branch, options.limits),
             seams,
@@ -255,6 +263,7 @@ impl<D: Domain> Lane<D> {
             head_known_at: None,
             patient_since: None,
             refreshed: None,
+            moved: None,
             took: 0,
             tidy: false,
             told: Told::default(),

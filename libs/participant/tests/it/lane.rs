@@ -200,3 +200,44 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
     assert!(matches!(damaged, Err(participant::lane::LaneError::Damaged(_))), "{damaged:?}");
     assert_eq!(good, Ok(2));
 }
+
+/// Journal entries that stand.
+fn journal(shop: &Shop) -> usize {
+    shop.kv.contents().keys().filter(|key| key[3] == 2).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_that_do_not_write_a_shard_leave_its_journal_to_the_one_that_does() {
+    let mut shop = Shop::new();
+    shop.kv = shop.kv.with_faults(std::sync::Arc::new(Slow));
+    let lane = shop.stocked(1_000).await;
+    let others = [shop.lane(2), shop.lane(3), shop.lane(4)];
+    for number in 1..100 {
+        let meta = shop.tx(number);
+        assert_eq!(said(&prepare(&lane, &meta, "a", 1).await), "YES");
+        commit(&lane, &meta).await;
+    }
+    // Long enough for the others to have looked, and for all of it to be trimmed.
+    tokio::time::sleep(std::time::Duration::from_secs(25)).await;
+    assert!(journal(&shop) < 8, "{} entries are left", journal(&shop));
+    assert_eq!(shop.kv.stats().conflicts, 0, "nobody was in anybody's way");
+    drop(others);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_whose_writer_is_gone_is_trimmed_by_another_replica() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1_000).await;
+    let others = [shop.lane(2), shop.lane(3)];
+    for number in 1..100 {
+        let meta = shop.tx(number);
+        assert_eq!(said(&prepare(&lane, &meta, "a", 1).await), "YES");
+        commit(&lane, &meta).await;
+    }
+    drop(lane);
+    breathe().await;
+    assert!(journal(&shop) > 50, "{} entries are left", journal(&shop));
+    tokio::time::sleep(std::time::Duration::from_mins(2)).await;
+    assert!(journal(&shop) < 8, "{} entries are left", journal(&shop));
+    drop(others);
+}
