@@ -305,7 +305,7 @@ impl Coordinator {
             Err(status) => {
                 let failure = Failure::from_status(&status);
                 if failure.kind == ErrorKind::Unavailable {
-                    router.failed(&route.endpoint);
+                    router.failed(&route.endpoint, &failure);
                 }
                 Err(failure)
             }

@@ -29,7 +29,7 @@ use telemetry::{
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{Instrument as _, Span};
-use types::{Branch, Service};
+use types::{Branch, ErrorKind, Service};
 
 /// Operations in one Apply at most, unless told otherwise.
 const BATCH_MAX: usize = 512;
@@ -165,8 +165,12 @@ impl Mail {
         match client.prepare(request).await {
             Ok(response) => Ok(OpResult::Prepare(response.into_inner())),
             Err(status) => {
-                router.failed(&route.endpoint);
-                Err(Failure::from_status(&status).into())
+                let failure = Failure::from_status(&status);
+                // That the time is over says nothing: it was waited for another transaction.
+                if failure.kind == ErrorKind::Unavailable {
+                    router.failed(&route.endpoint, &failure);
+                }
+                Err(failure.into())
             }
         }
     }
@@ -271,8 +275,9 @@ async fn apply(
     rpc::deadline::set(&mut request, ATTEMPT_TIMEOUT);
     let response = encoded::apply(route.transport, request, MESSAGE_BYTES_MAX).await;
     let response = response.map_err(|status| {
-        router.failed(&route.endpoint);
-        Failure::from_status(&status)
+        let failure = Failure::from_status(&status);
+        router.failed(&route.endpoint, &failure);
+        failure
     })?;
     let results: Vec<OpResult> =
         response.into_inner().results.into_iter().filter_map(|result| result.result).collect();

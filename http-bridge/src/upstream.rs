@@ -197,21 +197,14 @@ where
     match timeout(time, send(route.transport, request)).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => {
-            let trouble = weigh(&status);
-            if let Trouble::Again { overloaded: None, .. } = trouble
-                && Failure::from_status(&status).kind != ErrorKind::Contended
-            {
-                ask.service.failed(&route.endpoint);
-            }
-            Err(trouble)
+            ask.service.failed(&route.endpoint, &Failure::from_status(&status));
+            Err(weigh(&status))
         }
         Err(_) => {
-            ask.service.failed(&route.endpoint);
-            Err(Trouble::Again {
-                maybe_done: true,
-                overloaded: None,
-                cause: format!("{} did not answer in time", route.endpoint),
-            })
+            let cause = format!("{} did not answer in time", route.endpoint);
+            let silence = Failure::new(Reason::OutcomeUnknown, cause.clone());
+            ask.service.failed(&route.endpoint, &silence);
+            Err(Trouble::Again { maybe_done: true, overloaded: None, cause })
         }
     }
 }

@@ -83,7 +83,7 @@ impl Grpc {
         let answer = client.get_item(request).await.map_err(|status| {
             let failure = Failure::from_status(&status);
             if failure.kind == ErrorKind::Unavailable {
-                self.stock.failed(&route.endpoint);
+                self.stock.failed(&route.endpoint, &failure);
             }
             to_status(&failure)
         })?;

@@ -16,7 +16,7 @@ use rpc::{
     routing::{Router, Target},
     seams::{SystemClock, SystemEntropy},
     server::{Readiness, ServeError, ServerArgs, serve},
-    status::{invalid_field, to_status},
+    status::{Failure, invalid_field, to_status},
     tls::{TlsArgs, TlsError},
 };
 use storage::{
@@ -215,7 +215,7 @@ impl AskResolve for ThroughCoordinator {
         rpc::deadline::set(&mut request, RESOLVE_TIMEOUT);
         if let Err(status) = client.resolve(request).await {
             tracing::debug!(%status, tx = %meta.tx_id, "a transaction could not be resolved yet");
-            self.coordinator.failed(&route.endpoint);
+            self.coordinator.failed(&route.endpoint, &Failure::from_status(&status));
         }
     }
 }

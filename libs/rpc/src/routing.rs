@@ -20,7 +20,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use types::{Classify, ErrorKind, Reason, ShardId};
 
 use crate::{
-    access::Identity,
+    access::{Identity, Role},
     deadline,
     net::{Endpoint, EndpointError, Net, Transport},
     status::Failure,
@@ -31,6 +31,8 @@ mod tests;
 
 /// How long a replica that failed a call is passed over.
 const DOWN_FOR: Duration = Duration::from_secs(1);
+/// A replica of which no call has failed for so long is told to be back.
+const OUTAGE_OVER: Duration = Duration::from_secs(10);
 /// How often a name is resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
 /// Longest that one Describe may take.
@@ -139,8 +141,17 @@ struct Shared {
 #[derive(Debug)]
 struct Replica {
     transport: Transport,
-    /// Set by a failed call; over when the time has come.
-    down_until: Option<Instant>,
+    /// None while nothing is known against it.
+    outage: Option<Outage>,
+}
+
+/// Calls that failed, one not long after the other.
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    /// The last of them; the replica is passed over for [`DOWN_FOR`] from then on.
+    last: Instant,
+    calls: u64,
 }
 
 impl Router {
@@ -191,7 +202,7 @@ impl Router {
     /// [`RouteError::NoReplica`]; retry after a pause.
     pub fn route(&self, shard: ShardId) -> Result<Route, RouteError> {
         let now = Instant::now();
-        let replicas = self.shared.replicas();
+        let replicas = self.shared.replicas_at(now);
         let best = replicas
             .iter()
             .filter(|(_, replica)| replica.is_live(now))
@@ -208,7 +219,7 @@ impl Router {
     /// [`RouteError::NoReplica`]; retry after a pause.
     pub fn any(&self) -> Result<Route, RouteError> {
         let now = Instant::now();
-        let replicas = self.shared.replicas();
+        let replicas = self.shared.replicas_at(now);
         let live: Vec<_> = replicas.iter().filter(|(_, replica)| replica.is_live(now)).collect();
         let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
         let chosen = turn.checked_rem(live.len()).and_then(|index| live.get(index).copied());
@@ -218,12 +229,28 @@ impl Router {
             .ok_or_else(|| self.no_replica())
     }
 
-    /// Passes a replica over for about a second, as a call to it did not go through. Others serve its
-    /// shards meanwhile.
-    pub fn failed(&self, endpoint: &Endpoint) {
-        if let Some(replica) = self.shared.replicas().get_mut(endpoint) {
-            replica.down_until = Some(Instant::now() + DOWN_FOR);
+    /// Hears how a call to a replica failed. If that is how calls to a replica end that is gone or does not
+    /// answer, it is passed over for about a second, and others serve its shards meanwhile. Whatever else
+    /// was said, somebody alive said it, and its shards stay: to move them would only have two replicas
+    /// write them.
+    pub fn failed(&self, endpoint: &Endpoint, failure: &Failure) {
+        let Some(why) = silence(failure.kind) else { return };
+        let now = Instant::now();
+        let mut replicas = self.shared.replicas();
+        let Some(replica) = replicas.get_mut(endpoint) else { return };
+        let service = self.shared.service();
+        telemetry::metrics().replicas_passed_over.one([service, why]);
+        if let Some(outage) = &mut replica.outage {
+            outage.last = now;
+            outage.calls += 1;
+            tracing::debug!(service, replica = %endpoint, %failure, "still passed over");
+            return;
         }
+        replica.outage = Some(Outage { since: now, last: now, calls: 1 });
+        tracing::warn!(
+            service, replica = %endpoint, why, %failure,
+            "replica passed over, others serve its shards"
+        );
     }
 
     /// The number of shards of the service. Asks until one replica has answered, then remembers.
@@ -249,7 +276,7 @@ impl Router {
             match ask(route.transport).await {
                 Ok(description) => return Ok(description),
                 Err(failure) => {
-                    self.failed(&route.endpoint);
+                    self.failed(&route.endpoint, &failure);
                     last = RouteError::NotDescribed {
                         target: self.shared.target.to_string(),
                         failure: Box::new(failure),
@@ -267,7 +294,7 @@ impl Router {
 
 impl Replica {
     fn is_live(&self, now: Instant) -> bool {
-        self.down_until.is_none_or(|until| until <= now)
+        self.outage.as_ref().is_none_or(|outage| outage.last + DOWN_FOR <= now)
     }
 }
 
@@ -283,6 +310,29 @@ impl Shared {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The replicas, once those whose outage is over are taken back.
+    fn replicas_at(&self, now: Instant) -> MutexGuard<'_, BTreeMap<Endpoint, Replica>> {
+        let mut replicas = self.replicas();
+        for (endpoint, replica) in replicas.iter_mut() {
+            if let Some(outage) = replica.outage.take_if(|outage| outage.last + OUTAGE_OVER <= now)
+            {
+                tracing::info!(
+                    service = self.service(),
+                    replica = %endpoint,
+                    failed_calls = outage.calls,
+                    for_ms = outage.last.duration_since(outage.since).as_millis(),
+                    "replica serves its shards again"
+                );
+            }
+        }
+        replicas
+    }
+
+    /// Whose replicas these are, for operators.
+    fn service(&self) -> &'static str {
+        self.callee.as_ref().map_or(Role::Participant, Identity::role).as_str()
+    }
+
     /// Makes these the replicas; keeps the connections to those that stay.
     fn replace(&self, endpoints: Vec<Endpoint>) {
         let mut replicas = self.replicas();
@@ -293,14 +343,32 @@ impl Shared {
                     Some(callee) => self.net.connect_to(callee, new),
                     None => self.net.connect(new),
                 },
-                down_until: None,
+                outage: None,
             });
         }
     }
 }
 
 fn first_to_recover(replicas: &BTreeMap<Endpoint, Replica>) -> Option<(&Endpoint, &Replica)> {
-    replicas.iter().min_by_key(|(_, replica)| replica.down_until)
+    replicas.iter().min_by_key(|(_, replica)| replica.outage.as_ref().map(|outage| outage.last))
+}
+
+/// Why a replica may be gone when a call to it ended like this; none when it must be alive. A lane that
+/// is not open yet and a replica that drains say UNAVAILABLE themselves, and want to be passed over.
+const fn silence(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Unavailable => Some("unavailable"),
+        ErrorKind::Deadline => Some("no_answer"),
+        ErrorKind::InvalidInput
+        | ErrorKind::NotFound
+        | ErrorKind::Rejected
+        | ErrorKind::AlreadyExists
+        | ErrorKind::RequestIdReused
+        | ErrorKind::Contended
+        | ErrorKind::Overloaded
+        | ErrorKind::Forbidden
+        | ErrorKind::Internal => None,
+    }
 }
 
 /// FNV-1a over the endpoint, then the shard, then the final mix of MurmurHash3, so that neighbouring

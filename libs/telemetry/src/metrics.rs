@@ -72,6 +72,8 @@ pub struct Metrics {
     pub mail_batch_size: Sizes<0>,
     /// [`semconv::RETRIES`], by what and why.
     pub retries: Counts<2>,
+    /// [`semconv::REPLICAS_PASSED_OVER`], by service and why.
+    pub replicas_passed_over: Counts<2>,
     /// [`semconv::CHECKOUTS`], by outcome and reason.
     pub checkouts: Counts<2>,
     /// [`semconv::TRANSACTIONS`], by outcome and origin.
@@ -189,6 +191,10 @@ impl Metrics {
             lane_wait: Durations::over(seconds(meter, &s::LANE_WAIT), [s::BATCH_KIND], &[]),
             mail_batch_size: Sizes::over(sizes(meter, &s::MAIL_BATCH_SIZE), []),
             retries: Counts::over(counter(meter, &s::RETRIES), [s::RETRY_OF, s::REASON]),
+            replicas_passed_over: Counts::over(
+                counter(meter, &s::REPLICAS_PASSED_OVER),
+                [s::SERVICE, s::REASON],
+            ),
             checkouts: Counts::over(
                 counter(meter, &s::CHECKOUTS),
                 [s::CHECKOUT_OUTCOME, s::REASON],

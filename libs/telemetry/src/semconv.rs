@@ -171,6 +171,8 @@ metrics! {
         [], "Messages that a coordinator sent to a shard at once";
     RETRIES = "till.retries", Counter, "{retry}",
         [RETRY_OF, REASON], "What was tried again, and why";
+    REPLICAS_PASSED_OVER = "till.replicas.passed_over", Counter, "{call}",
+        [SERVICE, REASON], "Calls that failed so that their replica was passed over for a second";
     CHECKOUTS = "till.checkouts", Counter, "{checkout}",
         [CHECKOUT_OUTCOME, REASON], "Checkouts by what their caller was told";
     TRANSACTIONS = "till.transactions", Counter, "{transaction}",

@@ -72,6 +72,11 @@ fn routes(router: &Router, shards: u16) -> Vec<Endpoint> {
     (0..shards).map(|shard| router.route(ShardId(shard)).unwrap().endpoint).collect()
 }
 
+/// How a call to a replica ends that is not there.
+fn gone() -> Failure {
+    Failure::new(Reason::Unavailable, "nobody is there")
+}
+
 #[test]
 fn shards_spread_over_all_replicas() {
     let router = router(4);
@@ -105,7 +110,7 @@ async fn a_failed_replica_is_passed_over_for_a_second() {
     let router = router(3);
     let shard = ShardId(5);
     let first = router.route(shard).unwrap().endpoint;
-    router.failed(&first);
+    router.failed(&first, &gone());
     let second = router.route(shard).unwrap().endpoint;
     assert_ne!(second, first);
     tokio::time::advance(DOWN_FOR).await;
@@ -113,19 +118,54 @@ async fn a_failed_replica_is_passed_over_for_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_refuses_a_call_keeps_its_shards() {
+    let router = router(3);
+    let shard = ShardId(5);
+    let first = router.route(shard).unwrap().endpoint;
+    for reason in Reason::ALL.iter().copied() {
+        router.failed(&first, &Failure::new(reason, "said so"));
+        let moves = matches!(reason.kind(), ErrorKind::Unavailable | ErrorKind::Deadline);
+        let kept = router.route(shard).unwrap().endpoint == first;
+        assert_eq!(kept, !moves, "{reason:?}");
+        tokio::time::advance(DOWN_FOR).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_over_when_no_call_has_failed_for_a_while() {
+    let router = router(3);
+    let shard = ShardId(5);
+    let first = router.route(shard).unwrap().endpoint;
+    let calls = || {
+        let replicas = router.shared.replicas();
+        replicas.get(&first).unwrap().outage.as_ref().map(|outage| outage.calls)
+    };
+    for failed in 1..=3 {
+        router.failed(&first, &gone());
+        assert_eq!(calls(), Some(failed), "one outage");
+        tokio::time::advance(DOWN_FOR * 2).await;
+        assert_eq!(router.route(shard).unwrap().endpoint, first, "it is tried again meanwhile");
+    }
+    assert_eq!(calls(), Some(3));
+    tokio::time::advance(DOWN_FOR).await;
+    router.route(shard).unwrap();
+    assert_eq!(calls(), None, "taken back");
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_all_are_down_the_first_to_recover_is_tried() {
     let router = router(2);
     let shard = ShardId(5);
     let first = router.route(shard).unwrap().endpoint;
-    router.failed(&first);
+    router.failed(&first, &gone());
     let second = router.route(shard).unwrap().endpoint;
     tokio::time::advance(DOWN_FOR / 10).await;
-    router.failed(&second);
+    router.failed(&second, &gone());
     assert_eq!(router.route(shard).unwrap().endpoint, first);
-    router.failed(&first);
-    router.failed(&first);
+    router.failed(&first, &gone());
+    router.failed(&first, &gone());
     tokio::time::advance(DOWN_FOR / 10).await;
-    router.failed(&first);
+    router.failed(&first, &gone());
     assert_eq!(router.route(shard).unwrap().endpoint, second);
 }
 
@@ -136,7 +176,7 @@ async fn replicas_that_are_alike_take_turns() {
     let seen: BTreeSet<Endpoint> = (0..3).map(|_| turn()).collect();
     assert_eq!(seen.len(), 3);
     let down = turn();
-    router.failed(&down);
+    router.failed(&down, &gone());
     assert!((0..6).all(|_| turn() != down));
 }
 
