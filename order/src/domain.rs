@@ -95,6 +95,8 @@ impl Order {
         if let Some(line) = self.lines.iter_mut().rev().find(same) {
             line.quantity = line.quantity.checked_add(quantity).ok_or(Reason::Overflow)?;
         } else if self.lines.len() < LINES_MAX {
+            // Orders are many, and short: no room for lines that never come.
+            self.lines.reserve_exact(1);
             self.lines.push(Line { item_id: item_id.clone(), quantity, price });
         } else {
             return Err(Reason::OrderTooLarge);

@@ -15,11 +15,12 @@ const RECORD_BYTES: usize = 16;
 
 /// Records as they stand in the store at the head, absent ones included. Two generations: what is read
 /// moves to the young one; when that is half full the old one is dropped. Looked up only, never walked
-/// through: nothing depends on the order of a hash map.
+/// through: nothing depends on the order of a hash map. Records are boxed, as about half of the places of a
+/// hash map are empty.
 #[derive(Debug)]
 pub(super) struct Cache<R> {
-    young: FxHashMap<Row, Option<R>>,
-    old: FxHashMap<Row, Option<R>>,
+    young: FxHashMap<Row, Option<Box<R>>>,
+    old: FxHashMap<Row, Option<Box<R>>>,
     limit: usize,
 }
 
@@ -32,16 +33,16 @@ impl<R> Cache<R> {
         self.young.contains_key(row) || self.old.contains_key(row)
     }
 
-    fn get(&mut self, row: &[u8]) -> Option<&Option<R>> {
+    fn get(&mut self, row: &[u8]) -> Option<&R> {
         if let Some((row, record)) = self.old.remove_entry(row) {
             self.young.entry(row).or_insert(record);
         }
-        self.young.get(row)
+        self.young.get(row)?.as_deref()
     }
 
     pub(super) fn insert(&mut self, row: Row, record: Option<R>) {
         self.old.remove(&row);
-        self.young.insert(row, record);
+        self.young.insert(row, record.map(Box::new));
     }
 
     pub(super) fn extend(&mut self, records: BTreeMap<Row, Option<R>>) {
@@ -89,7 +90,7 @@ impl<D: Domain> Rows<'_, D> {
             self.run.missing.insert(row.to_vec());
             return None;
         }
-        self.records.get(row).and_then(Option::as_ref)
+        self.records.get(row)
     }
 
     /// Sets a record.
