@@ -185,10 +185,11 @@ pub(crate) fn children(wish: &Wish) -> Vec<Spec> {
 /// while one is written; docs/performance.md has the figures, and says when more are better.
 const SHARDS_PER_REPLICA: u16 = 1;
 
-/// Memory that dev-kv has for rows, and for blocks of its files, in MiB: less than one that stands alone, as services
-/// keep in memory what they work on and seldom ask for it.
+/// Memory that dev-kv has for rows, for blocks of its files, and for what is not in a file yet, in MiB: less than one
+/// that stands alone, as services keep in memory what they work on and seldom ask for it.
 const ROW_CACHE_MIB: u32 = 24;
 const BLOCK_CACHE_MIB: u32 = 16;
+const MEMTABLE_MIB: u32 = 16;
 
 /// How many shards a service gets in a data directory whose dev-kv was never started.
 pub(crate) fn shards_of_a_new_shop(data_dir: &Path, replicas: u16) -> Option<u16> {
@@ -273,6 +274,7 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
             ("data-dir", kv_dir(&wish.data_dir).display().to_string()),
             ("cache-mib", ROW_CACHE_MIB.to_string()),
             ("block-cache-mib", BLOCK_CACHE_MIB.to_string()),
+            ("memtable-mib", MEMTABLE_MIB.to_string()),
         ],
     }
 }

@@ -40,6 +40,11 @@ pub struct Args {
     #[arg(long, env = "TILL_DEV_KV_BLOCK_CACHE_MIB", default_value_t = 64)]
     pub block_cache_mib: u32,
 
+    /// Memory for the newest rows until they are written to a table, in MiB. Less means more merging.
+    #[arg(long, env = "TILL_DEV_KV_MEMTABLE_MIB", default_value_t = 32,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub memtable_mib: u32,
+
     /// Certificate (PEM) to serve TLS with; needs the key as well.
     #[arg(long, env = "TILL_DEV_KV_TLS_CERT", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -91,6 +96,8 @@ pub struct Config {
     pub cache_bytes: u64,
     /// Memory for blocks, in bytes.
     pub block_cache_bytes: u64,
+    /// Memory for the newest rows until they are written to a table, in bytes.
+    pub memtable_bytes: u64,
     /// TLS, if any.
     pub tls: Option<TlsPaths>,
     /// Faults from the start.
@@ -120,6 +127,7 @@ impl Config {
             keyspaces: Vec::new(),
             cache_bytes: 128 << 20,
             block_cache_bytes: 64 << 20,
+            memtable_bytes: 32 << 20,
             tls: None,
             faults: Vec::new(),
             fault_seed: 1,
@@ -157,6 +165,7 @@ impl TryFrom<Args> for Config {
         config.keyspaces = args.keyspaces;
         config.cache_bytes = u64::from(args.cache_mib) << 20;
         config.block_cache_bytes = u64::from(args.block_cache_mib) << 20;
+        config.memtable_bytes = u64::from(args.memtable_mib) << 20;
         config.tls = match (args.tls_cert, args.tls_key) {
             (Some(cert), Some(key)) => Some(TlsPaths { cert, key, ca: args.tls_ca }),
             (_, _) => None,

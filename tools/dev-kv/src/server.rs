@@ -8,6 +8,7 @@ use crate::error::{Error, chain};
 use crate::faults::Faults;
 use crate::kv::Kv;
 use crate::pd::Pd;
+use crate::store::StoreConfig;
 use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -68,7 +69,10 @@ pub async fn run(
     let engine_config = EngineConfig {
         directory: config.data_dir.clone(),
         cache_bytes: config.cache_bytes,
-        block_cache_bytes: config.block_cache_bytes,
+        store: StoreConfig {
+            block_cache_bytes: config.block_cache_bytes,
+            memtable_bytes: config.memtable_bytes,
+        },
         probe: config.sync_probe.clone(),
     };
     // Any number does that differs between stores; it is used once, for a new store.

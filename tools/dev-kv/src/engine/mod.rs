@@ -100,8 +100,8 @@ pub(crate) struct EngineConfig {
     pub(crate) directory: PathBuf,
     /// Memory for rows, in bytes.
     pub(crate) cache_bytes: u64,
-    /// Memory for blocks, in bytes.
-    pub(crate) block_cache_bytes: u64,
+    /// How its tables are kept.
+    pub(crate) store: StoreConfig,
     /// Told of every sync.
     pub(crate) probe: Option<SyncProbe>,
 }
@@ -614,11 +614,7 @@ fn pending(waiting: &[(u64, Arc<Done>)], group: u64) -> Option<Arc<Done>> {
 }
 
 fn open_store(config: &EngineConfig) -> Result<Store, StoreError> {
-    Store::open(
-        &config.directory,
-        StoreConfig { block_cache_bytes: config.block_cache_bytes },
-        config.probe.clone(),
-    )
+    Store::open(&config.directory, config.store, config.probe.clone())
 }
 
 /// What is in memory right after opening.

@@ -96,6 +96,8 @@ impl RowChange {
 pub(crate) struct StoreConfig {
     /// Memory for blocks read from disk, in bytes.
     pub(crate) block_cache_bytes: u64,
+    /// Memory for the newest rows of a big table, in bytes. Twice as much may be held while it is written.
+    pub(crate) memtable_bytes: u64,
 }
 
 /// The open tables.
@@ -125,8 +127,7 @@ impl fmt::Debug for Store {
 }
 
 const KEY_PREFIX: u8 = b'k';
-/// Half of it takes more processor time for each key, in compactions; twice of it takes no less.
-const MEMTABLE_BYTES: u64 = 32 << 20;
+/// Of tables that are small, or written in order: a bigger one saves no merging.
 const SMALL_MEMTABLE_BYTES: u64 = 8 << 20;
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
 
@@ -164,13 +165,13 @@ impl Store {
         };
         let store = Self {
             presence: Presence::default(),
-            current: table("current", MEMTABLE_BYTES)?,
+            current: table("current", config.memtable_bytes)?,
             history: table("history", SMALL_MEMTABLE_BYTES)?,
             milestones: table("milestones", SMALL_MEMTABLE_BYTES)?,
             locks: table("locks", SMALL_MEMTABLE_BYTES)?,
             rollbacks: table("rollbacks", SMALL_MEMTABLE_BYTES)?,
             deletions: table("deletions", SMALL_MEMTABLE_BYTES)?,
-            raw: table("raw", MEMTABLE_BYTES)?,
+            raw: table("raw", config.memtable_bytes)?,
             meta: table("meta", SMALL_MEMTABLE_BYTES)?,
             db,
             safe_point,

@@ -7,8 +7,9 @@ use tempfile::TempDir;
 
 fn open() -> (TempDir, Store) {
     let directory = TempDir::new().unwrap();
-    let store = Store::open(directory.path(), StoreConfig { block_cache_bytes: 1 << 20 }, None);
-    (directory, store.unwrap())
+    let config = StoreConfig { block_cache_bytes: 1 << 20, memtable_bytes: 1 << 20 };
+    let store = Store::open(directory.path(), config, None).unwrap();
+    (directory, store)
 }
 
 /// Writes records of a key one by one, as the engine does.
