@@ -3,13 +3,14 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "till/types/v1/types.proto",
     "till/participant/v1/participant.proto",
     "till/order/v1/order.proto",
     "till/stock/v1/stock.proto",
     "till/payment/v1/payment.proto",
     "till/coordinator/v1/coordinator.proto",
+    "till/bundle/v1/bundle.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

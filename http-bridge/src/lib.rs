@@ -60,7 +60,7 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
-    let net = GrpcNet::with_tls(args.tls.load()?);
+    let net = GrpcNet::with_tls(args.tls.load()?).bundling();
     let shop = Shop::over(&args, &(Arc::new(net) as _));
     let bridge = Bridge::new(shop, args.settings(), Arc::new(SystemClock), Arc::new(SystemEntropy));
     if let Some(path) = &args.api_key_file {

@@ -49,3 +49,4 @@ package!("Orders.", order, "till.order.v1");
 package!("Items.", stock, "till.stock.v1");
 package!("Users and their credit.", payment, "till.payment.v1");
 package!("Transactions across services.", coordinator, "till.coordinator.v1");
+package!("Many calls in one request.", bundle, "till.bundle.v1");

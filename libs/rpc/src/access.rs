@@ -196,6 +196,7 @@ const TABLE: &[(&str, &str, &[Role])] = {
     const COORDINATOR: &str = "till.coordinator.v1.CoordinatorService";
     const TRANSACTION: &str = "till.coordinator.v1.TransactionService";
     const PARTICIPANT: &str = "till.participant.v1.ParticipantService";
+    const BUNDLE: &str = "till.bundle.v1.BundleService";
     &[
         // The coordinator reads an order before it is bought; order asks for a price.
         (ORDER, "GetOrder", &[HttpBridge, Client, Coordinator]),
@@ -212,6 +213,8 @@ const TABLE: &[(&str, &str, &[Role])] = {
         (PARTICIPANT, "Describe", &[HttpBridge, Client, Order, Coordinator, Operator]),
         // Prepare, Commit, Abort, Query, Forget, and Apply that carries them.
         (PARTICIPANT, "*", &[Coordinator]),
+        // Each call in it is looked up here by itself.
+        (BUNDLE, "*", &[HttpBridge]),
     ]
 };
 

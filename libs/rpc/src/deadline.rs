@@ -8,10 +8,13 @@ use http::HeaderMap;
 pub const HEADER: &str = "grpc-timeout";
 
 /// The time that the caller has left; none when it did not say, or said it in no form that gRPC knows.
-///
-/// Takes request metadata (`request.metadata()`) as well as plain headers.
-pub fn of(headers: &impl AsRef<HeaderMap>) -> Option<Duration> {
-    parse(headers.as_ref().get(HEADER)?.to_str().ok()?)
+pub fn of(metadata: &impl AsRef<HeaderMap>) -> Option<Duration> {
+    of_headers(metadata.as_ref())
+}
+
+/// As [`of`], of a request whose headers are not yet metadata.
+pub(crate) fn of_headers(headers: &HeaderMap) -> Option<Duration> {
+    parse(headers.get(HEADER)?.to_str().ok()?)
 }
 
 /// Tells the callee how much time it has. The connection gives up after the same time, too.

@@ -1,14 +1,15 @@
 //! The server and client kit of every role: one way to listen, to serve and drain, to find a shard's
 //! replica, to say an error and to read it back.
 //!
-//! Must not know: orders, items, users, transactions, the store. Of the wire it knows one call,
-//! `till.participant.v1.ParticipantService/Describe`, by its name and two field numbers, and of all
-//! others their names, to say who may call them.
+//! Must not know: orders, items, users, transactions, the store. Of the wire it knows two calls,
+//! `till.participant.v1.ParticipantService/Describe` and `till.bundle.v1.BundleService/Call`, by their
+//! names and field numbers, and of all others their names, to say who may call them.
 //!
-//! Modules: [`net`] connections behind a seam; [`tls`] encrypts them; [`access`] who calls whom; [`routing`]
-//! shard to replica; [`status`] errors to `tonic::Status` and back; [`deadline`] the caller's time; [`retry`]
-//! pauses between attempts; [`listen`] sockets; [`server`] serving, health, reflection, drain; [`admin`] what
-//! operators ask; [`reload`] files that change; [`seams`] the real clock and the real entropy.
+//! Modules: [`net`] connections behind a seam; [`tls`] encrypts them; `bundle` many calls in one request;
+//! [`access`] who calls whom; [`routing`] shard to replica; [`status`] errors to `tonic::Status` and back;
+//! [`deadline`] the caller's time; [`retry`] pauses between attempts; [`listen`] sockets; [`server`]
+//! serving, health, reflection, drain; [`admin`] what operators ask; [`reload`] files that change;
+//! [`seams`] the real clock and the real entropy.
 //!
 //! Invariants: [`status`] is the only place that builds a `tonic::Status`; a server says NOT_SERVING
 //! before it stops accepting; where callers show certificates, nobody calls what [`access`] does not
@@ -17,6 +18,7 @@
 
 pub mod access;
 pub mod admin;
+mod bundle;
 pub mod deadline;
 pub mod listen;
 pub mod net;

@@ -9,6 +9,7 @@ use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
     access::Identity,
+    bundle::Bundling,
     tls::{Connector, Tls},
 };
 
@@ -154,6 +155,7 @@ impl Default for NetOptions {
 pub struct GrpcNet {
     options: NetOptions,
     tls: Option<Tls>,
+    bundles: bool,
 }
 
 /// Flow-control windows: large enough that a batch of operations is not cut up by round trips.
@@ -163,12 +165,20 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 impl GrpcNet {
     /// The network with these patiences.
     pub const fn new(options: NetOptions) -> Self {
-        Self { options, tls: None }
+        Self { options, tls: None, bundles: false }
     }
 
     /// The usual network, encrypted with these certificates where there are any.
     pub fn with_tls(tls: Option<Tls>) -> Self {
-        Self { options: NetOptions::default(), tls }
+        Self { tls, ..Self::default() }
+    }
+
+    /// The same, for a caller who makes many unary calls at once, and no others but health and reflection: those
+    /// of one turn of the event loop to one endpoint go in one request, each to its own fate. A callee that
+    /// knows no bundles gets them one by one.
+    #[must_use]
+    pub fn bundling(self) -> Self {
+        Self { bundles: true, ..self }
     }
 
     /// A tonic channel to this endpoint; connects with the first request. With TLS the endpoint has to
@@ -189,15 +199,24 @@ impl GrpcNet {
             .origin(said.expect("an Endpoint holds a valid authority"))
             .connect_with_connector_lazy(Connector::new(tls.clone(), callee.cloned()))
     }
+
+    fn transport(&self, callee: Option<&Identity>, endpoint: &Endpoint) -> Transport {
+        let channel = self.channel(callee, endpoint);
+        if self.bundles {
+            in_process(Measured(Bundling::new(channel)))
+        } else {
+            in_process(Measured(channel))
+        }
+    }
 }
 
 impl Net for GrpcNet {
     fn connect(&self, endpoint: &Endpoint) -> Transport {
-        in_process(Measured(self.channel(None, endpoint)))
+        self.transport(None, endpoint)
     }
 
     fn connect_to(&self, callee: &Identity, endpoint: &Endpoint) -> Transport {
-        in_process(Measured(self.channel(Some(callee), endpoint)))
+        self.transport(Some(callee), endpoint)
     }
 }
 

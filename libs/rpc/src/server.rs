@@ -1,8 +1,9 @@
 //! Serving: health, reflection, limits, and an end that finishes what was begun.
 //!
-//! Layers, outermost first: the request's span, the bound on what is in flight, the catch of panics, the
-//! caller's deadline (tonic's own: when the time of `grpc-timeout` is over, the handler is dropped, so a
-//! handler must not be the owner of work that has to be finished).
+//! Layers, outermost first: the caller's deadline (tonic's own, and that of `bundle` for each call of a bundle:
+//! when the time of `grpc-timeout` is over, the handler is dropped, so a handler must not be the owner of work that
+//! has to be finished); bundles are taken apart; whether the caller may call this, the request's span, the bound
+//! on what is in flight, the catch of panics.
 
 use std::{io, net::TcpListener, time::Duration};
 
@@ -22,9 +23,11 @@ pub use args::{ServerArgs, StopArgs};
 pub use layer::{Guard, GuardLayer};
 pub use readiness::{Readiness, State};
 
+use tower::{Layer as _, layer::layer_fn};
 use types::Entropy as _;
 
 use crate::{
+    bundle::Unbundling,
     net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     seams::SystemEntropy,
     tls::{self, Conn, Tls},
@@ -117,6 +120,7 @@ pub async fn serve(
     let reflection = reflection(&options)?;
     let routes = routes.add_service(health).add_service(reflection);
 
+    let guard = GuardLayer::new(options.in_flight_max, judges).counting(methods(&options));
     let (close, mut closed) = watch::channel(false);
     let mut builder = tonic::transport::Server::builder();
     if !options.max_connection_age.is_zero() {
@@ -132,7 +136,7 @@ pub async fn serve(
         .max_concurrent_streams(options.streams_max)
         .http2_keepalive_interval(Some(options.keep_alive_interval))
         .http2_keepalive_timeout(Some(options.keep_alive_timeout))
-        .layer(GuardLayer::new(options.in_flight_max, judges).counting(methods(&options)))
+        .layer(layer_fn(move |routes| Unbundling::new(guard.layer(routes))))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that `close` is gone, and with it everybody who could want us.

@@ -7,7 +7,7 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
 use prost::Message as _;
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 use types::{Classify, ErrorKind, Reason};
 
 use crate::net::NetError;
@@ -128,6 +128,11 @@ pub fn invalid_field(field: impl Into<String>, problem: impl fmt::Display) -> St
         BTreeMap::new(),
         vec![(field, problem)],
     )
+}
+
+/// What tonic says when the time that the caller set is over.
+pub(crate) fn expired() -> Status {
+    Status::from_error(Box::new(TimeoutExpired(())))
 }
 
 fn build(

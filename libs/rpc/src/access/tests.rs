@@ -33,6 +33,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("till.participant.v1.ParticipantService/Query", &["coordinator"]),
     ("till.participant.v1.ParticipantService/Forget", &["coordinator"]),
     ("till.participant.v1.ParticipantService/Apply", &["coordinator"]),
+    ("till.bundle.v1.BundleService/Call", &["http-bridge"]),
 ];
 
 const EVERYBODY: [&str; 8] = [

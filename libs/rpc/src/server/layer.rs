@@ -50,6 +50,19 @@ impl GuardLayer {
     }
 }
 
+impl<S> Guard<S> {
+    /// What a caller is told that may not call this; none when it may.
+    pub(crate) fn refusal(&self, request: &http::Request<Body>) -> Option<http::Response<Body>> {
+        if !self.bound.judges {
+            return None;
+        }
+        let path = request.uri().path();
+        let refused = access::check(request.extensions().get(), path).err()?;
+        tracing::warn!(caller = refused.caller(), path, "refused a call");
+        Some(to_status(&refused).into_http())
+    }
+}
+
 impl<S> Layer<S> for GuardLayer {
     type Service = Guard<S>;
 
@@ -99,11 +112,7 @@ where
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let call = Call::begin(self.bound.methods.get(path.trim_start_matches('/')).cloned());
-        if self.bound.judges
-            && let Err(refused) = access::check(request.extensions().get(), path)
-        {
-            tracing::warn!(caller = refused.caller(), path, "refused a call");
-            let refused = to_status(&refused).into_http();
+        if let Some(refused) = self.refusal(&request) {
             call.answered(&refused);
             return futures::future::ok(refused).boxed();
         }

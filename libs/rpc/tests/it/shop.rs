@@ -36,11 +36,17 @@ pub(crate) struct Text {
     pub(crate) text: String,
 }
 
-/// A service that echoes, waits until it is let go, or panics.
+/// A service that echoes, waits until it is let go, says how it was called, or panics.
 #[derive(Clone)]
-struct Echo {
+pub(crate) struct Echo {
     go: Arc<Semaphore>,
     begun: Arc<Semaphore>,
+}
+
+impl Default for Echo {
+    fn default() -> Self {
+        Self { go: Arc::new(Semaphore::new(0)), begun: Arc::new(Semaphore::new(0)) }
+    }
 }
 
 pub(crate) const NAME: &str = "test.v1.EchoService";
@@ -67,7 +73,13 @@ impl UnaryService<Text> for Call {
                 echo.begun.add_permits(1);
                 echo.go.acquire().await.unwrap().forget();
             }
-            Ok(Response::new(request.into_inner()))
+            // The connection names itself to who is called alone.
+            let alone = request.metadata().contains_key("user-agent");
+            let mut text = request.into_inner();
+            if method == "Way" {
+                text.text.push_str(if alone { " alone" } else { " bundled" });
+            }
+            Ok(Response::new(text))
         }
         .boxed()
     }
@@ -117,8 +129,8 @@ impl Shop {
     pub(crate) fn open(options: Options) -> Self {
         let listeners = listen::tcp(&listen::loopback(0)).unwrap();
         let address = listeners[0].local_addr().unwrap();
-        let (go, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let echo = Echo { go: Arc::clone(&go), begun: Arc::clone(&begun) };
+        let echo = Echo::default();
+        let (go, begun) = (Arc::clone(&echo.go), Arc::clone(&echo.begun));
         let (end, ended) = oneshot::channel();
         let readiness = Readiness::new();
         let served = tokio::spawn(server::serve(
@@ -136,6 +148,17 @@ impl Shop {
         GrpcNet::default().connect(&self.address.into())
     }
 
+    /// A new connection whose calls go together.
+    pub(crate) fn connect_bundling(&self) -> Transport {
+        GrpcNet::default().bundling().connect(&self.address.into())
+    }
+
+    /// Returns when so many more calls wait.
+    pub(crate) async fn until_begun(&self, calls: u32) {
+        let begun = tokio::time::timeout(PATIENCE, self.begun.acquire_many(calls));
+        begun.await.expect("they begin in time").unwrap().forget();
+    }
+
     /// Starts a call that waits to be let go; returns when it is in the handler.
     pub(crate) async fn begin_waiting(
         &self,
@@ -143,7 +166,7 @@ impl Shop {
     ) -> JoinHandle<Result<Text, Failure>> {
         let transport = transport.clone();
         let call = tokio::spawn(async move { call(&transport, "Wait", PATIENCE).await });
-        self.begun.acquire().await.unwrap().forget();
+        self.until_begun(1).await;
         call
     }
 
@@ -193,9 +216,18 @@ pub(crate) async fn call_path(
     path: &str,
     timeout: Duration,
 ) -> Result<Text, Failure> {
+    say(transport, path, "hello", timeout).await
+}
+
+pub(crate) async fn say(
+    transport: &Transport,
+    path: &str,
+    text: &str,
+    timeout: Duration,
+) -> Result<Text, Failure> {
     let mut client = tonic::client::Grpc::new(transport.clone());
     client.ready().await?;
-    let mut request = Request::new(Text { text: "hello".to_owned() });
+    let mut request = Request::new(Text { text: text.to_owned() });
     deadline::set(&mut request, timeout);
     let path = PathAndQuery::try_from(path).unwrap();
     let codec = ProstCodec::<Text, Text>::default();

@@ -105,6 +105,25 @@ async fn callers_may_do_what_their_certificate_lets_them() {
 }
 
 #[tokio::test]
+async fn calls_of_a_bundle_are_judged_one_by_one() {
+    let authority = Authority::new();
+    let shop = serving(&authority.of("stock"));
+    for (caller, kinds) in [
+        ("http-bridge", [ErrorKind::Internal, ErrorKind::Forbidden]),
+        // It may send no bundles, and its calls go alone then.
+        ("coordinator", [ErrorKind::Forbidden, ErrorKind::Internal]),
+        ("operator/ann", [ErrorKind::Forbidden, ErrorKind::Forbidden]),
+    ] {
+        let net = GrpcNet::with_tls(authority.of(caller).load().unwrap()).bundling();
+        let transport = net.connect_to(&Identity::of(Role::Stock), &shop.address.into());
+        let calls = [GET_ITEM, PREPARE].map(|path| call_path(&transport, path, PATIENCE));
+        let told = futures::future::join_all(calls).await;
+        let told: Vec<_> = told.into_iter().map(|told| told.unwrap_err().kind).collect();
+        assert_eq!(told, kinds, "{caller}");
+    }
+}
+
+#[tokio::test]
 async fn a_caller_without_a_certificate_learns_how_we_are_and_nothing_else() {
     let authority = Authority::new();
     let shop = serving(&authority.of("stock"));

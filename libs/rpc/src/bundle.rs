@@ -1,0 +1,195 @@
+//! Many unary calls in one request: the caller gathers, the callee takes apart, and neither the generated
+//! clients nor the services know.
+//!
+//! The wire is `till.bundle.v1.BundleService` (`proto/till/bundle/v1/bundle.proto`); it is written down here
+//! by its numbers, as this crate knows no contracts, and a test compares the two.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    iter, mem,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use http_body::{Body as _, Frame, SizeHint};
+use tonic::{Status, body::Body};
+
+mod send;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use send::Bundling;
+pub(crate) use serve::Unbundling;
+
+/// The one method.
+pub(crate) const PATH: &str = "/till.bundle.v1.BundleService/Call";
+
+/// Most calls of a bundle.
+const CALLS_MAX: usize = 256;
+/// Greatest size of a bundle, in bytes.
+const BYTES_MAX: usize = 1024 * 1024;
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const STATUS_OK: HeaderValue = HeaderValue::from_static("0");
+
+/// `till.bundle.v1.Header`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Header {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+/// `till.bundle.v1.BundledCall`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Call {
+    #[prost(string, tag = "1")]
+    path: String,
+    #[prost(message, repeated, tag = "2")]
+    headers: Vec<Header>,
+    #[prost(bytes = "bytes", tag = "3")]
+    body: Bytes,
+}
+
+/// `till.bundle.v1.CallRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CallRequest {
+    #[prost(message, repeated, tag = "1")]
+    calls: Vec<Call>,
+}
+
+/// `till.bundle.v1.Answer`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Answer {
+    #[prost(uint32, tag = "1")]
+    index: u32,
+    #[prost(message, repeated, tag = "2")]
+    headers: Vec<Header>,
+    #[prost(bytes = "bytes", tag = "3")]
+    body: Bytes,
+    #[prost(message, repeated, tag = "4")]
+    trailers: Vec<Header>,
+}
+
+/// `till.bundle.v1.CallResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CallResponse {
+    #[prost(message, repeated, tag = "1")]
+    answers: Vec<Answer>,
+}
+
+/// All but what goes without saying.
+fn pack(headers: &HeaderMap) -> Vec<Header> {
+    let said = headers.iter().filter(|(name, value)| {
+        **name != http::header::TE && (**name != CONTENT_TYPE || **value != GRPC)
+    });
+    said.map(|(name, value)| Header {
+        name: name.as_str().to_owned(),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+    })
+    .collect()
+}
+
+/// As [`pack`] took them; or what is wrong with them.
+fn unpack(packed: Vec<Header>) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::with_capacity(packed.len() + 1);
+    for Header { name, value } in packed {
+        let known = HeaderName::from_bytes(name.as_bytes());
+        let known = known.map_err(|_| format!("{name:?} is no name of a header"))?;
+        let value = HeaderValue::from_maybe_shared(value);
+        let value = value.map_err(|_| format!("the value of {known} is no header's"))?;
+        headers.append(known, value);
+    }
+    Ok(headers)
+}
+
+/// [`unpack`], and what goes without saying.
+fn unpack_head(packed: Vec<Header>) -> Result<HeaderMap, String> {
+    let mut headers = unpack(packed)?;
+    headers.entry(CONTENT_TYPE).or_insert(GRPC);
+    Ok(headers)
+}
+
+/// Shares these out, in order, so that each share has [`CALLS_MAX`] of them at most, and [`BYTES_MAX`] unless
+/// it is one alone.
+fn split<T>(items: Vec<T>, bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = Vec<T>> {
+    let mut rest = items.into_iter().peekable();
+    iter::from_fn(move || {
+        let mut share = Vec::with_capacity(rest.len().min(CALLS_MAX));
+        let mut left = BYTES_MAX;
+        while share.len() < CALLS_MAX
+            && let Some(next) = rest.next_if(|next| {
+                let fits = left.checked_sub(bytes(next));
+                left = fits.unwrap_or_default();
+                fits.is_some() || share.is_empty()
+            })
+        {
+            share.push(next);
+        }
+        (!share.is_empty()).then_some(share)
+    })
+}
+
+/// A body that is there whole.
+#[derive(Debug, Default)]
+struct Whole {
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl Whole {
+    const fn new(data: Bytes) -> Self {
+        Self { data, trailers: None }
+    }
+
+    /// Reads a body to its end.
+    ///
+    /// # Errors
+    /// What the body ends with instead.
+    async fn read(mut body: Body) -> Result<Self, Status> {
+        let mut whole = Self::default();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            match frame?.into_data() {
+                Ok(data) if whole.data.is_empty() => whole.data = data,
+                Ok(data) => {
+                    let mut both = BytesMut::from(mem::take(&mut whole.data));
+                    both.extend_from_slice(&data);
+                    whole.data = both.freeze();
+                }
+                Err(frame) => whole.trailers = frame.into_trailers().ok(),
+            }
+        }
+        Ok(whole)
+    }
+}
+
+impl http_body::Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = if self.data.is_empty() {
+            self.trailers.take().map(Frame::trailers)
+        } else {
+            Some(Frame::data(mem::take(&mut self.data)))
+        };
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.len().try_into().unwrap_or(u64::MAX))
+    }
+}

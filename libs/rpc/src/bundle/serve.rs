@@ -1,0 +1,165 @@
+//! The callee's side: each call of a bundle goes the way that it would go alone.
+
+use std::{
+    convert::Infallible,
+    future,
+    task::{Context, Poll},
+};
+
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream, FuturesUnordered},
+};
+use http::{HeaderMap, Method, Uri, Version};
+use prost::Message as _;
+use tokio::time::timeout;
+use tonic::{Status, body::Body, server::ServerStreamingService, service::Routes};
+use tonic_prost::ProstCodec;
+use tower::Service;
+
+use super::{
+    Answer, BYTES_MAX, CALLS_MAX, Call, CallRequest, CallResponse, PATH, STATUS, STATUS_OK, Whole,
+    pack, split, unpack_head,
+};
+use crate::{
+    access::Peer,
+    deadline,
+    server::Guard,
+    status::{expired, invalid_field},
+};
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+
+/// What stands before each answer of a list, at most.
+const LISTED_BYTES: usize = 8;
+
+/// Takes bundles apart; lets all else through.
+#[derive(Debug, Clone)]
+pub(crate) struct Unbundling {
+    guard: Guard<Routes>,
+}
+
+impl Unbundling {
+    /// In front of this guard, which looks at each call of a bundle; at the bundle itself only for whether
+    /// its caller may send any.
+    pub(crate) const fn new(guard: Guard<Routes>) -> Self {
+        Self { guard }
+    }
+}
+
+impl Service<Request> for Unbundling {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.guard.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        if request.uri().path() != PATH {
+            return self.guard.call(request);
+        }
+        if let Some(refused) = self.guard.refusal(&request) {
+            return future::ready(Ok(refused)).boxed();
+        }
+        let peer = request.extensions().get().cloned();
+        let unpacking = Unpacking { guard: self.guard.clone(), peer };
+        async move {
+            let codec = ProstCodec::<CallResponse, CallRequest>::default();
+            let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(BYTES_MAX);
+            Ok(grpc.server_streaming(unpacking, request).await)
+        }
+        .boxed()
+    }
+}
+
+/// Makes the calls of one bundle.
+struct Unpacking {
+    guard: Guard<Routes>,
+    /// Who sent it, and so makes its calls.
+    peer: Option<Peer>,
+}
+
+impl ServerStreamingService<CallRequest> for Unpacking {
+    type Response = CallResponse;
+    type ResponseStream = BoxStream<'static, Result<CallResponse, Status>>;
+    type Future = future::Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<CallRequest>) -> Self::Future {
+        let calls = request.into_inner().calls;
+        if calls.len() > CALLS_MAX {
+            let problem = format!("are {}, and may be {CALLS_MAX} at most", calls.len());
+            return future::ready(Err(invalid_field("calls", problem)));
+        }
+        let answers: FuturesUnordered<_> = (0..)
+            .zip(calls)
+            .map(|(index, call)| answer(self.guard.clone(), self.peer.clone(), index, call))
+            .collect();
+        // What is ready together goes together, and holds nothing up.
+        let together = answers.ready_chunks(CALLS_MAX).flat_map(|answers| {
+            let shares = split(answers, |answer| answer.encoded_len() + LISTED_BYTES);
+            stream::iter(shares.map(|answers| Ok(CallResponse { answers })))
+        });
+        future::ready(Ok(tonic::Response::new(together.boxed())))
+    }
+}
+
+async fn answer(guard: Guard<Routes>, peer: Option<Peer>, index: u32, call: Call) -> Answer {
+    let answered = match request(index, call, peer) {
+        Ok(request) => carry_out(guard, request).await,
+        Err(refused) => Err(refused),
+    };
+    let (headers, body) = answered.unwrap_or_else(|status| {
+        (status.into_http::<Body>().into_parts().0.headers, Whole::default())
+    });
+    let trailers = body.trailers.unwrap_or_default();
+    let is_ok = trailers.len() == 1 && trailers.get(STATUS) == Some(&STATUS_OK);
+    Answer {
+        index,
+        headers: pack(&headers),
+        body: body.data,
+        trailers: if is_ok { Vec::new() } else { pack(&trailers) },
+    }
+}
+
+/// Whatever tonic's server does around a request that comes by itself, and [`Guard`] does within.
+async fn carry_out(
+    mut guard: Guard<Routes>,
+    request: Request,
+) -> Result<(HeaderMap, Whole), Status> {
+    let left = deadline::of_headers(request.headers());
+    let carried = async {
+        let Ok(response) = guard.call(request).await;
+        let (parts, body) = response.into_parts();
+        Ok((parts.headers, Whole::read(body).await?))
+    };
+    match left {
+        Some(left) => timeout(left, carried).await.unwrap_or_else(|_| Err(expired())),
+        None => carried.await,
+    }
+}
+
+fn request(index: u32, call: Call, peer: Option<Peer>) -> Result<Request, Status> {
+    let refused =
+        |field: &str, problem: &str| invalid_field(format!("calls[{index}].{field}"), problem);
+    if call.path == PATH {
+        return Err(refused("path", "is that of bundles, which do not nest"));
+    }
+    if !call.path.starts_with('/') {
+        return Err(refused("path", "does not begin with '/'"));
+    }
+    let uri = Uri::try_from(call.path).map_err(|_| refused("path", "is no path"))?;
+    let headers = unpack_head(call.headers).map_err(|problem| refused("headers", &problem))?;
+    let mut request = http::Request::new(Body::new(Whole::new(call.body)));
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(peer);
+    }
+    Ok(request)
+}
