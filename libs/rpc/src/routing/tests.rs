@@ -147,7 +147,7 @@ async fn an_outage_is_over_when_no_call_has_failed_for_a_while() {
         assert_eq!(router.route(shard).unwrap().endpoint, first, "it is tried again meanwhile");
     }
     assert_eq!(calls(), Some(3));
-    tokio::time::advance(DOWN_FOR).await;
+    tokio::time::advance(OUTAGE_OVER).await;
     router.route(shard).unwrap();
     assert_eq!(calls(), None, "taken back");
 }
