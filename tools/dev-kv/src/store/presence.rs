@@ -18,8 +18,10 @@ const BLOCK_BITS: u64 = 512;
 /// Bits set for a key, all in one block.
 const PROBES: u32 = 6;
 const BITS_PER_KEY: usize = 10;
-/// Keys that the first filter is made for, and how much larger the next one is.
-const KEYS_FIRST: usize = 1 << 20;
+/// Keys that the first filter is made for (5 MiB), and how much larger the next one is. Each next one costs a scan
+/// of the table: a first one for a quarter of them took 6.1 us of processor time for each of 2 million fresh keys,
+/// this one less than 6.
+const KEYS_FIRST: usize = 4 << 20;
 const GROWTH: usize = 4;
 
 #[derive(Debug)]
