@@ -9,6 +9,7 @@ use crate::{
 
 mod functions;
 mod links;
+mod sentences;
 
 /// Longest source file, in lines: about 500.
 const FILE_LINES_MAX: usize = 550;
@@ -81,6 +82,7 @@ pub(crate) fn check(workspace: &Workspace) -> Part {
         }
     }
     links::check(workspace, &files, &mut checks)?;
+    sentences::check(workspace, &files, &mut checks)?;
     for exemption in EXEMPT {
         let stands = files.contains(&PathBuf::from(exemption.path)) && !exemption.reason.is_empty();
         let result =

@@ -69,7 +69,7 @@ fn target(workspace: &Workspace, file: &Path, link: &str) -> Result<Option<PathB
 }
 
 /// The lines that are no code.
-fn prose(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut in_code = false;
     text.lines().filter(move |line| {
         let is_fence = line.trim_start().starts_with("```");
