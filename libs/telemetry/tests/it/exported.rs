@@ -28,6 +28,7 @@ fn use_all() -> impl Any {
     metrics.lane_wait.record(took, ["write"]);
     metrics.mail_batch_size.record(3, []);
     metrics.retries.one(["batch", "conflict"]);
+    metrics.replicas_passed_over.one(["order", "unavailable"]);
     metrics.http_problems.one(["/y", "OUT_OF_STOCK"]);
     metrics.checkouts.one(["refused", "OUT_OF_STOCK"]);
     metrics.transactions.one(["committed", "begun"]);
