@@ -304,9 +304,7 @@ impl Coordinator {
             Ok(response) => Ok(response.into_inner()),
             Err(status) => {
                 let failure = Failure::from_status(&status);
-                if failure.kind == ErrorKind::Unavailable {
-                    router.failed(&route.endpoint, &failure);
-                }
+                router.failed_waiting(&route.endpoint, &failure);
                 Err(failure)
             }
         }

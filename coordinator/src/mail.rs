@@ -29,7 +29,7 @@ use telemetry::{
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{Instrument as _, Span};
-use types::{Branch, ErrorKind, Service};
+use types::{Branch, Service};
 
 /// Operations in one Apply at most, unless told otherwise.
 const BATCH_MAX: usize = 512;
@@ -166,10 +166,7 @@ impl Mail {
             Ok(response) => Ok(OpResult::Prepare(response.into_inner())),
             Err(status) => {
                 let failure = Failure::from_status(&status);
-                // That the time is over says nothing: it was waited for another transaction.
-                if failure.kind == ErrorKind::Unavailable {
-                    router.failed(&route.endpoint, &failure);
-                }
+                router.failed_waiting(&route.endpoint, &failure);
                 Err(failure.into())
             }
         }

@@ -197,8 +197,9 @@ where
     match timeout(time, send(route.transport, request)).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => {
-            ask.service.failed(&route.endpoint, &Failure::from_status(&status));
-            Err(weigh(&status))
+            let failure = Failure::from_status(&status);
+            ask.service.failed(&route.endpoint, &failure);
+            Err(weigh(&status, failure))
         }
         Err(_) => {
             let cause = format!("{} did not answer in time", route.endpoint);
@@ -221,9 +222,8 @@ async fn route(ask: &Ask<'_>) -> Result<Route, Trouble> {
     ask.service.route(shard).map_err(|error| Trouble::not_sent(&error))
 }
 
-/// What a failed call means for the caller.
-fn weigh(status: &Status) -> Trouble {
-    let failure = Failure::from_status(status);
+/// What a failed call means for the caller; `failure` is what its status says.
+fn weigh(status: &Status, failure: Failure) -> Trouble {
     let again =
         |maybe_done, overloaded| Trouble::Again { maybe_done, overloaded, cause: chain(status) };
     match failure.kind {

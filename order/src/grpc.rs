@@ -21,7 +21,7 @@ use rpc::{
     status::{Failure, to_status},
 };
 use tonic::{Request, Response, Status};
-use types::{ErrorKind, ItemId, Money, OrderId, Timestamp, shard_of};
+use types::{ItemId, Money, OrderId, Timestamp, shard_of};
 
 use crate::{
     app::{Op, Orders, Reply},
@@ -82,9 +82,7 @@ impl Grpc {
         rpc::deadline::set(&mut request, left.unwrap_or(PRICE_TIMEOUT).min(PRICE_TIMEOUT));
         let answer = client.get_item(request).await.map_err(|status| {
             let failure = Failure::from_status(&status);
-            if failure.kind == ErrorKind::Unavailable {
-                self.stock.failed(&route.endpoint, &failure);
-            }
+            self.stock.failed_waiting(&route.endpoint, &failure);
             to_status(&failure)
         })?;
         let price = answer.into_inner().item.map(|item| item.price).unwrap_or_default();

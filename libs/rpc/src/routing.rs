@@ -253,6 +253,14 @@ impl Router {
         );
     }
 
+    /// As [`Router::failed`], of a call that may have waited for something else than the replica, another
+    /// transaction for instance: that its time was over says nothing of the replica.
+    pub fn failed_waiting(&self, endpoint: &Endpoint, failure: &Failure) {
+        if failure.kind != ErrorKind::Deadline {
+            self.failed(endpoint, failure);
+        }
+    }
+
     /// The number of shards of the service. Asks until one replica has answered, then remembers.
     ///
     /// # Errors

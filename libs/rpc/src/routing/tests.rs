@@ -132,6 +132,19 @@ async fn a_replica_that_refuses_a_call_keeps_its_shards() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_waited_in_vain_leaves_a_replica_its_shards() {
+    let router = router(3);
+    let shard = ShardId(5);
+    let first = router.route(shard).unwrap().endpoint;
+    for reason in Reason::ALL.iter().copied() {
+        router.failed_waiting(&first, &Failure::new(reason, "said so"));
+        let kept = router.route(shard).unwrap().endpoint == first;
+        assert_eq!(kept, reason.kind() != ErrorKind::Unavailable, "{reason:?}");
+        tokio::time::advance(DOWN_FOR).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_is_over_when_no_call_has_failed_for_a_while() {
     let router = router(3);
     let shard = ShardId(5);
