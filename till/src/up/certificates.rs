@@ -134,6 +134,7 @@ fn sign(
     write(&directory.key(name), &key.serialize_pem())?;
     write(&directory.certificate(name), &params.signed_by(&key, issuer)?.pem())
 }
+
 fn valid() -> CertificateParams {
     let mut params = CertificateParams::default();
     let now = UNIX_EPOCH + Duration::from_millis(SystemClock.now().0);

@@ -1,6 +1,6 @@
 //! What takes too long for every run: the matrix of faults, a million orders audited and a million sold,
-//! dev-kv's long tests, input at random in far more cases than the tests try, then the simulation for as long as one likes, each
-//! time on seeds that were never run before.
+//! dev-kv's long tests, input at random in far more cases than the tests try, then the simulation for as long
+//! as one likes, each time on seeds that were never run before.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
