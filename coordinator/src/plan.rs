@@ -84,7 +84,11 @@ pub fn of(order: &Order, services: &Services, shards: &Shards) -> Result<Plan, P
     if order.lines.is_empty() {
         return Err(Refusal::new(Reason::EmptyOrder).with("order_id", order_id).into());
     }
-    let lock = LockOrder { order_id: order_id.to_string(), version: order.version };
+    let lock = LockOrder {
+        order_id: order_id.to_string(),
+        version: order.version,
+        etag: order.etag.clone(),
+    };
     let hold = HoldCredit { user_id: user_id.to_string(), amount: order.total_cost };
     let mut plan = Plan { branches: Vec::new(), payloads: Vec::new() };
     let order_shard = shard_of(order_id.as_str(), shards.order);

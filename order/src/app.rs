@@ -11,7 +11,7 @@ use storage::{
     keys::{Kind, Owner},
     record::{self, OrderRecord, order_record},
 };
-use types::{ItemId, Money, OrderId, Quantity, Reason, Refusal, Timestamp, TxId, UserId};
+use types::{ItemId, Money, OrderId, Quantity, Reason, Refusal, Stamp, Timestamp, TxId, UserId};
 
 use crate::domain::{Draw, Line, Order, Paid};
 
@@ -56,10 +56,10 @@ pub enum Reply {
 /// What a Prepare asks for: the order as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
-    /// Which.
+    /// The order.
     pub order_id: OrderId,
-    /// The version that was read.
-    pub version: u64,
+    /// The stamp that was read.
+    pub stamp: Stamp,
 }
 
 fn order_row(id: &OrderId) -> Row {
@@ -79,17 +79,17 @@ impl Orders {
     fn change(
         id: &OrderId,
         rows: &mut Rows<'_, Self>,
-        change: impl FnOnce(&mut Order, u64) -> Result<(), Reason>,
+        change: impl FnOnce(&mut Order, Stamp) -> Result<(), Reason>,
     ) -> Executed<Reply> {
         let row = order_row(id);
         if is_locked(rows, &row) {
             return Executed::Wait(row);
         }
-        let version = rows.start().0;
+        let stamp = rows.stamp();
         let Some(mut order) = rows.get(&row).cloned() else {
             return Executed::Refused(refuse(Reason::OrderNotFound, id));
         };
-        match change(&mut order, version) {
+        match change(&mut order, stamp) {
             Ok(()) => {
                 let total_cost = order.total_cost.get();
                 rows.put(row, order);
@@ -105,8 +105,8 @@ impl Orders {
             // Ids of new orders are derived from request ids, and this one's memory is over.
             return Executed::Refused(refuse(Reason::RequestIdReused, id));
         }
-        let version = rows.start().0;
-        rows.put(row, Order::empty(user_id.clone(), version));
+        let stamp = rows.stamp();
+        rows.put(row, Order::empty(user_id.clone(), stamp));
         Executed::Done(Reply::TotalCost(0))
     }
 
@@ -131,8 +131,8 @@ impl Orders {
             // A prepared order is resolved before it is overwritten.
             return Executed::Wait(order_row(id));
         }
-        let version = rows.start().0;
-        let orders = numbers.iter().map(|number| draw.order(*number, version));
+        let stamp = rows.stamp();
+        let orders = numbers.iter().map(|number| draw.order(*number, stamp));
         let Some(orders) = orders.collect::<Option<Vec<_>>>() else {
             return Executed::Refused(Refusal::new(Reason::Overflow));
         };
@@ -176,10 +176,12 @@ impl Domain for Orders {
                 })
                 .collect(),
             total_cost: order.total_cost.get(),
-            version: order.version,
+            version: order.stamp.start.0,
+            version_change: order.stamp.change,
             paid: order.paid.as_ref().map(encode_paid),
-            incarnation: order.incarnation,
-            buried: order.buried,
+            incarnation: order.incarnation.start.0,
+            incarnation_change: order.incarnation.change,
+            last_overwritten_paid_at: order.last_overwritten_paid_at.0,
         })
     }
 
@@ -189,7 +191,7 @@ impl Domain for Orders {
         let paid = order.paid.iter().flat_map(|paid| &paid.receipts);
         let receipts =
             paid.map(|receipt| receipt.branch.service.as_str().len() + receipt.receipt.len() + 20);
-        order.user_id.as_str().len() + lines.sum::<usize>() + receipts.sum::<usize>() + 96
+        order.user_id.as_str().len() + lines.sum::<usize>() + receipts.sum::<usize>() + 128
     }
 
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Order, KvError> {
@@ -224,7 +226,13 @@ impl Domain for Orders {
         let payload =
             wire::LockOrder::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
         let order_id = convert::order_id("payload.order_id", &payload.order_id)?;
-        Ok(Lock { order_id, version: payload.version })
+        let stamp = match payload.etag.as_str() {
+            // A coordinator of release 0.1 knows the version alone. No change has this stamp but one that
+            // its release left behind.
+            "" => Stamp::new(payload.version, 0),
+            etag => etag.parse().map_err(|error| InvalidField::new("payload.etag", error))?,
+        };
+        Ok(Lock { order_id, stamp })
     }
 
     fn decode_query(&self, bytes: &[u8]) -> Result<Op, InvalidField> {
@@ -280,11 +288,11 @@ impl Domain for Orders {
                     None => Executed::Refused(refuse(Reason::OrderNotFound, id)),
                 }
             }
-            Op::Add(id, item_id, quantity, price) => Self::change(id, rows, |order, version| {
-                order.add(item_id, *quantity, *price, version)
-            }),
+            Op::Add(id, item_id, quantity, price) => {
+                Self::change(id, rows, |order, stamp| order.add(item_id, *quantity, *price, stamp))
+            }
             Op::RemoveItem(id, item_id) => {
-                Self::change(id, rows, |order, version| order.remove(item_id, version))
+                Self::change(id, rows, |order, stamp| order.remove(item_id, stamp))
             }
             Op::Remove(id) => Self::remove(id, rows),
             Op::Init { numbers, draw } => Self::init(numbers, draw, rows),
@@ -300,7 +308,7 @@ impl Domain for Orders {
             Some(order) if order.paid.is_some() => {
                 Judged::No(refuse(Reason::AlreadyPaid, &lock.order_id))
             }
-            Some(order) if order.version == lock.version => {
+            Some(order) if order.stamp == lock.stamp => {
                 Judged::Yes { hold: lock.order_id.clone(), receipt: Vec::new() }
             }
             Some(_) | None => Judged::No(refuse(Reason::OrderChanged, &lock.order_id)),
@@ -315,9 +323,9 @@ impl Domain for Orders {
         rows: &mut Rows<'_, Self>,
     ) {
         let row = order_row(order_id);
-        let version = rows.start().0;
+        let stamp = rows.stamp();
         if let Some(mut order) = rows.get(&row).cloned() {
-            order.pay(Paid { tx_id, receipts: receipts.to_vec() }, version);
+            order.pay(tx_id, receipts.to_vec(), stamp);
             rows.put(row, order);
         }
     }
@@ -341,13 +349,23 @@ impl Order {
             paid: self.paid.is_some(),
             lines: self.lines.iter().map(line).collect(),
             total_cost: self.total_cost.get(),
-            version: self.version,
+            version: self.stamp.start.0,
+            etag: self.stamp.to_string(),
+            sold_etag: self
+                .paid
+                .as_ref()
+                .and_then(|paid| paid.sold)
+                .map(|stamp| stamp.to_string())
+                .unwrap_or_default(),
         }
     }
 }
 
 fn encode_paid(paid: &Paid) -> order_record::Paid {
+    let sold = paid.sold.unwrap_or_default();
     order_record::Paid {
+        sold_version: sold.start.0,
+        sold_change: sold.change,
         tx_id: paid.tx_id.0.to_vec().into(),
         receipts: paid
             .receipts
@@ -375,10 +393,10 @@ fn decode_order(record: OrderRecord) -> Result<Order, InvalidField> {
         user_id: convert::user_id("user_id", &record.user_id)?,
         lines: record.lines.into_iter().map(line).collect::<Result<_, InvalidField>>()?,
         total_cost: convert::money("total_cost", record.total_cost, 0)?,
-        version: record.version,
+        stamp: Stamp::new(record.version, record.version_change),
         paid: record.paid.map(decode_paid).transpose()?,
-        incarnation: record.incarnation,
-        buried: record.buried,
+        incarnation: Stamp::new(record.incarnation, record.incarnation_change),
+        last_overwritten_paid_at: Timestamp(record.last_overwritten_paid_at),
     })
 }
 
@@ -391,7 +409,9 @@ fn decode_paid(paid: order_record::Paid) -> Result<Paid, InvalidField> {
         let branch = convert::branch(branch.as_ref())?;
         Ok(Receipt { branch, receipt: receipt.receipt.to_vec() })
     };
+    let sold = Stamp::new(paid.sold_version, paid.sold_change);
     Ok(Paid {
+        sold: (sold != Stamp::default()).then_some(sold),
         tx_id: convert::tx_id(&paid.tx_id)?,
         receipts: paid.receipts.into_iter().map(receipt).collect::<Result<_, InvalidField>>()?,
     })
@@ -399,7 +419,10 @@ fn decode_paid(paid: order_record::Paid) -> Result<Paid, InvalidField> {
 
 #[cfg(test)]
 mod tests {
-    use types::{Branch, Service, ShardId};
+    use std::sync::Arc;
+
+    use participant::core::{Answer, Call, Core, Limits, Offered};
+    use types::{Branch, Priority, Service, ShardId, TxMeta, UnixMillis, Vote};
 
     use super::*;
 
@@ -419,13 +442,85 @@ mod tests {
                 user_id: UserId::new(&long).unwrap(),
                 lines: vec![line.clone(); count],
                 total_cost: Money::new(types::AMOUNT_MAX).unwrap(),
-                version: u64::MAX,
-                paid: Some(Paid { tx_id: TxId([7; 16]), receipts: vec![receipt.clone(); count] }),
-                incarnation: u64::MAX,
-                buried: u64::MAX,
+                stamp: Stamp::new(u64::MAX, u32::MAX),
+                paid: Some(Paid {
+                    tx_id: TxId([7; 16]),
+                    receipts: vec![receipt.clone(); count],
+                    sold: Some(Stamp::new(u64::MAX, u32::MAX)),
+                }),
+                incarnation: Stamp::new(u64::MAX, u32::MAX),
+                last_overwritten_paid_at: Timestamp(u64::MAX),
             };
             let (encoded, told) = (Orders.encode_record(&order).len(), Orders.record_bytes(&order));
             assert!(encoded <= told && told < 2 * encoded + 100, "{encoded} {told}");
+        }
+    }
+
+    /// Offers operations to one batch and makes it durable. Returns the answers.
+    fn batch(core: &mut Core<Orders>, at_ms: u64, ops: Vec<Op>) -> Vec<Answer<Reply>> {
+        core.begin(Timestamp::from_physical(UnixMillis(1_700_000_000_000 + at_ms)));
+        for (id, op) in (0..).zip(ops) {
+            let call = Call::Op { op, request: None, may_wait: false };
+            assert_eq!(core.offer(id, &call), Offered::Taken);
+        }
+        let batch = core.finish([1; 16], 1, false);
+        let answers = core.take_answers().into_iter().map(|(_, answer)| answer).collect();
+        core.settle(batch.as_ref());
+        answers
+    }
+
+    /// Votes on selling the order as it was read.
+    fn vote(core: &mut Core<Orders>, at_ms: u64, read: &Order, id: &OrderId) -> Vote {
+        let meta = TxMeta {
+            tx_id: TxId([1; 16]),
+            priority: Priority { begin_ts: 1, nonce: 0 },
+            deadline: UnixMillis(u64::MAX),
+            branches: [core.branch().clone()].into(),
+            request_id: None,
+        };
+        core.begin(Timestamp::from_physical(UnixMillis(1_700_000_000_000 + at_ms)));
+        let payload = Lock { order_id: id.clone(), stamp: read.stamp };
+        core.offer(1, &Call::Prepare { meta, payload, may_wait: false });
+        match core.take_answers().remove(0).1 {
+            Answer::Vote(vote) => vote,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_read_between_two_changes_of_one_batch_is_not_sold_after_the_second() {
+        let (id, user) = (OrderId::new("o").unwrap(), UserId::new("u").unwrap());
+        let numbered = OrderId::numbered(7);
+        let draw = Draw { seed: 1, item_count: 1, user_count: 1, item_price: Money::ZERO };
+        let add = |item: &str| {
+            let (item, price) = (ItemId::new(item).unwrap(), Money::new(1).unwrap());
+            Op::Add(id.clone(), item, Quantity::new(1).unwrap(), price)
+        };
+        let init = || Op::Init { numbers: vec![7], draw };
+        let create = |id: &OrderId| Op::Create(id.clone(), user.clone());
+        for (id, before, between) in [
+            (&id, vec![create(&id), add("x")], vec![add("y")]),
+            (
+                &id,
+                vec![create(&id), add("x")],
+                vec![Op::RemoveItem(id.clone(), ItemId::new("x").unwrap())],
+            ),
+            (&id, vec![create(&id)], vec![Op::Remove(id.clone()), create(&id)]),
+            (&numbered, vec![init()], vec![init()]),
+            (&numbered, vec![init()], vec![Op::Remove(numbered.clone()), init()]),
+            (&id, vec![create(&id), add("x")], Vec::new()),
+        ] {
+            let service = Service::new(NAME).unwrap();
+            let branch = Branch { service, shard: ShardId(0) };
+            let mut core = Core::new(Arc::new(Orders), branch, Limits::default());
+            core.load(order_row(id), None).unwrap();
+            let (at, changes) = (before.len(), !between.is_empty());
+            let ops = [before, vec![Op::Get(id.clone())], between].concat();
+            let answers = batch(&mut core, 0, ops);
+            let Answer::Done(Reply::Order(read), _) = &answers[at] else { panic!("{answers:?}") };
+            let vote = vote(&mut core, 10, read, id);
+            let is_sold = matches!(vote, Vote::Yes { .. });
+            assert_eq!(is_sold, !changes, "read {read:?}, then {vote:?}");
         }
     }
 }

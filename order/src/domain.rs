@@ -3,7 +3,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use participant::domain::Receipt;
-use types::{ItemId, Money, Quantity, Reason, TxId, UserId};
+use types::{ItemId, Money, Quantity, Reason, Stamp, Timestamp, TxId, UserId};
 
 /// Lines of one order at most, so that a record fits a batch.
 pub const LINES_MAX: usize = 256;
@@ -26,6 +26,8 @@ pub struct Paid {
     pub tx_id: TxId,
     /// What every branch handed over, in the order of the transaction's branches.
     pub receipts: Vec<Receipt>,
+    /// The order's stamp when it was locked: what was sold. None in records of release 0.1.
+    pub sold: Option<Stamp>,
 }
 
 /// An order.
@@ -37,38 +39,41 @@ pub struct Order {
     pub lines: Vec<Line>,
     /// Sum over the lines.
     pub total_cost: Money,
-    /// Start timestamp of the KV transaction that last changed it, never a counter: so that no two
-    /// orders with the same id ever had the same version.
-    pub version: u64,
+    /// The change that made it what it is. No two contents under one id ever have the same stamp, whatever
+    /// was removed, overwritten or made anew in between.
+    pub stamp: Stamp,
     /// None while unpaid; final.
     pub paid: Option<Paid>,
-    /// Start timestamp of the KV transaction that created it or last overwrote it by batch_init.
-    pub incarnation: u64,
-    /// When the last order was paid that batch_init has overwritten under this id, for whoever counts what
-    /// was sold; 0 when none was.
-    pub buried: u64,
+    /// The change that created it or last overwrote it by batch_init.
+    pub incarnation: Stamp,
+    /// When the latest paid order that batch_init has overwritten under this id was paid; 0 if none was.
+    /// An audit needs it: what that order sold is in no order any more.
+    pub last_overwritten_paid_at: Timestamp,
 }
 
 impl Order {
     /// An order without lines.
-    pub const fn empty(user_id: UserId, version: u64) -> Self {
+    pub const fn empty(user_id: UserId, stamp: Stamp) -> Self {
         Self {
             user_id,
             lines: Vec::new(),
             total_cost: Money::ZERO,
-            version,
+            stamp,
             paid: None,
-            incarnation: version,
-            buried: 0,
+            incarnation: stamp,
+            last_overwritten_paid_at: Timestamp(0),
         }
     }
 
     /// The same order in the place of another one, which is lost.
     #[must_use]
     pub fn instead_of(self, before: &Self) -> Self {
-        // Paid orders do not change, so the version says when.
-        let buried = if before.paid.is_some() { before.version } else { before.buried };
-        Self { buried, ..self }
+        // A paid order does not change any more, so its stamp says when it was paid.
+        let last_overwritten_paid_at = match before.paid {
+            Some(_) => before.stamp.start,
+            None => before.last_overwritten_paid_at,
+        };
+        Self { last_overwritten_paid_at, ..self }
     }
 
     /// Adds units of an item at a price. Units of the same item at the same price share a line.
@@ -80,7 +85,7 @@ impl Order {
         item_id: &ItemId,
         quantity: Quantity,
         price: Money,
-        version: u64,
+        stamp: Stamp,
     ) -> Result<(), Reason> {
         self.check_unpaid()?;
         let cost = price.times(quantity).ok_or(Reason::Overflow)?;
@@ -102,7 +107,7 @@ impl Order {
             return Err(Reason::OrderTooLarge);
         }
         self.total_cost = total_cost;
-        self.version = version;
+        self.stamp = stamp;
         Ok(())
     }
 
@@ -110,7 +115,7 @@ impl Order {
     ///
     /// # Errors
     /// [`Reason::AlreadyPaid`], [`Reason::NotInOrder`]; the order is as before.
-    pub fn remove(&mut self, item_id: &ItemId, version: u64) -> Result<(), Reason> {
+    pub fn remove(&mut self, item_id: &ItemId, stamp: Stamp) -> Result<(), Reason> {
         self.check_unpaid()?;
         let at = self.lines.iter().rposition(|line| line.item_id == *item_id);
         let line = at.and_then(|at| self.lines.get_mut(at)).ok_or(Reason::NotInOrder)?;
@@ -124,14 +129,14 @@ impl Order {
             self.lines.remove(at);
         }
         self.total_cost = total_cost;
-        self.version = version;
+        self.stamp = stamp;
         Ok(())
     }
 
-    /// Paid, for good.
-    pub fn pay(&mut self, paid: Paid, version: u64) {
-        self.paid = Some(paid);
-        self.version = version;
+    /// Makes it paid, for good, as it stands.
+    pub fn pay(&mut self, tx_id: TxId, receipts: Vec<Receipt>, stamp: Stamp) {
+        self.paid = Some(Paid { tx_id, receipts, sold: Some(self.stamp) });
+        self.stamp = stamp;
     }
 
     /// Refuses what only an unpaid order allows.
@@ -159,7 +164,7 @@ pub struct Draw {
 impl Draw {
     /// The `number`th order: a random user, two random items (they may be the same) of quantity 1. None
     /// when twice the price is too much money.
-    pub fn order(&self, number: u64, version: u64) -> Option<Order> {
+    pub fn order(&self, number: u64, stamp: Stamp) -> Option<Order> {
         let mut state = self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut draw = |count: u64| {
             // SplitMix64 (Steele, Lea, Flood 2014).
@@ -169,10 +174,10 @@ impl Draw {
             bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             (bits ^ (bits >> 31)).checked_rem(count).unwrap_or(0)
         };
-        let mut order = Order::empty(UserId::numbered(draw(self.user_count)), version);
+        let mut order = Order::empty(UserId::numbered(draw(self.user_count)), stamp);
         for _ in 0..2 {
             let item = ItemId::numbered(draw(self.item_count));
-            order.add(&item, Quantity::new(1).ok()?, self.item_price, version).ok()?;
+            order.add(&item, Quantity::new(1).ok()?, self.item_price, stamp).ok()?;
         }
         Some(order)
     }
@@ -190,45 +195,50 @@ mod tests {
         Quantity::new(number).unwrap()
     }
 
+    const fn at(start: u64) -> Stamp {
+        Stamp::new(start, 1)
+    }
+
     fn order() -> Order {
-        Order::empty(UserId::numbered(1), 1)
+        Order::empty(UserId::numbered(1), at(1))
     }
 
     #[test]
     fn one_unit_leaves_at_the_price_of_the_latest_addition() {
         let item = ItemId::numbered(7);
         let mut order = order();
-        order.add(&item, units(2), money(10), 2).unwrap();
-        order.add(&item, units(1), money(15), 3).unwrap();
+        order.add(&item, units(2), money(10), at(2)).unwrap();
+        order.add(&item, units(1), money(15), at(3)).unwrap();
         assert_eq!((order.total_cost, order.lines.len()), (money(35), 2));
-        order.remove(&item, 4).unwrap();
+        order.remove(&item, at(4)).unwrap();
         assert_eq!((order.total_cost, order.lines.len()), (money(20), 1));
-        order.remove(&item, 5).unwrap();
-        order.remove(&item, 6).unwrap();
+        order.remove(&item, at(5)).unwrap();
+        order.remove(&item, at(6)).unwrap();
         assert_eq!((order.total_cost, order.lines.len()), (money(0), 0));
-        assert_eq!(order.remove(&item, 7), Err(Reason::NotInOrder));
-        assert_eq!(order.version, 6, "a refused change is no change");
+        assert_eq!(order.remove(&item, at(7)), Err(Reason::NotInOrder));
+        assert_eq!(order.stamp, at(6), "a refused change is no change");
     }
 
     #[test]
     fn who_overwrites_a_paid_order_remembers_when() {
         let mut paid = order();
-        paid.pay(Paid { tx_id: TxId([1; 16]), receipts: Vec::new() }, 2);
-        let second = Order::empty(UserId::numbered(1), 3).instead_of(&paid);
-        let third = Order::empty(UserId::numbered(1), 4).instead_of(&second);
-        assert_eq!((second.buried, third.buried), (2, 2));
-        let never = Order::empty(UserId::numbered(1), 4).instead_of(&order());
-        assert_eq!(never.buried, 0);
+        paid.pay(TxId([1; 16]), Vec::new(), at(2));
+        let second = Order::empty(UserId::numbered(1), at(3)).instead_of(&paid);
+        let third = Order::empty(UserId::numbered(1), at(4)).instead_of(&second);
+        let paid_at = |order: &Order| order.last_overwritten_paid_at.0;
+        assert_eq!((paid_at(&second), paid_at(&third)), (2, 2));
+        let never = Order::empty(UserId::numbered(1), at(4)).instead_of(&order());
+        assert_eq!(paid_at(&never), 0);
     }
 
     #[test]
     fn a_paid_order_stays_as_it_is() {
         let mut order = order();
-        order.pay(Paid { tx_id: TxId([1; 16]), receipts: Vec::new() }, 2);
+        order.pay(TxId([1; 16]), Vec::new(), at(2));
         let before = order.clone();
         let item = ItemId::numbered(1);
-        assert_eq!(order.add(&item, units(1), money(1), 3), Err(Reason::AlreadyPaid));
-        assert_eq!(order.remove(&item, 3), Err(Reason::AlreadyPaid));
+        assert_eq!(order.add(&item, units(1), money(1), at(3)), Err(Reason::AlreadyPaid));
+        assert_eq!(order.remove(&item, at(3)), Err(Reason::AlreadyPaid));
         assert_eq!(order, before);
     }
 
@@ -236,13 +246,16 @@ mod tests {
     fn sums_that_grow_too_large_are_refused() {
         let mut order = order();
         let item = ItemId::numbered(1);
-        assert_eq!(order.add(&item, units(types::AMOUNT_MAX), money(2), 2), Err(Reason::Overflow));
-        order.add(&item, units(types::AMOUNT_MAX), money(0), 2).unwrap();
-        assert_eq!(order.add(&item, units(1), money(1), 3), Err(Reason::Overflow));
+        assert_eq!(
+            order.add(&item, units(types::AMOUNT_MAX), money(2), at(2)),
+            Err(Reason::Overflow)
+        );
+        order.add(&item, units(types::AMOUNT_MAX), money(0), at(2)).unwrap();
+        assert_eq!(order.add(&item, units(1), money(1), at(3)), Err(Reason::Overflow));
         for number in 2..=256 {
-            order.add(&ItemId::numbered(number), units(1), money(1), 3).unwrap();
+            order.add(&ItemId::numbered(number), units(1), money(1), at(3)).unwrap();
         }
-        let one_more = order.add(&ItemId::numbered(999), units(1), money(1), 4);
+        let one_more = order.add(&ItemId::numbered(999), units(1), money(1), at(4));
         assert_eq!(one_more, Err(Reason::OrderTooLarge));
     }
 
@@ -251,7 +264,7 @@ mod tests {
         let draw = Draw { seed: 9, item_count: 3, user_count: 5, item_price: money(4) };
         let mut users = std::collections::BTreeSet::new();
         for number in 0..200 {
-            let order = draw.order(number, 1).unwrap();
+            let order = draw.order(number, at(1)).unwrap();
             assert_eq!(order.total_cost, money(8));
             let quantity: u64 = order.lines.iter().map(|line| line.quantity.get()).sum();
             assert_eq!(quantity, 2);

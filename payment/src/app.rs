@@ -12,7 +12,7 @@ use storage::{
     keys::{Kind, Owner},
     record::{PaymentRecord, UserRecord},
 };
-use types::{AmountError, Money, OrderId, Reason, Refusal, TxId, UserId};
+use types::{AmountError, Money, OrderId, Reason, Refusal, Stamp, TxId, UserId};
 
 use crate::domain::{HeldCredit, Payment as OrderPayment, held};
 
@@ -157,8 +157,8 @@ impl Payment {
             // Ids of new users are derived from request ids, and this one's memory is over.
             return Executed::Refused(refuse(Reason::RequestIdReused, id));
         }
-        let start = rows.start();
-        rows.put(user_row(id), Record::User(Balance::new(Money::ZERO, start)));
+        let stamp = rows.stamp();
+        rows.put(user_row(id), Record::User(Balance::new(Money::ZERO, stamp)));
         Executed::Done(Reply::Credit(0))
     }
 }
@@ -183,19 +183,21 @@ impl Domain for Payment {
             Record::User(credit) => codec::encode(&UserRecord {
                 available: credit.available.get(),
                 supplied: credit.supplied.get(),
-                incarnation: credit.incarnation,
+                incarnation: credit.incarnation.start.0,
+                incarnation_change: credit.incarnation.change,
             }),
             Record::Payment(payment) => codec::encode(&PaymentRecord {
                 amount: payment.amount.get(),
                 paid: payment.paid,
-                incarnation: payment.incarnation,
+                incarnation: payment.incarnation.start.0,
+                incarnation_change: payment.incarnation.change,
             }),
         }
     }
 
     fn record_bytes(&self, _record: &Record) -> usize {
-        // The format, and three numbers with their tags.
-        1 + 3 * 11
+        // The format, and four numbers with their tags.
+        1 + 4 * 11
     }
 
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Record, KvError> {
@@ -208,14 +210,14 @@ impl Domain for Payment {
             return Ok(Record::Payment(OrderPayment {
                 amount: Money::new(record.amount).map_err(corrupt)?,
                 paid: record.paid,
-                incarnation: record.incarnation,
+                incarnation: Stamp::new(record.incarnation, record.incarnation_change),
             }));
         }
         let record: UserRecord = codec::decode(row, value)?;
         Ok(Record::User(Balance {
             available: Money::new(record.available).map_err(corrupt)?,
             supplied: Money::new(record.supplied).map_err(corrupt)?,
-            incarnation: record.incarnation,
+            incarnation: Stamp::new(record.incarnation, record.incarnation_change),
         }))
     }
 
@@ -229,7 +231,7 @@ impl Domain for Payment {
         Ok(HeldCredit {
             user_id: convert::user_id("hold.user_id", &hold.user_id)?,
             amount: convert::money("hold.amount", hold.amount, 0)?,
-            incarnation: hold.incarnation,
+            incarnation: Stamp::new(hold.incarnation, hold.incarnation_change),
         })
     }
 
@@ -308,7 +310,7 @@ impl Domain for Payment {
                 None => Executed::Refused(refuse(Reason::UserNotFound, id)),
             },
             Op::Init { numbers, credit } => {
-                let user = Balance::new(*credit, rows.start());
+                let user = Balance::new(*credit, rows.stamp());
                 for number in numbers {
                     rows.put(user_row(&UserId::numbered(*number)), Record::User(user));
                 }
@@ -362,7 +364,8 @@ fn receipt_of(hold: &HeldCredit) -> wire::HoldCreditReceipt {
     wire::HoldCreditReceipt {
         user_id: hold.user_id.to_string(),
         amount: hold.amount.get(),
-        incarnation: hold.incarnation,
+        incarnation: hold.incarnation.start.0,
+        incarnation_change: hold.incarnation.change,
     }
 }
 
@@ -372,7 +375,8 @@ mod tests {
 
     #[test]
     fn the_length_of_a_record_is_never_underestimated() {
-        let (amount, incarnation) = (Money::new(types::AMOUNT_MAX).unwrap(), u64::MAX);
+        let (amount, incarnation) =
+            (Money::new(types::AMOUNT_MAX).unwrap(), Stamp::new(u64::MAX, u32::MAX));
         let user = Balance { available: amount, supplied: amount, incarnation };
         let payment = OrderPayment { amount, paid: true, incarnation };
         for record in [Record::User(user), Record::Payment(payment)] {

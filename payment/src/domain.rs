@@ -3,7 +3,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use participant::balance::Balance;
-use types::{Money, Reason, UserId};
+use types::{Money, Reason, Stamp, UserId};
 
 /// A payment made for an order outside of checkouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,12 +13,12 @@ pub struct Payment {
     /// False once it was given back.
     pub paid: bool,
     /// Incarnation of the user who paid; for another one it never happened.
-    pub incarnation: u64,
+    pub incarnation: Stamp,
 }
 
 impl Payment {
     /// True while it stands for this incarnation of the user.
-    pub const fn stands_for(&self, credit: &Balance<Money>) -> bool {
+    pub fn stands_for(&self, credit: &Balance<Money>) -> bool {
         self.paid && self.incarnation == credit.incarnation
     }
 
@@ -42,11 +42,11 @@ pub struct HeldCredit {
     /// How much.
     pub amount: Money,
     /// Incarnation of the user it came from.
-    pub incarnation: u64,
+    pub incarnation: Stamp,
 }
 
 /// How much the given holds have set aside, of this incarnation.
-pub fn held<'a>(holds: impl Iterator<Item = &'a HeldCredit>, incarnation: u64) -> Money {
+pub fn held<'a>(holds: impl Iterator<Item = &'a HeldCredit>, incarnation: Stamp) -> Money {
     let ours = holds.filter(|hold| hold.incarnation == incarnation);
     // Holds of one incarnation never exceed what was supplied, so the sum cannot overflow.
     ours.fold(Money::ZERO, |sum, hold| sum.checked_add(hold.amount).unwrap_or(sum))

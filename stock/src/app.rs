@@ -12,7 +12,7 @@ use storage::{
     keys::{Kind, Owner},
     record::ItemRecord,
 };
-use types::{ItemId, Money, Quantity, Reason, Refusal, TxId};
+use types::{ItemId, Money, Quantity, Reason, Refusal, Stamp, TxId};
 
 use crate::domain::{HeldLine, Item, held};
 
@@ -91,13 +91,13 @@ impl Stock {
             // Ids of new items are derived from request ids, and this one's memory is over.
             return Executed::Refused(unknown(Reason::RequestIdReused, id));
         }
-        let start = rows.start();
-        rows.put(row, Item::new(price, Quantity::ZERO, start));
+        let stamp = rows.stamp();
+        rows.put(row, Item::new(price, Quantity::ZERO, stamp));
         Executed::Done(Reply::Stock(0))
     }
 }
 
-fn held_on(rows: &Rows<'_, Stock>, row: &[u8], id: &ItemId, incarnation: u64) -> Quantity {
+fn held_on(rows: &Rows<'_, Stock>, row: &[u8], id: &ItemId, incarnation: Stamp) -> Quantity {
     held(rows.holders(row).map(|holder| holder.hold.as_slice()), id, incarnation)
 }
 
@@ -128,13 +128,14 @@ impl Domain for Stock {
             price: item.price.get(),
             available: item.stock.available.get(),
             supplied: item.stock.supplied.get(),
-            incarnation: item.stock.incarnation,
+            incarnation: item.stock.incarnation.start.0,
+            incarnation_change: item.stock.incarnation.change,
         })
     }
 
     fn record_bytes(&self, _item: &Item) -> usize {
-        // The format, and four numbers with their tags.
-        1 + 4 * 11
+        // The format, and five numbers with their tags.
+        1 + 5 * 11
     }
 
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Item, KvError> {
@@ -148,7 +149,7 @@ impl Domain for Stock {
             stock: Balance {
                 available: Quantity::new(record.available).map_err(corrupt)?,
                 supplied: Quantity::new(record.supplied).map_err(corrupt)?,
-                incarnation: record.incarnation,
+                incarnation: Stamp::new(record.incarnation, record.incarnation_change),
             },
         })
     }
@@ -164,7 +165,7 @@ impl Domain for Stock {
             Ok(HeldLine {
                 item_id: convert::item_id("hold.lines.item_id", &line.item_id)?,
                 quantity: convert::quantity("hold.lines.quantity", line.quantity, 1)?,
-                incarnation: line.incarnation,
+                incarnation: Stamp::new(line.incarnation, line.incarnation_change),
             })
         });
         lines.collect()
@@ -243,7 +244,7 @@ impl Domain for Stock {
                 })
             }
             Op::Init { numbers, stock, price } => {
-                let item = Item::new(*price, *stock, rows.start());
+                let item = Item::new(*price, *stock, rows.stamp());
                 for number in numbers {
                     rows.put(item_row(&ItemId::numbered(*number)), item);
                 }
@@ -310,7 +311,8 @@ fn receipt_of(hold: &[HeldLine]) -> wire::HoldStockReceipt {
     let lines = hold.iter().map(|line| wire::hold_stock_receipt::Line {
         item_id: line.item_id.to_string(),
         quantity: line.quantity.get(),
-        incarnation: line.incarnation,
+        incarnation: line.incarnation.start.0,
+        incarnation_change: line.incarnation.change,
     });
     wire::HoldStockReceipt { lines: lines.collect() }
 }
@@ -324,7 +326,7 @@ mod tests {
         let most = Balance {
             available: Quantity::new(types::AMOUNT_MAX).unwrap(),
             supplied: Quantity::new(types::AMOUNT_MAX).unwrap(),
-            incarnation: u64::MAX,
+            incarnation: Stamp::new(u64::MAX, u32::MAX),
         };
         let item = Item { price: Money::new(types::AMOUNT_MAX).unwrap(), stock: most };
         assert!(Stock.encode_record(&item).len() <= Stock.record_bytes(&item));

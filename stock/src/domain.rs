@@ -3,7 +3,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use participant::balance::Balance;
-use types::{Money, Quantity, Timestamp};
+use types::{Money, Quantity, Stamp};
 
 /// An item: its price and its units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub struct Item {
 
 impl Item {
     /// A new item, or a new incarnation of one.
-    pub const fn new(price: Money, stock: Quantity, start: Timestamp) -> Self {
-        Self { price, stock: Balance::new(stock, start) }
+    pub const fn new(price: Money, stock: Quantity, stamp: Stamp) -> Self {
+        Self { price, stock: Balance::new(stock, stamp) }
     }
 
     /// The same item with other units.
@@ -35,14 +35,14 @@ pub struct HeldLine {
     /// Units set aside.
     pub quantity: Quantity,
     /// Incarnation of the item they came from.
-    pub incarnation: u64,
+    pub incarnation: Stamp,
 }
 
 /// How much of `item` the given holds have set aside, of this incarnation.
 pub fn held<'a>(
     holds: impl Iterator<Item = &'a [HeldLine]>,
     item_id: &types::ItemId,
-    incarnation: u64,
+    incarnation: Stamp,
 ) -> Quantity {
     let lines = holds.flatten();
     let ours = lines.filter(|line| line.item_id == *item_id && line.incarnation == incarnation);

@@ -44,7 +44,7 @@ async fn one_replica_audits_and_another_takes_over_when_it_dies() {
 
     // A cent too few.
     let mut txn = shop.kv.begin().await.unwrap();
-    let user = UserRecord { available: 1, supplied: 2, incarnation: 1 };
+    let user = UserRecord { available: 1, supplied: 2, incarnation: 1, ..Default::default() };
     let key = Space::new(Owner::Payment, ShardId(0)).record(Kind::User, b"u");
     txn.put(key, codec::encode(&user));
     txn.commit().await.unwrap();
@@ -67,7 +67,7 @@ async fn who_asks_is_told_the_last_verdict_and_how_often_there_is_one() {
     assert_eq!(ask().await, GetAuditResponse::default(), "nobody was told to audit");
 
     let mut txn = shop.kv.begin().await.unwrap();
-    let user = UserRecord { available: 1, supplied: 2, incarnation: 1 };
+    let user = UserRecord { available: 1, supplied: 2, incarnation: 1, ..Default::default() };
     let key = Space::new(Owner::Payment, ShardId(0)).record(Kind::User, b"u");
     txn.put(key, codec::encode(&user));
     txn.commit().await.unwrap();

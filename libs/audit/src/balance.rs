@@ -7,7 +7,7 @@ use storage::{
     keys::{Kind, Owner, Space},
     record::{ItemRecord, UserRecord},
 };
-use types::{AMOUNT_MAX, ShardId, shard_of};
+use types::{AMOUNT_MAX, ShardId, Stamp, Timestamp, shard_of};
 
 use crate::{
     offence::{Findings, Invariant},
@@ -32,7 +32,7 @@ pub enum Taken {
 /// One thing that took from an item or a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Claim<'a> {
-    incarnation: u64,
+    incarnation: Stamp,
     amount: u64,
     taken: Taken,
     by: &'a str,
@@ -61,7 +61,8 @@ pub async fn note(
     let mut entry = key_of(&sold.from, shards);
     // Ids hold no zero byte, so entries sort as the keys do.
     entry.push(0);
-    entry.extend_from_slice(&sold.incarnation.to_be_bytes());
+    entry.extend_from_slice(&sold.incarnation.start.0.to_be_bytes());
+    entry.extend_from_slice(&sold.incarnation.change.to_be_bytes());
     entry.extend_from_slice(&sold.amount.to_be_bytes());
     entry.push(u8::from(taken == Taken::Held));
     entry.extend_from_slice(by.as_bytes());
@@ -71,11 +72,12 @@ pub async fn note(
 fn split(entry: &[u8]) -> Option<(&[u8], Claim<'_>)> {
     let end = entry.get(PREFIX..)?.iter().position(|byte| *byte == 0)?.checked_add(PREFIX)?;
     let (key, rest) = entry.split_at_checked(end)?;
-    let (incarnation, rest) = rest.get(1..)?.split_first_chunk()?;
+    let (start, rest) = rest.get(1..)?.split_first_chunk()?;
+    let (change, rest) = rest.split_first_chunk()?;
     let (amount, rest) = rest.split_first_chunk()?;
     let (held, by) = rest.split_first()?;
     let claim = Claim {
-        incarnation: u64::from_be_bytes(*incarnation),
+        incarnation: Stamp::new(u64::from_be_bytes(*start), u32::from_be_bytes(*change)),
         amount: u64::from_be_bytes(*amount),
         taken: if *held == 1 { Taken::Held } else { Taken::Sold },
         by: std::str::from_utf8(by).ok()?,
@@ -88,25 +90,23 @@ fn split(entry: &[u8]) -> Option<(&[u8], Claim<'_>)> {
 struct Account {
     available: u64,
     supplied: u64,
-    incarnation: u64,
+    incarnation: Stamp,
 }
 
 /// Records of one kind, judged in key order against the sorted claims.
 #[derive(Debug)]
 pub struct Balances {
     claims: Sorted,
-    /// When the last order was paid that was overwritten since, by start timestamp.
-    buried: u64,
+    /// When the latest order was paid that was overwritten since.
+    last_overwritten_paid_at: Timestamp,
     /// Records whose sum falls short and may, as an order that was paid since they began is lost.
     pub judged_in_part: u64,
 }
 
 impl Balances {
-    /// Judges against these claims. `buried` is the latest [`OrderRecord::buried`].
-    ///
-    /// [`OrderRecord::buried`]: storage::record::OrderRecord::buried
-    pub const fn new(claims: Sorted, buried: u64) -> Self {
-        Self { claims, buried, judged_in_part: 0 }
+    /// Judges against these claims. `last_overwritten_paid_at` is the latest that any order says.
+    pub const fn new(claims: Sorted, last_overwritten_paid_at: Timestamp) -> Self {
+        Self { claims, last_overwritten_paid_at, judged_in_part: 0 }
     }
 
     /// Judges the record at `key` (I1, I2, I3). Records come in key order.
@@ -161,7 +161,7 @@ impl Balances {
         }
         let accounted = u128::from(available) + held + sold;
         let supplied = u128::from(supplied);
-        if accounted < supplied && self.buried > incarnation {
+        if accounted < supplied && self.last_overwritten_paid_at > incarnation.start {
             self.judged_in_part = self.judged_in_part.saturating_add(1);
         } else if accounted != supplied {
             let problem = format!(
@@ -220,10 +220,14 @@ fn line(claim: &Claim<'_>) -> String {
 
 fn account(key: &[u8], value: &Value, is_item: bool) -> Result<Account, KvError> {
     if is_item {
-        let ItemRecord { price: _, available, supplied, incarnation } = codec::decode(key, value)?;
+        let ItemRecord { price: _, available, supplied, incarnation, incarnation_change } =
+            codec::decode(key, value)?;
+        let incarnation = Stamp::new(incarnation, incarnation_change);
         Ok(Account { available, supplied, incarnation })
     } else {
-        let UserRecord { available, supplied, incarnation } = codec::decode(key, value)?;
+        let UserRecord { available, supplied, incarnation, incarnation_change } =
+            codec::decode(key, value)?;
+        let incarnation = Stamp::new(incarnation, incarnation_change);
         Ok(Account { available, supplied, incarnation })
     }
 }

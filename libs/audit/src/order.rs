@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 use proto::{payment::v1::HoldCreditReceipt, stock::v1::HoldStockReceipt};
 use storage::record::{OrderRecord, order_record::Paid};
-use types::{AMOUNT_MAX, BranchState, Timestamp, TxId};
+use types::{AMOUNT_MAX, BranchState, Stamp, Timestamp, TxId};
 
 use crate::{
     journal::Transactions,
@@ -18,7 +18,7 @@ pub struct Sold {
     /// What was taken from.
     pub from: Source,
     /// Incarnation of the item or user that it came from.
-    pub incarnation: u64,
+    pub incarnation: Stamp,
     /// How much.
     pub amount: u64,
 }
@@ -173,7 +173,7 @@ fn sold(record: &OrderRecord, paid: &Paid) -> (Vec<Sold>, Vec<String>) {
     }
     wanted.insert(Source::User(record.user_id.clone()), record.total_cost);
 
-    let mut receipts: BTreeMap<Source, (u64, u64)> = BTreeMap::new();
+    let mut receipts: BTreeMap<Source, (Stamp, u64)> = BTreeMap::new();
     for (source, incarnation, amount) in taken(paid, &mut problems) {
         let twice = receipts.insert(source.clone(), (incarnation, amount)).is_some();
         if twice {
@@ -199,22 +199,22 @@ fn sold(record: &OrderRecord, paid: &Paid) -> (Vec<Sold>, Vec<String>) {
 }
 
 /// What the receipts say was taken.
-fn taken(paid: &Paid, problems: &mut Vec<String>) -> Vec<(Source, u64, u64)> {
+fn taken(paid: &Paid, problems: &mut Vec<String>) -> Vec<(Source, Stamp, u64)> {
     let mut taken = Vec::new();
     for receipt in &paid.receipts {
         let service = receipt.branch.as_ref().map_or("", |branch| branch.service.as_str());
         match service {
             "stock" => match HoldStockReceipt::decode(receipt.receipt.clone()) {
-                Ok(hold) => taken.extend(
-                    hold.lines
-                        .into_iter()
-                        .map(|line| (Source::Item(line.item_id), line.incarnation, line.quantity)),
-                ),
+                Ok(hold) => taken.extend(hold.lines.into_iter().map(|line| {
+                    let incarnation = Stamp::new(line.incarnation, line.incarnation_change);
+                    (Source::Item(line.item_id), incarnation, line.quantity)
+                })),
                 Err(error) => problems.push(format!("a receipt of stock is unreadable: {error}")),
             },
             "payment" => match HoldCreditReceipt::decode(receipt.receipt.clone()) {
                 Ok(hold) => {
-                    taken.push((Source::User(hold.user_id), hold.incarnation, hold.amount));
+                    let incarnation = Stamp::new(hold.incarnation, hold.incarnation_change);
+                    taken.push((Source::User(hold.user_id), incarnation, hold.amount));
                 }
                 Err(error) => problems.push(format!("a receipt of payment is unreadable: {error}")),
             },

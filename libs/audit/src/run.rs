@@ -11,7 +11,7 @@ use storage::{
     record::{Head, JournalEntry, OrderRecord},
     schema::{self, SchemaError},
 };
-use types::{Branch, BranchState, Service, ShardId, Timestamp, TxId};
+use types::{Branch, BranchState, Service, ShardId, Stamp, Timestamp, TxId};
 
 use crate::{
     balance::{Balances, Taken, note, ranges},
@@ -187,14 +187,14 @@ impl Audit<'_> {
         let mut transactions = self.journals().await?;
         let mut claims = Sorter::new(options.memory_bytes / 4 * 3);
         let mut payers = Sorter::new(options.memory_bytes / 4);
-        let buried = self.orders(&mut transactions, &mut claims, &mut payers).await?;
+        let last_overwritten = self.orders(&mut transactions, &mut claims, &mut payers).await?;
         self.once_each(payers).await?;
         self.holds(&transactions, &mut claims).await?;
         transactions.judge(self.scanner.at(), options.grace_ms, options.quiet, &mut self.findings);
         self.counts.transactions = count(transactions.len());
         self.counts.unresolved = count(transactions.unresolved());
         drop(transactions);
-        let mut balances = Balances::new(claims.finish().await?, buried);
+        let mut balances = Balances::new(claims.finish().await?, last_overwritten);
         // In the order of their keys.
         self.counts.users =
             self.balances("users", Owner::Payment, Kind::User, &mut balances).await?;
@@ -298,15 +298,15 @@ impl Audit<'_> {
         self.findings.add(Invariant::Readable, subject, problem, Vec::new());
     }
 
-    /// Reads all orders; returns when the last one was paid that is overwritten by now.
+    /// Reads all orders; returns when the latest one was paid that is overwritten by now.
     async fn orders(
         &mut self,
         transactions: &mut Transactions,
         claims: &mut Sorter,
         payers: &mut Sorter,
-    ) -> Result<u64, AuditError> {
+    ) -> Result<Timestamp, AuditError> {
         let mut bought = Bought::of(transactions);
-        let mut buried = 0;
+        let mut last_overwritten = Timestamp(0);
         for (shard, mut range) in (0..).zip(ranges(Owner::Order, Kind::Order, self.shards)) {
             self.tell("orders", shard);
             loop {
@@ -314,7 +314,8 @@ impl Audit<'_> {
                 for (key, value) in page {
                     let Some(record) = self.decode::<OrderRecord>(&key, &value) else { continue };
                     let id = String::from_utf8_lossy(key.get(4..).unwrap_or_default()).into_owned();
-                    buried = buried.max(record.buried);
+                    let overwritten = Timestamp(record.last_overwritten_paid_at);
+                    last_overwritten = last_overwritten.max(overwritten);
                     self.counts.orders += 1;
                     if let Some(paid) = &record.paid {
                         self.counts.paid += 1;
@@ -334,7 +335,7 @@ impl Audit<'_> {
             }
         }
         bought.report_missing(&mut self.findings);
-        Ok(buried)
+        Ok(last_overwritten)
     }
 
     /// No transaction pays two orders.
@@ -430,15 +431,15 @@ fn held(branch: &Branch, hold: &bytes::Bytes) -> Result<Vec<Sold>, prost::Decode
             let lines = HoldStockReceipt::decode(hold.clone())?.lines.into_iter();
             let held = lines.map(|line| Sold {
                 from: Source::Item(line.item_id),
-                incarnation: line.incarnation,
+                incarnation: Stamp::new(line.incarnation, line.incarnation_change),
                 amount: line.quantity,
             });
             held.collect()
         }
         "payment" => {
             let hold = HoldCreditReceipt::decode(hold.clone())?;
-            let from = Source::User(hold.user_id);
-            vec![Sold { from, incarnation: hold.incarnation, amount: hold.amount }]
+            let incarnation = Stamp::new(hold.incarnation, hold.incarnation_change);
+            vec![Sold { from: Source::User(hold.user_id), incarnation, amount: hold.amount }]
         }
         _ => Vec::new(),
     })

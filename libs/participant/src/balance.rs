@@ -1,6 +1,6 @@
 //! What can be set aside: units of an item, credit of a user. Pure.
 
-use types::{Amount, Mutation, Reason, Timestamp};
+use types::{Amount, Mutation, Reason, Stamp};
 
 /// An amount of which parts are held by unfinished transactions or are gone for good.
 ///
@@ -12,8 +12,8 @@ pub struct Balance<A> {
     pub available: A,
     /// Initial + added - taken outside of transactions.
     pub supplied: A,
-    /// Start timestamp of the KV transaction that created it or last overwrote it.
-    pub incarnation: u64,
+    /// The change that created it or last overwrote it.
+    pub incarnation: Stamp,
 }
 
 /// What came of taking something.
@@ -29,8 +29,8 @@ pub enum Taken<A> {
 
 impl<A: Amount> Balance<A> {
     /// A new incarnation.
-    pub const fn new(amount: A, start: Timestamp) -> Self {
-        Self { available: amount, supplied: amount, incarnation: start.0 }
+    pub const fn new(amount: A, incarnation: Stamp) -> Self {
+        Self { available: amount, supplied: amount, incarnation }
     }
 
     /// More of it.
@@ -71,7 +71,7 @@ impl<A: Amount> Balance<A> {
 
     /// Gives back what a hold of `incarnation` had set aside; a hold of another incarnation goes nowhere.
     #[must_use]
-    pub fn give_back(self, amount: A, incarnation: u64) -> Self {
+    pub fn give_back(self, amount: A, incarnation: Stamp) -> Self {
         if incarnation != self.incarnation && !Mutation::OldHoldReturns.is_on() {
             return self;
         }
@@ -88,13 +88,15 @@ mod tests {
 
     use super::*;
 
+    const THIS: Stamp = Stamp::new(7, 2);
+
     fn units(number: u64) -> Quantity {
         Quantity::new(number).unwrap()
     }
 
     #[test]
     fn a_refusal_counts_what_is_held() {
-        let balance = Balance { available: units(2), supplied: units(5), incarnation: 7 };
+        let balance = Balance { available: units(2), supplied: units(5), incarnation: THIS };
         for (wanted, held, expected) in [
             (2, 0, Taken::Done(Balance { available: units(0), ..balance })),
             (3, 1, Taken::Wait),
@@ -107,18 +109,20 @@ mod tests {
 
     #[test]
     fn a_hold_returns_only_to_the_incarnation_it_came_from() {
-        let balance = Balance { available: units(2), supplied: units(5), incarnation: 7 };
-        assert_eq!(balance.give_back(units(3), 7).available, units(5));
-        assert_eq!(balance.give_back(units(3), 6), balance);
+        let balance = Balance { available: units(2), supplied: units(5), incarnation: THIS };
+        assert_eq!(balance.give_back(units(3), THIS).available, units(5));
+        for other in [Stamp::new(6, 2), Stamp::new(7, 1), Stamp::new(7, 3)] {
+            assert_eq!(balance.give_back(units(3), other), balance, "{other:?}");
+        }
     }
 
     #[test]
     fn taking_for_good_lowers_what_was_supplied_and_holding_does_not() {
-        let balance = Balance::new(units(5), Timestamp(1));
+        let balance = Balance::new(units(5), THIS);
         let Taken::Done(held) = balance.hold(units(2), units(0)) else { panic!() };
         assert_eq!((held.available, held.supplied), (units(3), units(5)));
         let Taken::Done(taken) = held.take(units(3), units(2)) else { panic!() };
         assert_eq!((taken.available, taken.supplied), (units(0), units(2)));
-        assert_eq!(taken.give_back(units(2), 1).available, units(2));
+        assert_eq!(taken.give_back(units(2), THIS).available, units(2));
     }
 }

@@ -19,8 +19,9 @@ use crate::{
     record,
 };
 
-/// Layout of keys and records that this program reads and writes.
-pub const VERSION: u32 = 1;
+/// Layout of keys and records that this program reads and writes. Layout 1, of release 0.1, has no stamps; it
+/// is read, and becomes layout 2 when the first program of this release opens it.
+pub const VERSION: u32 = 2;
 /// Shards of every service where nobody says otherwise: few, as a fat batch costs little more than a thin
 /// one; enough for as many replicas to share the work.
 pub const SHARDS_DEFAULT: u16 = 4;
@@ -101,16 +102,24 @@ pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, Sch
     for attempt in 0..TRIES {
         sleep(Duration::from_millis(u64::from(attempt) * 10)).await;
         let mut txn = kv.begin().await?;
-        if let Some(found) = txn.get(&key()).await? {
-            let found: record::Schema = codec::decode(&key(), &found)?;
-            return check(found, wanted_shards);
+        let found = match txn.get(&key()).await? {
+            Some(found) => Some(codec::decode::<record::Schema>(&key(), &found)?),
+            None => None,
+        };
+        let schema = match &found {
+            Some(found) => check(found, wanted_shards)?,
+            None => Schema { shards },
+        };
+        if found.as_ref().is_some_and(|found| found.version == VERSION) {
+            return Ok(schema);
         }
-        let fresh = record::Schema { version: VERSION, shards: shards.into() };
-        txn.put(key(), codec::encode(&fresh));
+        let written = record::Schema { version: VERSION, shards: schema.shards.into() };
+        txn.put(key(), codec::encode(&written));
         match txn.commit().await {
             Ok(()) => {
-                tracing::info!(version = VERSION, shards, "new schema written");
-                return Ok(Schema { shards });
+                let before = found.map(|found| found.version);
+                tracing::info!(version = VERSION, before, shards = schema.shards, "schema written");
+                return Ok(schema);
             }
             // Somebody was first, or it may have landed: the next try reads what stands.
             Err(CommitError::Conflict) => {}
@@ -131,7 +140,7 @@ pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, Sch
 pub async fn read(kv: &dyn Kv) -> Result<Option<Schema>, SchemaError> {
     let mut snapshot = kv.snapshot(kv.timestamp().await?);
     let Some(found) = snapshot.get(&key()).await? else { return Ok(None) };
-    check(codec::decode(&key(), &found)?, None).map(Some)
+    check(&codec::decode(&key(), &found)?, None).map(Some)
 }
 
 /// As [`open`], but waits for the store for as long as it is not there. Cancel it by dropping it.
@@ -159,7 +168,7 @@ pub async fn open_when_there(
     }
 }
 
-fn check(found: record::Schema, wanted: Option<u16>) -> Result<Schema, SchemaError> {
+fn check(found: &record::Schema, wanted: Option<u16>) -> Result<Schema, SchemaError> {
     if found.version > VERSION {
         return Err(SchemaError::Newer { found: found.version });
     }

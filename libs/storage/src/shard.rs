@@ -16,7 +16,7 @@
 //! after `c`; that is later than `s0 + TRIM_AGE_MS > s`. All of these are timestamps of the store.
 
 use crate::{
-    codec::{decode, encode},
+    codec::{self, FORMAT_2, decode, encode},
     keys::Space,
     kv::{KvError, Reads, Txn},
     record::{self, JournalEntry, tx_event::Event},
@@ -49,11 +49,13 @@ pub struct Head {
     pub oldest: u64,
     /// Recent writers and their last run that stands, the latest last.
     runs: Vec<(Writer, u64)>,
+    /// Stands in the format of release 0.1, which must not write the shard any more.
+    outdated: bool,
 }
 
 impl Default for Head {
     fn default() -> Self {
-        Self { seq: 0, oldest: 1, runs: Vec::new() }
+        Self { seq: 0, oldest: 1, runs: Vec::new(), outdated: false }
     }
 }
 
@@ -68,6 +70,11 @@ impl Head {
         self.runs.last().map(|(writer, _)| writer)
     }
 
+    /// True while releases that know no stamps may still write the shard. Any batch ends that.
+    pub const fn is_outdated(&self) -> bool {
+        self.outdated
+    }
+
     /// The head after one more batch.
     #[must_use]
     pub fn next(&self, writer: Writer, run: u64, oldest: u64) -> Self {
@@ -76,27 +83,31 @@ impl Head {
         runs.push((writer, run));
         let surplus = runs.len().saturating_sub(RUNS_MAX);
         runs.drain(..surplus);
-        Self { seq: self.seq + 1, oldest, runs }
+        Self { seq: self.seq + 1, oldest, runs, outdated: false }
     }
 
-    fn from_record(key: &[u8], head: &record::Head) -> Result<Self, KvError> {
+    fn decode(key: &[u8], value: &[u8]) -> Result<Self, KvError> {
+        let (format, head): (_, record::Head) = codec::decode_any(key, value, FORMAT_2)?;
         let runs = head.runs.iter().map(|run| Ok((writer(key, &run.writer)?, run.run)));
-        Ok(Self { seq: head.seq, oldest: head.oldest, runs: runs.collect::<Result<_, KvError>>()? })
+        let runs = runs.collect::<Result<_, KvError>>()?;
+        let outdated = format < FORMAT_2;
+        Ok(Self { seq: head.seq, oldest: head.oldest, runs, outdated })
     }
 
-    fn to_record(&self) -> record::Head {
+    fn encode(&self) -> Vec<u8> {
         let runs = self
             .runs
             .iter()
             .map(|(writer, run)| record::head::Run { writer: writer.to_vec().into(), run: *run });
-        record::Head { seq: self.seq, oldest: self.oldest, runs: runs.collect() }
+        let head = record::Head { seq: self.seq, oldest: self.oldest, runs: runs.collect() };
+        codec::encode_as(FORMAT_2, &head)
     }
 }
 
 /// Reads a writer's name.
 fn writer(key: &[u8], bytes: &[u8]) -> Result<Writer, KvError> {
     bytes.try_into().map_err(|_| KvError::Corrupt {
-        key: crate::codec::hex(key),
+        key: codec::hex(key),
         problem: "a writer must be 16 bytes".to_owned(),
     })
 }
@@ -108,7 +119,7 @@ fn writer(key: &[u8], bytes: &[u8]) -> Result<Writer, KvError> {
 pub async fn read_head<R: Reads + ?Sized>(reads: &mut R, space: Space) -> Result<Head, KvError> {
     let key = space.head();
     match reads.get(&key).await? {
-        Some(value) => Head::from_record(&key, &decode(&key, &value)?),
+        Some(value) => Head::decode(&key, &value),
         None => Ok(Head::default()),
     }
 }
@@ -144,7 +155,7 @@ fn journal_seq(space: Space, key: &[u8]) -> Result<u64, KvError> {
     let id = space.strip(key).and_then(|record| record.get(1..));
     id.and_then(|id| <[u8; 8]>::try_from(id).ok()).map(u64::from_be_bytes).ok_or_else(|| {
         KvError::Corrupt {
-            key: crate::codec::hex(key),
+            key: codec::hex(key),
             problem: "a journal key must end in 8 bytes".to_owned(),
         }
     })
@@ -160,7 +171,7 @@ pub fn write_batch<T: Txn + ?Sized>(
     after: &Head,
     entry: &JournalEntry,
 ) -> usize {
-    let head = encode(&after.to_record());
+    let head = after.encode();
     let journal = encode(entry);
     let bytes = head.len() + journal.len();
     if Mutation::FenceWithoutHead.is_on() && is_fences(entry) {
@@ -199,7 +210,20 @@ mod tests {
         head = head.next([99; 16], 1, 1);
         assert_eq!(head.run_of(&[0; 16]), None, "the oldest writer made room");
         assert_eq!(head.run_of(&[1; 16]), Some(3));
-        let record = head.to_record();
-        assert_eq!(Head::from_record(b"", &record), Ok(head));
+        assert_eq!(Head::decode(b"", &head.encode()), Ok(head));
+    }
+
+    #[test]
+    fn a_head_of_release_0_1_is_read_and_is_outdated_until_the_next_batch() {
+        let old = record::Head { seq: 7, oldest: 5, runs: Vec::new() };
+        let old = Head::decode(b"", &encode(&old)).unwrap();
+        assert!(old.is_outdated());
+        let next = old.next([1; 16], 1, 5);
+        assert!(!next.is_outdated());
+        let refused = decode::<record::Head>(b"", &next.encode());
+        assert!(
+            matches!(refused, Err(KvError::Corrupt { .. })),
+            "what release 0.1 reads: {refused:?}"
+        );
     }
 }

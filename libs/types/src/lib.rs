@@ -24,5 +24,5 @@ pub use id::{
     Branch, IdError, ItemId, OrderId, Priority, RequestId, Service, ShardId, TxId, UserId, shard_of,
 };
 pub use mutation::Mutation;
-pub use time::{Clock, Entropy, Timestamp, UnixMillis};
+pub use time::{Clock, Entropy, Stamp, StampError, Timestamp, UnixMillis};
 pub use tx::{BranchState, TxMeta, Vote};

@@ -14,7 +14,7 @@ use storage::{
     mem::MemKv,
     record::{ItemRecord, JournalEntry, OrderRecord, UserRecord, tx_event::Event},
 };
-use types::ShardId;
+use types::{ShardId, Stamp};
 
 use crate::{calls::DRAWN, shop::SHARDS};
 
@@ -34,9 +34,9 @@ struct Seen {
 #[derive(Debug, Default)]
 struct Sales {
     /// Units by item and incarnation.
-    units: BTreeMap<(String, u64), u64>,
+    units: BTreeMap<(String, Stamp), u64>,
     /// Money by user and incarnation.
-    money: BTreeMap<(String, u64), u64>,
+    money: BTreeMap<(String, Stamp), u64>,
     problems: Vec<String>,
 }
 
@@ -69,7 +69,8 @@ pub(crate) fn audit(kv: &MemKv) -> Vec<String> {
     for (key, versions) in each(Owner::Stock, Kind::Item) {
         let Some((_, Some(value))) = versions.last() else { continue };
         let item: ItemRecord = codec::decode(key, value).unwrap();
-        let sold = sales.units.get(&(text(key), item.incarnation)).copied().unwrap_or(0);
+        let incarnation = Stamp::new(item.incarnation, item.incarnation_change);
+        let sold = sales.units.get(&(text(key), incarnation)).copied().unwrap_or(0);
         if item.available + sold != item.supplied {
             problems.push(format!("item {}: {item:?}, but sold {sold}", text(key)));
         }
@@ -77,7 +78,8 @@ pub(crate) fn audit(kv: &MemKv) -> Vec<String> {
     for (key, versions) in each(Owner::Payment, Kind::User) {
         let Some((_, Some(value))) = versions.last() else { continue };
         let user: UserRecord = codec::decode(key, value).unwrap();
-        let spent = sales.money.get(&(text(key), user.incarnation)).copied().unwrap_or(0);
+        let incarnation = Stamp::new(user.incarnation, user.incarnation_change);
+        let spent = sales.money.get(&(text(key), incarnation)).copied().unwrap_or(0);
         if user.available + spent != user.supplied {
             problems.push(format!("user {}: {user:?}, but spent {spent}", text(key)));
         }
@@ -127,7 +129,8 @@ impl Sales {
     fn add_units(&mut self, receipt: &[u8]) -> Vec<Line> {
         let lines = HoldStockReceipt::decode(receipt).unwrap().lines;
         for line in &lines {
-            let item = (line.item_id.clone(), line.incarnation);
+            let incarnation = Stamp::new(line.incarnation, line.incarnation_change);
+            let item = (line.item_id.clone(), incarnation);
             *self.units.entry(item).or_default() += line.quantity;
         }
         lines
@@ -135,7 +138,8 @@ impl Sales {
 
     fn add_money(&mut self, receipt: &[u8]) -> HoldCreditReceipt {
         let receipt = HoldCreditReceipt::decode(receipt).unwrap();
-        let user = (receipt.user_id.clone(), receipt.incarnation);
+        let incarnation = Stamp::new(receipt.incarnation, receipt.incarnation_change);
+        let user = (receipt.user_id.clone(), incarnation);
         *self.money.entry(user).or_default() += receipt.amount;
         receipt
     }

@@ -68,9 +68,19 @@ impl Fair {
     fn order(&self, id: &str) -> Value {
         let number: u64 = id.parse().unwrap();
         let who = (number % self.pool).to_string();
-        let line = hold_stock_receipt::Line { item_id: who.clone(), quantity: 1, incarnation: 1 };
+        let line = hold_stock_receipt::Line {
+            item_id: who.clone(),
+            quantity: 1,
+            incarnation: 1,
+            ..Default::default()
+        };
         let stock = HoldStockReceipt { lines: vec![line] }.encode_to_vec();
-        let credit = HoldCreditReceipt { user_id: who.clone(), amount: 3, incarnation: 1 };
+        let credit = HoldCreditReceipt {
+            user_id: who.clone(),
+            amount: 3,
+            incarnation: 1,
+            ..Default::default()
+        };
         let parts = [("stock", stock), ("payment", credit.encode_to_vec())];
         let receipts = parts.map(|(service, receipt)| Receipt {
             branch: Some(Branch { service: service.to_owned(), shard: 0 }),
@@ -83,9 +93,13 @@ impl Fair {
             lines: vec![Line { item_id: who, quantity: 1, price: 3 }],
             total_cost: 3,
             version: 2,
-            paid: Some(Paid { tx_id: tx_id.into(), receipts: receipts.to_vec() }),
+            paid: Some(Paid {
+                tx_id: tx_id.into(),
+                receipts: receipts.to_vec(),
+                ..Paid::default()
+            }),
             incarnation: 1,
-            buried: 0,
+            ..OrderRecord::default()
         })
     }
 
@@ -93,12 +107,23 @@ impl Fair {
         let number: u64 = id.parse().unwrap();
         let supplied = self.bought_of(number) + 7;
         let available = 7 + u64::from(self.wrong == Some(number));
-        codec::encode(&ItemRecord { price: 3, available, supplied, incarnation: 1 })
+        codec::encode(&ItemRecord {
+            price: 3,
+            available,
+            supplied,
+            incarnation: 1,
+            ..Default::default()
+        })
     }
 
     fn user(&self, id: &str) -> Value {
         let spent = 3 * self.bought_of(id.parse().unwrap());
-        codec::encode(&UserRecord { available: CREDIT - spent, supplied: CREDIT, incarnation: 1 })
+        codec::encode(&UserRecord {
+            available: CREDIT - spent,
+            supplied: CREDIT,
+            incarnation: 1,
+            ..Default::default()
+        })
     }
 }
 

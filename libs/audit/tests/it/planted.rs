@@ -108,17 +108,21 @@ async fn an_order_paid_twice_is_named() {
 #[tokio::test(start_paused = true)]
 async fn an_order_that_was_overwritten_since_is_not_paid_twice() {
     let shop = Shop::open().await;
-    let fresh = OrderRecord { incarnation: ago(100), buried: ago(100), ..record("o3", 1, None) };
+    let fresh = OrderRecord {
+        incarnation: ago(100),
+        last_overwritten_paid_at: ago(100),
+        ..record("o3", 1, None)
+    };
     shop.put(order("o3"), &fresh).await;
     let report = shop.audit(&options()).await;
     expect(&report, &[]);
     // What the lost order bought cannot be counted any more; at payment it is still held.
     assert_eq!(report.counts.judged_in_part, 1);
     // What was bought before the item began is none of its business.
-    let earlier = OrderRecord { buried: ago(100_000), ..fresh };
+    let earlier = OrderRecord { last_overwritten_paid_at: ago(100_000), ..fresh };
     shop.put(order("o3"), &earlier).await;
     expect(&shop.audit(&options()).await, &[(Invariant::Stock, "item a")]);
-    shop.put(order("o3"), &OrderRecord { buried: ago(100), ..earlier }).await;
+    shop.put(order("o3"), &OrderRecord { last_overwritten_paid_at: ago(100), ..earlier }).await;
     // Too much is too much all the same.
     shop.edit(item(), |item: &mut ItemRecord| item.available = 9).await;
     expect(&shop.audit(&options()).await, &[(Invariant::Stock, "item a")]);

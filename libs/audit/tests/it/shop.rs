@@ -44,14 +44,19 @@ fn branches(order: &str) -> Vec<Branch> {
 }
 
 pub(crate) fn stock_hold(quantity: u64) -> Vec<u8> {
-    let line =
-        hold_stock_receipt::Line { item_id: "a".to_owned(), quantity, incarnation: ago(100_000) };
+    let line = hold_stock_receipt::Line {
+        item_id: "a".to_owned(),
+        quantity,
+        incarnation: ago(100_000),
+        ..Default::default()
+    };
     HoldStockReceipt { lines: vec![line] }.encode_to_vec()
 }
 
 pub(crate) fn credit_hold(amount: u64) -> Vec<u8> {
     let incarnation = ago(100_000);
-    HoldCreditReceipt { user_id: "u".to_owned(), amount, incarnation }.encode_to_vec()
+    HoldCreditReceipt { user_id: "u".to_owned(), amount, incarnation, ..Default::default() }
+        .encode_to_vec()
 }
 
 /// Events of one branch of a transaction of an order.
@@ -107,9 +112,10 @@ impl Shop {
         let shop = Self { kv: MemKv::new(clock) };
         schema::open(&shop.kv, Some(SHARDS)).await.unwrap();
         let incarnation = ago(100_000);
-        let item = ItemRecord { price: 3, available: 3, supplied: 10, incarnation };
+        let item =
+            ItemRecord { price: 3, available: 3, supplied: 10, incarnation, ..Default::default() };
         shop.put(key(Owner::Stock, Kind::Item, "a"), &item).await;
-        let user = UserRecord { available: 79, supplied: 100, incarnation };
+        let user = UserRecord { available: 79, supplied: 100, incarnation, ..Default::default() };
         shop.put(key(Owner::Payment, Kind::User, "u"), &user).await;
         for (order, quantity, payer) in [("o1", 1, Some(1)), ("o3", 4, Some(3)), ("o4", 1, None)] {
             shop.put(key(Owner::Order, Kind::Order, order), &record(order, quantity, payer)).await;
@@ -201,7 +207,7 @@ pub(crate) fn record(order: &str, quantity: u64, payer: Option<u8>) -> OrderReco
         let parts = [Vec::new(), stock_hold(quantity), credit_hold(quantity * 3)];
         let receipts = branches(order).into_iter().zip(parts);
         let receipts = receipts.map(|(branch, part)| receipt(branch, part)).collect();
-        Paid { tx_id: tx(number).0.to_vec().into(), receipts }
+        Paid { tx_id: tx(number).0.to_vec().into(), receipts, ..Paid::default() }
     });
     OrderRecord {
         user_id: "u".to_owned(),
@@ -210,6 +216,6 @@ pub(crate) fn record(order: &str, quantity: u64, payer: Option<u8>) -> OrderReco
         version: if paid.is_some() { ago(400) } else { ago(90_000) },
         paid,
         incarnation: ago(90_000),
-        buried: 0,
+        ..OrderRecord::default()
     }
 }

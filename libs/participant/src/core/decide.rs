@@ -13,6 +13,7 @@ impl<D: Domain> Core<D> {
 
     /// Answers a call or lets it wait. `waited` is the place it had in the queue, which it keeps.
     pub(super) fn decide(&mut self, id: CallId, call: &Call<D>, waited: Option<&Waiter<D>>) {
+        self.run.change += 1;
         match call {
             Call::Op { op, request, may_wait } => {
                 self.execute(id, call, op, request.as_ref(), *may_wait, waited);

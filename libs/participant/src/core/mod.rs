@@ -253,6 +253,8 @@ struct Run<D: Domain> {
     start: Timestamp,
     /// Number that the batch will have.
     seq: u64,
+    /// Number of the call at hand within the batch, counted from 1: the `change` of its stamps.
+    change: u32,
     dirty: BTreeMap<Row, Option<D::Record>>,
     events: Vec<record::TxEvent>,
     requests: Vec<record::RequestAnswer>,
@@ -268,6 +270,7 @@ impl<D: Domain> Default for Run<D> {
         Self {
             start: Timestamp::default(),
             seq: 0,
+            change: 0,
             dirty: BTreeMap::new(),
             events: Vec::new(),
             requests: Vec::new(),
@@ -397,15 +400,17 @@ impl<D: Domain> Core<D> {
     }
 
     /// Ends the batch: what must be written, or nothing. Entries of the journal that may be forgotten are
-    /// trimmed along the way; with `tidy` even when that is all there is to write.
+    /// trimmed along the way; with `tidy` even when that is all there is to write. A head that older releases
+    /// may write is reason enough to write.
     pub fn finish(&mut self, writer: Writer, run: u64, tidy: bool) -> Option<Batch> {
         let idle =
             self.run.events.is_empty() && self.run.requests.is_empty() && self.run.dirty.is_empty();
-        if idle && !tidy {
+        let outdated = self.head.is_outdated();
+        if idle && !tidy && !outdated {
             return None;
         }
         let oldest = self.trim(idle);
-        if idle && oldest == self.head.oldest {
+        if idle && oldest == self.head.oldest && !outdated {
             return None;
         }
         let after = self.head.next(writer, run, oldest);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 use twopc::{participant::Book, undo::UndoMap};
-use types::{Priority, Timestamp, TxId};
+use types::{Priority, Stamp, TxId};
 
 use super::{Core, Run};
 use crate::domain::{Domain, Holder, Row};
@@ -75,9 +75,9 @@ pub struct Rows<'a, D: Domain> {
 }
 
 impl<D: Domain> Rows<'_, D> {
-    /// Start timestamp of the KV transaction that writes the batch.
-    pub const fn start(&self) -> Timestamp {
-        self.run.start
+    /// Names the change that the call at hand makes.
+    pub const fn stamp(&self) -> Stamp {
+        Stamp { start: self.run.start, change: self.run.change }
     }
 
     /// A record, as changed by this batch so far.

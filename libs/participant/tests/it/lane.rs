@@ -1,12 +1,15 @@
 //! Operations: once, in batches, across replicas and restarts.
 
 use futures::future::join_all;
+use participant::core::Call;
 use stock::app::Op;
 use storage::{
-    Kv as _,
-    mem::{Call, Faults, Plan},
+    Kv as _, codec,
+    keys::{Kind, Owner, Space},
+    mem::{Call as KvCall, Faults, Plan},
+    record,
 };
-use types::{Money, Reason};
+use types::{Money, Reason, ShardId};
 
 use crate::shop::{
     Handle, Shop, abort, add, breathe, commit, create, item, op, prepare, request, said, stock,
@@ -88,7 +91,7 @@ async fn calls_that_wait_together_share_one_commit() {
 struct Slow;
 
 impl Faults for Slow {
-    fn before(&self, _: &Call<'_>) -> Plan {
+    fn before(&self, _: &KvCall<'_>) -> Plan {
         Plan { delay_before: std::time::Duration::from_millis(1), ..Plan::PROCEED }
     }
 }
@@ -240,4 +243,55 @@ async fn a_journal_whose_writer_is_gone_is_trimmed_by_another_replica() {
     tokio::time::sleep(std::time::Duration::from_mins(2)).await;
     assert!(journal(&shop) < 8, "{} entries are left", journal(&shop));
     drop(others);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_overwrites_in_one_batch_are_two_incarnations() {
+    let shop = Shop::new();
+    let lane = shop.lane(1);
+    create(&lane, "7").await;
+    let init = || Call::Op {
+        op: Op::Init { numbers: vec![7], stock: units(10), price: Money::ZERO },
+        request: None,
+        may_wait: true,
+    };
+    let held = shop.tx(1);
+    let hold =
+        Call::Prepare { meta: held.clone(), payload: vec![(item("7"), units(4))], may_wait: true };
+    let commits = shop.kv.stats().commits;
+    let begun = [init(), hold, init()].map(|call| lane.begin(call).unwrap());
+    for begun in begun {
+        begun.answer().await.unwrap();
+    }
+    assert_eq!(shop.kv.stats().commits, commits + 1, "it was one batch");
+    assert_eq!(said(&prepare(&lane, &shop.tx(2), "7", 5).await), "YES");
+    abort(&lane, &held).await;
+    assert_eq!(stock(&lane, "7").await, 5, "what was held of the first goes nowhere");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_release_0_1_wrote_is_taken_from_it_at_once() {
+    let shop = Shop::new();
+    let space = Space::new(Owner::Stock, ShardId(0));
+    let mut txn = shop.kv.begin().await.unwrap();
+    let old = record::Head { seq: 7, oldest: 8, runs: Vec::new() };
+    txn.put(space.head(), codec::encode(&old));
+    let item = record::ItemRecord {
+        price: 3,
+        available: 2,
+        supplied: 5,
+        incarnation: 9,
+        ..Default::default()
+    };
+    txn.put(space.record(Kind::Item, b"a"), codec::encode(&item));
+    txn.commit().await.unwrap();
+    let lane = shop.lane(1);
+    breathe().await;
+    let mut reads = shop.kv.snapshot(shop.kv.timestamp().await.unwrap());
+    let head = reads.get(&space.head()).await.unwrap().unwrap();
+    let refused = codec::decode::<record::Head>(&space.head(), &head);
+    assert!(refused.is_err(), "release 0.1 must not write it any more: {refused:?}");
+    // What it held and left behind goes on.
+    assert_eq!(stock(&lane, "a").await, 2);
+    assert_eq!(add(&lane, "a", 1, None).await, Ok(3));
 }

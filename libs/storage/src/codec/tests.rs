@@ -2,13 +2,19 @@ use super::*;
 use crate::record;
 
 fn item() -> record::ItemRecord {
-    record::ItemRecord { price: 1, available: 2, supplied: 300, incarnation: 4 }
+    record::ItemRecord {
+        price: 1,
+        available: 2,
+        supplied: 300,
+        incarnation: 4,
+        incarnation_change: 5,
+    }
 }
 
 #[test]
 fn a_value_is_a_format_byte_and_a_message() {
     let value = encode(&item());
-    assert_eq!(hex(&value), "010801100218ac022004", "stored values never change");
+    assert_eq!(hex(&value), "010801100218ac0220042805", "stored values never change");
     assert_eq!(decode::<record::ItemRecord>(b"k", &value), Ok(item()));
 }
 

@@ -46,6 +46,22 @@ async fn racing_replicas_agree_in_chaos() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_older_layout_becomes_this_one_and_keeps_its_shards() {
+    let kv = store();
+    write(&kv, record::Schema { version: 1, shards: 7 }).await;
+    assert_eq!(read(&kv).await, Ok(Some(Schema { shards: 7 })));
+    assert_eq!(open(&kv, Some(8)).await, Err(SchemaError::Shards { found: 7, wanted: 8 }));
+    assert_eq!(kv.stats().commits, 1, "who contradicts the data changes nothing");
+    for commits in [2, 2] {
+        assert_eq!(open(&kv, None).await, Ok(Schema { shards: 7 }));
+        assert_eq!(kv.stats().commits, commits);
+    }
+    let stands = kv.begin().await.unwrap().get(&key()).await.unwrap().unwrap();
+    let stands: record::Schema = codec::decode(&key(), &stands).unwrap();
+    assert_eq!(stands, record::Schema { version: VERSION, shards: 7 });
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_newer_layout_is_refused() {
     let kv = store();
     write(&kv, record::Schema { version: VERSION + 1, shards: 16 }).await;

@@ -74,7 +74,10 @@ fn order() -> r::OrderRecord {
         lines: vec![line("8", 1), line("4", 300)],
         total_cost: 1_505,
         version: 470_614_102_246_162_433,
+        version_change: 17,
         paid: Some(r::order_record::Paid {
+            sold_version: 470_614_102_246_162_425,
+            sold_change: 3,
             tx_id: vec![7; 16].into(),
             receipts: vec![r::order_record::Receipt {
                 branch: Some(branch("stock", 2)),
@@ -82,7 +85,8 @@ fn order() -> r::OrderRecord {
             }],
         }),
         incarnation: 470_614_102_246_162_400,
-        buried: 470_614_102_246_162_300,
+        incarnation_change: 1,
+        last_overwritten_paid_at: 470_614_102_246_162_300,
     }
 }
 
@@ -110,24 +114,35 @@ fn log() -> r::TransactionLog {
 type Reads = fn(&[u8], &[u8]) -> Result<bool, KvError>;
 
 fn reads<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<bool, KvError> {
-    Ok(codec::encode(&codec::decode::<M>(key, value)?) == value)
+    let (format, message): (u8, M) = codec::decode_any(key, value, codec::FORMAT_2)?;
+    Ok(codec::encode_as(format, &message) == value)
 }
 
 /// Name, key and value of each sample, and how it is read.
 fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
     let space = |owner| Space::new(owner, ShardId(258));
     let store = Space::new(Owner::Store, ShardId(0));
-    let item = r::ItemRecord { price: 5, available: 99, supplied: 100, incarnation: 47 };
-    let user = r::UserRecord { available: 990, supplied: 1_000, incarnation: 48 };
-    let payment = r::PaymentRecord { amount: 10, paid: true, incarnation: 48 };
+    let claims = Space::new(Owner::Coordinator, ShardId(0));
+    let item = r::ItemRecord {
+        price: 5,
+        available: 99,
+        supplied: 100,
+        incarnation: 47,
+        incarnation_change: 2,
+    };
+    let user =
+        r::UserRecord { available: 990, supplied: 1_000, incarnation: 48, incarnation_change: 1 };
+    let payment =
+        r::PaymentRecord { amount: 10, paid: true, incarnation: 48, incarnation_change: 1 };
     let run = r::head::Run { writer: vec![9; 16].into(), run: 3 };
     let head = r::Head { seq: 12, oldest: 4, runs: vec![run] };
-    let schema = r::Schema { version: 1, shards: 16 };
+    let schema = r::Schema { version: 2, shards: 16 };
     let claim = r::RequestClaim {
         call: "POST /stock/add/1/1".to_owned(),
         keep_until_ms: 1_795_000_600_000,
     };
     let lease = r::Lease { holder: vec![1; 16].into(), until_ms: 1_795_000_000_000 };
+    let reader = r::Reader { at: 470_614_102_246_162_433, until_ms: 1_795_000_000_000 };
     macro_rules! sample {
         ($name:literal, $key:expr, $message:expr, $kind:ty) => {
             ($name, $key.to_vec(), codec::encode(&$message).to_vec(), reads::<$kind> as Reads)
@@ -137,7 +152,13 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
     vec![
         sample!("schema", store.record(Kind::Schema, b""), schema, r::Schema),
         sample!("lease", store.record(Kind::Lease, b"janitor"), lease, r::Lease),
-        sample!("head", space(Owner::Stock).head(), head, r::Head),
+        sample!("reader", store.record(Kind::Lease, b"reader/audit"), reader, r::Reader),
+        (
+            "head",
+            space(Owner::Stock).head(),
+            codec::encode_as(codec::FORMAT_2, &head),
+            reads::<r::Head>,
+        ),
         sample!("journal", journal, entry(), r::JournalEntry),
         sample!("item", space(Owner::Stock).record(Kind::Item, b"1"), item, r::ItemRecord),
         sample!("user", space(Owner::Payment).record(Kind::User, b"1"), user, r::UserRecord),
@@ -148,7 +169,7 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
             r::PaymentRecord
         ),
         sample!("order", space(Owner::Order).record(Kind::Order, b"0"), order(), r::OrderRecord),
-        sample!("claim", store.record(Kind::RequestClaim, b"a-key"), claim, r::RequestClaim),
+        sample!("claim", claims.record(Kind::RequestClaim, b"a-key"), claim, r::RequestClaim),
         sample!(
             "log",
             space(Owner::Coordinator).record(Kind::TransactionLog, &[7; 16]),
@@ -201,22 +222,23 @@ fn what_every_release_has_stored_is_read_whole() {
 proptest! {
     #[test]
     fn bytes_at_random_are_read_or_refused(
-        format in prop_oneof![Just(codec::FORMAT_1), any::<u8>()],
+        format in prop_oneof![codec::FORMAT_1..=codec::FORMAT_2, any::<u8>()],
         body in prop::collection::vec(any::<u8>(), 0..300),
-        which in 0..10_usize,
+        which in 0..11_usize,
     ) {
         let mut value = vec![format];
         value.extend(body);
         let (name, key, _, reads) = samples().swap_remove(which);
         let read = reads(&key, &value);
-        prop_assert!(format == codec::FORMAT_1 || read.is_err(), "{name} of format {format}");
+        let known = (codec::FORMAT_1..=codec::FORMAT_2).contains(&format);
+        prop_assert!(known || read.is_err(), "{name} of format {format}");
         let corrupt = matches!(&read, Ok(_) | Err(KvError::Corrupt { .. }));
         prop_assert!(corrupt, "{name}: {read:?}");
     }
 
     #[test]
     fn damaged_records_are_read_or_refused(
-        which in 0..10_usize,
+        which in 0..11_usize,
         at in any::<prop::sample::Index>(),
         to in any::<u8>(),
         cut in any::<prop::sample::Index>(),
