@@ -5,30 +5,32 @@ use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use prost::Message as _;
 use proto::{
+    convert,
     encoded::Encoded,
-    order::v1::{GetOrderRequest, GetOrderResponse, order_service_client::OrderServiceClient},
+    order::v1::{
+        GetOrderRequest, GetOrderResponse, Order, order_service_client::OrderServiceClient,
+    },
     participant::v1::{
-        AbortRequest, ReadRequest, operation::Operation as Op,
-        operation_result::Result as OpResult, vote::No,
+        ReadRequest, operation::Operation as Op, operation_result::Result as OpResult,
+        refuse_response,
     },
 };
 use rpc::{retry::Backoff, status::Failure};
 use tokio::time::Instant;
-use twopc::message::{Outcome, Refused};
+use twopc::message::Refused;
 use types::{
-    Branch, Classify, ErrorKind, OrderId, Priority, Reason, Refusal, RequestId, Timestamp, TxId,
-    TxMeta, shard_of,
+    Classify, ClientCall, ErrorKind, OrderId, Reason, Refusal, Timestamp, TxId, TxMeta, UnixMillis,
+    shard_of,
 };
 
 use crate::{
+    attempts::{AGAIN, Attempted, Attempts},
     mail::MailError,
     plan::{self, PlanError, Shards},
     service::Coordinator,
     tx_log::Origin,
 };
 
-/// Least and greatest pause before an order is tried again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 /// Longest that the order service is waited for before it is asked again, perhaps elsewhere.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,6 +63,9 @@ pub enum CheckoutError {
     /// Time is over before anything was begun. Retry.
     #[error("no transaction could be begun in time")]
     Unavailable,
+    /// The order service is of release 0.1, which sells orders as they were read in the middle of a batch.
+    #[error("the order service is of an older release, which tells no etag")]
+    Outdated,
     /// Time is over and a decision may exist. Ask again with the same request id.
     #[error("the outcome is not known yet")]
     OutcomeUnknown,
@@ -75,7 +80,7 @@ impl Classify for CheckoutError {
             Self::Refused(refusal) => refusal.kind(),
             Self::RefusedElsewhere { .. } => ErrorKind::Rejected,
             Self::Failed(failure) => failure.kind(),
-            Self::Unavailable | Self::OutcomeUnknown => ErrorKind::Unavailable,
+            Self::Unavailable | Self::Outdated | Self::OutcomeUnknown => ErrorKind::Unavailable,
             Self::Broken(_) => ErrorKind::Internal,
         }
     }
@@ -85,7 +90,7 @@ impl Classify for CheckoutError {
             Self::Refused(refusal) => refusal.reason(),
             Self::RefusedElsewhere { reason, .. } => Cow::Owned(reason.clone()),
             Self::Failed(failure) => failure.reason(),
-            Self::Unavailable => Reason::Unavailable.as_str().into(),
+            Self::Unavailable | Self::Outdated => Reason::Unavailable.as_str().into(),
             Self::OutcomeUnknown => Reason::OutcomeUnknown.as_str().into(),
             Self::Broken(_) => Reason::Internal.as_str().into(),
         }
@@ -96,8 +101,17 @@ impl Classify for CheckoutError {
             Self::Refused(refusal) => refusal.metadata(),
             Self::RefusedElsewhere { metadata, .. } => metadata.clone(),
             Self::Failed(failure) => failure.metadata(),
-            Self::Unavailable | Self::OutcomeUnknown | Self::Broken(_) => BTreeMap::new(),
+            Self::Unavailable | Self::Outdated | Self::OutcomeUnknown | Self::Broken(_) => {
+                BTreeMap::new()
+            }
         }
+    }
+}
+
+impl CheckoutError {
+    /// True for a definite answer, before which nothing may be held any more.
+    const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::RefusedElsewhere { .. })
     }
 }
 
@@ -109,7 +123,7 @@ pub(crate) fn count(told: &Result<Paid, CheckoutError>) {
         Ok(Paid::Before) => ("already_paid", ""),
         Err(CheckoutError::Refused(refusal)) => ("refused", refusal.reason.as_str()),
         Err(CheckoutError::RefusedElsewhere { .. }) => ("refused", "OTHER"),
-        Err(CheckoutError::Unavailable) => ("unavailable", ""),
+        Err(CheckoutError::Unavailable | CheckoutError::Outdated) => ("unavailable", ""),
         Err(CheckoutError::OutcomeUnknown) => ("unknown", ""),
         Err(CheckoutError::Broken(_)) => ("failed", "BROKEN"),
         Err(CheckoutError::Failed(failure)) => match Reason::parse(&failure.reason()) {
@@ -118,6 +132,25 @@ pub(crate) fn count(told: &Result<Paid, CheckoutError>) {
         },
     };
     telemetry::metrics().checkouts.one([outcome, reason]);
+}
+
+/// What stands under an order's id.
+enum Read {
+    Order(GetOrderResponse),
+    NotFound(Refusal),
+}
+
+/// A checkout as its caller asks for it.
+#[derive(Debug, Clone)]
+pub struct Checkout {
+    /// What is to be bought.
+    pub order_id: OrderId,
+    /// The client's call.
+    pub call: ClientCall,
+    /// The order is bought only as one of these tokens says; any content will do if there are none.
+    pub if_match: Vec<String>,
+    /// When an earlier attempt of the call ended without an answer, by the store's clock.
+    pub unanswered: Option<UnixMillis>,
 }
 
 /// What one try came to.
@@ -135,128 +168,117 @@ impl Coordinator {
     /// [`CheckoutError`].
     pub async fn checkout(
         &self,
-        order_id: &OrderId,
-        request_id: Option<&RequestId>,
+        checkout: &Checkout,
         mut origin: Origin,
         time: Duration,
     ) -> Result<Paid, CheckoutError> {
-        let until = Instant::now() + time;
-        let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
-        let mut priority = None;
-        origin.order_id = Some(order_id.clone());
+        origin.order_id = Some(checkout.order_id.clone());
+        let mut attempts = Attempts::new(self, checkout.call.clone(), origin, time);
         loop {
-            origin.attempt += 1;
-            let tried = self.try_once(order_id, request_id, &mut priority, &origin, until);
-            match tried.await? {
-                Tried::Paid(paid) => return Ok(paid),
-                Tried::Again(blockers) => {
-                    let why = if blockers.is_empty() { "changed" } else { "contended" };
-                    telemetry::metrics().retries.one(["checkout", why]);
-                    let waits = async {
-                        for blocker in &blockers {
-                            self.wait_for(blocker).await;
-                        }
-                    };
-                    // When time is over nothing of ours is under way.
-                    let _late = tokio::time::timeout_at(until, waits).await;
-                    tokio::time::sleep(backoff.pause()).await;
+            match self.try_once(checkout, &mut attempts).await {
+                Ok(Tried::Paid(paid)) => return Ok(paid),
+                Ok(Tried::Again(blockers)) => attempts.pause("checkout", &blockers).await?,
+                Err(error) => {
+                    if error.is_refusal() {
+                        attempts.settle(checkout.unanswered).await;
+                    }
+                    return Err(error);
                 }
-            }
-            if Instant::now() >= until {
-                // Every try so far has ended without effect.
-                return Err(CheckoutError::Unavailable);
             }
         }
     }
 
     async fn try_once(
         &self,
-        order_id: &OrderId,
-        request_id: Option<&RequestId>,
-        priority: &mut Option<Priority>,
-        origin: &Origin,
-        until: Instant,
+        checkout: &Checkout,
+        attempts: &mut Attempts<'_>,
     ) -> Result<Tried, CheckoutError> {
-        let (read, shards) = self.read(order_id, until).await?;
-        let order = read.order.unwrap_or_default();
+        let (read, shards) = self.read(&checkout.order_id, attempts.until()).await?;
+        let (began, order) = match read {
+            Read::Order(read) => (Timestamp(read.read_ts), read.order.unwrap_or_default()),
+            Read::NotFound(refusal) => {
+                let began = self.timestamp().await?;
+                attempts.admit(began)?;
+                return self.refuse(checkout, attempts, &shards, began, refusal).await;
+            }
+        };
+        if order.etag.is_empty() {
+            return Err(CheckoutError::Outdated);
+        }
+        if let Err(refusal) = check_match(&order, &checkout.if_match) {
+            attempts.admit(began)?;
+            return self.refuse(checkout, attempts, &shards, began, refusal).await;
+        }
         if order.paid {
             return Ok(Tried::Paid(Paid::Before));
         }
-        let began = Timestamp(read.read_ts);
+        attempts.admit(began)?;
         let plan = match plan::of(&order, self.services(), &shards) {
             Ok(plan) => plan,
             Err(PlanError::Refused(refusal)) => {
-                if let Some(request_id) = request_id {
-                    let place = self.services().order_branch(order_id, &shards);
-                    self.bind_refusal(place, request_id, began, &refusal, until).await?;
-                }
-                return Err(refusal.into());
+                return self.refuse(checkout, attempts, &shards, began, refusal).await;
             }
             Err(PlanError::Invalid(error)) => {
+                let order_id = &checkout.order_id;
                 tracing::error!(%error, %order_id, "the order service's answer does not convert");
                 return Err(Refusal::new(Reason::Internal).into());
             }
         };
-        // A retry keeps the place of the first attempt.
-        let priority = *priority.get_or_insert_with(|| Priority {
-            begin_ts: began.0,
-            nonce: self.entropy().next_u64(),
-        });
-        let meta = TxMeta {
-            tx_id: self.new_tx_id(),
-            priority,
-            deadline: began.physical().plus_ms(self.vote_window_ms()),
-            branches: plan.branches.into(),
-            request_id: request_id.cloned(),
-        };
-        let tx_id = meta.tx_id;
-        tracing::debug!(tx = %tx_id, %order_id, "begin");
-        let answer = self.begin(meta, plan.payloads, origin.clone());
-        let Ok(Ok(answer)) = tokio::time::timeout_at(until, answer).await else {
-            // It goes on without us.
-            return Err(CheckoutError::OutcomeUnknown);
-        };
-        match answer.map_err(|_| CheckoutError::Broken(tx_id))? {
-            Outcome::Committed => Ok(Tried::Paid(Paid::Now(tx_id))),
-            Outcome::Refused(refused) => judge(refused),
-            Outcome::Contended(blockers) => Ok(Tried::Again(blockers)),
-            Outcome::Fenced | Outcome::Undecided(_) => Ok(Tried::Again(Vec::new())),
+        match attempts.run(began, plan.branches, plan.payloads).await? {
+            Attempted::Committed(tx_id) => Ok(Tried::Paid(Paid::Now(tx_id))),
+            Attempted::Refused(refused) => {
+                if refused.iter().any(|no| no.reason == Reason::WrongShard.as_str()) {
+                    self.mail().forget_descriptions();
+                }
+                judge(refused)
+            }
+            Attempted::Again(blockers) => Ok(Tried::Again(blockers)),
         }
     }
 
-    /// Has the order's shard remember a refusal that was found before anything was begun, by a fence that
-    /// carries it: a copy of this call that hangs elsewhere must not succeed after the client was refused.
-    async fn bind_refusal(
+    /// Refuses the call for a reason that was found before anything was begun. The order's shard remembers it:
+    /// another attempt of the call, which hangs somewhere, must not succeed after its client was refused.
+    async fn refuse(
         &self,
-        place: Branch,
-        request_id: &RequestId,
+        checkout: &Checkout,
+        attempts: &Attempts<'_>,
+        shards: &Shards,
         began: Timestamp,
-        refusal: &Refusal,
-        until: Instant,
-    ) -> Result<(), CheckoutError> {
-        let meta = TxMeta {
-            tx_id: self.new_tx_id(),
-            priority: Priority { begin_ts: began.0, nonce: self.entropy().next_u64() },
-            deadline: began.physical().plus_ms(self.vote_window_ms()),
-            branches: [place.clone()].into(),
-            request_id: Some(request_id.clone()),
-        };
-        let Refusal { reason, metadata } = refusal.clone();
-        let abort = Encoded::from(Op::Abort(AbortRequest {
-            tx: Some((&meta).into()),
-            branch: Some((&place).into()),
-            evidence: None,
-            refusal: Some(No { reason: reason.as_str().to_owned(), metadata }),
-        }));
+        refusal: Refusal,
+    ) -> Result<Tried, CheckoutError> {
+        let place = self.services().order_branch(&checkout.order_id, shards);
+        let refuse = convert::refuse_request(&place, attempts.call(), began, &refusal);
+        let refuse = Encoded::from(Op::Refuse(refuse));
         let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
-        let told = async {
-            while let Err(error) = self.mail().send(&place, abort.clone(), false).await {
-                tracing::debug!(%error, "a refusal could not be noted yet");
+        let noted = async {
+            loop {
+                match self.mail().send(&place, refuse.clone(), false).await {
+                    Ok(OpResult::Refuse(response)) => return response.outcome,
+                    Ok(other) => {
+                        tracing::debug!(?other, "a refusal was not noted");
+                    }
+                    Err(error) => tracing::debug!(%error, "a refusal could not be noted yet"),
+                }
                 tokio::time::sleep(backoff.pause()).await;
             }
         };
         // A refusal that is not durable is not certain.
-        tokio::time::timeout_at(until, told).await.map_err(|_| CheckoutError::OutcomeUnknown)
+        let noted = tokio::time::timeout_at(attempts.until(), noted).await;
+        match noted.map_err(|_| CheckoutError::OutcomeUnknown)? {
+            Some(refuse_response::Outcome::Committed(tx_id)) => match TxId::from_slice(&tx_id) {
+                Ok(tx_id) => Ok(Tried::Paid(Paid::Now(tx_id))),
+                Err(_) => Err(Refusal::new(Reason::Internal).into()),
+            },
+            Some(refuse_response::Outcome::Refusal(no)) => Err(refused(no.reason, no.metadata)),
+            None => Err(refusal.into()),
+        }
+    }
+
+    /// The store's time.
+    pub(crate) async fn timestamp(&self) -> Result<Timestamp, CheckoutError> {
+        let now = self.kv().timestamp().await.map_err(|_| CheckoutError::Unavailable)?;
+        self.store_time().hear(now);
+        Ok(now)
     }
 
     /// Reads the order as it stands, once no checkout of it is in flight.
@@ -264,12 +286,20 @@ impl Coordinator {
         &self,
         order_id: &OrderId,
         until: Instant,
-    ) -> Result<(GetOrderResponse, Shards), CheckoutError> {
+    ) -> Result<(Read, Shards), CheckoutError> {
         let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
         loop {
             let failure = match self.shards().await {
                 Ok(shards) => match self.read_once(order_id, &shards, until).await {
-                    Ok(read) => return Ok((read, shards)),
+                    Ok(read) => {
+                        self.store_time().hear(Timestamp(read.read_ts));
+                        return Ok((Read::Order(read), shards));
+                    }
+                    Err(failure) if failure.kind == ErrorKind::NotFound => {
+                        let refusal = Refusal::new(Reason::OrderNotFound);
+                        let refusal = refusal.with("order_id", order_id);
+                        return Ok((Read::NotFound(refusal), shards));
+                    }
                     Err(failure) if !failure.is_transient() => return Err(failure.into()),
                     Err(failure) => failure.to_string(),
                 },
@@ -345,20 +375,41 @@ impl Coordinator {
     }
 }
 
-/// What a refusal means: that the order was not as it was read (then it is read again), or no.
-fn judge(refused: Vec<Refused>) -> Result<Tried, CheckoutError> {
+/// Whether an order is, or was sold, as one of the caller's tokens says.
+fn check_match(order: &Order, if_match: &[String]) -> Result<(), Refusal> {
+    let fits = |token: &String| {
+        token == "*" || *token == order.etag || (order.paid && *token == order.sold_etag)
+    };
+    if if_match.is_empty() || if_match.iter().any(fits) {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::OrderModified).with("order_id", &order.order_id))
+}
+
+/// What refusals mean: that the order was not as it was read (then it is read again), or no.
+fn judge(all: Vec<Refused>) -> Result<Tried, CheckoutError> {
     let reread = |refused: &Refused| {
         matches!(
             Reason::parse(&refused.reason),
-            Some(Reason::OrderChanged | Reason::AlreadyPaid | Reason::OrderNotFound)
+            Some(
+                Reason::OrderChanged
+                    | Reason::AlreadyPaid
+                    | Reason::OrderNotFound
+                    | Reason::WrongShard
+            )
         )
     };
-    if refused.iter().any(reread) {
+    if all.iter().any(reread) {
         return Ok(Tried::Again(Vec::new()));
     }
-    let Some(first) = refused.into_iter().next() else { return Ok(Tried::Again(Vec::new())) };
-    Err(match Reason::parse(&first.reason) {
-        Some(reason) => Refusal { reason, metadata: first.metadata }.into(),
-        None => CheckoutError::RefusedElsewhere { reason: first.reason, metadata: first.metadata },
-    })
+    let Some(first) = all.into_iter().next() else { return Ok(Tried::Again(Vec::new())) };
+    Err(refused(first.reason, first.metadata))
+}
+
+/// A refusal by its reason, which need not be one of ours.
+pub(crate) fn refused(reason: String, metadata: BTreeMap<String, String>) -> CheckoutError {
+    match Reason::parse(&reason) {
+        Some(reason) => Refusal { reason, metadata }.into(),
+        None => CheckoutError::RefusedElsewhere { reason, metadata },
+    }
 }

@@ -300,7 +300,7 @@ fn reply_of(result: &OpResult) -> Result<Reply, InvalidField> {
             Reply::State(convert::branch_state(response.state)?, vote)
         }
         OpResult::Forget(_) => Reply::Forgotten,
-        OpResult::Read(_) | OpResult::Waiting(_) | OpResult::Error(_) => {
+        OpResult::Read(_) | OpResult::Refuse(_) | OpResult::Waiting(_) | OpResult::Error(_) => {
             return Err(InvalidField::new("result", "does not answer the operation"));
         }
     })

@@ -3,7 +3,8 @@
 //! Must not know: what a payload means once it is made (only [`plan`] knows orders, stock and payment);
 //! which store it is. Nothing here outlives the process: votes and outcomes stand with the participants.
 //!
-//! Modules: [`service`] the wire; [`checkout`] one order bought, retries and all; [`plan`] an order as
+//! Modules: [`service`] the wire; [`checkout`] one order bought; `attempts` a call tried again
+//! until something definite comes of it; [`plan`] an order as
 //! branches with payloads; [`driver`] drives a `twopc` machine; [`mail`] batches of messages to a shard;
 //! [`resolve`] what became of somebody else's transaction; [`transactions`] the wire for plans of others'
 //! making and for operators; [`operator`] what those ask; [`tx_log`] what is noted for them; [`watch`] the
@@ -12,6 +13,7 @@
 //! Invariants: a business refusal is answered only after its aborts are durable; a retry is a new TxId
 //! with the same priority; a client that goes away stops nothing.
 
+mod attempts;
 pub mod checkout;
 pub mod driver;
 pub mod mail;
@@ -38,6 +40,7 @@ use rpc::{
     routing::Target,
     seams::{SystemClock, SystemEntropy},
     server::{Readiness, ServeError, ServerArgs, serve},
+    store_time::{self, StoreTime},
     tls::{TlsArgs, TlsError},
 };
 use storage::{KvError, SharedKv, args::StoreArgs, janitor};
@@ -127,7 +130,7 @@ pub struct Args {
           value_parser = value_parser!(u64).range(1_000..=86_400_000))]
     pub request_id_retention_ms: u64,
 
-    /// Milliseconds that branches have to vote, by the store's clock.
+    /// Milliseconds that branches have to vote, by the store's clock; more while the store is slower than that.
     #[arg(long, env = "TILL_VOTE_WINDOW_MS", default_value_t = 2_000,
           value_parser = value_parser!(u64).range(100..=30_000))]
     pub vote_window_ms: u64,
@@ -194,8 +197,10 @@ pub enum Error {
 
 /// The services of a replica.
 pub fn routes(coordinator: Coordinator) -> Routes {
-    Routes::new(CoordinatorServiceServer::new(coordinator.clone()))
-        .add_service(TransactionServiceServer::new(coordinator))
+    let time = coordinator.store_time().clone();
+    let routes = Routes::new(CoordinatorServiceServer::new(coordinator.clone()))
+        .add_service(TransactionServiceServer::new(coordinator));
+    store_time::telling(routes, &time)
 }
 
 /// Serves until `shutdown` is done, then drains: requests first, then what goes on in the background.
@@ -234,7 +239,7 @@ pub async fn run(
         serve(routes(coordinator.clone()), listeners.work, options, readiness.clone(), shutdown);
     let served = tokio::select! {
         served = server => served,
-        () = probe(&kv, &readiness) => Ok(()),
+        () = probe(&kv, &readiness, coordinator.store_time()) => Ok(()),
     };
     let left = coordinator.drain(args.server.stop.drain_timeout()).await;
     if left > 0 {
@@ -293,10 +298,14 @@ fn chores(
 }
 
 /// Keeps readiness in step with the store. Never ends.
-async fn probe(kv: &SharedKv, readiness: &Readiness) {
+async fn probe(kv: &SharedKv, readiness: &Readiness, store_time: &StoreTime) {
     let mut there = false;
     loop {
-        match kv.timestamp().await {
+        let timestamp = kv.timestamp().await;
+        if let Ok(now) = &timestamp {
+            store_time.hear(*now);
+        }
+        match timestamp {
             Ok(_) if !there => {
                 tracing::info!("ready");
                 there = true;

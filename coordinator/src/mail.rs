@@ -139,6 +139,7 @@ impl Mail {
             | OpResult::Query(_)
             | OpResult::Forget(_)
             | OpResult::Read(_)
+            | OpResult::Refuse(_)
             | OpResult::Waiting(_)) => Ok(result),
         }
     }
@@ -183,6 +184,11 @@ impl Mail {
     /// [`MailError`]; retry unless nobody is called so.
     pub async fn shards(&self, service: &Service) -> Result<u16, MailError> {
         Ok(self.router(service)?.shards().await?)
+    }
+
+    /// Asks all services anew for their shards when they are needed next.
+    pub fn forget_descriptions(&self) {
+        self.routers.values().for_each(Router::forget_description);
     }
 
     fn router(&self, service: &Service) -> Result<&Router, MailError> {

@@ -122,6 +122,7 @@ impl Coordinator {
                 | OpResult::Abort(_)
                 | OpResult::Forget(_)
                 | OpResult::Read(_)
+                | OpResult::Refuse(_)
                 | OpResult::Error(_)
                 | OpResult::Waiting(_),
             )

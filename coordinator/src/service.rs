@@ -15,6 +15,7 @@ use rpc::{
     net::Net,
     routing::Router,
     status::{invalid_field, to_status},
+    store_time::StoreTime,
 };
 use storage::{
     SharedKv,
@@ -23,16 +24,18 @@ use storage::{
 use telemetry::semconv;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument as _, Span, field::Empty};
 use types::{
-    Clock, Entropy, OrderId, Reason, Refusal, RequestId, Service, TxId, TxMeta, UnixMillis,
+    CALL_LIFE_MAX_MS, ClientCall, Clock, Entropy, Reason, Refusal, Service, TxId, TxMeta,
+    UnixMillis,
 };
 use uuid::Builder;
 
 use crate::{
     Extras, Settings,
-    checkout::{CheckoutError, Paid, count},
+    attempts::VoteWindow,
+    checkout::{Checkout, CheckoutError, Paid, count},
     driver::{Answer, Driver},
     mail::Mail,
     plan::Services,
@@ -42,12 +45,10 @@ use crate::{
     watch::Watch,
 };
 
-/// A checkout whose caller did not say how much time it has.
-pub(crate) const CHECKOUT_TIME: Duration = Duration::from_secs(30);
-/// Longest checkout: a refusal is held for longer than this against calls that began before it.
-pub(crate) const CHECKOUT_TIME_MAX: Duration = Duration::from_mins(1);
+/// The time of a call whose caller did not say how much it has.
+const TIME: Duration = Duration::from_secs(30);
 /// Taken off the caller's time, so that our answer arrives before it gives up.
-pub(crate) const ANSWER_MARGIN: Duration = Duration::from_millis(50);
+const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 /// Longest description of a call.
 const CALL_LEN_MAX: usize = 1024;
 
@@ -65,7 +66,8 @@ struct Shared {
     kv: SharedKv,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    vote_window_ms: u64,
+    vote_window: VoteWindow,
+    store_time: StoreTime,
     retention_ms: u64,
     resolving: Resolving,
     /// Take part in every checkout, besides.
@@ -133,7 +135,8 @@ impl Coordinator {
             kv,
             clock,
             entropy,
-            vote_window_ms: settings.vote_window_ms,
+            vote_window: VoteWindow::new(settings.vote_window_ms),
+            store_time: StoreTime::default(),
             retention_ms: settings.request_id_retention_ms,
             resolving: Resolving::default(),
             checkout_participants: extras.checkout_participants.clone(),
@@ -173,8 +176,23 @@ impl Coordinator {
         Arc::clone(&self.shared.entropy)
     }
 
-    pub(crate) fn vote_window_ms(&self) -> u64 {
-        self.shared.vote_window_ms
+    pub(crate) fn vote_window(&self) -> &VoteWindow {
+        &self.shared.vote_window
+    }
+
+    /// The store's time, as far as it is known here.
+    pub fn store_time(&self) -> &StoreTime {
+        &self.shared.store_time
+    }
+
+    /// The call that a request belongs to; see [`rpc::call::client_call`].
+    pub(crate) fn client_call(
+        &self,
+        metadata: &MetadataMap,
+        request_id: &str,
+        what: &str,
+    ) -> Result<ClientCall, Status> {
+        rpc::call::client_call(metadata, request_id, what, &*self.shared.entropy)
     }
 
     /// The log of transactions.
@@ -211,14 +229,14 @@ impl Coordinator {
         Builder::from_unix_timestamp_millis(self.now().0, &random).into_uuid().into()
     }
 
-    /// Begins a transaction that goes on to its end, whoever listens.
+    /// Begins a transaction that goes on to its end, whoever listens. Its votes are waited for during `window`.
     pub(crate) fn begin(
         &self,
         meta: TxMeta,
         payloads: Vec<Bytes>,
         origin: Origin,
+        window: Duration,
     ) -> oneshot::Receiver<Answer> {
-        let window = Duration::from_millis(self.shared.vote_window_ms);
         let span = transaction_span(&meta, &origin);
         let trace = self.log().open(&meta, origin);
         let (driver, answer) =
@@ -261,18 +279,20 @@ impl Coordinator {
     /// Checks out in a task of its own: a caller that goes away stops nothing.
     async fn checkout_to_the_end(
         &self,
-        order_id: OrderId,
-        request_id: Option<RequestId>,
+        checkout: Checkout,
         origin: Origin,
         time: Duration,
     ) -> Result<Paid, CheckoutError> {
         let this = self.clone();
-        let checkout =
-            self.spawn(
-                async move { this.checkout(&order_id, request_id.as_ref(), origin, time).await },
-            );
-        checkout.await.unwrap_or(Err(CheckoutError::OutcomeUnknown))
+        let task = self.spawn(async move { this.checkout(&checkout, origin, time).await });
+        task.await.unwrap_or(Err(CheckoutError::OutcomeUnknown))
     }
+}
+
+/// The time that a call has for its answer.
+pub(crate) fn time_of<T>(request: &Request<T>) -> Duration {
+    let time = rpc::deadline::of(request.metadata()).unwrap_or(TIME);
+    time.min(Duration::from_millis(CALL_LIFE_MAX_MS)).saturating_sub(ANSWER_MARGIN)
 }
 
 /// One attempt, from its first message until nothing is left to do.
@@ -298,16 +318,21 @@ impl CoordinatorService for Coordinator {
         &self,
         request: Request<CheckoutRequest>,
     ) -> Result<Response<CheckoutResponse>, Status> {
-        let time = rpc::deadline::of(request.metadata()).unwrap_or(CHECKOUT_TIME);
-        let time = time.min(CHECKOUT_TIME_MAX).saturating_sub(ANSWER_MARGIN);
+        let time = time_of(&request);
         let trace_id = trace_id(request.metadata());
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let origin = Origin { trace_id, keep: request.keep_log, ..Origin::default() };
         let order_id =
             convert::order_id("order_id", &request.order_id).map_err(|error| invalid(&error))?;
-        let request_id =
-            convert::request_id(&request.request_id).map_err(|error| invalid(&error))?;
-        let paid = self.checkout_to_the_end(order_id, request_id, origin, time).await;
+        let what = format!("Checkout/{order_id}");
+        let checkout = Checkout {
+            call: self.client_call(&metadata, &request.request_id, &what)?,
+            order_id,
+            if_match: request.if_match,
+            unanswered: (request.unanswered_at_ms > 0)
+                .then_some(UnixMillis(request.unanswered_at_ms)),
+        };
+        let paid = self.checkout_to_the_end(checkout, origin, time).await;
         count(&paid);
         match paid.map_err(|error| to_status(&error))? {
             Paid::Now(tx_id) => Ok(Response::new(CheckoutResponse {

@@ -20,94 +20,104 @@ use rpc::{
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use twopc::message::Outcome;
-use types::{Branch, Priority, Reason, Refusal, RequestId, TxId, TxMeta};
+use types::{Branch, ClientCall, Reason, Refusal, TxId, TxMeta, fnv1a};
 
 use crate::{
-    checkout::CheckoutError,
+    attempts::{AGAIN, Attempted, Attempts},
+    checkout::{CheckoutError, refused},
     operator::Subject,
-    service::{ANSWER_MARGIN, CHECKOUT_TIME, CHECKOUT_TIME_MAX, Coordinator, invalid},
+    service::{Coordinator, invalid, time_of},
     tx_log::Origin,
 };
 
-/// Least and greatest pause before a transaction is tried again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 /// Transactions that are listed when nobody says how many, and at most.
 const LIST: (usize, usize) = (100, 1_000);
+
+/// A transaction as its caller plans it.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The primary first.
+    pub branches: Arc<[Branch]>,
+    /// What each is asked for, in the same order.
+    pub payloads: Vec<Bytes>,
+}
+
+impl Planned {
+    /// The plan as a call's content.
+    fn what(&self) -> String {
+        let mut bytes = Vec::new();
+        for (branch, payload) in self.branches.iter().zip(&self.payloads) {
+            bytes.extend_from_slice(format!("{branch} {} ", payload.len()).as_bytes());
+            bytes.extend_from_slice(payload);
+        }
+        format!("RunTransaction/{:x}", fnv1a(&bytes))
+    }
+}
 
 impl Coordinator {
     /// Runs a plan, within `time`, again and again while it is only in somebody's way.
     ///
     /// # Errors
-    /// [`CheckoutError`]: refused by a participant, or nothing definite in time.
+    /// [`CheckoutError`]: refused by a participant, or nothing definite in time; INVALID_ARGUMENT for a branch
+    /// that does not exist.
     pub async fn run_plan(
         &self,
-        branches: Arc<[Branch]>,
-        payloads: Vec<Bytes>,
-        request_id: Option<RequestId>,
+        plan: &Planned,
+        call: ClientCall,
         trace_id: Option<String>,
         time: Duration,
     ) -> Result<TxId, CheckoutError> {
-        let until = Instant::now() + time;
-        let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
-        let mut priority = None;
-        let mut attempt = 0;
+        let origin = Origin { trace_id, ..Origin::default() };
+        let mut attempts = Attempts::new(self, call, origin, time);
+        self.check_branches(&plan.branches, attempts.until()).await?;
         loop {
-            let Ok(began) = self.kv().timestamp().await else {
-                return Err(CheckoutError::Unavailable);
-            };
-            // A retry keeps the place of the first attempt.
-            let priority = *priority.get_or_insert_with(|| Priority {
-                begin_ts: began.0,
-                nonce: self.entropy().next_u64(),
-            });
-            let meta = TxMeta {
-                tx_id: self.new_tx_id(),
-                priority,
-                deadline: began.physical().plus_ms(self.vote_window_ms()),
-                branches: Arc::clone(&branches),
-                request_id: request_id.clone(),
-            };
-            let tx_id = meta.tx_id;
-            attempt += 1;
-            let origin = Origin { attempt, trace_id: trace_id.clone(), ..Origin::default() };
-            let answer = self.begin(meta, payloads.clone(), origin);
-            let Ok(Ok(answer)) = tokio::time::timeout_at(until, answer).await else {
-                return Err(CheckoutError::OutcomeUnknown);
-            };
-            let blockers = match answer.map_err(|_| CheckoutError::Broken(tx_id))? {
-                Outcome::Committed => return Ok(tx_id),
-                Outcome::Refused(refused) => return Err(refusal(refused)),
-                Outcome::Contended(blockers) => blockers,
-                Outcome::Fenced | Outcome::Undecided(_) => Vec::new(),
-            };
-            let waits = async {
-                for blocker in &blockers {
-                    self.wait_for(blocker).await;
+            let began = self.timestamp().await?;
+            attempts.admit(began)?;
+            let branches = Arc::clone(&plan.branches);
+            match attempts.run(began, branches, plan.payloads.clone()).await? {
+                Attempted::Committed(tx_id) => return Ok(tx_id),
+                Attempted::Refused(all) => {
+                    let Some(first) = all.into_iter().next() else {
+                        return Err(CheckoutError::Unavailable);
+                    };
+                    return Err(refused(first.reason, first.metadata));
                 }
-            };
-            // When time is over nothing of ours is under way.
-            let _late = tokio::time::timeout_at(until, waits).await;
-            tokio::time::sleep(backoff.pause()).await;
-            if Instant::now() >= until {
-                return Err(CheckoutError::Unavailable);
+                Attempted::Again(blockers) => attempts.pause("transaction", &blockers).await?,
             }
         }
     }
-}
 
-fn refusal(refused: Vec<twopc::message::Refused>) -> CheckoutError {
-    let Some(first) = refused.into_iter().next() else { return CheckoutError::Unavailable };
-    match Reason::parse(&first.reason) {
-        Some(reason) => Refusal { reason, metadata: first.metadata }.into(),
-        None => CheckoutError::RefusedElsewhere { reason: first.reason, metadata: first.metadata },
+    /// Refuses a plan with a branch that does not exist, before anything is held: it would never vote.
+    async fn check_branches(
+        &self,
+        branches: &[Branch],
+        until: Instant,
+    ) -> Result<(), CheckoutError> {
+        let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
+        for branch in branches {
+            let shards = loop {
+                match self.mail().shards(&branch.service).await {
+                    Ok(shards) => break shards,
+                    Err(error) => tracing::debug!(%error, %branch, "not described yet"),
+                }
+                let pause = backoff.pause();
+                if Instant::now() + pause >= until {
+                    return Err(CheckoutError::Unavailable);
+                }
+                tokio::time::sleep(pause).await;
+            };
+            if branch.shard.0 >= shards {
+                let problem = format!("{} has no shard {}", branch.service, branch.shard);
+                let refusal = Refusal::new(Reason::InvalidArgument);
+                return Err(refusal.with("branches.branch.shard", problem).into());
+            }
+        }
+        Ok(())
     }
 }
 
 /// Reads the plan of a request.
-fn plan(
-    coordinator: &Coordinator,
-    branches: Vec<BranchRequest>,
-) -> Result<(Arc<[Branch]>, Vec<Bytes>), Status> {
+fn plan(coordinator: &Coordinator, branches: Vec<BranchRequest>) -> Result<Planned, Status> {
     if branches.is_empty() || branches.len() > BRANCHES_MAX {
         return Err(invalid_field("branches", "must be 1 to 256"));
     }
@@ -124,7 +134,7 @@ fn plan(
         named.push(branch);
         payloads.push(request.payload);
     }
-    Ok((named.into(), payloads))
+    Ok(Planned { branches: named.into(), payloads })
 }
 
 #[tonic::async_trait]
@@ -133,18 +143,14 @@ impl TransactionService for Coordinator {
         &self,
         request: Request<RunTransactionRequest>,
     ) -> Result<Response<RunTransactionResponse>, Status> {
-        let time = rpc::deadline::of(request.metadata()).unwrap_or(CHECKOUT_TIME);
-        let time = time.min(CHECKOUT_TIME_MAX).saturating_sub(ANSWER_MARGIN);
+        let time = time_of(&request);
         let trace_id = trace_id(request.metadata());
-        let request = request.into_inner();
-        let request_id =
-            convert::request_id(&request.request_id).map_err(|error| invalid(&error))?;
-        let (branches, payloads) = plan(self, request.branches)?;
+        let (metadata, _, request) = request.into_parts();
+        let plan = plan(self, request.branches)?;
+        let call = self.client_call(&metadata, &request.request_id, &plan.what())?;
         let this = self.clone();
         // In a task of its own: a caller that goes away stops nothing.
-        let run = self.spawn(async move {
-            this.run_plan(branches, payloads, request_id, trace_id, time).await
-        });
+        let run = self.spawn(async move { this.run_plan(&plan, call, trace_id, time).await });
         let tx_id = run.await.unwrap_or(Err(CheckoutError::OutcomeUnknown));
         let tx_id = tx_id.map_err(|error| to_status(&error))?;
         Ok(Response::new(RunTransactionResponse { tx_id: tx_id.0.to_vec().into() }))

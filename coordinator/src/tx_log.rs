@@ -17,11 +17,11 @@ use storage::{
     Key, Kv, KvError, SharedKv, codec,
     keys::{Kind, Owner, Space},
     kv::CommitError,
-    record::{self, TransactionLog, transaction_log::Step},
+    record::{TransactionLog, transaction_log::Step},
 };
 use tokio::time::sleep;
 use twopc::message::{Message, Outcome, Reply};
-use types::{Branch, BranchState, Clock, OrderId, ShardId, TxId, TxMeta, UnixMillis, Vote};
+use types::{BranchState, Clock, OrderId, ShardId, TxId, TxMeta, UnixMillis, Vote};
 
 /// Steps kept of one transaction.
 const STEPS_MAX: usize = 64;
@@ -304,7 +304,7 @@ impl Note {
             }
         });
         let record = TransactionLog {
-            tx: Some(encode_meta(&self.meta)),
+            tx: Some((&self.meta).into()),
             order_id: self.origin.order_id.as_ref().map(ToString::to_string).unwrap_or_default(),
             attempt: self.origin.attempt,
             trace_id: self.origin.trace_id.clone().unwrap_or_default(),
@@ -316,21 +316,6 @@ impl Note {
             steps_left_out: self.left_out,
         };
         (key, record)
-    }
-}
-
-fn encode_meta(meta: &TxMeta) -> record::TxMeta {
-    let branch = |branch: &Branch| record::Branch {
-        service: branch.service.to_string(),
-        shard: u32::from(branch.shard.0),
-    };
-    record::TxMeta {
-        tx_id: meta.tx_id.0.to_vec().into(),
-        begin_ts: meta.priority.begin_ts,
-        nonce: meta.priority.nonce,
-        deadline_ms: meta.deadline.0,
-        branches: meta.branches.iter().map(branch).collect(),
-        request_id: meta.request_id.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Every endpoint, registered and documented in one place.
 
-use std::time::Duration;
-
 use axum::{
     Router,
     middleware::from_fn_with_state,
@@ -49,6 +47,8 @@ impl IntoResponse for Text {
 struct Change<'a> {
     bridge: &'a Bridge,
     request_id: RequestId,
+    /// Of this call alone, where the request id is the client's own.
+    call_id: Option<RequestId>,
     deadline: tokio::time::Instant,
 }
 
@@ -67,21 +67,25 @@ impl<'a> Change<'a> {
         deadline: tokio::time::Instant,
     ) -> Answer<Self> {
         let request_id = input.request_id(bridge, deadline).await?;
-        Ok(Self { bridge, request_id, deadline })
+        let call_id = (!request_id.is_minted()).then(|| RequestId::minted(bridge.mint()));
+        Ok(Self { bridge, request_id, call_id, deadline })
+    }
+
+    const fn effect(&self) -> Effect<'_> {
+        Effect::Changes { call_id: self.call_id.as_ref() }
     }
 
     fn id(&self) -> String {
         self.request_id.as_str().to_owned()
     }
 
-    fn ask(&self, service: &'a rpc::routing::Router, to: To<'a>) -> Ask<'a> {
+    fn ask<'b>(&'b self, service: &'b rpc::routing::Router, to: To<'b>) -> Ask<'b> {
         Ask {
             service,
             to,
-            effect: Effect::Changes,
+            effect: self.effect(),
             deadline: self.deadline,
             attempt_timeout: self.bridge.settings().attempt_timeout,
-            settle: Duration::ZERO,
         }
     }
 }
@@ -99,7 +103,6 @@ fn read<'a>(
         effect: Effect::None,
         deadline: input.deadline(bridge),
         attempt_timeout: bridge.settings().attempt_timeout,
-        settle: Duration::ZERO,
     }
 }
 

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, value_parser};
 use rpc::{routing::Target, server::StopArgs, tls::TlsArgs};
+use types::CALL_LIFE_MAX_MS;
 
 /// Settings of the bridge.
 #[derive(ClapArgs, Clone, Debug)]
@@ -48,12 +49,14 @@ pub struct Args {
     )]
     pub coordinator_endpoints: Target,
 
-    /// Milliseconds after which a request is answered with 503, batch_init apart.
+    /// Milliseconds after which a request is answered with 503, batch_init apart. At most a minute: what a call
+    /// came to is remembered for no longer.
     #[arg(long, env = "TILL_REQUEST_TIMEOUT_MS", default_value_t = 30_000,
-          value_parser = value_parser!(u64).range(1..=600_000))]
+          value_parser = value_parser!(u64).range(1..=CALL_LIFE_MAX_MS))]
     pub request_timeout_ms: u64,
 
-    /// Milliseconds after which a batch_init is answered with 503.
+    /// Milliseconds after which a batch_init is answered with 503. It is made of parts, none of which lives
+    /// longer than a minute.
     #[arg(long, env = "TILL_BATCH_INIT_TIMEOUT_MS", default_value_t = 60_000,
           value_parser = value_parser!(u64).range(1..=3_600_000))]
     pub batch_init_timeout_ms: u64,
@@ -61,7 +64,7 @@ pub struct Args {
     /// Milliseconds after which a replica that says nothing is asked no longer, and another one is asked
     /// the same; batch_init apart.
     #[arg(long, env = "TILL_ATTEMPT_TIMEOUT_MS", default_value_t = 8_000,
-          value_parser = value_parser!(u64).range(1..=600_000))]
+          value_parser = value_parser!(u64).range(1..=CALL_LIFE_MAX_MS))]
     pub attempt_timeout_ms: u64,
 
     /// Requests that may be in flight at once; one more is answered with 429 before it starts.

@@ -1,10 +1,12 @@
 //! batch_init over all shards of a service: each replica is sent the shards that it serves, all at once,
 //! so that no two replicas write the same shard.
 //!
-//! All parts carry the request id of the call: the service tells the shards apart, so that a repeated call
-//! takes effect once although the routes may have changed in between.
+//! A large one is made of parts, one after the other. Each part is a range of numbers with a life of its own,
+//! as no call may live longer than a minute. All parts carry the request id of the call: the service tells
+//! the records apart, so that a repeated call goes on where it stood although the routes may have changed
+//! in between.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use futures::future::try_join_all;
 use rpc::{
@@ -13,7 +15,7 @@ use rpc::{
 };
 use tokio::time::Instant;
 use tonic::{Response, Status};
-use types::ShardId;
+use types::{CALL_LIFE_MAX_MS, ShardId};
 
 use crate::{
     bridge::Bridge,
@@ -21,41 +23,68 @@ use crate::{
     upstream::{Ask, Effect, To},
 };
 
+/// Records of one part. Fixed, as a repeated call must be made of the same parts.
+const PART: u64 = 50_000;
+
+/// A part of a batch_init.
+pub(crate) struct Part {
+    /// Its numbers.
+    pub(crate) numbers: Range<u64>,
+    /// Of these only those on these shards.
+    pub(crate) shards: Vec<u32>,
+}
+
+impl Part {
+    pub(crate) fn count(&self) -> u64 {
+        self.numbers.end.saturating_sub(self.numbers.start)
+    }
+}
+
 impl Bridge {
-    /// Sends every replica of the service its shards, again and again until the deadline. Returns what the
-    /// parts returned.
+    /// Sends every replica of the service its shards, part by part, each again and again until it is done.
     ///
     /// # Errors
-    /// The first refusal, or UNAVAILABLE or OUTCOME_UNKNOWN at the deadline.
+    /// The first refusal, or UNAVAILABLE or OUTCOME_UNKNOWN at the deadline or at the end of a part.
     pub(crate) async fn fill<Req, Res, F, Fut>(
         &self,
         service: &Router,
-        deadline: Instant,
-        part: impl Fn(Vec<u32>) -> Req,
+        count: u64,
+        (deadline, effect): (Instant, Effect<'_>),
+        request: impl Fn(Part) -> Req,
         send: F,
-    ) -> Result<Vec<Res>, Problem>
+    ) -> Result<(), Problem>
     where
         Req: Clone,
         F: Fn(Transport, tonic::Request<Req>) -> Fut,
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
         let shards = self.shards(service, deadline).await?;
-        let parts = group(service, shards).into_values().map(|shards| {
-            let ask = Ask {
-                service,
-                // A part that fails goes to the next best replica of its first shard, whole: whoever
-                // gets it can write all of it.
-                to: shards.first().map_or(To::Any, |first| To::Shard(*first)),
-                effect: Effect::Changes,
-                deadline,
-                // Starting over costs more than waiting: a dead connection is noticed by its pings.
-                attempt_timeout: self.settings().batch_init_timeout,
-                settle: Duration::ZERO,
-            };
-            let shards = shards.iter().map(|shard| u32::from(shard.0)).collect();
-            self.ask(ask, part(shards), &send)
-        });
-        try_join_all(parts).await
+        // Even an empty one is asked for, so that it is refused where it must be.
+        let mut first = 0;
+        loop {
+            let numbers = first..count.min(first + PART);
+            let life = Duration::from_millis(CALL_LIFE_MAX_MS);
+            let deadline = deadline.min(Instant::now() + life);
+            let parts = group(service, shards).into_values().map(|shards| {
+                let ask = Ask {
+                    service,
+                    // A part that fails goes to the next best replica of its first shard, whole: whoever
+                    // gets it can write all of it.
+                    to: shards.first().map_or(To::Any, |first| To::Shard(*first)),
+                    effect,
+                    deadline,
+                    // Starting over costs more than waiting: a dead connection is noticed by its pings.
+                    attempt_timeout: life,
+                };
+                let shards = shards.iter().map(|shard| u32::from(shard.0)).collect();
+                self.ask(ask, request(Part { numbers: numbers.clone(), shards }), &send)
+            });
+            try_join_all(parts).await?;
+            first = numbers.end;
+            if first >= count {
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use rpc::{
     access::{Identity, Role},
     net::Net,
     routing::Router,
+    store_time::StoreTime,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -83,6 +84,9 @@ struct Inner {
     readiness: Readiness,
     console: Console,
     keys: OnceLock<Keys>,
+    store_time: StoreTime,
+    /// Held by whoever asks for the store's time.
+    asking_time: tokio::sync::Mutex<()>,
 }
 
 impl Bridge {
@@ -107,6 +111,8 @@ impl Bridge {
                 readiness: Readiness::default(),
                 console: Console::default(),
                 keys: OnceLock::new(),
+                store_time: StoreTime::default(),
+                asking_time: tokio::sync::Mutex::default(),
                 settings,
             }),
         }
@@ -157,6 +163,16 @@ impl Bridge {
     /// The services behind the bridge.
     pub fn shop(&self) -> &Shop {
         &self.inner.shop
+    }
+
+    /// The store's time, as the services tell it.
+    pub(crate) fn store_time(&self) -> &StoreTime {
+        &self.inner.store_time
+    }
+
+    /// The right to ask for the store's time.
+    pub(crate) async fn asking_time(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.inner.asking_time.lock().await
     }
 
     pub(crate) fn settings(&self) -> &Settings {

@@ -177,14 +177,13 @@ async fn stats(State(bridge): State<Bridge>, Extension(door): Extension<Door>) -
 }
 
 /// How the coordinator is asked.
-fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect) -> Ask<'a> {
+fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect<'a>) -> Ask<'a> {
     Ask {
         service: &bridge.shop().coordinator,
         to: To::Any,
         effect,
         deadline: input.deadline(bridge),
         attempt_timeout: bridge.settings().attempt_timeout,
-        settle: Duration::ZERO,
     }
 }
 
@@ -292,7 +291,7 @@ async fn resolve(
         Problem::invalid("subject", &"must be the id of a transaction, as logs show it")
     })?;
     let request = ResolveByIdRequest { tx_id: tx_id.0.to_vec().into() };
-    let ask = coordinator(&bridge, &input, Effect::Changes);
+    let ask = coordinator(&bridge, &input, Effect::Changes { call_id: None });
     let answer = bridge.ask(ask, request, |transport, request| async move {
         operator(transport).resolve_by_id(request).await
     });

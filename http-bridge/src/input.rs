@@ -1,6 +1,6 @@
 //! Paths and headers into types: syntactic validation, once, before anything is asked.
 
-use std::{convert::Infallible, str::FromStr, time::Duration};
+use std::{convert::Infallible, str::FromStr};
 
 use axum::extract::{FromRequestParts, MatchedPath};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request::Parts};
@@ -13,6 +13,7 @@ use types::{AMOUNT_MAX, AmountError, IdError, ItemId, OrderId, Quantity, Request
 
 use crate::{
     bridge::Bridge,
+    etag,
     problem::Problem,
     upstream::{Ask, Effect, To},
 };
@@ -51,6 +52,8 @@ pub(crate) struct Input {
     /// A header that must stand once stood more than once.
     repeated: bool,
     keep_log: Option<HeaderValue>,
+    /// None where the header does not stand.
+    if_match: Option<Result<Vec<String>, etag::Malformed>>,
     arrived: Instant,
 }
 
@@ -72,6 +75,7 @@ impl FromRequestParts<Bridge> for Input {
             key,
             repeated,
             keep_log: parts.headers.get(KEEP_LOG).cloned(),
+            if_match: etag::if_match(&parts.headers),
             arrived: arrived.map_or_else(Instant::now, |arrived| arrived.0),
         })
     }
@@ -201,6 +205,18 @@ impl Input {
         }
     }
 
+    /// The tokens of which one must be the order's; none where any content will do.
+    ///
+    /// # Errors
+    /// The header is malformed, or names too many.
+    pub(crate) fn if_match(&self) -> Result<Vec<String>, Problem> {
+        match &self.if_match {
+            None => Ok(Vec::new()),
+            Some(Ok(tokens)) => Ok(tokens.clone()),
+            Some(Err(error)) => Err(Problem::invalid("If-Match", error)),
+        }
+    }
+
     /// When a call that only reads is given up.
     pub(crate) fn deadline(&self, bridge: &Bridge) -> Instant {
         self.arrived + bridge.settings().request_timeout
@@ -231,7 +247,6 @@ impl Input {
             effect: Effect::None,
             deadline,
             attempt_timeout: bridge.settings().attempt_timeout,
-            settle: Duration::ZERO,
         };
         let request =
             ClaimRequestIdRequest { request_id: id.as_str().to_owned(), call: self.call() };

@@ -9,7 +9,7 @@
 //! anything, where that is not everybody; [`load`]
 //! whether one more request could be answered in time; [`upstream`]
 //! asking a service until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only
-//! writer of `application/problem+json`; [`edge`] what surrounds every request; [`ready`] readiness;
+//! writer of `application/problem+json`; [`edge`] what surrounds every request; `etag` which content of an order was seen; [`ready`] readiness;
 //! [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for people; `conformance` (feature) checks answers against
 //! openapi.json.
 //!
@@ -35,6 +35,7 @@ pub mod bridge;
 pub mod conformance;
 mod console;
 mod edge;
+mod etag;
 mod input;
 pub mod key;
 mod load;

@@ -31,6 +31,7 @@ pub const fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
         ErrorKind::Rejected | ErrorKind::AlreadyExists => StatusCode::CONFLICT,
+        ErrorKind::Changed => StatusCode::PRECONDITION_FAILED,
         ErrorKind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::Contended | ErrorKind::Unavailable | ErrorKind::Deadline => {
             StatusCode::SERVICE_UNAVAILABLE
@@ -138,6 +139,16 @@ const fn detail(reason: Reason) -> &'static str {
             "The order has more different items than one checkout can buy. Nothing was changed."
         }
         Reason::OrderChanged => "The order changed while it was being checked out. Try again.",
+        Reason::OrderModified => {
+            "The order is not as the If-Match header says: somebody changed it, or it was paid as it was \
+             at another time. Nothing was tried; read the order again."
+        }
+        Reason::WrongShard => "A part of the shop knows other shards. Try again.",
+        Reason::AlreadyDone => "An earlier attempt of this call has succeeded.",
+        Reason::Expired => {
+            "The call's time was over before it could take effect. Repeat it with the same \
+             Idempotency-Key."
+        }
         Reason::OrderNotFound => "The order id in the path is unknown.",
         Reason::ItemNotFound => "The item id in the path is unknown.",
         Reason::UserNotFound => "The user id in the path is unknown.",
@@ -288,6 +299,7 @@ impl Problem {
                 ErrorKind::NotFound
                 | ErrorKind::Rejected
                 | ErrorKind::AlreadyExists
+                | ErrorKind::Changed
                 | ErrorKind::Internal => Self::of(Reason::Internal),
             };
         }

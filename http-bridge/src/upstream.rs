@@ -6,16 +6,20 @@
 
 use std::{error::Error as StdError, fmt::Display, time::Duration};
 
+use proto::participant::v1::{
+    DescribeRequest, participant_service_client::ParticipantServiceClient,
+};
 use rpc::{
+    call::CallMeta,
     deadline,
     net::Transport,
     retry::Backoff,
     routing::{Route, Router},
     status::Failure,
 };
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{ConnectError, Response, Status};
-use types::{ErrorKind, Reason, ShardId, shard_of};
+use types::{ErrorKind, Reason, RequestId, ShardId, UnixMillis, shard_of};
 
 use crate::{bridge::Bridge, problem::Problem};
 
@@ -36,26 +40,30 @@ pub(crate) enum To<'a> {
 
 /// Whether a call that was not answered may have changed something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub(crate) enum Effect<'a> {
     /// It changes nothing that a client can see.
     None,
-    /// It does.
-    Changes,
+    /// It does. All attempts have the same end, by the store's clock, which is no later than the deadline.
+    Changes {
+        /// Names this call where its request id is the client's own.
+        call_id: Option<&'a RequestId>,
+    },
 }
+
+/// In the extensions of an attempt: when the last one before it ended without an answer, by the store's clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unanswered(pub(crate) UnixMillis);
 
 /// How to ask.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ask<'a> {
     pub(crate) service: &'a Router,
     pub(crate) to: To<'a>,
-    pub(crate) effect: Effect,
+    pub(crate) effect: Effect<'a>,
     /// When asking ends.
     pub(crate) deadline: Instant,
     /// When another replica is asked.
     pub(crate) attempt_timeout: Duration,
-    /// How long after an attempt of unknown fate a refusal is kept back: what that attempt may have set aside
-    /// is given back by then, so that who is refused reads what is there.
-    pub(crate) settle: Duration,
 }
 
 /// Why one attempt brought no success.
@@ -82,16 +90,15 @@ impl Trouble {
 #[derive(Default)]
 struct Sofar {
     maybe_done: bool,
-    /// When the last attempt of unknown fate ended.
-    uncertain: Option<Instant>,
+    unanswered: Option<Unanswered>,
     overloaded: bool,
     cause: String,
 }
 
 impl Sofar {
     /// What is answered when time is over.
-    fn give_up(self, effect: Effect) -> Problem {
-        let reason = if self.maybe_done && effect == Effect::Changes {
+    fn give_up(self, effect: Effect<'_>) -> Problem {
+        let reason = if self.maybe_done && effect != Effect::None {
             Reason::OutcomeUnknown
         } else if self.overloaded && !self.maybe_done {
             Reason::Overloaded
@@ -120,8 +127,15 @@ impl Bridge {
     {
         let mut pauses = Backoff::new(self.entropy(), PAUSE_LEAST, PAUSE_MOST);
         let mut sofar = Sofar::default();
+        let meta = match ask.effect {
+            Effect::None => CallMeta::default(),
+            Effect::Changes { call_id } => CallMeta {
+                not_after: Some(self.not_after(ask.deadline).await?),
+                call_id: call_id.cloned(),
+            },
+        };
         loop {
-            let attempt = attempt(&ask, request.clone(), &send);
+            let attempt = self.attempt(&ask, &meta, sofar.unanswered, request.clone(), &send);
             let trouble = match timeout_at(ask.deadline, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(trouble)) => trouble,
@@ -133,12 +147,7 @@ impl Bridge {
             };
             let mut pause = pauses.pause();
             match trouble {
-                Trouble::Definite(problem) => {
-                    if let Some(uncertain) = sofar.uncertain {
-                        sleep_until(ask.deadline.min(uncertain + ask.settle)).await;
-                    }
-                    return Err(problem);
-                }
+                Trouble::Definite(problem) => return Err(problem),
                 Trouble::Again { maybe_done, overloaded, cause } => {
                     tracing::debug!(cause, "asking again");
                     let why = match (maybe_done, overloaded) {
@@ -148,7 +157,7 @@ impl Bridge {
                     };
                     telemetry::metrics().retries.one(["call", why]);
                     if maybe_done {
-                        sofar.uncertain = Some(Instant::now());
+                        sofar.unanswered = self.store_time().now().map(Unanswered);
                     }
                     sofar.maybe_done |= maybe_done;
                     sofar.overloaded = overloaded.is_some();
@@ -182,31 +191,98 @@ impl Bridge {
             tokio::time::sleep(pause).await;
         }
     }
-}
 
-async fn attempt<Req, Res, F, Fut>(ask: &Ask<'_>, request: Req, send: &F) -> Result<Res, Trouble>
-where
-    F: Fn(Transport, tonic::Request<Req>) -> Fut,
-    Fut: Future<Output = Result<Response<Res>, Status>>,
-{
-    let route = route(ask).await?;
-    let left = ask.deadline.saturating_duration_since(Instant::now());
-    let time = left.min(ask.attempt_timeout);
-    let mut request = tonic::Request::new(request);
-    deadline::set(&mut request, time);
-    match timeout(time, send(route.transport, request)).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => {
-            let failure = Failure::from_status(&status);
-            ask.service.failed(&route.endpoint, &failure);
-            Err(weigh(&status, failure))
+    /// Asks once.
+    async fn attempt<Req, Res, F, Fut>(
+        &self,
+        ask: &Ask<'_>,
+        meta: &CallMeta,
+        unanswered: Option<Unanswered>,
+        request: Req,
+        send: &F,
+    ) -> Result<Res, Trouble>
+    where
+        F: Fn(Transport, tonic::Request<Req>) -> Fut,
+        Fut: Future<Output = Result<Response<Res>, Status>>,
+    {
+        let route = route(ask).await?;
+        let left = ask.deadline.saturating_duration_since(Instant::now());
+        let time = left.min(ask.attempt_timeout);
+        let mut request = tonic::Request::new(request);
+        deadline::set(&mut request, time);
+        meta.set(&mut request);
+        if let Some(unanswered) = unanswered {
+            request.extensions_mut().insert(unanswered);
         }
-        Err(_) => {
-            let cause = format!("{} did not answer in time", route.endpoint);
-            let silence = Failure::new(Reason::OutcomeUnknown, cause.clone());
-            ask.service.failed(&route.endpoint, &silence);
-            Err(Trouble::Again { maybe_done: true, overloaded: None, cause })
+        match timeout(time, send(route.transport, request)).await {
+            Ok(Ok(response)) => {
+                self.store_time().hear_answer(response.metadata());
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) => {
+                self.store_time().hear_answer(status.metadata());
+                let failure = Failure::from_status(&status);
+                ask.service.failed(&route.endpoint, &failure);
+                Err(weigh(&status, failure))
+            }
+            Err(_) => {
+                let cause = format!("{} did not answer in time", route.endpoint);
+                let silence = Failure::new(Reason::OutcomeUnknown, cause.clone());
+                ask.service.failed(&route.endpoint, &silence);
+                Err(Trouble::Again { maybe_done: true, overloaded: None, cause })
+            }
         }
+    }
+
+    /// The end of a call that is answered at this deadline, by the store's clock. It is asked of a service where
+    /// no answer has told the store's time of late.
+    async fn not_after(&self, deadline: Instant) -> Result<UnixMillis, Problem> {
+        let mut pauses = Backoff::new(self.entropy(), PAUSE_LEAST, PAUSE_MOST);
+        loop {
+            if let Some(now) = self.store_time().now() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                return Ok(now.plus_ms(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)));
+            }
+            let cause = match timeout_at(deadline, self.ask_time()).await {
+                Ok(Ok(())) if self.store_time().now().is_some() => continue,
+                Ok(Ok(())) => "no service knows the store's time yet".to_owned(),
+                Ok(Err(cause)) => cause,
+                Err(_) => "no answer before the request's deadline".to_owned(),
+            };
+            let pause = pauses.pause();
+            if Instant::now() + pause >= deadline {
+                return Err(Problem::of(Reason::Unavailable).because(&cause));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Has any replica of the order service tell the store's time.
+    async fn ask_time(&self) -> Result<(), String> {
+        // Many calls that come at once are content with one answer.
+        let _asking = self.asking_time().await;
+        if self.store_time().now().is_some() {
+            return Ok(());
+        }
+        let service = &self.shop().order;
+        let route = service.any().map_err(|error| error.to_string())?;
+        let mut request = tonic::Request::new(DescribeRequest {});
+        deadline::set(&mut request, self.settings().attempt_timeout);
+        let mut client = ParticipantServiceClient::new(route.transport);
+        match timeout(self.settings().attempt_timeout, client.describe(request)).await {
+            Ok(Ok(response)) => self.store_time().hear_answer(response.metadata()),
+            Ok(Err(status)) => {
+                self.store_time().hear_answer(status.metadata());
+                service.failed(&route.endpoint, &Failure::from_status(&status));
+                return Err(chain(&status));
+            }
+            Err(_) => {
+                let cause = format!("{} did not answer in time", route.endpoint);
+                service.failed(&route.endpoint, &Failure::new(Reason::Unavailable, cause.clone()));
+                return Err(cause);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -230,11 +306,14 @@ fn weigh(status: &Status, failure: Failure) -> Trouble {
         ErrorKind::Contended => again(false, None),
         ErrorKind::Overloaded => again(false, Some(failure.retry_after.unwrap_or(PAUSE_MOST))),
         ErrorKind::Unavailable => again(!was_not_sent(status), None),
+        // This attempt did nothing; an earlier one may have.
+        ErrorKind::Deadline if failure.reason == Reason::Expired.as_str() => again(false, None),
         ErrorKind::Deadline => again(true, None),
         ErrorKind::InvalidInput
         | ErrorKind::NotFound
         | ErrorKind::Rejected
         | ErrorKind::AlreadyExists
+        | ErrorKind::Changed
         | ErrorKind::RequestIdReused
         | ErrorKind::Forbidden
         | ErrorKind::Internal => Trouble::Definite(Problem::from_failure(failure)),

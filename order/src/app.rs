@@ -460,7 +460,7 @@ mod tests {
     fn batch(core: &mut Core<Orders>, at_ms: u64, ops: Vec<Op>) -> Vec<Answer<Reply>> {
         core.begin(Timestamp::from_physical(UnixMillis(1_700_000_000_000 + at_ms)));
         for (id, op) in (0..).zip(ops) {
-            let call = Call::Op { op, request: None, may_wait: false };
+            let call = Call::Op { op, call: None, may_wait: false };
             assert_eq!(core.offer(id, &call), Offered::Taken);
         }
         let batch = core.finish([1; 16], 1, false);
@@ -476,7 +476,7 @@ mod tests {
             priority: Priority { begin_ts: 1, nonce: 0 },
             deadline: UnixMillis(u64::MAX),
             branches: [core.branch().clone()].into(),
-            request_id: None,
+            call: None,
         };
         core.begin(Timestamp::from_physical(UnixMillis(1_700_000_000_000 + at_ms)));
         let payload = Lock { order_id: id.clone(), stamp: read.stamp };

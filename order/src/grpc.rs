@@ -1,18 +1,17 @@
-//! Wire to domain: `till.order.v1`.
+//! The wire: `till.order.v1`.
 
 use std::time::Duration;
 
 use participant::{
-    core::RequestKey,
     fill::{Fill, fill},
     lane::LaneError,
     role::Parts,
-    service::invalid,
+    service::{checked, invalid},
     shards::OpError,
 };
 use proto::{
     InvalidField,
-    convert::{self, item_id, money, order_id, quantity, user_id},
+    convert::{batch_numbers, item_id, money, order_id, pool, quantity, user_id},
     order::v1::{self as wire, order_service_server::OrderService},
     stock::v1::{GetItemRequest, stock_service_client::StockServiceClient},
 };
@@ -21,7 +20,7 @@ use rpc::{
     status::{Failure, to_status},
 };
 use tonic::{Request, Response, Status};
-use types::{ItemId, Money, OrderId, Timestamp, shard_of};
+use types::{ClientCall, ItemId, Money, OrderId, Reason, Refusal, shard_of};
 
 use crate::{
     app::{Op, Orders, Reply},
@@ -44,54 +43,46 @@ impl Grpc {
         Self { parts, stock }
     }
 
-    async fn execute(
-        &self,
-        id: &OrderId,
-        op: Op,
-        request: Option<RequestKey>,
-    ) -> Result<(Reply, Timestamp), Status> {
-        let run = async {
-            let shard = self.parts.shards.shard_of(id.as_str()).map_err(OpError::from)?;
-            self.parts.shards.execute(shard, op, request).await
-        };
-        run.await.map_err(|error| to_status(&error))
+    /// Changes an order; returns its cost.
+    async fn change(&self, id: &OrderId, op: Op, call: ClientCall) -> Result<u64, Status> {
+        total_cost(self.parts.execute(id.as_str(), op, Some(call)).await?.0)
     }
 
-    /// Executes what answers with an order's cost.
-    async fn total_cost(
-        &self,
-        id: &OrderId,
-        op: Op,
-        request_id: &str,
-        call: &str,
-    ) -> Result<u64, Status> {
-        let request = checked(convert::request_id(request_id))?;
-        match self.execute(id, op, self.parts.retention.key(request, call)).await? {
-            (Reply::TotalCost(cost), _) => Ok(cost),
-            (Reply::Order(_), _) => Err(to_status(&LaneError::Unavailable)),
-        }
+    /// Has the order's shard remember that a call is refused: another attempt of it must not take effect after
+    /// this one was answered. Returns the order's cost if the call has succeeded before.
+    async fn refuse(&self, id: &OrderId, call: ClientCall, why: Refusal) -> Result<u64, Status> {
+        let refused = async {
+            let shard = self.parts.shards.shard_of(id.as_str()).map_err(OpError::from)?;
+            self.parts.shards.refuse(shard, call, why).await
+        };
+        let (reply, _) = refused.await.map_err(|error| to_status(&error))?;
+        total_cost(reply)
     }
 
     /// The price of an item at this moment, found out while the caller has time left.
-    async fn price(&self, id: &ItemId, left: Option<Duration>) -> Result<Money, Status> {
-        let shards = self.stock.shards().await.map_err(|error| to_status(&error))?;
+    async fn price(&self, id: &ItemId, left: Option<Duration>) -> Result<Money, Failure> {
+        let from_status = |status: Status| Failure::from_status(&status);
+        let shards = self.stock.shards().await.map_err(|error| from_status(to_status(&error)))?;
         let route = self.stock.route(shard_of(id.as_str(), shards));
-        let route = route.map_err(|error| to_status(&error))?;
+        let route = route.map_err(|error| from_status(to_status(&error)))?;
         let mut client = StockServiceClient::new(route.transport);
         let mut request = Request::new(GetItemRequest { item_id: id.to_string() });
         rpc::deadline::set(&mut request, left.unwrap_or(PRICE_TIMEOUT).min(PRICE_TIMEOUT));
         let answer = client.get_item(request).await.map_err(|status| {
-            let failure = Failure::from_status(&status);
+            let failure = from_status(status);
             self.stock.failed_waiting(&route.endpoint, &failure);
-            to_status(&failure)
+            failure
         })?;
         let price = answer.into_inner().item.map(|item| item.price).unwrap_or_default();
-        checked(money("price", price, 0))
+        checked(money("price", price, 0)).map_err(from_status)
     }
 }
 
-fn checked<T>(field: Result<T, InvalidField>) -> Result<T, Status> {
-    field.map_err(|error| invalid(&error))
+fn total_cost(reply: Reply) -> Result<u64, Status> {
+    match reply {
+        Reply::TotalCost(cost) => Ok(cost),
+        Reply::Order(_) => Err(to_status(&LaneError::Unavailable)),
+    }
 }
 
 #[tonic::async_trait]
@@ -100,13 +91,12 @@ impl OrderService for Grpc {
         &self,
         request: Request<wire::CreateOrderRequest>,
     ) -> Result<Response<wire::CreateOrderResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let user = checked(user_id("user_id", &request.user_id))?;
-        let request_id = checked(convert::request_id(&request.request_id))?;
-        let id = self.parts.new_id(request_id.as_ref(), OrderId::derived, OrderId::from);
-        let call = format!("CreateOrder/{user}");
-        let op = Op::Create(id.clone(), user);
-        self.total_cost(&id, op, &request.request_id, &call).await?;
+        let what = format!("CreateOrder/{user}");
+        let call = self.parts.client_call(&metadata, &request.request_id, &what)?;
+        let id = OrderId::derived(&call.id);
+        self.change(&id, Op::Create(id.clone(), user), call).await?;
         Ok(Response::new(wire::CreateOrderResponse { order_id: id.to_string() }))
     }
 
@@ -115,7 +105,7 @@ impl OrderService for Grpc {
         request: Request<wire::GetOrderRequest>,
     ) -> Result<Response<wire::GetOrderResponse>, Status> {
         let id = checked(order_id("order_id", &request.get_ref().order_id))?;
-        match self.execute(&id, Op::Get(id.clone()), None).await? {
+        match self.parts.execute(id.as_str(), Op::Get(id.clone()), None).await? {
             (Reply::Order(order), at) => Ok(Response::new(wire::GetOrderResponse {
                 order: Some(order.to_wire(&id)),
                 read_ts: at.0,
@@ -129,15 +119,23 @@ impl OrderService for Grpc {
         request: Request<wire::AddItemRequest>,
     ) -> Result<Response<wire::AddItemResponse>, Status> {
         let left = rpc::deadline::of(request.metadata());
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let id = checked(order_id("order_id", &request.order_id))?;
         let item = checked(item_id("item_id", &request.item_id))?;
         let units = checked(quantity("quantity", request.quantity, 1))?;
         // The price is no part of the call: repeated, it gets its first answer, whatever the price is now.
-        let call = format!("AddItem/{id}/{item}/{units}");
-        let price = self.price(&item, left).await?;
-        let op = Op::Add(id.clone(), item, units, price);
-        let total_cost = self.total_cost(&id, op, &request.request_id, &call).await?;
+        let what = format!("AddItem/{id}/{item}/{units}");
+        let call = self.parts.client_call(&metadata, &request.request_id, &what)?;
+        let total_cost = match self.price(&item, left).await {
+            Ok(price) => self.change(&id, Op::Add(id.clone(), item, units, price), call).await?,
+            Err(failure) => match Reason::parse(&failure.reason) {
+                Some(reason @ Reason::ItemNotFound) => {
+                    let refusal = Refusal { reason, metadata: failure.metadata };
+                    self.refuse(&id, call, refusal).await?
+                }
+                _ => return Err(to_status(&failure)),
+            },
+        };
         Ok(Response::new(wire::AddItemResponse { total_cost }))
     }
 
@@ -145,12 +143,12 @@ impl OrderService for Grpc {
         &self,
         request: Request<wire::RemoveItemRequest>,
     ) -> Result<Response<wire::RemoveItemResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let id = checked(order_id("order_id", &request.order_id))?;
         let item = checked(item_id("item_id", &request.item_id))?;
-        let call = format!("RemoveItem/{id}/{item}");
-        let op = Op::RemoveItem(id.clone(), item);
-        let total_cost = self.total_cost(&id, op, &request.request_id, &call).await?;
+        let what = format!("RemoveItem/{id}/{item}");
+        let call = self.parts.client_call(&metadata, &request.request_id, &what)?;
+        let total_cost = self.change(&id, Op::RemoveItem(id.clone(), item), call).await?;
         Ok(Response::new(wire::RemoveItemResponse { total_cost }))
     }
 
@@ -158,10 +156,11 @@ impl OrderService for Grpc {
         &self,
         request: Request<wire::RemoveOrderRequest>,
     ) -> Result<Response<wire::RemoveOrderResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let id = checked(order_id("order_id", &request.order_id))?;
-        let call = format!("RemoveOrder/{id}");
-        self.total_cost(&id, Op::Remove(id.clone()), &request.request_id, &call).await?;
+        let what = format!("RemoveOrder/{id}");
+        let call = self.parts.client_call(&metadata, &request.request_id, &what)?;
+        self.change(&id, Op::Remove(id.clone()), call).await?;
         Ok(Response::new(wire::RemoveOrderResponse {}))
     }
 
@@ -169,27 +168,25 @@ impl OrderService for Grpc {
         &self,
         request: Request<wire::BatchInitRequest>,
     ) -> Result<Response<wire::BatchInitResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let draw = Draw {
             seed: self.parts.entropy.next_u64(),
-            item_count: checked(convert::pool("item_count", request.item_count))?,
-            user_count: checked(convert::pool("user_count", request.user_count))?,
+            item_count: checked(pool("item_count", request.item_count))?,
+            user_count: checked(pool("user_count", request.user_count))?,
             item_price: checked(money("item_price", request.item_price, 0))?,
         };
         if draw.item_price.checked_mul(2).is_none() {
             let error = InvalidField::new("item_price", "must be at most half the greatest amount");
             return Err(invalid(&error));
         }
-        let call = format!(
-            "BatchInit/{}/{}/{}/{}",
-            request.count, draw.item_count, draw.user_count, draw.item_price
+        let what = format!(
+            "BatchInit/{}/{}/{}/{}/{}",
+            request.first, request.count, draw.item_count, draw.user_count, draw.item_price
         );
         let plan = Fill {
-            count: checked(convert::batch_count(request.count))?,
+            numbers: checked(batch_numbers(request.first, request.count))?,
             shards: self.parts.wanted_shards(&request.shards)?,
-            request: checked(convert::request_id(&request.request_id))?,
-            call: &call,
-            retention: self.parts.retention,
+            call: self.parts.client_call(&metadata, &request.request_id, &what)?,
         };
         let written = fill(&self.parts.shards, plan, |numbers| Op::Init { numbers, draw }).await;
         let written = written.map_err(|error| to_status(&error))?;

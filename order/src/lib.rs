@@ -13,18 +13,12 @@ pub mod grpc;
 
 use std::sync::Arc;
 
-use participant::{
-    role::{Parts, RoleArgs, RoleError},
-    service::Participant,
-};
+use participant::role::{Parts, RoleArgs, RoleError};
 use proto::{
     order::v1::order_service_server::{OrderServiceServer, SERVICE_NAME},
-    participant::v1::participant_service_server::{
-        ParticipantServiceServer, SERVICE_NAME as PARTICIPANT,
-    },
+    participant::v1::participant_service_server::SERVICE_NAME as PARTICIPANT,
 };
 use rpc::{
-    MESSAGE_BYTES_MAX,
     access::{Identity, Role},
     listen::Listeners,
     routing::{Router, Target},
@@ -50,11 +44,9 @@ pub struct Args {
 
 /// The services of a replica.
 pub fn routes(parts: &Parts<app::Orders>, stock: Target) -> Routes {
-    let participant = Participant::new(parts.domain.clone(), parts.shards.clone());
     let stock = Router::to(Identity::of(Role::Stock), stock, Arc::clone(&parts.net));
-    Routes::new(OrderServiceServer::new(grpc::Grpc::new(parts.clone(), stock))).add_service(
-        ParticipantServiceServer::new(participant).max_decoding_message_size(MESSAGE_BYTES_MAX),
-    )
+    let service = OrderServiceServer::new(grpc::Grpc::new(parts.clone(), stock));
+    parts.with_participant(Routes::new(service))
 }
 
 /// Serves until `shutdown` is done, then drains.

@@ -1,8 +1,11 @@
 //! Wire to types and back. Syntactic validation happens here and only here.
 
+use std::ops::Range;
+
 use types::{
-    AmountError, Branch, BranchState, IdError, ItemId, Money, OrderId, Priority, Quantity,
-    RequestId, Service, ShardId, TxId, TxMeta, UnixMillis, UserId, Vote,
+    AmountError, Branch, BranchState, ClientCall, IdError, ItemId, Money, OrderId, Priority,
+    Quantity, Reason, Refusal, RequestId, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis,
+    UserId, Vote,
 };
 
 use crate::{participant::v1 as participant, types::v1 as wire};
@@ -59,6 +62,26 @@ pub fn request_id(text: &str) -> Result<Option<RequestId>, InvalidField> {
     RequestId::new(text).map(Some).map_err(|error| InvalidField::new("request_id", error))
 }
 
+/// Reads the call that a transaction belongs to; none without a request id, or from release 0.1, which hashes
+/// no calls.
+///
+/// # Errors
+/// [`InvalidField`]; a retry does not help.
+pub fn client_call(
+    id: &str,
+    fingerprint: u64,
+    not_after_ms: u64,
+    call_id: &str,
+) -> Result<Option<ClientCall>, InvalidField> {
+    let Some(id) = request_id(id)?.filter(|_| fingerprint != 0) else { return Ok(None) };
+    let not_after = (not_after_ms > 0).then_some(UnixMillis(not_after_ms));
+    let call_id = match call_id {
+        "" => None,
+        text => Some(RequestId::new(text).map_err(|error| InvalidField::new("call_id", error))?),
+    };
+    Ok(Some(ClientCall { id, fingerprint, not_after, call_id }))
+}
+
 /// Reads an amount of money, `least` or more.
 ///
 /// # Errors
@@ -77,18 +100,21 @@ pub fn quantity(field: &'static str, value: u64, least: u64) -> Result<Quantity,
     Quantity::new(value).map_err(|error: AmountError| InvalidField::new(field, error))
 }
 
-/// Records that one batch_init writes at most.
+/// Numbers of records that a batch_init writes are below this.
 pub const BATCH_COUNT_MAX: u64 = 10_000_000;
 
-/// Reads the number of records of a batch_init.
+/// Reads which records a batch_init writes.
 ///
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
-pub fn batch_count(count: u64) -> Result<u64, InvalidField> {
-    if count > BATCH_COUNT_MAX {
-        return Err(InvalidField::new("count", format!("must be at most {BATCH_COUNT_MAX}")));
+pub fn batch_numbers(first: u64, count: u64) -> Result<Range<u64>, InvalidField> {
+    match first.checked_add(count) {
+        Some(end) if end <= BATCH_COUNT_MAX => Ok(first..end),
+        _ => {
+            let problem = format!("and `first` must be at most {BATCH_COUNT_MAX} together");
+            Err(InvalidField::new("count", problem))
+        }
     }
-    Ok(count)
 }
 
 /// Reads how many numbered records there are to draw from, at least one.
@@ -179,13 +205,20 @@ impl TryFrom<&wire::TxMeta> for TxMeta {
             priority: Priority { begin_ts: priority.begin_ts, nonce: priority.nonce },
             deadline: UnixMillis(meta.deadline_ms),
             branches: branches.into(),
-            request_id: request_id(&meta.request_id)?,
+            call: client_call(
+                &meta.request_id,
+                meta.request_fingerprint,
+                meta.not_after_ms,
+                &meta.call_id,
+            )?,
         })
     }
 }
 
 impl From<&TxMeta> for wire::TxMeta {
     fn from(meta: &TxMeta) -> Self {
+        let call = meta.call.as_ref();
+        let call_id = call.and_then(|call| call.call_id.as_ref());
         Self {
             tx_id: meta.tx_id.0.to_vec().into(),
             priority: Some(wire::Priority {
@@ -194,7 +227,10 @@ impl From<&TxMeta> for wire::TxMeta {
             }),
             deadline_ms: meta.deadline.0,
             branches: meta.branches.iter().map(wire::Branch::from).collect(),
-            request_id: meta.request_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            request_id: call.map(|call| call.id.to_string()).unwrap_or_default(),
+            request_fingerprint: call.map_or(0, |call| call.fingerprint),
+            not_after_ms: call.and_then(|call| call.not_after).map_or(0, |at| at.0),
+            call_id: call_id.map(ToString::to_string).unwrap_or_default(),
         }
     }
 }
@@ -266,4 +302,40 @@ pub fn vote(vote: Option<&participant::Vote>) -> Result<Vote, InvalidField> {
         }
         Wire::Fenced(_) => Vote::Fenced,
     })
+}
+
+impl From<&Refusal> for participant::vote::No {
+    fn from(refusal: &Refusal) -> Self {
+        let Refusal { reason, metadata } = refusal.clone();
+        Self { reason: reason.as_str().to_owned(), metadata }
+    }
+}
+
+/// Reads a refusal for one of our reasons, which must be there.
+///
+/// # Errors
+/// [`InvalidField`]; a retry does not help.
+pub fn refusal(no: Option<&participant::vote::No>) -> Result<Refusal, InvalidField> {
+    let no = no.ok_or_else(|| InvalidField::new("refusal", "is missing"))?;
+    let reason = Reason::parse(&no.reason)
+        .ok_or_else(|| InvalidField::new("refusal.reason", "must be a known reason"))?;
+    Ok(Refusal { reason, metadata: no.metadata.clone() })
+}
+
+/// What a Refuse carries for a call.
+pub fn refuse_request(
+    branch: &Branch,
+    call: &ClientCall,
+    began: Timestamp,
+    refusal: &Refusal,
+) -> participant::RefuseRequest {
+    participant::RefuseRequest {
+        branch: Some(branch.into()),
+        request_id: call.id.to_string(),
+        request_fingerprint: call.fingerprint,
+        not_after_ms: call.not_after.map_or(0, |at| at.0),
+        call_id: call.call_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        began_ts: began.0,
+        refusal: Some(refusal.into()),
+    }
 }

@@ -227,7 +227,7 @@ struct Forget {
 
 #[cfg(test)]
 mod tests {
-    use types::{Branch, Priority, RequestId, Service, ShardId, TxId, UnixMillis};
+    use types::{Branch, ClientCall, Priority, RequestId, Service, ShardId, TxId, UnixMillis};
 
     use super::*;
 
@@ -239,7 +239,7 @@ mod tests {
             priority: Priority { begin_ts: 11, nonce: 12 },
             deadline: UnixMillis(13),
             branches: [branch("order", 0), branch("stock", 300)].into(),
-            request_id: Some(RequestId::new("client-1").unwrap()),
+            call: Some(ClientCall::new(RequestId::new("client-1").unwrap(), "what")),
         }
     }
 

@@ -1,20 +1,18 @@
-//! Wire to domain: `till.stock.v1`.
+//! The wire: `till.stock.v1`.
 
 use participant::{
-    core::RequestKey,
     fill::{Fill, fill},
+    lane::LaneError,
     role::Parts,
-    service::invalid,
-    shards::OpError,
+    service::checked,
 };
 use proto::{
-    InvalidField,
-    convert::{self, item_id, money, quantity},
+    convert::{batch_numbers, item_id, money, quantity},
     stock::v1::{self as wire, stock_service_server::StockService},
 };
 use rpc::status::to_status;
 use tonic::{Request, Response, Status};
-use types::{ItemId, Timestamp};
+use types::{ClientCall, ItemId};
 
 use crate::app::{Op, Reply, Stock};
 
@@ -30,38 +28,13 @@ impl Grpc {
         Self { parts }
     }
 
-    async fn execute(
-        &self,
-        id: &ItemId,
-        op: Op,
-        request: Option<RequestKey>,
-    ) -> Result<(Reply, Timestamp), Status> {
-        let run = async {
-            let shard = self.parts.shards.shard_of(id.as_str()).map_err(OpError::from)?;
-            self.parts.shards.execute(shard, op, request).await
-        };
-        run.await.map_err(|error| to_status(&error))
-    }
-
-    /// Raises or lowers the stock of an item; returns it.
-    async fn change(
-        &self,
-        id: ItemId,
-        op: Op,
-        request_id: &str,
-        call: &str,
-    ) -> Result<u64, Status> {
-        let request = convert::request_id(request_id).map_err(|error| invalid(&error))?;
-        let request = self.parts.retention.key(request, call);
-        match self.execute(&id, op, request).await? {
+    /// Changes the stock of an item; returns it.
+    async fn change(&self, id: &ItemId, op: Op, call: ClientCall) -> Result<u64, Status> {
+        match self.parts.execute(id.as_str(), op, Some(call)).await? {
             (Reply::Stock(stock), _) => Ok(stock),
             (Reply::Item(item), _) => Ok(item.stock.available.get()),
         }
     }
-}
-
-fn checked<T>(field: Result<T, InvalidField>) -> Result<T, Status> {
-    field.map_err(|error| invalid(&error))
 }
 
 #[tonic::async_trait]
@@ -70,12 +43,12 @@ impl StockService for Grpc {
         &self,
         request: Request<wire::CreateItemRequest>,
     ) -> Result<Response<wire::CreateItemResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let price = checked(money("price", request.price, 0))?;
-        let request_id = checked(convert::request_id(&request.request_id))?;
-        let id = self.parts.new_id(request_id.as_ref(), ItemId::derived, ItemId::from);
-        let call = format!("CreateItem/{price}");
-        self.change(id.clone(), Op::Create(id.clone(), price), &request.request_id, &call).await?;
+        let what = format!("CreateItem/{price}");
+        let call = self.parts.client_call(&metadata, &request.request_id, &what)?;
+        let id = ItemId::derived(&call.id);
+        self.change(&id, Op::Create(id.clone(), price), call).await?;
         Ok(Response::new(wire::CreateItemResponse { item_id: id.to_string() }))
     }
 
@@ -84,8 +57,9 @@ impl StockService for Grpc {
         request: Request<wire::GetItemRequest>,
     ) -> Result<Response<wire::GetItemResponse>, Status> {
         let id = checked(item_id("item_id", &request.get_ref().item_id))?;
-        let (Reply::Item(item), _) = self.execute(&id, Op::Get(id.clone()), None).await? else {
-            return Err(to_status(&participant::lane::LaneError::Unavailable));
+        let get = self.parts.execute(id.as_str(), Op::Get(id.clone()), None);
+        let (Reply::Item(item), _) = get.await? else {
+            return Err(to_status(&LaneError::Unavailable));
         };
         let item = wire::Item {
             item_id: id.to_string(),
@@ -99,12 +73,12 @@ impl StockService for Grpc {
         &self,
         request: Request<wire::AddStockRequest>,
     ) -> Result<Response<wire::AddStockResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let id = checked(item_id("item_id", &request.item_id))?;
         let amount = checked(quantity("amount", request.amount, 1))?;
-        let call = format!("AddStock/{id}/{amount}");
-        let op = Op::Add(id.clone(), amount);
-        let stock = self.change(id, op, &request.request_id, &call).await?;
+        let what = format!("AddStock/{id}/{amount}");
+        let call = self.parts.client_call(&metadata, &request.request_id, &what)?;
+        let stock = self.change(&id, Op::Add(id.clone(), amount), call).await?;
         Ok(Response::new(wire::AddStockResponse { stock }))
     }
 
@@ -112,12 +86,12 @@ impl StockService for Grpc {
         &self,
         request: Request<wire::SubtractStockRequest>,
     ) -> Result<Response<wire::SubtractStockResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let id = checked(item_id("item_id", &request.item_id))?;
         let amount = checked(quantity("amount", request.amount, 1))?;
-        let call = format!("SubtractStock/{id}/{amount}");
-        let op = Op::Subtract(id.clone(), amount);
-        let stock = self.change(id, op, &request.request_id, &call).await?;
+        let what = format!("SubtractStock/{id}/{amount}");
+        let call = self.parts.client_call(&metadata, &request.request_id, &what)?;
+        let stock = self.change(&id, Op::Subtract(id.clone(), amount), call).await?;
         Ok(Response::new(wire::SubtractStockResponse { stock }))
     }
 
@@ -125,19 +99,17 @@ impl StockService for Grpc {
         &self,
         request: Request<wire::BatchInitRequest>,
     ) -> Result<Response<wire::BatchInitResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let stock = checked(quantity("starting_stock", request.starting_stock, 0))?;
         let price = checked(money("item_price", request.item_price, 0))?;
-        let call = format!("BatchInit/{}/{stock}/{price}", request.count);
+        let what = format!("BatchInit/{}/{}/{stock}/{price}", request.first, request.count);
         let plan = Fill {
-            count: checked(convert::batch_count(request.count))?,
+            numbers: checked(batch_numbers(request.first, request.count))?,
             shards: self.parts.wanted_shards(&request.shards)?,
-            request: checked(convert::request_id(&request.request_id))?,
-            call: &call,
-            retention: self.parts.retention,
+            call: self.parts.client_call(&metadata, &request.request_id, &what)?,
         };
-        let written =
-            fill(&self.parts.shards, plan, |numbers| Op::Init { numbers, stock, price }).await;
+        let op = |numbers| Op::Init { numbers, stock, price };
+        let written = fill(&self.parts.shards, plan, op).await;
         let written = written.map_err(|error| to_status(&error))?;
         Ok(Response::new(wire::BatchInitResponse { written }))
     }

@@ -11,17 +11,12 @@ pub mod app;
 pub mod domain;
 pub mod grpc;
 
-use participant::{
-    role::{Parts, RoleArgs, RoleError},
-    service::Participant,
-};
+use participant::role::{Parts, RoleArgs, RoleError};
 use proto::{
-    participant::v1::participant_service_server::{
-        ParticipantServiceServer, SERVICE_NAME as PARTICIPANT,
-    },
+    participant::v1::participant_service_server::SERVICE_NAME as PARTICIPANT,
     stock::v1::stock_service_server::{SERVICE_NAME, StockServiceServer},
 };
-use rpc::{MESSAGE_BYTES_MAX, listen::Listeners};
+use rpc::listen::Listeners;
 use tonic::service::Routes;
 
 /// Settings of the stock service.
@@ -34,10 +29,8 @@ pub struct Args {
 
 /// The services of a replica.
 pub fn routes(parts: &Parts<app::Stock>) -> Routes {
-    let participant = Participant::new(parts.domain.clone(), parts.shards.clone());
-    Routes::new(StockServiceServer::new(grpc::Grpc::new(parts.clone()))).add_service(
-        ParticipantServiceServer::new(participant).max_decoding_message_size(MESSAGE_BYTES_MAX),
-    )
+    let service = StockServiceServer::new(grpc::Grpc::new(parts.clone()));
+    parts.with_participant(Routes::new(service))
 }
 
 /// Serves until `shutdown` is done, then drains.

@@ -98,20 +98,33 @@ class Loyalty(services["participant"].ParticipantServiceServicer):
         # Only a primary is ever told.
         return participant.ForgetResponse()
 
+    def _nowhere(self, kind):
+        """What a shard answers that does not exist: it never votes YES, so nothing waits for it for ever."""
+        if kind == "prepare":
+            vote = participant.Vote(no=participant.Vote.No(reason="WRONG_SHARD"))
+            return participant.PrepareResponse(vote=vote)
+        if kind in ("query", "abort"):
+            response = participant.QueryResponse if kind == "query" else participant.AbortResponse
+            return response(state=books.ABORTED)
+        raise Refused("branch.shard does not exist")
+
+    def _handle(self, kind, request):
+        _check(request)
+        if request.branch.shard >= SHARDS:
+            return self._nowhere(kind)
+        return getattr(self, f"_{kind}")(request)
+
     def _one(self, operation):
         kind = operation.WhichOneof("operation")
         result = participant.OperationResult()
         try:
             if kind is None:
                 raise Refused("operation is missing")
-            handler = getattr(self, f"_{kind}", None)
-            if handler is None:
+            if not hasattr(self, f"_{kind}"):
                 # A read, or whatever later releases bring; the coordinator does without.
                 result.error.code = grpc.StatusCode.UNIMPLEMENTED.value[0]
                 return result
-            request = getattr(operation, kind)
-            _check(request)
-            getattr(result, kind).CopyFrom(handler(request))
+            getattr(result, kind).CopyFrom(self._handle(kind, getattr(operation, kind)))
         except Refused as refused:
             result.error.code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
             result.error.message = str(refused)
@@ -130,9 +143,8 @@ class Loyalty(services["participant"].ParticipantServiceServicer):
 
     def _alone(self, kind, request, context):
         try:
-            _check(request)
             with self._book.changes():
-                return getattr(self, f"_{kind}")(request)
+                return self._handle(kind, request)
         except Refused as refused:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(refused))
 
@@ -159,8 +171,6 @@ def _check(request):
         raise Refused("tx_id must be 16 bytes")
     if request.branch.service != NAME:
         raise Refused("branch.service names another service")
-    if request.branch.shard >= SHARDS:
-        raise Refused("branch.shard does not exist")
     if hasattr(request, "tx") and request.branch not in request.tx.branches:
         raise Refused("branch is not one of tx.branches")
 

@@ -58,7 +58,11 @@ async fn a_refusal_is_answered_when_everything_is_given_back() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_before_anything_began_is_left_with_the_order_first() {
     let shop = Shop::open();
-    shop.order.set_order(Order { user_id: "u".to_owned(), version: 1, ..Order::default() });
+    shop.order.set_order(Order {
+        user_id: "u".to_owned(),
+        etag: "as read".to_owned(),
+        ..Order::default()
+    });
     let failure = shop.checkout(TIME).await.unwrap_err();
     assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Rejected, "EMPTY_ORDER"));
     assert_eq!(shop.order.refusals(), [Some("EMPTY_ORDER".to_owned())]);
@@ -86,7 +90,7 @@ async fn a_retry_is_a_new_transaction_with_the_same_priority() {
     assert_eq!(asked.len(), 2);
     assert_ne!(asked[0].tx_id, asked[1].tx_id);
     assert_eq!(asked[0].priority, asked[1].priority);
-    assert_eq!(asked[0].request_id, asked[1].request_id);
+    assert_eq!(asked[0].call, asked[1].call);
     assert!(asked[0].deadline <= asked[1].deadline);
     let began = Timestamp(asked[0].priority.begin_ts).physical();
     assert_eq!(asked[0].deadline.since(began), 2_000);

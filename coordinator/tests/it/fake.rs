@@ -21,7 +21,9 @@ use rpc::status::to_status;
 use tokio::{sync::watch, time::sleep};
 use tonic::{Request, Response, Status};
 use twopc::participant::{Book, Decision, Event, Gate};
-use types::{Branch, BranchState, Clock, Reason, Refusal, Timestamp, TxMeta, Vote};
+use types::{
+    Branch, BranchState, Clock, Reason, Refusal, RequestId, Timestamp, TxId, TxMeta, Vote,
+};
 
 /// How long an operation takes, so that things happen one after the other.
 const TAKES: Duration = Duration::from_millis(10);
@@ -41,7 +43,7 @@ pub(crate) enum Verdict {
     Vote(Vote),
     /// Somebody is in the way: an Apply says so, the call Prepare takes this long and is then a YES.
     Wait(Duration),
-    /// The order has changed since it was read: NO, and it has a new version.
+    /// The order has changed since it was read: NO, and it has another etag.
     Changed,
 }
 
@@ -53,8 +55,13 @@ struct State {
     applies: usize,
     operations: usize,
     metas: Vec<TxMeta>,
-    order: order::Order,
+    /// None: there is no such order.
+    order: Option<order::Order>,
     refusals: Vec<Option<String>>,
+    /// What has committed here, as the primary, by the client's call.
+    done: BTreeMap<RequestId, TxId>,
+    /// Each transaction that became COMMITTED, once.
+    committed: Vec<TxId>,
 }
 
 /// What happened at any participant, in order, as `service kind answer`.
@@ -126,7 +133,27 @@ impl Fake {
     }
 
     pub(crate) fn set_order(&self, order: order::Order) {
-        self.state().order = order;
+        self.state().order = Some(order);
+    }
+
+    pub(crate) fn remove_order(&self) {
+        self.state().order = None;
+    }
+
+    /// As if somebody else had found out that all voted YES, and everybody had acknowledged and forgotten it.
+    pub(crate) fn commit_and_forget(&self, meta: &TxMeta, branch: &Branch) {
+        self.conclude("commit", Some(&meta.into()), Some(&branch.into()), Book::commit);
+        self.book(branch, |book| book.forget(meta.tx_id, 1));
+    }
+
+    /// No trouble any more.
+    pub(crate) fn heal(&self) {
+        self.state().troubles.clear();
+    }
+
+    /// Transactions that are COMMITTED here, or were.
+    pub(crate) fn committed(&self) -> Vec<TxId> {
+        self.state().committed.clone()
     }
 
     /// How many transactions are PREPARED here.
@@ -159,10 +186,11 @@ impl Fake {
         Timestamp::from_physical(self.clock.now())
     }
 
-    fn read(&self, query: order::GetOrderRequest) -> order::GetOrderResponse {
-        let mut order = self.state().order.clone();
+    fn read(&self, query: order::GetOrderRequest) -> Result<order::GetOrderResponse, Status> {
+        let order = self.state().order.clone();
+        let mut order = order.ok_or_else(|| to_status(&Refusal::new(Reason::OrderNotFound)))?;
         order.order_id = query.order_id;
-        order::GetOrderResponse { order: Some(order), read_ts: self.now().0 }
+        Ok(order::GetOrderResponse { order: Some(order), read_ts: self.now().0 })
     }
 
     fn note(&self, what: impl std::fmt::Display) {
@@ -184,6 +212,12 @@ impl Fake {
         let now = self.now();
         let vote = match self.book(&branch, |book| book.gate(&meta, now)) {
             Gate::Shut(vote) => vote,
+            Gate::Open if self.done(&meta, &branch).is_some() => {
+                let refusal = Refusal::new(Reason::AlreadyDone);
+                let vote = Vote::from(&refusal.with("tx_id", self.done(&meta, &branch).unwrap()));
+                self.write_vote(&meta, &branch, &vote);
+                vote
+            }
             Gate::Open => {
                 let verdict = self.state().verdicts.pop_front();
                 let vote = match verdict {
@@ -197,7 +231,9 @@ impl Fake {
                         Vote::Yes { receipt: Vec::new() }
                     }
                     Some(Verdict::Changed) => {
-                        self.state().order.version += 1;
+                        if let Some(order) = &mut self.state().order {
+                            order.etag.push('\'');
+                        }
                         Vote::No {
                             reason: Reason::OrderChanged.to_string(),
                             metadata: BTreeMap::new(),
@@ -213,6 +249,12 @@ impl Fake {
         };
         self.note(format_args!("prepare {}", say(&vote)));
         OpResult::Prepare(wire::PrepareResponse { vote: Some((&vote).into()) })
+    }
+
+    /// The transaction by which this call has succeeded here already.
+    fn done(&self, meta: &TxMeta, branch: &Branch) -> Option<TxId> {
+        let call = meta.call.as_ref().filter(|_| meta.is_primary(branch))?;
+        self.state().done.get(&call.id).copied()
     }
 
     fn write_vote(&self, meta: &TxMeta, branch: &Branch, vote: &Vote) {
@@ -236,18 +278,30 @@ impl Fake {
     ) -> (i32, Option<wire::Vote>) {
         let meta = convert::tx_meta(tx).unwrap();
         let branch = convert::branch(branch).unwrap();
+        let mut becomes = false;
         let (state, vote) = self.book(&branch, |book| {
             let decision = decide(book, &meta);
+            let decided = matches!(&decision.event, Some(Event::Decided { committed: true, .. }));
             if let Some(event) = decision.event {
                 book.apply(event, 1);
             }
+            becomes = decided;
             let vote = book.get(meta.tx_id).and_then(|entry| entry.vote.clone());
             (decision.state, vote)
         });
+        if becomes {
+            self.state().committed.push(meta.tx_id);
+        }
         if kind == "commit" && meta.is_primary(&branch) && state == BranchState::Committed {
             // What stands here by `prepare_for` is of another order.
             let mut state = self.state();
-            state.order.paid |= state.metas.iter().any(|asked| asked.tx_id == meta.tx_id);
+            let ours = state.metas.iter().any(|asked| asked.tx_id == meta.tx_id);
+            if let Some(order) = &mut state.order {
+                order.paid |= ours;
+            }
+            if let Some(call) = &meta.call {
+                state.done.insert(call.id.clone(), meta.tx_id);
+            }
         }
         self.note(format_args!("{kind} {}", format!("{state:?}").to_lowercase()));
         (wire::BranchState::from(state).into(), vote.as_ref().map(wire::Vote::from))
@@ -289,8 +343,30 @@ impl Fake {
             }
             Op::Read(request) => {
                 let query = order::GetOrderRequest::decode(request.query).unwrap();
-                let answer = self.read(query).encode_to_vec().into();
-                OpResult::Read(wire::ReadResponse { answer })
+                match self.read(query) {
+                    Ok(answer) => {
+                        let answer = answer.encode_to_vec().into();
+                        OpResult::Read(wire::ReadResponse { answer })
+                    }
+                    Err(status) => OpResult::Error(wire::OperationError {
+                        code: status.code().into(),
+                        message: status.message().to_owned(),
+                    }),
+                }
+            }
+            Op::Refuse(request) => {
+                use wire::refuse_response::Outcome;
+                let id = RequestId::new(&request.request_id).unwrap();
+                let no = request.refusal.unwrap();
+                let mut state = self.state();
+                let outcome = match state.done.get(&id) {
+                    Some(tx_id) => Outcome::Committed(tx_id.0.to_vec().into()),
+                    None => {
+                        state.refusals.push(Some(no.reason.clone()));
+                        Outcome::Refusal(no)
+                    }
+                };
+                OpResult::Refuse(wire::RefuseResponse { outcome: Some(outcome) })
             }
         }
     }
@@ -381,7 +457,7 @@ impl OrderService for Fake {
     ) -> Result<Response<order::GetOrderResponse>, Status> {
         let mut frozen = self.frozen.subscribe();
         frozen.wait_for(|frozen| !frozen).await.unwrap();
-        Ok(Response::new(self.read(request.into_inner())))
+        self.read(request.into_inner()).map(Response::new)
     }
 
     async fn create_order(

@@ -18,7 +18,7 @@ use proto::{
 use rpc::status::Failure;
 use storage::{
     keys::{Owner, Space},
-    record::{self, JournalEntry, TxEvent, tx_event},
+    record::{JournalEntry, TxEvent, tx_event},
     schema,
     shard::{Head, write_batch},
 };
@@ -62,21 +62,6 @@ async fn journal(shop: &Shop, owner: Owner, event: tx_event::Event) {
     txn.commit().await.unwrap();
 }
 
-fn stored(meta: &TxMeta) -> record::TxMeta {
-    let branches = meta.branches.iter().map(|branch| record::Branch {
-        service: branch.service.to_string(),
-        shard: branch.shard.0.into(),
-    });
-    record::TxMeta {
-        tx_id: meta.tx_id.0.to_vec().into(),
-        begin_ts: meta.priority.begin_ts,
-        nonce: meta.priority.nonce,
-        deadline_ms: meta.deadline.0,
-        branches: branches.collect(),
-        request_id: String::new(),
-    }
-}
-
 /// A transaction that loyalty has voted for, the order is locked by, and stock turned down as `blocker` was
 /// in the way.
 async fn stuck(shop: &Shop, blocker: TxId) -> TxMeta {
@@ -85,14 +70,14 @@ async fn stuck(shop: &Shop, blocker: TxId) -> TxMeta {
     shop.loyalty.prepare_for(&meta, &branch("loyalty"));
     shop.order.prepare_for(&meta, &branch("order"));
     let prepared = tx_event::Prepared {
-        tx: Some(stored(&meta)),
+        tx: Some((&meta).into()),
         hold: b"o".to_vec().into(),
         ..tx_event::Prepared::default()
     };
     journal(shop, Owner::Order, tx_event::Event::Prepared(prepared)).await;
     let blocker = TxMeta { tx_id: blocker, ..shop.foreign() };
     let vote = WireVote::from(&types::Vote::Contended { blocker: Box::new(blocker) });
-    let fenced = tx_event::Fenced { tx: Some(stored(&meta)), vote: vote.encode_to_vec().into() };
+    let fenced = tx_event::Fenced { tx: Some((&meta).into()), vote: vote.encode_to_vec().into() };
     journal(shop, Owner::Stock, tx_event::Event::Fenced(fenced)).await;
     meta
 }

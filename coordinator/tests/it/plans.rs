@@ -59,7 +59,7 @@ async fn a_plan_happens_at_every_branch_and_its_first_is_the_primary() {
     let asked = shop.loyalty.asked();
     assert_eq!(asked.len(), 1);
     assert_eq!((asked[0].tx_id, asked[0].primary()), (tx_id, Some(&branch("loyalty"))));
-    assert_eq!(asked[0].request_id.as_ref().unwrap().as_str(), "once");
+    assert_eq!(asked[0].call.as_ref().unwrap().id.as_str(), "once");
     assert!(shop.when("loyalty commit committed") < shop.when("payment commit committed"));
     assert_eq!(shop.stock.asked().len(), 0);
 }

@@ -81,7 +81,7 @@ impl Shop {
             user_id: "u".to_owned(),
             lines: vec![line],
             total_cost: 5,
-            version: 1,
+            etag: "as read".to_owned(),
             ..Order::default()
         });
         let participant = |fake: &Fake| Routes::new(ParticipantServiceServer::new(fake.clone()));
@@ -113,9 +113,26 @@ impl Shop {
 
     /// Checks order "o" out, within this time.
     pub(crate) async fn checkout(&self, time: Duration) -> Result<CheckoutResponse, Failure> {
-        let order_id = "o".to_owned();
-        let mut request =
-            Request::new(CheckoutRequest { order_id, request_id: "r".to_owned(), keep_log: false });
+        self.checkout_as(CheckoutRequest { request_id: "r".to_owned(), ..Default::default() }, time)
+            .await
+    }
+
+    /// Checks order "o" out, as the request says besides.
+    pub(crate) async fn checkout_as(
+        &self,
+        request: CheckoutRequest,
+        time: Duration,
+    ) -> Result<CheckoutResponse, Failure> {
+        let request = CheckoutRequest { order_id: "o".to_owned(), ..request };
+        self.send_checkout(Request::new(request), time).await
+    }
+
+    /// Sends a checkout, metadata and all.
+    pub(crate) async fn send_checkout(
+        &self,
+        mut request: Request<CheckoutRequest>,
+        time: Duration,
+    ) -> Result<CheckoutResponse, Failure> {
         rpc::deadline::set(&mut request, time);
         match CoordinatorService::checkout(&self.coordinator, request).await {
             Ok(response) => Ok(response.into_inner()),
@@ -140,7 +157,7 @@ impl Shop {
             priority: Priority { begin_ts: Timestamp::from_physical(now).0, nonce: 0 },
             deadline: now.plus_ms(2_000),
             branches: ["order", "stock", "payment"].map(branch).into(),
-            request_id: None,
+            call: None,
         }
     }
 

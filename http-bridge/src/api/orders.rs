@@ -1,8 +1,11 @@
 //! Orders, and their checkout.
 
-use std::time::Duration;
-
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, header};
 use proto::{
     coordinator::v1::{CheckoutRequest, coordinator_service_client::CoordinatorServiceClient},
     order::v1::{
@@ -18,22 +21,20 @@ use utoipa::ToSchema;
 use super::{
     Answer, Change, Text, incomplete,
     parameters::{
-        CountIn, ItemCountIn, ItemIdIn, ItemPriceIn, KeepLogIn, OrderIdIn, QuantityIn, UserCountIn,
-        UserIdIn,
+        CountIn, IfMatchIn, ItemCountIn, ItemIdIn, ItemPriceIn, KeepLogIn, OrderIdIn, QuantityIn,
+        UserCountIn, UserIdIn,
     },
     read,
     stock::Done,
 };
 use crate::{
+    batch::Part,
     bridge::Bridge,
+    etag,
     input::Input,
     problem::Problem,
-    upstream::{Ask, To},
+    upstream::{To, Unanswered},
 };
-
-/// A checkout whose coordinator died may hold stock and credit until its vote deadline (2 s) has passed and
-/// somebody has resolved it.
-const HOLDS_SETTLE: Duration = Duration::from_millis(3_500);
 
 #[cfg(test)]
 mod tests;
@@ -125,9 +126,11 @@ pub(super) async fn create(
 /// While a checkout of it is in flight, the answer waits for its outcome.
 #[utoipa::path(get, path = "/orders/find/{order_id}", tag = "orders", operation_id = "findOrder",
     params(OrderIdIn),
-    responses((status = 200, description = "The order as it is now.", body = OrderFound),
+    responses((status = 200, description = "The order as it is now.", body = OrderFound,
+               headers(("ETag" = String, description = "Names the order's content: what a checkout \
+                 takes as If-Match."))),
               (status = 404, description = "There is no such order.")))]
-pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> Answer<Json<OrderFound>> {
+pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> Answer<Response> {
     let order_id = input.order_id()?;
     let ask = read(&bridge, &input, &bridge.shop().order, order_id.as_str());
     let request = GetOrderRequest { order_id: order_id.to_string() };
@@ -137,7 +140,12 @@ pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> Answer<J
         })
         .await?;
     let order = found.order.ok_or_else(|| incomplete("GetOrder"))?;
-    Ok(Json(order.into()))
+    let etag = HeaderValue::from_str(&etag::quoted(&order.etag)).ok();
+    let mut response = Json(OrderFound::from(order)).into_response();
+    if let Some(etag) = etag {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    Ok(response)
 }
 
 /// Adds units of an item, at the item's price of this moment.
@@ -245,22 +253,36 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer
 ///
 /// A refusal is not final: the same order may be checked out again. A success is: repeated, it is
 /// answered alike and charges nothing.
+///
+/// With If-Match the order is bought only as its ETag said when it was read: if somebody changed it since,
+/// nothing is tried. An order that is paid already is answered alike if it was sold as the header says.
 #[utoipa::path(post, path = "/orders/checkout/{order_id}", tag = "orders", operation_id = "checkout",
-    params(OrderIdIn, KeepLogIn),
+    params(OrderIdIn, IfMatchIn, KeepLogIn),
     responses((status = 200, description = "The order is paid.", body = String,
                content_type = "text/plain", example = "Checkout successful"),
               (status = 404, description = "There is no such order."),
               (status = 409, description = "EMPTY_ORDER, OUT_OF_STOCK, OUT_OF_CREDIT, UNKNOWN_USER, \
-                UNKNOWN_ITEM, ORDER_TOO_LARGE or OVERFLOW; nothing was changed.")))]
+                UNKNOWN_ITEM, ORDER_TOO_LARGE or OVERFLOW; nothing was changed."),
+              (status = 412, description = "ORDER_MODIFIED: the order is not as If-Match says; nothing \
+                was tried.")))]
 pub(super) async fn checkout(State(bridge): State<Bridge>, input: Input) -> Answer<Text> {
     let order_id = input.order_id()?;
     let keep_log = input.keep_log()?;
+    let if_match = input.if_match()?;
     let change = Change::begin(&bridge, &input).await?;
-    let order_id = order_id.to_string();
-    let request = CheckoutRequest { order_id, request_id: change.id(), keep_log };
-    let ask = Ask { settle: HOLDS_SETTLE, ..change.ask(&bridge.shop().coordinator, To::Any) };
+    let request = CheckoutRequest {
+        order_id: order_id.to_string(),
+        request_id: change.id(),
+        keep_log,
+        if_match,
+        unanswered_at_ms: 0,
+    };
+    let ask = change.ask(&bridge.shop().coordinator, To::Any);
     bridge
-        .ask(ask, request, |transport, request| async move {
+        .ask(ask, request, |transport, mut request| async move {
+            if let Some(Unanswered(at)) = request.extensions().get().copied() {
+                request.get_mut().unanswered_at_ms = at.0;
+            }
             CoordinatorServiceClient::new(transport).checkout(request).await
         })
         .await?;
@@ -288,18 +310,25 @@ pub(super) async fn batch_init(
         return Err(Problem::of(Reason::Overflow));
     }
     let change = Change::until(&bridge, &input, input.batch_deadline(&bridge)).await?;
-    let part = |shards| BatchInitRequest {
-        count,
+    let request = |part: Part| BatchInitRequest {
+        count: part.count(),
         item_count,
         user_count,
         item_price,
         request_id: change.id(),
-        shards,
+        shards: part.shards,
+        first: part.numbers.start,
     };
-    bridge
-        .fill(&bridge.shop().order, change.deadline, part, |transport, request| async move {
-            OrderServiceClient::new(transport).batch_init(request).await
-        })
-        .await?;
+    let fill =
+        bridge.fill(
+            &bridge.shop().order,
+            count,
+            (change.deadline, change.effect()),
+            request,
+            |transport, request| async move {
+                OrderServiceClient::new(transport).batch_init(request).await
+            },
+        );
+    fill.await?;
     Ok(Json(Done::of("orders")))
 }

@@ -89,3 +89,14 @@ pub(super) struct KeepLogIn {
     #[param(rename = "Till-Keep-Log", pattern = "^1$", example = "1", nullable = false)]
     keep_log: Option<String>,
 }
+
+/// As [`KeepLogIn`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "documents a parameter; `input` reads it")]
+pub(super) struct IfMatchIn {
+    /// The ETag with which the order was read, or a list of such; `*` for any. The order is bought only if it is
+    /// as one of them says.
+    #[param(rename = "If-Match", nullable = false)]
+    if_match: Option<String>,
+}

@@ -16,7 +16,7 @@ use super::{
     read,
     stock::Done,
 };
-use crate::{bridge::Bridge, input::Input, upstream::To};
+use crate::{batch::Part, bridge::Bridge, input::Input, upstream::To};
 
 /// A new user.
 #[derive(Debug, Serialize, ToSchema)]
@@ -225,11 +225,22 @@ pub(super) async fn batch_init(
     let count = input.count()?;
     let starting_money = input.start("starting_money")?;
     let change = Change::until(&bridge, &input, input.batch_deadline(&bridge)).await?;
-    let part = |shards| BatchInitRequest { count, starting_money, request_id: change.id(), shards };
-    bridge
-        .fill(&bridge.shop().payment, change.deadline, part, |transport, request| async move {
+    let request = |part: Part| BatchInitRequest {
+        count: part.count(),
+        starting_money,
+        request_id: change.id(),
+        shards: part.shards,
+        first: part.numbers.start,
+    };
+    let fill = bridge.fill(
+        &bridge.shop().payment,
+        count,
+        (change.deadline, change.effect()),
+        request,
+        |transport, request| async move {
             PaymentServiceClient::new(transport).batch_init(request).await
-        })
-        .await?;
+        },
+    );
+    fill.await?;
     Ok(Json(Done::of("users")))
 }

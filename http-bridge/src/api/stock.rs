@@ -14,7 +14,7 @@ use super::{
     parameters::{CountIn, ItemIdIn, ItemPriceIn, PriceIn, StartingStockIn, UnitsIn},
     read,
 };
-use crate::{bridge::Bridge, input::Input, upstream::To};
+use crate::{batch::Part, bridge::Bridge, input::Input, upstream::To};
 
 /// A batch_init is done.
 #[derive(Debug, Serialize, ToSchema)]
@@ -148,17 +148,24 @@ pub(super) async fn batch_init(
     let starting_stock = input.start("starting_stock")?;
     let item_price = input.start("item_price")?;
     let change = Change::until(&bridge, &input, input.batch_deadline(&bridge)).await?;
-    let part = |shards| BatchInitRequest {
-        count,
+    let request = |part: Part| BatchInitRequest {
+        count: part.count(),
         starting_stock,
         item_price,
         request_id: change.id(),
-        shards,
+        shards: part.shards,
+        first: part.numbers.start,
     };
-    bridge
-        .fill(&bridge.shop().stock, change.deadline, part, |transport, request| async move {
-            StockServiceClient::new(transport).batch_init(request).await
-        })
-        .await?;
+    let fill =
+        bridge.fill(
+            &bridge.shop().stock,
+            count,
+            (change.deadline, change.effect()),
+            request,
+            |transport, request| async move {
+                StockServiceClient::new(transport).batch_init(request).await
+            },
+        );
+    fill.await?;
     Ok(Json(Done::of("stock")))
 }

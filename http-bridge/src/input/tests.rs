@@ -8,6 +8,7 @@ fn input(template: &str, path: &str) -> Input {
         key: None,
         repeated: false,
         keep_log: None,
+        if_match: None,
         arrived: Instant::now(),
     }
 }

@@ -1,9 +1,13 @@
 //! What each endpoint answers when all goes well.
 
-use http::Method;
-use serde_json::json;
+use std::time::Duration;
 
-use crate::shop::{Front, SHARDS};
+use http::Method;
+use http_bridge::Settings;
+use serde_json::json;
+use types::Reason;
+
+use crate::shop::{Front, SHARDS, Trouble, settings};
 
 #[tokio::test]
 async fn an_order_is_made_filled_bought_and_read() {
@@ -177,4 +181,44 @@ async fn the_log_of_a_checkout_is_kept_for_who_asks_for_it() {
     assert_eq!(answer.outcome(), (400, "INVALID_ARGUMENT".to_owned()));
     assert_eq!(answer.json()["field"], "Till-Keep-Log");
     assert_eq!(front.world.state().logs_kept, [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_batch_init_is_made_of_parts_with_a_life_each() {
+    let batch_init_timeout = Duration::from_mins(10);
+    let front = Front::with(Settings { batch_init_timeout, ..settings() });
+    front.world.plan("payment", "/BatchInit", Trouble::Say(Reason::Unavailable), 60);
+    let begun = front.world.store_ms();
+    let done = front.call("POST /payment/batch_init/120000/1").await;
+    assert_eq!(done.status, 200);
+    assert_eq!(front.world.state().users.len(), 120_000);
+    let calls = front.world.calls("/BatchInit");
+    assert!(calls.len() >= 63, "three parts, and what was tried again: {}", calls.len());
+    let ends: Vec<u64> = calls.into_iter().map(|call| call.meta.not_after.unwrap().0).collect();
+    let (first, last) = (ends[0] - begun, ends[ends.len() - 1] - begun);
+    assert!((59_000..=60_000).contains(&first), "{first}");
+    assert!(last > first + 1_000 && last < 120_000, "{first} {last}");
+}
+
+#[tokio::test]
+async fn what_a_client_has_seen_goes_along_with_its_checkout() {
+    let front = Front::filled();
+    let etag = front.call("GET /orders/find/1").await.header("etag").to_owned();
+    assert!(etag.starts_with('"') && etag.ends_with('"') && etag.len() > 2, "{etag}");
+    front.call("POST /orders/addItem/1/0/1").await;
+    assert_ne!(front.call("GET /orders/find/1").await.header("etag"), etag);
+    let both = format!("{etag}, \"other\"");
+    front.call_with("POST /orders/checkout/1", &[("if-match", &both)]).await;
+    front.call("POST /orders/checkout/2").await;
+    let seen: Vec<_> =
+        front.world.state().checkouts.iter().map(|checkout| checkout.if_match.clone()).collect();
+    assert_eq!(seen, [vec![etag.trim_matches('"').to_owned(), "other".to_owned()], vec![]]);
+    for wrong in ["", "unquoted", "\"a"] {
+        let answer = front.call_with("POST /orders/checkout/3", &[("if-match", wrong)]).await;
+        assert_eq!(answer.outcome(), (400, "INVALID_ARGUMENT".to_owned()));
+        assert_eq!(answer.json()["field"], "If-Match");
+    }
+    front.world.plan("", "/Checkout", Trouble::Say(Reason::OrderModified), 1);
+    let answer = front.call_with("POST /orders/checkout/3", &[("if-match", &etag)]).await;
+    assert_eq!(answer.outcome(), (412, "ORDER_MODIFIED".to_owned()));
 }

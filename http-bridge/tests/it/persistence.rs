@@ -72,21 +72,84 @@ async fn a_refusal_is_definite_also_after_a_stumble() {
     assert_eq!(answer.outcome(), (409, "OUT_OF_STOCK".to_owned()));
 }
 
-/// The coordinator that was asked first may have died in the midst of it: what it had set aside is given back
-/// when its votes are past their deadline, and who is refused must read what is there.
+/// The coordinator that was asked first may have died in the midst of it, and its votes hold something until
+/// their deadline. The next one knows how long that is, and is told since when nobody answers.
 #[tokio::test(start_paused = true)]
-async fn a_checkout_is_refused_after_an_attempt_of_unknown_fate_only_when_that_has_settled() {
-    for (trouble, least) in [(Trouble::LoseReply, 3_500), (Trouble::NoConnection, 0)] {
+async fn a_coordinator_is_told_of_an_attempt_before_it_that_was_not_answered() {
+    for (trouble, is_told) in [(Trouble::LoseReply, true), (Trouble::NoConnection, false)] {
         let front = Front::filled();
         front.world.plan("", "/Checkout", trouble.clone(), 1);
-        front.world.plan("", "/Checkout", Trouble::Say(Reason::OutOfStock), 1);
-        let begun = Instant::now();
-        let answer = front.call("POST /orders/checkout/1").await;
-        assert_eq!(answer.outcome(), (409, "OUT_OF_STOCK".to_owned()));
-        let took = begun.elapsed();
-        let least = Duration::from_millis(least);
-        assert!(took >= least && took < least + Duration::from_secs(1), "{trouble:?}: {took:?}");
+        assert_eq!(front.call("POST /orders/checkout/1").await.status, 200);
+        let last = front.world.state().checkouts.last().unwrap().unanswered_at_ms;
+        let told = front.world.store_ms().saturating_sub(1_000) < last;
+        assert_eq!(told, is_told, "{trouble:?}: {last}");
     }
+}
+
+/// Whatever an attempt may do, it does before the client is told that nobody knows.
+#[tokio::test(start_paused = true)]
+async fn all_attempts_of_a_call_have_one_end_that_is_no_later_than_its_answer() {
+    for (call, method, times) in [
+        ("POST /stock/add/1/1", "/AddStock", 3),
+        ("POST /orders/checkout/1", "/Checkout", 2),
+        ("DELETE /orders/removeItem/1/0", "/RemoveItem", 2),
+    ] {
+        let front = Front::filled();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        front.world.plan("", method, Trouble::LoseReply, times);
+        let answered_by = front.world.store_ms() + 30_000;
+        assert_eq!(front.call(call).await.status, 200, "{call}");
+        let ends: Vec<_> = front
+            .world
+            .calls(method)
+            .into_iter()
+            .map(|call| call.meta.not_after.unwrap().0)
+            .collect();
+        assert_eq!(ends.len(), times + 1);
+        assert!(ends.iter().all(|end| *end == ends[0]), "{call}: {ends:?}");
+        assert!(ends[0] <= answered_by && ends[0] > answered_by - 1_000, "{call}: {ends:?}");
+        assert!(front.world.calls("/GetItem").iter().all(|call| call.meta.not_after.is_none()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_under_a_clients_own_key_has_a_name_of_its_own_besides() {
+    let front = Front::filled();
+    front.world.plan("", "/AddStock", Trouble::LoseReply, 1);
+    for _ in 0..2 {
+        front.call_with("POST /stock/add/1/1", &[("idempotency-key", "mine")]).await;
+    }
+    front.call("POST /stock/add/1/1").await;
+    let names: Vec<_> =
+        front.world.calls("/AddStock").into_iter().map(|call| call.meta.call_id).collect();
+    let [first, again, second, bare] = &names[..] else { panic!("{names:?}") };
+    assert!(first.is_some() && first == again, "two attempts of one call: {names:?}");
+    assert!(second.is_some() && second != first, "another call: {names:?}");
+    assert_eq!(*bare, None, "its request id is its own");
+}
+
+/// Without the store's time no end can be fixed, so nothing is begun.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_changed_while_nobody_knows_the_stores_time() {
+    let front = Front::filled();
+    front.world.state().timeless = true;
+    let answer = front.call("POST /stock/add/1/1").await;
+    assert_eq!(answer.outcome(), (503, "UNAVAILABLE".to_owned()));
+    assert!(front.world.calls("/AddStock").is_empty());
+    assert_eq!(front.call("GET /stock/find/1").await.status, 200, "reading needs none");
+    let (answer, ()) = tokio::join!(front.call("POST /stock/add/1/1"), async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        front.world.state().timeless = false;
+    });
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_came_too_late_did_nothing() {
+    let front = Front::filled();
+    front.world.plan("", "/AddStock", Trouble::Say(Reason::Expired), usize::MAX);
+    let answer = front.call("POST /stock/add/1/1").await;
+    assert_eq!(answer.outcome(), (503, "UNAVAILABLE".to_owned()), "its outcome is known");
 }
 
 #[tokio::test(start_paused = true)]

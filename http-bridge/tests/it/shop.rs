@@ -15,17 +15,20 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use http_bridge::{Bridge, Settings, Shop, conformance::Contract};
 use prost::Message;
+use proto::coordinator::v1::CheckoutRequest;
 use rpc::{
+    call::CallMeta,
     net::{Endpoint, Net, Transport, in_process},
     routing::{Router, Target},
     seams::{SystemClock, SystemEntropy},
     status::to_status,
+    store_time::{self, StoreTime},
 };
 use serde_json::Value;
 use tokio::sync::Notify;
 use tonic::{Status, metadata::MetadataMap};
 use tower::ServiceExt as _;
-use types::{Reason, Refusal};
+use types::{Reason, Refusal, Timestamp, UnixMillis};
 
 mod services;
 
@@ -92,13 +95,17 @@ pub(crate) struct State {
     claims: BTreeMap<String, String>,
     /// Of each checkout that arrived, whether its log was wanted.
     pub(crate) logs_kept: Vec<bool>,
+    /// Each checkout that arrived.
+    pub(crate) checkouts: Vec<CheckoutRequest>,
     /// What operators are told.
     pub(crate) reports: Vec<proto::coordinator::v1::TransactionReport>,
     /// The last audit, by the coordinator's endpoint.
     pub(crate) audits: BTreeMap<String, proto::coordinator::v1::GetAuditResponse>,
     /// What operators had resolved.
     pub(crate) resolved: Vec<Vec<u8>>,
-    /// Every call that reached the network: endpoint, method, milliseconds given.
+    /// No service tells the store's time.
+    pub(crate) timeless: bool,
+    /// Every call that reached the network.
     pub(crate) calls: Vec<Call>,
     plans: Vec<Plan>,
 }
@@ -109,12 +116,24 @@ pub(crate) struct Call {
     pub(crate) endpoint: String,
     pub(crate) method: String,
     pub(crate) timeout: Option<Duration>,
+    /// What it says of itself.
+    pub(crate) meta: CallMeta,
 }
 
+/// When the store's clock began.
+const STORE_EPOCH_MS: u64 = 1_700_000_000_000;
+
 /// The shop and the network to it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct World {
     state: Arc<Mutex<State>>,
+    began: tokio::time::Instant,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self { state: Arc::default(), began: tokio::time::Instant::now() }
+    }
 }
 
 impl fmt::Debug for World {
@@ -167,6 +186,11 @@ impl World {
         Ok(tonic::Response::new(answer))
     }
 
+    /// The store's clock.
+    pub(crate) fn store_ms(&self) -> u64 {
+        STORE_EPOCH_MS + u64::try_from(self.began.elapsed().as_millis()).unwrap()
+    }
+
     fn trouble(&self, endpoint: &Endpoint, path: &str) -> Option<Trouble> {
         let mut state = self.state();
         let plan = state.plans.iter_mut().find(|plan| {
@@ -184,10 +208,16 @@ impl World {
         request: Request<tonic::body::Body>,
     ) -> Result<http::Response<tonic::body::Body>, tower::BoxError> {
         let path = request.uri().path().to_owned();
-        let timeout = rpc::deadline::of(&MetadataMap::from_headers(request.headers().clone()));
-        let call = Call { endpoint: endpoint.to_string(), method: path.clone(), timeout };
+        let metadata = MetadataMap::from_headers(request.headers().clone());
+        let timeout = rpc::deadline::of(&metadata);
+        let meta = CallMeta::of(&metadata).unwrap();
+        let call = Call { endpoint: endpoint.to_string(), method: path.clone(), timeout, meta };
         self.state().calls.push(call);
-        let routes = services::routes(&self, endpoint.as_str());
+        let time = StoreTime::default();
+        if !self.state().timeless {
+            time.hear(Timestamp::from_physical(UnixMillis(self.store_ms())));
+        }
+        let routes = store_time::telling(services::routes(&self, endpoint.as_str()), &time);
         match self.trouble(&endpoint, &path) {
             None => {}
             Some(Trouble::LoseRequest) => return Err("connection reset".into()),

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, fmt};
 use bytes::Bytes;
 use prost::Message;
 use proto::{convert, participant::v1::Vote as WireVote};
-use storage::record::{self, TxEvent, tx_event};
-use types::{
-    Branch, BranchState, Priority, RequestId, Service, ShardId, Timestamp, TxId, TxMeta,
-    UnixMillis, Vote,
+use storage::{
+    record::{self, TxEvent, tx_event},
+    tx_meta,
 };
+use types::{Branch, BranchState, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
 use crate::offence::{Findings, Invariant};
 
@@ -310,21 +310,5 @@ fn vote(bytes: &[u8]) -> Result<Option<Vote>, Unreadable> {
 /// # Errors
 /// [`Unreadable`]; a retry does not help.
 pub fn meta(meta: Option<&record::TxMeta>) -> Result<TxMeta, Unreadable> {
-    let meta = meta.ok_or_else(|| unreadable("an event without its transaction"))?;
-    let branch = |branch: &record::Branch| {
-        let service = Service::new(&branch.service).map_err(unreadable)?;
-        let shard = u16::try_from(branch.shard).map_err(unreadable)?;
-        Ok(Branch { service, shard: ShardId(shard) })
-    };
-    let request_id = match meta.request_id.as_str() {
-        "" => None,
-        text => Some(RequestId::new(text).map_err(unreadable)?),
-    };
-    Ok(TxMeta {
-        tx_id: tx_id(&meta.tx_id)?,
-        priority: Priority { begin_ts: meta.begin_ts, nonce: meta.nonce },
-        deadline: UnixMillis(meta.deadline_ms),
-        branches: meta.branches.iter().map(branch).collect::<Result<_, Unreadable>>()?,
-        request_id,
-    })
+    tx_meta::decode(meta).map_err(unreadable)
 }

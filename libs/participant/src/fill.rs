@@ -1,11 +1,13 @@
 //! batch_init: many records, shard by shard, in chunks that fit a batch.
 
+use std::ops::Range;
+
 use futures::{StreamExt, TryStreamExt, stream};
-use types::{RequestId, ShardId, shard_of};
+use types::{ClientCall, ShardId, shard_of};
 
 use crate::{
     domain::Domain,
-    shards::{OpError, Retention, Shards},
+    shards::{OpError, Shards},
 };
 
 /// Records in one operation.
@@ -15,26 +17,23 @@ const IN_FLIGHT: usize = 8;
 
 /// What to fill.
 #[derive(Debug, Clone)]
-pub struct Fill<'a> {
-    /// Records "0" to `count - 1`.
-    pub count: u64,
+pub struct Fill {
+    /// Numbers of the records.
+    pub numbers: Range<u64>,
     /// Only those of these shards.
     pub shards: Vec<ShardId>,
-    /// The call's request id; each chunk takes effect once under a part of it.
-    pub request: Option<RequestId>,
-    /// Describes the call with all its fields.
-    pub call: &'a str,
-    /// How long request ids are kept.
-    pub retention: Retention,
+    /// The call; each chunk takes effect once under a part of it.
+    pub call: ClientCall,
 }
 
 /// Executes `op` for every chunk of numbers. Returns how many records were written.
 ///
 /// # Errors
-/// [`OpError`]: some chunks may have been written; repeat it with the same request id.
+/// [`OpError`]: some chunks may have been written. Repeated with the same request id and the same range, it
+/// goes on where it stood.
 pub async fn fill<D: Domain>(
     lanes: &Shards<D>,
-    fill: Fill<'_>,
+    fill: Fill,
     op: impl Fn(Vec<u64>) -> D::Op + Sync,
 ) -> Result<u64, OpError> {
     let all = lanes.count()?;
@@ -42,12 +41,12 @@ pub async fn fill<D: Domain>(
     let op = &op;
     let shards = stream::iter(fill.shards.clone());
     let written = shards.map(|shard| async move {
-        let chunks = stream::iter(Chunks { next: 0, count: fill.count, shard, all }.enumerate());
-        let written = chunks.map(|(index, numbers)| async move {
+        let chunks = stream::iter(Chunks { numbers: fill.numbers.clone(), shard, all });
+        let written = chunks.map(|numbers| async move {
             let len = numbers.len();
-            let part = fill.request.as_ref().map(|id| id.part(&format!("{shard}/{index}")));
-            let key = fill.retention.key(part, fill.call);
-            lanes.execute(shard, op(numbers), key).await.map(|_| len)
+            let first = numbers.first().copied().unwrap_or_default();
+            let part = fill.call.part(&format!("{shard}/{first}"));
+            lanes.execute(shard, op(numbers), Some(part)).await.map(|_| len)
         });
         written
             .buffer_unordered(IN_FLIGHT)
@@ -61,8 +60,7 @@ pub async fn fill<D: Domain>(
 
 /// The numbers of one shard, in chunks.
 struct Chunks {
-    next: u64,
-    count: u64,
+    numbers: Range<u64>,
     shard: ShardId,
     all: u16,
 }
@@ -71,17 +69,19 @@ impl Iterator for Chunks {
     type Item = Vec<u64>;
 
     fn next(&mut self) -> Option<Vec<u64>> {
-        let mut numbers = Vec::with_capacity(CHUNK);
+        let mut chunk = Vec::with_capacity(CHUNK);
         let mut text = String::new();
-        while self.next < self.count && numbers.len() < CHUNK {
+        for number in self.numbers.by_ref() {
             text.clear();
             // Writing to a String cannot fail.
-            let _written = std::fmt::Write::write_fmt(&mut text, format_args!("{}", self.next));
+            let _written = std::fmt::Write::write_fmt(&mut text, format_args!("{number}"));
             if shard_of(&text, self.all) == self.shard {
-                numbers.push(self.next);
+                chunk.push(number);
             }
-            self.next += 1;
+            if chunk.len() == CHUNK {
+                break;
+            }
         }
-        (!numbers.is_empty()).then_some(numbers)
+        (!chunk.is_empty()).then_some(chunk)
     }
 }

@@ -5,10 +5,12 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use clap::{Args, value_parser};
-use proto::coordinator::v1::{
-    ResolveRequest, coordinator_service_client::CoordinatorServiceClient,
+use proto::{
+    coordinator::v1::{ResolveRequest, coordinator_service_client::CoordinatorServiceClient},
+    participant::v1::participant_service_server::ParticipantServiceServer,
 };
 use rpc::{
+    MESSAGE_BYTES_MAX,
     access::{self, Identity},
     admin::{Admin, Ready},
     listen::Listeners,
@@ -17,6 +19,7 @@ use rpc::{
     seams::{SystemClock, SystemEntropy},
     server::{Readiness, ServeError, ServerArgs, serve},
     status::{Failure, invalid_field, to_status},
+    store_time::{self, StoreTime},
     tls::{TlsArgs, TlsError},
 };
 use storage::{
@@ -24,14 +27,14 @@ use storage::{
     args::StoreArgs,
     schema::{self, SchemaError},
 };
-use tonic::{Status, service::Routes};
-use types::{Clock, Entropy, RequestId, ShardId, TxMeta};
-use uuid::{Builder, Uuid};
+use tonic::{Status, metadata::MetadataMap, service::Routes};
+use types::{ClientCall, Clock, Entropy, ShardId, Timestamp, TxMeta};
 
 use crate::{
     domain::Domain,
     lane::{AskResolve, LaneOptions, Seams},
-    shards::{Retention, Shards},
+    service::Participant,
+    shards::{OpError, Shards},
 };
 
 /// Between two looks whether the store is still there.
@@ -103,8 +106,8 @@ pub struct Parts<D: Domain> {
     pub domain: Arc<D>,
     /// Its lanes.
     pub shards: Arc<Shards<D>>,
-    /// How long answers are kept.
-    pub retention: Retention,
+    /// The store's time, as its timestamps tell it.
+    pub store_time: StoreTime,
     /// Other services.
     pub net: Arc<dyn Net>,
     /// For new ids.
@@ -116,7 +119,7 @@ impl<D: Domain> Clone for Parts<D> {
         Self {
             domain: Arc::clone(&self.domain),
             shards: Arc::clone(&self.shards),
-            retention: self.retention,
+            store_time: self.store_time.clone(),
             net: Arc::clone(&self.net),
             entropy: Arc::clone(&self.entropy),
         }
@@ -136,12 +139,12 @@ impl<D: Domain> Parts<D> {
     /// When the domain's name does not fit a service.
     pub fn new(
         domain: D,
-        retention: Retention,
         net: Arc<dyn Net>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, types::IdError> {
         let shards = Arc::new(Shards::closed(&domain)?);
-        Ok(Self { domain: Arc::new(domain), shards, retention, net, entropy })
+        let store_time = StoreTime::default();
+        Ok(Self { domain: Arc::new(domain), shards, store_time, net, entropy })
     }
 
     /// Opens the lanes as soon as the store answers; a shop that is new gets its schema here.
@@ -159,24 +162,51 @@ impl<D: Domain> Parts<D> {
         let schema = schema::open_when_there(&*kv, wanted_shards).await?;
         let resolver = Arc::new(ThroughCoordinator { coordinator });
         let entropy = Arc::clone(&self.entropy);
-        let seams = Seams { kv, clock, entropy, resolver };
+        let store_time = self.store_time.clone();
+        let seams = Seams { kv, clock, entropy, resolver, store_time };
         self.shards.open(&self.domain, schema.shards, &seams, options);
         Ok(())
     }
 }
 
 impl<D: Domain> Parts<D> {
-    /// The id of something new: the request's own when it has one, so that it is made once.
-    pub fn new_id<I>(
+    /// The services of a replica: its own, and the participant service of its lanes. Every answer tells the
+    /// store's time.
+    pub fn with_participant(&self, own: Routes) -> Routes {
+        let participant = Participant::new(Arc::clone(&self.domain), Arc::clone(&self.shards));
+        let participant =
+            ParticipantServiceServer::new(participant).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        store_time::telling(own.add_service(participant), &self.store_time)
+    }
+
+    /// The call that a request which changes something belongs to.
+    ///
+    /// # Errors
+    /// As [`rpc::call::client_call`].
+    pub fn client_call(
         &self,
-        request: Option<&RequestId>,
-        derived: impl FnOnce(&RequestId) -> I,
-        random: impl FnOnce(Uuid) -> I,
-    ) -> I {
-        match request {
-            Some(request) => derived(request),
-            None => random(Builder::from_random_bytes(self.entropy.next_bytes()).into_uuid()),
-        }
+        metadata: &MetadataMap,
+        request_id: &str,
+        what: &str,
+    ) -> Result<ClientCall, Status> {
+        rpc::call::client_call(metadata, request_id, what, &*self.entropy)
+    }
+
+    /// Executes an operation on the shard of this id.
+    ///
+    /// # Errors
+    /// A status.
+    pub async fn execute(
+        &self,
+        id: &str,
+        op: D::Op,
+        call: Option<ClientCall>,
+    ) -> Result<(D::Reply, Timestamp), Status> {
+        let executed = async {
+            let shard = self.shards.shard_of(id).map_err(OpError::from)?;
+            self.shards.execute(shard, op, call).await
+        };
+        executed.await.map_err(|error| to_status(&error))
     }
 
     /// The shards that a BatchInit names; all of them when it names none.
@@ -232,11 +262,10 @@ pub async fn run<D: Domain>(
     routes: impl FnOnce(&Parts<D>) -> Routes,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
-    let retention = Retention { client_ms: args.request_id_retention_ms, ..Retention::default() };
     let tls = args.tls.load_to_serve()?;
     let net: Arc<dyn Net> = Arc::new(GrpcNet::with_tls(tls.clone()));
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let parts = Parts::new(domain, retention, Arc::clone(&net), entropy)?;
+    let parts = Parts::new(domain, Arc::clone(&net), entropy)?;
     let kv = args.store.connect().await?;
     let readiness = Readiness::new();
     let options = args.server.options(services, proto::DESCRIPTORS, tls);
@@ -247,10 +276,10 @@ pub async fn run<D: Domain>(
     let coordinator = Router::to(callee, args.coordinator_endpoints, net);
     let stay_ready = async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let options = lane_options(args.batch_calls_max);
+        let options = lane_options(args.batch_calls_max, args.request_id_retention_ms);
         parts.open(Arc::clone(&kv), args.store.shards, clock, coordinator, options).await?;
         tracing::info!(service = %parts.shards.service(), "ready");
-        probe(&kv, &readiness).await;
+        probe(&kv, &readiness, &parts.store_time).await;
         Ok(())
     };
     tokio::select! {
@@ -274,8 +303,9 @@ fn admin<D: Domain>(parts: &Parts<D>, readiness: &Readiness) -> Admin {
     Admin::new(Ready::new(readiness.clone(), details)).with_metrics(storage::tikv::client_metrics)
 }
 
-fn lane_options(batch_calls_max: Option<u16>) -> LaneOptions {
+fn lane_options(batch_calls_max: Option<u16>, retention_ms: u64) -> LaneOptions {
     let mut options = LaneOptions::default();
+    options.limits.retention_ms = retention_ms;
     if let Some(calls) = batch_calls_max {
         options.limits.batch_calls = options.limits.batch_calls.min(calls.into());
     }
@@ -283,12 +313,16 @@ fn lane_options(batch_calls_max: Option<u16>) -> LaneOptions {
 }
 
 /// Keeps readiness in step with the store. Never ends.
-async fn probe(kv: &SharedKv, readiness: &Readiness) {
+async fn probe(kv: &SharedKv, readiness: &Readiness, store_time: &StoreTime) {
     let mut there = true;
     readiness.ready();
     loop {
         tokio::time::sleep(PROBE_EVERY).await;
-        match kv.timestamp().await {
+        let timestamp = kv.timestamp().await;
+        if let Ok(now) = &timestamp {
+            store_time.hear(*now);
+        }
+        match timestamp {
             Ok(_) if !there => {
                 tracing::info!("the store is there again");
                 there = true;
@@ -310,8 +344,8 @@ mod tests {
 
     #[test]
     fn batches_can_be_made_smaller_and_never_larger() {
-        let usual = lane_options(None).limits.batch_calls;
-        assert_eq!(lane_options(Some(1)).limits.batch_calls, 1);
-        assert_eq!(lane_options(Some(u16::MAX)).limits.batch_calls, usual);
+        let calls = |max| lane_options(max, 1).limits.batch_calls;
+        assert_eq!(calls(Some(1)), 1);
+        assert_eq!(calls(Some(u16::MAX)), calls(None));
     }
 }

@@ -11,11 +11,11 @@ use proto::{
 };
 use rpc::status::{invalid_field, to_status};
 use tonic::{Request, Response, Status};
-use types::{BranchState, TxMeta, Vote};
+use types::{BranchState, Reason, Refusal, ShardId, Timestamp, TxMeta, Vote, shard_of};
 
 use crate::{
     core::{Answer, Call},
-    domain::{Domain, Receipt},
+    domain::{Domain, Receipt, Row},
     lane::{LaneError, Pending},
     shards::Shards,
 };
@@ -34,6 +34,14 @@ impl<D: Domain> Clone for Participant<D> {
     fn clone(&self) -> Self {
         Self { domain: Arc::clone(&self.domain), shards: Arc::clone(&self.shards) }
     }
+}
+
+/// The value of a field that converts.
+///
+/// # Errors
+/// INVALID_ARGUMENT, naming the field.
+pub fn checked<T>(field: Result<T, InvalidField>) -> Result<T, Status> {
+    field.map_err(|error| invalid(&error))
 }
 
 /// Says that a field does not convert.
@@ -58,8 +66,8 @@ impl<D: Domain> Participant<D> {
             return Err(invalid_field("branch.service", "names another service"));
         }
         let lane = self.shards.lane(branch.shard).map_err(|error| to_status(&error))?;
-        let lane = lane.ok_or_else(|| invalid_field("branch.shard", "does not exist"))?;
         if let Call::Prepare { meta, .. }
+        | Call::Reject { meta, .. }
         | Call::Commit { meta, .. }
         | Call::Abort { meta, .. }
         | Call::Query { meta, .. } = &call
@@ -67,7 +75,10 @@ impl<D: Domain> Participant<D> {
         {
             return Err(invalid_field("branch", "is not one of tx.branches"));
         }
-        lane.begin(call).map_err(|error| to_status(&error))
+        match lane {
+            Some(lane) => lane.begin(call).map_err(|error| to_status(&error)),
+            None => nowhere(&call).map(Pending::ready),
+        }
     }
 
     fn begin_prepare(
@@ -76,9 +87,29 @@ impl<D: Domain> Participant<D> {
         may_wait: bool,
     ) -> Result<Pending<D>, Status> {
         let meta = tx(request.tx.as_ref())?;
-        let payload =
-            self.domain.decode_payload(&request.payload).map_err(|error| invalid(&error))?;
-        self.ask(request.branch.as_ref(), Call::Prepare { meta, payload, may_wait })
+        let branch = convert::branch(request.branch.as_ref()).map_err(|error| invalid(&error))?;
+        // Whatever can never be answered with YES is answered with a durable NO: an error would be asked again.
+        let call = match self.domain.decode_payload(&request.payload) {
+            Ok(payload) if self.lies_on(&payload, branch.shard)? => {
+                Call::Prepare { meta, payload, may_wait }
+            }
+            Ok(_) => Call::Reject { meta, refusal: Refusal::new(Reason::WrongShard) },
+            Err(InvalidField { field, problem }) => {
+                let refusal = Refusal::new(Reason::InvalidArgument).with(field, problem);
+                Call::Reject { meta, refusal }
+            }
+        };
+        self.ask(request.branch.as_ref(), call)
+    }
+
+    /// Whether all that a Prepare asks for lies on this shard.
+    fn lies_on(&self, payload: &D::Payload, shard: ShardId) -> Result<bool, Status> {
+        let shards = self.shards.count().map_err(|error| to_status(&error))?;
+        let lies = |row: &Row| {
+            let id = row.get(1..).and_then(|id| std::str::from_utf8(id).ok());
+            id.is_some_and(|id| shard_of(id, shards) == shard)
+        };
+        Ok(self.domain.payload_rows(payload).iter().all(lies))
     }
 
     fn begin_commit(&self, request: wire::CommitRequest) -> Result<Pending<D>, Status> {
@@ -122,6 +153,22 @@ impl<D: Domain> Participant<D> {
         self.ask(request.branch.as_ref(), call)
     }
 
+    fn begin_refuse(&self, request: &wire::RefuseRequest) -> Result<Pending<D>, Status> {
+        let call = convert::client_call(
+            &request.request_id,
+            request.request_fingerprint,
+            request.not_after_ms,
+            &request.call_id,
+        );
+        let call = call.map_err(|error| invalid(&error))?;
+        let call =
+            call.ok_or_else(|| invalid_field("request_id", "must be there, with its hash"))?;
+        let refusal =
+            convert::refusal(request.refusal.as_ref()).map_err(|error| invalid(&error))?;
+        let began = Some(Timestamp(request.began_ts));
+        self.ask(request.branch.as_ref(), Call::Refuse { call, began, refusal })
+    }
+
     fn begin_forget(&self, request: &wire::ForgetRequest) -> Result<Pending<D>, Status> {
         let tx_id = convert::tx_id(&request.tx_id).map_err(|error| invalid(&error))?;
         self.ask(request.branch.as_ref(), Call::Forget { tx_id })
@@ -135,10 +182,11 @@ impl<D: Domain> Participant<D> {
             Some(Op::Abort(request)) => Begun::Abort(self.begin_abort(&request)?),
             Some(Op::Query(request)) => Begun::Query(self.begin_query(&request)?),
             Some(Op::Forget(request)) => Begun::Forget(self.begin_forget(&request)?),
+            Some(Op::Refuse(request)) => Begun::Refuse(self.begin_refuse(&request)?),
             Some(Op::Read(request)) => {
                 let op =
                     self.domain.decode_query(&request.query).map_err(|error| invalid(&error))?;
-                let call = Call::Op { op: op.clone(), request: None, may_wait: false };
+                let call = Call::Op { op: op.clone(), call: None, may_wait: false };
                 Begun::Read(op, self.ask(request.branch.as_ref(), call)?)
             }
             None => return Err(invalid_field("operation", "is missing")),
@@ -159,6 +207,7 @@ impl<D: Domain> Participant<D> {
                 settled(pending).await?;
                 OpResult::Forget(wire::ForgetResponse {})
             }
+            Begun::Refuse(pending) => OpResult::Refuse(refused(pending).await?),
             Begun::Read(op, pending) => match settled(pending).await? {
                 Answer::Done(reply, at) => {
                     let answer = self.domain.encode_answer(&op, &reply, at).into();
@@ -167,12 +216,29 @@ impl<D: Domain> Participant<D> {
                 Answer::Refused(refusal) => return Err(to_status(&refusal)),
                 Answer::Waiting(blocker) => waiting(&blocker),
                 Answer::Overloaded => return Err(to_status(&LaneError::Overloaded)),
-                // A lane answers an operation in no other way.
-                Answer::Vote(_) | Answer::State(..) | Answer::Forgotten => {
-                    return Err(to_status(&LaneError::Unavailable));
-                }
+                // A lane answers an operation that changes nothing in no other way.
+                Answer::Vote(_)
+                | Answer::State(..)
+                | Answer::Forgotten
+                | Answer::Expired
+                | Answer::Committed(_) => return Err(to_status(&LaneError::Unavailable)),
             },
         })
+    }
+}
+
+/// What a shard that does not exist answers. It never votes YES, so a transaction that names it is aborted
+/// there from the beginning: whatever asks gets an end.
+fn nowhere<D: Domain>(call: &Call<D>) -> Result<Answer<D::Reply>, Status> {
+    match call {
+        Call::Prepare { .. } | Call::Reject { .. } => {
+            Ok(Answer::Vote((&Refusal::new(Reason::WrongShard)).into()))
+        }
+        Call::Abort { .. } | Call::Query { .. } => Ok(Answer::State(BranchState::Aborted, None)),
+        Call::Forget { .. } => Ok(Answer::Forgotten),
+        Call::Op { .. } | Call::Commit { .. } | Call::Refuse { .. } => {
+            Err(invalid_field("branch.shard", "does not exist"))
+        }
     }
 }
 
@@ -183,6 +249,7 @@ enum Begun<D: Domain> {
     Abort(Pending<D>),
     Query(Pending<D>),
     Forget(Pending<D>),
+    Refuse(Pending<D>),
     Read(D::Op, Pending<D>),
 }
 
@@ -197,9 +264,12 @@ async fn vote<D: Domain>(pending: Pending<D>) -> Result<Result<Vote, Box<TxMeta>
         Answer::Waiting(blocker) => Ok(Err(blocker)),
         Answer::Overloaded => Err(to_status(&LaneError::Overloaded)),
         // A lane answers a Prepare in no other way.
-        Answer::Done(..) | Answer::Refused(_) | Answer::State(..) | Answer::Forgotten => {
-            Err(to_status(&LaneError::Unavailable))
-        }
+        Answer::Done(..)
+        | Answer::Refused(_)
+        | Answer::State(..)
+        | Answer::Forgotten
+        | Answer::Expired
+        | Answer::Committed(_) => Err(to_status(&LaneError::Unavailable)),
     }
 }
 
@@ -212,8 +282,27 @@ async fn state<D: Domain>(pending: Pending<D>) -> Result<(BranchState, Option<Vo
         | Answer::Vote(_)
         | Answer::Waiting(_)
         | Answer::Forgotten
+        | Answer::Expired
+        | Answer::Committed(_)
         | Answer::Overloaded => Err(to_status(&LaneError::Unavailable)),
     }
+}
+
+async fn refused<D: Domain>(pending: Pending<D>) -> Result<wire::RefuseResponse, Status> {
+    use wire::refuse_response::Outcome;
+    let outcome = match settled(pending).await? {
+        Answer::Refused(refusal) => Outcome::Refusal((&refusal).into()),
+        Answer::Committed(tx_id) => Outcome::Committed(tx_id.0.to_vec().into()),
+        // An operation has the same id and hash, which the coordinator never gives.
+        Answer::Done(..)
+        | Answer::Vote(_)
+        | Answer::Waiting(_)
+        | Answer::State(..)
+        | Answer::Forgotten
+        | Answer::Expired
+        | Answer::Overloaded => return Err(to_status(&LaneError::Unavailable)),
+    };
+    Ok(wire::RefuseResponse { outcome: Some(outcome) })
 }
 
 async fn committed<D: Domain>(pending: Pending<D>) -> Result<wire::CommitResponse, Status> {

@@ -7,11 +7,11 @@ use std::{
 };
 
 use types::{
-    Branch, Classify, ErrorKind, Refusal, RequestId, Service, ShardId, Timestamp, shard_of,
+    Branch, Classify, ClientCall, ErrorKind, Reason, Refusal, Service, ShardId, Timestamp, shard_of,
 };
 
 use crate::{
-    core::{Answer, Call, RequestKey},
+    core::{Answer, Call},
     domain::Domain,
     lane::{Lane, LaneError, LaneHandle, LaneOptions, Seams},
 };
@@ -48,37 +48,6 @@ impl Classify for OpError {
             Self::Lane(error) => error.metadata(),
         }
     }
-}
-
-/// How long answers are remembered under their request ids.
-#[derive(Debug, Clone, Copy)]
-pub struct Retention {
-    /// For ids that clients chose, in milliseconds.
-    pub client_ms: u64,
-    /// For ids minted inside, which are repeated within one call's deadline only, in milliseconds.
-    pub minted_ms: u64,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { client_ms: 600_000, minted_ms: 60_000 }
-    }
-}
-
-impl Retention {
-    /// Binds a request id to a call, which `call` describes with all its fields.
-    pub fn key(&self, id: Option<RequestId>, call: &str) -> Option<RequestKey> {
-        let id = id?;
-        let keep_ms = if id.is_minted() { self.minted_ms } else { self.client_ms };
-        Some(RequestKey { id, call: fnv1a(call), keep_ms })
-    }
-}
-
-/// FNV-1a, 64 bits. Stored: never change it.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 /// The lanes of a service. Closed until the schema is known; until then calls are `Unavailable`.
@@ -159,13 +128,33 @@ impl<D: Domain> Shards<D> {
         &self,
         shard: ShardId,
         op: D::Op,
-        request: Option<RequestKey>,
+        call: Option<ClientCall>,
     ) -> Result<(D::Reply, Timestamp), OpError> {
+        self.ask(shard, Call::Op { op, call, may_wait: true }).await
+    }
+
+    /// Has a shard remember that a call is refused. Returns the reply if it has succeeded before.
+    ///
+    /// # Errors
+    /// The refusal that stands, or another [`OpError`].
+    pub async fn refuse(
+        &self,
+        shard: ShardId,
+        call: ClientCall,
+        refusal: Refusal,
+    ) -> Result<(D::Reply, Timestamp), OpError> {
+        self.ask(shard, Call::Refuse { call, began: None, refusal }).await
+    }
+
+    async fn ask(&self, shard: ShardId, call: Call<D>) -> Result<(D::Reply, Timestamp), OpError> {
         let lane = self.lane(shard)?.ok_or(LaneError::Unavailable)?;
-        match lane.call(Call::Op { op, request, may_wait: true }).await? {
+        match lane.call(call).await? {
             Answer::Done(reply, at) => Ok((reply, at)),
             Answer::Refused(refusal) => Err(refusal.into()),
             Answer::Overloaded => Err(LaneError::Overloaded.into()),
+            Answer::Expired => Err(LaneError::Expired.into()),
+            // A transaction has the same id and hash, which nobody gives to an operation.
+            Answer::Committed(_) => Err(Refusal::new(Reason::RequestIdReused).into()),
             // A lane answers an operation in no other way.
             Answer::Vote(_) | Answer::Waiting(_) | Answer::State(..) | Answer::Forgotten => {
                 Err(LaneError::Unavailable.into())

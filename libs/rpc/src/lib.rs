@@ -19,6 +19,7 @@
 pub mod access;
 pub mod admin;
 mod bundle;
+pub mod call;
 pub mod deadline;
 pub mod listen;
 pub mod net;
@@ -29,6 +30,7 @@ pub mod seams;
 pub mod server;
 mod spans;
 pub mod status;
+pub mod store_time;
 pub mod tls;
 
 /// Greatest size of a message, in bytes, either way. tonic bounds 4 MiB unless told; a batch of

@@ -9,13 +9,13 @@ use std::{
     fmt,
     str::FromStr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::time::Instant;
 use tonic::codegen::http::uri::PathAndQuery;
 use types::{Classify, ErrorKind, Reason, ShardId};
 
@@ -118,7 +118,7 @@ pub struct Route {
 pub struct Description {
     /// Name under which it stands in branches.
     pub service: String,
-    /// Number of its shards, 1 to 4096; never changes.
+    /// Number of its shards, 1 to 4096; fixed for the life of its data.
     pub shards: u16,
 }
 
@@ -135,7 +135,9 @@ struct Shared {
     net: Arc<dyn Net>,
     replicas: Mutex<BTreeMap<Endpoint, Replica>>,
     turn: AtomicUsize,
-    description: OnceCell<Description>,
+    description: RwLock<Option<Description>>,
+    /// Held by whoever asks for the description.
+    describing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -174,7 +176,8 @@ impl Router {
             net,
             replicas: Mutex::default(),
             turn: AtomicUsize::new(0),
-            description: OnceCell::new(),
+            description: RwLock::default(),
+            describing: tokio::sync::Mutex::default(),
         });
         match &shared.target {
             Target::Static(endpoints) => shared.replace(endpoints.clone()),
@@ -266,6 +269,9 @@ impl Router {
     /// # Errors
     /// [`RouteError`]; retry after a pause.
     pub async fn shards(&self) -> Result<u16, RouteError> {
+        if let Some(shards) = self.shared.described(|description| description.shards) {
+            return Ok(shards);
+        }
         Ok(self.describe().await?.shards)
     }
 
@@ -273,8 +279,20 @@ impl Router {
     ///
     /// # Errors
     /// [`RouteError`]; retry after a pause.
-    pub async fn describe(&self) -> Result<&Description, RouteError> {
-        self.shared.description.get_or_try_init(|| self.ask_all()).await
+    pub async fn describe(&self) -> Result<Description, RouteError> {
+        let _asking = self.shared.describing.lock().await;
+        if let Some(description) = self.shared.described(Description::clone) {
+            return Ok(description);
+        }
+        let description = self.ask_all().await?;
+        *self.shared.description.write().unwrap_or_else(PoisonError::into_inner) =
+            Some(description.clone());
+        Ok(description)
+    }
+
+    /// Forgets what the service said of itself, so that it is asked again: a replica knows other shards.
+    pub fn forget_description(&self) {
+        self.shared.description.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     async fn ask_all(&self) -> Result<Description, RouteError> {
@@ -316,6 +334,11 @@ impl Shared {
     fn replicas(&self) -> MutexGuard<'_, BTreeMap<Endpoint, Replica>> {
         // Nothing under this lock leaves the map half-changed, so a panic elsewhere does not matter.
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn described<T>(&self, what: impl FnOnce(&Description) -> T) -> Option<T> {
+        // Nothing under this lock leaves it half-changed, so a panic elsewhere does not matter.
+        self.description.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(what)
     }
 
     /// The replicas, once those whose outage is over are taken back.
@@ -372,6 +395,7 @@ const fn silence(kind: ErrorKind) -> Option<&'static str> {
         | ErrorKind::Rejected
         | ErrorKind::AlreadyExists
         | ErrorKind::RequestIdReused
+        | ErrorKind::Changed
         | ErrorKind::Contended
         | ErrorKind::Overloaded
         | ErrorKind::Forbidden

@@ -29,7 +29,7 @@ pub const fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::InvalidInput => Code::InvalidArgument,
         ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::Rejected => Code::FailedPrecondition,
+        ErrorKind::Rejected | ErrorKind::Changed => Code::FailedPrecondition,
         ErrorKind::AlreadyExists | ErrorKind::RequestIdReused => Code::AlreadyExists,
         ErrorKind::Contended => Code::Aborted,
         ErrorKind::Overloaded => Code::ResourceExhausted,
@@ -95,6 +95,7 @@ const fn retry_after(kind: ErrorKind) -> Option<Duration> {
         | ErrorKind::NotFound
         | ErrorKind::Rejected
         | ErrorKind::AlreadyExists
+        | ErrorKind::Changed
         | ErrorKind::Contended
         | ErrorKind::RequestIdReused
         | ErrorKind::Forbidden
@@ -230,6 +231,7 @@ impl Failure {
             | ErrorKind::NotFound
             | ErrorKind::Rejected
             | ErrorKind::AlreadyExists
+            | ErrorKind::Changed
             | ErrorKind::RequestIdReused
             | ErrorKind::Forbidden
             | ErrorKind::Internal => false,
@@ -263,13 +265,10 @@ impl Classify for Failure {
     }
 }
 
-/// The code says the kind, but for one code that two kinds share.
-fn kind_of_ours(code: Code, reason: &str) -> ErrorKind {
-    if code == Code::AlreadyExists && reason == Reason::RequestIdReused.as_str() {
-        ErrorKind::RequestIdReused
-    } else {
-        kind_of(code)
-    }
+/// The code says the kind; where several kinds share one, a reason that we know does.
+fn kind_of_ours(status: Code, reason: &str) -> ErrorKind {
+    let known = Reason::parse(reason).map(Reason::kind);
+    known.filter(|kind| code(*kind) == status).unwrap_or_else(|| kind_of(status))
 }
 
 fn kind_of_bare(status: &Status) -> ErrorKind {
@@ -299,6 +298,7 @@ const fn general_reason(kind: ErrorKind) -> Reason {
         ErrorKind::NotFound
         | ErrorKind::Rejected
         | ErrorKind::AlreadyExists
+        | ErrorKind::Changed
         | ErrorKind::Internal => Reason::Internal,
     }
 }

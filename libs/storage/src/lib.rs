@@ -6,7 +6,8 @@
 //!
 //! Modules: [`kv`] the seam; [`tikv`] and [`mem`] the backends; [`keys`] the registry of key spaces;
 //! [`codec`] the format byte; [`schema`] the gate; [`conformance`] the suite that every backend passes;
-//! [`metered`] what is measured of any of them; [`janitor`] the chore that keeps the store clean; [`claims`] request ids bound to calls.
+//! [`metered`] what is measured of any of them; [`janitor`] the chore that keeps the store clean; [`claims`] request ids bound to calls;
+//! [`tx_meta`] transactions as they are stored.
 //!
 //! Invariants: a commit error is *undetermined* unless it is proved definite; whatever stands in the
 //! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; every KV transaction
@@ -24,6 +25,7 @@ pub mod metered;
 pub mod schema;
 pub mod shard;
 pub mod tikv;
+pub mod tx_meta;
 
 pub use kv::{CommitError, Key, Kv, KvError, Reads, SharedKv, Txn, Value};
 

@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Rejected,
     /// What the request would make exists already.
     AlreadyExists,
+    /// What the caller had seen is not what stands; look again, then decide anew.
+    Changed,
     /// Somebody is in the way; retried inside, never leaves the coordinator or the bridge.
     Contended,
     /// Too much at once; nothing was begun. Retry later.
@@ -32,11 +34,12 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds, for tables.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::InvalidInput,
         Self::NotFound,
         Self::Rejected,
         Self::AlreadyExists,
+        Self::Changed,
         Self::Contended,
         Self::Overloaded,
         Self::Unavailable,
@@ -117,6 +120,13 @@ reasons! {
     OrderTooLarge = "ORDER_TOO_LARGE", Rejected, "The order has too many lines";
     /// The order changed between being read and being locked; retried inside.
     OrderChanged = "ORDER_CHANGED", Contended, "The order has changed";
+    /// The order is not as the caller's token says. Nothing was tried.
+    OrderModified = "ORDER_MODIFIED", Changed, "The order is not as it was seen";
+    /// The call has succeeded already, by another attempt; answered inside.
+    AlreadyDone = "ALREADY_DONE", Contended, "The call has already succeeded";
+    /// What a Prepare asks for does not lie on the shard that was asked; its coordinator knows another number of
+    /// shards. Retried inside.
+    WrongShard = "WRONG_SHARD", Contended, "The shards have changed";
     /// No order with this id.
     OrderNotFound = "ORDER_NOT_FOUND", NotFound, "There is no such order";
     /// No item with this id.
@@ -133,6 +143,8 @@ reasons! {
     Unavailable = "UNAVAILABLE", Unavailable, "The service is temporarily unavailable";
     /// A decision may exist; ask again with the same request id.
     OutcomeUnknown = "OUTCOME_UNKNOWN", Deadline, "The outcome is not known yet";
+    /// The time within which the call could take effect is over, and this attempt did nothing.
+    Expired = "EXPIRED", Deadline, "The time for this call is over";
     /// The caller may not do this.
     Forbidden = "FORBIDDEN", Forbidden, "The caller may not do this";
     /// A bug or damaged data.

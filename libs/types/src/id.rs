@@ -120,8 +120,8 @@ text_id! {
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// Ids that begin with this were minted inside, for retries that last no longer than the call's own
-    /// deadline, so they need not be remembered as long as a client's.
+    /// Ids that begin with this were minted for one call: only the attempts of that call carry them, so a
+    /// refusal under them is final, and they are remembered for no longer than a call may live.
     pub const MINTED_PREFIX: &str = "~";
 
     /// Takes 1 to 128 bytes without control characters.
@@ -316,15 +316,19 @@ pub struct Priority {
     pub nonce: u64,
 }
 
-/// The shard of a key: FNV-1a (64 bits, Fowler, Noll, Vo) with a final mix (from MurmurHash3), modulo
-/// the number of shards. Fixed for ever, as stored data lies by it.
+/// FNV-1a, 64 bits (Fowler, Noll, Vo). Fixed for ever, as hashes are stored.
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The shard of a key: [`fnv1a`] with a final mix (from MurmurHash3), modulo the number of shards. Fixed for
+/// ever, as stored data lies by it.
 ///
 /// `shards` of 0 counts as 1.
 pub fn shard_of(id: &str, shards: u16) -> ShardId {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in id.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
+    let mut hash = fnv1a(id.as_bytes());
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^= hash >> 33;
     let slot = hash.checked_rem(u64::from(shards)).unwrap_or(0);

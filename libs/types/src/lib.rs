@@ -21,8 +21,9 @@ pub mod tx;
 pub use amount::{AMOUNT_MAX, Amount, AmountError, Money, Quantity};
 pub use error::{Classify, ErrorKind, Reason, Refusal};
 pub use id::{
-    Branch, IdError, ItemId, OrderId, Priority, RequestId, Service, ShardId, TxId, UserId, shard_of,
+    Branch, IdError, ItemId, OrderId, Priority, RequestId, Service, ShardId, TxId, UserId, fnv1a,
+    shard_of,
 };
 pub use mutation::Mutation;
-pub use time::{Clock, Entropy, Stamp, StampError, Timestamp, UnixMillis};
-pub use tx::{BranchState, TxMeta, Vote};
+pub use time::{CALL_LIFE_MAX_MS, Clock, Entropy, Stamp, StampError, Timestamp, UnixMillis};
+pub use tx::{BranchState, ClientCall, TxMeta, Vote};

@@ -2,6 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
+/// How long a client's call may live, in milliseconds by the store's clock: no attempt of it takes effect
+/// later than this after the first one began. Time-outs end here, and what is remembered so that no attempt
+/// contradicts another is remembered for this long.
+///
+/// One constant for all processes: it is the upper end of the range of every setting that bounds a call.
+pub const CALL_LIFE_MAX_MS: u64 = 60_000;
+
 /// Milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixMillis(pub u64);

@@ -3,9 +3,46 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    id::{Branch, Priority, RequestId, TxId},
+    error::Refusal,
+    id::{Branch, Priority, RequestId, TxId, fnv1a},
     time::UnixMillis,
 };
+
+/// A client's call, as each of its attempts names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientCall {
+    /// Makes it take effect once: the client's own id, or one minted for this call.
+    pub id: RequestId,
+    /// Hash of what is called, so that the id is not taken for another call.
+    pub fingerprint: u64,
+    /// No attempt takes effect at or after it, by the store's clock; none while nobody has fixed it.
+    pub not_after: Option<UnixMillis>,
+    /// Minted for this call where `id` is the client's own, which a later call may carry, too: whatever is
+    /// refused for good is refused under this one.
+    pub call_id: Option<RequestId>,
+}
+
+impl ClientCall {
+    /// A call under this id. `what` names the call and everything that it says.
+    pub fn new(id: RequestId, what: &str) -> Self {
+        Self { id, fingerprint: fnv1a(what.as_bytes()), not_after: None, call_id: None }
+    }
+
+    /// The id that no other call has, if there is one.
+    pub fn own_id(&self) -> Option<&RequestId> {
+        self.call_id.as_ref().or(self.id.is_minted().then_some(&self.id))
+    }
+
+    /// A part of this call; each part takes effect once.
+    #[must_use]
+    pub fn part(&self, part: &str) -> Self {
+        Self {
+            id: self.id.part(part),
+            call_id: self.call_id.as_ref().map(|id| id.part(part)),
+            ..*self
+        }
+    }
+}
 
 /// What every branch must know of a transaction, so that any of them can have it resolved.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,7 +56,7 @@ pub struct TxMeta {
     /// 1 to 256, all different; the first is the primary.
     pub branches: Arc<[Branch]>,
     /// The client's call.
-    pub request_id: Option<RequestId>,
+    pub call: Option<ClientCall>,
 }
 
 impl TxMeta {
@@ -71,4 +108,11 @@ pub enum Vote {
     },
     /// Fenced by somebody before it voted, aborted since, or past its deadline. A new attempt may succeed.
     Fenced,
+}
+
+impl From<&Refusal> for Vote {
+    fn from(refusal: &Refusal) -> Self {
+        let Refusal { reason, metadata } = refusal.clone();
+        Self::No { reason: reason.as_str().to_owned(), metadata }
+    }
 }

@@ -13,6 +13,9 @@ fn meta() -> wire::TxMeta {
             wire::Branch { service: "stock".to_owned(), shard: 2 },
         ],
         request_id: "r".to_owned(),
+        request_fingerprint: 7,
+        not_after_ms: 9,
+        call_id: "~c".to_owned(),
     }
 }
 
@@ -26,13 +29,14 @@ fn a_transaction_survives_the_way_there_and_back() {
 #[test]
 fn what_does_not_convert_is_named() {
     type Break = fn(&mut wire::TxMeta);
-    let breaks: [(&str, Break); 6] = [
+    let breaks: [(&str, Break); 7] = [
         ("tx_id", |meta| meta.tx_id = vec![7; 15].into()),
         ("tx.priority", |meta| meta.priority = None),
         ("tx.branches", |meta| meta.branches.clear()),
         ("tx.branches", |meta| meta.branches[1] = meta.branches[0].clone()),
         ("branch.service", |meta| meta.branches[0].service = "Order".to_owned()),
         ("request_id", |meta| meta.request_id = "r".repeat(129)),
+        ("call_id", |meta| meta.call_id = "c".repeat(129)),
     ];
     for (field, change) in breaks {
         let mut broken = meta();
@@ -43,7 +47,10 @@ fn what_does_not_convert_is_named() {
     assert_eq!(convert::quantity("amount", 0, 1).unwrap_err().field, "amount");
     assert_eq!(convert::money("price", 1 << 53, 0).unwrap_err().field, "price");
     assert_eq!(convert::item_id("item_id", "a/b").unwrap_err().field, "item_id");
-    assert_eq!(convert::batch_count(10_000_001).unwrap_err().field, "count");
+    assert_eq!(convert::batch_numbers(9_999_999, 1), Ok(9_999_999..10_000_000));
+    for (first, count) in [(0, 10_000_001), (10_000_000, 1), (u64::MAX, 1)] {
+        assert_eq!(convert::batch_numbers(first, count).unwrap_err().field, "count");
+    }
 }
 
 #[test]

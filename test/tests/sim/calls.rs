@@ -232,6 +232,7 @@ impl Ask {
                     item_price: PRICE,
                     request_id,
                     shards: Vec::new(),
+                    first: 0,
                 };
                 said(to.batch_init(within(request, time)).await, |_| Said::Done)
             }
@@ -268,6 +269,7 @@ impl Ask {
                     starting_money: *starting_money,
                     request_id,
                     shards: Vec::new(),
+                    first: 0,
                 };
                 said(to.batch_init(within(request, time)).await, |_| Said::Done)
             }
@@ -318,6 +320,7 @@ impl Ask {
                     item_price: PRICE,
                     request_id,
                     shards: Vec::new(),
+                    first: 0,
                 };
                 said(to.batch_init(within(request, time)).await, |_| Said::Done)
             }
@@ -329,7 +332,7 @@ impl Ask {
         let request = CheckoutRequest {
             order_id: order_id.clone(),
             request_id: id.to_owned(),
-            keep_log: false,
+            ..CheckoutRequest::default()
         };
         let answer = CoordinatorServiceClient::new(to).checkout(within(request, time)).await;
         said(answer, |_| Said::Done)

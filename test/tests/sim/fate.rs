@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use participant::shards::Retention;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use storage::{
@@ -64,8 +63,8 @@ pub(crate) struct Rates {
     pub(crate) gives_up: u32,
     /// How long branches have to vote.
     pub(crate) vote_window_ms: u64,
-    /// How long request ids are kept.
-    pub(crate) retention: Retention,
+    /// How long clients' own request ids are kept.
+    pub(crate) retention_ms: u64,
 }
 
 impl Rates {
@@ -106,7 +105,7 @@ impl Rates {
             replicas: 2 + u8::try_from(some(1)).unwrap(),
             stray: some(1) == 1,
             gives_up: some(15),
-            retention: Retention::default(),
+            retention_ms: 600_000,
             vote_window_ms: 2_000,
         };
         match seed % 64 {
@@ -150,10 +149,10 @@ impl Rates {
             late: 0,
             ..self.store.clone()
         };
-        let retention = Retention { client_ms: 1, minted_ms: 1 };
+        let retention_ms = 1;
         let (init, draws) = (90, false);
         let quiet = Self { death: 0, cut: 0, island: 0, stop: 0, jump: 0, gives_up: 0, ..self };
-        Self { net, store, retention, vote_window_ms, init, draws, stray: false, ..quiet }
+        Self { net, store, retention_ms, vote_window_ms, init, draws, stray: false, ..quiet }
     }
 
     /// True when nothing can delay a checkout beyond its answer.

@@ -328,6 +328,7 @@ impl fmt::Display for Content<'_> {
                 Some(Op::Query(op)) => ("query", op.tx.map(|tx| tx.tx_id)),
                 Some(Op::Forget(op)) => ("forget", Some(op.tx_id)),
                 Some(Op::Read(_)) => ("read", None),
+                Some(Op::Refuse(_)) => ("refuse", None),
                 None => ("nothing", None),
             };
             let tail: Vec<u8> = tx.unwrap_or_default().into_iter().skip(12).collect();

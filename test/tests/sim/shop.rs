@@ -14,7 +14,7 @@ use bytes::Bytes;
 use coordinator::service::Coordinator;
 use http::{Request, Response};
 use http_bridge::{Bridge, Settings};
-use participant::{domain::Domain, lane::LaneOptions, role::Parts, shards::Retention};
+use participant::{domain::Domain, lane::LaneOptions, role::Parts};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rpc::{
@@ -172,7 +172,7 @@ impl Shop {
             clock: Arc::new(replica.clock.clone()),
             entropy: Arc::new(SeededEntropy::new(stream ^ 3)),
             known: self.known(name),
-            retention: self.rates.retention,
+            retention_ms: self.rates.retention_ms,
             vote_window_ms: self.rates.vote_window_ms,
         };
         self.network.listen(process, seams.door(name.split_once('-').unwrap().0));
@@ -216,7 +216,7 @@ struct Seams {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     known: Known,
-    retention: Retention,
+    retention_ms: u64,
     vote_window_ms: u64,
 }
 
@@ -267,11 +267,12 @@ impl Seams {
 
     fn parts<D: Domain>(self, domain: D) -> Parts<D> {
         let net = Arc::clone(&self.net);
-        let parts = Parts::new(domain, self.retention, net, self.entropy).unwrap();
+        let parts = Parts::new(domain, net, self.entropy).unwrap();
         let coordinator = Router::new(self.known.target("coordinator"), self.net);
         let opening = parts.clone();
         tokio::spawn(async move {
-            let options = LaneOptions::default();
+            let mut options = LaneOptions::default();
+            options.limits.retention_ms = self.retention_ms;
             let kv = self.kv.shared();
             opening.open(kv, Some(SHARDS), self.clock, coordinator, options).await.unwrap();
         });

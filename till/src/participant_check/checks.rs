@@ -68,7 +68,7 @@ pub(super) fn all() -> Vec<Check> {
         Nothing commits_the_forgotten "a commit of what is not known is acknowledged (rule 5)";
         Nothing refuses_late_votes "past the deadline it votes FENCED (rule 4)";
         Nothing forgets "a forget is always acknowledged (rule 14)";
-        Nothing refuses_wrong_calls "a call that is not for it is INVALID_ARGUMENT";
+        Nothing refuses_wrong_calls "a call that is not for it is INVALID_ARGUMENT, and a shard that it does not have is ABORTED";
         Nothing applies "a batch is answered in order, and each operation alone";
         Payload votes_once "a repeated prepare gets the first answer (rule 5)";
         Payload votes_once_in_a_crowd "prepares that come at once get one answer (rule 1)";
@@ -78,6 +78,7 @@ pub(super) fn all() -> Vec<Check> {
         Payload applies_votes "a batch may carry a whole transaction";
         Primary holds_without_evidence "a primary aborts a YES on evidence only (rule 3)";
         Primary commits_on_proof "a primary commits on every receipt only (rule 3)";
+        Primary remembers_calls "a primary commits one transaction of a call (rule 12)";
     }
 }
 
@@ -146,7 +147,10 @@ async fn refuses_wrong_calls(subject: &Participant) -> Told<()> {
     must_be_invalid("a branch of another service", subject.try_query(elsewhere).await)?;
     let beyond = Branch { shard: subject.shards, ..subject.branch() };
     let beyond = QueryRequest { branch: Some(beyond), ..proper.clone() };
-    must_be_invalid("a shard that does not exist", subject.try_query(beyond).await)?;
+    let beyond = subject.try_query(beyond).await;
+    let beyond =
+        beyond.map_err(|status| format!("a query of a shard that is not there: {status}"))?;
+    must_be("a shard that does not exist", beyond.state(), Aborted)?;
     let uninvited = TxMeta { branches: vec![Participant::other()], ..tx.clone() };
     let uninvited = QueryRequest { tx: Some(uninvited), ..proper.clone() };
     must_be_invalid("a branch that is not in tx.branches", subject.try_query(uninvited).await)?;
@@ -299,6 +303,30 @@ async fn commits_on_proof(subject: &Participant) -> Told<()> {
     let evidence = Some(Participant::other());
     must_be("an abort after the commit", subject.abort(&tx, evidence).await?, Committed)?;
     subject.forget(&tx).await
+}
+
+async fn remembers_calls(subject: &Participant) -> Told<()> {
+    let call = subject.tx_as_primary();
+    let attempt = || TxMeta {
+        request_id: format!("check-{:x?}", call.tx_id.as_ref()),
+        request_fingerprint: 7,
+        not_after_ms: call.deadline_ms,
+        ..subject.tx_as_primary()
+    };
+    let (first, second) = (attempt(), attempt());
+    let receipt = yes(&subject.prepare(&first).await?)?;
+    let receipts = vec![
+        Receipt { branch: Some(subject.branch()), receipt: receipt.into() },
+        Receipt { branch: Some(Participant::other()), ..Receipt::default() },
+    ];
+    must_be("a commit", subject.commit(&first, receipts).await?, Committed)?;
+    subject.forget(&first).await?;
+    match subject.prepare(&second).await?.vote {
+        Some(Is::No(no)) if no.reason == "ALREADY_DONE" && no.metadata.contains_key("tx_id") => {
+            Ok(())
+        }
+        other => Err(format!("a NO with ALREADY_DONE and the tx_id was expected, not {other:?}")),
+    }
 }
 
 /// Votes, fences and outcomes survive a restart by this command.

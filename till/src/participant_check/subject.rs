@@ -112,7 +112,7 @@ impl Participant {
             }),
             deadline_ms: now.plus_ms(WINDOW_MS).0,
             branches,
-            request_id: String::new(),
+            ..TxMeta::default()
         }
     }
 

@@ -71,8 +71,7 @@ impl Grpc {
         let request_id = String::new;
         Ok(match call.clone() {
             Call::Checkout { order } => {
-                let request =
-                    CheckoutRequest { order_id: order, request_id: request_id(), keep_log: false };
+                let request = CheckoutRequest { order_id: order, ..CheckoutRequest::default() };
                 self.coordinator.checkout(request).await?;
                 Reply::Nothing
             }
@@ -138,6 +137,7 @@ fn trouble(status: &Status) -> Trouble {
         | ErrorKind::NotFound
         | ErrorKind::InvalidInput
         | ErrorKind::AlreadyExists
+        | ErrorKind::Changed
         | ErrorKind::Forbidden
         | ErrorKind::RequestIdReused => Trouble::Refused(failure.reason),
         ErrorKind::Overloaded => Trouble::Shed(failure.reason),

@@ -90,10 +90,10 @@ fn derived<T>(request_id: &str, derive: impl Fn(&RequestId) -> T) -> T {
 }
 
 /// The numbers below `count` whose ids lie on the shards that were asked for.
-fn numbers(count: u64, shards: &[u32]) -> impl Iterator<Item = String> {
+fn numbers(first: u64, count: u64, shards: &[u32]) -> impl Iterator<Item = String> {
     let shards: Vec<ShardId> =
         shards.iter().map(|shard| ShardId(u16::try_from(*shard).unwrap())).collect();
-    (0..count).map(|number| number.to_string()).filter(move |id| {
+    (first..first + count).map(|number| number.to_string()).filter(move |id| {
         let shard = shard_of(id, SHARDS);
         shards.is_empty() || shards.contains(&shard)
     })
@@ -133,6 +133,8 @@ impl order::order_service_server::OrderService for World {
             lines: lines.collect(),
             total_cost: found.cost(),
             version: 1,
+            etag: format!("{:x}-{:x}", found.lines.len(), u8::from(found.paid)),
+            sold_etag: String::new(),
         };
         Ok(Response::new(order::GetOrderResponse { order: Some(order), read_ts: 1 }))
     }
@@ -196,10 +198,10 @@ impl order::order_service_server::OrderService for World {
         request: Request<order::BatchInitRequest>,
     ) -> Reply<order::BatchInitResponse> {
         let request = request.into_inner();
-        let part = format!("{}{:?}", request.request_id, request.shards);
+        let part = format!("{}{}{:?}", request.request_id, request.first, request.shards);
         self.once("order", &part, |state| {
             let mut written = 0;
-            for id in numbers(request.count, &request.shards) {
+            for id in numbers(request.first, request.count, &request.shards) {
                 let line = || ("0".to_owned(), 1, request.item_price);
                 let user_id = (request.user_count - 1).to_string();
                 let order = Order { user_id, paid: false, lines: vec![line(), line()] };
@@ -271,10 +273,10 @@ impl stock::stock_service_server::StockService for World {
         request: Request<stock::BatchInitRequest>,
     ) -> Reply<stock::BatchInitResponse> {
         let request = request.into_inner();
-        let part = format!("{}{:?}", request.request_id, request.shards);
+        let part = format!("{}{}{:?}", request.request_id, request.first, request.shards);
         self.once("stock", &part, |state| {
             let mut written = 0;
-            for id in numbers(request.count, &request.shards) {
+            for id in numbers(request.first, request.count, &request.shards) {
                 let item = Item { price: request.item_price, stock: request.starting_stock };
                 state.items.insert(id, item);
                 written += 1;
@@ -376,10 +378,10 @@ impl payment::payment_service_server::PaymentService for World {
         request: Request<payment::BatchInitRequest>,
     ) -> Reply<payment::BatchInitResponse> {
         let request = request.into_inner();
-        let part = format!("{}{:?}", request.request_id, request.shards);
+        let part = format!("{}{}{:?}", request.request_id, request.first, request.shards);
         self.once("payment", &part, |state| {
             let mut written = 0;
-            for id in numbers(request.count, &request.shards) {
+            for id in numbers(request.first, request.count, &request.shards) {
                 state.users.insert(id, request.starting_money);
                 written += 1;
             }
@@ -393,6 +395,7 @@ impl CoordinatorService for World {
     async fn checkout(&self, request: Request<CheckoutRequest>) -> Reply<CheckoutResponse> {
         let request = request.into_inner();
         self.state().logs_kept.push(request.keep_log);
+        self.state().checkouts.push(request.clone());
         self.once("coordinator", &request.request_id, |state| {
             let order = state.orders.get_mut(&request.order_id);
             let order = order.ok_or_else(|| refuse(Reason::OrderNotFound))?;

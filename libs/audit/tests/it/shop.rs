@@ -74,7 +74,7 @@ impl Part<'_> {
             nonce: u64::from(self.number),
             deadline_ms: self.deadline_ms,
             branches: branches(self.order),
-            request_id: String::new(),
+            ..TxMeta::default()
         }
     }
 

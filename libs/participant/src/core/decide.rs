@@ -1,9 +1,12 @@
 //! What each kind of call comes to on the state at hand.
 
 use twopc::participant::{Decision, Event, Gate};
-use types::{BranchState, Priority, Reason, Refusal, TxMeta, UnixMillis, Vote};
+use types::{
+    BranchState, CALL_LIFE_MAX_MS, ClientCall, Priority, Reason, Refusal, Timestamp, TxMeta,
+    UnixMillis, Vote,
+};
 
-use super::{Answer, Call, CallId, Core, RequestKey, wait::Waiter};
+use super::{Answer, Call, CallId, Core, answers::Recalled, wait::Waiter};
 use crate::domain::{Domain, Executed, Judged, Receipt, Row};
 
 impl<D: Domain> Core<D> {
@@ -15,11 +18,16 @@ impl<D: Domain> Core<D> {
     pub(super) fn decide(&mut self, id: CallId, call: &Call<D>, waited: Option<&Waiter<D>>) {
         self.run.change += 1;
         match call {
-            Call::Op { op, request, may_wait } => {
-                self.execute(id, call, op, request.as_ref(), *may_wait, waited);
+            Call::Op { op, call: client, may_wait } => {
+                self.execute(id, call, op, client.as_ref(), *may_wait, waited);
             }
             Call::Prepare { meta, payload, may_wait } => {
                 self.prepare(id, call, meta, payload, *may_wait, waited);
+            }
+            Call::Reject { meta, refusal } => {
+                if self.has_no_vote(id, meta) {
+                    self.vote_no(id, meta, refusal.into());
+                }
             }
             Call::Commit { meta, receipts } => {
                 let decision = self.book.commit(meta);
@@ -29,8 +37,9 @@ impl<D: Domain> Core<D> {
                 let decision = self.book.abort(meta, *evidence);
                 if let Some(refusal) = refusal
                     && decision.state == BranchState::Aborted
+                    && let Some(client) = &meta.call
                 {
-                    self.note_refusal(meta, refusal);
+                    self.remember_refusal(client, refusal);
                 }
                 self.conclude(id, meta, decision, &[]);
             }
@@ -44,7 +53,54 @@ impl<D: Domain> Core<D> {
                 }
                 self.answer(id, Answer::Forgotten);
             }
+            Call::Refuse { call, began, refusal } => self.refuse(id, call, *began, refusal),
         }
+    }
+
+    /// Answers what the call came to before, or remembers that it is refused.
+    fn refuse(
+        &mut self,
+        id: CallId,
+        call: &ClientCall,
+        began: Option<Timestamp>,
+        refusal: &Refusal,
+    ) {
+        let answer = match self.recall(call, began) {
+            Some(recalled) => self.recalled(recalled),
+            None => {
+                self.remember_refusal(call, &refusal.into());
+                Answer::Refused(refusal.clone())
+            }
+        };
+        self.answer(id, answer);
+    }
+
+    /// What an operation is answered because of what another attempt came to.
+    fn recalled(&self, recalled: Recalled) -> Answer<D::Reply> {
+        match recalled {
+            // A reply that does not decode was written by a newer release: executed again the operation would
+            // take effect twice.
+            Recalled::Done(reply) => match self.domain.decode_reply(&reply) {
+                Ok(reply) => Answer::Done(reply, self.run.start),
+                Err(_) => Answer::Refused(Refusal::new(Reason::Internal)),
+            },
+            Recalled::Committed(tx_id) => Answer::Committed(tx_id),
+            Recalled::Refused(refused) => Answer::Refused(refused.refusal()),
+            Recalled::Reused => Answer::Refused(Refusal::new(Reason::RequestIdReused)),
+        }
+    }
+
+    /// Whether a call that asks until `not_after` may still take effect by the batch at hand. None when it may.
+    fn over(&self, call: &ClientCall) -> Option<Answer<D::Reply>> {
+        let (start, not_after) = (self.run.start.physical(), call.not_after?);
+        if start >= not_after {
+            return Some(Answer::Expired);
+        }
+        // What the call comes to would be forgotten before it is over.
+        (start.plus_ms(CALL_LIFE_MAX_MS) < not_after).then(|| {
+            let refusal = Refusal::new(Reason::InvalidArgument);
+            Answer::Refused(refusal.with("till-not-after-ms", not_after.0))
+        })
     }
 
     fn execute(
@@ -52,27 +108,34 @@ impl<D: Domain> Core<D> {
         id: CallId,
         call: &Call<D>,
         op: &D::Op,
-        request: Option<&RequestKey>,
+        client: Option<&ClientCall>,
         may_wait: bool,
         waited: Option<&Waiter<D>>,
     ) {
-        if let Some(answer) = request.and_then(|key| self.recall(key)) {
-            return self.answer(id, answer);
+        if let Some(client) = client {
+            if let Some(recalled) = self.recall(client, None) {
+                let answer = self.recalled(recalled);
+                return self.answer(id, answer);
+            }
+            if let Some(answer) = self.over(client) {
+                return self.answer(id, answer);
+            }
         }
         let (domain, mut rows) = self.rows();
         let executed = domain.execute(op, &mut rows);
         match executed {
             Executed::Done(reply) => {
                 self.take_changes();
-                if let Some(key) = request {
-                    self.remember_reply(key, &reply);
+                if let Some(client) = client {
+                    self.remember_reply(client, &reply);
                 }
                 let start = self.run.start;
                 self.answer(id, Answer::Done(reply, start));
             }
             Executed::Refused(refusal) => {
-                if let Some(key) = request {
-                    self.remember_refusal(key, &refusal);
+                // A later call may carry the client's own id, and succeed.
+                if let Some(client) = client.filter(|client| client.own_id().is_some()) {
+                    self.remember_refusal(client, &(&refusal).into());
                 }
                 self.answer(id, Answer::Refused(refusal));
             }
@@ -97,12 +160,8 @@ impl<D: Domain> Core<D> {
         may_wait: bool,
         waited: Option<&Waiter<D>>,
     ) {
-        if let Gate::Shut(vote) = self.book.gate(meta, self.run.start) {
-            return self.answer(id, Answer::Vote(vote));
-        }
-        if let Some(vote) = self.refused_since(meta) {
-            self.record(Event::Fenced { meta: meta.clone(), vote: Some(vote.clone()) });
-            return self.answer(id, Answer::Vote(vote));
+        if !self.has_no_vote(id, meta) {
+            return;
         }
         let priority = meta.priority;
         if waited.is_none() {
@@ -120,12 +179,7 @@ impl<D: Domain> Core<D> {
                 self.answer(id, Answer::Vote(Vote::Yes { receipt }));
             }
             Judged::No(refusal) => {
-                let vote = Vote::No {
-                    reason: refusal.reason.as_str().to_owned(),
-                    metadata: refusal.metadata,
-                };
-                self.record(Event::Fenced { meta: meta.clone(), vote: Some(vote.clone()) });
-                self.answer(id, Answer::Vote(vote));
+                self.vote_no(id, meta, (&refusal).into());
             }
             Judged::Short(row) if !self.may_wait_on(&row, priority) => {
                 self.contended(id, meta.clone(), &row);
@@ -136,6 +190,41 @@ impl<D: Domain> Core<D> {
             },
             Judged::Short(row) => self.wait(id, call, row, priority, waited),
         }
+    }
+
+    /// Whether the vote on this transaction is still to be found. Else it is answered here: the first one again,
+    /// FENCED, or what another attempt of the same call leaves for this one.
+    fn has_no_vote(&mut self, id: CallId, meta: &TxMeta) -> bool {
+        if let Gate::Shut(vote) = self.book.gate(meta, self.run.start) {
+            self.answer(id, Answer::Vote(vote));
+            return false;
+        }
+        if let Some(vote) = self.vote_of_the_call(meta) {
+            self.vote_no(id, meta, vote);
+            return false;
+        }
+        true
+    }
+
+    fn vote_no(&mut self, id: CallId, meta: &TxMeta, vote: Vote) {
+        self.record(Event::Fenced { meta: meta.clone(), vote: Some(vote.clone()) });
+        self.answer(id, Answer::Vote(vote));
+    }
+
+    /// The vote that another attempt of the same call leaves; none where the call came to nothing yet. Known at
+    /// the primary alone.
+    fn vote_of_the_call(&self, meta: &TxMeta) -> Option<Vote> {
+        if !meta.is_primary(self.book.branch()) {
+            return None;
+        }
+        let began = Some(Timestamp(meta.priority.begin_ts));
+        let refusal = match self.recall(meta.call.as_ref()?, began)? {
+            Recalled::Refused(refused) => return Some(refused.vote()),
+            Recalled::Committed(tx_id) => Refusal::new(Reason::AlreadyDone).with("tx_id", tx_id),
+            // An operation of the same name and content is no transaction.
+            Recalled::Reused | Recalled::Done(_) => Refusal::new(Reason::RequestIdReused),
+        };
+        Some((&refusal).into())
     }
 
     fn wait(
@@ -150,10 +239,12 @@ impl<D: Domain> Core<D> {
             return match call {
                 Call::Prepare { meta, .. } => self.contended(id, meta.clone(), &row),
                 Call::Op { .. }
+                | Call::Reject { .. }
                 | Call::Commit { .. }
                 | Call::Abort { .. }
                 | Call::Query { .. }
-                | Call::Forget { .. } => self.answer(id, Answer::Overloaded),
+                | Call::Forget { .. }
+                | Call::Refuse { .. } => self.answer(id, Answer::Overloaded),
             };
         }
         let since: UnixMillis =
@@ -193,6 +284,11 @@ impl<D: Domain> Core<D> {
                 }
                 self.take_changes();
             }
+            if matches!(&event, Event::Decided { committed: true, .. })
+                && let Some(prepared) = self.book.get(meta.tx_id).map(|entry| entry.meta.clone())
+            {
+                self.remember_commit(&prepared);
+            }
             self.record(event);
             self.wake_transaction(meta.tx_id);
         }
@@ -204,22 +300,5 @@ impl<D: Domain> Core<D> {
     fn take_changes(&mut self) {
         let changed = std::mem::take(&mut self.run.changed);
         self.improved.extend(changed);
-    }
-
-    /// What a request id was answered before.
-    fn recall(&self, key: &RequestKey) -> Option<Answer<D::Reply>> {
-        let known = self.requests.get(&key.id)?;
-        if known.call == !key.call {
-            return Some(Answer::Refused(Self::recall_refusal(known)));
-        }
-        if known.call != key.call {
-            return Some(Answer::Refused(Refusal::new(Reason::RequestIdReused)));
-        }
-        // A reply that does not decode was written by a newer release: executed again it would take
-        // effect twice.
-        Some(match self.domain.decode_reply(&known.reply) {
-            Ok(reply) => Answer::Done(reply, self.run.start),
-            Err(_) => Answer::Refused(Refusal::new(Reason::Internal)),
-        })
     }
 }

@@ -4,20 +4,20 @@
 //! entry may go when everything in it may be forgotten or was said again by a later one; the few facts
 //! that keep an old entry alive are carried forward.
 
-use bytes::Bytes;
 use prost::Message;
-use proto::{InvalidField, convert, participant::v1::Vote as WireVote};
+use proto::{InvalidField, convert};
 use storage::{
     record::{self, tx_event},
     shard::TRIM_AGE_MS,
+    tx_meta,
 };
 use twopc::participant::{Entry, Event};
-use types::{
-    Branch, BranchState, Mutation, Priority, Reason, Refusal, RequestId, Service, ShardId,
-    Timestamp, TxId, TxMeta, UnixMillis, Vote,
-};
+use types::{BranchState, Mutation, RequestId, Timestamp, TxId, TxMeta, UnixMillis};
 
-use super::{Core, Remembered, RequestKey};
+use super::{
+    Core,
+    answers::{decode_vote, encode_vote},
+};
 use crate::domain::Domain;
 
 /// Entries trimmed by one batch at most.
@@ -28,10 +28,6 @@ const TRIM_IDLE_MIN: usize = 4;
 const CARRY_AFTER_MS: u64 = 20_000;
 /// Facts carried forward by one batch at most.
 const CARRY_MAX: usize = 8;
-
-/// How long a refusal is held against what began before it, in milliseconds: longer than any call may
-/// last.
-const REFUSAL_KEEP_MS: u64 = 90_000;
 
 /// What a journal entry keeps alive.
 #[derive(Debug)]
@@ -78,111 +74,6 @@ impl<D: Domain> Core<D> {
                 self.improved.insert(row);
             }
         }
-    }
-
-    /// Remembers a reply under its request id, as part of the batch.
-    pub(super) fn remember_reply(&mut self, key: &RequestKey, reply: &D::Reply) {
-        let answer = record::RequestAnswer {
-            request_id: key.id.to_string(),
-            call: key.call,
-            reply: self.domain.encode_reply(reply).into(),
-            keep_until_ms: self.run.start.physical().plus_ms(key.keep_ms).0,
-        };
-        self.run.bytes += answer.encoded_len() + 4;
-        let remembered = Remembered {
-            call: key.call,
-            reply: answer.reply.to_vec(),
-            keep_until: UnixMillis(answer.keep_until_ms),
-            last_seq: self.run.seq,
-        };
-        self.requests.insert(key.id.clone(), remembered);
-        if !Mutation::RequestIdApart.is_on() {
-            self.run.requests.push(answer);
-        }
-    }
-
-    /// Remembers a refusal under a request id that was minted for one call: a copy of it that was thought
-    /// lost must not make true what was refused in the meantime. The hash of a refused call is stored
-    /// inverted. A client's own id is not bound, as its next call may carry it and succeed.
-    pub(super) fn remember_refusal(&mut self, key: &RequestKey, refusal: &Refusal) {
-        if !key.id.is_minted() || Mutation::RefusalForgotten.is_on() {
-            return;
-        }
-        let Refusal { reason, metadata } = refusal.clone();
-        let vote = Vote::No { reason: reason.as_str().to_owned(), metadata };
-        let keep_until_ms = self.run.start.physical().plus_ms(key.keep_ms).0;
-        self.note(key.id.clone(), !key.call, encode_vote(Some(&vote)), keep_until_ms);
-    }
-
-    /// The refusal that a request id was answered before.
-    pub(super) fn recall_refusal(known: &Remembered) -> Refusal {
-        match decode_vote(&known.reply) {
-            Ok(Some(Vote::No { reason, metadata })) => {
-                Refusal { reason: Reason::parse(&reason).unwrap_or(Reason::Internal), metadata }
-            }
-            Ok(_) | Err(_) => Refusal::new(Reason::Internal),
-        }
-    }
-
-    fn note(&mut self, id: RequestId, call: u64, reply: Bytes, keep_until_ms: u64) {
-        let request_id = id.to_string();
-        let answer = record::RequestAnswer { request_id, call, reply, keep_until_ms };
-        self.run.bytes += answer.encoded_len() + 4;
-        let remembered = Remembered {
-            call,
-            reply: answer.reply.to_vec(),
-            keep_until: UnixMillis(keep_until_ms),
-            last_seq: self.run.seq,
-        };
-        self.requests.insert(id, remembered);
-        self.run.requests.push(answer);
-    }
-
-    /// Notes what a client is told about its request id, at the primary. A refusal does not bind later
-    /// calls under the id, only those that began before it: a coordinator that was thought dead must not
-    /// make true what was refused in the meantime.
-    pub(super) fn note_refusal(&mut self, meta: &TxMeta, refusal: &Vote) {
-        let Some(id) = refusal_key(meta) else { return };
-        if self.refused_since(meta).is_some() || Mutation::RefusalForgotten.is_on() {
-            return;
-        }
-        let start = self.run.start;
-        let keep_until_ms = start.physical().plus_ms(REFUSAL_KEEP_MS).0;
-        self.note(id, start.0, encode_vote(Some(refusal)), keep_until_ms);
-    }
-
-    /// The NO that a client was told under this transaction's request id after its call had begun. An id
-    /// that was minted for one call is refused for good: nobody but that call's own retries carries it.
-    /// Known at the primary alone.
-    pub(super) fn refused_since(&self, meta: &TxMeta) -> Option<Vote> {
-        if !meta.is_primary(self.book.branch()) {
-            return None;
-        }
-        let known = self.requests.get(&refusal_key(meta)?)?;
-        let minted = meta.request_id.as_ref().is_some_and(RequestId::is_minted);
-        if !minted && known.call <= meta.priority.begin_ts {
-            return None;
-        }
-        // What does not decode was written by a newer release; the call is tried as if it were alone.
-        decode_vote(&known.reply).ok().flatten()
-    }
-
-    /// Takes a remembered reply from the journal.
-    pub(super) fn remember(
-        &mut self,
-        answer: &record::RequestAnswer,
-        seq: u64,
-    ) -> Result<(), InvalidField> {
-        if let Some(id) = convert::request_id(&answer.request_id)? {
-            let remembered = Remembered {
-                call: answer.call,
-                reply: answer.reply.to_vec(),
-                keep_until: UnixMillis(answer.keep_until_ms),
-                last_seq: seq,
-            };
-            self.requests.insert(id, remembered);
-        }
-        Ok(())
     }
 
     /// Notes what a durable entry keeps alive.
@@ -235,7 +126,7 @@ impl<D: Domain> Core<D> {
     fn alive(&self, mark: &Mark, start: Timestamp) -> (Vec<TxId>, Vec<RequestId>) {
         let may_trim = |tx_id: &&TxId| !self.book.may_trim(**tx_id, mark.seq, start);
         let needed = |id: &&RequestId| {
-            self.requests.get(id).is_some_and(|known| {
+            self.answers.get(id).is_some_and(|known| {
                 known.last_seq <= mark.seq && known.keep_until >= start.physical()
             })
         };
@@ -252,15 +143,7 @@ impl<D: Domain> Core<D> {
             }
         }
         for id in requests {
-            let Some(mut known) = self.requests.get(id).cloned() else { continue };
-            self.run.requests.push(record::RequestAnswer {
-                request_id: id.to_string(),
-                call: known.call,
-                reply: known.reply.clone().into(),
-                keep_until_ms: known.keep_until.0,
-            });
-            known.last_seq = self.run.seq;
-            self.requests.insert(id.clone(), known);
+            self.carry_answer(id);
         }
     }
 
@@ -272,13 +155,13 @@ impl<D: Domain> Core<D> {
                 self.book.forget(tx_id, mark.seq);
             }
             for id in mark.requests {
-                if self.requests.get(&id).is_some_and(|known| known.last_seq <= mark.seq) {
-                    self.requests.remove(&id);
+                if self.answers.get(&id).is_some_and(|known| known.last_seq <= mark.seq) {
+                    self.answers.remove(&id);
                 }
             }
         }
         self.book.settle();
-        self.requests.settle();
+        self.answers.settle();
     }
 
     /// Whether trimming alone would be worth a batch at `now`.
@@ -295,13 +178,13 @@ impl<D: Domain> Core<D> {
         let event = match event {
             Event::Prepared { meta, hold, receipt } => {
                 tx_event::Event::Prepared(tx_event::Prepared {
-                    tx: Some(encode_meta(meta)),
+                    tx: Some(meta.into()),
                     hold: self.domain.encode_hold(hold).into(),
                     receipt: receipt.clone().into(),
                 })
             }
             Event::Fenced { meta, vote } => tx_event::Event::Fenced(tx_event::Fenced {
-                tx: Some(encode_meta(meta)),
+                tx: Some(meta.into()),
                 vote: encode_vote(vote.as_ref()),
             }),
             Event::Decided { tx_id, committed } => tx_event::Event::Decided(tx_event::Decided {
@@ -320,7 +203,7 @@ impl<D: Domain> Core<D> {
 
     fn encode_entry(&self, entry: &Entry<D::Hold>) -> tx_event::Carried {
         tx_event::Carried {
-            tx: Some(encode_meta(&entry.meta)),
+            tx: Some((&entry.meta).into()),
             state: convert::branch_state_number(entry.state),
             hold: entry
                 .hold
@@ -341,14 +224,13 @@ impl<D: Domain> Core<D> {
         let missing = || InvalidField::new("event", "is missing");
         Ok(match event.event.as_ref().ok_or_else(missing)? {
             tx_event::Event::Prepared(prepared) => Event::Prepared {
-                meta: decode_meta(prepared.tx.as_ref())?,
+                meta: meta(prepared.tx.as_ref())?,
                 hold: self.domain.decode_hold(&prepared.hold)?,
                 receipt: prepared.receipt.to_vec(),
             },
-            tx_event::Event::Fenced(fenced) => Event::Fenced {
-                meta: decode_meta(fenced.tx.as_ref())?,
-                vote: decode_vote(&fenced.vote)?,
-            },
+            tx_event::Event::Fenced(fenced) => {
+                Event::Fenced { meta: meta(fenced.tx.as_ref())?, vote: decode_vote(&fenced.vote)? }
+            }
             tx_event::Event::Decided(decided) => Event::Decided {
                 tx_id: convert::tx_id(&decided.tx_id)?,
                 committed: decided.committed,
@@ -362,7 +244,7 @@ impl<D: Domain> Core<D> {
                     .then(|| self.domain.decode_hold(&carried.hold))
                     .transpose()?;
                 Event::Carried(Box::new(Entry {
-                    meta: decode_meta(carried.tx.as_ref())?,
+                    meta: meta(carried.tx.as_ref())?,
                     state,
                     hold,
                     vote: decode_vote(&carried.vote)?,
@@ -399,63 +281,6 @@ fn is_left_out<H>(event: &Event<H>) -> bool {
     }
 }
 
-/// Where the refusal of a transaction's request id is remembered.
-fn refusal_key(meta: &TxMeta) -> Option<RequestId> {
-    meta.request_id.as_ref().map(|id| id.part("refused"))
-}
-
-fn encode_vote(vote: Option<&Vote>) -> Bytes {
-    vote.map(|vote| WireVote::from(vote).encode_to_vec()).unwrap_or_default().into()
-}
-
-fn decode_vote(bytes: &[u8]) -> Result<Option<Vote>, InvalidField> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let vote = WireVote::decode(bytes).map_err(|error| InvalidField::new("vote", error))?;
-    convert::vote(Some(&vote)).map(Some)
-}
-
-fn encode_meta(meta: &TxMeta) -> record::TxMeta {
-    record::TxMeta {
-        tx_id: meta.tx_id.0.to_vec().into(),
-        begin_ts: meta.priority.begin_ts,
-        nonce: meta.priority.nonce,
-        deadline_ms: meta.deadline.0,
-        branches: meta
-            .branches
-            .iter()
-            .map(|branch| record::Branch {
-                service: branch.service.as_str().to_owned(),
-                shard: u32::from(branch.shard.0),
-            })
-            .collect(),
-        request_id: meta.request_id.as_ref().map(ToString::to_string).unwrap_or_default(),
-    }
-}
-
-fn decode_meta(meta: Option<&record::TxMeta>) -> Result<TxMeta, InvalidField> {
-    let meta = meta.ok_or_else(|| InvalidField::new("tx", "is missing"))?;
-    let branch = |branch: &record::Branch| {
-        Ok(Branch {
-            service: Service::new(&branch.service)
-                .map_err(|error| InvalidField::new("branch.service", error))?,
-            shard: ShardId(
-                u16::try_from(branch.shard)
-                    .map_err(|_| InvalidField::new("branch.shard", "is too large"))?,
-            ),
-        })
-    };
-    Ok(TxMeta {
-        tx_id: convert::tx_id(&meta.tx_id)?,
-        priority: Priority { begin_ts: meta.begin_ts, nonce: meta.nonce },
-        deadline: UnixMillis(meta.deadline_ms),
-        branches: meta
-            .branches
-            .iter()
-            .map(branch)
-            .collect::<Result<Vec<_>, InvalidField>>()?
-            .into(),
-        request_id: convert::request_id(&meta.request_id)?,
-    })
+fn meta(meta: Option<&record::TxMeta>) -> Result<TxMeta, InvalidField> {
+    tx_meta::decode(meta).map_err(|error| InvalidField::new("tx", error))
 }

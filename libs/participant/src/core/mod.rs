@@ -5,6 +5,7 @@
 //! must be written. When that is durable [`Core::settle`] makes it the state; when it definitely is not,
 //! [`Core::undo`] takes all of it back and the same calls run again on the state as it is by then.
 
+mod answers;
 mod decide;
 mod journal;
 mod rows;
@@ -24,11 +25,12 @@ use storage::{
 };
 use twopc::{participant::Book, undo::UndoMap};
 use types::{
-    Branch, BranchState, Priority, Refusal, RequestId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
+    Branch, BranchState, ClientCall, Priority, Refusal, RequestId, Timestamp, TxId, TxMeta,
+    UnixMillis, Vote,
 };
 
 pub use self::rows::Rows;
-use self::{journal::Mark, wait::Waiter};
+use self::{answers::Remembered, journal::Mark, wait::Waiter};
 use crate::domain::{Domain, Receipt, Row};
 
 /// Names a call within its lane.
@@ -39,10 +41,10 @@ pub type CallId = u64;
 pub enum Call<D: Domain> {
     /// An operation of the service.
     Op {
-        /// What.
+        /// The operation.
         op: D::Op,
-        /// Makes it happen once; none for reads.
-        request: Option<RequestKey>,
+        /// Makes it take effect once; none for reads.
+        call: Option<ClientCall>,
         /// Whether it may wait here for others; else the answer is [`Answer::Waiting`].
         may_wait: bool,
     },
@@ -54,6 +56,13 @@ pub enum Call<D: Domain> {
         payload: D::Payload,
         /// Whether it may wait here for others; else the answer is [`Answer::Waiting`].
         may_wait: bool,
+    },
+    /// A Prepare that no state of the shard can answer with YES.
+    Reject {
+        /// The transaction.
+        meta: TxMeta,
+        /// Why not.
+        refusal: Refusal,
     },
     /// A Commit.
     Commit {
@@ -83,16 +92,28 @@ pub enum Call<D: Domain> {
         /// The transaction.
         tx_id: TxId,
     },
+    /// Remembers that a call is refused, unless it has succeeded.
+    Refuse {
+        /// The call.
+        call: ClientCall,
+        /// When the attempt that found the refusal began, where that is known.
+        began: Option<Timestamp>,
+        /// Why.
+        refusal: Refusal,
+    },
 }
 
 impl<D: Domain> Clone for Call<D> {
     fn clone(&self) -> Self {
         match self {
-            Self::Op { op, request, may_wait } => {
-                Self::Op { op: op.clone(), request: request.clone(), may_wait: *may_wait }
+            Self::Op { op, call, may_wait } => {
+                Self::Op { op: op.clone(), call: call.clone(), may_wait: *may_wait }
             }
             Self::Prepare { meta, payload, may_wait } => {
                 Self::Prepare { meta: meta.clone(), payload: payload.clone(), may_wait: *may_wait }
+            }
+            Self::Reject { meta, refusal } => {
+                Self::Reject { meta: meta.clone(), refusal: refusal.clone() }
             }
             Self::Commit { meta, receipts } => {
                 Self::Commit { meta: meta.clone(), receipts: receipts.clone() }
@@ -102,6 +123,9 @@ impl<D: Domain> Clone for Call<D> {
             }
             Self::Query { meta, fence } => Self::Query { meta: meta.clone(), fence: *fence },
             Self::Forget { tx_id } => Self::Forget { tx_id: *tx_id },
+            Self::Refuse { call, began, refusal } => {
+                Self::Refuse { call: call.clone(), began: *began, refusal: refusal.clone() }
+            }
         }
     }
 }
@@ -110,12 +134,29 @@ impl<D: Domain> Call<D> {
     /// True for what usually leaves something to write.
     pub const fn is_mutation(&self) -> bool {
         match self {
-            Self::Op { request, .. } => request.is_some(),
+            Self::Op { call, .. } => call.is_some(),
             Self::Prepare { .. }
+            | Self::Reject { .. }
             | Self::Commit { .. }
             | Self::Abort { .. }
-            | Self::Forget { .. } => true,
+            | Self::Forget { .. }
+            | Self::Refuse { .. } => true,
             Self::Query { fence, .. } => *fence,
+        }
+    }
+
+    /// True once it must not take effect any more, by the store's clock.
+    pub fn is_over(&self, now: UnixMillis) -> bool {
+        match self {
+            Self::Prepare { meta, .. } | Self::Reject { meta, .. } => now >= meta.deadline,
+            Self::Op { call, .. } => {
+                call.as_ref().and_then(|call| call.not_after).is_some_and(|end| now >= end)
+            }
+            Self::Commit { .. }
+            | Self::Abort { .. }
+            | Self::Query { .. }
+            | Self::Forget { .. }
+            | Self::Refuse { .. } => false,
         }
     }
 
@@ -124,22 +165,14 @@ impl<D: Domain> Call<D> {
         match self {
             Self::Commit { meta, .. } => !meta.is_primary(branch),
             Self::Forget { .. } => true,
-            Self::Op { .. } | Self::Prepare { .. } | Self::Abort { .. } | Self::Query { .. } => {
-                false
-            }
+            Self::Op { .. }
+            | Self::Prepare { .. }
+            | Self::Reject { .. }
+            | Self::Abort { .. }
+            | Self::Query { .. }
+            | Self::Refuse { .. } => false,
         }
     }
-}
-
-/// A request id and the call that it stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestKey {
-    /// The id.
-    pub id: RequestId,
-    /// Hash of the call.
-    pub call: u64,
-    /// How long its answer is kept, in milliseconds.
-    pub keep_ms: u64,
 }
 
 /// What a call is answered.
@@ -147,8 +180,12 @@ pub struct RequestKey {
 pub enum Answer<R> {
     /// An operation succeeded.
     Done(R, Timestamp),
-    /// An operation was refused.
+    /// An operation was refused, or a call is from now on.
     Refused(Refusal),
+    /// An operation came when its call was over; it did nothing.
+    Expired,
+    /// The call has succeeded before, by this transaction.
+    Committed(TxId),
     /// A Prepare's vote.
     Vote(Vote),
     /// It would have to wait for this transaction.
@@ -159,15 +196,6 @@ pub enum Answer<R> {
     Forgotten,
     /// Too many wait already.
     Overloaded,
-}
-
-/// An answer remembered under a request id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Remembered {
-    call: u64,
-    reply: Vec<u8>,
-    keep_until: UnixMillis,
-    last_seq: u64,
 }
 
 /// What a batch must write.
@@ -205,11 +233,19 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Calls in one batch.
     pub batch_calls: usize,
+    /// How long the answer to a client's own request id is remembered, in milliseconds.
+    pub retention_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { records: 131_072, waiters: 8_192, batch_bytes: 14 * 1024, batch_calls: 1_024 }
+        Self {
+            records: 131_072,
+            waiters: 8_192,
+            batch_bytes: 14 * 1024,
+            batch_calls: 1_024,
+            retention_ms: 600_000,
+        }
     }
 }
 
@@ -234,7 +270,7 @@ pub struct Core<D: Domain> {
     book: Book<D::Hold>,
     /// Who holds something on which row, oldest first.
     holders: UndoMap<(Row, Priority, TxId), ()>,
-    requests: UndoMap<RequestId, Remembered>,
+    answers: UndoMap<RequestId, Remembered>,
     journal: VecDeque<Mark>,
     records: rows::Cache<D::Record>,
     waiters: UndoMap<CallId, Waiter<D>>,
@@ -293,7 +329,7 @@ impl<D: Domain> Core<D> {
             head: Head::default(),
             book: Book::new(branch),
             holders: UndoMap::default(),
-            requests: UndoMap::default(),
+            answers: UndoMap::default(),
             journal: VecDeque::new(),
             records: rows::Cache::new(limits.records),
             waiters: UndoMap::default(),
@@ -337,9 +373,7 @@ impl<D: Domain> Core<D> {
     /// True when waiters must look again, or have waited past their deadline.
     pub fn wants_look(&self, now: UnixMillis) -> bool {
         (!self.improved.is_empty() && self.has_waiters())
-            || self.waiters.iter().any(|(_, waiter)| {
-                matches!(&waiter.call, Call::Prepare { meta, .. } if now >= meta.deadline)
-            })
+            || self.waiters.iter().any(|(_, waiter)| waiter.call.is_over(now))
     }
 
     /// Begins a batch on the state as of `start`. Prepares whose deadline has come stop waiting.
@@ -362,7 +396,10 @@ impl<D: Domain> Core<D> {
                 let hold = self.book.get(meta.tx_id).and_then(|entry| entry.hold.as_ref());
                 hold.map(|hold| self.domain.hold_rows(hold)).unwrap_or_default()
             }
-            Call::Query { .. } | Call::Forget { .. } => Vec::new(),
+            Call::Reject { .. }
+            | Call::Query { .. }
+            | Call::Forget { .. }
+            | Call::Refuse { .. } => Vec::new(),
         };
         rows.into_iter().filter(|row| !self.is_loaded(row)).collect()
     }
@@ -438,7 +475,7 @@ impl<D: Domain> Core<D> {
     pub fn settle(&mut self, batch: Option<&Batch>) {
         self.book.settle();
         self.holders.settle();
-        self.requests.settle();
+        self.answers.settle();
         self.waiters.settle();
         self.queue.settle();
         self.waiting.settle();
@@ -456,7 +493,7 @@ impl<D: Domain> Core<D> {
     pub fn undo(&mut self) {
         self.book.undo();
         self.holders.undo();
-        self.requests.undo();
+        self.answers.undo();
         self.waiters.undo();
         self.queue.undo();
         self.waiting.undo();
@@ -470,7 +507,7 @@ impl<D: Domain> Core<D> {
         self.head = Head::default();
         self.book = Book::new(self.book.branch().clone());
         self.holders = UndoMap::default();
-        self.requests = UndoMap::default();
+        self.answers = UndoMap::default();
         self.journal.clear();
         self.records = rows::Cache::new(self.limits.records);
         self.run = Run::default();
@@ -491,7 +528,7 @@ impl<D: Domain> Core<D> {
                 self.apply(event, seq);
             }
             for answer in &entry.requests {
-                self.remember(answer, seq)?;
+                self.take_answer(answer, seq)?;
             }
             for row in &entry.changed {
                 self.records.remove(row);
@@ -503,7 +540,7 @@ impl<D: Domain> Core<D> {
         self.head = head;
         self.book.settle();
         self.holders.settle();
-        self.requests.settle();
+        self.answers.settle();
         Ok(())
     }
 }

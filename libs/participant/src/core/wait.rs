@@ -106,30 +106,37 @@ impl<D: Domain> Core<D> {
     /// Reads wait, but keep no place: what they wait for is not used up.
     fn keeps_place(call: &Call<D>) -> bool {
         match call {
-            Call::Prepare { .. } | Call::Op { request: Some(_), .. } => true,
-            Call::Op { request: None, .. }
+            Call::Prepare { .. } | Call::Op { call: Some(_), .. } => true,
+            Call::Op { call: None, .. }
+            | Call::Reject { .. }
             | Call::Commit { .. }
             | Call::Abort { .. }
             | Call::Query { .. }
-            | Call::Forget { .. } => false,
+            | Call::Forget { .. }
+            | Call::Refuse { .. } => false,
         }
     }
 
-    /// A Prepare whose deadline has come will not vote any more.
+    /// Calls whose time is over take no effect any more: a Prepare past its deadline, an operation past its
+    /// call's end.
     pub(super) fn expire_waiters(&mut self) {
         let now = self.run.start.physical();
-        let late: Vec<CallId> = self
-            .waiters
-            .iter()
-            .filter(|(_, waiter)| {
-                matches!(&waiter.call, Call::Prepare { meta, .. } if now >= meta.deadline)
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let late = self.waiters.iter().filter(|(_, waiter)| waiter.call.is_over(now));
+        let late: Vec<CallId> = late.map(|(id, _)| *id).collect();
         for id in late {
             if let Some(waiter) = self.unpark(id) {
                 self.improved.insert(waiter.row);
-                self.answer(id, Answer::Vote(Vote::Fenced));
+                let answer = match waiter.call {
+                    Call::Prepare { .. } => Answer::Vote(Vote::Fenced),
+                    Call::Op { .. }
+                    | Call::Reject { .. }
+                    | Call::Commit { .. }
+                    | Call::Abort { .. }
+                    | Call::Query { .. }
+                    | Call::Forget { .. }
+                    | Call::Refuse { .. } => Answer::Expired,
+                };
+                self.answer(id, answer);
             }
         }
     }

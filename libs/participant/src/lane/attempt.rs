@@ -46,6 +46,7 @@ impl<D: Domain> Lane<D> {
         let mut txn = self.seams.kv.begin().await?;
         let began = Instant::now();
         let start = txn.read_ts();
+        self.seams.store_time.hear(start);
         // Known again only when this succeeds.
         let known_at = self.head_known_at.take();
         let mut checked = !self.may_trust(known_at, start);
@@ -176,7 +177,7 @@ impl<D: Domain> Lane<D> {
     /// Whether the simulation has this try rely on what is in memory.
     fn skips_head(&self) -> bool {
         let reads = || {
-            let is_read = |call: &Call<D>| matches!(call, Call::Op { request: None, .. });
+            let is_read = |call: &Call<D>| matches!(call, Call::Op { call: None, .. });
             self.refreshed.is_some() && self.queued.iter().all(|(_, call)| is_read(call))
         };
         (Mutation::RerunWithoutHead.is_on() && !self.limbo.is_empty())

@@ -190,15 +190,13 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
     create(&lane, "b").await;
-    let key = storage::keys::Space::new(storage::keys::Owner::Stock, types::ShardId(0))
-        .record(storage::keys::Kind::Item, b"b");
+    let key = Space::new(Owner::Stock, ShardId(0)).record(Kind::Item, b"b");
     let mut txn = shop.kv.begin().await.unwrap();
     assert!(txn.read_ts().0 > 0);
     txn.put(key, vec![99]);
     txn.commit().await.unwrap();
     let fresh = shop.lane(2);
-    let call =
-        participant::core::Call::Op { op: Op::Get(item("b")), request: None, may_wait: true };
+    let call = Call::Op { op: Op::Get(item("b")), call: None, may_wait: true };
     let (damaged, good) = tokio::join!(fresh.call(call), add(&fresh, "a", 1, None));
     assert!(matches!(damaged, Err(participant::lane::LaneError::Damaged(_))), "{damaged:?}");
     assert_eq!(good, Ok(2));
@@ -252,7 +250,7 @@ async fn two_overwrites_in_one_batch_are_two_incarnations() {
     create(&lane, "7").await;
     let init = || Call::Op {
         op: Op::Init { numbers: vec![7], stock: units(10), price: Money::ZERO },
-        request: None,
+        call: None,
         may_wait: true,
     };
     let held = shop.tx(1);

@@ -7,7 +7,9 @@
     reason = "a test that panics has failed"
 )]
 
+mod calls;
 mod lane;
+mod service;
 mod shop;
 mod transactions;
 mod trouble;

@@ -8,16 +8,17 @@ use std::{
 
 use async_trait::async_trait;
 use participant::{
-    core::{Answer, Call, RequestKey},
+    core::{Answer, Call},
     lane::{AskResolve, Lane, LaneHandle, LaneOptions, Seams},
 };
+use rpc::store_time::StoreTime;
 use stock::app::{Op, Reply, Stock};
 use storage::mem::{
     Call as KvCall, Faults, MemKv, Op as KvOp, Plan, SeededEntropy, TokioClock, Verdict,
 };
 use types::{
-    Branch, BranchState, Clock, ItemId, Money, Priority, Quantity, Reason, RequestId, Service,
-    ShardId, TxId, TxMeta, UnixMillis, Vote,
+    Branch, BranchState, ClientCall, Clock, ItemId, Money, Priority, Quantity, Reason, RequestId,
+    Service, ShardId, TxId, TxMeta, UnixMillis, Vote,
 };
 
 /// Where the tests' time begins.
@@ -77,6 +78,7 @@ impl Shop {
             clock: Arc::clone(&self.clock),
             entropy: Arc::new(SeededEntropy::new(u64::from(name))),
             resolver: self.asked.clone(),
+            store_time: StoreTime::default(),
         };
         let (lane, handle) =
             Lane::new(Arc::new(Stock), branch("stock"), seams, self.options, [name; 16]);
@@ -105,7 +107,7 @@ impl Shop {
             priority: Priority { begin_ts: u64::from(number), nonce: 0 },
             deadline: self.deadline(),
             branches: Arc::from([branch("order"), branch("stock")]),
-            request_id: None,
+            call: None,
         }
     }
 }
@@ -123,16 +125,17 @@ pub(crate) fn units(number: u64) -> Quantity {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "calls take an Option")]
-pub(crate) fn request(id: &str, call: u64) -> Option<RequestKey> {
-    Some(RequestKey { id: RequestId::new(id).unwrap(), call, keep_ms: 600_000 })
+pub(crate) fn request(id: &str, call: u64) -> Option<ClientCall> {
+    Some(client_call(id, &call.to_string()))
 }
 
-pub(crate) async fn op(
-    lane: &Handle,
-    op: Op,
-    request: Option<RequestKey>,
-) -> Result<Reply, Reason> {
-    match lane.call(Call::Op { op, request, may_wait: true }).await.unwrap() {
+/// A client's call of this content under this id.
+pub(crate) fn client_call(id: &str, what: &str) -> ClientCall {
+    ClientCall::new(RequestId::new(id).unwrap(), what)
+}
+
+pub(crate) async fn op(lane: &Handle, op: Op, call: Option<ClientCall>) -> Result<Reply, Reason> {
+    match lane.call(Call::Op { op, call, may_wait: true }).await.unwrap() {
         Answer::Done(reply, _) => Ok(reply),
         Answer::Refused(refusal) => Err(refusal.reason),
         other => panic!("{other:?}"),
@@ -154,7 +157,7 @@ pub(crate) async fn add(
     lane: &Handle,
     id: &str,
     amount: u64,
-    request: Option<RequestKey>,
+    request: Option<ClientCall>,
 ) -> Result<u64, Reason> {
     op(lane, Op::Add(item(id), units(amount)), request).await.map(|reply| stock_of(&reply))
 }

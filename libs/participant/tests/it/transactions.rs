@@ -1,10 +1,10 @@
 //! Votes, outcomes, fences and waiting.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use participant::core::{Answer, Call};
 use tokio::time::timeout;
-use types::{BranchState, Priority, RequestId, Timestamp, TxMeta, UnixMillis, Vote};
+use types::{BranchState, TxMeta};
 
 use crate::shop::{
     Handle, Shop, abort, add, branch, breathe, commit, item, prepare, query, said, stock, subtract,
@@ -258,46 +258,4 @@ async fn a_primary_keeps_an_outcome_until_every_branch_acknowledged() {
         abort(&lane, &shop.tx(number)).await;
     }
     assert_eq!(query(&lane, &meta, false).await, BranchState::Absent, "acknowledged");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_refusal_binds_what_began_before_it_under_the_same_request_id() {
-    let shop = Shop::new();
-    let lane = shop.stocked(5).await;
-    let began = shop.clock.now();
-    let meta = |number: u8, began: UnixMillis| TxMeta {
-        priority: Priority { begin_ts: Timestamp::from_physical(began).0, nonce: 0 },
-        branches: [branch("stock"), branch("other")].into(),
-        request_id: Some(RequestId::new("r").unwrap()),
-        ..shop.tx(number)
-    };
-    let refused = meta(1, began);
-    assert_eq!(said(&prepare(&lane, &refused, "a", 1).await), "YES");
-    breathe().await;
-    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
-    let call = Call::Abort { meta: refused.clone(), evidence: true, refusal: Some(no) };
-    lane.call(call).await.unwrap();
-    // A coordinator that was thought dead tries the same call again.
-    assert_eq!(said(&prepare(&lane, &meta(2, began), "a", 1).await), "OUT_OF_CREDIT");
-    assert_eq!(said(&prepare(&shop.lane(2), &meta(3, began), "a", 1).await), "OUT_OF_CREDIT");
-    // The client itself tries again.
-    breathe().await;
-    assert_eq!(said(&prepare(&lane, &meta(4, shop.clock.now()), "a", 1).await), "YES");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_refusal_is_final_for_an_id_minted_for_one_call() {
-    let shop = Shop::new();
-    let lane = shop.stocked(5).await;
-    let meta = |number: u8| TxMeta {
-        priority: Priority { begin_ts: u64::MAX, nonce: 0 },
-        branches: [branch("stock"), branch("other")].into(),
-        request_id: Some(RequestId::minted(uuid::Uuid::nil())),
-        ..shop.tx(number)
-    };
-    let refused = meta(1);
-    assert_eq!(said(&prepare(&lane, &refused, "a", 1).await), "YES");
-    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
-    lane.call(Call::Abort { meta: refused, evidence: true, refusal: Some(no) }).await.unwrap();
-    assert_eq!(said(&prepare(&lane, &meta(2), "a", 1).await), "OUT_OF_CREDIT");
 }

@@ -30,10 +30,11 @@ impl Classify for Sample {
 }
 
 fn sample(kind: ErrorKind) -> Sample {
-    let reason = if kind == ErrorKind::RequestIdReused {
-        Reason::RequestIdReused.as_str()
-    } else {
-        "SAMPLE"
+    // Of two kinds with one code the reason tells the rarer one.
+    let reason = match kind {
+        ErrorKind::RequestIdReused => Reason::RequestIdReused.as_str(),
+        ErrorKind::Changed => Reason::OrderModified.as_str(),
+        _ => "SAMPLE",
     };
     Sample { kind, reason }
 }
@@ -51,6 +52,7 @@ fn the_code_of_every_kind_is_golden() {
          NotFound NotFound -\n\
          Rejected FailedPrecondition -\n\
          AlreadyExists AlreadyExists -\n\
+         Changed FailedPrecondition -\n\
          Contended Aborted -\n\
          Overloaded ResourceExhausted retry\n\
          Unavailable Unavailable retry\n\

@@ -28,6 +28,9 @@ fn tx() -> r::TxMeta {
         deadline_ms: 1_795_000_000_000,
         branches: vec![branch("order", 1), branch("stock", 2)],
         request_id: "a-request".to_owned(),
+        request_fingerprint: 0xcbf2_9ce4_8422_2325,
+        not_after_ms: 1_795_000_030_000,
+        call_id: "~0af7651916cd43dd8448eb211c80319c".to_owned(),
     }
 }
 
@@ -57,6 +60,8 @@ fn entry() -> r::JournalEntry {
             call: u64::MAX,
             reply: bytes("reply"),
             keep_until_ms: 1_795_000_600_000,
+            outcome: r::request_answer::Outcome::RefusedUntil.into(),
+            told_ts: 470_614_102_250_356_737,
         }],
         changed: vec![bytes("i1")],
         start_ts: 470_614_102_250_356_737,

@@ -1,0 +1,249 @@
+//! The attempts of one call: a transaction is begun again while nothing definite comes of it.
+//!
+//! All attempts of a call have one priority, one request id and one end. The end is a time of the store,
+//! fixed before the first vote is asked for; no attempt votes after it.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rpc::retry::Backoff;
+use tokio::time::{Instant, sleep, timeout_at};
+use twopc::message::{Outcome, Refused};
+use types::{
+    Branch, CALL_LIFE_MAX_MS, ClientCall, Priority, Reason, Refusal, Timestamp, TxId, TxMeta,
+    UnixMillis,
+};
+
+use crate::{checkout::CheckoutError, service::Coordinator, tx_log::Origin};
+
+/// Least and greatest pause before a call is tried again.
+pub(crate) const AGAIN: (Duration, Duration) =
+    (Duration::from_millis(2), Duration::from_millis(200));
+
+/// How long after its deadline a vote without an outcome is resolved, at most, while a coordinator and the
+/// store are there.
+const RESOLVED_AFTER: Duration = Duration::from_millis(1_500);
+
+/// What came of one attempt.
+pub(crate) enum Attempted {
+    /// All of it happened, by this transaction or an earlier one of the same call.
+    Committed(TxId),
+    /// The NO votes that came in, in the order of the branches.
+    Refused(Vec<Refused>),
+    /// Nothing definite: the next attempt may come at once, or when these are out of the way.
+    Again(Vec<TxMeta>),
+}
+
+/// The attempts of one call.
+pub(crate) struct Attempts<'a> {
+    coordinator: &'a Coordinator,
+    call: ClientCall,
+    origin: Origin,
+    /// When the caller stops listening.
+    until: Instant,
+    priority: Option<Priority>,
+    backoff: Backoff,
+}
+
+impl<'a> Attempts<'a> {
+    /// No attempt yet; all of them end within `time`.
+    pub(crate) fn new(
+        coordinator: &'a Coordinator,
+        call: ClientCall,
+        origin: Origin,
+        time: Duration,
+    ) -> Self {
+        let backoff = Backoff::new(coordinator.entropy(), AGAIN.0, AGAIN.1);
+        Self { coordinator, call, origin, until: Instant::now() + time, priority: None, backoff }
+    }
+
+    /// The call.
+    pub(crate) const fn call(&self) -> &ClientCall {
+        &self.call
+    }
+
+    /// When the caller stops listening.
+    pub(crate) const fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Whether the call may still take effect, by a timestamp that was read for this attempt. The first one
+    /// fixes the call's end, where its caller has not.
+    ///
+    /// # Errors
+    /// [`CheckoutError::Unavailable`] when it is over; INVALID_ARGUMENT when its end is too far ahead.
+    pub(crate) fn admit(&mut self, read: Timestamp) -> Result<(), CheckoutError> {
+        let now = read.physical();
+        let left = self.until.saturating_duration_since(Instant::now());
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(CALL_LIFE_MAX_MS);
+        let fixed = || now.plus_ms(left_ms.min(CALL_LIFE_MAX_MS));
+        let not_after = *self.call.not_after.get_or_insert_with(fixed);
+        if now >= not_after {
+            // Every attempt so far has ended without effect.
+            return Err(CheckoutError::Unavailable);
+        }
+        if now.plus_ms(CALL_LIFE_MAX_MS) < not_after {
+            let refusal = Refusal::new(Reason::InvalidArgument);
+            return Err(refusal
+                .with(rpc::call::NOT_AFTER, "must be at most a minute ahead")
+                .into());
+        }
+        Ok(())
+    }
+
+    /// Runs one transaction, begun at a timestamp that was [admitted](Self::admit).
+    ///
+    /// # Errors
+    /// [`CheckoutError::OutcomeUnknown`] when the caller stops listening first: it goes on without us.
+    pub(crate) async fn run(
+        &mut self,
+        began: Timestamp,
+        branches: impl Into<std::sync::Arc<[Branch]>>,
+        payloads: Vec<Bytes>,
+    ) -> Result<Attempted, CheckoutError> {
+        let coordinator = self.coordinator;
+        // A retry keeps the place of the first attempt.
+        let priority = *self.priority.get_or_insert_with(|| Priority {
+            begin_ts: began.0,
+            nonce: coordinator.entropy().next_u64(),
+        });
+        let window_ms = coordinator.vote_window().get();
+        let window_ends = began.physical().plus_ms(window_ms);
+        let meta = TxMeta {
+            tx_id: coordinator.new_tx_id(),
+            priority,
+            deadline: self.call.not_after.map_or(window_ends, |end| end.min(window_ends)),
+            branches: branches.into(),
+            call: Some(self.call.clone()),
+        };
+        let tx_id = meta.tx_id;
+        self.origin.attempt += 1;
+        tracing::debug!(tx = %tx_id, order_id = ?self.origin.order_id, "begin");
+        let begun = Instant::now();
+        let window = Duration::from_millis(meta.deadline.since(began.physical()));
+        let answer = coordinator.begin(meta, payloads, self.origin.clone(), window);
+        let Ok(Ok(answer)) = timeout_at(self.until, answer).await else {
+            return Err(CheckoutError::OutcomeUnknown);
+        };
+        let took = begun.elapsed();
+        let outcome = answer.map_err(|_| CheckoutError::Broken(tx_id))?;
+        if matches!(outcome, Outcome::Fenced) && took >= Duration::from_millis(window_ms) {
+            coordinator.vote_window().missed();
+        } else {
+            coordinator.vote_window().kept(took);
+        }
+        Ok(match outcome {
+            Outcome::Committed => Attempted::Committed(tx_id),
+            Outcome::Refused(refused) => match done_before(&refused) {
+                Some(tx_id) => Attempted::Committed(tx_id),
+                None => Attempted::Refused(refused),
+            },
+            Outcome::Contended(blockers) => Attempted::Again(blockers),
+            Outcome::Fenced | Outcome::Undecided(_) => Attempted::Again(Vec::new()),
+        })
+    }
+
+    /// Waits until another attempt may get further.
+    ///
+    /// # Errors
+    /// [`CheckoutError::Unavailable`] when the caller's time is over: every attempt has ended without effect.
+    pub(crate) async fn pause(
+        &mut self,
+        kind: &'static str,
+        blockers: &[TxMeta],
+    ) -> Result<(), CheckoutError> {
+        let why = if blockers.is_empty() { "changed" } else { "contended" };
+        telemetry::metrics().retries.one([kind, why]);
+        let waits = async {
+            for blocker in blockers {
+                self.coordinator.wait_for(blocker).await;
+            }
+        };
+        // When time is over nothing of ours is under way.
+        let _late = timeout_at(self.until, waits).await;
+        sleep(self.backoff.pause()).await;
+        if Instant::now() >= self.until { Err(CheckoutError::Unavailable) } else { Ok(()) }
+    }
+
+    /// Waits until what an earlier attempt may hold, which ended without an answer at `unanswered`, has been
+    /// given back.
+    pub(crate) async fn settle(&self, unanswered: Option<UnixMillis>) {
+        let Some(unanswered) = unanswered else { return };
+        let window_ends = unanswered.plus_ms(self.coordinator.vote_window().get());
+        let deadline = self.call.not_after.map_or(window_ends, |end| end.min(window_ends));
+        let Some(now) = self.coordinator.store_time().now() else { return };
+        let settled = Duration::from_millis(deadline.since(now)) + RESOLVED_AFTER;
+        tokio::time::sleep_until(self.until.min(Instant::now() + settled)).await;
+    }
+}
+
+/// The transaction by which an earlier attempt of the call has succeeded, as its primary says.
+fn done_before(refused: &[Refused]) -> Option<TxId> {
+    let done = |refused: &&Refused| Reason::parse(&refused.reason) == Some(Reason::AlreadyDone);
+    refused.iter().find(done)?.metadata.get("tx_id")?.parse().ok()
+}
+
+/// How long branches have to vote. At least as long as the setting says; longer while the store is too slow
+/// for that, as otherwise no vote would come in time for as long as it is.
+#[derive(Debug)]
+pub(crate) struct VoteWindow {
+    least_ms: u64,
+    now_ms: AtomicU64,
+}
+
+impl VoteWindow {
+    /// Longest window, and greatest value of the setting, in milliseconds.
+    pub(crate) const MAX_MS: u64 = CALL_LIFE_MAX_MS / 2;
+
+    /// A window of this many milliseconds.
+    pub(crate) const fn new(least_ms: u64) -> Self {
+        Self { least_ms, now_ms: AtomicU64::new(least_ms) }
+    }
+
+    /// In milliseconds.
+    pub(crate) fn get(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    /// A transaction got no votes in time.
+    fn missed(&self) {
+        let most = Self::MAX_MS.max(self.least_ms);
+        self.now_ms.store(self.get().saturating_mul(2).min(most), Ordering::Relaxed);
+    }
+
+    /// A transaction got its votes in time; the window shrinks slowly, and never below four times that.
+    fn kept(&self, took: Duration) {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let enough = took_ms.saturating_mul(4).max(self.least_ms);
+        let now = self.get();
+        if enough < now {
+            let step = ((now - enough) / 8).max(1);
+            self.now_ms.store(now - step, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_widens_while_votes_are_late_and_goes_back() {
+        let window = VoteWindow::new(2_000);
+        for expected in [4_000, 8_000, 16_000, 30_000, 30_000] {
+            window.missed();
+            assert_eq!(window.get(), expected);
+        }
+        for _ in 0..200 {
+            window.kept(Duration::from_millis(2_500));
+        }
+        assert_eq!(window.get(), 10_000, "four times what it took");
+        for _ in 0..200 {
+            window.kept(Duration::from_millis(10));
+        }
+        assert_eq!(window.get(), 2_000, "never below the setting");
+    }
+}

@@ -1,0 +1,245 @@
+//! A client's call and its attempts: they end in time, contradict nothing, and sell what was seen.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use coordinator::Extras;
+use proto::{
+    coordinator::v1::{
+        BranchRequest, CheckoutRequest, RunTransactionRequest,
+        transaction_service_server::TransactionService as _,
+    },
+    order::v1::Order,
+    types::v1::Branch,
+};
+use rpc::{call::CallMeta, status::Failure};
+use tonic::Request;
+use types::{ErrorKind, Reason, TxId, UnixMillis};
+
+use crate::{
+    fake::{Trouble, Verdict},
+    shop::{Shop, branch, no},
+};
+
+const TIME: Duration = Duration::from_secs(30);
+
+fn with_loyalty() -> Shop {
+    let participants = vec!["loyalty=loyalty:1".parse().unwrap()];
+    Shop::open_with(&Extras { participants, ..Extras::default() })
+}
+
+async fn run(shop: &Shop, branches: &[(&str, u32)]) -> Result<TxId, Failure> {
+    let asks = branches.iter().map(|(service, shard)| BranchRequest {
+        branch: Some(Branch { service: (*service).to_owned(), shard: *shard }),
+        payload: Bytes::new(),
+    });
+    let request = RunTransactionRequest { branches: asks.collect(), request_id: String::new() };
+    match shop.coordinator.run_transaction(Request::new(request)).await {
+        Ok(response) => Ok(TxId::from_slice(&response.into_inner().tx_id).unwrap()),
+        Err(status) => Err(Failure::from_status(&status)),
+    }
+}
+
+/// Checks out with this end.
+async fn until(shop: &Shop, not_after: UnixMillis) -> Result<(), Failure> {
+    let mut request =
+        Request::new(CheckoutRequest { order_id: "o".to_owned(), ..CheckoutRequest::default() });
+    CallMeta { not_after: Some(not_after), call_id: None }.set(&mut request);
+    shop.send_checkout(request, TIME).await.map(|_| ())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_whose_coordinator_was_cut_off_takes_effect_once() {
+    let shop = with_loyalty();
+    for fake in [&shop.loyalty, &shop.payment] {
+        // What it is told happens; what it says is lost.
+        fake.troubles([Trouble::ReplyLost; 100]);
+    }
+    let (told, first) = tokio::join!(run(&shop, &[("loyalty", 0), ("payment", 0)]), async {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        let first = shop.payment.asked()[0].clone();
+        shop.loyalty.commit_and_forget(&first, &branch("loyalty"));
+        shop.payment.commit_and_forget(&first, &branch("payment"));
+        shop.loyalty.heal();
+        shop.payment.heal();
+        first.tx_id
+    });
+    assert_eq!(told, Ok(first));
+    shop.quiet().await;
+    let charged: Vec<_> = shop.payment.committed();
+    assert_eq!(charged, [first]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_with_a_shard_that_does_not_exist_is_refused_before_anything_is_held() {
+    let shop = with_loyalty();
+    for plan in [[("loyalty", 0), ("payment", 4_000)], [("stock", 1), ("payment", 0)]] {
+        let failure = run(&shop, &plan).await.unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::InvalidInput, "{failure:?}");
+        assert!(failure.metadata["branches.branch.shard"].contains("has no shard"), "{failure:?}");
+    }
+    for fake in [&shop.loyalty, &shop.stock, &shop.payment] {
+        assert!(fake.asked().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_votes_before_its_end_or_never() {
+    let shop = Shop::open();
+    let now = shop.clock.now();
+    until(&shop, now.plus_ms(700)).await.unwrap();
+    assert_eq!(shop.order.asked()[0].deadline, now.plus_ms(700), "earlier than the vote window");
+    shop.quiet().await;
+    let shop = Shop::open();
+    let now = shop.clock.now();
+    until(&shop, now.plus_ms(30_000)).await.unwrap();
+    let window = shop.order.asked()[0].deadline.since(now);
+    assert!((2_000..2_500).contains(&window), "{window}");
+    shop.quiet().await;
+    let shop = Shop::open();
+    for over in [UnixMillis(1), shop.clock.now()] {
+        let failure = until(&shop, over).await.unwrap_err();
+        assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Unavailable, "UNAVAILABLE"));
+    }
+    let failure = until(&shop, shop.clock.now().plus_ms(61_000)).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::InvalidInput);
+    assert!(shop.order.asked().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_attempt_of_a_call_outlives_its_end() {
+    let shop = Shop::open();
+    shop.stock.verdicts(std::iter::repeat_n(Verdict::Vote(types::Vote::Fenced), 1_000));
+    let now = shop.clock.now();
+    let failure = until(&shop, now.plus_ms(5_000)).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Unavailable);
+    shop.quiet().await;
+    let asked = shop.order.asked();
+    assert!(asked.len() > 1, "it was tried again");
+    assert!(asked.iter().all(|meta| meta.deadline <= now.plus_ms(5_000)), "{asked:?}");
+    assert!(asked.iter().all(|meta| meta.call == asked[0].call), "one call");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_refused_without_a_transaction_is_remembered_by_the_order() {
+    let shop = Shop::open();
+    shop.order.remove_order();
+    let failure = shop.checkout(TIME).await.unwrap_err();
+    assert_eq!((failure.kind, &*failure.reason), (ErrorKind::NotFound, "ORDER_NOT_FOUND"));
+    assert_eq!(shop.order.refusals(), [Some("ORDER_NOT_FOUND".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_succeeded_before_is_told_whatever_stands_there_now() {
+    let shop = Shop::open();
+    let paid = shop.checkout(TIME).await.unwrap();
+    shop.quiet().await;
+    // It was overwritten, or is not there at all.
+    let fresh = Order { user_id: "u".to_owned(), etag: "fresh".to_owned(), ..Order::default() };
+    shop.order.set_order(fresh);
+    assert_eq!(shop.checkout(TIME).await.unwrap().tx_id, paid.tx_id, "an empty one");
+    shop.order.remove_order();
+    assert_eq!(shop.checkout(TIME).await.unwrap().tx_id, paid.tx_id, "none at all");
+    assert_eq!(shop.order.refusals(), Vec::<Option<String>>::new());
+    assert_eq!(shop.payment.committed().len(), 1);
+}
+
+/// Checks out what these tokens say, under a new request id.
+async fn matching(shop: &Shop, tokens: &[&str]) -> Result<bool, Reason> {
+    let if_match = tokens.iter().map(|token| (*token).to_owned()).collect();
+    let request = CheckoutRequest { if_match, ..CheckoutRequest::default() };
+    match shop.checkout_as(request, TIME).await {
+        Ok(response) => Ok(response.already_paid),
+        Err(failure) => Err(Reason::parse(&failure.reason).unwrap()),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_is_bought_as_the_token_says_or_not_at_all() {
+    let shop = Shop::open();
+    assert_eq!(matching(&shop, &["earlier"]).await, Err(Reason::OrderModified));
+    assert_eq!(matching(&shop, &["earlier", "later"]).await, Err(Reason::OrderModified));
+    assert!(shop.order.asked().is_empty(), "nothing was tried");
+    assert_eq!(matching(&shop, &["earlier", "as read"]).await, Ok(false));
+    shop.quiet().await;
+    // What is paid was sold as one token says, and has another one now.
+    let paid = Order {
+        paid: true,
+        etag: "paid".to_owned(),
+        sold_etag: "as read".to_owned(),
+        ..Order::default()
+    };
+    shop.order.set_order(paid);
+    for (tokens, expected) in [
+        (&["as read"][..], Ok(true)),
+        (&["paid"], Ok(true)),
+        (&["*"], Ok(true)),
+        (&[], Ok(true)),
+        (&["earlier"], Err(Reason::OrderModified)),
+    ] {
+        assert_eq!(matching(&shop, tokens).await, expected, "{tokens:?}");
+    }
+    shop.order.remove_order();
+    assert_eq!(matching(&shop, &["*"]).await, Err(Reason::OrderNotFound));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_changes_while_it_is_locked_is_not_bought_by_the_old_token() {
+    let shop = Shop::open();
+    shop.order.verdicts([Verdict::Changed]);
+    assert_eq!(matching(&shop, &["as read"]).await, Err(Reason::OrderModified));
+    shop.quiet().await;
+    assert_eq!(shop.order.asked().len(), 1, "nothing is tried again");
+    shop.order.verdicts([Verdict::Changed]);
+    assert_eq!(matching(&shop, &[]).await, Ok(false), "without a token it is read again");
+    shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_service_without_etags_is_refused() {
+    let shop = Shop::open();
+    shop.order.set_order(Order { user_id: "u".to_owned(), version: 1, ..Order::default() });
+    let failure = shop.checkout(Duration::from_secs(2)).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Unavailable, "{failure:?}");
+    assert!(shop.order.asked().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_an_unanswered_attempt_waits_for_what_that_one_may_hold() {
+    for (unanswered, least, most) in [(0, 0, 300), (1, 3_000, 4_000)] {
+        let shop = Shop::open();
+        shop.payment.verdicts([no(Reason::OutOfCredit)]);
+        let now = shop.clock.now();
+        let request =
+            CheckoutRequest { unanswered_at_ms: unanswered * now.0, ..CheckoutRequest::default() };
+        let failure = shop.checkout_as(request, TIME).await.unwrap_err();
+        assert_eq!(failure.reason, "OUT_OF_CREDIT");
+        let took = shop.clock.now().since(now);
+        assert!((least..most).contains(&took), "{took} ms");
+        shop.quiet().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn votes_get_more_time_while_the_store_is_slow() {
+    let shop = Shop::open();
+    // Votes that are lost for three seconds are late for a window of two.
+    shop.stock.freeze(true);
+    let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            shop.stock.freeze(false);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            shop.stock.freeze(true);
+        }
+        shop.stock.freeze(false);
+    });
+    paid.unwrap();
+    shop.quiet().await;
+    let asked = shop.order.asked();
+    let windows: Vec<u64> = asked
+        .iter()
+        .map(|meta| meta.deadline.since(types::Timestamp(meta.priority.begin_ts).physical()))
+        .collect();
+    assert!(windows.len() > 1 && windows.last() > windows.first(), "{windows:?}");
+}

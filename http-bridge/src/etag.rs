@@ -1,0 +1,102 @@
+//! Entity tags (RFC 9110, sections 8.8.3 and 13.1.1): which content of an order a client has seen.
+
+use http::{HeaderMap, header};
+
+/// Tags that one If-Match may name.
+const TAGS_MAX: usize = 32;
+
+/// Why an If-Match is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("must be * or a list of quoted entity tags")]
+    Form,
+    #[error("must name at most {TAGS_MAX} entity tags")]
+    TooMany,
+}
+
+/// A token as a strong entity tag.
+pub(crate) fn quoted(token: &str) -> String {
+    format!("\"{token}\"")
+}
+
+/// The tokens that If-Match names, "*" among them; none where the header does not stand. A weak tag never
+/// matches, so it stands for a token that no order has.
+pub(crate) fn if_match(headers: &HeaderMap) -> Option<Result<Vec<String>, Malformed>> {
+    headers.contains_key(header::IF_MATCH).then(|| {
+        let mut tokens = Vec::new();
+        for value in headers.get_all(header::IF_MATCH) {
+            let text = value.to_str().map_err(|_| Malformed::Form)?;
+            list(text, &mut tokens)?;
+        }
+        if tokens.is_empty() {
+            return Err(Malformed::Form);
+        }
+        if tokens.len() > TAGS_MAX { Err(Malformed::TooMany) } else { Ok(tokens) }
+    })
+}
+
+fn list(text: &str, tokens: &mut Vec<String>) -> Result<(), Malformed> {
+    let mut rest = text.trim();
+    if rest == "*" {
+        tokens.push(rest.to_owned());
+        return Ok(());
+    }
+    while !rest.is_empty() {
+        let (weak, tag) = match rest.strip_prefix("W/") {
+            Some(tag) => (true, tag),
+            None => (false, rest),
+        };
+        let tag = tag.strip_prefix('"').ok_or(Malformed::Form)?;
+        let (token, behind) = tag.split_once('"').ok_or(Malformed::Form)?;
+        tokens.push(if weak { String::from("W/") } else { token.to_owned() });
+        rest = behind.trim_start();
+        if !rest.is_empty() {
+            // A list may have empty elements.
+            let separated = rest.strip_prefix(',').ok_or(Malformed::Form)?;
+            rest = separated.trim_start_matches([',', ' ', '\t']);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn read(values: &[&'static str]) -> Option<Result<Vec<String>, Malformed>> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(header::IF_MATCH, HeaderValue::from_static(value));
+        }
+        if_match(&headers)
+    }
+
+    #[test]
+    fn what_a_client_may_say_is_understood() {
+        assert_eq!(read(&[]), None);
+        for (values, expected) in [
+            (&["\"a-1\""][..], &["a-1"][..]),
+            (&["\"a\", \"b\""], &["a", "b"]),
+            (&["\"a\",\"b\",", "\"c\""], &["a", "b", "c"]),
+            (&["*"], &["*"]),
+            (&["\"\""], &[""]),
+            (&["W/\"a\""], &["W/"]),
+            (&["\"a,b\" , \"c\""], &["a,b", "c"]),
+        ] {
+            let expected = expected.iter().map(|token| (*token).to_owned()).collect();
+            assert_eq!(read(values), Some(Ok(expected)), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for wrong in ["", "a-1", "\"a", "\"a\" \"b\"", "a\"b\"", "w/\"a\"", "\"a\";", ","] {
+            assert_eq!(read(&[wrong]), Some(Err(Malformed::Form)), "{wrong}");
+        }
+        let many = vec!["\"a\""; TAGS_MAX + 1];
+        assert_eq!(read(&many), Some(Err(Malformed::TooMany)));
+        assert!(matches!(read(&many[1..]), Some(Ok(_))));
+    }
+}

@@ -1,0 +1,239 @@
+//! What calls under a request id came to, remembered so that no attempt of a call contradicts another.
+//!
+//! One rule for operations and transactions alike. A success is remembered under the request id: every later
+//! attempt gets the first answer. A refusal is remembered under the id that belongs to this one call: every
+//! attempt that is still under way is refused alike, and a later call under the client's own id is judged
+//! anew. A transaction's outcome is remembered where it becomes true, at its primary.
+
+use bytes::Bytes;
+use prost::Message;
+use proto::{InvalidField, convert, participant::v1::Vote as WireVote};
+use storage::record::{RequestAnswer, request_answer::Outcome};
+use types::{
+    CALL_LIFE_MAX_MS, ClientCall, Mutation, Reason, Refusal, RequestId, Timestamp, TxId, TxMeta,
+    UnixMillis, Vote,
+};
+
+use super::Core;
+use crate::domain::Domain;
+
+/// What a call under a request id came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Remembered {
+    pub(super) fingerprint: u64,
+    outcome: Told,
+    pub(super) keep_until: UnixMillis,
+    /// Number of the last journal entry that says this.
+    pub(super) last_seq: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    /// An operation succeeded; its reply as the domain encodes it.
+    Done(Bytes),
+    /// A transaction has committed.
+    Committed(TxId),
+    /// Refused; an encoded vote. With a timestamp the refusal binds attempts that began at or before it.
+    Refused(Bytes, Option<Timestamp>),
+}
+
+/// What an attempt is told because of what another one came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Recalled {
+    /// The reply of the operation that succeeded.
+    Done(Bytes),
+    /// The transaction that has committed.
+    Committed(TxId),
+    /// The refusal.
+    Refused(Refused),
+    /// The id stands for another call.
+    Reused,
+}
+
+/// A refusal whose reason need not be one of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused(Vote);
+
+impl Refused {
+    /// As a vote.
+    pub(super) fn vote(self) -> Vote {
+        self.0
+    }
+
+    /// As an answer to an operation.
+    pub(super) fn refusal(self) -> Refusal {
+        match self.0 {
+            Vote::No { reason, metadata } => {
+                Refusal { reason: Reason::parse(&reason).unwrap_or(Reason::Internal), metadata }
+            }
+            Vote::Yes { .. } | Vote::Contended { .. } | Vote::Fenced => {
+                Refusal::new(Reason::Internal)
+            }
+        }
+    }
+}
+
+impl<D: Domain> Core<D> {
+    /// What another attempt of this call came to. `began` is when the attempt at hand began, where that is
+    /// known.
+    pub(super) fn recall(&self, call: &ClientCall, began: Option<Timestamp>) -> Option<Recalled> {
+        let start = self.run.start.physical();
+        let known = |id| self.answers.get(id).filter(|known| start <= known.keep_until);
+        if let Some(known) = known(&call.id) {
+            if known.fingerprint != call.fingerprint {
+                return Some(Recalled::Reused);
+            }
+            match &known.outcome {
+                Told::Done(reply) => return Some(Recalled::Done(reply.clone())),
+                Told::Committed(tx_id) => return Some(Recalled::Committed(*tx_id)),
+                Told::Refused(vote, until) if binds(*until, began) => return Some(refused(vote)),
+                Told::Refused(..) => {}
+            }
+        }
+        match &known(call.call_id.as_ref()?)?.outcome {
+            Told::Refused(vote, None) => Some(refused(vote)),
+            // Nothing else is remembered under the id of one call.
+            Told::Refused(..) | Told::Done(_) | Told::Committed(_) => None,
+        }
+    }
+
+    /// Remembers the reply of an operation.
+    pub(super) fn remember_reply(&mut self, call: &ClientCall, reply: &D::Reply) {
+        let reply = self.domain.encode_reply(reply).into();
+        self.remember(call, &call.id, Told::Done(reply));
+    }
+
+    /// Remembers a refusal, so that it binds whatever is still under way of this call.
+    pub(super) fn remember_refusal(&mut self, call: &ClientCall, refusal: &Vote) {
+        if Mutation::RefusalForgotten.is_on() {
+            return;
+        }
+        let vote = encode_vote(Some(refusal));
+        match call.own_id() {
+            Some(id) => self.remember(call, id, Told::Refused(vote, None)),
+            None => {
+                let until = Some(self.run.start);
+                self.remember(call, &call.id, Told::Refused(vote, until));
+            }
+        }
+    }
+
+    /// Remembers, at its primary, that a transaction has committed.
+    pub(super) fn remember_commit(&mut self, meta: &TxMeta) {
+        if let Some(call) = &meta.call
+            && meta.is_primary(self.book.branch())
+        {
+            // An entry that is too far ahead would be kept for ever.
+            let latest = meta.deadline.plus_ms(CALL_LIFE_MAX_MS);
+            let call = ClientCall {
+                not_after: call.not_after.map(|not_after| not_after.min(latest)),
+                ..call.clone()
+            };
+            self.remember(&call, &call.id, Told::Committed(meta.tx_id));
+        }
+    }
+
+    fn remember(&mut self, call: &ClientCall, id: &RequestId, outcome: Told) {
+        let start = self.run.start.physical();
+        if let (Told::Refused(..), Some(known)) = (&outcome, self.answers.get(id))
+            && !matches!(known.outcome, Told::Refused(..))
+            && start <= known.keep_until
+        {
+            // A success is what every attempt is told from then on.
+            return;
+        }
+        // Whatever attempt there is of this call, it takes effect before that.
+        let over = call.not_after.unwrap_or(start.plus_ms(CALL_LIFE_MAX_MS));
+        let keep_until =
+            if id.is_minted() { over } else { over.max(start.plus_ms(self.limits.retention_ms)) };
+        let last_seq = self.run.seq;
+        let known = Remembered { fingerprint: call.fingerprint, outcome, keep_until, last_seq };
+        let answer = known.encode(id);
+        self.run.bytes += answer.encoded_len() + 4;
+        self.answers.insert(id.clone(), known);
+        if !Mutation::RequestIdApart.is_on() {
+            self.run.requests.push(answer);
+        }
+    }
+
+    /// Takes what an earlier batch remembered into the state.
+    pub(super) fn take_answer(
+        &mut self,
+        answer: &RequestAnswer,
+        seq: u64,
+    ) -> Result<(), InvalidField> {
+        if let Some(id) = convert::request_id(&answer.request_id)? {
+            self.answers.insert(id, Remembered::decode(answer, seq)?);
+        }
+        Ok(())
+    }
+
+    /// Says again what is remembered under an id, so that an older journal entry can be trimmed.
+    pub(super) fn carry_answer(&mut self, id: &RequestId) {
+        let Some(mut known) = self.answers.get(id).cloned() else { return };
+        self.run.requests.push(known.encode(id));
+        known.last_seq = self.run.seq;
+        self.answers.insert(id.clone(), known);
+    }
+}
+
+impl Remembered {
+    fn encode(&self, id: &RequestId) -> RequestAnswer {
+        let (outcome, reply, told_ts) = match &self.outcome {
+            Told::Done(reply) => (Outcome::Unspecified, reply.clone(), 0),
+            Told::Committed(tx_id) => (Outcome::Committed, tx_id.0.to_vec().into(), 0),
+            Told::Refused(vote, None) => (Outcome::Refused, vote.clone(), 0),
+            Told::Refused(vote, Some(until)) => (Outcome::RefusedUntil, vote.clone(), until.0),
+        };
+        RequestAnswer {
+            request_id: id.to_string(),
+            call: self.fingerprint,
+            reply,
+            keep_until_ms: self.keep_until.0,
+            outcome: outcome.into(),
+            told_ts,
+        }
+    }
+
+    fn decode(answer: &RequestAnswer, seq: u64) -> Result<Self, InvalidField> {
+        let outcome = match Outcome::try_from(answer.outcome) {
+            Ok(Outcome::Unspecified) => Told::Done(answer.reply.clone()),
+            Ok(Outcome::Committed) => Told::Committed(convert::tx_id(&answer.reply)?),
+            Ok(Outcome::Refused) => Told::Refused(answer.reply.clone(), None),
+            Ok(Outcome::RefusedUntil) => {
+                Told::Refused(answer.reply.clone(), Some(Timestamp(answer.told_ts)))
+            }
+            Err(error) => return Err(InvalidField::new("outcome", error)),
+        };
+        Ok(Self {
+            fingerprint: answer.call,
+            outcome,
+            keep_until: UnixMillis(answer.keep_until_ms),
+            last_seq: seq,
+        })
+    }
+}
+
+/// Whether a refusal binds an attempt. What began at or before it was told did so before its client knew:
+/// the answers of a batch go out when the batch is durable, and a later call reads at a later timestamp.
+fn binds(until: Option<Timestamp>, began: Option<Timestamp>) -> bool {
+    until.is_none_or(|until| began.is_some_and(|began| began <= until))
+}
+
+fn refused(vote: &[u8]) -> Recalled {
+    // What does not decode was written by a newer release: refused it was all the same.
+    let vote = decode_vote(vote).ok().flatten().filter(|vote| matches!(vote, Vote::No { .. }));
+    Recalled::Refused(Refused(vote.unwrap_or_else(|| (&Refusal::new(Reason::Internal)).into())))
+}
+
+pub(super) fn encode_vote(vote: Option<&Vote>) -> Bytes {
+    vote.map(|vote| WireVote::from(vote).encode_to_vec()).unwrap_or_default().into()
+}
+
+pub(super) fn decode_vote(bytes: &[u8]) -> Result<Option<Vote>, InvalidField> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let vote = WireVote::decode(bytes).map_err(|error| InvalidField::new("vote", error))?;
+    convert::vote(Some(&vote)).map(Some)
+}

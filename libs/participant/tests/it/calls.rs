@@ -1,0 +1,234 @@
+//! What one attempt of a client's call leaves for the others: its success, its refusal, its end.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use participant::core::{Answer, Call};
+use stock::app::{Op, Reply};
+use types::{
+    BranchState, CALL_LIFE_MAX_MS, ClientCall, Priority, Reason, Refusal, RequestId, Timestamp,
+    TxMeta, UnixMillis, Vote,
+};
+
+use crate::shop::{
+    Handle, Shop, abort, add, branch, breathe, client_call, commit, create, item, op, prepare,
+    said, stock, units,
+};
+
+/// A transaction of this call whose primary is the shard of stock.
+fn attempt(shop: &Shop, number: u8, call: &ClientCall) -> TxMeta {
+    TxMeta {
+        priority: Priority { begin_ts: Timestamp::from_physical(shop.clock.now()).0, nonce: 0 },
+        branches: [branch("stock"), branch("other")].into(),
+        call: Some(call.clone()),
+        ..shop.tx(number)
+    }
+}
+
+/// Ends a transaction because it was refused elsewhere.
+async fn refuse(lane: &Handle, meta: &TxMeta) {
+    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
+    let call = Call::Abort { meta: meta.clone(), evidence: true, refusal: Some(no) };
+    lane.call(call).await.unwrap();
+}
+
+async fn ask(lane: &Handle, op: Op, call: &ClientCall) -> Answer<Reply> {
+    lane.call(Call::Op { op, call: Some(call.clone()), may_wait: true }).await.unwrap()
+}
+
+fn refused(answer: &Answer<Reply>) -> Reason {
+    match answer {
+        Answer::Refused(refusal) => refusal.reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The ids under which calls come: the client's own, with and without one of the call, and a minted one.
+fn each_kind(what: &str) -> [ClientCall; 3] {
+    let minted = |number| RequestId::minted(uuid::Uuid::from_u128(number));
+    let bare = client_call("a-key", what);
+    let keyed = ClientCall { call_id: Some(minted(1)), ..client_call("b-key", what) };
+    [bare, keyed, ClientCall::new(minted(2), what)]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_transaction_committed_is_done_for_every_later_attempt() {
+    let shop = Shop::new();
+    let lane = shop.stocked(9).await;
+    for (number, call) in (0..).zip(each_kind("buy")) {
+        let not_after = Some(shop.clock.now().plus_ms(30_000));
+        let call = ClientCall { not_after, ..call };
+        let first = attempt(&shop, 10 * number + 1, &call);
+        assert_eq!(said(&prepare(&lane, &first, "a", 1).await), "YES");
+        assert_eq!(commit(&lane, &first).await, BranchState::Committed);
+        lane.call(Call::Forget { tx_id: first.tx_id }).await.unwrap();
+        // Long enough for the transaction itself to be forgotten.
+        for index in 0..25_u8 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            create(&lane, &format!("{number}-{index}")).await;
+        }
+        for lane in [&lane, &shop.lane(20 + number)] {
+            let late = attempt(&shop, 10 * number + 2, &call);
+            let vote = prepare(lane, &late, "a", 1).await;
+            let Vote::No { reason, metadata } = &vote else { panic!("{vote:?}") };
+            assert_eq!(reason, "ALREADY_DONE");
+            assert_eq!(metadata["tx_id"], first.tx_id.to_string());
+        }
+        let other = ClientCall::new(call.id.clone(), "buy something else");
+        let other = attempt(&shop, 10 * number + 3, &other);
+        assert_eq!(said(&prepare(&lane, &other, "a", 1).await), "REQUEST_ID_REUSED");
+    }
+    assert_eq!(stock(&lane, "a").await, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_primary_knows_what_a_call_came_to() {
+    let shop = Shop::new();
+    let lane = shop.stocked(9).await;
+    let call = client_call("a-key", "buy");
+    let elsewhere = |number| TxMeta {
+        branches: [branch("order"), branch("stock")].into(),
+        ..attempt(&shop, number, &call)
+    };
+    assert_eq!(said(&prepare(&lane, &elsewhere(1), "a", 1).await), "YES");
+    commit(&lane, &elsewhere(1)).await;
+    assert_eq!(said(&prepare(&lane, &elsewhere(2), "a", 1).await), "YES");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_a_transaction_binds_what_is_under_way_and_no_later_call() {
+    let shop = Shop::new();
+    let lane = shop.stocked(9).await;
+    for (number, call) in (0..).zip(each_kind("buy")) {
+        let attempt = |number: u8| attempt(&shop, number, &call);
+        let (first, under_way) = (attempt(10 * number + 1), attempt(10 * number + 2));
+        assert_eq!(said(&prepare(&lane, &first, "a", 1).await), "YES");
+        breathe().await;
+        refuse(&lane, &first).await;
+        // A coordinator that was thought dead tries the same call again.
+        for lane in [&lane, &shop.lane(20 + number)] {
+            assert_eq!(said(&prepare(lane, &under_way, "a", 1).await), "OUT_OF_CREDIT");
+        }
+        breathe().await;
+        let mut later = attempt(10 * number + 3);
+        let is_bound = call.id.is_minted();
+        if let Some(call) = &mut later.call {
+            call.call_id = call.call_id.as_ref().map(|_| RequestId::new("~another").unwrap());
+        }
+        let vote = said(&prepare(&lane, &later, "a", 1).await);
+        assert_eq!(vote, if is_bound { "OUT_OF_CREDIT" } else { "YES" }, "{call:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_binds_what_read_in_its_own_batch() {
+    let shop = Shop::new();
+    let lane = shop.stocked(5).await;
+    let call = client_call("a-key", "buy");
+    let first = TxMeta { priority: Priority { begin_ts: 1, nonce: 0 }, ..attempt(&shop, 1, &call) };
+    assert_eq!(said(&prepare(&lane, &first, "a", 1).await), "YES");
+    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
+    let read = Call::Op { op: Op::Get(item("a")), call: None, may_wait: true };
+    let abort = Call::Abort { meta: first, evidence: true, refusal: Some(no) };
+    let (read, abort) = (lane.begin(read).unwrap(), lane.begin(abort).unwrap());
+    let Answer::Done(_, read_ts) = read.answer().await.unwrap() else { panic!() };
+    abort.answer().await.unwrap();
+    let priority = Priority { begin_ts: read_ts.0, nonce: 0 };
+    let copy = TxMeta { priority, ..attempt(&shop, 2, &call) };
+    assert_eq!(said(&prepare(&lane, &copy, "a", 1).await), "OUT_OF_CREDIT");
+    breathe().await;
+    let later = attempt(&shop, 3, &call);
+    assert_eq!(said(&prepare(&lane, &later, "a", 1).await), "YES");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_operation_stays_refused_for_its_own_call_alone() {
+    let shop = Shop::new();
+    let (lane, other) = (shop.stocked(1).await, shop.lane(2));
+    let take = || Op::Subtract(item("a"), units(2));
+    for call in each_kind("take") {
+        assert_eq!(refused(&ask(&lane, take(), &call).await), Reason::OutOfStock);
+    }
+    add(&lane, "a", 5, None).await.unwrap();
+    let [bare, keyed, minted] = each_kind("take");
+    for late in [&keyed, &minted] {
+        assert_eq!(refused(&ask(&other, take(), late).await), Reason::OutOfStock, "{late:?}");
+    }
+    let again = ClientCall { call_id: Some(RequestId::new("~again").unwrap()), ..keyed };
+    for later in [&bare, &again] {
+        let answer = ask(&other, take(), later).await;
+        assert!(matches!(answer, Answer::Done(..)), "{later:?}: {answer:?}");
+    }
+    let elsewhere = ClientCall::new(minted.id, "something else");
+    assert_eq!(refused(&ask(&other, take(), &elsewhere).await), Reason::RequestIdReused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_was_found_elsewhere_binds_unless_the_call_has_succeeded() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let refuse = |call: &ClientCall| Call::Refuse {
+        call: call.clone(),
+        began: None,
+        refusal: Refusal::new(Reason::ItemNotFound),
+    };
+    for call in each_kind("add").into_iter().skip(1) {
+        assert_eq!(refused(&lane.call(refuse(&call)).await.unwrap()), Reason::ItemNotFound);
+        let late = ask(&lane, Op::Add(item("a"), units(1)), &call).await;
+        assert_eq!(refused(&late), Reason::ItemNotFound);
+    }
+    let call = client_call("done", "add");
+    ask(&lane, Op::Add(item("a"), units(1)), &call).await;
+    let answer = lane.call(refuse(&call)).await.unwrap();
+    assert!(matches!(answer, Answer::Done(Reply::Stock(2), _)), "{answer:?}");
+    let call = client_call("bought", "buy");
+    let bought = attempt(&shop, 1, &call);
+    prepare(&lane, &bought, "a", 1).await;
+    commit(&lane, &bought).await;
+    let answer = lane.call(refuse(&call)).await.unwrap();
+    assert_eq!(answer, Answer::Committed(bought.tx_id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_takes_effect_before_its_end_or_never() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let until = |id: &str, not_after: UnixMillis| ClientCall {
+        not_after: Some(not_after),
+        ..client_call(id, "add")
+    };
+    let more = || Op::Add(item("a"), units(1));
+    let now = shop.clock.now();
+    let done = ask(&lane, more(), &until("in time", now.plus_ms(1_000))).await;
+    assert!(matches!(done, Answer::Done(Reply::Stock(2), _)), "{done:?}");
+    for late in [now, UnixMillis(now.0 - 1)] {
+        assert_eq!(ask(&lane, more(), &until("late", late)).await, Answer::Expired);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let again = ask(&lane, more(), &until("in time", now.plus_ms(1_000))).await;
+    assert!(!matches!(again, Answer::Done(Reply::Stock(3), _)), "it happened once: {again:?}");
+    let now = shop.clock.now();
+    let far = now.plus_ms(CALL_LIFE_MAX_MS);
+    assert!(matches!(ask(&lane, more(), &until("far", far)).await, Answer::Done(..)));
+    let too_far = until("too far", far.plus_ms(10));
+    assert_eq!(refused(&ask(&lane, more(), &too_far).await), Reason::InvalidArgument);
+    assert_eq!(stock(&lane, "a").await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_waits_takes_no_effect_after_its_end() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let holder = shop.tx(9);
+    assert_eq!(said(&prepare(&lane, &holder, "a", 1).await), "YES");
+    let not_after = Some(shop.clock.now().plus_ms(500));
+    let call = ClientCall { not_after, ..client_call("waits", "take") };
+    let waits = ask(&lane, Op::Subtract(item("a"), units(1)), &call);
+    let given_back = async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        abort(&lane, &holder).await;
+    };
+    let (answer, ()) = tokio::join!(waits, given_back);
+    assert_eq!(answer, Answer::Expired);
+    assert_eq!(op(&lane, Op::Get(item("a")), None).await.map(|_| ()), Ok(()));
+    assert_eq!(stock(&lane, "a").await, 1);
+}

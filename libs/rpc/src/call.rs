@@ -1,0 +1,143 @@
+//! What a call that changes something says of itself beside its fields: until when it may take effect, and
+//! which call of a client it is an attempt of.
+//!
+//! A relative time-out (`grpc-timeout`) begins anew wherever a message lies around: in the socket of a replica
+//! that was stopped, for one. So what may still take effect is bounded by a point in time of the store's
+//! clock, `till-not-after-ms`, fixed once and carried by every attempt.
+
+use tonic::{Status, metadata::MetadataMap};
+use types::{ClientCall, Entropy, RequestId, UnixMillis};
+use uuid::Builder;
+
+use crate::status::invalid_field;
+
+/// Unix milliseconds by the store's clock at and after which the call takes effect no more.
+pub const NOT_AFTER: &str = "till-not-after-ms";
+/// Minted for one call of a client, the same in all attempts of it.
+pub const CALL_ID: &str = "till-call-id";
+
+/// What a caller said of its call. Every part may be missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallMeta {
+    /// The call takes effect only before this, by the store's clock.
+    pub not_after: Option<UnixMillis>,
+    /// The client's call that this is an attempt of.
+    pub call_id: Option<RequestId>,
+}
+
+impl CallMeta {
+    /// Reads what the caller said.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when a header is malformed; a retry does not help.
+    pub fn of(metadata: &MetadataMap) -> Result<Self, Status> {
+        let text = |name: &'static str| match metadata.get(name) {
+            None => Ok(None),
+            Some(value) => {
+                value.to_str().map(Some).map_err(|_| invalid_field(name, "must be text"))
+            }
+        };
+        let not_after = match text(NOT_AFTER)? {
+            None => None,
+            Some(ms) => {
+                let ms = ms.parse().map_err(|_| {
+                    invalid_field(NOT_AFTER, "must be Unix milliseconds, a decimal integer")
+                })?;
+                Some(UnixMillis(ms))
+            }
+        };
+        let call_id = match text(CALL_ID)? {
+            None => None,
+            Some(id) => match RequestId::new(id) {
+                Ok(id) if id.is_minted() => Some(id),
+                Ok(_) => return Err(invalid_field(CALL_ID, "must begin with '~'")),
+                Err(error) => return Err(invalid_field(CALL_ID, error)),
+            },
+        };
+        Ok(Self { not_after, call_id })
+    }
+
+    /// Says it.
+    pub fn set<T>(&self, request: &mut tonic::Request<T>) {
+        let metadata = request.metadata_mut();
+        if let Some(not_after) = self.not_after {
+            metadata.insert(NOT_AFTER, not_after.0.into());
+        }
+        // Ids are visible ASCII wherever they are minted.
+        if let Some(Ok(id)) = self.call_id.as_ref().map(|id| id.as_str().parse()) {
+            metadata.insert(CALL_ID, id);
+        }
+    }
+}
+
+/// The call that a request which changes something belongs to. `what` names the call and all that it says. A
+/// request without an id gets one of its own, so that whatever is known of calls is known of all of them.
+///
+/// # Errors
+/// INVALID_ARGUMENT, naming what is malformed; a retry does not help.
+pub fn client_call(
+    metadata: &MetadataMap,
+    request_id: &str,
+    what: &str,
+    entropy: &dyn Entropy,
+) -> Result<ClientCall, Status> {
+    let CallMeta { not_after, call_id } = CallMeta::of(metadata)?;
+    let id = match request_id {
+        "" => RequestId::minted(Builder::from_random_bytes(entropy.next_bytes()).into_uuid()),
+        text => RequestId::new(text).map_err(|error| invalid_field("request_id", error))?,
+    };
+    Ok(ClientCall { not_after, call_id, ..ClientCall::new(id, what) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seams::SystemEntropy;
+
+    fn call(
+        request_id: &str,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<ClientCall, Status> {
+        let mut metadata = MetadataMap::new();
+        for (name, value) in headers {
+            metadata.insert(*name, value.parse().unwrap());
+        }
+        client_call(&metadata, request_id, "what", &SystemEntropy)
+    }
+
+    #[test]
+    fn what_was_said_is_read_back() {
+        let meta = CallMeta {
+            not_after: Some(UnixMillis(1_700_000_000_000)),
+            call_id: Some(RequestId::new("~0af7651916cd43dd8448eb211c80319c").unwrap()),
+        };
+        let mut request = tonic::Request::new(());
+        assert_eq!(CallMeta::of(request.metadata()).unwrap(), CallMeta::default());
+        meta.set(&mut request);
+        assert_eq!(CallMeta::of(request.metadata()).unwrap(), meta);
+    }
+
+    #[test]
+    fn a_request_without_an_id_gets_one_of_its_own() {
+        let (one, other) = (call("", &[]).unwrap(), call("", &[]).unwrap());
+        assert!(one.id.is_minted() && other.id.is_minted() && one.id != other.id);
+        assert_eq!(
+            call("mine", &[]).unwrap(),
+            ClientCall::new(RequestId::new("mine").unwrap(), "what")
+        );
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        for (request_id, headers, field) in [
+            ("a\u{7}", vec![], "request_id"),
+            ("", vec![(NOT_AFTER, "soon")], NOT_AFTER),
+            ("", vec![(NOT_AFTER, "-1")], NOT_AFTER),
+            ("", vec![(CALL_ID, "not-minted")], CALL_ID),
+        ] {
+            let status = call(request_id, &headers).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            assert!(status.message().starts_with(field), "{status:?}");
+        }
+    }
+}

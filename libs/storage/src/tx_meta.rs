@@ -1,0 +1,79 @@
+//! Transactions as they are stored.
+
+use types::{
+    Branch, ClientCall, IdError, Priority, RequestId, Service, ShardId, TxId, TxMeta, UnixMillis,
+};
+
+use crate::record;
+
+/// Why a stored transaction cannot be read. A retry does not help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {problem}")]
+pub struct MalformedMeta {
+    field: &'static str,
+    problem: String,
+}
+
+fn malformed(field: &'static str, problem: impl ToString) -> MalformedMeta {
+    MalformedMeta { field, problem: problem.to_string() }
+}
+
+impl From<&TxMeta> for record::TxMeta {
+    fn from(meta: &TxMeta) -> Self {
+        let branch = |branch: &Branch| record::Branch {
+            service: branch.service.as_str().to_owned(),
+            shard: u32::from(branch.shard.0),
+        };
+        let call = meta.call.as_ref();
+        let call_id = call.and_then(|call| call.call_id.as_ref());
+        Self {
+            tx_id: meta.tx_id.0.to_vec().into(),
+            begin_ts: meta.priority.begin_ts,
+            nonce: meta.priority.nonce,
+            deadline_ms: meta.deadline.0,
+            branches: meta.branches.iter().map(branch).collect(),
+            request_id: call.map(|call| call.id.to_string()).unwrap_or_default(),
+            request_fingerprint: call.map_or(0, |call| call.fingerprint),
+            not_after_ms: call.and_then(|call| call.not_after).map_or(0, |at| at.0),
+            call_id: call_id.map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+}
+
+/// Reads a stored transaction that must be there.
+///
+/// # Errors
+/// [`MalformedMeta`]; a retry does not help.
+pub fn decode(meta: Option<&record::TxMeta>) -> Result<TxMeta, MalformedMeta> {
+    let meta = meta.ok_or_else(|| malformed("tx", "is missing"))?;
+    let branch = |branch: &record::Branch| {
+        let service =
+            Service::new(&branch.service).map_err(|error| malformed("branch.service", error))?;
+        let shard =
+            u16::try_from(branch.shard).map_err(|_| malformed("branch.shard", "is too large"))?;
+        Ok(Branch { service, shard: ShardId(shard) })
+    };
+    Ok(TxMeta {
+        tx_id: TxId::from_slice(&meta.tx_id).map_err(|error| malformed("tx_id", error))?,
+        priority: Priority { begin_ts: meta.begin_ts, nonce: meta.nonce },
+        deadline: UnixMillis(meta.deadline_ms),
+        branches: meta.branches.iter().map(branch).collect::<Result<_, MalformedMeta>>()?,
+        call: call(meta)?,
+    })
+}
+
+/// The call of a transaction; none without a request id, or where release 0.1 wrote it, which hashes no calls.
+fn call(meta: &record::TxMeta) -> Result<Option<ClientCall>, MalformedMeta> {
+    let id = |field, text: &str| match text {
+        "" => Ok(None),
+        text => RequestId::new(text).map(Some).map_err(|error: IdError| malformed(field, error)),
+    };
+    let Some(request_id) = id("request_id", &meta.request_id)? else { return Ok(None) };
+    let call = ClientCall {
+        id: request_id,
+        fingerprint: meta.request_fingerprint,
+        not_after: (meta.not_after_ms > 0).then_some(UnixMillis(meta.not_after_ms)),
+        call_id: id("call_id", &meta.call_id)?,
+    };
+    Ok((call.fingerprint != 0).then_some(call))
+}
