@@ -81,6 +81,11 @@ fn user(rows: &mut Rows<'_, Payment>, id: &UserId) -> Option<Balance<Money>> {
     }
 }
 
+/// What unfinished transactions hold of a user's credit.
+fn held_of(rows: &Rows<'_, Payment>, id: &UserId, credit: &Balance<Money>) -> Money {
+    held(rows.holders(&user_row(id)).map(|holder| holder.hold), credit.incarnation)
+}
+
 fn payment(
     rows: &mut Rows<'_, Payment>,
     user_id: &UserId,
@@ -119,7 +124,7 @@ impl Payment {
             return Executed::Refused(refuse(Reason::AlreadyPaid, id).with("order_id", order_id));
         }
         let row = user_row(id);
-        let held = held(rows.holders(&row).map(|holder| holder.hold), credit.incarnation);
+        let held = held_of(rows, id, &credit);
         match credit.take(amount, held) {
             Taken::Done(after) => {
                 rows.put(row, Record::User(after));
@@ -141,7 +146,7 @@ impl Payment {
         };
         let cancelled = payment(rows, id, order_id)
             .ok_or(Reason::NotPaid)
-            .and_then(|payment| payment.cancel(credit));
+            .and_then(|payment| payment.cancel(credit, held_of(rows, id, &credit)));
         match cancelled {
             Ok((credit, payment)) => {
                 rows.put(user_row(id), Record::User(credit));
@@ -182,7 +187,7 @@ impl Domain for Payment {
         match record {
             Record::User(credit) => codec::encode(&UserRecord {
                 available: credit.available.get(),
-                supplied: credit.supplied.get(),
+                supplied: credit.supplied,
                 incarnation: credit.incarnation.start.0,
                 incarnation_change: credit.incarnation.change,
             }),
@@ -216,7 +221,7 @@ impl Domain for Payment {
         let record: UserRecord = codec::decode(row, value)?;
         Ok(Record::User(Balance {
             available: Money::new(record.available).map_err(corrupt)?,
-            supplied: Money::new(record.supplied).map_err(corrupt)?,
+            supplied: record.supplied,
             incarnation: Stamp::new(record.incarnation, record.incarnation_change),
         }))
     }
@@ -290,7 +295,7 @@ impl Domain for Payment {
             Op::Add(id, amount) => {
                 let added = user(rows, id)
                     .ok_or(Reason::UserNotFound)
-                    .and_then(|credit| credit.supply(*amount));
+                    .and_then(|credit| credit.supply(*amount, held_of(rows, id, &credit)));
                 match added {
                     Ok(credit) => {
                         rows.put(user_row(id), Record::User(credit));
@@ -328,7 +333,7 @@ impl Domain for Payment {
             return Judged::No(refuse(Reason::UnknownUser, id));
         };
         let row = user_row(id);
-        let held = held(rows.holders(&row).map(|holder| holder.hold), credit.incarnation);
+        let held = held_of(rows, id, &credit);
         match credit.hold(*amount, held) {
             Taken::Done(after) => {
                 rows.put(row, Record::User(after));
@@ -377,7 +382,7 @@ mod tests {
     fn the_length_of_a_record_is_never_underestimated() {
         let (amount, incarnation) =
             (Money::new(types::AMOUNT_MAX).unwrap(), Stamp::new(u64::MAX, u32::MAX));
-        let user = Balance { available: amount, supplied: amount, incarnation };
+        let user = Balance { available: amount, supplied: u64::MAX, incarnation };
         let payment = OrderPayment { amount, paid: true, incarnation };
         for record in [Record::User(user), Record::Payment(payment)] {
             assert!(Payment.encode_record(&record).len() <= Payment.record_bytes(&record));

@@ -22,15 +22,19 @@ impl Payment {
         self.paid && self.incarnation == credit.incarnation
     }
 
-    /// The user's credit after giving it back, and the payment as it is then.
+    /// The user's credit after giving it back, and the payment as it is then; `held` as for [`Balance::supply`].
     ///
     /// # Errors
     /// [`Reason::NotPaid`] when it does not stand; [`Reason::Overflow`].
-    pub fn cancel(self, credit: Balance<Money>) -> Result<(Balance<Money>, Self), Reason> {
+    pub fn cancel(
+        self,
+        credit: Balance<Money>,
+        held: Money,
+    ) -> Result<(Balance<Money>, Self), Reason> {
         if !self.stands_for(&credit) {
             return Err(Reason::NotPaid);
         }
-        Ok((credit.supply(self.amount)?, Self { paid: false, ..self }))
+        Ok((credit.supply(self.amount, held)?, Self { paid: false, ..self }))
     }
 }
 

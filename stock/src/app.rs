@@ -127,7 +127,7 @@ impl Domain for Stock {
         codec::encode(&ItemRecord {
             price: item.price.get(),
             available: item.stock.available.get(),
-            supplied: item.stock.supplied.get(),
+            supplied: item.stock.supplied,
             incarnation: item.stock.incarnation.start.0,
             incarnation_change: item.stock.incarnation.change,
         })
@@ -148,7 +148,7 @@ impl Domain for Stock {
             price: Money::new(record.price).map_err(corrupt)?,
             stock: Balance {
                 available: Quantity::new(record.available).map_err(corrupt)?,
-                supplied: Quantity::new(record.supplied).map_err(corrupt)?,
+                supplied: record.supplied,
                 incarnation: Stamp::new(record.incarnation, record.incarnation_change),
             },
         })
@@ -231,7 +231,7 @@ impl Domain for Stock {
                 None => Executed::Refused(unknown(Reason::ItemNotFound, id)),
             },
             Op::Add(id, amount) => {
-                Self::change(id, rows, |item, _| match item.stock.supply(*amount) {
+                Self::change(id, rows, |item, held| match item.stock.supply(*amount, held) {
                     Ok(stock) => Executed::Done(stock),
                     Err(reason) => Executed::Refused(Refusal::new(reason)),
                 })
@@ -325,7 +325,7 @@ mod tests {
     fn the_length_of_a_record_is_never_underestimated() {
         let most = Balance {
             available: Quantity::new(types::AMOUNT_MAX).unwrap(),
-            supplied: Quantity::new(types::AMOUNT_MAX).unwrap(),
+            supplied: u64::MAX,
             incarnation: Stamp::new(u64::MAX, u32::MAX),
         };
         let item = Item { price: Money::new(types::AMOUNT_MAX).unwrap(), stock: most };

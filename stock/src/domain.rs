@@ -16,7 +16,7 @@ pub struct Item {
 
 impl Item {
     /// A new item, or a new incarnation of one.
-    pub const fn new(price: Money, stock: Quantity, stamp: Stamp) -> Self {
+    pub fn new(price: Money, stock: Quantity, stamp: Stamp) -> Self {
         Self { price, stock: Balance::new(stock, stamp) }
     }
 

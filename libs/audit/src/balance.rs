@@ -155,7 +155,7 @@ impl Balances {
         let record =
             format!("available {available}, supplied {supplied}, incarnation {incarnation}");
         by.insert(0, record);
-        if available > AMOUNT_MAX || supplied > AMOUNT_MAX {
+        if available > AMOUNT_MAX {
             findings.add(Invariant::Range, &subject, "out of range (negative?)", by);
             return Ok(());
         }

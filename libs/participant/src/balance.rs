@@ -4,14 +4,15 @@ use types::{Amount, Mutation, Reason, Stamp};
 
 /// An amount of which parts are held by unfinished transactions or are gone for good.
 ///
-/// Invariant: `supplied` = available + held + sold, of this incarnation; so giving back what was held
-/// never exceeds `supplied`.
+/// Invariants: `supplied` = available + held + sold, of this incarnation, so giving back what was held never
+/// exceeds `supplied`; available + held is an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balance<A> {
     /// What can be taken now.
     pub available: A,
-    /// Initial + added - taken outside of transactions.
-    pub supplied: A,
+    /// Initial + added - taken outside of transactions. Counts over the life of the incarnation what was sold, too,
+    /// so it may exceed the greatest amount.
+    pub supplied: u64,
     /// The change that created it or last overwrote it.
     pub incarnation: Stamp,
 }
@@ -29,17 +30,18 @@ pub enum Taken<A> {
 
 impl<A: Amount> Balance<A> {
     /// A new incarnation.
-    pub const fn new(amount: A, incarnation: Stamp) -> Self {
-        Self { available: amount, supplied: amount, incarnation }
+    pub fn new(amount: A, incarnation: Stamp) -> Self {
+        Self { available: amount, supplied: amount.number(), incarnation }
     }
 
-    /// More of it.
+    /// More of it; `held` is what unfinished transactions hold of this incarnation.
     ///
     /// # Errors
-    /// [`Reason::Overflow`] when what was ever supplied would exceed the greatest amount.
-    pub fn supply(self, amount: A) -> Result<Self, Reason> {
-        let supplied = self.supplied.plus(amount).ok_or(Reason::Overflow)?;
+    /// [`Reason::Overflow`] when there would be more than the greatest amount if all holds came back.
+    pub fn supply(self, amount: A, held: A) -> Result<Self, Reason> {
         let available = self.available.plus(amount).ok_or(Reason::Overflow)?;
+        available.plus(held).ok_or(Reason::Overflow)?;
+        let supplied = self.supplied.checked_add(amount.number()).ok_or(Reason::Overflow)?;
         Ok(Self { available, supplied, ..self })
     }
 
@@ -61,7 +63,7 @@ impl<A: Amount> Balance<A> {
     #[must_use]
     pub fn take(self, amount: A, held: A) -> Taken<A> {
         match self.hold(amount, held) {
-            Taken::Done(balance) => match balance.supplied.minus(amount) {
+            Taken::Done(balance) => match balance.supplied.checked_sub(amount.number()) {
                 Some(supplied) => Taken::Done(Self { supplied, ..balance }),
                 None => Taken::Short,
             },
@@ -76,7 +78,7 @@ impl<A: Amount> Balance<A> {
             return self;
         }
         match self.available.plus(amount) {
-            Some(available) if available <= self.supplied => Self { available, ..self },
+            Some(available) if available.number() <= self.supplied => Self { available, ..self },
             Some(_) | None => self,
         }
     }
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_refusal_counts_what_is_held() {
-        let balance = Balance { available: units(2), supplied: units(5), incarnation: THIS };
+        let balance = Balance { available: units(2), supplied: 5, incarnation: THIS };
         for (wanted, held, expected) in [
             (2, 0, Taken::Done(Balance { available: units(0), ..balance })),
             (3, 1, Taken::Wait),
@@ -109,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_hold_returns_only_to_the_incarnation_it_came_from() {
-        let balance = Balance { available: units(2), supplied: units(5), incarnation: THIS };
+        let balance = Balance { available: units(2), supplied: 5, incarnation: THIS };
         assert_eq!(balance.give_back(units(3), THIS).available, units(5));
         for other in [Stamp::new(6, 2), Stamp::new(7, 1), Stamp::new(7, 3)] {
             assert_eq!(balance.give_back(units(3), other), balance, "{other:?}");
@@ -120,9 +122,22 @@ mod tests {
     fn taking_for_good_lowers_what_was_supplied_and_holding_does_not() {
         let balance = Balance::new(units(5), THIS);
         let Taken::Done(held) = balance.hold(units(2), units(0)) else { panic!() };
-        assert_eq!((held.available, held.supplied), (units(3), units(5)));
+        assert_eq!((held.available, held.supplied), (units(3), 5));
         let Taken::Done(taken) = held.take(units(3), units(2)) else { panic!() };
-        assert_eq!((taken.available, taken.supplied), (units(0), units(2)));
+        assert_eq!((taken.available, taken.supplied), (units(0), 2));
         assert_eq!(taken.give_back(units(2), THIS).available, units(2));
+    }
+
+    #[test]
+    fn what_was_sold_makes_room_and_what_is_held_does_not() {
+        let most = types::AMOUNT_MAX;
+        let full = Balance::new(units(most), THIS);
+        assert_eq!(full.supply(units(1), units(0)), Err(Reason::Overflow));
+        let Taken::Done(held) = full.hold(units(2), units(0)) else { panic!() };
+        assert_eq!(held.supply(units(1), units(2)), Err(Reason::Overflow), "it may come back");
+        let sold = held.supply(units(1), units(0)).unwrap();
+        assert_eq!((sold.available, sold.supplied), (units(most - 1), most + 1));
+        let ever = Balance { supplied: u64::MAX, ..Balance::new(units(0), THIS) };
+        assert_eq!(ever.supply(units(1), units(0)), Err(Reason::Overflow));
     }
 }

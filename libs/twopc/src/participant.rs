@@ -313,6 +313,15 @@ impl<H: Clone> Book<H> {
         }
     }
 
+    /// Whether a transaction has a vote without an outcome here, or, at its primary, an outcome that not every
+    /// branch has acknowledged.
+    pub fn is_unfinished(&self, tx_id: TxId) -> bool {
+        self.get(tx_id).is_some_and(|entry| {
+            entry.state == BranchState::Prepared
+                || (entry.meta.is_primary(&self.branch) && !entry.acknowledged)
+        })
+    }
+
     /// Transactions that somebody should have resolved by now: votes past their deadline, and outcomes
     /// at the primary that not every branch has acknowledged `grace_ms` later.
     pub fn overdue(&self, now: UnixMillis, grace_ms: u64) -> impl Iterator<Item = &TxMeta> {

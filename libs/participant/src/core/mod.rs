@@ -389,7 +389,13 @@ impl<D: Domain> Core<D> {
 
     /// Rows not in memory that `call` would read.
     pub fn missing_for(&self, call: &Call<D>) -> Vec<Row> {
-        let rows = match call {
+        let rows = self.rows_of(call);
+        rows.into_iter().filter(|row| !self.is_loaded(row)).collect()
+    }
+
+    /// Rows that `call` reads.
+    fn rows_of(&self, call: &Call<D>) -> Vec<Row> {
+        match call {
             Call::Op { op, .. } => self.domain.op_rows(op),
             Call::Prepare { payload, .. } => self.domain.payload_rows(payload),
             Call::Commit { meta, .. } | Call::Abort { meta, .. } => {
@@ -400,8 +406,7 @@ impl<D: Domain> Core<D> {
             | Call::Query { .. }
             | Call::Forget { .. }
             | Call::Refuse { .. } => Vec::new(),
-        };
-        rows.into_iter().filter(|row| !self.is_loaded(row)).collect()
+        }
     }
 
     /// Takes a record, as it stands at the batch's start timestamp, into memory.

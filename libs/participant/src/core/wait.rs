@@ -59,6 +59,21 @@ impl<D: Domain> Core<D> {
         self.waiting.settle();
     }
 
+    /// Drops the calls that wait and need a row which cannot be read. Between batches, or before one is undone.
+    /// Returns them.
+    pub fn give_up(&mut self, row: &Row) -> Vec<CallId> {
+        let needs = self
+            .waiters
+            .iter()
+            .filter(|(_, waiter)| waiter.row == *row || self.rows_of(&waiter.call).contains(row));
+        let ids: Vec<CallId> = needs.map(|(id, _)| *id).collect();
+        for id in &ids {
+            self.cancel(*id);
+        }
+        self.improved.remove(row);
+        ids
+    }
+
     /// Calls that wait, for the lane to see whether somebody still wants them.
     pub fn waiting_calls(&self) -> impl Iterator<Item = CallId> {
         self.waiters.iter().map(|(id, _)| *id)

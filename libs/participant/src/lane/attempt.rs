@@ -263,22 +263,26 @@ impl<D: Domain> Lane<D> {
         for row in rows {
             let value = found.get(&space.key(&row)).map(Vec::as_slice);
             if let Err(error) = self.core.load(row.clone(), value) {
-                tracing::error!(%error, branch = %self.core.branch(), "damaged record");
                 self.fail_callers_of(&row, &error);
             }
         }
         Ok(())
     }
 
+    /// Fails the calls that need a damaged row, those that wait among them.
     fn fail_callers_of(&mut self, row: &Row, error: &KvError) {
+        if self.damaged.insert(row.clone()) {
+            tracing::error!(%error, branch = %self.core.branch(), "damaged record");
+        }
         let core = &self.core;
-        let failed: BTreeSet<CallId> = self
+        let mut failed: BTreeSet<CallId> = self
             .queued
             .iter()
             .filter(|(_, call)| core.missing_for(call).contains(row))
             .map(|(id, _)| *id)
             .collect();
         self.queued.retain(|(id, _)| !failed.contains(id));
+        failed.extend(self.core.give_up(row));
         for id in failed {
             self.send(id, Err(LaneError::Damaged(error.clone())));
         }

@@ -1,16 +1,16 @@
 //! What a lane does without being asked: the sweeper and the tidy-up.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use storage::KvError;
 use tokio::time::Instant;
-use types::{Entropy, TxMeta};
+use types::{Entropy, TxId, UnixMillis};
 
 use super::{Lane, LaneOptions, attempt::AttemptError, told::again};
 use crate::domain::Domain;
 
-/// Transactions asked about in one tick at most, so that no storm arises.
-const ASK_MAX: usize = 64;
+/// Transactions that a lane asks about at once, so that no storm arises.
+const ASKED_AT_ONCE: usize = 64;
 /// A transaction is asked about again after this, in milliseconds.
 const ASK_AGAIN_MS: u64 = 500;
 /// An outcome that some branch has not acknowledged this long after the deadline is looked after.
@@ -63,29 +63,40 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Asks the coordinator role about votes past their deadline, outcomes that nobody acknowledges, and
-    /// transactions that have been in others' way for long.
+    /// Lists the transactions that somebody should have resolved by now, and begins to ask about them: those
+    /// that have been in others' way for long first, then votes past their deadline and outcomes that nobody
+    /// acknowledges. The latter in an order of the lane's own, so that many lanes with the same list do not
+    /// all begin at the same end.
     fn ask_about_the_unfinished(&mut self) {
         let now = self.seams.clock.now();
         self.asked.retain(|_, at| now.since(*at) < ASK_AGAIN_MS);
-        let mut ask: BTreeMap<_, TxMeta> = BTreeMap::new();
-        for meta in self.core.book().overdue(now, ACKNOWLEDGE_GRACE_MS) {
-            ask.insert(meta.tx_id, meta.clone());
-        }
-        let waited = types::UnixMillis(now.0.saturating_sub(self.options.ask_after_ms));
-        for meta in self.core.blockers(waited) {
-            ask.insert(meta.tx_id, meta);
-        }
-        for (tx_id, meta) in ask {
-            if self.asked.len() >= ASK_MAX {
-                break;
-            }
-            if self.asked.contains_key(&tx_id) {
+        let waited = UnixMillis(now.0.saturating_sub(self.options.ask_after_ms));
+        let overdue: BTreeMap<_, _> = self
+            .core
+            .book()
+            .overdue(now, ACKNOWLEDGE_GRACE_MS)
+            .map(|meta| (meta.tx_id, meta.clone()))
+            .collect();
+        let middle = TxId(self.seams.entropy.next_bytes());
+        let after = overdue.range(middle..).chain(overdue.range(..middle));
+        self.to_ask = self.core.blockers(waited).into();
+        self.to_ask.extend(after.map(|(_, meta)| meta.clone()));
+        self.ask_on();
+    }
+
+    /// Asks the coordinator role about the next listed transactions, so many at a time. Called again whenever an
+    /// answer has come.
+    pub(super) fn ask_on(&mut self) {
+        while self.asking.len() < ASKED_AT_ONCE
+            && let Some(meta) = self.to_ask.pop_front()
+        {
+            let tx_id = meta.tx_id;
+            if !self.core.book().is_unfinished(tx_id) || self.asked.contains_key(&tx_id) {
                 continue;
             }
-            self.asked.insert(tx_id, now);
-            let resolver = std::sync::Arc::clone(&self.seams.resolver);
-            tokio::spawn(async move { resolver.resolve(meta).await });
+            self.asked.insert(tx_id, self.seams.clock.now());
+            let resolver = Arc::clone(&self.seams.resolver);
+            self.asking.spawn(async move { resolver.resolve(meta).await });
         }
     }
 

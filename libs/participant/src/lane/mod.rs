@@ -9,18 +9,20 @@ mod chores;
 mod told;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use rpc::{retry::Backoff, store_time::StoreTime};
 use rustc_hash::FxHashMap;
 use storage::{KvError, SharedKv, shard::Writer};
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
 use tracing::Instrument as _;
@@ -31,7 +33,7 @@ use told::Told;
 
 use crate::{
     core::{Answer, Call, CallId, Core, Limits},
-    domain::Domain,
+    domain::{Domain, Row},
 };
 
 /// Has a transaction resolved by the coordinator role. Fire and forget: what comes of it arrives as
@@ -226,6 +228,10 @@ pub struct Lane<D: Domain> {
     limbo: Vec<Limbo<D>>,
     /// When a transaction was last asked about.
     asked: BTreeMap<TxId, UnixMillis>,
+    /// Those to ask about next.
+    to_ask: VecDeque<TxMeta>,
+    /// Questions under way.
+    asking: JoinSet<()>,
     /// Start of the last KV transaction that showed or moved the head to where the core has it; none when
     /// that is in doubt.
     head_known_at: Option<Timestamp>,
@@ -234,6 +240,8 @@ pub struct Lane<D: Domain> {
     refreshed: Option<Instant>,
     /// When the head was last seen to have moved.
     moved: Option<Instant>,
+    /// Rows that do not decode; each is told once.
+    damaged: BTreeSet<Row>,
     /// Calls that the last batch took.
     took: usize,
     tidy: bool,
@@ -276,10 +284,13 @@ impl<D: Domain> Lane<D> {
             next_id: 1,
             limbo: Vec::new(),
             asked: BTreeMap::new(),
+            to_ask: VecDeque::new(),
+            asking: JoinSet::new(),
             head_known_at: None,
             patient_since: None,
             refreshed: None,
             moved: None,
+            damaged: BTreeSet::new(),
             took: 0,
             tidy: false,
             told: Told::default(),
@@ -299,6 +310,7 @@ impl<D: Domain> Lane<D> {
                     Some(envelope) => self.admit(envelope),
                     None => break,
                 },
+                Some(_) = self.asking.join_next() => self.ask_on(),
                 () = sleep_until(linger) => {}
                 _ = tick.tick() => self.chores().await,
             }
@@ -310,6 +322,13 @@ impl<D: Domain> Lane<D> {
                 }
                 self.batch().await;
                 self.drain();
+                // A lane that is always busy never waits for these.
+                while self.asking.try_join_next().is_some() {
+                    self.ask_on();
+                }
+                if tick.tick().now_or_never().is_some() {
+                    self.chores().await;
+                }
             }
         }
         while !self.queued.is_empty()

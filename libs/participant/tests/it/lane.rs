@@ -1,14 +1,18 @@
 //! Operations: once, in batches, across replicas and restarts.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use futures::future::join_all;
-use participant::core::Call;
+use participant::{core::Call, lane::LaneError};
 use stock::app::Op;
 use storage::{
     Kv as _, codec,
     keys::{Kind, Owner, Space},
     mem::{Call as KvCall, Faults, Plan},
     record,
+    shard::{read_head, write_batch},
 };
+use tokio::time::timeout;
 use types::{Money, Reason, ShardId};
 
 use crate::shop::{
@@ -92,7 +96,7 @@ struct Slow;
 
 impl Faults for Slow {
     fn before(&self, _: &KvCall<'_>) -> Plan {
-        Plan { delay_before: std::time::Duration::from_millis(1), ..Plan::PROCEED }
+        Plan { delay_before: Duration::from_millis(1), ..Plan::PROCEED }
     }
 }
 
@@ -141,7 +145,7 @@ async fn the_journal_is_trimmed_once_nothing_in_it_is_needed() {
     }
     let journal = shop.kv.contents().keys().filter(|key| key[3] == 2).count();
     assert!(journal > 50, "{journal}");
-    tokio::time::sleep(std::time::Duration::from_mins(1)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let left = shop.kv.contents().keys().filter(|key| key[3] == 2).count();
     assert!(left < 8, "{left} entries are left");
     assert_eq!(stock(&lane, "a").await, 901);
@@ -156,7 +160,7 @@ async fn what_keeps_an_old_entry_alive_is_carried_forward() {
     let stuck = shop.tx(200);
     assert_eq!(said(&prepare(&lane, &stuck, "a", 4).await), "YES");
     for _ in 0..120 {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         add(&lane, "a", 1, None).await.unwrap();
     }
     let journal = shop.kv.contents().keys().filter(|key| key[3] == 2).count();
@@ -198,7 +202,7 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
     let fresh = shop.lane(2);
     let call = Call::Op { op: Op::Get(item("b")), call: None, may_wait: true };
     let (damaged, good) = tokio::join!(fresh.call(call), add(&fresh, "a", 1, None));
-    assert!(matches!(damaged, Err(participant::lane::LaneError::Damaged(_))), "{damaged:?}");
+    assert!(matches!(damaged, Err(LaneError::Damaged(_))), "{damaged:?}");
     assert_eq!(good, Ok(2));
 }
 
@@ -219,7 +223,7 @@ async fn replicas_that_do_not_write_a_shard_leave_its_journal_to_the_one_that_do
         commit(&lane, &meta).await;
     }
     // Long enough for the others to have looked, and for all of it to be trimmed.
-    tokio::time::sleep(std::time::Duration::from_secs(25)).await;
+    tokio::time::sleep(Duration::from_secs(25)).await;
     assert!(journal(&shop) < 8, "{} entries are left", journal(&shop));
     assert_eq!(shop.kv.stats().conflicts, 0, "nobody was in anybody's way");
     drop(others);
@@ -238,7 +242,7 @@ async fn a_journal_whose_writer_is_gone_is_trimmed_by_another_replica() {
     drop(lane);
     breathe().await;
     assert!(journal(&shop) > 50, "{} entries are left", journal(&shop));
-    tokio::time::sleep(std::time::Duration::from_mins(2)).await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
     assert!(journal(&shop) < 8, "{} entries are left", journal(&shop));
     drop(others);
 }
@@ -292,4 +296,73 @@ async fn a_shard_that_release_0_1_wrote_is_taken_from_it_at_once() {
     // What it held and left behind goes on.
     assert_eq!(stock(&lane, "a").await, 2);
     assert_eq!(add(&lane, "a", 1, None).await, Ok(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_fails_a_call_that_waits_for_it_and_stops_no_other() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    create(&lane, "b").await;
+    let holder = shop.tx(9);
+    assert_eq!(said(&prepare(&lane, &holder, "a", 1).await), "YES");
+    let waits = {
+        let call = Call::Op {
+            op: Op::Subtract(item("a"), units(1)),
+            call: request("waits", 1),
+            may_wait: true,
+        };
+        lane.begin(call).unwrap()
+    };
+    breathe().await;
+    // Another replica, of a release with another format, changes the item.
+    let space = Space::new(Owner::Stock, ShardId(0));
+    let mut txn = shop.kv.begin().await.unwrap();
+    let head = read_head(&mut *txn, space).await.unwrap();
+    let entry = record::JournalEntry {
+        writer: vec![7; 16].into(),
+        run: 1,
+        changed: vec![participant::domain::row(Kind::Item, "a").into()],
+        start_ts: txn.read_ts().0,
+        ..Default::default()
+    };
+    write_batch(&mut *txn, space, &head, &head.next([7; 16], 1, head.oldest), &entry);
+    txn.put(space.record(Kind::Item, b"a"), vec![99]);
+    txn.commit().await.unwrap();
+    let good = timeout(Duration::from_secs(30), add(&lane, "b", 1, None)).await;
+    assert_eq!(good.expect("the lane is stuck"), Ok(1));
+    let damaged = timeout(Duration::from_secs(30), waits.answer()).await.unwrap();
+    assert!(matches!(damaged, Err(LaneError::Damaged(_))), "{damaged:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_coordinator_left_is_asked_about_without_pauses() {
+    let mut shop = Shop::new();
+    shop.options.limits.batch_bytes = 1 << 20;
+    let lane = shop.stocked(10_000).await;
+    let metas: Vec<_> = (0..2_000_u64)
+        .map(|number| {
+            let mut meta = shop.tx(1);
+            meta.tx_id.0[8..].copy_from_slice(&number.to_be_bytes());
+            meta.priority.begin_ts = number + 10;
+            meta
+        })
+        .collect();
+    let votes = join_all(metas.iter().map(|meta| prepare(&lane, meta, "a", 1))).await;
+    assert!(votes.iter().all(|vote| said(vote) == "YES"));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let begun = tokio::time::Instant::now();
+    let mut left: BTreeMap<_, _> = metas.iter().map(|meta| (meta.tx_id, meta.clone())).collect();
+    let mut asked_twice = 0;
+    while !left.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let asked = std::mem::take(&mut *shop.asked.0.lock().unwrap());
+        for tx_id in asked {
+            match left.remove(&tx_id) {
+                Some(meta) => drop(abort(&lane, &meta).await),
+                None => asked_twice += 1,
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{} are left", left.len());
+    }
+    assert_eq!(asked_twice, 0);
 }

@@ -17,7 +17,7 @@ pub(crate) fn meta(number: u8, count: u16) -> TxMeta {
         priority: Priority { begin_ts: u64::from(number), nonce: 0 },
         deadline: UnixMillis(1),
         branches: (0..count).map(branch).collect(),
-        request_id: None,
+        call: None,
     }
 }
 
