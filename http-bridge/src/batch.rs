@@ -15,7 +15,7 @@ use rpc::{
 };
 use tokio::time::Instant;
 use tonic::{Response, Status};
-use types::{CALL_LIFE_MAX_MS, ShardId};
+use types::{CALL_LIFE_MAX_MS, Reason, ShardId};
 
 use crate::{
     bridge::Bridge,
@@ -32,6 +32,8 @@ pub(crate) struct Part {
     pub(crate) numbers: Range<u64>,
     /// Of these only those on these shards.
     pub(crate) shards: Vec<u32>,
+    /// How many shards there are, as far as is known here.
+    pub(crate) shard_count: u32,
 }
 
 impl Part {
@@ -58,13 +60,14 @@ impl Bridge {
         F: Fn(Transport, tonic::Request<Req>) -> Fut,
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
-        let shards = self.shards(service, deadline).await?;
         // Even an empty one is asked for, so that it is refused where it must be.
         let mut first = 0;
         loop {
+            let shards = self.shards(service, deadline).await?;
+            let shard_count = u32::from(shards);
             let numbers = first..count.min(first + PART);
             let life = Duration::from_millis(CALL_LIFE_MAX_MS);
-            let deadline = deadline.min(Instant::now() + life);
+            let part_deadline = deadline.min(Instant::now() + life);
             let parts = group(service, shards).into_values().map(|shards| {
                 let ask = Ask {
                     service,
@@ -72,17 +75,31 @@ impl Bridge {
                     // gets it can write all of it.
                     to: shards.first().map_or(To::Any, |first| To::Shard(*first)),
                     effect,
-                    deadline,
+                    deadline: part_deadline,
                     // Starting over costs more than waiting: a dead connection is noticed by its pings.
                     attempt_timeout: life,
                 };
                 let shards = shards.iter().map(|shard| u32::from(shard.0)).collect();
-                self.ask(ask, request(Part { numbers: numbers.clone(), shards }), &send)
+                self.ask(
+                    ask,
+                    request(Part { numbers: numbers.clone(), shards, shard_count }),
+                    &send,
+                )
             });
-            try_join_all(parts).await?;
-            first = numbers.end;
-            if first >= count {
-                return Ok(());
+            match try_join_all(parts).await {
+                Ok(_) if numbers.end >= count => return Ok(()),
+                Ok(_) => first = numbers.end,
+                Err(problem) if problem.reason() == Reason::WrongShard.as_str() => {
+                    // The store was made anew with other shards: none of the parts so far counts.
+                    service.forget_description();
+                    first = 0;
+                    let pause = Duration::from_millis(100);
+                    if Instant::now() + pause >= deadline {
+                        return Err(Problem::of(Reason::Unavailable));
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+                Err(problem) => return Err(problem),
             }
         }
     }

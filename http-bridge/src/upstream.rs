@@ -303,6 +303,10 @@ fn weigh(status: &Status, failure: Failure) -> Trouble {
     let again =
         |maybe_done, overloaded| Trouble::Again { maybe_done, overloaded, cause: chain(status) };
     match failure.kind {
+        // The same request would be refused again: whoever made it has to count the shards anew.
+        ErrorKind::Contended if failure.reason == Reason::WrongShard.as_str() => {
+            Trouble::Definite(Problem::of(Reason::WrongShard))
+        }
         ErrorKind::Contended => again(false, None),
         ErrorKind::Overloaded => again(false, Some(failure.retry_after.unwrap_or(PAUSE_MOST))),
         ErrorKind::Unavailable => again(!was_not_sent(status), None),

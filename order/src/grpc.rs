@@ -185,7 +185,7 @@ impl OrderService for Grpc {
         );
         let plan = Fill {
             numbers: checked(batch_numbers(request.first, request.count))?,
-            shards: self.parts.wanted_shards(&request.shards)?,
+            shards: self.parts.wanted_shards(&request.shards, request.shard_count)?,
             call: self.parts.client_call(&metadata, &request.request_id, &what)?,
         };
         let written = fill(&self.parts.shards, plan, |numbers| Op::Init { numbers, draw }).await;

@@ -126,7 +126,7 @@ impl PaymentService for Grpc {
         let what = format!("BatchInit/{}/{}/{credit}", request.first, request.count);
         let plan = Fill {
             numbers: checked(batch_numbers(request.first, request.count))?,
-            shards: self.parts.wanted_shards(&request.shards)?,
+            shards: self.parts.wanted_shards(&request.shards, request.shard_count)?,
             call: self.parts.client_call(&metadata, &request.request_id, &what)?,
         };
         let written = fill(&self.parts.shards, plan, |numbers| Op::Init { numbers, credit }).await;

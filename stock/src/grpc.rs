@@ -105,7 +105,7 @@ impl StockService for Grpc {
         let what = format!("BatchInit/{}/{}/{stock}/{price}", request.first, request.count);
         let plan = Fill {
             numbers: checked(batch_numbers(request.first, request.count))?,
-            shards: self.parts.wanted_shards(&request.shards)?,
+            shards: self.parts.wanted_shards(&request.shards, request.shard_count)?,
             call: self.parts.client_call(&metadata, &request.request_id, &what)?,
         };
         let op = |numbers| Op::Init { numbers, stock, price };

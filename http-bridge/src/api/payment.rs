@@ -231,6 +231,7 @@ pub(super) async fn batch_init(
         request_id: change.id(),
         shards: part.shards,
         first: part.numbers.start,
+        shard_count: part.shard_count,
     };
     let fill = bridge.fill(
         &bridge.shop().payment,

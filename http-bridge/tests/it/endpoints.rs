@@ -222,3 +222,14 @@ async fn what_a_client_has_seen_goes_along_with_its_checkout() {
     let answer = front.call_with("POST /orders/checkout/3", &[("if-match", &etag)]).await;
     assert_eq!(answer.outcome(), (412, "ORDER_MODIFIED".to_owned()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_init_counts_the_shards_anew_when_there_are_others() {
+    let front = Front::new();
+    front.world.plan("payment-0", "/BatchInit", Trouble::Say(Reason::WrongShard), 1);
+    assert_eq!(front.call("POST /payment/batch_init/100/1").await.status, 200);
+    assert_eq!(front.world.state().users.len(), 100);
+    let described = front.world.calls("/Describe");
+    let payment = described.iter().filter(|call| call.endpoint.starts_with("payment"));
+    assert_eq!(payment.count(), 2);
+}

@@ -25,10 +25,10 @@ use rpc::{
 use storage::{
     KvError, SharedKv,
     args::StoreArgs,
-    schema::{self, SchemaError},
+    schema::{self, Schema, SchemaError},
 };
 use tonic::{Status, metadata::MetadataMap, service::Routes};
-use types::{ClientCall, Clock, Entropy, ShardId, Timestamp, TxMeta};
+use types::{ClientCall, Clock, Entropy, Reason, Refusal, ShardId, Timestamp, TxMeta};
 
 use crate::{
     domain::Domain,
@@ -89,6 +89,9 @@ pub enum RoleError {
     /// The store's data is not for this program.
     #[error("cannot use the store's data")]
     Schema(#[from] SchemaError),
+    /// The store was made anew beneath a running role. Start it again.
+    #[error("the store is not the one that was opened")]
+    AnotherStore,
     /// The certificates are not usable.
     #[error("cannot use the certificates")]
     Tls(#[from] TlsError),
@@ -147,7 +150,7 @@ impl<D: Domain> Parts<D> {
         Ok(Self { domain: Arc::new(domain), shards, store_time, net, entropy })
     }
 
-    /// Opens the lanes as soon as the store answers; a shop that is new gets its schema here.
+    /// Opens the lanes as soon as the store answers; a shop that is new gets its schema here. Returns it.
     ///
     /// # Errors
     /// [`SchemaError`]; a retry does not help.
@@ -158,14 +161,14 @@ impl<D: Domain> Parts<D> {
         clock: Arc<dyn Clock>,
         coordinator: Router,
         options: LaneOptions,
-    ) -> Result<(), SchemaError> {
+    ) -> Result<Schema, SchemaError> {
         let schema = schema::open_when_there(&*kv, wanted_shards).await?;
         let resolver = Arc::new(ThroughCoordinator { coordinator });
         let entropy = Arc::clone(&self.entropy);
         let store_time = self.store_time.clone();
-        let seams = Seams { kv, clock, entropy, resolver, store_time };
+        let seams = Seams { kv, clock, entropy, resolver, store_time, schema };
         self.shards.open(&self.domain, schema.shards, &seams, options);
-        Ok(())
+        Ok(schema)
     }
 }
 
@@ -209,12 +212,18 @@ impl<D: Domain> Parts<D> {
         executed.await.map_err(|error| to_status(&error))
     }
 
-    /// The shards that a BatchInit names; all of them when it names none.
+    /// The shards that a BatchInit names; all of them when it names none. `known` is how many there are, as far
+    /// as its caller knows.
     ///
     /// # Errors
-    /// A status, when the lanes are closed or a shard does not exist.
-    pub fn wanted_shards(&self, named: &[u32]) -> Result<Vec<ShardId>, Status> {
+    /// A status, when the lanes are closed, a shard does not exist, or there are more or fewer than are known:
+    /// then the parts of several calls do not make a whole.
+    pub fn wanted_shards(&self, named: &[u32], known: u32) -> Result<Vec<ShardId>, Status> {
         let count = self.shards.count().map_err(|error| to_status(&error))?;
+        if known != 0 && known != u32::from(count) {
+            let refusal = Refusal::new(Reason::WrongShard);
+            return Err(to_status(&refusal.with("shards", count).with("known", known)));
+        }
         if named.is_empty() {
             return Ok((0..count).map(ShardId).collect());
         }
@@ -279,14 +288,14 @@ pub async fn run<D: Domain>(
     let stay_ready = async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let options = lane_options(args.batch_calls_max, args.request_id_retention_ms);
-        parts.open(Arc::clone(&kv), args.store.shards, clock, coordinator, options).await?;
+        let store = args.store.shards;
+        let schema = parts.open(Arc::clone(&kv), store, clock, coordinator, options).await?;
         tracing::info!(service = %parts.shards.service(), "ready");
-        probe(&kv, &readiness, &parts.store_time).await;
-        Ok(())
+        Err(probe(&kv, &readiness, &parts.store_time, schema).await)
     };
     tokio::select! {
         served = server => Ok(served?),
-        failed = stay_ready => failed.map_err(|error: SchemaError| error.into()),
+        failed = stay_ready => failed,
     }
 }
 
@@ -314,17 +323,27 @@ fn lane_options(batch_calls_max: Option<u16>, retention_ms: u64) -> LaneOptions 
     options
 }
 
-/// Keeps readiness in step with the store. Never ends.
-async fn probe(kv: &SharedKv, readiness: &Readiness, store_time: &StoreTime) {
+/// Keeps readiness in step with the store. Ends when it is not the one that was opened any more.
+async fn probe(
+    kv: &SharedKv,
+    readiness: &Readiness,
+    store_time: &StoreTime,
+    opened: Schema,
+) -> RoleError {
     let mut there = true;
     readiness.ready();
     loop {
         tokio::time::sleep(PROBE_EVERY).await;
-        let timestamp = kv.timestamp().await;
-        if let Ok(now) = &timestamp {
-            store_time.hear(*now);
-        }
-        match timestamp {
+        let found = async {
+            let now = kv.timestamp().await?;
+            store_time.hear(now);
+            schema::read_from(&mut *kv.snapshot(now)).await
+        };
+        match found.await {
+            Ok(found) if found != Some(opened) => {
+                readiness.not_ready();
+                return RoleError::AnotherStore;
+            }
             Ok(_) if !there => {
                 tracing::info!("the store is there again");
                 there = true;

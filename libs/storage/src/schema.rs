@@ -10,12 +10,12 @@ mod tests;
 use std::{borrow::Cow, time::Duration};
 
 use tokio::time::sleep;
-use types::{Classify, ErrorKind, ShardId};
+use types::{Classify, ErrorKind, ShardId, Timestamp};
 
 use crate::{
     codec,
     keys::{Kind, Owner, Space},
-    kv::{CommitError, Key, Kv, KvError},
+    kv::{CommitError, Key, Kv, KvError, Reads},
     record,
 };
 
@@ -38,6 +38,8 @@ const TRIES: u32 = 20;
 pub struct Schema {
     /// Shards of every service, 1 to [`SHARDS_MAX`]; fixed for the life of the data.
     pub shards: u16,
+    /// Names the store: one that was made anew has another one.
+    pub created: Timestamp,
 }
 
 /// Why the gate is shut.
@@ -108,12 +110,17 @@ pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, Sch
         };
         let schema = match &found {
             Some(found) => check(found, wanted_shards)?,
-            None => Schema { shards },
+            None => Schema { shards, created: txn.read_ts() },
         };
         if found.as_ref().is_some_and(|found| found.version == VERSION) {
             return Ok(schema);
         }
-        let written = record::Schema { version: VERSION, shards: schema.shards.into() };
+        let schema = Schema { created: txn.read_ts(), ..schema };
+        let written = record::Schema {
+            version: VERSION,
+            shards: schema.shards.into(),
+            created_ts: schema.created.0,
+        };
         txn.put(key(), codec::encode(&written));
         match txn.commit().await {
             Ok(()) => {
@@ -139,7 +146,15 @@ pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, Sch
 /// [`SchemaError`]; a retry helps only for [`SchemaError::Kv`] of kind Unavailable.
 pub async fn read(kv: &dyn Kv) -> Result<Option<Schema>, SchemaError> {
     let mut snapshot = kv.snapshot(kv.timestamp().await?);
-    let Some(found) = snapshot.get(&key()).await? else { return Ok(None) };
+    read_from(&mut *snapshot).await
+}
+
+/// As [`read`], as of these reads.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_from<R: Reads + ?Sized>(reads: &mut R) -> Result<Option<Schema>, SchemaError> {
+    let Some(found) = reads.get(&key()).await? else { return Ok(None) };
     check(&codec::decode(&key(), &found)?, None).map(Some)
 }
 
@@ -178,6 +193,6 @@ fn check(found: &record::Schema, wanted: Option<u16>) -> Result<Schema, SchemaEr
         .ok_or(SchemaError::OutOfRange(found.shards))?;
     match wanted {
         Some(wanted) if wanted != shards => Err(SchemaError::Shards { found: shards, wanted }),
-        Some(_) | None => Ok(Schema { shards }),
+        Some(_) | None => Ok(Schema { shards, created: Timestamp(found.created_ts) }),
     }
 }

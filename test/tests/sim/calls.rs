@@ -233,6 +233,7 @@ impl Ask {
                     request_id,
                     shards: Vec::new(),
                     first: 0,
+                    shard_count: 0,
                 };
                 said(to.batch_init(within(request, time)).await, |_| Said::Done)
             }
@@ -270,6 +271,7 @@ impl Ask {
                     request_id,
                     shards: Vec::new(),
                     first: 0,
+                    shard_count: 0,
                 };
                 said(to.batch_init(within(request, time)).await, |_| Said::Done)
             }
@@ -321,6 +323,7 @@ impl Ask {
                     request_id,
                     shards: Vec::new(),
                     first: 0,
+                    shard_count: 0,
                 };
                 said(to.batch_init(within(request, time)).await, |_| Said::Done)
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use storage::{
     CommitError, KvError, Txn,
     kv::TXN_LIFE_MAX,
+    schema::{self, SchemaError},
     shard::{self, Head, read_head, read_journal, write_batch},
 };
 use tokio::time::Instant;
@@ -157,6 +158,9 @@ impl<D: Domain> Lane<D> {
         }
         if moved {
             let known = self.core.head().seq;
+            if head.seq < known {
+                self.check_store(txn).await?;
+            }
             let from = if known.saturating_add(1) < head.oldest || head.seq < known {
                 self.core.reset();
                 head.oldest
@@ -172,6 +176,17 @@ impl<D: Domain> Lane<D> {
         self.settle_limbo(&head);
         self.refreshed = Some(Instant::now());
         Ok(())
+    }
+
+    /// Whether it is still the store that the lane was opened on: a shard that goes back belongs to another one,
+    /// perhaps of other shards. Nothing is written there; the role ends when it notices.
+    async fn check_store(&self, txn: &mut dyn Txn) -> Result<(), KvError> {
+        match schema::read_from(txn).await {
+            Ok(Some(schema)) if schema == self.seams.schema => Ok(()),
+            Ok(_) => Err(KvError::Unavailable("the store was made anew".to_owned())),
+            Err(SchemaError::Kv(error)) => Err(error),
+            Err(error) => Err(KvError::Unavailable(error.to_string())),
+        }
     }
 
     /// Whether the simulation has this try rely on what is in memory.

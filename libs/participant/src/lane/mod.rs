@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 use rpc::{retry::Backoff, store_time::StoreTime};
 use rustc_hash::FxHashMap;
-use storage::{KvError, SharedKv, shard::Writer};
+use storage::{KvError, SharedKv, schema::Schema, shard::Writer};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -57,6 +57,8 @@ pub struct Seams {
     pub resolver: Arc<dyn AskResolve>,
     /// Hears the store's timestamps.
     pub store_time: StoreTime,
+    /// The store that the lane was opened on.
+    pub schema: Schema,
 }
 
 impl fmt::Debug for Seams {

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use types::{Money, Reason, ShardId};
 
 use crate::shop::{
-    Handle, Shop, abort, add, breathe, commit, create, item, op, prepare, request, said, stock,
-    subtract, units,
+    Handle, SCHEMA, Shop, abort, add, breathe, commit, create, item, op, prepare, request, said,
+    stock, subtract, units,
 };
 
 #[tokio::test(start_paused = true)]
@@ -365,4 +365,25 @@ async fn what_a_dead_coordinator_left_is_asked_about_without_pauses() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{} are left", left.len());
     }
     assert_eq!(asked_twice, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_made_anew_beneath_a_lane_is_not_written() {
+    for (created, is_same) in [(SCHEMA.created.0, true), (2, false)] {
+        let shop = Shop::new();
+        let lane = shop.stocked(1).await;
+        // Long enough for the lane to look at the head again.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let mut txn = shop.kv.begin().await.unwrap();
+        for key in shop.kv.contents().into_keys() {
+            txn.delete(key);
+        }
+        let key = Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b"");
+        let schema = record::Schema { version: 2, shards: 1, created_ts: created };
+        txn.put(key, codec::encode(&schema));
+        txn.commit().await.unwrap();
+        let made = timeout(Duration::from_secs(5), create(&lane, "b")).await;
+        assert_eq!(made.is_ok(), is_same, "created {created}");
+        assert_eq!(shop.kv.contents().len() > 1, is_same, "created {created}");
+    }
 }

@@ -20,7 +20,7 @@ use storage::mem::SeededEntropy;
 use tonic::Request;
 use types::{Branch, ShardId, TxMeta, shard_of};
 
-use crate::shop::{Shop, branch};
+use crate::shop::{SCHEMA, Shop, branch};
 
 const SHARDS: u16 = 4;
 
@@ -33,6 +33,7 @@ fn open(shop: &Shop) -> Participant<Stock> {
         entropy: Arc::new(SeededEntropy::new(1)),
         resolver: shop.asked.clone(),
         store_time: StoreTime::default(),
+        schema: SCHEMA,
     };
     shards.open(&domain, SHARDS, &seams, LaneOptions::default());
     Participant::new(domain, shards)

@@ -13,16 +13,20 @@ use participant::{
 };
 use rpc::store_time::StoreTime;
 use stock::app::{Op, Reply, Stock};
-use storage::mem::{
-    Call as KvCall, Faults, MemKv, Op as KvOp, Plan, SeededEntropy, TokioClock, Verdict,
+use storage::{
+    mem::{Call as KvCall, Faults, MemKv, Op as KvOp, Plan, SeededEntropy, TokioClock, Verdict},
+    schema::Schema,
 };
 use types::{
     Branch, BranchState, ClientCall, Clock, ItemId, Money, Priority, Quantity, Reason, RequestId,
-    Service, ShardId, TxId, TxMeta, UnixMillis, Vote,
+    Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
 };
 
 /// Where the tests' time begins.
 pub(crate) const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// The store that the tests' lanes are opened on.
+pub(crate) const SCHEMA: Schema = Schema { shards: 1, created: Timestamp(1) };
 
 /// Remembers what it was asked to resolve.
 #[derive(Debug, Default)]
@@ -79,6 +83,7 @@ impl Shop {
             entropy: Arc::new(SeededEntropy::new(u64::from(name))),
             resolver: self.asked.clone(),
             store_time: StoreTime::default(),
+            schema: SCHEMA,
         };
         let (lane, handle) =
             Lane::new(Arc::new(Stock), branch("stock"), seams, self.options, [name; 16]);

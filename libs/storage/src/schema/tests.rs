@@ -19,8 +19,9 @@ async fn write(kv: &MemKv, found: record::Schema) {
 #[tokio::test(start_paused = true)]
 async fn the_first_one_decides_and_the_others_follow() {
     let kv = store();
-    assert_eq!(open(&kv, None).await, Ok(Schema { shards: SHARDS_DEFAULT }));
-    assert_eq!(open(&kv, Some(SHARDS_DEFAULT)).await, Ok(Schema { shards: SHARDS_DEFAULT }));
+    let schema = open(&kv, None).await.unwrap();
+    assert_eq!(schema.shards, SHARDS_DEFAULT);
+    assert_eq!(open(&kv, Some(SHARDS_DEFAULT)).await, Ok(schema));
     assert_eq!(
         open(&kv, Some(8)).await,
         Err(SchemaError::Shards { found: SHARDS_DEFAULT, wanted: 8 })
@@ -38,8 +39,10 @@ async fn racing_replicas_agree_in_chaos() {
             let kv = kv.clone();
             replicas.spawn(async move { open_when_there(&kv, Some(8)).await });
         }
+        let mut first = None;
         for outcome in replicas.join_all().await {
-            assert_eq!(outcome, Ok(Schema { shards: 8 }), "SEED={seed}");
+            let schema = outcome.unwrap();
+            assert_eq!((schema.shards, *first.get_or_insert(schema)), (8, schema), "SEED={seed}");
         }
         assert_eq!(calm.stats().commits, 1, "SEED={seed}: the record is written once");
     }
@@ -48,23 +51,24 @@ async fn racing_replicas_agree_in_chaos() {
 #[tokio::test(start_paused = true)]
 async fn an_older_layout_becomes_this_one_and_keeps_its_shards() {
     let kv = store();
-    write(&kv, record::Schema { version: 1, shards: 7 }).await;
-    assert_eq!(read(&kv).await, Ok(Some(Schema { shards: 7 })));
+    write(&kv, record::Schema { version: 1, shards: 7, created_ts: 0 }).await;
+    assert_eq!(read(&kv).await, Ok(Some(Schema { shards: 7, created: Timestamp(0) })));
     assert_eq!(open(&kv, Some(8)).await, Err(SchemaError::Shards { found: 7, wanted: 8 }));
     assert_eq!(kv.stats().commits, 1, "who contradicts the data changes nothing");
     for commits in [2, 2] {
-        assert_eq!(open(&kv, None).await, Ok(Schema { shards: 7 }));
+        let schema = open(&kv, None).await.unwrap();
+        assert!(schema.shards == 7 && schema.created > Timestamp(0), "{schema:?}");
         assert_eq!(kv.stats().commits, commits);
     }
     let stands = kv.begin().await.unwrap().get(&key()).await.unwrap().unwrap();
     let stands: record::Schema = codec::decode(&key(), &stands).unwrap();
-    assert_eq!(stands, record::Schema { version: VERSION, shards: 7 });
+    assert_eq!((stands.version, stands.shards), (VERSION, 7));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_newer_layout_is_refused() {
     let kv = store();
-    write(&kv, record::Schema { version: VERSION + 1, shards: 16 }).await;
+    write(&kv, record::Schema { version: VERSION + 1, shards: 16, created_ts: 1 }).await;
     assert_eq!(open(&kv, None).await, Err(SchemaError::Newer { found: VERSION + 1 }));
     assert_eq!(open_when_there(&kv, None).await, Err(SchemaError::Newer { found: VERSION + 1 }));
 }
@@ -74,7 +78,7 @@ async fn an_impossible_number_of_shards_is_refused() {
     let kv = store();
     assert_eq!(open(&kv, Some(0)).await, Err(SchemaError::OutOfRange(0)));
     assert_eq!(open(&kv, Some(4_097)).await, Err(SchemaError::OutOfRange(4_097)));
-    write(&kv, record::Schema { version: VERSION, shards: 70_000 }).await;
+    write(&kv, record::Schema { version: VERSION, shards: 70_000, created_ts: 1 }).await;
     assert_eq!(open(&kv, None).await, Err(SchemaError::OutOfRange(70_000)));
 }
 

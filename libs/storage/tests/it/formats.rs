@@ -141,7 +141,7 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
         r::PaymentRecord { amount: 10, paid: true, incarnation: 48, incarnation_change: 1 };
     let run = r::head::Run { writer: vec![9; 16].into(), run: 3 };
     let head = r::Head { seq: 12, oldest: 4, runs: vec![run] };
-    let schema = r::Schema { version: 2, shards: 16 };
+    let schema = r::Schema { version: 2, shards: 16, created_ts: 470_614_102_246_162_433 };
     let claim = r::RequestClaim {
         call: "POST /stock/add/1/1".to_owned(),
         keep_until_ms: 1_795_000_600_000,
