@@ -13,13 +13,14 @@ use crate::{
 pub(crate) mod chart;
 mod compose;
 mod console;
-mod go;
-mod grpcurl;
+pub(crate) mod go;
+pub(crate) mod grpcurl;
 mod image;
 mod objects;
 mod promtool;
 mod settings;
 mod shell;
+mod values;
 
 /// cargo-deny, by `deny.toml`.
 pub(crate) fn deny(workspace: &Workspace, report: &mut Report) {
@@ -58,6 +59,7 @@ pub(crate) fn deployment(workspace: &Workspace, report: &mut Report) {
     report.part("helm", || chart::helm(workspace));
     report.part("kubernetes-validate", || chart::schemas(workspace));
     report.part("objects", || chart::rules(workspace));
+    report.part("values", || values::check(workspace));
     report.part("k8s", || chart::plain(workspace));
     report.part("compose", || compose::check(workspace));
     report.part("promtool", || promtool::check(workspace));
