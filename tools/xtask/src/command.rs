@@ -55,6 +55,20 @@ pub(crate) fn quietly(command: &mut Command) -> Result<(bool, String), String> {
     Ok((output.status.success(), text))
 }
 
+/// Runs it and returns what it wrote to its standard output; when it fails, all that it wrote.
+pub(crate) fn captured(command: &mut Command) -> Result<String, String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", name(command)))?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    Err(format!("{} ended with {}: {}", name(command), output.status, text.trim()))
+}
+
 /// Runs it, passing each line of its standard output on as it comes, and shows each to `look`. Tells
 /// whether it succeeded.
 pub(crate) fn watch(command: &mut Command, mut look: impl FnMut(&str)) -> Result<bool, String> {

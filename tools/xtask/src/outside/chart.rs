@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{go::Module, objects, tools};
+use super::{go::Module, tools};
 use crate::{
     command,
     report::{Outcome, Part, Tally},
@@ -182,26 +182,6 @@ pub(super) fn everything(workspace: &Workspace) -> Result<Option<Vec<Value>>, St
     super::yaml(workspace, &helm.template(Some(EVERYTHING), &[])?).map(Some)
 }
 
-/// What must hold of the objects beyond their schemas.
-pub(super) fn rules(workspace: &Workspace) -> Part {
-    let Some(helm) = Helm::ready(workspace)? else {
-        return Ok(Outcome::NotRun(NO_GO.to_owned()));
-    };
-    let mut tally = Tally::default();
-    for values in VALUES {
-        let what = values.unwrap_or("the defaults");
-        let list = super::yaml(workspace, &helm.template(values, &[])?)?;
-        objects::check(what, &list, &mut tally);
-    }
-    for file in load_test(workspace)? {
-        let text = workspace.read(&file)?.unwrap_or_default();
-        let list = super::yaml(workspace, &text)?;
-        tally.check(&file.display().to_string(), objects::all_locked_down(&list));
-    }
-    tally.check("values.schema.json", described(workspace));
-    Ok(Outcome::Ran(tally))
-}
-
 /// What the chart takes for values.
 pub(super) fn schema(workspace: &Workspace) -> Result<Value, String> {
     let text = workspace.read(&Path::new(CHART).join("values.schema.json"))?.unwrap_or_default();
@@ -209,7 +189,7 @@ pub(super) fn schema(workspace: &Workspace) -> Result<Value, String> {
 }
 
 /// Every value says what it is.
-fn described(workspace: &Workspace) -> Result<(), String> {
+pub(super) fn described(workspace: &Workspace) -> Result<(), String> {
     let schema = schema(workspace)?;
     let mut silent = Vec::new();
     look(&schema, "", &mut silent);

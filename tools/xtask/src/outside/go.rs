@@ -136,19 +136,3 @@ fn go(folder: &Path) -> Option<Command> {
         .env("GOFLAGS", "-modcacherw -buildvcs=false");
     Some(command)
 }
-
-/// A program of our own that is written in Go, built from the folder that holds its go.mod. None without go.
-pub(super) fn built(workspace: &Workspace, source: &str) -> Result<Option<PathBuf>, String> {
-    let folder = workspace.scratch("go")?;
-    let Some(mut build) = go(&folder) else {
-        return Ok(None);
-    };
-    let source = workspace.root.join(source);
-    let name = source.file_name().ok_or("a folder without a name")?;
-    let program = folder.join("bin").join(name);
-    // go itself knows whether there is anything to do.
-    build.args(["build", "-trimpath", "-mod=readonly", "-o"]).arg(&program).arg(".");
-    build.current_dir(&source);
-    command::run(&mut build)?;
-    Ok(Some(program))
-}

@@ -35,6 +35,8 @@ pub(super) fn check(workspace: &Workspace) -> Part {
         let result = rendered(&helm, "till", &values).and_then(|objects| selects_store(&objects));
         tally.check(&format!("policies select the store's pods, instance {instance:?}"), result);
     }
+    tally.check("time-outs and ports fit each other", fits(&helm));
+    tally.check("values.schema.json", chart::described(workspace));
     Ok(Outcome::Ran(tally))
 }
 
@@ -220,9 +222,62 @@ fn ingress(helm: &Helm<'_>) -> Result<(), String> {
     if class.is_null() { Ok(()) } else { Err(format!("ingressClassName {class}")) }
 }
 
+/// What no run of the chart shows: nobody is killed before they have drained, the ingress outwaits the bridge and
+/// repeats POSTs only where request ids are its own, and roles are let out to their collector.
+fn fits(helm: &Helm<'_>) -> Result<(), String> {
+    for is_minted in [true, false] {
+        let objects = rendered(helm, "till", &json!({"ingress": {"mintsRequestId": is_minted}}))?;
+        let ingress =
+            objects.iter().find(|object| object["kind"] == "Ingress").ok_or("no Ingress")?;
+        let own = |name: &str| {
+            let annotation = format!("nginx.ingress.kubernetes.io/{name}");
+            ingress["metadata"]["annotations"][annotation].as_str()
+        };
+        let patience = own("proxy-read-timeout").and_then(|text| text.parse::<u64>().ok());
+        let patience = patience.ok_or("the ingress has no patience")?.saturating_mul(1000);
+        if own("proxy-next-upstream").is_some() != is_minted {
+            return Err("repeats POSTs where request ids are not its own".to_owned());
+        }
+        for deployment in objects.iter().filter(|object| object["kind"] == "Deployment") {
+            let pod = &deployment["spec"]["template"]["spec"];
+            let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap_or(0) * 1000;
+            let millis = |name: &str| variable(pod, name)?.parse::<u64>().ok();
+            let drain = millis("TILL_LAME_DUCK_MS").zip(millis("TILL_DRAIN_TIMEOUT_MS"));
+            let drain = drain.map(|(lame, drain)| lame + drain).ok_or("no drain")?;
+            let slowest =
+                millis("TILL_REQUEST_TIMEOUT_MS").max(millis("TILL_BATCH_INIT_TIMEOUT_MS"));
+            if drain >= grace || slowest.is_some_and(|slowest| slowest >= patience) {
+                return Err(format!(
+                    "{}: {drain} of {grace}, {slowest:?}",
+                    deployment["metadata"]["name"]
+                ));
+            }
+            let trusts = variable(pod, "TILL_TRUST_REQUEST_ID") == Some("true");
+            if slowest.is_some() && trusts != is_minted {
+                return Err("the bridge takes request ids of others".to_owned());
+            }
+        }
+        // The endpoint of the values that turn everything on.
+        let lets_out = |policy: &&Value| {
+            let rules = policy["spec"]["egress"].as_array();
+            rules.into_iter().flatten().any(|rule| rule["ports"][0]["port"] == 4317)
+        };
+        let policies = objects.iter().filter(|object| object["kind"] == "NetworkPolicy");
+        if policies.filter(lets_out).count() != 5 {
+            return Err("not every role is let out to the collector".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn variable<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
+    let list = pod["containers"][0]["env"].as_array()?;
+    list.iter().find(|one| one["name"] == name)?["value"].as_str()
+}
+
 /// The labels that tidb-operator v1 gives to the pods of a cluster's component: it takes the instance from the
 /// TidbCluster's label of that name, and from its own name where it has none.
-fn operator_labels(cluster: &Value, component: &str) -> Value {
+pub(crate) fn operator_labels(cluster: &Value, component: &str) -> Value {
     let metadata = &cluster["metadata"];
     let own = &metadata["labels"]["app.kubernetes.io/instance"];
     let instance = if own.is_string() { own } else { &metadata["name"] };
