@@ -89,7 +89,11 @@ async def main(options):
     stretches = [Stretch()]
     ledger = Ledger(orders=options.orders)
     over = asyncio.Event()
-    clients = [Counted(url, stretches, timeout_seconds=40.0) for url in options.url]
+    # One connection for each buyer, so that none is idle: when a server that ends closes an idle one in the very
+    # moment of its next use, nobody but the client can help, and docs/rest.md says how.
+    clients = [
+        Counted(url, stretches, connections=options.workers, timeout_seconds=40.0) for url in options.url
+    ]
     for client in clients:
         await client.__aenter__()
     try:

@@ -125,12 +125,14 @@ volumeMounts:
     readOnly: true
   {{- end }}
 {{- end }}
-# Alive is not ready: nothing is restarted because the store, or a neighbour, is away.
+# Alive is not ready: nothing is restarted because the store, or a neighbour, is away. A role listens at once and
+# is ready within a second or two of a store that answers: who asks earlier only makes events of type Warning.
 {{- if and $isGrpc .root.Values.grpc.tls.enabled }}
 # The kubelet's own gRPC probes know no TLS.
 {{- $ask := printf "/usr/local/bin/till, health, --endpoint, '127.0.0.1:%d'" $port }}
 startupProbe:
   exec: {command: [{{ $ask }}, --service, till.live]}
+  initialDelaySeconds: 2
   periodSeconds: 2
   timeoutSeconds: 5
   failureThreshold: 60
@@ -140,13 +142,16 @@ livenessProbe:
   timeoutSeconds: 5
 readinessProbe:
   exec: {command: [{{ $ask }}]}
+  initialDelaySeconds: 4
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
 {{- else if $isGrpc }}
 startupProbe:
   grpc: {port: {{ $port }}, service: till.live}
+  initialDelaySeconds: 2
   periodSeconds: 1
+  timeoutSeconds: 5
   failureThreshold: 60
 livenessProbe:
   grpc: {port: {{ $port }}, service: till.live}
@@ -154,13 +159,16 @@ livenessProbe:
   timeoutSeconds: 5
 readinessProbe:
   grpc: {port: {{ $port }}, service: ""}
+  initialDelaySeconds: 4
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
 {{- else }}
 startupProbe:
   httpGet: {path: /healthz, port: http}
+  initialDelaySeconds: 2
   periodSeconds: 1
+  timeoutSeconds: 5
   failureThreshold: 60
 livenessProbe:
   httpGet: {path: /healthz, port: http}
@@ -168,6 +176,8 @@ livenessProbe:
   timeoutSeconds: 5
 readinessProbe:
   httpGet: {path: /readyz, port: http}
+  # It needs a ready replica of every service, which begin with it.
+  initialDelaySeconds: 8
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2

@@ -12,6 +12,8 @@ fn name(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
     let text = words.join(" ");
+    // What is run in another place is told without the way there.
+    let text = text.rsplit_once(" -- ").map_or(text.as_str(), |(_, inner)| inner);
     text.chars().take(120).collect()
 }
 

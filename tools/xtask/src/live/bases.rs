@@ -85,7 +85,7 @@ pub(crate) fn pause(workspace: &Workspace, engine: &Engine<'_>, name: &str) -> R
         return Ok(());
     }
     shell(workspace, engine)?;
-    let changes = ["ENTRYPOINT [\"/usr/bin/sleep\", \"infinity\"]"];
+    let changes = ["ENTRYPOINT [\"/bin/sleep\", \"infinity\"]"];
     engine.import(&folder(workspace)?.join("shell.tar"), &changes, name)
 }
 

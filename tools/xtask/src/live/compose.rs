@@ -103,7 +103,7 @@ impl<'a> Project<'a> {
 
     /// Waits until all are healthy again.
     pub(crate) fn recovered(&self) -> Result<(), String> {
-        wait("not healthy again", Duration::from_secs(60), || {
+        wait("not healthy again", Duration::from_mins(1), || {
             let ill = self.containers()?.into_iter().find(|container| !container.is_healthy);
             ill.map_or(Ok(()), |container| Err(container.service))
         })

@@ -89,7 +89,7 @@ impl<'a> Engine<'a> {
         }
         machine.spawn("dockerd", &mut service)?;
         let engine = Self { machine, config };
-        wait("the engine does not answer", Duration::from_secs(60), || {
+        wait("the engine does not answer", Duration::from_mins(1), || {
             engine.quietly(&["info"]).map(drop)
         })
         .map_err(|problem| format!("{problem}\n{}", machine.tail("dockerd")))?;

@@ -92,13 +92,6 @@ impl Machine {
         command
     }
 
-    /// A command in it that sees the network of one of its processes, such as a container's.
-    pub(crate) fn beside(&self, pid: &str, program: impl AsRef<Path>) -> Command {
-        let mut command = self.command("nsenter");
-        command.args(["--target", pid, "--net", "--"]).arg(program.as_ref());
-        command
-    }
-
     /// Starts a service, which runs until it ends or the machine does; what it says goes to a file of this name.
     pub(crate) fn spawn(&self, name: &str, service: &mut Command) -> Result<(), String> {
         let file = self.logs.join(format!("{name}.log"));

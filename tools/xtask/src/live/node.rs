@@ -53,7 +53,7 @@ const ETCD: &str = "http://127.0.0.1:12379";
 const ETCD_PEER: &str = "http://127.0.0.1:12380";
 const CONFIG: &str = "/run/pki/admin.conf";
 /// What pods' sandboxes run, and the names.
-const PAUSE_IMAGE: &str = "pause:1";
+const PAUSE_IMAGE: &str = "sandbox:1";
 const COREDNS_IMAGE: &str = "coredns:1";
 
 /// A running node.
@@ -68,10 +68,10 @@ pub(crate) struct Node<'a> {
 
 /// Builds what is not there yet; minutes the first time.
 pub(crate) fn programs(workspace: &Workspace) -> Result<String, String> {
-    for module in [KUBERNETES, ROUTER, COREDNS, METRICS, HELM] {
+    for module in [KUBERNETES, ROUTER, COREDNS, HELM] {
         module.folder(workspace)?.ok_or("go is not installed")?;
     }
-    Ok("Kubernetes 1.34.4, kube-router 2.1.0, CoreDNS 1.15.0, metrics-server 0.8.0".to_owned())
+    Ok("Kubernetes 1.34.4, kube-router 2.1.0, CoreDNS 1.15.0".to_owned())
 }
 
 impl<'a> Node<'a> {
@@ -114,8 +114,13 @@ impl<'a> Node<'a> {
                 SERVICES,
             ],
         )?;
-        let metrics = folder(METRICS)?.join("metrics-server");
-        node.service(
+        Ok(node)
+    }
+
+    /// Starts the metrics server, which horizontal autoscaling needs, and waits for its first figures.
+    pub(crate) fn measure(&self) -> Result<String, String> {
+        let metrics = METRICS.program(self.workspace)?.ok_or("go is not installed")?;
+        self.service(
             "metrics-server",
             &metrics,
             &[
@@ -136,7 +141,12 @@ impl<'a> Node<'a> {
                 "10s",
             ],
         )?;
-        Ok(node)
+        self.kubectl(&["apply", "--filename", "tools/xtask/live/node/metrics-server.yaml"])?;
+        wait("no figures of the node", Duration::from_mins(2), || {
+            self.kubectl(&["top", "node"]).map(drop)
+        })
+        .map_err(|problem| format!("{problem}\n{}", self.machine.tail("metrics-server")))?;
+        Ok("metrics-server 0.8.0 answers".to_owned())
     }
 
     /// The bridge, certificates and files of settings, where the services look for them.
@@ -242,7 +252,7 @@ impl<'a> Node<'a> {
                 "--enable-aggregator-routing",
             ],
         )?;
-        wait("the API server does not answer", Duration::from_secs(120), || {
+        wait("the API server does not answer", Duration::from_mins(2), || {
             self.kubectl(&["get", "--raw", "/readyz"]).map(drop)
         })
         .map_err(|problem| format!("{problem}\n{}", self.machine.tail("apiserver")))?;
@@ -348,12 +358,12 @@ impl<'a> Node<'a> {
         self.load(engine, &[&own[..], images].concat())?;
         let files = "tools/xtask/live/node";
         self.kubectl(&["apply", "--filename", &format!("{files}/coredns.yaml")])?;
-        self.kubectl(&["apply", "--filename", &format!("{files}/metrics-server.yaml")])?;
         let rollout = ["--namespace", "kube-system", "rollout", "status", "deployment/coredns"];
         self.kubectl(&[&rollout[..], &["--timeout", "90s"]].concat()).map(drop)
     }
 
     /// Copies images from the engine to the node.
+    #[allow(clippy::unused_self, reason = "it is the node that takes them")]
     pub(crate) fn load(&self, engine: &Engine<'_>, images: &[&str]) -> Result<(), String> {
         let save = format!(
             "docker save {} | ctr --address /run/containerd.sock --namespace k8s.io images import -",
@@ -366,9 +376,9 @@ impl<'a> Node<'a> {
     /// A command in the machine, for which kubectl and helm mean this node.
     pub(crate) fn command(&self, program: impl AsRef<std::path::Path>) -> Command {
         let mut command = self.machine.command(program);
-        let path = std::env::var("PATH").unwrap_or_default();
+        let path = std::env::var_os("PATH").unwrap_or_default();
         let own = [self.kubernetes.display(), self.helm.parent().unwrap_or(&self.helm).display()];
-        command.env("PATH", format!("{}:{}:{path}", own[0], own[1]));
+        command.env("PATH", format!("{}:{}:{}", own[0], own[1], path.display()));
         let home = self.workspace.target.join("live/helm");
         for name in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
             command.env(name, home.join(name));

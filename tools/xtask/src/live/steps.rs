@@ -1,6 +1,6 @@
 //! The table of a run: step, seconds, result.
 
-use std::time::Instant;
+use std::{fmt::Write as _, time::Instant};
 
 use crate::report::Tally;
 
@@ -69,7 +69,8 @@ impl Steps {
                     format!("**failed**: {}", problem.lines().next().unwrap_or_default())
                 }
             };
-            text.push_str(&format!("| {step} | {seconds:.1} | {result} |\n"));
+            // A string takes whatever is written to it.
+            let _written = writeln!(text, "| {step} | {seconds:.1} | {result} |");
         }
         text
     }

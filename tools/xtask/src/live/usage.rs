@@ -114,7 +114,6 @@ fn quantity(text: &str) -> u64 {
     let digits = text.trim_end_matches(|last: char| !last.is_ascii_digit());
     let number: u64 = digits.parse().unwrap_or(0);
     match &text[digits.len()..] {
-        "n" => number,
         "u" => number.saturating_mul(1000),
         "m" => number.saturating_mul(1_000_000),
         "Ki" => number.saturating_mul(1 << 10),

@@ -78,16 +78,14 @@ pub(crate) fn autoscaling(steps: &mut Steps, release: &Release<'_>) {
             let seen = release.kubectl(&["get", "hpa", "--no-headers"])?;
             if wanted(count) { Ok(()) } else { Err(format!("{count} pods, {seen}")) }
         };
-        wait("not scaled down to the least", Duration::from_secs(180), || {
-            pods(&|count| count == 2)
-        })?;
+        wait("not scaled down to the least", Duration::from_mins(3), || pods(&|count| count == 2))?;
         let mut load = release.load()?;
-        wait("not scaled up", Duration::from_secs(180), || pods(&|count| count > 2))?;
+        wait("not scaled up", Duration::from_mins(3), || pods(&|count| count > 2))?;
         let most = release.of("stock")?.len();
         release.settled()?;
         let up = none_failed(&load.stretch("up")?)?;
         let books = load.audit()?;
-        wait("not scaled down again", Duration::from_secs(240), || pods(&|count| count == 2))?;
+        wait("not scaled down again", Duration::from_mins(4), || pods(&|count| count == 2))?;
         Ok(format!("2 to {most} pods and back; {up}; {books}"))
     });
 }
@@ -146,7 +144,7 @@ pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'
         let before = load.stretch("before")?;
         none_failed(&before)?;
         earlier.kubectl(&["scale", "deployment", "--all", "--replicas", "0"])?;
-        wait("pods are still there", Duration::from_secs(120), || {
+        wait("pods are still there", Duration::from_mins(2), || {
             let left = node.list("earlier", "pods", OURS)?.len();
             if left == 0 { Ok(()) } else { Err(format!("{left} pods")) }
         })?;

@@ -56,7 +56,9 @@ fn numbers(helm: &Helm<'_>) -> Result<(), String> {
     let values = largest(&schema, &schema, "", &mut given).unwrap_or_default();
     let objects = rendered(helm, "till", &values)?;
     let mut found = BTreeSet::new();
-    objects.iter().for_each(|object| scalars(object, &mut found));
+    for object in &objects {
+        scalars(object, &mut found);
+    }
     let is_derived = |path: &str| path.ends_with("Ms") || path.starts_with(".defaults");
     for (path, number) in given {
         if !is_derived(&path) && !found.contains(&number.to_string()) {
@@ -81,7 +83,7 @@ fn largest(
     let is = |kind: &str| match &schema["type"] {
         Value::String(only) => only == kind,
         Value::Array(several) => several.iter().any(|one| one == kind),
-        _ => false,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
     };
     if is("object") {
         let mut made = Map::new();
@@ -112,7 +114,7 @@ fn scalars(value: &Value, found: &mut BTreeSet<String>) {
         Value::Array(list) => list.iter().for_each(|item| scalars(item, found)),
         Value::Object(map) => map.values().for_each(|item| scalars(item, found)),
         Value::String(text) => drop(found.insert(text.clone())),
-        other => drop(found.insert(other.to_string())),
+        Value::Null | Value::Bool(_) | Value::Number(_) => drop(found.insert(value.to_string())),
     }
 }
 
