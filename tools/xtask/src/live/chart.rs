@@ -106,7 +106,8 @@ impl<'a> Release<'a> {
     pub(crate) fn told(&self) -> Result<String, String> {
         let pods = self.pods(OURS)?;
         let restarts: u64 = pods.iter().map(restarts).sum();
-        Ok(format!("{} pods ready, {restarts} restarts", pods.len()))
+        let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+        Ok(format!("{ready} of {} pods ready, {restarts} restarts", pods.len()))
     }
 
     /// Pods that are not being deleted.
@@ -207,6 +208,10 @@ impl<'a> Release<'a> {
         }
         Ok(())
     }
+}
+
+fn is_ready(pod: &Value) -> bool {
+    pod["status"]["containerStatuses"][0]["ready"] == true
 }
 
 pub(crate) fn restarts(pod: &Value) -> u64 {

@@ -139,6 +139,8 @@ impl<'a> Node<'a> {
                 "InternalIP",
                 "--metric-resolution",
                 "10s",
+                "--kubelet-request-timeout",
+                "5s",
             ],
         )?;
         self.kubectl(&["apply", "--filename", "tools/xtask/live/node/metrics-server.yaml"])?;
