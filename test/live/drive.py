@@ -12,6 +12,7 @@ after --seconds, it holds what is stored to what was answered and says {"audit":
 import argparse
 import asyncio
 import collections
+import contextlib
 import json
 import sys
 import time
@@ -85,21 +86,20 @@ async def tell(stretches):
         stretches.append(Stretch())
 
 
-async def main(options):
-    stretches = [Stretch()]
-    ledger = Ledger(orders=options.orders)
+async def drive(options, stretches, ledger, quiet):
+    """Buys until it is told to stop, then compares. `quiet` fills and reads, and is not counted."""
     over = asyncio.Event()
     # One connection for each buyer, so that none is idle: when a server that ends closes an idle one in the very
     # moment of its next use, nobody but the client can help, and docs/rest.md says how.
     clients = [
         Counted(url, stretches, connections=options.workers, timeout_seconds=40.0) for url in options.url
     ]
-    for client in clients:
-        await client.__aenter__()
-    try:
-        await ledger.fill(clients[0])
-        say(filled=options.orders)
-        stretches.append(Stretch())
+    await ledger.fill(quiet)
+    say(filled=options.orders)
+    stretches.append(Stretch())
+    async with contextlib.AsyncExitStack() as stack:
+        for client in clients:
+            await stack.enter_async_context(client)
         work = [
             asyncio.create_task(ledger.work(client, over, options.workers, seed)) for seed, client in enumerate(clients)
         ]
@@ -110,14 +110,17 @@ async def main(options):
             pass
         over.set()
         await asyncio.gather(*work)
-        settled = await ledger.audit(clients[0], options.settle_seconds)
-        say(audit="clean", orders=len(ledger.lines), sold=len(ledger.sold), settled_seconds=round(settled, 1))
-    except AssertionError as error:
-        say(audit="failed", problem=str(error))
-        return 1
-    finally:
-        for client in clients:
-            await client.__aexit__()
+    settled = await ledger.audit(quiet, options.settle_seconds)
+    say(audit="clean", orders=len(ledger.lines), sold=len(ledger.sold), settled_seconds=round(settled, 1))
+
+
+async def main(options):
+    async with Client(options.url[0], timeout_seconds=300.0) as quiet:
+        try:
+            await drive(options, [Stretch()], Ledger(orders=options.orders), quiet)
+        except AssertionError as error:
+            say(audit="failed", problem=str(error))
+            return 1
     return 0
 
 
