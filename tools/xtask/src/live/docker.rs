@@ -223,7 +223,7 @@ fn locked_down(project: &Project<'_>) -> Result<String, String> {
             }
         }
         // Not even root of the host writes there.
-        let touch = format!("touch /proc/{pid}/root/usr/local/bin/it 2>&1 || true");
+        let touch = format!("cd /proc/{pid}/root; touch usr/local/bin/it 2>&1 || true");
         let said = project.machine.shell(&touch)?;
         if !said.contains("Read-only file system") {
             return Err(format!("{}: its root can be written: {said}", container.service));
