@@ -153,10 +153,20 @@ impl<'a> Release<'a> {
         Ok(format!("http://{}:{port}", node::ADDRESS))
     }
 
+    /// As many buyers as a busy machine serves without a pause.
     pub(crate) fn load(&self) -> Result<Load, String> {
+        self.load_of("8")
+    }
+
+    pub(crate) fn load_of(&self, buyers: &str) -> Result<Load, String> {
         let enter =
             |program: &std::ffi::OsStr| self.node.machine.command(std::path::Path::new(program));
-        Load::start(self.node.workspace, enter, &[self.url()?], &["--seconds", "1200"])
+        Load::start(
+            self.node.workspace,
+            enter,
+            &[self.url()?],
+            &["--seconds", "1200", "--workers", buyers],
+        )
     }
 
     /// `helm test`, as documented.

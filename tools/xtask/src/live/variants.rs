@@ -69,7 +69,7 @@ pub(crate) fn autoscaling(steps: &mut Steps, release: &Release<'_>) {
             "roles.stock.autoscaling.maxReplicas=4",
             "roles.stock.autoscaling.cpuPercent=60",
             "roles.stock.autoscaling.scaleDownSeconds=15",
-            "roles.stock.resources.requests.cpu=100m",
+            "roles.stock.resources.requests.cpu=20m",
         ];
         let more: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();
         release.upgrade(image::IMAGE, &more)?;
@@ -79,7 +79,7 @@ pub(crate) fn autoscaling(steps: &mut Steps, release: &Release<'_>) {
             if wanted(count) { Ok(()) } else { Err(format!("{count} pods, {seen}")) }
         };
         wait("not scaled down to the least", Duration::from_mins(3), || pods(&|count| count == 2))?;
-        let mut load = release.load()?;
+        let mut load = release.load_of("64")?;
         wait("not scaled up", Duration::from_mins(3), || pods(&|count| count > 2))?;
         let most = release.of("stock")?.len();
         release.settled()?;
