@@ -2,22 +2,38 @@
 # One image for every role: `docker run till ROLE`; without a command it is a whole shop (`till up`).
 # docker build --tag till:0.1.0 .
 
-FROM rust:1.95.0-slim-bookworm AS build
-# `docker buildx build --sbom=true` lists our crates too, from the Cargo.lock in here.
-ARG BUILDKIT_SBOM_SCAN_STAGE=true
+FROM rust:1.95.0-slim-bookworm AS rust
+# The image's own toolchain, without the components that rust-toolchain.toml asks for. The names of functions
+# stay in the executable for backtraces; debug information does not.
+ENV RUSTUP_TOOLCHAIN=1.95.0 \
+    CARGO_PROFILE_RELEASE_DEBUG=false \
+    CARGO_PROFILE_DIST_DEBUG=false
+WORKDIR /src
+
+# Cargo's files over empty sources. What follows is built again only when one of these files changes.
+FROM rust AS manifests
+COPY . .
+RUN find . -type f -not -name 'Cargo.*' -not -regex '.*/\(src/\(lib\|main\)\|build\|\(benches\|tests\)/[^/]*\)\.rs' \
+        -delete \
+    && find . -name '*.rs' -exec sh -c 'for file; do echo "fn main() { }" >"$file"; done' sh {} +
+
+# The dependencies, compiled: a layer that builders keep and registries can (--cache-to).
+FROM rust AS dependencies
 # dist is what is published; release builds sooner.
 ARG PROFILE=dist
-ARG TARGETARCH=amd64
-# The image's own toolchain, without the components that rust-toolchain.toml asks for.
-ENV RUSTUP_TOOLCHAIN=1.95.0
-WORKDIR /src
-COPY . .
-# What is fetched and compiled stays in the builder's cache from one build to the next: only what has changed
-# is built again. The debug sections stay behind; the names of functions, for backtraces, do not.
+COPY --from=manifests /src .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
-    --mount=type=cache,target=/src/target,id=till-target-$TARGETARCH,sharing=locked \
-    cargo install --locked --no-track --path till --profile "$PROFILE" --root out \
-    && objcopy --strip-debug out/bin/till \
+    cargo build --locked --package till --profile "$PROFILE"
+
+FROM dependencies AS build
+# `docker buildx build --sbom=true` lists our crates too, from the Cargo.lock in here.
+ARG BUILDKIT_SBOM_SCAN_STAGE=true
+COPY . .
+# Cargo goes by time, and sources may be older than what was compiled of the empty ones.
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    find . -name target -prune -o -name '*.rs' -exec touch {} + \
+    && cargo build --locked --package till --profile "$PROFILE" \
+    && install -D "target/$PROFILE/till" out/bin/till \
     && mkdir -p out/data
 
 # The same Debian as above, without a shell or a package manager.

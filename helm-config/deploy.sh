@@ -48,7 +48,8 @@ make_namespace() {
 
 install_store() { # VALUES...
   say "PD and TiKV alone"
-  helm template "$RELEASE" "$CONFIG/till" "$@" --show-only templates/tidb-cluster.yaml |
+  # Without --validate it would go by a version of Kubernetes that helm was built with.
+  helm_here template "$RELEASE" "$CONFIG/till" "$@" --validate --show-only templates/tidb-cluster.yaml |
     kube apply --namespace "$NAMESPACE" --filename -
   say "waiting until TiKV is ready"
   kube wait --namespace "$NAMESPACE" --for=condition=Ready "tidbcluster/$RELEASE-store" --timeout=20m

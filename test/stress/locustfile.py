@@ -4,8 +4,9 @@
     locust --headless --users 1000 --spawn-rate 100 --run-time 60s --processes 4
     locust --course                                     only checkouts, one a second: the course's stress test
 
-An answer of 5xx, a broken connection and 429 are failures; so is an answer that contradicts an earlier one. A
-refusal (4xx) is an answer. The first checkout of an order (fresh) and any later one (repeated) have lines of
+An answer of 5xx and 429 are failures; so is an answer that contradicts an earlier one. A refusal (4xx) is an
+answer. A call whose connection breaks, as when a bridge is killed, is repeated under its Idempotency-Key, as
+docs/rest.md says: that has a line of its own ("broken, repeated"), and is a failure when it does not help. The first checkout of an order (fresh) and any later one (repeated) have lines of
 their own: the second does less work. Each filled order belongs to one process of the load test, which so knows
 which is which. That holds from init_orders.py on: fill anew before each run.
 """
@@ -14,6 +15,9 @@ import json
 import os
 import pathlib
 import random
+import uuid
+
+import gevent
 
 from locust import FastHttpUser, between, constant, events, task
 from locust.runners import MasterRunner, WorkerRunner
@@ -28,6 +32,10 @@ REPEATED = "POST /orders/checkout/[order] (repeated)"
 KNOWN = json.loads(URLS_FILE.read_text())
 if "TARGET_HOST" in os.environ:
     KNOWN = dict.fromkeys(KNOWN, os.environ["TARGET_HOST"])
+
+# Tries of a call whose connection breaks, and the pause before the second; it doubles.
+TRIES = 5
+PAUSE_SECONDS = 0.1
 
 # Of a checkout: sold, or refused. 429 is neither: the shop did not even look.
 ANSWERS = (200, *range(400, 429))
@@ -108,16 +116,25 @@ class Shopper(FastHttpUser):
 
     def call(self, method, url, name, wanted=range(200, 300)):
         """One call; its status and its JSON, where it has some. Any status but those wanted is a failure."""
-        with self.client.request(method, url, name=name, catch_response=True) as answer:
-            status = answer.status_code
-            if status in wanted:
-                answer.success()
-            elif status == 0:
-                answer.failure(f"no answer: {type(answer.error).__name__}")
-            else:
-                answer.failure(f"answered {status}")
-            is_json = "application/json" in (answer.headers or {}).get("content-type", "")
-            return status, json.loads(answer.text) if is_json else None
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        for number in range(TRIES):
+            with self.client.request(method, url, name=name, headers=headers, catch_response=True) as answer:
+                status = answer.status_code
+                if status in wanted:
+                    answer.success()
+                elif status:
+                    answer.failure(f"answered {status}")
+                elif number + 1 < TRIES:
+                    answer.request_meta["name"] = f"{name} (broken, repeated)"
+                    answer.success()
+                else:
+                    answer.failure(f"no answer: {type(answer.error).__name__}")
+                is_json = "application/json" in (answer.headers or {}).get("content-type", "")
+                body = json.loads(answer.text) if is_json else None
+            if status:
+                break
+            gevent.sleep(PAUSE_SECONDS * 2**number)
+        return status, body
 
     def made(self, url, name):
         """The id of what a POST has made; none when it failed."""

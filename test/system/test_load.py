@@ -1,5 +1,6 @@
 """The load test for users does what its docs say: it fills, buys, and fails when the shop does."""
 
+import collections
 import csv
 import http.server
 import os
@@ -83,3 +84,45 @@ def test_a_shop_that_fails_fails_the_load_test(broken_shop, tmp_path):
     assert code == 1, text
     requests, failures = lines["POST /orders/checkout/[order] (fresh)"]
     assert failures == requests > 0
+
+
+@pytest.fixture
+def cutting_shop():
+    """It breaks the connection of each call's first try, and answers the second; gives its keys, too."""
+    tries = collections.Counter()
+
+    class Cutting(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            key = self.headers["Idempotency-Key"]
+            tries[key] += 1
+            if tries[key] == 1:
+                self.close_connection = True
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cutting)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", tries
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_call_whose_connection_breaks_is_repeated_under_its_key(cutting_shop, tmp_path):
+    url, tries = cutting_shop
+    code, text, lines = load(tmp_path, "--host", url, "--course", "--filled", "100")
+    assert code == 0, text
+    name = "POST /orders/checkout/[order] (fresh)"
+    assert lines[name][0] > 0
+    assert lines[f"{name} (broken, repeated)"][0] >= lines[name][0]
+    assert lines["Aggregated"][1] == 0
+    # At the end of the run a last call may have been cut and not yet repeated.
+    assert set(tries.values()) <= {1, 2}

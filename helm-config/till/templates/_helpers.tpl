@@ -7,18 +7,37 @@ coordinator: {port: 7000, store: true, calls: [order, stock, payment]}
 http-bridge: {port: 8000, store: false, calls: [coordinator, order, stock, payment]}
 {{- end -}}
 
+{{/* Begins the name of every object. A release may be called 7.shop, and a Service may not. */}}
 {{- define "till.fullname" -}}
-{{- default .Release.Name .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- $name := default .Release.Name .Values.fullnameOverride | replace "." "-" -}}
+{{- if not (regexMatch "^[a-z]" $name) -}}
+{{- $name = printf "till-%s" $name -}}
+{{- end -}}
+{{- $name | trunc 40 | trimAll "-" -}}
+{{- end -}}
+
+{{/* A value as text: helm reads every number as a float, which prints large ones as 8.64e+07. */}}
+{{- define "till.text" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end -}}
 {{- end -}}
 
 {{- define "till.image" -}}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 
-{{/* What never changes of an object: takes {root, role}. */}}
+{{/* Labels or annotations, whose values Kubernetes wants as text. */}}
+{{- define "till.texts" -}}
+{{- $lines := list -}}
+{{- range $name, $value := . -}}
+{{- $lines = append $lines (printf "%s: %s" $name (include "till.text" $value | quote)) -}}
+{{- end -}}
+{{- join "\n" $lines -}}
+{{- end -}}
+
+{{/* What never changes of an object: takes {root, role}, and {instance} for what is not the release's own. */}}
 {{- define "till.selector" -}}
 app.kubernetes.io/name: till
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ default .root.Release.Name .instance | quote }}
 app.kubernetes.io/component: {{ .role }}
 {{- end -}}
 
@@ -36,6 +55,12 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 
 {{- define "till.store.name" -}}
 {{- include "till.fullname" . }}-store
+{{- end -}}
+
+{{/* The label app.kubernetes.io/instance of PD's and TiKV's pods: tidb-operator takes it from the TidbCluster's own
+label, or else its name. The TidbCluster, the network policies and NOTES have it from here. */}}
+{{- define "till.store.instance" -}}
+{{- default (include "till.store.name" .) .Values.store.tidbCluster.instance -}}
 {{- end -}}
 
 {{/* Exactly one store. */}}
@@ -121,7 +146,7 @@ TILL_ADMIN_LISTEN: {{ printf "[::]:%s,0.0.0.0:%s" (include "till.metrics.port" .
 OTEL_EXPORTER_OTLP_ENDPOINT: {{ $values.otlp.endpoint | quote }}
 OTEL_EXPORTER_OTLP_PROTOCOL: {{ $values.otlp.protocol }}
 OTEL_TRACES_SAMPLER: parentbased_traceidratio
-OTEL_TRACES_SAMPLER_ARG: {{ $values.otlp.sampling | toString | quote }}
+OTEL_TRACES_SAMPLER_ARG: {{ include "till.text" $values.otlp.sampling | quote }}
 {{- end }}
 {{- if $values.grpc.tls.enabled }}
 TILL_TLS_CA_FILE: /etc/till/tls/ca.crt

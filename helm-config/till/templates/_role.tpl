@@ -10,7 +10,7 @@ metadata:
   labels: {{- include "till.labels" . | nindent 4 }}
 spec:
   {{- if not $own.autoscaling.enabled }}
-  replicas: {{ $own.replicas }}
+  replicas: {{ $own.replicas | int64 }}
   {{- end }}
   revisionHistoryLimit: 3
   strategy:
@@ -19,7 +19,14 @@ spec:
     matchLabels: {{- include "till.selector" . | nindent 6 }}
   template:
     metadata:
-      labels: {{- include "till.labels" . | nindent 8 }}
+      labels:
+        {{- include "till.labels" . | nindent 8 }}
+        {{- with include "till.texts" $own.podLabels }}
+        {{- . | nindent 8 }}
+        {{- end }}
+      {{- with include "till.texts" $own.podAnnotations }}
+      annotations: {{- . | nindent 8 }}
+      {{- end }}
     spec: {{- include "till.pod" $here | nindent 6 }}
 ---
 {{ include "till.service" . }}
@@ -42,20 +49,20 @@ automountServiceAccountToken: false
 # Variables such as TILL_ORDER_PORT, made of services' names, would be taken for settings.
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ add 5 (include "till.seconds" (add (int64 .own.lameDuckMs) (int64 .own.drainTimeoutMs))) }}
-securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  fsGroup: 65532
-  seccompProfile: {type: RuntimeDefault}
-{{- with .root.Values.image.pullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
+{{- with .own.podSecurityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .own.nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .own.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with include "till.texts" .own.nodeSelector }}
+nodeSelector: {{- . | nindent 2 }}
+{{- end }}
+{{- with .own.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .own.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
@@ -96,18 +103,20 @@ ports:
 env:
   {{- range $variable, $value := mergeOverwrite (fromYaml (include "till.variables" .)) .own.env }}
   - name: {{ $variable }}
-    value: {{ $value | toString | quote }}
+    value: {{ include "till.text" $value | quote }}
   {{- end }}
   {{- if and .root.Values.otlp.endpoint .root.Values.otlp.headers.secretName }}
   - name: OTEL_EXPORTER_OTLP_HEADERS
     valueFrom:
       secretKeyRef: {name: {{ .root.Values.otlp.headers.secretName }}, key: headers}
   {{- end }}
+  {{- with .own.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 resources: {{- toYaml .own.resources | nindent 2 }}
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities: {drop: [ALL]}
+{{- with .own.securityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with fromYamlArray (include "till.mounts" .) }}
 volumeMounts:
   {{- range . }}
@@ -116,12 +125,14 @@ volumeMounts:
     readOnly: true
   {{- end }}
 {{- end }}
-# Alive is not ready: nothing is restarted because the store, or a neighbour, is away.
+# Alive is not ready: nothing is restarted because the store, or a neighbour, is away. A role listens at once and
+# is ready within a second or two of a store that answers: who asks earlier only makes events of type Warning.
 {{- if and $isGrpc .root.Values.grpc.tls.enabled }}
 # The kubelet's own gRPC probes know no TLS.
 {{- $ask := printf "/usr/local/bin/till, health, --endpoint, '127.0.0.1:%d'" $port }}
 startupProbe:
   exec: {command: [{{ $ask }}, --service, till.live]}
+  initialDelaySeconds: 2
   periodSeconds: 2
   timeoutSeconds: 5
   failureThreshold: 60
@@ -131,13 +142,16 @@ livenessProbe:
   timeoutSeconds: 5
 readinessProbe:
   exec: {command: [{{ $ask }}]}
+  initialDelaySeconds: 4
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
 {{- else if $isGrpc }}
 startupProbe:
   grpc: {port: {{ $port }}, service: till.live}
+  initialDelaySeconds: 2
   periodSeconds: 1
+  timeoutSeconds: 5
   failureThreshold: 60
 livenessProbe:
   grpc: {port: {{ $port }}, service: till.live}
@@ -145,13 +159,16 @@ livenessProbe:
   timeoutSeconds: 5
 readinessProbe:
   grpc: {port: {{ $port }}, service: ""}
+  initialDelaySeconds: 4
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
 {{- else }}
 startupProbe:
   httpGet: {path: /healthz, port: http}
+  initialDelaySeconds: 2
   periodSeconds: 1
+  timeoutSeconds: 5
   failureThreshold: 60
 livenessProbe:
   httpGet: {path: /healthz, port: http}
@@ -159,6 +176,8 @@ livenessProbe:
   timeoutSeconds: 5
 readinessProbe:
   httpGet: {path: /readyz, port: http}
+  # It needs a ready replica of every service, which begin with it.
+  initialDelaySeconds: 8
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
@@ -174,14 +193,14 @@ metadata:
   name: {{ include "till.fullname" .root }}-{{ .role }}
   labels: {{- include "till.labels" . | nindent 4 }}
   {{- if eq .role "http-bridge" }}
-  {{- with .root.Values.bridge.service.annotations }}
-  annotations: {{- toYaml . | nindent 4 }}
+  {{- with include "till.texts" .root.Values.bridge.service.annotations }}
+  annotations: {{- . | nindent 4 }}
   {{- end }}
 spec:
   type: {{ .root.Values.bridge.service.type }}
   ports:
     - name: http
-      port: {{ .root.Values.bridge.service.port }}
+      port: {{ .root.Values.bridge.service.port | int64 }}
       targetPort: http
   {{- else }}
 spec:

@@ -12,6 +12,8 @@ fn name(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
     let text = words.join(" ");
+    // What is run in another place is told without the way there.
+    let text = text.rsplit_once(" -- ").map_or(text.as_str(), |(_, inner)| inner);
     text.chars().take(120).collect()
 }
 
@@ -53,6 +55,20 @@ pub(crate) fn quietly(command: &mut Command) -> Result<(bool, String), String> {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     Ok((output.status.success(), text))
+}
+
+/// Runs it and returns what it wrote to its standard output; when it fails, all that it wrote.
+pub(crate) fn captured(command: &mut Command) -> Result<String, String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", name(command)))?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    Err(format!("{} ended with {}: {}", name(command), output.status, text.trim()))
 }
 
 /// Runs it, passing each line of its standard output on as it comes, and shows each to `look`. Tells

@@ -28,6 +28,7 @@ mod client_rust;
 mod command;
 mod deps;
 mod goldens;
+mod live;
 mod outside;
 mod python;
 mod report;
@@ -55,6 +56,7 @@ usage: cargo xtask COMMAND
             dev-kv killed 100 times, a key written a million times and ten million keys, then the
             simulation on seeds never run before: --minutes N
   chaos     every fault upon every role of real processes, over one and over two replicas of each
+  live      the shop in Docker, for real: docker [--executable PROFILE | --build PROFILE]; shell
   goldens   writes the golden files anew, from what the tests see
   client-tests [--regions N]
             tikv-client's own tests against dev-kv, cut into N regions (1)";
@@ -97,6 +99,10 @@ fn main() -> ExitCode {
             Ok(regions) => {
                 report.part("client tests", || client_rust::run(&workspace, regions));
             }
+            Err(problem) => return usage(&problem),
+        },
+        "live" => match live::Wanted::parse(&args) {
+            Ok(wanted) => report.part("live", || live::run(&workspace, &wanted)),
             Err(problem) => return usage(&problem),
         },
         "chaos" => chaos::run(&workspace, &mut report),

@@ -11,15 +11,15 @@ use crate::{
 };
 
 pub(crate) mod chart;
-mod compose;
+pub(crate) mod compose;
 mod console;
-mod go;
-mod grpcurl;
+pub(crate) mod go;
+pub(crate) mod grpcurl;
 mod image;
-mod objects;
 mod promtool;
 mod settings;
 mod shell;
+pub(crate) mod values;
 
 /// cargo-deny, by `deny.toml`.
 pub(crate) fn deny(workspace: &Workspace, report: &mut Report) {
@@ -57,12 +57,11 @@ fn tools(workspace: &Workspace) -> Result<Venv, String> {
 pub(crate) fn deployment(workspace: &Workspace, report: &mut Report) {
     report.part("helm", || chart::helm(workspace));
     report.part("kubernetes-validate", || chart::schemas(workspace));
-    report.part("objects", || chart::rules(workspace));
+    report.part("values", || values::check(workspace));
     report.part("k8s", || chart::plain(workspace));
     report.part("compose", || compose::check(workspace));
     report.part("promtool", || promtool::check(workspace));
     report.part("hadolint", || image::lint(workspace));
-    report.part("image", || image::build(workspace));
     report.part("shellcheck", || shell::check(workspace));
     report.part("deploy scripts", || shell::deploy(workspace));
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -31,16 +31,29 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Starts one on free ports and waits until every role answers.
+    /// Starts one of each role on free ports and waits until every role answers.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self, String> {
+        Self::over(workspace, &workspace.till(), 1, None)
+    }
+
+    /// Starts so many of each role by this executable, over a cluster or over a store of their own.
+    pub(crate) fn over(
+        workspace: &Workspace,
+        till: &Path,
+        replicas: u16,
+        pd_endpoints: Option<&str>,
+    ) -> Result<Self, String> {
         let data = workspace.scratch("shop")?.join(std::process::id().to_string());
         let log = data.with_extension("log");
         let text = fs::File::create(&log).map_err(|error| error.to_string())?;
         let errors = text.try_clone().map_err(|error| error.to_string())?;
         let base = free_block()?;
-        let process = Command::new(workspace.till())
-            .args(["up", "--replicas", "1", "--data-dir"])
-            .arg(&data)
+        let mut up = Command::new(till);
+        up.args(["up", "--replicas", &replicas.to_string(), "--data-dir"]).arg(&data);
+        if let Some(endpoints) = pd_endpoints {
+            up.args(["--pd-endpoints", endpoints]);
+        }
+        let process = up
             .args(["--http-port", &base.to_string()])
             .args(["--kv-port", &(base + KV).to_string()])
             .args(["--grpc-port-base", &(base + GRPC).to_string()])
@@ -66,10 +79,7 @@ impl Shop {
             if let Ok(Some(status)) = self.process.try_wait() {
                 return Err(format!("the shop ended with {status}"));
             }
-            self.status = fs::read_to_string(self.data.join("up.json"))
-                .ok()
-                .and_then(|text| serde_json::from_str(&text).ok())
-                .unwrap_or_default();
+            self.read_status();
             if self.status["ready"] == true {
                 return Ok(());
             }
@@ -93,11 +103,32 @@ impl Shop {
         Ok(format!("http://{}", self.said_of(role, "admin")?))
     }
 
+    /// Where all replicas of a role answer operators.
+    pub(crate) fn admins(&self, role: &str) -> Result<Vec<String>, String> {
+        let found = self.children().filter(|child| child["role"] == role);
+        let found: Option<Vec<String>> =
+            found.map(|child| Some(format!("http://{}", child["admin"].as_str()?))).collect();
+        found.ok_or_else(|| format!("no {role} says where it answers"))
+    }
+
     fn said_of(&self, role: &str, what: &str) -> Result<&str, String> {
         self.children()
             .find(|child| child["role"] == role)
             .and_then(|child| child[what].as_str())
             .ok_or_else(|| format!("no {role} runs"))
+    }
+
+    /// Kills the first replica of a role, which `till up` starts again.
+    pub(crate) fn kill(&mut self, role: &str) -> Result<(), String> {
+        self.read_status();
+        let child = self.children().find(|child| child["role"] == role);
+        let pid = child.and_then(|child| child["pid"].as_u64()).ok_or("no such role runs")?;
+        signal("KILL", u32::try_from(pid).map_err(|error| error.to_string())?)
+    }
+
+    fn read_status(&mut self) {
+        let text = fs::read_to_string(self.data.join("up.json")).ok();
+        self.status = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     }
 
     fn children(&self) -> impl Iterator<Item = &Value> {

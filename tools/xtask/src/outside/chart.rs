@@ -10,19 +10,19 @@ use std::{
 
 use serde_json::Value;
 
-use super::{go, objects, tools};
+use super::{go::Module, tools};
 use crate::{
     command,
     report::{Outcome, Part, Tally},
     workspace::Workspace,
 };
 
-const HELM: &str = "helm.sh/helm/v3/cmd/helm@v3.22.0";
+pub(crate) const HELM: Module = Module::new("helm.sh/helm/v3", "v3.22.0", &["./cmd/helm"]);
 const CHART: &str = "helm-config/till";
 const PLAIN: &str = "k8s";
 /// What the plain files are rendered from.
 const PLAIN_VALUES: &str = "helm-config/k8s-values.yaml";
-const EVERYTHING: &str = "helm-config/till/ci/everything-values.yaml";
+pub(super) const EVERYTHING: &str = "helm-config/till/ci/everything-values.yaml";
 /// Goes into a folder of its own, as the deploy scripts apply it before everything else.
 const STORE: &str = "tidb-cluster.yaml";
 /// Oldest and newest Kubernetes that the objects must be right for.
@@ -49,17 +49,17 @@ const REFUSED: [(&str, &str); 6] = [
     ("store.pdEndpoints={pd}", "pattern"),
 ];
 
-const NO_GO: &str = "go is not installed";
+pub(super) const NO_GO: &str = "go is not installed";
 
 /// helm, and the project that it reads.
-struct Helm<'a> {
+pub(super) struct Helm<'a> {
     program: PathBuf,
-    workspace: &'a Workspace,
+    pub(super) workspace: &'a Workspace,
 }
 
 impl<'a> Helm<'a> {
-    fn ready(workspace: &'a Workspace) -> Result<Option<Self>, String> {
-        let program = go::installed(workspace, HELM)?;
+    pub(super) fn ready(workspace: &'a Workspace) -> Result<Option<Self>, String> {
+        let program = HELM.program(workspace)?;
         Ok(program.map(|program| Self { program, workspace }))
     }
 
@@ -67,6 +67,16 @@ impl<'a> Helm<'a> {
         let mut helm = Command::new(&self.program);
         helm.args(args).current_dir(&self.workspace.root);
         helm
+    }
+
+    /// What helm would install under this name, with these files of values.
+    pub(super) fn release(&self, name: &str, values: &[&str]) -> Result<String, String> {
+        let mut helm = self.command(&["template", name, CHART, "--kube-version", KUBERNETES[1]]);
+        for file in values {
+            helm.args(["--values", file]);
+        }
+        let (succeeded, text) = command::quietly(&mut helm)?;
+        if succeeded { Ok(text) } else { Err(text) }
     }
 
     /// What helm would install.
@@ -172,30 +182,15 @@ pub(super) fn everything(workspace: &Workspace) -> Result<Option<Vec<Value>>, St
     super::yaml(workspace, &helm.template(Some(EVERYTHING), &[])?).map(Some)
 }
 
-/// What must hold of the objects beyond their schemas.
-pub(super) fn rules(workspace: &Workspace) -> Part {
-    let Some(helm) = Helm::ready(workspace)? else {
-        return Ok(Outcome::NotRun(NO_GO.to_owned()));
-    };
-    let mut tally = Tally::default();
-    for values in VALUES {
-        let what = values.unwrap_or("the defaults");
-        let list = super::yaml(workspace, &helm.template(values, &[])?)?;
-        objects::check(what, &list, &mut tally);
-    }
-    for file in load_test(workspace)? {
-        let text = workspace.read(&file)?.unwrap_or_default();
-        let list = super::yaml(workspace, &text)?;
-        tally.check(&file.display().to_string(), objects::all_locked_down(&list));
-    }
-    tally.check("values.schema.json", described(workspace));
-    Ok(Outcome::Ran(tally))
+/// What the chart takes for values.
+pub(super) fn schema(workspace: &Workspace) -> Result<Value, String> {
+    let text = workspace.read(&Path::new(CHART).join("values.schema.json"))?.unwrap_or_default();
+    serde_json::from_str(&text).map_err(|error| error.to_string())
 }
 
 /// Every value says what it is.
-fn described(workspace: &Workspace) -> Result<(), String> {
-    let text = workspace.read(&Path::new(CHART).join("values.schema.json"))?.unwrap_or_default();
-    let schema: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+pub(super) fn described(workspace: &Workspace) -> Result<(), String> {
+    let schema = schema(workspace)?;
     let mut silent = Vec::new();
     look(&schema, "", &mut silent);
     if silent.is_empty() { Ok(()) } else { Err(format!("no description: {}", silent.join(", "))) }

@@ -1,11 +1,123 @@
 //! Programs that come as Go modules, built once below the target directory.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
+use serde_json::Value;
+
 use crate::{command, workspace::Workspace};
+
+/// A Go module and the programs that are built of it.
+#[derive(Debug)]
+pub(crate) struct Module {
+    path: &'static str,
+    version: &'static str,
+    /// Below the module's folder, as `go build` takes them: `./cmd/helm`.
+    packages: &'static [&'static str],
+    tags: &'static str,
+    /// Variables that the linker sets, `-X name=value ...`: what a program says of its version.
+    linked: &'static str,
+    /// Takes what the module replaces by folders of its own from the module proxy instead, at this version.
+    unreplaced: Option<&'static str>,
+}
+
+impl Module {
+    pub(crate) const fn new(
+        path: &'static str,
+        version: &'static str,
+        packages: &'static [&'static str],
+    ) -> Self {
+        Self { path, version, packages, tags: "", linked: "", unreplaced: None }
+    }
+
+    pub(crate) const fn tags(self, tags: &'static str) -> Self {
+        Self { tags, ..self }
+    }
+
+    pub(crate) const fn linked(self, linked: &'static str) -> Self {
+        Self { linked, ..self }
+    }
+
+    pub(crate) const fn unreplaced(self, version: &'static str) -> Self {
+        Self { unreplaced: Some(version), ..self }
+    }
+
+    /// The folder of its programs, each named as go names it; they are built when one of them is missing. None
+    /// without go.
+    pub(crate) fn folder(&self, workspace: &Workspace) -> Result<Option<PathBuf>, String> {
+        let go_folder = workspace.scratch("go")?;
+        // The version is part of the place, so that a new one is built when it changes.
+        let programs = go_folder.join(self.version);
+        if self.packages.iter().all(|package| programs.join(self.name(package)).exists()) {
+            return Ok(Some(programs));
+        }
+        let (Some(download), Some(mut build)) = (go(&go_folder), go(&go_folder)) else {
+            return Ok(None);
+        };
+        let mut source = self.download(download)?;
+        if let Some(version) = self.unreplaced {
+            source = unreplaced(&go_folder, &source, self, version)?;
+            build.arg("build").arg("-mod=mod");
+        } else {
+            build.arg("build");
+        }
+        fs::create_dir_all(&programs).map_err(|error| error.to_string())?;
+        let linked = format!("-s -w {}", self.linked);
+        build.args(["-tags", self.tags, "-trimpath", "-ldflags", &linked, "-o"]);
+        // A trailing slash: a folder for all of them.
+        build.arg(programs.join("")).args(self.packages).current_dir(source);
+        command::run(&mut build)?;
+        Ok(Some(programs))
+    }
+
+    /// The one program of a module that makes one. None without go.
+    pub(crate) fn program(&self, workspace: &Workspace) -> Result<Option<PathBuf>, String> {
+        let package = self.packages.first().ok_or("a module without a program")?;
+        Ok(self.folder(workspace)?.map(|folder| folder.join(self.name(package))))
+    }
+
+    /// The last part of a package's path, or of the module's for the package at its root.
+    fn name(&self, package: &'static str) -> &'static str {
+        let path = if package == "." { self.path } else { package };
+        path.rsplit('/').next().unwrap_or(path)
+    }
+
+    fn download(&self, mut go: Command) -> Result<PathBuf, String> {
+        go.args(["mod", "download", "-json"]).arg(format!("{}@{}", self.path, self.version));
+        let told = command::output(&mut go)?;
+        let told: Value = serde_json::from_str(&told).map_err(|error| error.to_string())?;
+        Ok(PathBuf::from(told["Dir"].as_str().ok_or("go does not say where the module is")?))
+    }
+}
+
+/// A copy of a module's source whose go.mod takes what it replaced from the proxy.
+fn unreplaced(
+    go_folder: &Path,
+    source: &Path,
+    module: &Module,
+    version: &str,
+) -> Result<PathBuf, String> {
+    let copy = go_folder.join(format!("{}-{}", module.name("."), module.version));
+    if copy.exists() {
+        fs::remove_dir_all(&copy).map_err(|error| error.to_string())?;
+    }
+    command::run(Command::new("cp").arg("-r").args([source, &copy]))?;
+    let edit = |args: &[&str]| {
+        let mut command = go(go_folder).ok_or("go is not installed")?;
+        command.args(["mod", "edit"]).args(args).current_dir(&copy);
+        command::output(&mut command)
+    };
+    let told: Value =
+        serde_json::from_str(&edit(&["-json"])?).map_err(|error| error.to_string())?;
+    for replaced in told["Replace"].as_array().into_iter().flatten() {
+        let path = replaced["Old"]["Path"].as_str().ok_or("a replacement without a path")?;
+        edit(&[&format!("-dropreplace={path}"), &format!("-require={path}@{version}")])?;
+    }
+    Ok(copy)
+}
 
 /// A go that installs below the target directory; none where go is not installed.
 fn go(folder: &Path) -> Option<Command> {
@@ -15,75 +127,12 @@ fn go(folder: &Path) -> Option<Command> {
     let mut command = Command::new(program);
     command
         .env("GOPATH", folder)
-        .env("GOBIN", folder.join("bin"))
         .env("GOCACHE", folder.join("cache"))
+        // Programs that run in an image must not ask for a C library.
+        .env("CGO_ENABLED", "0")
+        // A module's workspace may name modules that are not part of it.
+        .env("GOWORK", "off")
         // Without -modcacherw the module cache cannot be removed with the target directory.
-        .env("GOFLAGS", "-modcacherw");
+        .env("GOFLAGS", "-modcacherw -buildvcs=false");
     Some(command)
-}
-
-/// The program that a package (`module/path@version`) makes; installed when it is missing. The version is
-/// part of where it stands, so that a new one is installed when it changes. None without go.
-pub(super) fn installed(workspace: &Workspace, package: &str) -> Result<Option<PathBuf>, String> {
-    let (path, version) = package.split_once('@').ok_or("a package without a version")?;
-    let name = path.rsplit('/').next().unwrap_or(path);
-    let folder = workspace.scratch("go")?;
-    let program = folder.join(version).join(name);
-    if program.exists() {
-        return Ok(Some(program));
-    }
-    let Some(mut install) = go(&folder) else {
-        return Ok(None);
-    };
-    install.args(["install", "-trimpath", "-ldflags", "-s -w", package]);
-    install.env("GOBIN", folder.join(version));
-    command::run(&mut install)?;
-    Ok(Some(program))
-}
-
-/// As [`installed`], for a module that go installs only from within, as it replaces what it stands on; built
-/// with these tags.
-pub(super) fn inside(
-    workspace: &Workspace,
-    module: &str,
-    package: &str,
-    tags: &str,
-) -> Result<Option<PathBuf>, String> {
-    let (path, version) = package.split_once('@').ok_or("a package without a version")?;
-    let name = path.rsplit('/').next().unwrap_or(path);
-    let folder = workspace.scratch("go")?;
-    let program = folder.join(version).join(name);
-    if program.exists() {
-        return Ok(Some(program));
-    }
-    let (Some(mut download), Some(mut build)) = (go(&folder), go(&folder)) else {
-        return Ok(None);
-    };
-    let inner = path.strip_prefix(module).ok_or("a package of another module")?;
-    let told = command::output(
-        download.args(["mod", "download", "-json"]).arg(format!("{module}@{version}")),
-    )?;
-    let told: serde_json::Value = serde_json::from_str(&told).map_err(|error| error.to_string())?;
-    let source = told["Dir"].as_str().ok_or("go does not say where the module is")?;
-    build.args(["build", "-tags", tags, "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&program);
-    // Its workspace names modules that are not part of it.
-    build.arg(format!(".{inner}")).env("GOWORK", "off").current_dir(source);
-    command::run(&mut build)?;
-    Ok(Some(program))
-}
-
-/// A program of our own that is written in Go, built from the folder that holds its go.mod. None without go.
-pub(super) fn built(workspace: &Workspace, source: &str) -> Result<Option<PathBuf>, String> {
-    let folder = workspace.scratch("go")?;
-    let Some(mut build) = go(&folder) else {
-        return Ok(None);
-    };
-    let source = workspace.root.join(source);
-    let name = source.file_name().ok_or("a folder without a name")?;
-    let program = folder.join("bin").join(name);
-    // go itself knows whether there is anything to do.
-    build.args(["build", "-trimpath", "-mod=readonly", "-o"]).arg(&program).arg(".");
-    build.current_dir(&source);
-    command::run(&mut build)?;
-    Ok(Some(program))
 }

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::go;
+use super::go::Module;
 use crate::{
     command,
     report::{Outcome, Part, Tally},
@@ -12,7 +12,8 @@ use crate::{
     workspace::Workspace,
 };
 
-const MODULE: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3";
+pub(crate) const GRPCURL: Module =
+    Module::new("github.com/fullstorydev/grpcurl", "v1.9.3", &["./cmd/grpcurl"]);
 
 /// Each role and the services that it must list beside health and reflection.
 const SERVICES: &[(&str, &[&str])] = &[
@@ -24,7 +25,7 @@ const SERVICES: &[(&str, &[&str])] = &[
 
 /// Installs it when it is missing, then calls.
 pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
-    let Some(program) = go::installed(workspace, MODULE)? else {
+    let Some(program) = GRPCURL.program(workspace)? else {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
     };
     let grpc = Grpcurl { program: &program, shop };

@@ -3,23 +3,24 @@
 
 use std::{fs, process::Command};
 
-use super::go;
+use super::go::Module;
 use crate::{
     command,
     report::{Outcome, Part, Tally},
     workspace::Workspace,
 };
 
-const PROMTOOL: &str = "github.com/prometheus/prometheus/cmd/promtool@v0.313.5";
-const MODULE: &str = "github.com/prometheus/prometheus";
-/// Of all the ways in which it finds whom to scrape, those that we use: the others are clients of every cloud.
-const TAGS: &str = "remove_all_sd,enable_dns_sd";
+/// Of all the ways in which it finds whom to scrape, the tags leave those that we use: the others are clients of
+/// every cloud.
+const PROMTOOL: Module =
+    Module::new("github.com/prometheus/prometheus", "v0.313.5", &["./cmd/promtool"])
+        .tags("remove_all_sd,enable_dns_sd");
 const ALERTS: &str = "helm-config/till/files/alerts.yaml";
 const TESTS: &str = "tools/xtask/alerts-test.yaml";
 const CONFIG: &str = "env/observability/prometheus.yml";
 
 pub(super) fn check(workspace: &Workspace) -> Part {
-    let Some(program) = go::inside(workspace, MODULE, PROMTOOL, TAGS)? else {
+    let Some(program) = PROMTOOL.program(workspace)? else {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
     };
     // Side by side, as in compose: both name the alerts by their bare name.

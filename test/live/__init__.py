@@ -1,0 +1,1 @@
+"""Load for a shop that somebody else runs, upgrades and breaks."""

@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Buyers in a shop that runs elsewhere, driven by lines on standard input; answers are JSON, one object a line.
+
+    python3 -m live.drive --url http://10.96.0.20 [--url ...] [--workers 8] [--seconds 600]
+
+First it fills the shop and says {"filled": ...}. Each line that comes then ends a stretch: it says how many calls
+the stretch had, how many of them failed (5xx, 429, a broken connection, no answer in time) and of what, and the
+slowest one. Every call is repeated under its Idempotency-Key until its answer is definite. At the end of input, or
+after --seconds, it holds what is stored to what was answered and says {"audit": ...}; exit code 1 if they differ.
+"""
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import json
+import sys
+import time
+
+import aiohttp
+
+from chaos.ledger import Ledger
+from shop.client import Client
+
+
+class Stretch:
+    """What became of the calls since the last line."""
+
+    def __init__(self):
+        self.calls = 0
+        self.failed = collections.Counter()
+        self.slowest = 0.0
+        self.begun = time.monotonic()
+
+    def told(self):
+        return {
+            "calls": self.calls,
+            "failed": sum(self.failed.values()),
+            "of": dict(self.failed),
+            "slowest_ms": round(self.slowest * 1000),
+            "seconds": round(time.monotonic() - self.begun, 1),
+        }
+
+
+class Counted(Client):
+    """A client whose every attempt is counted."""
+
+    def __init__(self, url, stretches, **options):
+        super().__init__(url, **options)
+        self.stretches = stretches
+
+    async def call(self, method, path, **options):
+        begun = time.monotonic()
+        how = None
+        try:
+            reply = await super().call(method, path, **options)
+            if reply.status >= 500 or reply.status == 429:
+                how = f"{reply.status} {reply.reason}"
+            return reply
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            how = type(error).__name__
+            raise
+        finally:
+            stretch = self.stretches[-1]
+            stretch.calls += 1
+            stretch.slowest = max(stretch.slowest, time.monotonic() - begun)
+            if how:
+                stretch.failed[how] += 1
+
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+
+
+async def lines():
+    """Standard input, line by line."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        yield line.decode().strip()
+
+
+async def tell(stretches):
+    async for name in lines():
+        say(stretch=name, **stretches[-1].told())
+        stretches.append(Stretch())
+
+
+async def drive(options, stretches, ledger, quiet):
+    """Buys until it is told to stop, then compares. `quiet` fills and reads, and is not counted."""
+    over = asyncio.Event()
+    # One connection for each buyer, so that none is idle: when a server that ends closes an idle one in the very
+    # moment of its next use, nobody but the client can help, and docs/rest.md says how.
+    clients = [
+        Counted(url, stretches, connections=options.workers, timeout_seconds=40.0) for url in options.url
+    ]
+    await ledger.fill(quiet)
+    say(filled=options.orders)
+    stretches.append(Stretch())
+    async with contextlib.AsyncExitStack() as stack:
+        for client in clients:
+            await stack.enter_async_context(client)
+        work = [
+            asyncio.create_task(ledger.work(client, over, options.workers, seed)) for seed, client in enumerate(clients)
+        ]
+        try:
+            async with asyncio.timeout(options.seconds):
+                await tell(stretches)
+        except TimeoutError:
+            pass
+        over.set()
+        await asyncio.gather(*work)
+    settled = await ledger.audit(quiet, options.settle_seconds)
+    say(audit="clean", orders=len(ledger.lines), sold=len(ledger.sold), settled_seconds=round(settled, 1))
+
+
+async def main(options):
+    async with Client(options.url[0], timeout_seconds=300.0) as quiet:
+        try:
+            await drive(options, [Stretch()], Ledger(orders=options.orders), quiet)
+        except AssertionError as error:
+            say(audit="failed", problem=str(error))
+            return 1
+    return 0
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", action="append", required=True, help="a bridge; may be repeated for several")
+    parser.add_argument("--workers", type=int, default=8, help="buyers at each bridge")
+    parser.add_argument("--orders", type=int, default=2000, help="to begin with")
+    parser.add_argument("--seconds", type=float, default=600.0, help="longest time under load")
+    parser.add_argument("--settle-seconds", type=float, default=30.0, help="for holds that a crash left behind")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(_arguments())))

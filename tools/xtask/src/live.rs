@@ -1,0 +1,122 @@
+//! Docker and Kubernetes, run and not assumed.
+//!
+//! Must not know: how any role works. It deploys the shop as a user does, puts it under load, breaks and upgrades
+//! it, and holds the books to what clients were told.
+//!
+//! Modules: [`docker`] the shop in compose; [`machine`] namespaces in which everything runs and with which
+//! everything goes; [`engine`] Docker, [`compose`] its projects; [`bases`] stand-ins for images that no package
+//! registry has; [`image`] the project's own; [`load`] buyers who keep book; [`tour`] README's commands; [`steps`]
+//! the table.
+//!
+//! Invariants: nothing stays on the host but files below the target directory; a stand-in is never called the
+//! thing that it stands for; a table names the commit and what stood in for what.
+
+use std::process::Command;
+
+use crate::{
+    command,
+    report::{Outcome, Part, Tally},
+    workspace::Workspace,
+};
+use steps::Steps;
+
+mod bases;
+mod chart;
+mod compose;
+mod docker;
+mod engine;
+mod image;
+mod kubernetes;
+mod load;
+mod machine;
+mod node;
+mod policies;
+mod scripts;
+mod steps;
+mod store;
+mod tour;
+mod usage;
+mod variants;
+
+/// What can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The image and the compose files.
+    Docker(Source),
+    /// The chart on one node.
+    Kubernetes(Source),
+    /// The cluster at `PD_ENDPOINTS`, with roles killed for so many minutes.
+    Store(u64),
+    /// A shell beside an engine of our own, for a person.
+    Shell,
+}
+
+/// Where the image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// An executable put into the Dockerfile's last stage: a path, or the one of a profile of cargo's.
+    Executable(String),
+    /// All stages of the Dockerfile, by this profile.
+    Dockerfile(String),
+}
+
+impl Wanted {
+    /// Reads what comes after `cargo xtask live`.
+    pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
+        match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["docker"] => Ok(Self::Docker(Source::Executable("release".to_owned()))),
+            ["docker", "--executable", profile] => {
+                Ok(Self::Docker(Source::Executable(profile.to_owned())))
+            }
+            ["docker", "--build", profile] => {
+                Ok(Self::Docker(Source::Dockerfile(profile.to_owned())))
+            }
+            ["kubernetes"] => Ok(Self::Kubernetes(Source::Executable("release".to_owned()))),
+            ["kubernetes", "--executable", profile] => {
+                Ok(Self::Kubernetes(Source::Executable(profile.to_owned())))
+            }
+            ["store"] => Ok(Self::Store(10)),
+            ["store", "--minutes", minutes] => {
+                let minutes = minutes.parse().map_err(|_| "--minutes needs a number".to_owned())?;
+                Ok(Self::Store(minutes))
+            }
+            ["shell"] => Ok(Self::Shell),
+            _ => Err(
+                "after live comes one of: docker [--executable PROFILE | --build PROFILE], shell"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// Runs it and prints its table, which also stands below the target directory.
+pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
+    let mut steps = Steps::default();
+    let (name, done) = match wanted {
+        Wanted::Docker(source) => ("docker", docker::run(workspace, &mut steps, source)),
+        Wanted::Kubernetes(source) => {
+            ("kubernetes", kubernetes::run(workspace, &mut steps, source))
+        }
+        Wanted::Store(minutes) => ("store", store::run(workspace, &mut steps, *minutes)),
+        Wanted::Shell => return docker::shell(workspace).map(|()| Outcome::Ran(Tally::PASSED)),
+    };
+    let table = format!("{}\n\n{}", head(workspace)?, steps.table());
+    println!("\n{table}");
+    let file = workspace.target.join("live").join(format!("{name}.md"));
+    std::fs::write(&file, &table).map_err(|error| format!("{}: {error}", file.display()))?;
+    done?;
+    Ok(Outcome::Ran(steps.tally()))
+}
+
+/// The day and the commit of a table.
+fn head(workspace: &Workspace) -> Result<String, String> {
+    let git = |args: &[&str]| {
+        let mut git = Command::new("git");
+        command::output(git.args(args).current_dir(&workspace.root))
+    };
+    let commit = git(&["rev-parse", "--short", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    let date = command::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
+    let note = if changed.is_empty() { "" } else { ", with changes that were not committed" };
+    Ok(format!("{}, commit {}{note}:", date.trim(), commit.trim()))
+}

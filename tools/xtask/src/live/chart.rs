@@ -1,0 +1,234 @@
+//! The chart in a namespace of the node, over a dev-kv with a volume of its own.
+
+use std::{fs, os::unix::fs::chown, path::PathBuf, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    load::Load,
+    machine::wait,
+    node::{self, Node},
+};
+
+pub(crate) const ROLES: [&str; 5] = ["order", "stock", "payment", "coordinator", "http-bridge"];
+const CHART: &str = "helm-config/till";
+const VALUES: &str = "tools/xtask/live/node/values.yaml";
+/// What the chart selects its pods by, less the namespace.
+pub(crate) const OURS: &str = "app.kubernetes.io/name=till";
+const USER: u32 = 65532;
+
+/// A release called `till`.
+#[derive(Debug)]
+pub(crate) struct Release<'a> {
+    pub(crate) node: &'a Node<'a>,
+    pub(crate) namespace: &'static str,
+    /// The chart's folder: the project's own unless another one is given.
+    pub(crate) chart: String,
+    /// Further arguments of every `helm upgrade`.
+    more: Vec<String>,
+}
+
+impl<'a> Release<'a> {
+    pub(crate) fn new(node: &'a Node<'a>, namespace: &'static str) -> Self {
+        Self { node, namespace, chart: CHART.to_owned(), more: Vec::new() }
+    }
+
+    pub(crate) fn with(mut self, more: &[&str]) -> Self {
+        self.more.extend(more.iter().map(|&word| word.to_owned()));
+        self
+    }
+
+    /// The namespace, which admits locked-down pods alone, and the store in it.
+    pub(crate) fn store(&self, image: &str) -> Result<String, String> {
+        let namespace = self.namespace;
+        if self.node.kubectl(&["get", "namespace", namespace]).is_err() {
+            self.node.kubectl(&["create", "namespace", namespace])?;
+            let restricted = "pod-security.kubernetes.io/enforce=restricted";
+            self.node.kubectl(&["label", "namespace", namespace, restricted])?;
+        }
+        let folder = self.data();
+        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        chown(&folder, Some(USER), Some(USER)).map_err(|error| error.to_string())?;
+        let file = self.node.workspace.root.join("tools/xtask/live/node/store.yaml");
+        let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+        let text = text
+            .replace("@IMAGE@", image)
+            .replace("@NAMESPACE@", namespace)
+            .replace("@FOLDER@", &folder.display().to_string());
+        self.node.apply(namespace, &text)?;
+        self.kubectl(&["rollout", "status", "statefulset/store", "--timeout", "90s"])?;
+        Ok(format!("dev-kv of {image}"))
+    }
+
+    /// Where its data is on this machine.
+    fn data(&self) -> PathBuf {
+        self.node.workspace.target.join("live/data").join(self.namespace)
+    }
+
+    pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, String> {
+        self.node.kubectl(&[&["--namespace", self.namespace], args].concat())
+    }
+
+    pub(crate) fn helm(&self, args: &[&str]) -> Result<String, String> {
+        self.node.helm(&[&["--namespace", self.namespace], args].concat())
+    }
+
+    /// Installs or upgrades to this image and waits until every role is ready.
+    pub(crate) fn upgrade(&self, image: &str, more: &[&str]) -> Result<String, String> {
+        let (repository, tag) = image.split_once(':').ok_or("an image without a tag")?;
+        let endpoints = format!("store.pdEndpoints={{store-0.store.{}:2379}}", self.namespace);
+        let (repository, tag) =
+            (format!("image.repository={repository}"), format!("image.tag={tag}"));
+        let mut args = vec![
+            "upgrade",
+            "--install",
+            "till",
+            &self.chart,
+            "--values",
+            VALUES,
+            "--wait",
+            "--timeout",
+            "5m",
+            "--set",
+            &endpoints,
+            "--set",
+            &repository,
+            "--set-string",
+            &tag,
+        ];
+        args.extend(self.more.iter().map(String::as_str));
+        args.extend(more);
+        self.helm(&args)?;
+        self.told()
+    }
+
+    /// Pods and restarts, in words.
+    pub(crate) fn told(&self) -> Result<String, String> {
+        let pods = self.pods(OURS)?;
+        let restarts: u64 = pods.iter().map(restarts).sum();
+        let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+        Ok(format!("{ready} of {} pods ready, {restarts} restarts", pods.len()))
+    }
+
+    /// Pods that are not being deleted.
+    pub(crate) fn pods(&self, labels: &str) -> Result<Vec<Value>, String> {
+        let mut pods = self.node.list(self.namespace, "pods", labels)?;
+        pods.retain(|pod| {
+            let is_test = pod["metadata"]["labels"]["app.kubernetes.io/component"] == "test";
+            pod["metadata"]["deletionTimestamp"].is_null() && !is_test
+        });
+        Ok(pods)
+    }
+
+    pub(crate) fn of(&self, role: &str) -> Result<Vec<Value>, String> {
+        self.pods(&format!("{OURS},app.kubernetes.io/component={role}"))
+    }
+
+    /// Waits until each role has as many ready pods as it wants, and no other.
+    pub(crate) fn settled(&self) -> Result<(), String> {
+        for role in ROLES {
+            let deployment = format!("deployment/till-{role}");
+            self.kubectl(&["rollout", "status", &deployment, "--timeout", "120s"])?;
+        }
+        wait("pods are still ending", Duration::from_secs(90), || {
+            let ending = self.node.list(self.namespace, "pods", OURS)?;
+            let ending: Vec<&str> = ending
+                .iter()
+                .filter(|pod| !pod["metadata"]["deletionTimestamp"].is_null())
+                .filter_map(|pod| pod["metadata"]["name"].as_str())
+                .collect();
+            if ending.is_empty() { Ok(()) } else { Err(ending.join(", ")) }
+        })
+    }
+
+    /// The bridge at a port of the node's.
+    pub(crate) fn url(&self) -> Result<String, String> {
+        let port = self.kubectl(&[
+            "get",
+            "service",
+            "till-http-bridge",
+            "--output",
+            "jsonpath={.spec.ports[0].nodePort}",
+        ])?;
+        Ok(format!("http://{}:{port}", node::ADDRESS))
+    }
+
+    /// As many buyers as a busy machine serves without a pause.
+    pub(crate) fn load(&self) -> Result<Load, String> {
+        self.load_of("8")
+    }
+
+    pub(crate) fn load_of(&self, buyers: &str) -> Result<Load, String> {
+        let enter =
+            |program: &std::ffi::OsStr| self.node.machine.command(std::path::Path::new(program));
+        Load::start(
+            self.node.workspace,
+            enter,
+            &[self.url()?],
+            &["--seconds", "1200", "--workers", buyers],
+        )
+    }
+
+    /// `helm test`, as documented.
+    pub(crate) fn test(&self, more: &[&str]) -> Result<String, String> {
+        let said = self.helm(&[&["test", "till", "--timeout", "3m"], more].concat())?;
+        if !said.contains("Phase:          Succeeded") {
+            return Err(said);
+        }
+        if more.contains(&"--logs") && !said.contains("every invariant holds") {
+            return Err(format!("no logs of the audit: {said}"));
+        }
+        Ok("Succeeded".to_owned())
+    }
+
+    /// Events that a person would be warned by.
+    pub(crate) fn warnings(&self) -> Result<Vec<String>, String> {
+        let text = self.kubectl(&[
+            "get",
+            "events",
+            "--field-selector",
+            "type=Warning",
+            "--output",
+            "jsonpath={range .items[*]}{.involvedObject.name}: {.reason}: {.message}{\"\\n\"}{end}",
+        ])?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Removes the release and its namespace.
+    pub(crate) fn down(&self) -> Result<String, String> {
+        self.helm(&["uninstall", "till", "--wait", "--timeout", "3m"])?;
+        self.remove()?;
+        Ok("uninstalled".to_owned())
+    }
+
+    /// Removes the namespace and the store's data.
+    pub(crate) fn remove(&self) -> Result<(), String> {
+        self.node.kubectl(&["delete", "namespace", self.namespace, "--timeout", "120s"])?;
+        let volume = format!("{}-store", self.namespace);
+        self.node.kubectl(&[
+            "delete",
+            "persistentvolume",
+            &volume,
+            "--ignore-not-found",
+            "--timeout",
+            "60s",
+        ])?;
+        if self.data().exists() {
+            fs::remove_dir_all(self.data()).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+fn is_ready(pod: &Value) -> bool {
+    pod["status"]["containerStatuses"][0]["ready"] == true
+}
+
+pub(crate) fn restarts(pod: &Value) -> u64 {
+    let statuses = pod["status"]["containerStatuses"].as_array();
+    statuses.into_iter().flatten().filter_map(|status| status["restartCount"].as_u64()).sum()
+}
+
+pub(crate) fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}

@@ -1,0 +1,144 @@
+//! A project of compose files on our engine.
+
+use std::{process::Command, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    engine::Engine,
+    machine::{Machine, wait},
+};
+use crate::command;
+
+/// Compose files, the variables that they are given, and what runs of them.
+#[derive(Debug)]
+pub(crate) struct Project<'a> {
+    pub(crate) machine: &'a Machine,
+    pub(crate) engine: &'a Engine<'a>,
+    /// As the files name it.
+    name: &'static str,
+    files: Vec<&'static str>,
+    size: &'static str,
+    environment: Vec<(&'static str, String)>,
+}
+
+/// One container of a project.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) service: String,
+    /// Of its first process, as the machine counts.
+    pub(crate) pid: String,
+    pub(crate) restarts: u64,
+    pub(crate) is_healthy: bool,
+    pub(crate) was_out_of_memory: bool,
+    /// Its addresses by network.
+    networks: Value,
+}
+
+impl Container {
+    /// Its address in a network of the project, such as `calls`.
+    pub(crate) fn address(&self, network: &str) -> Result<String, String> {
+        let found = self.networks.as_object().into_iter().flatten();
+        let mut found = found.filter(|(name, _)| name.ends_with(&format!("_{network}")));
+        let address = found.next().and_then(|(_, found)| found["IPAddress"].as_str());
+        address.map(str::to_owned).ok_or_else(|| format!("{} is not in {network}", self.service))
+    }
+}
+
+impl<'a> Project<'a> {
+    pub(crate) fn new(
+        machine: &'a Machine,
+        engine: &'a Engine<'a>,
+        name: &'static str,
+        files: &[&'static str],
+        size: &'static str,
+    ) -> Self {
+        Self { machine, engine, name, files: files.to_vec(), size, environment: Vec::new() }
+    }
+
+    /// With this variable in the shell that runs compose.
+    pub(crate) fn with(mut self, name: &'static str, value: String) -> Self {
+        self.environment.push((name, value));
+        self
+    }
+
+    pub(crate) fn compose(&self, args: &[&str]) -> Command {
+        let mut compose = self.engine.docker(&["compose", "--env-file", self.size]);
+        for file in &self.files {
+            compose.args(["--file", file]);
+        }
+        compose.args(args).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        compose
+    }
+
+    pub(crate) fn quietly(&self, args: &[&str]) -> Result<String, String> {
+        command::captured(&mut self.compose(args))
+    }
+
+    /// Starts everything and waits until it is healthy.
+    pub(crate) fn up(&self) -> Result<String, String> {
+        self.quietly(&["up", "--detach", "--wait", "--wait-timeout", "120", "--no-build"])?;
+        Ok(format!("{} containers healthy", self.containers()?.len()))
+    }
+
+    pub(crate) fn containers(&self) -> Result<Vec<Container>, String> {
+        let label = format!("label=com.docker.compose.project={}", self.name);
+        let ids = self.engine.quietly(&["ps", "--all", "--quiet", "--filter", &label])?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut inspect = vec!["inspect"];
+        inspect.extend(ids.lines());
+        let told: Value = serde_json::from_str(&self.engine.quietly(&inspect)?)
+            .map_err(|error| error.to_string())?;
+        Ok(told.as_array().into_iter().flatten().map(container).collect())
+    }
+
+    /// The first container of a service.
+    pub(crate) fn container(&self, service: &str) -> Result<Container, String> {
+        let mut found = self.containers()?.into_iter().filter(|found| found.service == service);
+        found.next().ok_or_else(|| format!("no {service} runs"))
+    }
+
+    /// Waits until all are healthy again.
+    pub(crate) fn recovered(&self) -> Result<(), String> {
+        wait("not healthy again", Duration::from_mins(1), || {
+            let ill = self.containers()?.into_iter().find(|container| !container.is_healthy);
+            ill.map_or(Ok(()), |container| Err(container.service))
+        })
+    }
+
+    /// Removes everything of it, volumes too, and looks whether that is so.
+    pub(crate) fn down(&self) -> Result<String, String> {
+        self.quietly(&["down", "--volumes", "--timeout", "40"])?;
+        let label = format!("label=com.docker.compose.project={}", self.name);
+        for what in ["container", "network", "volume"] {
+            let mut list = vec![what, "ls", "--quiet", "--filter", &label];
+            if what == "container" {
+                list.push("--all");
+            }
+            let left = self.engine.quietly(&list)?;
+            if !left.is_empty() {
+                return Err(format!("{what}s are left: {left}"));
+            }
+        }
+        Ok("no container, network or volume is left".to_owned())
+    }
+}
+
+fn container(told: &Value) -> Container {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let state = &told["State"];
+    let health = &state["Health"]["Status"];
+    Container {
+        id: text(&told["Id"]),
+        service: text(&told["Config"]["Labels"]["com.docker.compose.service"]),
+        pid: state["Pid"].to_string(),
+        restarts: told["RestartCount"].as_u64().unwrap_or(0),
+        // What nobody asks how it is, is well when it runs.
+        is_healthy: health.as_str().map_or(state["Running"] == true, |health| health == "healthy"),
+        was_out_of_memory: state["OOMKilled"] == true,
+        networks: told["NetworkSettings"]["Networks"].clone(),
+    }
+}

@@ -1,0 +1,406 @@
+//! The shop in Docker, as docs/deploy.md tells people to run it, with dev-kv in place of PD and TiKV.
+
+use std::{
+    fs,
+    os::unix::fs::chown,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use super::{
+    Source, bases,
+    compose::{Container, Project},
+    engine::{self, Engine},
+    image,
+    load::{self, Load},
+    machine::{Machine, Network, wait},
+    steps::Steps,
+    tour,
+};
+use crate::{command, outside::grpcurl::GRPCURL, workspace::Workspace};
+
+const SMALL: &str = "env/small.env";
+const ONE: &[&str] = &["compose.yaml", "compose.dev-kv.yaml"];
+const ENCRYPTED: &[&str] = &["compose.yaml", "compose.tls.yaml", "compose.dev-kv.yaml"];
+const THREE: &[&str] =
+    &["compose.yaml", "compose.ha.yaml", "compose.dev-kv.yaml", "tools/xtask/live/ha.yaml"];
+
+const REST: &str = "http://localhost:8000";
+/// Services of the smallest shop; the last one has all the data.
+const SERVICES: [&str; 6] = ["http-bridge", "coordinator", "order", "stock", "payment", "dev-kv"];
+/// The one user of the image.
+const USER: u32 = 65532;
+
+/// A person's shell in which `docker` talks to an engine of our own.
+pub(crate) fn shell(workspace: &Workspace) -> Result<(), String> {
+    engine::packages()?;
+    let machine = machine(workspace, Network::Own)?;
+    let engine = Engine::start(workspace, &machine, Network::Own)?;
+    bases::frontend(workspace, &engine)?;
+    bases::runtime(workspace, &engine)?;
+    let mut shell = engine.command("bash");
+    shell.stdin(Stdio::inherit()).status().map(drop).map_err(|error| error.to_string())
+}
+
+pub(crate) fn machine(workspace: &Workspace, network: Network) -> Result<Machine, String> {
+    Machine::start(&workspace.root, &workspace.target.join("live/log"), network)
+}
+
+/// Runs all of it.
+pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
+    steps.need("engine's packages", || Ok(((), engine::packages()?)))?;
+    if let Source::Dockerfile(profile) = source {
+        // Compiling needs the network.
+        let machine = machine(workspace, Network::Host)?;
+        let engine = Engine::start(workspace, &machine, Network::Host)?;
+        let build = || image::whole(workspace, &engine, profile, image::IMAGE);
+        steps.run(&format!("docker build, profile {profile}"), build);
+        steps.run("docker build again", build);
+    }
+    let machine = steps.need("machine", || {
+        let machine = machine(workspace, Network::Own)?;
+        Ok((machine, "namespaces for network, mounts and processes".to_owned()))
+    })?;
+    let engine = steps.need("engine", || {
+        let engine = Engine::start(workspace, &machine, Network::Own)?;
+        let version = engine.quietly(&["version", "--format", "{{.Server.Version}}"])?;
+        let compose = engine.quietly(&["compose", "version", "--short"])?;
+        Ok((engine, format!("Docker {version}, compose {compose}")))
+    })?;
+    if let Source::Executable(profile) = source {
+        steps.need("image of the executable", || {
+            let executable = image::executable(workspace, profile)?;
+            Ok(((), image::of_executable(workspace, &engine, &executable, image::IMAGE)?))
+        })?;
+    }
+    steps.run("docker run, a whole shop", || alone(workspace, &engine));
+    let project = |files, name, size| Project::new(&machine, &engine, name, files, size);
+    small(workspace, steps, &project(ONE, "till", SMALL));
+    let certificates = workspace.target.join("live/certs");
+    let encrypted =
+        project(ENCRYPTED, "till", SMALL).with("TLS_DIR", certificates.display().to_string());
+    tls(workspace, steps, &encrypted, &certificates);
+    several(workspace, steps, &project(THREE, "till-ha", "env/medium.env"));
+    steps.run("nothing is left", || nothing_left(&engine));
+    Ok(())
+}
+
+/// The image's own command: a whole shop in one container, as docs/deploy.md starts it.
+fn alone(workspace: &Workspace, engine: &Engine<'_>) -> Result<String, String> {
+    engine.quietly(&[
+        "run",
+        "--detach",
+        "--name",
+        "shop",
+        "--publish",
+        "8000:8000",
+        "--read-only",
+        "--volume",
+        "till-data:/data",
+        image::IMAGE,
+    ])?;
+    let done = wait("not healthy", Duration::from_secs(90), || {
+        let format = "{{.State.Health.Status}}";
+        let health = engine.quietly(&["inspect", "--format", format, "shop"])?;
+        if health == "healthy" { Ok(()) } else { Err(engine.logs("shop")?) }
+    })
+    .and_then(|()| rest_tour(workspace, engine.machine()));
+    engine.quietly(&["rm", "--force", "shop"])?;
+    engine.quietly(&["volume", "rm", "till-data"])?;
+    done
+}
+
+/// `compose.yaml` in the small size: what a person does with it, and what happens to it.
+fn small(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
+    if !steps.run("compose.yaml: up --wait", || project.up()) {
+        steps.run("compose.yaml: what it logged", || Err(project.quietly(&["logs"])?));
+        return;
+    }
+    steps.run("README's tour by REST", || rest_tour(workspace, project.machine));
+    steps.run("README's tour by gRPC", || grpc_tour(workspace, project));
+    steps.run("locked down", || locked_down(project));
+    for (items, stock) in [("1", "100"), ("100", "1")] {
+        steps.run(&format!("consistency, {items} items of {stock}"), || {
+            consistency(workspace, project.machine, items, stock)
+        });
+    }
+    steps.run("memory limits under bench", || bench(workspace, project));
+    kills(workspace, steps, project);
+    steps.run("till audit", || audit(project));
+    steps.run("logs", || logs(project));
+    steps.run("a wrong PD_ENDPOINTS", || wrong_store(project));
+    steps.run("compose.yaml: down", || project.down());
+}
+
+/// Mutual TLS between the roles.
+fn tls(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>, certificates: &Path) {
+    let is_made = steps.run("certificates, by docs/security.md", || make(workspace, certificates));
+    if !is_made || !steps.run("compose.tls.yaml: up --wait", || project.up()) {
+        return;
+    }
+    steps.run("README's tour over mTLS", || rest_tour(workspace, project.machine));
+    steps.run("plain gRPC is refused", || {
+        let order = format!("{}:7100", project.container("order")?.address("calls")?);
+        let network = ["run", "--rm", "--network", "till_calls", image::IMAGE];
+        let health = ["health", "--endpoint", &order];
+        match project.engine.quietly(&[&network[..], &health].concat()) {
+            Ok(text) => Err(format!("was answered: {text}")),
+            Err(_) => Ok("a caller without a certificate gets no answer".to_owned()),
+        }
+    });
+    steps.run("compose.tls.yaml: down", || project.down());
+}
+
+/// Two of each role over a list of three endpoints.
+fn several(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
+    if !steps.run("compose.ha.yaml, medium: up --wait", || project.up()) {
+        return;
+    }
+    steps.run("README's tour over two of each", || rest_tour(workspace, project.machine));
+    steps.run("kill -9 of a coordinator and a stock", || {
+        let bridges = [8000, 8001].map(|port| format!("http://localhost:{port}"));
+        let enter = |program: &_| project.machine.command(Path::new(program));
+        let mut load = Load::start(workspace, enter, &bridges, &[])?;
+        for service in ["coordinator", "stock"] {
+            std::thread::sleep(Duration::from_secs(3));
+            kill(project, &project.container(service)?)?;
+        }
+        project.recovered()?;
+        let stretch = load.stretch("kills")?;
+        let audit = load.audit()?;
+        planned(&stretch)?;
+        Ok(format!("{stretch}; {audit}"))
+    });
+    steps.run("compose.ha.yaml: down", || project.down());
+}
+
+/// Nothing may fail where another replica could serve.
+fn planned(stretch: &load::Stretch) -> Result<(), String> {
+    if stretch.failed == 0 { Ok(()) } else { Err(stretch.to_string()) }
+}
+
+fn rest_tour(workspace: &Workspace, machine: &Machine) -> Result<String, String> {
+    tour::run(workspace, "A tour by REST", |line| machine.shell(line))
+}
+
+/// The gRPC ports are not published: the tour goes to the containers' own addresses.
+fn grpc_tour(workspace: &Workspace, project: &Project<'_>) -> Result<String, String> {
+    let grpcurl = GRPCURL.program(workspace)?.ok_or("go is not installed")?;
+    let folder = grpcurl.parent().ok_or("a program in no folder")?.display().to_string();
+    let mut places = Vec::new();
+    for (port, service) in
+        [(7000, "coordinator"), (7100, "order"), (7200, "stock"), (7300, "payment")]
+    {
+        let address = project.container(service)?.address("calls")?;
+        places.push((format!("localhost:{port}"), format!("{address}:{port}")));
+    }
+    tour::run(workspace, "A tour by gRPC", |line| {
+        let line = places.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to));
+        // A refusal is an answer here, and grpcurl's exit code says so.
+        project.machine.shell(&format!("PATH={folder}:$PATH; {line} 2>&1 || true"))
+    })
+}
+
+/// What the files say of users, capabilities and file systems holds of the processes.
+fn locked_down(project: &Project<'_>) -> Result<String, String> {
+    for container in project.containers()? {
+        let pid = &container.pid;
+        let status = project.machine.shell(&format!("cat /proc/{pid}/status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.split_whitespace().next().unwrap_or_default().to_owned()
+        };
+        for (name, wanted) in [
+            ("Uid:", "65532"),
+            ("Gid:", "65532"),
+            ("CapEff:", "0000000000000000"),
+            ("NoNewPrivs:", "1"),
+        ] {
+            let found = field(name);
+            if found != wanted {
+                return Err(format!("{}: {name} {found}, not {wanted}", container.service));
+            }
+        }
+        // Not even root of the host writes there.
+        let touch = format!("cd /proc/{pid}/root; touch usr/local/bin/it 2>&1 || true");
+        let said = project.machine.shell(&touch)?;
+        if !said.contains("Read-only file system") {
+            return Err(format!("{}: its root can be written: {said}", container.service));
+        }
+    }
+    Ok("user 65532, no capability, no new privileges, read-only root, in every container"
+        .to_owned())
+}
+
+fn consistency(
+    workspace: &Workspace,
+    machine: &Machine,
+    items: &str,
+    stock: &str,
+) -> Result<String, String> {
+    let enter = |program: &_| machine.command(Path::new(program));
+    let args = ["--url", REST, "--items", items, "--stock", stock];
+    let text = load::script(workspace, enter, "consistency/run_consistency_test.py", &args)?;
+    let filled = text.lines().find(|line| line.starts_with("filled in")).unwrap_or_default();
+    Ok(format!("no mismatch; {filled}"))
+}
+
+/// `till bench` from outside, and then how much memory each container had at most.
+fn bench(workspace: &Workspace, project: &Project<'_>) -> Result<String, String> {
+    let mut bench = project.machine.command(workspace.target.join("release/till"));
+    bench
+        .args(["bench", "--target", REST, "--concurrency", "64", "--duration-ms", "10000"])
+        .args(["--orders", "20000", "--items", "20000", "--accounts", "20000", "--json", "-"]);
+    command::captured(&mut bench)?;
+    let mut most = Vec::new();
+    for container in project.containers()? {
+        if container.was_out_of_memory || container.restarts > 0 {
+            return Err(format!("{} was ended for its memory", container.service));
+        }
+        most.push(format!("{} {}", container.service, peak(project.machine, &container)?));
+    }
+    most.sort();
+    Ok(format!("64 callers, books checked; most MB of their limits: {}", most.join(", ")))
+}
+
+/// Megabytes that a container had at most, and may have.
+fn peak(machine: &Machine, container: &Container) -> Result<String, String> {
+    let below = format!("{}/{}", machine.group, container.id);
+    let (old, new) =
+        (Path::new("/sys/fs/cgroup/memory").join(&below), Path::new("/sys/fs/cgroup").join(&below));
+    let files = [
+        (old.join("memory.max_usage_in_bytes"), old.join("memory.limit_in_bytes")),
+        (new.join("memory.peak"), new.join("memory.max")),
+    ];
+    let found = files.iter().find(|(peak, _)| peak.exists());
+    let (peak, limit) = found.ok_or("no control group of the container")?;
+    let megabytes = |file: &Path| {
+        let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+        text.trim().parse::<u64>().map(|bytes| bytes >> 20).map_err(|error| error.to_string())
+    };
+    Ok(format!("{}/{}", megabytes(peak)?, megabytes(limit)?))
+}
+
+/// kill -9 of each container's process under load. `docker kill` would count as stopped by hand.
+fn kills(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
+    let enter = |program: &_| project.machine.command(Path::new(program));
+    let mut load = match Load::start(workspace, enter, &[REST.to_owned()], &[]) {
+        Ok(load) => load,
+        Err(problem) => {
+            steps.run("load", || Err(problem));
+            return;
+        }
+    };
+    for service in SERVICES {
+        steps.run(&format!("kill -9 of {service} under load"), || {
+            let before = project.container(service)?;
+            std::thread::sleep(Duration::from_secs(2));
+            load.stretch("before")?;
+            kill(project, &before)?;
+            let restarted = || {
+                let now = project.container(service)?.restarts;
+                if now == before.restarts + 1 { Ok(()) } else { Err(format!("{now} restarts")) }
+            };
+            wait("not restarted", Duration::from_secs(30), restarted)?;
+            project.recovered()?;
+            std::thread::sleep(Duration::from_secs(2));
+            let stretch = load.stretch(service)?;
+            // The bridge is what clients are connected to; everybody else is asked again for them.
+            if service != "http-bridge" {
+                planned(&stretch)?;
+            }
+            Ok(stretch.to_string())
+        });
+    }
+    steps.run("the buyers' books", || load.audit());
+}
+
+fn kill(project: &Project<'_>, container: &Container) -> Result<(), String> {
+    project.machine.shell(&format!("kill -9 {}", container.pid)).map(drop)
+}
+
+fn audit(project: &Project<'_>) -> Result<String, String> {
+    let said = project.quietly(&["run", "--rm", "--no-deps", "order", "audit"])?;
+    let held = said.lines().find(|line| line.contains("every invariant holds"));
+    held.map(|line| line.trim().to_owned()).ok_or(said)
+}
+
+/// What a person sees of it: lines by level, and no ERROR, which would ask for somebody.
+fn logs(project: &Project<'_>) -> Result<String, String> {
+    let text = project.quietly(&["logs", "--no-color"])?;
+    let with = |level: &str| text.lines().filter(|line| line.contains(level)).collect::<Vec<_>>();
+    let (warnings, errors) = (with(" WARN "), with(" ERROR "));
+    if let Some(error) = errors.first() {
+        return Err(format!("{} errors, the first: {error}", errors.len()));
+    }
+    Ok(format!(
+        "{} lines after six kills, {} warnings, no error",
+        text.lines().count(),
+        warnings.len()
+    ))
+}
+
+/// A role that is pointed nowhere says where it looks, lives, and is not ready.
+fn wrong_store(project: &Project<'_>) -> Result<String, String> {
+    let name = "till-wrong-store";
+    let variable = "PD_ENDPOINTS=nowhere:2379";
+    let args = ["run", "--detach", "--no-deps", "--name", name, "--env", variable, "order"];
+    project.quietly(&args)?;
+    let said = wait("does not say what is wrong", Duration::from_secs(30), || {
+        let said = project.engine.logs(name)?;
+        let is_told =
+            said.lines().any(|line| line.contains(" WARN ") && line.contains("nowhere:2379"));
+        if is_told { Ok(()) } else { Err(said) }
+    });
+    let health = ["exec", name, "/usr/local/bin/till", "health", "--endpoint", "127.0.0.1:7100"];
+    let ready = project.engine.quietly(&health);
+    let is_alive = project.engine.quietly(&[&health[..], &["--service", "till.live"]].concat());
+    project.engine.quietly(&["rm", "--force", name])?;
+    said?;
+    match (is_alive, ready) {
+        (Ok(_), Err(_)) => Ok("warns with the address, alive, not ready, not restarted".to_owned()),
+        (alive, ready) => Err(format!("alive: {alive:?}, ready: {ready:?}")),
+    }
+}
+
+/// Certificates by the very commands of docs/security.md, readable by the image's user.
+pub(crate) fn make(workspace: &Workspace, folder: &Path) -> Result<String, String> {
+    let page = workspace.read(Path::new("docs/security.md"))?.unwrap_or_default();
+    let script = page
+        .split("```\n")
+        .find(|block| block.starts_with("openssl req -x509"))
+        .ok_or("docs/security.md has no commands for certificates")?;
+    if folder.exists() {
+        fs::remove_dir_all(folder).map_err(|error| error.to_string())?;
+    }
+    fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+    let mut bash = Command::new("bash");
+    let (succeeded, text) = command::quietly(bash.args(["-ec", script]).current_dir(folder))?;
+    if !succeeded {
+        return Err(text);
+    }
+    let mut keys = 0;
+    for entry in fs::read_dir(folder).map_err(|error| error.to_string())?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "key") {
+            chown(&path, Some(USER), Some(USER)).map_err(|error| error.to_string())?;
+            keys += 1;
+        }
+    }
+    Ok(format!("{keys} keys"))
+}
+
+fn nothing_left(engine: &Engine<'_>) -> Result<String, String> {
+    for list in [
+        ["ps", "--all", "--quiet"].as_slice(),
+        &["volume", "ls", "--quiet"],
+        &["network", "ls", "--quiet", "--filter", "type=custom"],
+    ] {
+        let left = engine.quietly(list)?;
+        if !left.is_empty() {
+            return Err(format!("docker {} says {left}", list.join(" ")));
+        }
+    }
+    Ok("no container, volume or network in the engine".to_owned())
+}

@@ -1,0 +1,114 @@
+//! The project's image: whole by its Dockerfile, or by the last stage alone from an executable that exists.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{bases, engine::Engine};
+use crate::{command, workspace::Workspace};
+
+/// What compose files and chart name.
+pub(crate) const IMAGE: &str = "till:0.1.0";
+/// The name of the Dockerfile's stage whose place the executable takes.
+const STAGE: &str = "build";
+
+/// The executable at this path, or the one that cargo builds by this profile.
+pub(crate) fn executable(workspace: &Workspace, profile: &str) -> Result<PathBuf, String> {
+    if profile.contains('/') {
+        return Ok(PathBuf::from(profile));
+    }
+    let build = ["build", "--locked", "--package", "till", "--profile", profile];
+    command::run(&mut workspace.cargo(&build))?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(workspace.target.join(folder).join("till"))
+}
+
+/// Makes the image `name` from this executable in seconds.
+pub(crate) fn of_executable(
+    workspace: &Workspace,
+    engine: &Engine<'_>,
+    executable: &Path,
+    name: &str,
+) -> Result<String, String> {
+    bases::frontend(workspace, engine)?;
+    bases::runtime(workspace, engine)?;
+    // What the build stage would leave, and what the last stage takes of the project.
+    let context = workspace.target.join("live/context");
+    let out = context.join("stage/src/out");
+    for folder in ["bin", "data"] {
+        fs::create_dir_all(out.join(folder)).map_err(|error| error.to_string())?;
+    }
+    let mut strip = Command::new("objcopy");
+    command::run(strip.arg("--strip-debug").arg(executable).arg(out.join("bin/till")))?;
+    let copy = |name: &str| fs::copy(workspace.root.join(name), context.join(name));
+    copy("LICENSE").map_err(|error| error.to_string())?;
+    let text = workspace.read(Path::new("Dockerfile"))?.ok_or("no Dockerfile")?;
+    fs::write(context.join("Dockerfile"), last_stage(&text)?).map_err(|error| error.to_string())?;
+    let revision = format!("REVISION={}", revision(workspace)?);
+    let folder = context.display().to_string();
+    let build = [
+        "buildx",
+        "build",
+        "--progress",
+        "plain",
+        "--build-arg",
+        &revision,
+        "--tag",
+        name,
+        &folder,
+    ];
+    engine.quietly(&build)?;
+    size(engine, name)
+}
+
+/// A Dockerfile of the last stage alone, whose build stage holds what is in `stage/`.
+fn last_stage(dockerfile: &str) -> Result<String, String> {
+    let head = dockerfile.lines().next().unwrap_or_default();
+    let at = dockerfile.rfind("\nFROM ").ok_or("a Dockerfile without a second stage")?;
+    Ok(format!("{head}\nFROM scratch AS {STAGE}\nCOPY stage /\n{}", &dockerfile[at..]))
+}
+
+/// Builds the image as `docker build` does, every stage of it.
+pub(crate) fn whole(
+    workspace: &Workspace,
+    engine: &Engine<'_>,
+    profile: &str,
+    name: &str,
+) -> Result<String, String> {
+    bases::frontend(workspace, engine)?;
+    bases::runtime(workspace, engine)?;
+    bases::rust(workspace, engine)?;
+    let mut build = engine.docker(&["buildx", "build", "--progress", "plain", "--network", "host"]);
+    build.args(["--build-arg", &format!("PROFILE={profile}"), "--tag", name, "."]);
+    command::run(&mut build)?;
+    size(engine, name)
+}
+
+fn size(engine: &Engine<'_>, name: &str) -> Result<String, String> {
+    let bytes = engine.quietly(&["image", "inspect", "--format", "{{.Size}}", name])?;
+    let bytes: u64 = bytes.parse().map_err(|_| format!("no size: {bytes}"))?;
+    Ok(format!("{name}, {}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10))
+}
+
+fn revision(workspace: &Workspace) -> Result<String, String> {
+    let mut git = Command::new("git");
+    git.args(["rev-parse", "--short", "HEAD"]).current_dir(&workspace.root);
+    Ok(command::output(&mut git)?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_stage_stands_as_it_is() {
+        let text = "# syntax=x\nFROM a AS build\nRUN b\n\nFROM c\nCOPY --from=build /d /e\n";
+        let made = last_stage(text);
+        let wanted =
+            "# syntax=x\nFROM scratch AS build\nCOPY stage /\n\nFROM c\nCOPY --from=build /d /e\n";
+        assert_eq!(made.as_deref(), Ok(wanted));
+        assert!(last_stage("FROM a\n").is_err());
+    }
+}

@@ -1,0 +1,258 @@
+//! The chart on a real Kubernetes, as docs/deploy.md tells people to install it: what a person does with it, and
+//! then upgrades, losses and pressure under load.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{
+    Source, bases,
+    chart::{self, OURS, ROLES, Release},
+    docker, engine,
+    engine::Engine,
+    image,
+    load::{Load, Stretch},
+    machine::{Network, wait},
+    node::{self, Node},
+    policies, scripts,
+    steps::Steps,
+    usage, variants,
+};
+use crate::workspace::Workspace;
+
+/// Another build of the same formats, to upgrade to and back from.
+const OTHER: &str = "till:0.1.1";
+
+pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
+    steps.need("packages", || Ok(((), engine::packages()?)))?;
+    steps.need("programs", || Ok(((), node::programs(workspace)?)))?;
+    let machine = docker::machine(workspace, Network::Own)?;
+    let engine = Engine::start(workspace, &machine, Network::Own)?;
+    steps.need("images", || Ok(((), images(workspace, &engine, source)?)))?;
+    let node = steps.need("one node", || {
+        let node = Node::start(workspace, &machine)?;
+        let version = node.kubectl(&["get", "nodes", "--no-headers"])?;
+        Ok((node, version.split_whitespace().collect::<Vec<_>>().join(" ")))
+    })?;
+    steps.need("images and names in the node", || {
+        node.furnish(&engine, &[image::IMAGE, OTHER])?;
+        Ok(((), "CoreDNS answers".to_owned()))
+    })?;
+    let release = Release::new(&node, "till");
+    fresh(steps, &release)?;
+    steps.run("policies, enforced", || policies::check(&release));
+    under_load(steps, &release);
+    let is_measured = steps.run("metrics server", || node.measure());
+    if is_measured {
+        variants::autoscaling(steps, &release);
+    }
+    steps.run("uninstall", || release.down());
+    if is_measured {
+        measured(steps, &node);
+    }
+    variants::tls(steps, &node);
+    variants::wrong_store(steps, &node);
+    variants::from_earlier(steps, &node, &engine);
+    scripts::run(steps, &node);
+    Ok(())
+}
+
+/// One pod of each role, and what they use.
+fn measured(steps: &mut Steps, node: &Node<'_>) {
+    let release = Release::new(node, "measured").with(&["--set", "defaults.replicas=1"]);
+    if steps.run("one of each, to measure", || {
+        release.store(image::IMAGE)?;
+        release.upgrade(image::IMAGE, &[])
+    }) {
+        usage::measure(steps, &release);
+    }
+    steps.run("uninstall what was measured", || release.down());
+}
+
+/// The image, and another build of it.
+fn images(workspace: &Workspace, engine: &Engine<'_>, source: &Source) -> Result<String, String> {
+    let profile = match source {
+        Source::Executable(profile) | Source::Dockerfile(profile) => profile,
+    };
+    let executable = image::executable(workspace, profile)?;
+    let first = image::of_executable(workspace, engine, &executable, image::IMAGE)?;
+    engine.quietly(&["tag", image::IMAGE, OTHER])?;
+    bases::shell(workspace, engine)?;
+    Ok(first)
+}
+
+/// What a person does first.
+fn fresh(steps: &mut Steps, release: &Release<'_>) -> Result<(), String> {
+    steps.need("store", || Ok(((), release.store(image::IMAGE)?)))?;
+    let is_up = steps.run("helm install, three of each role", || {
+        let told = release.upgrade(image::IMAGE, &[])?;
+        let restarts: u64 = release.pods(OURS)?.iter().map(chart::restarts).sum();
+        if restarts == 0 { Ok(told) } else { Err(told) }
+    });
+    if !is_up {
+        steps.run("what was said", || {
+            Err(release.kubectl(&["get", "pods,events"]).unwrap_or_else(|problem| problem))
+        });
+        return Err("the chart was not installed".to_owned());
+    }
+    steps.run("describe, warnings", || {
+        // Probes that ask a pod which has hardly begun: as many as the machine is busy.
+        let (early, others): (Vec<String>, Vec<String>) = release
+            .warnings()?
+            .into_iter()
+            .filter(|warning| warning.starts_with("till-"))
+            .partition(|warning| warning.contains(": Unhealthy: "));
+        match others.first() {
+            None => Ok(format!("{} early probes, nothing else", early.len())),
+            Some(first) => Err(format!("{} warnings, the first: {first}", others.len())),
+        }
+    });
+    steps.run("helm test", || release.test(&[]));
+    steps.run("helm test --logs", || release.test(&["--logs"]));
+    Ok(())
+}
+
+/// Everything that happens to a shop that people buy in.
+fn under_load(steps: &mut Steps, release: &Release<'_>) {
+    let mut load = match release.load() {
+        Ok(load) => load,
+        Err(problem) => {
+            steps.run("load", || Err(problem));
+            return;
+        }
+    };
+    thread::sleep(Duration::from_secs(5));
+    steps.run("load alone", || Ok(load.stretch("alone")?.to_string()));
+    steps.run("rolling upgrade to another build", || {
+        release.upgrade(OTHER, &[])?;
+        release.settled()?;
+        none_failed(&load.stretch("upgrade")?)
+    });
+    steps.run("rolling upgrade back", || {
+        release.upgrade(image::IMAGE, &[])?;
+        release.settled()?;
+        none_failed(&load.stretch("back")?)
+    });
+    for role in ROLES {
+        steps.run(&format!("kubectl delete pod, {role}"), || deletion(release, role, &mut load));
+    }
+    steps.run("eviction of every pod, against the budgets", || {
+        let refusals = evictions(release)?;
+        release.settled()?;
+        let calls = none_failed(&load.stretch("evictions")?)?;
+        Ok(format!("{refusals} evictions refused until their turn; {calls}"))
+    });
+    for role in ROLES {
+        steps.run(&format!("kill -9 in a pod, {role}"), || kill(release, role, &mut load));
+    }
+    steps.run("kill -9 of the store", || {
+        let container = pid(release, "store-0")?;
+        release.node.machine.shell(&format!("kill -9 {container}"))?;
+        release.kubectl(&["rollout", "status", "statefulset/store", "--timeout", "60s"])?;
+        thread::sleep(Duration::from_secs(10));
+        bounded(&load.stretch("store")?, 200)
+    });
+    steps.run("the buyers' books", || load.audit());
+    steps.run("helm test after all of it", || release.test(&["--logs"]));
+}
+
+/// Planned changes fail nobody.
+pub(crate) fn none_failed(stretch: &Stretch) -> Result<String, String> {
+    bounded(stretch, 0)
+}
+
+pub(crate) fn bounded(stretch: &Stretch, most: u64) -> Result<String, String> {
+    if stretch.failed > most {
+        return Err(format!("{stretch}: more than {most}"));
+    }
+    if stretch.calls == 0 {
+        return Err("nobody called meanwhile".to_owned());
+    }
+    Ok(stretch.to_string())
+}
+
+/// A pod is deleted as a drain of its node would; how long it takes to end is said beside what it may take.
+fn deletion(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String, String> {
+    let pods = release.of(role)?;
+    let pod = pods.first().ok_or("no pod")?;
+    let grace = &pod["spec"]["terminationGracePeriodSeconds"];
+    let began = Instant::now();
+    release.kubectl(&["delete", "pod", chart::name(pod), "--wait=true", "--timeout", "90s"])?;
+    let took = began.elapsed().as_secs_f64();
+    release.settled()?;
+    let calls = none_failed(&load.stretch(role)?)?;
+    Ok(format!("gone after {took:.1} s of {grace}; {calls}"))
+}
+
+/// Evicts every pod, all at once and again until each is gone, as `kubectl drain` does; counts the refusals.
+fn evictions(release: &Release<'_>) -> Result<u64, String> {
+    let mut left: Vec<String> =
+        release.pods(OURS)?.iter().map(|pod| chart::name(pod).to_owned()).collect();
+    let mut refusals = 0;
+    let began = Instant::now();
+    while !left.is_empty() {
+        if began.elapsed() > Duration::from_secs(400) {
+            return Err(format!("{} are still there", left.join(", ")));
+        }
+        let mut still = Vec::new();
+        for pod in left {
+            match evict(release, &pod) {
+                Ok(()) => {}
+                Err(problem) if problem.contains("disruption budget") => {
+                    refusals += 1;
+                    still.push(pod);
+                }
+                Err(problem) if problem.contains("not found") => {}
+                Err(problem) => return Err(problem),
+            }
+        }
+        left = still;
+        thread::sleep(Duration::from_secs(1));
+    }
+    if refusals == 0 { Err("no budget held anything back".to_owned()) } else { Ok(refusals) }
+}
+
+fn evict(release: &Release<'_>, pod: &str) -> Result<(), String> {
+    let namespace = release.namespace;
+    let eviction = format!(
+        "{{\"apiVersion\": \"policy/v1\", \"kind\": \"Eviction\", \"metadata\": {{\"name\": \"{pod}\"}}}}"
+    );
+    let line = format!(
+        "echo '{eviction}' | kubectl create --raw /api/v1/namespaces/{namespace}/pods/{pod}/eviction --filename -"
+    );
+    let mut bash = release.node.command("bash");
+    crate::command::captured(bash.args(["-ec", &line])).map(drop)
+}
+
+/// The first process of a pod's container, as the machine counts.
+fn pid(release: &Release<'_>, pod: &str) -> Result<String, String> {
+    let format = "jsonpath={.status.containerStatuses[0].containerID}";
+    let id = release.kubectl(&["get", "pod", pod, "--output", format])?;
+    let id = id.strip_prefix("containerd://").ok_or_else(|| format!("a container called {id}"))?;
+    let list = "ctr --address /run/containerd.sock --namespace k8s.io tasks ls";
+    let tasks = release.node.machine.shell(list)?;
+    let line = tasks.lines().find(|line| line.starts_with(id)).ok_or("no such task")?;
+    line.split_whitespace().nth(1).map(str::to_owned).ok_or_else(|| line.to_owned())
+}
+
+/// The kernel ends a role's process. Who waits for an answer of a bridge gets none; anybody else is asked again.
+fn kill(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String, String> {
+    let pods = release.of(role)?;
+    let pod = pods.first().ok_or("no pod")?;
+    let name = chart::name(pod);
+    let before = chart::restarts(pod);
+    release.node.machine.shell(&format!("kill -9 {}", pid(release, name)?))?;
+    wait("not restarted", Duration::from_mins(1), || {
+        let text = release.kubectl(&["get", "pod", name, "--output", "json"])?;
+        let pod: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let is_ready = pod["status"]["containerStatuses"][0]["ready"] == true;
+        if chart::restarts(&pod) > before && is_ready { Ok(()) } else { Err(name.to_owned()) }
+    })?;
+    thread::sleep(Duration::from_secs(2));
+    // Each buyer has at most one call under way.
+    let most = if role == "http-bridge" { 8 } else { 0 };
+    bounded(&load.stretch(role)?, most)
+}

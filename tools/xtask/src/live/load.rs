@@ -1,0 +1,124 @@
+//! Buyers who keep book: `test/live/drive.py`, run beside what is broken or upgraded under them.
+
+use std::{
+    ffi::OsStr,
+    fmt,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::{command, python::Venv, workspace::Workspace};
+
+/// A load that runs until it is asked for its audit.
+#[derive(Debug)]
+pub(crate) struct Load {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// The calls of one stretch of a load.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    pub(crate) calls: u64,
+    /// 5xx, 429, broken connections, no answer in time.
+    pub(crate) failed: u64,
+    of: String,
+    slowest_ms: u64,
+}
+
+impl fmt::Display for Stretch {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(text, "{} calls, {} failed", self.calls, self.failed)?;
+        if self.failed > 0 {
+            write!(text, " ({})", self.of)?;
+        }
+        write!(text, ", slowest {} ms", self.slowest_ms)
+    }
+}
+
+impl Load {
+    /// Fills the shop at these addresses and begins. `enter` makes a command that runs where they are reached.
+    pub(crate) fn start(
+        workspace: &Workspace,
+        enter: impl FnOnce(&OsStr) -> Command,
+        urls: &[String],
+        more: &[&str],
+    ) -> Result<Self, String> {
+        let suites = workspace.root.join("test");
+        let venv = Venv::ready(workspace, "tests", &suites.join("requirements.txt"))?;
+        let mut python = enter(venv.python().get_program());
+        python.args(["-u", "-m", "live.drive"]).args(more);
+        for url in urls {
+            python.args(["--url", url]);
+        }
+        python
+            .env("PYTHONPATH", &suites)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut process = python.spawn().map_err(|error| format!("no load: {error}"))?;
+        let input = process.stdin.take().ok_or("no way to ask the load")?;
+        let output = BufReader::new(process.stdout.take().ok_or("no way to hear the load")?);
+        let mut load = Self { process, input, output };
+        load.hear("filled")?;
+        Ok(load)
+    }
+
+    /// Ends a stretch of this name and tells what it had.
+    pub(crate) fn stretch(&mut self, name: &str) -> Result<Stretch, String> {
+        writeln!(self.input, "{name}").map_err(|error| format!("the load has ended: {error}"))?;
+        let told = self.hear("stretch")?;
+        let number = |name: &str| told[name].as_u64().ok_or_else(|| format!("no {name} in {told}"));
+        Ok(Stretch {
+            calls: number("calls")?,
+            failed: number("failed")?,
+            of: told["of"].to_string().replace(['{', '}', '"'], ""),
+            slowest_ms: number("slowest_ms")?,
+        })
+    }
+
+    /// Ends the load and holds the shop to its books.
+    pub(crate) fn audit(mut self) -> Result<String, String> {
+        drop(self.input);
+        let told = {
+            let mut line = String::new();
+            self.output.read_line(&mut line).map_err(|error| error.to_string())?;
+            serde_json::from_str::<Value>(&line).map_err(|error| format!("{error}: {line}"))?
+        };
+        let status = self.process.wait().map_err(|error| error.to_string())?;
+        if told["audit"] != "clean" || !status.success() {
+            return Err(format!("the books differ: {}", told["problem"].as_str().unwrap_or("?")));
+        }
+        Ok(format!(
+            "books exact: {} orders, {} sold, settled after {} s",
+            told["orders"], told["sold"], told["settled_seconds"]
+        ))
+    }
+
+    /// The next thing that it says, which must have this key.
+    fn hear(&mut self, key: &str) -> Result<Value, String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).map_err(|error| error.to_string())?;
+        let told: Value =
+            serde_json::from_str(&line).map_err(|_| format!("the load ended, see above {line}"))?;
+        if told[key].is_null() { Err(format!("the load says {told}")) } else { Ok(told) }
+    }
+}
+
+/// Runs a script of `test/` where `enter` leads, in the environment of the tests; what it wrote, if it succeeded.
+pub(crate) fn script(
+    workspace: &Workspace,
+    enter: impl FnOnce(&OsStr) -> Command,
+    script: &str,
+    args: &[&str],
+) -> Result<String, String> {
+    let suites = workspace.root.join("test");
+    let venv = Venv::ready(workspace, "tests", &suites.join("requirements.txt"))?;
+    let mut python = enter(venv.python().get_program());
+    python.arg(suites.join(script)).args(args).env("PYTHONDONTWRITEBYTECODE", "1");
+    let (succeeded, text) = command::quietly(&mut python)?;
+    if succeeded { Ok(text) } else { Err(text) }
+}

@@ -1,0 +1,182 @@
+//! A machine inside this one: namespaces of its own for network, mounts and processes.
+//!
+//! Everything that an engine or a node makes (bridges, firewall rules, mounts, containers) lives in them and is
+//! gone when their first process ends, which it does with the task runner. Only control groups are shared with
+//! the host: a machine has one of its own, which [`Machine::down`] removes.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::command;
+
+/// The first process: it collects ended children, and ends when its input does.
+const INIT: &str = "\
+set -e
+mount --make-rshared /
+for folder in /run /var/log /var/lib; do mount -t tmpfs tmpfs $folder; done
+if [ $0 = Own ]; then ip link set lo up; echo 1 >/proc/sys/net/ipv4/ip_forward; fi
+echo ready
+read -r _ || true";
+
+/// Whose network a machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// One of its own, which leads nowhere else: every port is free.
+    Own,
+    /// The host's, for builds that fetch packages. Nothing in it may change addresses or firewall rules.
+    Host,
+}
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    holder: Child,
+    /// Its first process, as the host counts.
+    init: String,
+    /// Working directory of every command.
+    root: PathBuf,
+    logs: PathBuf,
+    /// The control group of all its containers, below each hierarchy.
+    pub(crate) group: String,
+}
+
+impl Machine {
+    /// Starts one; needs root. `logs` takes what its services say.
+    pub(crate) fn start(root: &Path, logs: &Path, network: Network) -> Result<Self, String> {
+        fs::create_dir_all(logs).map_err(|error| format!("{}: {error}", logs.display()))?;
+        let mut unshare = Command::new("unshare");
+        if network == Network::Own {
+            unshare.arg("--net");
+        }
+        let mut holder = unshare
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["--propagation", "private", "--", "bash", "-c", INIT])
+            .arg(format!("{network:?}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("cannot run unshare: {error}"))?;
+        let mut said = String::new();
+        let output = holder.stdout.take().ok_or("no output to read")?;
+        BufReader::new(output).read_line(&mut said).map_err(|error| error.to_string())?;
+        if said.trim() != "ready" {
+            return Err(
+                "no namespaces of our own: this needs root, and util-linux's unshare".to_owned()
+            );
+        }
+        let pid = holder.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+            .map_err(|error| error.to_string())?;
+        let init = children.trim().to_owned();
+        let group = format!("till-live-{init}");
+        for hierarchy in hierarchies() {
+            fs::create_dir_all(hierarchy.join(&group)).map_err(|error| error.to_string())?;
+        }
+        Ok(Self { holder, init, root: root.to_owned(), logs: logs.to_owned(), group })
+    }
+
+    /// A command in it, in the project's root.
+    pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.init, "--net", "--mount", "--pid"])
+            .arg(format!("--wdns={}", self.root.display()))
+            .arg("--")
+            .arg(program.as_ref())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts a service, which runs until it ends or the machine does; what it says goes to a file of this name.
+    pub(crate) fn spawn(&self, name: &str, service: &mut Command) -> Result<(), String> {
+        let file = self.logs.join(format!("{name}.log"));
+        let log = fs::File::create(&file).map_err(|error| error.to_string())?;
+        let errors = log.try_clone().map_err(|error| error.to_string())?;
+        service
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .map(drop)
+            .map_err(|error| format!("cannot start {name}: {error}"))
+    }
+
+    /// What a service said last, for a failure's message.
+    pub(crate) fn tail(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.logs.join(format!("{name}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(10).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Runs a shell's line in it and returns what it wrote.
+    pub(crate) fn shell(&self, line: &str) -> Result<String, String> {
+        let (succeeded, text) = command::quietly(self.command("bash").args(["-ec", line]))?;
+        if succeeded { Ok(text) } else { Err(format!("{line}: {text}")) }
+    }
+
+    /// Ends every process in it, and removes the control groups that they leave.
+    pub(crate) fn down(&mut self) -> Result<(), String> {
+        drop(self.holder.stdin.take());
+        self.holder.wait().map_err(|error| error.to_string())?;
+        let began = Instant::now();
+        for group in hierarchies().into_iter().map(|hierarchy| hierarchy.join(&self.group)) {
+            while group.is_dir() && !removed(&group) {
+                if began.elapsed() > Duration::from_secs(20) {
+                    return Err(format!("{} is still there", group.display()));
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // A failure was told by whoever asked; the namespaces end in any case.
+        let _down = self.down();
+    }
+}
+
+/// The one hierarchy of control groups, or each of the old kind.
+fn hierarchies() -> Vec<PathBuf> {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return vec![root];
+    }
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink()).collect()
+}
+
+/// Removes a control group and those below it; a group with processes stays.
+fn removed(group: &Path) -> bool {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            removed(&entry.path());
+        }
+    }
+    fs::remove_dir(group).is_ok()
+}
+
+/// Waits until `ready` holds; what it says last is the problem when it never does.
+pub(crate) fn wait(
+    what: &str,
+    longest: Duration,
+    mut ready: impl FnMut() -> Result<(), String>,
+) -> Result<(), String> {
+    let began = Instant::now();
+    loop {
+        match ready() {
+            Ok(()) => return Ok(()),
+            Err(problem) if began.elapsed() > longest => {
+                return Err(format!("{what} within {} s: {problem}", longest.as_secs()));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}

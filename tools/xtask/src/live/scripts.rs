@@ -1,0 +1,204 @@
+//! The deploy scripts and the plain files, run to their end, with stand-ins for what no package registry has:
+//! minikube, the charts of tidb-operator and of ingress-nginx, and the operator itself, whose part a thread plays.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    chart::{self, OURS, Release},
+    node::Node,
+    steps::Steps,
+};
+use crate::{command, outside::values::operator_labels};
+
+const STANDINS: &str = "tools/xtask/live/standins";
+
+/// Both scripts, and `kubectl apply --filename k8s/`.
+pub(crate) fn run(steps: &mut Steps, node: &Node<'_>) {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| operate(node, &is_over));
+        steps.run("deploy-charts-minikube.sh", || minikube(node));
+        steps.run("deploy-charts-cluster.sh", || cluster(node));
+        steps.run("kubectl apply --filename k8s/", || plain(node));
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+fn minikube(node: &Node<'_>) -> Result<String, String> {
+    script(node, "deploy-charts-minikube.sh", &[])?;
+    tested(node)
+}
+
+fn cluster(node: &Node<'_>) -> Result<String, String> {
+    let small = format!("{STANDINS}/small.yaml");
+    let variables = [("IMAGE", "till:0.1.0"), ("VALUES", &small)];
+    script(node, "deploy-charts-cluster.sh", &variables)?;
+    tested(node)
+}
+
+/// As docs/deploy.md has it: the store by the script, the rest by kubectl. CPU requests are made small enough for
+/// one node.
+fn plain(node: &Node<'_>) -> Result<String, String> {
+    script(node, "deploy-charts-cluster.sh --store-only", &[])?;
+    let release = Release::new(node, "till");
+    let folder = node.workspace.target.join("live/k8s");
+    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let files = fs::read_dir(node.workspace.root.join("k8s")).map_err(|error| error.to_string())?;
+    for entry in files.flatten().filter(|entry| entry.path().is_file()) {
+        let text = fs::read_to_string(entry.path()).map_err(|error| error.to_string())?;
+        let text = text.replace("cpu: 500m", "cpu: 20m");
+        fs::write(folder.join(entry.file_name()), text).map_err(|error| error.to_string())?;
+    }
+    release.kubectl(&["apply", "--filename", &folder.display().to_string()])?;
+    release.settled()?;
+    let told = release.told()?;
+    let bought = buy(&release)?;
+    remove(node)?;
+    Ok(format!("{told}; {bought}"))
+}
+
+/// The purchase of `helm test`, from within the bridge's own network.
+fn buy(release: &Release<'_>) -> Result<String, String> {
+    let address = release.kubectl(&[
+        "get",
+        "service",
+        "till-http-bridge",
+        "--output",
+        "jsonpath={.spec.clusterIP}",
+    ])?;
+    let mut shell = release.node.machine.command("sh");
+    shell.arg("helm-config/till/files/checkout.sh").env("SHOP", format!("http://{address}"));
+    let said = command::captured(&mut shell)?;
+    Ok(said.lines().last().unwrap_or_default().to_owned())
+}
+
+/// Runs a script in the machine with the stand-ins before everything else.
+fn script(node: &Node<'_>, line: &str, variables: &[(&str, &str)]) -> Result<String, String> {
+    let shims = shims(node)?;
+    let mut bash = node.command("bash");
+    let line = format!("PATH={}:$PATH; ./{line}", shims.display());
+    bash.args(["-ec", &line]).envs(variables.iter().copied());
+    command::captured(&mut bash)
+}
+
+/// What the script says to run at its end, and then everything is removed.
+fn tested(node: &Node<'_>) -> Result<String, String> {
+    let release = Release::new(node, "till");
+    let told = release.told()?;
+    let restarts: u64 = release.pods(OURS)?.iter().map(chart::restarts).sum();
+    let test = release.test(&["--logs"])?;
+    release.helm(&["uninstall", "till", "--wait", "--timeout", "3m"])?;
+    remove(node)?;
+    if restarts == 0 { Ok(format!("to its end; {told}; helm test {test}")) } else { Err(told) }
+}
+
+fn remove(node: &Node<'_>) -> Result<(), String> {
+    for (release, namespace) in
+        [("tidb-operator", "tidb-admin"), ("ingress-nginx", "ingress-nginx")]
+    {
+        node.helm(&["uninstall", release, "--namespace", namespace, "--ignore-not-found"])?;
+        node.kubectl(&[
+            "delete",
+            "namespace",
+            namespace,
+            "--ignore-not-found",
+            "--timeout",
+            "90s",
+        ])?;
+    }
+    node.kubectl(&["delete", "namespace", "till", "--timeout", "120s"]).map(drop)
+}
+
+/// Programs that pass most of their arguments on, and answer the rest themselves.
+fn shims(node: &Node<'_>) -> Result<PathBuf, String> {
+    let folder = node.workspace.target.join("live/shims");
+    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let standins = node.workspace.root.join(STANDINS);
+    let standins = standins.display();
+    let real = format!("PATH=${{PATH#{}:}}", folder.display());
+    let kubectl = format!(
+        "#!/bin/bash\n{real}\nargs=()\nfor word; do case $word in https://*/crd.yaml) word={standins}/crd.yaml ;; \
+         esac; args+=(\"$word\"); done\nexec kubectl \"${{args[@]}}\"\n"
+    );
+    // `upgrade --install NAME NAME --repo URL`: the second name is the chart's.
+    let helm = format!(
+        "#!/bin/bash\n{real}\nargs=()\nwhile [ $# -gt 0 ]; do\n  if [ \"$1\" = --repo ]; then shift 2; continue; fi\n  \
+         if [ \"$1\" = \"${{2:-}}\" ] && [ -d {standins}/\"$1\" ]; then args+=(\"$1\" {standins}/\"$1\"); shift 2; \
+         continue; fi\n  args+=(\"$1\"); shift\ndone\nexec helm \"${{args[@]}}\"\n"
+    );
+    let minikube = format!(
+        "#!/bin/bash\n{real}\ncase \"$*\" in\n  *addons\\ enable\\ ingress) helm upgrade --install ingress-nginx \
+         {standins}/ingress-nginx --namespace ingress-nginx --create-namespace ;;\nesac\n"
+    );
+    // The node has the image already.
+    let docker = "#!/bin/sh\nexit 0\n".to_owned();
+    for (name, text) in
+        [("kubectl", kubectl), ("helm", helm), ("minikube", minikube), ("docker", docker)]
+    {
+        let file = folder.join(name);
+        fs::write(&file, text).map_err(|error| error.to_string())?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(folder)
+}
+
+/// The operator's part: a store for each TidbCluster, with the labels that it would have, and then the condition
+/// that people wait for.
+fn operate(node: &Node<'_>, is_over: &AtomicBool) {
+    while !is_over.load(Ordering::Relaxed) {
+        let clusters =
+            node.kubectl(&["get", "tidbclusters", "--all-namespaces", "--output", "json"]);
+        let clusters: Value =
+            clusters.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        for cluster in clusters["items"].as_array().into_iter().flatten() {
+            let is_ready = cluster["status"]["conditions"][0]["status"] == "True";
+            // Whatever goes wrong is tried again, and waited for by the script.
+            if !is_ready && let Err(problem) = reconcile(node, cluster) {
+                println!("stand-in for tidb-operator: {problem}");
+            }
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn reconcile(node: &Node<'_>, cluster: &Value) -> Result<(), String> {
+    let name = chart::name(cluster);
+    let namespace = cluster["metadata"]["namespace"].as_str().unwrap_or_default();
+    let file = node.workspace.root.join(Path::new(STANDINS)).join("store.yaml");
+    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let text = text
+        .replace("@NAME@", name)
+        .replace("@NAMESPACE@", namespace)
+        .replace("@LABELS@", &operator_labels(cluster, "pd").to_string());
+    let file = node.workspace.target.join("live/operator.yaml");
+    fs::write(&file, text).map_err(|error| error.to_string())?;
+    node.kubectl(&["--namespace", namespace, "apply", "--filename", &file.display().to_string()])?;
+    let set = format!("statefulset/{name}-pd");
+    node.kubectl(&["--namespace", namespace, "rollout", "status", &set, "--timeout", "60s"])?;
+    let status =
+        json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}).to_string();
+    node.kubectl(&[
+        "--namespace",
+        namespace,
+        "patch",
+        "tidbcluster",
+        name,
+        "--subresource",
+        "status",
+        "--type",
+        "merge",
+        "--patch",
+        &status,
+    ])
+    .map(drop)
+}

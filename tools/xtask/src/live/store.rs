@@ -1,0 +1,175 @@
+//! Whether a store is one that the shop can stand on: everything that the project asks of a store, asked of the
+//! cluster at `PD_ENDPOINTS`, in one table.
+//!
+//! The cluster should be a fresh one: the conformance suite and the shop write to it. `--minutes` is how long roles
+//! are killed under load; garbage is collected every five minutes, so that ten see it twice.
+
+use std::{
+    env,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    image,
+    kubernetes::bounded,
+    load::{self, Load},
+    steps::Steps,
+};
+use crate::{
+    command,
+    report::{Outcome, Tally},
+    shop::Shop,
+    test,
+    workspace::Workspace,
+};
+
+/// Killed in turn; the store is the cluster's.
+const ROLES: [&str; 5] = ["coordinator", "order", "stock", "payment", "http-bridge"];
+/// Between two kills.
+const PAUSE: Duration = Duration::from_secs(12);
+/// A bridge that is killed breaks the connections of all buyers until it is back.
+const BROKEN_MAX: u64 = 2_000;
+
+/// Runs everything against the cluster.
+pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, minutes: u64) -> Result<(), String> {
+    let endpoints = env::var_os("PD_ENDPOINTS")
+        .and_then(|endpoints| endpoints.into_string().ok())
+        .ok_or("PD_ENDPOINTS must name the cluster: host:port[,host:port...]")?;
+    let till = steps.need("build", || {
+        let till = image::executable(workspace, "release")?;
+        let said = command::captured(Command::new(&till).arg("--version"))?;
+        Ok((till, said.trim().to_owned()))
+    })?;
+    steps.run("conformance suite", || {
+        let cargo = ["test", "--package", "storage", "--test", "cluster"];
+        let mut cargo = workspace.cargo(&cargo);
+        let outcome = test::rust_counted(cargo.env("PD_ENDPOINTS", &endpoints))?;
+        let Outcome::Ran(Tally { passed, failed: 0 }) = outcome else {
+            return Err(format!("{outcome:?}"));
+        };
+        if passed > 0 { Ok(format!("{passed} pass")) } else { Err("no test was run".to_owned()) }
+    });
+    let mut shop = steps.need("till up --replicas 2 over the cluster", || {
+        let shop = Shop::over(workspace, &till, 2, Some(&endpoints))?;
+        Ok((shop, "ready".to_owned()))
+    })?;
+    for (items, stock) in [("1", "100"), ("100", "1")] {
+        steps.run(&format!("consistency, {items} items of {stock}"), || {
+            let args = ["--url", &shop.rest()?, "--items", items, "--stock", stock];
+            let script = "consistency/run_consistency_test.py";
+            let text = load::script(workspace, |program| Command::new(program), script, &args)?;
+            let filled =
+                text.lines().find(|line| line.starts_with("filled in")).unwrap_or_default();
+            Ok(format!("no mismatch; {filled}"))
+        });
+    }
+    let before = garbage_collections(&shop);
+    steps.run(&format!("kills of our roles, {minutes} minutes"), || {
+        kills(workspace, &mut shop, Duration::from_mins(minutes))
+    });
+    steps.run("garbage collection advances", || {
+        let (before, after) = (before?, garbage_collections(&shop)?);
+        if after > before {
+            Ok(format!("{} sweeps in {minutes} minutes", after - before))
+        } else {
+            Err(format!("{before} sweeps before, {after} after"))
+        }
+    });
+    steps.run("till audit", || audit(&till, &endpoints));
+    steps.run("the shop stops", || shop.stop().map(|()| "in order".to_owned()));
+    steps.run("till bench --up, with its audit", || bench(workspace, &till, &endpoints));
+    Ok(())
+}
+
+/// One role after the other is killed while people buy; then the books are compared.
+fn kills(workspace: &Workspace, shop: &mut Shop, longest: Duration) -> Result<String, String> {
+    let seconds = (longest.as_secs() + 120).to_string();
+    let mut load = Load::start(
+        workspace,
+        |program| Command::new(program),
+        &[shop.rest()?],
+        &["--seconds", &seconds],
+    )?;
+    let began = Instant::now();
+    let (mut kills, mut calls, mut failed) = (0, 0, 0);
+    for role in ROLES.into_iter().cycle() {
+        if began.elapsed() >= longest {
+            break;
+        }
+        thread::sleep(PAUSE);
+        shop.kill(role)?;
+        thread::sleep(PAUSE);
+        let stretch = load.stretch(role)?;
+        bounded(&stretch, if role == "http-bridge" { BROKEN_MAX } else { 0 })
+            .map_err(|problem| format!("{role} killed: {problem}"))?;
+        kills += 1;
+        calls += stretch.calls;
+        failed += stretch.failed;
+    }
+    let books = load.audit()?;
+    Ok(format!("{kills} kills, {calls} calls, {failed} failed; {books}"))
+}
+
+/// How often the coordinators have told the store up to where old versions may go.
+fn garbage_collections(shop: &Shop) -> Result<u64, String> {
+    let mut sum = 0;
+    for admin in shop.admins("coordinator")? {
+        let mut curl = Command::new("curl");
+        let text = command::captured(curl.args(["-sS", "-m", "5", &format!("{admin}/metrics")]))?;
+        sum += sweeps(&text);
+    }
+    Ok(sum)
+}
+
+/// From the count of calls of that name that did not fail.
+fn sweeps(metrics: &str) -> u64 {
+    let counts = metrics.lines().filter(|line| {
+        let has_failed = line.contains("error_type=") && !line.contains("error_type=\"\"");
+        line.contains("_count{") && line.contains("\"collect_garbage\"") && !has_failed
+    });
+    let values = counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    values.sum()
+}
+
+fn audit(till: &Path, endpoints: &str) -> Result<String, String> {
+    let said = command::captured(Command::new(till).arg("audit").env("PD_ENDPOINTS", endpoints))?;
+    let held = said.lines().find(|line| line.contains("every invariant holds"));
+    held.map(|line| line.trim().to_owned()).ok_or(said)
+}
+
+fn bench(workspace: &Workspace, till: &Path, endpoints: &str) -> Result<String, String> {
+    let file = workspace.target.join("live/store-bench.json");
+    let mut bench = Command::new(till);
+    bench
+        .args(["bench", "--up", "--concurrency", "64", "--duration-ms", "20000", "--json"])
+        .arg(&file)
+        .env("PD_ENDPOINTS", endpoints);
+    command::captured(&mut bench)?;
+    let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+    let report: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let point = &report["points"][0];
+    let rate = &point["fresh_per_s"];
+    if rate.is_null() {
+        return Err(format!("no figures: {}", point["problems"]));
+    }
+    Ok(format!("{rate:.0} fresh checkouts a second by 64 callers, audit {}", point["audit"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_are_counted_over_all_lines() {
+        let text = "db_seconds_count{db_operation_name=\"collect_garbage\",a=\"b\"} 2\n\
+                    db_seconds_sum{db_operation_name=\"collect_garbage\"} 7\n\
+                    db_seconds_count{db_operation_name=\"commit\"} 9\n\
+                    db_seconds_count{db_operation_name=\"collect_garbage\",error_type=\"unavailable\"} 5\n\
+                    db_seconds_count{db_operation_name=\"collect_garbage\",a=\"c\"} 1\n";
+        assert_eq!(sweeps(text), 3);
+    }
+}

@@ -1,0 +1,98 @@
+//! README's tours, to the letter but for numbers: what its commands print is what it says they print.
+
+use std::path::Path;
+
+use crate::workspace::Workspace;
+
+/// One command of a tour and the lines that it is said to print.
+#[derive(Debug, PartialEq, Eq)]
+struct Stop {
+    command: String,
+    lines: Vec<String>,
+}
+
+/// Runs every command below a heading by `run`, which returns what it printed; tells how many there were.
+pub(crate) fn run(
+    workspace: &Workspace,
+    heading: &str,
+    mut run: impl FnMut(&str) -> Result<String, String>,
+) -> Result<String, String> {
+    let text = workspace.read(Path::new("README.md"))?.ok_or("no README.md")?;
+    let stops = stops(&text, heading);
+    if stops.is_empty() {
+        return Err(format!("README.md has no commands below {heading:?}"));
+    }
+    for stop in &stops {
+        let printed = run(&stop.command)?;
+        let mut rest = plain(&printed);
+        for line in &stop.lines {
+            let wanted = plain(line);
+            let at = rest.find(&wanted).ok_or_else(|| {
+                format!("{} printed no {line:?} where README.md has it: {printed}", stop.command)
+            })?;
+            rest = rest.split_off(at + wanted.len());
+        }
+    }
+    Ok(format!("{} commands print what README.md says", stops.len()))
+}
+
+fn stops(text: &str, heading: &str) -> Vec<Stop> {
+    let mut stops: Vec<Stop> = Vec::new();
+    let (mut is_below, mut is_code) = (false, false);
+    for line in text.lines() {
+        if line.starts_with("```") {
+            is_code = !is_code;
+        } else if !is_code && line.starts_with('#') {
+            is_below = line.trim_start_matches('#').trim() == heading;
+        } else if is_below && is_code {
+            if let Some(command) = line.strip_prefix("$ ") {
+                stops.push(Stop { command: command.to_owned(), lines: Vec::new() });
+            } else if let Some(stop) = stops.last_mut() {
+                stop.lines.push(line.to_owned());
+            }
+        }
+    }
+    stops
+}
+
+/// Without white space, and with every number and every base64 text alike.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    for part in text.split('"') {
+        let part = if part.ends_with("==") { "#" } else { part };
+        for character in part.chars().filter(|character| !character.is_whitespace()) {
+            let is_number = character.is_ascii_digit();
+            if !is_number {
+                plain.push(character);
+            } else if !plain.ends_with('#') {
+                plain.push('#');
+            }
+        }
+        plain.push('"');
+    }
+    plain.pop();
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_and_what_they_print_are_read() {
+        let text = "# A\n```\n$ no\n```\n## A tour\n\n```\n$ one 2\nprints 17\n$ three\n```\n## B\n```\n$ no\n```\n";
+        let found = stops(text, "A tour");
+        let stop = |command: &str, lines: &[&str]| Stop {
+            command: command.to_owned(),
+            lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        assert_eq!(found, [stop("one 2", &["prints 17"]), stop("three", &[])]);
+    }
+
+    #[test]
+    fn numbers_and_space_make_no_difference() {
+        assert_eq!(plain("a 12\n b:\"x\""), plain("a 7 b:\"x\""));
+        assert_eq!(plain("{\"txId\": \"AaH9==\"}"), plain("{\"txId\":\"Zz1==\"}"));
+        assert_ne!(plain("sold"), plain("refused"));
+    }
+}

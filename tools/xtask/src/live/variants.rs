@@ -1,0 +1,187 @@
+//! Other ways to have the chart: encrypted, scaled by load, pointed at a store that is not there, and over the data
+//! of an earlier release.
+
+use std::{fs, process::Command, thread, time::Duration};
+
+use super::{
+    chart::{OURS, ROLES, Release},
+    docker,
+    engine::Engine,
+    image,
+    kubernetes::none_failed,
+    machine::wait,
+    node::Node,
+    steps::Steps,
+};
+use crate::{command, workspace::Workspace};
+
+/// The release that everything stored must be read of.
+const EARLIER: &str = "0cbe141";
+
+/// Mutual TLS, by a secret for each role.
+pub(crate) fn tls(steps: &mut Steps, node: &Node<'_>) {
+    let release = Release::new(node, "tls").with(&[
+        "--set",
+        "grpc.tls.enabled=true",
+        "--set",
+        "defaults.replicas=2",
+    ]);
+    let is_up = steps.run("grpc.tls: helm install", || {
+        let folder = node.workspace.target.join("live/certs");
+        docker::make(node.workspace, &folder)?;
+        release.store(image::IMAGE)?;
+        for role in ROLES {
+            let file = |entry: &str, name: &str| {
+                format!("--from-file={entry}={}", folder.join(name).display())
+            };
+            release.kubectl(&[
+                "create",
+                "secret",
+                "generic",
+                &format!("till-grpc-{role}"),
+                &file("ca.crt", "ca.pem"),
+                &file("tls.crt", &format!("{role}.pem")),
+                &file("tls.key", &format!("{role}.key")),
+            ])?;
+        }
+        release.upgrade(image::IMAGE, &[])
+    });
+    if is_up {
+        steps.run("grpc.tls: helm test --logs", || release.test(&["--logs"]));
+        steps.run("grpc.tls: rolling restart under load", || {
+            let mut load = release.load()?;
+            thread::sleep(Duration::from_secs(3));
+            release.kubectl(&["rollout", "restart", "deployment"])?;
+            release.settled()?;
+            let calls = none_failed(&load.stretch("restart")?)?;
+            Ok(format!("{calls}; {}", load.audit()?))
+        });
+    }
+    steps.run("grpc.tls: uninstall", || release.down());
+}
+
+/// More pods while people buy, and fewer when they have gone.
+pub(crate) fn autoscaling(steps: &mut Steps, release: &Release<'_>) {
+    steps.run("autoscaling, up and down under load", || {
+        let values = [
+            "roles.stock.autoscaling.enabled=true",
+            "roles.stock.autoscaling.minReplicas=2",
+            "roles.stock.autoscaling.maxReplicas=4",
+            "roles.stock.autoscaling.cpuPercent=60",
+            "roles.stock.autoscaling.scaleDownSeconds=15",
+            "roles.stock.resources.requests.cpu=20m",
+        ];
+        let more: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();
+        release.upgrade(image::IMAGE, &more)?;
+        let pods = |wanted: &dyn Fn(usize) -> bool| {
+            let count = release.of("stock")?.len();
+            let seen = release.kubectl(&["get", "hpa", "--no-headers"])?;
+            if wanted(count) { Ok(()) } else { Err(format!("{count} pods, {seen}")) }
+        };
+        wait("not scaled down to the least", Duration::from_mins(3), || pods(&|count| count == 2))?;
+        let mut load = release.load_of("64")?;
+        wait("not scaled up", Duration::from_mins(3), || pods(&|count| count > 2))?;
+        let most = release.of("stock")?.len();
+        release.settled()?;
+        let up = none_failed(&load.stretch("up")?)?;
+        let books = load.audit()?;
+        wait("not scaled down again", Duration::from_mins(4), || pods(&|count| count == 2))?;
+        Ok(format!("2 to {most} pods and back; {up}; {books}"))
+    });
+}
+
+/// A store that is not there: the pods say so, wait, and are not restarted.
+pub(crate) fn wrong_store(steps: &mut Steps, node: &Node<'_>) {
+    let release = Release::new(node, "nowhere").with(&["--set", "defaults.replicas=1"]);
+    steps.run("store.pdEndpoints leads nowhere", || {
+        node.kubectl(&["create", "namespace", "nowhere"])?;
+        let failed = release.upgrade(
+            image::IMAGE,
+            &["--set", "store.pdEndpoints={nobody.nowhere:2379}", "--timeout", "40s"],
+        );
+        if failed.is_ok() {
+            return Err("helm install --wait succeeded".to_owned());
+        }
+        let said = release.kubectl(&["logs", "deployment/till-order"])?;
+        let line = said
+            .lines()
+            .find(|line| line.contains("WARN") && line.contains("nobody.nowhere:2379"))
+            .ok_or_else(|| format!("no warning names the address: {said}"))?
+            .to_owned();
+        let told = release.told()?;
+        release.helm(&["uninstall", "till"])?;
+        node.kubectl(&["delete", "namespace", "nowhere", "--timeout", "90s"])?;
+        if told.ends_with(" 0 restarts") {
+            Ok(format!("helm gives up, {told}: {line}"))
+        } else {
+            Err(told)
+        }
+    });
+}
+
+/// All roles of the earlier release stop, the store's data stays, all of this one start. People go on asking.
+pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'_>) {
+    let tag = format!("till:{EARLIER}");
+    let mut earlier = Release::new(node, "earlier").with(&["--set", "defaults.replicas=2"]);
+    let is_there = steps.run(&format!("image and chart of {EARLIER}"), || {
+        let (chart, executable) = build_earlier(node.workspace)?;
+        earlier.chart = chart;
+        let said = image::of_executable(node.workspace, engine, &executable, &tag)?;
+        node.load(engine, &[&tag])?;
+        Ok(said)
+    });
+    if !is_there
+        || !steps.run(&format!("{EARLIER}: helm install"), || {
+            earlier.store(&tag)?;
+            earlier.upgrade(&tag, &[])
+        })
+    {
+        return;
+    }
+    steps.run(&format!("from {EARLIER}: all stop, data stays, all start"), || {
+        let mut load = earlier.load()?;
+        thread::sleep(Duration::from_secs(10));
+        let before = load.stretch("before")?;
+        none_failed(&before)?;
+        earlier.kubectl(&["scale", "deployment", "--all", "--replicas", "0"])?;
+        wait("pods are still there", Duration::from_mins(2), || {
+            let left = node.list("earlier", "pods", OURS)?.len();
+            if left == 0 { Ok(()) } else { Err(format!("{left} pods")) }
+        })?;
+        let now = Release::new(node, "earlier").with(&["--set", "defaults.replicas=2"]);
+        now.store(image::IMAGE)?;
+        now.upgrade(image::IMAGE, &[])?;
+        let meanwhile = load.stretch("meanwhile")?;
+        thread::sleep(Duration::from_secs(10));
+        let after = none_failed(&load.stretch("after")?)?;
+        let books = load.audit()?;
+        let test = now.test(&["--logs"])?;
+        Ok(format!(
+            "before: {before}; stopped: {meanwhile}; after: {after}; {books}; helm test {test}"
+        ))
+    });
+    steps.run(&format!("from {EARLIER}: uninstall"), || earlier.down());
+}
+
+/// The earlier release's chart and executable, built once of its commit.
+fn build_earlier(workspace: &Workspace) -> Result<(String, std::path::PathBuf), String> {
+    let folder = workspace.target.join("live/earlier").join(EARLIER);
+    let source = folder.join("src");
+    let executable = folder.join("till");
+    if !source.exists() {
+        fs::create_dir_all(&source).map_err(|error| error.to_string())?;
+        let line = format!("git archive {EARLIER} | tar -x -C '{}'", source.display());
+        let mut bash = Command::new("bash");
+        command::captured(
+            bash.args(["-eo", "pipefail", "-c", &line]).current_dir(&workspace.root),
+        )?;
+    }
+    if !executable.exists() {
+        // The same target directory: what it shares with this release is compiled already.
+        let mut cargo = workspace.cargo(&["build", "--release", "--locked", "--package", "till"]);
+        command::run(cargo.current_dir(&source).env("CARGO_TARGET_DIR", &workspace.target))?;
+        fs::copy(workspace.target.join("release/till"), &executable)
+            .map_err(|error| error.to_string())?;
+    }
+    Ok((source.join("helm-config/till").display().to_string(), executable))
+}

@@ -1,0 +1,345 @@
+//! What values make of the chart: numbers stay whole, names are valid whatever the release is called, users can be
+//! unset, and policies select the pods that tidb-operator makes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::chart::{self, Helm};
+use crate::{
+    report::{Outcome, Part, Tally},
+    workspace::Workspace,
+};
+
+/// The largest integer that a float holds exactly, and so the largest that values can have.
+const INTEGER_MAX: u64 = (1 << 53) - 1;
+/// Release names that helm takes and a Service does not.
+const RELEASES: [&str; 4] = ["7.shop", "a.b", "42", "9-to-5"];
+
+pub(super) fn check(workspace: &Workspace) -> Part {
+    let Some(helm) = Helm::ready(workspace)? else {
+        return Ok(Outcome::NotRun(chart::NO_GO.to_owned()));
+    };
+    let mut tally = Tally::default();
+    tally.check("numbers render as integers", numbers(&helm));
+    for release in RELEASES {
+        let own_name = json!({"fullnameOverride": ""});
+        let result = rendered(&helm, release, &own_name).and_then(|objects| names(&objects));
+        tally.check(&format!("a release called {release}"), result);
+    }
+    tally.check("users can be set and unset", users(&helm));
+    tally.check("each role has options of its own", options(&helm));
+    tally.check("an ingress of the default class", ingress(&helm));
+    for instance in ["", "shop-db"] {
+        let values = json!({"store": {"tidbCluster": {"instance": instance}}});
+        let result = rendered(&helm, "till", &values).and_then(|objects| selects_store(&objects));
+        tally.check(&format!("policies select the store's pods, instance {instance:?}"), result);
+    }
+    tally.check("time-outs and ports fit each other", fits(&helm));
+    tally.check("values.schema.json", chart::described(workspace));
+    Ok(Outcome::Ran(tally))
+}
+
+/// What helm would install under this name with these values over those that turn everything on.
+fn rendered(helm: &Helm<'_>, release: &str, values: &Value) -> Result<Vec<Value>, String> {
+    let file = helm.workspace.scratch("rendered")?.join("values.yaml");
+    std::fs::write(&file, values.to_string()).map_err(|error| error.to_string())?;
+    let text = helm.release(release, &[chart::EVERYTHING, &file.to_string_lossy()])?;
+    super::yaml(helm.workspace, &text)
+}
+
+/// Every number of the schema, as large as it may be, is found again as it was given. Time-outs are added up, and
+/// defaults give way to roles.
+fn numbers(helm: &Helm<'_>) -> Result<(), String> {
+    let schema = chart::schema(helm.workspace)?;
+    let mut given = BTreeMap::new();
+    let values = largest(&schema, &schema, "", &mut given).unwrap_or_default();
+    let objects = rendered(helm, "till", &values)?;
+    let mut found = BTreeSet::new();
+    for object in &objects {
+        scalars(object, &mut found);
+    }
+    let is_derived = |path: &str| path.ends_with("Ms") || path.starts_with(".defaults");
+    for (path, number) in given {
+        if !is_derived(&path) && !found.contains(&number.to_string()) {
+            return Err(format!("{path}: {number} is nowhere"));
+        }
+    }
+    let odd = found.iter().find(|text| is_exponent(text));
+    odd.map_or(Ok(()), |text| Err(format!("rendered as {text}")))
+}
+
+/// Values that set every number that a schema names to the largest that it allows; `given` gets each by its path.
+/// Where there is no limit each number is another one.
+fn largest(
+    root: &Value,
+    schema: &Value,
+    path: &str,
+    given: &mut BTreeMap<String, u64>,
+) -> Option<Value> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return largest(root, root.pointer(reference.trim_start_matches('#'))?, path, given);
+    }
+    let is = |kind: &str| match &schema["type"] {
+        Value::String(only) => only == kind,
+        Value::Array(several) => several.iter().any(|one| one == kind),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+    };
+    if is("object") {
+        let mut made = Map::new();
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            if let Some(value) = largest(root, property, &format!("{path}.{name}"), given) {
+                made.insert(name.clone(), value);
+            }
+        }
+        if let Some(value) =
+            largest(root, &schema["additionalProperties"], &format!("{path}.*"), given)
+        {
+            // A name that serves as a variable, a label and an annotation.
+            made.insert("TILL_LARGE".to_owned(), value);
+        }
+        return (!made.is_empty()).then_some(Value::Object(made));
+    }
+    if !is("integer") && !is("number") {
+        return None;
+    }
+    let number = schema["maximum"].as_u64().unwrap_or(INTEGER_MAX - given.len() as u64);
+    given.insert(path.to_owned(), number);
+    Some(json!(number))
+}
+
+/// Every text and every number, as text.
+fn scalars(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(list) => list.iter().for_each(|item| scalars(item, found)),
+        Value::Object(map) => map.values().for_each(|item| scalars(item, found)),
+        Value::String(text) => drop(found.insert(text.clone())),
+        Value::Null | Value::Bool(_) | Value::Number(_) => drop(found.insert(value.to_string())),
+    }
+}
+
+/// A number such as 8.64e+07.
+fn is_exponent(text: &str) -> bool {
+    let has_exponent = text.contains("e+") || text.contains("E+");
+    has_exponent && text.parse::<f64>().is_ok()
+}
+
+/// Services have names of RFC 1035, and labels are texts.
+fn names(objects: &[Value]) -> Result<(), String> {
+    let mut services = 0;
+    for object in objects {
+        let metadata = &object["metadata"];
+        if let Some((name, value)) = metadata["labels"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .find(|(_, value)| !value.is_string())
+        {
+            return Err(format!("the label {name} is {value}"));
+        }
+        if object["kind"] == "Service" {
+            let name = metadata["name"].as_str().unwrap_or_default();
+            let is_valid = name.len() <= 63
+                && name.starts_with(|first: char| first.is_ascii_lowercase())
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+                && !name.ends_with('-');
+            if !is_valid {
+                return Err(format!("a Service called {name}"));
+            }
+            services += 1;
+        }
+    }
+    if services > 0 { Ok(()) } else { Err("no Service".to_owned()) }
+}
+
+/// The specifications of all pods, those of `helm test` among them.
+fn pods(objects: &[Value]) -> impl Iterator<Item = &Value> {
+    objects.iter().filter_map(|object| match object["kind"].as_str()? {
+        "Pod" => Some(&object["spec"]),
+        "Deployment" => Some(&object["spec"]["template"]["spec"]),
+        _ => None,
+    })
+}
+
+fn users(helm: &Helm<'_>) -> Result<(), String> {
+    let context = |user: Value| json!({"runAsUser": user, "runAsGroup": user, "fsGroup": user});
+    for user in [json!(1234), Value::Null] {
+        let values = json!({"defaults": {"podSecurityContext": context(user.clone())}});
+        for pod in pods(&rendered(helm, "till", &values)?) {
+            for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+                let found = &pod["securityContext"][field];
+                if *found != user {
+                    return Err(format!("{field} is {found}, not {user}"));
+                }
+            }
+            if pod["securityContext"]["runAsNonRoot"] != true {
+                return Err("the rest of the context is lost".to_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is set for one role is in its pods, and in nobody else's.
+fn options(helm: &Helm<'_>) -> Result<(), String> {
+    let own = json!({
+        "podLabels": {"own": "label"},
+        "podAnnotations": {"own": "annotation"},
+        "priorityClassName": "own",
+        "nodeSelector": {"own": "node"},
+        "affinity": {"podAffinity": {"own": "affinity"}},
+        "tolerations": [{"key": "own"}],
+        "extraEnv": [{"name": "own", "value": "variable"}],
+    });
+    let objects = rendered(helm, "till", &json!({"roles": {"stock": own}}))?;
+    for object in objects.iter().filter(|object| object["kind"] == "Deployment") {
+        let template = &object["spec"]["template"];
+        let spec = &template["spec"];
+        let variables = spec["containers"][0]["env"].as_array();
+        let found = [
+            template["metadata"]["labels"]["own"] == "label",
+            template["metadata"]["annotations"]["own"] == "annotation",
+            spec["priorityClassName"] == "own",
+            spec["nodeSelector"]["own"] == "node",
+            spec["affinity"]["podAffinity"]["own"] == "affinity",
+            spec["tolerations"][0]["key"] == "own",
+            variables.is_some_and(|list| list.iter().any(|one| one["name"] == "own")),
+        ];
+        let is_stock = object["metadata"]["labels"]["app.kubernetes.io/component"] == "stock";
+        if found != [is_stock; 7] {
+            return Err(format!("{}: {found:?}", object["metadata"]["name"]));
+        }
+        let is_secret = spec["imagePullSecrets"] == json!([{"name": "registry"}]);
+        if !is_secret {
+            return Err(format!("imagePullSecrets {}", spec["imagePullSecrets"]));
+        }
+    }
+    Ok(())
+}
+
+fn ingress(helm: &Helm<'_>) -> Result<(), String> {
+    let objects = rendered(helm, "till", &json!({"ingress": {"className": ""}}))?;
+    let ingress = objects.iter().find(|object| object["kind"] == "Ingress").ok_or("no Ingress")?;
+    let class = &ingress["spec"]["ingressClassName"];
+    if class.is_null() { Ok(()) } else { Err(format!("ingressClassName {class}")) }
+}
+
+/// What no run of the chart shows: nobody is killed before they have drained, the ingress outwaits the bridge and
+/// repeats POSTs only where request ids are its own, and roles are let out to their collector.
+fn fits(helm: &Helm<'_>) -> Result<(), String> {
+    for is_minted in [true, false] {
+        let objects = rendered(helm, "till", &json!({"ingress": {"mintsRequestId": is_minted}}))?;
+        let ingress =
+            objects.iter().find(|object| object["kind"] == "Ingress").ok_or("no Ingress")?;
+        let own = |name: &str| {
+            let annotation = format!("nginx.ingress.kubernetes.io/{name}");
+            ingress["metadata"]["annotations"][annotation].as_str()
+        };
+        let patience = own("proxy-read-timeout").and_then(|text| text.parse::<u64>().ok());
+        let patience = patience.ok_or("the ingress has no patience")?.saturating_mul(1000);
+        if own("proxy-next-upstream").is_some() != is_minted {
+            return Err("repeats POSTs where request ids are not its own".to_owned());
+        }
+        for deployment in objects.iter().filter(|object| object["kind"] == "Deployment") {
+            let pod = &deployment["spec"]["template"]["spec"];
+            let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap_or(0) * 1000;
+            let millis = |name: &str| variable(pod, name)?.parse::<u64>().ok();
+            let drain = millis("TILL_LAME_DUCK_MS").zip(millis("TILL_DRAIN_TIMEOUT_MS"));
+            let drain = drain.map(|(lame, drain)| lame + drain).ok_or("no drain")?;
+            let slowest =
+                millis("TILL_REQUEST_TIMEOUT_MS").max(millis("TILL_BATCH_INIT_TIMEOUT_MS"));
+            if drain >= grace || slowest.is_some_and(|slowest| slowest >= patience) {
+                return Err(format!(
+                    "{}: {drain} of {grace}, {slowest:?}",
+                    deployment["metadata"]["name"]
+                ));
+            }
+            let trusts = variable(pod, "TILL_TRUST_REQUEST_ID") == Some("true");
+            if slowest.is_some() && trusts != is_minted {
+                return Err("the bridge takes request ids of others".to_owned());
+            }
+        }
+        // The endpoint of the values that turn everything on.
+        let lets_out = |policy: &&Value| {
+            let rules = policy["spec"]["egress"].as_array();
+            rules.into_iter().flatten().any(|rule| rule["ports"][0]["port"] == 4317)
+        };
+        let policies = objects.iter().filter(|object| object["kind"] == "NetworkPolicy");
+        if policies.filter(lets_out).count() != 5 {
+            return Err("not every role is let out to the collector".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn variable<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
+    let list = pod["containers"][0]["env"].as_array()?;
+    list.iter().find(|one| one["name"] == name)?["value"].as_str()
+}
+
+/// The labels that tidb-operator v1 gives to the pods of a cluster's component: it takes the instance from the
+/// TidbCluster's label of that name, and from its own name where it has none.
+pub(crate) fn operator_labels(cluster: &Value, component: &str) -> Value {
+    let metadata = &cluster["metadata"];
+    let own = &metadata["labels"]["app.kubernetes.io/instance"];
+    let instance = if own.is_string() { own } else { &metadata["name"] };
+    json!({
+        "app.kubernetes.io/name": "tidb-cluster",
+        "app.kubernetes.io/managed-by": "tidb-operator",
+        "app.kubernetes.io/instance": instance,
+        "app.kubernetes.io/component": component,
+    })
+}
+
+/// Each role that needs the store is let out to PD's and TiKV's pods.
+fn selects_store(objects: &[Value]) -> Result<(), String> {
+    let cluster = objects.iter().find(|object| object["kind"] == "TidbCluster");
+    let cluster = cluster.ok_or("no TidbCluster")?;
+    let mut policies = 0;
+    for policy in objects.iter().filter(|object| object["kind"] == "NetworkPolicy") {
+        let name = &policy["metadata"]["name"];
+        if name.as_str().is_some_and(|name| name.ends_with("-http-bridge")) {
+            continue;
+        }
+        policies += 1;
+        for (component, port) in [("pd", 2379), ("tikv", 20160)] {
+            let labels = operator_labels(cluster, component);
+            let rules = policy["spec"]["egress"].as_array();
+            let is_let = rules.into_iter().flatten().any(|rule| {
+                let selector = &rule["to"][0]["podSelector"]["matchLabels"];
+                rule["ports"][0]["port"] == port && is_selected(selector, &labels)
+            });
+            if !is_let {
+                return Err(format!("{name} does not let out to {labels}"));
+            }
+        }
+    }
+    if policies == 4 { Ok(()) } else { Err(format!("{policies} policies")) }
+}
+
+fn is_selected(selector: &Value, labels: &Value) -> bool {
+    selector
+        .as_object()
+        .is_some_and(|wanted| wanted.iter().all(|(name, value)| labels[name] == *value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numbers_have_exponents() {
+        assert!(is_exponent("8.64e+07"));
+        assert!(!is_exponent("86400000"));
+        assert!(!is_exponent("price+tax"));
+    }
+
+    #[test]
+    fn the_operator_takes_the_label_before_the_name() {
+        let cluster = json!({"metadata": {"name": "till-store"}});
+        assert_eq!(operator_labels(&cluster, "pd")["app.kubernetes.io/instance"], "till-store");
+        let labels = json!({"app.kubernetes.io/instance": "till"});
+        let cluster = json!({"metadata": {"name": "till-store", "labels": labels}});
+        assert_eq!(operator_labels(&cluster, "pd")["app.kubernetes.io/instance"], "till");
+    }
+}
