@@ -164,13 +164,19 @@ pub(crate) async fn run(
 }
 
 fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> Result<Wish, Failure> {
+    // An empty variable is as good as none.
+    let pd_endpoints = args.pd_endpoints.clone().filter(|text| !text.trim().is_empty());
+    // A cluster has its own number, unless somebody asks for one.
+    let usual = || match &pd_endpoints {
+        Some(_) => None,
+        None => plan::shards_of_a_new_shop(data_dir, args.replicas),
+    };
     let mut wish = Wish {
+        shards: args.shards.or_else(usual),
         program: std::env::current_exe()?,
         replicas: args.replicas,
         ports: Ports { http: args.http_port, grpc_base: args.grpc_port_base, kv: args.kv_port },
-        // An empty variable is as good as none.
-        pd_endpoints: args.pd_endpoints.clone().filter(|text| !text.trim().is_empty()),
-        shards: args.shards.or_else(|| plan::shards_of_a_new_shop(data_dir, args.replicas)),
+        pd_endpoints,
         data_dir: data_dir.to_owned(),
         worker_threads: process.worker_threads.unwrap_or_else(threads_of_a_child),
         log_format: process.log_format.to_string(),

@@ -6,6 +6,8 @@ mod certificates;
 mod collector;
 mod dynamic;
 mod grpc;
+mod in_process;
+mod release_0_1;
 mod shop;
 mod telemetry;
 mod tls;

@@ -236,9 +236,7 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
     let at = |role| endpoints(wish, role);
     let pd =
         wish.pd_endpoints.clone().unwrap_or_else(|| wish.ports.address(Role::DevKv, 0).to_string());
-    // A cluster's schema is its own matter; children read TILL_SHARDS themselves.
-    let shards = wish.shards.filter(|_| wish.pd_endpoints.is_none());
-    let shards = shards.map(|shards| ("shards", shards.to_string()));
+    let shards = wish.shards.map(|shards| ("shards", shards.to_string()));
     match role {
         Role::HttpBridge => vec![
             ("order-endpoints", at(Role::Order)),
@@ -367,12 +365,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_new_store_of_our_own_is_told_its_shards() {
-        let told = |pd_endpoints| {
-            let specs = children(&wish(1, pd_endpoints));
+    fn who_wants_so_many_shards_gets_them_from_any_store() {
+        let told = |pd_endpoints, shards| {
+            let specs = children(&Wish { shards, ..wish(1, pd_endpoints) });
             specs.iter().filter(|spec| spec.args.iter().any(|arg| arg == "--shards")).count()
         };
-        assert_eq!((told(None), told(Some("pd:2379"))), (3, 0));
+        assert_eq!((told(None, Some(6)), told(Some("pd:2379"), Some(6))), (3, 3));
+        assert_eq!((told(None, None), told(Some("pd:2379"), None)), (0, 0));
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(shards_of_a_new_shop(dir.path(), 3), Some(3));
         std::fs::create_dir(kv_dir(dir.path())).unwrap();
