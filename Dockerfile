@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # One image for every role: `docker run till ROLE`; without a command it is a whole shop (`till up`).
-# docker build --tag till:0.1.0 .
+# docker build --tag till:0.2.0 .
 
 FROM rust:1.95.0-slim-bookworm AS rust
 # The image's own toolchain, without the components that rust-toolchain.toml asks for. The names of functions
@@ -38,7 +38,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 
 # The same Debian as above, without a shell or a package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="till" \
       org.opencontainers.image.description="A checkout that never loses a cent" \

@@ -28,7 +28,7 @@ main() {
     install_store --values "$CONFIG/till-cluster-values.yaml"
     exit 0
   fi
-  [ -n "${IMAGE:-}" ] || fail "say which image the nodes fetch: IMAGE=registry.example.com/till:0.1.0"
+  [ -n "${IMAGE:-}" ] || fail "say which image the nodes fetch: IMAGE=registry.example.com/till:0.2.0"
 
   say "ingress-nginx $INGRESS_NGINX"
   helm_here upgrade --install ingress-nginx ingress-nginx --repo https://kubernetes.github.io/ingress-nginx \

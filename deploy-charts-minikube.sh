@@ -16,7 +16,7 @@ usage: deploy-charts-minikube.sh [--store-only]
   --store-only   PD and TiKV, and nothing of ours: then kubectl apply -f k8s/ installs the rest
 
 MINIKUBE_PROFILE: which minikube (default: minikube). NAMESPACE: where to (default: till).
-IMAGE: an image that the cluster has or can fetch (default: built here, as till:0.1.0).
+IMAGE: an image that the cluster has or can fetch (default: built here, as till:0.2.0).
 TEXT
 }
 
@@ -40,7 +40,7 @@ main() {
   kube patch configmap ingress-nginx-controller --namespace ingress-nginx --type merge \
     --patch-file "$CONFIG/minikube-ingress-patch.yaml"
 
-  local image=${IMAGE:-till:0.1.0}
+  local image=${IMAGE:-till:0.2.0}
   if [ -z "${IMAGE:-}" ]; then
     say "the image $image; minutes the first time"
     if command -v docker >/dev/null; then

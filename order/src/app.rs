@@ -481,10 +481,9 @@ mod tests {
         core.begin(Timestamp::from_physical(UnixMillis(1_700_000_000_000 + at_ms)));
         let payload = Lock { order_id: id.clone(), stamp: read.stamp };
         core.offer(1, &Call::Prepare { meta, payload, may_wait: false });
-        match core.take_answers().remove(0).1 {
-            Answer::Vote(vote) => vote,
-            other => panic!("{other:?}"),
-        }
+        let answer = core.take_answers().remove(0).1;
+        let Answer::Vote(vote) = answer else { panic!("{answer:?}") };
+        vote
     }
 
     #[test]

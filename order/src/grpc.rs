@@ -45,7 +45,7 @@ impl Grpc {
 
     /// Changes an order; returns its cost.
     async fn change(&self, id: &OrderId, op: Op, call: ClientCall) -> Result<u64, Status> {
-        total_cost(self.parts.execute(id.as_str(), op, Some(call)).await?.0)
+        total_cost(&self.parts.execute(id.as_str(), op, Some(call)).await?.0)
     }
 
     /// Has the order's shard remember that a call is refused: another attempt of it must not take effect after
@@ -56,7 +56,7 @@ impl Grpc {
             self.parts.shards.refuse(shard, call, why).await
         };
         let (reply, _) = refused.await.map_err(|error| to_status(&error))?;
-        total_cost(reply)
+        total_cost(&reply)
     }
 
     /// The price of an item at this moment, found out while the caller has time left.
@@ -78,9 +78,9 @@ impl Grpc {
     }
 }
 
-fn total_cost(reply: Reply) -> Result<u64, Status> {
+fn total_cost(reply: &Reply) -> Result<u64, Status> {
     match reply {
-        Reply::TotalCost(cost) => Ok(cost),
+        Reply::TotalCost(cost) => Ok(*cost),
         Reply::Order(_) => Err(to_status(&LaneError::Unavailable)),
     }
 }

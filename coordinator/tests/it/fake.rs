@@ -359,12 +359,11 @@ impl Fake {
                 let id = RequestId::new(&request.request_id).unwrap();
                 let no = request.refusal.unwrap();
                 let mut state = self.state();
-                let outcome = match state.done.get(&id) {
-                    Some(tx_id) => Outcome::Committed(tx_id.0.to_vec().into()),
-                    None => {
-                        state.refusals.push(Some(no.reason.clone()));
-                        Outcome::Refusal(no)
-                    }
+                let outcome = if let Some(tx_id) = state.done.get(&id) {
+                    Outcome::Committed(tx_id.0.to_vec().into())
+                } else {
+                    state.refusals.push(Some(no.reason.clone()));
+                    Outcome::Refusal(no)
                 };
                 OpResult::Refuse(wire::RefuseResponse { outcome: Some(outcome) })
             }

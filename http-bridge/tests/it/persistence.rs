@@ -95,7 +95,7 @@ async fn all_attempts_of_a_call_have_one_end_that_is_no_later_than_its_answer() 
         ("DELETE /orders/removeItem/1/0", "/RemoveItem", 2),
     ] {
         let front = Front::filled();
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         front.world.plan("", method, Trouble::LoseReply, times);
         let answered_by = front.world.store_ms() + 30_000;
         assert_eq!(front.call(call).await.status, 200, "{call}");

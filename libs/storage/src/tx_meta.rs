@@ -14,7 +14,7 @@ pub struct MalformedMeta {
     problem: String,
 }
 
-fn malformed(field: &'static str, problem: impl ToString) -> MalformedMeta {
+fn malformed(field: &'static str, problem: &(impl ToString + ?Sized)) -> MalformedMeta {
     MalformedMeta { field, problem: problem.to_string() }
 }
 
@@ -48,13 +48,13 @@ pub fn decode(meta: Option<&record::TxMeta>) -> Result<TxMeta, MalformedMeta> {
     let meta = meta.ok_or_else(|| malformed("tx", "is missing"))?;
     let branch = |branch: &record::Branch| {
         let service =
-            Service::new(&branch.service).map_err(|error| malformed("branch.service", error))?;
+            Service::new(&branch.service).map_err(|error| malformed("branch.service", &error))?;
         let shard =
             u16::try_from(branch.shard).map_err(|_| malformed("branch.shard", "is too large"))?;
         Ok(Branch { service, shard: ShardId(shard) })
     };
     Ok(TxMeta {
-        tx_id: TxId::from_slice(&meta.tx_id).map_err(|error| malformed("tx_id", error))?,
+        tx_id: TxId::from_slice(&meta.tx_id).map_err(|error| malformed("tx_id", &error))?,
         priority: Priority { begin_ts: meta.begin_ts, nonce: meta.nonce },
         deadline: UnixMillis(meta.deadline_ms),
         branches: meta.branches.iter().map(branch).collect::<Result<_, MalformedMeta>>()?,
@@ -66,7 +66,7 @@ pub fn decode(meta: Option<&record::TxMeta>) -> Result<TxMeta, MalformedMeta> {
 fn call(meta: &record::TxMeta) -> Result<Option<ClientCall>, MalformedMeta> {
     let id = |field, text: &str| match text {
         "" => Ok(None),
-        text => RequestId::new(text).map(Some).map_err(|error: IdError| malformed(field, error)),
+        text => RequestId::new(text).map(Some).map_err(|error: IdError| malformed(field, &error)),
     };
     let Some(request_id) = id("request_id", &meta.request_id)? else { return Ok(None) };
     let call = ClientCall {

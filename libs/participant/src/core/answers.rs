@@ -109,12 +109,11 @@ impl<D: Domain> Core<D> {
             return;
         }
         let vote = encode_vote(Some(refusal));
-        match call.own_id() {
-            Some(id) => self.remember(call, id, Told::Refused(vote, None)),
-            None => {
-                let until = Some(self.run.start);
-                self.remember(call, &call.id, Told::Refused(vote, until));
-            }
+        if let Some(id) = call.own_id() {
+            self.remember(call, id, Told::Refused(vote, None));
+        } else {
+            let until = Some(self.run.start);
+            self.remember(call, &call.id, Told::Refused(vote, until));
         }
     }
 

@@ -65,12 +65,11 @@ impl<D: Domain> Core<D> {
         began: Option<Timestamp>,
         refusal: &Refusal,
     ) {
-        let answer = match self.recall(call, began) {
-            Some(recalled) => self.recalled(recalled),
-            None => {
-                self.remember_refusal(call, &refusal.into());
-                Answer::Refused(refusal.clone())
-            }
+        let answer = if let Some(recalled) = self.recall(call, began) {
+            self.recalled(recalled)
+        } else {
+            self.remember_refusal(call, &refusal.into());
+            Answer::Refused(refusal.clone())
         };
         self.answer(id, answer);
     }

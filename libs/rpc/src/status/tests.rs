@@ -31,10 +31,12 @@ impl Classify for Sample {
 
 fn sample(kind: ErrorKind) -> Sample {
     // Of two kinds with one code the reason tells the rarer one.
-    let reason = match kind {
-        ErrorKind::RequestIdReused => Reason::RequestIdReused.as_str(),
-        ErrorKind::Changed => Reason::OrderModified.as_str(),
-        _ => "SAMPLE",
+    let reason = if kind == ErrorKind::RequestIdReused {
+        Reason::RequestIdReused.as_str()
+    } else if kind == ErrorKind::Changed {
+        Reason::OrderModified.as_str()
+    } else {
+        "SAMPLE"
     };
     Sample { kind, reason }
 }

@@ -10,7 +10,7 @@ use super::{bases, engine::Engine};
 use crate::{command, workspace::Workspace};
 
 /// What compose files and chart name.
-pub(crate) const IMAGE: &str = "till:0.1.0";
+pub(crate) const IMAGE: &str = "till:0.2.0";
 /// The name of the Dockerfile's stage whose place the executable takes.
 const STAGE: &str = "build";
 

@@ -40,7 +40,7 @@ fn minikube(node: &Node<'_>) -> Result<String, String> {
 
 fn cluster(node: &Node<'_>) -> Result<String, String> {
     let small = format!("{STANDINS}/small.yaml");
-    let variables = [("IMAGE", "till:0.1.0"), ("VALUES", &small)];
+    let variables = [("IMAGE", "till:0.2.0"), ("VALUES", &small)];
     script(node, "deploy-charts-cluster.sh", &variables)?;
     tested(node)
 }
