@@ -9,15 +9,23 @@ use std::{
 };
 
 use bytes::Bytes;
+use proto::{
+    convert,
+    encoded::Encoded,
+    participant::v1::{
+        operation::Operation as Op, operation_result::Result as OpResult, refuse_response,
+    },
+};
 use rpc::retry::Backoff;
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Code;
 use twopc::message::{Outcome, Refused};
 use types::{
-    Branch, CALL_LIFE_MAX_MS, ClientCall, Priority, Reason, Refusal, Timestamp, TxId, TxMeta,
-    UnixMillis,
+    Branch, CALL_LIFE_MAX_MS, ClientCall, Mutation, Priority, Reason, Refusal, Timestamp, TxId,
+    TxMeta, UnixMillis,
 };
 
-use crate::{checkout::CheckoutError, service::Coordinator, tx_log::Origin};
+use crate::{checkout::CheckoutError, mail::MailError, service::Coordinator, tx_log::Origin};
 
 /// Least and greatest pause before a call is tried again.
 pub(crate) const AGAIN: (Duration, Duration) =
@@ -44,6 +52,9 @@ pub(crate) struct Attempts<'a> {
     origin: Origin,
     /// When the caller stops listening.
     until: Instant,
+    /// When this coordinator's attempts end, by the store's clock: with the call, or where its caller has not
+    /// said when that is, with the caller's patience. Then others may attempt the same later.
+    end: Option<UnixMillis>,
     priority: Option<Priority>,
     backoff: Backoff,
 }
@@ -57,12 +68,8 @@ impl<'a> Attempts<'a> {
         time: Duration,
     ) -> Self {
         let backoff = Backoff::new(coordinator.entropy(), AGAIN.0, AGAIN.1);
-        Self { coordinator, call, origin, until: Instant::now() + time, priority: None, backoff }
-    }
-
-    /// The call.
-    pub(crate) const fn call(&self) -> &ClientCall {
-        &self.call
+        let (until, end) = (Instant::now() + time, call.not_after);
+        Self { coordinator, call, origin, until, end, priority: None, backoff }
     }
 
     /// When the caller stops listening.
@@ -71,7 +78,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Whether the call may still take effect, by a timestamp that was read for this attempt. The first one
-    /// fixes the call's end, where its caller has not.
+    /// fixes the end of these attempts, where the call has none.
     ///
     /// # Errors
     /// [`CheckoutError::Unavailable`] when it is over; INVALID_ARGUMENT when its end is too far ahead.
@@ -80,12 +87,14 @@ impl<'a> Attempts<'a> {
         let left = self.until.saturating_duration_since(Instant::now());
         let left_ms = u64::try_from(left.as_millis()).unwrap_or(CALL_LIFE_MAX_MS);
         let fixed = || now.plus_ms(left_ms.min(CALL_LIFE_MAX_MS));
-        let not_after = *self.call.not_after.get_or_insert_with(fixed);
-        if now >= not_after {
+        let end = *self.end.get_or_insert_with(fixed);
+        if now >= end && Mutation::EndIgnored.is_on() {
+            self.end = Some(now.plus_ms(CALL_LIFE_MAX_MS));
+        } else if now >= end {
             // Every attempt so far has ended without effect.
             return Err(CheckoutError::Unavailable);
         }
-        if now.plus_ms(CALL_LIFE_MAX_MS) < not_after {
+        if now.plus_ms(CALL_LIFE_MAX_MS) < end {
             let refusal = Refusal::new(Reason::InvalidArgument);
             return Err(refusal
                 .with(rpc::call::NOT_AFTER, "must be at most a minute ahead")
@@ -115,7 +124,7 @@ impl<'a> Attempts<'a> {
         let meta = TxMeta {
             tx_id: coordinator.new_tx_id(),
             priority,
-            deadline: self.call.not_after.map_or(window_ends, |end| end.min(window_ends)),
+            deadline: self.end.map_or(window_ends, |end| end.min(window_ends)),
             branches: branches.into(),
             call: Some(self.call.clone()),
         };
@@ -144,6 +153,37 @@ impl<'a> Attempts<'a> {
             Outcome::Contended(blockers) => Attempted::Again(blockers),
             Outcome::Fenced | Outcome::Undecided(_) => Attempted::Again(Vec::new()),
         })
+    }
+
+    /// Has the primary remember that the call is refused, for a reason that no Abort tells it, and returns what
+    /// it says of the call. None where it keeps no such memory.
+    ///
+    /// # Errors
+    /// [`CheckoutError::OutcomeUnknown`] when the caller stops listening first: a refusal that is not durable is
+    /// not certain.
+    pub(crate) async fn note_refusal(
+        &self,
+        primary: &Branch,
+        began: Timestamp,
+        refusal: &Refusal,
+    ) -> Result<Option<refuse_response::Outcome>, CheckoutError> {
+        let refuse = convert::refuse_request(primary, &self.call, began, refusal);
+        let refuse = Encoded::from(Op::Refuse(refuse));
+        let mut backoff = Backoff::new(self.coordinator.entropy(), AGAIN.0, AGAIN.1);
+        let noted = async {
+            loop {
+                match self.coordinator.mail().send(primary, refuse.clone(), false).await {
+                    Ok(OpResult::Refuse(response)) => return response.outcome,
+                    Err(MailError::Refused { code, .. }) if code == Code::Unimplemented as i32 => {
+                        return None;
+                    }
+                    Ok(other) => tracing::debug!(?other, "a refusal was not noted"),
+                    Err(error) => tracing::debug!(%error, "a refusal could not be noted yet"),
+                }
+                sleep(backoff.pause()).await;
+            }
+        };
+        timeout_at(self.until, noted).await.map_err(|_| CheckoutError::OutcomeUnknown)
     }
 
     /// Waits until another attempt may get further.

@@ -5,8 +5,6 @@ use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use prost::Message as _;
 use proto::{
-    convert,
-    encoded::Encoded,
     order::v1::{
         GetOrderRequest, GetOrderResponse, Order, order_service_client::OrderServiceClient,
     },
@@ -247,24 +245,7 @@ impl Coordinator {
         refusal: Refusal,
     ) -> Result<Tried, CheckoutError> {
         let place = self.services().order_branch(&checkout.order_id, shards);
-        let refuse = convert::refuse_request(&place, attempts.call(), began, &refusal);
-        let refuse = Encoded::from(Op::Refuse(refuse));
-        let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
-        let noted = async {
-            loop {
-                match self.mail().send(&place, refuse.clone(), false).await {
-                    Ok(OpResult::Refuse(response)) => return response.outcome,
-                    Ok(other) => {
-                        tracing::debug!(?other, "a refusal was not noted");
-                    }
-                    Err(error) => tracing::debug!(%error, "a refusal could not be noted yet"),
-                }
-                tokio::time::sleep(backoff.pause()).await;
-            }
-        };
-        // A refusal that is not durable is not certain.
-        let noted = tokio::time::timeout_at(attempts.until(), noted).await;
-        match noted.map_err(|_| CheckoutError::OutcomeUnknown)? {
+        match attempts.note_refusal(&place, began, &refusal).await? {
             Some(refuse_response::Outcome::Committed(tx_id)) => match TxId::from_slice(&tx_id) {
                 Ok(tx_id) => Ok(Tried::Paid(Paid::Now(tx_id))),
                 Err(_) => Err(Refusal::new(Reason::Internal).into()),

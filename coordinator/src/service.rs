@@ -370,7 +370,7 @@ impl CoordinatorService for Coordinator {
         let claim =
             claim_request_id(&*self.shared.kv, &id, &request.call, self.shared.retention_ms).await;
         match claim.map_err(|error| to_status(&error))? {
-            Claim::Claimed => Ok(Response::new(ClaimRequestIdResponse {})),
+            Claim::Claimed(read) => Ok(Response::new(ClaimRequestIdResponse { read_ts: read.0 })),
             Claim::Reused => Err(to_status(&Refusal::new(Reason::RequestIdReused))),
         }
     }

@@ -12,6 +12,7 @@ use proto::{
         explain_transaction_request::Subject as WireSubject,
         transaction_service_server::TransactionService,
     },
+    participant::v1::refuse_response,
 };
 use rpc::{
     retry::Backoff,
@@ -19,8 +20,8 @@ use rpc::{
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
-use twopc::message::Outcome;
-use types::{Branch, ClientCall, Reason, Refusal, TxId, TxMeta, fnv1a};
+use twopc::message::{Outcome, Refused};
+use types::{Branch, ClientCall, Mutation, Reason, Refusal, Timestamp, TxId, TxMeta, fnv1a};
 
 use crate::{
     attempts::{AGAIN, Attempted, Attempts},
@@ -76,12 +77,7 @@ impl Coordinator {
             let branches = Arc::clone(&plan.branches);
             match attempts.run(began, branches, plan.payloads.clone()).await? {
                 Attempted::Committed(tx_id) => return Ok(tx_id),
-                Attempted::Refused(all) => {
-                    let Some(first) = all.into_iter().next() else {
-                        return Err(CheckoutError::Unavailable);
-                    };
-                    return Err(refused(first.reason, first.metadata));
-                }
+                Attempted::Refused(all) => return attempts.refuse_plan(plan, began, all).await,
                 Attempted::Again(blockers) => attempts.pause("transaction", &blockers).await?,
             }
         }
@@ -106,13 +102,37 @@ impl Coordinator {
                 }
                 tokio::time::sleep(pause).await;
             };
-            if branch.shard.0 >= shards {
+            if branch.shard.0 >= shards && !Mutation::ShardsUnchecked.is_on() {
                 let problem = format!("{} has no shard {}", branch.service, branch.shard);
                 let refusal = Refusal::new(Reason::InvalidArgument);
                 return Err(refusal.with("branches.branch.shard", problem).into());
             }
         }
         Ok(())
+    }
+}
+
+impl Attempts<'_> {
+    /// Ends a call that was refused. The Abort tells the primary why, unless that is who refused: then it is
+    /// told apart, so that no other attempt of the call succeeds after its client was refused.
+    async fn refuse_plan(
+        &self,
+        plan: &Planned,
+        began: Timestamp,
+        all: Vec<Refused>,
+    ) -> Result<TxId, CheckoutError> {
+        let Some(first) = all.into_iter().next() else { return Err(CheckoutError::Unavailable) };
+        if let (0, Some(primary), Some(reason)) =
+            (first.seat, plan.branches.first(), Reason::parse(&first.reason))
+        {
+            let refusal = Refusal { reason, metadata: first.metadata.clone() };
+            if let Some(refuse_response::Outcome::Committed(tx_id)) =
+                self.note_refusal(primary, began, &refusal).await?
+            {
+                return TxId::from_slice(&tx_id).map_err(|_| Refusal::new(Reason::Internal).into());
+            }
+        }
+        Err(refused(first.reason, first.metadata))
     }
 }
 

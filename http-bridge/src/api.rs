@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, header};
+use rpc::call::CallMeta;
 use types::RequestId;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -47,8 +48,8 @@ impl IntoResponse for Text {
 struct Change<'a> {
     bridge: &'a Bridge,
     request_id: RequestId,
-    /// Of this call alone, where the request id is the client's own.
-    call_id: Option<RequestId>,
+    /// Tells this call from others, where the request id is the client's own.
+    call: Option<CallMeta>,
     deadline: tokio::time::Instant,
 }
 
@@ -66,13 +67,17 @@ impl<'a> Change<'a> {
         input: &Input,
         deadline: tokio::time::Instant,
     ) -> Answer<Self> {
-        let request_id = input.request_id(bridge, deadline).await?;
-        let call_id = (!request_id.is_minted()).then(|| RequestId::minted(bridge.mint()));
-        Ok(Self { bridge, request_id, call_id, deadline })
+        let (request_id, began) = input.request_id(bridge, deadline).await?;
+        let call = began.map(|began| CallMeta {
+            call_id: Some(RequestId::minted(bridge.mint())),
+            began: Some(began),
+            ..CallMeta::default()
+        });
+        Ok(Self { bridge, request_id, call, deadline })
     }
 
     const fn effect(&self) -> Effect<'_> {
-        Effect::Changes { call_id: self.call_id.as_ref() }
+        Effect::Changes { call: self.call.as_ref() }
     }
 
     fn id(&self) -> String {

@@ -291,7 +291,7 @@ async fn resolve(
         Problem::invalid("subject", &"must be the id of a transaction, as logs show it")
     })?;
     let request = ResolveByIdRequest { tx_id: tx_id.0.to_vec().into() };
-    let ask = coordinator(&bridge, &input, Effect::Changes { call_id: None });
+    let ask = coordinator(&bridge, &input, Effect::Changes { call: None });
     let answer = bridge.ask(ask, request, |transport, request| async move {
         operator(transport).resolve_by_id(request).await
     });

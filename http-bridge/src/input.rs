@@ -9,7 +9,9 @@ use proto::coordinator::v1::{
     ClaimRequestIdRequest, coordinator_service_client::CoordinatorServiceClient,
 };
 use tokio::time::Instant;
-use types::{AMOUNT_MAX, AmountError, IdError, ItemId, OrderId, Quantity, RequestId, UserId};
+use types::{
+    AMOUNT_MAX, AmountError, IdError, ItemId, OrderId, Quantity, RequestId, Timestamp, UserId,
+};
 
 use crate::{
     bridge::Bridge,
@@ -236,9 +238,9 @@ impl Input {
         &self,
         bridge: &Bridge,
         deadline: Instant,
-    ) -> Result<RequestId, Problem> {
+    ) -> Result<(RequestId, Option<Timestamp>), Problem> {
         let Some((name, value)) = &self.key else {
-            return Ok(RequestId::minted(bridge.mint()));
+            return Ok((RequestId::minted(bridge.mint()), None));
         };
         let id = self.explicit(name, value)?;
         let ask = Ask {
@@ -250,12 +252,12 @@ impl Input {
         };
         let request =
             ClaimRequestIdRequest { request_id: id.as_str().to_owned(), call: self.call() };
-        bridge
+        let claimed = bridge
             .ask(ask, request, |transport, request| async move {
                 CoordinatorServiceClient::new(transport).claim_request_id(request).await
             })
             .await?;
-        Ok(id)
+        Ok((id, Some(Timestamp(claimed.read_ts))))
     }
 
     fn explicit(&self, name: &HeaderName, value: &HeaderValue) -> Result<RequestId, Problem> {

@@ -19,7 +19,7 @@ use rpc::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{ConnectError, Response, Status};
-use types::{ErrorKind, Reason, RequestId, ShardId, UnixMillis, shard_of};
+use types::{ErrorKind, Reason, ShardId, UnixMillis, shard_of};
 
 use crate::{bridge::Bridge, problem::Problem};
 
@@ -45,8 +45,8 @@ pub(crate) enum Effect<'a> {
     None,
     /// It does. All attempts have the same end, by the store's clock, which is no later than the deadline.
     Changes {
-        /// Names this call where its request id is the client's own.
-        call_id: Option<&'a RequestId>,
+        /// Tells this call from others where its request id is the client's own.
+        call: Option<&'a CallMeta>,
     },
 }
 
@@ -129,9 +129,9 @@ impl Bridge {
         let mut sofar = Sofar::default();
         let meta = match ask.effect {
             Effect::None => CallMeta::default(),
-            Effect::Changes { call_id } => CallMeta {
+            Effect::Changes { call } => CallMeta {
                 not_after: Some(self.not_after(ask.deadline).await?),
-                call_id: call_id.cloned(),
+                ..call.cloned().unwrap_or_default()
             },
         };
         loop {

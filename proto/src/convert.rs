@@ -72,6 +72,7 @@ pub fn client_call(
     fingerprint: u64,
     not_after_ms: u64,
     call_id: &str,
+    began_ts: u64,
 ) -> Result<Option<ClientCall>, InvalidField> {
     let Some(id) = request_id(id)?.filter(|_| fingerprint != 0) else { return Ok(None) };
     let not_after = (not_after_ms > 0).then_some(UnixMillis(not_after_ms));
@@ -79,7 +80,8 @@ pub fn client_call(
         "" => None,
         text => Some(RequestId::new(text).map_err(|error| InvalidField::new("call_id", error))?),
     };
-    Ok(Some(ClientCall { id, fingerprint, not_after, call_id }))
+    let began = (began_ts > 0).then_some(Timestamp(began_ts));
+    Ok(Some(ClientCall { id, fingerprint, not_after, call_id, began }))
 }
 
 /// Reads an amount of money, `least` or more.
@@ -210,6 +212,7 @@ impl TryFrom<&wire::TxMeta> for TxMeta {
                 meta.request_fingerprint,
                 meta.not_after_ms,
                 &meta.call_id,
+                meta.call_began_ts,
             )?,
         })
     }
@@ -231,6 +234,7 @@ impl From<&TxMeta> for wire::TxMeta {
             request_fingerprint: call.map_or(0, |call| call.fingerprint),
             not_after_ms: call.and_then(|call| call.not_after).map_or(0, |at| at.0),
             call_id: call_id.map(ToString::to_string).unwrap_or_default(),
+            call_began_ts: call.and_then(|call| call.began).map_or(0, |at| at.0),
         }
     }
 }
@@ -335,6 +339,7 @@ pub fn refuse_request(
         request_fingerprint: call.fingerprint,
         not_after_ms: call.not_after.map_or(0, |at| at.0),
         call_id: call.call_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        call_began_ts: call.began.map_or(0, |at| at.0),
         began_ts: began.0,
         refusal: Some(refusal.into()),
     }

@@ -44,7 +44,7 @@ async fn run(shop: &Shop, branches: &[(&str, u32)]) -> Result<TxId, Failure> {
 async fn until(shop: &Shop, not_after: UnixMillis) -> Result<(), Failure> {
     let mut request =
         Request::new(CheckoutRequest { order_id: "o".to_owned(), ..CheckoutRequest::default() });
-    CallMeta { not_after: Some(not_after), call_id: None }.set(&mut request);
+    CallMeta { not_after: Some(not_after), ..CallMeta::default() }.set(&mut request);
     shop.send_checkout(request, TIME).await.map(|_| ())
 }
 
@@ -242,4 +242,19 @@ async fn votes_get_more_time_while_the_store_is_slow() {
         .map(|meta| meta.deadline.since(types::Timestamp(meta.priority.begin_ts).physical()))
         .collect();
     assert!(windows.len() > 1 && windows.last() > windows.first(), "{windows:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_refuses_a_plan_remembers_it_before_the_client_is_told() {
+    let shop = with_loyalty();
+    shop.payment.verdicts([no(Reason::OutOfCredit)]);
+    let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
+    assert_eq!(told.reason, "OUT_OF_CREDIT");
+    assert_eq!(shop.payment.refusals(), [Some("OUT_OF_CREDIT".to_owned())]);
+    // Who is told by an Abort needs no second message.
+    shop.loyalty.verdicts([no(Reason::OutOfStock)]);
+    let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
+    assert_eq!(told.reason, "OUT_OF_STOCK");
+    let told = ["OUT_OF_CREDIT", "OUT_OF_STOCK"].map(|reason| Some(reason.to_owned()));
+    assert_eq!(shop.payment.refusals(), told);
 }

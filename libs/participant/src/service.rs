@@ -11,7 +11,7 @@ use proto::{
 };
 use rpc::status::{invalid_field, to_status};
 use tonic::{Request, Response, Status};
-use types::{BranchState, Reason, Refusal, ShardId, Timestamp, TxMeta, Vote, shard_of};
+use types::{BranchState, Mutation, Reason, Refusal, ShardId, Timestamp, TxMeta, Vote, shard_of};
 
 use crate::{
     core::{Answer, Call},
@@ -159,6 +159,7 @@ impl<D: Domain> Participant<D> {
             request.request_fingerprint,
             request.not_after_ms,
             &request.call_id,
+            request.call_began_ts,
         );
         let call = call.map_err(|error| invalid(&error))?;
         let call =
@@ -230,6 +231,9 @@ impl<D: Domain> Participant<D> {
 /// What a shard that does not exist answers. It never votes YES, so a transaction that names it is aborted
 /// there from the beginning: whatever asks gets an end.
 fn nowhere<D: Domain>(call: &Call<D>) -> Result<Answer<D::Reply>, Status> {
+    if Mutation::ShardsUnchecked.is_on() {
+        return Err(to_status(&LaneError::Unavailable));
+    }
     match call {
         Call::Prepare { .. } | Call::Reject { .. } => {
             Ok(Answer::Vote((&Refusal::new(Reason::WrongShard)).into()))

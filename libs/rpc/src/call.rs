@@ -6,7 +6,7 @@
 //! clock, `till-not-after-ms`, fixed once and carried by every attempt.
 
 use tonic::{Status, metadata::MetadataMap};
-use types::{ClientCall, Entropy, RequestId, UnixMillis};
+use types::{ClientCall, Entropy, RequestId, Timestamp, UnixMillis};
 use uuid::Builder;
 
 use crate::status::invalid_field;
@@ -16,6 +16,9 @@ pub const NOT_AFTER: &str = "till-not-after-ms";
 /// Minted for one call of a client, the same in all attempts of it.
 pub const CALL_ID: &str = "till-call-id";
 
+/// A timestamp of the store that was read after the call came in, where its request id is the client's own.
+pub const BEGAN: &str = "till-call-began-ts";
+
 /// What a caller said of its call. Every part may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallMeta {
@@ -23,6 +26,8 @@ pub struct CallMeta {
     pub not_after: Option<UnixMillis>,
     /// The client's call that this is an attempt of.
     pub call_id: Option<RequestId>,
+    /// When that call had come in.
+    pub began: Option<Timestamp>,
 }
 
 impl CallMeta {
@@ -37,15 +42,14 @@ impl CallMeta {
                 value.to_str().map(Some).map_err(|_| invalid_field(name, "must be text"))
             }
         };
-        let not_after = match text(NOT_AFTER)? {
-            None => None,
-            Some(ms) => {
-                let ms = ms.parse().map_err(|_| {
-                    invalid_field(NOT_AFTER, "must be Unix milliseconds, a decimal integer")
-                })?;
-                Some(UnixMillis(ms))
+        let number = |name: &'static str, problem: &'static str| match text(name)? {
+            None => Ok(None),
+            Some(digits) => {
+                digits.parse::<u64>().map(Some).map_err(|_| invalid_field(name, problem))
             }
         };
+        let ms = number(NOT_AFTER, "must be Unix milliseconds, a decimal integer")?;
+        let began = number(BEGAN, "must be a timestamp of the store, a decimal integer")?;
         let call_id = match text(CALL_ID)? {
             None => None,
             Some(id) => match RequestId::new(id) {
@@ -54,7 +58,7 @@ impl CallMeta {
                 Err(error) => return Err(invalid_field(CALL_ID, error)),
             },
         };
-        Ok(Self { not_after, call_id })
+        Ok(Self { not_after: ms.map(UnixMillis), call_id, began: began.map(Timestamp) })
     }
 
     /// Says it.
@@ -62,6 +66,9 @@ impl CallMeta {
         let metadata = request.metadata_mut();
         if let Some(not_after) = self.not_after {
             metadata.insert(NOT_AFTER, not_after.0.into());
+        }
+        if let Some(began) = self.began {
+            metadata.insert(BEGAN, began.0.into());
         }
         // Ids are visible ASCII wherever they are minted.
         if let Some(Ok(id)) = self.call_id.as_ref().map(|id| id.as_str().parse()) {
@@ -81,12 +88,12 @@ pub fn client_call(
     what: &str,
     entropy: &dyn Entropy,
 ) -> Result<ClientCall, Status> {
-    let CallMeta { not_after, call_id } = CallMeta::of(metadata)?;
+    let CallMeta { not_after, call_id, began } = CallMeta::of(metadata)?;
     let id = match request_id {
         "" => RequestId::minted(Builder::from_random_bytes(entropy.next_bytes()).into_uuid()),
         text => RequestId::new(text).map_err(|error| invalid_field("request_id", error))?,
     };
-    Ok(ClientCall { not_after, call_id, ..ClientCall::new(id, what) })
+    Ok(ClientCall { not_after, call_id, began, ..ClientCall::new(id, what) })
 }
 
 #[cfg(test)]
@@ -110,6 +117,7 @@ mod tests {
         let meta = CallMeta {
             not_after: Some(UnixMillis(1_700_000_000_000)),
             call_id: Some(RequestId::new("~0af7651916cd43dd8448eb211c80319c").unwrap()),
+            began: Some(Timestamp(445_644_800_000_000_001)),
         };
         let mut request = tonic::Request::new(());
         assert_eq!(CallMeta::of(request.metadata()).unwrap(), CallMeta::default());

@@ -6,7 +6,7 @@ mod tests;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use types::{Classify, ErrorKind, RequestId, ShardId};
+use types::{Classify, ErrorKind, RequestId, ShardId, Timestamp};
 
 use crate::{
     codec,
@@ -21,10 +21,11 @@ const TRIES: u32 = 20;
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// Whose a request id is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
-    /// This call's; whether since now or since before makes no difference.
-    Claimed,
+    /// This call's; whether since now or since before makes no difference. As of a timestamp that was read after
+    /// the claim came in.
+    Claimed(Timestamp),
     /// Another call's.
     Reused,
 }
@@ -56,14 +57,19 @@ pub async fn claim_request_id(
         if let Some(found) = txn.get(&key).await? {
             let found: record::RequestClaim = codec::decode(&key, &found)?;
             if found.keep_until_ms > now.0 {
-                return Ok(if found.call == call { Claim::Claimed } else { Claim::Reused });
+                return Ok(if found.call == call {
+                    Claim::Claimed(txn.read_ts())
+                } else {
+                    Claim::Reused
+                });
             }
         }
         let keep_until_ms = now.plus_ms(keep_ms).0;
         let claim = record::RequestClaim { call: call.to_owned(), keep_until_ms };
         txn.put(key.clone(), codec::encode(&claim));
+        let read = txn.read_ts();
         match txn.commit().await {
-            Ok(()) => return Ok(Claim::Claimed),
+            Ok(()) => return Ok(Claim::Claimed(read)),
             // Whoever was first, and whatever landed: the next try reads it, or writes the key again,
             // so that nothing of this try can land after it.
             Err(CommitError::Conflict) => {}

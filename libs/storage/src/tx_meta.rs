@@ -1,7 +1,8 @@
 //! Transactions as they are stored.
 
 use types::{
-    Branch, ClientCall, IdError, Priority, RequestId, Service, ShardId, TxId, TxMeta, UnixMillis,
+    Branch, ClientCall, IdError, Priority, RequestId, Service, ShardId, Timestamp, TxId, TxMeta,
+    UnixMillis,
 };
 
 use crate::record;
@@ -36,6 +37,7 @@ impl From<&TxMeta> for record::TxMeta {
             request_fingerprint: call.map_or(0, |call| call.fingerprint),
             not_after_ms: call.and_then(|call| call.not_after).map_or(0, |at| at.0),
             call_id: call_id.map(ToString::to_string).unwrap_or_default(),
+            call_began_ts: call.and_then(|call| call.began).map_or(0, |at| at.0),
         }
     }
 }
@@ -74,6 +76,7 @@ fn call(meta: &record::TxMeta) -> Result<Option<ClientCall>, MalformedMeta> {
         fingerprint: meta.request_fingerprint,
         not_after: (meta.not_after_ms > 0).then_some(UnixMillis(meta.not_after_ms)),
         call_id: id("call_id", &meta.call_id)?,
+        began: (meta.call_began_ts > 0).then_some(Timestamp(meta.call_began_ts)),
     };
     Ok((call.fingerprint != 0).then_some(call))
 }

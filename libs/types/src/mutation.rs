@@ -48,11 +48,21 @@ pub enum Mutation {
     YoungerWaits,
     /// The outcome is not journaled by whoever has committed.
     CommitNotJournaled,
+    /// All changes of one batch have one stamp.
+    StampsShared,
+    /// A shard that does not exist is planned with, and says nothing when it is asked.
+    ShardsUnchecked,
+    /// An attempt takes effect whenever it comes, however long its call has been over.
+    EndIgnored,
+    /// A transaction's success is not remembered under its request id.
+    SuccessForgotten,
+    /// Two transactions of one call may hold at once.
+    CallsTogether,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::LateSecondHold,
         Self::FenceWithoutHead,
         Self::FenceDroppedEarly,
@@ -74,6 +84,11 @@ impl Mutation {
         Self::ReadWithoutHead,
         Self::YoungerWaits,
         Self::CommitNotJournaled,
+        Self::StampsShared,
+        Self::ShardsUnchecked,
+        Self::EndIgnored,
+        Self::SuccessForgotten,
+        Self::CallsTogether,
     ];
 
     /// Whether this thread breaks the rule.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     error::Refusal,
     id::{Branch, Priority, RequestId, TxId, fnv1a},
-    time::UnixMillis,
+    time::{Timestamp, UnixMillis},
 };
 
 /// A client's call, as each of its attempts names it.
@@ -20,12 +20,21 @@ pub struct ClientCall {
     /// Minted for this call where `id` is the client's own, which a later call may carry, too: whatever is
     /// refused for good is refused under this one.
     pub call_id: Option<RequestId>,
+    /// A timestamp that was read after the call came in; given where `id` is the client's own. What is refused
+    /// binds every call under that id that had come in by then.
+    pub began: Option<Timestamp>,
 }
 
 impl ClientCall {
     /// A call under this id. `what` names the call and everything that it says.
     pub fn new(id: RequestId, what: &str) -> Self {
-        Self { id, fingerprint: fnv1a(what.as_bytes()), not_after: None, call_id: None }
+        Self {
+            id,
+            fingerprint: fnv1a(what.as_bytes()),
+            not_after: None,
+            call_id: None,
+            began: None,
+        }
     }
 
     /// The id that no other call has, if there is one.

@@ -16,6 +16,7 @@ fn meta() -> wire::TxMeta {
         request_fingerprint: 7,
         not_after_ms: 9,
         call_id: "~c".to_owned(),
+        call_began_ts: 9,
     }
 }
 

@@ -146,7 +146,8 @@ async fn refuses_wrong_calls(subject: &Participant) -> Told<()> {
     let elsewhere = QueryRequest { branch: Some(stranger), ..proper.clone() };
     must_be_invalid("a branch of another service", subject.try_query(elsewhere).await)?;
     let beyond = Branch { shard: subject.shards, ..subject.branch() };
-    let beyond = QueryRequest { branch: Some(beyond), ..proper.clone() };
+    let planned = TxMeta { branches: vec![Participant::other(), beyond.clone()], ..tx.clone() };
+    let beyond = QueryRequest { tx: Some(planned), branch: Some(beyond), ..proper.clone() };
     let beyond = subject.try_query(beyond).await;
     let beyond =
         beyond.map_err(|status| format!("a query of a shard that is not there: {status}"))?;

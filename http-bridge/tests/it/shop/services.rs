@@ -436,7 +436,7 @@ impl CoordinatorService for World {
         let ClaimRequestIdRequest { request_id, call } = request.into_inner();
         let mut state = self.state();
         if *state.claims.entry(request_id).or_insert_with(|| call.clone()) == call {
-            Ok(Response::new(ClaimRequestIdResponse {}))
+            Ok(Response::new(ClaimRequestIdResponse { read_ts: 1 }))
         } else {
             Err(refuse(Reason::RequestIdReused))
         }

@@ -78,6 +78,7 @@ impl<D: Domain> Core<D> {
     /// known.
     pub(super) fn recall(&self, call: &ClientCall, began: Option<Timestamp>) -> Option<Recalled> {
         let start = self.run.start.physical();
+        let began = call.began.or(began);
         let known = |id| self.answers.get(id).filter(|known| start <= known.keep_until);
         if let Some(known) = known(&call.id) {
             if known.fingerprint != call.fingerprint {
@@ -103,15 +104,17 @@ impl<D: Domain> Core<D> {
         self.remember(call, &call.id, Told::Done(reply));
     }
 
-    /// Remembers a refusal, so that it binds whatever is still under way of this call.
+    /// Remembers a refusal, so that it binds whatever is still under way of this call, and of earlier ones under
+    /// the client's own id.
     pub(super) fn remember_refusal(&mut self, call: &ClientCall, refusal: &Vote) {
         if Mutation::RefusalForgotten.is_on() {
             return;
         }
         let vote = encode_vote(Some(refusal));
         if let Some(id) = call.own_id() {
-            self.remember(call, id, Told::Refused(vote, None));
-        } else {
+            self.remember(call, id, Told::Refused(vote.clone(), None));
+        }
+        if !call.id.is_minted() {
             let until = Some(self.run.start);
             self.remember(call, &call.id, Told::Refused(vote, until));
         }
@@ -121,6 +124,7 @@ impl<D: Domain> Core<D> {
     pub(super) fn remember_commit(&mut self, meta: &TxMeta) {
         if let Some(call) = &meta.call
             && meta.is_primary(self.book.branch())
+            && !Mutation::SuccessForgotten.is_on()
         {
             // An entry that is too far ahead would be kept for ever.
             let latest = meta.deadline.plus_ms(CALL_LIFE_MAX_MS);
@@ -143,8 +147,12 @@ impl<D: Domain> Core<D> {
         }
         // Whatever attempt there is of this call, it takes effect before that.
         let over = call.not_after.unwrap_or(start.plus_ms(CALL_LIFE_MAX_MS));
-        let keep_until =
-            if id.is_minted() { over } else { over.max(start.plus_ms(self.limits.retention_ms)) };
+        let keep_until = match outcome {
+            _ if id.is_minted() => over,
+            // So do those of any call that has come in by now.
+            Told::Refused(..) => start.plus_ms(CALL_LIFE_MAX_MS),
+            Told::Done(_) | Told::Committed(_) => over.max(start.plus_ms(self.limits.retention_ms)),
+        };
         let last_seq = self.run.seq;
         let known = Remembered { fingerprint: call.fingerprint, outcome, keep_until, last_seq };
         let answer = known.encode(id);

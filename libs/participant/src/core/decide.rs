@@ -2,8 +2,8 @@
 
 use twopc::participant::{Decision, Event, Gate};
 use types::{
-    BranchState, CALL_LIFE_MAX_MS, ClientCall, Priority, Reason, Refusal, Timestamp, TxMeta,
-    UnixMillis, Vote,
+    BranchState, CALL_LIFE_MAX_MS, ClientCall, Mutation, Priority, Reason, Refusal, Timestamp,
+    TxMeta, UnixMillis, Vote,
 };
 
 use super::{Answer, Call, CallId, Core, answers::Recalled, wait::Waiter};
@@ -93,7 +93,7 @@ impl<D: Domain> Core<D> {
     fn over(&self, call: &ClientCall) -> Option<Answer<D::Reply>> {
         let (start, not_after) = (self.run.start.physical(), call.not_after?);
         if start >= not_after {
-            return Some(Answer::Expired);
+            return (!Mutation::EndIgnored.is_on()).then_some(Answer::Expired);
         }
         // What the call comes to would be forgotten before it is over.
         (start.plus_ms(CALL_LIFE_MAX_MS) < not_after).then(|| {
@@ -133,7 +133,7 @@ impl<D: Domain> Core<D> {
             }
             Executed::Refused(refusal) => {
                 // A later call may carry the client's own id, and succeed.
-                if let Some(client) = client.filter(|client| client.own_id().is_some()) {
+                if let Some(client) = client {
                     self.remember_refusal(client, &(&refusal).into());
                 }
                 self.answer(id, Answer::Refused(refusal));
@@ -170,8 +170,14 @@ impl<D: Domain> Core<D> {
                 return self.contended(id, meta.clone(), row);
             }
         }
-        let (domain, mut rows) = self.rows();
-        match domain.prepare(payload, &mut rows) {
+        let of_the_call = self.call_row(meta).filter(|row| self.blocker_on(row).is_some());
+        let judged = if let Some(row) = of_the_call.filter(|_| !Mutation::CallsTogether.is_on()) {
+            Judged::Short(row)
+        } else {
+            let (domain, mut rows) = self.rows();
+            domain.prepare(payload, &mut rows)
+        };
+        match judged {
             Judged::Yes { hold, receipt } => {
                 self.take_changes();
                 self.record(Event::Prepared { meta: meta.clone(), hold, receipt: receipt.clone() });

@@ -18,7 +18,7 @@ use super::{
     Core,
     answers::{decode_vote, encode_vote},
 };
-use crate::domain::Domain;
+use crate::domain::{Domain, Row};
 
 /// Entries trimmed by one batch at most.
 const TRIM_MAX: usize = 8;
@@ -28,6 +28,9 @@ const TRIM_IDLE_MIN: usize = 4;
 const CARRY_AFTER_MS: u64 = 20_000;
 /// Facts carried forward by one batch at most.
 const CARRY_MAX: usize = 8;
+
+/// First byte of what stands for a call among the rows that are held; no kind of record has it.
+const CALL: u8 = 0;
 
 /// What a journal entry keeps alive.
 #[derive(Debug)]
@@ -54,26 +57,44 @@ impl<D: Domain> Core<D> {
     pub(super) fn apply(&mut self, event: Event<D::Hold>, seq: u64) {
         let tx_id = event.tx_id();
         let held = match &event {
-            Event::Prepared { meta, hold, .. } => Some((meta.priority, hold.clone())),
+            Event::Prepared { meta, hold, .. } => Some((meta.priority, self.held_rows(meta, hold))),
             Event::Carried(entry) => {
-                entry.hold.as_ref().map(|hold| (entry.meta.priority, hold.clone()))
+                let rows = |hold| self.held_rows(&entry.meta, hold);
+                entry.hold.as_ref().map(|hold| (entry.meta.priority, rows(hold)))
             }
             Event::Fenced { .. } | Event::Decided { .. } | Event::Acknowledged { .. } => None,
         };
-        if let Some((priority, hold)) = held {
-            for row in self.domain.hold_rows(&hold) {
+        if let Some((priority, rows)) = held {
+            for row in rows {
                 self.holders.insert((row, priority, tx_id), ());
             }
         }
         let released = self.book.apply(event, seq);
         if let Some(hold) = released
-            && let Some(priority) = self.book.get(tx_id).map(|entry| entry.meta.priority)
+            && let Some(meta) = self.book.get(tx_id).map(|entry| entry.meta.clone())
         {
-            for row in self.domain.hold_rows(&hold) {
+            let priority = meta.priority;
+            for row in self.held_rows(&meta, &hold) {
                 self.holders.remove(&(row.clone(), priority, tx_id));
                 self.improved.insert(row);
             }
         }
+    }
+
+    /// What an unfinished transaction keeps others from: the rows of its hold, and its call.
+    fn held_rows(&self, meta: &TxMeta, hold: &D::Hold) -> Vec<Row> {
+        let mut rows = self.domain.hold_rows(hold);
+        rows.extend(self.call_row(meta));
+        rows
+    }
+
+    /// Stands for the call of a transaction among the rows that it holds, at its primary. So of two attempts of
+    /// one call the second waits until it is known what the first came to. No record has such a row.
+    pub(super) fn call_row(&self, meta: &TxMeta) -> Option<Row> {
+        let call = meta.call.as_ref().filter(|_| meta.is_primary(self.book.branch()))?;
+        let mut row = vec![CALL];
+        row.extend_from_slice(call.id.as_str().as_bytes());
+        Some(row)
     }
 
     /// Notes what a durable entry keeps alive.

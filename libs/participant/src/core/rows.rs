@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 use twopc::{participant::Book, undo::UndoMap};
-use types::{Priority, Stamp, TxId};
+use types::{Mutation, Priority, Stamp, TxId};
 
 use super::{Core, Run};
 use crate::domain::{Domain, Holder, Row};
@@ -76,8 +76,9 @@ pub struct Rows<'a, D: Domain> {
 
 impl<D: Domain> Rows<'_, D> {
     /// Names the change that the call at hand makes.
-    pub const fn stamp(&self) -> Stamp {
-        Stamp { start: self.run.start, change: self.run.change }
+    pub fn stamp(&self) -> Stamp {
+        let change = if Mutation::StampsShared.is_on() { 0 } else { self.run.change };
+        Stamp { start: self.run.start, change }
     }
 
     /// A record, as changed by this batch so far.

@@ -232,3 +232,68 @@ async fn an_operation_that_waits_takes_no_effect_after_its_end() {
     assert_eq!(op(&lane, Op::Get(item("a")), None).await.map(|_| ()), Ok(()));
     assert_eq!(stock(&lane, "a").await, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_two_transactions_of_one_call_one_takes_effect_however_they_meet() {
+    let shop = Shop::new();
+    let lane = shop.stocked(9).await;
+    for (number, call) in (0..).zip(each_kind("buy")) {
+        let number = 10 * number;
+        let (older, younger) = (
+            attempt(&shop, number + 1, &call),
+            TxMeta {
+                priority: Priority { begin_ts: u64::MAX - 1, nonce: 0 },
+                ..attempt(&shop, number + 2, &call)
+            },
+        );
+        // The younger one is sent away, and the older one waits.
+        assert_eq!(said(&prepare(&lane, &older, "a", 1).await), "YES");
+        let vote = said(&prepare(&lane, &younger, "a", 1).await);
+        assert_eq!(vote, format!("CONTENDED by {}", number + 1));
+        let meta = older.clone();
+        lane.call(Call::Abort { meta, evidence: true, refusal: None }).await.unwrap();
+        let younger = TxMeta { tx_id: shop.tx(number + 3).tx_id, ..younger };
+        assert_eq!(said(&prepare(&lane, &younger, "a", 1).await), "YES");
+        let older = TxMeta { tx_id: shop.tx(number + 4).tx_id, ..older };
+        let waiting = tokio::spawn({
+            let (lane, older) = (lane.clone(), older.clone());
+            async move { prepare(&lane, &older, "a", 1).await }
+        });
+        breathe().await;
+        assert!(!waiting.is_finished());
+        assert_eq!(commit(&lane, &younger).await, BranchState::Committed);
+        assert_eq!(said(&waiting.await.unwrap()), "ALREADY_DONE");
+        // Another replica learns of it from the journal.
+        let restarted = shop.lane(20 + number);
+        let late = attempt(&shop, number + 5, &call);
+        assert_eq!(said(&prepare(&restarted, &late, "a", 1).await), "ALREADY_DONE");
+    }
+    assert_eq!(stock(&lane, "a").await, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_under_a_clients_own_key_binds_every_call_that_had_come_in() {
+    let shop = Shop::new();
+    let (lane, other) = (shop.stocked(1).await, shop.lane(2));
+    let take = || Op::Subtract(item("a"), units(2));
+    let came_in = |number| ClientCall {
+        call_id: Some(RequestId::minted(uuid::Uuid::from_u128(number))),
+        began: Some(Timestamp::from_physical(shop.clock.now())),
+        ..client_call("key", "take")
+    };
+    // The client's first call hangs somewhere; its second one is refused.
+    let first = came_in(1);
+    breathe().await;
+    let second = came_in(2);
+    breathe().await;
+    assert_eq!(refused(&ask(&lane, take(), &second).await), Reason::OutOfStock);
+    add(&lane, "a", 5, None).await.unwrap();
+    for late in [&first, &second] {
+        assert_eq!(refused(&ask(&other, take(), late).await), Reason::OutOfStock, "{late:?}");
+    }
+    let of_the_first = attempt(&shop, 1, &first);
+    assert_eq!(said(&prepare(&other, &of_the_first, "a", 2).await), "OUT_OF_STOCK");
+    breathe().await;
+    let third = came_in(3);
+    assert!(matches!(ask(&other, take(), &third).await, Answer::Done(..)));
+}

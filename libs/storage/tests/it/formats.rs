@@ -31,6 +31,7 @@ fn tx() -> r::TxMeta {
         request_fingerprint: 0xcbf2_9ce4_8422_2325,
         not_after_ms: 1_795_000_030_000,
         call_id: "~0af7651916cd43dd8448eb211c80319c".to_owned(),
+        call_began_ts: 470_614_102_246_162_426,
     }
 }
 
