@@ -5,3 +5,15 @@
 //! contracts, and link no role.
 //!
 //! In one process: `tests/sim` links the roles' own modules, over a simulated network, store and clock.
+//!
+//! [`history`]: what clients asked and were told, and whether it could have happened one call at a time.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test's own parts: what panics has failed, and calls are named as the API names them"
+)]
+
+pub mod history;

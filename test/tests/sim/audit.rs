@@ -16,7 +16,9 @@ use storage::{
 };
 use types::{ShardId, Stamp};
 
-use crate::{calls::DRAWN, shop::SHARDS};
+use system_test::history::calls::DRAWN;
+
+use crate::shop::SHARDS;
 
 /// A branch: whose, and which shard.
 type Seat = (Owner, u16);
@@ -165,6 +167,8 @@ impl Sales {
                 _ => {}
             }
         }
+        // What was sold without an order stands in none, too.
+        overwritten.extend(without_order(versions));
         for owner in [Owner::Stock, Owner::Payment] {
             let mut seen = BTreeSet::new();
             for event in events(versions, owner) {
@@ -183,6 +187,24 @@ impl Sales {
         }
         problems
     }
+}
+
+/// Transactions that sold something without an order: those that stock decided as their primary.
+fn without_order(versions: &Versions) -> BTreeSet<Bytes> {
+    let (mut planned, mut committed) = (BTreeSet::new(), BTreeSet::new());
+    for event in events(versions, Owner::Stock) {
+        match event {
+            Event::Prepared(event) => {
+                let tx = event.tx.unwrap();
+                if tx.branches.iter().all(|branch| branch.service != "order") {
+                    planned.insert(tx.tx_id);
+                }
+            }
+            Event::Decided(event) if event.committed => drop(committed.insert(event.tx_id)),
+            _ => {}
+        }
+    }
+    planned.intersection(&committed).cloned().collect()
 }
 
 /// All that the journals of a service ever said, shard by shard.

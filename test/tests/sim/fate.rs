@@ -15,6 +15,7 @@ use storage::{
     KvError, codec,
     mem::{After, Call, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock, Verdict},
 };
+use system_test::history::people::Habits;
 use types::{Clock, UnixMillis};
 
 use crate::{network::Process, trace};
@@ -51,16 +52,12 @@ pub(crate) struct Rates {
     pub(crate) stop: u32,
     /// of a clock that jumps by up to ten seconds, back or forth.
     pub(crate) jump: u32,
-    /// Chance of a batch_init in each half second, in percent.
-    pub(crate) init: u32,
-    /// Whether orders are batch_inited, too.
-    pub(crate) draws: bool,
+    /// How people behave.
+    pub(crate) habits: Habits,
     /// Replicas of every role.
     pub(crate) replicas: u8,
     /// Whether callers know but some of the replicas, each others.
     pub(crate) stray: bool,
-    /// Percent of calls whose client gives up on them.
-    pub(crate) gives_up: u32,
     /// How long branches have to vote.
     pub(crate) vote_window_ms: u64,
     /// How long clients' own request ids are kept.
@@ -100,11 +97,14 @@ impl Rates {
             island: some(10),
             stop: some(10),
             jump: some(20),
-            init: some(20),
-            draws: some(1) == 1,
             replicas: 2 + u8::try_from(some(1)).unwrap(),
             stray: some(1) == 1,
-            gives_up: some(15),
+            habits: Habits {
+                init: some(20),
+                draws: some(1) == 1,
+                gives_up: some(15),
+                crowd: some(100),
+            },
             retention_ms: 600_000,
             vote_window_ms: 2_000,
         };
@@ -129,7 +129,7 @@ impl Rates {
             // Nobody is there for long.
             55 => (self.stop, self.island) = (60, 40),
             // Everything is overwritten all the time.
-            63 => (self.init, self.draws) = (90, true),
+            63 => (self.habits.init, self.habits.draws) = (90, true),
             _ => {}
         }
         self
@@ -150,9 +150,9 @@ impl Rates {
             ..self.store.clone()
         };
         let retention_ms = 1;
-        let (init, draws) = (90, false);
-        let quiet = Self { death: 0, cut: 0, island: 0, stop: 0, jump: 0, gives_up: 0, ..self };
-        Self { net, store, retention_ms, vote_window_ms, init, draws, stray: false, ..quiet }
+        let habits = Habits { init: 90, draws: false, gives_up: 0, crowd: 0 };
+        let quiet = Self { death: 0, cut: 0, island: 0, stop: 0, jump: 0, ..self };
+        Self { net, store, retention_ms, vote_window_ms, habits, stray: false, ..quiet }
     }
 
     /// True when nothing can delay a checkout beyond its answer.

@@ -5,8 +5,8 @@
 //! every call and its answer is remembered. After the run everything is left to quiet down; then the store
 //! is audited, and what clients saw of each order, item and user must be linearizable.
 //!
-//! [`fate`] how bad a run is; [`network`], [`shop`] the world; [`calls`], [`people`] clients and their
-//! history; [`models`], [`linear`], [`judge`] linearizability; [`audit`] the store; [`trace`] what happened.
+//! [`fate`] how bad a run is; [`network`], [`shop`] the world; [`audit`] the store; [`trace`] what happened;
+//! [`system_test::history`] clients, their history, and linearizability.
 //!
 //! `cargo xtask sim` runs it; `--seed 7` replays one seed and prints everything that happens.
 
@@ -19,15 +19,10 @@
 )]
 
 mod audit;
-mod calls;
 mod fate;
-mod judge;
-mod linear;
-mod models;
 #[cfg(feature = "mutations")]
 mod mutations;
 mod network;
-mod people;
 mod shop;
 mod trace;
 
@@ -40,6 +35,7 @@ use std::{
 
 use fate::Rates;
 use shop::Shop;
+use system_test::history::{judge, people};
 
 /// Seeds that an ordinary test run goes through.
 const SEEDS: u64 = 2_000;
@@ -72,7 +68,7 @@ fn run(seed: u64, print: bool) -> Run {
         let calm = rates.is_calm();
         let shop = Shop::open(seed, rates);
         let story = async {
-            let mut life = std::pin::pin!(people::live(&shop, seed));
+            let mut life = std::pin::pin!(people::live(&*shop, seed));
             let book = tokio::time::timeout(TROUBLE, &mut life).await;
             shop.heal();
             let book = match book {
@@ -80,7 +76,7 @@ fn run(seed: u64, print: bool) -> Run {
                 Err(_) => life.await,
             };
             tokio::time::sleep(Duration::from_secs(30)).await;
-            let closed = people::close(&shop, &book, seed).await;
+            let closed = people::close(&*shop, &book, seed).await;
             tokio::time::sleep(Duration::from_secs(10)).await;
             (book, closed)
         };

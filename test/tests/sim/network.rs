@@ -1,7 +1,7 @@
 //! A network that loses, doubles, delays and cuts off, and processes that stop and die behind it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use proto::participant::v1::{ApplyRequest, operation::Operation as Op};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -23,7 +24,7 @@ use tokio::{
 use tonic::{body::Body, metadata::MetadataMap};
 use tower::{BoxError, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 
-use crate::{calls::whole, fate::NetRates, trace};
+use crate::{fate::NetRates, trace};
 
 /// What answers at a process's door.
 pub(crate) type Door = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
@@ -105,6 +106,8 @@ pub(crate) struct Network {
     rng: Arc<Mutex<ChaCha8Rng>>,
     rates: Arc<Mutex<NetRates>>,
     messages: Arc<Mutex<u64>>,
+    /// Keys of clients whose request may come once more after it was answered.
+    copied: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Network {
@@ -114,7 +117,13 @@ impl Network {
             rng: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))),
             rates: Arc::new(Mutex::new(rates)),
             messages: Arc::default(),
+            copied: Arc::default(),
         }
+    }
+
+    /// Whether a request under this key may come once more after it was answered.
+    pub(crate) fn may_come_late(&self, key: &str) -> bool {
+        self.copied.lock().unwrap().contains(key)
     }
 
     fn listening(&self) -> MutexGuard<'_, Listening> {
@@ -236,6 +245,9 @@ impl Network {
         };
         let copy = move || Request::from_parts(parts.clone(), whole(bytes.clone()));
         if may_double && self.dice(rates.doubled) {
+            if let Some(key) = metadata.get("idempotency-key") {
+                self.copied.lock().unwrap().insert(key.to_str().unwrap().to_owned());
+            }
             let (network, from, to, twin) = (self.clone(), from.clone(), to.to_owned(), copy());
             tokio::spawn(async move {
                 let (least, most) = rates.double_ms;
@@ -358,4 +370,9 @@ impl Net for View {
             async move { view.network.call(&view.process, &to, request).await }
         }))
     }
+}
+
+/// A body that is there at once.
+fn whole(bytes: Bytes) -> Body {
+    Body::new(Full::new(bytes).map_err(|never: std::convert::Infallible| match never {}))
 }

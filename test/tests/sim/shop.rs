@@ -22,6 +22,7 @@ use rpc::{
     routing::{Router, Target},
 };
 use storage::mem::{MemKv, SeededEntropy, TokioClock};
+use system_test::history::people::{self, Habits};
 use tokio::time::Instant;
 use tonic::{body::Body, service::Routes};
 use tower::{BoxError, Service, ServiceExt};
@@ -192,6 +193,32 @@ impl Shop {
             1 => Known { from: all - 1, to: all },
             _ => Known { from: 0, to: all },
         }
+    }
+}
+
+impl people::Shop for Shop {
+    fn net(&self, client: &str) -> Arc<dyn Net> {
+        self.network.of(&Process::start(client))
+    }
+
+    fn replicas(&self, role: &str) -> Vec<String> {
+        (0..self.rates.replicas).map(|replica| name(role, replica)).collect()
+    }
+
+    fn shards(&self) -> u16 {
+        SHARDS
+    }
+
+    fn habits(&self) -> Habits {
+        self.rates.habits
+    }
+
+    fn may_come_late(&self, key: &str) -> bool {
+        self.network.may_come_late(key)
+    }
+
+    fn note(&self, client: &str, what: std::fmt::Arguments<'_>) {
+        trace::note(&client, what);
     }
 }
 

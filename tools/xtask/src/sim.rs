@@ -58,8 +58,11 @@ impl Wanted {
                 cargo.env("SIM_SEED", seed.to_string());
             }
             Self::Mutations { only, count } => {
+                if only.is_none() {
+                    cargo.args(["--test", "sequences"]);
+                }
                 cargo.args(["--features", "mutations", "--"]);
-                cargo.arg("mutations::every_break_of_a_rule_is_noticed");
+                cargo.arg("every_break_of_a_rule_is_noticed");
                 cargo.env("SIM_SEEDS", count.to_string());
                 if let Some(only) = only {
                     cargo.env("SIM_MUTATION", only);

@@ -1,0 +1,44 @@
+//! Every short sequence of calls of one row, in every way of cutting it into batches. Goal: whatever comes into
+//! one batch, in whatever order, is answered as one call at a time would be, and leaves the same behind. Method:
+//! the very cores of the services (`participant::core`), without lanes and store, against a sequential model; each
+//! batch is run at once, or undone and run again, or followed by a restart from what was written.
+//!
+//! [`rig`] a shard's core and its store; [`pots`] items and users; [`orders`].
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that panics has failed, and names the calls that it makes"
+)]
+
+mod orders;
+mod pots;
+mod rig;
+
+/// Breaks of rules that no order of a few calls may hide.
+#[cfg(feature = "mutations")]
+#[test]
+fn every_break_of_a_rule_is_noticed() {
+    use types::{Mutation, mutation::activate};
+    for mutation in [
+        Mutation::StampsShared,
+        Mutation::OldHoldReturns,
+        Mutation::HoldsNotCounted,
+        Mutation::LateSecondHold,
+        Mutation::RequestIdApart,
+        Mutation::ReturnNotJournaled,
+        Mutation::CommitNotJournaled,
+        Mutation::YoungerWaits,
+        Mutation::RefusalForgotten,
+    ] {
+        activate(Some(mutation));
+        let noticed = std::panic::catch_unwind(|| {
+            rig::exhaust(&stock::app::Stock);
+            rig::exhaust(&payment::app::Payment);
+            rig::exhaust(&order::app::Orders);
+        });
+        activate(None);
+        assert!(noticed.is_err(), "nobody noticed {mutation:?}");
+    }
+}

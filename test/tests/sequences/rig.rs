@@ -1,0 +1,329 @@
+//! A shard's core, what it wrote, and the sequences that it is offered.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use participant::{
+    core::{Answer, Call, Core, Limits, Offered},
+    domain::{Domain, Receipt, Row},
+};
+use storage::{Value, record::JournalEntry, shard::Head};
+use types::{
+    Branch, BranchState, ClientCall, Priority, RequestId, Service, ShardId, Stamp, Timestamp, TxId,
+    TxMeta, UnixMillis, Vote,
+};
+
+/// Calls of the longest sequences.
+const LENGTH: usize = 4;
+
+/// What is done to each batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It is written.
+    Plain,
+    /// Its first try is not written, so it is run again.
+    Undone,
+    /// It is written, and then everything is forgotten and read again.
+    Restarted,
+}
+
+/// A service under test: its steps, its sequential model, and how its answers read.
+pub(crate) trait Subject: Domain + Clone {
+    /// A call in the abstract.
+    type Step: Copy + fmt::Debug;
+    /// What one call at a time does.
+    type Model: Model<Self::Step>;
+    /// All steps.
+    const STEPS: &'static [Self::Step];
+    /// Ways to begin: steps that come first, each in a batch of its own.
+    const BEFORE: &'static [&'static [Self::Step]];
+
+    /// The call of a step. `tokens` are the stamps that were read so far; none where it cannot be made yet.
+    fn call(step: Self::Step, tokens: &[Stamp], meta: &dyn Fn(u8) -> TxMeta) -> Option<Call<Self>>;
+    /// How a reply reads, stamps apart, and the stamp that it tells.
+    fn tell(reply: &Self::Reply) -> (String, Option<Stamp>);
+}
+
+/// What one call at a time does.
+pub(crate) trait Model<S>: Default + Clone + fmt::Debug {
+    /// Does a step; returns the answer, or none where it cannot be made.
+    fn step(&mut self, step: S) -> Option<String>;
+}
+
+/// A shard's core and its store.
+struct Rig<D: Subject> {
+    domain: Arc<D>,
+    core: Core<D>,
+    head: Head,
+    entries: BTreeMap<u64, JournalEntry>,
+    records: BTreeMap<Row, Value>,
+    /// Content by stamp: equal stamps mean equal content.
+    contents: BTreeMap<Stamp, String>,
+    tokens: Vec<Stamp>,
+    now_ms: u64,
+}
+
+impl<D: Subject> Rig<D> {
+    fn new(domain: D) -> Self {
+        let domain = Arc::new(domain);
+        Self {
+            core: empty(&domain),
+            domain,
+            head: Head::default(),
+            entries: BTreeMap::new(),
+            records: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            tokens: Vec::new(),
+            now_ms: 1_700_000_000_000,
+        }
+    }
+
+    /// Runs a batch of steps; returns what each was answered.
+    fn batch(&mut self, steps: &[D::Step], mode: Mode) -> Vec<String> {
+        if mode == Mode::Undone {
+            let (tokens, contents) = (self.tokens.clone(), self.contents.clone());
+            self.run(steps);
+            self.core.undo();
+            (self.tokens, self.contents) = (tokens, contents);
+        }
+        let answers = self.run(steps);
+        let batch = self.core.finish([1; 16], 1, false);
+        self.core.settle(batch.as_ref());
+        if let Some(batch) = batch {
+            self.entries.insert(batch.after.seq, batch.entry);
+            self.head = batch.after;
+            for (row, value) in batch.records {
+                match value {
+                    Some(value) => drop(self.records.insert(row, value)),
+                    None => drop(self.records.remove(&row)),
+                }
+            }
+        }
+        if mode == Mode::Restarted {
+            self.core = empty(&self.domain);
+            self.core
+                .catch_up(self.head.clone(), self.entries.clone().into_iter().collect())
+                .unwrap();
+        }
+        answers
+    }
+
+    fn run(&mut self, steps: &[D::Step]) -> Vec<String> {
+        self.now_ms += 10;
+        self.core.begin(Timestamp::from_physical(UnixMillis(self.now_ms)));
+        let branch = self.core.branch().clone();
+        let meta = move |tx: u8| meta(&branch, tx);
+        let mut answers = Vec::new();
+        for (id, step) in (0..).zip(steps) {
+            let call = D::call(*step, &self.tokens, &meta).unwrap();
+            for row in self.core.missing_for(&call) {
+                let value = self.records.get(&row).map(|value| &value[..]);
+                self.core.load(row, value).unwrap();
+            }
+            assert_eq!(self.core.offer(id, &call), Offered::Taken);
+            let answer = self.core.take_answers().pop().unwrap().1;
+            answers.push(self.tell(&answer));
+        }
+        answers
+    }
+
+    fn tell(&mut self, answer: &Answer<D::Reply>) -> String {
+        match answer {
+            Answer::Done(reply, _) => {
+                let (text, stamp) = D::tell(reply);
+                if let Some(stamp) = stamp {
+                    let before = self.contents.insert(stamp, text.clone());
+                    let same = before.as_ref().is_none_or(|before| *before == text);
+                    assert!(same, "{stamp:?} is the stamp of {before:?} and of {text}");
+                    if self.tokens.last() != Some(&stamp) {
+                        self.tokens.push(stamp);
+                    }
+                }
+                text
+            }
+            Answer::Refused(refusal) => refusal.reason.as_str().to_owned(),
+            Answer::Vote(Vote::Yes { .. }) => "yes".to_owned(),
+            Answer::Vote(Vote::No { reason, .. }) => format!("no, {reason}"),
+            Answer::Vote(Vote::Contended { .. }) => "contended".to_owned(),
+            Answer::Vote(Vote::Fenced) => "fenced".to_owned(),
+            Answer::Waiting(_) => "waiting".to_owned(),
+            Answer::State(BranchState::Committed, _) => "committed".to_owned(),
+            Answer::State(BranchState::Aborted, _) => "aborted".to_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn empty<D: Subject>(domain: &Arc<D>) -> Core<D> {
+    let branch = Branch { service: Service::new(domain.name()).unwrap(), shard: ShardId(0) };
+    Core::new(Arc::clone(domain), branch, Limits::default())
+}
+
+/// Transactions 1, 2, ..., from the oldest on, each of this branch alone.
+fn meta(branch: &Branch, tx: u8) -> TxMeta {
+    TxMeta {
+        tx_id: TxId([tx; 16]),
+        priority: Priority { begin_ts: u64::from(tx), nonce: 0 },
+        deadline: UnixMillis(1_800_000_000_000),
+        branches: [branch.clone()].into(),
+        call: None,
+    }
+}
+
+/// A Commit of a transaction of one branch.
+pub(crate) fn commit<D: Domain>(meta: TxMeta) -> Call<D> {
+    let receipts = vec![Receipt { branch: meta.branches[0].clone(), receipt: Vec::new() }];
+    Call::Commit { meta, receipts }
+}
+
+/// An operation; under an id of a client's own ("k") or one that was minted for one call ("~k").
+pub(crate) fn op<D: Domain>(op: D::Op, id: Option<&str>) -> Call<D> {
+    let call = id.map(|id| ClientCall {
+        id: RequestId::new(id).unwrap(),
+        fingerprint: 7,
+        not_after: None,
+        call_id: None,
+        began: None,
+    });
+    Call::Op { op, call, may_wait: false }
+}
+
+/// Offers all sequences, cut in all ways, in all modes. Returns how many runs that were.
+pub(crate) fn exhaust<D: Subject>(domain: &D) -> u64 {
+    let mut runs = 0;
+    let mut sequence = vec![0; 1];
+    loop {
+        let steps: Vec<_> = sequence.iter().map(|at| D::STEPS[*at]).collect();
+        for before in D::BEFORE {
+            runs += judge(domain, before, &steps);
+        }
+        // The next one: as digits of a number, shorter ones first.
+        let Some(at) = sequence.iter().rposition(|at| at + 1 < D::STEPS.len()) else {
+            if sequence.len() == LENGTH {
+                return runs;
+            }
+            sequence = vec![0; sequence.len() + 1];
+            continue;
+        };
+        sequence[at] += 1;
+        sequence[at + 1..].fill(0);
+    }
+}
+
+/// One sequence, cut in all ways.
+fn judge<D: Subject>(domain: &D, before: &[D::Step], steps: &[D::Step]) -> u64 {
+    let mut model = D::Model::default();
+    for step in before {
+        model.step(*step);
+    }
+    let expected: Option<Vec<_>> = steps.iter().map(|step| model.step(*step)).collect();
+    // What nobody does, as a Commit of what holds nothing.
+    let Some(expected) = expected else { return 0 };
+    let mut runs = 0;
+    for cuts in 0..1 << (steps.len() - 1) {
+        for mode in [Mode::Plain, Mode::Undone, Mode::Restarted] {
+            let mut rig = Rig::new(domain.clone());
+            for step in before {
+                rig.batch(&[*step], Mode::Plain);
+            }
+            let mut answers = Vec::new();
+            let mut begun = 0;
+            for end in 1..=steps.len() {
+                if end == steps.len() || cuts & (1 << (end - 1)) != 0 {
+                    answers.extend(rig.batch(&steps[begun..end], mode));
+                    begun = end;
+                }
+            }
+            assert_eq!(answers, expected, "{steps:?} cut at {cuts:b}, {mode:?}");
+            runs += 1;
+        }
+    }
+    runs
+}
+
+/// A transaction as a model knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Known<H> {
+    /// It voted YES and holds this.
+    Holds(H),
+    /// It has committed.
+    Committed,
+    /// It is aborted, after this vote.
+    Against(String),
+}
+
+/// Transactions as a model knows them.
+#[derive(Debug, Clone)]
+pub(crate) struct Book<H>(pub(crate) BTreeMap<u8, Known<H>>);
+
+impl<H> Default for Book<H> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<H: Clone + PartialEq> Book<H> {
+    /// Unfinished transactions and what they hold.
+    pub(crate) fn holders(&self) -> impl DoubleEndedIterator<Item = (u8, &H)> {
+        self.0.iter().filter_map(|(tx, known)| match known {
+            Known::Holds(hold) => Some((*tx, hold)),
+            _ => None,
+        })
+    }
+
+    /// The first vote again, where there is one.
+    pub(crate) fn vote(&self, tx: u8) -> Option<String> {
+        self.0.get(&tx).map(|known| match known {
+            Known::Holds(_) | Known::Committed => "yes".to_owned(),
+            Known::Against(vote) => vote.clone(),
+        })
+    }
+
+    /// A new vote: what it holds, or why not.
+    pub(crate) fn judge(&mut self, tx: u8, judged: Result<H, String>) -> String {
+        let (known, vote) = match judged {
+            Ok(hold) => (Known::Holds(hold), "yes".to_owned()),
+            Err(vote) => (Known::Against(vote.clone()), vote),
+        };
+        // Whoever may wait is told to, and may ask again.
+        if vote != "waiting" {
+            self.0.insert(tx, known);
+        }
+        vote
+    }
+
+    /// The vote of who needs what holders have: the older waits for the younger.
+    pub(crate) fn wait_or_die(&self, tx: u8) -> String {
+        let may_wait = self.holders().any(|(holder, _)| holder > tx);
+        if may_wait { "waiting" } else { "contended" }.to_owned()
+    }
+
+    /// Commits what holds something; tells whether it had not yet. Nobody commits anything else.
+    pub(crate) fn commit(&mut self, tx: u8) -> Option<bool> {
+        let known = self.0.get_mut(&tx)?;
+        match known {
+            Known::Against(_) => None,
+            Known::Holds(_) | Known::Committed => {
+                let is_new = *known != Known::Committed;
+                *known = Known::Committed;
+                Some(is_new)
+            }
+        }
+    }
+
+    /// Aborts what is not committed; returns what it held.
+    pub(crate) fn abort(&mut self, tx: u8) -> (&'static str, Option<H>) {
+        match self.0.get(&tx) {
+            Some(Known::Committed) => ("committed", None),
+            Some(Known::Against(_)) => ("aborted", None),
+            Some(Known::Holds(hold)) => {
+                let hold = hold.clone();
+                self.0.insert(tx, Known::Against("fenced".to_owned()));
+                ("aborted", Some(hold))
+            }
+            None => {
+                self.0.insert(tx, Known::Against("fenced".to_owned()));
+                ("aborted", None)
+            }
+        }
+    }
+}
