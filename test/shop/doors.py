@@ -90,17 +90,17 @@ class Doors:
     def key(self):
         return str(uuid.UUID(int=self.rng.getrandbits(128)))
 
-    async def _soon(self):
-        await asyncio.sleep(self.rng.uniform(0, SPREAD_SECONDS))
+    async def _soon(self, late=0.0):
+        await asyncio.sleep(late + self.rng.uniform(0, SPREAD_SECONDS))
 
-    async def call(self, method, path, *, key=None, token=None):
-        """One call by REST, soon, at any bridge or, where it must be repeated, at all of them."""
+    async def call(self, method, path, *, key=None, token=None, late=0.0):
+        """One call by REST, soon or `late` seconds later, at any bridge or, where it must be repeated, at all."""
         headers = {} if token is None else {"If-Match": f'"{token}"'}
         if key is None and (self.sure or self.rng.random() < 0.5):
             key = self.key()
         if key is not None:
             headers["Idempotency-Key"] = key
-        await self._soon()
+        await self._soon(late)
         began = asyncio.get_running_loop().time()
         while True:
             try:
