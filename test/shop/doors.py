@@ -126,21 +126,21 @@ class Doors:
         by_grpc = not options and self.rng.random() < 0.4
         return await (self.ask(order) if by_grpc else self.post(f"/orders/checkout/{order}", **options))
 
-    async def confirm(self, order, token):
+    async def confirm(self, order, token, late=0.0):
         """Checks out what was seen, by any door."""
         if self.rng.random() < 0.4:
-            return await self.ask(order, if_match=[token])
-        told = await self.post(f"/orders/checkout/{order}", token=token)
+            return await self.ask(order, if_match=[token], late=late)
+        told = await self.post(f"/orders/checkout/{order}", token=token, late=late)
         assert (told.status == 412) == (told.reason == "ORDER_MODIFIED"), told
         return told
 
-    async def ask(self, order, *, request_id=None, if_match=(), door=None):
+    async def ask(self, order, *, request_id=None, if_match=(), door=None, late=0.0):
         """Checks out at a coordinator, soon."""
         if request_id is None:
             request_id = self.key() if self.sure or self.rng.random() < 0.5 else ""
         checkout = self.messages["coordinator"].CheckoutRequest
         request = checkout(order_id=order, request_id=request_id, if_match=if_match)
-        await self._soon()
+        await self._soon(late)
         began = asyncio.get_running_loop().time()
         while True:
             stub = self.rng.choice(self.coordinators) if door is None else self.coordinators[door]
