@@ -35,7 +35,7 @@ use std::{
 
 use fate::Rates;
 use shop::Shop;
-use system_test::history::{judge, people};
+use system_test::history::{json, judge, people};
 
 /// Seeds that an ordinary test run goes through.
 const SEEDS: u64 = 2_000;
@@ -87,6 +87,7 @@ fn run(seed: u64, print: bool) -> Run {
             Ok((book, closed)) => {
                 problems.extend(audit::audit(&shop.kv));
                 let judgement = judge::judge(&book.borrow(), &closed, calm);
+                keep_history(seed, &json::write(&book.borrow(), &closed, calm));
                 problems.extend(judgement.problems);
                 undecided = judgement.undecided;
             }
@@ -97,6 +98,13 @@ fn run(seed: u64, print: bool) -> Run {
         problems.extend(alarms.into_iter().map(|alarm| format!("alarm: {alarm}")));
         Run { problems, undecided, hash, numbers }
     })
+}
+
+/// Writes a history for other checkers, when somebody has said where to.
+fn keep_history(seed: u64, history: &serde_json::Value) {
+    if let Ok(folder) = std::env::var("SIM_HISTORIES_TO") {
+        std::fs::write(format!("{folder}/{seed}.json"), history.to_string()).unwrap();
+    }
 }
 
 fn seeds(default: u64) -> Range<u64> {
