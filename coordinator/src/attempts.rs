@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Code;
 use twopc::message::{Outcome, Refused};
 use types::{
-    Branch, CALL_LIFE_MAX_MS, ClientCall, Mutation, Priority, Reason, Refusal, Timestamp, TxId,
-    TxMeta, UnixMillis,
+    Branch, CALL_AHEAD_MAX_MS, CALL_LIFE_MAX_MS, ClientCall, Mutation, Priority, Reason, Refusal,
+    Timestamp, TxId, TxMeta, UnixMillis,
 };
 
 use crate::{checkout::CheckoutError, mail::MailError, service::Coordinator, tx_log::Origin};
@@ -94,7 +94,7 @@ impl<'a> Attempts<'a> {
             // Every attempt so far has ended without effect.
             return Err(CheckoutError::Unavailable);
         }
-        if now.plus_ms(CALL_LIFE_MAX_MS) < end {
+        if now.plus_ms(CALL_AHEAD_MAX_MS) < end {
             let refusal = Refusal::new(Reason::InvalidArgument);
             return Err(refusal
                 .with(rpc::call::NOT_AFTER, "must be at most a minute ahead")

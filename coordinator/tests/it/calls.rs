@@ -101,7 +101,7 @@ async fn a_call_votes_before_its_end_or_never() {
         let failure = until(&shop, over).await.unwrap_err();
         assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Unavailable, "UNAVAILABLE"));
     }
-    let failure = until(&shop, shop.clock.now().plus_ms(61_000)).await.unwrap_err();
+    let failure = until(&shop, shop.clock.now().plus_ms(121_000)).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::InvalidInput);
     assert!(shop.order.asked().is_empty());
 }

@@ -25,5 +25,7 @@ pub use id::{
     shard_of,
 };
 pub use mutation::Mutation;
-pub use time::{CALL_LIFE_MAX_MS, Clock, Entropy, Stamp, StampError, Timestamp, UnixMillis};
+pub use time::{
+    CALL_AHEAD_MAX_MS, CALL_LIFE_MAX_MS, Clock, Entropy, Stamp, StampError, Timestamp, UnixMillis,
+};
 pub use tx::{BranchState, ClientCall, TxMeta, Vote};

@@ -9,6 +9,10 @@ use std::{fmt, str::FromStr};
 /// One constant for all processes: it is the upper end of the range of every setting that bounds a call.
 pub const CALL_LIFE_MAX_MS: u64 = 60_000;
 
+/// How far ahead of a KV transaction's start timestamp the end of a call may be, in milliseconds: the call's life,
+/// and as much again as the transaction may have been under way, or stopped, when the call joined it.
+pub const CALL_AHEAD_MAX_MS: u64 = 2 * CALL_LIFE_MAX_MS;
+
 /// Milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixMillis(pub u64);

@@ -63,6 +63,8 @@ pub struct Habits {
     pub draws: bool,
     /// How often, in percent, somebody's next deed is done in a crowd.
     pub crowd: u32,
+    /// Whether they sell without an order, by transactions of their own. No order says what was sold then.
+    pub sells: bool,
 }
 
 /// How a client reaches the shop.
@@ -248,7 +250,9 @@ impl<'a, S: Shop> Client<'a, S> {
             7 => Ask::Cancel(user, what),
             8 => Ask::FindPayment(user, what),
             9 => Ask::Misplan(user, item, amount),
-            _ => Ask::Sell(user, item, amount),
+            _ if self.shop.habits().sells => Ask::Sell(user, item, amount),
+            10 => Ask::FindItem(item),
+            _ => Ask::FindUser(user),
         }
     }
 
@@ -350,7 +354,8 @@ impl<'a, S: Shop> Client<'a, S> {
             let drawn = self.rng.random_range(0..DRAWN).to_string();
             let (init, use_) = match self.rng.random_range(0..3) {
                 0 if habits.draws => (Ask::InitOrders, Ask::Checkout(drawn, None)),
-                0 | 1 => (Ask::InitStock(amount), Ask::Sell(1, 1, 1)),
+                0 | 1 if habits.sells => (Ask::InitStock(amount), Ask::Sell(1, 1, 1)),
+                0 | 1 => (Ask::InitStock(amount), Ask::AddStock(1, 1)),
                 _ => (Ask::InitUsers(2 * amount), Ask::PayFor(1, 0)),
             };
             if self.rng.random_range(0..100) < habits.crowd {

@@ -104,6 +104,7 @@ impl Rates {
                 draws: some(1) == 1,
                 gives_up: some(15),
                 crowd: some(100),
+                sells: true,
             },
             retention_ms: 600_000,
             vote_window_ms: 2_000,
@@ -150,7 +151,7 @@ impl Rates {
             ..self.store.clone()
         };
         let retention_ms = 1;
-        let habits = Habits { init: 90, draws: false, gives_up: 0, crowd: 0 };
+        let habits = Habits { init: 90, draws: false, gives_up: 0, crowd: 0, sells: true };
         let quiet = Self { death: 0, cut: 0, island: 0, stop: 0, jump: 0, ..self };
         Self { net, store, retention_ms, vote_window_ms, habits, stray: false, ..quiet }
     }

@@ -5,7 +5,7 @@
 //!
 //! Modules: [`ci`] the whole run; [`test`] all tests; [`client_rust`] tikv-client's own tests; [`deps`] who
 //! may depend on whom; [`tidy`] what the sources look like; [`goldens`]; [`sim`] and [`soak`] the simulation;
-//! [`chaos`] faults of real processes; [`outside`] tools of others, against a running [`shop`]; [`python`] the
+//! [`chaos`] and [`history`] faults of real processes; [`outside`] tools of others, against a running [`shop`]; [`python`] the
 //! virtual environment; [`command`], [`report`] and [`workspace`] underneath.
 //!
 //! Invariants: nothing is written outside the target directory (but for `goldens`); what could not run is
@@ -28,6 +28,7 @@ mod client_rust;
 mod command;
 mod deps;
 mod goldens;
+mod history;
 mod live;
 mod outside;
 mod python;
@@ -55,6 +56,8 @@ usage: cargo xtask COMMAND
   soak      the matrix of faults, a million orders audited and sold, tikv-client's tests over 42 regions,
             dev-kv killed 100 times, a key written a million times and ten million keys, then the
             simulation on seeds never run before: --minutes N
+  history   people of real processes under kills and stops, what they are told judged: --minutes N,
+            --replicas R
   chaos     every fault upon every role of real processes, over one and over two replicas of each
   live      the shop in Docker, for real: docker [--executable PROFILE | --build PROFILE]; shell
   goldens   writes the golden files anew, from what the tests see
@@ -103,6 +106,10 @@ fn main() -> ExitCode {
         },
         "live" => match live::Wanted::parse(&args) {
             Ok(wanted) => report.part("live", || live::run(&workspace, &wanted)),
+            Err(problem) => return usage(&problem),
+        },
+        "history" => match history::Wanted::parse(&args) {
+            Ok(wanted) => history::run(&workspace, &mut report, wanted),
             Err(problem) => return usage(&problem),
         },
         "chaos" => chaos::run(&workspace, &mut report),

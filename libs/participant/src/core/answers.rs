@@ -10,8 +10,8 @@ use prost::Message;
 use proto::{InvalidField, convert, participant::v1::Vote as WireVote};
 use storage::record::{RequestAnswer, request_answer::Outcome};
 use types::{
-    CALL_LIFE_MAX_MS, ClientCall, Mutation, Reason, Refusal, RequestId, Timestamp, TxId, TxMeta,
-    UnixMillis, Vote,
+    CALL_AHEAD_MAX_MS, CALL_LIFE_MAX_MS, ClientCall, Mutation, Reason, Refusal, RequestId,
+    Timestamp, TxId, TxMeta, UnixMillis, Vote,
 };
 
 use super::Core;
@@ -150,7 +150,7 @@ impl<D: Domain> Core<D> {
         let keep_until = match outcome {
             _ if id.is_minted() => over,
             // So do those of any call that has come in by now.
-            Told::Refused(..) => start.plus_ms(CALL_LIFE_MAX_MS),
+            Told::Refused(..) => start.plus_ms(CALL_AHEAD_MAX_MS),
             Told::Done(_) | Told::Committed(_) => over.max(start.plus_ms(self.limits.retention_ms)),
         };
         let last_seq = self.run.seq;

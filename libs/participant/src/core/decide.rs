@@ -2,7 +2,7 @@
 
 use twopc::participant::{Decision, Event, Gate};
 use types::{
-    BranchState, CALL_LIFE_MAX_MS, ClientCall, Mutation, Priority, Reason, Refusal, Timestamp,
+    BranchState, CALL_AHEAD_MAX_MS, ClientCall, Mutation, Priority, Reason, Refusal, Timestamp,
     TxMeta, UnixMillis, Vote,
 };
 
@@ -96,7 +96,7 @@ impl<D: Domain> Core<D> {
             return (!Mutation::EndIgnored.is_on()).then_some(Answer::Expired);
         }
         // What the call comes to would be forgotten before it is over.
-        (start.plus_ms(CALL_LIFE_MAX_MS) < not_after).then(|| {
+        (start.plus_ms(CALL_AHEAD_MAX_MS) < not_after).then(|| {
             let refusal = Refusal::new(Reason::InvalidArgument);
             Answer::Refused(refusal.with("till-not-after-ms", not_after.0))
         })

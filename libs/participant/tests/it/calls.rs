@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use participant::core::{Answer, Call};
 use stock::app::{Op, Reply};
 use types::{
-    BranchState, CALL_LIFE_MAX_MS, ClientCall, Priority, Reason, Refusal, RequestId, Timestamp,
+    BranchState, CALL_AHEAD_MAX_MS, ClientCall, Priority, Reason, Refusal, RequestId, Timestamp,
     TxMeta, UnixMillis, Vote,
 };
 
@@ -207,7 +207,7 @@ async fn an_operation_takes_effect_before_its_end_or_never() {
     let again = ask(&lane, more(), &until("in time", now.plus_ms(1_000))).await;
     assert!(!matches!(again, Answer::Done(Reply::Stock(3), _)), "it happened once: {again:?}");
     let now = shop.clock.now();
-    let far = now.plus_ms(CALL_LIFE_MAX_MS);
+    let far = now.plus_ms(CALL_AHEAD_MAX_MS);
     assert!(matches!(ask(&lane, more(), &until("far", far)).await, Answer::Done(..)));
     let too_far = until("too far", far.plus_ms(10));
     assert_eq!(refused(&ask(&lane, more(), &too_far).await), Reason::InvalidArgument);
