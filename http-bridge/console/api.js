@@ -40,14 +40,22 @@ async function answerOf(response) {
   });
 }
 
-async function once(method, path, headers) {
-  let response;
+async function send(method, path, headers) {
   try {
-    response = await fetch(path, { method, headers, cache: "no-store", credentials: "same-origin" });
+    return await fetch(path, { method, headers, cache: "no-store", credentials: "same-origin" });
   } catch {
     throw Object.assign(new Refusal(0, { title: "The bridge does not answer", detail: "It may be starting, or gone." }), { after: 1 });
   }
-  return answerOf(response);
+}
+
+async function once(method, path, headers) {
+  return answerOf(await send(method, path, headers));
+}
+
+/** A read of what may be bought as it is seen: with the token of its content. */
+export async function getTagged(path) {
+  const response = await send("GET", path, credentials());
+  return { found: await answerOf(response), etag: response.headers.get("etag") };
 }
 
 /** A call that only reads. */

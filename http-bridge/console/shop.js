@@ -1,6 +1,6 @@
 // The try-it shop: a customer, items, an order, and its checkout, all through the REST API.
 
-import { get, post, segment } from "./api.js";
+import { get, getTagged, post, segment } from "./api.js";
 import { Wrong, announce, by, cents, handle, make, money, say, shortId, units } from "./dom.js";
 import { watch } from "./transaction.js";
 
@@ -155,8 +155,8 @@ async function addLine(item, amount) {
 }
 
 async function readOrder() {
-  const found = await get(`/orders/find/${segment(order.id)}`);
-  Object.assign(order, { paid: found.paid, cost: found.total_cost, items: found.items });
+  const { found, etag } = await getTagged(`/orders/find/${segment(order.id)}`);
+  Object.assign(order, { paid: found.paid, cost: found.total_cost, items: found.items, etag });
   showOrder();
 }
 
@@ -168,7 +168,9 @@ async function checkOut() {
   const began = performance.now();
   const watching = watch(id, { settled: false });
   try {
-    await post(`/orders/checkout/${segment(id)}`, { "Till-Keep-Log": "1" });
+    // What is shown is what is bought, or nothing.
+    const asSeen = order.etag ? { "If-Match": order.etag } : {};
+    await post(`/orders/checkout/${segment(id)}`, { "Till-Keep-Log": "1", ...asSeen });
     const took = `${Math.max(1, Math.round(performance.now() - began))} ms`;
     if (was) showVerdict("good", "Paid before", "It was paid already: nothing is charged twice.");
     else showVerdict("good", "Paid", `Stock and credit were taken together, and the answer came after ${took}.`);
