@@ -1,7 +1,7 @@
 //! The whole run: what must hold before anything lands. Cheap parts first.
 
 use crate::{
-    client_rust, command, deps, outside, report::Report, test, tidy, workspace::Workspace,
+    client_rust, command, deps, history, outside, report::Report, test, tidy, workspace::Workspace,
 };
 
 /// Runs every part, whatever became of those before it.
@@ -25,6 +25,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     outside::deny(workspace, report);
     outside::deployment(workspace, report);
     test::run(workspace, report);
+    report.part("second checker", || history::second_checker(workspace));
     report.part("client tests", || client_rust::run(workspace, 1));
     outside::run(workspace, report);
 }

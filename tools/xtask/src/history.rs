@@ -1,7 +1,11 @@
 //! Histories of real processes under kills and stops, for as long as somebody likes. See docs/reliability.md.
 
+use std::{fs, path::PathBuf};
+
 use crate::{
-    report::{Part, Report},
+    command,
+    outside::go,
+    report::{Outcome, Part, Report},
     test,
     workspace::Workspace,
 };
@@ -35,11 +39,35 @@ impl Wanted {
 pub(crate) fn run(workspace: &Workspace, report: &mut Report, wanted: Wanted) {
     if test::build(workspace, report) {
         report.part("histories", || histories(workspace, wanted));
+        report.part("second checker", || second_checker(workspace));
     }
 }
 
-fn histories(workspace: &Workspace, wanted: Wanted) -> Part {
+/// Where histories are written, and nothing of an earlier run stands.
+pub(crate) fn folder(workspace: &Workspace) -> Result<PathBuf, String> {
     let folder = workspace.scratch("histories")?;
+    fs::remove_dir_all(&folder).map_err(|error| error.to_string())?;
+    workspace.scratch("histories")
+}
+
+/// Judges the histories that stand there once more, by a checker of other hands.
+pub(crate) fn second_checker(workspace: &Workspace) -> Part {
+    let histories = workspace.scratch("histories")?;
+    let Some(mut tests) = go::go(&workspace.scratch("go")?) else {
+        return Ok(Outcome::NotRun("go is not installed".to_owned()));
+    };
+    let source = workspace.root.join("test/porcupine");
+    command::run(tests.args(["test", "."]).current_dir(&source))?;
+    let checker = histories.with_extension("checker");
+    let mut build = go::go(&workspace.scratch("go")?).ok_or("go is not installed")?;
+    command::run(build.args(["build", "-o"]).arg(&checker).arg(".").current_dir(&source))?;
+    command::check(
+        std::process::Command::new(checker).arg("--draw").arg(&histories).arg(&histories),
+    )
+}
+
+fn histories(workspace: &Workspace, wanted: Wanted) -> Part {
+    let folder = folder(workspace)?;
     let mut cargo = workspace.cargo(&["test", "--workspace", "--test", "history"]);
     cargo
         .args(["--", "--nocapture"])

@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command};
 
 use crate::{
-    command,
+    command, history,
     python::Venv,
     report::{Outcome, Part, Report, Tally},
     workspace::Workspace,
@@ -12,7 +12,10 @@ use crate::{
 /// Builds, then runs everything.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     if build(workspace, report) {
-        report.part("rust tests", || rust(workspace, &[]));
+        report.part("rust tests", || {
+            let histories = history::folder(workspace)?;
+            rust(workspace, &[("HISTORIES_TO", &histories.to_string_lossy())])
+        });
         report.part("cluster tests", || cluster(workspace));
         report.part("python tests", || python(workspace));
     }

@@ -120,7 +120,7 @@ fn unreplaced(
 }
 
 /// A go that installs below the target directory; none where go is not installed.
-fn go(folder: &Path) -> Option<Command> {
+pub(crate) fn go(folder: &Path) -> Option<Command> {
     let program = ["go", "/usr/local/go/bin/go"]
         .into_iter()
         .find(|program| Command::new(program).arg("version").output().is_ok())?;
