@@ -10,7 +10,8 @@ import (
 const (
 	head = `{"format": 1, "calm": false,
 		"world": {"items": 4, "users": 4, "drawn": 2, "price": 2, "payment": 1}, "calls": [
-		{"call": "create_order", "user": 1, "began": 1, "ended": 2, "quiet": false, "answer": {"is": "id", "id": "7b"}},`
+		{"call": "create_order", "user": 1, "began": 1, "ended": 2, "quiet": false,
+		"answer": {"is": "id", "id": "7b"}},`
 	added = `{"call": "add_item", "order": "7b", "item": 1, "units": 2, "began": 4, "ended": 9, "quiet": false,
 		"answer": {"is": "amount", "amount": 4}},
 		{"call": "init_stock", "amount": 4, "began": 10, "ended": 11, "quiet": false, "answer": {"is": "done"}},

@@ -124,6 +124,7 @@ func TestAnOrderIsWhatWasDoneToIt(t *testing.T) {
 		{"removed", "", []*call{create(), remove().done(), ask().no("ORDER_NOT_FOUND")}, nil},
 		{"found when removed", bad, []*call{create(), remove().done(), find("a", false)}, nil},
 		{"removed twice", bad, []*call{create(), remove().done(), remove().done()}, nil},
+		{"taken off before", bad, []*call{create(), takeOff(1).done()}, nil},
 		{"drawn", "", []*call{initAll("init_orders", 0), of("1", ask()).is(
 			answer{Is: "order", Lines: [][]int64{{0, 2}}, ETag: "a"})}, nil},
 		{"drawn otherwise", "order 1: not linearizable", []*call{initAll("init_orders", 0), of("1", ask()).is(
@@ -152,6 +153,7 @@ func TestRefusalsOfAnOrderHaveAReason(t *testing.T) {
 		{"no stock", "", full(checkout().lacks("OUT_OF_STOCK", 2, 1)), nil},
 		{"no stock when paid", bad, sold(checkout().no("OUT_OF_STOCK")), nil},
 		{"no stock when empty", bad, []*call{create(), checkout().no("OUT_OF_STOCK")}, nil},
+		{"no credit when empty", bad, []*call{create(), checkout().no("OUT_OF_CREDIT")}, nil},
 		{"no stock of another item", bad, full(checkout().lacks("OUT_OF_STOCK", 2, 2)), nil},
 		{"no stock for more", bad, full(checkout().lacks("OUT_OF_STOCK", 3, 1)), nil},
 		{"no credit", "", full(checkout().lacks("OUT_OF_CREDIT", 4, 1)), nil},
@@ -197,6 +199,9 @@ func TestAnETagNamesOneContent(t *testing.T) {
 		{"bought, sold as something else", bad,
 			seen(add(1, 1).says(4), checkout().done(), checkout().ifMatch("a").done()), nil},
 		{"short when changed", bad, seen(add(1, 1).says(4), checkout().ifMatch("a").no("OUT_OF_STOCK")), nil},
+		{"poor when changed", bad, seen(add(1, 1).says(4), checkout().ifMatch("a").no("OUT_OF_CREDIT")), nil},
+		{"empty when changed", bad, seen(takeOff(1).done(), checkout().ifMatch("a").no("EMPTY_ORDER")), nil},
+		{"short as seen", "", seen(checkout().ifMatch("a").no("OUT_OF_STOCK")), nil},
 		{"modified when removed", bad, seen(remove().done(), checkout().ifMatch("a").no("ORDER_MODIFIED")), nil},
 	})
 }
@@ -226,7 +231,8 @@ func TestAmountsComeAndGo(t *testing.T) {
 	check(t, []sample{
 		{"stock", "",
 			stock(onItem("add_stock", 2).says(7), onItem("subtract", 3).says(4), onItem("find_item", 0).says(4),
-				onItem("subtract", 5).no("OUT_OF_STOCK"), initAll("init_stock", 9), onItem("find_item", 0).says(9)), nil},
+				onItem("subtract", 5).no("OUT_OF_STOCK"), initAll("init_stock", 9),
+				onItem("find_item", 0).says(9)), nil},
 		{"stale", item, stock(onItem("add_stock", 2).says(7), onItem("find_item", 0).says(5)), nil},
 		{"lost", item, stock(onItem("add_stock", 2).says(7), onItem("add_stock", 1).says(6)), nil},
 		{"not less", item, stock(onItem("subtract", 2).says(5)), nil},
@@ -278,6 +284,14 @@ func TestWhatIsHeldIsMissingForAWhile(t *testing.T) {
 			during("find_item", 3, create().at(10, 11), add(1, 2).says(4).at(12, 13), checkout().at(30, 0)), nil},
 		{"nobody's order", "item 1",
 			during("find_item", 3, create().at(10, 11), add(2, 2).says(4).at(12, 13), checkout().at(30, 0)), nil},
+		{"money by an order", "", during("find_user", 8, create().at(10, 11), add(1, 2).says(4).at(12, 13),
+			checkout().at(30, 0)), nil},
+		{"money by another's order", "user 1", during("find_user", 8, (&call{Name: "create_order", User: 2}).is(
+			answer{Is: "id", ID: "o"}).at(10, 11), add(1, 2).says(4).at(12, 13), checkout().at(30, 0)), nil},
+		{"of another item", "item 1", during("find_item", 7,
+			(&call{Name: "sell", User: 1, Item: 2, Units: 2}).at(30, 0)), nil},
+		{"of another user", "user 1", during("find_user", 16,
+			(&call{Name: "sell", User: 2, Item: 1, Units: 2}).at(30, 0)), nil},
 		{"when quiet", "item 1",
 			[]*call{initAll("init_stock", 9), sell(2), onItem("find_item", 0).quiet().says(8)}, nil},
 	})
@@ -290,13 +304,21 @@ func TestWhatIsHeldIsMissingForAWhile(t *testing.T) {
 			t.Fatal(isCalm, err, found)
 		}
 	}
+	refused = sell(2).no("OUT_OF_CREDIT").at(20, 45)
+	calm = sample{calls: during("find_item", 7, refused, onUser("pay", 17).says(3).at(6, 7))}.history()
+	calm.Calm = true
+	found := tally{out: io.Discard, timeout: time.Minute}
+	if err := found.judge("f", calm); err != nil || found.violations > 0 {
+		t.Fatal(err, found)
+	}
 }
 
 func TestAPurchaseTakesUnitsAndMoneyOnce(t *testing.T) {
 	lines := [][]int64{{1, 2}}
 	bought := []final{{"o", 1, lines, true}}
 	with := func(calls ...*call) []*call {
-		return append([]*call{initAll("init_stock", 5), initAll("init_users", 6), create(), add(1, 2).says(4)}, calls...)
+		begin := []*call{initAll("init_stock", 5), initAll("init_users", 6), create(), add(1, 2).says(4)}
+		return append(begin, calls...)
 	}
 	stock := func(n int64) *call { return onItem("find_item", 0).quiet().says(n) }
 	credit := func(n int64) *call { return onUser("find_user", 0).quiet().says(n) }
@@ -330,6 +352,33 @@ func TestAPurchaseTakesUnitsAndMoneyOnce(t *testing.T) {
 		{"drawn", "", draw(found(3, 2)...), drawn},
 		{"drawn for nothing", "item 0", draw(found(5, 2)...), drawn},
 		{"overwritten", "", draw(append(found(5, 2), initAll("init_orders", 0))...), nil},
+		{"overwritten, and of what else", "item 1", draw(initAll("init_orders", 0), stock(4)), nil},
+		{"overwritten, and whose else", "user 1", draw(initAll("init_orders", 0),
+			of("1", add(1, 1)).says(6), credit(5)), nil},
+		{"overwritten, and of another order", "item 1", draw(create(), add(1, 1).says(2), initAll("init_orders", 0),
+			stock(4)), nil},
+		{"overwritten with more", "", draw(of("1", add(1, 1)).says(6), initAll("init_orders", 0), stock(4)), nil},
+		{"overwritten, and lacks", "", draw(initAll("init_orders", 0), of("1", checkout()).no("OUT_OF_STOCK")), nil},
+		{"drawn, and nothing lacks", "nothing of it was lacking", draw(of("1", checkout()).no("OUT_OF_STOCK")), drawn},
+		{"drawn, and credit lacks", "", draw(of("1", checkout()).no("OUT_OF_CREDIT")), drawn},
+		{"no drawn one", "nothing of it was lacking", with((&call{Name: "subtract", Amount: 4}).says(1),
+			checkout().no("OUT_OF_STOCK")), nil},
+		{"of two items", "", with(add(2, 1).says(6), checkout().done(), stock(3), credit(0)),
+			[]final{{"o", 1, [][]int64{{1, 2}, {2, 1}}, true}}},
+		{"reads and makings without an answer", "", append([]*call{{Name: "create_order", User: 2}, of("o", ask())},
+			with(ask(), checkout().done(), stock(3), pays("find_payment"), credit(2))...), bought},
+		{"of nobody else", "", with(checkout().done(), (&call{Name: "find_user", User: 2}).quiet().says(6)), bought},
+		{"not by a refused one", "item 1", with(onUser("pay", 3).says(3), checkout().no("OUT_OF_CREDIT"), stock(3),
+			onUser("add_funds", 1).says(4), checkout().done()), bought},
+		{"not yet seen as paid", "", with(checkout(), find("a", false, lines[0]), stock(5),
+			find("b", true, lines[0]), stock(3)), bought},
+		{"told that it is paid", "item 1", with(checkout(), add(1, 1).no("ALREADY_PAID"), stock(5)), bought},
+		{"credit lacks alone", "", with(onUser("pay", 3).says(3), checkout().no("OUT_OF_CREDIT")), nil},
+		{"lacks as it is taken off", "", []*call{initAll("init_stock", 1).at(1, 2), initAll("init_users", 9).at(3, 4),
+			create().at(5, 6), add(1, 2).says(4).at(7, 8), checkout().no("OUT_OF_STOCK").at(9, 20),
+			takeOff(1).says(2).at(10, 11)}, nil},
+		{"none of it left", "nothing of it was lacking", with(add(2, 1).says(6), takeOff(2).says(4),
+			checkout().no("OUT_OF_STOCK")), nil},
 	})
 }
 
@@ -350,8 +399,31 @@ func TestAPaymentStandsUntilItIsGivenBack(t *testing.T) {
 		{"not paid", payment, paid(pays("cancel").no("NOT_PAID")), nil},
 		{"overwritten", payment, paid(initAll("init_users", 1), stands(true)), nil},
 		{"perhaps given back", "", paid(pays("cancel"), stands(true), stands(false)), nil},
+		{"perhaps paid again", "", paid(pays("pay_for"), stands(true)), nil},
+		{"perhaps not given back", "", paid(pays("cancel").says(9), pays("cancel"), stands(false)), nil},
+		{"paid by nobody", payment, []*call{stands(true)}, nil},
 		{"no credit when it stands", payment, paid(initAll("init_users", 1), pays("pay_for").says(0),
 			pays("pay_for").no("OUT_OF_CREDIT")), nil},
 		{"too late", "no call can be told that", paid(pays("cancel").no("OVERFLOW")), nil},
 	})
+}
+
+func TestOrdersThatDifferInAnythingAreNotEqual(t *testing.T) {
+	base := func() order {
+		return order{exists: true, user: 1, lines: map[int64]int64{1: 2}, etag: "a", spent: []string{"b"}}
+	}
+	if !base().equal(base()) {
+		t.Fatal("equal ones differ")
+	}
+	for at, change := range []func(*order){
+		func(o *order) { o.exists = false }, func(o *order) { o.paid = true }, func(o *order) { o.user = 2 },
+		func(o *order) { o.lines = map[int64]int64{1: 1} }, func(o *order) { o.etag = "" },
+		func(o *order) { o.soldAs = "c" }, func(o *order) { o.spent = nil },
+	} {
+		other := base()
+		change(&other)
+		if base().equal(other) || other.equal(base()) {
+			t.Error("equal in spite of change", at)
+		}
+	}
 }
