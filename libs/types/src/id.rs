@@ -148,6 +148,13 @@ impl RequestId {
         Self(Arc::from(format!("{}{}", Self::MINTED_PREFIX, uuid.simple())))
     }
 
+    /// The UUID that [`RequestId::minted`] made this of; none for any other id.
+    pub fn uuid(&self) -> Option<Uuid> {
+        let hex = self.0.strip_prefix(Self::MINTED_PREFIX).filter(|hex| hex.len() == 32)?;
+        let uuid = Uuid::try_parse(hex).ok()?;
+        (Self::minted(uuid) == *self).then_some(uuid)
+    }
+
     /// True for an id from [`RequestId::minted`].
     pub fn is_minted(&self) -> bool {
         self.0.starts_with(Self::MINTED_PREFIX)

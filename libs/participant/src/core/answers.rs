@@ -8,7 +8,10 @@
 use bytes::Bytes;
 use prost::Message;
 use proto::{InvalidField, convert, participant::v1::Vote as WireVote};
-use storage::record::{RequestAnswer, request_answer::Outcome};
+use storage::{
+    record::{RequestAnswer, request_answer::Outcome},
+    tx_meta,
+};
 use types::{
     CALL_AHEAD_MAX_MS, CALL_LIFE_MAX_MS, ClientCall, Mutation, Reason, Refusal, RequestId,
     Timestamp, TxId, TxMeta, UnixMillis, Vote,
@@ -169,7 +172,7 @@ impl<D: Domain> Core<D> {
         answer: &RequestAnswer,
         seq: u64,
     ) -> Result<(), InvalidField> {
-        if let Some(id) = convert::request_id(&answer.request_id)? {
+        if let Some(id) = id_of(answer)? {
             self.answers.insert(id, Remembered::decode(answer, seq)?);
         }
         Ok(())
@@ -192,8 +195,10 @@ impl Remembered {
             Told::Refused(vote, None) => (Outcome::Refused, vote.clone(), 0),
             Told::Refused(vote, Some(until)) => (Outcome::RefusedUntil, vote.clone(), until.0),
         };
+        let (request_id, minted_id) = tx_meta::encode_id(id);
         RequestAnswer {
-            request_id: id.to_string(),
+            request_id,
+            minted_id,
             call: self.fingerprint,
             reply,
             keep_until_ms: self.keep_until.0,
@@ -219,6 +224,12 @@ impl Remembered {
             last_seq: seq,
         })
     }
+}
+
+/// The id that an answer is remembered under.
+pub(super) fn id_of(answer: &RequestAnswer) -> Result<Option<RequestId>, InvalidField> {
+    tx_meta::decode_id(&answer.request_id, &answer.minted_id)
+        .map_err(|error| InvalidField::new("request_id", error))
 }
 
 /// Whether a refusal binds an attempt. What began at or before it was told did so before its client knew:

@@ -16,7 +16,7 @@ use types::{BranchState, Mutation, RequestId, Timestamp, TxId, TxMeta, UnixMilli
 
 use super::{
     Core,
-    answers::{decode_vote, encode_vote},
+    answers::{decode_vote, encode_vote, id_of},
 };
 use crate::domain::{Domain, Row};
 
@@ -101,7 +101,7 @@ impl<D: Domain> Core<D> {
     pub(super) fn mark(&mut self, seq: u64, entry: &record::JournalEntry) {
         let txs = entry.events.iter().filter_map(event_tx_id).collect();
         let requests = entry.requests.iter();
-        let requests = requests.filter_map(|answer| RequestId::new(&answer.request_id).ok());
+        let requests = requests.filter_map(|answer| id_of(answer).ok().flatten());
         self.journal.push_back(Mark {
             seq,
             start: Timestamp(entry.start_ts),

@@ -78,7 +78,7 @@ impl Default for Limits {
         Self {
             records: 131_072,
             waiters: 8_192,
-            batch_bytes: 14 * 1024,
+            batch_bytes: 15 * 1024,
             batch_calls: 1_024,
             retention_ms: 600_000,
         }

@@ -32,6 +32,7 @@ fn tx() -> r::TxMeta {
         not_after_ms: 1_795_000_030_000,
         call_id: "~0af7651916cd43dd8448eb211c80319c".to_owned(),
         call_began_ts: 470_614_102_246_162_426,
+        minted_id: vec![0x5a; 16].into(),
     }
 }
 
@@ -58,6 +59,7 @@ fn entry() -> r::JournalEntry {
         events: events.into_iter().map(|event| r::TxEvent { event: Some(event) }).collect(),
         requests: vec![r::RequestAnswer {
             request_id: "a-request".to_owned(),
+            minted_id: vec![0x5a; 16].into(),
             call: u64::MAX,
             reply: bytes("reply"),
             keep_until_ms: 1_795_000_600_000,
