@@ -160,7 +160,7 @@ impl<'a> Attempts<'a> {
     ///
     /// # Errors
     /// [`CheckoutError::OutcomeUnknown`] when the caller stops listening first: a refusal that is not durable is
-    /// not certain.
+    /// not certain; [`CheckoutError::Unavailable`] when there is no such shard any more.
     pub(crate) async fn note_refusal(
         &self,
         primary: &Branch,
@@ -173,9 +173,16 @@ impl<'a> Attempts<'a> {
         let noted = async {
             loop {
                 match self.coordinator.mail().send(primary, refuse.clone(), false).await {
-                    Ok(OpResult::Refuse(response)) => return response.outcome,
+                    Ok(OpResult::Refuse(response)) => return Ok(response.outcome),
                     Err(MailError::Refused { code, .. }) if code == Code::Unimplemented as i32 => {
-                        return None;
+                        return Ok(None);
+                    }
+                    // A shard that it does not have: it has others now.
+                    Err(MailError::Refused { code, .. })
+                        if code == Code::InvalidArgument as i32 =>
+                    {
+                        self.coordinator.mail().forget_descriptions();
+                        return Err(CheckoutError::Unavailable);
                     }
                     Ok(other) => tracing::debug!(?other, "a refusal was not noted"),
                     Err(error) => tracing::debug!(%error, "a refusal could not be noted yet"),
@@ -183,7 +190,7 @@ impl<'a> Attempts<'a> {
                 sleep(backoff.pause()).await;
             }
         };
-        timeout_at(self.until, noted).await.map_err(|_| CheckoutError::OutcomeUnknown)
+        timeout_at(self.until, noted).await.map_err(|_| CheckoutError::OutcomeUnknown)?
     }
 
     /// Waits until another attempt may get further.
@@ -222,7 +229,10 @@ impl<'a> Attempts<'a> {
 
 /// The transaction by which an earlier attempt of the call has succeeded, as its primary says.
 fn done_before(refused: &[Refused]) -> Option<TxId> {
-    let done = |refused: &&Refused| Reason::parse(&refused.reason) == Some(Reason::AlreadyDone);
+    // The primary is the first branch, and nobody else knows.
+    let done = |refused: &&Refused| {
+        refused.seat == 0 && Reason::parse(&refused.reason) == Some(Reason::AlreadyDone)
+    };
     refused.iter().find(done)?.metadata.get("tx_id")?.parse().ok()
 }
 

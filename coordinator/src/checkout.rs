@@ -372,12 +372,7 @@ fn judge(all: Vec<Refused>) -> Result<Tried, CheckoutError> {
     let reread = |refused: &Refused| {
         matches!(
             Reason::parse(&refused.reason),
-            Some(
-                Reason::OrderChanged
-                    | Reason::AlreadyPaid
-                    | Reason::OrderNotFound
-                    | Reason::WrongShard
-            )
+            Some(Reason::OrderChanged | Reason::AlreadyPaid | Reason::WrongShard)
         )
     };
     if all.iter().any(reread) {

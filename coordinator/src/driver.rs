@@ -52,7 +52,7 @@ pub struct Driver {
     listener: Option<oneshot::Sender<Answer>>,
     /// A business NO that came in from elsewhere than the primary. The primary is told of it together with
     /// the abort, as whatever began before under the same request id must not succeed after the client
-    /// was refused. A NO of the primary itself goes no further: the order is read again.
+    /// was refused. A NO of the primary itself needs no telling: an order is read again, and a plan notes it.
     refusal: Option<No>,
     trace: Trace,
 }

@@ -157,7 +157,8 @@ impl Bridge {
                     };
                     telemetry::metrics().retries.one(["call", why]);
                     if maybe_done {
-                        sofar.unanswered = self.store_time().now().map(Unanswered);
+                        let now = self.store_time().now().map(Unanswered);
+                        sofar.unanswered = now.or(sofar.unanswered);
                     }
                     sofar.maybe_done |= maybe_done;
                     sofar.overloaded = overloaded.is_some();

@@ -155,7 +155,7 @@ def test_the_conformance_kit_passes_a_good_participant_and_fails_a_bad_one(tmp_p
             )
             assert bad.returncode == 2, bad.stdout + bad.stderr
             assert "FAILED   a primary aborts a YES on evidence only" in bad.stdout
-            assert "2 failed" in bad.stdout, bad.stdout
+            assert "3 failed" in bad.stdout, bad.stdout
         finally:
             subprocess.run(["kill", "-9", pid.read_text().strip()], check=False)
             service.process.wait(timeout=20)

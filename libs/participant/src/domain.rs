@@ -51,7 +51,7 @@ pub enum Judged<H> {
 }
 
 /// Pure decisions of one service. Nothing here may be async, do I/O, or look at a clock: the only time
-/// is the start timestamp of the KV transaction ([`Rows::start`]).
+/// is the start timestamp of the KV transaction ([`Rows::stamp`]).
 ///
 /// A method that answers anything but success must leave the rows as they were.
 pub trait Domain: fmt::Debug + Send + Sync + 'static {

@@ -2,15 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
-/// How long a client's call may live, in milliseconds by the store's clock: no attempt of it takes effect
-/// later than this after the first one began. Time-outs end here, and what is remembered so that no attempt
-/// contradicts another is remembered for this long.
-///
-/// One constant for all processes: it is the upper end of the range of every setting that bounds a call.
+/// How long a client's call may live, in milliseconds by the store's clock, from when it comes in: the upper end of
+/// the range of every setting that bounds a call, in all processes.
 pub const CALL_LIFE_MAX_MS: u64 = 60_000;
 
-/// How far ahead of a KV transaction's start timestamp the end of a call may be, in milliseconds: the call's life,
-/// and as much again as the transaction may have been under way, or stopped, when the call joined it.
+/// How far ahead of a KV transaction's start timestamp the end of a call may be, in milliseconds; a later end is
+/// refused. The call's life, and as much again, as a store or process that stands still makes timestamps old. What a
+/// call came to is remembered for this long at most, so that no attempt contradicts another.
 pub const CALL_AHEAD_MAX_MS: u64 = 2 * CALL_LIFE_MAX_MS;
 
 /// Milliseconds since the Unix epoch.

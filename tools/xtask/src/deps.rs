@@ -38,7 +38,7 @@ const EDGES: Table = &[
         "till",
         "audit types proto storage rpc telemetry order stock payment coordinator http-bridge dev-kv bench",
     ),
-    ("system-test", ""),
+    ("system-test", "types proto rpc"),
     ("xtask", ""),
 ];
 

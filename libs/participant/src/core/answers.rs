@@ -110,7 +110,9 @@ impl<D: Domain> Core<D> {
     /// Remembers a refusal, so that it binds whatever is still under way of this call, and of earlier ones under
     /// the client's own id.
     pub(super) fn remember_refusal(&mut self, call: &ClientCall, refusal: &Vote) {
-        if Mutation::RefusalForgotten.is_on() {
+        let is_over = call.not_after.is_some_and(|end| self.run.start.physical() >= end);
+        // Nobody listens to a call that is over, and no attempt of it takes effect any more.
+        if is_over || Mutation::RefusalForgotten.is_on() {
             return;
         }
         let vote = encode_vote(Some(refusal));
@@ -129,13 +131,7 @@ impl<D: Domain> Core<D> {
             && meta.is_primary(self.book.branch())
             && !Mutation::SuccessForgotten.is_on()
         {
-            // An entry that is too far ahead would be kept for ever.
-            let latest = meta.deadline.plus_ms(CALL_LIFE_MAX_MS);
-            let call = ClientCall {
-                not_after: call.not_after.map(|not_after| not_after.min(latest)),
-                ..call.clone()
-            };
-            self.remember(&call, &call.id, Told::Committed(meta.tx_id));
+            self.remember(call, &call.id, Told::Committed(meta.tx_id));
         }
     }
 
@@ -148,13 +144,16 @@ impl<D: Domain> Core<D> {
             // A success is what every attempt is told from then on.
             return;
         }
-        // Whatever attempt there is of this call, it takes effect before that.
-        let over = call.not_after.unwrap_or(start.plus_ms(CALL_LIFE_MAX_MS));
+        // No attempt of any call that has come in by now takes effect later: a later end is refused.
+        let latest = start.plus_ms(CALL_AHEAD_MAX_MS);
         let keep_until = match outcome {
-            _ if id.is_minted() => over,
-            // So do those of any call that has come in by now.
-            Told::Refused(..) => start.plus_ms(CALL_AHEAD_MAX_MS),
-            Told::Done(_) | Told::Committed(_) => over.max(start.plus_ms(self.limits.retention_ms)),
+            _ if id.is_minted() => {
+                call.not_after.unwrap_or(start.plus_ms(CALL_LIFE_MAX_MS)).min(latest)
+            }
+            Told::Refused(..) => latest,
+            Told::Done(_) | Told::Committed(_) => {
+                latest.max(start.plus_ms(self.limits.retention_ms))
+            }
         };
         let last_seq = self.run.seq;
         let known = Remembered { fingerprint: call.fingerprint, outcome, keep_until, last_seq };

@@ -6,7 +6,7 @@ use types::{
     TxMeta, UnixMillis, Vote,
 };
 
-use super::{Answer, Call, CallId, Core, answers::Recalled, wait::Waiter};
+use super::{Answer, Call, CallId, Core, answers::Recalled, journal::row_of, wait::Waiter};
 use crate::domain::{Domain, Executed, Judged, Receipt, Row};
 
 impl<D: Domain> Core<D> {
@@ -57,7 +57,8 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Answers what the call came to before, or remembers that it is refused.
+    /// Answers what the call came to before, or remembers that it is refused. While an attempt of the call is
+    /// under way nobody knows what it comes to: then the answer is who it waits for.
     fn refuse(
         &mut self,
         id: CallId,
@@ -67,6 +68,8 @@ impl<D: Domain> Core<D> {
     ) {
         let answer = if let Some(recalled) = self.recall(call, began) {
             self.recalled(recalled)
+        } else if let Some(attempt) = self.blocker_on(&row_of(&call.id)).cloned() {
+            Answer::Waiting(Box::new(attempt))
         } else {
             self.remember_refusal(call, &refusal.into());
             Answer::Refused(refusal.clone())

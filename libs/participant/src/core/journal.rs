@@ -32,6 +32,13 @@ const CARRY_MAX: usize = 8;
 /// First byte of what stands for a call among the rows that are held; no kind of record has it.
 const CALL: u8 = 0;
 
+/// What stands for a call among the rows that are held.
+pub(super) fn row_of(id: &RequestId) -> Row {
+    let mut row = vec![CALL];
+    row.extend_from_slice(id.as_str().as_bytes());
+    row
+}
+
 /// What a journal entry keeps alive.
 #[derive(Debug)]
 pub(super) struct Mark {
@@ -92,9 +99,7 @@ impl<D: Domain> Core<D> {
     /// one call the second waits until it is known what the first came to. No record has such a row.
     pub(super) fn call_row(&self, meta: &TxMeta) -> Option<Row> {
         let call = meta.call.as_ref().filter(|_| meta.is_primary(self.book.branch()))?;
-        let mut row = vec![CALL];
-        row.extend_from_slice(call.id.as_str().as_bytes());
-        Some(row)
+        Some(row_of(&call.id))
     }
 
     /// Notes what a durable entry keeps alive.

@@ -352,6 +352,8 @@ impl<D: Domain> Core<D> {
         self.journal.clear();
         self.records = rows::Cache::new(self.limits.records);
         self.run = Run::default();
+        // What they wait for may be gone from the journal, too.
+        self.improved.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
     }
 
     /// Takes what other writers (or earlier runs) wrote after [`Core::head`] into the state.

@@ -186,6 +186,34 @@ async fn a_refusal_that_was_found_elsewhere_binds_unless_the_call_has_succeeded(
     commit(&lane, &bought).await;
     let answer = lane.call(refuse(&call)).await.unwrap();
     assert_eq!(answer, Answer::Committed(bought.tx_id));
+    // While an attempt is under way nobody knows what it comes to.
+    let call = client_call("under way", "buy");
+    let under_way = attempt(&shop, 2, &call);
+    assert_eq!(said(&prepare(&lane, &under_way, "a", 1).await), "YES");
+    let answer = lane.call(refuse(&call)).await.unwrap();
+    assert!(matches!(answer, Answer::Waiting(_)), "{answer:?}");
+    commit(&lane, &under_way).await;
+    let answer = lane.call(refuse(&call)).await.unwrap();
+    assert_eq!(answer, Answer::Committed(under_way.tx_id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_remembered_for_ever_or_for_a_call_that_is_over() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let refuse = |id: &str, not_after| Call::Refuse {
+        call: ClientCall { not_after: Some(not_after), ..client_call(id, "add") },
+        began: None,
+        refusal: Refusal::new(Reason::ItemNotFound),
+    };
+    let add = |id: &str| ClientCall { not_after: None, ..client_call(id, "add") };
+    let more = || Op::Add(item("a"), units(1));
+    lane.call(refuse("~far", UnixMillis(u64::MAX))).await.unwrap();
+    assert_eq!(refused(&ask(&lane, more(), &add("~far")).await), Reason::ItemNotFound);
+    lane.call(refuse("~over", shop.clock.now())).await.unwrap();
+    assert!(matches!(ask(&lane, more(), &add("~over")).await, Answer::Done(..)));
+    tokio::time::sleep(Duration::from_millis(CALL_AHEAD_MAX_MS + 1_000)).await;
+    assert!(matches!(ask(&lane, more(), &add("~far")).await, Answer::Done(..)));
 }
 
 #[tokio::test(start_paused = true)]
