@@ -13,7 +13,8 @@ use proto::{
     convert,
     encoded::Encoded,
     participant::v1::{
-        operation::Operation as Op, operation_result::Result as OpResult, refuse_response,
+        RefuseResponse, operation::Operation as Op, operation_result::Result as OpResult,
+        refuse_response, vote::No,
     },
 };
 use rpc::retry::Backoff;
@@ -43,6 +44,16 @@ pub(crate) enum Attempted {
     Refused(Vec<Refused>),
     /// Nothing definite: the next attempt may come at once, or when these are out of the way.
     Again(Vec<TxMeta>),
+}
+
+/// What a primary says of a call that is to be refused.
+pub(crate) enum Noted {
+    /// It has succeeded, by this transaction.
+    Committed(TxId),
+    /// It stays refused: for this reason, or an earlier one.
+    Refused(No),
+    /// Nothing: it keeps no such memory.
+    Nothing,
 }
 
 /// The attempts of one call.
@@ -156,7 +167,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Has the primary remember that the call is refused, for a reason that no Abort tells it, and returns what
-    /// it says of the call. None where it keeps no such memory.
+    /// it says of the call.
     ///
     /// # Errors
     /// [`CheckoutError::OutcomeUnknown`] when the caller stops listening first: a refusal that is not durable is
@@ -166,16 +177,16 @@ impl<'a> Attempts<'a> {
         primary: &Branch,
         began: Timestamp,
         refusal: &Refusal,
-    ) -> Result<Option<refuse_response::Outcome>, CheckoutError> {
+    ) -> Result<Noted, CheckoutError> {
         let refuse = convert::refuse_request(primary, &self.call, began, refusal);
         let refuse = Encoded::from(Op::Refuse(refuse));
         let mut backoff = Backoff::new(self.coordinator.entropy(), AGAIN.0, AGAIN.1);
-        let noted = async {
+        let asked = async {
             loop {
                 match self.coordinator.mail().send(primary, refuse.clone(), false).await {
-                    Ok(OpResult::Refuse(response)) => return Ok(response.outcome),
+                    Ok(OpResult::Refuse(response)) => return noted(response),
                     Err(MailError::Refused { code, .. }) if code == Code::Unimplemented as i32 => {
-                        return Ok(None);
+                        return Ok(Noted::Nothing);
                     }
                     // A shard that it does not have: it has others now.
                     Err(MailError::Refused { code, .. })
@@ -190,7 +201,7 @@ impl<'a> Attempts<'a> {
                 sleep(backoff.pause()).await;
             }
         };
-        timeout_at(self.until, noted).await.map_err(|_| CheckoutError::OutcomeUnknown)?
+        timeout_at(self.until, asked).await.map_err(|_| CheckoutError::OutcomeUnknown)?
     }
 
     /// Waits until another attempt may get further.
@@ -225,6 +236,16 @@ impl<'a> Attempts<'a> {
         let settled = Duration::from_millis(deadline.since(now)) + RESOLVED_AFTER;
         tokio::time::sleep_until(self.until.min(Instant::now() + settled)).await;
     }
+}
+
+fn noted(response: RefuseResponse) -> Result<Noted, CheckoutError> {
+    Ok(match response.outcome {
+        Some(refuse_response::Outcome::Committed(tx_id)) => {
+            Noted::Committed(TxId::from_slice(&tx_id).map_err(|_| Refusal::new(Reason::Internal))?)
+        }
+        Some(refuse_response::Outcome::Refusal(no)) => Noted::Refused(no),
+        None => Noted::Nothing,
+    })
 }
 
 /// The transaction by which an earlier attempt of the call has succeeded, as its primary says.

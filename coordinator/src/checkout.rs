@@ -10,7 +10,6 @@ use proto::{
     },
     participant::v1::{
         ReadRequest, operation::Operation as Op, operation_result::Result as OpResult,
-        refuse_response,
     },
 };
 use rpc::{retry::Backoff, status::Failure};
@@ -22,7 +21,7 @@ use types::{
 };
 
 use crate::{
-    attempts::{AGAIN, Attempted, Attempts},
+    attempts::{AGAIN, Attempted, Attempts, Noted},
     mail::MailError,
     plan::{self, PlanError, Shards},
     service::Coordinator,
@@ -246,12 +245,9 @@ impl Coordinator {
     ) -> Result<Tried, CheckoutError> {
         let place = self.services().order_branch(&checkout.order_id, shards);
         match attempts.note_refusal(&place, began, &refusal).await? {
-            Some(refuse_response::Outcome::Committed(tx_id)) => match TxId::from_slice(&tx_id) {
-                Ok(tx_id) => Ok(Tried::Paid(Paid::Now(tx_id))),
-                Err(_) => Err(Refusal::new(Reason::Internal).into()),
-            },
-            Some(refuse_response::Outcome::Refusal(no)) => Err(refused(no.reason, no.metadata)),
-            None => Err(refusal.into()),
+            Noted::Committed(tx_id) => Ok(Tried::Paid(Paid::Now(tx_id))),
+            Noted::Refused(no) => Err(refused(no.reason, no.metadata)),
+            Noted::Nothing => Err(refusal.into()),
         }
     }
 

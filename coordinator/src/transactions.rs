@@ -12,7 +12,6 @@ use proto::{
         explain_transaction_request::Subject as WireSubject,
         transaction_service_server::TransactionService,
     },
-    participant::v1::refuse_response,
 };
 use rpc::{
     retry::Backoff,
@@ -24,7 +23,7 @@ use twopc::message::{Outcome, Refused};
 use types::{Branch, ClientCall, Mutation, Reason, Refusal, Timestamp, TxId, TxMeta, fnv1a};
 
 use crate::{
-    attempts::{AGAIN, Attempted, Attempts},
+    attempts::{AGAIN, Attempted, Attempts, Noted},
     checkout::{CheckoutError, refused},
     operator::Subject,
     service::{Coordinator, invalid, time_of},
@@ -126,10 +125,8 @@ impl Attempts<'_> {
             (first.seat, plan.branches.first(), Reason::parse(&first.reason))
         {
             let refusal = Refusal { reason, metadata: first.metadata.clone() };
-            if let Some(refuse_response::Outcome::Committed(tx_id)) =
-                self.note_refusal(primary, began, &refusal).await?
-            {
-                return TxId::from_slice(&tx_id).map_err(|_| Refusal::new(Reason::Internal).into());
+            if let Noted::Committed(tx_id) = self.note_refusal(primary, began, &refusal).await? {
+                return Ok(tx_id);
             }
         }
         Err(refused(first.reason, first.metadata))

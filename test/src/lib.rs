@@ -6,7 +6,7 @@
 //!
 //! In one process: `tests/sim` links the roles' own modules, over a simulated network, store and clock.
 //!
-//! [`history`]: what clients asked and were told, and whether it could have happened one call at a time.
+//! [`process`]: a shop of real processes. [`history`]: what clients asked and were told, and whether it could have happened one call at a time.
 
 #![allow(
     missing_docs,
@@ -17,3 +17,4 @@
 )]
 
 pub mod history;
+pub mod process;

@@ -37,6 +37,11 @@ impl ClientCall {
         }
     }
 
+    /// Whether no attempt takes effect any more at this time of the store.
+    pub fn is_over(&self, now: UnixMillis) -> bool {
+        self.not_after.is_some_and(|end| now >= end)
+    }
+
     /// The id that no other call has, if there is one.
     pub fn own_id(&self) -> Option<&RequestId> {
         self.call_id.as_ref().or(self.id.is_minted().then_some(&self.id))

@@ -17,7 +17,7 @@ use nix::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::shop::read_status;
+use system_test::process::read_status;
 
 /// Longest that somebody stands still: longer than a vote may take.
 const STOPPED_MAX_MS: u64 = 3_000;

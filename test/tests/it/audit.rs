@@ -24,7 +24,7 @@ use storage::{
 use tonic::transport::Channel;
 use types::shard_of;
 
-use crate::shop::{Shop, executable};
+use system_test::process::{Shop, executable};
 
 const ORDERS: u64 = 50_000;
 const ITEMS: u64 = 1_000;

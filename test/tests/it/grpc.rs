@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{dynamic::Client, shop::Shop};
+use system_test::process::Shop;
+
+use crate::dynamic::Client;
 
 const ORDER: &str = "till.order.v1.OrderService";
 const STOCK: &str = "till.stock.v1.StockService";

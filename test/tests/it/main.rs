@@ -8,7 +8,6 @@ mod dynamic;
 mod grpc;
 mod in_process;
 mod release_0_1;
-mod shop;
 mod telemetry;
 mod tls;
 mod up_tls;

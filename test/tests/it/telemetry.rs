@@ -17,10 +17,11 @@ use std::{
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tonic::transport::{Identity, ServerTlsConfig};
 
+use system_test::process::{Shop, end, executable, free_block};
+
 use crate::{
     certificates::Authority,
     collector::{Collector, Sent, Span},
-    shop::{Shop, end, executable, free_block},
 };
 
 const CHECKOUT: &str = "till.coordinator.v1.CoordinatorService/Checkout";

@@ -26,10 +26,9 @@ use proto::{
 use rpc::{access, net::GrpcNet};
 use tonic::{Code, transport::Channel};
 
-use crate::{
-    certificates::Authority,
-    shop::{executable, free_block, till},
-};
+use system_test::process::{executable, free_block, till};
+
+use crate::certificates::Authority;
 
 /// Processes that are killed when this is dropped.
 struct Shop {

@@ -13,7 +13,7 @@ use rpc::{
 };
 use tonic::Code;
 
-use crate::shop::{Shop, post, till};
+use system_test::process::{Shop, post, till};
 
 fn file(directory: &Path, name: &str) -> String {
     directory.join(name).display().to_string()

@@ -110,9 +110,8 @@ impl<D: Domain> Core<D> {
     /// Remembers a refusal, so that it binds whatever is still under way of this call, and of earlier ones under
     /// the client's own id.
     pub(super) fn remember_refusal(&mut self, call: &ClientCall, refusal: &Vote) {
-        let is_over = call.not_after.is_some_and(|end| self.run.start.physical() >= end);
         // Nobody listens to a call that is over, and no attempt of it takes effect any more.
-        if is_over || Mutation::RefusalForgotten.is_on() {
+        if call.is_over(self.run.start.physical()) || Mutation::RefusalForgotten.is_on() {
             return;
         }
         let vote = encode_vote(Some(refusal));

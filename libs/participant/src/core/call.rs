@@ -120,9 +120,7 @@ impl<D: Domain> Call<D> {
     pub fn is_over(&self, now: UnixMillis) -> bool {
         match self {
             Self::Prepare { meta, .. } | Self::Reject { meta, .. } => now >= meta.deadline,
-            Self::Op { call, .. } => {
-                call.as_ref().and_then(|call| call.not_after).is_some_and(|end| now >= end)
-            }
+            Self::Op { call, .. } => call.as_ref().is_some_and(|call| call.is_over(now)),
             Self::Commit { .. }
             | Self::Abort { .. }
             | Self::Query { .. }

@@ -95,7 +95,7 @@ impl<D: Domain> Core<D> {
     /// Whether a call that asks until `not_after` may still take effect by the batch at hand. None when it may.
     fn over(&self, call: &ClientCall) -> Option<Answer<D::Reply>> {
         let (start, not_after) = (self.run.start.physical(), call.not_after?);
-        if start >= not_after {
+        if call.is_over(start) {
             return (!Mutation::EndIgnored.is_on()).then_some(Answer::Expired);
         }
         // What the call comes to would be forgotten before it is over.

@@ -20,14 +20,14 @@ use tempfile::TempDir;
 
 /// `till up`, killed with its children when this is dropped: they hold on to the supervisor's life.
 #[derive(Debug)]
-pub(crate) struct Shop {
+pub struct Shop {
     supervisor: Child,
     directory: TempDir,
     grpc_base: u16,
 }
 
 /// The executable: TILL_BIN, else the one beside this test in the target directory.
-pub(crate) fn executable() -> PathBuf {
+pub fn executable() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
     if let Ok(named) = env::var("TILL_BIN") {
         return named.into();
@@ -39,7 +39,7 @@ pub(crate) fn executable() -> PathBuf {
 }
 
 /// The first of a block of 600 ports that nobody listens on now, below those of outgoing connections.
-pub(crate) fn free_block() -> u16 {
+pub fn free_block() -> u16 {
     // Tests that run side by side must not find the same block free.
     static SHOPS: AtomicU16 = AtomicU16::new(0);
     let mine = SHOPS.fetch_add(7, Ordering::Relaxed);
@@ -47,7 +47,7 @@ pub(crate) fn free_block() -> u16 {
     (0..30)
         .map(|step| 11_000 + (start + step) % 30 * 600)
         .find(|base| {
-            [0, 60, 100, 200, 300, 400]
+            [0, 1, 60, 100, 101, 200, 201, 300, 301, 400, 401]
                 .iter()
                 .all(|offset| TcpListener::bind((Ipv4Addr::LOCALHOST, base + offset)).is_ok())
         })
@@ -55,34 +55,40 @@ pub(crate) fn free_block() -> u16 {
 }
 
 /// What a command of ours says, run to its end.
-pub(crate) fn till(args: &[&str]) -> Output {
+pub fn till(args: &[&str]) -> Output {
     Command::new(executable()).args(args).env_remove("PD_ENDPOINTS").output().unwrap()
 }
 
 /// Ends a process in order (SIGTERM), and waits until it has ended well.
-pub(crate) fn end(process: &mut Child) {
+pub fn end(process: &mut Child) {
     let pid = Pid::from_raw(process.id().try_into().unwrap());
     kill(pid, Signal::SIGTERM).unwrap();
     assert!(process.wait().unwrap().success());
 }
 
+/// What `up.json` says; nothing while it is not there.
+pub fn read_status(file: &Path) -> Value {
+    serde_json::from_slice(&fs::read(file).unwrap_or_default()).unwrap_or_default()
+}
+
 impl Shop {
     /// Starts one; returns when every role answers.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::launch(&[], &[])
     }
 
     /// As [`Shop::start`], with further flags of `till up`.
-    pub(crate) fn start_with(flags: &[&str]) -> Self {
+    pub fn start_with(flags: &[&str]) -> Self {
         Self::launch(flags, &[])
     }
 
     /// As [`Shop::start`], with variables that all roles have besides.
-    pub(crate) fn start_within(variables: &[(&str, &str)]) -> Self {
+    pub fn start_within(variables: &[(&str, &str)]) -> Self {
         Self::launch(&[], variables)
     }
 
-    fn launch(flags: &[&str], variables: &[(&str, &str)]) -> Self {
+    /// As [`Shop::start`], with further flags of `till up` and variables that all roles have besides.
+    pub fn launch(flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let base = free_block();
         let log = fs::File::create(directory.path().join("log")).unwrap();
@@ -116,43 +122,46 @@ impl Shop {
     }
 
     fn is_ready(&self) -> bool {
-        let status = fs::read(self.directory.path().join("data/up.json")).unwrap_or_default();
-        let status: Value = serde_json::from_slice(&status).unwrap_or_default();
-        status["ready"] == Value::Bool(true)
+        read_status(&self.status_file())["ready"] == Value::Bool(true)
+    }
+
+    /// Where it says who runs where.
+    pub fn status_file(&self) -> PathBuf {
+        self.directory.path().join("data/up.json")
     }
 
     /// Where REST is served.
-    pub(crate) fn http_port(&self) -> u16 {
+    pub fn http_port(&self) -> u16 {
         self.grpc_base - 100
     }
 
     /// What a role has logged.
-    pub(crate) fn log(&self, role: &str) -> String {
+    pub fn log(&self, role: &str) -> String {
         fs::read_to_string(self.directory.path().join(format!("data/logs/{role}-0.log"))).unwrap()
     }
 
     /// Ends it in order (SIGTERM), and waits until it has ended.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         end(&mut self.supervisor);
     }
 
     /// Where the store's placement driver is.
-    pub(crate) fn store(&self) -> String {
+    pub fn store(&self) -> String {
         format!("127.0.0.1:{}", self.grpc_base - 40)
     }
 
     /// Where the REST face is: host:port.
-    pub(crate) fn rest(&self) -> String {
+    pub fn rest(&self) -> String {
         format!("127.0.0.1:{}", self.grpc_base - 100)
     }
 
     /// Of the `till up`.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.supervisor.id()
     }
 
     /// Address of the first replica.
-    pub(crate) fn address(&self, role: &str) -> String {
+    pub fn address(&self, role: &str) -> String {
         let offset = match role {
             "coordinator" => 0,
             "order" => 100,
@@ -173,7 +182,7 @@ impl Drop for Shop {
 }
 
 /// The status of a POST by REST, as its first line tells it.
-pub(crate) fn post(rest: String, path: &str) -> u16 {
+pub fn post(rest: String, path: &str) -> u16 {
     let mut stream = TcpStream::connect(rest).unwrap();
     let head = format!("POST {path} HTTP/1.1\r\nHost: till\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
