@@ -26,7 +26,12 @@ use types::{
     Timestamp, TxId, TxMeta, UnixMillis,
 };
 
-use crate::{checkout::CheckoutError, mail::MailError, service::Coordinator, tx_log::Origin};
+use crate::{
+    checkout::{CheckoutError, refused},
+    mail::MailError,
+    service::Coordinator,
+    tx_log::Origin,
+};
 
 /// Least and greatest pause before a call is tried again.
 pub(crate) const AGAIN: (Duration, Duration) =
@@ -40,10 +45,18 @@ const RESOLVED_AFTER: Duration = Duration::from_millis(1_500);
 pub(crate) enum Attempted {
     /// All of it happened, by this transaction or an earlier one of the same call.
     Committed(TxId),
-    /// The NO votes that came in, in the order of the branches.
-    Refused(Vec<Refused>),
+    /// Not all of it may happen.
+    Refused(Refusals),
     /// Nothing definite: the next attempt may come at once, or when these are out of the way.
     Again(Vec<TxMeta>),
+}
+
+/// Why a transaction was refused.
+pub(crate) struct Refusals {
+    /// The NO votes that came in, in the order of the branches.
+    pub(crate) votes: Vec<Refused>,
+    /// The primary remembers that the call is refused.
+    stands: bool,
 }
 
 /// What a primary says of a call that is to be refused.
@@ -149,7 +162,8 @@ impl<'a> Attempts<'a> {
             return Err(CheckoutError::OutcomeUnknown);
         };
         let took = begun.elapsed();
-        let outcome = answer.map_err(|_| CheckoutError::Broken(tx_id))?;
+        let ended = answer.map_err(|_| CheckoutError::Broken(tx_id))?;
+        let (outcome, stands) = (ended.outcome, ended.refusal_stands);
         if matches!(outcome, Outcome::Fenced) && took >= Duration::from_millis(window_ms) {
             coordinator.vote_window().missed();
         } else {
@@ -157,13 +171,40 @@ impl<'a> Attempts<'a> {
         }
         Ok(match outcome {
             Outcome::Committed => Attempted::Committed(tx_id),
-            Outcome::Refused(refused) => match done_before(&refused) {
+            Outcome::Refused(votes) => match done_before(&votes) {
                 Some(tx_id) => Attempted::Committed(tx_id),
-                None => Attempted::Refused(refused),
+                None => Attempted::Refused(Refusals { votes, stands }),
             },
             Outcome::Contended(blockers) => Attempted::Again(blockers),
             Outcome::Fenced | Outcome::Undecided(_) => Attempted::Again(Vec::new()),
         })
+    }
+
+    /// Ends a call that was refused, and returns what its client is told: the first refusal, or the transaction by
+    /// which another attempt has succeeded meanwhile. The Abort told the primary of the refusal, unless that is who
+    /// refused, or another attempt was in the way.
+    ///
+    /// # Errors
+    /// The refusal; [`CheckoutError::Unavailable`] where there is none; as [`Self::note_refusal`].
+    pub(crate) async fn refuse(
+        &self,
+        primary: &Branch,
+        began: Timestamp,
+        refusals: Refusals,
+    ) -> Result<TxId, CheckoutError> {
+        let Some(first) = refusals.votes.into_iter().next() else {
+            return Err(CheckoutError::Unavailable);
+        };
+        // A reason that is not ours cannot be noted.
+        if let (false, Some(reason)) = (refusals.stands, Reason::parse(&first.reason)) {
+            let refusal = Refusal { reason, metadata: first.metadata.clone() };
+            match self.note_refusal(primary, began, &refusal).await? {
+                Noted::Committed(tx_id) => return Ok(tx_id),
+                Noted::Refused(no) => return Err(refused(no.reason, no.metadata)),
+                Noted::Nothing => {}
+            }
+        }
+        Err(refused(first.reason, first.metadata))
     }
 
     /// Has the primary remember that the call is refused, for a reason that no Abort tells it, and returns what

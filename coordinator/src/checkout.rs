@@ -223,11 +223,16 @@ impl Coordinator {
         };
         match attempts.run(began, plan.branches, plan.payloads).await? {
             Attempted::Committed(tx_id) => Ok(Tried::Paid(Paid::Now(tx_id))),
-            Attempted::Refused(refused) => {
-                if refused.iter().any(|no| no.reason == Reason::WrongShard.as_str()) {
+            Attempted::Refused(refusals) => {
+                if refusals.votes.iter().any(|no| no.reason == Reason::WrongShard.as_str()) {
                     self.mail().forget_descriptions();
                 }
-                judge(refused)
+                if is_outdated(&refusals.votes) {
+                    return Ok(Tried::Again(Vec::new()));
+                }
+                let place = self.services().order_branch(&checkout.order_id, &shards);
+                let tx_id = attempts.refuse(&place, began, refusals).await?;
+                Ok(Tried::Paid(Paid::Now(tx_id)))
             }
             Attempted::Again(blockers) => Ok(Tried::Again(blockers)),
         }
@@ -363,19 +368,14 @@ fn check_match(order: &Order, if_match: &[String]) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::OrderModified).with("order_id", &order.order_id))
 }
 
-/// What refusals mean: that the order was not as it was read (then it is read again), or no.
-fn judge(all: Vec<Refused>) -> Result<Tried, CheckoutError> {
-    let reread = |refused: &Refused| {
+/// Whether a vote says that the order, or where it lies, is not as it was read: then it is read again.
+fn is_outdated(votes: &[Refused]) -> bool {
+    votes.iter().any(|no| {
         matches!(
-            Reason::parse(&refused.reason),
+            Reason::parse(&no.reason),
             Some(Reason::OrderChanged | Reason::AlreadyPaid | Reason::WrongShard)
         )
-    };
-    if all.iter().any(reread) {
-        return Ok(Tried::Again(Vec::new()));
-    }
-    let Some(first) = all.into_iter().next() else { return Ok(Tried::Again(Vec::new())) };
-    Err(refused(first.reason, first.metadata))
+    })
 }
 
 /// A refusal by its reason, which need not be one of ours.

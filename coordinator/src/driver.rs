@@ -34,10 +34,22 @@ use crate::{
 const AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// What came of a transaction, as far as its listener is concerned.
-pub type Answer = Result<Outcome, Violation>;
+pub type Answer = Result<Ended, Violation>;
+
+/// What a listener is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The primary remembers that the call is refused: no other attempt of it takes effect.
+    pub refusal_stands: bool,
+}
+
+/// What a branch answers: the reply, and whether a refusal that came along is remembered.
+type Heard = (Reply, bool);
 
 /// A message on its way, with its retries.
-type Errand = Pin<Box<dyn Future<Output = Reply> + Send>>;
+type Errand = Pin<Box<dyn Future<Output = Heard> + Send>>;
 
 /// Drives a transaction to its end.
 pub struct Driver {
@@ -51,9 +63,9 @@ pub struct Driver {
     errands: Vec<Option<(Serial, Errand)>>,
     listener: Option<oneshot::Sender<Answer>>,
     /// A business NO that came in from elsewhere than the primary. The primary is told of it together with
-    /// the abort, as whatever began before under the same request id must not succeed after the client
-    /// was refused. A NO of the primary itself needs no telling: an order is read again, and a plan notes it.
+    /// the abort, as no other attempt of the call must succeed after the client was refused.
     refusal: Option<No>,
+    refusal_stands: bool,
     trace: Trace,
 }
 
@@ -85,6 +97,7 @@ impl Driver {
             errands,
             listener,
             refusal: None,
+            refusal_stands: false,
             trace,
         };
         (driver, answer)
@@ -123,7 +136,10 @@ impl Driver {
             }
             let input = tokio::select! {
                 biased;
-                input = next_reply(&mut self.errands) => input,
+                (input, refusal_stands) = next_reply(&mut self.errands) => {
+                    self.refusal_stands |= refusal_stands;
+                    input
+                }
                 () = sleep_until(deadline) => {
                     deadline = None;
                     Input::DeadlinePassed
@@ -161,7 +177,7 @@ impl Driver {
                 telemetry::metrics().transactions.one([outcome_label(&outcome), origin]);
                 tracing::Span::current().record(semconv::TX_OUTCOME, outcome_label(&outcome));
                 self.trace.step(PRIMARY, || What::answered(&outcome));
-                self.answer(Ok(outcome));
+                self.answer(Ok(Ended { outcome, refusal_stands: self.refusal_stands }));
             }
             Output::Violation(violation) => {
                 tracing::error!(tx = %self.meta.tx_id, %violation, "the protocol was broken");
@@ -257,15 +273,15 @@ const fn label(message: &Message) -> &'static str {
 }
 
 /// Waits for the next answer of any branch.
-async fn next_reply(errands: &mut [Option<(Serial, Errand)>]) -> Input {
+async fn next_reply(errands: &mut [Option<(Serial, Errand)>]) -> (Input, bool) {
     poll_fn(|context: &mut Context<'_>| {
         for (seat, place) in errands.iter_mut().enumerate() {
             if let Some((serial, errand)) = place
-                && let Poll::Ready(reply) = errand.as_mut().poll(context)
+                && let Poll::Ready((reply, refusal_stands)) = errand.as_mut().poll(context)
             {
                 let serial = *serial;
                 *place = None;
-                return Poll::Ready(Input::Reply { seat, serial, reply });
+                return Poll::Ready((Input::Reply { seat, serial, reply }, refusal_stands));
             }
         }
         Poll::Pending
@@ -280,14 +296,18 @@ async fn attempt(
     operation: &Encoded,
     patient: bool,
     (trace, seat): (&Trace, Seat),
-) -> Result<Reply, MailError> {
+) -> Result<Heard, MailError> {
     let mut result = mail.send(branch, operation.clone(), patient).await?;
     if let OpResult::Waiting(waiting) = &result {
         trace.step(seat, || What::waits(waiting));
         // Rare, and large: it must not make every errand as large.
         result = Box::pin(mail.prepare_and_wait(branch, operation)).await?;
     }
-    reply_of(&result).map_err(|error| MailError::Refused { code: 13, message: error.to_string() })
+    let refusal_stands = matches!(&result, OpResult::Abort(response) if response.refused);
+    match reply_of(&result) {
+        Ok(reply) => Ok((reply, refusal_stands)),
+        Err(error) => Err(MailError::Refused { code: 13, message: error.to_string() }),
+    }
 }
 
 fn reply_of(result: &OpResult) -> Result<Reply, InvalidField> {

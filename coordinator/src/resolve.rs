@@ -71,7 +71,7 @@ impl Coordinator {
     async fn resolve_alone(&self, meta: TxMeta) -> Resolution {
         let may_fence = self.is_past(&meta).await;
         match self.begin_resolution(meta, may_fence).await {
-            Ok(Ok(outcome)) => Some(outcome),
+            Ok(Ok(ended)) => Some(ended.outcome),
             // The driver has logged a violation; a driver that is gone was stopped with the process.
             Ok(Err(_)) | Err(_) => None,
         }

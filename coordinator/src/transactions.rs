@@ -19,12 +19,12 @@ use rpc::{
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
-use twopc::message::{Outcome, Refused};
-use types::{Branch, ClientCall, Mutation, Reason, Refusal, Timestamp, TxId, TxMeta, fnv1a};
+use twopc::message::Outcome;
+use types::{Branch, ClientCall, Mutation, Reason, Refusal, TxId, TxMeta, fnv1a};
 
 use crate::{
-    attempts::{AGAIN, Attempted, Attempts, Noted},
-    checkout::{CheckoutError, refused},
+    attempts::{AGAIN, Attempted, Attempts},
+    checkout::CheckoutError,
     operator::Subject,
     service::{Coordinator, invalid, time_of},
     tx_log::Origin,
@@ -76,7 +76,12 @@ impl Coordinator {
             let branches = Arc::clone(&plan.branches);
             match attempts.run(began, branches, plan.payloads.clone()).await? {
                 Attempted::Committed(tx_id) => return Ok(tx_id),
-                Attempted::Refused(all) => return attempts.refuse_plan(plan, began, all).await,
+                Attempted::Refused(refusals) => {
+                    let Some(primary) = plan.branches.first() else {
+                        return Err(CheckoutError::Unavailable);
+                    };
+                    return attempts.refuse(primary, began, refusals).await;
+                }
                 Attempted::Again(blockers) => attempts.pause("transaction", &blockers).await?,
             }
         }
@@ -108,28 +113,6 @@ impl Coordinator {
             }
         }
         Ok(())
-    }
-}
-
-impl Attempts<'_> {
-    /// Ends a call that was refused. The Abort tells the primary why, unless that is who refused: then it is
-    /// told apart, so that no other attempt of the call succeeds after its client was refused.
-    async fn refuse_plan(
-        &self,
-        plan: &Planned,
-        began: Timestamp,
-        all: Vec<Refused>,
-    ) -> Result<TxId, CheckoutError> {
-        let Some(first) = all.into_iter().next() else { return Err(CheckoutError::Unavailable) };
-        if let (0, Some(primary), Some(reason)) =
-            (first.seat, plan.branches.first(), Reason::parse(&first.reason))
-        {
-            let refusal = Refusal { reason, metadata: first.metadata.clone() };
-            if let Noted::Committed(tx_id) = self.note_refusal(primary, began, &refusal).await? {
-                return Ok(tx_id);
-            }
-        }
-        Err(refused(first.reason, first.metadata))
     }
 }
 

@@ -258,3 +258,16 @@ async fn a_primary_that_refuses_a_plan_remembers_it_before_the_client_is_told() 
     let told = ["OUT_OF_CREDIT", "OUT_OF_STOCK"].map(|reason| Some(reason.to_owned()));
     assert_eq!(shop.payment.refusals(), told);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_told_a_refusal_that_another_attempt_contradicts() {
+    let shop = with_loyalty();
+    let first = TxId([9; 16]);
+    shop.loyalty.verdicts([no(Reason::OutOfStock)]);
+    shop.payment.overtake(first);
+    assert_eq!(run(&shop, &[("payment", 0), ("loyalty", 0)]).await, Ok(first));
+    shop.stock.verdicts([no(Reason::OutOfStock)]);
+    shop.order.overtake(first);
+    assert_eq!(shop.checkout(TIME).await.unwrap().tx_id, first.0.to_vec());
+    shop.quiet().await;
+}

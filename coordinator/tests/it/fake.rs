@@ -60,6 +60,8 @@ struct State {
     refusals: Vec<Option<String>>,
     /// What has committed here, as the primary, by the client's call.
     done: BTreeMap<RequestId, TxId>,
+    /// By which transaction another attempt succeeds just before the next refusal comes.
+    overtaken: Option<TxId>,
     /// Each transaction that became COMMITTED, once.
     committed: Vec<TxId>,
 }
@@ -125,6 +127,11 @@ impl Fake {
     /// Transactions that asked for a vote here, in their order.
     pub(crate) fn asked(&self) -> Vec<TxMeta> {
         self.state().metas.clone()
+    }
+
+    /// Another attempt of the call that is refused next succeeds just before.
+    pub(crate) fn overtake(&self, by: TxId) {
+        self.state().overtaken = Some(by);
     }
 
     /// The refusals that came with the aborts that reached it.
@@ -307,6 +314,20 @@ impl Fake {
         (wire::BranchState::from(state).into(), vote.as_ref().map(wire::Vote::from))
     }
 
+    /// Takes the refusal that comes with an Abort; whether it stands.
+    fn is_refused(&self, request: &wire::AbortRequest) -> bool {
+        let meta = convert::tx_meta(request.tx.as_ref()).unwrap();
+        let mut state = self.state();
+        let reason = request.refusal.as_ref().map(|no| no.reason.clone());
+        if let (Some(_), Some(call), Some(tx_id)) = (&reason, meta.call, state.overtaken.take()) {
+            state.done.insert(call.id, tx_id);
+            return false;
+        }
+        let refused = reason.is_some();
+        state.refusals.push(reason);
+        refused
+    }
+
     async fn apply_one(&self, operation: wire::Operation) -> OpResult {
         match operation.operation.unwrap() {
             Op::Prepare(request) => self.vote(request, false).await,
@@ -317,11 +338,11 @@ impl Fake {
             }
             Op::Abort(request) => {
                 let (tx, branch) = (request.tx.as_ref(), request.branch.as_ref());
-                self.state().refusals.push(request.refusal.map(|no| no.reason));
+                let refused = self.is_refused(&request);
                 let evidence = request.evidence.is_some();
                 let (state, _) =
                     self.conclude("abort", tx, branch, |book, meta| book.abort(meta, evidence));
-                OpResult::Abort(wire::AbortResponse { state })
+                OpResult::Abort(wire::AbortResponse { state, refused })
             }
             Op::Query(request) => {
                 let (tx, branch) = (request.tx.as_ref(), request.branch.as_ref());

@@ -220,6 +220,7 @@ impl<D: Domain> Participant<D> {
                 // A lane answers an operation that changes nothing in no other way.
                 Answer::Vote(_)
                 | Answer::State(..)
+                | Answer::Aborted { .. }
                 | Answer::Forgotten
                 | Answer::Expired
                 | Answer::Committed(_) => return Err(to_status(&LaneError::Unavailable)),
@@ -238,7 +239,8 @@ fn nowhere<D: Domain>(call: &Call<D>) -> Result<Answer<D::Reply>, Status> {
         Call::Prepare { .. } | Call::Reject { .. } => {
             Ok(Answer::Vote((&Refusal::new(Reason::WrongShard)).into()))
         }
-        Call::Abort { .. } | Call::Query { .. } => Ok(Answer::State(BranchState::Aborted, None)),
+        Call::Abort { .. } => Ok(Answer::Aborted { state: BranchState::Aborted, refused: false }),
+        Call::Query { .. } => Ok(Answer::State(BranchState::Aborted, None)),
         Call::Forget { .. } => Ok(Answer::Forgotten),
         Call::Op { .. } | Call::Commit { .. } | Call::Refuse { .. } => {
             Err(invalid_field("branch.shard", "does not exist"))
@@ -271,6 +273,7 @@ async fn vote<D: Domain>(pending: Pending<D>) -> Result<Result<Vote, Box<TxMeta>
         Answer::Done(..)
         | Answer::Refused(_)
         | Answer::State(..)
+        | Answer::Aborted { .. }
         | Answer::Forgotten
         | Answer::Expired
         | Answer::Committed(_) => Err(to_status(&LaneError::Unavailable)),
@@ -280,11 +283,12 @@ async fn vote<D: Domain>(pending: Pending<D>) -> Result<Result<Vote, Box<TxMeta>
 async fn state<D: Domain>(pending: Pending<D>) -> Result<(BranchState, Option<Vote>), Status> {
     match settled(pending).await? {
         Answer::State(state, vote) => Ok((state, vote)),
-        // A lane answers a Commit, Abort or Query in no other way.
+        // A lane answers a Commit or Query in no other way.
         Answer::Done(..)
         | Answer::Refused(_)
         | Answer::Vote(_)
         | Answer::Waiting(_)
+        | Answer::Aborted { .. }
         | Answer::Forgotten
         | Answer::Expired
         | Answer::Committed(_)
@@ -302,6 +306,7 @@ async fn refused<D: Domain>(pending: Pending<D>) -> Result<wire::RefuseResponse,
         | Answer::Vote(_)
         | Answer::Waiting(_)
         | Answer::State(..)
+        | Answer::Aborted { .. }
         | Answer::Forgotten
         | Answer::Expired
         | Answer::Overloaded => return Err(to_status(&LaneError::Unavailable)),
@@ -315,8 +320,21 @@ async fn committed<D: Domain>(pending: Pending<D>) -> Result<wire::CommitRespons
 }
 
 async fn aborted<D: Domain>(pending: Pending<D>) -> Result<wire::AbortResponse, Status> {
-    let (state, _) = state(pending).await?;
-    Ok(wire::AbortResponse { state: wire::BranchState::from(state).into() })
+    match settled(pending).await? {
+        Answer::Aborted { state, refused } => {
+            Ok(wire::AbortResponse { state: wire::BranchState::from(state).into(), refused })
+        }
+        // A lane answers an Abort in no other way.
+        Answer::Done(..)
+        | Answer::Refused(_)
+        | Answer::Vote(_)
+        | Answer::Waiting(_)
+        | Answer::State(..)
+        | Answer::Forgotten
+        | Answer::Expired
+        | Answer::Committed(_)
+        | Answer::Overloaded => Err(to_status(&LaneError::Unavailable)),
+    }
 }
 
 async fn queried<D: Domain>(pending: Pending<D>) -> Result<wire::QueryResponse, Status> {

@@ -156,9 +156,11 @@ impl<D: Domain> Shards<D> {
             // A transaction has the same id and hash, which nobody gives to an operation.
             Answer::Committed(_) => Err(Refusal::new(Reason::RequestIdReused).into()),
             // A lane answers an operation in no other way.
-            Answer::Vote(_) | Answer::Waiting(_) | Answer::State(..) | Answer::Forgotten => {
-                Err(LaneError::Unavailable.into())
-            }
+            Answer::Vote(_)
+            | Answer::Waiting(_)
+            | Answer::State(..)
+            | Answer::Aborted { .. }
+            | Answer::Forgotten => Err(LaneError::Unavailable.into()),
         }
     }
 }

@@ -2,8 +2,8 @@
 //! no harm.
 //!
 //! Every few minutes it has the store collect what nobody can read any more and the locks that nothing
-//! else clears (TiKV waits for somebody to ask), and removes request ids that have expired. Garbage is
-//! collected up to ten minutes ago, by the store's clock: no KV transaction lives for as long as a tenth
+//! else clears (TiKV waits for somebody to ask), and removes request ids that have expired, with what calls
+//! under them came to. Garbage is collected up to ten minutes ago, by the store's clock: no KV transaction lives for as long as a tenth
 //! of that. Who reads for longer at one timestamp announces it; below the safe point reads are silently
 //! incomplete.
 
@@ -20,6 +20,7 @@ use crate::{
     keys::{Kind, Owner, Space},
     kv::{CommitError, Key, Kv, KvError, SharedKv},
     record,
+    schema::{self, SchemaError},
 };
 
 /// A reader must be announced while its timestamp is younger than this: well before a sweep that does not
@@ -52,6 +53,8 @@ pub struct Sweep {
     pub safe_point: Timestamp,
     /// Expired request ids removed.
     pub claims: u64,
+    /// Expired answers to calls under a client's own request id removed.
+    pub answers: u64,
     /// Expired announcements of readers removed.
     pub readers: u64,
 }
@@ -147,11 +150,32 @@ pub async fn sweep(kv: &dyn Kv, config: JanitorConfig) -> Result<Sweep, KvError>
         Ok(claim.keep_until_ms < now.physical().0)
     });
     let claims = claims.await?;
+    let answers = remove_answers(kv, now, config.page).await?;
     let readers = remove(kv, readers(), config.page, |key, value| {
         let reader: record::Reader = codec::decode(key, value)?;
         Ok(reader.until_ms < now.physical().0)
     });
-    Ok(Sweep { safe_point, claims, readers: readers.await? })
+    Ok(Sweep { safe_point, claims, answers, readers: readers.await? })
+}
+
+/// Removes the answers that have expired from every shard.
+async fn remove_answers(kv: &dyn Kv, now: Timestamp, page: u32) -> Result<u64, KvError> {
+    let schema = schema::read(kv).await.map_err(|error| match error {
+        SchemaError::Kv(error) => error,
+        error => KvError::Refused(error.to_string()),
+    })?;
+    let mut removed = 0_u64;
+    for owner in Owner::SHARDED {
+        for shard in 0..schema.map_or(0, |schema| schema.shards) {
+            let range = Space::new(owner, ShardId(shard)).range(Kind::Answer);
+            let count = remove(kv, range, page, |key, value| {
+                let answer: record::RequestAnswer = codec::decode(key, value)?;
+                Ok(answer.keep_until_ms < now.physical().0)
+            });
+            removed = removed.saturating_add(count.await?);
+        }
+    }
+    Ok(removed)
 }
 
 /// The age limit, or the oldest reader that is announced.

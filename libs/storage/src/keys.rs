@@ -49,9 +49,14 @@ pub enum Kind {
     /// What a coordinator noted of a transaction; the id is the TxId, then what tells
     /// one note of it from another.
     TransactionLog,
+    /// What calls under a client's own request id came to; the id is the request id.
+    Answer,
 }
 
 impl Owner {
+    /// Those whose records lie in shards.
+    pub const SHARDED: [Self; 3] = [Self::Order, Self::Stock, Self::Payment];
+
     const fn byte(self) -> u8 {
         match self {
             Self::Store => b'T',
@@ -77,6 +82,7 @@ impl Kind {
             Self::Schema => b's',
             Self::Lease => b'l',
             Self::TransactionLog => b't',
+            Self::Answer => b'a',
         }
     }
 }
@@ -84,7 +90,7 @@ impl Kind {
 /// The keys of one shard of one owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Space {
-    /// Whose.
+    /// The service whose keys these are.
     pub owner: Owner,
     /// Which slice; 0 for what is not sharded.
     pub shard: ShardId,

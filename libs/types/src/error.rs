@@ -161,7 +161,7 @@ impl fmt::Display for Reason {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", reason.title())]
 pub struct Refusal {
-    /// Why.
+    /// The reason, for programs.
     pub reason: Reason,
     /// Ids and amounts.
     pub metadata: BTreeMap<String, String>,

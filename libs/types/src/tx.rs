@@ -117,7 +117,7 @@ pub enum Vote {
     /// Somebody unresolved is in the way; journaled as a fence. A new attempt may succeed when the blocker
     /// is resolved.
     Contended {
-        /// Who.
+        /// The oldest transaction that is in the way.
         blocker: Box<TxMeta>,
     },
     /// Fenced by somebody before it voted, aborted since, or past its deadline. A new attempt may succeed.

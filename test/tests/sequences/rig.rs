@@ -146,8 +146,10 @@ impl<D: Subject> Rig<D> {
             Answer::Vote(Vote::Contended { .. }) => "contended".to_owned(),
             Answer::Vote(Vote::Fenced) => "fenced".to_owned(),
             Answer::Waiting(_) => "waiting".to_owned(),
-            Answer::State(BranchState::Committed, _) => "committed".to_owned(),
-            Answer::State(BranchState::Aborted, _) => "aborted".to_owned(),
+            Answer::State(BranchState::Committed, _)
+            | Answer::Aborted { state: BranchState::Committed, .. } => "committed".to_owned(),
+            Answer::State(BranchState::Aborted, _)
+            | Answer::Aborted { state: BranchState::Aborted, .. } => "aborted".to_owned(),
             other => panic!("{other:?}"),
         }
     }

@@ -4,11 +4,18 @@
 //! attempt gets the first answer. A refusal is remembered under the id that belongs to this one call: every
 //! attempt that is still under way is refused alike, and a later call under the client's own id is judged
 //! anew. A transaction's outcome is remembered where it becomes true, at its primary.
+//!
+//! What stands under a client's own id is a record of its own, read when the id comes and kept in memory no longer
+//! than a batch: however many keys clients use, they take no memory, and a start reads none of them. Minted ids are
+//! repeated by processes of the shop alone and soon: what stands under them is in the journal and in memory until
+//! the call is over.
 
 use bytes::Bytes;
 use prost::Message;
 use proto::{InvalidField, convert, participant::v1::Vote as WireVote};
 use storage::{
+    KvError, codec,
+    keys::{Kind, record_key},
     record::{RequestAnswer, request_answer::Outcome},
     tx_meta,
 };
@@ -17,8 +24,8 @@ use types::{
     Timestamp, TxId, TxMeta, UnixMillis, Vote,
 };
 
-use super::Core;
-use crate::domain::Domain;
+use super::{Core, rows::RECORD_BYTES};
+use crate::domain::{Domain, Row};
 
 /// What a call under a request id came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,11 +86,13 @@ impl Refused {
 impl<D: Domain> Core<D> {
     /// What another attempt of this call came to. `began` is when the attempt at hand began, where that is
     /// known.
-    pub(super) fn recall(&self, call: &ClientCall, began: Option<Timestamp>) -> Option<Recalled> {
-        let start = self.run.start.physical();
+    pub(super) fn recall(
+        &mut self,
+        call: &ClientCall,
+        began: Option<Timestamp>,
+    ) -> Option<Recalled> {
         let began = call.began.or(began);
-        let known = |id| self.answers.get(id).filter(|known| start <= known.keep_until);
-        if let Some(known) = known(&call.id) {
+        if let Some(known) = self.known(&call.id) {
             if known.fingerprint != call.fingerprint {
                 return Some(Recalled::Reused);
             }
@@ -94,11 +103,53 @@ impl<D: Domain> Core<D> {
                 Told::Refused(..) => {}
             }
         }
-        match &known(call.call_id.as_ref()?)?.outcome {
+        match &self.known(call.call_id.as_ref()?)?.outcome {
             Told::Refused(vote, None) => Some(refused(vote)),
             // Nothing else is remembered under the id of one call.
             Told::Refused(..) | Told::Done(_) | Told::Committed(_) => None,
         }
+    }
+
+    /// Rows in which it stands what attempts of this call came to.
+    pub(super) fn answer_rows(call: &ClientCall) -> impl Iterator<Item = Row> {
+        let ids = std::iter::once(&call.id).chain(&call.call_id);
+        ids.filter(|id| !id.is_minted()).map(answer_row)
+    }
+
+    /// Takes a row of answers, as it stands at the batch's start timestamp, into memory.
+    pub(super) fn load_answer(&mut self, row: Row, value: Option<&[u8]>) -> Result<(), KvError> {
+        let corrupt = |error: InvalidField| KvError::Corrupt {
+            key: codec::hex(&self.space.key(&row)),
+            problem: error.to_string(),
+        };
+        let known = match value {
+            None => None,
+            Some(value) => {
+                let answer = codec::decode(&row, value)?;
+                Some(Remembered::decode(&answer, 0).map_err(corrupt)?)
+            }
+        };
+        self.loaded_answers.insert(row, known);
+        Ok(())
+    }
+
+    /// What stands under an id at the batch's start. Where it is not in memory the batch is void, and begins again
+    /// once the row is loaded.
+    fn known(&mut self, id: &RequestId) -> Option<Remembered> {
+        let known = if id.is_minted() {
+            self.answers.get(id)
+        } else {
+            let row = answer_row(id);
+            let told = self.run.told.get(&row).or_else(|| self.answers.get(id));
+            told.or_else(|| {
+                let loaded = self.loaded_answers.get(&row);
+                if loaded.is_none() {
+                    self.run.missing.insert(row);
+                }
+                loaded.and_then(Option::as_ref)
+            })
+        };
+        known.filter(|known| self.run.start.physical() <= known.keep_until).cloned()
     }
 
     /// Remembers the reply of an operation.
@@ -136,9 +187,8 @@ impl<D: Domain> Core<D> {
 
     fn remember(&mut self, call: &ClientCall, id: &RequestId, outcome: Told) {
         let start = self.run.start.physical();
-        if let (Told::Refused(..), Some(known)) = (&outcome, self.answers.get(id))
-            && !matches!(known.outcome, Told::Refused(..))
-            && start <= known.keep_until
+        if matches!(outcome, Told::Refused(..))
+            && self.known(id).is_some_and(|known| !matches!(known.outcome, Told::Refused(..)))
         {
             // A success is what every attempt is told from then on.
             return;
@@ -155,13 +205,39 @@ impl<D: Domain> Core<D> {
             }
         };
         let last_seq = self.run.seq;
-        let known = Remembered { fingerprint: call.fingerprint, outcome, keep_until, last_seq };
-        let answer = known.encode(id);
+        self.tell(id, Remembered { fingerprint: call.fingerprint, outcome, keep_until, last_seq });
+    }
+
+    /// Makes an answer part of the state and of the batch.
+    fn tell(&mut self, id: &RequestId, known: Remembered) {
+        if !id.is_minted() {
+            // Release 0.1 kept it in the journal.
+            self.answers.remove(id);
+            let row = answer_row(id);
+            self.run.bytes += 2 * row.len() + known.encode(None).encoded_len() + RECORD_BYTES;
+            self.run.told.insert(row, known);
+            return;
+        }
+        let answer = known.encode(Some(id));
         self.run.bytes += answer.encoded_len() + 4;
         self.answers.insert(id.clone(), known);
         if !Mutation::RequestIdApart.is_on() {
             self.run.requests.push(answer);
         }
+    }
+
+    /// The rows of answers that the batch at hand writes.
+    pub(super) fn told_rows(&self) -> impl Iterator<Item = (Row, Option<storage::Value>)> {
+        let told = self.run.told.iter().filter(|_| !Mutation::RequestIdApart.is_on());
+        told.map(|(row, known)| (row.clone(), Some(codec::encode(&known.encode(None)))))
+    }
+
+    /// Another writer changed this row: what was known of it is outdated. False where it is no row of answers.
+    pub(super) fn forget_answer(&mut self, row: &[u8]) -> bool {
+        let Some(id) = id_in(row) else { return false };
+        self.loaded_answers.remove(row);
+        self.answers.remove(&id);
+        true
     }
 
     /// Takes what an earlier batch remembered into the state.
@@ -178,22 +254,22 @@ impl<D: Domain> Core<D> {
 
     /// Says again what is remembered under an id, so that an older journal entry can be trimmed.
     pub(super) fn carry_answer(&mut self, id: &RequestId) {
-        let Some(mut known) = self.answers.get(id).cloned() else { return };
-        self.run.requests.push(known.encode(id));
-        known.last_seq = self.run.seq;
-        self.answers.insert(id.clone(), known);
+        if let Some(known) = self.answers.get(id).cloned() {
+            self.tell(id, Remembered { last_seq: self.run.seq, ..known });
+        }
     }
 }
 
 impl Remembered {
-    fn encode(&self, id: &RequestId) -> RequestAnswer {
+    /// With its id, unless that stands in its key.
+    fn encode(&self, id: Option<&RequestId>) -> RequestAnswer {
         let (outcome, reply, told_ts) = match &self.outcome {
             Told::Done(reply) => (Outcome::Unspecified, reply.clone(), 0),
             Told::Committed(tx_id) => (Outcome::Committed, tx_id.0.to_vec().into(), 0),
             Told::Refused(vote, None) => (Outcome::Refused, vote.clone(), 0),
             Told::Refused(vote, Some(until)) => (Outcome::RefusedUntil, vote.clone(), until.0),
         };
-        let (request_id, minted_id) = tx_meta::encode_id(id);
+        let (request_id, minted_id) = id.map(tx_meta::encode_id).unwrap_or_default();
         RequestAnswer {
             request_id,
             minted_id,
@@ -224,7 +300,18 @@ impl Remembered {
     }
 }
 
-/// The id that an answer is remembered under.
+/// The row of what stands under a client's own id.
+fn answer_row(id: &RequestId) -> Row {
+    record_key(Kind::Answer, id.as_str().as_bytes())
+}
+
+/// The client's id whose answers are in a row; none where it is another kind of row.
+pub(super) fn id_in(row: &[u8]) -> Option<RequestId> {
+    let id = row.strip_prefix(&[Kind::Answer.byte()])?;
+    RequestId::new(std::str::from_utf8(id).ok()?).ok()
+}
+
+/// The id that an answer in the journal is remembered under.
 pub(super) fn id_of(answer: &RequestAnswer) -> Result<Option<RequestId>, InvalidField> {
     tx_meta::decode_id(&answer.request_id, &answer.minted_id)
         .map_err(|error| InvalidField::new("request_id", error))

@@ -69,7 +69,7 @@ pub enum Call<D: Domain> {
         call: ClientCall,
         /// When the attempt that found the refusal began, where that is known.
         began: Option<Timestamp>,
-        /// Why.
+        /// What its caller is told.
         refusal: Refusal,
     },
 }
@@ -129,6 +129,19 @@ impl<D: Domain> Call<D> {
         }
     }
 
+    /// The transaction that it is about.
+    pub const fn tx_id(&self) -> Option<TxId> {
+        match self {
+            Self::Prepare { meta, .. }
+            | Self::Reject { meta, .. }
+            | Self::Commit { meta, .. }
+            | Self::Abort { meta, .. }
+            | Self::Query { meta, .. } => Some(meta.tx_id),
+            Self::Forget { tx_id } => Some(*tx_id),
+            Self::Op { .. } | Self::Refuse { .. } => None,
+        }
+    }
+
     /// True for what nobody waits for: it may ride along with a later batch.
     pub fn is_patient(&self, branch: &Branch) -> bool {
         match self {
@@ -159,8 +172,15 @@ pub enum Answer<R> {
     Vote(Vote),
     /// It would have to wait for this transaction.
     Waiting(Box<TxMeta>),
-    /// What stands after a Commit, Abort or Query, and the vote that was given.
+    /// What stands after a Commit or Query, and the vote that was given.
     State(BranchState, Option<Vote>),
+    /// What stands after an Abort.
+    Aborted {
+        /// ABORTED, or what stood in its way.
+        state: BranchState,
+        /// The refusal that came along is remembered, and no other attempt of the call takes effect.
+        refused: bool,
+    },
     /// A Forget was noted.
     Forgotten,
     /// Too many wait already.

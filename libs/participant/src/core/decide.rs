@@ -31,21 +31,21 @@ impl<D: Domain> Core<D> {
             }
             Call::Commit { meta, receipts } => {
                 let decision = self.book.commit(meta);
-                self.conclude(id, meta, decision, receipts);
+                let (state, vote) = self.conclude(meta, decision, receipts);
+                self.answer(id, Answer::State(state, vote));
             }
             Call::Abort { meta, evidence, refusal } => {
                 let decision = self.book.abort(meta, *evidence);
-                if let Some(refusal) = refusal
-                    && decision.state == BranchState::Aborted
-                    && let Some(client) = &meta.call
-                {
-                    self.remember_refusal(client, refusal);
-                }
-                self.conclude(id, meta, decision, &[]);
+                let (state, _) = self.conclude(meta, decision, &[]);
+                let refused = state == BranchState::Aborted
+                    && matches!((&meta.call, refusal), (Some(client), Some(refusal))
+                        if self.refuse(client, began(meta), refusal).is_none());
+                self.answer(id, Answer::Aborted { state, refused });
             }
             Call::Query { meta, fence } => {
                 let decision = self.book.query(meta, *fence);
-                self.conclude(id, meta, decision, &[]);
+                let (state, vote) = self.conclude(meta, decision, &[]);
+                self.answer(id, Answer::State(state, vote));
             }
             Call::Forget { tx_id } => {
                 if let Some(event) = self.book.acknowledge(*tx_id) {
@@ -53,28 +53,29 @@ impl<D: Domain> Core<D> {
                 }
                 self.answer(id, Answer::Forgotten);
             }
-            Call::Refuse { call, began, refusal } => self.refuse(id, call, *began, refusal),
+            Call::Refuse { call, began, refusal } => {
+                let stands = self.refuse(call, *began, &refusal.into());
+                self.answer(id, stands.unwrap_or_else(|| Answer::Refused(refusal.clone())));
+            }
         }
     }
 
-    /// Answers what the call came to before, or remembers that it is refused. While an attempt of the call is
-    /// under way nobody knows what it comes to: then the answer is who it waits for.
+    /// Remembers that a call is refused; none when it is. Else what stands in the way: what the call came to
+    /// before, or an attempt of it that is under way, as nobody knows what that comes to.
     fn refuse(
         &mut self,
-        id: CallId,
         call: &ClientCall,
         began: Option<Timestamp>,
-        refusal: &Refusal,
-    ) {
-        let answer = if let Some(recalled) = self.recall(call, began) {
-            self.recalled(recalled)
-        } else if let Some(attempt) = self.blocker_on(&row_of(&call.id)).cloned() {
-            Answer::Waiting(Box::new(attempt))
-        } else {
-            self.remember_refusal(call, &refusal.into());
-            Answer::Refused(refusal.clone())
-        };
-        self.answer(id, answer);
+        refusal: &Vote,
+    ) -> Option<Answer<D::Reply>> {
+        if let Some(recalled) = self.recall(call, began) {
+            return Some(self.recalled(recalled));
+        }
+        if let Some(attempt) = self.blocker_on(&row_of(&call.id)).cloned() {
+            return Some(Answer::Waiting(Box::new(attempt)));
+        }
+        self.remember_refusal(call, refusal);
+        None
     }
 
     /// What an operation is answered because of what another attempt came to.
@@ -221,12 +222,9 @@ impl<D: Domain> Core<D> {
 
     /// The vote that another attempt of the same call leaves; none where the call came to nothing yet. Known at
     /// the primary alone.
-    fn vote_of_the_call(&self, meta: &TxMeta) -> Option<Vote> {
-        if !meta.is_primary(self.book.branch()) {
-            return None;
-        }
-        let began = Some(Timestamp(meta.priority.begin_ts));
-        let refusal = match self.recall(meta.call.as_ref()?, began)? {
+    fn vote_of_the_call(&mut self, meta: &TxMeta) -> Option<Vote> {
+        let call = self.call_of(meta)?;
+        let refusal = match self.recall(call, began(meta))? {
             Recalled::Refused(refused) => return Some(refused.vote()),
             Recalled::Committed(tx_id) => Refusal::new(Reason::AlreadyDone).with("tx_id", tx_id),
             // An operation of the same name and content is no transaction.
@@ -271,14 +269,14 @@ impl<D: Domain> Core<D> {
         self.answer(id, Answer::Vote(vote));
     }
 
-    /// Carries out what the book decided about a Commit, Abort or Query.
+    /// Carries out what the book decided about a Commit, Abort or Query. Returns what stands, and the vote that
+    /// was given.
     fn conclude(
         &mut self,
-        id: CallId,
         meta: &TxMeta,
         decision: Decision<D::Hold>,
         receipts: &[Receipt],
-    ) {
+    ) -> (BranchState, Option<Vote>) {
         if let Some(event) = decision.event {
             let entry = self.book.get(meta.tx_id);
             if let (Event::Decided { committed, .. }, Some(hold)) =
@@ -301,7 +299,7 @@ impl<D: Domain> Core<D> {
             self.wake_transaction(meta.tx_id);
         }
         let vote = self.book.get(meta.tx_id).and_then(|entry| entry.vote.clone());
-        self.answer(id, Answer::State(decision.state, vote));
+        (decision.state, vote)
     }
 
     /// Rows that the domain changed may serve whoever waits on them.
@@ -309,4 +307,9 @@ impl<D: Domain> Core<D> {
         let changed = std::mem::take(&mut self.run.changed);
         self.improved.extend(changed);
     }
+}
+
+/// When a transaction's first attempt read.
+fn began(meta: &TxMeta) -> Option<Timestamp> {
+    Some(Timestamp(meta.priority.begin_ts))
 }

@@ -98,8 +98,7 @@ impl<D: Domain> Core<D> {
     /// Stands for the call of a transaction among the rows that it holds, at its primary. So of two attempts of
     /// one call the second waits until it is known what the first came to. No record has such a row.
     pub(super) fn call_row(&self, meta: &TxMeta) -> Option<Row> {
-        let call = meta.call.as_ref().filter(|_| meta.is_primary(self.book.branch()))?;
-        Some(row_of(&call.id))
+        Some(row_of(&self.call_of(meta)?.id))
     }
 
     /// Notes what a durable entry keeps alive.

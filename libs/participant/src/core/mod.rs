@@ -25,7 +25,7 @@ use storage::{
     shard::{Head, Writer},
 };
 use twopc::{participant::Book, undo::UndoMap};
-use types::{Branch, Priority, RequestId, Timestamp, TxId, UnixMillis};
+use types::{Branch, ClientCall, Priority, RequestId, Timestamp, TxId, TxMeta, UnixMillis};
 
 use self::{answers::Remembered, journal::Mark, wait::Waiter};
 pub use self::{
@@ -106,7 +106,10 @@ pub struct Core<D: Domain> {
     book: Book<D::Hold>,
     /// Who holds something on which row, oldest first.
     holders: UndoMap<(Row, Priority, TxId), ()>,
+    /// What calls under minted ids came to, and under any id where release 0.1 wrote it.
     answers: UndoMap<RequestId, Remembered>,
+    /// Rows of answers that the batch at hand has read.
+    loaded_answers: BTreeMap<Row, Option<Remembered>>,
     journal: VecDeque<Mark>,
     records: rows::Cache<D::Record>,
     waiters: UndoMap<CallId, Waiter<D>>,
@@ -130,6 +133,8 @@ struct Run<D: Domain> {
     dirty: BTreeMap<Row, Option<D::Record>>,
     events: Vec<record::TxEvent>,
     requests: Vec<record::RequestAnswer>,
+    /// Rows of answers to write.
+    told: BTreeMap<Row, Remembered>,
     answers: Vec<(CallId, Answer<D::Reply>)>,
     /// Rows that the domain changed by the call at hand.
     changed: BTreeSet<Row>,
@@ -146,6 +151,7 @@ impl<D: Domain> Default for Run<D> {
             dirty: BTreeMap::new(),
             events: Vec::new(),
             requests: Vec::new(),
+            told: BTreeMap::new(),
             answers: Vec::new(),
             changed: BTreeSet::new(),
             missing: BTreeSet::new(),
@@ -166,6 +172,7 @@ impl<D: Domain> Core<D> {
             book: Book::new(branch),
             holders: UndoMap::default(),
             answers: UndoMap::default(),
+            loaded_answers: BTreeMap::new(),
             journal: VecDeque::new(),
             records: rows::Cache::new(limits.records),
             waiters: UndoMap::default(),
@@ -230,19 +237,32 @@ impl<D: Domain> Core<D> {
     }
 
     /// Rows that `call` reads.
-    fn rows_of(&self, call: &Call<D>) -> Vec<Row> {
-        match call {
-            Call::Op { op, .. } => self.domain.op_rows(op),
-            Call::Prepare { payload, .. } => self.domain.payload_rows(payload),
-            Call::Commit { meta, .. } | Call::Abort { meta, .. } => {
-                let hold = self.book.get(meta.tx_id).and_then(|entry| entry.hold.as_ref());
-                hold.map(|hold| self.domain.hold_rows(hold)).unwrap_or_default()
+    pub fn rows_of(&self, call: &Call<D>) -> Vec<Row> {
+        let (mut rows, client) = match call {
+            Call::Op { op, call, .. } => (self.domain.op_rows(op), call.as_ref()),
+            Call::Prepare { meta, payload, .. } => {
+                (self.domain.payload_rows(payload), self.call_of(meta))
             }
-            Call::Reject { .. }
-            | Call::Query { .. }
-            | Call::Forget { .. }
-            | Call::Refuse { .. } => Vec::new(),
-        }
+            Call::Commit { meta, .. } => (self.rows_held_by(meta.tx_id), None),
+            Call::Abort { meta, refusal, .. } => {
+                (self.rows_held_by(meta.tx_id), meta.call.as_ref().filter(|_| refusal.is_some()))
+            }
+            Call::Reject { meta, .. } => (Vec::new(), self.call_of(meta)),
+            Call::Refuse { call, .. } => (Vec::new(), Some(call)),
+            Call::Query { .. } | Call::Forget { .. } => (Vec::new(), None),
+        };
+        rows.extend(client.into_iter().flat_map(Self::answer_rows));
+        rows
+    }
+
+    fn rows_held_by(&self, tx_id: TxId) -> Vec<Row> {
+        let hold = self.book.get(tx_id).and_then(|entry| entry.hold.as_ref());
+        hold.map(|hold| self.domain.hold_rows(hold)).unwrap_or_default()
+    }
+
+    /// The call of a transaction, where this is its primary: there it stands what its attempts came to.
+    fn call_of<'a>(&self, meta: &'a TxMeta) -> Option<&'a ClientCall> {
+        meta.call.as_ref().filter(|_| meta.is_primary(self.book.branch()))
     }
 
     /// Takes a record, as it stands at the batch's start timestamp, into memory.
@@ -250,6 +270,9 @@ impl<D: Domain> Core<D> {
     /// # Errors
     /// [`KvError::Corrupt`]; a retry does not help.
     pub fn load(&mut self, row: Row, value: Option<&[u8]>) -> Result<(), KvError> {
+        if answers::id_in(&row).is_some() {
+            return self.load_answer(row, value);
+        }
         let record = value.map(|value| self.domain.decode_record(&row, value)).transpose()?;
         self.records.insert(row, record);
         Ok(())
@@ -281,8 +304,10 @@ impl<D: Domain> Core<D> {
     /// trimmed along the way; with `tidy` even when that is all there is to write. A head that older releases
     /// may write is reason enough to write.
     pub fn finish(&mut self, writer: Writer, run: u64, tidy: bool) -> Option<Batch> {
-        let idle =
-            self.run.events.is_empty() && self.run.requests.is_empty() && self.run.dirty.is_empty();
+        let idle = self.run.events.is_empty()
+            && self.run.requests.is_empty()
+            && self.run.told.is_empty()
+            && self.run.dirty.is_empty();
         let outdated = self.head.is_outdated();
         if idle && !tidy && !outdated {
             return None;
@@ -295,7 +320,7 @@ impl<D: Domain> Core<D> {
         let records = self.run.dirty.iter().map(|(row, record)| {
             (row.clone(), record.as_ref().map(|record| self.domain.encode_record(record)))
         });
-        let records: Vec<_> = records.collect();
+        let records: Vec<_> = records.chain(self.told_rows()).collect();
         let entry = record::JournalEntry {
             writer: writer.to_vec().into(),
             run,
@@ -326,6 +351,7 @@ impl<D: Domain> Core<D> {
             self.forget_before(batch.after.oldest);
         }
         let run = std::mem::take(&mut self.run);
+        self.loaded_answers.clear();
         self.records.extend(run.dirty);
         self.records.rotate();
     }
@@ -349,6 +375,7 @@ impl<D: Domain> Core<D> {
         self.book = Book::new(self.book.branch().clone());
         self.holders = UndoMap::default();
         self.answers = UndoMap::default();
+        self.loaded_answers.clear();
         self.journal.clear();
         self.records = rows::Cache::new(self.limits.records);
         self.run = Run::default();
@@ -374,6 +401,9 @@ impl<D: Domain> Core<D> {
                 self.take_answer(answer, seq)?;
             }
             for row in &entry.changed {
+                if self.forget_answer(row) {
+                    continue;
+                }
                 self.records.remove(row);
                 self.improved.insert(row.to_vec());
             }

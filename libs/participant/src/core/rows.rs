@@ -11,7 +11,7 @@ use crate::domain::{Domain, Holder, Row};
 
 /// What a changed record adds to a batch besides its value and twice its row (in its key and in the
 /// journal), in bytes.
-const RECORD_BYTES: usize = 16;
+pub(super) const RECORD_BYTES: usize = 16;
 
 /// Records as they stand in the store at the head, absent ones included. Two generations: what is read
 /// moves to the young one; when that is half full the old one is dropped. Looked up only, never walked
@@ -139,7 +139,9 @@ pub(super) fn holders_of(
 
 impl<D: Domain> Core<D> {
     pub(super) fn is_loaded(&self, row: &[u8]) -> bool {
-        self.run.dirty.contains_key(row) || self.records.contains(row)
+        self.run.dirty.contains_key(row)
+            || self.records.contains(row)
+            || self.loaded_answers.contains_key(row)
     }
 
     /// The domain's view, with the domain that is to look through it.

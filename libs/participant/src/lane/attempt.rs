@@ -75,6 +75,7 @@ impl<D: Domain> Lane<D> {
             self.core.settle(None);
             self.head_known_at = Some(start);
             self.told.answered("read", taken.len(), begun);
+            self.tell_calls(start, taken.len(), &answers);
             self.deliver(taken.len(), answers);
             return Ok(());
         };
@@ -97,6 +98,7 @@ impl<D: Domain> Lane<D> {
                 self.refreshed = Some(Instant::now());
                 self.moved = self.refreshed;
                 self.told.answered("write", taken.len(), begun);
+                self.tell_calls(start, taken.len(), &answers);
                 self.deliver(taken.len(), answers);
                 Ok(())
             }

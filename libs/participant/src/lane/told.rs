@@ -1,13 +1,19 @@
 //! What a lane tells of itself in metrics.
 
-use storage::KvError;
+use storage::{KvError, codec};
 use telemetry::{metrics::LaneVotes, semconv, trace};
 use tokio::time::Instant;
 use tracing::{Span, field::Empty};
-use types::{BranchState, UnixMillis};
+use types::{BranchState, Timestamp, UnixMillis, Vote};
 
 use super::{Lane, attempt::AttemptError};
-use crate::{core::CallId, domain::Domain};
+use crate::{
+    core::{Answer, Call, CallId},
+    domain::Domain,
+};
+
+/// Target of the events that tell each call of each batch, at level TRACE.
+const CALLS: &str = "participant::calls";
 
 /// A look at all votes is taken once in so many ticks.
 const LOOK_EVERY: u32 = 5;
@@ -88,6 +94,30 @@ impl<D: Domain> Lane<D> {
         }
     }
 
+    /// Tells whoever listens which calls a durable batch took and answered, in order. A call that it took and did
+    /// not answer waits, and a later batch answers it.
+    pub(super) fn tell_calls(
+        &self,
+        start: Timestamp,
+        taken: usize,
+        answers: &[(CallId, Answer<D::Reply>)],
+    ) {
+        if !tracing::enabled!(target: CALLS, tracing::Level::TRACE) {
+            return;
+        }
+        let (branch, batch, lane) = (self.core.branch(), start.0, codec::hex(&self.writer));
+        for (id, call) in self.queued.iter().take(taken) {
+            let rows = self.core.rows_of(call);
+            let rows: Vec<_> = rows.iter().map(|row| String::from_utf8_lossy(row)).collect();
+            let tx = call.tx_id().map(|tx_id| tx_id.to_string());
+            tracing::trace!(target: CALLS, %branch, lane, batch, id, call = kind_of(call), ?rows, tx);
+        }
+        for (id, answer) in answers {
+            let answer = answer_in_a_word(answer);
+            tracing::trace!(target: CALLS, %branch, lane, batch, id, answer);
+        }
+    }
+
     /// Now and then: how many votes have no outcome, and how old they are.
     pub(super) fn tell_votes(&mut self, now: UnixMillis) {
         self.told.ticks = self.told.ticks.wrapping_add(1);
@@ -99,5 +129,37 @@ impl<D: Domain> Lane<D> {
             (count + 1, oldest.max(now.since(entry.meta.deadline)))
         });
         self.told.votes.set(unresolved, overdue_ms);
+    }
+}
+
+/// What kind of call it is: of an operation the name that the service gives it.
+fn kind_of<D: Domain>(call: &Call<D>) -> String {
+    match call {
+        Call::Op { op, .. } => {
+            let op = format!("{op:?}");
+            op.split(|after: char| !after.is_alphanumeric()).next().unwrap_or_default().to_owned()
+        }
+        Call::Prepare { .. } => "Prepare".to_owned(),
+        Call::Reject { .. } => "Reject".to_owned(),
+        Call::Commit { .. } => "Commit".to_owned(),
+        Call::Abort { .. } => "Abort".to_owned(),
+        Call::Query { .. } => "Query".to_owned(),
+        Call::Forget { .. } => "Forget".to_owned(),
+        Call::Refuse { .. } => "Refuse".to_owned(),
+    }
+}
+
+const fn answer_in_a_word<R>(answer: &Answer<R>) -> &'static str {
+    match answer {
+        Answer::Done(..) | Answer::Committed(_) => "done",
+        Answer::Refused(_) => "refused",
+        Answer::Expired => "expired",
+        Answer::Vote(Vote::Yes { .. }) => "yes",
+        Answer::Vote(Vote::No { .. }) => "no",
+        Answer::Vote(Vote::Contended { .. }) => "contended",
+        Answer::Vote(Vote::Fenced) => "fenced",
+        Answer::Waiting(_) => "waiting",
+        Answer::State(..) | Answer::Aborted { .. } | Answer::Forgotten => "noted",
+        Answer::Overloaded => "overloaded",
     }
 }

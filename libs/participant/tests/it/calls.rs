@@ -2,11 +2,20 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use participant::core::{Answer, Call};
+use participant::{
+    core::{Answer, Call},
+    lane::LaneError,
+};
 use stock::app::{Op, Reply};
+use storage::{
+    codec,
+    keys::{Kind, Owner, Space},
+    kv::Kv as _,
+    record::JournalEntry,
+};
 use types::{
-    BranchState, CALL_AHEAD_MAX_MS, ClientCall, Priority, Reason, Refusal, RequestId, Timestamp,
-    TxMeta, UnixMillis, Vote,
+    BranchState, CALL_AHEAD_MAX_MS, ClientCall, Priority, Reason, Refusal, RequestId, ShardId,
+    Timestamp, TxMeta, UnixMillis, Vote,
 };
 
 use crate::shop::{
@@ -324,4 +333,139 @@ async fn a_refusal_under_a_clients_own_key_binds_every_call_that_had_come_in() {
     breathe().await;
     let third = came_in(3);
     assert!(matches!(ask(&other, take(), &third).await, Answer::Done(..)));
+}
+
+fn journal(shop: &Shop) -> Vec<JournalEntry> {
+    let range = Space::new(Owner::Stock, ShardId(0)).range(Kind::Journal);
+    let contents = shop.kv.contents();
+    contents.range(range).map(|(key, value)| codec::decode(key, value).unwrap()).collect()
+}
+
+/// However many ids clients use: replicas keep none of them in memory, and one that starts reads none.
+#[tokio::test(start_paused = true)]
+async fn what_stands_under_clients_own_ids_is_in_no_journal_and_is_told_for_ten_minutes() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let call = |number: u32| client_call(&format!("key {number}"), "add");
+    let more = || Op::Add(item("a"), units(1));
+    let bought = attempt(&shop, 1, &client_call("bought", "buy"));
+    prepare(&lane, &bought, "a", 1).await;
+    commit(&lane, &bought).await;
+    lane.call(Call::Forget { tx_id: bought.tx_id }).await.unwrap();
+    for number in 0..300 {
+        assert!(matches!(ask(&lane, more(), &call(number)).await, Answer::Done(..)));
+    }
+    assert!(journal(&shop).iter().all(|entry| entry.requests.is_empty()));
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    create(&lane, "b").await;
+    tokio::time::sleep(Duration::from_mins(7)).await;
+    assert!(journal(&shop).len() < 10, "{}", journal(&shop).len());
+    let started = shop.lane(2);
+    for lane in [&lane, &started] {
+        for number in [0, 299] {
+            let again = ask(lane, more(), &call(number)).await;
+            let first = Reply::Stock(u64::from(number) + 1);
+            assert!(matches!(&again, Answer::Done(reply, _) if *reply == first), "{again:?}");
+        }
+        let again = attempt(&shop, 2, &client_call("bought", "buy"));
+        assert_eq!(said(&prepare(lane, &again, "a", 1).await), "ALREADY_DONE");
+        let other = client_call("key 7", "something else");
+        assert_eq!(refused(&ask(lane, more(), &other).await), Reason::RequestIdReused);
+    }
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert!(matches!(ask(&started, more(), &call(7)).await, Answer::Done(Reply::Stock(301), _)));
+}
+
+/// What one replica was told under an id the others know at once, with or without having read it before.
+#[tokio::test(start_paused = true)]
+async fn replicas_tell_each_other_what_stands_under_an_id() {
+    let shop = Shop::new();
+    let (lane, other) = (shop.stocked(1).await, shop.lane(2));
+    let take = || Op::Subtract(item("a"), units(2));
+    let call = |began| ClientCall { began: Some(began), ..client_call("key", "take") };
+    let now = || Timestamp::from_physical(shop.clock.now());
+    for _ in 0..2 {
+        for lane in [&lane, &other] {
+            assert_eq!(refused(&ask(lane, take(), &call(now())).await), Reason::OutOfStock);
+            breathe().await;
+        }
+    }
+    add(&other, "a", 5, None).await.unwrap();
+    assert!(matches!(ask(&lane, take(), &call(now())).await, Answer::Done(Reply::Stock(4), _)));
+    for lane in [&other, &lane] {
+        let again = ask(lane, take(), &call(now())).await;
+        assert!(matches!(again, Answer::Done(Reply::Stock(4), _)), "{again:?}");
+    }
+}
+
+/// A repeat that comes in the batch of the first call, and calls of two ids in one batch.
+#[tokio::test(start_paused = true)]
+async fn a_repeat_in_the_same_batch_is_told_what_the_first_call_came_to() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let more = |id: &str| Call::Op {
+        op: Op::Add(item("a"), units(1)),
+        call: Some(client_call(id, "add")),
+        may_wait: true,
+    };
+    let begun: Vec<_> =
+        ["k", "l", "k", "l"].iter().map(|id| lane.begin(more(id)).unwrap()).collect();
+    let mut stocks = Vec::new();
+    for pending in begun {
+        let Answer::Done(Reply::Stock(stock), _) = pending.answer().await.unwrap() else {
+            panic!()
+        };
+        stocks.push(stock);
+    }
+    assert_eq!(stocks, [2, 3, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_answer_fails_the_calls_under_its_id_and_no_others() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let key = Space::new(Owner::Stock, ShardId(0)).record(Kind::Answer, b"key");
+    let mut txn = shop.kv.begin().await.unwrap();
+    txn.put(key, vec![99]);
+    txn.commit().await.unwrap();
+    let more = |id: &str| Call::Op {
+        op: Op::Add(item("a"), units(1)),
+        call: Some(client_call(id, "add")),
+        may_wait: true,
+    };
+    let (damaged, whole) = (lane.begin(more("key")).unwrap(), lane.begin(more("other")).unwrap());
+    assert!(matches!(damaged.answer().await, Err(LaneError::Damaged(_))));
+    assert!(matches!(whole.answer().await, Ok(Answer::Done(Reply::Stock(2), _))));
+    assert_eq!(stock(&lane, "a").await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_stands_only_if_no_other_attempt_holds_or_has_succeeded() {
+    let shop = Shop::new();
+    let lane = shop.stocked(9).await;
+    let end = async |meta: &TxMeta| {
+        let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
+        let call = Call::Abort { meta: meta.clone(), evidence: true, refusal: Some(no) };
+        let Answer::Aborted { state, refused } = lane.call(call).await.unwrap() else { panic!() };
+        assert_eq!(state, BranchState::Aborted);
+        refused
+    };
+    for (number, call) in (0..).zip(each_kind("buy")) {
+        let attempt = |number: u8| attempt(&shop, number, &call);
+        let (first, second) = (attempt(10 * number + 1), attempt(10 * number + 2));
+        assert_eq!(said(&prepare(&lane, &first, "a", 1).await), "YES");
+        // Somebody else ends the first attempt, and the second one comes before the first one's refusal.
+        let ended = Call::Abort { meta: first.clone(), evidence: true, refusal: None };
+        lane.call(ended).await.unwrap();
+        assert_eq!(said(&prepare(&lane, &second, "a", 1).await), "YES");
+        assert!(!end(&first).await, "an attempt holds");
+        assert_eq!(commit(&lane, &second).await, BranchState::Committed);
+        assert!(!end(&first).await, "an attempt has succeeded");
+    }
+    for (number, call) in (5..).zip(each_kind("buy nothing")) {
+        let call = ClientCall { id: call.id.part("more"), ..call };
+        let only = attempt(&shop, 10 * number, &call);
+        assert_eq!(said(&prepare(&lane, &only, "a", 1).await), "YES");
+        assert!(end(&only).await);
+    }
 }

@@ -197,7 +197,7 @@ pub(crate) fn said(vote: &Vote) -> String {
 
 async fn state(lane: &Handle, call: Call<Stock>) -> BranchState {
     match lane.call(call).await.unwrap() {
-        Answer::State(state, _) => state,
+        Answer::State(state, _) | Answer::Aborted { state, .. } => state,
         other => panic!("{other:?}"),
     }
 }

@@ -234,7 +234,7 @@ async fn a_primary_aborts_a_vote_only_with_evidence() {
     assert_eq!(abort(&lane, &meta).await, BranchState::Prepared, "no fence was seen");
     let call = Call::Abort { meta: meta.clone(), evidence: true, refusal: None };
     let answer = lane.call(call).await.unwrap();
-    assert!(matches!(answer, Answer::State(BranchState::Aborted, _)), "{answer:?}");
+    assert!(matches!(answer, Answer::Aborted { state: BranchState::Aborted, .. }), "{answer:?}");
     assert_eq!(stock(&lane, "a").await, 5);
     assert_eq!(commit(&lane, &meta).await, BranchState::Aborted, "who loses adopts what stands");
 }

@@ -125,3 +125,28 @@ async fn expired_request_ids_are_removed_in_pages_and_the_others_stay() {
     let id = RequestId::new("id 5").unwrap();
     assert_eq!(claim_request_id(&kv, &id, "POST /b", 1_000).await, Ok(Claim::Reused));
 }
+
+#[tokio::test(start_paused = true)]
+async fn expired_answers_are_removed_from_every_shard_and_the_others_stay() {
+    let kv = store();
+    let now = kv.timestamp().await.unwrap().physical();
+    let schema = schema::open(&kv, Some(3)).await.unwrap();
+    let mut txn = kv.begin().await.unwrap();
+    let spaces = Owner::SHARDED
+        .into_iter()
+        .flat_map(|owner| (0..schema.shards).map(move |shard| Space::new(owner, ShardId(shard))));
+    for (number, space) in spaces.enumerate() {
+        for (id, keep_ms) in [(b"early", 1_000), (b"later", 600_000 + number as u64)] {
+            let keep_until_ms = now.plus_ms(keep_ms).0;
+            let answer = record::RequestAnswer { keep_until_ms, ..Default::default() };
+            txn.put(space.record(Kind::Answer, id), codec::encode(&answer));
+        }
+    }
+    txn.commit().await.unwrap();
+    let config = JanitorConfig::default();
+    assert_eq!(sweep(&kv, config).await.unwrap().answers, 0);
+    advance(Duration::from_secs(2)).await;
+    assert_eq!(sweep(&kv, config).await.unwrap().answers, 9);
+    assert_eq!(sweep(&kv, config).await.unwrap().answers, 0);
+    assert_eq!(kv.contents().len(), 9 + 1, "those that are kept, and the schema");
+}

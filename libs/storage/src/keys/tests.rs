@@ -9,7 +9,7 @@ use crate::codec::hex;
 
 const OWNERS: [Owner; 5] =
     [Owner::Store, Owner::Coordinator, Owner::Order, Owner::Payment, Owner::Stock];
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Head,
     Kind::Journal,
     Kind::Item,
@@ -20,6 +20,7 @@ const KINDS: [Kind; 10] = [
     Kind::Schema,
     Kind::Lease,
     Kind::TransactionLog,
+    Kind::Answer,
 ];
 
 #[test]
@@ -37,6 +38,7 @@ fn stored_keys_never_change() {
         (Space::new(Owner::Payment, ShardId(2)).record(Kind::User, b"u"), "7000027575"),
         (Space::new(Owner::Payment, ShardId(2)).record(Kind::Payment, b"u/o"), "70000279752f6f"),
         (Space::new(Owner::Stock, ShardId(4_095)).record(Kind::Item, b"i"), "730fff6969"),
+        (Space::new(Owner::Stock, ShardId(3)).record(Kind::Answer, b"k"), "730003616b"),
         (Space::new(Owner::Stock, ShardId(3)).journal(258), "730003020000000000000102"),
     ] {
         assert_eq!(hex(&key), expected);

@@ -149,6 +149,12 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
         call: "POST /stock/add/1/1".to_owned(),
         keep_until_ms: 1_795_000_600_000,
     };
+    let answer = r::RequestAnswer {
+        call: 7,
+        reply: vec![8, 9].into(),
+        keep_until_ms: 1_795_000_600_000,
+        ..Default::default()
+    };
     let lease = r::Lease { holder: vec![1; 16].into(), until_ms: 1_795_000_000_000 };
     let reader = r::Reader { at: 470_614_102_246_162_433, until_ms: 1_795_000_000_000 };
     macro_rules! sample {
@@ -175,6 +181,12 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
             space(Owner::Payment).record(Kind::Payment, b"1/2"),
             payment,
             r::PaymentRecord
+        ),
+        sample!(
+            "answer",
+            space(Owner::Stock).record(Kind::Answer, b"a-key"),
+            answer,
+            r::RequestAnswer
         ),
         sample!("order", space(Owner::Order).record(Kind::Order, b"0"), order(), r::OrderRecord),
         sample!("claim", claims.record(Kind::RequestClaim, b"a-key"), claim, r::RequestClaim),
