@@ -16,6 +16,8 @@ pub const DRAWN: u64 = 2;
 pub const ITEMS: u64 = 4;
 /// Users "0" to this - 1.
 pub const USERS: u64 = 4;
+/// A participant of somebody else's, where there is one: it has one shard and sets aside whatever it is asked for.
+pub const FOREIGN: &str = "points";
 /// What somebody pays for an order outside of a checkout.
 pub const PAYMENT: u64 = 1;
 

@@ -18,22 +18,31 @@ use tonic::{Response, Status};
 use types::shard_of;
 
 use super::{
-    calls::{Ask, Attempt, DRAWN, ITEMS, PAYMENT, Said, USERS},
+    calls::{Ask, Attempt, DRAWN, FOREIGN, ITEMS, PAYMENT, Said, USERS},
     models::{Order, PRICE},
 };
 
 /// A shard that no service has.
 const NO_SHARD: u32 = 4_000;
 
+/// What a caller of [`Ask::grpc`] knows of the shop.
+#[derive(Debug, Clone, Copy)]
+pub struct World {
+    /// Shards of every service of the shop's own.
+    pub shards: u16,
+    /// Whether [`FOREIGN`] takes part in transactions.
+    pub foreign: bool,
+}
+
 impl Ask {
-    /// Asks a service of so many shards itself, once, within `time`.
-    pub async fn grpc(&self, to: Transport, id: &str, time: Duration, shards: u16) -> Attempt {
+    /// Asks a service itself, once, within `time`.
+    pub async fn grpc(&self, to: Transport, id: &str, time: Duration, world: World) -> Attempt {
         let outcome = match (self.role(), self) {
             ("stock", _) => self.ask_stock(to, id, time).await,
             ("payment", _) => self.ask_payment(to, id, time).await,
             ("order", _) => self.ask_order(to, id, time).await,
             (_, Self::Checkout(..)) => self.ask_coordinator(to, id, time).await,
-            _ => self.ask_transaction(to, id, time, shards).await,
+            _ => self.ask_transaction(to, id, time, world).await,
         };
         let status = match outcome {
             Ok(said) => return Attempt::Said(said),
@@ -223,8 +232,9 @@ impl Ask {
         to: Transport,
         id: &str,
         time: Duration,
-        shards: u16,
+        world: World,
     ) -> Result<Said, Status> {
+        let World { shards, foreign } = world;
         let (Self::Sell(user, item, units) | Self::Misplan(user, item, units)) = self else {
             unreachable!("{self:?}")
         };
@@ -236,6 +246,9 @@ impl Ask {
             branch("stock", &item, shards, &units_held),
             branch("payment", &user, shards, &money),
         ];
+        if foreign {
+            branches.push(branch(FOREIGN, "0", 1, &units_held));
+        }
         if let Self::Misplan(..) = self {
             let nowhere = proto::types::v1::Branch { service: "stock".into(), shard: NO_SHARD };
             branches.push(BranchRequest { branch: Some(nowhere), payload: bytes::Bytes::new() });

@@ -12,7 +12,7 @@ use types::Reason;
 use super::{
     Entry, History,
     calls::{Ask, DRAWN, ITEMS, PAYMENT, Said, USERS},
-    linear::{Model, Span, Verdict, check},
+    linear::{Model, Span, Verdict, check, shrink},
     models::{
         Funds, FundsCall, Order, OrderCall, OrderState, Orders, PRICE, PaymentCall, Payments, Shown,
     },
@@ -64,12 +64,14 @@ impl Judgement {
         initial: &M::State,
         spans: &[Span<M::Call>],
     ) where
-        M::Call: std::fmt::Debug,
+        M::Call: Clone + std::fmt::Debug,
     {
         match check(model, initial, spans) {
             Verdict::Linearizable => {}
             Verdict::Undecided => self.undecided += 1,
-            Verdict::Impossible(order) => {
+            Verdict::Impossible(_) => {
+                let spans = shrink(model, initial, spans);
+                let Verdict::Impossible(order) = check(model, initial, &spans) else { return };
                 let placed: Vec<_> = order.iter().map(|at| &spans[*at].call).collect();
                 let left = (0..spans.len()).filter(|at| !order.contains(at)).map(|at| &spans[at]);
                 let left: Vec<_> = left.map(Span::to_string).collect();

@@ -16,6 +16,14 @@ pub trait Model {
 
     /// The state after this call, or none if it cannot have said so here.
     fn apply(&self, state: &Self::State, call: &Self::Call) -> Option<Self::State>;
+
+    /// The call while its client was told nothing; none for what changed nothing.
+    fn untold(&self, call: &Self::Call) -> Option<Self::Call>;
+
+    /// Whether a history that is possible stays so without this call.
+    fn may_go(&self, call: &Self::Call) -> bool {
+        self.untold(call).is_none()
+    }
 }
 
 /// A call and when it was under way, in steps of one clock for all clients.
@@ -66,6 +74,48 @@ pub fn check<M: Model>(model: &M, initial: &M::State, spans: &[Span<M::Call>]) -
         Some(false) => Verdict::Impossible(search.longest),
         None => Verdict::Undecided,
     }
+}
+
+/// A smaller history that cannot have happened, of one that cannot: what was under way by the first end at which
+/// something is wrong, less the calls that make no difference, and with as few answers as will do. Whatever is left
+/// out could not have made it possible.
+pub fn shrink<M: Model>(
+    model: &M,
+    initial: &M::State,
+    spans: &[Span<M::Call>],
+) -> Vec<Span<M::Call>>
+where
+    M::Call: Clone,
+{
+    let is_wrong =
+        |spans: &[Span<M::Call>]| matches!(check(model, initial, spans), Verdict::Impossible(_));
+    let untold = |span: &Span<M::Call>| {
+        let call = model.untold(&span.call)?;
+        Some(Span { call, began: span.began, ended: None })
+    };
+    let by = |end: u64| -> Vec<_> {
+        let begun = spans.iter().filter(|span| span.began <= end);
+        let cut = |span: &Span<M::Call>| match span.ended {
+            Some(ended) if ended > end => untold(span),
+            Some(_) | None => Some(span.clone()),
+        };
+        begun.filter_map(cut).collect()
+    };
+    let mut ends: Vec<u64> = spans.iter().filter_map(|span| span.ended).collect();
+    ends.sort_unstable();
+    let mut left = ends.into_iter().map(by).find(|cut| is_wrong(cut)).unwrap_or(spans.to_vec());
+    for at in (0..left.len()).rev() {
+        let mut less = left.clone();
+        let span = less.remove(at);
+        if !model.may_go(&span.call) {
+            let Some(untold) = untold(&span) else { continue };
+            less.insert(at, untold);
+        }
+        if is_wrong(&less) {
+            left = less;
+        }
+    }
+    left
 }
 
 struct Search<'a, M: Model> {
@@ -137,6 +187,13 @@ mod tests {
                 Call::Swap(from, to) => (from == *state).then_some(to),
             }
         }
+
+        fn untold(&self, call: &Call) -> Option<Call> {
+            match call {
+                Call::Read(_) => None,
+                Call::Write(_) | Call::Swap(..) => Some(*call),
+            }
+        }
     }
 
     fn verdict(spans: &[(Call, u64, u64)]) -> Verdict {
@@ -199,6 +256,24 @@ mod tests {
         assert!(is_possible(&[history[0], history[1], (Call::Swap(0, 1), 5, 0), history[3]]));
         let without = [history[0], history[1], history[3]];
         assert_eq!(verdict(&without), Verdict::Impossible(vec![0, 1]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_shown_without_what_makes_no_difference() {
+        let timed = |(at, call): (u64, Call)| Span { call, began: 2 * at, ended: Some(2 * at + 1) };
+        let calls = [
+            Call::Write(1),
+            Call::Read(1),
+            Call::Write(2),
+            Call::Read(2),
+            Call::Read(1),
+            Call::Write(3),
+            Call::Read(3),
+        ];
+        let spans: Vec<_> = (1..).zip(calls).map(timed).collect();
+        let left: Vec<String> =
+            shrink(&Register, &0, &spans).iter().map(ToString::to_string).collect();
+        assert_eq!(left, ["2-3 Write(1)", "6-7 Write(2)", "10-11 Read(1)"]);
     }
 
     #[test]

@@ -165,6 +165,30 @@ impl Model for Orders {
             }
         }
     }
+
+    fn untold(&self, call: &OrderCall) -> Option<OrderCall> {
+        match call {
+            OrderCall::Add(item, units, _) => Some(OrderCall::Add(*item, *units, None)),
+            OrderCall::TakeOff(item, _) => Some(OrderCall::TakeOff(*item, None)),
+            OrderCall::Create
+            | OrderCall::Draw
+            | OrderCall::Remove
+            | OrderCall::Buy
+            | OrderCall::BuyAs(_) => Some(call.clone()),
+            OrderCall::Read(..)
+            | OrderCall::Modified(_)
+            | OrderCall::Empty
+            | OrderCall::Short
+            | OrderCall::Missing
+            | OrderCall::AlreadyPaid
+            | OrderCall::NotIn(_) => None,
+        }
+    }
+
+    /// A read tells what its token names.
+    fn may_go(&self, call: &OrderCall) -> bool {
+        self.untold(call).is_none() && !matches!(call, OrderCall::Read(..))
+    }
 }
 
 /// What a user paid for something outside of checkouts: whether it stands.
@@ -200,6 +224,13 @@ impl Model for Payments {
             PaymentCall::NotPaid => (!*stands).then_some(false),
             PaymentCall::Read(seen) => (stands == seen).then_some(*stands),
             PaymentCall::Set => Some(false),
+        }
+    }
+
+    fn untold(&self, call: &PaymentCall) -> Option<PaymentCall> {
+        match call {
+            PaymentCall::Pay | PaymentCall::Cancel | PaymentCall::Set => Some(call.clone()),
+            PaymentCall::AlreadyPaid | PaymentCall::NotPaid | PaymentCall::Read(_) => None,
         }
     }
 }
@@ -255,6 +286,15 @@ impl Model for Funds {
             FundsCall::Take(amount, told) => shown(state.checked_sub(*amount)?, told),
             FundsCall::Short(wanted) => (*state < *wanted).then_some(*state),
             FundsCall::Read(told) => told.fits(*state).then_some(*state),
+        }
+    }
+
+    fn untold(&self, call: &FundsCall) -> Option<FundsCall> {
+        match call {
+            FundsCall::Set(amount) => Some(FundsCall::Set(*amount)),
+            FundsCall::Put(amount, _) => Some(FundsCall::Put(*amount, None)),
+            FundsCall::Take(amount, _) => Some(FundsCall::Take(*amount, None)),
+            FundsCall::Short(_) | FundsCall::Read(_) => None,
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Book, Entry,
     calls::{Ask, Attempt, DRAWN, ITEMS, Said, USERS},
+    grpc::World,
     models::Order,
 };
 
@@ -65,6 +66,8 @@ pub struct Habits {
     pub crowd: u32,
     /// Whether they sell without an order, by transactions of their own. No order says what was sold then.
     pub sells: bool,
+    /// Whether [`FOREIGN`](super::calls::FOREIGN) takes part in those.
+    pub foreign: bool,
 }
 
 /// How a client reaches the shop.
@@ -172,7 +175,7 @@ impl<'a, S: Shop> Client<'a, S> {
         let id = self.key();
         // Over gRPC an id of the client's own, without more, does not tell a copy that is late from a new call.
         let minted = format!("{}{id}", types::RequestId::MINTED_PREFIX);
-        let shards = self.shop.shards();
+        let world = World { shards: self.shop.shards(), foreign: self.shop.habits().foreign };
         let is_minted = self.way == Way::Minted || !ask.is_rest();
         let patience = if is_minted && !ask.is_read() { MINTED_PATIENCE } else { PATIENCE };
         let mut unknown = false;
@@ -182,7 +185,7 @@ impl<'a, S: Shop> Client<'a, S> {
                 Way::Bare if ask.is_rest() => ask.rest(self.wire("bridge"), None).await,
                 Way::Minted | Way::Keyed | Way::Bare => {
                     let time = Duration::from_millis(self.rng.random_range(2_000..8_000));
-                    ask.grpc(self.wire(ask.role()), &minted, time, shards).await
+                    ask.grpc(self.wire(ask.role()), &minted, time, world).await
                 }
             };
             unknown |= attempt == Attempt::Unknown;

@@ -45,6 +45,7 @@ fn round(seed: u64, replicas: u64) -> (Vec<String>, usize) {
         draws: rng.random_bool(0.5),
         crowd: rng.random_range(30..100),
         sells: rng.random_bool(0.3),
+        foreign: false,
     };
     let shop = Shop::start(replicas, habits);
     let trouble = (!calm).then(|| trouble::Trouble::begin(shop.status_file(), seed));

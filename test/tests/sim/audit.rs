@@ -14,9 +14,9 @@ use storage::{
     mem::MemKv,
     record::{ItemRecord, JournalEntry, OrderRecord, UserRecord, tx_event::Event},
 };
-use types::{ShardId, Stamp};
+use types::{BranchState, ShardId, Stamp, TxId};
 
-use system_test::history::calls::DRAWN;
+use system_test::history::calls::{DRAWN, FOREIGN};
 
 use crate::shop::SHARDS;
 
@@ -42,8 +42,8 @@ struct Sales {
     problems: Vec<String>,
 }
 
-/// Looks at the store; returns what is wrong.
-pub(crate) fn audit(kv: &MemKv) -> Vec<String> {
+/// Looks at the store, and at what a participant of somebody else's knows; returns what is wrong.
+pub(crate) fn audit(kv: &MemKv, foreign: &[(TxId, BranchState)]) -> Vec<String> {
     let versions = kv.versions();
     let each = |owner: Owner, kind: Kind| {
         let ranges = (0..SHARDS).map(move |shard| Space::new(owner, ShardId(shard)).range(kind));
@@ -95,7 +95,9 @@ pub(crate) fn audit(kv: &MemKv) -> Vec<String> {
             problems.extend(open.map(|(tx, _)| format!("{owner:?}/{shard} never heard of {tx}")));
         }
     }
-    problems.extend(contradictions(&versions));
+    let open = foreign.iter().filter(|(_, state)| *state == BranchState::Prepared);
+    problems.extend(open.map(|(tx, _)| format!("{FOREIGN} never heard of {tx}")));
+    problems.extend(contradictions(&versions, foreign));
     problems
 }
 
@@ -221,8 +223,13 @@ fn events(versions: &Versions, owner: Owner) -> impl Iterator<Item = Event> {
 }
 
 /// No branch is committed where another one is aborted.
-fn contradictions(versions: &Versions) -> Vec<String> {
+fn contradictions(versions: &Versions, foreign: &[(TxId, BranchState)]) -> Vec<String> {
     let mut all: BTreeMap<String, BTreeMap<Seat, Seen>> = BTreeMap::new();
+    for (tx_id, state) in foreign {
+        let committed = *state == BranchState::Committed;
+        let seen = Seen { committed, against: !committed, open: false };
+        all.entry(codec::hex(&tx_id.0)).or_default().insert((Owner::Store, 0), seen);
+    }
     for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
         for shard in 0..SHARDS {
             let range = Space::new(owner, ShardId(shard)).range(Kind::Journal);

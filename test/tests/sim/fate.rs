@@ -18,7 +18,11 @@ use storage::{
 use system_test::history::people::Habits;
 use types::{Clock, UnixMillis};
 
-use crate::{network::Process, trace};
+use crate::{
+    coverage::{self, Between},
+    network::Process,
+    trace,
+};
 
 /// How often messages are in trouble, in messages per thousand.
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,6 +109,7 @@ impl Rates {
                 gives_up: some(15),
                 crowd: some(100),
                 sells: true,
+                foreign: some(1) == 1,
             },
             retention_ms: 600_000,
             vote_window_ms: 2_000,
@@ -151,7 +156,8 @@ impl Rates {
             ..self.store.clone()
         };
         let retention_ms = 1;
-        let habits = Habits { init: 90, draws: false, gives_up: 0, crowd: 0, sells: true };
+        let foreign = self.habits.foreign;
+        let habits = Habits { init: 90, draws: false, gives_up: 0, crowd: 0, sells: true, foreign };
         let quiet = Self { death: 0, cut: 0, island: 0, stop: 0, jump: 0, ..self };
         Self { net, store, retention_ms, vote_window_ms, habits, stray: false, ..quiet }
     }
@@ -263,6 +269,9 @@ impl Faults for Fate {
         if call.op == Op::Commit || plan.verdict != Verdict::Proceed {
             let (op, ts, verdict) = (call.op, call.start_ts.0, &plan.verdict);
             let key = Key(call.key);
+            if *verdict != Verdict::Proceed {
+                coverage::trouble(&self.process.name, Between::Store);
+            }
             trace::note(&self.process.name, format_args!("{op:?} {key} @{ts}: {verdict:?}"));
         }
         plan

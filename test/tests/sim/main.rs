@@ -6,6 +6,7 @@
 //! is audited, and what clients saw of each order, item and user must be linearizable.
 //!
 //! [`fate`] how bad a run is; [`network`], [`shop`] the world; [`audit`] the store; [`trace`] what happened;
+//! [`points`] a participant of somebody else's; [`coverage`] what was asked;
 //! [`system_test::history`] clients, their history, and linearizability.
 //!
 //! `cargo xtask sim` runs it; `--seed 7` replays one seed and prints everything that happens.
@@ -19,10 +20,12 @@
 )]
 
 mod audit;
+mod coverage;
 mod fate;
 #[cfg(feature = "mutations")]
 mod mutations;
 mod network;
+mod points;
 mod shop;
 mod trace;
 
@@ -63,6 +66,7 @@ fn run(seed: u64, print: bool) -> Run {
         .unwrap();
     runtime.block_on(async {
         trace::begin(print);
+        coverage::begin();
         let rates = Rates::of(seed);
         trace::note(&"fate", format_args!("seed {seed}: {rates:?}"));
         let calm = rates.is_calm();
@@ -85,7 +89,7 @@ fn run(seed: u64, print: bool) -> Run {
         let (mut problems, mut undecided) = (Vec::new(), 0);
         match story {
             Ok((book, closed)) => {
-                problems.extend(audit::audit(&shop.kv));
+                problems.extend(audit::audit(&shop.kv, &shop.points.known()));
                 let judgement = judge::judge(&book.borrow(), &closed, calm);
                 keep_history(seed, &json::write(&book.borrow(), &closed, calm));
                 problems.extend(judgement.problems);
@@ -94,6 +98,7 @@ fn run(seed: u64, print: bool) -> Run {
             Err(_) => problems.push("it hangs".to_owned()),
         }
         let (hash, alarms) = trace::end();
+        coverage::end();
         shop.network.close();
         problems.extend(alarms.into_iter().map(|alarm| format!("alarm: {alarm}")));
         Run { problems, undecided, hash, numbers }
@@ -154,6 +159,10 @@ fn no_trouble_loses_a_cent() {
         true
     });
     println!("{undecided:?} histories were too long to judge");
+    if coverage::is_wanted() {
+        let (tables, empty) = coverage::tables();
+        println!("{tables}\n{empty} cells are empty");
+    }
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{} failed, SEED={failed:?}", failed.len());
 }

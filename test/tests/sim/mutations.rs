@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    ops::Range,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -24,8 +25,8 @@ const HOLES: &[Mutation] = &[
     Mutation::DeadlineIgnored,
 ];
 
-/// The first seed that notices the break, and what it says; seeds from 0 on, and one may run ahead.
-fn catch(mutation: Mutation, seeds: std::ops::Range<u64>) -> Option<(u64, String)> {
+/// The seeds that notice the break, and what each says: the first one, and one may run ahead; or with `all` every one.
+fn catch(mutation: Mutation, seeds: Range<u64>, all: bool) -> BTreeMap<u64, String> {
     let (next, found) = (AtomicU64::new(seeds.start), Mutex::new(BTreeMap::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -34,7 +35,7 @@ fn catch(mutation: Mutation, seeds: std::ops::Range<u64>) -> Option<(u64, String
                 activate(Some(mutation));
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end || !found.lock().unwrap().is_empty() {
+                    if seed >= seeds.end || (!all && !found.lock().unwrap().is_empty()) {
                         return;
                     }
                     if let Some(problem) = run(seed, false).problems.into_iter().next() {
@@ -44,23 +45,26 @@ fn catch(mutation: Mutation, seeds: std::ops::Range<u64>) -> Option<(u64, String
             });
         }
     });
-    found.into_inner().unwrap().into_iter().next()
+    found.into_inner().unwrap()
 }
 
 #[test]
 fn every_break_of_a_rule_is_noticed() {
     let wanted = std::env::var("SIM_MUTATION").ok();
+    let all = std::env::vars_os().any(|(name, _)| name == "SIM_SHARES");
     let seeds = seeds(SEEDS);
-    let mut table = String::from("| break | seeds | first sign |\n|---|---|---|\n");
+    let mut table = String::from("| break | first noticed after | first sign |\n|---|---|---|\n");
     let mut missed = Vec::new();
     for mutation in Mutation::ALL {
         let name = format!("{mutation:?}");
         if wanted.as_ref().is_some_and(|wanted| *wanted != name) {
             continue;
         }
-        let line = if let Some((seed, problem)) = catch(mutation, seeds.clone()) {
+        let found = catch(mutation, seeds.clone(), all);
+        let line = if let Some((seed, problem)) = found.first_key_value() {
             let sign: String = problem.chars().take(100).collect();
-            format!("| `{name}` | {} | {} |", seed - seeds.start + 1, sign.replace('|', "/"))
+            let share = if all { format!(", by {} in all", found.len()) } else { String::new() };
+            format!("| `{name}` | {}{share} | {} |", seed - seeds.start + 1, sign.replace('|', "/"))
         } else {
             missed.push(mutation);
             format!("| `{name}` | not within {} | |", seeds.end - seeds.start)

@@ -24,7 +24,11 @@ use tokio::{
 use tonic::{body::Body, metadata::MetadataMap};
 use tower::{BoxError, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 
-use crate::{fate::NetRates, trace};
+use crate::{
+    coverage::{self, Between},
+    fate::NetRates,
+    trace,
+};
 
 /// What answers at a process's door.
 pub(crate) type Door = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
@@ -60,6 +64,7 @@ impl Process {
 
     pub(crate) fn kill(&self) {
         trace::note(&self.name, format_args!("dies"));
+        coverage::trouble(&self.name, Between::Death);
         self.death.is_over.store(true, Ordering::Relaxed);
         self.death.told.notify_waiters();
     }
@@ -74,6 +79,7 @@ impl Process {
     /// Stands still for a while: nothing goes in or out.
     pub(crate) fn stop(&self, time: Duration) {
         trace::note(&self.name, format_args!("stands still for {} ms", time.as_millis()));
+        coverage::trouble(&self.name, Between::Standstill);
         *self.stopped_until.lock().unwrap() = Some(Instant::now() + time);
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use coordinator::service::Coordinator;
+use coordinator::{Extras, service::Coordinator};
 use http::{Request, Response};
 use http_bridge::{Bridge, Settings};
 use participant::{domain::Domain, lane::LaneOptions, role::Parts};
@@ -22,7 +22,10 @@ use rpc::{
     routing::{Router, Target},
 };
 use storage::mem::{MemKv, SeededEntropy, TokioClock};
-use system_test::history::people::{self, Habits};
+use system_test::history::{
+    calls::FOREIGN,
+    people::{self, Habits},
+};
 use tokio::time::Instant;
 use tonic::{body::Body, service::Routes};
 use tower::{BoxError, Service, ServiceExt};
@@ -31,6 +34,7 @@ use types::{Clock, Entropy, UnixMillis};
 use crate::{
     fate::{Fate, Rates, WildClock},
     network::{Door, Network, Process},
+    points::Points,
     trace,
 };
 
@@ -38,6 +42,8 @@ use crate::{
 pub(crate) const SHARDS: u16 = 2;
 /// Roles by name.
 const ROLES: [&str; 5] = ["coordinator", "order", "stock", "payment", "bridge"];
+/// Where the participant of somebody else's listens.
+const POINTS: &str = "points-0:1";
 
 /// A replica: what outlives its processes.
 struct Replica {
@@ -56,6 +62,7 @@ pub(crate) struct Shop {
     healed: Arc<AtomicBool>,
     replicas: Mutex<BTreeMap<String, Replica>>,
     starts: Mutex<u64>,
+    pub(crate) points: Points,
 }
 
 impl Shop {
@@ -71,11 +78,15 @@ impl Shop {
             healed: Arc::default(),
             replicas: Mutex::default(),
             starts: Mutex::default(),
+            points: Points::new(),
         });
         for role in ROLES {
             for replica in 0..shop.rates.replicas {
                 shop.start(&name(role, replica));
             }
+        }
+        if shop.rates.habits.foreign {
+            shop.start(POINTS);
         }
         tokio::spawn(Arc::clone(&shop).fate());
         shop
@@ -165,6 +176,11 @@ impl Shop {
         });
         replica.process = process.clone();
         let stream = self.seed.wrapping_mul(1_000_003) ^ start;
+        if name == POINTS {
+            let death = (self.rates.death, &self.healed);
+            let served = self.points.serve(&process, self.truth, stream, death);
+            return self.network.listen(process, door(Routes::new(served)));
+        }
         let away = Arc::clone(&replica.away);
         let fate = Fate::new(&process, stream, &self.rates, away, Arc::clone(&self.healed));
         let seams = Seams {
@@ -175,6 +191,7 @@ impl Shop {
             known: self.known(name),
             retention_ms: self.rates.retention_ms,
             vote_window_ms: self.rates.vote_window_ms,
+            foreign: self.rates.habits.foreign,
         };
         self.network.listen(process, seams.door(name.split_once('-').unwrap().0));
     }
@@ -245,6 +262,7 @@ struct Seams {
     known: Known,
     retention_ms: u64,
     vote_window_ms: u64,
+    foreign: bool,
 }
 
 impl Seams {
@@ -289,7 +307,10 @@ impl Seams {
             batch_calls_max: None,
         };
         let kv = self.kv.shared();
-        coordinator::routes(Coordinator::new(&settings, &self.net, kv, self.clock, self.entropy))
+        let points = self.foreign.then(|| format!("{FOREIGN}={POINTS}").parse().unwrap());
+        let extras = Extras { participants: points.into_iter().collect(), ..Extras::default() };
+        let (net, clock, entropy) = (&self.net, self.clock, self.entropy);
+        coordinator::routes(Coordinator::with(&settings, &extras, net, kv, clock, entropy))
     }
 
     fn parts<D: Domain>(self, domain: D) -> Parts<D> {

@@ -14,6 +14,8 @@ use tracing::{
     span::{Attributes, Id, Record},
 };
 
+use crate::coverage;
+
 /// The trace of the run on this thread.
 struct Trace {
     hash: Fnv,
@@ -102,6 +104,9 @@ impl Visit for Line {
 
 impl Subscriber for Watch {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        if metadata.target() == coverage::TARGET {
+            return coverage::is_wanted();
+        }
         metadata.is_event() && (*metadata.level() == Level::ERROR || is_read())
     }
 
@@ -110,7 +115,7 @@ impl Subscriber for Watch {
     }
 
     fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
-        Some(tracing::level_filters::LevelFilter::DEBUG)
+        Some(tracing::level_filters::LevelFilter::TRACE)
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -122,6 +127,9 @@ impl Subscriber for Watch {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        if event.metadata().target() == coverage::TARGET {
+            return coverage::hear(event);
+        }
         let mut line = Line(event.metadata().target().to_owned());
         event.record(&mut line);
         TRACE.with_borrow_mut(|trace| {

@@ -93,7 +93,7 @@ struct Reserved {
     words: &'static [&'static str],
     /// Beginnings of paths.
     below: &'static [&'static str],
-    /// Why.
+    /// Why it is not allowed, and what is.
     reason: &'static str,
 }
 

@@ -1,6 +1,6 @@
 //! Histories of real processes under kills and stops, for as long as somebody likes. See docs/reliability.md.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use crate::{
     command,
@@ -18,9 +18,14 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// So long, to the minute, over the usual replicas.
+    pub(crate) fn of(time: Duration) -> Self {
+        Self { minutes: (time.as_secs() / 60).max(1), ..Self::default() }
+    }
+
     /// Reads what comes after `cargo xtask history`.
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
-        let mut wanted = Self { minutes: 2, replicas: 2 };
+        let mut wanted = Self::default();
         let mut args = args.iter();
         while let Some(name) = args.next() {
             let value = args.next().and_then(|value| value.parse().ok()).filter(|value| *value > 0);
@@ -32,6 +37,12 @@ impl Wanted {
             }
         }
         Ok(wanted)
+    }
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { minutes: 2, replicas: 2 }
     }
 }
 

@@ -51,8 +51,9 @@ usage: cargo xtask COMMAND
             against one
   deploy    of these, only what deploys the shop: chart, compose files, image, scripts
   k8s       writes k8s/ anew, from the chart
-  sim       the simulation: --seeds N [--from S]; --seed S replays one and prints all that happens;
-            --mutations, --mutation NAME break rules, each of which must be noticed
+  sim       the simulation: --seeds N [--from S]; --coverage prints which calls met; --seed S replays one and
+            prints all that happens;
+            --mutations, --mutation NAME break rules, each of which must be noticed; --shares by how many seeds
   soak      the matrix of faults, a million orders audited and sold, tikv-client's tests over 42 regions,
             dev-kv killed 100 times, a key written a million times and ten million keys, then the
             simulation on seeds never run before: --minutes N

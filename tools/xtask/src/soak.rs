@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{
-    chaos, client_rust, command,
+    chaos, client_rust, command, history,
     report::{Outcome, Part, Report, Tally},
     sim::{self, Wanted},
     test,
@@ -43,6 +43,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
     report.part("dev-kv, killed and hot", || dev_kv(workspace));
     report.part("dev-kv, ten million keys", || dev_kv_full(workspace));
     report.part("fuzz", || Ok(fuzz(workspace)));
+    history::run(workspace, report, history::Wanted::of(time));
     report.part("soak", || rounds(workspace, time));
 }
 
@@ -111,7 +112,7 @@ fn rounds(workspace: &Workspace, time: Duration) -> Part {
     let mut from = epoch.as_secs() * 1_000;
     let mut tally = Tally::default();
     while began.elapsed() < time {
-        let wanted = Wanted::Seeds { count: ROUND, from };
+        let wanted = Wanted::Seeds { count: ROUND, from, coverage: false };
         let result = sim::once(workspace, &wanted).map(|_| ());
         tally.check(&format!("seeds from {from} on"), result);
         from += ROUND;
