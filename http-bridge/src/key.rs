@@ -29,9 +29,9 @@ pub enum KeyError {
     /// It cannot be read.
     #[error("{} cannot be read", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },

@@ -37,7 +37,7 @@ pub enum Op {
     Remove(OrderId),
     /// Overwrite the orders with these numbers.
     Init {
-        /// Which.
+        /// Numbers of the records, which are their ids.
         numbers: Vec<u64>,
         /// From what they are drawn.
         draw: Draw,

@@ -11,7 +11,7 @@ pub const LINES_MAX: usize = 256;
 /// A number of units of one item at the price they were added for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// Which.
+    /// The item.
     pub item_id: ItemId,
     /// Units, at least 1.
     pub quantity: Quantity,

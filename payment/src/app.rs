@@ -49,7 +49,7 @@ pub enum Op {
     Status(UserId, OrderId),
     /// Overwrite the users with these numbers.
     Init {
-        /// Which.
+        /// Numbers of the records, which are their ids.
         numbers: Vec<u64>,
         /// Credit of each.
         credit: Money,

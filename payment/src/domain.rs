@@ -41,7 +41,7 @@ impl Payment {
 /// Money set aside for a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldCredit {
-    /// Whose.
+    /// The user.
     pub user_id: UserId,
     /// How much.
     pub amount: Money,

@@ -38,7 +38,7 @@ pub enum Op {
     Subtract(ItemId, Quantity),
     /// Overwrite the items with these numbers.
     Init {
-        /// Which.
+        /// Numbers of the records, which are their ids.
         numbers: Vec<u64>,
         /// Units of each.
         stock: Quantity,

@@ -30,7 +30,7 @@ impl Item {
 /// One item's share of a hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldLine {
-    /// Which.
+    /// The item.
     pub item_id: types::ItemId,
     /// Units set aside.
     pub quantity: Quantity,

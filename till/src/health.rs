@@ -52,15 +52,15 @@ pub(crate) enum Unwell {
     /// It says so.
     #[error("{endpoint} says {said}")]
     Says {
-        /// Who.
+        /// The role that was asked.
         endpoint: Endpoint,
-        /// What.
+        /// Its answer.
         said: String,
     },
     /// It says nothing.
     #[error("{endpoint} gives no answer")]
     Silent {
-        /// Who.
+        /// The role that was asked.
         endpoint: Endpoint,
         /// Why, where it is known.
         #[source]

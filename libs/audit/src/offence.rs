@@ -52,7 +52,7 @@ pub struct Offence {
     pub invariant: Invariant,
     /// What is wrong with whom: `item 7`, `order o-1`, `transaction ...`.
     pub subject: String,
-    /// How.
+    /// What the records say.
     pub problem: String,
     /// The records that show it, as text.
     pub records: Vec<String>,

@@ -25,21 +25,21 @@ pub enum ListenError {
     /// Somebody else listens there.
     #[error("port {} is taken: another process listens on {address}", address.port())]
     Taken {
-        /// Where.
+        /// The address that was asked for.
         address: SocketAddr,
     },
     /// Not allowed: ports below 1024 usually need a privilege.
     #[error("not allowed to listen on {address}")]
     NotAllowed {
-        /// Where.
+        /// The address that was asked for.
         address: SocketAddr,
     },
     /// Something else.
     #[error("cannot listen on {address}")]
     Failed {
-        /// Where.
+        /// The address that was asked for.
         address: SocketAddr,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },

@@ -57,7 +57,7 @@ pub enum Reply {
 pub enum Input {
     /// A branch answered.
     Reply {
-        /// Which.
+        /// The branch.
         seat: Seat,
         /// What message.
         serial: Serial,
@@ -77,7 +77,7 @@ pub enum Output {
         seat: Seat,
         /// To be named by the reply.
         serial: Serial,
-        /// What.
+        /// The message itself.
         message: Message,
     },
     /// This is the outcome; nothing that happens later contradicts it. Comes once at most.
@@ -107,7 +107,7 @@ pub enum Outcome {
 /// A NO vote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Who.
+    /// The branch.
     pub seat: Seat,
     /// Stable, upper case.
     pub reason: String,

@@ -43,9 +43,9 @@ pub(crate) enum CertificatesError {
     /// A file or the directory cannot be read or written.
     #[error("--tls-dir: cannot use {}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },

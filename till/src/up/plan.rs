@@ -117,7 +117,7 @@ pub(crate) struct Wish {
     pub(crate) program: PathBuf,
     /// Of every role but dev-kv; 1 to [`REPLICAS_MAX`].
     pub(crate) replicas: u16,
-    /// Where.
+    /// The ports that its processes get.
     pub(crate) ports: Ports,
     /// The cluster to use; none: a dev-kv of our own.
     pub(crate) pd_endpoints: Option<String>,

@@ -81,9 +81,9 @@ pub enum Error {
     /// A file could not be written.
     #[error("cannot write {path}")]
     File {
-        /// Which.
+        /// The file.
         path: String,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },

@@ -154,7 +154,7 @@ pub(crate) enum Effect {
 pub(crate) enum Refusal {
     /// Another transaction's lock stands in the way.
     Locked {
-        /// Where.
+        /// The key.
         key: Bytes,
         /// The lock; `ttl_ms` is what the client is told, zero asks it to resolve at once.
         lock: Box<Lock>,
@@ -167,7 +167,7 @@ pub(crate) enum Refusal {
         conflict_start_ts: Ts,
         /// When that one committed.
         conflict_commit_ts: Ts,
-        /// Where.
+        /// The key.
         key: Bytes,
         /// The refused transaction's primary.
         primary: Bytes,
@@ -180,7 +180,7 @@ pub(crate) enum Refusal {
     LockNotFound {
         /// The transaction.
         start_ts: Ts,
-        /// Where.
+        /// The key.
         key: Bytes,
     },
     /// The commit timestamp breaks a promise made to a reader.
@@ -189,7 +189,7 @@ pub(crate) enum Refusal {
         start_ts: Ts,
         /// What was asked for.
         attempted: Ts,
-        /// Where.
+        /// The key.
         key: Bytes,
         /// The least that is allowed.
         min_commit_ts: Ts,

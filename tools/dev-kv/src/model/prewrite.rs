@@ -35,9 +35,9 @@ pub(crate) enum PessimisticAction {
 /// One key's change.
 #[derive(Debug, Clone)]
 pub(crate) struct Mutation {
-    /// What.
+    /// The kind of change.
     pub(crate) op: MutationOp,
-    /// Where.
+    /// The key.
     pub(crate) key: Bytes,
     /// The value; empty unless a value is written.
     pub(crate) value: Bytes,
