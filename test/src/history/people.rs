@@ -242,7 +242,7 @@ impl<'a, S: Shop> Client<'a, S> {
     fn errand(&mut self) -> Ask {
         let (item, user) = (self.rng.random_range(0..ITEMS), self.rng.random_range(0..USERS));
         let (amount, what) = (self.rng.random_range(1..4), self.rng.random_range(0..PAYMENTS));
-        match self.rng.random_range(0..12) {
+        match self.rng.random_range(0..15) {
             0 => Ask::AddStock(item, amount),
             1 => Ask::Subtract(item, amount),
             2 => Ask::AddFunds(user, amount),

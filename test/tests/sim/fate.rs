@@ -66,6 +66,8 @@ pub(crate) struct Rates {
     pub(crate) vote_window_ms: u64,
     /// How long clients' own request ids are kept.
     pub(crate) retention_ms: u64,
+    /// How long a bridge goes on with a request, in milliseconds: shorter than some stand still, or longer.
+    pub(crate) request_ms: u64,
 }
 
 impl Rates {
@@ -113,6 +115,7 @@ impl Rates {
             },
             retention_ms: 600_000,
             vote_window_ms: 2_000,
+            request_ms: if some(1) == 1 { 3_000 } else { 15_000 },
         };
         match seed % 64 {
             23 => rates.or_afterlife(9_000, (5_200, 8_800)),

@@ -192,6 +192,7 @@ impl Shop {
             retention_ms: self.rates.retention_ms,
             vote_window_ms: self.rates.vote_window_ms,
             foreign: self.rates.habits.foreign,
+            request: Duration::from_millis(self.rates.request_ms),
         };
         self.network.listen(process, seams.door(name.split_once('-').unwrap().0));
     }
@@ -263,6 +264,7 @@ struct Seams {
     retention_ms: u64,
     vote_window_ms: u64,
     foreign: bool,
+    request: Duration,
 }
 
 impl Seams {
@@ -288,9 +290,9 @@ impl Seams {
             coordinator: router("coordinator"),
         };
         let settings = Settings {
-            request_timeout: Duration::from_secs(15),
+            request_timeout: self.request,
             batch_init_timeout: Duration::from_secs(30),
-            attempt_timeout: Duration::from_secs(4),
+            attempt_timeout: Duration::from_secs(4).min(self.request / 2),
             in_flight_max: 1_000,
             trust_request_id: false,
         };
