@@ -349,3 +349,6 @@ impl<H: Clone> Book<H> {
         self.entries.undo();
     }
 }
+
+#[cfg(test)]
+mod tests;

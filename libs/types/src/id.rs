@@ -363,6 +363,22 @@ mod tests {
     }
 
     #[test]
+    fn each_part_of_a_call_has_an_id_of_its_own() {
+        let ids = [RequestId::new("key"), RequestId::new("other")].map(Result::unwrap);
+        let ids = ids.into_iter().chain([RequestId::minted(Uuid::from_u128(1))]);
+        let mut seen = std::collections::BTreeSet::new();
+        for id in ids {
+            for part in ["0/0", "0/64", "1/0", "1/64"] {
+                let part_id = id.part(part);
+                assert_eq!(part_id, id.part(part), "the same for every attempt");
+                assert_eq!(part_id.is_minted(), id.is_minted());
+                assert!(seen.insert(part_id.as_str().to_owned()), "{part} of {id}");
+            }
+            assert!(seen.insert(id.as_str().to_owned()));
+        }
+    }
+
+    #[test]
     fn shards_of_stored_keys_never_move() {
         let shards: Vec<u16> = ["0", "1", "2", "abc", ""].map(|id| shard_of(id, 16).0).to_vec();
         assert_eq!(shards, GOLDEN_SHARDS, "data lies by this function");

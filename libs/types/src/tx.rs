@@ -130,3 +130,37 @@ impl From<&Refusal> for Vote {
         Self::No { reason: reason.as_str().to_owned(), metadata }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_over_at_its_end() {
+        let id = RequestId::new("key").unwrap();
+        let call = ClientCall { not_after: Some(UnixMillis(7)), ..ClientCall::new(id, "what") };
+        assert_eq!([6, 7, 8].map(|now| call.is_over(UnixMillis(now))), [false, true, true]);
+        let endless = ClientCall { not_after: None, ..call };
+        assert!(!endless.is_over(UnixMillis(u64::MAX)));
+    }
+
+    #[test]
+    fn a_part_is_the_same_call_under_other_ids() {
+        let id = RequestId::new("key").unwrap();
+        let call_id = RequestId::minted(uuid::Uuid::from_u128(1));
+        let call = ClientCall {
+            not_after: Some(UnixMillis(7)),
+            call_id: Some(call_id.clone()),
+            began: Some(Timestamp(5)),
+            ..ClientCall::new(id.clone(), "what")
+        };
+        let expected =
+            ClientCall { id: id.part("0/0"), call_id: Some(call_id.part("0/0")), ..call.clone() };
+        assert_eq!(call.part("0/0"), expected);
+        assert_eq!(call.own_id(), Some(&call_id));
+        let bare = ClientCall { call_id: None, ..call.clone() };
+        assert_eq!(bare.own_id(), None, "a later call may carry it");
+        let minted = ClientCall { id: call_id.clone(), ..bare };
+        assert_eq!(minted.own_id(), Some(&call_id));
+    }
+}

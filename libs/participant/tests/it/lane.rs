@@ -206,6 +206,23 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
     assert_eq!(good, Ok(2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_head_is_not_trusted_once_what_others_wrote_may_be_trimmed() {
+    let mut shop = Shop::new();
+    // Nothing but its calls makes this lane look.
+    shop.options.refresh = Duration::from_hours(1);
+    let lane = shop.stocked(1).await;
+    let other = shop.lane(2);
+    for number in 2..22 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(add(&other, "a", 1, None).await, Ok(number));
+    }
+    let first = Space::new(Owner::Stock, ShardId(0)).journal(3);
+    assert!(!shop.kv.contents().contains_key(&first), "it was there when the lane looked last");
+    assert_eq!(add(&lane, "a", 1, None).await, Ok(22));
+    assert_eq!(stock(&other, "a").await, 22);
+}
+
 /// Journal entries that stand.
 fn journal(shop: &Shop) -> usize {
     shop.kv.contents().keys().filter(|key| key[3] == 2).count()

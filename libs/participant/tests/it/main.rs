@@ -7,7 +7,9 @@
     reason = "a test that panics has failed"
 )]
 
+mod batches;
 mod calls;
+mod fill;
 mod lane;
 mod service;
 mod shop;

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use participant::{
-    lane::{LaneOptions, Seams},
-    service::Participant,
-    shards::Shards,
-};
+use participant::service::Participant;
 use prost::Message as _;
 use proto::{
     participant::v1::{
@@ -14,29 +10,16 @@ use proto::{
     },
     stock::v1::{HoldStock, hold_stock::Line},
 };
-use rpc::store_time::StoreTime;
 use stock::app::Stock;
-use storage::mem::SeededEntropy;
 use tonic::Request;
 use types::{Branch, ShardId, TxMeta, shard_of};
 
-use crate::shop::{SCHEMA, Shop, branch};
+use crate::shop::{Shop, branch};
 
 const SHARDS: u16 = 4;
 
 fn open(shop: &Shop) -> Participant<Stock> {
-    let domain = Arc::new(Stock);
-    let shards = Arc::new(Shards::closed(&*domain).unwrap());
-    let seams = Seams {
-        kv: shop.kv.shared(),
-        clock: Arc::clone(&shop.clock),
-        entropy: Arc::new(SeededEntropy::new(1)),
-        resolver: shop.asked.clone(),
-        store_time: StoreTime::default(),
-        schema: SCHEMA,
-    };
-    shards.open(&domain, SHARDS, &seams, LaneOptions::default());
-    Participant::new(domain, shards)
+    Participant::new(Arc::new(Stock), shop.shards(SHARDS))
 }
 
 fn on(shop: &Shop, number: u8, shard: u16) -> (TxMeta, Branch) {

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use participant::{
     core::{Answer, Call},
     lane::{AskResolve, Lane, LaneHandle, LaneOptions, Seams},
+    shards::Shards,
 };
 use rpc::store_time::StoreTime;
 use stock::app::{Op, Reply, Stock};
@@ -75,20 +76,32 @@ impl Shop {
         Self { kv, clock, script, asked, options: LaneOptions::default() }
     }
 
-    /// Another replica's lane on the same shard.
-    pub(crate) fn lane(&self, name: u8) -> Handle {
-        let seams = Seams {
+    fn seams(&self, name: u8) -> Seams {
+        Seams {
             kv: self.kv.shared(),
             clock: Arc::clone(&self.clock),
             entropy: Arc::new(SeededEntropy::new(u64::from(name))),
             resolver: self.asked.clone(),
             store_time: StoreTime::default(),
             schema: SCHEMA,
-        };
+        }
+    }
+
+    /// Another replica's lane on the same shard.
+    pub(crate) fn lane(&self, name: u8) -> Handle {
+        let seams = self.seams(name);
         let (lane, handle) =
             Lane::new(Arc::new(Stock), branch("stock"), seams, self.options, [name; 16]);
         tokio::spawn(lane.run());
         handle
+    }
+
+    /// All lanes of a replica of a service of so many shards.
+    pub(crate) fn shards(&self, count: u16) -> Arc<Shards<Stock>> {
+        let domain = Arc::new(Stock);
+        let shards = Arc::new(Shards::closed(&*domain).unwrap());
+        shards.open(&domain, count, &self.seams(1), self.options);
+        shards
     }
 
     /// A lane on a shard in which item "a" has this many units.

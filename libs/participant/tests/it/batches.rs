@@ -1,0 +1,311 @@
+//! A shard's core by itself, batch by batch, without a lane and a store: what is trimmed, noted, undone and woken.
+
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+
+use participant::{
+    core::{Answer, Call, Core, Limits, Offered},
+    domain::Row,
+};
+use stock::app::{Op, Reply, Stock};
+use storage::{
+    Value,
+    record::JournalEntry,
+    shard::{Head, TRIM_AGE_MS},
+};
+use types::{BranchState, ClientCall, Money, Priority, Timestamp, TxId, TxMeta, UnixMillis, Vote};
+
+use crate::shop::{ORIGIN, branch, client_call, item, said, units};
+
+/// What the replicas of one shard have written.
+#[derive(Default)]
+struct Store {
+    head: Head,
+    entries: BTreeMap<u64, JournalEntry>,
+    records: BTreeMap<Row, Value>,
+    /// Numbers the calls.
+    calls: Cell<u64>,
+}
+
+impl Store {
+    /// A replica that knows all of it.
+    fn replica(&self) -> Core<Stock> {
+        let mut core = Core::new(Arc::new(Stock), branch("stock"), Limits::default());
+        self.catch_up(&mut core);
+        core
+    }
+
+    /// Tells a replica what it does not know yet.
+    fn catch_up(&self, core: &mut Core<Stock>) {
+        let unknown = self.entries.range(core.head().seq + 1..);
+        let entries = unknown.map(|(seq, entry)| (*seq, entry.clone())).collect();
+        core.catch_up(self.head.clone(), entries).unwrap();
+    }
+
+    /// Offers calls to one batch. Returns what it answers, in a word each.
+    fn offer(&self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
+        for (row, value) in &self.records {
+            core.load(row.clone(), Some(value)).unwrap();
+        }
+        core.begin(Timestamp::from_physical(at(at_ms)));
+        assert_eq!(core.look_again(), Offered::Taken);
+        for call in calls {
+            let id = self.calls.replace(self.calls.get() + 1);
+            for row in core.missing_for(call) {
+                core.load(row, None).unwrap();
+            }
+            assert_eq!(core.offer(id, call), Offered::Taken);
+        }
+        core.take_answers().iter().map(|(_, answer)| word(answer)).collect()
+    }
+
+    /// Offers calls, and makes their batch durable.
+    fn write(&mut self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
+        let answers = self.offer(core, at_ms, calls);
+        self.finish(core, false);
+        answers
+    }
+
+    /// Makes the batch at hand durable. Tells whether there was anything to write.
+    fn finish(&mut self, core: &mut Core<Stock>, tidy: bool) -> bool {
+        let batch = core.finish([1; 16], 1, tidy);
+        core.settle(batch.as_ref());
+        let Some(batch) = batch else { return false };
+        self.entries.insert(batch.after.seq, batch.entry);
+        self.entries.retain(|seq, _| *seq >= batch.after.oldest);
+        self.head = batch.after;
+        for (row, value) in batch.records {
+            self.records.remove(&row);
+            self.records.extend(value.map(|value| (row, value)));
+        }
+        true
+    }
+
+    /// Numbers of the journal entries that stand.
+    fn entries(&self) -> Vec<u64> {
+        self.entries.keys().copied().collect()
+    }
+}
+
+/// A store in which item "0" has this many units, and a replica of it.
+fn stocked(number: u64) -> (Store, Core<Stock>) {
+    let mut store = Store::default();
+    let mut core = store.replica();
+    store.write(&mut core, 0, &[init(number)]);
+    (store, core)
+}
+
+fn at(at_ms: u64) -> UnixMillis {
+    ORIGIN.plus_ms(at_ms)
+}
+
+fn op(op: Op) -> Call<Stock> {
+    Call::Op { op, call: None, may_wait: true }
+}
+
+fn init(number: u64) -> Call<Stock> {
+    op(Op::Init { numbers: vec![0], stock: units(number), price: Money::ZERO })
+}
+
+fn add() -> Call<Stock> {
+    op(Op::Add(item("0"), units(1)))
+}
+
+/// A transaction of an order and this shard; the smaller its number the older it is.
+fn tx(number: u8) -> TxMeta {
+    TxMeta {
+        tx_id: TxId([number; 16]),
+        priority: Priority { begin_ts: u64::from(number), nonce: 0 },
+        deadline: at(2_000),
+        branches: [branch("order"), branch("stock")].into(),
+        call: None,
+    }
+}
+
+/// A transaction of this call whose primary is this shard.
+fn attempt(number: u8, call: &ClientCall) -> TxMeta {
+    let branches = [branch("stock"), branch("other")].into();
+    TxMeta { branches, call: Some(call.clone()), ..tx(number) }
+}
+
+/// One unit of item "0".
+fn prepare(meta: &TxMeta) -> Call<Stock> {
+    Call::Prepare { meta: meta.clone(), payload: vec![(item("0"), units(1))], may_wait: true }
+}
+
+fn commit(meta: &TxMeta) -> Call<Stock> {
+    Call::Commit { meta: meta.clone(), receipts: Vec::new() }
+}
+
+fn abort(meta: &TxMeta) -> Call<Stock> {
+    Call::Abort { meta: meta.clone(), evidence: true, refusal: None }
+}
+
+fn word(answer: &Answer<Reply>) -> String {
+    match answer {
+        Answer::Done(Reply::Stock(left), _) => format!("{left} left"),
+        Answer::Refused(refusal) => refusal.reason.to_string(),
+        Answer::Vote(vote) => said(vote),
+        Answer::State(state, _) => format!("{state:?}").to_uppercase(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Everybody waits.
+const NOBODY: [&str; 0] = [];
+
+#[test]
+fn a_journal_entry_goes_once_its_successor_is_old_and_the_last_one_never() {
+    let (mut store, mut core) = stocked(1);
+    store.write(&mut core, 4_000, &[add()]);
+    // The first entry is older than that by now.
+    store.write(&mut core, 4_000 + TRIM_AGE_MS - 1, &[add()]);
+    assert_eq!(store.entries(), [1, 2, 3]);
+    store.write(&mut core, 4_000 + TRIM_AGE_MS, &[add()]);
+    assert_eq!(store.entries(), [2, 3, 4]);
+    store.write(&mut core, 60_000, &[add()]);
+    assert_eq!(store.entries(), [4, 5], "whoever knows the head at 3 must find 4");
+}
+
+#[test]
+fn trimming_alone_is_worth_a_batch_once_four_entries_may_go() {
+    let (mut store, mut core) = stocked(1);
+    for number in 1..4 {
+        store.write(&mut core, number, &[add()]);
+    }
+    let later = TRIM_AGE_MS + 100;
+    assert!(!core.wants_trim(at(later)), "only three of four have a successor");
+    store.offer(&mut core, later, &[]);
+    assert!(!store.finish(&mut core, true));
+    store.write(&mut core, 4, &[add()]);
+    assert!(!core.wants_trim(at(4 + TRIM_AGE_MS - 1)));
+    assert!(core.wants_trim(at(4 + TRIM_AGE_MS)));
+    store.offer(&mut core, later, &[]);
+    assert!(!store.finish(&mut core, false), "unless it was asked for");
+    store.offer(&mut core, later, &[]);
+    assert!(store.finish(&mut core, true));
+    assert_eq!(store.entries(), [5, 6]);
+}
+
+#[test]
+fn what_an_entry_says_alone_keeps_it_and_all_behind_it() {
+    let (mut store, mut core) = stocked(9);
+    let held = tx(1);
+    store.write(&mut core, 1, &[prepare(&held)]);
+    for number in 2..6 {
+        store.write(&mut core, number, &[add()]);
+    }
+    store.write(&mut core, 10_000, &[add()]);
+    assert_eq!(store.entries().first(), Some(&2), "its vote has no outcome");
+    assert!(!core.wants_trim(at(20_000)));
+    store.write(&mut core, 10_001, &[commit(&held)]);
+    assert_eq!(store.entries().first(), Some(&6), "it may be forgotten");
+    // What keeps an entry of 20 seconds alive is said again.
+    let stuck = tx(2);
+    let stuck = TxMeta { deadline: at(90_000), ..stuck };
+    store.write(&mut core, 20_000, &[prepare(&stuck)]);
+    store.write(&mut core, 20_001, &[add()]);
+    let said_at = store.head.seq - 1;
+    store.write(&mut core, 40_000, &[add()]);
+    assert_eq!(store.entries().first(), Some(&said_at));
+    store.write(&mut core, 40_001, &[add()]);
+    assert!(store.entries().first() > Some(&said_at));
+    let mut other = store.replica();
+    let answers = store.offer(&mut other, 40_002, &[prepare(&stuck), abort(&stuck), add()]);
+    assert_eq!(answers, ["YES", "ABORTED", "17 left"], "the hold was carried");
+}
+
+#[test]
+fn a_refusal_is_noted_even_if_the_abort_changes_nothing() {
+    let call = client_call("~call", "buy");
+    let (mut store, mut core) = stocked(9);
+    let first = attempt(1, &call);
+    // Somebody else found out that it was refused, and aborted it without a word why.
+    store.write(&mut core, 10, &[prepare(&first), abort(&first)]);
+    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
+    let refused = Call::Abort { meta: first, evidence: true, refusal: Some(no) };
+    store.write(&mut core, 20, &[refused]);
+    for core in [&mut core, &mut store.replica()] {
+        let answers = store.offer(core, 30, &[prepare(&attempt(2, &call))]);
+        assert_eq!(answers, ["OUT_OF_CREDIT"]);
+    }
+}
+
+#[test]
+fn a_waiting_prepare_ends_exactly_at_its_deadline() {
+    let (mut store, mut core) = stocked(1);
+    store.write(&mut core, 10, &[prepare(&tx(9))]);
+    let waits = TxMeta { deadline: at(500), ..tx(1) };
+    assert_eq!(store.write(&mut core, 20, &[prepare(&waits)]), NOBODY);
+    assert!(!core.wants_look(at(499)));
+    assert_eq!(store.write(&mut core, 499, &[]), NOBODY);
+    assert!(core.wants_look(at(500)));
+    let answers = store.write(&mut core, 500, &[]);
+    assert_eq!(answers, ["FENCED"]);
+    assert!(!core.has_waiters());
+}
+
+#[test]
+fn a_try_that_is_undone_leaves_who_waits_as_it_was() {
+    let (mut store, mut core) = stocked(1);
+    let (waits, holder) = (tx(1), tx(9));
+    store.write(&mut core, 10, &[prepare(&holder)]);
+    assert_eq!(store.offer(&mut core, 20, &[prepare(&waits)]), NOBODY);
+    assert!(core.has_waiters());
+    core.undo();
+    assert!(!core.has_waiters(), "it is offered again");
+    assert_eq!(store.write(&mut core, 30, &[prepare(&waits)]), NOBODY);
+    // By its own abort, and by the holder's.
+    for (call, expected) in
+        [(abort(&waits), ["FENCED", "ABORTED"]), (abort(&holder), ["ABORTED", "YES"])]
+    {
+        for _ in 0..2 {
+            let answers = store.offer(&mut core, 40, std::slice::from_ref(&call));
+            assert_eq!(answers, expected, "each time");
+            assert!(!core.has_waiters());
+            core.undo();
+            assert!(core.has_waiters(), "it was answered in vain");
+            assert!(core.wants_look(UnixMillis(0)));
+        }
+    }
+    let answers = store.write(&mut core, 50, &[abort(&holder)]);
+    assert_eq!(answers, ["ABORTED", "YES"]);
+}
+
+#[test]
+fn what_another_replica_wrote_wakes_who_waits() {
+    let (waits, holder) = (tx(1), tx(9));
+    for (change, vote) in
+        [(abort(&holder), "YES"), (commit(&holder), "OUT_OF_STOCK"), (add(), "YES")]
+    {
+        let (mut store, mut core) = stocked(1);
+        store.write(&mut core, 10, &[prepare(&holder)]);
+        assert_eq!(store.write(&mut core, 20, &[prepare(&waits)]), NOBODY);
+        assert!(!core.wants_look(UnixMillis(0)));
+        let mut other = store.replica();
+        store.write(&mut other, 30, std::slice::from_ref(&change));
+        store.catch_up(&mut core);
+        assert!(core.wants_look(UnixMillis(0)), "{change:?}");
+        let answers = store.write(&mut core, 40, &[]);
+        assert_eq!(answers, [vote], "{change:?}");
+    }
+}
+
+#[test]
+fn who_waits_looks_again_where_the_journal_tells_nothing_any_more() {
+    let (waits, holder) = (TxMeta { deadline: at(90_000), ..tx(1) }, tx(9));
+    let (mut store, mut core) = stocked(1);
+    store.write(&mut core, 10, &[prepare(&holder)]);
+    assert_eq!(store.write(&mut core, 20, &[prepare(&waits)]), NOBODY);
+    let mut other = store.replica();
+    store.write(&mut other, 30, &[abort(&holder)]);
+    let elsewhere = op(Op::Init { numbers: vec![1], stock: units(1), price: Money::ZERO });
+    for seconds in 1..5 {
+        store.write(&mut other, seconds * 10_000, std::slice::from_ref(&elsewhere));
+    }
+    assert!(store.head.oldest > core.head().seq + 1, "{:?}", store.entries());
+    core.reset();
+    store.catch_up(&mut core);
+    let answers = store.write(&mut core, 60_000, &[]);
+    assert_eq!(answers, ["YES"]);
+    assert_eq!(core.book().get(waits.tx_id).unwrap().state, BranchState::Prepared);
+}
