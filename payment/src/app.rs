@@ -375,17 +375,4 @@ fn receipt_of(hold: &HeldCredit) -> wire::HoldCreditReceipt {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_length_of_a_record_is_never_underestimated() {
-        let (amount, incarnation) =
-            (Money::new(types::AMOUNT_MAX).unwrap(), Stamp::new(u64::MAX, u32::MAX));
-        let user = Balance { available: amount, supplied: u64::MAX, incarnation };
-        let payment = OrderPayment { amount, paid: true, incarnation };
-        for record in [Record::User(user), Record::Payment(payment)] {
-            assert!(Payment.encode_record(&record).len() <= Payment.record_bytes(&record));
-        }
-    }
-}
+mod tests;

@@ -318,17 +318,4 @@ fn receipt_of(hold: &[HeldLine]) -> wire::HoldStockReceipt {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_length_of_a_record_is_never_underestimated() {
-        let most = Balance {
-            available: Quantity::new(types::AMOUNT_MAX).unwrap(),
-            supplied: u64::MAX,
-            incarnation: Stamp::new(u64::MAX, u32::MAX),
-        };
-        let item = Item { price: Money::new(types::AMOUNT_MAX).unwrap(), stock: most };
-        assert!(Stock.encode_record(&item).len() <= Stock.record_bytes(&item));
-    }
-}
+mod tests;

@@ -116,6 +116,44 @@ async fn a_contended_checkout_waits_until_its_blocker_is_out_of_the_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn contention_is_retried_and_never_told_however_often_it_is_met() {
+    let contended = |shop: &Shop, times| {
+        let vote = Vote::Contended { blocker: Box::new(shop.foreign()) };
+        shop.stock.verdicts(std::iter::repeat_n(Verdict::Vote(vote), times));
+    };
+    let shop = Shop::open();
+    contended(&shop, 12);
+    shop.checkout(TIME).await.unwrap();
+    assert_eq!(shop.order.asked().len(), 13);
+    shop.quiet().await;
+    let shop = Shop::open();
+    contended(&shop, 10_000);
+    let failure = shop.checkout(Duration::from_secs(8)).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Unavailable, "{failure:?}");
+    assert!(shop.order.asked().len() > 12);
+    assert!(shop.order.refusals().iter().all(Option::is_none), "{:?}", shop.order.refusals());
+    shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_somebody_else_has_bought_meanwhile_is_a_success() {
+    let shop = Shop::open();
+    shop.order.verdicts([no(Reason::AlreadyPaid)]);
+    // The stock has sold its last unit to that checkout.
+    shop.stock.verdicts([no(Reason::OutOfStock)]);
+    let (told, ()) = tokio::join!(shop.checkout(TIME), async {
+        // It was read by now, and is not locked yet.
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        assert!(shop.order.asked().is_empty());
+        shop.order.set_order(Order { paid: true, etag: "paid".to_owned(), ..Order::default() });
+    });
+    assert!(told.unwrap().already_paid);
+    assert_eq!(shop.order.asked().len(), 1);
+    assert!(shop.order.refusals().iter().all(Option::is_none), "{:?}", shop.order.refusals());
+    shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_must_wait_in_a_lane_holds_up_nobody_else() {
     let shop = Shop::open();
     shop.stock.verdicts([Verdict::Wait(Duration::from_millis(700))]);

@@ -1,0 +1,210 @@
+//! What an order's lane does with one order, and how it is stored.
+
+use std::sync::Arc;
+
+use participant::core::{Answer, Call, Core, Limits, Offered};
+use types::{Branch, Priority, Service, ShardId, TxMeta, UnixMillis, Vote};
+
+use super::*;
+
+#[test]
+fn the_length_of_a_record_is_never_underestimated() {
+    let long = "x".repeat(100);
+    let line = Line {
+        item_id: ItemId::new(&long).unwrap(),
+        quantity: Quantity::new(types::AMOUNT_MAX).unwrap(),
+        price: Money::new(types::AMOUNT_MAX).unwrap(),
+    };
+    let branch = Branch { service: Service::new(&"s".repeat(32)).unwrap(), shard: ShardId(4_095) };
+    let receipt = Receipt { branch, receipt: vec![7; 300] };
+    for count in [0, 1, 100] {
+        let order = Order {
+            user_id: UserId::new(&long).unwrap(),
+            lines: vec![line.clone(); count],
+            total_cost: Money::new(types::AMOUNT_MAX).unwrap(),
+            stamp: Stamp::new(u64::MAX, u32::MAX),
+            paid: Some(Paid {
+                tx_id: TxId([7; 16]),
+                receipts: vec![receipt.clone(); count],
+                sold: Some(Stamp::new(u64::MAX, u32::MAX)),
+            }),
+            incarnation: Stamp::new(u64::MAX, u32::MAX),
+            last_overwritten_paid_at: Timestamp(u64::MAX),
+        };
+        let (encoded, told) = (Orders.encode_record(&order).len(), Orders.record_bytes(&order));
+        assert!(encoded <= told && told < 2 * encoded + 100, "{encoded} {told}");
+        let read = Orders.decode_record(b"", &Orders.encode_record(&order));
+        assert_eq!(read, Ok(order), "and it is read as it was");
+    }
+}
+
+/// A shard in which orders "o", "6" and "7" are not there.
+fn core() -> Core<Orders> {
+    let branch = Branch { service: Service::new(NAME).unwrap(), shard: ShardId(0) };
+    let mut core = Core::new(Arc::new(Orders), branch, Limits::default());
+    for id in ["o", "6", "7"] {
+        core.load(order_row(&OrderId::new(id).unwrap()), None).unwrap();
+    }
+    core
+}
+
+/// Offers calls to one batch and makes it durable. Returns the answers.
+fn batch(core: &mut Core<Orders>, at_ms: u64, calls: Vec<Call<Orders>>) -> Vec<Answer<Reply>> {
+    core.begin(Timestamp::from_physical(UnixMillis(1_700_000_000_000 + at_ms)));
+    for (id, call) in (0..).zip(calls) {
+        assert_eq!(core.offer(id, &call), Offered::Taken);
+    }
+    let batch = core.finish([1; 16], 1, false);
+    let answers = core.take_answers().into_iter().map(|(_, answer)| answer).collect();
+    core.settle(batch.as_ref());
+    answers
+}
+
+/// Executes one operation in a batch of its own. What waits is told to, and is gone.
+fn one(core: &mut Core<Orders>, at_ms: u64, op: Op) -> Answer<Reply> {
+    batch(core, at_ms, vec![call(op)]).remove(0)
+}
+
+fn call(op: Op) -> Call<Orders> {
+    Call::Op { op, call: None, may_wait: false }
+}
+
+/// A transaction of this order alone.
+fn meta() -> TxMeta {
+    TxMeta {
+        tx_id: TxId([1; 16]),
+        priority: Priority { begin_ts: 1, nonce: 0 },
+        deadline: UnixMillis(u64::MAX),
+        branches: [core().branch().clone()].into(),
+        call: None,
+    }
+}
+
+/// Votes on selling the order as it was read.
+fn vote(core: &mut Core<Orders>, at_ms: u64, read: &Order, id: &OrderId) -> Vote {
+    let payload = Lock { order_id: id.clone(), stamp: read.stamp };
+    let call = Call::Prepare { meta: meta(), payload, may_wait: false };
+    let answer = batch(core, at_ms, vec![call]).remove(0);
+    let Answer::Vote(vote) = answer else { panic!("{answer:?}") };
+    vote
+}
+
+fn read(core: &mut Core<Orders>, at_ms: u64, id: &OrderId) -> Order {
+    let answer = one(core, at_ms, Op::Get(id.clone()));
+    let Answer::Done(Reply::Order(order), _) = answer else { panic!("{answer:?}") };
+    *order
+}
+
+fn add(id: &OrderId, item: &str) -> Op {
+    let (item, price) = (ItemId::new(item).unwrap(), Money::new(1).unwrap());
+    Op::Add(id.clone(), item, Quantity::new(1).unwrap(), price)
+}
+
+const DRAW: Draw = Draw { seed: 1, item_count: 1, user_count: 1, item_price: Money::ZERO };
+
+/// All that may be asked of order "7" once it is there.
+fn each_op() -> Vec<Op> {
+    let id = OrderId::numbered(7);
+    let init = Op::Init { numbers: vec![6, 7], draw: DRAW };
+    let take_off = Op::RemoveItem(id.clone(), ItemId::numbered(0));
+    vec![Op::Get(id.clone()), add(&id, "x"), take_off, init, Op::Remove(id)]
+}
+
+#[test]
+fn what_is_read_between_two_changes_of_one_batch_is_not_sold_after_the_second() {
+    let (id, user) = (OrderId::new("o").unwrap(), UserId::new("u").unwrap());
+    let numbered = OrderId::numbered(7);
+    let add = |item: &str| add(&id, item);
+    let init = || Op::Init { numbers: vec![7], draw: DRAW };
+    let create = |id: &OrderId| Op::Create(id.clone(), user.clone());
+    for (id, before, between) in [
+        (&id, vec![create(&id), add("x")], vec![add("y")]),
+        (
+            &id,
+            vec![create(&id), add("x")],
+            vec![Op::RemoveItem(id.clone(), ItemId::new("x").unwrap())],
+        ),
+        (&id, vec![create(&id)], vec![Op::Remove(id.clone()), create(&id)]),
+        (&numbered, vec![init()], vec![init()]),
+        (&numbered, vec![init()], vec![Op::Remove(numbered.clone()), init()]),
+        (&id, vec![create(&id), add("x")], Vec::new()),
+    ] {
+        let mut core = core();
+        let (at, changes) = (before.len(), !between.is_empty());
+        let ops = [before, vec![Op::Get(id.clone())], between].concat();
+        let answers = batch(&mut core, 0, ops.into_iter().map(call).collect());
+        let Answer::Done(Reply::Order(read), _) = &answers[at] else { panic!("{answers:?}") };
+        let vote = vote(&mut core, 10, read, id);
+        let is_sold = matches!(vote, Vote::Yes { .. });
+        assert_eq!(is_sold, !changes, "read {read:?}, then {vote:?}");
+    }
+}
+
+#[test]
+fn a_locked_order_is_not_read_changed_removed_or_overwritten() {
+    let id = OrderId::numbered(7);
+    for commits in [false, true] {
+        let mut core = core();
+        one(&mut core, 0, Op::Init { numbers: vec![7], draw: DRAW });
+        let before = read(&mut core, 10, &id);
+        assert!(matches!(vote(&mut core, 20, &before, &id), Vote::Yes { .. }));
+        for op in each_op() {
+            let answer = one(&mut core, 30, op.clone());
+            let Answer::Waiting(blocker) = answer else { panic!("{op:?}: {answer:?}") };
+            assert_eq!(blocker.tx_id, meta().tx_id);
+        }
+        let end = if commits {
+            Call::Commit { meta: meta(), receipts: Vec::new() }
+        } else {
+            Call::Abort { meta: meta(), evidence: true, refusal: None }
+        };
+        batch(&mut core, 40, vec![end]);
+        let stands = read(&mut core, 50, &id);
+        assert_eq!(stands.paid.is_some(), commits);
+        assert_eq!((&stands.lines, stands.total_cost), (&before.lines, before.total_cost));
+        if !commits {
+            assert_eq!(stands, before, "nothing was written");
+        }
+        for (at_ms, op) in (60..).zip(each_op()) {
+            let is_refused = commits && matches!(op, Op::Add(..) | Op::RemoveItem(..));
+            match one(&mut core, at_ms, op.clone()) {
+                Answer::Refused(refusal) if is_refused => {
+                    assert_eq!(refusal.reason, Reason::AlreadyPaid);
+                }
+                Answer::Done(..) if !is_refused => {}
+                other => panic!("{op:?}: {other:?}"),
+            }
+        }
+        let gone = one(&mut core, 70, Op::Get(id.clone()));
+        assert!(matches!(gone, Answer::Refused(_)), "it was overwritten, then removed: {gone:?}");
+    }
+}
+
+#[test]
+fn a_paid_order_is_neither_removed_nor_sold_again_and_remembers_what_was_sold() {
+    let id = OrderId::numbered(7);
+    let mut core = core();
+    one(&mut core, 0, Op::Init { numbers: vec![7], draw: DRAW });
+    let before = read(&mut core, 10, &id);
+    vote(&mut core, 20, &before, &id);
+    let receipt = Receipt { branch: core.branch().clone(), receipt: vec![1, 2] };
+    let receipts = vec![receipt.clone()];
+    batch(&mut core, 30, vec![Call::Commit { meta: meta(), receipts }]);
+    let after = read(&mut core, 40, &id);
+    let paid = after.paid.clone().unwrap();
+    assert_eq!((paid.tx_id, paid.receipts), (meta().tx_id, vec![receipt]));
+    assert_eq!(paid.sold, Some(before.stamp));
+    assert_ne!(after.stamp, before.stamp);
+    let removed = one(&mut core, 50, Op::Remove(id.clone()));
+    let Answer::Refused(refusal) = removed else { panic!("{removed:?}") };
+    assert_eq!(refusal.reason, Reason::AlreadyPaid);
+    let again = TxMeta { tx_id: TxId([2; 16]), ..meta() };
+    let payload = Lock { order_id: id.clone(), stamp: after.stamp };
+    let again = Call::Prepare { meta: again, payload, may_wait: false };
+    let answer = batch(&mut core, 60, vec![again]).remove(0);
+    let Answer::Vote(Vote::No { reason, .. }) = answer else { panic!("{answer:?}") };
+    assert_eq!(reason, "ALREADY_PAID");
+    one(&mut core, 70, Op::Init { numbers: vec![7], draw: DRAW });
+    let fresh = read(&mut core, 80, &id);
+    assert_eq!((fresh.paid, fresh.last_overwritten_paid_at), (None, after.stamp.start));
+}

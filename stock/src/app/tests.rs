@@ -1,0 +1,242 @@
+//! What a shard of stock answers, and how it is stored.
+
+use std::sync::Arc;
+
+use participant::core::{Answer, Call, Core, Limits, Offered};
+use proto::stock::v1::{HoldStock, hold_stock};
+use types::{
+    AMOUNT_MAX, Branch, BranchState, Priority, Service, ShardId, Timestamp, TxMeta, UnixMillis,
+    Vote,
+};
+
+use super::*;
+
+/// A shard on which items "a", "b", "0" and "1" are not there.
+struct Shard {
+    core: Core<Stock>,
+    now_ms: u64,
+}
+
+impl Shard {
+    fn new() -> Self {
+        let branch = Branch { service: Service::new(NAME).unwrap(), shard: ShardId(0) };
+        let mut core = Core::new(Arc::new(Stock), branch, Limits::default());
+        for id in ["a", "b", "0", "1"] {
+            core.load(item_row(&item(id)), None).unwrap();
+        }
+        Self { core, now_ms: 1_700_000_000_000 }
+    }
+
+    /// Puts one call into a batch of its own. Returns its answer.
+    fn call(&mut self, call: &Call<Stock>) -> String {
+        self.now_ms += 10;
+        self.core.begin(Timestamp::from_physical(UnixMillis(self.now_ms)));
+        assert_eq!(self.core.offer(0, call), Offered::Taken);
+        let batch = self.core.finish([1; 16], 1, false);
+        let answers = self.core.take_answers();
+        self.core.settle(batch.as_ref());
+        match &answers[0].1 {
+            Answer::Done(Reply::Stock(units), _) => units.to_string(),
+            Answer::Done(Reply::Item(item), _) => {
+                format!("{} at {}", item.stock.available, item.price)
+            }
+            Answer::Refused(Refusal { reason, metadata }) => {
+                let metadata: String =
+                    metadata.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+                format!("{reason}{metadata}")
+            }
+            Answer::Vote(Vote::Yes { .. }) => "yes".to_owned(),
+            Answer::Vote(Vote::No { reason, .. }) => format!("no, {reason}"),
+            Answer::Waiting(blocker) => format!("waits for {}", blocker.tx_id.0[0]),
+            Answer::State(BranchState::Committed, _) => "committed".to_owned(),
+            Answer::State(BranchState::Aborted, _) => "aborted".to_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn op(&mut self, op: Op) -> String {
+        self.call(&Call::Op { op, call: None, may_wait: false })
+    }
+
+    fn prepare(&mut self, tx: u8, lines: &[(&str, u64)]) -> String {
+        let payload = lines.iter().map(|(id, number)| (item(id), units(*number))).collect();
+        self.call(&Call::Prepare { meta: meta(tx), payload, may_wait: false })
+    }
+
+    fn commit(&mut self, tx: u8) -> String {
+        self.call(&Call::Commit { meta: meta(tx), receipts: Vec::new() })
+    }
+
+    fn abort(&mut self, tx: u8) -> String {
+        self.call(&Call::Abort { meta: meta(tx), evidence: true, refusal: None })
+    }
+
+    fn get(&mut self, id: &str) -> String {
+        self.op(Op::Get(item(id)))
+    }
+}
+
+/// Transactions 1, 2, ..., from the oldest on.
+fn meta(tx: u8) -> TxMeta {
+    let branch = |service| Branch { service: Service::new(service).unwrap(), shard: ShardId(0) };
+    TxMeta {
+        tx_id: TxId([tx; 16]),
+        priority: Priority { begin_ts: u64::from(tx), nonce: 0 },
+        deadline: UnixMillis(u64::MAX),
+        branches: [branch("order"), branch(NAME)].into(),
+        call: None,
+    }
+}
+
+fn item(id: &str) -> ItemId {
+    ItemId::new(id).unwrap()
+}
+
+fn units(number: u64) -> Quantity {
+    Quantity::new(number).unwrap()
+}
+
+fn create(id: &str) -> Op {
+    Op::Create(item(id), Money::new(3).unwrap())
+}
+
+fn add(id: &str, number: u64) -> Op {
+    Op::Add(item(id), units(number))
+}
+
+fn subtract(id: &str, number: u64) -> Op {
+    Op::Subtract(item(id), units(number))
+}
+
+fn init(numbers: &[u64], stock: u64) -> Op {
+    Op::Init { numbers: numbers.to_vec(), stock: units(stock), price: Money::new(4).unwrap() }
+}
+
+#[test]
+fn each_operation_does_what_it_says_or_says_why_not() {
+    let mut shard = Shard::new();
+    for (op, answer) in [
+        (Op::Get(item("a")), "ITEM_NOT_FOUND item_id=a"),
+        (add("a", 1), "ITEM_NOT_FOUND item_id=a"),
+        (subtract("a", 1), "ITEM_NOT_FOUND item_id=a"),
+        (create("a"), "0"),
+        (create("a"), "REQUEST_ID_REUSED item_id=a"),
+        (add("a", 5), "5"),
+        (subtract("a", 2), "3"),
+        (subtract("a", 4), "OUT_OF_STOCK available=3 held=0 item_id=a wanted=4"),
+        (add("a", AMOUNT_MAX), "OVERFLOW item_id=a"),
+        (Op::Get(item("a")), "3 at 3"),
+        (init(&[0, 1], 7), "0"),
+        (Op::Get(item("0")), "7 at 4"),
+        (subtract("1", 7), "0"),
+        (init(&[1], 2), "0"),
+        (Op::Get(item("1")), "2 at 4"),
+        (Op::Get(item("0")), "7 at 4"),
+    ] {
+        assert_eq!(shard.op(op.clone()), answer, "{op:?}");
+    }
+}
+
+#[test]
+fn a_hold_is_of_all_lines_or_of_none() {
+    let mut shard = Shard::new();
+    for id in ["a", "b"] {
+        shard.op(create(id));
+        shard.op(add(id, 5));
+    }
+    assert_eq!(shard.prepare(2, &[("a", 2), ("b", 4)]), "yes");
+    assert_eq!((shard.get("a"), shard.get("b")), ("3 at 3".to_owned(), "1 at 3".to_owned()));
+    for (tx, lines, vote) in [
+        (3, [("a", 1), ("b", 6)], "no, OUT_OF_STOCK"),
+        (4, [("a", 1), ("c", 1)], "no, UNKNOWN_ITEM"),
+        // The older one waits for what it may get.
+        (1, [("b", 2), ("a", 1)], "waits for 2"),
+        (1, [("a", 1), ("b", 2)], "waits for 2"),
+    ] {
+        shard.core.load(item_row(&item("c")), None).unwrap();
+        assert_eq!(shard.prepare(tx, &lines), vote, "{lines:?}");
+        assert_eq!((shard.get("a"), shard.get("b")), ("3 at 3".to_owned(), "1 at 3".to_owned()));
+    }
+    assert_eq!(shard.op(subtract("b", 2)), "waits for 2");
+    assert_eq!(shard.op(subtract("b", 6)), "OUT_OF_STOCK available=1 held=4 item_id=b wanted=6");
+    assert_eq!(shard.op(add("b", AMOUNT_MAX - 4)), "OVERFLOW item_id=b", "it may come back");
+    assert_eq!(shard.abort(2), "aborted");
+    assert_eq!((shard.get("a"), shard.get("b")), ("5 at 3".to_owned(), "5 at 3".to_owned()));
+    assert_eq!(shard.prepare(5, &[("a", 5)]), "yes");
+    assert_eq!(shard.commit(5), "committed");
+    assert_eq!(shard.abort(5), "committed");
+    assert_eq!((shard.get("a"), shard.get("b")), ("0 at 3".to_owned(), "5 at 3".to_owned()));
+    assert_eq!(shard.prepare(6, &[("a", 1)]), "no, OUT_OF_STOCK", "what is sold does not return");
+}
+
+#[test]
+fn whatever_is_read_is_asked_for_first() {
+    let branch = Branch { service: Service::new(NAME).unwrap(), shard: ShardId(0) };
+    let mut core = Core::new(Arc::new(Stock), branch, Limits::default());
+    let call = |op| Call::Op { op, call: None, may_wait: false };
+    let rows = || vec![item_row(&item("a"))];
+    for op in [create("a"), Op::Get(item("a")), add("a", 1), subtract("a", 1)] {
+        assert_eq!(core.missing_for(&call(op)), rows());
+    }
+    assert_eq!(core.missing_for(&call(init(&[0], 1))), Vec::<Row>::new());
+    let payload = vec![(item("a"), units(1)), (item("b"), units(1))];
+    let prepare = Call::Prepare { meta: meta(1), payload: payload.clone(), may_wait: false };
+    assert_eq!(core.missing_for(&prepare), [item_row(&item("a")), item_row(&item("b"))]);
+    core.load(item_row(&item("a")), None).unwrap();
+    assert_eq!(core.missing_for(&prepare), [item_row(&item("b"))]);
+    let hold = payload.into_iter().map(|(item_id, quantity)| HeldLine {
+        item_id,
+        quantity,
+        incarnation: Stamp::new(1, 1),
+    });
+    assert_eq!(Stock.hold_rows(&hold.collect()), [item_row(&item("a")), item_row(&item("b"))]);
+}
+
+#[test]
+fn what_is_stored_is_read_as_it_was() {
+    let stock = Balance { available: units(2), supplied: 5, incarnation: Stamp::new(7, 3) };
+    let record = Item { price: Money::new(4).unwrap(), stock };
+    assert_eq!(Stock.decode_record(b"", &Stock.encode_record(&record)), Ok(record));
+    let line = HeldLine { item_id: item("a"), quantity: units(2), incarnation: Stamp::new(7, 3) };
+    let hold = vec![line.clone(), HeldLine { item_id: item("b"), ..line }];
+    assert_eq!(Stock.decode_hold(&Stock.encode_hold(&hold)), Ok(hold));
+    let reply = Reply::Stock(300);
+    assert_eq!(Stock.decode_reply(&Stock.encode_reply(&reply)), Ok(reply));
+    for damaged in [&b""[..], b"\x63", b"\x01\xff"] {
+        assert!(Stock.decode_record(b"", damaged).is_err(), "{damaged:?}");
+    }
+    assert!(Stock.decode_hold(b"\xff").is_err());
+    assert!(Stock.decode_reply(b"\xff").is_err());
+}
+
+#[test]
+fn a_plan_names_each_item_once_and_some_units_of_it() {
+    let payload = |lines: &[(&str, u64)]| {
+        let lines = lines.iter().map(|(id, quantity)| hold_stock::Line {
+            item_id: (*id).to_owned(),
+            quantity: *quantity,
+        });
+        Stock.decode_payload(&HoldStock { lines: lines.collect() }.encode_to_vec())
+    };
+    let both = vec![(item("b"), units(1)), (item("a"), units(2))];
+    assert_eq!(payload(&[("b", 1), ("a", 2)]), Ok(both));
+    for wrong in [&[][..], &[("a", 0)], &[("", 1)], &[("a", 1), ("b", 1), ("a", 1)]] {
+        assert!(payload(wrong).is_err(), "{wrong:?}");
+    }
+    assert!(Stock.decode_payload(b"\xff").is_err());
+    let ids: Vec<String> = (0..=LINES_MAX).map(|number| number.to_string()).collect();
+    let lines: Vec<_> = ids.iter().map(|id| (id.as_str(), 1)).collect();
+    assert!(payload(&lines[..LINES_MAX]).is_ok());
+    assert!(payload(&lines).is_err());
+}
+
+#[test]
+fn the_length_of_a_record_is_never_underestimated() {
+    let most = Balance {
+        available: units(AMOUNT_MAX),
+        supplied: u64::MAX,
+        incarnation: Stamp::new(u64::MAX, u32::MAX),
+    };
+    let item = Item { price: Money::new(AMOUNT_MAX).unwrap(), stock: most };
+    assert!(Stock.encode_record(&item).len() <= Stock.record_bytes(&item));
+}
