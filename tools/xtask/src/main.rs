@@ -5,6 +5,7 @@
 //!
 //! Modules: [`ci`] the whole run; [`test`] all tests; [`client_rust`] tikv-client's own tests; [`deps`] who
 //! may depend on whom; [`tidy`] what the sources look like; [`goldens`]; [`sim`] and [`soak`] the simulation;
+//! [`mutants`] small changes that tests must notice;
 //! [`chaos`] and [`history`] faults of real processes; [`outside`] tools of others, against a running [`shop`]; [`python`] the
 //! virtual environment; [`command`], [`report`] and [`workspace`] underneath.
 //!
@@ -30,6 +31,7 @@ mod deps;
 mod goldens;
 mod history;
 mod live;
+mod mutants;
 mod outside;
 mod python;
 mod report;
@@ -57,6 +59,8 @@ usage: cargo xtask COMMAND
   soak      the matrix of faults, a million orders audited and sold, tikv-client's tests over 42 regions,
             dev-kv killed 100 times, a key written a million times and ten million keys, then the
             simulation on seeds never run before: --minutes N
+  mutants   small changes of what decides, drawn at random, each of which a test of its crate must notice:
+            --seed N --count M; needs cargo-mutants
   history   people of real processes under kills and stops, what they are told judged: --minutes N,
             --replicas R
   chaos     every fault upon every role of real processes, over one and over two replicas of each
@@ -111,6 +115,10 @@ fn main() -> ExitCode {
         },
         "history" => match history::Wanted::parse(&args) {
             Ok(wanted) => history::run(&workspace, &mut report, wanted),
+            Err(problem) => return usage(&problem),
+        },
+        "mutants" => match mutants::Wanted::parse(&args) {
+            Ok(wanted) => report.part("mutants", || mutants::run(&workspace, wanted)),
             Err(problem) => return usage(&problem),
         },
         "chaos" => chaos::run(&workspace, &mut report),
