@@ -6,6 +6,7 @@ use participant::{
     core::{Answer, Call, Core, Limits, Offered},
     domain::Row,
 };
+use prost::Message as _;
 use stock::app::{Op, Reply, Stock};
 use storage::{
     Value,
@@ -231,6 +232,87 @@ fn a_refusal_is_noted_even_if_the_abort_changes_nothing() {
 }
 
 #[test]
+fn what_succeeded_stays_so_though_another_attempt_is_refused() {
+    let call = client_call("~call", "buy");
+    let (mut store, mut core) = stocked(9);
+    let first = attempt(1, &call);
+    store.write(&mut core, 10, &[prepare(&first), commit(&first)]);
+    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
+    let late = Call::Abort { meta: attempt(2, &call), evidence: true, refusal: Some(no) };
+    store.write(&mut core, 20, &[late]);
+    for core in [&mut core, &mut store.replica()] {
+        let answers = store.offer(core, 30, &[prepare(&attempt(3, &call))]);
+        assert_eq!(answers, ["ALREADY_DONE"]);
+    }
+}
+
+#[test]
+fn what_a_minted_call_came_to_keeps_its_entry_until_the_call_is_over() {
+    let not_after = Some(at(30_000));
+    for (id, last_ms) in [("~minted", 30_000), ("own", 600_000)] {
+        let (mut store, mut core) = stocked(9);
+        let call = Some(ClientCall { not_after, ..client_call(id, "add") });
+        let add_once = Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true };
+        assert_eq!(store.write(&mut core, 10, std::slice::from_ref(&add_once)), ["10 left"]);
+        store.write(&mut core, 10, &[add()]);
+        // What an entry of 20 seconds keeps alive is said again, each time it is needed.
+        for at_ms in [15_000, 15_001, 29_000, 30_000] {
+            store.write(&mut core, at_ms, &[add()]);
+        }
+        let mut other = store.replica();
+        let answers = store.offer(&mut other, 30_000, std::slice::from_ref(&add_once));
+        assert_eq!(answers, ["10 left"], "{id}: the first answer");
+        for at_ms in [60_000, 60_001, 120_000, 120_001, 120_002] {
+            store.write(&mut core, at_ms, &[add()]);
+        }
+        let says = |entry: &JournalEntry| !entry.requests.is_empty();
+        let is_kept = store.entries.values().any(says);
+        assert_eq!(is_kept, last_ms > 120_000, "{id}");
+    }
+}
+
+/// Offers calls of a kind to one batch while there is room. Returns how many, and the bytes that it writes.
+fn filled(call: impl Fn(u64) -> Call<Stock>) -> (u64, usize) {
+    let (store, mut core) = stocked(1);
+    for (row, value) in &store.records {
+        core.load(row.clone(), Some(value)).unwrap();
+    }
+    core.begin(Timestamp::from_physical(at(10)));
+    let mut offered = 0;
+    while core.has_room() {
+        let call = call(offered);
+        for row in core.missing_for(&call) {
+            core.load(row, None).unwrap();
+        }
+        assert_eq!(core.offer(offered, &call), Offered::Taken);
+        offered += 1;
+    }
+    let batch = core.finish([1; 16], 1, false).unwrap();
+    let record = |(row, value): &(Row, Option<Value>)| row.len() + value.as_ref().unwrap().len();
+    (offered, batch.entry.encoded_len() + batch.records.iter().map(record).sum::<usize>())
+}
+
+#[test]
+fn a_batch_is_full_when_it_fills_a_prewrite_or_has_enough_calls() {
+    let limits = Limits::default();
+    let create = |number: u64| op(Op::Create(item(&format!("{number:0100}")), Money::ZERO));
+    let fence =
+        |number: u64| abort(&TxMeta { tx_id: TxId(u128::from(number).to_be_bytes()), ..tx(1) });
+    let add_once = |number: u64| {
+        let call = Some(client_call(&number.to_string(), "add"));
+        Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true }
+    };
+    for (offered, bytes) in [filled(create), filled(fence), filled(add_once)] {
+        assert!(offered < 1_000, "{offered}");
+        let expected = limits.batch_bytes * 2 / 3..limits.batch_bytes + 500;
+        assert!(expected.contains(&bytes), "{bytes} bytes of {offered} calls");
+    }
+    let (offered, bytes) = filled(|_| add());
+    assert_eq!(usize::try_from(offered), Ok(limits.batch_calls), "one record is written once");
+    assert!(bytes < 200, "{bytes}");
+}
+
+#[test]
 fn a_waiting_prepare_ends_exactly_at_its_deadline() {
     let (mut store, mut core) = stocked(1);
     store.write(&mut core, 10, &[prepare(&tx(9))]);
@@ -242,6 +324,15 @@ fn a_waiting_prepare_ends_exactly_at_its_deadline() {
     let answers = store.write(&mut core, 500, &[]);
     assert_eq!(answers, ["FENCED"]);
     assert!(!core.has_waiters());
+}
+
+#[test]
+fn whoever_is_of_the_holders_own_age_does_not_wait() {
+    let (mut store, mut core) = stocked(1);
+    store.write(&mut core, 10, &[prepare(&tx(9))]);
+    // The next attempt of the same call: it keeps the place of the first one.
+    let again = TxMeta { tx_id: TxId([1; 16]), ..tx(9) };
+    assert_eq!(store.write(&mut core, 20, &[prepare(&again)]), ["CONTENDED by 9"]);
 }
 
 #[test]

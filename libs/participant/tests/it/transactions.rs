@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use participant::core::{Answer, Call};
-use tokio::time::timeout;
+use stock::app::Op;
+use tokio::time::{Instant, timeout};
 use types::{BranchState, TxMeta};
 
 use crate::shop::{
@@ -205,6 +206,39 @@ async fn an_impatient_prepare_is_told_whom_it_would_wait_for() {
     let Answer::Waiting(blocker) = answer else { panic!("{answer:?}") };
     assert_eq!(blocker.tx_id, young.tx_id);
     assert_eq!(query(&lane, &old, false).await, BranchState::Absent, "nothing was written");
+    let op = Op::Subtract(item("a"), units(1));
+    let answer = lane.call(Call::Op { op, call: None, may_wait: false }).await.unwrap();
+    let Answer::Waiting(blocker) = answer else { panic!("{answer:?}") };
+    assert_eq!(blocker.tx_id, young.tx_id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_rides_along_with_what_somebody_does() {
+    let shop = Shop::new();
+    let lane = shop.stocked(9).await;
+    let linger = shop.options.linger;
+    let patient = async |number: u8, calls: usize| {
+        let meta = shop.tx(number);
+        assert_eq!(said(&prepare(&lane, &meta, "a", 1).await), "YES");
+        let begun = Instant::now();
+        let urgent = async {
+            for _ in 0..calls {
+                tokio::time::sleep(linger / 10).await;
+                add(&lane, "a", 1, None).await.unwrap();
+            }
+        };
+        let (state, ()) = tokio::join!(commit(&lane, &meta), urgent);
+        assert_eq!(state, BranchState::Committed);
+        begun.elapsed()
+    };
+    assert!((linger..2 * linger).contains(&patient(1, 0).await), "nothing else is to do");
+    assert!(patient(2, 1).await < linger);
+    // At the primary a commit is awaited.
+    let meta = TxMeta { branches: [branch("stock"), branch("other")].into(), ..shop.tx(3) };
+    assert_eq!(said(&prepare(&lane, &meta, "a", 1).await), "YES");
+    let begun = Instant::now();
+    commit(&lane, &meta).await;
+    assert!(begun.elapsed() < linger);
 }
 
 #[tokio::test(start_paused = true)]

@@ -95,6 +95,7 @@ fn check(table: &str) {
     let meta = meta(1, count.parse().unwrap());
     let mut pending = vec![Serial::default(); meta.branches.len()];
     let mut out = Vec::new();
+    let mut answered = false;
     let mut machine = match how {
         "begin" => Transaction::begin(&meta, &mut out),
         "heir" => Transaction::resolve(&meta, true, &mut out),
@@ -113,6 +114,8 @@ fn check(table: &str) {
         out.clear();
         machine.step(input, &mut out);
         assert_eq!(show(&out, &mut pending), expected, "{line}");
+        answered |= out.iter().any(|output| matches!(output, Output::Answer(_)));
+        assert_eq!(machine.is_answered(), answered, "{line}");
     }
     let ends = table.trim_end().ends_with('.');
     assert_eq!(machine.is_finished(), ends, "{table}");
@@ -411,11 +414,14 @@ fn contradictions_are_reported_and_not_acted_on() {
 #[test]
 fn a_reply_to_a_replaced_message_has_no_effect() {
     let mut out = Vec::new();
+    assert!(!Transaction::resolve(&meta(1, 2), true, &mut Vec::new()).awaits_votes());
     let mut machine = Transaction::begin(&meta(1, 2), &mut out);
+    assert!(machine.awaits_votes() && !machine.is_answered());
     let Some(Output::Send { seat: 0, serial: first, .. }) = out.first().cloned() else {
         panic!("{out:?}");
     };
     machine.step(Input::DeadlinePassed, &mut out);
+    assert!(!machine.awaits_votes(), "it asks what they know");
     out.clear();
     let before = machine.clone();
     let late = Reply::Vote(Vote::Yes { receipt: Vec::new() });
