@@ -40,6 +40,9 @@ fn main() -> ExitCode {
     if let Err(error) = settings::check(cli.command.name(), variables()) {
         return process::usage(&error);
     }
+    if let Err(error) = settings::check_telemetry(&cli.command) {
+        return process::usage(&error);
+    }
     if cli.process.print_config {
         return process::tell(&settings::show(&cli::matches(std::env::args_os()), variables()));
     }

@@ -9,8 +9,9 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, Command, CommandFactory as _, error::ErrorKind, parser::ValueSource};
+use telemetry::Scope;
 
-use crate::cli::Cli;
+use crate::cli::{self, Cli};
 
 #[cfg(test)]
 mod tests;
@@ -76,6 +77,18 @@ pub(crate) fn check(
         }
     }
     Ok(())
+}
+
+/// Refuses a filter of the log that does not parse, and what the `OTEL_*` variables say in a wrong form: nobody
+/// should wait for lines that never come.
+///
+/// # Errors
+/// Names the variable, and never a value that may be a secret.
+pub(crate) fn check_telemetry(command: &cli::Command) -> Result<(), clap::Error> {
+    let sends = command.is_role() || matches!(command, cli::Command::Up(_));
+    let scope = if sends { Scope::Service } else { Scope::Command };
+    telemetry::check(scope)
+        .map_err(|error| Cli::command().error(ErrorKind::InvalidValue, error.to_string()))
 }
 
 /// All settings of the command that was asked for, as variables with where each comes from, in the order

@@ -4,28 +4,31 @@
 //! Must not know: any role, the wire, the store.
 //!
 //! Modules: [`semconv`] names; [`metrics`](mod@metrics) what is counted; [`trace`] what ties spans together;
-//! `otlp` what is sent to a collector; `service` who a process says that it is. [`init`] sets a process up,
-//! once, and hands out a [`Guard`].
+//! `filter` which lines are written, `format` how, `records` those of libraries; `otlp` what is sent to a
+//! collector; `service` who a process says that it is. [`check`] judges the environment; [`init`] sets a process
+//! up, once, and hands out a [`Guard`].
 //!
 //! Invariants: logs go to stderr, so that stdout stays a command's own; every line names its role; a panic
 //! is an ERROR line, wherever it happens; nothing is sent, and no span made, unless a collector is named.
 
 use std::{fmt, io, panic, str::FromStr};
 
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{global, trace::TracerProvider as _};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use tracing_subscriber::{
-    EnvFilter, Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
-};
+use tracing::{Dispatch, dispatcher};
+use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _};
 
+mod filter;
 mod format;
 pub mod metrics;
 mod otlp;
+mod records;
 pub mod semconv;
 mod service;
 pub mod trace;
 
+pub use filter::FilterError;
 pub use metrics::metrics;
 pub use otlp::ExportError;
 use otlp::{Senders, Wanted};
@@ -106,54 +109,88 @@ impl Drop for Guard {
     }
 }
 
+/// What the environment asks for cannot be had. A retry does not help.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// By `TILL_LOG`.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// By the `OTEL_*` variables.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+}
+
+/// Judges what the environment says, and sets nothing up: not whether a file can be read.
+///
+/// # Errors
+/// As for [`init`].
+pub fn check(scope: Scope) -> Result<(), SetupError> {
+    filter::by_environment("")?;
+    if scope == Scope::Service {
+        Wanted::by_environment()?;
+    }
+    Ok(())
+}
+
 /// Sets up logs and the panic hook of this process, and for a service its metrics, and what is sent to a
 /// collector where `OTEL_EXPORTER_OTLP_ENDPOINT` names one. `role` stands in every line. The filter comes
-/// from `TILL_LOG`, by default [`FILTER_DEFAULT`]; what does not parse in it is told and left out.
+/// from `TILL_LOG`, by default [`FILTER_DEFAULT`].
 ///
 /// Called again in the same process, it changes nothing. Call it before anything is counted, and within a
 /// tokio runtime, whose tasks do the sending.
 ///
 /// # Errors
-/// [`ExportError`] when what the variables ask for is not offered; a retry does not help.
-pub fn init(role: &str, format: Format, scope: Scope) -> Result<Guard, ExportError> {
+/// [`SetupError`] when what the variables ask for is not offered; a retry does not help.
+pub fn init(role: &str, format: Format, scope: Scope) -> Result<Guard, SetupError> {
     let wanted = match scope {
         Scope::Command => Wanted::default(),
         Scope::Service => Wanted::by_environment()?,
     };
-    let resource = service::resource(role);
-    let senders = Senders::new(&wanted, &resource)?;
-    let set = if senders.traces.is_none() && senders.logs.is_none() {
-        log(role, format)
-    } else {
-        log_and_send(role, format, &senders)
-    };
-    if set {
-        hook_panics();
-    }
-    let meters = match scope {
+    let resource = service::resource(role, &wanted.attributes);
+    let mut senders = Senders::default();
+    let reading = match scope {
         Scope::Command => None,
         Scope::Service => {
-            Some(metrics::install(resource, |builder| senders.metrics(&wanted, builder))?)
+            let reading = metrics::Reading::new(resource.clone(), |builder| {
+                senders.metrics(&wanted, builder)
+            })?;
+            // The queues of what is sent count by it what they drop.
+            global::set_meter_provider(reading.provider.clone());
+            Some(reading)
         }
     };
+    senders.start(&wanted, &resource)?;
+    let set = if senders.traces.is_none() && senders.logs.is_none() {
+        log(role, format)?
+    } else {
+        log_and_send(role, format, &senders)?
+    };
+    if set {
+        records::take();
+        hook_panics();
+    }
+    if let Some(value) = wanted.misread_switch {
+        tracing::warn!(value, "OTEL_SDK_DISABLED is neither true nor false: it is taken for false");
+    }
+    let meters = reading.map(metrics::install);
     Ok(Guard { senders, meters })
 }
 
 /// Lines alone, through one filter: what nobody wants to read is not even made.
-fn log(role: &str, format: Format) -> bool {
-    let registry = tracing_subscriber::registry().with(filter(""));
-    match format {
-        Format::Pretty => registry.with(format::pretty(role, io::stderr)).try_init(),
-        Format::Json => registry.with(format::json(role, io::stderr)).try_init(),
-    }
-    .is_ok()
+fn log(role: &str, format: Format) -> Result<bool, FilterError> {
+    let registry = tracing_subscriber::registry().with(filter::by_environment("")?);
+    Ok(match format {
+        Format::Pretty => set(registry.with(format::pretty(role, io::stderr))),
+        Format::Json => set(registry.with(format::json(role, io::stderr))),
+    })
 }
 
 /// Lines, and what is sent: each through its own filter.
-fn log_and_send(role: &str, format: Format, senders: &Senders) -> bool {
+fn log_and_send(role: &str, format: Format, senders: &Senders) -> Result<bool, FilterError> {
+    let filter = filter::by_environment("")?;
     let lines = match format {
-        Format::Pretty => format::pretty(role, io::stderr).with_filter(filter("")).boxed(),
-        Format::Json => format::json(role, io::stderr).with_filter(filter("")).boxed(),
+        Format::Pretty => format::pretty(role, io::stderr).with_filter(filter).boxed(),
+        Format::Json => format::json(role, io::stderr).with_filter(filter).boxed(),
     };
     let traces = senders.traces.as_ref().map(|provider| {
         trace::switch_on();
@@ -166,26 +203,25 @@ fn log_and_send(role: &str, format: Format, senders: &Senders) -> bool {
             .with_target(false)
             .with_filter(Targets::new().with_target(trace::TARGET, tracing::Level::DEBUG))
     });
+    let filter = filter::by_environment(OF_SENDING)?;
     let logs = senders
         .logs
         .as_ref()
-        .map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter(OF_SENDING)));
-    tracing_subscriber::registry().with(lines).with(traces).with(logs).try_init().is_ok()
+        .map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter));
+    Ok(set(tracing_subscriber::registry().with(lines).with(traces).with(logs)))
 }
 
-/// What `TILL_LOG` says, with more behind it.
-fn filter(more: &str) -> EnvFilter {
-    let told = std::env::var_os(FILTER_VARIABLE).map(|told| told.to_string_lossy().into_owned());
-    let told = told.unwrap_or_else(|| FILTER_DEFAULT.to_owned());
-    EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .parse_lossy(format!("{told}{more}"))
+/// Makes it the one of this process; false where there is one already.
+fn set(subscriber: impl Into<Dispatch>) -> bool {
+    dispatcher::set_global_default(subscriber.into()).is_ok()
 }
 
 /// A panic is a bug: one ERROR line with the place, in the format of all lines.
 fn hook_panics() {
     panic::set_hook(Box::new(|info| {
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let place = info.location().map(|place| {
+            format!("{}:{}:{}", records::place(place.file()), place.line(), place.column())
+        });
         let text = info.payload_as_str().unwrap_or("no text");
         let thread = std::thread::current();
         tracing::error!(place, thread = thread.name().unwrap_or("unnamed"), text, "panic");

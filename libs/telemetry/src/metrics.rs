@@ -106,26 +106,40 @@ pub fn text() -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// Sets up what [`metrics`] hands out from now on, read by Prometheus and by whatever else `readers` adds.
-pub(crate) fn install(
-    resource: Resource,
-    readers: impl FnOnce(MeterProviderBuilder) -> Result<MeterProviderBuilder, ExportError>,
-) -> Result<SdkMeterProvider, ExportError> {
-    let registry = Registry::new();
-    let service: HashSet<Key> = HashSet::from([Key::from_static_str("service.name")]);
-    let pull = opentelemetry_prometheus::exporter()
-        .with_registry(registry.clone())
-        .scope_info_enabled(false)
-        .with_resource_selector(service)
-        .build()?;
-    let builder = SdkMeterProvider::builder().with_resource(resource).with_reader(pull);
-    let provider = readers(builder)?.build();
+/// Who counts, and what Prometheus reads of it.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    pub(crate) provider: SdkMeterProvider,
+    registry: Registry,
+}
+
+impl Reading {
+    /// Counts for Prometheus, and for whatever else `readers` adds.
+    pub(crate) fn new(
+        resource: Resource,
+        readers: impl FnOnce(MeterProviderBuilder) -> Result<MeterProviderBuilder, ExportError>,
+    ) -> Result<Self, ExportError> {
+        let registry = Registry::new();
+        let service: HashSet<Key> = HashSet::from([Key::from_static_str("service.name")]);
+        let pull = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .with_resource_selector(service)
+            .build()?;
+        let builder = SdkMeterProvider::builder().with_resource(resource).with_reader(pull);
+        Ok(Self { provider: readers(builder)?.build(), registry })
+    }
+}
+
+/// Sets up what [`metrics`] hands out from now on.
+pub(crate) fn install(reading: Reading) -> SdkMeterProvider {
+    let Reading { provider, registry } = reading;
     if METRICS.set(Metrics::over(&provider.meter("till"))).is_ok() {
         *REGISTRY.write().unwrap_or_else(PoisonError::into_inner) = Some(registry);
     } else {
         tracing::warn!("something was counted before metrics were set up: they stay off");
     }
-    Ok(provider)
+    provider
 }
 
 fn seconds(meter: &Meter, metric: &Metric) -> Histogram<f64> {

@@ -1,6 +1,7 @@
 //! What is sent to a collector, by OTLP: only when OpenTelemetry's own variables name one.
 //!
-//! `variables` says what is wanted, `transport` how it gets there, `watched` notes whether it does.
+//! `variables` says what is wanted (`pairs` reads some of them), `transport` how it gets there, `watched` notes
+//! whether it does.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -14,6 +15,7 @@ use opentelemetry_sdk::{
 };
 use tokio::runtime::Handle;
 
+mod pairs;
 mod transport;
 mod variables;
 mod watched;
@@ -36,6 +38,19 @@ pub enum ExportError {
         value: String,
         /// What it may say.
         must: &'static str,
+    },
+    /// A variable whose list of pairs has a member that is none. What it says is not told: it may be a secret.
+    #[error(
+        "{variable}: member {member} {problem}; write key=value,key=value with each value percent-encoded, \
+         as in a=b%20c"
+    )]
+    Pair {
+        /// The variable.
+        variable: String,
+        /// Which, from 1.
+        member: usize,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// A file that a variable names cannot be used.
     #[error("{variable} names {path}, which cannot be used: {problem}")]
@@ -64,21 +79,24 @@ pub(crate) struct Senders {
 }
 
 impl Senders {
-    /// Sets up what is wanted. Must be called within a tokio runtime when something is: its tasks do the
-    /// sending.
-    pub(crate) fn new(wanted: &Wanted, resource: &Resource) -> Result<Self, ExportError> {
-        let mut senders = Self::default();
+    /// Sets up traces and logs where they are wanted. Must be called within a tokio runtime then, whose tasks
+    /// do the sending, and once the global meter is there: their queues count by it what they drop.
+    pub(crate) fn start(
+        &mut self,
+        wanted: &Wanted,
+        resource: &Resource,
+    ) -> Result<(), ExportError> {
         if let Some(link) = &wanted.traces {
-            let exporter = senders.health.watch(transport::spans(link)?, link);
+            let exporter = self.health.watch(transport::spans(link)?, link);
             let provider = SdkTracerProvider::builder().with_resource(resource.clone());
-            senders.traces = Some(provider.with_batch_exporter(exporter).build());
+            self.traces = Some(provider.with_batch_exporter(exporter).build());
         }
         if let Some(link) = &wanted.logs {
-            let exporter = senders.health.watch(transport::logs(link)?, link);
+            let exporter = self.health.watch(transport::logs(link)?, link);
             let provider = SdkLoggerProvider::builder().with_resource(resource.clone());
-            senders.logs = Some(provider.with_batch_exporter(exporter).build());
+            self.logs = Some(provider.with_batch_exporter(exporter).build());
         }
-        Ok(senders)
+        Ok(())
     }
 
     /// Has metrics sent, too, where that is wanted. Must be called within a tokio runtime then.

@@ -74,6 +74,11 @@ pub const CHECKOUT_OUTCOME: &str = "till.checkout.outcome";
 /// Whose transaction: begun here, or resolved for somebody else.
 pub const TX_ORIGIN: &str = "till.tx.origin";
 
+/// OpenTelemetry: what kind of part of its library.
+pub const OTEL_COMPONENT_TYPE: &str = "otel.component.type";
+/// OpenTelemetry: which part of its library, by number.
+pub const OTEL_COMPONENT_NAME: &str = "otel.component.name";
+
 /// How a metric behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -191,6 +196,18 @@ metrics! {
         [], "How long the last audit took";
     AUDIT_AGE = "till.audit.age", Gauge, "s",
         [], "How long ago the last audit was finished";
+    OTEL_SPANS_PROCESSED = "otel.sdk.processor.span.processed", Counter, "{span}",
+        [ERROR_TYPE, OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE],
+        "Spans that were sent or dropped; those that a full queue dropped have queue_full for an error; only where \
+         traces are sent";
+    OTEL_LOGS_PROCESSED = "otel.sdk.processor.log.processed", Counter, "{log_record}",
+        [ERROR_TYPE, OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE],
+        "The same of log lines; only where logs are sent";
+    OTEL_LOGS_CREATED = "otel.sdk.log.created", Counter, "{log_record}",
+        [], "Log lines that were to be sent; only where logs are sent";
+    OTEL_LOG_QUEUE_CAPACITY = "otel.sdk.processor.log.queue.capacity", Gauge, "{log_record}",
+        [OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE],
+        "Log lines that can wait to be sent; only where logs are sent";
     READY = "till.ready", Gauge, "{replica}",
         [], "1 while this replica says that it may be sent requests, else 0";
 }

@@ -3,24 +3,19 @@
 use std::{fs, process};
 
 use opentelemetry::KeyValue;
-use opentelemetry_sdk::{Resource, resource::EnvResourceDetector};
+use opentelemetry_sdk::Resource;
 
 /// What is said of this process wherever something is exported: OpenTelemetry's conventions for services.
-/// `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` go before what we say.
-pub(crate) fn resource(role: &str) -> Resource {
+/// `attributes`, which the environment tells, go before what we say, and the last of a name before the others.
+pub(crate) fn resource(role: &str, attributes: &[(String, String)]) -> Resource {
     let own = [
         KeyValue::new("service.name", format!("till-{role}")),
         KeyValue::new("service.namespace", "till"),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         KeyValue::new("service.instance.id", instance()),
     ];
-    let told = Resource::builder_empty()
-        .with_attributes(own)
-        .with_detector(Box::new(EnvResourceDetector::new()));
-    match std::env::var_os("OTEL_SERVICE_NAME").and_then(|name| name.into_string().ok()) {
-        Some(name) if !name.is_empty() => told.with_service_name(name).build(),
-        _ => told.build(),
-    }
+    let told = attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    Resource::builder_empty().with_attributes(own).with_attributes(told).build()
 }
 
 /// Differs between the replicas of a role: the host's name, a pod's in a cluster, and the process.

@@ -1,7 +1,7 @@
 //! An OTLP collector in this process: it keeps what it is sent.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
 };
@@ -69,8 +69,8 @@ pub(crate) struct Sent {
     pub(crate) logs: Vec<(String, String)>,
     /// Values of the header `x-key`, one for each export.
     pub(crate) keys: Vec<String>,
-    /// Names of the attributes of each resource.
-    pub(crate) resources: Vec<BTreeSet<String>>,
+    /// The attributes of each resource.
+    pub(crate) resources: Vec<BTreeMap<String, String>>,
 }
 
 /// Runs until it is dropped.
@@ -134,8 +134,9 @@ impl Collector {
                     attributes: span.attributes,
                 });
             }
-            let names = about.attributes.into_iter().map(|attribute| attribute.key);
-            sent.resources.push(names.collect());
+            let attributes = about.attributes.into_iter();
+            let attributes = attributes.map(|it| (it.key, text(it.value.as_ref())));
+            sent.resources.push(attributes.collect());
         }
     }
 

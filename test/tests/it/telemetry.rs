@@ -95,7 +95,7 @@ async fn a_checkout_is_one_trace_and_what_is_left_is_sent_at_the_end() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=a%20key"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=a%20test%2C%20of%20ours"),
     ];
     variables.extend(AT_THE_END);
     let mut shop = Shop::start_within(&variables);
@@ -130,8 +130,10 @@ fn everything_came(sent: &Sent) {
     });
     assert!(counted, "checkouts are counted");
     assert!(!sent.keys.is_empty() && sent.keys.iter().all(|key| key == "a key"), "{:?}", sent.keys);
-    let told = |key| sent.resources.iter().all(|resource| resource.contains(key));
-    assert!(told("deployment.environment.name") && told("service.instance.id"));
+    for resource in &sent.resources {
+        assert_eq!(resource["deployment.environment.name"], "a test, of ours");
+        assert!(resource.contains_key("service.instance.id"), "{resource:?}");
+    }
     // Nothing that a process does by itself makes traces.
     assert!(
         sent.spans.iter().all(|span| span.name != "batch of a lane" || !span.parent.is_empty())
@@ -294,15 +296,53 @@ fn a_collector_that_is_away_is_in_nobodys_way_and_is_told_of_once() {
 }
 
 #[test]
-fn what_is_not_offered_is_refused_at_the_start() {
+fn what_is_not_understood_is_refused_at_the_start_by_its_name() {
+    let secret = "Authorization: Bearer secret";
+    for (variable, value, seen) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon", true),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1", true),
+        ("OTEL_EXPORTER_OTLP_HEADERS", secret, false),
+        ("OTEL_RESOURCE_ATTRIBUTES", "secret", false),
+        ("TILL_LOG", "inof", true),
+    ] {
+        for command in ["dev-kv --listen 127.0.0.1:0", "order --print-config", "up --print-config"]
+        {
+            let output = Command::new(executable())
+                .args(command.split(' '))
+                .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+                .env(variable, value)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(64), "{command} with {variable}");
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert!(told.contains(variable), "{command}: {told}");
+            assert_eq!(told.contains(value), seen, "{command}: {told}");
+            assert!(!told.contains("secret"), "{command}: {told}");
+        }
+    }
+}
+
+/// Such a process must start; what it says on the way.
+fn starts(variables: &[(&str, &str)]) -> String {
     let output = Command::new(executable())
-        .args(["dev-kv", "--listen", "127.0.0.1:0"])
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon")
+        .args(["dev-kv", "--listen", "127.0.0.1:0", "--data-dir", "/dev/null/nowhere"])
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    assert!(!output.status.success());
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("OTEL_EXPORTER_OTLP_PROTOCOL is \"carrier-pigeon\""), "{told}");
+    // As far as its data, which cannot be there.
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn what_switches_telemetry_off_is_true_alone_and_anything_odd_is_told() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+    let odd = starts(&[endpoint, ("OTEL_SDK_DISABLED", "1")]);
+    assert!(odd.contains("WARN") && odd.contains("OTEL_SDK_DISABLED"), "{odd}");
+    for plain in ["True", "false", ""] {
+        let said = starts(&[endpoint, ("OTEL_SDK_DISABLED", plain)]);
+        assert!(!said.contains("OTEL_SDK_DISABLED"), "{said}");
+    }
 }

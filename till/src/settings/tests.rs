@@ -1,7 +1,6 @@
 use std::{collections::BTreeSet, fs};
 
 use super::*;
-use crate::cli;
 
 fn names(names: &[&str]) -> Vec<OsString> {
     names.iter().map(OsString::from).collect()

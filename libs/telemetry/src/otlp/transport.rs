@@ -1,6 +1,6 @@
 //! How telemetry gets to its collector: gRPC or HTTP, plain or over TLS.
 
-use std::{fmt, fs, sync::Arc};
+use std::{fmt, fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -22,15 +22,22 @@ use super::{
     variables::{File, Link, Protocol},
 };
 
+/// Stands for no time-out where one is asked for, and can be added to any time.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 macro_rules! exporter {
     ($builder:expr, $link:expr) => {
         match $link.protocol {
-            Protocol::Grpc => match grpc_tls($link)? {
-                Some(tls) => $builder.with_tonic().with_tls_config(tls).build()?,
-                None => $builder.with_tonic().build()?,
-            },
+            Protocol::Grpc => {
+                let builder = $builder.with_tonic().with_timeout(timeout($link));
+                match grpc_tls($link)? {
+                    Some(tls) => builder.with_tls_config(tls).build()?,
+                    None => builder.build()?,
+                }
+            }
             Protocol::Http => $builder
                 .with_http()
+                .with_timeout(timeout($link))
                 .with_protocol(OtlpProtocol::HttpBinary)
                 .with_shared_http_client(http_client($link)?)
                 .build()?,
@@ -48,6 +55,10 @@ pub(super) fn logs(link: &Link) -> Result<LogExporter, ExportError> {
 
 pub(super) fn metrics(link: &Link) -> Result<MetricExporter, ExportError> {
     Ok(exporter!(MetricExporter::builder(), link))
+}
+
+fn timeout(link: &Link) -> Duration {
+    link.timeout.unwrap_or(NEVER)
 }
 
 impl File {
@@ -107,7 +118,7 @@ fn is_plain(link: &Link) -> bool {
 fn http_client(link: &Link) -> Result<Arc<dyn HttpClient>, ExportError> {
     let runtime = Handle::current();
     if is_plain(link) {
-        let client = Arc::new(HyperClient::new(HttpConnector::new(), link.timeout, None));
+        let client = Arc::new(HyperClient::new(HttpConnector::new(), timeout(link), None));
         return Ok(Arc::new(Lent { client, runtime }));
     }
     let roots = ClientConfig::builder_with_provider(Arc::new(
@@ -137,7 +148,7 @@ fn http_client(link: &Link) -> Result<Arc<dyn HttpClient>, ExportError> {
     };
     let connector =
         HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
-    let client = Arc::new(HyperClient::new(connector, link.timeout, None));
+    let client = Arc::new(HyperClient::new(connector, timeout(link), None));
     Ok(Arc::new(Lent { client, runtime }))
 }
 

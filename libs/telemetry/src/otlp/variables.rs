@@ -3,7 +3,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::ExportError;
+use http::{Uri, uri::Scheme};
+
+use super::{ExportError, pairs};
 
 /// As the specification has it.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -89,8 +91,8 @@ pub(crate) struct Link {
     pub(super) signal: Signal,
     pub(super) protocol: Protocol,
     pub(super) endpoint: String,
-    /// For one export, with its retries.
-    pub(super) timeout: Duration,
+    /// For one export, with its retries; none: it may take as long as it takes.
+    pub(super) timeout: Option<Duration>,
     /// Who vouches for the collector; the system's authorities unless told.
     pub(super) authority: Option<File>,
     /// Our certificate and its key.
@@ -103,30 +105,41 @@ pub(crate) struct Wanted {
     pub(super) traces: Option<Link>,
     pub(super) metrics: Option<Link>,
     pub(super) logs: Option<Link>,
+    /// What is said of this process, beside what it says itself.
+    pub(crate) attributes: Vec<(String, String)>,
+    /// What stands in `OTEL_SDK_DISABLED` and is neither true nor false.
+    pub(crate) misread_switch: Option<String>,
 }
 
 impl Wanted {
     /// As [`Wanted::told`], by the environment of this process.
     pub(crate) fn by_environment() -> Result<Self, ExportError> {
-        Self::told(|name| std::env::var_os(name)?.into_string().ok())
+        Self::told(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
     }
 
     /// What the variables say, of which `read` gives the values.
     pub(crate) fn told(read: impl Fn(&str) -> Option<String>) -> Result<Self, ExportError> {
         let variables = Variables(&read);
-        if variables.one("OTEL_SDK_DISABLED").is_some_and(|(_, it)| it.eq_ignore_ascii_case("true"))
-        {
-            return Ok(Self::default());
+        let mut wanted = Self { attributes: variables.attributes()?, ..Self::default() };
+        // The specification: what is not "true", in whatever case, is false.
+        let switch =
+            variables.one("OTEL_SDK_DISABLED").map(|(_, value)| value.to_ascii_lowercase());
+        match switch.as_deref() {
+            Some("true") => return Ok(wanted),
+            None | Some("false") => {}
+            Some(_) => wanted.misread_switch = switch,
         }
-        let wanted = Self {
-            traces: variables.link(Signal::Traces)?,
-            metrics: variables.link(Signal::Metrics)?,
-            logs: variables.link(Signal::Logs)?,
-        };
-        if wanted != Self::default() {
+        wanted.traces = variables.link(Signal::Traces)?;
+        wanted.metrics = variables.link(Signal::Metrics)?;
+        wanted.logs = variables.link(Signal::Logs)?;
+        if wanted.is_anything() {
             variables.check()?;
         }
         Ok(wanted)
+    }
+
+    fn is_anything(&self) -> bool {
+        self.traces.is_some() || self.metrics.is_some() || self.logs.is_some()
     }
 }
 
@@ -148,6 +161,17 @@ impl Variables<'_> {
             .or_else(|| self.one(&format!("OTEL_EXPORTER_OTLP_{what}")))
     }
 
+    /// What is said of this process. Its name goes before what stands among the attributes.
+    fn attributes(&self) -> Result<Vec<(String, String)>, ExportError> {
+        let mut attributes = match self.one("OTEL_RESOURCE_ATTRIBUTES") {
+            Some((variable, value)) => pairs::parse(&variable, &value)?,
+            None => Vec::new(),
+        };
+        let name = self.one("OTEL_SERVICE_NAME");
+        attributes.extend(name.map(|(_, name)| ("service.name".to_owned(), name)));
+        Ok(attributes)
+    }
+
     fn link(&self, signal: Signal) -> Result<Option<Link>, ExportError> {
         let exporter = self.one(&format!("OTEL_{}_EXPORTER", signal.upper()));
         match exporter.as_ref().map(|(_, value)| value.as_str()) {
@@ -157,7 +181,7 @@ impl Variables<'_> {
             Some("prometheus") if signal == Signal::Metrics => return Ok(None),
             Some(_) => return refuse(exporter, "otlp or none"),
         }
-        let Some((_, endpoint)) = self.either(signal, "ENDPOINT") else { return Ok(None) };
+        let Some(endpoint) = self.either(signal, "ENDPOINT") else { return Ok(None) };
         let told = self.either(signal, "PROTOCOL");
         let protocol = match told.as_ref().map(|(_, value)| value.to_ascii_lowercase()).as_deref() {
             Some("grpc") => Protocol::Grpc,
@@ -165,13 +189,19 @@ impl Variables<'_> {
             None | Some("http/protobuf") => Protocol::Http,
             Some(_) => return refuse(told, "grpc or http/protobuf"),
         };
+        let endpoint = endpoint_of(endpoint, protocol)?;
         let timeout = match self.either(signal, "TIMEOUT") {
-            None => TIMEOUT,
+            None => Some(TIMEOUT),
             Some((variable, value)) => match value.parse() {
-                Ok(millis) => Duration::from_millis(millis),
+                // As the specification has it.
+                Ok(0) => None,
+                Ok(millis) => Some(Duration::from_millis(millis)),
                 Err(_) => return refuse(Some((variable, value)), "a number of milliseconds"),
             },
         };
+        if let Some((variable, value)) = self.either(signal, "HEADERS") {
+            pairs::check_headers(&variable, &value)?;
+        }
         let compression = self.either(signal, "COMPRESSION");
         if let Some((_, value)) = &compression
             && !["gzip", "none"].contains(&value.to_ascii_lowercase().as_str())
@@ -232,6 +262,19 @@ impl Variables<'_> {
     }
 }
 
+/// An endpoint that its exporter can use: gRPC takes one without a scheme, too.
+fn endpoint_of(said: Said, protocol: Protocol) -> Result<String, ExportError> {
+    let uri = said.1.parse::<Uri>().ok();
+    let scheme = uri.as_ref().and_then(Uri::scheme);
+    let is_known = scheme.is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+    let is_bare = protocol == Protocol::Grpc && scheme.is_none();
+    let has_host = uri.as_ref().and_then(Uri::host).is_some_and(|host| !host.is_empty());
+    if has_host && (is_known || is_bare) {
+        return Ok(said.1);
+    }
+    refuse(Some(said), "http://HOST:PORT or https://HOST:PORT")
+}
+
 fn refuse<T>(said: Option<Said>, must: &'static str) -> Result<T, ExportError> {
     let (variable, value) = said.unwrap_or_default();
     Err(ExportError::Value { variable, value, must })
@@ -265,7 +308,12 @@ mod tests {
     #[test]
     fn the_variables_turn_parts_off_or_all() {
         assert_eq!(told(&[ENDPOINT, ("OTEL_SDK_DISABLED", "true")]).unwrap(), Wanted::default());
-        assert!(told(&[ENDPOINT, ("OTEL_SDK_DISABLED", "false")]).unwrap().traces.is_some());
+        assert_eq!(told(&[ENDPOINT, ("OTEL_SDK_DISABLED", "TRUE")]).unwrap(), Wanted::default());
+        for (value, misread) in [("false", false), ("False", false), ("", false), ("1", true)] {
+            let wanted = told(&[ENDPOINT, ("OTEL_SDK_DISABLED", value)]).unwrap();
+            assert!(wanted.traces.is_some(), "{value:?} is not true");
+            assert_eq!(wanted.misread_switch.is_some(), misread, "{value:?}");
+        }
         let wanted = told(&[ENDPOINT, ("OTEL_LOGS_EXPORTER", "none")]).unwrap();
         assert!(wanted.logs.is_none() && wanted.traces.is_some());
         let wanted = told(&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "prometheus")]).unwrap();
@@ -287,13 +335,44 @@ mod tests {
         let (traces, logs) = (wanted.traces.unwrap(), wanted.logs.unwrap());
         assert_eq!((traces.endpoint.as_str(), traces.protocol), ("http://a:4317", Protocol::Grpc));
         assert_eq!((logs.endpoint.as_str(), logs.protocol), ("http://b:4318/logs", Protocol::Http));
-        assert_eq!((traces.timeout.as_millis(), logs.timeout.as_millis()), (7, 8));
+        let millis = |link: &Link| link.timeout.map(|timeout| timeout.as_millis());
+        assert_eq!((millis(&traces), millis(&logs)), (Some(7), Some(8)));
         assert_eq!(logs.authority.unwrap().path, PathBuf::from("/ca.pem"));
+    }
+
+    #[test]
+    fn no_time_is_as_much_as_it_takes() {
+        let wanted = told(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TIMEOUT", "0")]).unwrap();
+        assert_eq!(wanted.traces.unwrap().timeout, None);
+        assert_eq!(told(&[ENDPOINT]).unwrap().traces.unwrap().timeout, Some(TIMEOUT));
+    }
+
+    #[test]
+    fn attributes_are_decoded_and_the_name_goes_first() {
+        let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=a,team=till%2Cshop%20%C3%A9");
+        let wanted = told(&[attributes, ("OTEL_SERVICE_NAME", "b")]).unwrap();
+        let found: Vec<_> =
+            wanted.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let expected = [("service.name", "a"), ("team", "till,shop \u{e9}"), ("service.name", "b")];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn pairs_of_a_wrong_form_are_refused_by_their_variable() {
+        for variable in ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"] {
+            let error = told(&[ENDPOINT, (variable, "Authorization: Bearer x")]).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{variable}: ")), "{error}");
+        }
+        let error = told(&[("OTEL_RESOURCE_ATTRIBUTES", "team")]).unwrap_err();
+        assert!(error.to_string().starts_with("OTEL_RESOURCE_ATTRIBUTES: "), "{error}");
     }
 
     #[test]
     fn what_is_not_offered_is_refused_by_its_name() {
         for (variable, value) in [
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "a:4318"),
+            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "a b"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "udp"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "1s"),
@@ -310,6 +389,8 @@ mod tests {
                 "{error}"
             );
         }
+        let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+        assert!(told(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "a:4317"), grpc]).is_ok());
         let ratio = ("OTEL_TRACES_SAMPLER_ARG", "1.5");
         let sampler = |name| ("OTEL_TRACES_SAMPLER", name);
         assert!(told(&[ENDPOINT, ratio, sampler("parentbased_traceidratio")]).is_err());

@@ -2,12 +2,10 @@
 
 use std::{
     future::Future,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
@@ -70,25 +68,23 @@ pub(super) struct Watched<E> {
     exporter: E,
     health: Health,
     signal: Signal,
-    timeout: Duration,
+    timeout: Option<Duration>,
     runtime: Handle,
 }
 
 impl<E> Watched<E> {
     /// An export, within its time. The threads that export belong to no runtime, so the timer is lent.
     async fn bounded(&self, export: impl Future<Output = OTelSdkResult> + Send) -> OTelSdkResult {
-        let late = {
-            let _within = self.runtime.enter();
-            tokio::time::sleep(self.timeout)
-        };
-        let (mut export, mut late) = (pin!(export), pin!(late));
-        let ended = std::future::poll_fn(|context| {
-            if let Poll::Ready(ended) = export.as_mut().poll(context) {
-                return Poll::Ready(ended);
+        let ended = match self.timeout {
+            None => export.await,
+            Some(most) => {
+                let within = {
+                    let _within = self.runtime.enter();
+                    tokio::time::timeout(most, export)
+                };
+                within.await.unwrap_or(Err(OTelSdkError::Timeout(most)))
             }
-            late.as_mut().poll(context).map(|()| Err(OTelSdkError::Timeout(self.timeout)))
-        })
-        .await;
+        };
         self.health.note(self.signal, &ended);
         ended
     }

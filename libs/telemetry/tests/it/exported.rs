@@ -1,10 +1,14 @@
 //! What `/metrics` answers is what is declared: names, kinds and labels. Goal: whoever builds on a name (a
 //! dashboard, an alert) builds on what is exported. Method: every instrument is used once, and the text is
-//! compared with the declarations.
+//! compared with the declarations; in a process of its own, whose environment names a collector that takes nothing.
 
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet},
+    env,
+    net::TcpListener,
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +16,11 @@ use telemetry::{
     Format, Scope,
     metrics::{self, Audited},
     semconv::{self, Kind},
+    trace,
 };
+
+/// Set in the process that exports.
+const EXPORTS: &str = "TEST_EXPORTS";
 
 /// Uses everything once; what is returned must live until the text is read.
 fn use_all() -> impl Any {
@@ -46,7 +54,41 @@ fn use_all() -> impl Any {
 
 #[test]
 fn every_declared_metric_is_exported_by_its_name_and_nothing_else_is() {
-    let guard = telemetry::init("test", Format::Pretty, Scope::Service).unwrap();
+    if env::var_os(EXPORTS).is_some() {
+        return all_is_exported();
+    }
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "--nocapture"])
+        .arg("exported::every_declared_metric_is_exported_by_its_name_and_nothing_else_is")
+        .env(EXPORTS, "1")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", silent.local_addr().unwrap()))
+        .env("OTEL_BSP_MAX_QUEUE_SIZE", "1")
+        .env("OTEL_BLRP_MAX_QUEUE_SIZE", "1")
+        .output()
+        .unwrap();
+    let said = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let (out, errors) = (said(&output.stdout), said(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}{errors}");
+}
+
+/// More spans and lines than their queues have room for, as the collector takes nothing.
+fn overflow() {
+    for number in 0..1_000 {
+        drop(tracing::debug_span!(target: trace::TARGET, "one of many"));
+        tracing::info!(number, "one of many");
+        if number == 0 {
+            // The first ones go out, and those behind them wait.
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn all_is_exported() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _within = runtime.enter();
+    let guard = telemetry::init("test", Format::Json, Scope::Service).unwrap();
+    overflow();
     let kept = use_all();
     let text = metrics::text();
 
@@ -74,18 +116,17 @@ fn every_declared_metric_is_exported_by_its_name_and_nothing_else_is() {
         let mut expected: BTreeSet<String> =
             metric.labels.iter().map(|name| semconv::label(name)).collect();
         expected.insert("service_name".to_owned());
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(&name) && !line.starts_with(&format!("{name}_bucket")))
-            .unwrap_or_else(|| panic!("{name} is missing: {text}"));
-        let labels = line.split_once('{').unwrap().1.rsplit_once("\"} ").unwrap().0;
-        let labels: BTreeSet<String> = labels
-            .split("\",")
-            .filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()))
-            .collect();
-        assert_eq!(labels, expected, "{line}");
-        assert!(line.contains("service_name=\"till-test\""), "{line}");
+        let mut labels = BTreeSet::new();
+        for line in text.lines().filter(|line| line.starts_with(&name)) {
+            let told = line.split_once('{').unwrap().1.rsplit_once("\"} ").unwrap().0;
+            let names =
+                told.split("\",").filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()));
+            labels.extend(names.filter(|name| name != "le"));
+            assert!(line.contains("service_name=\"till-test\""), "{line}");
+        }
+        assert_eq!(labels, expected, "{name}: {text}");
     }
+    what_a_full_queue_drops_is_counted(&text);
     let has = |line: &str| assert!(text.lines().any(|one| one == line), "{line} is not in {text}");
     has("till_votes_unresolved{service_name=\"till-test\"} 5");
     has("till_votes_unresolved_age_seconds{service_name=\"till-test\"} 1.5");
@@ -96,6 +137,19 @@ fn every_declared_metric_is_exported_by_its_name_and_nothing_else_is() {
     too_many_series_become_one();
     drop(kept);
     drop(guard);
+}
+
+fn what_a_full_queue_drops_is_counted(text: &str) {
+    for name in
+        ["otel_sdk_processor_span_processed_total", "otel_sdk_processor_log_processed_total"]
+    {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name) && line.contains("error_type=\"queue_full\""))
+            .unwrap_or_else(|| panic!("{name} of a full queue is missing: {text}"));
+        let dropped: u64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();
+        assert!((900..1_000).contains(&dropped), "{line}");
+    }
 }
 
 /// Of the same process, so of the same test.
