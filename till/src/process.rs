@@ -118,13 +118,16 @@ fn fail(error: &Failure) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line. What is told again by the next cause is told once.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text
@@ -192,6 +195,8 @@ mod tests {
     #[test]
     fn a_failure_is_told_with_its_causes() {
         let error = Outer(io::Error::other("inner"));
+        assert_eq!(chain(&error), "outer: inner");
+        let error = Outer(io::Error::other(Outer(io::Error::other("outer: inner"))));
         assert_eq!(chain(&error), "outer: inner");
     }
 }

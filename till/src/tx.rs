@@ -1,7 +1,8 @@
 //! `till tx`: what became of a transaction, who stands in whose way, and an end to it.
 
 use std::{
-    fmt::Write as _,
+    error::Error,
+    fmt::{self, Write as _},
     io::{self, Write as _},
     process::ExitCode,
     time::Duration,
@@ -23,7 +24,7 @@ use rpc::{
     status::Failure as Refusal,
     tls::TlsArgs,
 };
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 use types::{ErrorKind, OrderId, TxId};
 
 use crate::process::Failure;
@@ -57,7 +58,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Question {
-    /// Tell all that is known of a transaction, or of the transactions of an order.
+    /// Tell all that is known of a transaction, or of the transactions of an order; exit code 1 when nothing
+    /// is.
     Explain {
         /// A TxId as logs show it; anything else is an order.
         #[arg(value_name = "TX_ID|ORDER_ID")]
@@ -89,87 +91,128 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let net = GrpcNet::with_tls(args.tls.load()?);
     let callee = Identity::of(Role::Coordinator);
     let channel = net.channel(Some(&callee), &args.coordinator);
-    let mut client = TransactionServiceClient::new(channel);
-    let time = Duration::from_millis(args.timeout_ms);
+    let mut coordinator = Coordinator {
+        endpoint: args.coordinator.clone(),
+        client: TransactionServiceClient::new(channel),
+        time: Duration::from_millis(args.timeout_ms),
+    };
     let (text, code) = match &args.question {
-        Question::Explain { subject } => (explain(&mut client, subject, time).await?, 0),
+        Question::Explain { subject } => (coordinator.explain(subject).await?, 0),
         Question::List { unresolved: _, overdue_ms, limit } => {
-            list(&mut client, *overdue_ms, *limit, time).await?
+            coordinator.list(*overdue_ms, *limit).await?
         }
-        Question::Resolve { tx_id } => resolve(&mut client, *tx_id, time).await?,
+        Question::Resolve { tx_id } => coordinator.resolve(*tx_id).await?,
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::from(code))
 }
 
-fn request<T>(message: T, time: Duration) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    rpc::deadline::set(&mut request, time);
-    request
+/// Why a coordinator's answer is no answer: it refused, or the call did not get that far.
+#[derive(Debug)]
+struct Unanswered {
+    coordinator: Endpoint,
+    status: Status,
 }
 
-async fn explain(
-    client: &mut TransactionServiceClient<Channel>,
-    subject: &str,
+impl Unanswered {
+    fn kind(&self) -> ErrorKind {
+        Refusal::from_status(&self.status).kind
+    }
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "coordinator {}: {}", self.coordinator, self.status.message())
+    }
+}
+
+impl Error for Unanswered {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.status.source()
+    }
+}
+
+/// No transaction of an order is known.
+#[derive(Debug, thiserror::Error)]
+#[error("coordinator {coordinator}: nobody knows a transaction of order {order_id}")]
+struct NoTransaction {
+    coordinator: Endpoint,
+    order_id: OrderId,
+}
+
+/// Who is asked.
+struct Coordinator {
+    endpoint: Endpoint,
+    client: TransactionServiceClient<Channel>,
     time: Duration,
-) -> Result<String, Failure> {
-    let order = Subject::OrderId(OrderId::new(subject)?.to_string());
-    let mut ask = async |subject| {
-        let message = ExplainTransactionRequest { subject: Some(subject) };
-        let answer = client.explain_transaction(request(message, time)).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| Refusal::from_status(&status))
-    };
-    let answer = match subject.parse::<TxId>() {
-        // Ids that the order service makes up look the same as a TxId.
-        Ok(tx_id) => match ask(Subject::TxId(tx_id.0.to_vec().into())).await {
-            Err(unknown) if unknown.kind == ErrorKind::NotFound => match ask(order).await? {
-                none if none.transactions.is_empty() => return Err(unknown.into()),
-                found => found,
+}
+
+impl Coordinator {
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        rpc::deadline::set(&mut request, self.time);
+        request
+    }
+
+    fn answered<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, Unanswered> {
+        let unanswered = |status| Unanswered { coordinator: self.endpoint.clone(), status };
+        answer.map(tonic::Response::into_inner).map_err(unanswered)
+    }
+
+    async fn explain(&mut self, subject: &str) -> Result<String, Failure> {
+        let order_id = OrderId::new(subject)?;
+        let order = Subject::OrderId(order_id.to_string());
+        let found = match subject.parse::<TxId>() {
+            // Ids that the order service makes up look the same as a TxId.
+            Ok(tx_id) => match self.reports(Subject::TxId(tx_id.0.to_vec().into())).await {
+                Err(unknown) if unknown.kind() == ErrorKind::NotFound => {
+                    match self.reports(order).await? {
+                        none if none.is_empty() => return Err(unknown.into()),
+                        found => found,
+                    }
+                }
+                answer => answer?,
             },
-            answer => answer?,
-        },
-        Err(_) => ask(order).await?,
-    };
-    if answer.transactions.is_empty() {
-        return Ok("nobody knows a transaction of this order\n".to_owned());
+            Err(_) => self.reports(order).await?,
+        };
+        if found.is_empty() {
+            return Err(NoTransaction { coordinator: self.endpoint.clone(), order_id }.into());
+        }
+        Ok(found.iter().map(describe).collect::<Vec<_>>().join("\n"))
     }
-    Ok(answer.transactions.iter().map(describe).collect::<Vec<_>>().join("\n"))
-}
 
-async fn list(
-    client: &mut TransactionServiceClient<Channel>,
-    overdue_ms: u64,
-    limit: u32,
-    time: Duration,
-) -> Result<(String, u8), Failure> {
-    let message = ListUnresolvedRequest { overdue_ms, limit };
-    let answer = client.list_unresolved(request(message, time)).await;
-    let answer = answer.map_err(|status| Refusal::from_status(&status))?.into_inner();
-    if answer.transactions.is_empty() {
-        return Ok(("nothing is unresolved\n".to_owned(), 0));
+    async fn reports(&mut self, subject: Subject) -> Result<Vec<TransactionReport>, Unanswered> {
+        let request = self.request(ExplainTransactionRequest { subject: Some(subject) });
+        let answer = self.client.explain_transaction(request).await;
+        self.answered(answer).map(|answer| answer.transactions)
     }
-    let mut text = answer.transactions.iter().map(describe).collect::<Vec<_>>().join("\n");
-    if answer.left_out > 0 {
-        writeln!(text, "\nand {} more", answer.left_out)?;
-    }
-    Ok((text, UNRESOLVED))
-}
 
-async fn resolve(
-    client: &mut TransactionServiceClient<Channel>,
-    tx_id: TxId,
-    time: Duration,
-) -> Result<(String, u8), Failure> {
-    let message = ResolveByIdRequest { tx_id: tx_id.0.to_vec().into() };
-    let answer = client.resolve_by_id(request(message, time)).await;
-    let answer = answer.map_err(|status| Refusal::from_status(&status))?.into_inner();
-    let outcome = answer.outcome();
-    let mut text = format!("transaction {tx_id}: {}\n", outcome_name(outcome));
-    if !answer.missing.is_empty() {
-        let missing: Vec<_> = answer.missing.iter().map(branch_name).collect();
-        writeln!(text, "  before its deadline nobody decides for {}", missing.join(", "))?;
+    async fn list(&mut self, overdue_ms: u64, limit: u32) -> Result<(String, u8), Failure> {
+        let request = self.request(ListUnresolvedRequest { overdue_ms, limit });
+        let answer = self.client.list_unresolved(request).await;
+        let answer = self.answered(answer)?;
+        if answer.transactions.is_empty() {
+            return Ok(("nothing is unresolved\n".to_owned(), 0));
+        }
+        let mut text = answer.transactions.iter().map(describe).collect::<Vec<_>>().join("\n");
+        if answer.left_out > 0 {
+            writeln!(text, "\nand {} more", answer.left_out)?;
+        }
+        Ok((text, UNRESOLVED))
     }
-    Ok((text, if outcome == Outcome::Undecided { UNRESOLVED } else { 0 }))
+
+    async fn resolve(&mut self, tx_id: TxId) -> Result<(String, u8), Failure> {
+        let request = self.request(ResolveByIdRequest { tx_id: tx_id.0.to_vec().into() });
+        let answer = self.client.resolve_by_id(request).await;
+        let answer = self.answered(answer)?;
+        let outcome = answer.outcome();
+        let mut text = format!("transaction {tx_id}: {}\n", outcome_name(outcome));
+        if !answer.missing.is_empty() {
+            let missing: Vec<_> = answer.missing.iter().map(branch_name).collect();
+            writeln!(text, "  before its deadline nobody decides for {}", missing.join(", "))?;
+        }
+        Ok((text, if outcome == Outcome::Undecided { UNRESOLVED } else { 0 }))
+    }
 }
 
 fn outcome_name(outcome: Outcome) -> &'static str {

@@ -10,4 +10,5 @@ mod in_process;
 mod release_0_1;
 mod telemetry;
 mod tls;
+mod tools;
 mod up_tls;

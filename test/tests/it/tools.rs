@@ -1,0 +1,44 @@
+//! What the tools for people say when there is nothing to tell.
+//!
+//! Goal: whoever reads the error knows whom to look at, and a script knows by the exit code. Method: the executable
+//! itself, against a shop and against nobody.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use system_test::process::{Shop, till};
+
+/// The exit code, and what was said on standard error.
+fn failed(args: &[&str]) -> (Option<i32>, String) {
+    let output = till(args);
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_question_that_nobody_answers_names_who_was_asked() {
+    // Taken, so that nobody else listens there, and let go again.
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let coordinator = free.to_string();
+    for question in [
+        &["explain", "NOBODY"][..],
+        &["list"],
+        &["resolve", "01010101-0101-0101-0101-010101010101"],
+    ] {
+        let asked = [&["tx"][..], question, &["--coordinator", &coordinator][..]].concat();
+        let (code, said) = failed(&asked);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("coordinator {coordinator}: ")), "{said}");
+        assert!(said.contains("Connection refused"), "{said}");
+    }
+}
+
+#[test]
+fn to_explain_what_nobody_knows_is_a_failure() {
+    let shop = Shop::start();
+    let coordinator = shop.address("coordinator");
+    for subject in ["NOBODY", "01010101-0101-0101-0101-010101010101"] {
+        let (code, said) = failed(&["tx", "explain", subject, "--coordinator", &coordinator]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("coordinator {coordinator}: ")), "{said}");
+    }
+}
