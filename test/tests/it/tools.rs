@@ -42,3 +42,32 @@ fn to_explain_what_nobody_knows_is_a_failure() {
         assert!(said.contains(&format!("coordinator {coordinator}: ")), "{said}");
     }
 }
+
+#[test]
+fn the_limits_on_the_page_are_those_in_force() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/rest.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let grouped = |number: u64| {
+        let digits = number.to_string();
+        let groups: Vec<&str> = digits
+            .as_bytes()
+            .rchunks(3)
+            .rev()
+            .map(|group| str::from_utf8(group).unwrap())
+            .collect();
+        groups.join(",")
+    };
+    let kib = |bytes: usize| bytes / 1024;
+    assert_eq!(types::AMOUNT_MAX, (1 << 53) - 1);
+    for line in [
+        format!("| an id | {} bytes |", types::id::ID_LEN_MAX),
+        "| an amount, a price, a quantity | 2^53 - 1 |".to_owned(),
+        format!("| an order | {} lines;", order::domain::LINES_MAX),
+        format!("| a checkout | {} branches:", proto::convert::BRANCHES_MAX),
+        format!("| `n` of a `batch_init` | {} |", grouped(proto::convert::BATCH_COUNT_MAX)),
+        format!("| a request's head, its body | {} KiB each |", kib(http_bridge::BODY_BYTES_MAX)),
+        format!("| a message by gRPC | {} MiB |", kib(kib(rpc::MESSAGE_BYTES_MAX))),
+    ] {
+        assert!(page.contains(&line), "docs/rest.md has no line that begins with {line}");
+    }
+}
