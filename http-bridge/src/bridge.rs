@@ -25,7 +25,7 @@ use uuid::{Builder, Uuid};
 
 use crate::{
     api, args::Args, args::Settings, console::Console, key::Keys, load::Load, problem::Problem,
-    ready::Readiness,
+    ready::Readiness, turned_away::TurnedAway,
 };
 
 /// The services behind the bridge.
@@ -79,6 +79,7 @@ struct Inner {
     entropy: Arc<dyn Entropy>,
     in_flight: Arc<Semaphore>,
     load: Load,
+    turned_away: TurnedAway,
     work: TaskTracker,
     draining: AtomicBool,
     readiness: Readiness,
@@ -106,6 +107,7 @@ impl Bridge {
                 entropy,
                 in_flight: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
                 load: Load::new(Instant::now()),
+                turned_away: TurnedAway::default(),
                 work: TaskTracker::new(),
                 draining: AtomicBool::new(false),
                 readiness: Readiness::default(),
@@ -193,6 +195,11 @@ impl Bridge {
         }
         let permit = Arc::clone(places).try_acquire_owned().ok()?;
         Some(Place { bridge: self.clone(), _permit: permit })
+    }
+
+    /// The log of requests that were answered 429.
+    pub(crate) fn turned_away(&self) -> &TurnedAway {
+        &self.inner.turned_away
     }
 
     /// Requests that have a place now.

@@ -63,6 +63,10 @@ pub(crate) async fn surround(
     if response.status().is_server_error() {
         trace::failed(&span);
     }
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        let problem = response.extensions().get::<Problem>();
+        bridge.turned_away().count(problem.and_then(Problem::cause).unwrap_or_default());
+    }
     span.in_scope(|| line.log(&response));
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, correlation);
@@ -190,7 +194,8 @@ struct Line {
 }
 
 impl Line {
-    /// One line for a request that failed; answers, refusals included, at debug alone, as there are many.
+    /// One line for a request that failed; answers, refusals and overload included, at debug alone, as there are
+    /// many.
     fn log(&self, response: &Response) {
         let status = response.status();
         let problem = response.extensions().get::<Problem>();
@@ -213,7 +218,7 @@ impl Line {
             line!(debug, "probe answered");
         } else if status == StatusCode::INTERNAL_SERVER_ERROR {
             line!(error, "request failed inside");
-        } else if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        } else if status.is_server_error() {
             line!(warn, "request not served");
         } else if status.is_client_error() {
             line!(debug, "request refused");

@@ -7,7 +7,7 @@
 //! Modules: [`args`] settings; [`bridge`] the shared state and its seams; [`api`] one handler for each
 //! endpoint, registered and documented in one place; [`input`] paths and headers into types; [`key`] who may change
 //! anything, where that is not everybody; [`load`]
-//! whether one more request could be answered in time; [`upstream`]
+//! whether one more request could be answered in time; `turned_away` the log of those that could not; [`upstream`]
 //! asking a service until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only
 //! writer of `application/problem+json`; [`edge`] what surrounds every request; `etag` which content of an order was seen; [`ready`] readiness;
 //! [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for people; `conformance` (feature) checks answers against
@@ -42,6 +42,7 @@ mod load;
 pub mod problem;
 mod ready;
 pub mod server;
+mod turned_away;
 mod upstream;
 
 pub use args::{Args, Patience, Settings};

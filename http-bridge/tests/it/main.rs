@@ -11,6 +11,7 @@ mod fuzz;
 mod http_rules;
 mod keys;
 mod once;
+mod overload;
 mod persistence;
 mod ready;
 mod refusals;
