@@ -5,7 +5,7 @@
 //!
 //! Modules: [`docker`] the shop in compose; [`machine`] namespaces in which everything runs and with which
 //! everything goes; [`engine`] Docker, [`compose`] its projects; [`bases`] stand-ins for images that no package
-//! registry has; [`image`] the project's own; [`load`] buyers who keep book; [`tour`] README's commands; [`steps`]
+//! registry has; [`image`] the project's own; [`load`] buyers who keep book; [`steps`]
 //! the table.
 //!
 //! Invariants: nothing stays on the host but files below the target directory; a stand-in is never called the
@@ -34,7 +34,6 @@ mod policies;
 mod scripts;
 mod steps;
 mod store;
-mod tour;
 mod usage;
 mod variants;
 

@@ -5,8 +5,8 @@
 //!
 //! Modules: [`ci`] the whole run; [`test`] all tests; [`client_rust`] tikv-client's own tests; [`deps`] who
 //! may depend on whom; [`tidy`] what the sources look like; [`goldens`]; [`sim`] and [`soak`] the simulation;
-//! [`mutants`] small changes that tests must notice;
-//! [`chaos`] and [`history`] faults of real processes; [`outside`] tools of others, against a running [`shop`]; [`python`] the
+//! [`mutants`] small changes that tests must notice; [`chaos`] and [`history`] faults of real processes; [`outside`]
+//! tools of others, against a running [`shop`]; [`tour`] README's tours; [`python`] the
 //! virtual environment; [`command`], [`report`] and [`workspace`] underneath.
 //!
 //! Invariants: nothing is written outside the target directory (but for `goldens`); what could not run is
@@ -40,6 +40,7 @@ mod sim;
 mod soak;
 mod test;
 mod tidy;
+mod tour;
 mod workspace;
 
 const USAGE: &str = "\
@@ -49,8 +50,8 @@ usage: cargo xtask COMMAND
   test      all tests: Rust, then Python against real processes
   deps      who may depend on whom, and which sources may name what
   tidy      lengths, leftovers, docs, links
-  outside   tools of others: cargo-deny, what deploys the shop, then grpcurl and an OpenAPI validator
-            against one
+  outside   tools of others: cargo-deny, what deploys the shop, then README's tours, grpcurl, an
+            OpenAPI validator and generated clients against one
   deploy    of these, only what deploys the shop: chart, compose files, image, scripts
   k8s       writes k8s/ anew, from the chart
   sim       the simulation: --seeds N [--from S]; --coverage prints which calls met; --seed S replays one and

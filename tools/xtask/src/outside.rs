@@ -1,5 +1,7 @@
 //! Tools of others: they know nothing of how we meant it.
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::{
@@ -7,6 +9,7 @@ use crate::{
     python::Venv,
     report::{Outcome, Part, Report, Tally},
     shop::Shop,
+    tour,
     workspace::Workspace,
 };
 
@@ -90,11 +93,43 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     let Some(shop) = started else {
         return;
     };
+    report.part("README", || readme(workspace, &shop));
     report.part("grpcurl", || grpcurl::check(workspace, &shop));
     report.part("helm test", || settings::helm_test(workspace, &shop));
     report.part("openapi-spec-validator", || openapi(workspace, &shop));
     report.part("console", || console::check(workspace, &shop));
     report.part("shop stops", || shop.stop().map(|()| Outcome::Ran(Tally::PASSED)));
+}
+
+/// README's tours, by a shell, where they find the shop.
+fn readme(workspace: &Workspace, shop: &Shop) -> Part {
+    if Command::new("curl").arg("--version").output().is_err() {
+        return Ok(Outcome::NotRun("curl is not installed".to_owned()));
+    }
+    let Some(grpcurl) = grpcurl::GRPCURL.folder(workspace)? else {
+        return Ok(Outcome::NotRun("go is not installed".to_owned()));
+    };
+    let mut places = vec![("localhost:8000", shop.address("http-bridge")?)];
+    for (usual, role) in [
+        ("localhost:7000", "coordinator"),
+        ("localhost:7100", "order"),
+        ("localhost:7200", "stock"),
+        ("localhost:7300", "payment"),
+    ] {
+        places.push((usual, shop.address(role)?));
+    }
+    let mut tally = Tally::default();
+    // A refusal is an answer by gRPC, too, and grpcurl says it elsewhere and by its exit code.
+    for (heading, all) in [("A tour by REST", ""), ("A tour by gRPC", "2>&1 || true")] {
+        let ended = tour::run(workspace, heading, |line| {
+            let line =
+                places.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to));
+            let script = format!("PATH={}:$PATH; {line} {all}", grpcurl.display());
+            command::captured(Command::new("sh").args(["-c", &script]))
+        });
+        tally.check(heading, ended.map(drop));
+    }
+    Ok(Outcome::Ran(tally))
 }
 
 /// The document that the shop serves about itself must be valid OpenAPI.

@@ -16,9 +16,8 @@ use super::{
     load::{self, Load},
     machine::{Machine, Network, wait},
     steps::Steps,
-    tour,
 };
-use crate::{command, outside::grpcurl::GRPCURL, workspace::Workspace};
+use crate::{command, outside::grpcurl::GRPCURL, tour, workspace::Workspace};
 
 const SMALL: &str = "env/small.env";
 const ONE: &[&str] = &["compose.yaml", "compose.dev-kv.yaml"];
