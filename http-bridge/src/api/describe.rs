@@ -1,6 +1,5 @@
 //! What the description of every endpoint has in common: headers, and the problems that each may answer.
 
-use serde_json::Value;
 use types::Reason;
 use utoipa::{
     PartialSchema as _,
@@ -130,8 +129,14 @@ fn idempotency_key() -> Parameter {
             "Makes the call take effect at most once, however often it is repeated: new for each call, \
              the same for its repetitions. Visible ASCII, not beginning with '~'.",
         ))
-        .schema(Some(text(1, KEY_LEN_MAX, "^[!-}][!-~]*$")))
-        .example(Some(Value::from("5f1d7a1e-2f4d-4f0e-9b1c-1a2b3c4d5e6f")))
+        // Neither an example nor a pattern, from which tools make one: a collection of calls that all carry the
+        // same key has it refused, or gets an earlier answer.
+        .schema(Some(
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .min_length(Some(1))
+                .max_length(Some(KEY_LEN_MAX)),
+        ))
         .build()
 }
 

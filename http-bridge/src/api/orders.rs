@@ -15,8 +15,14 @@ use proto::{
     },
 };
 use serde::Serialize;
+use serde_json::json;
 use types::{AMOUNT_MAX, Money, OrderId, Reason};
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{
+        Array, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, Type,
+    },
+};
 
 use super::{
     Answer, Change, Text, incomplete,
@@ -57,7 +63,7 @@ pub(super) struct OrderFound {
     #[schema(example = false)]
     paid: bool,
     /// Item ids and quantities, in the order in which the items were first added.
-    #[schema(example = json!([["4", 2], ["9", 1]]))]
+    #[schema(schema_with = pairs)]
     items: Vec<(String, u64)>,
     /// Whose order it is.
     #[schema(min_length = 1, max_length = 128, example = "23")]
@@ -65,6 +71,34 @@ pub(super) struct OrderFound {
     /// What it costs, at the prices at which its items were added: minor units of money.
     #[schema(minimum = 0, maximum = 9_007_199_254_740_991_i64, example = 15)]
     total_cost: u64,
+}
+
+/// Pairs of an item's id and its units. A tuple is closed by its length: `items: false`, which would close it as
+/// well, is no schema to some generators of clients.
+fn pairs() -> Array {
+    let id: Schema = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(128))
+        .into();
+    let units: Schema = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+        .minimum(Some(1))
+        .maximum(Some(AMOUNT_MAX))
+        .into();
+    let pair = ArrayBuilder::new()
+        .prefix_items([id.clone(), units.clone()])
+        .items(OneOfBuilder::new().item(id).item(units))
+        .min_items(Some(2))
+        .max_items(Some(2));
+    ArrayBuilder::new()
+        .items(pair)
+        .description(Some(
+            "Item ids and quantities, in the order in which the items were first added.",
+        ))
+        .examples([json!([["4", 2], ["9", 1]])])
+        .build()
 }
 
 impl From<Order> for OrderFound {

@@ -174,6 +174,61 @@ fn every_operation_says_what_it_needs_to() {
     }
 }
 
+/// Every schema below a value that is false or true.
+fn bare(value: &Value, at: &str, found: &mut Vec<String>) {
+    if at.ends_with("/items") && value.is_boolean() {
+        found.push(at.to_owned());
+    }
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, below)| bare(below, &format!("{at}/{name}"), found));
+        }
+        Value::Array(list) => list.iter().for_each(|below| bare(below, at, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn generators_of_clients_find_nothing_that_they_do_not_know() {
+    let contract = Contract::of_this_version();
+    let mut found = Vec::new();
+    bare(contract.document(), "", &mut found);
+    assert_eq!(found, [""; 0], "openapi-python-client wants a schema there");
+
+    let items = &contract.document()["components"]["schemas"]["OrderFound"]["properties"]["items"];
+    for (value, fits) in [
+        (json!([["4", 2], ["9", 1]]), true),
+        (json!([]), true),
+        (json!([["4"]]), false),
+        (json!([["4", 2, 3]]), false),
+        (json!([[4, 2]]), false),
+        (json!([["4", "2"]]), false),
+    ] {
+        assert_eq!(contract.check_value(items, &value).is_ok(), fits, "{value}");
+    }
+}
+
+#[test]
+fn no_collection_that_is_generated_carries_a_key_of_its_own() {
+    let contract = Contract::of_this_version();
+    let mut keys = 0;
+    for (method, path) in contract.operations() {
+        let operation = contract.operation(&method, &path).unwrap();
+        for parameter in operation["parameters"].as_array().unwrap() {
+            if parameter["name"] != "Idempotency-Key" {
+                continue;
+            }
+            keys += 1;
+            assert_eq!(parameter["required"], false, "{method} {path}");
+            for from in ["example", "examples", "default", "pattern", "format", "enum"] {
+                let made = parameter.get(from).or_else(|| parameter["schema"].get(from));
+                assert_eq!(made, None, "{method} {path}: a key would be made of it");
+            }
+        }
+    }
+    assert!(keys > 10, "{keys}");
+}
+
 #[test]
 fn examples_keep_the_schemas_they_illustrate() {
     let contract = Contract::of_this_version();

@@ -16,6 +16,7 @@ use crate::{
 pub(crate) mod chart;
 pub(crate) mod compose;
 mod console;
+mod generators;
 pub(crate) mod go;
 pub(crate) mod grpcurl;
 mod image;
@@ -97,6 +98,9 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     report.part("grpcurl", || grpcurl::check(workspace, &shop));
     report.part("helm test", || settings::helm_test(workspace, &shop));
     report.part("openapi-spec-validator", || openapi(workspace, &shop));
+    report.part("openapi-python-client", || generators::python(workspace, &shop));
+    report.part("openapi-typescript", || generators::typescript(workspace, &shop));
+    report.part("openapi-to-postmanv2", || generators::postman(workspace, &shop));
     report.part("console", || console::check(workspace, &shop));
     report.part("shop stops", || shop.stop().map(|()| Outcome::Ran(Tally::PASSED)));
 }

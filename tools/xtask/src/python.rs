@@ -2,9 +2,11 @@
 
 use std::{
     collections::hash_map::DefaultHasher,
-    ffi::OsStr,
+    env,
+    ffi::{OsStr, OsString},
     fs,
     hash::{Hash as _, Hasher as _},
+    iter,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -41,7 +43,7 @@ impl Venv {
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
             .arg(requirements)
             .env("PIP_CACHE_DIR", workspace.scratch("pip")?);
-        command::run(&mut install)?;
+        command::captured(&mut install)?;
         fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
         Ok(venv)
     }
@@ -49,6 +51,13 @@ impl Venv {
     /// Its interpreter; leaves no byte code beside the sources.
     pub(crate) fn python(&self) -> Command {
         self.tool("python")
+    }
+
+    /// Where to look for programs: first of all among those that the list brought along.
+    pub(crate) fn search_path(&self) -> Result<OsString, String> {
+        let usual = env::var_os("PATH").unwrap_or_default();
+        let folders = iter::once(self.path.join("bin")).chain(env::split_paths(&usual));
+        env::join_paths(folders).map_err(|error| error.to_string())
     }
 
     /// A program that the list brought along.
