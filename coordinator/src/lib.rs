@@ -39,6 +39,7 @@ use rpc::{
     net::{GrpcNet, Net},
     routing::Target,
     seams::{SystemClock, SystemEntropy},
+    served,
     server::{Readiness, ServeError, ServerArgs, serve},
     store_time::{self, StoreTime},
     tls::{TlsArgs, TlsError},
@@ -198,8 +199,8 @@ pub enum Error {
 /// The services of a replica.
 pub fn routes(coordinator: Coordinator) -> Routes {
     let time = coordinator.store_time().clone();
-    let routes = Routes::new(CoordinatorServiceServer::new(coordinator.clone()))
-        .add_service(TransactionServiceServer::new(coordinator));
+    let routes = Routes::new(served!(CoordinatorServiceServer::new(coordinator.clone())))
+        .add_service(served!(TransactionServiceServer::new(coordinator)));
     store_time::telling(routes, &time)
 }
 

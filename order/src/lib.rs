@@ -22,6 +22,7 @@ use rpc::{
     access::{Identity, Role},
     listen::Listeners,
     routing::{Router, Target},
+    served,
 };
 use tonic::service::Routes;
 
@@ -45,7 +46,7 @@ pub struct Args {
 /// The services of a replica.
 pub fn routes(parts: &Parts<app::Orders>, stock: Target) -> Routes {
     let stock = Router::to(Identity::of(Role::Stock), stock, Arc::clone(&parts.net));
-    let service = OrderServiceServer::new(grpc::Grpc::new(parts.clone(), stock));
+    let service = served!(OrderServiceServer::new(grpc::Grpc::new(parts.clone(), stock)));
     parts.with_participant(Routes::new(service))
 }
 

@@ -16,7 +16,7 @@ use proto::{
     participant::v1::participant_service_server::SERVICE_NAME as PARTICIPANT,
     payment::v1::payment_service_server::{PaymentServiceServer, SERVICE_NAME},
 };
-use rpc::listen::Listeners;
+use rpc::{listen::Listeners, served};
 use tonic::service::Routes;
 
 /// Settings of the payment service.
@@ -29,7 +29,7 @@ pub struct Args {
 
 /// The services of a replica.
 pub fn routes(parts: &Parts<app::Payment>) -> Routes {
-    let service = PaymentServiceServer::new(grpc::Grpc::new(parts.clone()));
+    let service = served!(PaymentServiceServer::new(grpc::Grpc::new(parts.clone())));
     parts.with_participant(Routes::new(service))
 }
 

@@ -16,7 +16,7 @@ use proto::{
     participant::v1::participant_service_server::SERVICE_NAME as PARTICIPANT,
     stock::v1::stock_service_server::{SERVICE_NAME, StockServiceServer},
 };
-use rpc::listen::Listeners;
+use rpc::{listen::Listeners, served};
 use tonic::service::Routes;
 
 /// Settings of the stock service.
@@ -29,7 +29,7 @@ pub struct Args {
 
 /// The services of a replica.
 pub fn routes(parts: &Parts<app::Stock>) -> Routes {
-    let service = StockServiceServer::new(grpc::Grpc::new(parts.clone()));
+    let service = served!(StockServiceServer::new(grpc::Grpc::new(parts.clone())));
     parts.with_participant(Routes::new(service))
 }
 

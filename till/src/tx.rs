@@ -91,9 +91,11 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let net = GrpcNet::with_tls(args.tls.load()?);
     let callee = Identity::of(Role::Coordinator);
     let channel = net.channel(Some(&callee), &args.coordinator);
+    let client =
+        TransactionServiceClient::new(channel).max_decoding_message_size(rpc::MESSAGE_BYTES_MAX);
     let mut coordinator = Coordinator {
         endpoint: args.coordinator.clone(),
-        client: TransactionServiceClient::new(channel),
+        client,
         time: Duration::from_millis(args.timeout_ms),
     };
     let (text, code) = match &args.question {

@@ -10,13 +10,13 @@ use proto::{
     participant::v1::participant_service_server::ParticipantServiceServer,
 };
 use rpc::{
-    MESSAGE_BYTES_MAX,
     access::{self, Identity},
     admin::{Admin, Ready},
     listen::Listeners,
     net::{GrpcNet, Net},
     routing::{Router, Target},
     seams::{SystemClock, SystemEntropy},
+    served,
     server::{Readiness, ServeError, ServerArgs, serve},
     status::{Failure, invalid_field, to_status},
     store_time::{self, StoreTime},
@@ -177,8 +177,7 @@ impl<D: Domain> Parts<D> {
     /// store's time.
     pub fn with_participant(&self, own: Routes) -> Routes {
         let participant = Participant::new(Arc::clone(&self.domain), Arc::clone(&self.shards));
-        let participant =
-            ParticipantServiceServer::new(participant).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let participant = served!(ParticipantServiceServer::new(participant));
         store_time::telling(own.add_service(participant), &self.store_time)
     }
 

@@ -33,7 +33,21 @@ pub mod status;
 pub mod store_time;
 pub mod tls;
 
-/// Greatest size of a message, in bytes, either way. tonic bounds 4 MiB unless told; a batch of
-/// operations may be larger. Set it on every generated client and server
-/// (`max_decoding_message_size`).
+/// Greatest size of a message, in bytes, either way, and of one that comes compressed once it is not. tonic bounds
+/// 4 MiB unless told; a batch of operations may be larger. [`served!`] sets it on servers; clients that may get large
+/// answers set it with `max_decoding_message_size`.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How callers may compress what they send.
+pub const COMPRESSION: tonic::codec::CompressionEncoding = tonic::codec::CompressionEncoding::Gzip;
+
+/// A generated server, set up as all of ours are: it takes messages of up to [`MESSAGE_BYTES_MAX`], plain or
+/// compressed with gzip. A macro, as generated servers have these settings and no trait.
+#[macro_export]
+macro_rules! served {
+    ($server:expr) => {
+        $server
+            .max_decoding_message_size($crate::MESSAGE_BYTES_MAX)
+            .accept_compressed($crate::COMPRESSION)
+    };
+}

@@ -1,9 +1,8 @@
 //! Serving: health, reflection, limits, and an end that finishes what was begun.
 //!
-//! Layers, outermost first: the caller's deadline (tonic's own, and that of `bundle` for each call of a bundle:
-//! when the time of `grpc-timeout` is over, the handler is dropped, so a handler must not be the owner of work that
-//! has to be finished); bundles are taken apart; whether the caller may call this, the request's span, the bound
-//! on what is in flight, the catch of panics.
+//! Layers, outermost first: bundles are taken apart; whether the caller may call this, the request's span, the bound
+//! on what is in flight, the caller's deadline (when the time of `grpc-timeout` is over, the handler is dropped, so a
+//! handler must not be the owner of work that has to be finished), the catch of panics.
 
 use std::{io, net::TcpListener, time::Duration};
 
@@ -13,9 +12,10 @@ use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tokio_stream::{StreamMap, wrappers::TcpListenerStream};
 use tonic::service::Routes;
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::pb::health_server::HealthServer;
 
 mod args;
+mod health;
 mod layer;
 mod readiness;
 
@@ -30,6 +30,7 @@ use crate::{
     bundle::Unbundling,
     net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     seams::SystemEntropy,
+    served,
     tls::{self, Conn, Tls},
 };
 
@@ -101,7 +102,8 @@ pub enum ServeError {
 /// Serves until `shutdown` is done, then ends well: says NOT_SERVING, pauses, closes the door, and waits
 /// for what is in flight, at most for the drain timeout.
 ///
-/// Health answers for "", for every service name (both follow `readiness`) and for [`LIVE`].
+/// Health answers for "", for every service name (both follow `readiness`) and for [`LIVE`]. Reflection speaks v1,
+/// and v1alpha for the clients that know no other.
 ///
 /// # Errors
 /// [`ServeError`]; a retry does not help.
@@ -114,14 +116,12 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let incoming = incoming(listeners, options.tls.clone())?;
     let judges = options.tls.as_ref().is_some_and(Tls::asks_callers);
-    let (reporter, health) = tonic_health::server::health_reporter();
-    report(&reporter, &options.services, ServingStatus::NotServing).await;
-    reporter.set_service_status(LIVE, ServingStatus::Serving).await;
-    let reflection = reflection(&options)?;
-    let routes = routes.add_service(health).add_service(reflection);
+    let (close, mut closed) = watch::channel(false);
+    let health = health::Told::new(options.services.clone(), readiness.clone(), closed.clone());
+    let routes = routes.add_service(served!(HealthServer::new(health)));
+    let routes = reflect(routes, &options).map_err(ServeError::Reflection)?;
 
     let guard = GuardLayer::new(options.in_flight_max, judges).counting(methods(&options));
-    let (close, mut closed) = watch::channel(false);
     let mut builder = tonic::transport::Server::builder();
     if !options.max_connection_age.is_zero() {
         // Up to a tenth less, so that processes that were started together do not end them together.
@@ -143,21 +143,13 @@ pub async fn serve(
             let _gone = closed.wait_for(|closed| *closed).await;
         });
 
-    let mut told = readiness.subscribe();
     let lifecycle = async {
-        let names = &options.services;
-        let follow = follow(&mut told, &reporter, names);
-        tokio::select! {
-            biased;
-            () = shutdown => readiness.drain(),
-            () = follow => {}
-        }
-        report(&reporter, names, ServingStatus::NotServing).await;
+        shutdown.await;
+        // Health says NOT_SERVING from here on.
+        readiness.drain();
         tracing::info!("draining");
         tokio::time::sleep(options.lame_duck).await;
         close.send_replace(true);
-        // Watchers have seen NOT_SERVING; their endless streams must not keep connections open.
-        end_watches(reporter.clone(), names).await;
         tokio::time::sleep(options.drain_timeout).await;
     };
     tokio::select! {
@@ -173,70 +165,45 @@ pub async fn serve(
     }
 }
 
-/// Tells health what readiness says, until it says draining.
-async fn follow(
-    told: &mut watch::Receiver<State>,
-    reporter: &HealthReporter,
-    services: &[&'static str],
-) {
-    loop {
-        let state = *told.borrow_and_update();
-        let status = match state {
-            State::Ready => ServingStatus::Serving,
-            State::NotReady => ServingStatus::NotServing,
-            State::Draining => return,
-        };
-        report(reporter, services, status).await;
-        if told.changed().await.is_err() {
-            return;
-        }
-    }
+/// Has these services describe themselves, by both versions of reflection.
+fn reflect(routes: Routes, options: &Options) -> Result<Routes, tonic_reflection::server::Error> {
+    let builder = || {
+        let sets = sets(options).into_iter();
+        let builder = sets.fold(
+            tonic_reflection::server::Builder::configure()
+                // So that clients can show the details of an error.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET),
+            tonic_reflection::server::Builder::register_encoded_file_descriptor_set,
+        );
+        let known = options.services.iter().chain(&KNOWN_EVERYWHERE);
+        known.fold(builder, |builder, service| builder.with_service_name(*service))
+    };
+    let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
+    Ok(routes.add_service(served!(v1)).add_service(served!(v1alpha)))
 }
 
-async fn report(reporter: &HealthReporter, services: &[&'static str], status: ServingStatus) {
-    for service in services.iter().chain(&[""]) {
-        reporter.set_service_status(service, status).await;
-    }
-}
+/// What is served beside the role's own.
+const KNOWN_EVERYWHERE: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
 
-async fn end_watches(mut reporter: HealthReporter, services: &[&'static str]) {
-    for service in services.iter().chain(&["", LIVE]) {
-        reporter.clear_service_status(service).await;
-    }
-}
-
-fn reflection(
-    options: &Options,
-) -> Result<
-    tonic_reflection::server::v1::ServerReflectionServer<
-        impl tonic_reflection::server::v1::ServerReflection,
-    >,
-    ServeError,
-> {
-    let mut builder = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(options.descriptors)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        // So that clients can show the details of an error.
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name("grpc.health.v1.Health")
-        .with_service_name("grpc.reflection.v1.ServerReflection");
-    for service in &options.services {
-        builder = builder.with_service_name(*service);
-    }
-    builder.build_v1().map_err(ServeError::Reflection)
+/// Descriptors of all that is served.
+const fn sets(options: &Options) -> [&'static [u8]; 4] {
+    [
+        options.descriptors,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ]
 }
 
 /// `package.Service/Method` of all that is served, as the descriptors have it.
 fn methods(options: &Options) -> Vec<String> {
-    let sets = [
-        options.descriptors,
-        tonic_health::pb::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-    ];
     let mut methods = Vec::new();
-    for file in
-        sets.into_iter().flat_map(|set| FileDescriptorSet::decode(set).unwrap_or_default().file)
-    {
+    let decoded = |set| FileDescriptorSet::decode(set).unwrap_or_default().file;
+    for file in sets(options).into_iter().flat_map(decoded) {
         for service in &file.service {
             let full = format!("{}.{}", file.package(), service.name());
             methods.extend(service.method.iter().map(|one| format!("{full}/{}", one.name())));

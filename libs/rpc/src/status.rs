@@ -7,8 +7,8 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
 use prost::Message as _;
-use tonic::{Code, Status, TimeoutExpired};
-use types::{Classify, ErrorKind, Reason};
+use tonic::{Code, Status};
+use types::{Classify, ErrorKind, Reason, Refusal};
 
 use crate::net::NetError;
 
@@ -131,9 +131,34 @@ pub fn invalid_field(field: impl Into<String>, problem: impl fmt::Display) -> St
     )
 }
 
-/// What tonic says when the time that the caller set is over.
+/// Tells a caller that the time it set is over. Its handler was dropped, and what that began may go on.
 pub(crate) fn expired() -> Status {
-    Status::from_error(Box::new(TimeoutExpired(())))
+    to_status(&Refusal::new(Reason::OutcomeUnknown))
+}
+
+/// Tells a caller that a health service of this name is not known.
+pub(crate) fn unknown_service() -> Status {
+    Status::not_found("service not registered")
+}
+
+/// What to say in place of an answer in which tonic says that it cannot read a request: it calls that INTERNAL, as if
+/// the trouble were ours. None for every other answer; those of ours that say INTERNAL have details.
+pub(crate) fn unreadable<B>(answer: &http::Response<B>) -> Option<Status> {
+    // Most answers end here.
+    if !matches!(code_of(answer), Code::Internal | Code::ResourceExhausted) {
+        return None;
+    }
+    let said = Status::from_header_map(answer.headers())?;
+    if !said.details().is_empty() {
+        return None;
+    }
+    if said.code() == Code::ResourceExhausted {
+        // As it says of a message that is too large without being compressed.
+        return Some(Status::out_of_range(said.message()));
+    }
+    let message = format!("the request cannot be read: {}", said.message());
+    let reason = Cow::Borrowed(Reason::InvalidArgument.as_str());
+    Some(build(ErrorKind::InvalidInput, message, reason, BTreeMap::new(), Vec::new()))
 }
 
 fn build(
@@ -272,7 +297,7 @@ fn kind_of_ours(status: Code, reason: &str) -> ErrorKind {
 }
 
 fn kind_of_bare(status: &Status) -> ErrorKind {
-    // tonic says CANCELLED, on either side, when the time that the caller set is over.
+    // tonic says CANCELLED, on the caller's side, when the time that the caller set is over.
     if status.code() == Code::Cancelled && status.message() == EXPIRED {
         return ErrorKind::Deadline;
     }

@@ -63,6 +63,11 @@ impl Client {
         Self { channel, pool, services }
     }
 
+    /// The connection.
+    pub(crate) const fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     /// Full names of the services.
     pub(crate) const fn services(&self) -> &BTreeSet<String> {
         &self.services

@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Mutex};
 
+use http_body_util::Full;
+use rpc::MESSAGE_BYTES_MAX;
+
 use serde_json::{Value, json};
-use tonic::{Code, Status};
+use tonic::{Code, Status, body::Body, transport::Channel};
 use tonic_types::StatusExt as _;
+use tower::ServiceExt as _;
 
 use system_test::process::Shop;
 
@@ -17,7 +21,9 @@ const COORDINATOR: &str = "till.coordinator.v1.CoordinatorService";
 const TRANSACTIONS: &str = "till.coordinator.v1.TransactionService";
 const PARTICIPANT: &str = "till.participant.v1.ParticipantService";
 const HEALTH: &str = "grpc.health.v1.Health";
-const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
+const REFLECTION: [&str; 2] =
+    ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+const BUNDLE: &str = "till.bundle.v1.BundleService/Call";
 
 /// One role, and which of its calls have been made.
 struct Role {
@@ -81,7 +87,7 @@ async fn a_shop_is_explored_and_used_by_reflection_alone() {
 async fn every_role_describes_itself(roles: &[&Role]) {
     for role in roles {
         let services = role.client.services();
-        for wanted in [role.service, HEALTH, REFLECTION] {
+        for wanted in [role.service, HEALTH].into_iter().chain(REFLECTION) {
             assert!(services.contains(wanted), "{wanted} is not among {services:?}");
         }
         for asked in ["", role.service, "till.live"] {
@@ -269,4 +275,51 @@ async fn filling(order: &Role, stock: &Role, payment: &Role) {
     assert_eq!(order.must("BatchInit", orders).await, written);
     let found = order.must("GetOrder", json!({"orderId": "49"})).await;
     assert_eq!(found["order"]["totalCost"], json!("4"));
+}
+
+/// A message whose one field is longer than the message; plain, and compressed by gzip.
+const TORN: &[u8] = &[0x0a, 2, b'x'];
+const TORN_COMPRESSED: &[u8] =
+    &[31, 139, 8, 0, 0, 0, 0, 0, 2, 255, 227, 98, 170, 0, 0, 72, 199, 62, 158, 3, 0, 0, 0];
+
+/// The code of an answer to one frame: a flag (1: compressed), the length that it claims, and its bytes.
+async fn code(channel: &Channel, path: &str, flag: u8, length: usize, message: &[u8]) -> Code {
+    let length = u32::try_from(length).unwrap();
+    let frame = [&[flag], length.to_be_bytes().as_slice(), message].concat();
+    let request = http::Request::post(format!("/{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-encoding", if flag == 1 { "gzip" } else { "identity" })
+        .body(Body::new(Full::new(frame.into())))
+        .unwrap();
+    let answer = channel.clone().oneshot(request).await.unwrap();
+    Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
+}
+
+#[tokio::test]
+async fn every_call_reads_its_request_alike() {
+    let shop = Shop::start();
+    let mut calls = 0;
+    for role in ["order", "stock", "payment", "coordinator"] {
+        let client = Client::connect(shop.address(role)).await;
+        let services = client.services().iter().filter(|name| !REFLECTION.contains(&name.as_str()));
+        let described = services.flat_map(|service| {
+            client.methods(service).into_iter().map(move |method| format!("{service}/{method}"))
+        });
+        for path in described.chain([BUNDLE.to_owned()]) {
+            let channel = client.channel();
+            let torn = code(channel, &path, 0, TORN.len(), TORN).await;
+            assert_eq!(torn, Code::InvalidArgument, "{path}, malformed");
+            let torn = code(channel, &path, 1, TORN_COMPRESSED.len(), TORN_COMPRESSED).await;
+            assert_eq!(torn, Code::InvalidArgument, "{path}, malformed and compressed");
+            let large = code(channel, &path, 0, MESSAGE_BYTES_MAX + 1, &[]).await;
+            assert_eq!(large, Code::OutOfRange, "{path}, one byte too large");
+            // Not too large: it is only not there.
+            let fits = if path == BUNDLE { 1024 * 1024 } else { MESSAGE_BYTES_MAX };
+            let cut = code(channel, &path, 0, fits, &[]).await;
+            assert_eq!(cut, Code::InvalidArgument, "{path}, as large as may be");
+            calls += 1;
+        }
+    }
+    assert!(calls > 35, "{calls}");
 }

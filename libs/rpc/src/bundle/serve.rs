@@ -23,10 +23,11 @@ use super::{
     pack, split, unpack_head,
 };
 use crate::{
+    COMPRESSION,
     access::Peer,
     deadline,
     server::Guard,
-    status::{expired, invalid_field},
+    status::{expired, invalid_field, unreadable},
 };
 
 type Request = http::Request<Body>;
@@ -69,8 +70,11 @@ impl Service<Request> for Unbundling {
         let unpacking = Unpacking { guard: self.guard.clone(), peer };
         async move {
             let codec = ProstCodec::<CallResponse, CallRequest>::default();
-            let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(BYTES_MAX);
-            Ok(grpc.server_streaming(unpacking, request).await)
+            let mut grpc = tonic::server::Grpc::new(codec)
+                .max_decoding_message_size(BYTES_MAX)
+                .accept_compressed(COMPRESSION);
+            let answer = grpc.server_streaming(unpacking, request).await;
+            Ok(unreadable(&answer).map_or(answer, Status::into_http))
         }
         .boxed()
     }
@@ -125,7 +129,7 @@ async fn answer(guard: Guard<Routes>, peer: Option<Peer>, index: u32, call: Call
     }
 }
 
-/// Whatever tonic's server does around a request that comes by itself, and [`Guard`] does within.
+/// As [`Guard`] does it for a request that comes by itself; the deadline covers the answer's body, too.
 async fn carry_out(
     mut guard: Guard<Routes>,
     request: Request,

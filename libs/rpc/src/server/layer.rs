@@ -1,5 +1,5 @@
-//! What surrounds every request: whether its caller may make it, a span, a bound on what is in flight, a
-//! catch of panics.
+//! What surrounds every request: whether its caller may make it, a span, a bound on what is in flight, the caller's
+//! deadline, a catch of panics.
 
 use std::{
     collections::HashSet,
@@ -9,21 +9,25 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
 use telemetry::{metrics::Entered, semconv, trace::Origin};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 use types::{Reason, Refusal};
 
 use crate::{
-    access,
+    access, deadline,
     spans::{answered, span},
-    status::{code_name, code_of, to_status},
+    status::{code_name, code_of, expired, to_status, unreadable},
 };
+
+/// So much sooner than tonic a handler is ended whose caller's time is over: tonic says CANCELLED then.
+const BEFORE_TONIC: Duration = Duration::from_millis(1);
 
 /// Makes [`Guard`]s that share one bound.
 #[derive(Debug, Clone)]
@@ -71,7 +75,7 @@ impl<S> Layer<S> for GuardLayer {
     }
 }
 
-/// A service with a span around each request, a bound on what is in flight, and panics caught.
+/// A service with a span around each request, a bound on what is in flight, a deadline, and panics caught.
 #[derive(Debug, Clone)]
 pub struct Guard<S> {
     inner: S,
@@ -134,15 +138,25 @@ where
             span(call.method.as_deref().unwrap_or(semconv::OTHER), "server")
         };
         Origin::of_caller(request.headers()).continue_in(&span);
-        let inner = self.inner.call(request);
+        let left = deadline::of_headers(request.headers());
+        let inner = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         async move {
-            let answered = AssertUnwindSafe(inner).catch_unwind().await;
+            let answered = match left {
+                Some(left) => timeout(left.saturating_sub(BEFORE_TONIC), inner)
+                    .await
+                    .unwrap_or_else(|_| Ok(Ok(expired().into_http()))),
+                None => inner.await,
+            };
             drop(place);
             // The panic hook has logged where and why.
             let response = answered.unwrap_or_else(|_| {
                 let refusal = Refusal::new(Reason::Internal);
                 Ok(to_status(&refusal).into_http())
             })?;
+            let response = match unreadable(&response) {
+                Some(status) => status.into_http(),
+                None => response,
+            };
             record(&response);
             call.answered(&response);
             Ok(response)

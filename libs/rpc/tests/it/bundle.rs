@@ -152,7 +152,8 @@ async fn each_call_ends_at_its_own_deadline() {
     let begun = Instant::now();
     let hasty = call(&transport, "Wait", Duration::from_millis(100)).await.unwrap_err();
     assert_eq!(hasty.kind, ErrorKind::Deadline, "{hasty}");
-    assert!(begun.elapsed() >= Duration::from_millis(100));
+    // The callee speaks a little sooner than the connection gives up.
+    assert!(begun.elapsed() >= Duration::from_millis(98));
     assert!(!patient.is_finished());
     // The callee's own clock may be a little behind: one for either.
     shop.go.add_permits(2);
@@ -198,7 +199,7 @@ async fn the_callee_ends_a_call_at_its_deadline() {
         said.map(|header| header.value.to_vec())
     };
     let told: Vec<_> = answers.unwrap().iter().map(|told| (told.index, status(told))).collect();
-    assert_eq!(told, [(1, None), (0, Some(b"1".to_vec()))], "CANCELLED, as tonic says it");
+    assert_eq!(told, [(1, None), (0, Some(b"4".to_vec()))], "DEADLINE_EXCEEDED");
 }
 
 #[tokio::test]

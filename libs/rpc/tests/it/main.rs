@@ -7,3 +7,4 @@ mod drain;
 mod requests;
 mod shop;
 mod tls;
+mod wire;

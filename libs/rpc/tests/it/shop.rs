@@ -100,7 +100,7 @@ impl tower::Service<http::Request<Body>> for Echo {
         async move {
             let codec = ProstCodec::<Text, Text>::default();
             let call = Call { echo, method };
-            Ok(tonic::server::Grpc::new(codec).unary(call, request).await)
+            Ok(rpc::served!(tonic::server::Grpc::new(codec)).unary(call, request).await)
         }
         .boxed()
     }
@@ -202,6 +202,7 @@ impl Shop {
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const SERVING: i32 = 1;
 pub(crate) const NOT_SERVING: i32 = 2;
+pub(crate) const SERVICE_UNKNOWN: i32 = 3;
 
 pub(crate) async fn call(
     transport: &Transport,
