@@ -1,7 +1,7 @@
 //! `till participant check`: the conformance kit of `till.participant.v1`, for a service in any language.
 //!
-//! Modules: [`subject`] the service under test and transactions to test it with; [`checks`] what is
-//! demanded, one function each.
+//! Modules: [`subject`] the service under test and transactions to test it with; [`payload`] what it is asked for;
+//! [`checks`] what is demanded, one function each.
 
 use std::{
     io::{self, Write as _},
@@ -17,9 +17,10 @@ use rpc::{
 };
 
 mod checks;
+mod payload;
 mod subject;
 
-use self::{checks::Check, subject::Participant};
+use self::subject::Participant;
 use crate::process::Failure;
 
 /// Exit code when something is not as it must be.
@@ -37,8 +38,8 @@ pub(crate) struct Args {
 enum Command {
     /// Put a service to the test: does it speak till.participant.v1 as docs/participants.md demands?
     ///
-    /// Exit codes: 0 when it does, 2 when not. What the payload asks for happens once or twice, for good:
-    /// use a service that is there for the test.
+    /// Exit codes: 0 when it does, 2 when not. What the payload asks for happens up to four times, for good: use a
+    /// service that is there for the test.
     Check(Box<CheckArgs>),
 }
 
@@ -47,15 +48,19 @@ struct CheckArgs {
     /// Where the service listens.
     #[arg(value_name = "HOST:PORT")]
     address: Endpoint,
-    /// A file with a payload that it will vote YES to. Without one, only what needs no vote is tested.
-    #[arg(long, value_name = "FILE")]
+    /// A payload that it will vote YES to, as JSON of the message that it takes: order's, stock's and payment's own,
+    /// till.coordinator.v1.CheckoutPayload for others. Without any, only what needs no vote is tested.
+    #[arg(long, value_name = "JSON", group = "payload")]
+    payload_json: Option<String>,
+    /// A file with such a payload, encoded.
+    #[arg(long, value_name = "FILE", group = "payload")]
     payload_file: Option<PathBuf>,
     /// The shard that the payload is for.
     #[arg(long, default_value_t = 0, value_name = "NUMBER",
           value_parser = value_parser!(u32).range(0..4096))]
     shard: u32,
     /// Test it as a primary, too: as the branch whose state decides.
-    #[arg(long, requires = "payload_file")]
+    #[arg(long, requires = "payload")]
     primary: bool,
     /// A shell command that kills the service and starts it again: what it said must still stand.
     #[arg(long, value_name = "COMMAND")]
@@ -72,19 +77,19 @@ struct CheckArgs {
 /// Runs every check that the settings allow, and tells what came of each.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let Command::Check(args) = &args.command;
-    let payload = match &args.payload_file {
-        Some(file) => Some(
-            std::fs::read(file)
-                .map_err(|error| format!("cannot read {}: {error}", file.display()))?,
-        ),
-        None => None,
-    };
     let net = GrpcNet::with_tls(args.tls.load()?);
     let patience = Duration::from_millis(args.timeout_ms);
-    let subject = Participant::meet(&net, &args.address, args.shard, payload, patience).await?;
+    let mut subject = Participant::meet(&net, &args.address, args.shard, patience).await?;
     tell(&format!("{} has {} shards", subject.service, subject.shards))?;
+    match args.payload(&subject.service)? {
+        Some(payload) => subject.take(payload, args.primary).await?,
+        None => {
+            tell(&format!("what needs a vote is left out: {}", payload::hint(&subject.service)))?
+        }
+    }
     let mut failed = 0_u32;
     let mut ran = 0_u32;
+    let mut left_out = 0_u32;
     for check in checks::all() {
         let skipped = match check.needs {
             checks::Needs::Nothing => false,
@@ -93,30 +98,44 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
         };
         if skipped {
             tell(&format!("not run  {} ({})", check.name, check.needs.hint()))?;
+            left_out += 1;
             continue;
         }
         ran += 1;
-        failed += u32::from(!report(&check, &subject).await?);
+        failed += u32::from(!say(check.name, check.rule, (check.run)(&subject).await)?);
     }
+    let (name, rule) = checks::RESTART;
     if let Some(command) = &args.restart_command {
         ran += 1;
         let outcome = checks::survives_a_restart(&subject, command).await;
-        failed += u32::from(!say("whatever it said survives a restart", outcome)?);
+        failed += u32::from(!say(name, rule, outcome)?);
     } else {
-        tell("not run  whatever it said survives a restart (needs --restart-command)")?;
+        tell(&format!("not run  {name} (needs --restart-command)"))?;
+        left_out += 1;
     }
-    tell(&format!("{} passed, {failed} failed", ran - failed))?;
+    tell(&format!("{} passed, {failed} failed, {left_out} not run", ran - failed))?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(NOT_CONFORMING) })
 }
 
-async fn report(check: &Check, subject: &Participant) -> io::Result<bool> {
-    say(check.name, (check.run)(subject).await)
+impl CheckArgs {
+    /// The payload that somebody gave; none when nobody did.
+    fn payload(&self, service: &str) -> Result<Option<Vec<u8>>, String> {
+        match (&self.payload_json, &self.payload_file) {
+            (Some(json), _) => payload::from_json(service, json).map(Some),
+            (None, Some(file)) => std::fs::read(file)
+                .map(Some)
+                .map_err(|error| format!("cannot read {}: {error}", file.display())),
+            (None, None) => Ok(None),
+        }
+    }
 }
 
-fn say(name: &str, outcome: Result<(), String>) -> io::Result<bool> {
+/// Tells what came of a check; true when that is good.
+fn say(name: &str, rule: Option<u8>, outcome: Result<(), String>) -> io::Result<bool> {
+    let rule = rule.map(|rule| format!(" (rule {rule})")).unwrap_or_default();
     match outcome {
-        Ok(()) => tell(&format!("ok       {name}")).map(|()| true),
-        Err(problem) => tell(&format!("FAILED   {name}: {problem}")).map(|()| false),
+        Ok(()) => tell(&format!("ok       {name}{rule}")).map(|()| true),
+        Err(problem) => tell(&format!("FAILED   {name}{rule}: {problem}")).map(|()| false),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is demanded of a participant, each with the rule of docs/protocol.md that it is from.
+//! What is demanded of a participant, each with the rule of docs/participants.md that it is from.
 
 use std::{future::Future, pin::Pin};
 
@@ -31,7 +31,7 @@ impl Needs {
     pub(super) const fn hint(self) -> &'static str {
         match self {
             Self::Nothing => "needs nothing",
-            Self::Payload => "needs --payload-file",
+            Self::Payload => "needs --payload-json or --payload-file",
             Self::Primary => "needs --primary",
         }
     }
@@ -43,6 +43,8 @@ type Running<'a> = Pin<Box<dyn Future<Output = Told<()>> + Send + 'a>>;
 pub(super) struct Check {
     /// As a sentence that is true of a good participant.
     pub(super) name: &'static str,
+    /// Number of the rule in docs/participants.md; none for what the contract itself says.
+    pub(super) rule: Option<u8>,
     /// What it takes.
     pub(super) needs: Needs,
     /// The test.
@@ -52,9 +54,10 @@ pub(super) struct Check {
 /// All of them, in the order in which they build on each other.
 pub(super) fn all() -> Vec<Check> {
     macro_rules! checks {
-        ($($needs:ident $run:ident $name:literal;)*) => {
+        ($($needs:ident $run:ident $($rule:literal)? $name:literal;)*) => {
             vec![$(Check {
                 name: $name,
+                rule: [$($rule)?].first().copied(),
                 needs: Needs::$needs,
                 run: |subject| Box::pin($run(subject)),
             }),*]
@@ -63,24 +66,27 @@ pub(super) fn all() -> Vec<Check> {
     checks! {
         Nothing describes_itself "it tells the same name and number of shards every time";
         Nothing knows_nothing "a query leaves nothing behind";
-        Nothing fences "after a fence there is no YES (rule 3)";
-        Nothing aborts_the_unknown "an abort without a vote leaves a fence (rule 14)";
-        Nothing commits_the_forgotten "a commit of what is not known is acknowledged (rule 5)";
-        Nothing refuses_late_votes "past the deadline it votes FENCED (rule 4)";
-        Nothing forgets "a forget is always acknowledged (rule 14)";
-        Nothing refuses_wrong_calls "a call that is not for it is INVALID_ARGUMENT, and a shard that it does not have is ABORTED";
-        Nothing applies "a batch is answered in order, and each operation alone";
-        Payload votes_once "a repeated prepare gets the first answer (rule 5)";
-        Payload votes_once_in_a_crowd "prepares that come at once get one answer (rule 1)";
-        Payload commits "what is committed stays committed (rule 2)";
-        Payload aborts "what is aborted stays aborted (rule 2)";
-        Payload never_both "a vote and a fence exclude each other (rule 3)";
+        Nothing fences 3 "after a fence there is no YES";
+        Nothing aborts_the_unknown 3 "an abort without a vote leaves a fence";
+        Nothing commits_the_forgotten 8 "a commit of what is not known is acknowledged";
+        Nothing refuses_late_votes 4 "past the deadline it votes FENCED";
+        Nothing forgets "a forget is always acknowledged";
+        Nothing refuses_wrong_calls 11 "a call that is not for it is INVALID_ARGUMENT, and a shard that it does not have is ABORTED";
+        Nothing applies 11 "a batch is answered in order, and each operation alone";
+        Payload votes_once 2 "a repeated prepare gets the first answer";
+        Payload votes_once_in_a_crowd 2 "prepares that come at once get one answer";
+        Payload commits 8 "what is committed stays committed";
+        Payload aborts 8 "what is aborted stays aborted";
+        Payload never_both 3 "a vote and a fence exclude each other";
         Payload applies_votes "a batch may carry a whole transaction";
-        Primary holds_without_evidence "a primary aborts a YES on evidence only (rule 3)";
-        Primary commits_on_proof "a primary commits on every receipt only (rule 3)";
-        Primary remembers_calls "a primary commits one transaction of a call (rule 12)";
+        Primary holds_without_evidence 12 "a primary aborts a YES on evidence only";
+        Primary commits_on_proof 13 "a primary commits on every receipt only";
+        Primary remembers_calls 14 "a primary commits one transaction of a call";
     }
 }
+
+/// What a restart is put to the test for.
+pub(super) const RESTART: (&str, Option<u8>) = ("whatever it said survives a restart", Some(1));
 
 async fn describes_itself(subject: &Participant) -> Told<()> {
     let again = subject.describe().await?;
@@ -357,4 +363,37 @@ pub(super) async fn survives_a_restart(subject: &Participant, command: &str) -> 
         must_be("the commit afterwards", state(subject, &sold).await?, Committed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_is_one_of_the_page_for_participants() {
+        let page = include_str!("../../../docs/participants.md");
+        let title = |rule: u8| {
+            let line = page.lines().find_map(|line| line.strip_prefix(&format!("{rule}. **")));
+            line.and_then(|line| line.split("**").next())
+        };
+        let said = all().into_iter().map(|check| (check.name, check.rule));
+        for (name, rule) in said.chain([RESTART]) {
+            if let Some(rule) = rule {
+                assert!(title(rule).is_some(), "{name}: the page has no rule {rule}");
+            }
+        }
+        for (rule, wanted) in [
+            (1, "Durable before it is said."),
+            (2, "One vote."),
+            (3, "A vote and a fence exclude each other."),
+            (4, "No vote past the deadline."),
+            (8, "Final states stay."),
+            (11, "Wrong calls"),
+            (12, "An abort of a YES needs evidence."),
+            (13, "A commit needs every receipt."),
+            (14, "A call happens once."),
+        ] {
+            assert_eq!(title(rule), Some(wanted));
+        }
+    }
 }

@@ -44,12 +44,11 @@ impl Participant {
         net: &GrpcNet,
         address: &Endpoint,
         shard: u32,
-        payload: Option<Vec<u8>>,
         patience: Duration,
     ) -> Told<Self> {
         let client = ParticipantServiceClient::new(net.channel(None, address));
         let mut subject =
-            Self { client, service: String::new(), shards: 0, shard, payload, patience };
+            Self { client, service: String::new(), shards: 0, shard, payload: None, patience };
         (subject.service, subject.shards) = subject.describe().await?;
         if shard >= subject.shards {
             return Err(format!("--shard {shard}: there are only {} of them", subject.shards));
@@ -70,6 +69,23 @@ impl Participant {
 
     pub(super) const fn has_payload(&self) -> bool {
         self.payload.is_some()
+    }
+
+    /// Takes a payload, unless the service says NO to it.
+    pub(super) async fn take(&mut self, payload: Vec<u8>, as_primary: bool) -> Told<()> {
+        self.payload = Some(payload);
+        let tx = if as_primary { self.tx_as_primary() } else { self.tx() };
+        let vote = self.prepare(&tx).await;
+        let evidence = as_primary.then(Self::other);
+        // Whatever else is wrong with it, the checks tell.
+        drop(self.abort(&tx, evidence).await);
+        match vote {
+            Ok(Vote { vote: Some(Is::No(no)) }) => Err(format!(
+                "{} votes NO to the payload on shard {}: {} {:?}. The kit needs one that it votes YES to",
+                self.service, self.shard, no.reason, no.metadata
+            )),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn client(&self) -> ParticipantServiceClient<Channel> {
