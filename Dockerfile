@@ -56,4 +56,5 @@ EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
     CMD ["/usr/local/bin/till", "health", "--http", "--endpoint", "127.0.0.1:8000"]
 ENTRYPOINT ["/usr/local/bin/till"]
-CMD ["up"]
+# Within a container, loopback is reached by nobody. A flag and no variable, which every role would inherit.
+CMD ["up", "--listen", "[::]", "--listen", "0.0.0.0"]

@@ -34,6 +34,7 @@ use proto::coordinator::v1::{
     transaction_service_server::{self, TransactionServiceServer},
 };
 use rpc::{
+    access::Role,
     admin::{Admin, Ready},
     listen::Listeners,
     net::{GrpcNet, Net},
@@ -213,7 +214,7 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
-    let tls = args.tls.load_to_serve()?;
+    let tls = args.tls.acting_as(Role::Coordinator).load_to_serve()?;
     let net: Arc<dyn Net> = Arc::new(GrpcNet::with_tls(tls.clone()));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);

@@ -109,6 +109,14 @@ impl Shared {
     }
 }
 
+/// Says whether a file of keys can be used.
+///
+/// # Errors
+/// [`KeyError`]; a person must look.
+pub fn check(path: &Path) -> Result<(), KeyError> {
+    read(path).map(drop)
+}
+
 /// True for a method that may change something.
 pub(crate) fn changes(method: &Method) -> bool {
     !(*method == Method::GET || *method == Method::HEAD || *method == Method::OPTIONS)

@@ -21,6 +21,7 @@
 use std::{future::Future, sync::Arc};
 
 use rpc::{
+    access::Role,
     admin::Admin,
     listen::Listeners,
     net::GrpcNet,
@@ -62,7 +63,7 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
-    let net = GrpcNet::with_tls(args.tls.load()?).bundling();
+    let net = GrpcNet::with_tls(args.tls.acting_as(Role::HttpBridge).load()?).bundling();
     let shop = Shop::over(&args, &(Arc::new(net) as _));
     let bridge = Bridge::new(shop, args.settings(), Arc::new(SystemClock), Arc::new(SystemEntropy));
     if let Some(path) = &args.api_key_file {

@@ -62,5 +62,6 @@ pub async fn run(
     let services = vec![SERVICE_NAME, PARTICIPANT];
     let stock = args.stock_endpoints;
     let routes = |parts: &Parts<app::Orders>| routes(parts, stock);
-    participant::role::run(app::Orders, args.role, listeners, services, routes, shutdown).await
+    let role = RoleArgs { tls: args.role.tls.acting_as(Role::Order), ..args.role };
+    participant::role::run(app::Orders, role, listeners, services, routes, shutdown).await
 }

@@ -16,7 +16,7 @@ use proto::{
     participant::v1::participant_service_server::SERVICE_NAME as PARTICIPANT,
     payment::v1::payment_service_server::{PaymentServiceServer, SERVICE_NAME},
 };
-use rpc::{listen::Listeners, served};
+use rpc::{access::Role, listen::Listeners, served};
 use tonic::service::Routes;
 
 /// Settings of the payment service.
@@ -43,5 +43,6 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
     let services = vec![SERVICE_NAME, PARTICIPANT];
-    participant::role::run(app::Payment, args.role, listeners, services, routes, shutdown).await
+    let role = RoleArgs { tls: args.role.tls.acting_as(Role::Payment), ..args.role };
+    participant::role::run(app::Payment, role, listeners, services, routes, shutdown).await
 }

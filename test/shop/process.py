@@ -1,5 +1,6 @@
 """A shop of real processes on this machine, as `till up` makes it, on ports of its own."""
 
+import errno
 import json
 import os
 import pathlib
@@ -51,12 +52,15 @@ def wait_until(what, condition, seconds):
 
 
 def _is_free(port):
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+        except OSError as error:
+            # On a machine without IPv6 nobody is there.
+            if error.errno == errno.EADDRINUSE:
+                return False
     return True
 
 

@@ -1,6 +1,7 @@
 """`till up` as a person meets it: starting, being refused, stopping."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import time
 
 import aiohttp
+import pytest
 
 from conftest import running_shop
 from shop.client import Client
@@ -31,17 +33,101 @@ def test_a_second_shop_in_the_same_directory_is_refused():
         assert shop.status() == before
 
 
-def test_a_taken_port_is_named(tmp_path):
-    for flag in ("http", "kv", "grpc"):
-        shop = Shop(tmp_path / flag)
-        port = getattr(shop.ports, flag)
-        with socket.socket() as taken:
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taken.bind(("127.0.0.1", port))
-            taken.listen()
-            said = refused(shop)
-        assert f"port {port} is taken" in said, said
-        assert shop.status() is None or not any(map(alive, shop.pids()))
+# Loopback of each family that this machine has: for sockets, and as it is written before a port.
+FAMILIES = [(socket.AF_INET, "127.0.0.1", "127.0.0.1")]
+with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+    probe.bind(("::1", 0))
+    FAMILIES.append((socket.AF_INET6, "::1", "[::1]"))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family[1])
+@pytest.mark.parametrize("flag", ["http", "kv", "grpc"])
+def test_a_port_that_is_taken_in_either_family_is_named(tmp_path, flag, family):
+    kind, host, shown = family
+    if flag == "kv" and kind == socket.AF_INET6:
+        pytest.skip("dev-kv has one address")
+    shop = Shop(tmp_path / flag)
+    port = getattr(shop.ports, flag)
+    with socket.socket(kind) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+        taken.listen()
+        said = refused(shop)
+    assert f"port {port} is taken: another process listens on {shown}:{port}" in said, said
+    assert shop.status() is None or not any(map(alive, shop.pids()))
+
+
+def listeners(shop):
+    """What each child says that it listens on, as far as the kernel agrees: (host, port) of each."""
+    bound = {}
+    for name, child in shop.children().items():
+        bound[name] = [tuple(address.rsplit(":", 1)) for address in child["listen"]]
+        for host, port in bound[name]:
+            with socket.create_connection((host.strip("[]").replace("0.0.0.0", "127.0.0.1"), int(port)), timeout=5):
+                pass
+    return bound
+
+
+def outer_address():
+    """An address of this machine that others reach; None on one without."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Sends nothing: it only asks for the way.
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        return probe.getsockname()[0]
+
+
+def test_it_listens_on_loopback_of_both_families_and_says_so():
+    with running_shop(1) as shop:
+        bound = listeners(shop)
+        for name, addresses in bound.items():
+            hosts = [host for host, _ in addresses]
+            expected = [shown for _, _, shown in FAMILIES] if name != "dev-kv-0" else ["127.0.0.1"]
+            assert hosts == expected, (name, hosts)
+        text = shop.log.read_text(errors="replace")
+        for name in ("http-bridge-0", "order-0", "stock-0", "payment-0", "coordinator-0"):
+            assert " ".join(f"{host}:{port}" for host, port in bound[name]) in text, name
+        outer = outer_address()
+        if outer is not None and not outer.startswith("127."):
+            for name in bound:
+                with pytest.raises(OSError), socket.create_connection((outer, int(bound[name][0][1])), timeout=5):
+                    pass
+
+
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_rest_and_nothing_else_listens_for_others_when_told_to(by):
+    flags, environment = (["--listen", "0.0.0.0"], {}) if by == "flag" else ([], {"TILL_LISTEN": "0.0.0.0"})
+    with running_shop(1, flags=flags, environment=environment) as shop:
+        bound = listeners(shop)
+        assert bound["http-bridge-0"] == [("0.0.0.0", str(shop.ports.http))]
+        for name in ("order-0", "stock-0", "payment-0", "coordinator-0", "dev-kv-0"):
+            assert all(host in ("127.0.0.1", "[::1]") for host, _ in bound[name]), (name, bound[name])
+        assert f"http://localhost:{shop.ports.http}" in shop.log.read_text(errors="replace")
+
+
+async def test_with_a_file_of_keys_changes_need_one(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("0123456789abcdef\n")
+    for by in ("flag", "variable"):
+        flags = ["--api-key-file", str(keys)] if by == "flag" else []
+        environment = {"TILL_API_KEY_FILE": str(keys)} if by == "variable" else {}
+        with running_shop(1, flags=flags, environment=environment) as shop:
+            async with aiohttp.ClientSession() as session:
+                async with session.post(f"{shop.url}/payment/create_user") as reply:
+                    assert reply.status == 401, await reply.text()
+                headers = {"Authorization": "Bearer 0123456789abcdef"}
+                async with session.post(f"{shop.url}/payment/create_user", headers=headers) as reply:
+                    assert reply.status == 200, await reply.text()
+
+
+def test_a_file_of_keys_that_cannot_be_used_is_named(tmp_path):
+    short = tmp_path / "short"
+    short.write_text("short\n")
+    for file in (short, tmp_path / "nowhere"):
+        said = refused(Shop(tmp_path / "data", flags=["--api-key-file", str(file)]))
+        assert "--api-key-file" in said and str(file) in said, said
 
 
 def test_a_directory_of_somebody_else_is_left_alone(tmp_path):

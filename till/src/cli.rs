@@ -99,8 +99,8 @@ impl Command {
             Self::Payment(args) => encrypted_or_not(args.insecure, &args.role.role.tls),
             Self::Coordinator(args) => encrypted_or_not(args.insecure, &args.role.tls),
             Self::HttpBridge(args) => encrypted_or_not(false, &args.role.tls),
-            Self::DevKv(args) if args.insecure && args.role.tls_cert.is_some() => {
-                Err(contradiction(insecure, "--tls-cert (TILL_DEV_KV_TLS_CERT)"))
+            Self::DevKv(args) if args.insecure && args.role.tls_cert_file.is_some() => {
+                Err(contradiction(insecure, "--tls-cert-file (TILL_DEV_KV_TLS_CERT)"))
             }
             Self::Up(args) if args.is_contradiction() => {
                 Err(contradiction(insecure, "--tls-dir (TILL_TLS_DIR)"))
@@ -158,7 +158,7 @@ fn contradiction(one: &str, other: &str) -> clap::Error {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Admin {
     /// Address for /metrics, /livez and /readyz, which are for operators; may be repeated. The role's usual
-    /// admin port on 127.0.0.1 unless given; 9100 is the custom in containers.
+    /// admin port on 127.0.0.1 and [::1] unless given; 9100 is the custom in containers.
     #[arg(long, env = "TILL_ADMIN_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) admin_listen: Vec<SocketAddr>,
 }
@@ -166,7 +166,7 @@ pub(crate) struct Admin {
 /// A role that speaks gRPC: without encryption it listens on this machine only, unless told otherwise.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Grpc<A: clap::Args> {
-    /// Address to listen on; may be repeated. The role's usual port on 127.0.0.1 unless given.
+    /// Address to listen on; may be repeated. The role's usual port on 127.0.0.1 and [::1] unless given.
     #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) listen: Vec<SocketAddr>,
     /// Allow --listen to name addresses that other machines reach although gRPC is plain: whoever reaches
@@ -205,6 +205,12 @@ pub(crate) struct Kv {
           default_value_t = false, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub(crate) insecure: bool,
+    /// The domain of identities, the first part of their URI: with it, and with --tls-ca-file, order, stock, payment,
+    /// coordinator and operators are let in, by their certificates, and nobody else. Unless given, everybody is for
+    /// whom the authority vouches.
+    #[arg(long, env = "TILL_DEV_KV_TLS_TRUST_DOMAIN", value_name = "DOMAIN", requires = "tls_ca_file",
+          value_parser = rpc::tls::trust_domain)]
+    pub(crate) tls_trust_domain: Option<String>,
     /// For operators.
     #[command(flatten)]
     pub(crate) admin: Admin,

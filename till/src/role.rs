@@ -1,8 +1,16 @@
 //! Runs one role: binds its ports, hands it over to its crate, ends it.
 
-use std::{error::Error, io, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    io,
+    net::{SocketAddr, TcpListener},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use rpc::{
+    access::{self, TRUST_DOMAIN},
     admin,
     listen::{ListenError, Listeners},
     net::Endpoint,
@@ -11,10 +19,10 @@ use rpc::{
 use crate::{
     cli::{Admin, Command, Grpc},
     health,
-    process::{Failure, Stop},
+    process::{self, Failure, Stop},
 };
 
-/// Ports on 127.0.0.1, unless told otherwise.
+/// Ports on 127.0.0.1 and [::1], unless told otherwise.
 mod port {
     pub(super) const COORDINATOR: u16 = 7000;
     pub(super) const ORDER: u16 = 7100;
@@ -23,7 +31,7 @@ mod port {
     pub(super) const HTTP: u16 = 8000;
 }
 
-/// Ports of the admin listeners on 127.0.0.1, unless told otherwise.
+/// Ports of the admin listeners there, unless told otherwise.
 mod admin_port {
     pub(super) const COORDINATOR: u16 = 7050;
     pub(super) const ORDER: u16 = 7150;
@@ -71,10 +79,15 @@ pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failur
             keep(on, &stop, |on, end| coordinator::run(args.role, on, end)).await
         }
         Command::DevKv(args) => {
-            let encrypted = args.role.tls_cert.is_some();
+            let encrypted = args.role.tls_cert_file.is_some();
             let addresses = allowed(&[args.role.listen], args.insecure || encrypted)?;
+            if let Some(file) = &args.role.tls_cert_file {
+                let domain = args.tls_trust_domain.as_deref().unwrap_or(TRUST_DOMAIN);
+                rpc::tls::check_nobodys(file, "dev-kv", domain)?;
+            }
             let on = sockets(&addresses, &args.admin, admin_port::KV)?;
-            keep(on, &stop, |on, end| dev_kv(args.role, on, end)).await
+            let admit = args.tls_trust_domain.map(admit);
+            keep(on, &stop, |on, end| dev_kv(args.role, admit, on, end)).await
         }
         Command::HttpBridge(args) => {
             let addresses = or_default(&args.listen, &rpc::listen::everywhere(port::HTTP));
@@ -93,7 +106,13 @@ pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failur
 /// Binds everything, so that a taken port is told before anything heavy begins.
 fn sockets(work: &[SocketAddr], admin: &Admin, usual: u16) -> Result<Listeners, ListenError> {
     let admin = or_default(&admin.admin_listen, &rpc::listen::loopback(usual));
-    Ok(Listeners { work: rpc::listen::tcp(work)?, admin: rpc::listen::tcp(&admin)? })
+    let bound = Listeners { work: rpc::listen::tcp(work)?, admin: rpc::listen::tcp(&admin)? };
+    let told = |all: &[TcpListener]| {
+        let all = rpc::listen::addresses(all);
+        all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    tracing::info!(addresses = told(&bound.work), admin = told(&bound.admin), "listening");
+    Ok(bound)
 }
 
 /// Runs, and ends when told.
@@ -118,16 +137,27 @@ where
 /// A dev-kv has one address, and a configuration that may be refused.
 async fn dev_kv(
     args: dev_kv::Args,
+    admit: Option<dev_kv::Admit>,
     listeners: Listeners,
     end: impl Future<Output = ()>,
 ) -> Result<(), dev_kv::Error> {
-    let config = dev_kv::Config::try_from(args)?;
+    let config = dev_kv::Config { admit, ..dev_kv::Config::try_from(args)? };
     let nowhere = || io::Error::from(io::ErrorKind::AddrNotAvailable);
     let listener = listeners.work.into_iter().next().ok_or_else(nowhere)?;
     let encrypted = config.tls.is_some();
     let look = Store { endpoint: listener.local_addr()?.into(), encrypted };
     let _admin = admin::Admin::new(look).serve(listeners.admin)?;
     dev_kv::run(config, tokio::net::TcpListener::from_std(listener)?, end).await
+}
+
+/// Lets those into a dev-kv whom the table of callers lets use a store; it knows nothing of them itself.
+fn admit(trust_domain: String) -> dev_kv::Admit {
+    Arc::new(move |certificate: &[u8]| {
+        let caller = rpc::tls::identity(certificate, &trust_domain);
+        let caller = caller.map_err(|nobody| process::chain(&nobody))?;
+        access::check_store(&caller)
+            .map_err(|refused| format!("{refused}: it may not use the store"))
+    })
 }
 
 /// How a dev-kv says that it is well: to its own question.

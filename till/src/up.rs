@@ -3,12 +3,13 @@
 //! Must not know: how a role does its work.
 //!
 //! Modules: [`plan`] which children with which flags; [`certificates`] by which they prove who they are;
-//! [`data_dir`] the directory and its lock; [`child`] keeps one child alive; [`logs`] what the children say;
+//! [`listen`] where REST listens; [`data_dir`] the directory and its lock; [`child`] keeps one child alive; [`logs`] what the children say;
 //! [`status`] `up.json`; [`greeting`] what a person is told.
 
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -31,19 +32,21 @@ mod certificates;
 mod child;
 mod data_dir;
 mod greeting;
+mod listen;
 mod logs;
 mod plan;
 mod status;
 
 use self::{
     data_dir::DataDir,
+    listen::RestAddress,
     logs::Sink,
     plan::{PORT_BASE_MAX, Ports, REPLICAS_MAX, Role, Spec, Wish},
     status::{ChildStatus, Status},
 };
 use crate::{
     cli, health,
-    process::{Failure, Stop},
+    process::{Failure, Stop, chain},
 };
 
 /// How long a port may stay taken: children of a shop that was killed need a moment to see it.
@@ -66,6 +69,10 @@ pub(crate) struct Args {
     /// Delete what the data directory holds first.
     #[arg(long)]
     fresh: bool,
+    /// Address for REST to listen on, IP or IP:PORT; may be repeated. 127.0.0.1 and [::1], this machine alone, unless
+    /// given; 0.0.0.0 and [::] for everybody. Nothing else listens beyond this machine.
+    #[arg(long, env = "TILL_LISTEN", value_name = "ADDRESS", value_delimiter = ',')]
+    listen: Vec<RestAddress>,
     /// Port of REST; further replicas take the following ones.
     #[arg(long, env = "TILL_HTTP_PORT", default_value_t = 8000, value_name = "PORT",
           value_parser = value_parser!(u16).range(1..=i64::from(PORT_BASE_MAX)))]
@@ -94,6 +101,10 @@ pub(crate) struct Args {
     /// too.
     #[arg(long, env = "TILL_TLS_DIR", value_name = "DIR")]
     tls_dir: Option<PathBuf>,
+    /// File of keys, one a line, 16 to 512 visible ASCII characters each: with it, calls over REST that may change
+    /// something need one of them, as `Authorization: Bearer KEY`. It is read again when it changes.
+    #[arg(long, env = "TILL_API_KEY_FILE", value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
     /// Inherited by the roles, which listen on this machine only; stands here to be refused beside
     /// certificates.
     #[arg(long, env = "TILL_INSECURE", hide = true, action = ArgAction::Set, num_args = 0..=1,
@@ -135,16 +146,21 @@ pub(crate) async fn run(
     let begun = Instant::now();
     // A contradiction is told by us, not by children that end again and again.
     args.participants.extras()?;
+    if let Some(file) = &args.api_key_file {
+        http_bridge::key::check(file)
+            .map_err(|error| format!("--api-key-file: {}", chain(&error)))?;
+    }
     let data_dir = DataDir::open(&args.data_dir, args.fresh)?;
     let wish = wish(&args, process, data_dir.path())?;
-    let specs = plan::children(&wish);
+    let mut specs = plan::children(&wish);
     let probe = Probe::new(&wish)?;
-    for spec in &specs {
-        wait_for_ports(spec, begun).await?;
+    for spec in &mut specs {
+        let bound = wait_for_ports(spec, begun).await?;
+        spec.bound(bound);
     }
     let log_dir = data_dir.path().join("logs");
     std::fs::create_dir_all(&log_dir)?;
-    let rest = format!("http://localhost:{}", wish.ports.http);
+    let rest = greeting::rest(&specs);
     let tls_dir = wish.certificates.as_ref().map(TlsDir::path);
     let status = Arc::new(Status::create(data_dir.path(), rest, tls_dir, unborn(&specs))?);
     let store_there = store_there(&specs, &probe);
@@ -175,6 +191,7 @@ fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> Result<Wish, Fa
         shards: args.shards.or_else(usual),
         program: std::env::current_exe()?,
         replicas: args.replicas,
+        listen: args.listen.clone(),
         ports: Ports { http: args.http_port, grpc_base: args.grpc_port_base, kv: args.kv_port },
         pd_endpoints,
         data_dir: data_dir.to_owned(),
@@ -182,6 +199,7 @@ fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> Result<Wish, Fa
         log_format: process.log_format.to_string(),
         participants: args.participants.participant.iter().map(ToString::to_string).collect(),
         checkout_participants: args.participants.checkout_participant.clone(),
+        api_key_file: args.api_key_file.clone(),
         certificates: None,
     };
     if let Some(directory) = &args.tls_dir {
@@ -204,21 +222,22 @@ fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
         role: spec.role.name(),
         replica: spec.replica,
         address: spec.address.to_string(),
-        admin: spec.admin.to_string(),
+        listen: spec.listen.iter().map(ToString::to_string).collect(),
+        admin: spec.admin[0].to_string(),
         pid: None,
         restarts: 0,
     };
     specs.iter().map(|spec| (spec.name.clone(), entry(spec))).collect()
 }
 
-/// Makes sure that a child will be able to listen. Another process could still be faster; then the child
-/// says so, again and again.
-async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<(), CannotListen> {
+/// Makes sure that a child will be able to listen, and returns what it will listen on. Another process could still
+/// be faster; then the child says so, again and again.
+async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<Vec<SocketAddr>, CannotListen> {
     loop {
         let all = rpc::listen::tcp(&spec.listen)
-            .and_then(|work| Ok((work, rpc::listen::tcp(&[spec.admin])?)));
+            .and_then(|work| Ok((work, rpc::listen::tcp(&spec.admin)?)));
         match all {
-            Ok(_closed_again) => return Ok(()),
+            Ok((work, _closed_again)) => return Ok(rpc::listen::addresses(&work)),
             Err(ListenError::Taken { .. }) if begun.elapsed() < PORT_PATIENCE => {
                 sleep(PROBE_EVERY).await;
             }
@@ -226,7 +245,7 @@ async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<(), CannotListen>
                 return Err(CannotListen {
                     child: spec.name.clone(),
                     flag: match spec.role {
-                        Role::HttpBridge => "--http-port",
+                        Role::HttpBridge => "--http-port or --listen",
                         Role::DevKv => "--kv-port",
                         Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
                             "--grpc-port-base"
@@ -255,7 +274,7 @@ async fn answers(spec: &Spec, probe: &Probe) {
     while let Err(error) = probe.ask(spec).await {
         if told.elapsed() > STILL_WAITING_AFTER {
             told = Instant::now();
-            let error = crate::process::chain(&error);
+            let error = chain(&error);
             tracing::warn!(child = spec.name, error, "still waiting for child");
         }
         sleep(PROBE_EVERY).await;
@@ -300,7 +319,7 @@ impl Probe {
             Role::HttpBridge => health::http(&endpoint, health::HTTP_BRIDGE, patience).await,
             // Its own question is asked over TLS, then; its admin listener knows as well.
             Role::DevKv if self.encrypted => {
-                health::http(&Endpoint::from(spec.admin), health::HTTP_BRIDGE, patience).await
+                health::http(&Endpoint::from(spec.admin[0]), health::HTTP_BRIDGE, patience).await
             }
             Role::DevKv => health::http(&endpoint, health::DEV_KV, patience).await,
             Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {

@@ -131,9 +131,7 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 
 {{/* All variables of a role but those of `env`: takes {root, role, own}. */}}
 {{- define "till.variables" -}}
-{{- $port := int (index (fromYaml (include "till.table" .root)) .role).port -}}
 {{- $values := .root.Values -}}
-TILL_LISTEN: {{ printf "[::]:%d,0.0.0.0:%d" $port $port | quote }}
 TILL_LOG_FORMAT: {{ $values.log.format }}
 {{- with $values.log.filter }}
 TILL_LOG: {{ . | quote }}

@@ -94,7 +94,7 @@ volumes:
 name: {{ .role }}
 image: {{ include "till.image" .root }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-args: [{{ .role }}]
+args: [{{ .role }}, "--listen=[::]:{{ $port }}", "--listen=0.0.0.0:{{ $port }}"]
 ports:
   - name: {{ ternary "grpc" "http" $isGrpc }}
     containerPort: {{ $port }}

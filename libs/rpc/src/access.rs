@@ -218,6 +218,21 @@ const TABLE: &[(&str, &str, &[Role])] = {
     ]
 };
 
+/// Who may use the store, where it is ours and asks: those who keep something there, and operators, who audit it.
+const STORE: &[Role] =
+    &[Role::Order, Role::Stock, Role::Payment, Role::Coordinator, Role::Operator];
+
+/// Lets somebody use the store, or refuses it.
+///
+/// # Errors
+/// [`Refused`].
+pub fn check_store(caller: &Identity) -> Result<(), Refused> {
+    if STORE.contains(&caller.role()) {
+        return Ok(());
+    }
+    Err(Refused { caller: caller.to_string() })
+}
+
 /// True for what is answered whoever asks: health and reflection.
 pub(crate) fn is_free(path: &str) -> bool {
     FREE.iter().any(|free| path.starts_with(free))

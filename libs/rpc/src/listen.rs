@@ -56,13 +56,16 @@ pub fn everywhere(port: u16) -> [SocketAddr; 2] {
     ]
 }
 
-/// This host alone, over IPv4.
-pub fn loopback(port: u16) -> [SocketAddr; 1] {
-    [SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)]
+/// This host alone: `127.0.0.1` and `[::1]`, as nobody knows which of them `localhost` is to a caller.
+pub fn loopback(port: u16) -> [SocketAddr; 2] {
+    [
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+        SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port),
+    ]
 }
 
 /// Binds every address; each socket is for its own family alone, so that `[::]` and `0.0.0.0` go
-/// together. An IPv6 address is left out, silently, when the host has no IPv6 and another address is
+/// together. `[::]` and `[::1]` are left out, silently, when the host has no IPv6 and another address is
 /// bound. Where the port is 0, the first socket chooses and the others take the same.
 ///
 /// The sockets do not block, as tokio wants them.
@@ -85,7 +88,7 @@ pub fn tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
                 }
                 bound.push(listener);
             }
-            Err(source) if address.is_ipv6() && is_no_ipv6(&source) => {
+            Err(source) if is_of_every_host(address) && is_no_ipv6(&source) => {
                 left_out = Some(ListenError::Failed { address, source });
             }
             Err(source) => return Err(explain(address, source)),
@@ -95,6 +98,11 @@ pub fn tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
         return Err(left_out.unwrap_or(ListenError::Nothing));
     }
     Ok(bound)
+}
+
+/// Where these listen, for people.
+pub fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -109,6 +117,11 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// True for what every host has that has IPv6; another address that is not there is a mistake.
+fn is_of_every_host(address: SocketAddr) -> bool {
+    address.is_ipv6() && (address.ip().is_unspecified() || address.ip().is_loopback())
 }
 
 /// EAFNOSUPPORT where the kernel has no IPv6, EADDRNOTAVAIL where no interface does.
@@ -132,24 +145,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_port_is_named() {
-        let first = tcp(&loopback(0)).unwrap();
-        let port = first[0].local_addr().unwrap().port();
-        let error = tcp(&loopback(port)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("port {port} is taken: another process listens on 127.0.0.1:{port}")
-        );
+    fn a_port_that_is_taken_in_either_family_is_named() {
+        for taken in loopback(0) {
+            // A host without IPv6 has nobody who could take it there.
+            let Ok(first) = tcp(&[taken]) else { continue };
+            let taken = addresses(&first)[0];
+            let error = tcp(&loopback(taken.port())).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("port {} is taken: another process listens on {taken}", taken.port())
+            );
+        }
     }
 
     #[test]
     fn both_families_share_one_port() {
-        let listeners = tcp(&everywhere(0)).unwrap();
-        let ports: Vec<u16> =
-            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-        assert!(ports.iter().all(|port| *port == ports[0] && *port > 0));
-        // A host without IPv6 has the IPv4 socket alone.
-        assert!(listeners.last().unwrap().local_addr().unwrap().is_ipv4());
+        for wanted in [everywhere(0), loopback(0)] {
+            let bound = addresses(&tcp(&wanted).unwrap());
+            assert!(bound.iter().all(|address| address.port() == bound[0].port()));
+            assert!(bound[0].port() > 0);
+            // A host without IPv6 has the IPv4 socket alone.
+            assert!(bound.iter().any(SocketAddr::is_ipv4));
+            let has_ipv6 = tcp(&[(Ipv6Addr::LOCALHOST, 0).into()]).is_ok();
+            assert_eq!(bound.iter().any(SocketAddr::is_ipv6), has_ipv6);
+        }
     }
 
     #[test]

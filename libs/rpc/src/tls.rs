@@ -26,7 +26,7 @@ use tokio_rustls::rustls::{
 };
 
 use crate::{
-    access::{Identity, TRUST_DOMAIN},
+    access::{Identity, Role, TRUST_DOMAIN},
     reload::{RELOAD_EVERY, keep_fresh},
 };
 
@@ -39,6 +39,7 @@ pub(crate) use accept::{Conn, HANDSHAKES_MAX, accept};
 pub(crate) use connect::Connector;
 pub use directory::TlsDir;
 use verify::Callee;
+pub use verify::NoIdentity;
 
 /// gRPC is HTTP/2.
 const ALPN: &[u8] = b"h2";
@@ -78,10 +79,17 @@ pub struct TlsArgs {
           default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub tls_no_client_auth: bool,
+
+    /// Whose certificate ours must be; anybody's that the authority signed unless it is known.
+    #[arg(skip)]
+    pub expected: Option<Identity>,
 }
 
-/// As SPIFFE has it, so that no domain can be mistaken for another.
-fn trust_domain(text: &str) -> Result<String, &'static str> {
+/// Reads a trust domain. As SPIFFE has it, so that no domain can be mistaken for another.
+///
+/// # Errors
+/// What it must be.
+pub fn trust_domain(text: &str) -> Result<String, &'static str> {
     let plain = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_')
     };
@@ -119,7 +127,7 @@ pub enum TlsError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: verify::NoIdentity,
+        source: NoIdentity,
     },
     /// Who listens needs a certificate.
     #[error("--tls-ca-file goes with --tls-cert-file and --tls-key-file where gRPC is listened on")]
@@ -127,6 +135,12 @@ pub enum TlsError {
 }
 
 impl TlsArgs {
+    /// The same, for a process of this role, which does not start with another one's certificate.
+    #[must_use]
+    pub fn acting_as(&self, role: Role) -> Self {
+        Self { expected: Some(Identity::of(role)), ..self.clone() }
+    }
+
     /// True when gRPC is encrypted.
     pub const fn is_on(&self) -> bool {
         self.tls_ca_file.is_some()
@@ -138,15 +152,26 @@ impl TlsArgs {
     /// # Errors
     /// [`TlsError`]; a person must look.
     pub fn load(&self) -> Result<Option<Tls>, TlsError> {
-        let Some(ca) = &self.tls_ca_file else { return Ok(None) };
-        let own = self.tls_cert_file.clone().zip(self.tls_key_file.clone());
-        let files = Files {
-            ca: ca.clone(),
-            own,
+        self.files().map(|files| Tls::over(files, RELOAD_EVERY)).transpose()
+    }
+
+    /// Reads the files, and says whether they can be used.
+    ///
+    /// # Errors
+    /// [`TlsError`]; a person must look.
+    pub fn check(&self) -> Result<(), TlsError> {
+        let Some(files) = self.files() else { return Ok(()) };
+        files.understand(&files.read()?, &provider()).map(drop)
+    }
+
+    fn files(&self) -> Option<Files> {
+        Some(Files {
+            ca: self.tls_ca_file.clone()?,
+            own: self.tls_cert_file.clone().zip(self.tls_key_file.clone()),
+            expected: self.expected.clone(),
             trust_domain: self.tls_trust_domain.as_str().into(),
             asks_callers: !self.tls_no_client_auth,
-        };
-        Tls::over(files, RELOAD_EVERY).map(Some)
+        })
     }
 
     /// As [`TlsArgs::load`], for who listens.
@@ -166,6 +191,7 @@ impl TlsArgs {
 struct Files {
     ca: PathBuf,
     own: Option<(PathBuf, PathBuf)>,
+    expected: Option<Identity>,
     trust_domain: Arc<str>,
     asks_callers: bool,
 }
@@ -205,7 +231,7 @@ impl fmt::Debug for Tls {
 
 impl Tls {
     fn over(files: Files, every: Duration) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = provider();
         let bytes = files.read()?;
         let current = files.understand(&bytes, &provider)?;
         let shared = Arc::new(Shared { files, provider, seen: RwLock::new((bytes, current)) });
@@ -272,6 +298,34 @@ impl Shared {
     }
 }
 
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The one identity that a certificate carries, in DER.
+///
+/// # Errors
+/// [`NoIdentity`]; a retry does not help.
+pub fn identity(certificate: &[u8], trust_domain: &str) -> Result<Identity, NoIdentity> {
+    verify::identity(&CertificateDer::from_slice(certificate), trust_domain)
+}
+
+/// Refuses a certificate of somebody whom the table of callers knows, for a process that it does not know: callers
+/// would take it for that one.
+///
+/// # Errors
+/// [`TlsError`]; a retry helps once the file is another one.
+pub fn check_nobodys(file: &Path, who: &str, trust_domain: &str) -> Result<(), TlsError> {
+    let chain = certificates(&read(file)?, file, "certificate")?;
+    match chain.first().map(|first| verify::identity(first, trust_domain)) {
+        Some(Ok(found)) => {
+            let source = NoIdentity::Other { found: found.to_string(), expected: who.to_owned() };
+            Err(TlsError::Identity { path: file.to_owned(), source })
+        }
+        Some(Err(_)) | None => Ok(()),
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
 }
@@ -314,7 +368,8 @@ impl Files {
                 // Judged here, not by the first caller who finds out.
                 if let Some(first) = chain.first() {
                     let own = verify::identity(first, &self.trust_domain);
-                    own.map_err(|source| TlsError::Identity { path: cert.clone(), source })?;
+                    own.and_then(|own| verify::must_be(&own, self.expected.as_ref()))
+                        .map_err(|source| TlsError::Identity { path: cert.clone(), source })?;
                 }
                 let own = CertifiedKey::from_der(chain, secret, provider);
                 Some(Arc::new(own.map_err(TlsError::Unusable)?))

@@ -52,9 +52,9 @@ impl Shop {
         let store = [
             ("listen", kv.clone()),
             ("data-dir", path("data")),
-            ("tls-ca", path("ca.pem")),
-            ("tls-cert", path("store.pem")),
-            ("tls-key", path("store.key")),
+            ("tls-ca-file", path("ca.pem")),
+            ("tls-cert-file", path("store.pem")),
+            ("tls-key-file", path("store.key")),
         ];
         let flags = store.map(|(flag, value)| [format!("--{flag}"), value]).concat();
         shop.run("dev-kv", flags);
@@ -301,4 +301,33 @@ fn network_policies_of_the_chart_say_the_same() {
             assert_eq!(calls.contains(&callee), needed, "{caller} -> {callee}");
         }
     }
+}
+
+#[test]
+fn a_role_does_not_start_with_the_certificate_of_another() {
+    let authority = Authority::new();
+    for (role, other) in [
+        ("order", "stock"),
+        ("stock", "payment"),
+        ("payment", "order"),
+        ("coordinator", "client/app"),
+        ("http-bridge", "coordinator"),
+    ] {
+        let mut args = vec![role, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let flags = authority.flags(other);
+        args.extend(flags.iter().map(String::as_str));
+        let ended = till(&args);
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{role}: {said}");
+        let file = format!("{}.pem is not for us", other.replace('/', "-"));
+        let whose = format!("it is {other}'s, not {role}'s");
+        assert!(said.contains(&file) && said.contains(&whose), "{role}: {said}");
+    }
+    // Nor does the store with that of a role, whom its callers would take it for.
+    let flags = authority.flags("order");
+    let mut args = vec!["dev-kv", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    args.extend(flags.iter().map(String::as_str));
+    let ended = till(&args);
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(1) && said.contains("order's, not dev-kv's"), "{said}");
 }

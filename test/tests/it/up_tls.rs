@@ -1,7 +1,7 @@
 //! `till up --tls-dir`: a whole shop whose every hop is encrypted, from one command, and the commands that
 //! ask it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use proto::{
     participant::v1::{PrepareRequest, participant_service_client::ParticipantServiceClient},
@@ -11,6 +11,11 @@ use rpc::{
     net::{Endpoint, GrpcNet},
     tls::TlsDir,
 };
+use storage::{
+    Kv as _,
+    tikv::{TikvConfig, TikvKv, TikvTls},
+};
+use tokio::time::timeout;
 use tonic::Code;
 
 use system_test::process::{Shop, post, till};
@@ -39,6 +44,16 @@ fn run(line: &[&str], flags: &[String]) -> (Option<i32>, String) {
     let ended = till(&line);
     let said = [ended.stdout, ended.stderr].concat();
     (ended.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Whether the store answers who shows this certificate.
+async fn reaches_the_store(shop: &Shop, directory: &Path, name: &str) -> bool {
+    let files = TlsDir::new(directory.to_owned());
+    let mut config = TikvConfig::new(vec![shop.store()]);
+    config.tls =
+        Some(TikvTls { ca: files.ca(), cert: files.certificate(name), key: files.key(name) });
+    let kv = TikvKv::connect(config).await.unwrap();
+    timeout(Duration::from_secs(5), kv.timestamp()).await.is_ok_and(|answer| answer.is_ok())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,6 +95,20 @@ async fn one_command_runs_an_encrypted_shop_and_the_others_ask_it() {
     assert!(code == Some(1) && said.contains("may not call"), "{said}");
     let (code, said) = run(&[&list[..], &["--timeout-ms", "2000"]].concat(), &[]);
     assert_eq!(code, Some(1), "{said}");
+
+    for (name, may) in [
+        ("order", true),
+        ("coordinator", true),
+        ("operator", true),
+        ("client", false),
+        ("http-bridge", false),
+        // The store's own, which has no identity.
+        ("dev-kv", false),
+    ] {
+        assert_eq!(reaches_the_store(&shop, &directory, name).await, may, "{name}");
+    }
+    let log = shop.log("dev-kv");
+    assert!(log.contains("client may not call this: it may not use the store"), "{log}");
 
     let audit = ["audit", "--pd-endpoints", &shop.store()];
     let (code, said) = run(&audit, &flags("store", &directory, "operator"));

@@ -16,7 +16,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use rpc::{access::TRUST_DOMAIN, seams::SystemClock, tls::TlsDir};
+use rpc::{
+    access::TRUST_DOMAIN,
+    seams::SystemClock,
+    tls::{TlsDir, TlsError, check_nobodys},
+};
 use types::Clock as _;
 
 use super::plan::Role;
@@ -49,6 +53,9 @@ pub(crate) enum CertificatesError {
         #[source]
         source: io::Error,
     },
+    /// One is there, and is not for its role.
+    #[error("--tls-dir: a certificate cannot be used")]
+    Unusable(#[from] TlsError),
     /// They cannot be made.
     #[error("--tls-dir: cannot make certificates")]
     Make(#[from] rcgen::Error),
@@ -65,11 +72,16 @@ pub(crate) fn open(directory: &Path, roles: &[Role]) -> Result<TlsDir, Certifica
         fill(&here)?;
         tracing::info!(directory = %here.path().display(), "made certificates");
     }
-    for role in roles {
+    for role in roles.iter().copied() {
         for path in [here.ca(), here.certificate(role.name()), here.key(role.name())] {
             if !path.is_file() {
                 return Err(CertificatesError::Missing { path });
             }
+        }
+        // Told here, and not by children that end again and again.
+        match role.identity() {
+            Some(identity) => here.args(role.name()).acting_as(identity).check()?,
+            None => check_nobodys(&here.certificate(role.name()), role.name(), TRUST_DOMAIN)?,
         }
     }
     Ok(here)
@@ -186,6 +198,28 @@ mod tests {
         // Whoever has a cluster needs none for a store of ours.
         fs::remove_file(all.key("dev-kv")).unwrap();
         open(place.path(), &[Role::Order, Role::HttpBridge]).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_of_another_role_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let all = open(place.path(), &Role::ALL).unwrap();
+        for (role, other) in [("order", "stock"), ("http-bridge", "client"), ("dev-kv", "order")] {
+            let own =
+                [all.certificate(role), all.key(role)].map(|file| (fs::read(&file).unwrap(), file));
+            for (from, to) in
+                [(all.certificate(other), all.certificate(role)), (all.key(other), all.key(role))]
+            {
+                fs::copy(from, to).unwrap();
+            }
+            let said = crate::process::chain(&open(place.path(), &Role::ALL).unwrap_err());
+            let wanted = format!("it is {other}'s, not {role}'s");
+            assert!(said.contains(&format!("{role}.pem")) && said.contains(&wanted), "{said}");
+            for (bytes, file) in own {
+                fs::write(file, bytes).unwrap();
+            }
+        }
+        open(place.path(), &Role::ALL).unwrap();
     }
 
     #[tokio::test]

@@ -6,24 +6,36 @@ use rpc::tls::TlsDir;
 
 use super::plan::{Role, Spec, Wish};
 
+/// Where this machine reaches REST.
+pub(super) fn rest(specs: &[Spec]) -> String {
+    let bridge = specs.iter().find(|spec| spec.role == Role::HttpBridge);
+    let address = bridge.map(|bridge| bridge.address);
+    match address {
+        Some(address) if !address.ip().is_loopback() => format!("http://{address}"),
+        Some(address) => format!("http://localhost:{}", address.port()),
+        None => String::new(),
+    }
+}
+
 /// Where things are, and what to try.
 pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) -> String {
-    let rest = format!("http://localhost:{}", wish.ports.http);
+    let rest = rest(specs);
     let mut text = format!("\nThe shop is ready, after {:.1} s.\n\n", took.as_secs_f64());
     let mut line = |what: &str, place: String| {
         // Writing to a String cannot fail.
         let _never = writeln!(text, "  {what:<17} {place}");
     };
-    line("REST", addresses(specs, Role::HttpBridge, "http://"));
+    line("REST", rest.clone());
     line("its docs", format!("{rest}/docs"));
+    line("it listens on", bound(specs, Role::HttpBridge));
     for role in [Role::Order, Role::Stock, Role::Payment, Role::Coordinator] {
-        line(&format!("{} gRPC", role.name()), addresses(specs, role, ""));
+        line(&format!("{} gRPC", role.name()), bound(specs, role));
     }
     match &wish.pd_endpoints {
         Some(endpoints) => line("storage", format!("TiKV, placement drivers {endpoints}")),
         None => line(
             "storage",
-            format!("dev-kv on {} (one node, for development)", addresses(specs, Role::DevKv, "")),
+            format!("dev-kv on {} (one node, for development)", bound(specs, Role::DevKv)),
         ),
     }
     line("data", wish.data_dir.display().to_string());
@@ -58,11 +70,8 @@ fn operators(wish: &Wish, certificates: &TlsDir) -> String {
     )
 }
 
-fn addresses(specs: &[Spec], role: Role, scheme: &str) -> String {
-    specs
-        .iter()
-        .filter(|spec| spec.role == role)
-        .map(|spec| format!("{scheme}localhost:{}", spec.address.port()))
-        .collect::<Vec<_>>()
-        .join(" ")
+/// What the replicas of a role listen on, one after the other.
+fn bound(specs: &[Spec], role: Role) -> String {
+    let all = specs.iter().filter(|spec| spec.role == role).flat_map(|spec| &spec.listen);
+    all.map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }

@@ -4,11 +4,16 @@
 //! failing test and not a shop that does not start.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use rpc::tls::TlsDir;
+use rpc::{
+    access::{self, TRUST_DOMAIN},
+    tls::TlsDir,
+};
+
+use super::listen::RestAddress;
 
 /// What a child does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +50,18 @@ impl Role {
         match self {
             Self::Coordinator | Self::Order | Self::Stock | Self::Payment => true,
             Self::HttpBridge | Self::DevKv => false,
+        }
+    }
+
+    /// What it is to those whom it calls, and who call it; none for the store, which is looked for by its address.
+    pub(crate) const fn identity(self) -> Option<access::Role> {
+        match self {
+            Self::HttpBridge => Some(access::Role::HttpBridge),
+            Self::Coordinator => Some(access::Role::Coordinator),
+            Self::Order => Some(access::Role::Order),
+            Self::Stock => Some(access::Role::Stock),
+            Self::Payment => Some(access::Role::Payment),
+            Self::DevKv => None,
         }
     }
 
@@ -93,15 +110,14 @@ impl Ports {
 
     /// Where one replica answers operators: gRPC roles 50 above their work, the bridges 450 above the
     /// coordinators, dev-kv 449.
-    pub(crate) fn admin_of(self, role: Role, replica: u16) -> SocketAddr {
-        let port = match role {
+    pub(crate) fn admin_of(self, role: Role, replica: u16) -> u16 {
+        match role {
             Role::HttpBridge => self.grpc_base + 450 + replica,
             Role::DevKv => self.grpc_base + 449,
             Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
                 self.of(role, replica) + 50
             }
-        };
-        (Ipv4Addr::LOCALHOST, port).into()
+        }
     }
 
     /// Where one replica is reached from this machine.
@@ -119,6 +135,8 @@ pub(crate) struct Wish {
     pub(crate) replicas: u16,
     /// The ports that its processes get.
     pub(crate) ports: Ports,
+    /// What REST listens on; this machine alone when there is none.
+    pub(crate) listen: Vec<RestAddress>,
     /// The cluster to use; none: a dev-kv of our own.
     pub(crate) pd_endpoints: Option<String>,
     /// Of every service, for a store that is not used yet.
@@ -133,6 +151,8 @@ pub(crate) struct Wish {
     pub(crate) participants: Vec<String>,
     /// Names of those that take part in every checkout.
     pub(crate) checkout_participants: Vec<String>,
+    /// The keys of whoever may change something over REST; anybody may without.
+    pub(crate) api_key_file: Option<PathBuf>,
     /// Certificates of all roles; everything is plain without.
     pub(crate) certificates: Option<TlsDir>,
 }
@@ -158,12 +178,31 @@ pub(crate) struct Spec {
     pub(crate) program: PathBuf,
     /// With which arguments.
     pub(crate) args: Vec<String>,
-    /// Everything it listens on.
+    /// Everything it listens on; what does not exist on this machine, IPv6 for instance, is left out when it binds.
     pub(crate) listen: Vec<SocketAddr>,
     /// Where it is reached from this machine.
     pub(crate) address: SocketAddr,
-    /// Where it answers operators.
-    pub(crate) admin: SocketAddr,
+    /// Everything on which it answers operators, the one that we ask first.
+    pub(crate) admin: [SocketAddr; 2],
+}
+
+impl Spec {
+    /// Takes note of what could be bound of all that it listens on.
+    pub(crate) fn bound(&mut self, listen: Vec<SocketAddr>) {
+        if let Some(address) = listen.iter().find(|one| one.is_ipv4()).or(listen.first()) {
+            self.address = from_here(*address);
+        }
+        self.listen = listen;
+    }
+}
+
+/// How this machine reaches what listens there.
+fn from_here(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(on) if on.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, on.port()).into(),
+        SocketAddr::V6(on) if on.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, on.port()).into(),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address,
+    }
 }
 
 /// The children, in the order in which they are started.
@@ -199,12 +238,16 @@ pub(crate) fn shards_of_a_new_shop(data_dir: &Path, replicas: u16) -> Option<u16
 fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
     let port = wish.ports.of(role, replica);
     let listen = match role {
-        Role::HttpBridge => rpc::listen::everywhere(port).to_vec(),
-        Role::Coordinator | Role::Order | Role::Stock | Role::Payment | Role::DevKv => {
+        Role::HttpBridge if !wish.listen.is_empty() => {
+            wish.listen.iter().map(|on| on.of(wish.ports.http, replica)).collect()
+        }
+        Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
             rpc::listen::loopback(port).to_vec()
         }
+        // It has one, which its clients are told by the flags below.
+        Role::DevKv => vec![wish.ports.address(role, replica)],
     };
-    let admin = wish.ports.admin_of(role, replica);
+    let admin = rpc::listen::loopback(wish.ports.admin_of(role, replica));
     let mut args = vec![role.name().to_owned(), "--exit-with-parent".to_owned()];
     let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
     flag("log-format", wish.log_format.clone());
@@ -212,7 +255,9 @@ fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
     for address in &listen {
         flag("listen", address.to_string());
     }
-    flag("admin-listen", admin.to_string());
+    for address in admin {
+        flag("admin-listen", address.to_string());
+    }
     for (name, value) in wiring(wish, role) {
         flag(name, value);
     }
@@ -238,12 +283,18 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
         wish.pd_endpoints.clone().unwrap_or_else(|| wish.ports.address(Role::DevKv, 0).to_string());
     let shards = wish.shards.map(|shards| ("shards", shards.to_string()));
     match role {
-        Role::HttpBridge => vec![
-            ("order-endpoints", at(Role::Order)),
-            ("stock-endpoints", at(Role::Stock)),
-            ("payment-endpoints", at(Role::Payment)),
-            ("coordinator-endpoints", at(Role::Coordinator)),
-        ],
+        Role::HttpBridge => {
+            let own = [
+                ("order-endpoints", at(Role::Order)),
+                ("stock-endpoints", at(Role::Stock)),
+                ("payment-endpoints", at(Role::Payment)),
+                ("coordinator-endpoints", at(Role::Coordinator)),
+            ];
+            let keys = wish.api_key_file.iter();
+            own.into_iter()
+                .chain(keys.map(|file| ("api-key-file", file.display().to_string())))
+                .collect()
+        }
         Role::Coordinator => {
             let own = [
                 ("pd-endpoints", pd),
@@ -282,14 +333,16 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
 fn proofs(wish: &Wish, role: Role) -> Vec<(&'static str, PathBuf)> {
     let Some(all) = &wish.certificates else { return Vec::new() };
     let [ca, certificate, key] = [all.ca(), all.certificate(role.name()), all.key(role.name())];
-    if role == Role::DevKv {
-        return vec![("tls-ca", ca), ("tls-cert", certificate), ("tls-key", key)];
-    }
-    let mut proofs = vec![
+    let files = vec![
         ("tls-ca-file", ca.clone()),
         ("tls-cert-file", certificate.clone()),
         ("tls-key-file", key.clone()),
     ];
+    if role == Role::DevKv {
+        // Callers are judged by what they may, and not by the authority alone.
+        return [files.as_slice(), &[("tls-trust-domain", TRUST_DOMAIN.into())]].concat();
+    }
+    let mut proofs = files;
     if role.needs_store() && wish.pd_endpoints.is_none() {
         proofs.extend([
             ("store-ca-file", ca),
@@ -324,6 +377,7 @@ mod tests {
             program: "till".into(),
             replicas,
             ports: Ports { http: 8000, grpc_base: 7000, kv: 2379 },
+            listen: Vec::new(),
             pd_endpoints: pd_endpoints.map(str::to_owned),
             shards: Some(6),
             data_dir: "/data".into(),
@@ -331,6 +385,7 @@ mod tests {
             log_format: "pretty".to_owned(),
             participants: vec!["loyalty=127.0.0.1:7400,127.0.0.1:7401".to_owned()],
             checkout_participants: vec!["loyalty".to_owned()],
+            api_key_file: Some("/keys".into()),
             certificates: None,
         }
     }
@@ -382,7 +437,7 @@ mod tests {
     fn no_two_children_share_a_port() {
         let all = children(&wish(REPLICAS_MAX, None));
         let ports: BTreeSet<u16> =
-            all.iter().flat_map(|spec| [spec.address.port(), spec.admin.port()]).collect();
+            all.iter().flat_map(|spec| [spec.address.port(), spec.admin[0].port()]).collect();
         assert_eq!(ports.len(), 2 * all.len());
         assert_eq!(all.len(), 5 * usize::from(REPLICAS_MAX) + 1);
     }
@@ -392,7 +447,7 @@ mod tests {
         let ports = Ports { http: PORT_BASE_MAX, grpc_base: PORT_BASE_MAX, kv: u16::MAX };
         for role in Role::ALL {
             assert!(ports.of(role, REPLICAS_MAX - 1) >= PORT_BASE_MAX);
-            assert!(ports.admin_of(role, REPLICAS_MAX - 1).port() >= PORT_BASE_MAX);
+            assert!(ports.admin_of(role, REPLICAS_MAX - 1) >= PORT_BASE_MAX);
         }
     }
 
@@ -405,11 +460,33 @@ mod tests {
     }
 
     #[test]
-    fn only_rest_listens_beyond_this_machine() {
-        for spec in children(&wish(1, None)) {
-            let open = spec.listen.iter().any(|address| !address.ip().is_loopback());
-            assert_eq!(open, spec.role == Role::HttpBridge, "{}", spec.name);
+    fn nothing_listens_beyond_this_machine_but_rest_that_is_told_to() {
+        let open = |spec: &Spec| {
+            let all = spec.listen.iter().chain(&spec.admin);
+            all.into_iter().any(|address| !address.ip().is_loopback())
+        };
+        assert!(!children(&wish(2, None)).iter().any(open));
+        let listen = vec!["0.0.0.0".parse().unwrap(), "[::]:9000".parse().unwrap()];
+        let told = children(&Wish { listen, ..wish(2, None) });
+        for spec in &told {
+            assert_eq!(open(spec), spec.role == Role::HttpBridge, "{}", spec.name);
         }
+        let rest = told.iter().find(|spec| spec.name == "http-bridge-1").unwrap();
+        assert_eq!(rest.listen, ["0.0.0.0:8001".parse().unwrap(), "[::]:9001".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_child_is_asked_where_it_listens() {
+        let listen = |listen: &[&str]| {
+            let mut spec = children(&wish(1, None)).remove(1);
+            assert_eq!(spec.role, Role::HttpBridge);
+            spec.bound(listen.iter().map(|address| address.parse().unwrap()).collect());
+            spec.address.to_string()
+        };
+        assert_eq!(listen(&["127.0.0.1:8000", "[::1]:8000"]), "127.0.0.1:8000");
+        assert_eq!(listen(&["[::]:8000", "0.0.0.0:8001"]), "127.0.0.1:8001");
+        assert_eq!(listen(&["[::]:8000"]), "[::1]:8000");
+        assert_eq!(listen(&["10.1.2.3:8000"]), "10.1.2.3:8000");
     }
 
     #[test]

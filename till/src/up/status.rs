@@ -19,8 +19,10 @@ pub(crate) struct ChildStatus {
     pub(crate) role: &'static str,
     /// Which replica, from 0.
     pub(crate) replica: u16,
-    /// Where it listens.
+    /// Where it is asked.
     pub(crate) address: String,
+    /// Everything that it listens on.
+    pub(crate) listen: Vec<String>,
     /// Where it answers operators.
     pub(crate) admin: String,
     /// None while it is down.
@@ -113,6 +115,7 @@ impl Status {
                     "role": child.role,
                     "replica": child.replica,
                     "address": child.address,
+                    "listen": child.listen,
                     "admin": child.admin,
                     "pid": child.pid,
                     "restarts": child.restarts,
@@ -143,6 +146,7 @@ mod tests {
             role: "stock",
             replica: 1,
             address: "127.0.0.1:7201".to_owned(),
+            listen: vec!["127.0.0.1:7201".to_owned(), "[::1]:7201".to_owned()],
             admin: "127.0.0.1:7251".to_owned(),
             pid: None,
             restarts: 0,

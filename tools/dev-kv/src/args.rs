@@ -46,16 +46,16 @@ pub struct Args {
     pub memtable_mib: u32,
 
     /// Certificate (PEM) to serve TLS with; needs the key as well.
-    #[arg(long, env = "TILL_DEV_KV_TLS_CERT", requires = "tls_key")]
-    pub tls_cert: Option<PathBuf>,
+    #[arg(long, alias = "tls-cert", env = "TILL_DEV_KV_TLS_CERT", requires = "tls_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
 
     /// Private key (PEM) of the certificate.
-    #[arg(long, env = "TILL_DEV_KV_TLS_KEY", requires = "tls_cert")]
-    pub tls_key: Option<PathBuf>,
+    #[arg(long, alias = "tls-key", env = "TILL_DEV_KV_TLS_KEY", requires = "tls_cert_file")]
+    pub tls_key_file: Option<PathBuf>,
 
     /// Certificate authority (PEM) that clients must have their certificate from.
-    #[arg(long, env = "TILL_DEV_KV_TLS_CA", requires = "tls_cert")]
-    pub tls_ca: Option<PathBuf>,
+    #[arg(long, alias = "tls-ca", env = "TILL_DEV_KV_TLS_CA", requires = "tls_cert_file")]
+    pub tls_ca_file: Option<PathBuf>,
 
     /// A fault from the start, as the JSON of a rule; may be given more than once.
     #[arg(long, env = "TILL_DEV_KV_FAULT", value_parser = parse_rule)]
@@ -100,6 +100,8 @@ pub struct Config {
     pub memtable_bytes: u64,
     /// TLS, if any.
     pub tls: Option<TlsPaths>,
+    /// Judges the certificates of clients that the authority vouches for; none admits them all.
+    pub admit: Option<crate::Admit>,
     /// Faults from the start.
     pub faults: Vec<Rule>,
     /// Seed of the faults' dice.
@@ -129,6 +131,7 @@ impl Config {
             block_cache_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
             tls: None,
+            admit: None,
             faults: Vec::new(),
             fault_seed: 1,
             sync_probe: None,
@@ -166,8 +169,8 @@ impl TryFrom<Args> for Config {
         config.cache_bytes = u64::from(args.cache_mib) << 20;
         config.block_cache_bytes = u64::from(args.block_cache_mib) << 20;
         config.memtable_bytes = u64::from(args.memtable_mib) << 20;
-        config.tls = match (args.tls_cert, args.tls_key) {
-            (Some(cert), Some(key)) => Some(TlsPaths { cert, key, ca: args.tls_ca }),
+        config.tls = match (args.tls_cert_file, args.tls_key_file) {
+            (Some(cert), Some(key)) => Some(TlsPaths { cert, key, ca: args.tls_ca_file }),
             (_, _) => None,
         };
         config.faults = args.fault;

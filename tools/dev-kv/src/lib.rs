@@ -46,6 +46,9 @@ pub use error::Error;
 pub use faults::{Delay, Fault, Loss, Rule};
 pub use server::run;
 
+/// Lets a client in by its certificate, in DER, or says why not.
+pub type Admit = std::sync::Arc<dyn Fn(&[u8]) -> Result<(), String> + Send + Sync>;
+
 /// Called after each sync of the data directory, with its path, before anybody is told. An error counts as
 /// the disk's own.
 pub type SyncProbe = std::sync::Arc<dyn Fn(&std::path::Path) -> std::io::Result<()> + Send + Sync>;

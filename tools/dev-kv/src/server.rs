@@ -1,5 +1,6 @@
 //! The port: gRPC and HTTP side by side, TLS, limits, and the end.
 
+use crate::Admit;
 use crate::args::{Config, TlsPaths};
 use crate::cluster::Cluster;
 use crate::door::Door;
@@ -18,10 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
+use tokio_rustls::server::TlsStream;
 use types::{Clock, UnixMillis};
 
 /// Calls that one connection may have open; TiKV's figure is 1024, hyper's default 200 is too low for it.
@@ -63,7 +65,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let address = listener.local_addr()?;
-    let tls = config.tls.as_ref().map(acceptor).transpose()?;
+    let acceptor = config.tls.as_ref().map(acceptor).transpose()?;
+    let tls = acceptor.map(|acceptor| Tls { acceptor, admit: config.admit.clone() });
     let shift_ms = Arc::new(AtomicI64::new(0));
     let clock = Arc::new(ShiftedClock { shift_ms: Arc::clone(&shift_ms) });
     let engine_config = EngineConfig {
@@ -142,10 +145,47 @@ async fn prepare(cluster: &Cluster, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// How connections are encrypted, and who may have one.
+#[derive(Clone)]
+struct Tls {
+    acceptor: TlsAcceptor,
+    admit: Option<Admit>,
+}
+
+impl Tls {
+    /// Shakes hands; none when that fails, or when the client is not let in.
+    async fn accept(&self, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+        let stream = match tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(error = %error, "tls handshake failed");
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!("tls handshake took too long");
+                return None;
+            }
+        };
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let admitted = match (&self.admit, shown) {
+            (None, _) => Ok(()),
+            (Some(admit), Some(shown)) => admit(shown),
+            (Some(_), None) => Err("it shows no certificate".to_owned()),
+        };
+        match admitted {
+            Ok(()) => Some(stream),
+            Err(reason) => {
+                tracing::warn!(reason, "refused a client by its certificate");
+                None
+            }
+        }
+    }
+}
+
 async fn accept(
     listener: &TcpListener,
     door: Door,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut builder = Builder::new(TokioExecutor::new());
@@ -184,11 +224,11 @@ async fn accept(
         connections.spawn(async move {
             match tls {
                 None => serve(&builder, stream, door, watcher).await,
-                Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => serve(&builder, stream, door, watcher).await,
-                    Ok(Err(error)) => tracing::debug!(error = %error, "tls handshake failed"),
-                    Err(_) => tracing::debug!("tls handshake took too long"),
-                },
+                Some(tls) => {
+                    if let Some(stream) = tls.accept(stream).await {
+                        serve(&builder, stream, door, watcher).await;
+                    }
+                }
             }
         });
     }

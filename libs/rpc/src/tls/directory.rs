@@ -53,6 +53,7 @@ impl TlsDir {
             tls_key_file: None,
             tls_trust_domain: TRUST_DOMAIN.to_owned(),
             tls_no_client_auth: false,
+            expected: None,
         }
     }
 }

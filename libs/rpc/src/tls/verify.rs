@@ -57,6 +57,16 @@ pub(super) fn identity(
     first.map_err(NoIdentity::Unknown)
 }
 
+/// Refuses another identity than the one that is expected, if any is.
+pub(super) fn must_be(found: &Identity, expected: Option<&Identity>) -> Result<(), NoIdentity> {
+    match expected {
+        Some(expected) if found != expected => {
+            Err(NoIdentity::Other { found: found.to_string(), expected: expected.to_string() })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Judges who was called: signed by the authority, and the one that is expected.
 #[derive(Debug)]
 pub(super) struct Callee {
@@ -83,18 +93,11 @@ impl Callee {
 
     fn judge(&self, certificate: &CertificateDer<'_>) -> Result<(), NoIdentity> {
         let found = identity(certificate, &self.trust_domain)?;
-        let fits = match &self.expected {
-            Some(expected) => found == *expected,
-            None => found.serves(),
-        };
-        if fits {
-            return Ok(());
+        if self.expected.is_none() && !found.serves() {
+            let expected = "a service".to_owned();
+            return Err(NoIdentity::Other { found: found.to_string(), expected });
         }
-        let expected = self.expected.as_ref();
-        Err(NoIdentity::Other {
-            found: found.to_string(),
-            expected: expected.map_or_else(|| "a service".to_owned(), ToString::to_string),
-        })
+        must_be(&found, self.expected.as_ref())
     }
 }
 

@@ -3,9 +3,11 @@
 use crate::support::{Server, get, put};
 use dev_kv::TlsPaths;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tikv_client::TransactionClient;
+use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 fn file(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests/it/tls", name].iter().collect()
@@ -36,6 +38,39 @@ async fn with_an_authority_only_those_it_vouches_for_are_served() {
     assert!(connect(Some("theirs")).await.is_err(), "another authority's client was served");
     assert!(connect(None).await.is_err(), "a client without tls was served");
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_the_authority_vouches_for_may_still_be_refused() {
+    let ours = std::fs::read_to_string(file("ours.pem")).unwrap();
+    for admits in [true, false] {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&seen);
+        let server = Server::start_with(|config| {
+            config.tls = Some(TlsPaths {
+                cert: file("ours.pem"),
+                key: file("ours.key"),
+                ca: Some(file("ours-ca.pem")),
+            });
+            config.admit = Some(Arc::new(move |certificate: &[u8]| {
+                noted.lock().unwrap().push(certificate.to_vec());
+                if admits { Ok(()) } else { Err("not on the list".to_owned()) }
+            }));
+        })
+        .await;
+        let config = tikv_client::Config::default().with_security(
+            file("ours-ca.pem"),
+            file("ours.pem"),
+            file("ours.key"),
+        );
+        let client = TransactionClient::new_with_config(vec![server.address.clone()], config);
+        let client = tokio::time::timeout(Duration::from_secs(20), client).await.unwrap();
+        assert_eq!(client.is_ok(), admits);
+        let shown = CertificateDer::from_pem_slice(ours.as_bytes()).unwrap();
+        assert_eq!(seen.lock().unwrap().first().map(Vec::as_slice), Some(&*shown));
+        drop(client);
+        server.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
