@@ -2,19 +2,23 @@
 //! same door. `/metrics` for Prometheus, `/livez` for whoever would restart it, `/readyz` for whoever would
 //! send it requests, with what it depends on.
 //!
-//! It tells and changes nothing; what a role adds to it ([`Admin::with_routes`]) may.
+//! It tells and changes nothing; what a role adds to it ([`Admin::with_routes`]) may. On a loopback address
+//! it answers to loopback names only, so that no site's page gets at it by a name of its own that resolves to
+//! this machine.
 
 use std::{fmt, io, net::TcpListener, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::State,
-    http::{StatusCode, header},
+    extract::{Request, State},
+    http::{StatusCode, header, uri::Authority},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
+use types::host::{host_of, is_loopback};
 
 use crate::server::{self, Readiness};
 
@@ -124,7 +128,10 @@ impl Admin {
         for listener in listeners {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let router = router.clone();
+            let mut router = router.clone();
+            if listener.local_addr()?.ip().is_loopback() {
+                router = router.layer(from_fn(loopback_names));
+            }
             serving.spawn(async move {
                 if let Err(error) = axum::serve(listener, router).await {
                     tracing::warn!(%error, "the admin listener failed");
@@ -139,6 +146,17 @@ impl Admin {
 #[must_use = "the listener ends with its guard"]
 #[derive(Debug)]
 pub struct Serving(#[allow(dead_code, reason = "kept for its end")] JoinSet<()>);
+
+/// Refuses what was meant for another host. A request without a host comes from no browser.
+async fn loopback_names(request: Request, next: Next) -> Response {
+    let named = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let meant = request.uri().authority().map(Authority::as_str).or(named);
+    if meant.is_none_or(|meant| host_of(meant).is_some_and(is_loopback)) {
+        return next.run(request).await;
+    }
+    let detail = "this listener answers to loopback names only, such as localhost and 127.0.0.1\n";
+    (StatusCode::MISDIRECTED_REQUEST, detail).into_response()
+}
 
 async fn readyz(State(admin): State<Admin>) -> Response {
     let Report { ready, details } = admin.look.look().await;
@@ -200,5 +218,42 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         assert!(body.ends_with("others 1\n"), "{body}");
         assert_eq!(get(&router, "/more").await.1, "more");
+    }
+
+    #[tokio::test]
+    async fn on_loopback_another_name_is_not_answered_to() {
+        for (addresses, other) in [
+            (crate::listen::loopback(0).to_vec(), StatusCode::MISDIRECTED_REQUEST),
+            (crate::listen::everywhere(0).to_vec(), StatusCode::OK),
+        ] {
+            let listeners = crate::listen::tcp(&addresses).unwrap();
+            let port = listeners.last().unwrap().local_addr().unwrap().port();
+            let admin = Admin::new(Ready::new(Readiness::new(), Map::new))
+                .with_routes(Router::new().route("/more", axum::routing::post(async || "more")));
+            let _serving = admin.serve(listeners).unwrap();
+            for (host, status) in [
+                (format!("127.0.0.1:{port}"), StatusCode::OK),
+                ("localhost".to_owned(), StatusCode::OK),
+                ("evil.example".to_owned(), other),
+                ("127.0.0.1.evil.example".to_owned(), other),
+            ] {
+                for call in ["GET /livez", "GET /metrics", "POST /more"] {
+                    let answer = ask(port, &format!("{call} HTTP/1.1\r\nHost: {host}\r\n")).await;
+                    let expected = format!("HTTP/1.1 {} ", status.as_u16());
+                    assert!(answer.starts_with(&expected), "{call} {host}: {answer}");
+                }
+            }
+        }
+    }
+
+    async fn ask(port: u16, head: &str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let address = (std::net::Ipv4Addr::LOCALHOST, port);
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 }

@@ -4,8 +4,8 @@
 //! serializable type is a compatibility promise.
 //!
 //! Modules: [`id`] (item, user, order, transaction and request ids, shards and branches), [`amount`],
-//! [`time`], [`error`], [`tx`] (what branches and coordinators say to each other), [`mutation`] (rules that
-//! the simulation may break).
+//! [`time`], [`error`], [`tx`] (what branches and coordinators say to each other), [`host`] (whom a request
+//! means), [`mutation`] (rules that the simulation may break).
 //!
 //! Invariants: an amount is at most 2^53 - 1 and has only checked arithmetic; an id that exists is valid.
 
@@ -13,6 +13,7 @@
 
 pub mod amount;
 pub mod error;
+pub mod host;
 pub mod id;
 pub mod mutation;
 pub mod time;

@@ -57,12 +57,13 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(crate) fn new(pd: Pd, kv: Kv) -> Self {
+    /// On a loopback address the pages answer to loopback names only.
+    pub(crate) fn new(pd: Pd, kv: Kv, on_loopback: bool) -> Self {
         // A prewrite carries the list of all keys of its transaction: no size is too large to be looked at.
         Self {
             faults: Arc::clone(&kv.faults),
             engine: Arc::clone(&kv.engine),
-            pages: http::pages(pd.clone(), kv.clone()),
+            pages: http::pages(pd.clone(), kv.clone(), on_loopback),
             keyspaces: KeyspaceServer::new(pd.clone()),
             pd: PdServer::new(pd).max_decoding_message_size(usize::MAX),
             kv: TikvServer::new(kv)

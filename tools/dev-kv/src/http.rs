@@ -8,8 +8,10 @@ use crate::pd::{Pd, VERSION};
 use crate::regions::Region;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::http::{StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
+use types::host::{host_of, is_loopback};
 
 #[derive(Debug, Clone)]
 struct Parts {
@@ -24,9 +27,9 @@ struct Parts {
     kv: Kv,
 }
 
-/// All of them.
-pub(crate) fn pages(pd: Pd, kv: Kv) -> Router {
-    Router::new()
+/// All of them. On a loopback address they answer to loopback names only.
+pub(crate) fn pages(pd: Pd, kv: Kv, on_loopback: bool) -> Router {
+    let mut pages = Router::new()
         .route("/pd/api/v1/version", get(version))
         .route("/pd/api/v1/health", get(health))
         .route("/pd/api/v1/members", get(members))
@@ -37,9 +40,24 @@ pub(crate) fn pages(pd: Pd, kv: Kv) -> Router {
         .route("/dev-kv/v1/keyspaces", post(add_keyspace))
         .route("/dev-kv/v1/freeze-tso", post(freeze))
         .route("/dev-kv/v1/jump-clock", post(jump))
-        .route("/dev-kv/v1/stats", get(stats))
-        .fallback(unknown)
-        .with_state(Parts { pd, kv })
+        .route("/dev-kv/v1/stats", get(stats));
+    if on_loopback {
+        pages = pages.route_layer(from_fn(loopback_names));
+    }
+    pages.fallback(unknown).with_state(Parts { pd, kv })
+}
+
+/// Refuses what was meant for another host: the page of a site whose name was made to resolve to this
+/// machine. A request without a host comes from no browser.
+async fn loopback_names(request: Request, next: Next) -> Response {
+    let named = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let meant = request.uri().authority().map(Authority::as_str).or(named);
+    if meant.is_none_or(|meant| host_of(meant).is_some_and(is_loopback)) {
+        return next.run(request).await;
+    }
+    let detail = "on a loopback address dev-kv answers to loopback names only: ask for localhost or \
+                  127.0.0.1, or let it listen on another address";
+    problem(StatusCode::MISDIRECTED_REQUEST, &detail)
 }
 
 /// What is no page and no service's path; most likely a call of a service that is not here.

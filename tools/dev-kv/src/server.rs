@@ -104,7 +104,7 @@ pub async fn run(
         stopping,
     };
     let kv = Kv { engine: Arc::clone(&engine), cluster: Arc::clone(&cluster), faults };
-    let door = Door::new(pd, kv);
+    let door = Door::new(pd, kv, address.ip().is_loopback());
     let garbage = tokio::spawn(Arc::clone(&engine).collect_garbage_forever());
     tracing::info!(
         address = %address,

@@ -1,10 +1,12 @@
 //! Faults on demand, as the real client meets them.
 
-use crate::support::{Server, eventually, get, http, now, optimistic, put};
+use crate::support::{Server, eventually, get, http, http_as, now, optimistic, put};
 use crate::wire::Wire;
 use serde_json::json;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 use tikv_client::{Config, Error, TransactionClient};
+use tokio::net::TcpListener;
 
 async fn write(client: &TransactionClient, key: &str, value: &str) -> tikv_client::Result<()> {
     let mut txn = client.begin_with_options(optimistic()).await?;
@@ -243,6 +245,33 @@ async fn a_rule_that_says_nothing_known_is_refused() {
         assert!((400..500).contains(&status), "{rule}");
     }
     server.stop().await;
+}
+
+/// A page of a site whose name resolves to this machine calls the server by that name.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_loopback_another_name_gets_at_no_page() {
+    let directory = TempDir::new().unwrap();
+    for (bound, other) in [("127.0.0.1:0", 421), ("0.0.0.0:0", 204)] {
+        let listener = TcpListener::bind(bound).await.unwrap();
+        let server = Server::open_on(listener, &directory.path().join(bound), |_| {});
+        let rule = json!({ "rpc": "KvGet", "fault": { "kind": "refuse" } });
+        for (host, status) in [
+            ("localhost:2379", 204),
+            ("127.0.0.1", 204),
+            ("[::1]:2379", 204),
+            ("evil.example", other),
+        ] {
+            for (method, body) in [("POST", &rule), ("DELETE", &serde_json::Value::Null)] {
+                let path = "/dev-kv/v1/faults";
+                let (told, _) = http_as(host, &server.address, method, path, body).await;
+                assert_eq!(told, status, "{bound} {host} {method}");
+            }
+        }
+        let read =
+            http_as("evil.example", &server.address, "GET", "/pd/api/v1/members", &json!(null));
+        assert_eq!(read.await.0, if other == 421 { 421 } else { 200 }, "{bound}");
+        server.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

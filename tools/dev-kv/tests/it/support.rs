@@ -48,7 +48,12 @@ impl Server {
         Self::open_on(listener, data, configure)
     }
 
-    fn open_on(listener: TcpListener, data: &Path, configure: impl FnOnce(&mut Config)) -> Self {
+    /// The store in this directory, behind this listener.
+    pub(crate) fn open_on(
+        listener: TcpListener,
+        data: &Path,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::new(data);
         configure(&mut config);
         let address = listener.local_addr().unwrap().to_string();
@@ -112,9 +117,20 @@ pub(crate) async fn http(
     path: &str,
     body: &serde_json::Value,
 ) -> (u16, serde_json::Value) {
+    http_as(address, address, method, path, body).await
+}
+
+/// The same, of a client that calls the server by this name.
+pub(crate) async fn http_as(
+    host: &str,
+    address: &str,
+    method: &str,
+    path: &str,
+    body: &serde_json::Value,
+) -> (u16, serde_json::Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );

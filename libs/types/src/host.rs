@@ -1,0 +1,70 @@
+//! Whom a request means: the host in a Host header or an HTTP/2 authority, and whether it is this machine.
+//!
+//! A page of another site can have its own name resolve to 127.0.0.1 (DNS rebinding), and its calls then
+//! reach what listens there; the name in them is still its own.
+
+use core::net::IpAddr;
+
+/// The host of `host`, `host:port` or `[address]:port`, without port and brackets. None where it is none
+/// of these.
+pub fn host_of(authority: &str) -> Option<&str> {
+    let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
+        let (host, port) = rest.split_once(']')?;
+        (host, port.strip_prefix(':').or_else(|| port.is_empty().then_some(""))?)
+    } else {
+        authority.split_once(':').unwrap_or((authority, ""))
+    };
+    let is_host = !host.is_empty() && !host.contains(['@', '/', '[', ']']);
+    (is_host && port.bytes().all(|digit| digit.is_ascii_digit())).then_some(host)
+}
+
+/// True for `localhost`, names below it (RFC 6761, section 6.3) and loopback addresses: what no page of
+/// another site can be called.
+pub fn is_loopback(host: &str) -> bool {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return address.is_loopback();
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last.eq_ignore_ascii_case("localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_a_host_and_perhaps_a_port() {
+        for (authority, host) in [
+            ("till", "till"),
+            ("till:8000", "till"),
+            ("127.0.0.1:8000", "127.0.0.1"),
+            ("[::1]:8000", "::1"),
+            ("[::1]", "::1"),
+            ("till:", "till"),
+        ] {
+            assert_eq!(host_of(authority), Some(host), "{authority}");
+        }
+        for malformed in ["", ":80", "a:b", "::1", "[::1", "[::1]80", "u@a", "a/b", "[]:1"] {
+            assert_eq!(host_of(malformed), None, "{malformed}");
+        }
+    }
+
+    #[test]
+    fn no_name_that_another_site_can_have_is_loopback() {
+        for own in ["localhost", "LocalHost", "localhost.", "till.localhost", "127.0.0.1", "::1"] {
+            assert!(is_loopback(own), "{own}");
+        }
+        for other in [
+            "till",
+            "localhost.evil.example",
+            "127.0.0.1.nip.io",
+            "0.0.0.0",
+            "10.0.0.1",
+            "notlocalhost",
+            "",
+        ] {
+            assert!(!is_loopback(other), "{other}");
+        }
+    }
+}
