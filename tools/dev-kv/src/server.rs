@@ -65,6 +65,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let address = listener.local_addr()?;
+    take_large_files_for_a_full_disk()?;
     let acceptor = config.tls.as_ref().map(acceptor).transpose()?;
     let tls = acceptor.map(|acceptor| Tls { acceptor, admit: config.admit.clone() });
     let shift_ms = Arc::new(AtomicI64::new(0));
@@ -132,6 +133,13 @@ pub async fn run(
     }
     tracing::info!("dev-kv stopped");
     Ok(())
+}
+
+/// A file that would grow beyond the process's limit ends the process, unless somebody takes the signal: then
+/// the write fails, as on a full disk. Who has taken it once has it for the life of the process.
+fn take_large_files_for_a_full_disk() -> std::io::Result<()> {
+    let number = nix::sys::signal::Signal::SIGXFSZ as std::ffi::c_int;
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::from_raw(number)).map(drop)
 }
 
 async fn prepare(cluster: &Cluster, config: &Config) -> Result<(), Error> {

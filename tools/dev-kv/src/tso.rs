@@ -78,6 +78,11 @@ impl Oracle {
         }
     }
 
+    /// All timestamps stay below this millisecond.
+    pub(crate) fn ceiling(&self) -> u64 {
+        self.ceiling
+    }
+
     /// The ceiling is on disk.
     pub(crate) fn raise(&mut self, ceiling: u64) {
         self.ceiling = self.ceiling.max(ceiling);

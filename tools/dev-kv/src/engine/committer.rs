@@ -1,7 +1,7 @@
 //! The thread that writes groups to disk.
 
-use super::{Done, Engine, Inner, load_state, open_store};
-use crate::store::{RowChange, Store};
+use super::{Done, Engine, Inner, META_CEILING, load_state, open_store};
+use crate::store::{Directory, RowChange, Store, StoreError};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -11,8 +11,10 @@ use std::time::Duration;
 /// Rows let go within one hold of the mutex.
 const RETIRE_AT_ONCE: usize = 256;
 
-/// Between two attempts to write again after a failure.
+/// Between two attempts to write again after a failure: at first, and at most while there seems to be room and
+/// they fail all the same.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
+const RETRY_EVERY_MAX: Duration = Duration::from_secs(8);
 
 /// The running thread. Dropping it writes what is waiting, and stops.
 #[derive(Debug)]
@@ -42,7 +44,9 @@ impl Drop for Committer {
             tracing::error!("committer panicked");
         }
         // The directory is free for the next process once the last request lets go of the store.
-        self.engine.lock().store = None;
+        let mut inner = self.engine.lock();
+        inner.store = None;
+        inner.directory = None;
     }
 }
 
@@ -54,8 +58,25 @@ struct Retiring {
     raw_keys: Vec<Bytes>,
 }
 
+/// The way back to writing after a failure.
+struct Recovery {
+    /// Before the next attempt.
+    pause: Duration,
+    /// Whether a write failed since the store was opened. The storage engine then refuses all others.
+    spoiled: bool,
+    /// Whether it was logged that the store does not open.
+    told: bool,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self { pause: RETRY_EVERY, spoiled: false, told: false }
+    }
+}
+
 fn run(engine: &Engine) {
     let mut retiring = Retiring::default();
+    let mut recovery = Recovery::default();
     loop {
         let mut inner = engine.lock();
         while inner.state.open.changes.is_empty() && !inner.stopping && inner.read_only.is_none() {
@@ -66,8 +87,8 @@ fn run(engine: &Engine) {
                 return;
             }
             drop(inner);
-            std::thread::sleep(RETRY_EVERY);
-            recover(engine);
+            std::thread::sleep(recovery.pause);
+            recover(engine, &mut recovery);
             continue;
         }
         if inner.state.open.changes.is_empty() {
@@ -112,7 +133,8 @@ fn run(engine: &Engine) {
                 tracing::error!(error = %why, "group not written, serving reads only");
                 retiring = Retiring::default();
                 fail(engine, &why);
-                recover(engine);
+                recovery = Recovery::default();
+                reopen(engine, &mut recovery);
             }
         }
     }
@@ -154,44 +176,67 @@ fn fail(engine: &Engine, why: &str) {
     }
 }
 
-/// Opens the store anew, if it is not open, and tries to write: a success ends the reads-only time.
-fn recover(engine: &Engine) {
-    let open = engine.lock().store.clone();
-    if let Some(store) = open {
-        if probe(&store) {
-            let mut inner = engine.lock();
-            inner.read_only = None;
-            tracing::info!("writes are accepted again");
-            return;
-        }
-        // A failed write leaves the engine refusing all others: it has to be opened anew to try again.
+/// Tries to write, once there is room: a success ends the time of reads only. The store stays open for reads
+/// as long as an attempt would be in vain.
+fn recover(engine: &Engine, recovery: &mut Recovery) {
+    let (store, directory) = {
+        let inner = engine.lock();
+        (inner.store.clone(), inner.directory.clone())
+    };
+    let Some(store) = store else {
+        reopen(engine, recovery);
+        return;
+    };
+    if !directory.is_some_and(|directory| directory.has_room()) {
+        return;
+    }
+    if recovery.spoiled {
         engine.lock().store = None;
         drop(store);
+        reopen(engine, recovery);
+    } else if probe(engine, &store) {
+        *recovery = Recovery::default();
+        engine.lock().read_only = None;
+        tracing::info!("writes are accepted again");
+    } else {
+        recovery.spoiled = true;
+        recovery.pause = (recovery.pause * 2).min(RETRY_EVERY_MAX);
     }
-    // Requests that still hold the old store keep its directory locked; the next round comes soon.
-    let store = match open_store(&engine.config) {
-        Ok(store) => Arc::new(store),
-        Err(error) => {
-            tracing::warn!(error = %crate::error::chain(&error), "store not opened anew yet");
-            return;
-        }
-    };
-    let completed = engine.lock().state.open.number;
-    match load_state(&store, &engine.config, completed) {
-        Ok(mut state) => {
-            let mut inner = engine.lock();
-            state.max_read_ts = inner.state.max_read_ts;
-            inner.waiting = vec![(state.open.number, Arc::default())];
-            inner.state = state;
-            inner.store = Some(store);
+}
+
+/// Opens the store anew. What a failed write left behind is on disk or not from then on.
+fn reopen(engine: &Engine, recovery: &mut Recovery) {
+    let Some(directory) = engine.lock().directory.clone() else { return };
+    // Requests that still hold the old store keep the engine's files locked; the next round comes soon.
+    match open_anew(engine, &directory) {
+        Ok(()) => {
+            recovery.spoiled = false;
+            recovery.told = false;
         }
         Err(error) => {
-            tracing::warn!(error = %crate::error::chain(&error), "locks not loaded anew yet");
+            if !std::mem::replace(&mut recovery.told, true) {
+                let error = crate::error::chain(&error);
+                tracing::warn!(error = %error, "store not opened anew yet, nothing is served");
+            }
         }
     }
 }
 
-fn probe(store: &Store) -> bool {
-    let change = RowChange::Meta("probe".to_owned(), Some(vec![0; 4096]));
-    store.apply(&[change], false).is_ok()
+fn open_anew(engine: &Engine, directory: &Arc<Directory>) -> Result<(), StoreError> {
+    let store = Arc::new(open_store(&engine.config, directory)?);
+    let completed = engine.lock().state.open.number;
+    let mut state = load_state(&store, &engine.config, completed)?;
+    let mut inner = engine.lock();
+    state.max_read_ts = inner.state.max_read_ts;
+    inner.waiting = vec![(state.open.number, Arc::default())];
+    inner.state = state;
+    inner.store = Some(store);
+    Ok(())
+}
+
+/// Writes something, and the ceiling, which may have been raised where the disk took it.
+fn probe(engine: &Engine, store: &Store) -> bool {
+    let ceiling = engine.oracle().ceiling().to_be_bytes().to_vec();
+    let meta = |name: &str, row| RowChange::Meta(name.to_owned(), Some(row));
+    store.apply(&[meta("probe", vec![0; 4096]), meta(META_CEILING, ceiling)], false).is_ok()
 }

@@ -5,7 +5,7 @@
 //! gathered, writes it with one sync, and wakes who waits: the next group gathers meanwhile.
 //!
 //! When the disk refuses a group, everybody waiting is told so, memory is thrown away and the store is opened
-//! anew: what stands on disk is the truth. Until a write succeeds again only reads are served.
+//! anew: what stands on disk is the truth. Until a write succeeds again only reads and timestamps are served.
 
 mod cache;
 mod committer;
@@ -20,7 +20,7 @@ pub(crate) use section::Section;
 use crate::SyncProbe;
 use crate::model::{Failure, Lock, Refusal, TS_MAX, Ts};
 use crate::store::codec::Current;
-use crate::store::{RowChange, Store, StoreConfig, StoreError, StoreSize, decode_u64};
+use crate::store::{Directory, RowChange, Store, StoreConfig, StoreError, StoreSize, decode_u64};
 use crate::traffic::Traffic;
 use crate::tso::Oracle;
 use bytes::Bytes;
@@ -111,6 +111,8 @@ struct Inner {
     state: State,
     /// None while the store is being opened anew.
     store: Option<Arc<Store>>,
+    /// None once the engine has stopped, so that the next process may have it.
+    directory: Option<Arc<Directory>>,
     /// Why only reads are served.
     read_only: Option<String>,
     /// Groups that are not on disk yet: the one being written, and the open one.
@@ -210,7 +212,8 @@ impl Engine {
         clock: Arc<dyn Clock>,
         new_cluster_id: u64,
     ) -> Result<(Arc<Self>, Committer), StoreError> {
-        let store = open_store(&config)?;
+        let directory = Arc::new(Directory::take(&config.directory)?);
+        let store = open_store(&config, &directory)?;
         let cluster_id = if let Some(row) = store.meta(META_CLUSTER)? {
             decode_u64(&row)?
         } else {
@@ -224,7 +227,7 @@ impl Engine {
                 None => 0,
             })
         };
-        let oracle = Oracle::resume(number(META_CEILING)?);
+        let oracle = Oracle::resume(number(META_CEILING)?.max(directory.marks().held().ceiling));
         let safe_point = number(META_SAFE_POINT)?;
         let state = load_state(&store, &config, 0)?;
         let started_at = clock.now().0 / 1000;
@@ -233,6 +236,7 @@ impl Engine {
             inner: Mutex::new(Inner {
                 state,
                 store: Some(Arc::new(store)),
+                directory: Some(directory),
                 read_only: None,
                 waiting,
                 stopping: false,
@@ -586,12 +590,25 @@ impl Engine {
             })
             .await;
         match result {
-            Ok(()) => self.oracle().raise(ceiling),
-            Err(UpdateError::Engine(error)) => return Err(error),
-            Err(UpdateError::Refused(_)) => {}
+            Ok(()) | Err(UpdateError::Refused(_)) => {}
+            Err(UpdateError::Engine(error)) => self.mark_ceiling(ceiling, error).await?,
         }
+        self.oracle().raise(ceiling);
         drop(alone);
         Ok(())
+    }
+
+    /// Puts the ceiling where a full disk takes it still. `error` is why it did not go the usual way.
+    async fn mark_ceiling(&self, ceiling: u64, error: EngineError) -> Result<(), EngineError> {
+        let Some(directory) = self.lock().directory.clone() else { return Err(error) };
+        let raised =
+            tokio::task::spawn_blocking(move || directory.marks().raise_ceiling(ceiling)).await;
+        let problem = match raised {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(problem)) => problem.to_string(),
+            Err(problem) => problem.to_string(),
+        };
+        Err(EngineError::WriteFailed(format!("{error}; the timestamp ceiling: {problem}")))
     }
 
     /// Waits until some lock is removed, or for this long.
@@ -613,8 +630,8 @@ fn pending(waiting: &[(u64, Arc<Done>)], group: u64) -> Option<Arc<Done>> {
     waiting.iter().rev().find(|(number, _)| *number == group).map(|(_, done)| Arc::clone(done))
 }
 
-fn open_store(config: &EngineConfig) -> Result<Store, StoreError> {
-    Store::open(&config.directory, config.store, config.probe.clone())
+fn open_store(config: &EngineConfig, directory: &Arc<Directory>) -> Result<Store, StoreError> {
+    Store::open(Arc::clone(directory), config.store, config.probe.clone())
 }
 
 /// What is in memory right after opening.

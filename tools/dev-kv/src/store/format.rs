@@ -1,19 +1,77 @@
 //! Whose the directory is, and its format mark. Only this program's data of this very format is opened.
 
 use super::StoreError;
+use super::marks::Marks;
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 
 /// Raised whenever rows change their form; there is no conversion, a development store is made anew.
 const FORMAT: u32 = 2;
 const FILE: &str = "dev-kv.format";
 /// Held by the process that has the directory.
 const LOCK: &str = "dev-kv.lock";
+/// Written and removed again, to see whether there is room.
+const ROOM: &str = "dev-kv.room";
+/// So much must be free before writes are tried again: a small table, and some writes.
+const ROOM_BYTES: usize = 1 << 20;
 
-/// Takes the directory, which is this process's until the file is dropped, and refuses one that holds anything
-/// else; marks an absent or empty one.
-pub(super) fn take(directory: &Path) -> Result<File, StoreError> {
+/// A data directory that this process has, until the last of these is dropped.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    marks: Marks,
+    _lock: File,
+}
+
+impl Directory {
+    /// Takes it; refuses one that holds anything else or is another process's, and marks an absent or empty
+    /// one.
+    pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
+        let lock = take(path)?;
+        fs::remove_file(path.join(ROOM)).ok(); // left by a process that was killed
+        Ok(Self { path: path.to_owned(), marks: Marks::open(path)?, _lock: lock })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the store must at least hold.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Where the storage engine keeps its journals and tables.
+    pub(super) fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    /// Whether the disk has room, and files may grow beyond the longest journal.
+    pub(crate) fn has_room(&self) -> bool {
+        let room = self.path.join(ROOM);
+        let written = self.write_as_a_journal(&room);
+        fs::remove_file(&room).ok();
+        written.is_ok()
+    }
+
+    fn write_as_a_journal(&self, room: &Path) -> std::io::Result<()> {
+        let mut longest = 0;
+        for entry in fs::read_dir(self.data())? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|extension| extension == "jnl") {
+                longest = entry.metadata()?.len().max(longest);
+            }
+        }
+        let file = File::create(room)?;
+        file.write_all_at(&vec![1; ROOM_BYTES], longest)?;
+        file.sync_all()
+    }
+}
+
+fn take(directory: &Path) -> Result<File, StoreError> {
     fs::create_dir_all(directory)?;
     let lock = directory.join(LOCK);
     let foreign = !lock.exists() && fs::read_dir(directory)?.next().is_some();

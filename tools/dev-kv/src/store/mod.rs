@@ -11,6 +11,8 @@
 pub(crate) mod codec;
 mod format;
 mod history;
+mod journal;
+mod marks;
 mod presence;
 mod range;
 mod reclaim;
@@ -21,13 +23,13 @@ use crate::model::{Lock, Ts};
 use bytes::Bytes;
 use codec::{Corrupt, Current, Displaced};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+pub(crate) use format::Directory;
 use presence::Presence;
 pub(crate) use range::KeyRange;
 pub(crate) use size::StoreSize;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Bound;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,6 +42,9 @@ pub(crate) enum StoreError {
     /// Another process has the directory open.
     #[error("{0} is in use by another process")]
     InUse(String),
+    /// What was written is not there any more; the text names the file and says what to do.
+    #[error("{0}")]
+    Damaged(String),
     /// The engine failed; the disk is full, or broken.
     #[error("storage engine")]
     Engine(#[from] fjall::Error),
@@ -114,15 +119,16 @@ pub(crate) struct Store {
     raw: Keyspace,
     meta: Keyspace,
     safe_point: Arc<AtomicU64>,
+    /// Number of the last write.
+    writes: AtomicU64,
     probe: Option<SyncProbe>,
-    directory: std::path::PathBuf,
-    /// Dropped last: the directory is free when the engine has let go of it.
-    _lock: std::fs::File,
+    /// Dropped last: it is free when the engine has let go of it.
+    directory: Arc<Directory>,
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("directory", &self.directory).finish_non_exhaustive()
+        f.debug_struct("Store").field("directory", &self.directory.path()).finish_non_exhaustive()
     }
 }
 
@@ -130,18 +136,21 @@ const KEY_PREFIX: u8 = b'k';
 /// Of tables that are small, or written in order: a bigger one saves no merging.
 const SMALL_MEMTABLE_BYTES: u64 = 8 << 20;
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
+/// The number of the write, a row of every batch.
+const WRITES: &str = "writes";
 
 impl Store {
-    /// Opens the directory, making it if it is absent or empty.
+    /// Opens the tables in the directory, making them if it is new. What was acknowledged and is not there
+    /// any more, or does not read, is refused.
     pub(crate) fn open(
-        directory: &Path,
+        directory: Arc<Directory>,
         config: StoreConfig,
         probe: Option<SyncProbe>,
     ) -> Result<Self, StoreError> {
-        let lock = format::take(directory)?;
+        inspect(&directory)?;
         let safe_point = Arc::new(AtomicU64::new(0));
         let shared = Arc::clone(&safe_point);
-        let db = Database::builder(directory.join("data"))
+        let db = Database::builder(directory.data())
             .cache_size(config.block_cache_bytes)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .manual_journal_persist(true)
@@ -151,7 +160,7 @@ impl Store {
             .open()
             .map_err(|error| {
                 if matches!(error, fjall::Error::Locked) {
-                    StoreError::InUse(directory.display().to_string())
+                    StoreError::InUse(directory.path().display().to_string())
                 } else {
                     StoreError::Engine(error)
                 }
@@ -175,10 +184,14 @@ impl Store {
             meta: table("meta", SMALL_MEMTABLE_BYTES)?,
             db,
             safe_point,
+            writes: AtomicU64::new(0),
             probe,
-            directory: directory.to_owned(),
-            _lock: lock,
+            directory,
         };
+        if let Some(row) = store.meta(WRITES)? {
+            store.writes.store(decode_u64(&row)?, Ordering::Relaxed);
+        }
+        store.check_marks()?;
         if let Some(row) = store.meta("safe_point")? {
             store.set_safe_point(Ts(decode_u64(&row)?));
         }
@@ -193,7 +206,8 @@ impl Store {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.db.clone(), changes.len())
+        let rows = changes.len().saturating_add(1);
+        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.db.clone(), rows)
             .durability(Some(PersistMode::SyncData));
         let mut key = Vec::new();
         let mut row = Vec::new();
@@ -218,8 +232,11 @@ impl Store {
                 push(&mut batch, table, &key, present.then_some(&row));
             }
         }
+        let writes = self.writes.load(Ordering::Relaxed).wrapping_add(1);
+        batch.insert(&self.meta, WRITES, writes.to_be_bytes());
         let adding = self.presence.adding();
         batch.commit()?;
+        self.writes.store(writes, Ordering::Relaxed);
         for change in changes {
             if let RowChange::Current(key, Some(_)) = change {
                 adding.add(key);
@@ -228,7 +245,19 @@ impl Store {
         drop(adding);
         self.presence.grow(&self.db, &self.current);
         if let Some(probe) = &self.probe {
-            probe(&self.directory)?;
+            probe(self.directory.path())?;
+        }
+        self.directory.marks().wrote(writes)?;
+        Ok(())
+    }
+
+    /// Refuses tables that are older than what was acknowledged.
+    fn check_marks(&self) -> Result<(), StoreError> {
+        let (found, known) =
+            (self.writes.load(Ordering::Relaxed), self.directory.marks().held().writes);
+        if found < known {
+            let file = self.directory.data();
+            return Err(lost(&self.directory, &file.display().to_string(), found, known));
         }
         Ok(())
     }
@@ -405,6 +434,42 @@ impl Store {
             history_rows: self.history.approximate_len(),
         })
     }
+}
+
+/// Looks at the journals before the engine does, which would cut off what it cannot read.
+fn inspect(directory: &Directory) -> Result<(), StoreError> {
+    let data = directory.data();
+    let known = directory.marks().held().writes;
+    // The engine makes its version mark once its first journal is there.
+    if !data.join("version").try_exists()? {
+        if known > 0 {
+            return Err(lost(directory, &data.display().to_string(), 0, known));
+        }
+        return Ok(());
+    }
+    let contents = journal::inspect(&data)?;
+    if let Some(last) = contents.last.filter(|last| last.number < known) {
+        let place = format!("{} ends at byte {}", last.file.display(), last.end);
+        return Err(lost(directory, &place, last.number, known));
+    }
+    if let Some(torn) = contents.torn {
+        tracing::warn!(
+            file = %torn.file.display(),
+            offset = torn.offset,
+            bytes = torn.bytes,
+            "the last write is torn and is dropped; nobody was told that it succeeded"
+        );
+    }
+    Ok(())
+}
+
+fn lost(directory: &Directory, place: &str, found: u64, known: u64) -> StoreError {
+    let marks = directory.marks().path().display();
+    StoreError::Damaged(format!(
+        "{place}: write {found} is the last one there, but {known} was acknowledged. Restore the \
+         data directory from a copy, or start with an empty one. To open what is left and lose the \
+         rest, remove {marks}"
+    ))
 }
 
 fn push(batch: &mut fjall::OwnedWriteBatch, table: &Keyspace, key: &[u8], row: Option<&Vec<u8>>) {

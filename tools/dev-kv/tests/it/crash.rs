@@ -1,67 +1,17 @@
-//! What survives: kill -9, power loss, a full disk, other people's directories.
+//! What survives: kill -9, power loss, other people's directories.
 
-use crate::support::{Server, eventually, get, http, now, optimistic, put};
+use crate::support::{Process, Server, free_address, get, http, now, optimistic, put};
 use dev_kv::wire::kvrpcpb::{CommitRequest, PrewriteResponse};
 use dev_kv::wire::tikvpb::tikv_client::TikvClient;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tikv_client::{Timestamp, TimestampExt as _, TransactionClient};
 use tonic::transport::{Channel, Endpoint};
-
-/// The server as a process of its own.
-struct Process {
-    child: Child,
-    address: String,
-}
-
-impl Process {
-    async fn start(address: &str, data: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dev-kv"));
-        command.args(["--listen", address, "--data-dir"]).arg(data);
-        Self::spawn(command, address).await
-    }
-
-    async fn spawn(mut command: Command, address: &str) -> Self {
-        let child = command.stderr(Stdio::null()).spawn().unwrap();
-        let process = Self { child, address: address.to_owned() };
-        eventually("the server listens", async || {
-            tokio::net::TcpStream::connect(&process.address).await.is_ok()
-        })
-        .await;
-        process
-    }
-
-    /// kill -9.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// SIGTERM, and its orderly end.
-    fn stop(mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
 
 const ACCOUNTS: u64 = 16;
 const OPENING: u64 = 1_000;
@@ -254,21 +204,24 @@ async fn nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
     process.stop();
 }
 
-/// The journals as they were at the last sync.
+/// The journals and the marks as they were at the last sync.
 type Image = Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>;
 
 /// What of a journal can have been written; the rest is preallocated.
 const JOURNAL_HEAD: usize = 4 << 20;
+/// What is known to be on disk; it is not synced, and so may be as old as the last sync.
+const MARKS: &str = "dev-kv.marks";
 
-fn journals(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+fn synced(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
+    found.insert(MARKS.into(), std::fs::read(data.join(MARKS)).unwrap());
     for entry in std::fs::read_dir(data.join("data")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "jnl") {
             let mut content = std::fs::read(&path).unwrap();
             assert!(content[JOURNAL_HEAD.min(content.len())..].iter().all(|byte| *byte == 0));
             content.truncate(JOURNAL_HEAD);
-            found.insert(path.file_name().unwrap().into(), content);
+            found.insert(Path::new("data").join(path.file_name().unwrap()), content);
         }
     }
     found
@@ -281,7 +234,7 @@ fn copy_tree(from: &Path, to: &Path) {
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
             copy_tree(&path, &target);
-        } else if path.extension().is_none_or(|extension| extension != "jnl") {
+        } else if path.extension().is_none_or(|name| name != "jnl" && name != "marks") {
             std::fs::copy(&path, &target).unwrap();
         }
     }
@@ -297,7 +250,7 @@ async fn nothing_acknowledged_is_lost_with_what_was_not_synced() {
     let server = Server::start_with(move |config| {
         config.sync_probe = Some(Arc::new(move |data: &Path| {
             std::thread::sleep(Duration::from_millis(5));
-            *taken.lock().unwrap() = journals(data);
+            *taken.lock().unwrap() = synced(data);
             Ok(())
         }));
     })
@@ -315,13 +268,13 @@ async fn nothing_acknowledged_is_lost_with_what_was_not_synced() {
             let data = directory.path().join(format!("{round}-{one_phase}"));
             copy_tree(server.data(), &data);
             for (name, mut content) in synced {
-                if round.is_multiple_of(3) {
+                if round.is_multiple_of(3) && name != Path::new(MARKS) {
                     let end = content.iter().rposition(|byte| *byte != 0).unwrap();
                     let torn = content[end.saturating_sub(40)..end].to_vec();
                     content.truncate(end + 1);
                     content.extend_from_slice(&torn);
                 }
-                std::fs::write(data.join("data").join(name), content).unwrap();
+                std::fs::write(data.join(name), content).unwrap();
             }
             let after = Server::open(&data, |_| {}).await;
             let reader = after.client().await;
@@ -333,108 +286,6 @@ async fn nothing_acknowledged_is_lost_with_what_was_not_synced() {
         }
     }
     server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_failed_write_reads_go_on_and_writes_come_back() {
-    let failing = Arc::new(AtomicBool::new(false));
-    let switch = failing.clone();
-    let server = Server::start_with(move |config| {
-        config.sync_probe = Some(Arc::new(move |_: &Path| {
-            if switch.load(Ordering::SeqCst) {
-                return Err(std::io::Error::other("the disk is full"));
-            }
-            Ok(())
-        }));
-    })
-    .await;
-    let client = server.client().await;
-    put(&client, "k", "before").await;
-    let version = now(&client).await;
-    failing.store(true, Ordering::SeqCst);
-    let mut txn = client.begin_with_options(optimistic()).await.unwrap();
-    txn.put("k".to_owned(), "during").await.unwrap();
-    txn.commit().await.unwrap_err();
-    let wire = crate::wire::Wire::new(&server).await;
-    eventually("reads are served", async || {
-        let request = dev_kv::wire::kvrpcpb::GetRequest {
-            context: crate::support::whole(),
-            key: "k".into(),
-            version,
-        };
-        let answer = wire.kv.clone().kv_get(request).await;
-        answer.is_ok_and(|answer| &answer.get_ref().value[..] == b"before")
-    })
-    .await;
-    let refused = wire.send(crate::wire::prewrite(version, vec![crate::wire::put("x", "")])).await;
-    let reason = refused.region_error.unwrap().server_is_busy.unwrap().reason;
-    assert!(reason.contains("the disk is full"), "{reason}");
-    failing.store(false, Ordering::SeqCst);
-    eventually("writes are accepted again", async || {
-        let mut txn = client.begin_with_options(optimistic()).await.unwrap();
-        txn.put("other".to_owned(), "after").await.unwrap();
-        txn.commit().await.is_ok()
-    })
-    .await;
-    assert_eq!(get(&client, "other").await.as_deref(), Some("after"));
-    server.stop().await;
-}
-
-/// A real full disk, as near as a test gets without one: files may not grow beyond a limit.
-#[tokio::test(flavor = "multi_thread")]
-async fn on_a_full_disk_writes_fail_reads_go_on_and_nothing_is_damaged() {
-    let directory = TempDir::new().unwrap();
-    let data = directory.path().join("kv");
-    let address = free_address();
-    let process = Process::start(&address, &data).await;
-    let client = TransactionClient::new(vec![address.clone()]).await.unwrap();
-    put(&client, "first", "kept").await;
-    let version = now(&client).await;
-    process.stop();
-    let mut limited = Command::new("bash");
-    limited
-        .arg("-c")
-        .arg("trap '' XFSZ; ulimit -f 1024; exec \"$0\" \"$@\"")
-        .arg(env!("CARGO_BIN_EXE_dev-kv"))
-        .args(["--listen", &address, "--data-dir"])
-        .arg(&data);
-    let process = Process::spawn(limited, &address).await;
-    let client = TransactionClient::new(vec![address.clone()]).await.unwrap();
-    let mut kept = Vec::new();
-    let mut failed = None;
-    for round in 0..400 {
-        let mut txn = client.begin_with_options(optimistic().try_one_pc()).await.unwrap();
-        txn.put(format!("k{round:03}"), vec![b'v'; 8_000]).await.unwrap();
-        match txn.commit().await {
-            Ok(_) => kept.push(format!("k{round:03}")),
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
-        }
-    }
-    assert!(failed.is_some(), "a megabyte took {} writes of eight thousand bytes", kept.len());
-    assert!(!kept.is_empty());
-    let mut read = None;
-    for _ in 0..20 {
-        let version = tikv_client::TimestampExt::from_version(version);
-        let mut snapshot = client.snapshot(version, optimistic());
-        if let Ok(value) = snapshot.get("first".to_owned()).await {
-            read = value;
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-    assert_eq!(read.as_deref(), Some(&b"kept"[..]), "reads go on");
-    process.kill();
-    let process = Process::start(&address, &data).await;
-    let client = TransactionClient::new(vec![address.clone()]).await.unwrap();
-    assert_eq!(get(&client, "first").await.as_deref(), Some("kept"));
-    for key in &kept {
-        assert_eq!(get(&client, key).await.map(|value| value.len()), Some(8_000), "{key}");
-    }
-    put(&client, "last", "written").await;
-    process.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,9 @@
 
 mod basics;
 mod crash;
+mod damage;
 mod faults;
+mod full;
 mod garbage;
 mod hostile;
 mod locks;

@@ -5,6 +5,7 @@ use dev_kv::wire::pdpb::pd_client::PdClient;
 use dev_kv::wire::tikvpb::tikv_client::TikvClient;
 use dev_kv::{Config, Error, run};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 use tikv_client::transaction::HeartbeatOption;
@@ -108,6 +109,58 @@ impl Server {
     pub(crate) async fn pd(&self) -> PdClient<Channel> {
         PdClient::connect(format!("http://{}", self.address)).await.unwrap()
     }
+}
+
+/// The server as a process of its own.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) address: String,
+}
+
+impl Process {
+    /// On this directory.
+    pub(crate) async fn start(address: &str, data: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dev-kv"));
+        command.args(["--listen", address, "--data-dir"]).arg(data);
+        Self::spawn(command, address).await
+    }
+
+    /// By this command.
+    pub(crate) async fn spawn(mut command: Command, address: &str) -> Self {
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        let process = Self { child, address: address.to_owned() };
+        eventually("the server listens", async || {
+            tokio::net::TcpStream::connect(&process.address).await.is_ok()
+        })
+        .await;
+        process
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and its orderly end.
+    pub(crate) fn stop(mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
 }
 
 /// One HTTP/1.1 request; the status and the body.

@@ -55,6 +55,11 @@ impl Wire {
         Self { kv: server.kv().await }
     }
 
+    /// That of a process.
+    pub(crate) async fn at(address: &str) -> Self {
+        Self { kv: TikvClient::connect(format!("http://{address}")).await.unwrap() }
+    }
+
     pub(crate) async fn send(
         &self,
         request: kvrpcpb::PrewriteRequest,

@@ -1,5 +1,5 @@
 use super::super::codec::Current;
-use super::super::{RowChange, StoreConfig};
+use super::super::{Directory, RowChange, StoreConfig};
 use super::*;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -8,7 +8,8 @@ use tempfile::TempDir;
 fn open() -> (TempDir, Store) {
     let directory = TempDir::new().unwrap();
     let config = StoreConfig { block_cache_bytes: 1 << 20, memtable_bytes: 1 << 20 };
-    let store = Store::open(directory.path(), config, None).unwrap();
+    let taken = Arc::new(Directory::take(directory.path()).unwrap());
+    let store = Store::open(taken, config, None).unwrap();
     (directory, store)
 }
 
