@@ -153,6 +153,12 @@ fn a_locked_order_is_not_read_changed_removed_or_overwritten() {
             let Answer::Waiting(blocker) = answer else { panic!("{op:?}: {answer:?}") };
             assert_eq!(blocker.tx_id, meta().tx_id);
         }
+        let rival = Priority { begin_ts: 2, nonce: 0 };
+        let rival = TxMeta { tx_id: TxId([3; 16]), priority: rival, ..meta() };
+        let payload = Lock { order_id: id.clone(), stamp: before.stamp };
+        let rival = Call::Prepare { meta: rival, payload, may_wait: false };
+        let answer = batch(&mut core, 35, vec![rival]).remove(0);
+        assert!(matches!(answer, Answer::Vote(Vote::Contended { .. })), "{answer:?}");
         let end = if commits {
             Call::Commit { meta: meta(), receipts: Vec::new() }
         } else {
