@@ -1,5 +1,7 @@
 //! What an order's lane does with one order, and how it is stored.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test that panics has failed")]
+
 use std::sync::Arc;
 
 use participant::core::{Answer, Call, Core, Limits, Offered};

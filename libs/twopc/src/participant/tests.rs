@@ -1,5 +1,7 @@
 //! Goal: what a book says at the very edges: of the deadline, of what a journal entry says alone.
 
+#![allow(clippy::arithmetic_side_effects, reason = "small numbers, and tests panic on overflow")]
+
 use types::{Branch, BranchState, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
 use super::{Book, Entry, Event, Gate};
