@@ -3,8 +3,8 @@
 //! Must not know: how a role does its work.
 //!
 //! Modules: [`plan`] which children with which flags; [`certificates`] by which they prove who they are;
-//! [`listen`] where REST listens; [`data_dir`] the directory and its lock; [`child`] keeps one child alive; [`logs`] what the children say;
-//! [`status`] `up.json`; [`greeting`] what a person is told.
+//! [`listen`] where REST listens; [`data_dir`] the directory and its lock; [`child`] keeps one child alive;
+//! [`logs`] what the children say; [`status`] `up.json`; [`greeting`] what a person is told.
 
 use std::{
     collections::BTreeMap,

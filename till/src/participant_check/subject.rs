@@ -79,6 +79,7 @@ impl Participant {
         let evidence = as_primary.then(Self::other);
         // Whatever else is wrong with it, the checks tell.
         drop(self.abort(&tx, evidence).await);
+        drop(self.forget(&tx).await);
         match vote {
             Ok(Vote { vote: Some(Is::No(no)) }) => Err(format!(
                 "{} votes NO to the payload on shard {}: {} {:?}. The kit needs one that it votes YES to",

@@ -1,5 +1,4 @@
-//! What a caller is told who does not let a gRPC library write its bytes, or reads them with another one: the codes that
-//! the protocol means.
+//! What a caller is told that writes its bytes without a gRPC library: the codes that the protocol means.
 
 use std::time::Duration;
 
