@@ -138,13 +138,13 @@ fn split<T>(items: Vec<T>, bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = 
 
 /// A body that is there whole.
 #[derive(Debug, Default)]
-struct Whole {
-    data: Bytes,
+pub(crate) struct Whole {
+    pub(crate) data: Bytes,
     trailers: Option<HeaderMap>,
 }
 
 impl Whole {
-    const fn new(data: Bytes) -> Self {
+    pub(crate) const fn new(data: Bytes) -> Self {
         Self { data, trailers: None }
     }
 
@@ -152,7 +152,7 @@ impl Whole {
     ///
     /// # Errors
     /// What the body ends with instead.
-    async fn read(mut body: Body) -> Result<Self, Status> {
+    pub(crate) async fn read(mut body: Body) -> Result<Self, Status> {
         let mut whole = Self::default();
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
             match frame?.into_data() {

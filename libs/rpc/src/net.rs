@@ -4,6 +4,7 @@
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use measured::Measured;
+use resending::Resending;
 use tonic::transport::Channel;
 use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
 
@@ -14,6 +15,7 @@ use crate::{
 };
 
 mod measured;
+mod resending;
 
 /// What a generated client runs over. Cheap to clone; clones share the connection.
 pub type Transport = BoxCloneSyncService<
@@ -150,7 +152,8 @@ impl Default for NetOptions {
     }
 }
 
-/// The real network: gRPC over HTTP/2 over TCP, encrypted or not.
+/// The real network: gRPC over HTTP/2 over TCP, encrypted or not. A callee may end a connection well at any time,
+/// by GOAWAY, without a call failing for it. Requests must not be streams: each is read whole before it is sent.
 #[derive(Debug, Clone, Default)]
 pub struct GrpcNet {
     options: NetOptions,
@@ -201,7 +204,7 @@ impl GrpcNet {
     }
 
     fn transport(&self, callee: Option<&Identity>, endpoint: &Endpoint) -> Transport {
-        let channel = self.channel(callee, endpoint);
+        let channel = Resending(self.channel(callee, endpoint));
         if self.bundles {
             in_process(Measured(Bundling::new(channel)))
         } else {

@@ -237,7 +237,7 @@ impl Router {
     /// was said, somebody alive said it, and its shards stay: to move them would only have two replicas
     /// write them.
     pub fn failed(&self, endpoint: &Endpoint, failure: &Failure) {
-        let Some(why) = silence(failure.kind) else { return };
+        let Some(why) = silence(failure) else { return };
         let now = Instant::now();
         let mut replicas = self.shared.replicas();
         let Some(replica) = replicas.get_mut(endpoint) else { return };
@@ -386,9 +386,11 @@ fn first_to_recover(replicas: &BTreeMap<Endpoint, Replica>) -> Option<(&Endpoint
 
 /// Why a replica may be gone when a call to it ended like this; none when it must be alive. A lane that
 /// is not open yet and a replica that drains say UNAVAILABLE themselves, and want to be passed over.
-const fn silence(kind: ErrorKind) -> Option<&'static str> {
-    match kind {
+fn silence(failure: &Failure) -> Option<&'static str> {
+    match failure.kind {
         ErrorKind::Unavailable => Some("unavailable"),
+        // Only who looked at the call can say that it came too late.
+        ErrorKind::Deadline if failure.reason == Reason::Expired.as_str() => None,
         ErrorKind::Deadline => Some("no_answer"),
         ErrorKind::InvalidInput
         | ErrorKind::NotFound

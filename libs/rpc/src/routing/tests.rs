@@ -124,7 +124,8 @@ async fn a_replica_that_refuses_a_call_keeps_its_shards() {
     let first = router.route(shard).unwrap().endpoint;
     for reason in Reason::ALL.iter().copied() {
         router.failed(&first, &Failure::new(reason, "said so"));
-        let moves = matches!(reason.kind(), ErrorKind::Unavailable | ErrorKind::Deadline);
+        let moves = reason != Reason::Expired
+            && matches!(reason.kind(), ErrorKind::Unavailable | ErrorKind::Deadline);
         let kept = router.route(shard).unwrap().endpoint == first;
         assert_eq!(kept, !moves, "{reason:?}");
         tokio::time::advance(DOWN_FOR).await;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rpc::{
-    net::{GrpcNet, Net as _},
+    net::{GrpcNet, Net as _, Transport},
     server::{Options, State},
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -100,4 +100,31 @@ async fn connections_end_when_they_are_old_and_no_call_fails_for_it() {
     }
     let connections = connections.load(Ordering::Relaxed);
     assert!((4..=12).contains(&connections), "{connections} connections were made");
+}
+
+/// Calls without a pause from many tasks, as they come in a shop: some of them are always on their way when a
+/// connection ends.
+async fn call_on(transport: &Transport, until: Instant) -> usize {
+    let callers = (0..32).map(|_| {
+        let transport = transport.clone();
+        tokio::spawn(async move {
+            let mut calls = 0;
+            while Instant::now() < until {
+                let answer = call(&transport, "Echo", PATIENCE).await;
+                assert_eq!(answer.map(|text| text.text), Ok("hello".to_owned()));
+                calls += 1;
+            }
+            calls
+        })
+    });
+    futures::future::join_all(callers).await.into_iter().map(Result::unwrap).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_meets_the_end_of_a_connection_is_sent_again() {
+    let shop = Shop::open(Options { max_connection_age: Duration::from_millis(20), ..options() });
+    for transport in [shop.connect(), shop.connect_bundling()] {
+        let calls = call_on(&transport, Instant::now() + Duration::from_millis(1500)).await;
+        assert!(calls > 100, "{calls} calls were made");
+    }
 }

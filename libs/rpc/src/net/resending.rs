@@ -1,0 +1,83 @@
+//! Sends a request again that the callee did not look at because it was ending the connection.
+//!
+//! A callee ends a connection well when it is old, or when it stops itself: it answers what it has begun, and
+//! says so by GOAWAY. A request that came too late for that has had no effect for sure, so it goes out again, over
+//! a new connection to the same callee. Any other end of a connection proves nothing and is left to the caller.
+
+use std::{
+    error::Error,
+    task::{Context, Poll},
+};
+
+use futures::future::BoxFuture;
+use h2::Reason;
+use tonic::body::Body;
+use tower::{BoxError, Service, ServiceExt as _};
+
+use crate::bundle::Whole;
+
+/// Connections that may end under one request: a callee that ends each of them has no time for it.
+const CONNECTIONS_MAX: usize = 8;
+
+/// A connection over which requests are sent that are read whole before: no callee may be streamed to.
+#[derive(Debug, Clone)]
+pub(super) struct Resending<S>(pub(super) S);
+
+impl<S> Service<http::Request<Body>> for Resending<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Error: Into<BoxError> + Send,
+    S::Future: Send,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let connection = self.0.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let data = Whole::read(body).await?.data;
+            for _ in 1..CONNECTIONS_MAX {
+                let body = Body::new(Whole::new(data.clone()));
+                let request = http::Request::from_parts(parts.clone(), body);
+                match connection.clone().oneshot(request).await.map_err(Into::into) {
+                    Err(error) if was_not_begun(&*error) => {
+                        tracing::debug!(%error, "the connection ended, sending again");
+                    }
+                    other => return other,
+                }
+            }
+            let request = http::Request::from_parts(parts, Body::new(Whole::new(data)));
+            connection.oneshot(request).await.map_err(Into::into)
+        })
+    }
+}
+
+/// True when the callee has not begun the request for sure.
+fn was_not_begun(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // The connection ended while the request waited for its turn.
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        // RFC 9113, section 6.8: a stream that ends by GOAWAY is above the last one that the callee looked at. The
+        // others go on after it.
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_go_away()
+                && error.is_remote()
+                && error.reason() == Some(Reason::NO_ERROR);
+        }
+        next = error.source();
+    }
+    false
+}
