@@ -13,10 +13,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
+    batch::{Whole, end_of_part},
     bridge::Bridge,
     console::{self, Door},
     edge,
-    input::Input,
+    input::{Caller, Input},
     problem::Problem,
     upstream::{Ask, Effect, To},
 };
@@ -51,6 +52,7 @@ struct Change<'a> {
     /// Tells this call from others, where the request id is the client's own.
     call: Option<CallMeta>,
     deadline: tokio::time::Instant,
+    caller: Caller,
 }
 
 impl<'a> Change<'a> {
@@ -67,17 +69,22 @@ impl<'a> Change<'a> {
         input: &Input,
         deadline: tokio::time::Instant,
     ) -> Answer<Self> {
-        let (request_id, began) = input.request_id(bridge, deadline).await?;
+        let (request_id, began) = input.request_id(bridge, end_of_part(deadline)).await?;
         let call = began.map(|began| CallMeta {
             call_id: Some(RequestId::minted(bridge.mint())),
             began: Some(began),
             ..CallMeta::default()
         });
-        Ok(Self { bridge, request_id, call, deadline })
+        Ok(Self { bridge, request_id, call, deadline, caller: input.caller() })
     }
 
     const fn effect(&self) -> Effect<'_> {
         Effect::Changes { call: self.call.as_ref() }
+    }
+
+    /// The same for all parts of it.
+    const fn whole(&self) -> Whole<'_> {
+        Whole { deadline: self.deadline, effect: self.effect(), caller: &self.caller }
     }
 
     fn id(&self) -> String {
@@ -90,7 +97,7 @@ impl<'a> Change<'a> {
             to,
             effect: self.effect(),
             deadline: self.deadline,
-            attempt_timeout: self.bridge.settings().attempt_timeout,
+            attempt_timeout: Some(self.bridge.settings().attempt_timeout),
         }
     }
 }
@@ -107,7 +114,7 @@ fn read<'a>(
         to: To::Key(key),
         effect: Effect::None,
         deadline: input.deadline(bridge),
-        attempt_timeout: bridge.settings().attempt_timeout,
+        attempt_timeout: Some(bridge.settings().attempt_timeout),
     }
 }
 

@@ -56,8 +56,8 @@ pub struct Args {
     pub request_timeout_ms: u64,
 
     /// Milliseconds after which a batch_init is answered with 503. It is made of parts, none of which lives
-    /// longer than a minute.
-    #[arg(long, env = "TILL_BATCH_INIT_TIMEOUT_MS", default_value_t = 60_000,
+    /// longer than a minute, and no further one is begun once its client has left.
+    #[arg(long, env = "TILL_BATCH_INIT_TIMEOUT_MS", default_value_t = 3_600_000,
           value_parser = value_parser!(u64).range(1..=3_600_000))]
     pub batch_init_timeout_ms: u64,
 
@@ -183,7 +183,7 @@ mod tests {
     fn the_defaults_are_what_clients_were_promised() {
         let args = Cli::try_parse_from(["till"]).unwrap().args;
         assert_eq!(args.settings().request_timeout, Duration::from_secs(30));
-        assert_eq!(args.settings().batch_init_timeout, Duration::from_mins(1));
+        assert_eq!(args.settings().batch_init_timeout, Duration::from_hours(1));
         assert_eq!(args.settings().in_flight_max, 20_000);
         assert!(!args.settings().trust_request_id);
         assert!(args.patience().keep_alive_idle >= Duration::from_secs(75));

@@ -23,7 +23,7 @@ use types::Reason;
 use crate::{
     BODY_BYTES_MAX,
     bridge::Bridge,
-    input::{Arrived, X_REQUEST_ID, content_length, is_correlation_id},
+    input::{Arrived, Caller, X_REQUEST_ID, content_length, is_correlation_id},
     key::changes,
     problem::Problem,
 };
@@ -127,7 +127,7 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
     {
         return problem.into_response();
     }
-    let request = match without_body(bridge, request).await {
+    let mut request = match without_body(bridge, request).await {
         Ok(request) => request,
         Err(problem) => return problem.into_response(),
     };
@@ -140,6 +140,9 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
             .into_response();
     };
     let reads = request.method() == Method::GET || request.method() == Method::HEAD;
+    let caller = Caller::default();
+    let _waits = caller.waits();
+    request.extensions_mut().insert(caller);
     let work = async move {
         let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
         drop(place);
@@ -148,7 +151,7 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
     if reads {
         return work.await;
     }
-    // When the client leaves, the server drops this future; the work goes on all the same.
+    // When the client leaves, the server drops this future; the work goes on all the same, or to where it may end.
     match bridge.work().spawn(work.in_current_span()).await {
         Ok(response) => response,
         Err(error) => Problem::bug(&error).into_response(),

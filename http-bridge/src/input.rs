@@ -9,6 +9,7 @@ use proto::coordinator::v1::{
     ClaimRequestIdRequest, coordinator_service_client::CoordinatorServiceClient,
 };
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use types::{
     AMOUNT_MAX, AmountError, IdError, ItemId, OrderId, Quantity, RequestId, Timestamp, UserId,
 };
@@ -42,6 +43,21 @@ pub(crate) const COUNT_MAX: u64 = 10_000_000;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrived(pub(crate) Instant);
 
+/// Whether the client still waits; put into the extensions of a request whose work outlives its client.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Caller(CancellationToken);
+
+impl Caller {
+    /// The client waits until this is dropped.
+    pub(crate) fn waits(&self) -> DropGuard {
+        self.0.clone().drop_guard()
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
 /// What a handler is given: the parameters of the path, and what identifies the call.
 #[derive(Debug)]
 pub(crate) struct Input {
@@ -57,6 +73,7 @@ pub(crate) struct Input {
     /// None where the header does not stand.
     if_match: Option<Result<Vec<String>, etag::Malformed>>,
     arrived: Instant,
+    caller: Caller,
 }
 
 impl FromRequestParts<Bridge> for Input {
@@ -79,6 +96,7 @@ impl FromRequestParts<Bridge> for Input {
             keep_log: parts.headers.get(KEEP_LOG).cloned(),
             if_match: etag::if_match(&parts.headers),
             arrived: arrived.map_or_else(Instant::now, |arrived| arrived.0),
+            caller: parts.extensions.get::<Caller>().cloned().unwrap_or_default(),
         })
     }
 }
@@ -219,6 +237,10 @@ impl Input {
         }
     }
 
+    pub(crate) fn caller(&self) -> Caller {
+        self.caller.clone()
+    }
+
     /// When a call that only reads is given up.
     pub(crate) fn deadline(&self, bridge: &Bridge) -> Instant {
         self.arrived + bridge.settings().request_timeout
@@ -248,7 +270,7 @@ impl Input {
             to: To::Any,
             effect: Effect::None,
             deadline,
-            attempt_timeout: bridge.settings().attempt_timeout,
+            attempt_timeout: Some(bridge.settings().attempt_timeout),
         };
         let request =
             ClaimRequestIdRequest { request_id: id.as_str().to_owned(), call: self.call() };

@@ -62,8 +62,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) effect: Effect<'a>,
     /// When asking ends.
     pub(crate) deadline: Instant,
-    /// When another replica is asked.
-    pub(crate) attempt_timeout: Duration,
+    /// When another replica is asked; none for work that may take any time, of which silence is no sign.
+    pub(crate) attempt_timeout: Option<Duration>,
 }
 
 /// Why one attempt brought no success.
@@ -208,7 +208,14 @@ impl Bridge {
     {
         let route = route(ask).await?;
         let left = ask.deadline.saturating_duration_since(Instant::now());
-        let time = left.min(ask.attempt_timeout);
+        let time = ask.attempt_timeout.map_or(left, |most| left.min(most));
+        let failed = |failure: &Failure| {
+            if self.is_silence(ask, time) {
+                ask.service.failed(&route.endpoint, failure);
+            } else {
+                ask.service.failed_waiting(&route.endpoint, failure);
+            }
+        };
         let mut request = tonic::Request::new(request);
         deadline::set(&mut request, time);
         meta.set(&mut request);
@@ -223,16 +230,22 @@ impl Bridge {
             Ok(Err(status)) => {
                 self.store_time().hear_answer(status.metadata());
                 let failure = Failure::from_status(&status);
-                ask.service.failed(&route.endpoint, &failure);
+                failed(&failure);
                 Err(weigh(&status, failure))
             }
             Err(_) => {
                 let cause = format!("{} did not answer in time", route.endpoint);
-                let silence = Failure::new(Reason::OutcomeUnknown, cause.clone());
-                ask.service.failed(&route.endpoint, &silence);
+                failed(&Failure::new(Reason::OutcomeUnknown, cause.clone()));
                 Err(Trouble::Again { maybe_done: true, overloaded: None, cause })
             }
         }
+    }
+
+    /// Whether a replica is silent that does not answer within this time. Towards its deadline a call leaves a replica
+    /// less time than an answer may take.
+    fn is_silence(&self, ask: &Ask<'_>, time: Duration) -> bool {
+        let least = self.settings().request_timeout / 2;
+        ask.attempt_timeout.is_some_and(|most| time >= most.min(least))
     }
 
     /// The end of a call that is answered at this deadline, by the store's clock. It is asked of a service where

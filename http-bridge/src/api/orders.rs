@@ -358,7 +358,7 @@ pub(super) async fn batch_init(
         bridge.fill(
             &bridge.shop().order,
             count,
-            (change.deadline, change.effect()),
+            change.whole(),
             request,
             |transport, request| async move {
                 OrderServiceClient::new(transport).batch_init(request).await

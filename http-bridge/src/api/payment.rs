@@ -236,7 +236,7 @@ pub(super) async fn batch_init(
     let fill = bridge.fill(
         &bridge.shop().payment,
         count,
-        (change.deadline, change.effect()),
+        change.whole(),
         request,
         |transport, request| async move {
             PaymentServiceClient::new(transport).batch_init(request).await

@@ -161,7 +161,7 @@ pub(super) async fn batch_init(
         bridge.fill(
             &bridge.shop().stock,
             count,
-            (change.deadline, change.effect()),
+            change.whole(),
             request,
             |transport, request| async move {
                 StockServiceClient::new(transport).batch_init(request).await

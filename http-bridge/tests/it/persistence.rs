@@ -9,9 +9,9 @@ use rpc::{
     routing::{Router, Target},
 };
 use tokio::{sync::Notify, time::Instant};
-use types::Reason;
+use types::{Reason, ShardId};
 
-use crate::shop::{Front, Trouble, World, settings};
+use crate::shop::{Front, SHARDS, Trouble, World, settings};
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_definite_is_asked_again() {
@@ -279,6 +279,67 @@ async fn batch_init_has_its_own_deadline() {
     let answer = front.call("POST /stock/batch_init/100/1/1").await;
     assert_eq!(answer.outcome(), (503, "OUTCOME_UNKNOWN".to_owned()));
     assert!(began.elapsed() > Duration::from_secs(59), "{:?}", began.elapsed());
+}
+
+/// Which replica of a service each shard is served by.
+fn routes(service: &Router) -> Vec<Endpoint> {
+    (0..SHARDS).map(|shard| service.route(ShardId(shard)).unwrap().endpoint).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_init_that_takes_long_leaves_its_replica_its_shards() {
+    let front = Front::new();
+    let before = routes(&front.bridge.shop().stock);
+    front.world.plan("stock-1", "/BatchInit", Trouble::Silence, usize::MAX);
+    let answer = front.call("POST /stock/batch_init/100/1/1").await;
+    assert_eq!(answer.outcome(), (503, "OUTCOME_UNKNOWN".to_owned()));
+    assert_eq!(routes(&front.bridge.shop().stock), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_had_less_time_than_an_attempt_keeps_its_shards() {
+    let front = Front::filled();
+    let before = routes(&front.bridge.shop().stock);
+    front.world.plan("", "/GetItem", Trouble::Silence, usize::MAX);
+    front.call("GET /stock/find/1").await;
+    // The last of four attempts had five seconds of eight, a moment ago.
+    assert_eq!(routes(&front.bridge.shop().stock), before);
+    assert_eq!(front.world.calls("/GetItem").len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_init_is_given_up_a_minute_after_its_service_fell_silent() {
+    let batch_init_timeout = Duration::from_hours(1);
+    for method in ["/ClaimRequestId", "/Describe", "/BatchInit"] {
+        let front = Front::with(Settings { batch_init_timeout, ..settings() });
+        front.call("GET /stock/find/1").await;
+        front.bridge.shop().stock.forget_description();
+        front.world.plan("", method, Trouble::LoseRequest, usize::MAX);
+        let began = Instant::now();
+        let key = [("Idempotency-Key", "a")];
+        assert_eq!(front.call_with("POST /stock/batch_init/100/1/1", &key).await.status, 503);
+        let took = began.elapsed();
+        assert!(took <= Duration::from_mins(1), "{method} {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_init_ends_with_the_part_at_which_its_client_left() {
+    let front = Front::new();
+    let held = Arc::new(Notify::new());
+    front.world.plan("payment", "/BatchInit", Trouble::Hold(Arc::clone(&held)), 1);
+    let client = front.clone();
+    let call = tokio::spawn(async move { client.call("POST /payment/batch_init/120000/1").await });
+    while front.world.calls("/BatchInit").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    call.abort();
+    assert!(call.await.is_err());
+    held.notify_one();
+    front.bridge.work().close();
+    let ended = tokio::time::timeout(Duration::from_secs(5), front.bridge.work().wait()).await;
+    ended.expect("the work ends");
+    assert_eq!(front.world.state().users.len(), 50_000);
 }
 
 #[tokio::test(start_paused = true)]
