@@ -16,6 +16,14 @@ pub struct Args {
     #[arg(long, env = "TILL_DEV_KV_LISTEN", default_value = "127.0.0.1:2379")]
     pub listen: SocketAddr,
 
+    /// Addresses of further placement drivers of the store, each of which can be told to hang or to lead.
+    #[arg(long, env = "TILL_DEV_KV_PD_LISTEN", value_delimiter = ',')]
+    pub pd_listen: Vec<SocketAddr>,
+
+    /// Placement drivers that hang from the start, by number; the one at the listen address is 1.
+    #[arg(long, env = "TILL_DEV_KV_PD_HANGING", value_delimiter = ',')]
+    pub pd_hanging: Vec<u64>,
+
     /// `host:port` at which clients reach this process; the listen address when absent.
     #[arg(long, env = "TILL_DEV_KV_ADVERTISE")]
     pub advertise: Option<String>,
@@ -86,6 +94,10 @@ pub struct TlsPaths {
 pub struct Config {
     /// Directory of the data.
     pub data_dir: PathBuf,
+    /// Addresses to listen on as further placement drivers.
+    pub pd_listen: Vec<SocketAddr>,
+    /// Placement drivers that hang from the start, by number from 1.
+    pub pd_hanging: Vec<u64>,
     /// `host:port` for clients; none is the listener's address.
     pub advertise: Option<String>,
     /// Plain keys to cut regions at.
@@ -124,6 +136,8 @@ impl Config {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
+            pd_listen: Vec::new(),
+            pd_hanging: Vec::new(),
             advertise: None,
             split_keys: Vec::new(),
             keyspaces: Vec::new(),
@@ -164,6 +178,8 @@ impl TryFrom<Args> for Config {
         for text in &args.split_at {
             config.split_keys.push(parse_hex(text)?);
         }
+        config.pd_listen = args.pd_listen;
+        config.pd_hanging = args.pd_hanging;
         config.advertise = args.advertise;
         config.keyspaces = args.keyspaces;
         config.cache_bytes = u64::from(args.cache_mib) << 20;

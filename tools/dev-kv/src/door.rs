@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::faults::{Fault, Faults, Loss};
 use crate::http;
 use crate::kv::Kv;
+use crate::members::Members;
 use crate::pd::Pd;
 use crate::wire::keyspacepb::keyspace_server::KeyspaceServer;
 use crate::wire::pdpb::pd_server::PdServer;
@@ -52,6 +53,9 @@ pub(crate) struct Door {
     pd: PdServer<Pd>,
     keyspaces: KeyspaceServer<Pd>,
     pages: Router,
+    members: Arc<Members>,
+    /// The placement driver at this door.
+    member: u64,
     faults: Arc<Faults>,
     engine: Arc<Engine>,
 }
@@ -64,6 +68,8 @@ impl Door {
             faults: Arc::clone(&kv.faults),
             engine: Arc::clone(&kv.engine),
             pages: http::pages(pd.clone(), kv.clone(), on_loopback),
+            members: Arc::clone(&pd.members),
+            member: pd.member,
             keyspaces: KeyspaceServer::new(pd.clone()),
             pd: PdServer::new(pd).max_decoding_message_size(usize::MAX),
             kv: TikvServer::new(kv)
@@ -78,6 +84,16 @@ impl Door {
             Known::Pd => self.pd.clone().call(request),
             Known::Keyspace => self.keyspaces.clone().call(request),
         }
+    }
+
+    /// Carries a call out when the placement driver does not hang any more.
+    async fn wait(
+        self,
+        service: Known,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Infallible> {
+        self.members.while_hanging(self.member).await;
+        self.carry_out(service, request).await
     }
 
     /// Carries a call out that meets a fault.
@@ -141,6 +157,9 @@ impl hyper::service::Service<Request<Incoming>> for Door {
         self.engine.counters().traffic.called(rpc);
         if let Some(fault) = self.faults.transport(rpc) {
             return Box::pin(self.clone().disturb(service, request, fault));
+        }
+        if service != Known::Tikv && self.members.hangs(self.member) {
+            return Box::pin(self.clone().wait(service, request));
         }
         let uri = request.uri().clone();
         let answer = self.carry_out(service, request);

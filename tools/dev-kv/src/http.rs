@@ -4,6 +4,7 @@ use crate::args::parse_hex;
 use crate::door::unimplemented;
 use crate::faults::Rule;
 use crate::kv::Kv;
+use crate::members;
 use crate::pd::{Pd, VERSION};
 use crate::regions::Region;
 use axum::Router;
@@ -29,10 +30,9 @@ struct Parts {
 
 /// All of them. On a loopback address they answer to loopback names only.
 pub(crate) fn pages(pd: Pd, kv: Kv, on_loopback: bool) -> Router {
+    let members = members::pages(std::sync::Arc::clone(&pd.members));
     let mut pages = Router::new()
         .route("/pd/api/v1/version", get(version))
-        .route("/pd/api/v1/health", get(health))
-        .route("/pd/api/v1/members", get(members))
         .route("/pd/api/v1/stores", get(stores))
         .route("/pd/api/v1/regions", get(regions))
         .route("/dev-kv/v1/faults", get(list_faults).post(add_fault).delete(clear_faults))
@@ -40,11 +40,14 @@ pub(crate) fn pages(pd: Pd, kv: Kv, on_loopback: bool) -> Router {
         .route("/dev-kv/v1/keyspaces", post(add_keyspace))
         .route("/dev-kv/v1/freeze-tso", post(freeze))
         .route("/dev-kv/v1/jump-clock", post(jump))
-        .route("/dev-kv/v1/stats", get(stats));
+        .route("/dev-kv/v1/stats", get(stats))
+        .fallback(unknown)
+        .with_state(Parts { pd, kv })
+        .merge(members);
     if on_loopback {
-        pages = pages.route_layer(from_fn(loopback_names));
+        pages = pages.layer(from_fn(loopback_names));
     }
-    pages.fallback(unknown).with_state(Parts { pd, kv })
+    pages
 }
 
 /// Refuses what was meant for another host: the page of a site whose name was made to resolve to this
@@ -67,15 +70,6 @@ async fn unknown(uri: Uri) -> Response {
 
 async fn version() -> Json<Value> {
     Json(json!({ "branch": "dev-kv", "version": VERSION }))
-}
-
-async fn health() -> Json<Value> {
-    Json(json!([{ "name": "dev-kv", "member_id": 1, "health": true }]))
-}
-
-async fn members(State(parts): State<Parts>) -> Json<Value> {
-    let member = json!({ "name": "dev-kv", "member_id": 1, "client_urls": [parts.pd.url()] });
-    Json(json!({ "members": [member], "leader": member }))
 }
 
 async fn stores(State(parts): State<Parts>) -> Json<Value> {
@@ -166,7 +160,7 @@ async fn add_keyspace(State(parts): State<Parts>, Json(keyspace): Json<Name>) ->
     }
 }
 
-fn problem(status: StatusCode, error: &dyn std::fmt::Display) -> Response {
+pub(crate) fn problem(status: StatusCode, error: &dyn std::fmt::Display) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/problem+json")];
     let body = Json(json!({ "status": status.as_u16(), "detail": error.to_string() }));
     (status, kind, body).into_response()

@@ -8,7 +8,7 @@
 //!
 //! Modules: [`wire`] (the protocol, compiled), `model` (Percolator's rules, pure), `store` (tables on disk),
 //! `engine` (the state between the two: locks, cache, group commit), `tso` (timestamps), `regions`,
-//! `keyspaces` and `cluster` (which keep themselves on disk), `kv`, `raw` and `pd` (the services),
+//! `keyspaces` and `cluster` (which keep themselves on disk), `kv`, `raw` and `pd` (the services), `members` (of PD),
 //! `convert` (messages to types), `faults`, `traffic` (what was asked for),
 //! `door` (brings calls to their services), `http` (status and administration), `server` (the port).
 //!
@@ -31,6 +31,7 @@ mod faults;
 mod http;
 mod keyspaces;
 mod kv;
+mod members;
 mod model;
 mod pd;
 mod raw;

@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 use crate::engine::{Engine, EngineError};
 use crate::faults::Faults;
+use crate::members::Members;
 use crate::model::Ts;
 use crate::regions::{Region, STORE_ID};
 use crate::wire::keyspacepb::keyspace_server::Keyspace;
@@ -23,10 +24,11 @@ pub(crate) struct Pd {
     pub(crate) engine: Arc<Engine>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) faults: Arc<Faults>,
-    /// `host:port` at which clients reach this process.
+    /// `host:port` at which clients reach the store.
     pub(crate) advertise: Arc<str>,
-    /// Whether that is behind TLS.
-    pub(crate) tls: bool,
+    /// The placement drivers, and which of them this is.
+    pub(crate) members: Arc<Members>,
+    pub(crate) member: u64,
     /// True when the server stops: timestamp streams end.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -37,20 +39,18 @@ impl Pd {
         Some(pdpb::ResponseHeader { cluster_id: self.engine.cluster_id(), error: None })
     }
 
-    /// Refuses a request that is meant for another cluster.
+    /// Refuses a request that is meant for another cluster, or for the leader.
     fn check(&self, header: Option<&pdpb::RequestHeader>) -> Result<(), Status> {
         let asked = header.map_or(0, |header| header.cluster_id);
         let own = self.engine.cluster_id();
-        if asked == 0 || asked == own {
-            return Ok(());
+        if asked != 0 && asked != own {
+            let text = format!("mismatch cluster id, need {own} but got {asked}");
+            return Err(Status::failed_precondition(text));
         }
-        Err(Status::failed_precondition(format!("mismatch cluster id, need {own} but got {asked}")))
-    }
-
-    /// Where clients reach it.
-    pub(crate) fn url(&self) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}", self.advertise)
+        if !self.members.leads(self.member) {
+            return Err(Status::unavailable("not leader"));
+        }
+        Ok(())
     }
 
     /// The only store.
@@ -76,6 +76,7 @@ impl Pd {
         &self,
         request: &pdpb::TsoRequest,
     ) -> Result<pdpb::TsoResponse, Status> {
+        self.members.while_hanging(self.member).await;
         self.check(request.header.as_ref())?;
         if request.count == 0 {
             return Err(Status::invalid_argument("tso count should be positive"));
@@ -127,17 +128,12 @@ impl PdService for Pd {
         &self,
         _: Request<pdpb::GetMembersRequest>,
     ) -> Result<Response<pdpb::GetMembersResponse>, Status> {
-        let member = pdpb::Member {
-            name: "dev-kv".to_owned(),
-            member_id: 1,
-            peer_urls: vec![self.url()],
-            client_urls: vec![self.url()],
-        };
+        let leader = self.members.leader();
         Ok(Response::new(pdpb::GetMembersResponse {
             header: self.header(),
-            members: vec![member.clone()],
-            leader: Some(member.clone()),
-            etcd_leader: Some(member),
+            members: self.members.to_wire(),
+            leader: leader.clone(),
+            etcd_leader: leader,
         }))
     }
 

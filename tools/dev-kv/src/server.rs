@@ -8,6 +8,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, chain};
 use crate::faults::Faults;
 use crate::kv::Kv;
+use crate::members::Members;
 use crate::pd::Pd;
 use crate::store::StoreConfig;
 use bytes::Bytes;
@@ -66,6 +67,10 @@ pub async fn run(
 ) -> Result<(), Error> {
     let address = listener.local_addr()?;
     take_large_files_for_a_full_disk()?;
+    let mut further = Vec::new();
+    for address in &config.pd_listen {
+        further.push(TcpListener::bind(address).await?);
+    }
     let acceptor = config.tls.as_ref().map(acceptor).transpose()?;
     let tls = acceptor.map(|acceptor| Tls { acceptor, admit: config.admit.clone() });
     let shift_ms = Arc::new(AtomicI64::new(0));
@@ -95,17 +100,22 @@ pub async fn run(
     }
     let advertise: Arc<str> =
         config.advertise.clone().unwrap_or_else(|| address.to_string()).into();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let mut urls = vec![format!("{scheme}://{advertise}")];
+    for listener in &further {
+        urls.push(format!("{scheme}://{}", listener.local_addr()?));
+    }
     let (stop, stopping) = watch::channel(false);
     let pd = Pd {
         engine: Arc::clone(&engine),
         cluster: Arc::clone(&cluster),
         faults: Arc::clone(&faults),
         advertise: Arc::clone(&advertise),
-        tls: tls.is_some(),
-        stopping,
+        members: Arc::new(Members::new(urls, &config.pd_hanging)),
+        member: Members::FIRST,
+        stopping: stopping.clone(),
     };
     let kv = Kv { engine: Arc::clone(&engine), cluster: Arc::clone(&cluster), faults };
-    let door = Door::new(pd, kv, address.ip().is_loopback());
     let garbage = tokio::spawn(Arc::clone(&engine).collect_garbage_forever());
     tracing::info!(
         address = %address,
@@ -120,7 +130,17 @@ pub async fn run(
         shutdown.await;
         stop.send_replace(true);
     };
-    accept(&listener, door, tls, shutdown).await;
+    let others = (Members::FIRST + 1..).zip(&further).map(|(member, listener)| {
+        let door = Door::new(Pd { member, ..pd.clone() }, kv.clone(), is_loopback(listener));
+        let mut stopping = stopping.clone();
+        accept(listener, door, tls.clone(), async move {
+            // An error means that the sender is gone, and the server with it.
+            let _ended = stopping.wait_for(|stopping| *stopping).await;
+        })
+    });
+    let door = Door::new(pd.clone(), kv.clone(), is_loopback(&listener));
+    let first = accept(&listener, door, tls.clone(), shutdown);
+    futures::future::join(first, futures::future::join_all(others)).await;
     engine.close();
     // Whoever opens the directory next finds it free, so what still reads it is waited for.
     if tokio::time::timeout(DRAIN, garbage).await.is_err() {
@@ -133,6 +153,10 @@ pub async fn run(
     }
     tracing::info!("dev-kv stopped");
     Ok(())
+}
+
+fn is_loopback(listener: &TcpListener) -> bool {
+    listener.local_addr().is_ok_and(|address| address.ip().is_loopback())
 }
 
 /// A file that would grow beyond the process's limit ends the process, unless somebody takes the signal: then
