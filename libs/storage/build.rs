@@ -1,14 +1,18 @@
-//! Compiles the stored messages with protox (no protoc needed) into `OUT_DIR`.
+//! Compiles the stored messages, and those that find PD's leader, with protox (no protoc needed) into `OUT_DIR`.
 
 use std::error::Error;
 
-const ROOT: &str = "../../proto";
-const FILE: &str = "till/storage/v1/storage.proto";
+const STORED_ROOT: &str = "../../proto";
+const STORED: &str = "till/storage/v1/storage.proto";
+const PD_ROOT: &str = "proto";
+const PD: &str = "pdpb.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = protox::compile([FILE], [ROOT])?;
+    let files = protox::compile([STORED], [STORED_ROOT])?;
     tonic_prost_build::configure().bytes(".").btree_map(".").compile_fds(files)?;
-    println!("cargo:rerun-if-changed={ROOT}/{FILE}");
+    tonic_prost_build::configure().compile_fds(protox::compile([PD], [PD_ROOT])?)?;
+    println!("cargo:rerun-if-changed={STORED_ROOT}/{STORED}");
+    println!("cargo:rerun-if-changed={PD_ROOT}/{PD}");
     println!("cargo:rerun-if-changed=build.rs");
     Ok(())
 }

@@ -10,14 +10,17 @@
 //! - [`query`]: reads go through snapshots that live for one request (the client caches what it has
 //!   read), scans in pages, each with back-offs and a deadline of our own.
 //! - [`supervisor`]: builds the client in the background, and anew when it has gone silent: a frozen
-//!   stream of timestamps makes it hang for ever.
+//!   stream of timestamps makes it hang for ever. [`members`] finds the placement driver that leads and
+//!   answers, [`front`] keeps the client from asking the others, as it waits for ever for one that hangs.
 //! - [`trust`]: the client may say yes to a commit that it never sent.
 //! - [`gather`]: callers who wait for a timestamp together share one.
 //! - Orphaned locks, which the client does not get past, are cleared in the background.
 
 mod certificates;
 mod classify;
+mod front;
 mod gather;
+mod members;
 mod pace;
 mod query;
 mod supervisor;
@@ -30,7 +33,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     ops::Range,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -110,12 +113,16 @@ impl TikvConfig {
         }
     }
 
-    fn client_config(&self) -> tikv_client::Config {
+    /// The client's settings, with other authorities than the store's where they are given.
+    fn client_config(&self, authorities: Option<&Path>) -> tikv_client::Config {
         let config = tikv_client::Config::default()
             .with_timeout(Duration::from_millis(self.request_timeout_ms))
             .with_grpc_max_decoding_message_size(DECODED_BYTES_MAX);
         match &self.tls {
-            Some(tls) => config.with_security(&tls.ca, &tls.cert, &tls.key),
+            Some(tls) => {
+                let ca = authorities.unwrap_or(&tls.ca);
+                config.with_security(ca, &tls.cert, &tls.key)
+            }
             None => config,
         }
     }
@@ -258,7 +265,8 @@ impl Inner {
         loop {
             let generation = self.supervisor.client(deadline).await?;
             let until = deadline.min(Instant::now() + silence);
-            let problem = match bounded(until, ask(generation.client.clone())).await {
+            let attempt = ask(generation.client.clone());
+            let problem = match self.supervisor.bounded(&generation, until, attempt).await {
                 Ok(Ok(answer)) => {
                     self.supervisor.answered();
                     return Ok(answer);

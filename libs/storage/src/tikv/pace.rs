@@ -19,6 +19,9 @@ pub(super) enum Interrupted {
     /// leader.
     #[error("the client panicked")]
     Panicked,
+    /// There is a newer client.
+    #[error("the client was replaced")]
+    Replaced,
 }
 
 impl From<Interrupted> for KvError {

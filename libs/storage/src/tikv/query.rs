@@ -10,7 +10,7 @@ use types::Timestamp;
 use super::{
     Inner, base_options,
     classify::{self, ReadVerdict},
-    pace::{Pause, bounded},
+    pace::{Interrupted, Pause},
 };
 use crate::kv::{Key, KvError, Reads, Value};
 
@@ -88,11 +88,12 @@ impl TikvReads {
         loop {
             let generation = inner.supervisor.client(deadline).await?;
             let attempt = Box::pin(query.clone().ask(generation.client.clone(), self.at));
-            let problem = match bounded(deadline, attempt).await {
+            let problem = match inner.supervisor.bounded(&generation, deadline, attempt).await {
                 Ok(Ok(pairs)) => {
                     inner.supervisor.answered();
                     return Ok(pairs);
                 }
+                Err(Interrupted::Replaced) => KvError::from(Interrupted::Replaced),
                 Err(interrupted) => {
                     inner.trust.failed();
                     inner.supervisor.went_silent(&generation);

@@ -21,7 +21,13 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{TikvConfig, certificates::Certificates, pace::bounded};
+use super::{
+    TikvConfig,
+    certificates::Certificates,
+    front::Front,
+    members::{Leader, Members},
+    pace::{Interrupted, bounded},
+};
 use crate::kv::KvError;
 
 /// Failures in a row, of any calls, after which the client is built anew.
@@ -92,6 +98,25 @@ impl Supervisor {
         self.current.borrow().as_ref().map_or(0, |generation| generation.number)
     }
 
+    /// Awaits a call of this client up to a deadline, or until there is a newer one: whoever waits for a client
+    /// that has gone silent would wait in vain.
+    pub(super) async fn bounded<F: Future>(
+        &self,
+        generation: &Generation,
+        deadline: Instant,
+        call: F,
+    ) -> Result<F::Output, Interrupted> {
+        let mut current = self.current.clone();
+        let newer = current.wait_for(|newest| {
+            newest.as_ref().is_some_and(|newest| newest.number > generation.number)
+        });
+        tokio::select! {
+            biased;
+            outcome = bounded(deadline, call) => outcome,
+            _ = newer => Err(Interrupted::Replaced),
+        }
+    }
+
     /// Notes an answer of any kind.
     pub(super) fn answered(&self) {
         if self.shared.failures.load(Ordering::Relaxed) != 0 {
@@ -131,8 +156,9 @@ async fn build(
 ) {
     let mut gap = REBUILD_GAP;
     let mut certificates = Certificates::of(config.tls.as_ref());
+    let mut members = Members::new(&config);
     for number in 1.. {
-        let client = connect(&config).await;
+        let client = connect(&config, &mut members).await;
         if number > 1 {
             tracing::warn!(generation = number, "built a new store client");
         }
@@ -156,24 +182,35 @@ async fn build(
 }
 
 /// A connected client, however long it takes.
-async fn connect(config: &TikvConfig) -> TransactionClient {
+async fn connect(config: &TikvConfig, members: &mut Members) -> TransactionClient {
     let mut gap = CONNECT_GAP;
     let mut told = false;
     loop {
-        let deadline = Instant::now() + Duration::from_millis(config.connect_timeout_ms);
-        let endpoints = config.pd_endpoints.clone();
-        // PD may accept the connection and say nothing; the client would wait for ever.
-        let attempt = TransactionClient::new_with_config(endpoints, config.client_config());
-        let problem = match bounded(deadline, Box::pin(attempt)).await {
-            Ok(Ok(client)) => return client,
-            Ok(Err(error)) => error.to_string(),
-            Err(interrupted) => interrupted.to_string(),
+        let leader = members.leader().await;
+        let problem = match connect_to(config, &leader).await {
+            Ok(client) => return client,
+            Err(problem) => problem,
         };
         if !told {
-            tracing::warn!(endpoints = ?config.pd_endpoints, problem, "cannot reach the store yet");
+            tracing::warn!(leader = leader.address(), problem, "cannot reach the store yet");
             told = true;
         }
         sleep(gap).await;
         gap = (gap * 2).min(CONNECT_GAP_MAX);
+    }
+}
+
+/// A client of this leader; or why there is none.
+async fn connect_to(config: &TikvConfig, leader: &Leader) -> Result<TransactionClient, String> {
+    let deadline = Instant::now() + Duration::from_millis(config.connect_timeout_ms);
+    let front = Front::open(leader, config.tls.as_ref()).await;
+    let front = front.map_err(|error| format!("cannot tell the client of its leader: {error}"))?;
+    let settings = config.client_config(front.authorities());
+    // PD may accept the connection and say nothing; the client would wait for ever.
+    let attempt = TransactionClient::new_with_config(vec![front.address()], settings);
+    match bounded(deadline, Box::pin(attempt)).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(interrupted) => Err(interrupted.to_string()),
     }
 }

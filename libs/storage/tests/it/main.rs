@@ -4,6 +4,7 @@
 
 mod formats;
 mod mem;
+mod members;
 mod proxy;
 mod server;
 mod suite;

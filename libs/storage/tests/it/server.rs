@@ -40,15 +40,20 @@ impl Stopped {
 
     pub(crate) fn start(self) -> Server {
         let listener = std::net::TcpListener::bind(self.addr).unwrap();
-        Server::run(listener, self.dir, None)
+        Server::run(listener, self.dir, None, |_| {})
     }
 }
 
 impl Server {
     /// An empty store of one region.
     pub(crate) fn start() -> Self {
+        Self::start_configured(|_| {})
+    }
+
+    /// An empty store, configured.
+    pub(crate) fn start_configured(configure: impl FnOnce(&mut dev_kv::Config)) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        Self::run(listener, tempfile::tempdir().unwrap(), None)
+        Self::run(listener, tempfile::tempdir().unwrap(), None, configure)
     }
 
     /// An empty store that clients reach through a proxy.
@@ -56,7 +61,7 @@ impl Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Proxy::start(front, listener.local_addr().unwrap());
-        Self::run(listener, tempfile::tempdir().unwrap(), Some(proxy))
+        Self::run(listener, tempfile::tempdir().unwrap(), Some(proxy), |_| {})
     }
 
     /// An address at which nothing listens yet.
@@ -65,12 +70,18 @@ impl Server {
         Stopped { addr: listener.local_addr().unwrap(), dir: tempfile::tempdir().unwrap() }
     }
 
-    fn run(listener: std::net::TcpListener, dir: TempDir, proxy: Option<Proxy>) -> Self {
+    fn run(
+        listener: std::net::TcpListener,
+        dir: TempDir,
+        proxy: Option<Proxy>,
+        configure: impl FnOnce(&mut dev_kv::Config),
+    ) -> Self {
         let addr = listener.local_addr().unwrap();
         let mut config = dev_kv::Config::new(dir.path());
         config.cache_bytes = 16 << 20;
         config.block_cache_bytes = 8 << 20;
         config.advertise = proxy.as_ref().map(|proxy| proxy.addr().to_string());
+        configure(&mut config);
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -122,7 +133,25 @@ impl Server {
         self.ask("POST", "split", &json!({ "keys": keys })).await;
     }
 
-    async fn ask(&self, method: &str, path: &str, body: &Value) {
+    /// The addresses of its placement drivers, in the order of their numbers from 1.
+    pub(crate) async fn members(&self) -> Vec<String> {
+        let response = self.ask("GET", "members", &Value::Null).await;
+        let (_, body) = response.split_once("\r\n\r\n").unwrap();
+        let page: Value = serde_json::from_str(body).unwrap();
+        let url = |member: &Value| {
+            let url = member["client_urls"][0].as_str().unwrap();
+            url.strip_prefix("http://").unwrap().to_owned()
+        };
+        page["members"].as_array().unwrap().iter().map(url).collect()
+    }
+
+    /// Has a placement driver hang, answer, or lead.
+    pub(crate) async fn member(&self, number: u64, hangs: Option<bool>, leads: bool) {
+        let change = json!({ "member": number, "hangs": hangs, "leads": leads });
+        self.ask("POST", "members", &change).await;
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: &Value) -> String {
         let body = body.to_string();
         let request = format!(
             "{method} /dev-kv/v1/{path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
@@ -134,6 +163,7 @@ impl Server {
         let mut response = String::new();
         stream.read_to_string(&mut response).await.unwrap();
         assert!(response.starts_with("HTTP/1.1 20"), "{method} {path} {body}: {response}");
+        response
     }
 }
 
