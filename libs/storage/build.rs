@@ -1,4 +1,5 @@
-//! Compiles the stored messages, and those that find PD's leader, with protox (no protoc needed) into `OUT_DIR`.
+//! Compiles the stored messages, and the calls of PD that its client lacks, with protox (no protoc needed)
+//! into `OUT_DIR`.
 
 use std::error::Error;
 
@@ -10,7 +11,8 @@ const PD: &str = "pdpb.proto";
 fn main() -> Result<(), Box<dyn Error>> {
     let files = protox::compile([STORED], [STORED_ROOT])?;
     tonic_prost_build::configure().bytes(".").btree_map(".").compile_fds(files)?;
-    tonic_prost_build::configure().compile_fds(protox::compile([PD], [PD_ROOT])?)?;
+    let files = protox::compile([PD], [PD_ROOT])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
     println!("cargo:rerun-if-changed={STORED_ROOT}/{STORED}");
     println!("cargo:rerun-if-changed={PD_ROOT}/{PD}");
     println!("cargo:rerun-if-changed=build.rs");

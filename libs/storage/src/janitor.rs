@@ -3,7 +3,8 @@
 //!
 //! Every few minutes it has the store collect what nobody can read any more and the locks that nothing
 //! else clears (TiKV waits for somebody to ask), and removes request ids that have expired, with what calls
-//! under them came to. Garbage is collected up to ten minutes ago, by the store's clock: no KV transaction lives for as long as a tenth
+//! under them came to, whether the store collects or not. Garbage is collected up to ten minutes ago, by the
+//! store's clock: no KV transaction lives for as long as a tenth
 //! of that. Who reads for longer at one timestamp announces it; below the safe point reads are silently
 //! incomplete.
 
@@ -47,10 +48,12 @@ impl Default for JanitorConfig {
 }
 
 /// What a sweep did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sweep {
-    /// Up to where garbage was collected.
-    pub safe_point: Timestamp,
+    /// When it began, by the store's clock.
+    pub at: Timestamp,
+    /// The store's safe point after it: up to there garbage is collected.
+    pub safe_point: Result<Timestamp, KvError>,
     /// Expired request ids removed.
     pub claims: u64,
     /// Expired answers to calls under a client's own request id removed.
@@ -87,14 +90,15 @@ pub async fn run(
 ) {
     let chore = async {
         let holder = entropy.next_bytes();
+        let age = &telemetry::metrics().safe_point_age;
         let mut due = Instant::now();
         loop {
-            if hold_lease(kv.as_ref(), LEASE, holder, config.lease_ms).await
-                && due <= Instant::now()
-            {
+            let held = hold_lease(kv.as_ref(), LEASE, holder, config.lease_ms).await;
+            age.watch(held);
+            if held && due <= Instant::now() {
                 due = Instant::now() + Duration::from_millis(config.interval_ms);
                 match sweep(kv.as_ref(), config).await {
-                    Ok(done) => tracing::info!(?done, "swept the store"),
+                    Ok(done) => tell(&done),
                     Err(error) => tracing::warn!(%error, "could not sweep the store"),
                 }
             }
@@ -107,6 +111,20 @@ pub async fn run(
         biased;
         () = shutdown => {}
         () = chore => {}
+    }
+}
+
+fn tell(done: &Sweep) {
+    let (claims, readers) = (done.claims, done.readers);
+    match &done.safe_point {
+        Ok(safe_point) => {
+            let age_ms = done.at.physical().since(safe_point.physical());
+            telemetry::metrics().safe_point_age.set(Duration::from_millis(age_ms));
+            tracing::info!(?safe_point, age_ms, claims, readers, "swept the store");
+        }
+        Err(error) => {
+            tracing::warn!(%error, claims, readers, "the store did not collect its garbage");
+        }
     }
 }
 
@@ -140,22 +158,26 @@ pub async fn hold_lease(kv: &dyn Kv, chore: &str, holder: [u8; 16], lease_ms: u6
 /// One sweep, whoever holds the lease.
 ///
 /// # Errors
-/// [`KvError`]; the next sweep does what this one left.
+/// [`KvError`]; the next sweep does what this one left. That the store did not collect its garbage is no
+/// such error: the rest is done all the same, and [`Sweep::safe_point`] tells.
 pub async fn sweep(kv: &dyn Kv, config: JanitorConfig) -> Result<Sweep, KvError> {
     let now = kv.timestamp().await?;
-    let safe_point = safe_point(kv, now, config).await?;
-    kv.collect_garbage(safe_point).await?;
+    let safe_point = match safe_point(kv, now, config).await {
+        Ok(safe_point) => kv.collect_garbage(safe_point).await,
+        Err(error) => Err(error),
+    };
     let claims = remove(kv, claims::SPACE.range(Kind::RequestClaim), config.page, |key, value| {
         let claim: record::RequestClaim = codec::decode(key, value)?;
         Ok(claim.keep_until_ms < now.physical().0)
     });
-    let claims = claims.await?;
-    let answers = remove_answers(kv, now, config.page).await?;
+    let claims = claims.await;
+    let answers = remove_answers(kv, now, config.page).await;
     let readers = remove(kv, readers(), config.page, |key, value| {
         let reader: record::Reader = codec::decode(key, value)?;
         Ok(reader.until_ms < now.physical().0)
     });
-    Ok(Sweep { safe_point, claims, answers, readers: readers.await? })
+    let readers = readers.await;
+    Ok(Sweep { at: now, safe_point, claims: claims?, answers: answers?, readers: readers? })
 }
 
 /// Removes the answers that have expired from every shard.

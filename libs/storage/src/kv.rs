@@ -83,9 +83,10 @@ pub trait Kv: Send + Sync + fmt::Debug + 'static {
     fn snapshot(&self, at: Timestamp) -> Box<dyn Reads>;
 
     /// Clears locks that nothing else clears and lets the store drop versions that nobody can read any
-    /// more, up to `safe_point`. Two callers at once are harmless. A reader older than the safe point
-    /// silently sees too little.
-    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<(), KvError>;
+    /// more, up to `safe_point` or to where others of the store's users hold it back. Answers the safe
+    /// point that holds. Two callers at once are harmless. A reader older than the safe point silently
+    /// sees too little.
+    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<Timestamp, KvError>;
 }
 
 /// Reads at one timestamp.

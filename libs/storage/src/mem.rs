@@ -208,9 +208,11 @@ impl Kv for MemKv {
         Box::new(MemReads::new(self.clone(), at))
     }
 
-    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<(), KvError> {
+    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<Timestamp, KvError> {
         self.call(Op::CollectGarbage, safe_point, &[], |kv| {
-            kv.state().collect_garbage(safe_point);
+            let mut state = kv.state();
+            state.collect_garbage(safe_point);
+            state.safe_point
         })
         .await
     }

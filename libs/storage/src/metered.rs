@@ -90,7 +90,7 @@ impl Kv for Metered {
         Box::new(Measured { store: self.0.snapshot(at), writes: false, span: Span::none() })
     }
 
-    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<(), KvError> {
+    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<Timestamp, KvError> {
         measured("collect_garbage", self.0.collect_garbage(safe_point)).await
     }
 }

@@ -14,12 +14,14 @@
 //!   answers, [`front`] keeps the client from asking the others, as it waits for ever for one that hangs.
 //! - [`trust`]: the client may say yes to a commit that it never sent.
 //! - [`gather`]: callers who wait for a timestamp together share one.
+//! - [`gc`]: the calls of PD by which garbage is collected, most of which the client lacks.
 //! - Orphaned locks, which the client does not get past, are cleared in the background.
 
 mod certificates;
 mod classify;
 mod front;
 mod gather;
+mod gc;
 mod members;
 mod pace;
 mod query;
@@ -231,14 +233,16 @@ impl Kv for TikvKv {
         Box::new(TikvReads::new(Arc::clone(&self.inner), at))
     }
 
-    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<(), KvError> {
+    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<Timestamp, KvError> {
         let deadline = self.inner.deadline();
         let generation = self.inner.supervisor.client(deadline).await?;
         let until = Instant::now() + Duration::from_millis(self.inner.config.garbage_timeout_ms);
-        let at = tikv_client::Timestamp::from_version(safe_point.0);
-        match bounded(until, generation.client.gc(at)).await {
-            // False says that the safe point is later already: somebody else was here.
-            Ok(Ok(_)) => Ok(()),
+        let mut driver = gc::Driver::connect(&self.inner.config, until).await?;
+        let allowed = driver.announce(safe_point).await?;
+        let at = tikv_client::Timestamp::from_version(allowed.0);
+        let clear = generation.client.cleanup_locks(.., &at, ResolveLocksOptions::default());
+        match bounded(until, clear).await {
+            Ok(Ok(_)) => driver.raise(allowed).await,
             Ok(Err(error)) => Err(KvError::Unavailable(error.to_string())),
             Err(interrupted) => Err(interrupted.into()),
         }

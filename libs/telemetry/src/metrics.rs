@@ -23,7 +23,7 @@ mod state;
 
 pub use self::{
     family::{Counts, Durations, Sizes},
-    state::{Active, AuditState, Audited, Entered, LaneVotes, Ready, Votes},
+    state::{Active, AuditState, Audited, Entered, LaneVotes, Ready, SafePointAge, Votes},
 };
 use crate::{
     otlp::ExportError,
@@ -82,6 +82,8 @@ pub struct Metrics {
     pub votes: Votes,
     /// The metrics of the last audit.
     pub audit: AuditState,
+    /// [`semconv::SAFE_POINT_AGE`].
+    pub safe_point_age: SafePointAge,
     /// [`semconv::READY`].
     pub ready: Ready,
 }
@@ -219,6 +221,7 @@ impl Metrics {
             ),
             votes: Votes::default(),
             audit: AuditState::default(),
+            safe_point_age: SafePointAge::default(),
             ready: Ready::default(),
         };
         metrics.observe(meter);
@@ -258,6 +261,9 @@ impl Metrics {
         gauge(&semconv::VOTES_UNRESOLVED_AGE, Box::new(oldest));
         let ready = self.ready.clone();
         gauge(&semconv::READY, Box::new(move || ready.get().map(f64::from)));
+        let age = self.safe_point_age.clone();
+        let seconds = move || age.get().map(|age| age.as_secs_f64());
+        gauge(&semconv::SAFE_POINT_AGE, Box::new(seconds));
         self.observe_audit(meter, &gauge);
     }
 

@@ -208,6 +208,8 @@ metrics! {
     OTEL_LOG_QUEUE_CAPACITY = "otel.sdk.processor.log.queue.capacity", Gauge, "{log_record}",
         [OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE],
         "Log lines that can wait to be sent; only where logs are sent";
+    SAFE_POINT_AGE = "till.store.safe_point.age", Gauge, "s",
+        [], "How old the store's safe point is, below which garbage is collected; only where this replica sweeps the store";
     READY = "till.ready", Gauge, "{replica}",
         [], "1 while this replica says that it may be sent requests, else 0";
 }

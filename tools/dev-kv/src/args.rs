@@ -1,6 +1,7 @@
 //! What the server is told at its start.
 
 use crate::faults::Rule;
+use crate::gc::PdVersion;
 use clap::Args as ClapArgs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +40,10 @@ pub struct Args {
     /// Keyspaces to make besides DEFAULT.
     #[arg(long, env = "TILL_DEV_KV_KEYSPACES", value_delimiter = ',')]
     pub keyspaces: Vec<String>,
+
+    /// The PD whose rules of garbage collection hold.
+    #[arg(long, env = "TILL_DEV_KV_PD_VERSION", value_enum, default_value_t)]
+    pub pd_version: PdVersion,
 
     /// Memory for rows, in MiB.
     #[arg(long, env = "TILL_DEV_KV_CACHE_MIB", default_value_t = 128)]
@@ -104,6 +109,8 @@ pub struct Config {
     pub split_keys: Vec<Vec<u8>>,
     /// Keyspaces to make besides DEFAULT.
     pub keyspaces: Vec<String>,
+    /// The PD whose rules of garbage collection hold.
+    pub pd_version: PdVersion,
     /// Memory for rows, in bytes.
     pub cache_bytes: u64,
     /// Memory for blocks, in bytes.
@@ -141,6 +148,7 @@ impl Config {
             advertise: None,
             split_keys: Vec::new(),
             keyspaces: Vec::new(),
+            pd_version: PdVersion::default(),
             cache_bytes: 128 << 20,
             block_cache_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
@@ -182,6 +190,7 @@ impl TryFrom<Args> for Config {
         config.pd_hanging = args.pd_hanging;
         config.advertise = args.advertise;
         config.keyspaces = args.keyspaces;
+        config.pd_version = args.pd_version;
         config.cache_bytes = u64::from(args.cache_mib) << 20;
         config.block_cache_bytes = u64::from(args.block_cache_mib) << 20;
         config.memtable_bytes = u64::from(args.memtable_mib) << 20;

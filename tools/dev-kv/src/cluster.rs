@@ -1,7 +1,8 @@
-//! The cluster's own records, kept on disk: regions and keyspaces.
+//! The cluster's own records, kept on disk: regions, keyspaces, and who holds the safe point back.
 
 use crate::engine::{Engine, EngineError, UpdateError};
 use crate::error::Error;
+use crate::gc::{Announced, PdVersion, Refused};
 use crate::keyspaces::{Keyspaces, boundaries};
 use crate::regions::{Regions, Table};
 use bytes::Bytes;
@@ -9,20 +10,35 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 const META_REGIONS: &str = "regions";
 const META_KEYSPACES: &str = "keyspaces";
+const META_ANNOUNCED: &str = "gc_announced";
 
-/// Regions and keyspaces.
+/// Why the safe point did not move.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GcError {
+    /// The rules forbid it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It could not be kept.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Regions, keyspaces, and what was announced to the collection of garbage.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     engine: Arc<Engine>,
     regions: Regions,
     keyspaces: RwLock<Keyspaces>,
+    /// Whose rules hold.
+    version: PdVersion,
+    announced: tokio::sync::Mutex<Announced>,
     /// Changes are made one after the other.
     changing: tokio::sync::Mutex<()>,
 }
 
 impl Cluster {
     /// What is on disk, or one region and the default keyspace.
-    pub(crate) fn load(engine: Arc<Engine>) -> Result<Self, Error> {
+    pub(crate) fn load(engine: Arc<Engine>, version: PdVersion) -> Result<Self, Error> {
         let read = |name| engine.read_meta(name).map_err(|error| Error::Store(error.to_string()));
         let damaged = |name| Error::Store(format!("the record of {name} is damaged"));
         let table = match read(META_REGIONS)? {
@@ -33,10 +49,16 @@ impl Cluster {
             Some(row) => Keyspaces::decode(&row).ok_or_else(|| damaged(META_KEYSPACES))?,
             None => Keyspaces::default(),
         };
+        let announced = match read(META_ANNOUNCED)? {
+            Some(row) => serde_json::from_slice(&row).map_err(|_| damaged(META_ANNOUNCED))?,
+            None => Announced::default(),
+        };
         Ok(Self {
             engine,
             regions: Regions::new(table),
             keyspaces: RwLock::new(keyspaces),
+            version,
+            announced: tokio::sync::Mutex::new(announced),
             changing: tokio::sync::Mutex::new(()),
         })
     }
@@ -88,6 +110,30 @@ impl Cluster {
         }
         drop(alone);
         Ok(self.keyspace(name))
+    }
+
+    /// Whose rules of garbage collection hold.
+    pub(crate) fn version(&self) -> PdVersion {
+        self.version
+    }
+
+    /// Changes what is announced, alone with it. It is told the rules that hold, and the safe point and the
+    /// time in unix seconds.
+    pub(crate) async fn announce<T>(
+        &self,
+        change: impl FnOnce(&mut Announced, PdVersion, (u64, i64)) -> Result<T, Refused>,
+    ) -> Result<T, GcError> {
+        let mut announced = self.announced.lock().await;
+        let mut changed = announced.clone();
+        let now = i64::try_from(self.engine.unix_seconds()).unwrap_or(i64::MAX);
+        let answer = change(&mut changed, self.version, (self.engine.safe_point().0, now))?;
+        if changed != *announced {
+            let row = serde_json::to_vec(&changed)
+                .map_err(|error| EngineError::WriteFailed(error.to_string()))?;
+            self.write(META_ANNOUNCED, row).await?;
+            *announced = changed;
+        }
+        Ok(answer)
     }
 
     async fn write(&self, name: &str, row: Vec<u8>) -> Result<(), EngineError> {

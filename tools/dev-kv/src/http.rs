@@ -5,7 +5,7 @@ use crate::door::unimplemented;
 use crate::faults::Rule;
 use crate::kv::Kv;
 use crate::members;
-use crate::pd::{Pd, VERSION};
+use crate::pd::Pd;
 use crate::regions::Region;
 use axum::Router;
 use axum::body::Body;
@@ -68,8 +68,8 @@ async fn unknown(uri: Uri) -> Response {
     unimplemented(uri.path()).map(Body::new)
 }
 
-async fn version() -> Json<Value> {
-    Json(json!({ "branch": "dev-kv", "version": VERSION }))
+async fn version(State(parts): State<Parts>) -> Json<Value> {
+    Json(json!({ "branch": "dev-kv", "version": parts.pd.cluster.version().text() }))
 }
 
 async fn stores(State(parts): State<Parts>) -> Json<Value> {

@@ -8,7 +8,8 @@
 //!
 //! Modules: [`wire`] (the protocol, compiled), `model` (Percolator's rules, pure), `store` (tables on disk),
 //! `engine` (the state between the two: locks, cache, group commit), `tso` (timestamps), `regions`,
-//! `keyspaces` and `cluster` (which keep themselves on disk), `kv`, `raw` and `pd` (the services), `members` (of PD),
+//! `keyspaces`, `gc` and `cluster` (which keep themselves on disk), `kv`, `raw` and `pd` (the services), `members` (of
+//! PD),
 //! `convert` (messages to types), `faults`, `traffic` (what was asked for),
 //! `door` (brings calls to their services), `http` (status and administration), `server` (the port).
 //!
@@ -28,6 +29,7 @@ mod door;
 mod engine;
 mod error;
 mod faults;
+mod gc;
 mod http;
 mod keyspaces;
 mod kv;
@@ -45,6 +47,7 @@ pub mod wire;
 pub use args::{Args, Config, TlsPaths};
 pub use error::Error;
 pub use faults::{Delay, Fault, Loss, Rule};
+pub use gc::PdVersion;
 pub use server::run;
 
 /// Lets a client in by its certificate, in DER, or says why not.

@@ -1,8 +1,9 @@
 //! The placement driver's services: membership, timestamps, stores, regions, safe point, keyspaces.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, GcError};
 use crate::engine::{Engine, EngineError};
 use crate::faults::Faults;
+use crate::gc::{Announced, PdVersion};
 use crate::members::Members;
 use crate::model::Ts;
 use crate::regions::{Region, STORE_ID};
@@ -14,9 +15,6 @@ use futures::stream::BoxStream;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
-
-/// The version that clients are told; the one whose messages these are.
-pub(crate) const VERSION: &str = "8.5.0";
 
 /// The services.
 #[derive(Debug, Clone)]
@@ -59,8 +57,18 @@ impl Pd {
             id: STORE_ID,
             address: self.advertise.to_string(),
             state: metapb::StoreState::Up.into(),
-            version: VERSION.to_owned(),
+            version: self.cluster.version().text().to_owned(),
             start_timestamp: i64::try_from(self.engine.started_at()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Refuses a call that PD has since version 9 where an older one is asked for.
+    fn since_9(&self, call: &str) -> Result<(), Status> {
+        match self.cluster.version() {
+            PdVersion::V9 => Ok(()),
+            PdVersion::V8_5 => {
+                Err(Status::unimplemented(format!("unknown method {call} for service pdpb.PD")))
+            }
         }
     }
 
@@ -108,6 +116,14 @@ fn timestamp(ts: Ts) -> pdpb::Timestamp {
 #[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 fn status(error: EngineError) -> Status {
     Status::unavailable(error.to_string())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
+fn gc_status(error: GcError) -> Status {
+    match error {
+        GcError::Refused(refused) => Status::unknown(refused.to_string()),
+        GcError::Engine(error) => status(error),
+    }
 }
 
 #[tonic::async_trait]
@@ -272,10 +288,71 @@ impl PdService for Pd {
     ) -> Result<Response<pdpb::UpdateGcSafePointResponse>, Status> {
         let request = request.into_inner();
         self.check(request.header.as_ref())?;
-        let holds = self.engine.raise_safe_point(Ts(request.safe_point)).await.map_err(status)?;
+        let target = request.safe_point;
+        let allowed =
+            |announced: &mut Announced, version, (gc, _)| announced.update_gc(version, target, gc);
+        self.cluster.announce(allowed).await.map_err(gc_status)?;
+        let holds = self.engine.raise_safe_point(Ts(target)).await.map_err(status)?;
         Ok(Response::new(pdpb::UpdateGcSafePointResponse {
             header: self.header(),
             new_safe_point: holds.0,
+        }))
+    }
+
+    async fn update_service_gc_safe_point(
+        &self,
+        request: Request<pdpb::UpdateServiceGcSafePointRequest>,
+    ) -> Result<Response<pdpb::UpdateServiceGcSafePointResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        let service = String::from_utf8(request.service_id.to_vec())
+            .map_err(|_| Status::invalid_argument("the service's id is not UTF-8"))?;
+        let (safe_point, ttl) = (request.safe_point, request.ttl);
+        let least = self.cluster.announce(|announced, version, now| {
+            announced.announce(version, &service, safe_point, ttl, now)
+        });
+        let least = least.await.map_err(gc_status)?;
+        Ok(Response::new(pdpb::UpdateServiceGcSafePointResponse {
+            header: self.header(),
+            service_id: least.service.into(),
+            ttl: least.ttl,
+            min_safe_point: least.safe_point,
+        }))
+    }
+
+    async fn advance_txn_safe_point(
+        &self,
+        request: Request<pdpb::AdvanceTxnSafePointRequest>,
+    ) -> Result<Response<pdpb::AdvanceTxnSafePointResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        self.since_9("AdvanceTxnSafePoint")?;
+        let target = request.target;
+        let advanced = self.cluster.announce(|all, _, now| all.advance_txn(target, now));
+        let advanced = advanced.await.map_err(gc_status)?;
+        Ok(Response::new(pdpb::AdvanceTxnSafePointResponse {
+            header: self.header(),
+            old_txn_safe_point: advanced.old,
+            new_txn_safe_point: advanced.new,
+            blocker_description: advanced.blocker,
+        }))
+    }
+
+    async fn advance_gc_safe_point(
+        &self,
+        request: Request<pdpb::AdvanceGcSafePointRequest>,
+    ) -> Result<Response<pdpb::AdvanceGcSafePointResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header.as_ref())?;
+        self.since_9("AdvanceGCSafePoint")?;
+        let target = request.target;
+        let old = self.cluster.announce(|all, _, (gc, _)| all.advance_gc(target, gc).map(|()| gc));
+        let old = old.await.map_err(gc_status)?;
+        let holds = self.engine.raise_safe_point(Ts(target)).await.map_err(status)?;
+        Ok(Response::new(pdpb::AdvanceGcSafePointResponse {
+            header: self.header(),
+            old_gc_safe_point: old,
+            new_gc_safe_point: holds.0,
         }))
     }
 }

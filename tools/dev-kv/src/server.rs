@@ -92,7 +92,7 @@ pub async fn run(
     let (engine, committer) = opened
         .map_err(|error| Error::Store(error.to_string()))?
         .map_err(|error| Error::Store(chain(&error)))?;
-    let cluster = Arc::new(Cluster::load(Arc::clone(&engine))?);
+    let cluster = Arc::new(Cluster::load(Arc::clone(&engine), config.pd_version)?);
     prepare(&cluster, &config).await?;
     let faults = Arc::new(Faults::new(config.fault_seed, shift_ms));
     for rule in &config.faults {

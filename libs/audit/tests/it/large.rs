@@ -184,7 +184,7 @@ impl Kv for Fair {
         Box::new(FairReads(self.clone(), self.rest.snapshot(at)))
     }
 
-    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<(), KvError> {
+    async fn collect_garbage(&self, safe_point: Timestamp) -> Result<Timestamp, KvError> {
         self.rest.collect_garbage(safe_point).await
     }
 }

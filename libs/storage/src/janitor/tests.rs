@@ -6,11 +6,24 @@ use types::RequestId;
 use super::*;
 use crate::{
     claims::{Claim, claim_request_id},
-    mem::{Call, Faults, MemKv, Op, Plan, SeededEntropy, TokioClock},
+    mem::{Call, Faults, MemKv, Op, Plan, SeededEntropy, TokioClock, Verdict},
 };
 
 fn store() -> MemKv {
     MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
+}
+
+/// The store does not collect garbage.
+#[derive(Debug)]
+struct Declines;
+
+impl Faults for Declines {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        if call.op != Op::CollectGarbage {
+            return Plan::PROCEED;
+        }
+        Plan::at_once(Verdict::Fail(KvError::Refused("not beyond the txn safe point".to_owned())))
+    }
 }
 
 /// Notes when and by whom garbage is collected.
@@ -62,7 +75,7 @@ async fn garbage_is_what_is_ten_minutes_old_by_the_stores_clock() {
     advance(Duration::from_hours(1)).await;
     let now = kv.timestamp().await.unwrap().physical();
     let swept = sweep(&kv, JanitorConfig::default()).await.unwrap();
-    assert_eq!(swept.safe_point.physical(), UnixMillis(now.0 - 600_000));
+    assert_eq!(swept.safe_point.unwrap().physical(), UnixMillis(now.0 - 600_000));
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,16 +90,16 @@ async fn an_announced_reader_holds_the_safe_point_back_until_it_is_done() {
     announce_reader(&kv, "late", late, 3_600_000).await.unwrap();
     announce_reader(&kv, "early", early, 3_600_000).await.unwrap();
     advance(Duration::from_mins(30)).await;
-    assert_eq!(sweep(&kv, config).await.unwrap().safe_point, early);
+    assert_eq!(sweep(&kv, config).await.unwrap().safe_point, Ok(early));
     withdraw_reader(&kv, "early").await.unwrap();
-    assert_eq!(sweep(&kv, config).await.unwrap().safe_point, late);
+    assert_eq!(sweep(&kv, config).await.unwrap().safe_point, Ok(late));
     // Announced again it stands for longer.
     announce_reader(&kv, "late", late, 3_600_000).await.unwrap();
     advance(Duration::from_mins(45)).await;
-    assert_eq!(sweep(&kv, config).await.unwrap().safe_point, late);
+    assert_eq!(sweep(&kv, config).await.unwrap().safe_point, Ok(late));
     advance(Duration::from_mins(30)).await;
     let swept = sweep(&kv, config).await.unwrap();
-    assert!(swept.safe_point > late, "an announcement ends by itself");
+    assert!(swept.safe_point.unwrap() > late, "an announcement ends by itself");
     assert_eq!(swept.readers, 1);
     assert_eq!(sweep(&kv, config).await.unwrap().readers, 0);
 }
@@ -149,4 +162,16 @@ async fn expired_answers_are_removed_from_every_shard_and_the_others_stay() {
     assert_eq!(sweep(&kv, config).await.unwrap().answers, 9);
     assert_eq!(sweep(&kv, config).await.unwrap().answers, 0);
     assert_eq!(kv.contents().len(), 9 + 1, "those that are kept, and the schema");
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_request_ids_are_removed_by_a_store_that_does_not_collect_garbage() {
+    let kv = store().with_faults(Arc::new(Declines));
+    let id = RequestId::new("id").unwrap();
+    claim_request_id(&kv, &id, "POST /a", 1_000).await.unwrap();
+    announce_reader(&kv, "gone", kv.timestamp().await.unwrap(), 1_000).await.unwrap();
+    advance(Duration::from_secs(2)).await;
+    let swept = sweep(&kv, JanitorConfig::default()).await.unwrap();
+    assert!(swept.safe_point.is_err());
+    assert_eq!((swept.claims, swept.readers), (1, 1));
 }

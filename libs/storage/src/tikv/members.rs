@@ -144,7 +144,7 @@ impl Members {
             }
         };
         let mut client = PdClient::new(endpoint.connect().await?);
-        Ok(client.get_members(GetMembersRequest {}).await?.into_inner())
+        Ok(client.get_members(GetMembersRequest { header: None }).await?.into_inner())
     }
 }
 

@@ -56,6 +56,11 @@ impl Server {
         Self::run(listener, tempfile::tempdir().unwrap(), None, configure)
     }
 
+    /// An empty store of one region that follows the rules of this version's PD.
+    pub(crate) fn start_as(version: dev_kv::PdVersion) -> Self {
+        Self::start_configured(|config| config.pd_version = version)
+    }
+
     /// An empty store that clients reach through a proxy.
     pub(crate) async fn start_behind_proxy() -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

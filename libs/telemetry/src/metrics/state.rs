@@ -111,6 +111,40 @@ impl AuditState {
     }
 }
 
+/// How old the store's safe point is, as far as the replica knows that sweeps the store.
+#[derive(Debug, Clone, Default)]
+pub struct SafePointAge(Arc<Mutex<Watched>>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    watches: bool,
+    /// When the safe point was now; for want of better, when this replica first swept the store.
+    since: Option<Instant>,
+}
+
+impl SafePointAge {
+    /// Whether this replica sweeps the store; it says nothing while another one does.
+    pub fn watch(&self, watches: bool) {
+        let mut watched = lock(&self.0);
+        watched.watches = watches;
+        if watches && watched.since.is_none() {
+            watched.since = Some(Instant::now());
+        }
+    }
+
+    /// The safe point is this old now.
+    pub fn set(&self, age: Duration) {
+        let now = Instant::now();
+        lock(&self.0).since = Some(now.checked_sub(age).unwrap_or(now));
+    }
+
+    /// How old it is.
+    pub fn get(&self) -> Option<Duration> {
+        let watched = lock(&self.0);
+        watched.since.filter(|_| watched.watches).map(|since| since.elapsed())
+    }
+}
+
 /// Whether this process may be sent requests, as it said last.
 #[derive(Debug, Clone, Default)]
 pub struct Ready(Arc<Mutex<Option<bool>>>);
@@ -147,6 +181,20 @@ mod tests {
         assert_eq!(votes.totals(), Some((7, 1500)));
         drop(second);
         assert_eq!(votes.totals(), Some((3, 0)));
+    }
+
+    #[test]
+    fn the_safe_points_age_is_told_by_who_sweeps_and_grows() {
+        let age = SafePointAge::default();
+        assert_eq!(age.get(), None);
+        age.watch(true);
+        assert!(age.get().unwrap() < Duration::from_secs(60), "unknown, it counts from now");
+        age.set(Duration::from_secs(600));
+        assert!(age.get().unwrap() >= Duration::from_secs(600));
+        age.watch(false);
+        assert_eq!(age.get(), None, "another replica sweeps");
+        age.watch(true);
+        assert!(age.get().unwrap() >= Duration::from_secs(600), "it did not get younger");
     }
 
     #[test]
