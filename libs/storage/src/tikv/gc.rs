@@ -14,12 +14,13 @@ use tonic::{
 };
 use types::Timestamp;
 
-use super::{TikvConfig, TikvTls, pace::bounded};
+use super::{
+    TikvConfig, TikvTls,
+    members::wire::{self as pdpb, pd_client::PdClient},
+    pace::bounded,
+};
 use crate::kv::KvError;
 
-/// The messages, as compiled.
-
-use super::members::wire::{self as pdpb, pd_client::PdClient};
 
 /// The service that collects garbage; what it announces does not end.
 const WORKER: &str = "gc_worker";
