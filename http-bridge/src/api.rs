@@ -3,21 +3,22 @@
 use axum::{
     Router,
     middleware::from_fn_with_state,
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
 };
 use http::{HeaderValue, header};
 use rpc::call::CallMeta;
 use types::RequestId;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
     batch::{Whole, end_of_part},
     bridge::Bridge,
     console::{self, Door},
-    edge,
+    docs, edge,
     input::{Caller, Input},
+    origin,
     problem::Problem,
     upstream::{Ask, Effect, To},
 };
@@ -160,12 +161,16 @@ pub fn openapi() -> OpenApi {
 /// Every endpoint of this bridge.
 pub(crate) fn router(bridge: Bridge) -> Router {
     let (router, openapi) = endpoints().split_for_parts();
-    let document = describe::complete(openapi);
-    router
+    let mut router = router
+        .route("/", get(async || Redirect::to("/console")))
         .merge(console::router(Door::Public))
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+        .merge(docs::router(&describe::complete(openapi)))
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(from_fn_with_state(bridge.clone(), edge::surround))
-        .with_state(bridge)
+        .layer(from_fn_with_state(bridge.clone(), edge::surround));
+    let origins = &bridge.settings().cors_origins;
+    if !origins.is_empty() {
+        router = router.layer(origin::cors(origins));
+    }
+    router.with_state(bridge)
 }

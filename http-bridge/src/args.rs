@@ -6,6 +6,8 @@ use clap::{Args as ClapArgs, value_parser};
 use rpc::{routing::Target, server::StopArgs, tls::TlsArgs};
 use types::CALL_LIFE_MAX_MS;
 
+use crate::origin::{Host, Origin};
+
 /// Settings of the bridge.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -83,6 +85,27 @@ pub struct Args {
     #[arg(long, env = "TILL_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
+    /// An origin (https://shop.example) whose pages may call in browsers; may be repeated. Calls that change
+    /// something are refused to pages of all others. The variable separates several by commas.
+    #[arg(
+        long = "cors-origin",
+        env = "TILL_CORS_ORIGINS",
+        value_delimiter = ',',
+        value_name = "ORIGIN"
+    )]
+    pub cors_origins: Vec<Origin>,
+
+    /// A host that requests may name where the bridge listens on a loopback address, beside localhost,
+    /// loopback addresses and host.docker.internal; may be repeated. Elsewhere every host is answered to.
+    /// The variable separates several by commas.
+    #[arg(
+        long = "allowed-host",
+        env = "TILL_ALLOWED_HOSTS",
+        value_delimiter = ',',
+        value_name = "HOST"
+    )]
+    pub allowed_hosts: Vec<Host>,
+
     /// Milliseconds within which the head of a request must have come, counted from its first byte; and
     /// within which a client must have taken something of what it is sent.
     #[arg(long, env = "TILL_HEADER_READ_TIMEOUT_MS", default_value_t = 30_000,
@@ -123,6 +146,10 @@ pub struct Settings {
     pub in_flight_max: u32,
     /// Whether X-Request-Id may stand for Idempotency-Key.
     pub trust_request_id: bool,
+    /// Origins whose pages may call.
+    pub cors_origins: Vec<Origin>,
+    /// Hosts that are answered to on loopback, beside those that always are.
+    pub allowed_hosts: Vec<Host>,
 }
 
 /// How connections are treated.
@@ -134,6 +161,8 @@ pub struct Patience {
     pub keep_alive_idle: Duration,
     /// Greatest age of a connection, about; zero for none.
     pub max_age: Duration,
+    /// After which an old connection that has not ended is cut: what is answered on it takes no longer.
+    pub grace: Duration,
     /// Connections at once.
     pub connections_max: u32,
     /// Between saying "not ready" and closing the door.
@@ -151,6 +180,8 @@ impl Args {
             attempt_timeout: Duration::from_millis(self.attempt_timeout_ms),
             in_flight_max: self.in_flight_max,
             trust_request_id: self.trust_request_id,
+            cors_origins: self.cors_origins.clone(),
+            allowed_hosts: self.allowed_hosts.clone(),
         }
     }
 
@@ -160,6 +191,10 @@ impl Args {
             header_read: Duration::from_millis(self.header_read_timeout_ms),
             keep_alive_idle: Duration::from_millis(self.keep_alive_idle_ms),
             max_age: Duration::from_secs(self.max_connection_age_s),
+            grace: Duration::from_millis(
+                self.request_timeout_ms.max(self.batch_init_timeout_ms)
+                    + self.header_read_timeout_ms,
+            ),
             connections_max: self.connections_max,
             lame_duck: self.stop.lame_duck(),
             drain: self.stop.drain_timeout(),

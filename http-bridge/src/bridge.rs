@@ -24,8 +24,8 @@ use types::{Clock, Entropy};
 use uuid::{Builder, Uuid};
 
 use crate::{
-    api, args::Args, args::Settings, console::Console, key::Keys, load::Load, problem::Problem,
-    ready::Readiness, turned_away::TurnedAway,
+    api, args::Args, args::Settings, console::Console, held::Held, key::Keys, load::Load,
+    problem::Problem, ready::Readiness, turned_away::TurnedAway,
 };
 
 /// The services behind the bridge.
@@ -80,6 +80,7 @@ struct Inner {
     in_flight: Arc<Semaphore>,
     load: Load,
     turned_away: TurnedAway,
+    held: Held,
     work: TaskTracker,
     draining: AtomicBool,
     readiness: Readiness,
@@ -108,6 +109,7 @@ impl Bridge {
                 in_flight: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
                 load: Load::new(Instant::now()),
                 turned_away: TurnedAway::default(),
+                held: Held::default(),
                 work: TaskTracker::new(),
                 draining: AtomicBool::new(false),
                 readiness: Readiness::default(),
@@ -200,6 +202,11 @@ impl Bridge {
     /// The log of requests that were answered 429.
     pub(crate) fn turned_away(&self) -> &TurnedAway {
         &self.inner.turned_away
+    }
+
+    /// What clients have this process hold.
+    pub(crate) fn held(&self) -> &Held {
+        &self.inner.held
     }
 
     /// Requests that have a place now.

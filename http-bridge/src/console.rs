@@ -32,6 +32,7 @@ use types::{OrderId, Reason, TxId};
 
 use crate::{
     bridge::Bridge,
+    docs::harden_with,
     input::Input,
     problem::Problem,
     upstream::{Ask, Effect, To},
@@ -115,17 +116,9 @@ impl Bridge {
 /// Headers of every answer of the console.
 async fn harden(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    harden_with(&mut response, POLICY);
     // What is answered to the page is of this moment; a file says more itself.
+    let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

@@ -9,9 +9,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
 use futures::FutureExt as _;
 use http::{HeaderValue, Method, StatusCode, Version, header};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use telemetry::{
     semconv,
     trace::{self, Origin},
@@ -21,15 +22,29 @@ use tracing::{Instrument as _, Span, field::Empty};
 use types::Reason;
 
 use crate::{
-    BODY_BYTES_MAX,
+    BODY_BYTES_MAX, HEAD_BYTES_MAX,
     bridge::Bridge,
+    held::Share,
     input::{Arrived, Caller, X_REQUEST_ID, content_length, is_correlation_id},
     key::changes,
+    origin,
     problem::Problem,
 };
 
+/// Marks a request that came over a connection, not from this process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connected {
+    /// The bridge listens on a loopback address there.
+    pub(crate) on_loopback: bool,
+}
+
 /// Probes are answered under load, too.
 const EXEMPT: [&str; 2] = ["/healthz", "/readyz"];
+
+/// A head up to this long is counted with its request's place.
+const HEAD_BYTES_FREE: usize = 2 * 1024;
+/// Bytes in memory for one of a head, at most.
+const HEAD_FACTOR: usize = 4;
 
 /// The middleware around every endpoint, unknown paths included.
 pub(crate) async fn surround(
@@ -122,30 +137,37 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
-    if changes(request.method())
-        && let Err(problem) = bridge.admit(request.headers())
-    {
+    let head_bytes = head_bytes(&request);
+    if let Err(problem) = judge(bridge, &request, head_bytes) {
         return problem.into_response();
+    }
+    // From here on the request counts: before anything of its body is taken in.
+    let Some(head) = hold_head(bridge, &request, head_bytes) else {
+        return Problem::of(Reason::Overloaded)
+            .because(&"too many bytes of long heads are held")
+            .into_response();
+    };
+    let probe = EXEMPT.contains(&request.uri().path()) && request.body().is_end_stream();
+    let place = if probe { None } else { bridge.take_place() };
+    if place.is_none() && !probe {
+        return Problem::of(Reason::Overloaded)
+            .because(&"too many requests in flight")
+            .into_response();
     }
     let mut request = match without_body(bridge, request).await {
         Ok(request) => request,
         Err(problem) => return problem.into_response(),
     };
-    if EXEMPT.contains(&request.uri().path()) {
+    if probe {
         return next.run(request).await;
     }
-    let Some(place) = bridge.take_place() else {
-        return Problem::of(Reason::Overloaded)
-            .because(&"too many requests in flight")
-            .into_response();
-    };
     let reads = request.method() == Method::GET || request.method() == Method::HEAD;
     let caller = Caller::default();
     let _waits = caller.waits();
     request.extensions_mut().insert(caller);
     let work = async move {
         let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-        drop(place);
+        drop((place, head));
         response.unwrap_or_else(|panic| Problem::bug(&message(&*panic)).into_response())
     };
     if reads {
@@ -158,7 +180,54 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
     }
 }
 
-/// Takes the body in and throws it away, so that nothing of it is left on the connection.
+/// What is refused by its head alone: what HTTP forbids, what was meant for another host, what a browser
+/// sends for a page of another origin, and what lacks the API key.
+fn judge(bridge: &Bridge, request: &Request, head_bytes: usize) -> Result<(), Problem> {
+    let (uri, headers, settings) = (request.uri(), request.headers(), bridge.settings());
+    let connected = request.extensions().get::<Connected>();
+    if connected.is_some() && request.version() == Version::HTTP_11 {
+        // RFC 9112, sections 3.2 and 6.1.
+        if headers.get_all(header::HOST).iter().count() != 1 {
+            return Err(Problem::invalid("Host", &"must stand once"));
+        }
+        let coding = headers.get_all(header::TRANSFER_ENCODING);
+        if coding.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            return Err(Problem::invalid("Transfer-Encoding", &"must be chunked"));
+        }
+    }
+    if head_bytes > HEAD_BYTES_MAX {
+        return Err(Problem::head_too_large());
+    }
+    if connected.is_some_and(|connected| connected.on_loopback)
+        && origin::authority(uri, headers)
+            .is_some_and(|meant| !origin::is_own(meant, &settings.allowed_hosts))
+    {
+        return Err(Problem::unknown_host());
+    }
+    if origin::is_foreign(request.method(), uri, headers, &settings.cors_origins) {
+        return Err(Problem::cross_origin());
+    }
+    if changes(request.method()) { bridge.admit(headers) } else { Ok(()) }
+}
+
+/// Length of the head, about as HTTP/1.1 would send it.
+fn head_bytes(request: &Request) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let headers = request.headers().iter();
+    headers.fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len() + 4)
+}
+
+/// Counts a long head over HTTP/2 among what is held; over HTTP/1.1 it lies in its connection's buffer, which
+/// is counted there. None when no more may be held.
+fn hold_head(bridge: &Bridge, request: &Request, head_bytes: usize) -> Option<Option<Share>> {
+    if request.version() != Version::HTTP_2 || head_bytes <= HEAD_BYTES_FREE {
+        return Some(None);
+    }
+    // A map of headers takes several times what short ones are long.
+    bridge.held().take(head_bytes.saturating_mul(HEAD_FACTOR)).map(Some)
+}
+
+/// Takes the body in and throws it away piece by piece, so that nothing of it is left on the connection.
 async fn without_body(bridge: &Bridge, request: Request) -> Result<Request, Problem> {
     let most = u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX);
     if content_length(request.headers()).is_some_and(|length| length > most) {
@@ -167,16 +236,22 @@ async fn without_body(bridge: &Bridge, request: Request) -> Result<Request, Prob
     if request.body().is_end_stream() {
         return Ok(request);
     }
-    let (parts, body) = request.into_parts();
-    let whole = Limited::new(body, BODY_BYTES_MAX).collect();
-    match timeout(bridge.settings().request_timeout, whole).await {
-        Ok(Ok(_)) => Ok(Request::from_parts(parts, Body::empty())),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Problem::body_too_large())
+    let (parts, mut body) = request.into_parts();
+    let thrown_away = async {
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                Problem::invalid("body", &"must arrive as it was announced").because(&error)
+            })?;
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > BODY_BYTES_MAX {
+                return Err(Problem::body_too_large());
+            }
         }
-        Ok(Err(error)) => {
-            Err(Problem::invalid("body", &"must arrive as it was announced").because(&error))
-        }
+        Ok(())
+    };
+    match timeout(bridge.settings().request_timeout, thrown_away).await {
+        Ok(thrown_away) => thrown_away.map(|()| Request::from_parts(parts, Body::empty())),
         Err(_) => Err(Problem::invalid("body", &"must arrive in time")),
     }
 }

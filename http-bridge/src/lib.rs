@@ -7,10 +7,12 @@
 //! Modules: [`args`] settings; [`bridge`] the shared state and its seams; [`api`] one handler for each
 //! endpoint, registered and documented in one place; [`input`] paths and headers into types; [`key`] who may change
 //! anything, where that is not everybody; [`load`]
-//! whether one more request could be answered in time; `turned_away` the log of those that could not; [`upstream`]
+//! whether one more request could be answered in time; `held` what clients have it hold; `turned_away` the log of those
+//! that could not; [`upstream`]
 //! asking a service until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only
-//! writer of `application/problem+json`; [`edge`] what surrounds every request; `etag` which content of an order was seen; [`ready`] readiness;
-//! [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for people; `conformance` (feature) checks answers against
+//! writer of `application/problem+json`; [`edge`] what surrounds every request; [`origin`] what browsers send for
+//! pages of other sites; `etag` which content of an order was seen; [`ready`] readiness;
+//! [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for people; `docs` the description of the API; `conformance` (feature) checks answers against
 //! openapi.json.
 //!
 //! Invariants: a 4xx is a definite answer, never a conflict, a timeout or a lost message; an outcome that is
@@ -35,11 +37,14 @@ pub mod bridge;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod console;
+mod docs;
 mod edge;
 mod etag;
+mod held;
 mod input;
 pub mod key;
 mod load;
+pub mod origin;
 pub mod problem;
 mod ready;
 pub mod server;
@@ -53,6 +58,8 @@ pub use server::Error;
 
 /// Greatest length of a request's body, in bytes; no endpoint reads any.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Greatest length of a request's head, in bytes.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Runs the bridge over the real network until `shutdown` is done and what was in flight has been answered.
 ///

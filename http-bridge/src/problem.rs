@@ -5,6 +5,7 @@
 use std::{borrow::Cow, fmt::Display, time::Duration};
 
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use rpc::status::Failure;
 use serde::Serialize;
@@ -61,7 +62,7 @@ pub struct ProblemType {
 }
 
 /// Problems of HTTP itself, which no service knows.
-const OF_HTTP: [ProblemType; 4] = [
+const OF_HTTP: [ProblemType; 7] = [
     ProblemType {
         reason: "NO_SUCH_PATH",
         status: StatusCode::NOT_FOUND,
@@ -85,6 +86,26 @@ const OF_HTTP: [ProblemType; 4] = [
         status: StatusCode::UNAUTHORIZED,
         title: "The call needs an API key",
         detail: "Calls that change something need a key that counts here, as Authorization: Bearer KEY.",
+    },
+    ProblemType {
+        reason: "CROSS_ORIGIN",
+        status: StatusCode::FORBIDDEN,
+        title: "A page of another origin may not change anything",
+        detail: "A browser sent this call for a page of another origin. The bridge's --cors-origin allows \
+                 origins by name.",
+    },
+    ProblemType {
+        reason: "UNKNOWN_HOST",
+        status: StatusCode::MISDIRECTED_REQUEST,
+        title: "The request means another host",
+        detail: "On a loopback address only localhost, loopback addresses and host.docker.internal are \
+                 answered to. The bridge's --allowed-host adds names.",
+    },
+    ProblemType {
+        reason: "HEAD_TOO_LARGE",
+        status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        title: "The head of the request is too large",
+        detail: "Target and headers together have at most 64 KiB, and at most 100 headers over HTTP/1.1.",
     },
 ];
 
@@ -239,6 +260,21 @@ impl Problem {
         Self::new(OF_HTTP[3])
     }
 
+    /// A browser sent this for a page of another origin.
+    pub(crate) fn cross_origin() -> Self {
+        Self::new(OF_HTTP[4])
+    }
+
+    /// The request means a host that is not this machine.
+    pub(crate) fn unknown_host() -> Self {
+        Self::new(OF_HTTP[5])
+    }
+
+    /// The head is longer than [`crate::HEAD_BYTES_MAX`].
+    pub(crate) fn head_too_large() -> Self {
+        Self::new(OF_HTTP[6])
+    }
+
     /// Services that do not answer, for people who look at readiness.
     pub(crate) fn not_ready(detail: String) -> Self {
         let mut not_ready = Self::of(Reason::Unavailable);
@@ -382,6 +418,28 @@ impl IntoResponse for Problem {
         response.extensions_mut().insert(self);
         response
     }
+}
+
+/// What is told in place of a refusal that hyper writes by itself; none for what is none. Whatever the
+/// bridge answers carries X-Request-Id.
+pub(crate) fn in_place_of(written: &[u8]) -> Option<Bytes> {
+    const OURS: &[u8] = b"x-request-id";
+    let problem = match written.strip_prefix(b"HTTP/1.1 ")?.get(..4)? {
+        b"400 " => Problem::invalid("head", &"must be that of an HTTP/1.1 request"),
+        b"414 " | b"431 " => Problem::head_too_large(),
+        _ => return None,
+    };
+    if written.windows(OURS.len()).any(|window| window.eq_ignore_ascii_case(OURS)) {
+        return None;
+    }
+    let body =
+        serde_json::to_string(&problem.body()).expect("plain strings and a number serialize");
+    let head = format!(
+        "HTTP/1.1 {}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        problem.status(),
+        body.len()
+    );
+    Some(Bytes::from(head + &body))
 }
 
 /// Why a call was not answered with success (RFC 9457). Contains no ids and no amounts of the request.

@@ -1,12 +1,13 @@
 //! Sockets: HTTP/1.1 and HTTP/2 on every listener, patient with idle connections, and an end that finishes
 //! what was begun.
 
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Version, header};
+use axum::body::Body;
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
@@ -19,19 +20,36 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use types::Entropy;
 
-use crate::{args::Patience, bridge::Bridge};
+use crate::{
+    HEAD_BYTES_MAX, args::Patience, bridge::Bridge, edge::Connected, held::Held,
+    input::content_length,
+};
 
 mod activity;
+mod answers;
+mod framing;
 
 use activity::{Activity, Verdict, Watched};
+use answers::{Paced, Streams};
+use framing::Body as Framing;
 
 /// An idle HTTP/2 connection is pinged this often, and is broken when a ping is not answered within this.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// HTTP/2 streams at once on one connection.
-const STREAMS_MAX: u32 = 2_000;
-/// Longest head of a request.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+const STREAMS_MAX: u32 = 256;
+/// Bytes of bodies that a client may send ahead of their being read, on one stream and on one connection.
+/// No endpoint reads any.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// Longest list of headers that is taken in over HTTP/2, as it counts them; what is longer than
+/// [`HEAD_BYTES_MAX`] is refused with a problem, what is longer than this without one.
+const HEADER_LIST_BYTES_MAX: u32 = 128 * 1024;
+/// Bytes of answers on their way on one stream.
+const SEND_BUFFER_BYTES: usize = 32 * 1024;
+/// A connection that was asked to end, and on which nothing is done, has so long for it.
+const FAREWELL: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause after accepting failed, as it does when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -77,8 +95,11 @@ pub async fn serve(
     for listener in listeners {
         listener.set_nonblocking(true).map_err(Error::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::Listener)?;
+        let on_loopback = listener.local_addr().map_err(Error::Listener)?.ip().is_loopback();
         let acceptor = Acceptor {
             router: router.clone(),
+            connected: Connected { on_loopback },
+            held: bridge.held().clone(),
             door: door.clone(),
             connections: connections.clone(),
             patience: patience.clone(),
@@ -116,6 +137,8 @@ pub async fn serve(
 #[derive(Clone)]
 struct Acceptor {
     router: axum::Router,
+    connected: Connected,
+    held: Held,
     door: watch::Receiver<Door>,
     connections: TaskTracker,
     patience: Patience,
@@ -170,72 +193,121 @@ impl Acceptor {
     }
 
     async fn connection(mut self, stream: TcpStream, _place: OwnedSemaphorePermit) {
+        let _counted = telemetry::metrics().http_connections.enter();
         // It fails on a connection that is gone already, and that shows soon enough.
         let _gone = stream.set_nodelay(true);
         let born = Instant::now();
-        let activity = Arc::new(Activity::new(born, self.age().map(|age| born + age)));
+        let until = self.age().map(|age| born + age);
+        let activity = Arc::new(Activity::new(born, until, self.held.clone()));
         let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
-        let router = self.router.clone();
-        let counted = Arc::clone(&activity);
-        let service = tower::service_fn(move |request: Request<Incoming>| {
-            let busy = counted.begin(request.version());
-            let ends = request.version() < Version::HTTP_2 && counted.is_old(Instant::now());
-            let answer = router.clone().oneshot(request);
-            async move {
-                let mut response = answer.await;
-                if let (true, Ok(response)) = (ends, response.as_mut()) {
-                    let close = HeaderValue::from_static("close");
-                    response.headers_mut().insert(header::CONNECTION, close);
-                }
-                drop(busy);
-                response
-            }
-        });
-        let builder = builder();
+        let streams = Streams {
+            activity: Arc::clone(&activity),
+            held: self.held.clone(),
+            patience: self.patience.header_read,
+        };
+        let builder = builder(streams);
+        let service = self.service(&activity);
         let connection = builder.serve_connection(io, TowerToHyperService::new(service));
         tokio::pin!(connection);
-        let mut leaving = false;
+        let mut leaving = None;
         loop {
-            let wake = activity.next_check(&self.patience);
+            let mut wake = activity.next_check(&self.patience);
+            if leaving.is_some() {
+                wake = wake.max(Instant::now() + LOOK_AGAIN);
+            }
             tokio::select! {
                 biased;
                 _ended = connection.as_mut() => return,
-                () = closed(&mut self.door), if !leaving => {
-                    leaving = true;
+                () = closed(&mut self.door), if leaving.is_none() => {
+                    leaving = Some(Instant::now());
                     connection.as_mut().graceful_shutdown();
                 }
+                () = activity.cutting() => return,
                 () = tokio::time::sleep_until(wake) => {
-                    match activity.verdict(&self.patience) {
-                        Verdict::Keep => {}
-                        // Streams over HTTP/2 end by themselves; there is nothing else to end.
-                        Verdict::Leave if leaving && activity.is_old(Instant::now()) => {}
-                        Verdict::Leave if leaving => return,
-                        Verdict::Leave => {
-                            leaving = true;
+                    match (activity.verdict(&self.patience), leaving) {
+                        (Verdict::Keep, _) => {}
+                        (Verdict::Cut, _) => return,
+                        (Verdict::Leave, None) => {
+                            leaving = Some(Instant::now());
                             connection.as_mut().graceful_shutdown();
                         }
-                        Verdict::Cut => return,
+                        (Verdict::Leave, Some(since)) => {
+                            if activity.is_idle() && since.elapsed() >= FAREWELL {
+                                return;
+                            }
+                        }
                     }
                 }
             }
         }
     }
+
+    /// Answers the requests of one connection.
+    fn service(
+        &self,
+        activity: &Arc<Activity>,
+    ) -> impl tower::Service<
+        Request<Incoming>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static {
+        let (router, connected, held) = (self.router.clone(), self.connected, self.held.clone());
+        let activity = Arc::clone(activity);
+        tower::service_fn(move |mut request: Request<Incoming>| {
+            let is_http2 = request.version() == Version::HTTP_2;
+            // A stream over HTTP/2 counts itself.
+            let busy = (!is_http2).then(|| activity.begin(framing(&request)));
+            let ends = !is_http2 && activity.is_old(Instant::now());
+            request.extensions_mut().insert(connected);
+            let answer = router.clone().oneshot(request);
+            let held = is_http2.then(|| held.clone());
+            async move {
+                let mut response = answer.await?;
+                if ends {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
+                drop(busy);
+                Ok::<_, Infallible>(match held {
+                    Some(held) => response.map(|body| Paced::body(body, &held)),
+                    None => response,
+                })
+            }
+        })
+    }
 }
 
-/// hyper's own header timeout counts idle time, too, so it is off; [`activity`] tells them apart.
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+/// How long the body of a request over HTTP/1.1 is.
+fn framing(request: &Request<Incoming>) -> Framing {
+    if request.headers().contains_key(header::TRANSFER_ENCODING) {
+        return Framing::Chunked;
+    }
+    Framing::Length(content_length(request.headers()).unwrap_or_default())
+}
+
+/// hyper's own header timeout counts idle time, too, so it is off; [`activity`] tells them apart. A client may
+/// close its side once it has asked, and is answered all the same.
+fn builder(streams: Streams) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(streams);
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .keep_alive(true)
+        .half_close(true)
         .max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(PING_EVERY))
         .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_concurrent_streams(Some(STREAMS_MAX));
     builder
 }

@@ -70,7 +70,7 @@ pub(super) fn complete(mut document: Document) -> Document {
         let probe = path == "/healthz" || path == "/readyz";
         let changes = [item.post.as_mut(), item.delete.as_mut()];
         for operation in changes.into_iter().flatten() {
-            add_problems(operation, &[400, 401, 413, 422, 429, 500, 503]);
+            add_problems(operation, &[400, 401, 403, 413, 421, 422, 429, 431, 500, 503]);
             add_parameter(operation, idempotency_key());
             // Either the key or nothing: it depends on the bridge's settings.
             let either =
@@ -81,6 +81,7 @@ pub(super) fn complete(mut document: Document) -> Document {
         if let Some(operation) = item.get.as_mut() {
             let of_path = path.contains("_id}");
             add_problems(operation, if of_path { &[400] } else { &[] });
+            add_problems(operation, &[421, 431]);
             add_problems(operation, if probe { &[413] } else { &[413, 429, 500] });
             add_problems(operation, if path.starts_with("/problems") { &[] } else { &[503] });
             finish(operation, path);
@@ -100,9 +101,12 @@ fn general(status: u16) -> &'static str {
     match status {
         400 => "A parameter of the path, or a header, is malformed; the member field names it.",
         401 => "The bridge was told to want an API key, and the call carries none that counts.",
+        403 => "A browser sent the call for a page of another origin.",
         413 => "The body is longer than 64 KiB.",
+        421 => "The bridge listens on a loopback address, and the request names another host.",
         422 => "The Idempotency-Key stands for another method or path.",
         429 => "Overload; nothing was begun.",
+        431 => "The head is longer than 64 KiB.",
         503 => "UNAVAILABLE or OUTCOME_UNKNOWN: time was over before the answer was definite.",
         _ => "A bug, or damaged data.",
     }
@@ -197,6 +201,7 @@ fn examples(status: &str, description: &str, path: &str) -> Vec<Problem> {
     match status {
         "400" => vec![Problem::invalid("Idempotency-Key", &"must stand once")],
         "401" => vec![Problem::no_api_key()],
+        "403" => vec![Problem::cross_origin()],
         "404" => {
             let of = [
                 ("{order_id}", Reason::OrderNotFound),
@@ -217,6 +222,8 @@ fn examples(status: &str, description: &str, path: &str) -> Vec<Problem> {
             problems
         }
         "413" => vec![Problem::body_too_large()],
+        "421" => vec![Problem::unknown_host()],
+        "431" => vec![Problem::head_too_large()],
         _ => Reason::ALL
             .iter()
             .filter(|reason| {

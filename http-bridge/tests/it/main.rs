@@ -4,12 +4,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+mod browsers;
 mod console;
 mod contract;
 mod endpoints;
 mod fuzz;
+mod hostile;
 mod http_rules;
 mod keys;
+mod memory;
 mod once;
 mod overload;
 mod persistence;
@@ -17,3 +20,4 @@ mod ready;
 mod refusals;
 mod shop;
 mod sockets;
+mod wire;

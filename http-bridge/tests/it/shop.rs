@@ -253,6 +253,8 @@ pub(crate) fn settings() -> Settings {
         attempt_timeout: Duration::from_secs(8),
         in_flight_max: 20_000,
         trust_request_id: false,
+        cors_origins: Vec::new(),
+        allowed_hosts: Vec::new(),
     }
 }
 

@@ -17,21 +17,22 @@ use tokio::{
 
 use crate::shop::{Front, Trouble};
 
-const LONG: Duration = Duration::from_secs(10);
+pub(crate) const LONG: Duration = Duration::from_secs(10);
 
-struct Server {
-    front: Front,
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) front: Front,
+    pub(crate) address: SocketAddr,
     addresses: Vec<SocketAddr>,
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), Error>>,
 }
 
-fn patience() -> Patience {
+pub(crate) fn patience() -> Patience {
     Patience {
         header_read: Duration::from_secs(30),
         keep_alive_idle: Duration::from_mins(10),
         max_age: Duration::ZERO,
+        grace: Duration::from_secs(90),
         connections_max: 1_000,
         lame_duck: Duration::from_millis(200),
         drain: LONG,
@@ -39,9 +40,12 @@ fn patience() -> Patience {
 }
 
 impl Server {
-    fn start(patience: Patience) -> Self {
-        let front = Front::filled();
-        let listeners = rpc::listen::tcp(&rpc::listen::everywhere(0)).unwrap();
+    pub(crate) fn start(patience: Patience) -> Self {
+        Self::of(Front::filled(), &rpc::listen::everywhere(0), patience)
+    }
+
+    pub(crate) fn of(front: Front, addresses: &[SocketAddr], patience: Patience) -> Self {
+        let listeners = rpc::listen::tcp(addresses).unwrap();
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
         let port = addresses[0].port();
@@ -55,22 +59,22 @@ impl Server {
         Self { front, address, addresses, stop, running }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.send(()).unwrap();
         timeout(LONG, self.running).await.unwrap().unwrap().unwrap();
     }
 }
 
-async fn send(stream: &mut TcpStream, head: &str) {
+pub(crate) async fn send(stream: &mut TcpStream, head: &str) {
     stream.write_all(format!("{head}\r\nHost: till\r\n\r\n").as_bytes()).await.unwrap();
 }
 
 /// Reads one answer with a Content-Length.
-async fn receive(stream: &mut TcpStream) -> String {
+pub(crate) async fn receive(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut byte = [0; 1];
     let read = async {
@@ -93,13 +97,13 @@ async fn receive(stream: &mut TcpStream) -> String {
     timeout(LONG, read).await.unwrap()
 }
 
-async fn call(stream: &mut TcpStream, call: &str) -> String {
+pub(crate) async fn call(stream: &mut TcpStream, call: &str) -> String {
     send(stream, &format!("{call} HTTP/1.1")).await;
     receive(stream).await
 }
 
 /// True when the other side has closed the connection.
-async fn is_closed(stream: &mut TcpStream) -> bool {
+pub(crate) async fn is_closed(stream: &mut TcpStream) -> bool {
     let mut byte = [0; 1];
     matches!(timeout(LONG, stream.read(&mut byte)).await, Ok(Ok(0) | Err(_)))
 }

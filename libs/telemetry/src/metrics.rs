@@ -52,6 +52,10 @@ pub struct Metrics {
     pub http_problems: Counts<2>,
     /// [`semconv::HTTP_SERVER_ACTIVE`].
     pub http_server_active: Active,
+    /// [`semconv::HTTP_CONNECTIONS`].
+    pub http_connections: Active,
+    /// [`semconv::HTTP_HELD`].
+    pub http_held: Active,
     /// [`semconv::RPC_SERVER_DURATION`], by method and status.
     pub rpc_server_duration: Durations<2>,
     /// [`semconv::RPC_SERVER_ACTIVE`].
@@ -181,6 +185,8 @@ impl Metrics {
                 [s::HTTP_ROUTE, s::REASON],
             ),
             http_server_active: Active::default(),
+            http_connections: Active::default(),
+            http_held: Active::default(),
             rpc_server_duration: Durations::over(
                 seconds(meter, &s::RPC_SERVER_DURATION),
                 [s::RPC_METHOD, s::RPC_STATUS],
@@ -244,6 +250,8 @@ impl Metrics {
         };
         for (metric, active) in [
             (semconv::HTTP_SERVER_ACTIVE, self.http_server_active.clone()),
+            (semconv::HTTP_CONNECTIONS, self.http_connections.clone()),
+            (semconv::HTTP_HELD, self.http_held.clone()),
             (semconv::RPC_SERVER_ACTIVE, self.rpc_server_active.clone()),
         ] {
             meter

@@ -153,6 +153,10 @@ metrics! {
         [HTTP_ROUTE, REASON], "REST requests that were refused or failed, by the reason in their answer";
     HTTP_SERVER_ACTIVE = "http.server.active_requests", Gauge, "{request}",
         [], "REST requests in flight";
+    HTTP_CONNECTIONS = "till.http.connections", Gauge, "{connection}",
+        [], "Connections to the bridge";
+    HTTP_HELD = "till.http.held", Gauge, "By",
+        [], "Bytes of long heads, and of answers over HTTP/2 that clients have yet to take";
     RPC_SERVER_DURATION = "rpc.server.call.duration", Histogram, "s",
         [RPC_SYSTEM_NAME, RPC_METHOD, RPC_STATUS],
         "How long gRPC calls took that this process answered";

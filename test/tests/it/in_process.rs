@@ -94,6 +94,8 @@ impl Shop {
             attempt_timeout: Duration::from_secs(8),
             in_flight_max: 1_000,
             trust_request_id: false,
+            cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
         };
         Self { rest: Bridge::new(shop, settings, Arc::clone(clock), entropy).router() }
     }

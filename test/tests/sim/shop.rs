@@ -295,6 +295,8 @@ impl Seams {
             attempt_timeout: Duration::from_secs(4).min(self.request / 2),
             in_flight_max: 1_000,
             trust_request_id: false,
+            cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
         };
         Bridge::new(shop, settings, self.clock, self.entropy)
     }

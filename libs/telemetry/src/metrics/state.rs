@@ -19,6 +19,11 @@ impl Active {
         Entered(Arc::clone(&self.0))
     }
 
+    /// So many more, or fewer, without a guard.
+    pub fn add(&self, count: i64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// How many there are.
     pub fn get(&self) -> i64 {
         self.0.load(Ordering::Relaxed)

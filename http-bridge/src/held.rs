@@ -1,0 +1,70 @@
+//! What clients have this process hold beyond the little that each connection and stream has by itself: long
+//! heads, and answers that they do not take. It is counted for all connections together.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// So many bytes may be held.
+pub(crate) const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The count. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held(Arc<AtomicUsize>);
+
+/// A part of what is held, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Share {
+    held: Held,
+    bytes: usize,
+}
+
+impl Held {
+    /// So many bytes more, where they may be held.
+    pub(crate) fn take(&self, bytes: usize) -> Option<Share> {
+        let share = self.add(bytes);
+        (!self.is_scarce()).then_some(share)
+    }
+
+    /// So many bytes more, which are held already.
+    pub(crate) fn add(&self, bytes: usize) -> Share {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        telemetry::metrics().http_held.add(signed(bytes));
+        Share { held: self.clone(), bytes }
+    }
+
+    /// More is held than may be.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > HELD_BYTES_MAX
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        telemetry::metrics().http_held.add(-signed(self.bytes));
+    }
+}
+
+/// A size in memory, which no count of bytes exceeds.
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_held_than_may_be_and_what_is_given_back_may_be_again() {
+        let held = Held::default();
+        let most = held.take(HELD_BYTES_MAX).unwrap();
+        assert!(!held.is_scarce());
+        assert!(held.take(1).is_none());
+        let over = held.add(1);
+        assert!(held.is_scarce());
+        drop((most, over));
+        assert!(held.take(HELD_BYTES_MAX).is_some());
+    }
+}

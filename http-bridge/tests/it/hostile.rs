@@ -1,0 +1,186 @@
+//! Clients that would have a connection or a stream last for ever.
+
+use std::time::Duration;
+
+use http::Request;
+use http_bridge::Patience;
+use tokio::{io::AsyncWriteExt as _, time::timeout};
+
+use crate::sockets::{LONG, Server, call, is_closed, patience, receive};
+
+const SOON: Duration = Duration::from_millis(300);
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+/// HEADERS of stream 1 with an indexed ":method: GET", and more to come.
+const OPEN_HEADERS: &[u8] = &[0, 0, 1, 1, 1, 0, 0, 0, 1, 0x82];
+
+fn hasty() -> Patience {
+    Patience { header_read: SOON, ..patience() }
+}
+
+/// A client of HTTP/2 that takes so many bytes of each answer, and no more.
+pub(crate) async fn taking(server: &Server, bytes: u32) -> h2::client::SendRequest<bytes::Bytes> {
+    let stream = server.connect().await;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(bytes).initial_max_send_streams(1_000);
+    let (sender, connection) = builder.handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+pub(crate) fn get(path: &str) -> Request<()> {
+    Request::get(format!("http://till{path}")).body(()).unwrap()
+}
+
+#[tokio::test]
+async fn what_only_begins_loses_its_connection() {
+    let server = Server::start(hasty());
+    let whole = b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n";
+    let posted = b"POST /stock/add/1/1 HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nhello";
+    let chunked =
+        b"POST /stock/add/1/1 HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    for (answered, begun) in [
+        (&b""[..], &b"G"[..]),
+        (b"", &PREFACE[..20]),
+        (b"", PREFACE),
+        (b"", &[PREFACE, &SETTINGS[..5]].concat()),
+        (b"", &[PREFACE, SETTINGS, OPEN_HEADERS].concat()),
+        (whole, b"GET /hea"),
+        (posted, b"GET /hea"),
+        (chunked, b"GET /hea"),
+    ] {
+        let mut stream = server.connect().await;
+        stream.write_all(&[answered, begun].concat()).await.unwrap();
+        if !answered.is_empty() {
+            assert!(receive(&mut stream).await.starts_with("HTTP/1.1 200 "));
+        }
+        let mut rest = Vec::new();
+        let ended = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest);
+        assert!(timeout(LONG, ended).await.is_ok(), "{answered:?} {begun:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_whole_keeps_its_connection() {
+    let server = Server::start(hasty());
+    let posted = "POST /stock/add/1/1 HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nhello";
+    let chunked = "POST /stock/add/1/1 HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n";
+    let whole = "GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n";
+    for requests in
+        [&[whole][..], &[posted], &[chunked], &[whole, whole, whole], &[posted, chunked]]
+    {
+        let mut stream = server.connect().await;
+        stream.write_all(requests.concat().as_bytes()).await.unwrap();
+        for _ in requests {
+            assert!(receive(&mut stream).await.starts_with("HTTP/1.1 200 "), "{requests:?}");
+        }
+        tokio::time::sleep(SOON * 3).await;
+        assert!(
+            call(&mut stream, "GET /healthz").await.starts_with("HTTP/1.1 200 "),
+            "{requests:?}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_answer_is_not_taken_is_reset_and_the_others_go_on() {
+    let server = Server::start(hasty());
+    // Nothing, a little, and some pieces of an answer of many.
+    for window in [0, 1, 100, 40_000] {
+        let mut client = taking(&server, window).await;
+        let mut stalled = Vec::new();
+        for path in ["/openapi.json", "/docs/swagger-ui-bundle.js", "/openapi.json"] {
+            client = client.ready().await.unwrap();
+            let (response, _) = client.send_request(get(path), true).unwrap();
+            let mut body = timeout(LONG, response).await.unwrap().unwrap().into_body();
+            stalled.push(async move {
+                // What fits in the window comes; its room is not given back.
+                while let Some(read) = body.data().await {
+                    if let Err(error) = read {
+                        return error;
+                    }
+                }
+                panic!("the answer of {path} came whole")
+            });
+        }
+        let errors = timeout(LONG, futures::future::join_all(stalled)).await.unwrap();
+        for error in errors {
+            assert!(error.is_reset(), "{window}: {error}");
+        }
+        // A probe has nothing to be taken but a few bytes.
+        if window >= 100 {
+            let mut client = client.ready().await.unwrap();
+            let (response, _) = client.send_request(get("/healthz"), true).unwrap();
+            assert_eq!(timeout(LONG, response).await.unwrap().unwrap().status(), 200);
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_small_answer_that_is_taken_in_part_ends_its_connection() {
+    let server = Server::start(hasty());
+    let client = taking(&server, 1).await;
+    let mut client = client.ready().await.unwrap();
+    let (response, _) = client.send_request(get("/stock/find/1"), true).unwrap();
+    let mut body = timeout(LONG, response).await.unwrap().unwrap().into_body();
+    assert_eq!(timeout(LONG, body.data()).await.unwrap().unwrap().unwrap().len(), 1);
+    let ended = timeout(LONG, body.data()).await.unwrap();
+    assert!(!matches!(ended, Some(Ok(_))), "{ended:?}");
+    assert!(client.ready().await.is_err(), "the connection goes on");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_client_that_takes_something_gets_all_of_it() {
+    let patience = Duration::from_secs(2);
+    let server = Server::start(Patience { header_read: patience, ..crate::sockets::patience() });
+    let client = taking(&server, 20_000).await;
+    let mut client = client.ready().await.unwrap();
+    let (response, _) = client.send_request(get("/openapi.json"), true).unwrap();
+    let response = timeout(LONG, response).await.unwrap().unwrap();
+    let length: usize = response.headers()["content-length"].to_str().unwrap().parse().unwrap();
+    let mut body = response.into_body();
+    let mut taken = 0;
+    // For longer in all than it may take nothing.
+    while let Some(part) = timeout(LONG, body.data()).await.unwrap() {
+        let part = part.unwrap().len();
+        taken += part;
+        tokio::time::sleep(patience / 10).await;
+        body.flow_control().release_capacity(part).unwrap();
+    }
+    assert_eq!(taken, length);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_connection_is_closed_after_its_grace_whatever_waits_on_it() {
+    let max_age = Duration::from_millis(300);
+    let grace = Duration::from_millis(700);
+    let server = Server::start(Patience { max_age, grace, ..patience() });
+    let mut client = taking(&server, 0).await.ready().await.unwrap();
+    let (response, _) = client.send_request(get("/openapi.json"), true).unwrap();
+    let mut body = timeout(LONG, response).await.unwrap().unwrap().into_body();
+    let ended = timeout(LONG, body.data()).await.unwrap();
+    assert!(matches!(ended, Some(Err(_)) | None), "{ended:?}");
+    let mut busy = server.connect().await;
+    // Over HTTP/1.1 as well: a request whose body never comes.
+    busy.write_all(b"POST /stock/add/1/1 HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(is_closed(&mut busy).await);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_connection_has_so_many_streams_at_once_and_no_more() {
+    let server = Server::start(patience());
+    let mut client = taking(&server, 0).await;
+    client = client.ready().await.unwrap();
+    let (response, _) = client.send_request(get("/healthz"), true).unwrap();
+    timeout(LONG, response).await.unwrap().unwrap();
+    assert_eq!(client.current_max_send_streams(), 256);
+    server.stop().await;
+}

@@ -1,0 +1,205 @@
+//! What clients can have the bridge hold is bounded, and what the bounds come to in memory is what
+//! docs/security.md says: each test drives one bound against a bridge in a process of its own, and reads how
+//! much that process has grown.
+
+use std::{
+    any::Any,
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::SocketAddr,
+    process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Request;
+use http_bridge::Patience;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+use crate::sockets::{Server, patience};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Is no test: the others run it as a process of its own.
+#[tokio::test]
+#[ignore = "is the process that the tests here measure"]
+async fn a_bridge_of_its_own() {
+    let server = Server::start(Patience { connections_max: 50_000, ..patience() });
+    println!("at {}", server.address);
+    let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
+    ended.await.unwrap().unwrap();
+}
+
+struct Bridge {
+    process: Child,
+    _output: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl Bridge {
+    fn start() -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "memory::a_bridge_of_its_own", "--ignored", "--nocapture"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let address = loop {
+            let mut line = String::new();
+            assert!(output.read_line(&mut line).unwrap() > 0, "the bridge did not start");
+            if let Some((_, address)) = line.split_once("at ") {
+                break address.trim().parse().unwrap();
+            }
+        };
+        Self { process, _output: output, address }
+    }
+
+    /// Its resident memory, in bytes.
+    fn memory(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * KIB
+    }
+
+    /// How much it grew, once it has come to rest.
+    async fn growth(&self, since: usize) -> usize {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let now = self.memory();
+            if now.abs_diff(before) < 256 * KIB {
+                return now.saturating_sub(since);
+            }
+            before = now;
+        }
+    }
+
+    async fn http2(&self, window: u32) -> h2::client::SendRequest<Bytes> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(window).initial_max_send_streams(256);
+        let (sender, connection) = builder.handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        sender.ready().await.unwrap()
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn report(what: &str, count: usize, growth: usize) {
+    println!("{what}: {count} of them, {} KiB in all, {} bytes each", growth / KIB, growth / count);
+}
+
+/// So many times 256 requests on streams of their own, with a piece of a body that never ends, or with none
+/// and an answer that is never taken. They go on for as long as they are kept.
+async fn streams(
+    bridge: &Bridge,
+    connections: usize,
+    request: impl Fn() -> Request<()>,
+    body: Option<usize>,
+) -> Vec<Box<dyn Any>> {
+    let mut kept: Vec<Box<dyn Any>> = Vec::new();
+    for _ in 0..connections {
+        let mut client = bridge.http2(if body.is_some() { 65_535 } else { 0 }).await;
+        for _ in 0..256 {
+            client = client.ready().await.unwrap();
+            let (response, mut stream) = client.send_request(request(), body.is_none()).unwrap();
+            if let Some(bytes) = body {
+                stream.send_data(Bytes::from(vec![b'x'; bytes]), false).unwrap();
+            }
+            kept.push(Box::new((response, stream)));
+        }
+        kept.push(Box::new(client));
+    }
+    kept
+}
+
+fn asking(method: &str, path: &str) -> Request<()> {
+    let uri = format!("http://till{path}");
+    Request::builder().method(method).uri(uri).body(()).unwrap()
+}
+
+#[tokio::test]
+async fn answers_that_are_not_taken_share_their_bytes() {
+    let bridge = Bridge::start();
+    let before = bridge.memory();
+    let kept = streams(&bridge, 8, || asking("GET", "/openapi.json"), None).await;
+    let growth = bridge.growth(before).await;
+    report("streams whose answer waits", kept.len(), growth);
+    assert!(growth < 8 * 256 * 20 * KIB, "{} MiB", growth / MIB);
+}
+
+#[tokio::test]
+async fn bodies_are_not_kept() {
+    let bridge = Bridge::start();
+    let before = bridge.memory();
+    // 60 KiB each would be 120 MiB.
+    let kept = streams(&bridge, 8, || asking("POST", "/stock/add/1/1"), Some(60 * KIB)).await;
+    let growth = bridge.growth(before).await;
+    report("unfinished bodies", kept.len(), growth);
+    assert!(growth < 8 * 256 * 20 * KIB, "{} MiB", growth / MIB);
+}
+
+#[tokio::test]
+async fn long_heads_over_http2_are_bounded_for_all_connections_together() {
+    let bridge = Bridge::start();
+    let before = bridge.memory();
+    let request = || {
+        let long = "a".repeat(60 * KIB);
+        let uri = "http://till/stock/add/1/1";
+        Request::post(uri).header("x-long", long).body(()).unwrap()
+    };
+    // Without a bound 240 MiB.
+    let kept = streams(&bridge, 16, request, Some(1)).await;
+    let growth = bridge.growth(before).await;
+    report("long heads over HTTP/2", kept.len(), growth);
+    assert!(growth < 110 * MIB, "{} MiB", growth / MIB);
+}
+
+#[tokio::test]
+async fn long_heads_over_http1_are_bounded_for_all_connections_together() {
+    let bridge = Bridge::start();
+    let before = bridge.memory();
+    let mut kept = Vec::new();
+    let head = format!("GET / HTTP/1.1\r\nHost: t\r\nX-Long: {}", "a".repeat(60 * KIB));
+    // Without a bound 180 MiB.
+    for _ in 0..3_000 {
+        let mut stream = TcpStream::connect(bridge.address).await.unwrap();
+        // Those that are too many are cut.
+        drop(stream.write_all(head.as_bytes()).await);
+        kept.push(stream);
+    }
+    let growth = bridge.growth(before).await;
+    report("long heads over HTTP/1.1", kept.len(), growth);
+    assert!(growth < 110 * MIB, "{} MiB", growth / MIB);
+}
+
+#[tokio::test]
+async fn a_connection_costs_little() {
+    for (name, bytes) in [
+        ("fresh connections", &b""[..]),
+        ("heads that have begun", b"GET / HTTP/1.1\r\nHost: t\r\nA: "),
+        ("answered connections", b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n"),
+        ("connections over HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
+    ] {
+        let bridge = Bridge::start();
+        let before = bridge.memory();
+        let mut kept = Vec::new();
+        for _ in 0..2_000 {
+            let mut stream = TcpStream::connect(bridge.address).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            kept.push(stream);
+        }
+        let growth = bridge.growth(before).await;
+        report(name, kept.len(), growth);
+        let most = if name.ends_with('2') { 48 * KIB } else { 24 * KIB };
+        assert!(growth < kept.len() * most, "{name}: {} bytes each", growth / kept.len());
+    }
+}
