@@ -1,14 +1,18 @@
 //! A participant of somebody else's: points for what is bought. It keeps the protocol's rules by `twopc`'s book and
 //! shares nothing with the shop's lanes or its store. What it says is durable at once, and outlives its processes.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use futures::future::join_all;
 use proto::{
     convert,
+    coordinator::v1::{ResolveRequest, coordinator_service_client::CoordinatorServiceClient},
     participant::v1::{
         self as wire,
         operation::Operation as Op,
@@ -19,6 +23,7 @@ use proto::{
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rpc::net::Transport;
 use storage::mem::TokioClock;
 use system_test::history::calls::FOREIGN;
 use tonic::{Request, Response, Status};
@@ -26,6 +31,9 @@ use twopc::participant::{Book, Decision, Event, Gate};
 use types::{Branch, BranchState, Clock, Service, ShardId, Timestamp, TxId, TxMeta, Vote};
 
 use crate::network::Process;
+
+/// Between two questions after what should be final.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// What it knows for good.
 #[derive(Clone)]
@@ -44,6 +52,33 @@ impl Points {
     /// Every transaction that it knows, and what stands here.
     pub(crate) fn known(&self) -> Vec<(TxId, BranchState)> {
         self.book().iter().map(|entry| (entry.meta.tx_id, entry.state)).collect()
+    }
+
+    /// Has whichever coordinator answers resolve what should be final by now, for as long as the process lives.
+    pub(crate) async fn ask(
+        self,
+        process: Process,
+        clock: TokioClock,
+        coordinators: Vec<Transport>,
+    ) {
+        let mut next = coordinators.iter().cycle();
+        while !process.is_dead() {
+            tokio::time::sleep(ASK_EVERY).await;
+            let now = clock.now();
+            let late: Vec<TxMeta> = {
+                let book = self.book();
+                let open = book.iter().filter(|entry| entry.state == BranchState::Prepared);
+                open.map(|entry| entry.meta.clone()).filter(|meta| meta.deadline < now).collect()
+            };
+            for meta in late {
+                let Some(coordinator) = next.next() else { return };
+                let mut request = Request::new(ResolveRequest { tx: Some((&meta).into()) });
+                rpc::deadline::set(&mut request, ASK_EVERY);
+                // What comes of it comes as Commit or Abort; else it is asked again.
+                let _asked =
+                    CoordinatorServiceClient::new(coordinator.clone()).resolve(request).await;
+            }
+        }
     }
 
     /// A process of it, which may die at any operation, in operations per ten thousand, until the shop is healed.

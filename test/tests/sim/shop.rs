@@ -179,6 +179,11 @@ impl Shop {
         if name == POINTS {
             let death = (self.rates.death, &self.healed);
             let served = self.points.serve(&process, self.truth, stream, death);
+            let net = self.network.of(&process);
+            let coordinators = (0..self.rates.replicas)
+                .map(|replica| net.connect(&self::name("coordinator", replica).parse().unwrap()))
+                .collect();
+            tokio::spawn(self.points.clone().ask(process.clone(), self.truth, coordinators));
             return self.network.listen(process, door(Routes::new(served)));
         }
         let away = Arc::clone(&replica.away);
