@@ -176,7 +176,7 @@ fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect<'a>) -> Ask
         to: To::Any,
         effect,
         deadline: input.deadline(bridge),
-        attempt_timeout: bridge.settings().attempt_timeout,
+        attempt_timeout: Some(bridge.settings().attempt_timeout),
     }
 }
 

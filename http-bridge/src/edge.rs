@@ -142,10 +142,9 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
         return problem.into_response();
     }
     // From here on the request counts: before anything of its body is taken in.
-    let Some(head) = hold_head(bridge, &request, head_bytes) else {
-        return Problem::of(Reason::Overloaded)
-            .because(&"too many bytes of long heads are held")
-            .into_response();
+    let head = match hold_head(bridge, &request, head_bytes) {
+        Ok(head) => head,
+        Err(problem) => return problem.into_response(),
     };
     let probe = EXEMPT.contains(&request.uri().path()) && request.body().is_end_stream();
     let place = if probe { None } else { bridge.take_place() };
@@ -218,13 +217,19 @@ fn head_bytes(request: &Request) -> usize {
 }
 
 /// Counts a long head over HTTP/2 among what is held; over HTTP/1.1 it lies in its connection's buffer, which
-/// is counted there. None when no more may be held.
-fn hold_head(bridge: &Bridge, request: &Request, head_bytes: usize) -> Option<Option<Share>> {
+/// is counted there. OVERLOADED when no more may be held.
+fn hold_head(
+    bridge: &Bridge,
+    request: &Request,
+    head_bytes: usize,
+) -> Result<Option<Share>, Problem> {
     if request.version() != Version::HTTP_2 || head_bytes <= HEAD_BYTES_FREE {
-        return Some(None);
+        return Ok(None);
     }
     // A map of headers takes several times what short ones are long.
-    bridge.held().take(head_bytes.saturating_mul(HEAD_FACTOR)).map(Some)
+    let held = bridge.held().take(head_bytes.saturating_mul(HEAD_FACTOR));
+    let full = || Problem::of(Reason::Overloaded).because(&"too many bytes of long heads are held");
+    held.map(Some).ok_or_else(full)
 }
 
 /// Takes the body in and throws it away piece by piece, so that nothing of it is left on the connection.

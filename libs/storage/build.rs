@@ -12,7 +12,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = protox::compile([STORED], [STORED_ROOT])?;
     tonic_prost_build::configure().bytes(".").btree_map(".").compile_fds(files)?;
     let files = protox::compile([PD], [PD_ROOT])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    let pd = tonic_prost_build::configure().bytes(".").generate_default_stubs(true);
+    pd.compile_fds(files)?;
     println!("cargo:rerun-if-changed={STORED_ROOT}/{STORED}");
     println!("cargo:rerun-if-changed={PD_ROOT}/{PD}");
     println!("cargo:rerun-if-changed=build.rs");

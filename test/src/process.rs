@@ -184,7 +184,7 @@ impl Drop for Shop {
 /// The status of a POST by REST, as its first line tells it.
 pub fn post(rest: String, path: &str) -> u16 {
     let mut stream = TcpStream::connect(rest).unwrap();
-    let head = format!("POST {path} HTTP/1.1\r\nHost: till\r\nConnection: close\r\n\r\n");
+    let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -190,7 +190,7 @@ async def test_the_conformance_kit_passes_our_own_services(tmp_path):
         # What gets a NO is no test of votes.
         none = json.dumps({"userId": "nobody", "amount": "1"})
         code, said = await asyncio.to_thread(check, payment, "--payload-json", none)
-        assert code == 1 and "votes NO" in said and "USER_NOT_FOUND" in said, said
+        assert code == 1 and "votes NO" in said and "UNKNOWN_USER" in said, said
         code, said = await asyncio.to_thread(check, stock, "--payload-json", "{}", "--payload-file", "x")
         assert code == 64, said
         # What was held is back, and what was committed is gone.

@@ -84,7 +84,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     match args.payload(&subject.service)? {
         Some(payload) => subject.take(payload, args.primary).await?,
         None => {
-            tell(&format!("what needs a vote is left out: {}", payload::hint(&subject.service)))?
+            tell(&format!("what needs a vote is left out: {}", payload::hint(&subject.service)))?;
         }
     }
     let mut failed = 0_u32;

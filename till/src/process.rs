@@ -120,17 +120,20 @@ fn fail(error: &Failure) -> ExitCode {
 
 /// An error and its causes in one line. What is told again by the next cause is told once.
 pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+    let mut told = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
+        let last = told.last().map(String::as_str).unwrap_or_default();
+        if said.starts_with(last) {
+            told.pop();
+            told.push(said);
+        } else if !last.ends_with(&said) {
+            told.push(said);
         }
         cause = error.source();
     }
-    text
+    told.join(": ")
 }
 
 /// When to end.

@@ -86,7 +86,7 @@ pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failur
                 rpc::tls::check_nobodys(file, "dev-kv", domain)?;
             }
             let on = sockets(&addresses, &args.admin, admin_port::KV)?;
-            let admit = args.tls_trust_domain.map(admit);
+            let admit = args.tls_trust_domain.clone().map(admit);
             keep(on, &stop, |on, end| dev_kv(args.role, admit, on, end)).await
         }
         Command::HttpBridge(args) => {

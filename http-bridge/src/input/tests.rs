@@ -10,6 +10,7 @@ fn input(template: &str, path: &str) -> Input {
         keep_log: None,
         if_match: None,
         arrived: Instant::now(),
+        caller: Caller::default(),
     }
 }
 

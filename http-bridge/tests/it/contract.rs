@@ -11,7 +11,7 @@ use crate::shop::Front;
 
 /// Served, but not of the API; the last two are how axum keeps the answer to unknown paths.
 const UNDOCUMENTED: [&str; 6] =
-    ["/openapi.json", "/docs", "/docs/", "/docs/{*rest}", "/", "/{*__private__axum_fallback}"];
+    ["/openapi.json", "/docs", "/docs/", "/docs/{*path}", "/", "/{*__private__axum_fallback}"];
 
 fn methods() -> [Method; 8] {
     [

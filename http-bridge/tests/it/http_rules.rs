@@ -141,7 +141,8 @@ async fn a_request_is_in_flight_from_the_first_byte_of_its_body() {
     let mut probe = with_body(never(), Some(5));
     *probe.uri_mut() = "/healthz".parse().unwrap();
     *probe.method_mut() = http::Method::GET;
-    assert_eq!(front.send(probe).await.status, 429);
+    let answer = tower::ServiceExt::oneshot(front.bridge.router(), probe).await.unwrap();
+    assert_eq!(answer.status(), 429);
     drop(waiting);
     assert_eq!(front.call("POST /stock/add/1/1").await.status, 200);
 }

@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     async fn get(router: &Router, path: &str) -> (StatusCode, String) {
-        let request = axum::extract::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
         let response = router.clone().oneshot(request).await.unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();

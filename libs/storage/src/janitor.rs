@@ -184,7 +184,9 @@ pub async fn sweep(kv: &dyn Kv, config: JanitorConfig) -> Result<Sweep, KvError>
 async fn remove_answers(kv: &dyn Kv, now: Timestamp, page: u32) -> Result<u64, KvError> {
     let schema = schema::read(kv).await.map_err(|error| match error {
         SchemaError::Kv(error) => error,
-        error => KvError::Refused(error.to_string()),
+        error @ (SchemaError::Newer { .. }
+        | SchemaError::Shards { .. }
+        | SchemaError::OutOfRange(_)) => KvError::Refused(error.to_string()),
     })?;
     let mut removed = 0_u64;
     for owner in Owner::SHARDED {

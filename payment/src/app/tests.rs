@@ -41,15 +41,16 @@ impl Shard {
             Answer::Done(Reply::Credit(credit), _) => credit.to_string(),
             Answer::Done(Reply::Paid(paid), _) => paid.to_string(),
             Answer::Refused(Refusal { reason, metadata }) => {
-                let metadata: String =
-                    metadata.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-                format!("{reason}{metadata}")
+                let metadata = metadata.iter().map(|(name, value)| format!("{name}={value}"));
+                [reason.to_string()].into_iter().chain(metadata).collect::<Vec<_>>().join(" ")
             }
             Answer::Vote(Vote::Yes { .. }) => "yes".to_owned(),
             Answer::Vote(Vote::No { reason, .. }) => format!("no, {reason}"),
             Answer::Waiting(blocker) => format!("waits for {}", blocker.tx_id.0[0]),
-            Answer::State(BranchState::Committed, _) => "committed".to_owned(),
-            Answer::State(BranchState::Aborted, _) => "aborted".to_owned(),
+            Answer::State(BranchState::Committed, _)
+            | Answer::Aborted { state: BranchState::Committed, .. } => "committed".to_owned(),
+            Answer::State(BranchState::Aborted, _)
+            | Answer::Aborted { state: BranchState::Aborted, .. } => "aborted".to_owned(),
             other => panic!("{other:?}"),
         }
     }
@@ -224,7 +225,7 @@ fn whatever_is_read_is_asked_for_first() {
     let missing = |op| core.missing_for(&Call::Op { op, call: None, may_wait: false });
     let (user, payment) = (user_row(&user_id("u")), payment_row(&user_id("u"), &order()));
     for op in [create("u"), Op::Get(user_id("u")), add("u", 1), pay("u", 1)] {
-        assert_eq!(missing(op), [user.clone()]);
+        assert_eq!(missing(op), std::slice::from_ref(&user));
     }
     for op in [pay_for("u", 1), cancel("u"), status("u")] {
         assert_eq!(missing(op), [user.clone(), payment.clone()]);
@@ -232,7 +233,7 @@ fn whatever_is_read_is_asked_for_first() {
     assert_eq!(missing(init(&[0], 1)), Vec::<Row>::new());
     let payload = (user_id("u"), money(1));
     let prepare = Call::Prepare { meta: meta(1), payload, may_wait: false };
-    assert_eq!(core.missing_for(&prepare), [user.clone()]);
+    assert_eq!(core.missing_for(&prepare), std::slice::from_ref(&user));
     assert_eq!(Payment.hold_rows(&hold()), [user]);
 }
 

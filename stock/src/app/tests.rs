@@ -43,15 +43,16 @@ impl Shard {
                 format!("{} at {}", item.stock.available, item.price)
             }
             Answer::Refused(Refusal { reason, metadata }) => {
-                let metadata: String =
-                    metadata.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-                format!("{reason}{metadata}")
+                let metadata = metadata.iter().map(|(name, value)| format!("{name}={value}"));
+                [reason.to_string()].into_iter().chain(metadata).collect::<Vec<_>>().join(" ")
             }
             Answer::Vote(Vote::Yes { .. }) => "yes".to_owned(),
             Answer::Vote(Vote::No { reason, .. }) => format!("no, {reason}"),
             Answer::Waiting(blocker) => format!("waits for {}", blocker.tx_id.0[0]),
-            Answer::State(BranchState::Committed, _) => "committed".to_owned(),
-            Answer::State(BranchState::Aborted, _) => "aborted".to_owned(),
+            Answer::State(BranchState::Committed, _)
+            | Answer::Aborted { state: BranchState::Committed, .. } => "committed".to_owned(),
+            Answer::State(BranchState::Aborted, _)
+            | Answer::Aborted { state: BranchState::Aborted, .. } => "aborted".to_owned(),
             other => panic!("{other:?}"),
         }
     }

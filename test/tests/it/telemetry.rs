@@ -43,7 +43,7 @@ fn post(port: u16, path: &str, trace: u128) {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     write!(
         stream,
-        "POST {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nContent-Length: 0\r\n\
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\
          traceparent: 00-{trace:032x}-{CALLER:016x}-01\r\n\r\n"
     )
     .unwrap();

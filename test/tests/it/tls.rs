@@ -122,7 +122,8 @@ impl Shop {
     /// The status and the body of a POST or GET.
     fn rest(&self, method: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address("http-bridge")).unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: till\r\nConnection: close\r\n\r\n");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

@@ -54,7 +54,7 @@ pub(super) struct Check {
 /// All of them, in the order in which they build on each other.
 pub(super) fn all() -> Vec<Check> {
     macro_rules! checks {
-        ($($needs:ident $run:ident $($rule:literal)? $name:literal;)*) => {
+        ($($needs:ident $run:ident [$($rule:literal)?] $name:literal;)*) => {
             vec![$(Check {
                 name: $name,
                 rule: [$($rule)?].first().copied(),
@@ -64,24 +64,24 @@ pub(super) fn all() -> Vec<Check> {
         };
     }
     checks! {
-        Nothing describes_itself "it tells the same name and number of shards every time";
-        Nothing knows_nothing "a query leaves nothing behind";
-        Nothing fences 3 "after a fence there is no YES";
-        Nothing aborts_the_unknown 3 "an abort without a vote leaves a fence";
-        Nothing commits_the_forgotten 8 "a commit of what is not known is acknowledged";
-        Nothing refuses_late_votes 4 "past the deadline it votes FENCED";
-        Nothing forgets "a forget is always acknowledged";
-        Nothing refuses_wrong_calls 11 "a call that is not for it is INVALID_ARGUMENT, and a shard that it does not have is ABORTED";
-        Nothing applies 11 "a batch is answered in order, and each operation alone";
-        Payload votes_once 2 "a repeated prepare gets the first answer";
-        Payload votes_once_in_a_crowd 2 "prepares that come at once get one answer";
-        Payload commits 8 "what is committed stays committed";
-        Payload aborts 8 "what is aborted stays aborted";
-        Payload never_both 3 "a vote and a fence exclude each other";
-        Payload applies_votes "a batch may carry a whole transaction";
-        Primary holds_without_evidence 12 "a primary aborts a YES on evidence only";
-        Primary commits_on_proof 13 "a primary commits on every receipt only";
-        Primary remembers_calls 14 "a primary commits one transaction of a call";
+        Nothing describes_itself [] "it tells the same name and number of shards every time";
+        Nothing knows_nothing [] "a query leaves nothing behind";
+        Nothing fences [3] "after a fence there is no YES";
+        Nothing aborts_the_unknown [3] "an abort without a vote leaves a fence";
+        Nothing commits_the_forgotten [8] "a commit of what is not known is acknowledged";
+        Nothing refuses_late_votes [4] "past the deadline it votes FENCED";
+        Nothing forgets [] "a forget is always acknowledged";
+        Nothing refuses_wrong_calls [11] "a call that is not for it is INVALID_ARGUMENT, and a shard that it does not have is ABORTED";
+        Nothing applies [11] "a batch is answered in order, and each operation alone";
+        Payload votes_once [2] "a repeated prepare gets the first answer";
+        Payload votes_once_in_a_crowd [2] "prepares that come at once get one answer";
+        Payload commits [8] "what is committed stays committed";
+        Payload aborts [8] "what is aborted stays aborted";
+        Payload never_both [3] "a vote and a fence exclude each other";
+        Payload applies_votes [] "a batch may carry a whole transaction";
+        Primary holds_without_evidence [12] "a primary aborts a YES on evidence only";
+        Primary commits_on_proof [13] "a primary commits on every receipt only";
+        Primary remembers_calls [14] "a primary commits one transaction of a call";
     }
 }
 

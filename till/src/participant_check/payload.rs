@@ -104,7 +104,11 @@ impl Fields {
     fn of(value: Value) -> Told<Self> {
         match value {
             Value::Object(fields) => Ok(Self(fields)),
-            other => Err(format!("{other} is no object")),
+            other @ (Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_)) => Err(format!("{other} is no object")),
         }
     }
 
@@ -118,7 +122,9 @@ impl Fields {
         match self.take(name) {
             Value::Null => Ok(String::new()),
             Value::String(text) => Ok(text),
-            other => Err(format!("{name} is {other}, not a text")),
+            other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                Err(format!("{name} is {other}, not a text"))
+            }
         }
     }
 
@@ -127,7 +133,9 @@ impl Fields {
         let number = match &value {
             Value::Null => Some(0),
             Value::String(text) => text.parse().ok(),
-            other => other.as_u64(),
+            other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                other.as_u64()
+            }
         };
         number.ok_or_else(|| format!("{name} is {value}, not an integer from 0"))
     }
@@ -136,7 +144,9 @@ impl Fields {
         match self.take(name) {
             Value::Null => Ok(Vec::new()),
             Value::Array(each) => each.into_iter().map(Self::of).collect(),
-            other => Err(format!("{name} is {other}, not a list")),
+            other @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
+                Err(format!("{name} is {other}, not a list"))
+            }
         }
     }
 

@@ -118,7 +118,6 @@ fn status(error: EngineError) -> Status {
     Status::unavailable(error.to_string())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 fn gc_status(error: GcError) -> Status {
     match error {
         GcError::Refused(refused) => Status::unknown(refused.to_string()),

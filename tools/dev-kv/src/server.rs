@@ -4,7 +4,7 @@ use crate::Admit;
 use crate::args::{Config, TlsPaths};
 use crate::cluster::Cluster;
 use crate::door::Door;
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::{Committer, Engine, EngineConfig};
 use crate::error::{Error, chain};
 use crate::faults::Faults;
 use crate::kv::Kv;
@@ -75,23 +75,7 @@ pub async fn run(
     let tls = acceptor.map(|acceptor| Tls { acceptor, admit: config.admit.clone() });
     let shift_ms = Arc::new(AtomicI64::new(0));
     let clock = Arc::new(ShiftedClock { shift_ms: Arc::clone(&shift_ms) });
-    let engine_config = EngineConfig {
-        directory: config.data_dir.clone(),
-        cache_bytes: config.cache_bytes,
-        store: StoreConfig {
-            block_cache_bytes: config.block_cache_bytes,
-            memtable_bytes: config.memtable_bytes,
-        },
-        probe: config.sync_probe.clone(),
-    };
-    // Any number does that differs between stores; it is used once, for a new store.
-    let new_cluster_id = (clock.now().0 << 20 | u64::from(std::process::id())) & (u64::MAX >> 1);
-    let opened =
-        tokio::task::spawn_blocking(move || Engine::open(engine_config, clock, new_cluster_id))
-            .await;
-    let (engine, committer) = opened
-        .map_err(|error| Error::Store(error.to_string()))?
-        .map_err(|error| Error::Store(chain(&error)))?;
+    let (engine, committer) = open(&config, clock).await?;
     let cluster = Arc::new(Cluster::load(Arc::clone(&engine), config.pd_version)?);
     prepare(&cluster, &config).await?;
     let faults = Arc::new(Faults::new(config.fault_seed, shift_ms));
@@ -153,6 +137,30 @@ pub async fn run(
     }
     tracing::info!("dev-kv stopped");
     Ok(())
+}
+
+/// Opens the store in its directory.
+async fn open(
+    config: &Config,
+    clock: Arc<ShiftedClock>,
+) -> Result<(Arc<Engine>, Committer), Error> {
+    let engine_config = EngineConfig {
+        directory: config.data_dir.clone(),
+        cache_bytes: config.cache_bytes,
+        store: StoreConfig {
+            block_cache_bytes: config.block_cache_bytes,
+            memtable_bytes: config.memtable_bytes,
+        },
+        probe: config.sync_probe.clone(),
+    };
+    // Any number does that differs between stores; it is used once, for a new store.
+    let new_cluster_id = (clock.now().0 << 20 | u64::from(std::process::id())) & (u64::MAX >> 1);
+    let opened =
+        tokio::task::spawn_blocking(move || Engine::open(engine_config, clock, new_cluster_id))
+            .await;
+    opened
+        .map_err(|error| Error::Store(error.to_string()))?
+        .map_err(|error| Error::Store(chain(&error)))
 }
 
 fn is_loopback(listener: &TcpListener) -> bool {

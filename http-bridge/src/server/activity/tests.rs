@@ -66,7 +66,7 @@ async fn what_has_begun_behind_a_request_is_a_head() {
     let activity = activity();
     activity.read(&[HEAD, b"GET /ne"].concat());
     let busy = activity.begin(Body::Length(0));
-    advance(Duration::from_secs(60)).await;
+    advance(Duration::from_mins(1)).await;
     assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
     drop(busy);
     advance(Duration::from_secs(29)).await;

@@ -39,7 +39,7 @@ impl<D: Domain> Core<D> {
                 let (state, _) = self.conclude(meta, decision, &[]);
                 let refused = state == BranchState::Aborted
                     && matches!((&meta.call, refusal), (Some(client), Some(refusal))
-                        if self.refuse(client, began(meta), refusal).is_none());
+                        if self.refuse(client, Some(began(meta)), refusal).is_none());
                 self.answer(id, Answer::Aborted { state, refused });
             }
             Call::Query { meta, fence } => {
@@ -224,7 +224,7 @@ impl<D: Domain> Core<D> {
     /// the primary alone.
     fn vote_of_the_call(&mut self, meta: &TxMeta) -> Option<Vote> {
         let call = self.call_of(meta)?;
-        let refusal = match self.recall(call, began(meta))? {
+        let refusal = match self.recall(call, Some(began(meta)))? {
             Recalled::Refused(refused) => return Some(refused.vote()),
             Recalled::Committed(tx_id) => Refusal::new(Reason::AlreadyDone).with("tx_id", tx_id),
             // An operation of the same name and content is no transaction.
@@ -310,6 +310,6 @@ impl<D: Domain> Core<D> {
 }
 
 /// When a transaction's first attempt read.
-fn began(meta: &TxMeta) -> Option<Timestamp> {
-    Some(Timestamp(meta.priority.begin_ts))
+const fn began(meta: &TxMeta) -> Timestamp {
+    Timestamp(meta.priority.begin_ts)
 }

@@ -21,7 +21,6 @@ use super::{
 };
 use crate::kv::KvError;
 
-
 /// The service that collects garbage; what it announces does not end.
 const WORKER: &str = "gc_worker";
 const FOREVER: i64 = i64::MAX;

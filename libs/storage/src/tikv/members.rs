@@ -170,7 +170,7 @@ struct Search {
 }
 
 impl Search {
-    const fn new(cluster_id: Option<u64>, asked: BTreeSet<String>) -> Self {
+    fn new(cluster_id: Option<u64>, asked: BTreeSet<String>) -> Self {
         let (heard, foreign) = (BTreeMap::new(), BTreeSet::new());
         Self { asked, cluster_id, heard, foreign, told: false }
     }
@@ -265,6 +265,7 @@ mod tests {
         Member { name: format!("pd-{id}"), member_id: id, client_urls, ..Member::default() }
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "as a member answers")]
     fn answer(cluster_id: u64, leader: Member) -> Answer {
         let members = vec![leader.clone(), member(9, &["http://c:1"])];
         let header = Some(ResponseHeader { cluster_id, error: None });

@@ -61,7 +61,7 @@ async fn the_janitor_sweeps_with_either() {
             let config = janitor::JanitorConfig { life_ms: 0, ..janitor::JanitorConfig::default() };
             let swept = janitor::sweep(kv.as_ref(), config).await.unwrap();
             let millisecond = swept.at.physical();
-            assert_eq!(swept.safe_point.map(|at| at.physical()), Ok(millisecond), "{version:?}");
+            assert_eq!(swept.safe_point.map(Timestamp::physical), Ok(millisecond), "{version:?}");
         }
     }
 }

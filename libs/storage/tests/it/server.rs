@@ -159,7 +159,7 @@ impl Server {
     async fn ask(&self, method: &str, path: &str, body: &Value) -> String {
         let body = body.to_string();
         let request = format!(
-            "{method} /dev-kv/v1/{path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+            "{method} /dev-kv/v1/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );

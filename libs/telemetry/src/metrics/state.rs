@@ -193,13 +193,13 @@ mod tests {
         let age = SafePointAge::default();
         assert_eq!(age.get(), None);
         age.watch(true);
-        assert!(age.get().unwrap() < Duration::from_secs(60), "unknown, it counts from now");
-        age.set(Duration::from_secs(600));
-        assert!(age.get().unwrap() >= Duration::from_secs(600));
+        assert!(age.get().unwrap() < Duration::from_mins(1), "unknown, it counts from now");
+        age.set(Duration::from_mins(10));
+        assert!(age.get().unwrap() >= Duration::from_mins(10));
         age.watch(false);
         assert_eq!(age.get(), None, "another replica sweeps");
         age.watch(true);
-        assert!(age.get().unwrap() >= Duration::from_secs(600), "it did not get younger");
+        assert!(age.get().unwrap() >= Duration::from_mins(10), "it did not get younger");
     }
 
     #[test]

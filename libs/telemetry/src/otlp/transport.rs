@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Stands for no time-out where one is asked for, and can be added to any time.
-const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const NEVER: Duration = Duration::from_hours(10 * 365 * 24);
 
 macro_rules! exporter {
     ($builder:expr, $link:expr) => {

@@ -41,6 +41,7 @@ fn use_all() -> impl Any {
     metrics.checkouts.one(["refused", "OUT_OF_STOCK"]);
     metrics.transactions.one(["committed", "begun"]);
     metrics.ready.set(true);
+    metrics.safe_point_age.watch(true);
     metrics.audit.set(Some(Audited {
         offences: vec![("I1", 2)],
         unresolved: 4,

@@ -24,7 +24,7 @@ use crate::store::{Directory, RowChange, Store, StoreConfig, StoreError, StoreSi
 use crate::traffic::Traffic;
 use crate::tso::Oracle;
 use bytes::Bytes;
-use committer::Committer;
+pub(crate) use committer::Committer;
 use section::{Look, value_on_disk};
 use state::State;
 use std::fmt;

@@ -269,9 +269,12 @@ async fn nothing_acknowledged_is_lost_with_what_was_not_synced() {
             copy_tree(server.data(), &data);
             for (name, mut content) in synced {
                 if round.is_multiple_of(3) && name != Path::new(MARKS) {
-                    let end = content.iter().rposition(|byte| *byte != 0).unwrap();
-                    let torn = content[end.saturating_sub(40)..end].to_vec();
-                    content.truncate(end + 1);
+                    // Half of a batch, from its beginning.
+                    let end = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+                    content.truncate(end);
+                    let before = content[..end - 4].windows(4).rposition(|end| end == b"FJL\x03");
+                    let begins = before.map_or(0, |before| before + 4);
+                    let torn = content[begins..begins + (end - begins) / 2].to_vec();
                     content.extend_from_slice(&torn);
                 }
                 std::fs::write(data.join(name), content).unwrap();

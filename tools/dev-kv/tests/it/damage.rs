@@ -90,6 +90,8 @@ async fn the_torn_tail_of_the_last_write_is_dropped_and_its_bytes_are_logged() {
     let last = content.len() - 4;
     let begins = 4 + content[..last].windows(4).rposition(|bytes| bytes == b"FJL\x03").unwrap();
     let piece = &content[begins..begins + (content.len() - begins) / 2];
+    // Zeros at the end of a journal are room for what comes.
+    let bytes = piece.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     std::fs::write(&journal, [&content[..], piece].concat()).unwrap();
     let address = free_address();
     let mut command = Command::new(env!("CARGO_BIN_EXE_dev-kv"));
@@ -105,7 +107,7 @@ async fn the_torn_tail_of_the_last_write_is_dropped_and_its_bytes_are_logged() {
     child.wait().unwrap();
     let log = std::fs::read_to_string(log).unwrap();
     let told = log.lines().find(|line| line.contains("torn")).expect("the torn tail is logged");
-    for part in ["0.jnl", &format!("{}", content.len()), &format!("{}", piece.len())] {
+    for part in ["0.jnl", &format!("{}", content.len()), &format!("{bytes}")] {
         assert!(told.contains(part), "{part} is not in {told}");
     }
     opens_whole(directory.path()).await;

@@ -171,6 +171,7 @@ async fn on_a_file_system_without_room_reads_and_timestamps_go_on_until_there_is
     let filler = disk.0.join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
+    drop(file);
     let mut failed = false;
     for round in 0..100 {
         let mut txn = client.begin_with_options(optimistic().try_one_pc()).await.unwrap();

@@ -130,7 +130,7 @@ impl Process {
         let child = command.stderr(Stdio::null()).spawn().unwrap();
         let process = Self { child, address: address.to_owned() };
         eventually("the server listens", async || {
-            tokio::net::TcpStream::connect(&process.address).await.is_ok()
+            TcpStream::connect(&process.address).await.is_ok()
         })
         .await;
         process
@@ -286,11 +286,11 @@ pub(crate) async fn now(client: &TransactionClient) -> u64 {
 
 /// Waits until `condition` holds, for at most ten seconds.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
-    for _ in 0..200 {
+    for _ in 0..600 {
         if condition().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("not within ten seconds: {what}");
+    panic!("not within half a minute: {what}");
 }
