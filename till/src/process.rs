@@ -9,6 +9,7 @@ use std::{
 use telemetry::Scope;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use types::error::chain;
 
 use crate::{
     audit,
@@ -118,24 +119,6 @@ fn fail(error: &Failure) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// An error and its causes in one line. What is told again by the next cause is told once.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut told = vec![error.to_string()];
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        let last = told.last().map(String::as_str).unwrap_or_default();
-        if said.starts_with(last) {
-            told.pop();
-            told.push(said);
-        } else if !last.ends_with(&said) {
-            told.push(said);
-        }
-        cause = error.source();
-    }
-    told.join(": ")
-}
-
 /// When to end.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
@@ -184,22 +167,5 @@ fn wait_for_parents_end() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("outer")]
-    struct Outer(#[source] io::Error);
-
-    #[test]
-    fn a_failure_is_told_with_its_causes() {
-        let error = Outer(io::Error::other("inner"));
-        assert_eq!(chain(&error), "outer: inner");
-        let error = Outer(io::Error::other(Outer(io::Error::other("outer: inner"))));
-        assert_eq!(chain(&error), "outer: inner");
     }
 }

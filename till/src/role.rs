@@ -19,7 +19,7 @@ use rpc::{
 use crate::{
     cli::{Admin, Command, Grpc},
     health,
-    process::{self, Failure, Stop},
+    process::{Failure, Stop},
 };
 
 /// Ports on 127.0.0.1 and [::1], unless told otherwise.
@@ -154,7 +154,7 @@ async fn dev_kv(
 fn admit(trust_domain: String) -> dev_kv::Admit {
     Arc::new(move |certificate: &[u8]| {
         let caller = rpc::tls::identity(certificate, &trust_domain);
-        let caller = caller.map_err(|nobody| process::chain(&nobody))?;
+        let caller = caller.map_err(|nobody| types::error::chain(&nobody))?;
         access::check_store(&caller)
             .map_err(|refused| format!("{refused}: it may not use the store"))
     })

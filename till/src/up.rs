@@ -44,9 +44,11 @@ use self::{
     plan::{PORT_BASE_MAX, Ports, REPLICAS_MAX, Role, Spec, Wish},
     status::{ChildStatus, Status},
 };
+use types::error::chain;
+
 use crate::{
     cli, health,
-    process::{Failure, Stop, chain},
+    process::{Failure, Stop},
 };
 
 /// How long a port may stay taken: children of a shop that was killed need a moment to see it.

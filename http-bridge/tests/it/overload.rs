@@ -7,15 +7,14 @@ use std::{
     time::Duration,
 };
 
-use http_bridge::Settings;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
 };
 
-use crate::shop::{Front, Trouble, settings};
+use crate::shop::Front;
 
 /// Lines at WARN and above: when each came, and how many requests it tells.
 #[derive(Debug, Clone)]
@@ -56,15 +55,7 @@ impl Subscriber for Lines {
 
 #[tokio::test(start_paused = true)]
 async fn a_crowd_that_is_turned_away_is_told_once_a_second_and_counted() {
-    let front = Front::with(Settings { in_flight_max: 1, ..settings() });
-    front.fill();
-    let held = Arc::new(Notify::new());
-    front.world.plan("", "/AddStock", Trouble::Hold(Arc::clone(&held)), 1);
-    let client = front.clone();
-    let first = tokio::spawn(async move { client.call("POST /stock/add/1/1").await.status });
-    while front.world.calls("/AddStock").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let (front, held, first) = Front::full().await;
     let lines = Lines(Arc::default(), Instant::now());
     let told = tracing::subscriber::set_default(lines.clone());
     let turned_away = async |pause, count| {

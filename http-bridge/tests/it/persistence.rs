@@ -370,15 +370,7 @@ async fn work_goes_on_when_its_client_leaves() {
 
 #[tokio::test]
 async fn one_request_too_many_is_shed_before_it_starts() {
-    let front = Front::with(Settings { in_flight_max: 1, ..settings() });
-    front.fill();
-    let held = Arc::new(Notify::new());
-    front.world.plan("", "/AddStock", Trouble::Hold(Arc::clone(&held)), 1);
-    let client = front.clone();
-    let first = tokio::spawn(async move { client.call("POST /stock/add/1/1").await.status });
-    while front.world.calls("/AddStock").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let (front, held, first) = Front::full().await;
     let shed = front.call("POST /stock/add/2/1").await;
     assert_eq!(shed.outcome(), (429, "OVERLOADED".to_owned()));
     assert_eq!(shed.header("retry-after"), "1");

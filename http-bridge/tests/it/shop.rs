@@ -25,7 +25,7 @@ use rpc::{
     store_time::{self, StoreTime},
 };
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 use tonic::{Status, metadata::MetadataMap};
 use tower::ServiceExt as _;
 use types::{Reason, Refusal, Timestamp, UnixMillis};
@@ -344,6 +344,20 @@ impl Front {
             let lines = vec![("0".to_owned(), 1, 5)];
             state.orders.insert(id.clone(), Order { user_id: id, paid: false, lines });
         }
+    }
+
+    /// One that is filled and has one place, which a call holds until it is told to go on.
+    pub(crate) async fn full() -> (Self, Arc<Notify>, JoinHandle<StatusCode>) {
+        let front = Self::with(Settings { in_flight_max: 1, ..settings() });
+        front.fill();
+        let held = Arc::new(Notify::new());
+        front.world.plan("", "/AddStock", Trouble::Hold(Arc::clone(&held)), 1);
+        let client = front.clone();
+        let first = tokio::spawn(async move { client.call("POST /stock/add/1/1").await.status });
+        while front.world.calls("/AddStock").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        (front, held, first)
     }
 
     /// Sends a request. The answer is checked against the description.

@@ -5,7 +5,8 @@
 //!
 //! Modules: [`domain`] what a service provides; [`balance`] what can be set aside; [`fill`] batch_init; [`core`] a shard's state machine, pure; [`lane`] the
 //! writer of a shard; [`shards`] the lanes of a service; [`service`] the gRPC face of
-//! `till.participant.v1`; [`role`] what the three executables have in common.
+//! `till.participant.v1`; [`role`] what the three executables have in common;
+//! `rig` (feature) a shard for the tests of domains.
 //!
 //! Invariants: nothing is answered before it is durable, or before the head was checked at a timestamp
 //! taken after the call arrived; a batch that did not commit leaves no trace in memory.
@@ -15,6 +16,8 @@ pub mod core;
 pub mod domain;
 pub mod fill;
 pub mod lane;
+#[cfg(feature = "rig")]
+pub mod rig;
 pub mod role;
 pub mod service;
 pub mod shards;

@@ -18,7 +18,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
-use types::host::{host_of, is_loopback};
+use types::host::is_for_loopback;
 
 use crate::server::{self, Readiness};
 
@@ -149,9 +149,8 @@ pub struct Serving(#[allow(dead_code, reason = "kept for its end")] JoinSet<()>)
 
 /// Refuses what was meant for another host. A request without a host comes from no browser.
 async fn loopback_names(request: Request, next: Next) -> Response {
-    let named = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    let meant = request.uri().authority().map(Authority::as_str).or(named);
-    if meant.is_none_or(|meant| host_of(meant).is_some_and(is_loopback)) {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    if is_for_loopback(request.uri().authority().map(Authority::as_str), host) {
         return next.run(request).await;
     }
     let detail = "this listener answers to loopback names only, such as localhost and 127.0.0.1\n";

@@ -103,16 +103,16 @@ pub enum TlsError {
     /// A file cannot be read.
     #[error("{} cannot be read", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
     /// A file holds nothing of what it should. What it does hold is not told.
     #[error("{} holds no {what} in PEM", path.display())]
     Pem {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What should be there.
         what: &'static str,
@@ -125,7 +125,7 @@ pub enum TlsError {
     Identity {
         /// The certificate's file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with its identity.
         #[source]
         source: NoIdentity,
     },

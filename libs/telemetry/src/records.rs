@@ -43,28 +43,10 @@ pub(crate) fn place(path: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{self, Write},
-        sync::{Arc, Mutex},
-    };
-
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
-    use crate::format;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::format::{self, tests::Lines};
 
     #[test]
     fn no_line_of_a_library_names_a_place_where_it_was_built() {
@@ -85,7 +67,7 @@ mod tests {
                 .build();
             logger.log(&record);
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.lines().all(|line| line.contains("compaction is slow")), "{text}");
         assert!(text.lines().all(|line| line.contains("fjall")), "{text}");

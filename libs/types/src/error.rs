@@ -1,6 +1,6 @@
 //! What kinds of errors there are, and what a business refusal says.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, error::Error, fmt};
 
 /// Every error of every crate is one of these. Two total functions map it: to a gRPC status (in `rpc`)
 /// and to an HTTP status (in `http-bridge`).
@@ -192,5 +192,42 @@ impl Classify for Refusal {
 
     fn metadata(&self) -> BTreeMap<String, String> {
         self.metadata.clone()
+    }
+}
+
+/// An error and its causes in one line. What is told again by the next cause is told once.
+pub fn chain(error: &dyn Error) -> String {
+    let mut told = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        let last = told.last().map(String::as_str).unwrap_or_default();
+        if said.starts_with(last) {
+            told.pop();
+            told.push(said);
+        } else if !last.ends_with(&said) {
+            told.push(said);
+        }
+        cause = error.source();
+    }
+    told.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn a_failure_is_told_with_its_causes() {
+        let error = Outer(io::Error::other("inner"));
+        assert_eq!(chain(&error), "outer: inner");
+        let error = Outer(io::Error::other(Outer(io::Error::other("outer: inner"))));
+        assert_eq!(chain(&error), "outer: inner");
     }
 }

@@ -29,6 +29,13 @@ pub fn is_loopback(host: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
+/// True when a request to what listens on loopback is meant for it: by its target's authority, else by its Host
+/// header. A request that names neither comes from no browser.
+pub fn is_for_loopback(authority: Option<&str>, host: Option<&str>) -> bool {
+    let meant = authority.or(host);
+    meant.is_none_or(|meant| host_of(meant).is_some_and(is_loopback))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +72,20 @@ mod tests {
             "",
         ] {
             assert!(!is_loopback(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_looked_at_before_a_host_header_and_neither_is_no_browser() {
+        for (authority, host, is_meant) in [
+            (None, None, true),
+            (None, Some("localhost:1"), true),
+            (None, Some("evil.example"), false),
+            (None, Some(""), false),
+            (Some("[::1]:1"), Some("evil.example"), true),
+            (Some("evil.example"), Some("localhost"), false),
+        ] {
+            assert_eq!(is_for_loopback(authority, host), is_meant, "{authority:?} {host:?}");
         }
     }
 }

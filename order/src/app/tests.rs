@@ -2,9 +2,10 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that panics has failed")]
 
-use std::sync::Arc;
-
-use participant::core::{Answer, Call, Core, Limits, Offered};
+use participant::{
+    core::{Answer, Call, Core},
+    rig::{self, batch},
+};
 use types::{Branch, Priority, Service, ShardId, TxMeta, UnixMillis, Vote};
 
 use super::*;
@@ -42,29 +43,16 @@ fn the_length_of_a_record_is_never_underestimated() {
 
 /// A shard in which orders "o", "6" and "7" are not there.
 fn core() -> Core<Orders> {
-    let branch = Branch { service: Service::new(NAME).unwrap(), shard: ShardId(0) };
-    let mut core = Core::new(Arc::new(Orders), branch, Limits::default());
+    let mut core = rig::core(Orders);
     for id in ["o", "6", "7"] {
         core.load(order_row(&OrderId::new(id).unwrap()), None).unwrap();
     }
     core
 }
 
-/// Offers calls to one batch and makes it durable. Returns the answers.
-fn batch(core: &mut Core<Orders>, at_ms: u64, calls: Vec<Call<Orders>>) -> Vec<Answer<Reply>> {
-    core.begin(Timestamp::from_physical(UnixMillis(1_700_000_000_000 + at_ms)));
-    for (id, call) in (0..).zip(calls) {
-        assert_eq!(core.offer(id, &call), Offered::Taken);
-    }
-    let batch = core.finish([1; 16], 1, false);
-    let answers = core.take_answers().into_iter().map(|(_, answer)| answer).collect();
-    core.settle(batch.as_ref());
-    answers
-}
-
 /// Executes one operation in a batch of its own. What waits is told to, and is gone.
 fn one(core: &mut Core<Orders>, at_ms: u64, op: Op) -> Answer<Reply> {
-    batch(core, at_ms, vec![call(op)]).remove(0)
+    batch(core, at_ms, &[call(op)]).remove(0)
 }
 
 fn call(op: Op) -> Call<Orders> {
@@ -86,7 +74,7 @@ fn meta() -> TxMeta {
 fn vote(core: &mut Core<Orders>, at_ms: u64, read: &Order, id: &OrderId) -> Vote {
     let payload = Lock { order_id: id.clone(), stamp: read.stamp };
     let call = Call::Prepare { meta: meta(), payload, may_wait: false };
-    let answer = batch(core, at_ms, vec![call]).remove(0);
+    let answer = batch(core, at_ms, &[call]).remove(0);
     let Answer::Vote(vote) = answer else { panic!("{answer:?}") };
     vote
 }
@@ -134,7 +122,8 @@ fn what_is_read_between_two_changes_of_one_batch_is_not_sold_after_the_second() 
         let mut core = core();
         let (at, changes) = (before.len(), !between.is_empty());
         let ops = [before, vec![Op::Get(id.clone())], between].concat();
-        let answers = batch(&mut core, 0, ops.into_iter().map(call).collect());
+        let calls: Vec<_> = ops.into_iter().map(call).collect();
+        let answers = batch(&mut core, 0, &calls);
         let Answer::Done(Reply::Order(read), _) = &answers[at] else { panic!("{answers:?}") };
         let vote = vote(&mut core, 10, read, id);
         let is_sold = matches!(vote, Vote::Yes { .. });
@@ -159,14 +148,14 @@ fn a_locked_order_is_not_read_changed_removed_or_overwritten() {
         let rival = TxMeta { tx_id: TxId([3; 16]), priority: rival, ..meta() };
         let payload = Lock { order_id: id.clone(), stamp: before.stamp };
         let rival = Call::Prepare { meta: rival, payload, may_wait: false };
-        let answer = batch(&mut core, 35, vec![rival]).remove(0);
+        let answer = batch(&mut core, 35, &[rival]).remove(0);
         assert!(matches!(answer, Answer::Vote(Vote::Contended { .. })), "{answer:?}");
         let end = if commits {
             Call::Commit { meta: meta(), receipts: Vec::new() }
         } else {
             Call::Abort { meta: meta(), evidence: true, refusal: None }
         };
-        batch(&mut core, 40, vec![end]);
+        batch(&mut core, 40, &[end]);
         let stands = read(&mut core, 50, &id);
         assert_eq!(stands.paid.is_some(), commits);
         assert_eq!((&stands.lines, stands.total_cost), (&before.lines, before.total_cost));
@@ -197,7 +186,7 @@ fn a_paid_order_is_neither_removed_nor_sold_again_and_remembers_what_was_sold() 
     vote(&mut core, 20, &before, &id);
     let receipt = Receipt { branch: core.branch().clone(), receipt: vec![1, 2] };
     let receipts = vec![receipt.clone()];
-    batch(&mut core, 30, vec![Call::Commit { meta: meta(), receipts }]);
+    batch(&mut core, 30, &[Call::Commit { meta: meta(), receipts }]);
     let after = read(&mut core, 40, &id);
     let paid = after.paid.clone().unwrap();
     assert_eq!((paid.tx_id, paid.receipts), (meta().tx_id, vec![receipt]));
@@ -209,7 +198,7 @@ fn a_paid_order_is_neither_removed_nor_sold_again_and_remembers_what_was_sold() 
     let again = TxMeta { tx_id: TxId([2; 16]), ..meta() };
     let payload = Lock { order_id: id.clone(), stamp: after.stamp };
     let again = Call::Prepare { meta: again, payload, may_wait: false };
-    let answer = batch(&mut core, 60, vec![again]).remove(0);
+    let answer = batch(&mut core, 60, &[again]).remove(0);
     let Answer::Vote(Vote::No { reason, .. }) = answer else { panic!("{answer:?}") };
     assert_eq!(reason, "ALREADY_PAID");
     one(&mut core, 70, Op::Init { numbers: vec![7], draw: DRAW });

@@ -2,91 +2,30 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that panics has failed")]
 
-use std::sync::Arc;
-
-use participant::core::{Answer, Call, Core, Limits, Offered};
-use types::{
-    AMOUNT_MAX, Branch, BranchState, Priority, Service, ShardId, Timestamp, TxMeta, UnixMillis,
-    Vote,
+use participant::{
+    core::Call,
+    rig::{self, Rig},
 };
+use types::AMOUNT_MAX;
 
 use super::*;
 
 /// A shard on which users "u", "0" and "1" are not there, nor are their payments for order "o".
-struct Shard {
-    core: Core<Payment>,
-    now_ms: u64,
+fn shard() -> Rig<Payment> {
+    let rows = ["u", "0", "1"].map(user_id).into_iter();
+    let rows = rows.flat_map(|id| [user_row(&id), payment_row(&id, &order())]);
+    Rig::new(Payment, rows, |reply| match reply {
+        Reply::Credit(credit) => credit.to_string(),
+        Reply::Paid(paid) => paid.to_string(),
+    })
 }
 
-impl Shard {
-    fn new() -> Self {
-        let branch = Branch { service: Service::new(NAME).unwrap(), shard: ShardId(0) };
-        let mut core = Core::new(Arc::new(Payment), branch, Limits::default());
-        for id in ["u", "0", "1"] {
-            core.load(user_row(&user_id(id)), None).unwrap();
-            core.load(payment_row(&user_id(id), &order()), None).unwrap();
-        }
-        Self { core, now_ms: 1_700_000_000_000 }
-    }
-
-    /// Puts one call into a batch of its own. Returns its answer.
-    fn call(&mut self, call: &Call<Payment>) -> String {
-        self.now_ms += 10;
-        self.core.begin(Timestamp::from_physical(UnixMillis(self.now_ms)));
-        assert_eq!(self.core.offer(0, call), Offered::Taken);
-        let batch = self.core.finish([1; 16], 1, false);
-        let answers = self.core.take_answers();
-        self.core.settle(batch.as_ref());
-        match &answers[0].1 {
-            Answer::Done(Reply::Credit(credit), _) => credit.to_string(),
-            Answer::Done(Reply::Paid(paid), _) => paid.to_string(),
-            Answer::Refused(Refusal { reason, metadata }) => {
-                let metadata = metadata.iter().map(|(name, value)| format!("{name}={value}"));
-                [reason.to_string()].into_iter().chain(metadata).collect::<Vec<_>>().join(" ")
-            }
-            Answer::Vote(Vote::Yes { .. }) => "yes".to_owned(),
-            Answer::Vote(Vote::No { reason, .. }) => format!("no, {reason}"),
-            Answer::Waiting(blocker) => format!("waits for {}", blocker.tx_id.0[0]),
-            Answer::State(BranchState::Committed, _)
-            | Answer::Aborted { state: BranchState::Committed, .. } => "committed".to_owned(),
-            Answer::State(BranchState::Aborted, _)
-            | Answer::Aborted { state: BranchState::Aborted, .. } => "aborted".to_owned(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn op(&mut self, op: Op) -> String {
-        self.call(&Call::Op { op, call: None, may_wait: false })
-    }
-
-    fn prepare(&mut self, tx: u8, id: &str, amount: u64) -> String {
-        let payload = (user_id(id), money(amount));
-        self.call(&Call::Prepare { meta: meta(tx), payload, may_wait: false })
-    }
-
-    fn commit(&mut self, tx: u8) -> String {
-        self.call(&Call::Commit { meta: meta(tx), receipts: Vec::new() })
-    }
-
-    fn abort(&mut self, tx: u8) -> String {
-        self.call(&Call::Abort { meta: meta(tx), evidence: true, refusal: None })
-    }
-
-    fn get(&mut self, id: &str) -> String {
-        self.op(Op::Get(user_id(id)))
-    }
+fn hold_of(id: &str, amount: u64) -> (UserId, Money) {
+    (user_id(id), money(amount))
 }
 
-/// Transactions 1, 2, ..., from the oldest on.
-fn meta(tx: u8) -> TxMeta {
-    let branch = |service| Branch { service: Service::new(service).unwrap(), shard: ShardId(0) };
-    TxMeta {
-        tx_id: TxId([tx; 16]),
-        priority: Priority { begin_ts: u64::from(tx), nonce: 0 },
-        deadline: UnixMillis(u64::MAX),
-        branches: [branch("order"), branch(NAME)].into(),
-        call: None,
-    }
+fn get(id: &str) -> Op {
+    Op::Get(user_id(id))
 }
 
 fn user_id(id: &str) -> UserId {
@@ -132,7 +71,7 @@ fn init(numbers: &[u64], credit: u64) -> Op {
 
 #[test]
 fn each_operation_does_what_it_says_or_says_why_not() {
-    let mut shard = Shard::new();
+    let mut shard = shard();
     let nobody = [Op::Get(user_id("u")), add("u", 1), pay("u", 1), cancel("u"), status("u")];
     for op in nobody {
         assert_eq!(shard.op(op.clone()), "USER_NOT_FOUND user_id=u", "{op:?}");
@@ -158,7 +97,7 @@ fn each_operation_does_what_it_says_or_says_why_not() {
 
 #[test]
 fn what_was_paid_for_an_order_is_given_back_once() {
-    let mut shard = Shard::new();
+    let mut shard = shard();
     shard.op(init(&[0], 9));
     for (op, answer) in [
         (status("0"), "false"),
@@ -186,42 +125,45 @@ fn what_was_paid_for_an_order_is_given_back_once() {
 
 #[test]
 fn what_is_held_is_neither_spent_nor_refused_for_good() {
-    let mut shard = Shard::new();
-    assert_eq!(shard.prepare(9, "u", 1), "no, UNKNOWN_USER");
+    let mut shard = shard();
+    assert_eq!(shard.prepare(9, hold_of("u", 1)), "no, UNKNOWN_USER");
     shard.op(init(&[0], 9));
-    assert_eq!(shard.prepare(2, "0", 6), "yes");
-    assert_eq!(shard.get("0"), "3");
+    assert_eq!(shard.prepare(2, hold_of("0", 6)), "yes");
+    assert_eq!(shard.op(get("0")), "3");
     assert_eq!(shard.op(pay("0", 4)), "waits for 2");
     assert_eq!(shard.op(pay_for("0", 9)), "waits for 2");
     assert_eq!(shard.op(status("0")), "false", "whoever waits has not paid");
     assert_eq!(shard.op(pay("0", 10)), "OUT_OF_CREDIT available=3 held=6 user_id=0 wanted=10");
     assert_eq!(shard.op(add("0", AMOUNT_MAX - 6)), "OVERFLOW user_id=0", "it may come back");
-    assert_eq!(shard.prepare(1, "0", 4), "waits for 2");
-    assert_eq!(shard.prepare(3, "0", 10), "no, OUT_OF_CREDIT");
+    assert_eq!(shard.prepare(1, hold_of("0", 4)), "waits for 2");
+    assert_eq!(shard.prepare(3, hold_of("0", 10)), "no, OUT_OF_CREDIT");
     assert_eq!(shard.abort(2), "aborted");
-    assert_eq!(shard.get("0"), "9");
-    assert_eq!(shard.prepare(4, "0", 9), "yes");
+    assert_eq!(shard.op(get("0")), "9");
+    assert_eq!(shard.prepare(4, hold_of("0", 9)), "yes");
     assert_eq!(shard.commit(4), "committed");
     assert_eq!(shard.abort(4), "committed");
-    assert_eq!(shard.get("0"), "0");
-    assert_eq!(shard.prepare(5, "0", 1), "no, OUT_OF_CREDIT", "what is spent does not return");
+    assert_eq!(shard.op(get("0")), "0");
+    assert_eq!(
+        shard.prepare(5, hold_of("0", 1)),
+        "no, OUT_OF_CREDIT",
+        "what is spent does not return"
+    );
 }
 
 #[test]
 fn a_hold_of_an_earlier_user_goes_nowhere() {
-    let mut shard = Shard::new();
+    let mut shard = shard();
     shard.op(init(&[0], 9));
-    assert_eq!(shard.prepare(2, "0", 6), "yes");
+    assert_eq!(shard.prepare(2, hold_of("0", 6)), "yes");
     shard.op(init(&[0], 4));
     assert_eq!(shard.op(pay("0", 5)), "OUT_OF_CREDIT available=4 held=0 user_id=0 wanted=5");
     assert_eq!(shard.abort(2), "aborted");
-    assert_eq!(shard.get("0"), "4");
+    assert_eq!(shard.op(get("0")), "4");
 }
 
 #[test]
 fn whatever_is_read_is_asked_for_first() {
-    let branch = Branch { service: Service::new(NAME).unwrap(), shard: ShardId(0) };
-    let core = Core::new(Arc::new(Payment), branch, Limits::default());
+    let core = rig::core(Payment);
     let missing = |op| core.missing_for(&Call::Op { op, call: None, may_wait: false });
     let (user, payment) = (user_row(&user_id("u")), payment_row(&user_id("u"), &order()));
     for op in [create("u"), Op::Get(user_id("u")), add("u", 1), pay("u", 1)] {
@@ -232,7 +174,7 @@ fn whatever_is_read_is_asked_for_first() {
     }
     assert_eq!(missing(init(&[0], 1)), Vec::<Row>::new());
     let payload = (user_id("u"), money(1));
-    let prepare = Call::Prepare { meta: meta(1), payload, may_wait: false };
+    let prepare = Call::Prepare { meta: shard().meta(1), payload, may_wait: false };
     assert_eq!(core.missing_for(&prepare), std::slice::from_ref(&user));
     assert_eq!(Payment.hold_rows(&hold()), [user]);
 }

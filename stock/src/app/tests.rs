@@ -2,93 +2,30 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that panics has failed")]
 
-use std::sync::Arc;
-
-use participant::core::{Answer, Call, Core, Limits, Offered};
-use proto::stock::v1::{HoldStock, hold_stock};
-use types::{
-    AMOUNT_MAX, Branch, BranchState, Priority, Service, ShardId, Timestamp, TxMeta, UnixMillis,
-    Vote,
+use participant::{
+    core::Call,
+    rig::{self, Rig},
 };
+use proto::stock::v1::{HoldStock, hold_stock};
+use types::AMOUNT_MAX;
 
 use super::*;
 
 /// A shard on which items "a", "b", "0" and "1" are not there.
-struct Shard {
-    core: Core<Stock>,
-    now_ms: u64,
+fn shard() -> Rig<Stock> {
+    let rows = ["a", "b", "0", "1"].map(|id| item_row(&item(id)));
+    Rig::new(Stock, rows, |reply| match reply {
+        Reply::Stock(units) => units.to_string(),
+        Reply::Item(item) => format!("{} at {}", item.stock.available, item.price),
+    })
 }
 
-impl Shard {
-    fn new() -> Self {
-        let branch = Branch { service: Service::new(NAME).unwrap(), shard: ShardId(0) };
-        let mut core = Core::new(Arc::new(Stock), branch, Limits::default());
-        for id in ["a", "b", "0", "1"] {
-            core.load(item_row(&item(id)), None).unwrap();
-        }
-        Self { core, now_ms: 1_700_000_000_000 }
-    }
-
-    /// Puts one call into a batch of its own. Returns its answer.
-    fn call(&mut self, call: &Call<Stock>) -> String {
-        self.now_ms += 10;
-        self.core.begin(Timestamp::from_physical(UnixMillis(self.now_ms)));
-        assert_eq!(self.core.offer(0, call), Offered::Taken);
-        let batch = self.core.finish([1; 16], 1, false);
-        let answers = self.core.take_answers();
-        self.core.settle(batch.as_ref());
-        match &answers[0].1 {
-            Answer::Done(Reply::Stock(units), _) => units.to_string(),
-            Answer::Done(Reply::Item(item), _) => {
-                format!("{} at {}", item.stock.available, item.price)
-            }
-            Answer::Refused(Refusal { reason, metadata }) => {
-                let metadata = metadata.iter().map(|(name, value)| format!("{name}={value}"));
-                [reason.to_string()].into_iter().chain(metadata).collect::<Vec<_>>().join(" ")
-            }
-            Answer::Vote(Vote::Yes { .. }) => "yes".to_owned(),
-            Answer::Vote(Vote::No { reason, .. }) => format!("no, {reason}"),
-            Answer::Waiting(blocker) => format!("waits for {}", blocker.tx_id.0[0]),
-            Answer::State(BranchState::Committed, _)
-            | Answer::Aborted { state: BranchState::Committed, .. } => "committed".to_owned(),
-            Answer::State(BranchState::Aborted, _)
-            | Answer::Aborted { state: BranchState::Aborted, .. } => "aborted".to_owned(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn op(&mut self, op: Op) -> String {
-        self.call(&Call::Op { op, call: None, may_wait: false })
-    }
-
-    fn prepare(&mut self, tx: u8, lines: &[(&str, u64)]) -> String {
-        let payload = lines.iter().map(|(id, number)| (item(id), units(*number))).collect();
-        self.call(&Call::Prepare { meta: meta(tx), payload, may_wait: false })
-    }
-
-    fn commit(&mut self, tx: u8) -> String {
-        self.call(&Call::Commit { meta: meta(tx), receipts: Vec::new() })
-    }
-
-    fn abort(&mut self, tx: u8) -> String {
-        self.call(&Call::Abort { meta: meta(tx), evidence: true, refusal: None })
-    }
-
-    fn get(&mut self, id: &str) -> String {
-        self.op(Op::Get(item(id)))
-    }
+fn lines(lines: &[(&str, u64)]) -> Vec<(ItemId, Quantity)> {
+    lines.iter().map(|(id, number)| (item(id), units(*number))).collect()
 }
 
-/// Transactions 1, 2, ..., from the oldest on.
-fn meta(tx: u8) -> TxMeta {
-    let branch = |service| Branch { service: Service::new(service).unwrap(), shard: ShardId(0) };
-    TxMeta {
-        tx_id: TxId([tx; 16]),
-        priority: Priority { begin_ts: u64::from(tx), nonce: 0 },
-        deadline: UnixMillis(u64::MAX),
-        branches: [branch("order"), branch(NAME)].into(),
-        call: None,
-    }
+fn get(id: &str) -> Op {
+    Op::Get(item(id))
 }
 
 fn item(id: &str) -> ItemId {
@@ -117,7 +54,7 @@ fn init(numbers: &[u64], stock: u64) -> Op {
 
 #[test]
 fn each_operation_does_what_it_says_or_says_why_not() {
-    let mut shard = Shard::new();
+    let mut shard = shard();
     for (op, answer) in [
         (Op::Get(item("a")), "ITEM_NOT_FOUND item_id=a"),
         (add("a", 1), "ITEM_NOT_FOUND item_id=a"),
@@ -142,14 +79,17 @@ fn each_operation_does_what_it_says_or_says_why_not() {
 
 #[test]
 fn a_hold_is_of_all_lines_or_of_none() {
-    let mut shard = Shard::new();
+    let mut shard = shard();
     for id in ["a", "b"] {
         shard.op(create(id));
         shard.op(add(id, 5));
     }
-    assert_eq!(shard.prepare(2, &[("a", 2), ("b", 4)]), "yes");
-    assert_eq!((shard.get("a"), shard.get("b")), ("3 at 3".to_owned(), "1 at 3".to_owned()));
-    for (tx, lines, vote) in [
+    assert_eq!(shard.prepare(2, lines(&[("a", 2), ("b", 4)])), "yes");
+    assert_eq!(
+        (shard.op(get("a")), shard.op(get("b"))),
+        ("3 at 3".to_owned(), "1 at 3".to_owned())
+    );
+    for (tx, wanted, vote) in [
         (3, [("a", 1), ("b", 6)], "no, OUT_OF_STOCK"),
         (4, [("a", 1), ("c", 1)], "no, UNKNOWN_ITEM"),
         // The older one waits for what it may get.
@@ -157,25 +97,37 @@ fn a_hold_is_of_all_lines_or_of_none() {
         (1, [("a", 1), ("b", 2)], "waits for 2"),
     ] {
         shard.core.load(item_row(&item("c")), None).unwrap();
-        assert_eq!(shard.prepare(tx, &lines), vote, "{lines:?}");
-        assert_eq!((shard.get("a"), shard.get("b")), ("3 at 3".to_owned(), "1 at 3".to_owned()));
+        assert_eq!(shard.prepare(tx, lines(&wanted)), vote, "{wanted:?}");
+        assert_eq!(
+            (shard.op(get("a")), shard.op(get("b"))),
+            ("3 at 3".to_owned(), "1 at 3".to_owned())
+        );
     }
     assert_eq!(shard.op(subtract("b", 2)), "waits for 2");
     assert_eq!(shard.op(subtract("b", 6)), "OUT_OF_STOCK available=1 held=4 item_id=b wanted=6");
     assert_eq!(shard.op(add("b", AMOUNT_MAX - 4)), "OVERFLOW item_id=b", "it may come back");
     assert_eq!(shard.abort(2), "aborted");
-    assert_eq!((shard.get("a"), shard.get("b")), ("5 at 3".to_owned(), "5 at 3".to_owned()));
-    assert_eq!(shard.prepare(5, &[("a", 5)]), "yes");
+    assert_eq!(
+        (shard.op(get("a")), shard.op(get("b"))),
+        ("5 at 3".to_owned(), "5 at 3".to_owned())
+    );
+    assert_eq!(shard.prepare(5, lines(&[("a", 5)])), "yes");
     assert_eq!(shard.commit(5), "committed");
     assert_eq!(shard.abort(5), "committed");
-    assert_eq!((shard.get("a"), shard.get("b")), ("0 at 3".to_owned(), "5 at 3".to_owned()));
-    assert_eq!(shard.prepare(6, &[("a", 1)]), "no, OUT_OF_STOCK", "what is sold does not return");
+    assert_eq!(
+        (shard.op(get("a")), shard.op(get("b"))),
+        ("0 at 3".to_owned(), "5 at 3".to_owned())
+    );
+    assert_eq!(
+        shard.prepare(6, lines(&[("a", 1)])),
+        "no, OUT_OF_STOCK",
+        "what is sold does not return"
+    );
 }
 
 #[test]
 fn whatever_is_read_is_asked_for_first() {
-    let branch = Branch { service: Service::new(NAME).unwrap(), shard: ShardId(0) };
-    let mut core = Core::new(Arc::new(Stock), branch, Limits::default());
+    let mut core = rig::core(Stock);
     let call = |op| Call::Op { op, call: None, may_wait: false };
     let rows = || vec![item_row(&item("a"))];
     for op in [create("a"), Op::Get(item("a")), add("a", 1), subtract("a", 1)] {
@@ -183,7 +135,8 @@ fn whatever_is_read_is_asked_for_first() {
     }
     assert_eq!(core.missing_for(&call(init(&[0], 1))), Vec::<Row>::new());
     let payload = vec![(item("a"), units(1)), (item("b"), units(1))];
-    let prepare = Call::Prepare { meta: meta(1), payload: payload.clone(), may_wait: false };
+    let prepare =
+        Call::Prepare { meta: shard().meta(1), payload: payload.clone(), may_wait: false };
     assert_eq!(core.missing_for(&prepare), [item_row(&item("a")), item_row(&item("b"))]);
     core.load(item_row(&item("a")), None).unwrap();
     assert_eq!(core.missing_for(&prepare), [item_row(&item("b"))]);

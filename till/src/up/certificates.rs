@@ -212,7 +212,7 @@ mod tests {
             {
                 fs::copy(from, to).unwrap();
             }
-            let said = crate::process::chain(&open(place.path(), &Role::ALL).unwrap_err());
+            let said = types::error::chain(&open(place.path(), &Role::ALL).unwrap_err());
             let wanted = format!("it is {other}'s, not {role}'s");
             assert!(said.contains(&format!("{role}.pem")) && said.contains(&wanted), "{said}");
             for (bytes, file) in own {

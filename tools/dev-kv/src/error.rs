@@ -1,8 +1,5 @@
 //! What can go wrong with the server as a whole.
 
-use std::error::Error as StdError;
-use std::fmt::Write as _;
-
 /// Why the server did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,18 +16,4 @@ pub enum Error {
     /// The socket failed.
     #[error("listener")]
     Listener(#[from] std::io::Error),
-}
-
-/// An error and all that caused it, in one line.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.ends_with(&more) {
-            write!(text, ": {more}").ok();
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
-use types::host::{host_of, is_loopback};
+use types::host::is_for_loopback;
 
 #[derive(Debug, Clone)]
 struct Parts {
@@ -53,9 +53,8 @@ pub(crate) fn pages(pd: Pd, kv: Kv, on_loopback: bool) -> Router {
 /// Refuses what was meant for another host: the page of a site whose name was made to resolve to this
 /// machine. A request without a host comes from no browser.
 async fn loopback_names(request: Request, next: Next) -> Response {
-    let named = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    let meant = request.uri().authority().map(Authority::as_str).or(named);
-    if meant.is_none_or(|meant| host_of(meant).is_some_and(is_loopback)) {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    if is_for_loopback(request.uri().authority().map(Authority::as_str), host) {
         return next.run(request).await;
     }
     let detail = "on a loopback address dev-kv answers to loopback names only: ask for localhost or \

@@ -5,7 +5,7 @@ use crate::args::{Config, TlsPaths};
 use crate::cluster::Cluster;
 use crate::door::Door;
 use crate::engine::{Committer, Engine, EngineConfig};
-use crate::error::{Error, chain};
+use crate::error::Error;
 use crate::faults::Faults;
 use crate::kv::Kv;
 use crate::members::Members;
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
+use types::error::chain;
 use types::{Clock, UnixMillis};
 
 /// Calls that one connection may have open; TiKV's figure is 1024, hyper's default 200 is too low for it.

@@ -9,9 +9,11 @@ use participant::{
 use stock::app::{Op, Reply};
 use storage::{
     codec,
+    janitor::{self, JanitorConfig},
     keys::{Kind, Owner, Space},
     kv::Kv as _,
     record::JournalEntry,
+    schema,
 };
 use types::{
     BranchState, CALL_AHEAD_MAX_MS, ClientCall, Priority, Reason, Refusal, RequestId, ShardId,
@@ -467,5 +469,28 @@ async fn a_refusal_stands_only_if_no_other_attempt_holds_or_has_succeeded() {
         let only = attempt(&shop, 10 * number, &call);
         assert_eq!(said(&prepare(&lane, &only, "a", 1).await), "YES");
         assert!(end(&only).await);
+    }
+}
+
+/// The janitor and a call meet on one answer, at its last moment and right after it.
+#[tokio::test(start_paused = true)]
+async fn an_answer_stands_to_the_last_millisecond_and_its_successor_outlives_a_sweep() {
+    let shop = Shop::new();
+    schema::open(&shop.kv, Some(1)).await.unwrap();
+    let lane = shop.stocked(1).await;
+    let call = client_call("key", "add");
+    let more = || Op::Add(item("a"), units(1));
+    let left = |answer: Answer<Reply>| match answer {
+        Answer::Done(Reply::Stock(left), _) => left,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(left(ask(&lane, more(), &call).await), 2);
+    let sweep = || janitor::sweep(&shop.kv, JanitorConfig::default());
+    for (later_ms, expected, swept) in [(600_000, 2, 0), (1, 3, 1)] {
+        tokio::time::sleep(Duration::from_millis(later_ms)).await;
+        let (answer, done) = tokio::join!(ask(&lane, more(), &call), sweep());
+        assert_eq!(left(answer), expected);
+        assert!(done.unwrap().answers <= swept);
+        assert_eq!(left(ask(&shop.lane(2), more(), &call).await), expected, "by another replica");
     }
 }

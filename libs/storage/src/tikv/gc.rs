@@ -5,18 +5,18 @@
 //! point to whatever is asked: to ask first is up to us. PD 9 has a safe point of transactions, which what is
 //! announced holds back, and refuses to raise the one of garbage beyond it.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use tokio::time::Instant;
-use tonic::{
-    Code, Status,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
-};
-use types::Timestamp;
+use tonic::{Code, Status, transport::Channel};
+use types::{Timestamp, error::chain};
 
 use super::{
-    TikvConfig, TikvTls,
-    members::wire::{self as pdpb, pd_client::PdClient},
+    TikvConfig,
+    members::{
+        self, Members,
+        wire::{self as pdpb, pd_client::PdClient},
+    },
     pace::bounded,
 };
 use crate::kv::KvError;
@@ -24,8 +24,8 @@ use crate::kv::KvError;
 /// The service that collects garbage; what it announces does not end.
 const WORKER: &str = "gc_worker";
 const FOREVER: i64 = i64::MAX;
-/// How long one PD may take to say who leads.
-const MEMBER_WAIT: Duration = Duration::from_secs(3);
+/// How long the search for the leader may take.
+const LEADER_WAIT: Duration = Duration::from_secs(10);
 /// How long PD may take for a call.
 const CALL_WAIT: Duration = Duration::from_secs(10);
 
@@ -39,28 +39,22 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Finds the leader, by whichever of the addresses answers first in their order.
+    /// Connects to the leader.
     pub(super) async fn connect(config: &TikvConfig, deadline: Instant) -> Result<Self, KvError> {
-        let tls = match &config.tls {
-            Some(tls) => Some(identity(tls).await?),
-            None => None,
+        let leader = bounded(deadline.min(Instant::now() + LEADER_WAIT), async {
+            Members::new(config).leader().await
+        });
+        let leader = leader.await?;
+        let connect = async {
+            let endpoint = members::endpoint(leader.address(), config.tls.as_ref()).await?;
+            Ok::<_, Box<dyn Error + Send + Sync>>(endpoint.timeout(CALL_WAIT).connect().await?)
         };
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut problems = Vec::new();
-        for endpoint in &config.pd_endpoints {
-            let until = deadline.min(Instant::now() + MEMBER_WAIT);
-            let found = leader(format!("{scheme}://{endpoint}"), tls.as_ref());
-            match bounded(until, found).await {
-                Ok(Ok((url, cluster_id))) => {
-                    let channel = connected(url, tls.as_ref()).await?;
-                    let pd = PdClient::new(channel);
-                    return Ok(Self { pd, cluster_id, has_states: true });
-                }
-                Ok(Err(error)) => problems.push(format!("{endpoint}: {error}")),
-                Err(interrupted) => problems.push(format!("{endpoint}: {interrupted}")),
-            }
-        }
-        Err(KvError::Unavailable(format!("no PD says who leads: {}", problems.join("; "))))
+        let connected = bounded(deadline.min(Instant::now() + CALL_WAIT), connect).await?;
+        let channel = connected.map_err(|error| {
+            KvError::Unavailable(format!("PD at {}: {}", leader.address(), chain(&*error)))
+        })?;
+        let pd = PdClient::new(channel);
+        Ok(Self { pd, cluster_id: leader.cluster_id, has_states: true })
     }
 
     /// Announces that nothing below `target` will be read, and answers up to where that holds for everybody
@@ -128,43 +122,6 @@ impl Driver {
     const fn header(&self) -> Option<pdpb::RequestHeader> {
         Some(pdpb::RequestHeader { cluster_id: self.cluster_id })
     }
-}
-
-/// Where the leader is, and which cluster it is of.
-async fn leader(url: String, tls: Option<&ClientTlsConfig>) -> Result<(String, u64), KvError> {
-    let mut pd = PdClient::new(connected(url, tls).await?);
-    let answer = pd.get_members(pdpb::GetMembersRequest { header: None }).await;
-    let answer = answer.map_err(|status| failed("GetMembers", &status))?.into_inner();
-    let cluster_id = answer.header.as_ref().map_or(0, |header| header.cluster_id);
-    let urls = answer.leader.map(|leader| leader.client_urls).unwrap_or_default();
-    match urls.into_iter().next() {
-        Some(url) => Ok((url, cluster_id)),
-        None => Err(KvError::Unavailable("there is no leader".to_owned())),
-    }
-}
-
-async fn connected(url: String, tls: Option<&ClientTlsConfig>) -> Result<Channel, KvError> {
-    let problem = |error: tonic::transport::Error| {
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-        KvError::Unavailable(format!("PD at {url}: {error}{}", cause.unwrap_or_default()))
-    };
-    let endpoint = Endpoint::from_shared(url.clone()).map_err(problem)?;
-    let endpoint = endpoint.connect_timeout(MEMBER_WAIT).timeout(CALL_WAIT);
-    let endpoint = match tls {
-        Some(tls) => endpoint.tls_config(tls.clone()).map_err(problem)?,
-        None => endpoint,
-    };
-    endpoint.connect().await.map_err(problem)
-}
-
-async fn identity(tls: &TikvTls) -> Result<ClientTlsConfig, KvError> {
-    let read = async |path: &std::path::Path| {
-        let content = tokio::fs::read(path).await;
-        content.map_err(|error| KvError::Unavailable(format!("{}: {error}", path.display())))
-    };
-    let (cert, key) = (read(&tls.cert).await?, read(&tls.key).await?);
-    let ca = Certificate::from_pem(read(&tls.ca).await?);
-    Ok(ClientTlsConfig::new().ca_certificate(ca).identity(Identity::from_pem(cert, key)))
 }
 
 /// What PD says against a request.

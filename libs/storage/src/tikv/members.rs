@@ -14,6 +14,7 @@ use std::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use types::error::chain;
 
 use super::{TikvConfig, TikvTls};
 
@@ -132,20 +133,24 @@ impl Members {
     }
 
     async fn ask(&self, address: &str) -> Result<GetMembersResponse, Box<dyn Error + Send + Sync>> {
-        let endpoint = match &self.tls {
-            None => Endpoint::from_shared(format!("http://{address}"))?,
-            Some(TikvTls { ca, cert, key }) => {
-                let (ca, cert) = (tokio::fs::read(ca).await?, tokio::fs::read(cert).await?);
-                let identity = Identity::from_pem(cert, tokio::fs::read(key).await?);
-                let tls = ClientTlsConfig::new()
-                    .ca_certificate(Certificate::from_pem(ca))
-                    .identity(identity);
-                Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?
-            }
-        };
+        let endpoint = endpoint(address, self.tls.as_ref()).await?;
         let mut client = PdClient::new(endpoint.connect().await?);
         Ok(client.get_members(GetMembersRequest { header: None }).await?.into_inner())
     }
+}
+
+/// The way to a member; with TLS where the store has it, by the certificates as they are now.
+pub(super) async fn endpoint(
+    address: &str,
+    tls: Option<&TikvTls>,
+) -> Result<Endpoint, Box<dyn Error + Send + Sync>> {
+    let Some(TikvTls { ca, cert, key }) = tls else {
+        return Ok(Endpoint::from_shared(format!("http://{address}"))?);
+    };
+    let (ca, cert) = (tokio::fs::read(ca).await?, tokio::fs::read(cert).await?);
+    let identity = Identity::from_pem(cert, tokio::fs::read(key).await?);
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).identity(identity);
+    Ok(Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?)
 }
 
 /// What one answer says.
@@ -241,17 +246,6 @@ fn bare(url: &str) -> &str {
     let url = url.trim();
     let bare = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     bare.unwrap_or(url).trim_end_matches('/')
-}
-
-/// What went wrong, and what lies beneath.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

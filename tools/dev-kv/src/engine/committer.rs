@@ -129,7 +129,7 @@ fn run(engine: &Engine) {
                 retire(engine, &old);
             }
             Err(error) => {
-                let why = crate::error::chain(&error);
+                let why = types::error::chain(&error);
                 tracing::error!(error = %why, "group not written, serving reads only");
                 retiring = Retiring::default();
                 fail(engine, &why);
@@ -215,7 +215,7 @@ fn reopen(engine: &Engine, recovery: &mut Recovery) {
         }
         Err(error) => {
             if !std::mem::replace(&mut recovery.told, true) {
-                let error = crate::error::chain(&error);
+                let error = types::error::chain(&error);
                 tracing::warn!(error = %error, "store not opened anew yet, nothing is served");
             }
         }

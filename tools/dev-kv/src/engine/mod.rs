@@ -65,7 +65,7 @@ pub(crate) enum EngineError {
 
 impl From<StoreError> for EngineError {
     fn from(error: StoreError) -> Self {
-        Self::ReadFailed(crate::error::chain(&error))
+        Self::ReadFailed(types::error::chain(&error))
     }
 }
 

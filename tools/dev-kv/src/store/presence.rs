@@ -157,7 +157,7 @@ impl Presence {
                     Ok(false) => {}
                     // The former filter, or none, is still right.
                     Err(error) => {
-                        tracing::warn!(error = %crate::error::chain(&error), "keys not counted");
+                        tracing::warn!(error = %types::error::chain(&error), "keys not counted");
                     }
                 }
             });

@@ -1,0 +1,153 @@
+//! A shard without lane and store, for the tests of a [`Domain`]. With the feature `rig` alone.
+//!
+//! What breaks a test's expectation of the core itself panics.
+
+use std::sync::Arc;
+
+use types::{
+    Branch, BranchState, Priority, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
+};
+
+use crate::{
+    core::{Answer, Call, Core, Limits, Offered},
+    domain::{Domain, Row},
+};
+
+/// When the first batch begins, in milliseconds of the store's clock.
+const ORIGIN_MS: u64 = 1_700_000_000_000;
+
+/// Offers calls to one batch, so many milliseconds after the origin, and makes it durable. Returns the answers.
+///
+/// # Panics
+/// When a row is missing.
+pub fn batch<D: Domain>(
+    core: &mut Core<D>,
+    at_ms: u64,
+    calls: &[Call<D>],
+) -> Vec<Answer<D::Reply>> {
+    core.begin(Timestamp::from_physical(UnixMillis(ORIGIN_MS + at_ms)));
+    for (id, call) in (0..).zip(calls) {
+        assert_eq!(core.offer(id, call), Offered::Taken, "{call:?}");
+    }
+    let batch = core.finish([1; 16], 1, false);
+    let answers = core.take_answers().into_iter().map(|(_, answer)| answer).collect();
+    core.settle(batch.as_ref());
+    answers
+}
+
+/// An empty core of shard 0.
+///
+/// # Panics
+/// When the domain has no valid name.
+pub fn core<D: Domain>(domain: D) -> Core<D> {
+    let branch = branch(domain.name());
+    Core::new(Arc::new(domain), branch, Limits::default())
+}
+
+fn branch(service: &str) -> Branch {
+    let service = Service::new(service).expect("a domain's name is a service's");
+    Branch { service, shard: ShardId(0) }
+}
+
+/// A shard of which each call has a batch of its own, and answers in words.
+#[derive(Debug)]
+pub struct Rig<D: Domain> {
+    /// The shard.
+    pub core: Core<D>,
+    say: fn(&D::Reply) -> String,
+    at_ms: u64,
+}
+
+impl<D: Domain> Rig<D> {
+    /// A shard on which nothing stands in these rows. `say` puts a reply into words.
+    ///
+    /// # Panics
+    /// As [`core`].
+    pub fn new(
+        domain: D,
+        absent: impl IntoIterator<Item = Row>,
+        say: fn(&D::Reply) -> String,
+    ) -> Self {
+        let mut core = core(domain);
+        for row in absent {
+            core.load(row, None).expect("an absent record decodes");
+        }
+        Self { core, say, at_ms: 0 }
+    }
+
+    /// Puts one call into a batch of its own.
+    ///
+    /// # Panics
+    /// When a row is missing, or the answer is none of a call that may not wait.
+    pub fn call(&mut self, call: Call<D>) -> String {
+        self.at_ms += 10;
+        let answers = batch(&mut self.core, self.at_ms, &[call]);
+        match &answers[..] {
+            [Answer::Done(reply, _)] => (self.say)(reply),
+            [Answer::Refused(refusal)] => {
+                let metadata =
+                    refusal.metadata.iter().map(|(name, value)| format!("{name}={value}"));
+                [refusal.reason.to_string()]
+                    .into_iter()
+                    .chain(metadata)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            }
+            [Answer::Vote(Vote::Yes { .. })] => "yes".to_owned(),
+            [Answer::Vote(Vote::No { reason, .. })] => format!("no, {reason}"),
+            [Answer::Waiting(blocker)] => format!("waits for {}", blocker.tx_id.0[0]),
+            [
+                Answer::State(BranchState::Committed, _)
+                | Answer::Aborted { state: BranchState::Committed, .. },
+            ] => "committed".to_owned(),
+            [
+                Answer::State(BranchState::Aborted, _)
+                | Answer::Aborted { state: BranchState::Aborted, .. },
+            ] => "aborted".to_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Executes an operation without an id.
+    ///
+    /// # Panics
+    /// As [`Rig::call`].
+    pub fn op(&mut self, op: D::Op) -> String {
+        self.call(Call::Op { op, call: None, may_wait: false })
+    }
+
+    /// Asks for a vote.
+    ///
+    /// # Panics
+    /// As [`Rig::call`].
+    pub fn prepare(&mut self, tx: u8, payload: D::Payload) -> String {
+        self.call(Call::Prepare { meta: self.meta(tx), payload, may_wait: false })
+    }
+
+    /// Commits.
+    ///
+    /// # Panics
+    /// As [`Rig::call`].
+    pub fn commit(&mut self, tx: u8) -> String {
+        self.call(Call::Commit { meta: self.meta(tx), receipts: Vec::new() })
+    }
+
+    /// Aborts, as somebody else has voted against it.
+    ///
+    /// # Panics
+    /// As [`Rig::call`].
+    pub fn abort(&mut self, tx: u8) -> String {
+        self.call(Call::Abort { meta: self.meta(tx), evidence: true, refusal: None })
+    }
+
+    /// Transactions 1, 2, ..., from the oldest on, of an order and this shard.
+    pub fn meta(&self, tx: u8) -> TxMeta {
+        TxMeta {
+            tx_id: TxId([tx; 16]),
+            priority: Priority { begin_ts: u64::from(tx), nonce: 0 },
+            deadline: UnixMillis(u64::MAX),
+            branches: [branch("order"), self.core.branch().clone()].into(),
+            call: None,
+        }
+    }
+}
