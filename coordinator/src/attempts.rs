@@ -121,7 +121,7 @@ impl<'a> Attempts<'a> {
         if now.plus_ms(CALL_AHEAD_MAX_MS) < end {
             let refusal = Refusal::new(Reason::InvalidArgument);
             return Err(refusal
-                .with(rpc::call::NOT_AFTER, "must be at most a minute ahead")
+                .with(rpc::call::NOT_AFTER, "must be at most two minutes ahead")
                 .into());
         }
         Ok(())
@@ -195,16 +195,16 @@ impl<'a> Attempts<'a> {
         let Some(first) = refusals.votes.into_iter().next() else {
             return Err(CheckoutError::Unavailable);
         };
-        // A reason that is not ours cannot be noted.
-        if let (false, Some(reason)) = (refusals.stands, Reason::parse(&first.reason)) {
-            let refusal = Refusal { reason, metadata: first.metadata.clone() };
-            match self.note_refusal(primary, began, &refusal).await? {
+        let Refused { reason, metadata, .. } = first;
+        if !refusals.stands {
+            let no = No { reason: reason.clone(), metadata: metadata.clone() };
+            match self.note_refusal(primary, began, no).await? {
                 Noted::Committed(tx_id) => return Ok(tx_id),
                 Noted::Refused(no) => return Err(refused(no.reason, no.metadata)),
                 Noted::Nothing => {}
             }
         }
-        Err(refused(first.reason, first.metadata))
+        Err(refused(reason, metadata))
     }
 
     /// Has the primary remember that the call is refused, for a reason that no Abort tells it, and returns what
@@ -217,7 +217,7 @@ impl<'a> Attempts<'a> {
         &self,
         primary: &Branch,
         began: Timestamp,
-        refusal: &Refusal,
+        refusal: No,
     ) -> Result<Noted, CheckoutError> {
         let refuse = convert::refuse_request(primary, &self.call, began, refusal);
         let refuse = Encoded::from(Op::Refuse(refuse));

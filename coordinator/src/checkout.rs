@@ -14,7 +14,6 @@ use proto::{
 };
 use rpc::{retry::Backoff, status::Failure};
 use tokio::time::Instant;
-use twopc::message::Refused;
 use types::{
     Classify, ClientCall, ErrorKind, OrderId, Reason, Refusal, Timestamp, TxId, TxMeta, UnixMillis,
     shard_of,
@@ -227,7 +226,7 @@ impl Coordinator {
                 if refusals.votes.iter().any(|no| no.reason == Reason::WrongShard.as_str()) {
                     self.mail().forget_descriptions();
                 }
-                if is_outdated(&refusals.votes) {
+                if refusals.votes.iter().any(|no| is_outdated(&no.reason)) {
                     return Ok(Tried::Again(Vec::new()));
                 }
                 let place = self.services().order_branch(&checkout.order_id, &shards);
@@ -249,7 +248,7 @@ impl Coordinator {
         refusal: Refusal,
     ) -> Result<Tried, CheckoutError> {
         let place = self.services().order_branch(&checkout.order_id, shards);
-        match attempts.note_refusal(&place, began, &refusal).await? {
+        match attempts.note_refusal(&place, began, (&refusal).into()).await? {
             Noted::Committed(tx_id) => Ok(Tried::Paid(Paid::Now(tx_id))),
             Noted::Refused(no) => Err(refused(no.reason, no.metadata)),
             Noted::Nothing => Err(refusal.into()),
@@ -368,14 +367,12 @@ fn check_match(order: &Order, if_match: &[String]) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::OrderModified).with("order_id", &order.order_id))
 }
 
-/// Whether a vote says that the order, or where it lies, is not as it was read: then it is read again.
-fn is_outdated(votes: &[Refused]) -> bool {
-    votes.iter().any(|no| {
-        matches!(
-            Reason::parse(&no.reason),
-            Some(Reason::OrderChanged | Reason::AlreadyPaid | Reason::WrongShard)
-        )
-    })
+/// Whether a refusal says that the order, or where something lies, is not as it was read: then it is read again.
+pub(crate) fn is_outdated(reason: &str) -> bool {
+    matches!(
+        Reason::parse(reason),
+        Some(Reason::OrderChanged | Reason::AlreadyPaid | Reason::WrongShard)
+    )
 }
 
 /// A refusal by its reason, which need not be one of ours.

@@ -26,6 +26,7 @@ use twopc::{
 use types::{Branch, Entropy, TxMeta, Vote};
 
 use crate::{
+    checkout::is_outdated,
     mail::{Mail, MailError},
     tx_log::{Trace, What},
 };
@@ -150,13 +151,16 @@ impl Driver {
         }
     }
 
-    /// Remembers a refusal, so that the primary can be told of it.
+    /// Remembers a refusal, so that the primary can be told of it; but none after which the call is tried again.
     fn hear(&mut self, input: &Input) {
         if let Input::Reply { seat, reply, .. } = input {
             self.trace.step(*seat, || What::heard(reply));
         }
-        if let Input::Reply { seat, reply: Reply::Vote(Vote::No { reason, metadata }), .. } = input
+        if let Input::Reply { seat, reply, .. } = input
+            && let Reply::Vote(Vote::No { reason, metadata })
+            | Reply::State(_, Some(Vote::No { reason, metadata })) = reply
             && *seat != PRIMARY
+            && !is_outdated(reason)
         {
             let no = No { reason: reason.clone(), metadata: metadata.clone() };
             self.refusal.get_or_insert(no);

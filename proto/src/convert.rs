@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use types::{
     AmountError, Branch, BranchState, ClientCall, IdError, ItemId, Money, OrderId, Priority,
-    Quantity, Reason, Refusal, RequestId, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis,
-    UserId, Vote,
+    Quantity, Refusal, RequestId, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, UserId,
+    Vote,
 };
 
 use crate::{participant::v1 as participant, types::v1 as wire};
@@ -315,23 +315,12 @@ impl From<&Refusal> for participant::vote::No {
     }
 }
 
-/// Reads a refusal for one of our reasons, which must be there.
-///
-/// # Errors
-/// [`InvalidField`]; a retry does not help.
-pub fn refusal(no: Option<&participant::vote::No>) -> Result<Refusal, InvalidField> {
-    let no = no.ok_or_else(|| InvalidField::new("refusal", "is missing"))?;
-    let reason = Reason::parse(&no.reason)
-        .ok_or_else(|| InvalidField::new("refusal.reason", "must be a known reason"))?;
-    Ok(Refusal { reason, metadata: no.metadata.clone() })
-}
-
 /// What a Refuse carries for a call.
 pub fn refuse_request(
     branch: &Branch,
     call: &ClientCall,
     began: Timestamp,
-    refusal: &Refusal,
+    refusal: participant::vote::No,
 ) -> participant::RefuseRequest {
     participant::RefuseRequest {
         branch: Some(branch.into()),
@@ -341,6 +330,6 @@ pub fn refuse_request(
         call_id: call.call_id.as_ref().map(ToString::to_string).unwrap_or_default(),
         call_began_ts: call.began.map_or(0, |at| at.0),
         began_ts: began.0,
-        refusal: Some(refusal.into()),
+        refusal: Some(refusal),
     }
 }

@@ -1,6 +1,6 @@
 //! A client's call and its attempts: they end in time, contradict nothing, and sell what was seen.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use coordinator::Extras;
@@ -13,8 +13,8 @@ use proto::{
     types::v1::Branch,
 };
 use rpc::{call::CallMeta, status::Failure};
-use tonic::Request;
-use types::{ErrorKind, Reason, TxId, UnixMillis};
+use tonic::{Code, Request};
+use types::{ErrorKind, Reason, TxId, UnixMillis, Vote};
 
 use crate::{
     fake::{Trouble, Verdict},
@@ -109,7 +109,7 @@ async fn a_call_votes_before_its_end_or_never() {
 #[tokio::test(start_paused = true)]
 async fn no_attempt_of_a_call_outlives_its_end() {
     let shop = Shop::open();
-    shop.stock.verdicts(std::iter::repeat_n(Verdict::Vote(types::Vote::Fenced), 1_000));
+    shop.stock.verdicts(std::iter::repeat_n(Verdict::Vote(Vote::Fenced), 1_000));
     let now = shop.clock.now();
     let failure = until(&shop, now.plus_ms(5_000)).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Unavailable);
@@ -270,4 +270,72 @@ async fn nobody_is_told_a_refusal_that_another_attempt_contradicts() {
     shop.order.overtake(first);
     assert_eq!(shop.checkout(TIME).await.unwrap().tx_id, first.0.to_vec());
     shop.quiet().await;
+}
+
+/// By a reason that only who refuses knows, of a vote that was told, or found by a question.
+#[tokio::test(start_paused = true)]
+async fn a_foreign_refusal_is_remembered_before_the_client_is_told() {
+    let blocked =
+        || Verdict::Vote(Vote::No { reason: "BLOCKED".to_owned(), metadata: BTreeMap::new() });
+    for is_lost in [false, true] {
+        let shop = with_loyalty();
+        shop.loyalty.verdicts([blocked()]);
+        if is_lost {
+            shop.loyalty.troubles([Trouble::ReplyLost]);
+        }
+        let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
+        assert_eq!(told.reason, "BLOCKED");
+        assert_eq!(shop.payment.refusals(), [Some("BLOCKED".to_owned())], "lost: {is_lost}");
+        // Another attempt succeeds just before it is noted.
+        let first = TxId([9; 16]);
+        shop.loyalty.verdicts([blocked()]);
+        shop.payment.overtake(first);
+        assert_eq!(run(&shop, &[("payment", 0), ("loyalty", 0)]).await, Ok(first));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_which_the_call_is_tried_again_is_not_remembered() {
+    let shop = Shop::open();
+    shop.stock.verdicts([no(Reason::WrongShard)]);
+    shop.checkout(TIME).await.unwrap();
+    assert_eq!(shop.order.refusals(), [None]);
+    shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_its_primary_cannot_remember_is_told_or_ends_the_attempt() {
+    for (answer, reason) in
+        [(Code::Unimplemented, "OUT_OF_STOCK"), (Code::InvalidArgument, "UNAVAILABLE")]
+    {
+        let shop = with_loyalty();
+        shop.loyalty.verdicts([no(Reason::OutOfStock)]);
+        shop.payment.forget_refusals(answer);
+        let began = shop.clock.now();
+        let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
+        assert_eq!(told.reason, reason);
+        let took = shop.clock.now().since(began);
+        assert!(took < 1_000, "{took} ms");
+        shop.quiet().await;
+    }
+    // Anything else may pass.
+    let shop = with_loyalty();
+    shop.loyalty.verdicts([no(Reason::OutOfStock)]);
+    shop.payment.forget_refusals(Code::Unavailable);
+    let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
+    assert_eq!(told.reason, "OUTCOME_UNKNOWN", "a refusal that is not durable is not certain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_over_is_told_so_at_once() {
+    let shop = Shop::open();
+    let now = shop.clock.now();
+    let request =
+        CheckoutRequest { order_id: "o".to_owned(), unanswered_at_ms: now.0, ..Default::default() };
+    let mut request = Request::new(request);
+    CallMeta { not_after: Some(now), ..CallMeta::default() }.set(&mut request);
+    let failure = shop.send_checkout(request, TIME).await.unwrap_err();
+    assert_eq!(failure.reason, "UNAVAILABLE");
+    let took = shop.clock.now().since(now);
+    assert!(took < 1_000, "nothing of it may be held: {took} ms");
 }

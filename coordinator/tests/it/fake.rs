@@ -19,7 +19,7 @@ use proto::{
 };
 use rpc::status::to_status;
 use tokio::{sync::watch, time::sleep};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use twopc::participant::{Book, Decision, Event, Gate};
 use types::{
     Branch, BranchState, Clock, Reason, Refusal, RequestId, Timestamp, TxId, TxMeta, Vote,
@@ -60,6 +60,8 @@ struct State {
     refusals: Vec<Option<String>>,
     /// What has committed here, as the primary, by the client's call.
     done: BTreeMap<RequestId, TxId>,
+    /// How it answers who has it remember a refusal, if it does not.
+    forgetful: Option<Code>,
     /// By which transaction another attempt succeeds just before the next refusal comes.
     overtaken: Option<TxId>,
     /// Each transaction that became COMMITTED, once.
@@ -127,6 +129,11 @@ impl Fake {
     /// Transactions that asked for a vote here, in their order.
     pub(crate) fn asked(&self) -> Vec<TxMeta> {
         self.state().metas.clone()
+    }
+
+    /// It remembers no refusal, and answers this to who asks for it.
+    pub(crate) fn forget_refusals(&self, answer: Code) {
+        self.state().forgetful = Some(answer);
     }
 
     /// Another attempt of the call that is refused next succeeds just before.
@@ -323,7 +330,7 @@ impl Fake {
             state.done.insert(call.id, tx_id);
             return false;
         }
-        let refused = reason.is_some();
+        let refused = reason.is_some() && state.forgetful.is_none();
         state.refusals.push(reason);
         refused
     }
@@ -380,6 +387,10 @@ impl Fake {
                 let id = RequestId::new(&request.request_id).unwrap();
                 let no = request.refusal.unwrap();
                 let mut state = self.state();
+                if let Some(code) = state.forgetful {
+                    let code = code.into();
+                    return OpResult::Error(wire::OperationError { code, message: String::new() });
+                }
                 let outcome = if let Some(tx_id) = state.done.get(&id) {
                     Outcome::Committed(tx_id.0.to_vec().into())
                 } else {

@@ -164,8 +164,10 @@ impl<D: Domain> Participant<D> {
         let call = call.map_err(|error| invalid(&error))?;
         let call =
             call.ok_or_else(|| invalid_field("request_id", "must be there, with its hash"))?;
-        let refusal =
-            convert::refusal(request.refusal.as_ref()).map_err(|error| invalid(&error))?;
+        let refusal = request.refusal.as_ref().filter(|no| !no.reason.is_empty());
+        let refusal = refusal.ok_or_else(|| invalid_field("refusal", "must have a reason"))?;
+        let (reason, metadata) = (refusal.reason.clone(), refusal.metadata.clone());
+        let refusal = Vote::No { reason, metadata };
         let began = Some(Timestamp(request.began_ts));
         self.ask(request.branch.as_ref(), Call::Refuse { call, began, refusal })
     }
@@ -300,6 +302,9 @@ async fn refused<D: Domain>(pending: Pending<D>) -> Result<wire::RefuseResponse,
     use wire::refuse_response::Outcome;
     let outcome = match settled(pending).await? {
         Answer::Refused(refusal) => Outcome::Refusal((&refusal).into()),
+        Answer::Vote(Vote::No { reason, metadata }) => {
+            Outcome::Refusal(wire::vote::No { reason, metadata })
+        }
         Answer::Committed(tx_id) => Outcome::Committed(tx_id.0.to_vec().into()),
         // An operation has the same id and hash, which the coordinator never gives.
         Answer::Done(..)

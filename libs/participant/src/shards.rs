@@ -143,6 +143,7 @@ impl<D: Domain> Shards<D> {
         call: ClientCall,
         refusal: Refusal,
     ) -> Result<(D::Reply, Timestamp), OpError> {
+        let refusal = (&refusal).into();
         self.ask(shard, Call::Refuse { call, began: None, refusal }).await
     }
 

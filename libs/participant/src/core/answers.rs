@@ -24,7 +24,7 @@ use types::{
     Timestamp, TxId, TxMeta, UnixMillis, Vote,
 };
 
-use super::{Core, rows::RECORD_BYTES};
+use super::{Answer, Core, rows::RECORD_BYTES};
 use crate::domain::{Domain, Row};
 
 /// What a call under a request id came to.
@@ -65,9 +65,24 @@ pub(super) enum Recalled {
 pub(super) struct Refused(Vote);
 
 impl Refused {
+    /// From a NO.
+    pub(super) const fn new(vote: Vote) -> Self {
+        Self(vote)
+    }
+
     /// As a vote.
     pub(super) fn vote(self) -> Vote {
         self.0
+    }
+
+    /// As an answer to who has it remembered: in its own words, where its reason is not ours.
+    pub(super) fn answer<R>(self) -> Answer<R> {
+        match &self.0 {
+            Vote::No { reason, .. } if Reason::parse(reason).is_none() => Answer::Vote(self.0),
+            Vote::No { .. } | Vote::Yes { .. } | Vote::Contended { .. } | Vote::Fenced => {
+                Answer::Refused(self.refusal())
+            }
+        }
     }
 
     /// As an answer to an operation.

@@ -46,7 +46,7 @@ pub enum Call<D: Domain> {
     Abort {
         /// The transaction.
         meta: TxMeta,
-        /// Whether a fence was seen somewhere.
+        /// Whether a branch said for sure that it does not commit: by a NO, a CONTENDED, or a fence without a vote.
         evidence: bool,
         /// To the primary only: the NO that the client will be told.
         refusal: Option<Vote>,
@@ -69,8 +69,8 @@ pub enum Call<D: Domain> {
         call: ClientCall,
         /// When the attempt that found the refusal began, where that is known.
         began: Option<Timestamp>,
-        /// What its caller is told.
-        refusal: Refusal,
+        /// What its caller is told: a NO, whose reason need not be one of ours.
+        refusal: Vote,
     },
 }
 

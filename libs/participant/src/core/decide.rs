@@ -6,7 +6,12 @@ use types::{
     TxMeta, UnixMillis, Vote,
 };
 
-use super::{Answer, Call, CallId, Core, answers::Recalled, journal::row_of, wait::Waiter};
+use super::{
+    Answer, Call, CallId, Core,
+    answers::{Recalled, Refused},
+    journal::row_of,
+    wait::Waiter,
+};
 use crate::domain::{Domain, Executed, Judged, Receipt, Row};
 
 impl<D: Domain> Core<D> {
@@ -54,8 +59,9 @@ impl<D: Domain> Core<D> {
                 self.answer(id, Answer::Forgotten);
             }
             Call::Refuse { call, began, refusal } => {
-                let stands = self.refuse(call, *began, &refusal.into());
-                self.answer(id, stands.unwrap_or_else(|| Answer::Refused(refusal.clone())));
+                let stands = self.refuse(call, *began, refusal);
+                let noted = || Refused::new(refusal.clone()).answer();
+                self.answer(id, stands.unwrap_or_else(noted));
             }
         }
     }
@@ -68,8 +74,10 @@ impl<D: Domain> Core<D> {
         began: Option<Timestamp>,
         refusal: &Vote,
     ) -> Option<Answer<D::Reply>> {
-        if let Some(recalled) = self.recall(call, began) {
-            return Some(self.recalled(recalled));
+        match self.recall(call, began) {
+            Some(Recalled::Refused(refused)) => return Some(refused.answer()),
+            Some(recalled) => return Some(self.recalled(recalled)),
+            None => {}
         }
         if let Some(attempt) = self.blocker_on(&row_of(&call.id)).cloned() {
             return Some(Answer::Waiting(Box::new(attempt)));

@@ -180,13 +180,21 @@ async fn a_refusal_that_was_found_elsewhere_binds_unless_the_call_has_succeeded(
     let refuse = |call: &ClientCall| Call::Refuse {
         call: call.clone(),
         began: None,
-        refusal: Refusal::new(Reason::ItemNotFound),
+        refusal: (&Refusal::new(Reason::ItemNotFound)).into(),
     };
     for call in each_kind("add").into_iter().skip(1) {
         assert_eq!(refused(&lane.call(refuse(&call)).await.unwrap()), Reason::ItemNotFound);
         let late = ask(&lane, Op::Add(item("a"), units(1)), &call).await;
         assert_eq!(refused(&late), Reason::ItemNotFound);
     }
+    // For a reason of somebody else's, in his own words.
+    let call = client_call("~blocked", "buy");
+    let blocked = Vote::No { reason: "BLOCKED".to_owned(), metadata: BTreeMap::new() };
+    for refusal in [blocked.clone(), (&Refusal::new(Reason::ItemNotFound)).into()] {
+        let refuse = Call::Refuse { call: call.clone(), began: None, refusal };
+        assert_eq!(lane.call(refuse).await.unwrap(), Answer::Vote(blocked.clone()));
+    }
+    assert_eq!(said(&prepare(&lane, &attempt(&shop, 3, &call), "a", 1).await), "BLOCKED");
     let call = client_call("done", "add");
     ask(&lane, Op::Add(item("a"), units(1)), &call).await;
     let answer = lane.call(refuse(&call)).await.unwrap();
@@ -215,7 +223,7 @@ async fn nothing_is_remembered_for_ever_or_for_a_call_that_is_over() {
     let refuse = |id: &str, not_after| Call::Refuse {
         call: ClientCall { not_after: Some(not_after), ..client_call(id, "add") },
         began: None,
-        refusal: Refusal::new(Reason::ItemNotFound),
+        refusal: (&Refusal::new(Reason::ItemNotFound)).into(),
     };
     let add = |id: &str| ClientCall { not_after: None, ..client_call(id, "add") };
     let more = || Op::Add(item("a"), units(1));
