@@ -19,8 +19,12 @@ pub(crate) fn quoted(token: &str) -> String {
     format!("\"{token}\"")
 }
 
-/// The tokens that If-Match names, "*" among them; none where the header does not stand. A weak tag never
-/// matches, so it stands for a token that no order has.
+/// Whatever content there is.
+const ANY: &str = "*";
+/// A token that no order has: what a weak tag stands for, which never matches.
+const NONE: &str = "W/";
+
+/// The tokens that If-Match names, or [`ANY`] alone; none where the header does not stand.
 pub(crate) fn if_match(headers: &HeaderMap) -> Option<Result<Vec<String>, Malformed>> {
     headers.contains_key(header::IF_MATCH).then(|| {
         let mut tokens = Vec::new();
@@ -28,7 +32,8 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Option<Result<Vec<String>, Malfor
             let text = value.to_str().map_err(|_| Malformed::Form)?;
             list(text, &mut tokens)?;
         }
-        if tokens.is_empty() {
+        // All content is no member of a list.
+        if tokens.is_empty() || (tokens.len() > 1 && tokens.iter().any(|token| token == ANY)) {
             return Err(Malformed::Form);
         }
         if tokens.len() > TAGS_MAX { Err(Malformed::TooMany) } else { Ok(tokens) }
@@ -37,7 +42,7 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Option<Result<Vec<String>, Malfor
 
 fn list(text: &str, tokens: &mut Vec<String>) -> Result<(), Malformed> {
     let mut rest = text.trim();
-    if rest == "*" {
+    if rest == ANY {
         tokens.push(rest.to_owned());
         return Ok(());
     }
@@ -48,7 +53,7 @@ fn list(text: &str, tokens: &mut Vec<String>) -> Result<(), Malformed> {
         };
         let tag = tag.strip_prefix('"').ok_or(Malformed::Form)?;
         let (token, behind) = tag.split_once('"').ok_or(Malformed::Form)?;
-        tokens.push(if weak { String::from("W/") } else { token.to_owned() });
+        tokens.push(if weak || token == ANY { NONE.to_owned() } else { token.to_owned() });
         rest = behind.trim_start();
         if !rest.is_empty() {
             // A list may have empty elements.
@@ -81,6 +86,7 @@ mod tests {
             (&["\"a\", \"b\""], &["a", "b"]),
             (&["\"a\",\"b\",", "\"c\""], &["a", "b", "c"]),
             (&["*"], &["*"]),
+            (&["\"*\""], &["W/"]),
             (&["\"\""], &[""]),
             (&["W/\"a\""], &["W/"]),
             (&["\"a,b\" , \"c\""], &["a,b", "c"]),
@@ -95,6 +101,7 @@ mod tests {
         for wrong in ["", "a-1", "\"a", "\"a\" \"b\"", "a\"b\"", "w/\"a\"", "\"a\";", ","] {
             assert_eq!(read(&[wrong]), Some(Err(Malformed::Form)), "{wrong}");
         }
+        assert_eq!(read(&["\"a\"", "*"]), Some(Err(Malformed::Form)));
         let many = vec!["\"a\""; TAGS_MAX + 1];
         assert_eq!(read(&many), Some(Err(Malformed::TooMany)));
         assert!(matches!(read(&many[1..]), Some(Ok(_))));

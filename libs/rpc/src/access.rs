@@ -238,6 +238,11 @@ pub(crate) fn is_free(path: &str) -> bool {
     FREE.iter().any(|free| path.starts_with(free))
 }
 
+/// True for the streams of reflection.
+pub(crate) fn is_reflection(path: &str) -> bool {
+    path.starts_with("/grpc.reflection.")
+}
+
 /// Who may call a method, by its path (`/till.stock.v1.StockService/GetItem`); nobody, when the table
 /// has no row for it.
 pub fn callers(path: &str) -> &'static [Role] {

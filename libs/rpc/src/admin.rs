@@ -2,9 +2,11 @@
 //! same door. `/metrics` for Prometheus, `/livez` for whoever would restart it, `/readyz` for whoever would
 //! send it requests, with what it depends on.
 //!
-//! It tells and changes nothing; what a role adds to it ([`Admin::with_routes`]) may. On a loopback address
+//! By itself it changes nothing; what a role adds to it ([`Admin::with_routes`]) may. On a loopback address
 //! it answers to loopback names only, so that no site's page gets at it by a name of its own that resolves to
 //! this machine.
+
+mod door;
 
 use std::{fmt, io, net::TcpListener, sync::Arc};
 
@@ -20,6 +22,7 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 use types::host::is_for_loopback;
 
+use self::door::Bounds;
 use crate::server::{self, Readiness};
 
 /// How metrics are written down.
@@ -132,11 +135,7 @@ impl Admin {
             if listener.local_addr()?.ip().is_loopback() {
                 router = router.layer(from_fn(loopback_names));
             }
-            serving.spawn(async move {
-                if let Err(error) = axum::serve(listener, router).await {
-                    tracing::warn!(%error, "the admin listener failed");
-                }
-            });
+            serving.spawn(door::serve(listener, router, Bounds::default()));
         }
         Ok(Serving(serving))
     }

@@ -28,6 +28,8 @@ pub(crate) use serve::Unbundling;
 /// The one method.
 pub(crate) const PATH: &str = "/till.bundle.v1.BundleService/Call";
 
+/// Headers, and trailers, of one call of a bundle.
+const HEADERS_MAX: usize = 256;
 /// Most calls of a bundle.
 const CALLS_MAX: usize = 256;
 /// Greatest size of a bundle, in bytes.
@@ -98,6 +100,9 @@ fn pack(headers: &HeaderMap) -> Vec<Header> {
 
 /// As [`pack`] took them; or what is wrong with them.
 fn unpack(packed: Vec<Header>) -> Result<HeaderMap, String> {
+    if packed.len() > HEADERS_MAX {
+        return Err(format!("are {}, and may be {HEADERS_MAX} at most", packed.len()));
+    }
     let mut headers = HeaderMap::with_capacity(packed.len() + 1);
     for Header { name, value } in packed {
         let known = HeaderName::from_bytes(name.as_bytes());

@@ -4,22 +4,24 @@
 //! on what is in flight, the caller's deadline (when the time of `grpc-timeout` is over, the handler is dropped, so a
 //! handler must not be the owner of work that has to be finished), the catch of panics.
 
-use std::{io, net::TcpListener, time::Duration};
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_stream::{StreamMap, wrappers::TcpListenerStream};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
 mod args;
+mod bounds;
 mod health;
 mod layer;
 mod readiness;
 
 pub use args::{ServerArgs, StopArgs};
+pub(crate) use bounds::Kept;
 pub use layer::{Guard, GuardLayer};
 pub use readiness::{Readiness, State};
 
@@ -31,11 +33,20 @@ use crate::{
     net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     seams::SystemEntropy,
     served,
-    tls::{self, Conn, Tls},
+    tls::{self, Conn, Life, Tls},
 };
 
 /// Health service name that is SERVING for as long as the process answers at all.
 pub const LIVE: &str = "till.live";
+
+/// Bytes of requests that are held at once, of the long ones among them.
+const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// A caller may keep us waiting so long for what it has begun to send.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection past its age is cut after this, whatever it is at: the calls of a shop's clients are over by then, and
+/// what is left is an answer that nobody takes, or a watch, which its client begins again.
+const FAREWELL: Duration = Duration::from_mins(5);
 
 /// After a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -52,6 +63,14 @@ pub struct Options {
     pub in_flight_max: usize,
     /// Requests that may be in flight at once on one connection; more wait at the client.
     pub streams_max: u32,
+    /// Connections that may be open at once; more wait to be accepted.
+    pub connections_max: usize,
+    /// Bytes of long requests, over 16 KiB, that may be held at once.
+    pub held_bytes_max: usize,
+    /// Longest wait for the beginning of a connection, and for the body of a request.
+    pub patience: Duration,
+    /// A connection that was asked to end, as it is old, is cut after this.
+    pub farewell: Duration,
     /// Between saying NOT_SERVING and closing the door, so that balancers and watchers see it.
     pub lame_duck: Duration,
     /// Longest wait for what is in flight, after the door is closed.
@@ -75,6 +94,10 @@ impl Options {
             descriptors,
             in_flight_max: 20_000,
             streams_max: 10_000,
+            connections_max: 10_000,
+            held_bytes_max: HELD_BYTES_MAX,
+            patience: PATIENCE,
+            farewell: FAREWELL,
             lame_duck: Duration::from_millis(200),
             drain_timeout: Duration::from_secs(20),
             keep_alive_interval: Duration::from_secs(10),
@@ -114,14 +137,16 @@ pub async fn serve(
     readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let incoming = incoming(listeners, options.tls.clone())?;
+    let incoming = incoming(listeners, &options)?;
     let judges = options.tls.as_ref().is_some_and(Tls::asks_callers);
     let (close, mut closed) = watch::channel(false);
     let health = health::Told::new(options.services.clone(), readiness.clone(), closed.clone());
     let routes = routes.add_service(served!(HealthServer::new(health)));
     let routes = reflect(routes, &options).map_err(ServeError::Reflection)?;
 
-    let guard = GuardLayer::new(options.in_flight_max, judges).counting(methods(&options));
+    let guard = GuardLayer::new(options.in_flight_max, judges)
+        .holding(options.held_bytes_max, options.patience)
+        .counting(methods(&options));
     let mut builder = tonic::transport::Server::builder();
     if !options.max_connection_age.is_zero() {
         // Up to a tenth less, so that processes that were started together do not end them together.
@@ -215,33 +240,45 @@ fn methods(options: &Options) -> Vec<String> {
 type Incoming = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = io::Result<Conn>> + Send>>;
 
 /// Connections of all listeners, small writes unbuffered, hands shaken.
-fn incoming(listeners: Vec<TcpListener>, tls: Option<Tls>) -> Result<Incoming, ServeError> {
+fn incoming(listeners: Vec<TcpListener>, options: &Options) -> Result<Incoming, ServeError> {
     let mut all = StreamMap::new();
     for (index, listener) in listeners.into_iter().enumerate() {
         listener.set_nonblocking(true).map_err(ServeError::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Listener)?;
         all.insert(index, TcpListenerStream::new(listener));
     }
-    let accepted = all.then(|(_, accepted)| async {
-        match accepted {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                Ok(stream)
-            }
-            Err(error) => {
-                // Out of file descriptors, most likely: without a pause this would be a busy loop.
-                tracing::warn!(%error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                Err(error)
+    let places = Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS)));
+    let accepted = all.then(move |(_, accepted)| {
+        let places = Arc::clone(&places);
+        async move {
+            match accepted {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    // The semaphore is never closed.
+                    let place = places.acquire_owned().await.map_err(io::Error::other)?;
+                    Ok((stream, place))
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: without a pause this would be a busy loop.
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    Err(error)
+                }
             }
         }
     });
+    let tls = options.tls.clone();
+    let age = options.max_connection_age;
+    let life = Life {
+        beginning: options.patience,
+        whole: (!age.is_zero()).then(|| age + options.farewell),
+    };
     // One caller who is slow to shake hands keeps nobody waiting.
     let shaken = accepted.map(move |accepted| {
         let tls = tls.clone();
         async move {
             match accepted {
-                Ok(stream) => tls::accept(tls.as_ref(), stream).await.map(Ok),
+                Ok((stream, place)) => tls::accept(tls.as_ref(), stream, place, life).await.map(Ok),
                 Err(error) => Some(Err(error)),
             }
         }

@@ -136,6 +136,11 @@ pub(crate) fn expired() -> Status {
     to_status(&Refusal::new(Reason::OutcomeUnknown))
 }
 
+/// Tells a caller that its request did not come whole in time. Nothing was begun.
+pub(crate) fn unfinished() -> Status {
+    Status::deadline_exceeded("the request's body did not come in time")
+}
+
 /// Tells a caller that a health service of this name is not known.
 pub(crate) fn unknown_service() -> Status {
     Status::not_found("service not registered")

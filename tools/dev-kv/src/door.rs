@@ -22,6 +22,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 
+/// Longest request to the store: a prewrite carries the list of all keys of its transaction.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
 type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// The services that are here.
@@ -63,7 +66,6 @@ pub(crate) struct Door {
 impl Door {
     /// On a loopback address the pages answer to loopback names only.
     pub(crate) fn new(pd: Pd, kv: Kv, on_loopback: bool) -> Self {
-        // A prewrite carries the list of all keys of its transaction: no size is too large to be looked at.
         Self {
             faults: Arc::clone(&kv.faults),
             engine: Arc::clone(&kv.engine),
@@ -71,9 +73,9 @@ impl Door {
             members: Arc::clone(&pd.members),
             member: pd.member,
             keyspaces: KeyspaceServer::new(pd.clone()),
-            pd: PdServer::new(pd).max_decoding_message_size(usize::MAX),
+            pd: PdServer::new(pd),
             kv: TikvServer::new(kv)
-                .max_decoding_message_size(usize::MAX)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(usize::MAX),
         }
     }

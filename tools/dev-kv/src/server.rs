@@ -12,16 +12,17 @@ use crate::members::Members;
 use crate::pd::Pd;
 use crate::store::StoreConfig;
 use bytes::Bytes;
+use hyper::service::Service as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
@@ -30,6 +31,14 @@ use types::{Clock, UnixMillis};
 
 /// Calls that one connection may have open; TiKV's figure is 1024, hyper's default 200 is too low for it.
 const STREAMS_MAX: u32 = 4096;
+/// Connections at once at one address; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 10_000;
+/// A quiet connection is pinged this often, and cut when a ping is not answered within this: longer than a role is
+/// stopped for in tests.
+const PING_EVERY: Duration = Duration::from_mins(1);
+const PING_TIMEOUT: Duration = Duration::from_mins(1);
+/// A connection that has not brought its first request by then is cut.
+const PATIENCE: Duration = Duration::from_secs(30);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Calls get this long to end when the server stops.
@@ -233,23 +242,32 @@ async fn accept(
     builder
         .http2()
         .timer(TokioTimer::new())
+        .keep_alive_interval(Some(PING_EVERY))
+        .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(1 << 20);
     builder.http1().timer(TokioTimer::new());
     let builder = Arc::new(builder);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = Arc::new(GracefulShutdown::new());
     let mut connections = tokio::task::JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
+        let next = async {
+            let (stream, _) = listener.accept().await?;
+            let place = Arc::clone(&places).acquire_owned().await;
+            // The semaphore is never closed.
+            Ok::<_, std::io::Error>((stream, place.map_err(std::io::Error::other)?))
+        };
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
+            accepted = next => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        while connections.try_join_next().is_some() {}
+        let (stream, place) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, mostly: others have to close some first.
                 tracing::warn!(error = %error, "connection not accepted");
@@ -263,6 +281,7 @@ async fn accept(
         let (door, builder) = (door.clone(), Arc::clone(&builder));
         let (tls, watcher) = (tls.clone(), graceful.watcher());
         connections.spawn(async move {
+            let _place = place;
             match tls {
                 None => serve(&builder, stream, door, watcher).await,
                 Some(tls) => {
@@ -288,8 +307,20 @@ async fn serve(
     door: Door,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    let connection = builder.serve_connection(TokioIo::new(stream), door);
-    if let Err(error) = watcher.watch(connection).await {
+    let asked = Arc::new(AtomicBool::new(false));
+    let was_asked = Arc::clone(&asked);
+    let service = hyper::service::service_fn(move |request| {
+        was_asked.store(true, Ordering::Relaxed);
+        door.call(request)
+    });
+    let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(connection);
+    let ended = match tokio::time::timeout(PATIENCE, &mut connection).await {
+        Ok(ended) => ended,
+        Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+        Err(_) => return tracing::debug!("a connection asked for nothing, and was cut"),
+    };
+    if let Err(error) = ended {
         tracing::debug!(error = %error, "connection ended");
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tonic::{Status, body::Body, server::ServerStreamingService, service::Routes};
 use tonic_prost::ProstCodec;
 use tower::Service;
+use types::{Reason, Refusal};
 
 use super::{
     Answer, BYTES_MAX, CALLS_MAX, Call, CallRequest, CallResponse, PATH, STATUS, STATUS_OK, Whole,
@@ -27,7 +28,8 @@ use crate::{
     access::Peer,
     deadline,
     server::Guard,
-    status::{expired, invalid_field, unreadable},
+    server::Kept,
+    status::{expired, invalid_field, to_status, unreadable},
 };
 
 type Request = http::Request<Body>;
@@ -68,13 +70,19 @@ impl Service<Request> for Unbundling {
         }
         let peer = request.extensions().get().cloned();
         let unpacking = Unpacking { guard: self.guard.clone(), peer };
+        let Some(place) = self.guard.place_of_a_bundle() else {
+            let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
+            return future::ready(Ok(refused)).boxed();
+        };
+        let (request, share) = self.guard.held().bind(request, true);
         async move {
             let codec = ProstCodec::<CallResponse, CallRequest>::default();
             let mut grpc = tonic::server::Grpc::new(codec)
                 .max_decoding_message_size(BYTES_MAX)
                 .accept_compressed(COMPRESSION);
             let answer = grpc.server_streaming(unpacking, request).await;
-            Ok(unreadable(&answer).map_or(answer, Status::into_http))
+            let answer = unreadable(&answer).map_or(answer, Status::into_http);
+            Ok(answer.map(|body| Kept::body(body, place, share)))
         }
         .boxed()
     }

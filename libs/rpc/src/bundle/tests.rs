@@ -64,6 +64,12 @@ fn what_is_no_header_is_named() {
     assert!(unpack(vec![header("a b")]).unwrap_err().contains("\"a b\""));
     let broken = Header { value: Bytes::from_static(b"a\nb"), ..header("known") };
     assert!(unpack(vec![broken]).unwrap_err().contains("known"));
+    // A map of headers has room for some 24,000, and panics beyond.
+    let many = |count| vec![header("a"); count];
+    assert_eq!(unpack(many(HEADERS_MAX)).unwrap().len(), HEADERS_MAX);
+    for count in [HEADERS_MAX + 1, 30_000] {
+        assert!(unpack(many(count)).unwrap_err().contains("256"), "{count}");
+    }
 }
 
 #[test]

@@ -20,11 +20,16 @@ use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 use types::{Reason, Refusal};
 
+use super::bounds::{Held, Kept};
 use crate::{
     access, deadline,
     spans::{answered, span},
     status::{code_name, code_of, expired, to_status, unreadable},
 };
+
+/// Calls of health and reflection in flight at once, watches among them, and bytes of their requests.
+const FREE_MAX: usize = 4_096;
+const FREE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// So much sooner than tonic a handler is ended whose caller's time is over: tonic says CANCELLED then.
 const BEFORE_TONIC: Duration = Duration::from_millis(1);
@@ -38,12 +43,35 @@ pub struct GuardLayer {
     judges: bool,
     /// `package.Service/Method` of everything that is served.
     methods: Arc<HashSet<Arc<str>>>,
+    held: Held,
+    /// What is answered whoever asks has places and room of its own: nobody can keep the callers of the role out by it.
+    free: Arc<AtomicUsize>,
+    free_held: Held,
+    /// Bundles, whose calls have places of their own.
+    bundles: Arc<AtomicUsize>,
 }
 
 impl GuardLayer {
     /// At most this many requests at once; where `judges`, from those alone whom [`access`] lets call.
     pub fn new(in_flight_max: usize, judges: bool) -> Self {
-        Self { in_flight: Arc::default(), in_flight_max, judges, methods: Arc::default() }
+        Self {
+            in_flight: Arc::default(),
+            in_flight_max,
+            judges,
+            methods: Arc::default(),
+            held: Held::new(super::HELD_BYTES_MAX, super::PATIENCE),
+            free: Arc::default(),
+            bundles: Arc::default(),
+            free_held: Held::new(FREE_BYTES_MAX, super::PATIENCE),
+        }
+    }
+
+    /// At most so many bytes of requests at once, each of which is here within `patience`.
+    #[must_use]
+    pub fn holding(mut self, bytes_max: usize, patience: Duration) -> Self {
+        self.held = Held::new(bytes_max, patience);
+        self.free_held = Held::new(FREE_BYTES_MAX, patience);
+        self
     }
 
     /// Counts calls of these by their names, `package.Service/Method`.
@@ -55,6 +83,16 @@ impl GuardLayer {
 }
 
 impl<S> Guard<S> {
+    /// What counts the bytes of requests.
+    pub(crate) const fn held(&self) -> &Held {
+        &self.bound.held
+    }
+
+    /// Of so many bundles as requests may be in flight, one.
+    pub(crate) fn place_of_a_bundle(&self) -> Option<Place> {
+        Place::take(&self.bound.bundles, self.bound.in_flight_max)
+    }
+
     /// What a caller is told that may not call this; none when it may.
     pub(crate) fn refusal(&self, request: &http::Request<Body>) -> Option<http::Response<Body>> {
         if !self.bound.judges {
@@ -82,14 +120,16 @@ pub struct Guard<S> {
     bound: GuardLayer,
 }
 
-/// Counts one request for as long as it lives.
-struct Place(Arc<AtomicUsize>);
+/// Counts one request for as long as it lives: until its answer was taken.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    fn take(bound: &GuardLayer) -> Option<Self> {
-        let place = Self(Arc::clone(&bound.in_flight));
-        let before = bound.in_flight.fetch_add(1, Ordering::Relaxed);
-        (before < bound.in_flight_max).then_some(place)
+    /// One of so many.
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(taken));
+        let before = taken.fetch_add(1, Ordering::Relaxed);
+        (before < most).then_some(place)
     }
 }
 
@@ -120,18 +160,19 @@ where
             call.answered(&refused);
             return futures::future::ok(refused).boxed();
         }
-        let place = match Place::take(&self.bound) {
-            Some(place) => Some(place),
-            // Probes are answered under load, too.
-            None if access::is_free(path) => None,
-            None => {
-                let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
-                call.answered(&refused);
-                return futures::future::ok(refused).boxed();
-            }
+        let is_free = access::is_free(path);
+        let (taken, most, held) = if is_free {
+            (&self.bound.free, FREE_MAX, &self.bound.free_held)
+        } else {
+            (&self.bound.in_flight, self.bound.in_flight_max, &self.bound.held)
+        };
+        let Some(place) = Place::take(taken, most) else {
+            let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
+            call.answered(&refused);
+            return futures::future::ok(refused).boxed();
         };
         // At debug, like all that is said of single requests: a span costs more than many a request.
-        let span = if access::is_free(path) {
+        let span = if is_free {
             Span::none()
         } else {
             // Names that nobody serves are a caller's invention.
@@ -139,6 +180,9 @@ where
         };
         Origin::of_caller(request.headers()).continue_in(&span);
         let left = deadline::of_headers(request.headers());
+        // A question of reflection is one of a stream, and the next one may take its time.
+        let is_timed = !access::is_reflection(path);
+        let (request, share) = held.bind(request, is_timed);
         let inner = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         async move {
             let answered = match left {
@@ -147,7 +191,6 @@ where
                     .unwrap_or_else(|_| Ok(Ok(expired().into_http()))),
                 None => inner.await,
             };
-            drop(place);
             // The panic hook has logged where and why.
             let response = answered.unwrap_or_else(|_| {
                 let refusal = Refusal::new(Reason::Internal);
@@ -159,7 +202,7 @@ where
             };
             record(&response);
             call.answered(&response);
-            Ok(response)
+            Ok(response.map(|body| Kept::body(body, place, share)))
         }
         .instrument(span)
         .boxed()

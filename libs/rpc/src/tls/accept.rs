@@ -10,7 +10,8 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::timeout,
+    sync::OwnedSemaphorePermit,
+    time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
@@ -23,24 +24,65 @@ pub(crate) const HANDSHAKES_MAX: usize = 256;
 /// Longest that a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// HTTP/2 begins with so many bytes of its client.
+const PREFACE_BYTES: usize = 24;
+
 /// One connection.
-pub(crate) enum Conn {
+pub(crate) struct Conn {
+    stream: Stream,
+    beginning: Option<Beginning>,
+    /// When it is cut, whatever it is at.
+    ends: Option<Pin<Box<Sleep>>>,
+    _place: OwnedSemaphorePermit,
+}
+
+enum Stream {
     /// As it came.
     Plain(TcpStream),
     /// Encrypted, and who it is.
     Tls(Box<TlsStream<TcpStream>>, Peer),
 }
 
-/// Shakes hands, where that is asked for; none when that fails, as it is the caller's trouble.
-pub(crate) async fn accept(tls: Option<&Tls>, stream: TcpStream) -> Option<Conn> {
-    let Some(tls) = tls else { return Some(Conn::Plain(stream)) };
+/// How long a connection may last.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Life {
+    /// Until its client has said what it wants.
+    pub(crate) beginning: Duration,
+    /// Until it is cut, where it ever is.
+    pub(crate) whole: Option<Duration>,
+}
+
+/// The time in which a client has to say what it wants. Once it speaks HTTP/2, pings tell whether it is still there.
+struct Beginning {
+    missing: usize,
+    ends: Pin<Box<Sleep>>,
+}
+
+/// Shakes hands, where that is asked for; none when that fails, as it is the caller's trouble. The connection keeps its
+/// place, and is broken when its life is over.
+pub(crate) async fn accept(
+    tls: Option<&Tls>,
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    life: Life,
+) -> Option<Conn> {
+    let stream = match tls {
+        None => Stream::Plain(stream),
+        Some(tls) => handshake(tls, stream).await?,
+    };
+    let beginning = Beginning { missing: PREFACE_BYTES, ends: Box::pin(sleep(life.beginning)) };
+    let ends = life.whole.map(|whole| Box::pin(sleep(whole)));
+    Some(Conn { stream, beginning: Some(beginning), ends, _place: place })
+}
+
+async fn handshake(tls: &Tls, stream: TcpStream) -> Option<Stream> {
     let config = tls.server()?;
     let problem = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let peer = shown.map(|shown| verify::identity(shown, tls.trust_domain())).transpose();
             match peer {
-                Ok(peer) => return Some(Conn::Tls(Box::new(stream), Peer(peer))),
+                Ok(peer) => return Some(Stream::Tls(Box::new(stream), Peer(peer))),
                 Err(nobody) => nobody.to_string(),
             }
         }
@@ -55,9 +97,9 @@ impl Connected for Conn {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        match self {
-            Self::Plain(_) => Peer(None),
-            Self::Tls(_, peer) => peer.clone(),
+        match &self.stream {
+            Stream::Plain(_) => Peer(None),
+            Stream::Tls(_, peer) => peer.clone(),
         }
     }
 }
@@ -68,10 +110,26 @@ impl AsyncRead for Conn {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream, _) => Pin::new(stream).poll_read(cx, buffer),
+        let this = self.get_mut();
+        // It is read from for as long as it is served, so this is looked at in time.
+        if this.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        let before = buffer.filled().len();
+        let read = match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if let Some(beginning) = &mut this.beginning {
+            let read = buffer.filled().len() - before;
+            beginning.missing = beginning.missing.saturating_sub(read);
+            if beginning.missing == 0 {
+                this.beginning = None;
+            } else if beginning.ends.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 
@@ -81,9 +139,9 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -92,30 +150,30 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
-            Self::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, buffers),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, buffers),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream, _) => stream.is_write_vectored(),
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream, _) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

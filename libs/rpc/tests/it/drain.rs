@@ -123,8 +123,12 @@ async fn call_on(transport: &Transport, until: Instant) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_meets_the_end_of_a_connection_is_sent_again() {
     let shop = Shop::open(Options { max_connection_age: Duration::from_millis(20), ..options() });
-    for transport in [shop.connect(), shop.connect_bundling()] {
+    for net in [GrpcNet::default(), GrpcNet::default().bundling()] {
+        let (address, connections) = counted(&shop).await;
+        let transport = net.connect(&address.into());
         let calls = call_on(&transport, Instant::now() + Duration::from_millis(1500)).await;
         assert!(calls > 100, "{calls} calls were made");
+        let connections = connections.load(Ordering::Relaxed);
+        assert!(connections > 10, "{connections} connections were made");
     }
 }

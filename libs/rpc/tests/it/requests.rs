@@ -9,7 +9,9 @@ use tonic::codec::CompressionEncoding;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use types::ErrorKind;
 
-use crate::shop::{NAME, NOT_SERVING, PATIENCE, SERVICE_UNKNOWN, SERVING, Shop, call, options};
+use crate::shop::{
+    NAME, NOT_SERVING, PATIENCE, SERVICE_UNKNOWN, SERVING, Shop, call, options, say,
+};
 
 #[tokio::test]
 async fn health_follows_readiness_and_liveness_does_not() {
@@ -156,4 +158,142 @@ async fn compressed_requests_are_taken() {
     assert_eq!(answer.status, SERVING);
     let mut watch = client.clone().watch(request).await.unwrap().into_inner();
     assert_eq!(watch.next().await.unwrap().unwrap().status, SERVING);
+}
+
+/// A bare connection, and what comes back on it within a second: `None` when it is still open then.
+async fn raw(shop: &Shop, bytes: &[u8]) -> Option<Vec<u8>> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(shop.address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let read = timeout(Duration::from_secs(1), stream.read_to_end(&mut answer)).await;
+    read.is_ok().then_some(answer)
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_begin_is_cut() {
+    let shop = Shop::open(Options {
+        patience: Duration::from_millis(200),
+        keep_alive_interval: Duration::from_secs(2),
+        keep_alive_timeout: Duration::from_millis(100),
+        ..options()
+    });
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for bytes in [&preface[..0], &preface[..20]] {
+        assert!(raw(&shop, bytes).await.is_some(), "{} bytes", bytes.len());
+    }
+    assert!(raw(&shop, preface).await.is_none(), "it has begun");
+}
+
+#[tokio::test]
+async fn one_connection_too_many_waits_for_a_place() {
+    let shop = Shop::open(Options { connections_max: 1, ..options() });
+    let (first, second) = (shop.connect(), shop.connect());
+    call(&first, "Echo", PATIENCE).await.unwrap();
+    let waiting = call(&second, "Echo", Duration::from_millis(300)).await;
+    assert!(waiting.is_err());
+    drop(first);
+    call(&second, "Echo", PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_hold_so_many_bytes_together() {
+    let shop = Shop::open(Options { held_bytes_max: 100_000, ..options() });
+    let transport = shop.connect();
+    let long = "x".repeat(80_000);
+    let path = |method| format!("/{NAME}/{method}");
+    let waits = {
+        let (transport, long, path) = (transport.clone(), long.clone(), path("Wait"));
+        tokio::spawn(async move { say(&transport, &path, &long, PATIENCE).await })
+    };
+    shop.until_begun(1).await;
+    let failure = say(&transport, &path("Echo"), &long, PATIENCE).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Overloaded);
+    call(&transport, "Echo", PATIENCE).await.unwrap();
+    shop.go.add_permits(1);
+    waits.await.unwrap().unwrap();
+    say(&transport, &path("Echo"), &long, PATIENCE).await.unwrap();
+}
+
+/// A stream over HTTP/2 whose client grants no window for its answer: the connection, while the answer is kept.
+async fn take_nothing(shop: &Shop, path: &str, message: &'static [u8]) -> Untaken {
+    let stream = tokio::net::TcpStream::connect(shop.address).await.unwrap();
+    let mut client = h2::client::Builder::new();
+    client.initial_window_size(0);
+    let (mut client, connection) = client.handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    let driven = tokio::spawn(async move { drop(connection.await) });
+    let request = http::Request::post(format!("http://{}{path}", shop.address))
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
+    let (answer, mut body) = client.send_request(request, false).unwrap();
+    body.send_data(bytes::Bytes::from_static(message), true).unwrap();
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), 200);
+    Untaken { driven, _kept: (answer, client) }
+}
+
+struct Untaken {
+    driven: tokio::task::JoinHandle<()>,
+    _kept: (http::Response<h2::RecvStream>, h2::client::SendRequest<bytes::Bytes>),
+}
+
+/// A text of five bytes.
+const HELLO: &[u8] = b"\0\0\0\0\x07\x0a\x05hello";
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_in_flight() {
+    let shop = Shop::open(Options { in_flight_max: 1, ..options() });
+    let untaken = take_nothing(&shop, &format!("/{NAME}/Echo"), HELLO).await;
+    let transport = shop.connect();
+    let failure = call(&transport, "Echo", PATIENCE).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Overloaded);
+    untaken.driven.abort();
+    drop(untaken);
+    let freed = async {
+        while call(&transport, "Echo", PATIENCE).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, freed).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_everybody_may_ask_takes_no_place_of_a_caller() {
+    let shop = Shop::open(Options { in_flight_max: 1, ..options() });
+    let watch = "/grpc.health.v1.Health/Watch";
+    let _untaken = take_nothing(&shop, watch, b"\0\0\0\0\0").await;
+    call(&shop.connect(), "Echo", PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_old_connection_is_cut_whatever_it_is_at() {
+    let age = Duration::from_millis(100);
+    let shop = Shop::open(Options { max_connection_age: age, farewell: age, ..options() });
+    let mut untaken = take_nothing(&shop, &format!("/{NAME}/Echo"), HELLO).await;
+    timeout(PATIENCE, &mut untaken.driven).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_of_reflection_may_take_its_time() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest,
+    };
+    let shop = Shop::open(Options { patience: Duration::from_millis(100), ..options() });
+    let list = || ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let (questions, asked) = tokio::sync::mpsc::channel(1);
+    questions.send(list()).await.unwrap();
+    let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
+    // Ours would read the stream to its end first.
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", shop.address));
+    let mut client = ServerReflectionClient::new(endpoint.unwrap().connect().await.unwrap());
+    let mut answers = client.server_reflection_info(asked).await.unwrap().into_inner();
+    answers.next().await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    questions.send(list()).await.unwrap();
+    answers.next().await.unwrap().unwrap();
 }
