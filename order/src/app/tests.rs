@@ -205,3 +205,33 @@ fn a_paid_order_is_neither_removed_nor_sold_again_and_remembers_what_was_sold() 
     let fresh = read(&mut core, 80, &id);
     assert_eq!((fresh.paid, fresh.last_overwritten_paid_at), (None, after.stamp.start));
 }
+
+#[test]
+fn what_a_call_was_answered_reads_back_under_the_services_name() {
+    assert_eq!(Orders.name(), "order");
+    for cost in [0, 1, types::AMOUNT_MAX] {
+        let stored = Orders.encode_reply(&Reply::TotalCost(cost));
+        assert_eq!(Orders.decode_reply(&stored), Ok(Reply::TotalCost(cost)));
+    }
+    assert!(Orders.decode_reply(b"\xff").is_err());
+}
+
+#[test]
+fn an_order_is_read_along_with_its_token_and_the_time_of_the_read() {
+    let id = OrderId::numbered(7);
+    let mut core = core();
+    one(&mut core, 0, Op::Init { numbers: vec![7], draw: DRAW });
+    let query = wire::GetOrderRequest { order_id: id.to_string() }.encode_to_vec();
+    let query = Orders.decode_query(&query).unwrap();
+    let order = read(&mut core, 10, &id);
+    let answer = Orders.encode_answer(&query, &Reply::Order(Box::new(order.clone())), Timestamp(9));
+    let answer = wire::GetOrderResponse::decode(answer.as_slice()).unwrap();
+    assert_eq!(answer, wire::GetOrderResponse { order: Some(order.to_wire(&id)), read_ts: 9 });
+    assert_eq!(answer.order.map(|order| order.order_id), Some("7".to_owned()));
+}
+
+#[test]
+fn every_order_has_a_row_of_its_own() {
+    let rows = ["7", "6", "70"].map(|id| order_row(&OrderId::new(id).unwrap()));
+    assert_eq!(rows.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+}

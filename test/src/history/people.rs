@@ -19,7 +19,7 @@ use super::{
     Book, Entry,
     calls::{Ask, Attempt, DRAWN, ITEMS, Said, USERS},
     grpc::World,
-    models::Order,
+    models::{Order, PRICE},
 };
 
 /// Units of every item and credit of every user to begin with.
@@ -264,7 +264,8 @@ impl<'a, S: Shop> Client<'a, S> {
         if self.rng.random_range(0..100) < self.shop.habits().crowd {
             return self.crowd(orders).await;
         }
-        match self.rng.random_range(0..14) {
+        match self.rng.random_range(0..15) {
+            14 => self.come_late().await,
             0..=5 => {
                 let ask = self.errand();
                 self.ask(ask).await;
@@ -293,6 +294,20 @@ impl<'a, S: Shop> Client<'a, S> {
                 self.buy(order).await;
             }
         }
+    }
+
+    /// Is refused, and what was missing comes right after: the refusal stands all the same.
+    async fn come_late(&mut self) {
+        let (user, item, units) = (self.user(), self.item(), STOCK + 1);
+        let Some(Said::Id(order)) = self.ask(Ask::CreateOrder(user)).await else { return };
+        self.ask(Ask::AddItem(order.clone(), item, units)).await;
+        self.ask(Ask::Checkout(order.clone(), None)).await;
+        self.ask(Ask::AddStock(item, units)).await;
+        self.ask(Ask::AddFunds(user, units * PRICE)).await;
+        sleep(Duration::from_millis(self.rng.random_range(0..3_000))).await;
+        self.ask(Ask::FindOrder(order)).await;
+        self.ask(Ask::Subtract(item, units)).await;
+        self.ask(Ask::Pay(user, units * PRICE)).await;
     }
 
     /// Several people at one order, its items and its user in the same moment, again and again.
@@ -345,6 +360,27 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
+    /// Something that is done to a drawn order while it is drawn again.
+    fn at_drawn(&mut self, order: String) -> Ask {
+        match self.rng.random_range(0..6) {
+            0 => Ask::AddItem(order, 1, 1),
+            1 => Ask::RemoveItem(order, 1),
+            2 => Ask::RemoveOrder(order),
+            _ => Ask::Checkout(order, None),
+        }
+    }
+
+    /// Overwrites items while some of them are held for users who cannot pay, and others are sold.
+    async fn overwrite_holds(&mut self) {
+        let dear = CREDIT / PRICE + 1;
+        let (init, poor) = (Ask::InitStock(2 * dear), Ask::Sell(1, 1, dear));
+        let first = [poor.clone(), init.clone(), poor.clone(), Ask::Subtract(1, dear)];
+        let second = [poor.clone(), init, Ask::Subtract(1, dear), poor, Ask::FindItem(1)];
+        for asks in [first.to_vec(), second.to_vec()] {
+            self.together(asks).await;
+        }
+    }
+
     /// Overwrites things while others use them; sometimes several people do in one moment.
     async fn batch_init(&mut self, done: &Cell<u64>) {
         let habits = self.shop.habits();
@@ -355,10 +391,14 @@ impl<'a, S: Shop> Client<'a, S> {
             }
             let amount = self.rng.random_range(0..8);
             let drawn = self.rng.random_range(0..DRAWN).to_string();
-            let (init, use_) = match self.rng.random_range(0..3) {
-                0 if habits.draws => (Ask::InitOrders, Ask::Checkout(drawn, None)),
+            let (init, use_) = match self.rng.random_range(0..4) {
+                3 if habits.sells => {
+                    self.overwrite_holds().await;
+                    continue;
+                }
+                0 if habits.draws => (Ask::InitOrders, self.at_drawn(drawn)),
                 0 | 1 if habits.sells => (Ask::InitStock(amount), Ask::Sell(1, 1, 1)),
-                0 | 1 => (Ask::InitStock(amount), Ask::AddStock(1, 1)),
+                0 | 1 | 3 => (Ask::InitStock(amount), Ask::AddStock(1, 1)),
                 _ => (Ask::InitUsers(2 * amount), Ask::PayFor(1, 0)),
             };
             if self.rng.random_range(0..100) < habits.crowd {

@@ -1,9 +1,10 @@
-//! Small changes of the code that decides, drawn at random: some test of its crate must notice each.
+//! Small changes of the code that decides, drawn at random: some test of its crate, or the simulation, must notice
+//! each.
 //!
 //! cargo-mutants makes them and runs the tests; `.cargo/mutants.toml` names those that no test can notice, each
 //! with its reason.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use serde_json::Value;
 
@@ -32,6 +33,8 @@ const FILES: [&str; 15] = [
     "stock/src/app.rs",
     "stock/src/domain.rs",
 ];
+/// Seeds of the simulation for those that the tests of their crate do not notice.
+const SEEDS: &str = "300";
 /// Of so many mutants at most one may survive.
 const SURVIVES_ONE_IN: usize = 20;
 
@@ -43,6 +46,11 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// A sample of this size.
+    pub(crate) const fn new(seed: u64, count: usize) -> Self {
+        Self { seed, count }
+    }
+
     /// Reads what comes after `cargo xtask mutants`.
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         let mut wanted = Self { seed: 0, count: 20 };
@@ -60,28 +68,64 @@ impl Wanted {
     }
 }
 
-/// Draws a sample, has every mutant of it tested, and prints those that survive.
+/// Draws a sample, has every mutant of it tested, and prints those that survive: those that the tests of their own
+/// crate do not notice, nor some hundred seeds of the simulation.
 pub(crate) fn run(workspace: &Workspace, wanted: Wanted) -> Part {
     if !command::quietly(&mut workspace.cargo(&["mutants", "--version"]))?.0 {
         let reason = "there is no cargo-mutants (cargo install --locked cargo-mutants)";
         return Ok(Outcome::NotRun(reason.to_owned()));
     }
-    let of_files = |args: &[&str]| {
-        let mut cargo = workspace.cargo(&["mutants"]);
-        cargo.args(args).args(FILES.iter().flat_map(|file| ["--file", file]));
-        cargo
-    };
-    let list = command::output(&mut of_files(&["--list", "--json"]))?;
+    let list = command::output(&mut of_files(workspace, &["--list", "--json"]))?;
     let sample = draw(names(&list)?, wanted);
+    if sample.len() < wanted.count {
+        return Err(format!("there are but {} mutants", sample.len()));
+    }
     println!("{} mutants, seed {}", sample.len(), wanted.seed);
-    let folder = workspace.scratch("mutants")?;
-    let mut test = of_files(&["--colors", "never", "--output"]);
-    test.arg(&folder);
-    for name in &sample {
+    let unit = tested(workspace, "mutants", &sample, &[])?;
+    println!("{} are left for the simulation", unit.survived.len());
+    let simulated = ["--test-package", "system-test", "--", "--test", "sim", "no_trouble"];
+    let survived = match unit.survived.as_slice() {
+        [] => Vec::new(),
+        left => tested(workspace, "mutants-simulated", left, &simulated)?.survived,
+    };
+    println!("{} do not compile; survived:", unit.unviable);
+    for name in &survived {
+        println!("  {name}");
+    }
+    let judged = sample.len() - unit.unviable;
+    let mut tally = Tally::default();
+    let enough = survived.len() * SURVIVES_ONE_IN <= judged;
+    tally.check("mutants", if enough { Ok(()) } else { Err("too many survive".to_owned()) });
+    Ok(Outcome::Ran(tally))
+}
+
+fn of_files(workspace: &Workspace, args: &[&str]) -> Command {
+    let mut cargo = workspace.cargo(&["mutants", "--workspace"]);
+    cargo.args(args).args(FILES.iter().flat_map(|file| ["--file", file]));
+    cargo
+}
+
+/// What became of mutants.
+struct Tested {
+    survived: Vec<String>,
+    unviable: usize,
+}
+
+/// Has these mutants tested, each by the tests of its crate unless `args` say otherwise.
+fn tested(
+    workspace: &Workspace,
+    folder: &str,
+    sample: &[String],
+    args: &[&str],
+) -> Result<Tested, String> {
+    let folder = workspace.scratch(folder)?;
+    let mut test = of_files(workspace, &["--colors", "never", "--output"]);
+    test.arg(&folder).env("SIM_SEEDS", SEEDS);
+    for name in sample {
         test.arg("--re").arg(format!("^{}$", escaped(name)));
     }
     // It fails when one survives.
-    command::watch(&mut test, |_| {})?;
+    command::watch(test.args(args), |_| {})?;
     verdict(&folder.join("mutants.out"), sample.len())
 }
 
@@ -119,7 +163,7 @@ fn escaped(name: &str) -> String {
 }
 
 /// Reads what cargo-mutants has written.
-fn verdict(results: &Path, drawn: usize) -> Part {
+fn verdict(results: &Path, drawn: usize) -> Result<Tested, String> {
     let lines = |name: &str| -> Result<Vec<String>, String> {
         let path = results.join(name);
         let text =
@@ -129,18 +173,10 @@ fn verdict(results: &Path, drawn: usize) -> Part {
     let survived = lines("missed.txt")?;
     let (caught, timed_out) = (lines("caught.txt")?.len(), lines("timeout.txt")?.len());
     let unviable = lines("unviable.txt")?.len();
-    println!("{caught} caught, {timed_out} timed out, {unviable} do not compile; survived:");
-    for name in &survived {
-        println!("  {name}");
-    }
     if caught + timed_out + unviable + survived.len() < drawn {
         return Err("not all were tested".to_owned());
     }
-    let judged = drawn - unviable;
-    let mut tally = Tally::default();
-    let enough = survived.len() * SURVIVES_ONE_IN <= judged;
-    tally.check("mutants", if enough { Ok(()) } else { Err("too many survive".to_owned()) });
-    Ok(Outcome::Ran(tally))
+    Ok(Tested { survived, unviable })
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ pub(crate) enum Wanted {
     Seeds { count: u64, from: u64, coverage: bool },
     /// One seed, with everything that happens printed.
     Replay(u64),
-    /// Every break of a rule, or this one, each until it is noticed or this many seeds have passed; with `all`, by how
-    /// many of those seeds it is.
+    /// Every break of a rule, or this one, each until it is noticed or this many seeds have passed; with `all`, until
+    /// so many have noticed that it is 1 in 100 of 2,000.
     Mutations { only: Option<String>, count: u64, all: bool },
 }
 

@@ -1,11 +1,11 @@
 //! What takes too long for every run: the matrix of faults, a million orders audited and a million sold,
-//! dev-kv's long tests, input at random in far more cases than the tests try, then the simulation for as long
+//! dev-kv's long tests, small changes of the code, input at random in far more cases than the tests try, then the simulation for as long
 //! as one likes, each time on seeds that were never run before.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{
-    chaos, client_rust, command, history,
+    chaos, client_rust, command, history, mutants,
     report::{Outcome, Part, Report, Tally},
     sim::{self, Wanted},
     test,
@@ -44,7 +44,19 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
     report.part("dev-kv, ten million keys", || dev_kv_full(workspace));
     report.part("fuzz", || Ok(fuzz(workspace)));
     history::run(workspace, report, history::Wanted::of(time));
+    report
+        .part("mutants", || mutants::run(workspace, mutants::Wanted::new(unheard_of()?, MUTANTS)));
     report.part("soak", || rounds(workspace, time));
+}
+
+/// Mutants of one soak.
+const MUTANTS: usize = 20;
+
+/// Seconds of the epoch, so that no two soaks draw the same.
+fn unheard_of() -> Result<u64, String> {
+    #[allow(clippy::disallowed_methods, reason = "it is here to differ each time")]
+    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
+    Ok(epoch.as_secs())
 }
 
 fn audit(workspace: &Workspace) -> Part {
@@ -106,10 +118,7 @@ fn fuzz(workspace: &Workspace) -> Outcome {
 
 fn rounds(workspace: &Workspace, time: Duration) -> Part {
     let began = Instant::now();
-    // Seconds of the epoch, so that two soaks never share a seed.
-    #[allow(clippy::disallowed_methods, reason = "it is here to differ each time")]
-    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
-    let mut from = epoch.as_secs() * 1_000;
+    let mut from = unheard_of()? * 1_000;
     let mut tally = Tally::default();
     while began.elapsed() < time {
         let wanted = Wanted::Seeds { count: ROUND, from, coverage: false };

@@ -130,7 +130,11 @@ fn attempt(number: u8, call: &ClientCall) -> TxMeta {
 
 /// One unit of item "0".
 fn prepare(meta: &TxMeta) -> Call<Stock> {
-    Call::Prepare { meta: meta.clone(), payload: vec![(item("0"), units(1))], may_wait: true }
+    prepare_units(meta, 1)
+}
+
+fn prepare_units(meta: &TxMeta, number: u64) -> Call<Stock> {
+    Call::Prepare { meta: meta.clone(), payload: vec![(item("0"), units(number))], may_wait: true }
 }
 
 fn commit(meta: &TxMeta) -> Call<Stock> {
@@ -401,4 +405,40 @@ fn who_waits_looks_again_where_the_journal_tells_nothing_any_more() {
     let answers = store.write(&mut core, 60_000, &[]);
     assert_eq!(answers, ["YES"]);
     assert_eq!(core.book().get(waits.tx_id).unwrap().state, BranchState::Prepared);
+}
+
+#[test]
+fn behind_one_who_waits_on_only_who_may_still_wait_does() {
+    let (mut store, mut core) = stocked(2);
+    store.write(&mut core, 10, &[prepare(&tx(2)), prepare(&tx(9))]);
+    // Both may wait for the youngest holder.
+    assert_eq!(store.write(&mut core, 20, &[prepare(&tx(3))]), NOBODY);
+    assert_eq!(store.write(&mut core, 30, &[prepare_units(&tx(1), 2)]), NOBODY);
+    // One unit comes back; the oldest needs two, and who is behind waits for somebody older now.
+    let answers = store.write(&mut core, 40, &[abort(&tx(9))]);
+    assert_eq!(answers, ["ABORTED", "CONTENDED by 2"]);
+    assert!(core.has_waiters());
+    assert_eq!(store.write(&mut core, 50, &[abort(&tx(2))]), ["ABORTED", "YES"]);
+}
+
+#[test]
+fn who_needs_a_row_that_cannot_be_read_is_given_up_and_who_is_behind_is_next() {
+    let (mut store, mut core) = stocked(1);
+    store.write(&mut core, 10, &[prepare(&tx(9))]);
+    let both = vec![(item("0"), units(1)), (item("1"), units(1))];
+    let both = Call::Prepare { meta: tx(1), payload: both, may_wait: true };
+    let one = op(Op::Init { numbers: vec![1], stock: units(1), price: Money::ZERO });
+    store.write(&mut core, 20, &[one]);
+    assert_eq!(store.write(&mut core, 30, std::slice::from_ref(&both)), NOBODY);
+    assert_eq!(store.write(&mut core, 31, &[op(Op::Subtract(item("0"), units(1)))]), NOBODY);
+    let rows = core.rows_of(&both);
+    let row = |number: u8| rows.iter().find(|row| row.last() == Some(&number)).unwrap();
+    // One that nobody needs; one that is needed by who waits for another; one that is waited for.
+    assert!(core.give_up(&b"other".to_vec()).is_empty());
+    assert_eq!(core.give_up(row(b'1')).len(), 1);
+    assert!(core.has_waiters());
+    assert!(core.wants_look(UnixMillis(0)), "who stood behind it may be next");
+    assert_eq!(core.give_up(row(b'0')).len(), 1);
+    assert!(!core.has_waiters());
+    assert!(!core.wants_look(UnixMillis(0)), "nothing is to be read of it any more");
 }
