@@ -140,6 +140,17 @@ impl Shop {
         fs::read_to_string(self.directory.path().join(format!("data/logs/{role}-0.log"))).unwrap()
     }
 
+    /// What every replica of a role has logged, each by itself.
+    pub fn logs(&self, role: &str) -> Vec<String> {
+        let files = fs::read_dir(self.directory.path().join("data/logs")).unwrap();
+        let paths = files.map(|file| file.unwrap().path());
+        let of_role = paths.filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap();
+            name.starts_with(&format!("{role}-"))
+        });
+        of_role.map(|path| fs::read_to_string(path).unwrap()).collect()
+    }
+
     /// Ends it in order (SIGTERM), and waits until it has ended.
     pub fn end(&mut self) {
         end(&mut self.supervisor);

@@ -16,7 +16,7 @@ mod world;
 
 use self::{
     search::{Found, explore},
-    world::{Actor, Loose, Scope, World},
+    world::{Actor, Kind, Loose, Scope, World},
 };
 use crate::rules::Rule;
 
@@ -110,4 +110,15 @@ fn the_search_sees_both_outcomes() {
     });
     let seen: Vec<&str> = seen.into_iter().collect();
     assert_eq!(seen, ["committed", "contended", "fenced", "refused"]);
+}
+
+#[test]
+fn every_message_comes_right_after_every_other_one() {
+    let scope = Scope { verdicts: 2, ..one(2, &[OWNER, ASKER]) };
+    let met = search::meetings(&scope);
+    for first in Kind::ALL {
+        let then = Kind::ALL.map(|then| if met.contains(&(first, then)) { 'x' } else { '.' });
+        println!("{first:?}, then: {}", then.iter().collect::<String>());
+    }
+    assert_eq!(met.len(), Kind::ALL.len().pow(2));
 }

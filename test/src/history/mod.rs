@@ -3,9 +3,10 @@
 //! [`calls`] the calls, [`grpc`] over the services' own wire; [`people`] clients that make them, on few orders,
 //! items and users and in the same moment; [`models`] what one call at a time may do; [`linear`] whether there is
 //! an order of the calls that explains all answers; [`judge`] that for a whole history; [`json`] for other
-//! checkers.
+//! checkers; [`coverage`] which calls really met.
 
 pub mod calls;
+pub mod coverage;
 pub mod grpc;
 pub mod json;
 pub mod judge;

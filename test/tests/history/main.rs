@@ -24,7 +24,11 @@ use std::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use shop::Shop;
-use system_test::history::{json, judge, people, people::Habits};
+use system_test::history::{
+    coverage::{self, Counts},
+    json, judge, people,
+    people::Habits,
+};
 
 /// How long an ordinary test run goes on.
 const SECONDS: u64 = 100;
@@ -35,8 +39,13 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// One round: its problems, and how many calls there were.
-fn round(seed: u64, replicas: u64) -> (Vec<String>, usize) {
+/// Whether somebody wants to know which calls met.
+fn counts_what_met() -> bool {
+    std::env::var_os("HISTORY_COVERAGE").is_some()
+}
+
+/// One round: its problems, and how many calls there were. Adds which of them met.
+fn round(seed: u64, replicas: u64, met: &mut Counts) -> (Vec<String>, usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let calm = seed.is_multiple_of(3);
     let habits = Habits {
@@ -47,12 +56,13 @@ fn round(seed: u64, replicas: u64) -> (Vec<String>, usize) {
         sells: rng.random_bool(0.3),
         foreign: false,
     };
-    let shop = Shop::start(replicas, habits);
+    let shop = Shop::start(replicas, habits, counts_what_met());
+    let mut strikes = Vec::new();
     let trouble = (!calm).then(|| trouble::Trouble::begin(shop.status_file(), seed));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (book, closed) = runtime.block_on(async {
         let book = people::live(&shop, seed).await;
-        drop(trouble);
+        strikes = trouble.map(trouble::Trouble::end).unwrap_or_default();
         // Whatever a client has given up on goes on for as long as a call may take.
         let unknown = book.borrow().entries.iter().any(|entry| entry.ended.is_none());
         if unknown {
@@ -63,6 +73,9 @@ fn round(seed: u64, replicas: u64) -> (Vec<String>, usize) {
         (book, closed)
     });
     shop.quiet();
+    if counts_what_met() {
+        coverage::add(met, shop.met(&strikes));
+    }
     // What was sold without an order is missing in the books.
     let mut problems = if habits.sells { Vec::new() } else { shop.audit() };
     let book = book.borrow();
@@ -88,9 +101,10 @@ fn what_people_are_told_could_have_happened_one_call_at_a_time() {
     let first = number("HISTORY_SEED", u64::from(std::process::id()) * 1_000);
     let begun = Instant::now();
     let (mut rounds, mut calls, mut failed) = (0, 0, Vec::new());
+    let mut met = Counts::new();
     while begun.elapsed() < time {
         let seed = first + rounds;
-        let (problems, entries) = round(seed, replicas);
+        let (problems, entries) = round(seed, replicas, &mut met);
         if !problems.is_empty() {
             failed.push(seed);
         }
@@ -101,5 +115,9 @@ fn what_people_are_told_could_have_happened_one_call_at_a_time() {
         }
     }
     println!("{rounds} rounds, {calls} calls, {} wrong", failed.len());
+    if counts_what_met() {
+        let (tables, empty) = coverage::tables(&met);
+        println!("{tables}\n{empty} cells are empty");
+    }
     assert!(failed.is_empty(), "rounds {failed:?} are wrong");
 }

@@ -10,9 +10,15 @@ use std::{
 
 use rpc::net::{GrpcNet, Net};
 use system_test::{
-    history::people::{self, Habits},
+    history::{
+        coverage::{self, Between, Counts, Seen, Told},
+        people::{self, Habits},
+    },
     process::{self, read_status, till},
 };
+use types::Timestamp;
+
+use crate::trouble::Strike;
 
 /// Shards of every service: few, so that calls meet.
 const SHARDS: u16 = 2;
@@ -29,13 +35,19 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Starts one; returns when every role answers.
-    pub(crate) fn start(replicas: u64, habits: Habits) -> Self {
+    /// Starts one, whose lanes tell of their calls if `told`; returns when every role answers.
+    pub(crate) fn start(replicas: u64, habits: Habits, told: bool) -> Self {
         let (replicas, shards) = (replicas.to_string(), SHARDS.to_string());
         let timeout = REQUEST_TIMEOUT.as_millis().to_string();
+        let scope =
+            if told { format!("info,{}=trace", coverage::TARGET) } else { "info".to_owned() };
         let processes = process::Shop::launch(
             &["--replicas", &replicas, "--shards", &shards],
-            &[("TILL_REQUEST_TIMEOUT_MS", &timeout)],
+            &[
+                ("TILL_REQUEST_TIMEOUT_MS", &timeout),
+                ("TILL_LOG", &scope),
+                ("TILL_LOG_FORMAT", "json"),
+            ],
         );
         let status = read_status(&processes.status_file());
         let of_role = |role: &str| {
@@ -51,6 +63,32 @@ impl Shop {
     /// Who runs where.
     pub(crate) fn status_file(&self) -> PathBuf {
         self.processes.status_file()
+    }
+
+    /// Which calls met, between which troubles, as lanes told in their logs.
+    pub(crate) fn met(&self, strikes: &[Strike]) -> Counts {
+        let mut told: Vec<Told> = ["order", "stock", "payment"]
+            .iter()
+            .flat_map(|role| self.processes.logs(role))
+            .flat_map(|log| log.lines().filter_map(Told::of_line).collect::<Vec<_>>())
+            .collect();
+        told.sort_by_key(|told| told.batch);
+        let (mut seen, mut strikes) = (Seen::default(), strikes.iter().peekable());
+        for told in told {
+            let now = Timestamp(told.batch).physical().0;
+            while let Some(strike) = strikes.next_if(|strike| strike.at_ms <= now) {
+                match strike.replica.split('-').next().unwrap() {
+                    "dev" => {
+                        for service in ["order", "stock", "payment"] {
+                            seen.trouble(service, Between::Store);
+                        }
+                    }
+                    service => seen.trouble(service, strike.what),
+                }
+            }
+            seen.hear(told);
+        }
+        seen.counts
     }
 
     /// Whether the books agree, and what the audit says.

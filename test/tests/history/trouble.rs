@@ -1,4 +1,4 @@
-//! Kills and stops the processes of a shop, one after the other.
+//! Kills and stops the processes of a shop, one after the other, and remembers whom and when.
 
 use std::{
     path::PathBuf,
@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{JoinHandle, sleep, spawn},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::{
@@ -17,15 +17,22 @@ use nix::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use system_test::process::read_status;
+use system_test::{history::coverage::Between, process::read_status};
 
 /// Longest that somebody stands still: longer than a vote may take.
 const STOPPED_MAX_MS: u64 = 3_000;
 
-/// Trouble, until it is dropped; then everybody goes on.
+/// Whom trouble hit, and when, in milliseconds of the epoch.
+pub(crate) struct Strike {
+    pub(crate) at_ms: u64,
+    pub(crate) replica: String,
+    pub(crate) what: Between,
+}
+
+/// Trouble, until it is ended; then everybody goes on.
 pub(crate) struct Trouble {
     is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Vec<Strike>>>,
 }
 
 impl Trouble {
@@ -35,28 +42,51 @@ impl Trouble {
         let over = Arc::clone(&is_over);
         let thread = spawn(move || {
             let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x7_2007_b1e5);
+            let mut strikes = Vec::new();
             while !over.load(Ordering::Relaxed) {
                 sleep(Duration::from_millis(rng.random_range(20..700)));
                 let status = read_status(&status);
                 let Some(children) = status["children"].as_array() else { continue };
-                let pids: Vec<_> =
-                    children.iter().filter_map(|child| child["pid"].as_i64()).collect();
-                if pids.is_empty() {
+                let running: Vec<_> =
+                    children.iter().filter(|child| child["pid"].is_i64()).collect();
+                if running.is_empty() {
                     continue;
                 }
-                let pid = pids[rng.random_range(0..pids.len())];
-                strike(Pid::from_raw(pid.try_into().unwrap()), &mut rng, &over);
+                let child = running[rng.random_range(0..running.len())];
+                let pid = Pid::from_raw(child["pid"].as_i64().unwrap().try_into().unwrap());
+                let at_ms = now_ms();
+                let what = strike(pid, &mut rng, &over);
+                let replica = child["role"].as_str().unwrap().to_owned();
+                strikes.push(Strike { at_ms, replica, what });
             }
+            strikes
         });
         Self { is_over, thread: Some(thread) }
     }
+
+    /// Ends it; returns what it did.
+    pub(crate) fn end(mut self) -> Vec<Strike> {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_millis().try_into().unwrap()
 }
 
 /// What happens to one process.
-fn strike(pid: Pid, rng: &mut ChaCha8Rng, over: &AtomicBool) {
+fn strike(pid: Pid, rng: &mut ChaCha8Rng, over: &AtomicBool) -> Between {
     match rng.random_range(0..10) {
-        0..=3 => send(pid, Signal::SIGKILL),
-        4 => send(pid, Signal::SIGTERM),
+        0..=3 => {
+            send(pid, Signal::SIGKILL);
+            Between::Death
+        }
+        4 => {
+            send(pid, Signal::SIGTERM);
+            Between::Death
+        }
         _ => {
             send(pid, Signal::SIGSTOP);
             let mut left = rng.random_range(50..STOPPED_MAX_MS);
@@ -66,6 +96,7 @@ fn strike(pid: Pid, rng: &mut ChaCha8Rng, over: &AtomicBool) {
                 left -= step;
             }
             send(pid, Signal::SIGCONT);
+            Between::Standstill
         }
     }
 }

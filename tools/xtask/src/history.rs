@@ -85,6 +85,7 @@ fn histories(workspace: &Workspace, wanted: Wanted) -> Part {
         .env("TILL_BIN", workspace.till())
         .env("TMPDIR", workspace.scratch("tmp")?)
         .env("HISTORIES_TO", folder)
+        .env("HISTORY_COVERAGE", "1")
         .env("HISTORY_SECONDS", (wanted.minutes * 60).to_string())
         .env("HISTORY_REPLICAS", wanted.replicas.to_string());
     test::rust_counted(&mut cargo)

@@ -1,8 +1,9 @@
 //! Breadth-first search, so that the counter-example found is a shortest one.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::world::{Scope, World};
+use super::world::{Kind, Print, Scope, World};
+use crate::message::Seat;
 
 /// What the search came to.
 #[derive(Debug)]
@@ -51,6 +52,28 @@ pub(super) fn visit(scope: &Scope, mut look: impl FnMut(&World)) {
             }
         }
     }
+}
+
+/// Which kind of message came right after which other one at one branch, in every order of events in scope.
+pub(super) fn meetings(scope: &Scope) -> BTreeSet<(Kind, Kind)> {
+    // By state: what may have come to a branch right before it.
+    let mut before: BTreeMap<Print, BTreeSet<(Seat, Kind)>> = BTreeMap::new();
+    visit(scope, |world| {
+        for (step, next) in world.successors(scope) {
+            before.entry(next.print()).or_default().extend(step.message());
+        }
+    });
+    let mut met = BTreeSet::new();
+    visit(scope, |world| {
+        let Some(before) = before.get(&world.print()) else { return };
+        for (step, _) in world.successors(scope) {
+            let Some((seat, kind)) = step.message() else { continue };
+            met.extend(
+                before.iter().filter(|(of, _)| *of == seat).map(|(_, first)| (*first, kind)),
+            );
+        }
+    });
+    met
 }
 
 fn trace(scope: &Scope, steps: &[(usize, super::world::Step)], mut index: usize) -> Vec<String> {

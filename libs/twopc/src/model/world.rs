@@ -221,7 +221,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
+    pub(super) const ALL: [Self; 6] =
         [Self::Prepare, Self::Commit, Self::Abort, Self::Query, Self::Fence, Self::Forget];
 
     const fn of(message: &Message) -> Self {
@@ -251,6 +251,20 @@ pub(super) enum Step {
 }
 
 impl Step {
+    /// The message that has its effect, and where.
+    pub(super) const fn message(&self) -> Option<(Seat, Kind)> {
+        match self {
+            Self::Effect(_, seat, kind, _) | Self::Deliver(_, seat, kind, _) => {
+                Some((*seat, *kind))
+            }
+            Self::Start(_)
+            | Self::Receive(..)
+            | Self::Deadline
+            | Self::TellDeadline(_)
+            | Self::Forget(..) => None,
+        }
+    }
+
     pub(super) fn show(&self, scope: &Scope) -> String {
         let who = |actor: &usize| format!("{actor} ({:?})", scope.actors[*actor].1);
         match self {

@@ -1,0 +1,223 @@
+//! Which calls met on one record, in which order, and what happened between them. Counted from what lanes tell of
+//! their durable batches (`TILL_LOG=participant::calls=trace`), not from what the clients' program says.
+//!
+//! Of two calls on one record the later one follows the earlier one in the same batch, or in a later batch: with
+//! nothing between them, or with a death, a standstill or a failure of the store that hit a replica of the service.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use serde_json::Value;
+
+/// Where lanes tell their calls.
+pub const TARGET: &str = "participant::calls";
+
+/// What lies between two calls on one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Between {
+    /// They are of one batch.
+    Batch,
+    /// They are of two batches, and nothing happened.
+    Nothing,
+    /// A replica of the service died.
+    Death,
+    /// One stood still.
+    Standstill,
+    /// The store failed a call of one, or cut it off.
+    Store,
+}
+
+impl Between {
+    const ALL: [Self; 5] = [Self::Batch, Self::Nothing, Self::Death, Self::Standstill, Self::Store];
+
+    const fn letter(self) -> char {
+        match self {
+            Self::Batch => 'b',
+            Self::Nothing => 'n',
+            Self::Death => 'd',
+            Self::Standstill => 's',
+            Self::Store => 'k',
+        }
+    }
+}
+
+/// How often the second kind of call followed the first one on a record of a service.
+pub type Counts = BTreeMap<(String, String, String), BTreeMap<Between, u64>>;
+
+/// What a lane tells of a call: that a batch took it, or that it was answered.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub branch: String,
+    pub lane: String,
+    pub batch: u64,
+    pub id: u64,
+    /// What kind of call it is, where it was taken.
+    pub call: Option<String>,
+    /// The rows that it names, as a list in JSON.
+    pub rows: String,
+    pub tx: Option<String>,
+    /// What it was answered, where it was.
+    pub answer: String,
+}
+
+impl Told {
+    /// From a line of a role's log in JSON; none where it tells something else.
+    pub fn of_line(line: &str) -> Option<Self> {
+        let line: Value = serde_json::from_str(line).ok()?;
+        if line["target"] != TARGET {
+            return None;
+        }
+        let text = |name: &str| line[name].as_str().map(ToOwned::to_owned);
+        let number = |name: &str| line[name].as_u64();
+        Some(Self {
+            branch: text("branch")?,
+            lane: text("lane")?,
+            batch: number("batch")?,
+            id: number("id")?,
+            call: text("call"),
+            rows: text("rows").unwrap_or_default(),
+            tx: text("tx"),
+            answer: text("answer").unwrap_or_default(),
+        })
+    }
+}
+
+/// The call on a record before, and how often each trouble had happened by then.
+#[derive(Debug)]
+struct Last {
+    batch: u64,
+    kinds: Vec<String>,
+    troubles: BTreeMap<Between, u64>,
+}
+
+/// What was told of one shop.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub counts: Counts,
+    /// Calls that were taken, by lane and number.
+    taken: BTreeMap<(String, u64), (String, Vec<String>)>,
+    /// Rows of transactions, by branch and transaction.
+    held: BTreeMap<(String, String), Vec<String>>,
+    /// By branch and row.
+    last: BTreeMap<(String, String), Last>,
+    troubles: BTreeMap<String, BTreeMap<Between, u64>>,
+}
+
+impl Seen {
+    /// A replica of a service came into trouble.
+    pub fn trouble(&mut self, service: &str, what: Between) {
+        *self.troubles.entry(service.to_owned()).or_default().entry(what).or_default() += 1;
+    }
+
+    /// A lane told something. What lanes tell of one shard comes in the order of its batches.
+    pub fn hear(&mut self, told: Told) {
+        let Told { branch, lane, batch, id, call, rows, tx, answer } = told;
+        if let Some(call) = call {
+            let rows: Vec<String> = serde_json::from_str(&rows).unwrap();
+            let mut rows: Vec<String> =
+                rows.into_iter().filter(|row| !row.starts_with('a')).collect();
+            if let Some(tx) = tx {
+                let held = self.held.entry((branch, tx)).or_default();
+                if rows.is_empty() {
+                    rows.clone_from(held);
+                } else {
+                    held.clone_from(&rows);
+                }
+            }
+            self.taken.insert((lane, id), (call, rows));
+            return;
+        }
+        let Some((call, mut rows)) = self.taken.remove(&(lane, id)) else { return };
+        if call == "Init" && rows.is_empty() {
+            // It reads nothing and overwrites, here, every item or user of its shard.
+            let all = self.last.keys().filter(|(of, row)| *of == branch && !row.starts_with('y'));
+            rows = all.map(|(_, row)| row.clone()).collect();
+        }
+        let kind = match (call.as_str(), answer.as_str()) {
+            (_, "waiting" | "overloaded" | "expired") => return,
+            ("Prepare", "yes") => "Prepare".to_owned(),
+            ("Prepare", _) => "Prepare, no".to_owned(),
+            (_, "refused") => format!("{call}, refused"),
+            _ => call,
+        };
+        for row in rows {
+            self.follow(&branch, batch, row, &kind);
+        }
+    }
+
+    fn follow(&mut self, branch: &str, batch: u64, row: String, kind: &str) {
+        let service = branch.split('/').next().unwrap_or_default().to_owned();
+        let troubles = self.troubles.get(&service).cloned().unwrap_or_default();
+        let place = (branch.to_owned(), row);
+        let mut pairs = BTreeSet::new();
+        let last = self.last.entry(place).or_insert_with(|| Last {
+            batch,
+            kinds: Vec::new(),
+            troubles: troubles.clone(),
+        });
+        if last.batch == batch {
+            pairs.extend(last.kinds.iter().map(|before| (before.clone(), Between::Batch)));
+        } else {
+            let happened = Between::ALL.into_iter().filter(|one| {
+                troubles.get(one).copied().unwrap_or(0)
+                    > last.troubles.get(one).copied().unwrap_or(0)
+            });
+            let mut happened: Vec<Between> = happened.collect();
+            if happened.is_empty() {
+                happened.push(Between::Nothing);
+            }
+            for before in last.kinds.drain(..) {
+                pairs.extend(happened.iter().map(|between| (before.clone(), *between)));
+            }
+            (last.batch, last.troubles) = (batch, troubles);
+        }
+        last.kinds.push(kind.to_owned());
+        for (before, between) in pairs {
+            let pair = (service.clone(), before, kind.to_owned());
+            *self.counts.entry(pair).or_default().entry(between).or_default() += 1;
+        }
+    }
+}
+
+/// Adds counts to others.
+pub fn add(all: &mut Counts, more: Counts) {
+    for (pair, counts) in more {
+        let known = all.entry(pair).or_default();
+        for (between, count) in counts {
+            *known.entry(between).or_default() += count;
+        }
+    }
+}
+
+/// Tables for docs/reliability.md, and how many cells are empty.
+pub fn tables(all: &Counts) -> (String, usize) {
+    let mut text = String::new();
+    let mut empty = 0;
+    for service in ["order", "stock", "payment"] {
+        let kinds: BTreeSet<&String> = all
+            .keys()
+            .filter(|(of, ..)| of == service)
+            .flat_map(|(_, before, after)| [before, after])
+            .collect();
+        let header: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+        writeln!(text, "\n| {service}: first, then | {} |", header.join(" | ")).unwrap();
+        writeln!(text, "|---|{}", "---|".repeat(kinds.len())).unwrap();
+        for before in &kinds {
+            let cells = kinds.iter().map(|after| {
+                let pair = (service.to_owned(), (*before).clone(), (*after).clone());
+                let counts = all.get(&pair);
+                let letter = |between: Between| {
+                    let count = counts.and_then(|counts| counts.get(&between)).copied();
+                    if count.is_some() { between.letter() } else { '.' }
+                };
+                Between::ALL.map(letter).into_iter().collect::<String>()
+            });
+            let cells: Vec<String> = cells.collect();
+            empty += cells.iter().map(|cell| cell.matches('.').count()).sum::<usize>();
+            writeln!(text, "| {before} | {} |", cells.join(" | ")).unwrap();
+        }
+    }
+    (text, empty)
+}
