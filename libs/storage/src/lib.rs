@@ -11,7 +11,7 @@
 //!
 //! Invariants: a commit error is *undetermined* unless it is proved definite; whatever stands in the
 //! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; every KV transaction
-//! that changes anything in a shard reads its head and writes it first.
+//! that changes anything in a shard writes its head first, and fails where it does not know the head ([`shard`]).
 
 pub mod args;
 pub mod claims;

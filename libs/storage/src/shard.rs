@@ -1,13 +1,14 @@
 //! A shard's two bookkeeping records: its head and its journal.
 //!
-//! Every KV transaction that changes anything in a shard reads its head and writes it first. So two
-//! writers of a shard can never both commit from the same state; a writer that was cut off fails at its
-//! next commit; and an undetermined commit is settled by reading the head.
+//! Every KV transaction that changes anything in a shard writes its head first, as it follows from the head that
+//! it knows, and inserts the journal entry of its number. So two writers of a shard can never both commit from the
+//! same state; a writer that was cut off fails at its next commit; and an undetermined commit is settled by reading
+//! the head.
 //!
-//! A writer whose own last batch (or look at the head) is fresh need not read the head again: the journal
-//! entry of a batch is *inserted*, which fails when the shard has a batch of that number already, and what
-//! is written after the start of the KV transaction conflicts on the head. For that to see every batch of
-//! somebody else, its entry must still stand, so trimming follows a rule of its own:
+//! It reads the head, unless its writer's own last batch (or look at the head) is fresh: to insert the entry fails
+//! when the shard has a batch of that number already, and what is written after the start of the KV transaction
+//! conflicts on the head. For that to see every batch of somebody else, its entry must still stand, so trimming
+//! follows a rule of its own:
 //!
 //! Let a writer know the head at batch `k` as of timestamp `s0`, and start at `s` within [`TRUST_MS`] of it.
 //! If somebody wrote `k + 1` at commit timestamp `c`, then `c > s0`, or it would have been seen. If `c > s`,

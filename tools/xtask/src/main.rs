@@ -9,7 +9,7 @@
 //! tools of others, against a running [`shop`]; [`tour`] README's tours; [`python`] the
 //! virtual environment; [`command`], [`report`] and [`workspace`] underneath.
 //!
-//! Invariants: nothing is written outside the target directory (but for `goldens`); what could not run is
+//! Invariants: nothing is written outside the target directory (but by `goldens`, `k8s` and `live`); what could not run is
 //! said so and is never counted as passed; processes are ended by their id.
 
 #![allow(clippy::print_stdout, reason = "printing is what a task runner is for")]
@@ -58,14 +58,15 @@ usage: cargo xtask COMMAND
             prints all that happens;
             --mutations, --mutation NAME break rules, each of which must be noticed; --shares by how many seeds
   soak      the matrix of faults, a million orders audited and sold, tikv-client's tests over 42 regions,
-            dev-kv killed 100 times, a key written a million times and ten million keys, then the
-            simulation on seeds never run before: --minutes N
-  mutants   small changes of what decides, drawn at random, each of which a test of its crate must notice:
+            dev-kv killed 100 times, a key written a million times and ten million keys, fuzzing, small
+            changes; then histories, and the simulation on seeds never run before, for --minutes N each
+  mutants   small changes of what decides, drawn at random, each of which tests must notice:
             --seed N --count M; needs cargo-mutants
   history   people of real processes under kills and stops, what they are told judged: --minutes N,
             --replicas R
   chaos     every fault upon every role of real processes, over one and over two replicas of each
-  live      the shop in Docker, for real: docker [--executable PROFILE | --build PROFILE]; shell
+  live      the shop for real: docker [--executable PROFILE | --build PROFILE], kubernetes, shell; a cluster
+            that PD_ENDPOINTS names: store [--minutes N]
   goldens   writes the golden files anew, from what the tests see
   client-tests [--regions N]
             tikv-client's own tests against dev-kv, cut into N regions (1)";
