@@ -99,7 +99,9 @@ async fn a_backend_follows_a_new_leader_while_the_old_one_hangs() {
 #[tokio::test]
 async fn addresses_of_two_stores_are_not_connected_to() {
     let one = Server::start();
-    // Clusters are told apart by the millisecond of their beginning.
+    // Clusters are told apart by the millisecond of their beginning: the first one has begun once it answers.
+    let first = TikvKv::connect(config(vec![one.endpoint().to_string()])).await.unwrap();
+    until_it_answers(&first).await;
     tokio::time::sleep(Duration::from_millis(2)).await;
     let other = Server::start();
     let endpoints = vec![one.endpoint().to_string(), other.endpoint().to_string()];
