@@ -21,7 +21,6 @@ mod layer;
 mod readiness;
 
 pub use args::{ServerArgs, StopArgs};
-pub(crate) use bounds::Kept;
 pub use layer::{Guard, GuardLayer};
 pub use readiness::{Readiness, State};
 
@@ -144,8 +143,8 @@ pub async fn serve(
     let routes = routes.add_service(served!(HealthServer::new(health)));
     let routes = reflect(routes, &options).map_err(ServeError::Reflection)?;
 
-    let guard = GuardLayer::new(options.in_flight_max, judges)
-        .holding(options.held_bytes_max, options.patience)
+    let Options { in_flight_max, held_bytes_max, patience, .. } = options;
+    let guard = GuardLayer::new(in_flight_max, held_bytes_max, patience, judges)
         .counting(methods(&options));
     let mut builder = tonic::transport::Server::builder();
     if !options.max_connection_age.is_zero() {

@@ -28,7 +28,6 @@ use crate::{
     access::Peer,
     deadline,
     server::Guard,
-    server::Kept,
     status::{expired, invalid_field, to_status, unreadable},
 };
 
@@ -70,11 +69,10 @@ impl Service<Request> for Unbundling {
         }
         let peer = request.extensions().get().cloned();
         let unpacking = Unpacking { guard: self.guard.clone(), peer };
-        let Some(place) = self.guard.place_of_a_bundle() else {
+        let Some((request, kept)) = self.guard.bundles().admit(request, true) else {
             let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
             return future::ready(Ok(refused)).boxed();
         };
-        let (request, share) = self.guard.held().bind(request, true);
         async move {
             let codec = ProstCodec::<CallResponse, CallRequest>::default();
             let mut grpc = tonic::server::Grpc::new(codec)
@@ -82,7 +80,7 @@ impl Service<Request> for Unbundling {
                 .accept_compressed(COMPRESSION);
             let answer = grpc.server_streaming(unpacking, request).await;
             let answer = unreadable(&answer).map_or(answer, Status::into_http);
-            Ok(answer.map(|body| Kept::body(body, place, share)))
+            Ok(answer.map(|body| kept.until_taken(body)))
         }
         .boxed()
     }

@@ -13,11 +13,11 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 use types::{Reason, Refusal};
 
-use super::layer::Place;
 use crate::status::{to_status, unfinished};
 
 /// Of each request so many bytes are not counted: as many requests as may be in flight have room for them.
@@ -25,9 +25,66 @@ const FREE_BYTES: usize = 16 * 1024;
 /// A byte of a request that is compressed counts as so many, all of them: as much as gzip makes of it at most.
 const INFLATED: usize = 1_032;
 
+/// Places for requests of one kind, and room for their bytes. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Bound {
+    taken: Arc<AtomicUsize>,
+    most: usize,
+    held: Held,
+}
+
+impl Bound {
+    /// So many places.
+    pub(super) fn new(most: usize, held: Held) -> Self {
+        Self { taken: Arc::default(), most, held }
+    }
+
+    /// The request with its body counted, and what keeps its place and its bytes until it is dropped; none where no
+    /// place is left. Bodies that may take their time, as streams do, are not `timed`.
+    pub(crate) fn admit(
+        &self,
+        request: http::Request<Body>,
+        timed: bool,
+    ) -> Option<(http::Request<Body>, Kept)> {
+        let place = Place(Arc::clone(&self.taken));
+        if self.taken.fetch_add(1, Ordering::Relaxed) >= self.most {
+            return None;
+        }
+        let (request, share) = self.held.bind(request, timed);
+        Some((request, Kept { _place: place, _share: share }))
+    }
+}
+
+/// Counts one request for as long as it lives.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Keeps a request in flight.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    _place: Place,
+    _share: Arc<Share>,
+}
+
+impl Kept {
+    /// The answer; its request is in flight until it was taken, or nobody wants it any more.
+    pub(crate) fn until_taken(self, answer: Body) -> Body {
+        Body::new(answer.map_frame(move |frame| {
+            let _kept = &self;
+            frame
+        }))
+    }
+}
+
 /// The bytes of all requests that are not answered yet. Clones share the count.
 #[derive(Debug, Clone)]
-pub(crate) struct Held {
+pub(super) struct Held {
     bytes: Arc<AtomicUsize>,
     bytes_max: usize,
     patience: Duration,
@@ -35,17 +92,12 @@ pub(crate) struct Held {
 
 impl Held {
     /// At most so many bytes; a body that is not here after `patience` is given up.
-    pub(crate) fn new(bytes_max: usize, patience: Duration) -> Self {
+    pub(super) fn new(bytes_max: usize, patience: Duration) -> Self {
         Self { bytes: Arc::default(), bytes_max, patience }
     }
 
-    /// The request with its body counted, until both the body and what is returned are dropped. Bodies that may
-    /// take their time, as streams do, are not `timed`.
-    pub(crate) fn bind(
-        &self,
-        request: http::Request<Body>,
-        timed: bool,
-    ) -> (http::Request<Body>, Arc<Share>) {
+    /// The request with its body counted, until both the body and what is returned are dropped.
+    fn bind(&self, request: http::Request<Body>, timed: bool) -> (http::Request<Body>, Arc<Share>) {
         let is_compressed = request.headers().contains_key("grpc-encoding");
         let (before, each) = if is_compressed { (FREE_BYTES, INFLATED) } else { (0, 1) };
         let share = Arc::new(Share { held: self.clone(), read: AtomicUsize::new(before), each });
@@ -59,7 +111,7 @@ impl Held {
 
 /// What one request holds, for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Share {
+struct Share {
     held: Held,
     read: AtomicUsize,
     /// What a byte counts.
@@ -132,43 +184,11 @@ impl http_body::Body for Counted {
     }
 }
 
-/// An answer whose request is in flight until it was taken, or nobody wants it any more.
-pub(crate) struct Kept {
-    body: Body,
-    _place: Place,
-    _share: Arc<Share>,
-}
-
-impl Kept {
-    pub(crate) fn body(body: Body, place: Place, share: Arc<Share>) -> Body {
-        Body::new(Self { body, _place: place, _share: share })
-    }
-}
-
-impl http_body::Body for Kept {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::{FutureExt as _, StreamExt as _, stream};
     use http_body::Body as _;
+    use http_body_util::StreamBody;
     use tokio::time::{Instant, advance};
     use tonic::Code;
 
@@ -180,21 +200,7 @@ mod tests {
     fn request(chunks: &[usize]) -> http::Request<Body> {
         let chunks = chunks.iter().map(|len| Ok::<_, Status>(Frame::data(vec![0; *len].into())));
         let chunks = stream::iter(chunks.collect::<Vec<_>>()).chain(stream::pending());
-        http::Request::new(Body::new(Unended(chunks.boxed())))
-    }
-
-    struct Unended(stream::BoxStream<'static, Result<Frame<Bytes>, Status>>);
-
-    impl http_body::Body for Unended {
-        type Data = Bytes;
-        type Error = Status;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            self.0.poll_next_unpin(cx)
-        }
+        http::Request::new(Body::new(StreamBody::new(chunks)))
     }
 
     async fn next(request: &mut http::Request<Body>) -> Result<usize, Code> {

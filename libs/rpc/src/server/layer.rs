@@ -4,10 +4,7 @@
 use std::{
     collections::HashSet,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,7 +17,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 use types::{Reason, Refusal};
 
-use super::bounds::{Held, Kept};
+use super::bounds::{Bound, Held};
 use crate::{
     access, deadline,
     spans::{answered, span},
@@ -37,41 +34,29 @@ const BEFORE_TONIC: Duration = Duration::from_millis(1);
 /// Makes [`Guard`]s that share one bound.
 #[derive(Debug, Clone)]
 pub struct GuardLayer {
-    in_flight: Arc<AtomicUsize>,
-    in_flight_max: usize,
     /// Whether callers are known, so that they can be judged.
     judges: bool,
     /// `package.Service/Method` of everything that is served.
     methods: Arc<HashSet<Arc<str>>>,
-    held: Held,
+    requests: Bound,
     /// What is answered whoever asks has places and room of its own: nobody can keep the callers of the role out by it.
-    free: Arc<AtomicUsize>,
-    free_held: Held,
-    /// Bundles, whose calls have places of their own.
-    bundles: Arc<AtomicUsize>,
+    free: Bound,
+    /// Bundles have as many places as requests, and their calls have places of their own.
+    bundles: Bound,
 }
 
 impl GuardLayer {
-    /// At most this many requests at once; where `judges`, from those alone whom [`access`] lets call.
-    pub fn new(in_flight_max: usize, judges: bool) -> Self {
+    /// At most `in_flight_max` requests at once, and `bytes_max` bytes of them, each of which is here within
+    /// `patience`; where `judges`, from those alone whom [`access`] lets call.
+    pub fn new(in_flight_max: usize, bytes_max: usize, patience: Duration, judges: bool) -> Self {
+        let held = Held::new(bytes_max, patience);
         Self {
-            in_flight: Arc::default(),
-            in_flight_max,
             judges,
             methods: Arc::default(),
-            held: Held::new(super::HELD_BYTES_MAX, super::PATIENCE),
-            free: Arc::default(),
-            bundles: Arc::default(),
-            free_held: Held::new(FREE_BYTES_MAX, super::PATIENCE),
+            requests: Bound::new(in_flight_max, held.clone()),
+            free: Bound::new(FREE_MAX, Held::new(FREE_BYTES_MAX, patience)),
+            bundles: Bound::new(in_flight_max, held),
         }
-    }
-
-    /// At most so many bytes of requests at once, each of which is here within `patience`.
-    #[must_use]
-    pub fn holding(mut self, bytes_max: usize, patience: Duration) -> Self {
-        self.held = Held::new(bytes_max, patience);
-        self.free_held = Held::new(FREE_BYTES_MAX, patience);
-        self
     }
 
     /// Counts calls of these by their names, `package.Service/Method`.
@@ -83,19 +68,14 @@ impl GuardLayer {
 }
 
 impl<S> Guard<S> {
-    /// What counts the bytes of requests.
-    pub(crate) const fn held(&self) -> &Held {
-        &self.bound.held
-    }
-
-    /// Of so many bundles as requests may be in flight, one.
-    pub(crate) fn place_of_a_bundle(&self) -> Option<Place> {
-        Place::take(&self.bound.bundles, self.bound.in_flight_max)
+    /// The bound on bundles.
+    pub(crate) const fn bundles(&self) -> &Bound {
+        &self.layer.bundles
     }
 
     /// What a caller is told that may not call this; none when it may.
     pub(crate) fn refusal(&self, request: &http::Request<Body>) -> Option<http::Response<Body>> {
-        if !self.bound.judges {
+        if !self.layer.judges {
             return None;
         }
         let path = request.uri().path();
@@ -109,7 +89,7 @@ impl<S> Layer<S> for GuardLayer {
     type Service = Guard<S>;
 
     fn layer(&self, inner: S) -> Guard<S> {
-        Guard { inner, bound: self.clone() }
+        Guard { inner, layer: self.clone() }
     }
 }
 
@@ -117,26 +97,7 @@ impl<S> Layer<S> for GuardLayer {
 #[derive(Debug, Clone)]
 pub struct Guard<S> {
     inner: S,
-    bound: GuardLayer,
-}
-
-/// Counts one request for as long as it lives: until its answer was taken.
-#[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    /// One of so many.
-    pub(crate) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let place = Self(Arc::clone(taken));
-        let before = taken.fetch_add(1, Ordering::Relaxed);
-        (before < most).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    layer: GuardLayer,
 }
 
 impl<S> Service<http::Request<Body>> for Guard<S>
@@ -155,18 +116,16 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        let call = Call::begin(self.bound.methods.get(path.trim_start_matches('/')).cloned());
+        let call = Call::begin(self.layer.methods.get(path.trim_start_matches('/')).cloned());
         if let Some(refused) = self.refusal(&request) {
             call.answered(&refused);
             return futures::future::ok(refused).boxed();
         }
         let is_free = access::is_free(path);
-        let (taken, most, held) = if is_free {
-            (&self.bound.free, FREE_MAX, &self.bound.free_held)
-        } else {
-            (&self.bound.in_flight, self.bound.in_flight_max, &self.bound.held)
-        };
-        let Some(place) = Place::take(taken, most) else {
+        let bound = if is_free { &self.layer.free } else { &self.layer.requests };
+        // A question of reflection is one of a stream, and the next one may take its time.
+        let is_timed = !access::is_reflection(path);
+        let Some((request, kept)) = bound.admit(request, is_timed) else {
             let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
             call.answered(&refused);
             return futures::future::ok(refused).boxed();
@@ -180,9 +139,6 @@ where
         };
         Origin::of_caller(request.headers()).continue_in(&span);
         let left = deadline::of_headers(request.headers());
-        // A question of reflection is one of a stream, and the next one may take its time.
-        let is_timed = !access::is_reflection(path);
-        let (request, share) = held.bind(request, is_timed);
         let inner = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         async move {
             let answered = match left {
@@ -202,7 +158,7 @@ where
             };
             record(&response);
             call.answered(&response);
-            Ok(response.map(|body| Kept::body(body, place, share)))
+            Ok(response.map(|body| kept.until_taken(body)))
         }
         .instrument(span)
         .boxed()

@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
-    time::{Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
@@ -30,9 +30,12 @@ const PREFACE_BYTES: usize = 24;
 /// One connection.
 pub(crate) struct Conn {
     stream: Stream,
-    beginning: Option<Beginning>,
-    /// When it is cut, whatever it is at.
+    /// Bytes that its client has to send before it is known what it wants. Once it speaks HTTP/2, pings tell whether it
+    /// is still there.
+    missing: usize,
+    /// Runs until it is cut, whatever it is at: first for what is missing, then for its life.
     ends: Option<Pin<Box<Sleep>>>,
+    life_ends: Option<Instant>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -52,12 +55,6 @@ pub(crate) struct Life {
     pub(crate) whole: Option<Duration>,
 }
 
-/// The time in which a client has to say what it wants. Once it speaks HTTP/2, pings tell whether it is still there.
-struct Beginning {
-    missing: usize,
-    ends: Pin<Box<Sleep>>,
-}
-
 /// Shakes hands, where that is asked for; none when that fails, as it is the caller's trouble. The connection keeps its
 /// place, and is broken when its life is over.
 pub(crate) async fn accept(
@@ -70,9 +67,12 @@ pub(crate) async fn accept(
         None => Stream::Plain(stream),
         Some(tls) => handshake(tls, stream).await?,
     };
-    let beginning = Beginning { missing: PREFACE_BYTES, ends: Box::pin(sleep(life.beginning)) };
-    let ends = life.whole.map(|whole| Box::pin(sleep(whole)));
-    Some(Conn { stream, beginning: Some(beginning), ends, _place: place })
+    let now = Instant::now();
+    let life_ends = life.whole.map(|whole| now + whole);
+    let begins_until = now + life.beginning;
+    let ends = sleep_until(life_ends.map_or(begins_until, |ends| ends.min(begins_until)));
+    let ends = Some(Box::pin(ends));
+    Some(Conn { stream, missing: PREFACE_BYTES, ends, life_ends, _place: place })
 }
 
 async fn handshake(tls: &Tls, stream: TcpStream) -> Option<Stream> {
@@ -120,13 +120,11 @@ impl AsyncRead for Conn {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Tls(stream, _) => Pin::new(stream).poll_read(cx, buffer),
         };
-        if let Some(beginning) = &mut this.beginning {
+        if this.missing > 0 {
             let read = buffer.filled().len() - before;
-            beginning.missing = beginning.missing.saturating_sub(read);
-            if beginning.missing == 0 {
-                this.beginning = None;
-            } else if beginning.ends.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            this.missing = this.missing.saturating_sub(read);
+            if this.missing == 0 {
+                this.ends = this.life_ends.map(|ends| Box::pin(sleep_until(ends)));
             }
         }
         read
