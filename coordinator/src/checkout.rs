@@ -21,6 +21,7 @@ use types::{
 
 use crate::{
     attempts::{AGAIN, Attempted, Attempts, Noted},
+    driver::is_outdated,
     mail::MailError,
     plan::{self, PlanError, Shards},
     service::Coordinator,
@@ -365,14 +366,6 @@ fn check_match(order: &Order, if_match: &[String]) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::new(Reason::OrderModified).with("order_id", &order.order_id))
-}
-
-/// Whether a refusal says that the order, or where something lies, is not as it was read: then it is read again.
-pub(crate) fn is_outdated(reason: &str) -> bool {
-    matches!(
-        Reason::parse(reason),
-        Some(Reason::OrderChanged | Reason::AlreadyPaid | Reason::WrongShard)
-    )
 }
 
 /// A refusal by its reason, which need not be one of ours.

@@ -23,10 +23,9 @@ use twopc::{
     coordinator::Transaction,
     message::{Input, Message, Outcome, Output, PRIMARY, Reply, Seat, Serial, Violation},
 };
-use types::{Branch, Entropy, TxMeta, Vote};
+use types::{Branch, Entropy, Reason, TxMeta, Vote};
 
 use crate::{
-    checkout::is_outdated,
     mail::{Mail, MailError},
     tx_log::{Trace, What},
 };
@@ -153,12 +152,10 @@ impl Driver {
 
     /// Remembers a refusal, so that the primary can be told of it; but none after which the call is tried again.
     fn hear(&mut self, input: &Input) {
-        if let Input::Reply { seat, reply, .. } = input {
-            self.trace.step(*seat, || What::heard(reply));
-        }
-        if let Input::Reply { seat, reply, .. } = input
-            && let Reply::Vote(Vote::No { reason, metadata })
-            | Reply::State(_, Some(Vote::No { reason, metadata })) = reply
+        let Input::Reply { seat, reply, .. } = input else { return };
+        self.trace.step(*seat, || What::heard(reply));
+        if let Reply::Vote(Vote::No { reason, metadata })
+        | Reply::State(_, Some(Vote::No { reason, metadata })) = reply
             && *seat != PRIMARY
             && !is_outdated(reason)
         {
@@ -252,6 +249,14 @@ impl Driver {
             Message::Forget => self.operations.forget(seat),
         }
     }
+}
+
+/// Whether a refusal says that the order, or where something lies, is not as it was read: then it is read again.
+pub(crate) fn is_outdated(reason: &str) -> bool {
+    matches!(
+        Reason::parse(reason),
+        Some(Reason::OrderChanged | Reason::AlreadyPaid | Reason::WrongShard)
+    )
 }
 
 /// An outcome, as a label.
