@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use types::{
-    Branch, BranchState, Priority, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
+    AMOUNT_MAX, Branch, BranchState, Priority, Service, ShardId, Timestamp, TxId, TxMeta,
+    UnixMillis, Vote,
 };
 
 use crate::{
@@ -15,6 +16,23 @@ use crate::{
 
 /// When the first batch begins, in milliseconds of the store's clock.
 const ORIGIN_MS: u64 = 1_700_000_000_000;
+
+/// Looks whether what a call of this service was answered reads back as it was stored.
+///
+/// # Panics
+/// When it does not, or when the service has another name.
+pub fn reads_replies_back<D: Domain<Reply: PartialEq>>(
+    domain: &D,
+    name: &str,
+    reply: impl Fn(u64) -> D::Reply,
+) {
+    assert_eq!(domain.name(), name);
+    for number in [0, 1, AMOUNT_MAX] {
+        let stored = domain.encode_reply(&reply(number));
+        assert_eq!(domain.decode_reply(&stored), Ok(reply(number)));
+    }
+    assert!(domain.decode_reply(b"\xff").is_err());
+}
 
 /// Offers calls to one batch, so many milliseconds after the origin, and makes it durable. Returns the answers.
 ///

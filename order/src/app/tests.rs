@@ -208,12 +208,7 @@ fn a_paid_order_is_neither_removed_nor_sold_again_and_remembers_what_was_sold() 
 
 #[test]
 fn what_a_call_was_answered_reads_back_under_the_services_name() {
-    assert_eq!(Orders.name(), "order");
-    for cost in [0, 1, types::AMOUNT_MAX] {
-        let stored = Orders.encode_reply(&Reply::TotalCost(cost));
-        assert_eq!(Orders.decode_reply(&stored), Ok(Reply::TotalCost(cost)));
-    }
-    assert!(Orders.decode_reply(b"\xff").is_err());
+    rig::reads_replies_back(&Orders, "order", Reply::TotalCost);
 }
 
 #[test]

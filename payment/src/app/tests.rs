@@ -218,10 +218,5 @@ fn the_length_of_a_record_is_never_underestimated() {
 
 #[test]
 fn what_a_call_was_answered_reads_back_under_the_services_name() {
-    assert_eq!(Payment.name(), "payment");
-    for credit in [0, 1, AMOUNT_MAX] {
-        let stored = Payment.encode_reply(&Reply::Credit(credit));
-        assert_eq!(Payment.decode_reply(&stored), Ok(Reply::Credit(credit)));
-    }
-    assert!(Payment.decode_reply(b"\xff").is_err());
+    rig::reads_replies_back(&Payment, "payment", Reply::Credit);
 }

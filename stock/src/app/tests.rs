@@ -199,10 +199,5 @@ fn the_length_of_a_record_is_never_underestimated() {
 
 #[test]
 fn what_a_call_was_answered_reads_back_under_the_services_name() {
-    assert_eq!(Stock.name(), "stock");
-    for units in [0, 1, AMOUNT_MAX] {
-        let stored = Stock.encode_reply(&Reply::Stock(units));
-        assert_eq!(Stock.decode_reply(&stored), Ok(Reply::Stock(units)));
-    }
-    assert!(Stock.decode_reply(b"\xff").is_err());
+    rig::reads_replies_back(&Stock, "stock", Reply::Stock);
 }
