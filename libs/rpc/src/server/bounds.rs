@@ -98,7 +98,8 @@ impl Held {
 
     /// The request with its body counted, until both the body and what is returned are dropped.
     fn bind(&self, request: http::Request<Body>, timed: bool) -> (http::Request<Body>, Arc<Share>) {
-        let is_compressed = request.headers().contains_key("grpc-encoding");
+        let encoding = request.headers().get("grpc-encoding");
+        let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
         let (before, each) = if is_compressed { (FREE_BYTES, INFLATED) } else { (0, 1) };
         let share = Arc::new(Share { held: self.clone(), read: AtomicUsize::new(before), each });
         let counted = Arc::clone(&share);
@@ -229,7 +230,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_compressed_counts_as_what_it_may_become() {
         let held = Held::new(10 * INFLATED, PATIENCE);
-        for (encoding, second) in [(None, Ok(9)), (Some("gzip"), Err(Code::ResourceExhausted))] {
+        for (encoding, second) in
+            [(None, Ok(9)), (Some("identity"), Ok(9)), (Some("gzip"), Err(Code::ResourceExhausted))]
+        {
             let mut request = request(&[9, 9]);
             if let Some(encoding) = encoding {
                 request.headers_mut().insert("grpc-encoding", encoding.parse().unwrap());
