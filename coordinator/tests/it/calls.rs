@@ -6,7 +6,8 @@ use bytes::Bytes;
 use coordinator::Extras;
 use proto::{
     coordinator::v1::{
-        BranchRequest, CheckoutRequest, RunTransactionRequest,
+        BranchRequest, CheckoutRequest, ClaimRequestIdRequest, RunTransactionRequest,
+        coordinator_service_server::CoordinatorService as _,
         transaction_service_server::TransactionService as _,
     },
     order::v1::Order,
@@ -260,6 +261,20 @@ async fn a_primary_that_refuses_a_plan_remembers_it_before_the_client_is_told() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn acknowledgements_that_a_lane_sits_on_hold_up_no_votes() {
+    let shop = with_loyalty();
+    shop.payment.sit_on_commits(Duration::from_secs(3));
+    let began = shop.clock.now();
+    for _ in 0..5 {
+        run(&shop, &[("loyalty", 0), ("payment", 0)]).await.unwrap();
+    }
+    let took = shop.clock.now().since(began);
+    assert!(took < 1_000, "{took} ms");
+    shop.quiet().await;
+    assert_eq!(shop.payment.committed().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_is_told_a_refusal_that_another_attempt_contradicts() {
     let shop = with_loyalty();
     let first = TxId([9; 16]);
@@ -338,4 +353,17 @@ async fn a_call_that_is_over_is_told_so_at_once() {
     assert_eq!(failure.reason, "UNAVAILABLE");
     let took = shop.clock.now().since(now);
     assert!(took < 1_000, "nothing of it may be held: {took} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_id_is_claimed_for_has_1_to_1024_bytes() {
+    let shop = Shop::open();
+    for (len, fits) in [(0, false), (1, true), (1_024, true), (1_025, false), (5_000, false)] {
+        let request =
+            ClaimRequestIdRequest { request_id: format!("id-{len}"), call: "c".repeat(len) };
+        let claimed = shop.coordinator.claim_request_id(Request::new(request)).await;
+        let failure = claimed.err().map(|status| Failure::from_status(&status));
+        assert_eq!(failure.is_none(), fits, "{len}");
+        assert!(failure.is_none_or(|failure| failure.fields[0].0 == "call"));
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proto::order::v1::Order;
-use types::{ErrorKind, Reason, Timestamp, Vote};
+use types::{ErrorKind, Reason, ShardId, Timestamp, Vote, shard_of};
 
 use crate::{
     fake::{Trouble, Verdict},
@@ -113,6 +113,53 @@ async fn a_contended_checkout_waits_until_its_blocker_is_out_of_the_way() {
     assert!((2_000..3_000).contains(&took), "{took} ms");
     shop.quiet().await;
     assert_eq!(shop.count("order commit committed"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contended_checkout_goes_on_as_soon_as_its_blocker_is_out_of_the_way() {
+    let shop = Shop::open();
+    let blocker = shop.foreign();
+    let places = [(&shop.order, "order"), (&shop.stock, "stock"), (&shop.payment, "payment")];
+    for (fake, name) in places {
+        fake.prepare_for(&blocker, &branch(name));
+    }
+    let contended = Vote::Contended { blocker: Box::new(blocker.clone()) };
+    shop.stock.verdicts([Verdict::Vote(contended)]);
+    let began = shop.clock.now();
+    let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(shop.order.asked().len(), 1, "it was in the way until now");
+        for (fake, name) in places {
+            fake.commit_and_forget(&blocker, &branch(name));
+        }
+    });
+    paid.unwrap();
+    let took = shop.clock.now().since(began);
+    assert!((500..800).contains(&took), "long before the blocker's deadline: {took} ms");
+    shop.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkout_goes_where_things_lie_once_a_service_has_other_shards() {
+    let shop = Shop::open();
+    let stock_shard = |attempt: usize| {
+        let asked = shop.order.asked();
+        let stock = branch("stock").service;
+        let place = asked[attempt].branches.iter().find(|place| place.service == stock);
+        place.unwrap().shard
+    };
+    let shards = (2..100).find(|shards| shard_of("a", *shards) != ShardId(0)).unwrap();
+    shop.stock.verdicts([no(Reason::WrongShard)]);
+    let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
+        // What it said of itself is known by now.
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        shop.stock.reshard(shards);
+    });
+    paid.unwrap();
+    shop.quiet().await;
+    assert_eq!(shop.order.asked().len(), 2);
+    assert_eq!(stock_shard(0), ShardId(0));
+    assert_eq!(stock_shard(1), shard_of("a", shards));
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,6 +273,19 @@ async fn missing_votes_are_fenced_and_the_order_tried_again() {
     paid.unwrap();
     shop.quiet().await;
     assert_eq!(shop.count("order commit committed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vote_that_hangs_is_fenced_when_its_deadline_is_over() {
+    let shop = Shop::open();
+    // It waits in the lane for longer than a call may take, and the shard answers everybody else.
+    shop.stock.verdicts([Verdict::Wait(Duration::from_secs(20))]);
+    let began = shop.clock.now();
+    shop.checkout(TIME).await.unwrap();
+    let took = shop.clock.now().since(began);
+    assert!((2_000..2_500).contains(&took), "{took} ms");
+    assert_eq!(shop.count("stock fence aborted"), 1, "{:?}", shop.log());
+    shop.quiet().await;
 }
 
 #[tokio::test(start_paused = true)]

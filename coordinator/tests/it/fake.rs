@@ -66,6 +66,10 @@ struct State {
     overtaken: Option<TxId>,
     /// Each transaction that became COMMITTED, once.
     committed: Vec<TxId>,
+    /// How many shards it says it has; one, unless told otherwise.
+    shards: Option<u32>,
+    /// How long it sits on a Commit that nobody waits for.
+    sits: Duration,
 }
 
 /// What happened at any participant, in order, as `service kind answer`.
@@ -144,6 +148,16 @@ impl Fake {
     /// The refusals that came with the aborts that reached it.
     pub(crate) fn refusals(&self) -> Vec<Option<String>> {
         self.state().refusals.clone()
+    }
+
+    /// It says that it has so many shards.
+    pub(crate) fn reshard(&self, shards: u16) {
+        self.state().shards = Some(shards.into());
+    }
+
+    /// Acknowledges a Commit, where it is not the primary, after this long.
+    pub(crate) fn sit_on_commits(&self, time: Duration) {
+        self.state().sits = time;
     }
 
     pub(crate) fn set_order(&self, order: order::Order) {
@@ -340,6 +354,11 @@ impl Fake {
             Op::Prepare(request) => self.vote(request, false).await,
             Op::Commit(request) => {
                 let (tx, branch) = (request.tx.as_ref(), request.branch.as_ref());
+                let here = convert::branch(branch).unwrap();
+                if !convert::tx_meta(tx).unwrap().is_primary(&here) {
+                    let sits = self.state().sits;
+                    sleep(sits).await;
+                }
                 let (state, _) = self.conclude("commit", tx, branch, Book::commit);
                 OpResult::Commit(wire::CommitResponse { state })
             }
@@ -418,7 +437,8 @@ impl ParticipantService for Fake {
         &self,
         _request: Request<wire::DescribeRequest>,
     ) -> Result<Response<wire::DescribeResponse>, Status> {
-        Ok(Response::new(wire::DescribeResponse { service: self.name.to_owned(), shards: 1 }))
+        let shards = self.state().shards.unwrap_or(1);
+        Ok(Response::new(wire::DescribeResponse { service: self.name.to_owned(), shards }))
     }
 
     async fn prepare(

@@ -102,6 +102,41 @@ async fn a_plan_that_makes_no_sense_is_refused_and_its_field_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_plan_has_at_most_256_branches() {
+    let shop = Shop::open_with(&extras(&[]));
+    for (count, field) in [(256, "branches.branch.shard"), (257, "branches")] {
+        let branches = (0..count).map(|shard| BranchRequest {
+            branch: Some(Branch { service: "loyalty".to_owned(), shard }),
+            payload: Bytes::new(),
+        });
+        let request = RunTransactionRequest { branches: branches.collect(), ..<_>::default() };
+        let status = shop.coordinator.run_transaction(Request::new(request)).await.unwrap_err();
+        let failure = Failure::from_status(&status);
+        assert_eq!(failure.kind, ErrorKind::InvalidInput);
+        let named = failure.fields.first().map(|(name, _)| name.as_str());
+        let named = named.or_else(|| failure.metadata.keys().next().map(String::as_str));
+        assert_eq!(named, Some(field), "{count}: {failure:?}");
+    }
+    assert!(shop.loyalty.asked().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn plans_of_other_content_are_other_calls() {
+    let call = async |services: &[&str]| {
+        let shop = Shop::open_with(&extras(&[]));
+        run(&shop, services).await.unwrap();
+        shop.quiet().await;
+        shop.loyalty.asked()[0].call.clone().unwrap()
+    };
+    let one = call(&["loyalty", "payment"]).await;
+    let again = call(&["loyalty", "payment"]).await;
+    let other = call(&["loyalty", "stock"]).await;
+    assert_eq!(one.fingerprint, again.fingerprint);
+    assert_eq!(one.id, other.id);
+    assert_ne!(one.fingerprint, other.fingerprint, "one id does not make them one call");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_takes_part_in_checkouts_is_asked_and_may_refuse() {
     let shop = Shop::open_with(&extras(&["loyalty"]));
     shop.loyalty.verdicts([no("LOYALTY_BLOCKED")]);

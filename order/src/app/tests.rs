@@ -41,6 +41,14 @@ fn the_length_of_a_record_is_never_underestimated() {
     }
 }
 
+#[test]
+fn a_hold_is_read_as_it_was_written() {
+    for id in ["o", "7", "00000000-0000-0000-0000-000000000001"] {
+        let id = OrderId::new(id).unwrap();
+        assert_eq!(Orders.decode_hold(&Orders.encode_hold(&id)), Ok(id));
+    }
+}
+
 /// A shard in which orders "o", "6" and "7" are not there.
 fn core() -> Core<Orders> {
     let mut core = rig::core(Orders);
