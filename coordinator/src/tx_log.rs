@@ -431,7 +431,7 @@ async fn write_batch(kv: &dyn Kv, batch: Vec<(Key, TransactionLog)>) -> Result<(
     for (key, record) in batch {
         txn.put(key, codec::encode(&record));
     }
-    txn.commit().await
+    txn.commit().await.map(drop)
 }
 
 /// Reads the records of one transaction, or all of them; what cannot be read is left out.

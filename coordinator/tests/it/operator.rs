@@ -18,9 +18,9 @@ use proto::{
 use rpc::status::Failure;
 use storage::{
     keys::{Owner, Space},
-    record::{JournalEntry, TxEvent, tx_event},
+    record::{JournalEntry, TransactionLog, TxEvent, tx_event},
     schema,
-    shard::{Head, write_batch},
+    shard::{Head, append},
 };
 use tonic::Request;
 use types::{ErrorKind, Reason, ShardId, Timestamp, TxId, TxMeta};
@@ -57,8 +57,7 @@ async fn journal(shop: &Shop, owner: Owner, event: tx_event::Event) {
         start_ts: Timestamp::from_physical(shop.clock.now()).0,
         ..JournalEntry::default()
     };
-    let before = Head::default();
-    write_batch(&mut *txn, space, &before, &before.next([1; 16], 1, 1), &entry);
+    append(&mut *txn, space, 1, &entry, Some(&Head::default()));
     txn.commit().await.unwrap();
 }
 
@@ -123,6 +122,18 @@ async fn what_is_unresolved_is_listed_and_can_be_resolved_by_its_id() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_has_at_most_a_thousand_transactions() {
+    let shop = Shop::open_with(&keeps_all());
+    for (limit, fits) in [(1_000, true), (1_001, false), (u32::MAX, false)] {
+        let request = ListUnresolvedRequest { overdue_ms: 0, limit };
+        let listed = shop.coordinator.list_unresolved(Request::new(request)).await;
+        let failure = listed.err().map(|status| Failure::from_status(&status));
+        assert_eq!(failure.is_none(), fits, "{limit}");
+        assert!(failure.is_none_or(|failure| failure.fields[0].0 == "limit"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nobody_knows_is_not_found() {
     let shop = Shop::open_with(&keeps_all());
     let failure = explain(&shop, by_id(TxId([5; 16]))).await.unwrap_err();
@@ -146,6 +157,11 @@ async fn a_checkout_is_explained_when_all_branches_have_forgotten_it() {
     let outcomes: Vec<_> = told.iter().map(TransactionReport::outcome).collect();
     assert_eq!(outcomes, [Outcome::Aborted, Outcome::Committed]);
     assert_eq!(told[1].tx_id, paid.0.to_vec());
+    // No journal names its branches any more; the log does.
+    for (told, meta) in told.iter().zip(shop.order.asked()) {
+        assert_eq!(told.tx, Some((&meta).into()));
+        assert_eq!(told.branches.len(), 3);
+    }
     let log = &told[0].logs[0];
     assert_eq!((log.attempt, log.outcome.as_str()), (1, "REFUSED"));
     let heard = log.steps.iter().any(|step| step.what == "payment/0: heard NO OUT_OF_CREDIT");
@@ -179,18 +195,23 @@ async fn only_what_somebody_may_ask_about_is_kept() {
     awaited.end();
     let slow = log.open(&shop.foreign(), first(1));
     tokio::time::sleep(Duration::from_millis(600)).await;
-    log.write(&*shop.kv).await;
+    assert_eq!(log.write(&*shop.kv).await, 4);
     let reasons = async || {
         let kept = tx_log::read(&*shop.kv, None).await.unwrap();
-        kept.into_iter().map(|log| (log.reasons.concat(), log.ended_ms > 0)).collect::<Vec<_>>()
+        let told = |log: TransactionLog| (log.reasons.concat(), log.outcome, log.ended_ms > 0);
+        kept.into_iter().map(told).collect::<Vec<_>>()
     };
-    let kept = |reason: &str, over| (reason.to_owned(), over);
-    let first =
-        [kept("RETRIED", true), kept("RESOLVED", true), kept("ASKED", true), kept("SLOW", false)];
+    let kept = |reason: &str, outcome: &str, over| (reason.to_owned(), outcome.to_owned(), over);
+    let first = [
+        kept("RETRIED", "", true),
+        kept("RESOLVED", "COMMITTED", true),
+        kept("ASKED", "COMMITTED", true),
+        kept("SLOW", "", false),
+    ];
     assert_eq!(reasons().await, first);
     slow.end();
-    log.write(&*shop.kv).await;
-    assert_eq!(reasons().await[3], kept("SLOW", true), "one note, brought up to date");
+    assert_eq!(log.write(&*shop.kv).await, 1);
+    assert_eq!(reasons().await[3], kept("SLOW", "", true), "one note, brought up to date");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,8 +5,11 @@ use storage::{
     keys::{Kind, Owner, Space},
     record::OrderRecord,
     schema::{self, SchemaError},
+    shard::{read_head, read_journal},
 };
 use types::{OrderId, shard_of};
+
+use crate::overlay::Overlay;
 
 /// Why a record cannot be looked up; a retry helps when the store was not there.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,14 @@ pub async fn order(kv: &dyn Kv, order_id: &OrderId) -> Result<Option<OrderRecord
     let Some(schema) = schema::read(kv).await? else { return Ok(None) };
     let space = Space::new(Owner::Order, shard_of(order_id.as_str(), schema.shards));
     let key = space.record(Kind::Order, order_id.as_str().as_bytes());
-    let found = kv.snapshot(kv.timestamp().await?).get(&key).await?;
+    let mut snapshot = kv.snapshot(kv.timestamp().await?);
+    let head = read_head(&mut *snapshot, space).await?.head;
+    let mut overlay = Overlay::default();
+    for (seq, entry) in
+        read_journal(&mut *snapshot, space, head.oldest.max(head.flushed + 1)).await?
+    {
+        overlay.take(space, head.flushed, seq, &entry);
+    }
+    let found = overlay.lay_over_one(&key, snapshot.get(&key).await?);
     Ok(found.map(|value| codec::decode(&key, &value)).transpose()?)
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, io, ops::Range};
 
+use bytes::Bytes;
 use prost::Message;
 use proto::{payment::v1::HoldCreditReceipt, stock::v1::HoldStockReceipt};
 use storage::{
@@ -18,9 +19,13 @@ use crate::{
     journal::Transactions,
     offence::{Findings, Invariant, Offence},
     order::{self, Bought, Sold, Source},
+    overlay::Overlay,
     scan::Scanner,
     sort::Sorter,
 };
+
+/// Journal entries read at once: each may be long.
+const ENTRIES: u32 = 64;
 
 /// The services whose books are ours, by where they stand and what they are called in branches.
 pub const SERVICES: [(Owner, &str); 3] =
@@ -141,6 +146,7 @@ pub async fn run(
     let mut audit = Audit {
         scanner,
         shards,
+        overlay: Overlay::default(),
         findings: Findings::new(options.offences_max),
         counts: Counts::default(),
         records: 0,
@@ -163,6 +169,7 @@ pub async fn survey(kv: &dyn Kv, name: &str) -> Result<(Timestamp, Transactions)
     let mut audit = Audit {
         scanner: Scanner::begin(kv, at, options.page, options.name).await?,
         shards,
+        overlay: Overlay::default(),
         findings: Findings::new(0),
         counts: Counts::default(),
         records: 0,
@@ -176,6 +183,8 @@ pub async fn survey(kv: &dyn Kv, name: &str) -> Result<(Timestamp, Transactions)
 struct Audit<'a> {
     scanner: Scanner<'a>,
     shards: u16,
+    /// What the journals show, once they are read.
+    overlay: Overlay,
     findings: Findings,
     counts: Counts,
     records: u64,
@@ -217,7 +226,9 @@ impl Audit<'_> {
         &mut self,
         range: Range<Key>,
     ) -> Result<(Vec<(Key, Value)>, Option<Key>), AuditError> {
-        let (page, next) = self.scanner.page(range).await?;
+        let (page, next) = self.scanner.page(range.clone()).await?;
+        let end = next.clone().unwrap_or(range.end);
+        let page = self.overlay.lay_over(range.start..end, page);
         self.records = self.records.saturating_add(count(page.len()));
         Ok((page, next))
     }
@@ -226,9 +237,14 @@ impl Audit<'_> {
     fn decode<M: Message + Default>(&mut self, key: &[u8], value: &[u8]) -> Option<M> {
         // Heads have a format of their own; what else has it is read by nobody.
         let is_head = key.get(3) == Some(&Kind::Head.byte());
-        let newest = if is_head { codec::FORMAT_2 } else { codec::FORMAT_1 };
-        match codec::decode_any(key, value, newest) {
-            Ok((_, record)) => Some(record),
+        let newest = if is_head { codec::FORMAT_3 } else { codec::FORMAT_1 };
+        self.readable(key, codec::decode_any(key, value, newest)).map(|(_, record)| record)
+    }
+
+    /// What was decoded, or an offence.
+    fn readable<T>(&mut self, key: &[u8], decoded: Result<T, KvError>) -> Option<T> {
+        match decoded {
+            Ok(record) => Some(record),
             Err(error) => {
                 let subject = format!("record {}", codec::hex(key));
                 self.findings.add(Invariant::Readable, subject, error, Vec::new());
@@ -260,11 +276,15 @@ impl Audit<'_> {
             Some(value) => self.decode::<Head>(&space.head(), &value),
             None => None,
         };
-        let head = head.unwrap_or(Head { seq: 0, oldest: 1, runs: Vec::new() });
+        let head = head.unwrap_or(Head { oldest: 1, ..Head::default() });
         let mut expected = head.oldest;
         let mut range = space.range(Kind::Journal);
+        // What stands below came too late to be part of the journal.
+        range.start = space.journal(head.oldest);
+        let mut before: Option<(Bytes, u64)> = None;
         loop {
-            let (page, next) = self.page(range.clone()).await?;
+            let (page, next) = self.scanner.page_of(range.clone(), ENTRIES).await?;
+            self.records = self.records.saturating_add(count(page.len()));
             for (key, value) in page {
                 let id = space.strip(&key).and_then(|record| record.get(1..));
                 let seq = id.and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
@@ -272,7 +292,11 @@ impl Audit<'_> {
                     self.gap(branch, expected, seq);
                 }
                 expected = seq.unwrap_or(expected).saturating_add(1);
-                let Some(entry) = self.decode::<JournalEntry>(&key, &value) else { continue };
+                let decoded = codec::decode_packed::<JournalEntry>(&key, &value);
+                let Some(entry) = self.readable(&key, decoded) else { continue };
+                self.follows(branch, before.as_ref(), &entry);
+                before = Some((entry.writer.clone(), entry.run));
+                self.overlay.take(space, head.flushed, expected.saturating_sub(1), &entry);
                 for event in &entry.events {
                     let start = Timestamp(entry.start_ts);
                     if let Err(problem) = transactions.apply(branch, start, event) {
@@ -286,10 +310,21 @@ impl Audit<'_> {
                 None => break,
             }
         }
-        if expected != head.seq.saturating_add(1) {
+        if expected <= head.flushed {
             self.gap(branch, expected, None);
         }
         Ok(())
+    }
+
+    /// Each entry names the one that it was appended to.
+    fn follows(&mut self, branch: &Branch, before: Option<&(Bytes, u64)>, entry: &JournalEntry) {
+        let said = (&entry.previous_writer, entry.previous_run);
+        let Some((writer, run)) = before.filter(|_| !said.0.is_empty()) else { return };
+        if said != (writer, *run) {
+            let subject = format!("journal of {branch}");
+            let problem = format!("run {} was appended to another entry than run {run}", entry.run);
+            self.findings.add(Invariant::Readable, subject, problem, Vec::new());
+        }
     }
 
     fn gap(&mut self, branch: &Branch, expected: u64, found: Option<u64>) {
@@ -428,7 +463,7 @@ impl Audit<'_> {
 }
 
 /// What a vote set aside at one of our own services.
-fn held(branch: &Branch, hold: &bytes::Bytes) -> Result<Vec<Sold>, prost::DecodeError> {
+fn held(branch: &Branch, hold: &Bytes) -> Result<Vec<Sold>, prost::DecodeError> {
     Ok(match branch.service.as_str() {
         "stock" => {
             let lines = HoldStockReceipt::decode(hold.clone())?.lines.into_iter();

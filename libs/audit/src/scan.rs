@@ -77,8 +77,20 @@ impl<'a> Scanner<'a> {
         &mut self,
         range: Range<Key>,
     ) -> Result<(Vec<(Key, Value)>, Option<Key>), AnnounceError> {
+        self.page_of(range, self.page).await
+    }
+
+    /// As [`Scanner::page`], of at most so many records where that is less.
+    ///
+    /// # Errors
+    /// As [`Scanner::page`].
+    pub async fn page_of(
+        &mut self,
+        range: Range<Key>,
+        limit: u32,
+    ) -> Result<(Vec<(Key, Value)>, Option<Key>), AnnounceError> {
         self.announce().await?;
-        let limit = self.page;
+        let limit = limit.min(self.page);
         let begun = Instant::now();
         let page = loop {
             // A new snapshot for each page: they remember what they read.

@@ -8,7 +8,7 @@
 //! `till.participant.v1`; [`role`] what the three executables have in common;
 //! `rig` (feature) a shard for the tests of domains.
 //!
-//! Invariants: nothing is answered before it is durable, or before the head was checked at a timestamp
+//! Invariants: nothing is answered before it is durable, or before the journal was looked at as of a timestamp
 //! taken after the call arrived; a batch that did not commit leaves no trace in memory.
 
 pub mod balance;

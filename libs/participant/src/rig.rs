@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use journal::Author;
+use storage::record::JournalEntry;
 use types::{
     AMOUNT_MAX, Branch, BranchState, Priority, Service, ShardId, Timestamp, TxId, TxMeta,
     UnixMillis, Vote,
@@ -47,10 +49,24 @@ pub fn batch<D: Domain>(
     for (id, call) in (0..).zip(calls) {
         assert_eq!(core.offer(id, call), Offered::Taken, "{call:?}");
     }
-    let batch = core.finish([1; 16], 1, false);
     let answers = core.take_answers().into_iter().map(|(_, answer)| answer).collect();
-    core.settle(batch.as_ref());
+    settle(core);
     answers
+}
+
+/// Ends the batch at hand, and makes it durable. Returns its entry, with its number.
+///
+/// # Panics
+/// When the batch is no run of its own.
+pub fn settle<D: Domain>(core: &mut Core<D>) -> Option<(u64, JournalEntry)> {
+    let run = core.tail().seq() + 1;
+    let Some(batch) = core.finish(Author { writer: [1; 16], run }) else {
+        core.settle_read();
+        return None;
+    };
+    let at = Timestamp(batch.entry.start_ts);
+    assert!(core.settle(&batch, at), "committed at its start");
+    Some((batch.seq, batch.entry))
 }
 
 /// An empty core of shard 0.

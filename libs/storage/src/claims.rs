@@ -69,7 +69,7 @@ pub async fn claim_request_id(
         txn.put(key.clone(), codec::encode(&claim));
         let read = txn.read_ts();
         match txn.commit().await {
-            Ok(()) => return Ok(Claim::Claimed(read)),
+            Ok(_) => return Ok(Claim::Claimed(read)),
             // Whoever was first, and whatever landed: the next try reads it, or writes the key again,
             // so that nothing of this try can land after it.
             Err(CommitError::Conflict) => {}

@@ -15,9 +15,49 @@ use crate::kv::{KvError, Value};
 /// Format 1: any release may read it.
 pub const FORMAT_1: u8 = 1;
 
-/// Format 2: releases up to 0.1 may not. Heads have it, as those releases tell changes of one record apart by
+/// Format 2: releases up to 0.1 may not. Heads had it before format 3, as those releases tell changes of one record apart by
 /// start timestamps alone, and must not write a shard whose records have [stamps](types::Stamp).
 pub const FORMAT_2: u8 = 2;
+
+/// Format 3: only releases that take the journal for the state may read it. Heads have it: earlier releases take the
+/// records for the state, and must neither read nor write a shard whose records are written behind.
+pub const FORMAT_3: u8 = 3;
+
+/// Format 4: as format 1, compressed (LZ4 block, its length before it). Journal entries have it where it is shorter.
+pub const FORMAT_4: u8 = 4;
+
+/// What is shorter is not compressed.
+const PACK_MIN: usize = 512;
+/// What is longer once it is unpacked is damaged: no value is.
+const UNPACKED_MAX: usize = 64 << 20;
+
+/// Encodes a stored message in format 4, or in format 1 where that is no longer.
+pub fn encode_packed(message: &impl Message) -> Value {
+    let plain = encode(message);
+    if plain.len() < PACK_MIN {
+        return plain;
+    }
+    let mut packed = vec![FORMAT_4];
+    packed.extend(lz4_flex::compress_prepend_size(plain.get(1..).unwrap_or_default()));
+    if packed.len() < plain.len() { packed } else { plain }
+}
+
+/// Decodes a stored message of format 1 or 4.
+///
+/// # Errors
+/// [`KvError::Corrupt`] for an unknown format or damaged bytes; a retry does not help.
+pub fn decode_packed<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, KvError> {
+    let Some((&FORMAT_4, packed)) = value.split_first() else { return decode(key, value) };
+    let corrupt = |problem: String| KvError::Corrupt { key: hex(key), problem };
+    let (length, _) =
+        lz4_flex::block::uncompressed_size(packed).map_err(|error| corrupt(error.to_string()))?;
+    if length > UNPACKED_MAX {
+        return Err(corrupt(format!("{length} bytes once unpacked")));
+    }
+    let plain = lz4_flex::decompress_size_prepended(packed);
+    let plain = plain.map_err(|error| corrupt(error.to_string()))?;
+    M::decode(bytes::Bytes::from(plain)).map_err(|error| corrupt(error.to_string()))
+}
 
 /// Encodes a stored message in format 1.
 pub fn encode(message: &impl Message) -> Value {

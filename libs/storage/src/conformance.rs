@@ -164,7 +164,7 @@ impl Bench {
                 }
             }
             match txn.commit().await {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(
                     CommitError::Conflict | CommitError::Failed(_) | CommitError::Undetermined(_),
                 ) => {}

@@ -253,7 +253,7 @@ async fn remove(
             }
         }
         match txn.commit().await {
-            Ok(()) => removed = removed.saturating_add(count),
+            Ok(_) => removed = removed.saturating_add(count),
             Err(CommitError::Conflict | CommitError::Undetermined(_)) => {}
             Err(CommitError::Failed(error)) => return Err(error),
         }
@@ -313,7 +313,8 @@ pub async fn announce_reader(
     }
     let reader = record::Reader { at: at.0, until_ms: now.plus_ms(keep_ms).0 };
     txn.put(key, codec::encode(&reader));
-    Ok(txn.commit().await?)
+    txn.commit().await?;
+    Ok(())
 }
 
 /// Takes an announcement back. Without it, the announcement ends by itself.
@@ -323,5 +324,6 @@ pub async fn announce_reader(
 pub async fn withdraw_reader(kv: &dyn Kv, name: &str) -> Result<(), AnnounceError> {
     let mut txn = kv.begin().await?;
     txn.delete(reader_key(name));
-    Ok(txn.commit().await?)
+    txn.commit().await?;
+    Ok(())
 }

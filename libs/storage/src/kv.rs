@@ -123,11 +123,11 @@ pub trait Txn: Reads {
     /// Removes a key.
     fn delete(&mut self, key: Key);
 
-    /// Commits; returns the commit timestamp where the store tells it.
+    /// Commits. Returns the commit timestamp; of a transaction that wrote nothing its start timestamp.
     ///
     /// # Errors
     /// [`CommitError`]: only `Conflict` and `Failed` mean that nothing happened.
-    async fn commit(self: Box<Self>) -> Result<(), CommitError>;
+    async fn commit(self: Box<Self>) -> Result<Timestamp, CommitError>;
 }
 
 /// Longest that a KV transaction may live: a tenth of the garbage collector's life time (10 min).

@@ -10,8 +10,8 @@
 //! [`tx_meta`] transactions as they are stored.
 //!
 //! Invariants: a commit error is *undetermined* unless it is proved definite; whatever stands in the
-//! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; every KV transaction
-//! that changes anything in a shard writes its head first, and fails where it does not know the head ([`shard`]).
+//! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; nothing is
+//! appended to a shard's journal by who does not know its end ([`shard`]).
 
 pub mod args;
 pub mod claims;

@@ -269,7 +269,7 @@ impl State {
         start_ts: Timestamp,
         writes: Writes,
         inserts: &BTreeSet<Key>,
-    ) -> bool {
+    ) -> Option<Timestamp> {
         let conflict = writes.keys().any(|key| {
             let newest = self.versions.get(key).and_then(|all| all.last());
             newest.is_some_and(|(commit_ts, value)| {
@@ -278,7 +278,7 @@ impl State {
         });
         if conflict {
             self.stats.conflicts += 1;
-            return false;
+            return None;
         }
         let commit_ts = self.next_ts(clock);
         self.stats.commits += 1;
@@ -286,7 +286,7 @@ impl State {
             self.stats.mutations += 1;
             self.versions.entry(key).or_default().push((commit_ts, value));
         }
-        true
+        Some(commit_ts)
     }
 
     /// Lands what is due, in the order in which it became due.
@@ -300,7 +300,7 @@ impl State {
         self.late = waiting;
         due.sort_by_key(|late| late.due); // stable: equals in order of arrival
         for late in due {
-            if self.commit(clock, late.start_ts, late.writes, &late.inserts) {
+            if self.commit(clock, late.start_ts, late.writes, &late.inserts).is_some() {
                 self.stats.late += 1;
             }
         }

@@ -141,7 +141,7 @@ impl Txn for Measured<dyn Txn> {
         self.store.delete(key);
     }
 
-    async fn commit(self: Box<Self>) -> Result<(), CommitError> {
+    async fn commit(self: Box<Self>) -> Result<Timestamp, CommitError> {
         let Self { store: txn, writes, span: whole } = *self;
         if !writes {
             return txn.commit().await;
@@ -150,7 +150,7 @@ impl Txn for Measured<dyn Txn> {
         let call = whole.in_scope(|| span("commit"));
         let result = txn.commit().instrument(call.clone()).await;
         let (outcome, problem) = match &result {
-            Ok(()) => ("committed", ""),
+            Ok(_) => ("committed", ""),
             Err(CommitError::Conflict) => ("conflict", "conflict"),
             Err(CommitError::Undetermined(_)) => ("undetermined", "undetermined"),
             Err(CommitError::Failed(error)) => ("failed", kind(error)),

@@ -19,9 +19,10 @@ use crate::{
     record,
 };
 
-/// Layout of keys and records that this program reads and writes. Layout 1, of release 0.1, has no stamps; it
-/// is read, and becomes layout 2 when the first program of this release opens it.
-pub const VERSION: u32 = 2;
+/// Layout of keys and records that this program reads and writes. Layout 1, of release 0.1, has no stamps; in layout 2
+/// every batch wrote the records that it changed. Both are read, and become layout 3 when the first program of this
+/// release opens them.
+pub const VERSION: u32 = 3;
 /// Shards of every service where nobody says otherwise: few, as a fat batch costs little more than a thin
 /// one; enough for as many replicas to share the work.
 pub const SHARDS_DEFAULT: u16 = 4;
@@ -123,7 +124,7 @@ pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, Sch
         };
         txn.put(key(), codec::encode(&written));
         match txn.commit().await {
-            Ok(()) => {
+            Ok(_) => {
                 let before = found.map(|found| found.version);
                 tracing::info!(version = VERSION, before, shards = schema.shards, "schema written");
                 return Ok(schema);

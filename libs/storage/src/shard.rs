@@ -1,155 +1,124 @@
-//! A shard's two bookkeeping records: its head and its journal.
-//!
-//! Every KV transaction that changes anything in a shard writes its head first, as it follows from the head that
-//! it knows, and inserts the journal entry of its number. So two writers of a shard can never both commit from the
-//! same state; a writer that was cut off fails at its next commit; and an undetermined commit is settled by reading
-//! the head.
-//!
-//! It reads the head, unless its writer's own last batch (or look at the head) is fresh: to insert the entry fails
-//! when the shard has a batch of that number already, and what is written after the start of the KV transaction
-//! conflicts on the head. For that to see every batch of somebody else, its entry must still stand, so trimming
-//! follows a rule of its own:
-//!
-//! Let a writer know the head at batch `k` as of timestamp `s0`, and start at `s` within [`TRUST_MS`] of it.
-//! If somebody wrote `k + 1` at commit timestamp `c`, then `c > s0`, or it would have been seen. If `c > s`,
-//! the head conflicts. Else entry `k + 1` stands at `s`, and the insert fails: it may only be removed by a
-//! batch that starts [`TRIM_AGE_MS`] after the start of batch `k + 2`, which saw `k + 1` and so started
-//! after `c`; that is later than `s0 + TRIM_AGE_MS > s`. All of these are timestamps of the store.
+//! A shard's journal and its head, as they are stored: reading, appending, and writing a piece of a checkpoint.
+//! The rules are [`journal`]'s.
 
-use crate::{
-    codec::{self, FORMAT_2, decode, encode},
-    keys::Space,
-    kv::{KvError, Reads, Txn},
-    record::{self, JournalEntry, tx_event::Event},
-};
+use journal::{Author, Piece, Writer};
 use types::Mutation;
 
-/// How many recent writers a head remembers.
-const RUNS_MAX: usize = 16;
+pub use journal::Head;
 
-/// Journal entries read in one page when a lane catches up.
-const PAGE: u32 = 128;
+use crate::{
+    codec::{self, FORMAT_3, decode_packed, encode_packed},
+    keys::Space,
+    kv::{Key, KvError, Reads, Txn, Value},
+    record::{self, JournalEntry, tx_event::Event},
+};
 
-/// How long after it last knew the head a writer may do without reading it, in milliseconds between start
-/// timestamps.
-pub const TRUST_MS: u64 = 1_000;
+/// Journal entries read in one page.
+const PAGE: u32 = 64;
 
-/// A journal entry may be removed by a batch that starts this long after the start of the entry's
-/// successor, in milliseconds; the last entry never. Far longer than [`TRUST_MS`].
-pub const TRIM_AGE_MS: u64 = 5_000;
-
-/// Names one start of one process.
-pub type Writer = [u8; 16];
-
-/// A shard's head.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
-    /// Number of the last batch; 0 before the first.
-    pub seq: u64,
-    /// Oldest batch that still stands in the journal; `seq + 1` when there is none.
-    pub oldest: u64,
-    /// Recent writers and their last run that stands, the latest last.
-    runs: Vec<(Writer, u64)>,
-    /// Stands in the format of release 0.1, which must not write the shard any more.
-    outdated: bool,
+/// A head as it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// What it says; of a shard that was never written, that there is nothing.
+    pub head: Head,
+    /// Earlier releases can neither read nor write the shard. The first append of this release sees to that.
+    pub is_current: bool,
 }
 
-impl Default for Head {
-    fn default() -> Self {
-        Self { seq: 0, oldest: 1, runs: Vec::new(), outdated: false }
+impl Found {
+    fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Self, KvError> {
+        let Some(value) = value else {
+            return Ok(Self { head: Head::default(), is_current: false });
+        };
+        let (format, head): (_, record::Head) = codec::decode_any(key, value, FORMAT_3)?;
+        let record::Head { flushed, part, oldest, runs: _ } = head;
+        Ok(Self { head: Head { flushed, part, oldest }, is_current: format == FORMAT_3 })
     }
 }
 
-impl Head {
-    /// The last run of a writer that stands, if the head still remembers it.
-    pub fn run_of(&self, writer: &Writer) -> Option<u64> {
-        self.runs.iter().find(|(known, _)| known == writer).map(|(_, run)| *run)
-    }
-
-    /// Who wrote the last batch; none before the first.
-    pub fn last_writer(&self) -> Option<&Writer> {
-        self.runs.last().map(|(writer, _)| writer)
-    }
-
-    /// True while releases that know no stamps may still write the shard. Any batch ends that.
-    pub const fn is_outdated(&self) -> bool {
-        self.outdated
-    }
-
-    /// The head after one more batch.
-    #[must_use]
-    pub fn next(&self, writer: Writer, run: u64, oldest: u64) -> Self {
-        let mut runs: Vec<_> =
-            self.runs.iter().filter(|(known, _)| *known != writer).copied().collect();
-        runs.push((writer, run));
-        let surplus = runs.len().saturating_sub(RUNS_MAX);
-        runs.drain(..surplus);
-        Self { seq: self.seq + 1, oldest, runs, outdated: false }
-    }
-
-    fn decode(key: &[u8], value: &[u8]) -> Result<Self, KvError> {
-        let (format, head): (_, record::Head) = codec::decode_any(key, value, FORMAT_2)?;
-        let runs = head.runs.iter().map(|run| Ok((writer(key, &run.writer)?, run.run)));
-        let runs = runs.collect::<Result<_, KvError>>()?;
-        let outdated = format < FORMAT_2;
-        Ok(Self { seq: head.seq, oldest: head.oldest, runs, outdated })
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let runs = self
-            .runs
-            .iter()
-            .map(|(writer, run)| record::head::Run { writer: writer.to_vec().into(), run: *run });
-        let head = record::Head { seq: self.seq, oldest: self.oldest, runs: runs.collect() };
-        codec::encode_as(FORMAT_2, &head)
-    }
+fn encode_head(head: &Head) -> Value {
+    let Head { flushed, part, oldest } = *head;
+    codec::encode_as(FORMAT_3, &record::Head { flushed, part, oldest, runs: Vec::new() })
 }
 
-/// Reads a writer's name.
-fn writer(key: &[u8], bytes: &[u8]) -> Result<Writer, KvError> {
-    bytes.try_into().map_err(|_| KvError::Corrupt {
-        key: codec::hex(key),
-        problem: "a writer must be 16 bytes".to_owned(),
-    })
+/// Who wrote an entry; none where it does not say so as it must.
+#[must_use]
+pub fn author(entry: &JournalEntry) -> Option<Author> {
+    let writer = Writer::try_from(&entry.writer[..]).ok()?;
+    Some(Author { writer, run: entry.run })
 }
 
-/// Reads a shard's head; a shard that was never written has the default one.
+/// Who wrote the entry before; none where the entry does not say.
+#[must_use]
+pub fn previous_author(entry: &JournalEntry) -> Option<Author> {
+    let writer = Writer::try_from(&entry.previous_writer[..]).ok()?;
+    Some(Author { writer, run: entry.previous_run })
+}
+
+/// Reads a shard's head.
 ///
 /// # Errors
 /// [`KvError`]; retry unless it is `Corrupt`.
-pub async fn read_head<R: Reads + ?Sized>(reads: &mut R, space: Space) -> Result<Head, KvError> {
+pub async fn read_head<R: Reads + ?Sized>(reads: &mut R, space: Space) -> Result<Found, KvError> {
     let key = space.head();
-    match reads.get(&key).await? {
-        Some(value) => Head::decode(&key, &value),
-        None => Ok(Head::default()),
-    }
+    let value = reads.get(&key).await?;
+    Found::decode(&key, value.as_deref())
 }
 
-/// Reads the journal entries `from..=to` that still stand, with their numbers, in order.
+/// Reads a shard's head, and the entries that follow `known`, in order and with their numbers; where some of them are
+/// trimmed, from the oldest on that stands.
+///
+/// # Errors
+/// [`KvError`]; retry unless it is `Corrupt`.
+pub async fn read_tail<R: Reads + ?Sized>(
+    reads: &mut R,
+    space: Space,
+    known: u64,
+) -> Result<(Found, Vec<(u64, JournalEntry)>), KvError> {
+    let next = known.saturating_add(1);
+    let (head_key, next_key) = (space.head(), space.journal(next));
+    let pair = reads.batch_get(vec![head_key.clone(), next_key.clone()]).await?;
+    let value_of = |key: &Key| pair.iter().find(|(found, _)| found == key).map(|(_, value)| value);
+    let found = Found::decode(&head_key, value_of(&head_key).map(Vec::as_slice))?;
+    let entries = if found.head.oldest > next {
+        read_journal(reads, space, found.head.oldest).await?
+    } else {
+        match value_of(&next_key) {
+            None => Vec::new(),
+            Some(value) => {
+                let mut entries = vec![(next, decode_packed(&next_key, value)?)];
+                entries.extend(read_journal(reads, space, next.saturating_add(1)).await?);
+                entries
+            }
+        }
+    };
+    Ok((found, entries))
+}
+
+/// Reads the entries from `first` on, with their numbers, in order.
 ///
 /// # Errors
 /// [`KvError`]; retry unless it is `Corrupt`.
 pub async fn read_journal<R: Reads + ?Sized>(
     reads: &mut R,
     space: Space,
-    from: u64,
-    to: u64,
+    first: u64,
 ) -> Result<Vec<(u64, JournalEntry)>, KvError> {
     let mut entries = Vec::new();
-    let mut next = from;
-    while next <= to {
-        let page = reads.scan(space.journal(next)..space.journal(to + 1), PAGE).await?;
+    let mut range = space.range(crate::keys::Kind::Journal);
+    range.start = space.journal(first);
+    loop {
+        let page = reads.scan(range.clone(), PAGE).await?;
         let full = u32::try_from(page.len()).is_ok_and(|len| len >= PAGE);
         for (key, value) in page {
             let seq = journal_seq(space, &key)?;
-            entries.push((seq, decode(&key, &value)?));
-            next = seq + 1;
+            entries.push((seq, decode_packed(&key, &value)?));
+            range.start = space.journal(seq.saturating_add(1));
         }
         if !full {
-            break;
+            return Ok(entries);
         }
     }
-    Ok(entries)
 }
 
 fn journal_seq(space: Space, key: &[u8]) -> Result<u64, KvError> {
@@ -162,35 +131,49 @@ fn journal_seq(space: Space, key: &[u8]) -> Result<u64, KvError> {
     })
 }
 
-/// Writes a batch's bookkeeping: the head first, so that it is the KV transaction's primary, then the
-/// journal entry, which no other batch of this number may have written, then the removal of entries that
-/// may be forgotten. Returns the bytes written.
-pub fn write_batch<T: Txn + ?Sized>(
+/// Appends an entry: inserts it under its number, which no other entry may have. `opens` is what the head must say
+/// where no head of this release stands: then the same KV transaction writes it, and earlier releases can do nothing
+/// in this shard any more.
+pub fn append<T: Txn + ?Sized>(
     txn: &mut T,
     space: Space,
-    before: &Head,
-    after: &Head,
+    seq: u64,
     entry: &JournalEntry,
-) -> usize {
-    let head = after.encode();
-    let journal = encode(entry);
-    let bytes = head.len() + journal.len();
-    if Mutation::FenceWithoutHead.is_on() && is_fences(entry) {
-        txn.put(space.journal(after.seq | 1 << 40), journal);
-        return bytes;
+    opens: Option<&Head>,
+) {
+    let value = encode_packed(entry);
+    if Mutation::FenceOutsideJournal.is_on() && is_fences(entry) {
+        txn.put(space.journal(seq | 1 << 40), value);
+    } else if Mutation::AppendWithoutInsert.is_on() {
+        txn.put(space.journal(seq), value);
+    } else {
+        txn.insert(space.journal(seq), value);
     }
-    txn.put(space.head(), head);
-    txn.insert(space.journal(after.seq), journal);
-    for seq in before.oldest..after.oldest {
+    if let Some(head) = opens {
+        txn.put(space.head(), encode_head(head));
+    }
+}
+
+/// Writes a piece of a checkpoint. The head is the KV transaction's primary; whoever calls this has read in the same
+/// transaction that it is `piece.before`.
+pub fn write_piece<T: Txn + ?Sized>(txn: &mut T, space: Space, piece: &Piece) {
+    txn.put(space.head(), encode_head(&piece.after));
+    let skipped = usize::from(Mutation::CheckpointSkipsRow.is_on());
+    for image in piece.rows.iter().skip(skipped) {
+        match &image.value {
+            Some(value) => txn.put(space.key(&image.row), value.to_vec()),
+            None => txn.delete(space.key(&image.row)),
+        }
+    }
+    for seq in piece.before.oldest..piece.after.oldest {
         txn.delete(space.journal(seq));
     }
-    bytes
 }
 
 /// Whether a batch says nothing but that transactions are fenced.
 fn is_fences(entry: &JournalEntry) -> bool {
     let is_fence = |event: &record::TxEvent| matches!(&event.event, Some(Event::Fenced(_)));
-    entry.requests.is_empty() && entry.changed.is_empty() && entry.events.iter().all(is_fence)
+    entry.requests.is_empty() && entry.images.is_empty() && entry.events.iter().all(is_fence)
 }
 
 #[cfg(test)]
@@ -198,33 +181,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_remembers_the_last_run_of_recent_writers() {
-        let mut head = Head::default();
-        for round in 1..=3 {
-            for name in 0..16_u8 {
-                head = head.next([name; 16], round, 1);
-            }
+    fn a_head_of_an_earlier_release_is_read_and_is_not_current() {
+        let run = record::head::Run { writer: vec![1; 16].into(), run: 3 };
+        let old = record::Head { flushed: 7, oldest: 5, runs: vec![run], part: 0 };
+        for format in [codec::FORMAT_1, codec::FORMAT_2] {
+            let found = Found::decode(b"", Some(&codec::encode_as(format, &old))).unwrap();
+            assert_eq!(
+                found,
+                Found { head: Head { flushed: 7, part: 0, oldest: 5 }, is_current: false }
+            );
         }
-        assert_eq!(head.seq, 48);
-        assert_eq!(head.last_writer(), Some(&[15; 16]));
-        assert_eq!(head.run_of(&[0; 16]), Some(3));
-        head = head.next([99; 16], 1, 1);
-        assert_eq!(head.run_of(&[0; 16]), None, "the oldest writer made room");
-        assert_eq!(head.run_of(&[1; 16]), Some(3));
-        assert_eq!(Head::decode(b"", &head.encode()), Ok(head));
     }
 
     #[test]
-    fn a_head_of_release_0_1_is_read_and_is_outdated_until_the_next_batch() {
-        let old = record::Head { seq: 7, oldest: 5, runs: Vec::new() };
-        let old = Head::decode(b"", &encode(&old)).unwrap();
-        assert!(old.is_outdated());
-        let next = old.next([1; 16], 1, 5);
-        assert!(!next.is_outdated());
-        let refused = decode::<record::Head>(b"", &next.encode());
-        assert!(
-            matches!(refused, Err(KvError::Corrupt { .. })),
-            "what release 0.1 reads: {refused:?}"
-        );
+    fn earlier_releases_cannot_read_a_head_of_this_one() {
+        let head = Head { flushed: 7, part: 3, oldest: 5 };
+        let written = encode_head(&head);
+        assert_eq!(Found::decode(b"", Some(&written)), Ok(Found { head, is_current: true }));
+        let refused = codec::decode_any::<record::Head>(b"", &written, codec::FORMAT_2);
+        assert!(matches!(refused, Err(KvError::Corrupt { .. })), "{refused:?}");
     }
 }

@@ -8,8 +8,8 @@
 pub enum Mutation {
     /// A late Prepare after a Commit is judged anew, and holds a second time.
     LateSecondHold,
-    /// A fence is written without the shard's head, so it shares no key with a Prepare.
-    FenceWithoutHead,
+    /// A fence is written beside the journal, so it shares no key with a Prepare.
+    FenceOutsideJournal,
     /// What a transaction came to is dropped before its deadline.
     FenceDroppedEarly,
     /// The other branches are told the outcome together with the primary.
@@ -28,8 +28,8 @@ pub enum Mutation {
     RefusalWithoutPrimary,
     /// A KV commit of unknown outcome is rolled back.
     RollbackAfterUndetermined,
-    /// A batch runs again without looking at the head.
-    RerunWithoutHead,
+    /// A batch of unknown outcome is answered as if it stood, though another one has its place.
+    LimboBelieved,
     /// A hold returns to its record and the journal does not say so.
     ReturnNotJournaled,
     /// A request id is not journaled by the KV transaction of its effect.
@@ -42,8 +42,8 @@ pub enum Mutation {
     RefusalForgotten,
     /// A batch's calls are answered before it is durable.
     AnswerBeforeCommit,
-    /// A read is answered without a look at the head.
-    ReadWithoutHead,
+    /// A read is answered without a look at the journal.
+    ReadWithoutLook,
     /// The younger waits for the older.
     YoungerWaits,
     /// The outcome is not journaled by whoever has committed.
@@ -58,13 +58,21 @@ pub enum Mutation {
     SuccessForgotten,
     /// Two transactions of one call may hold at once.
     CallsTogether,
+    /// An entry takes the place of another one.
+    AppendWithoutInsert,
+    /// A checkpoint leaves out a row that it says it has written.
+    CheckpointSkipsRow,
+    /// A record that was written behind is taken for the state.
+    LoadWithoutImages,
+    /// An entry is trimmed though what it says is needed.
+    TrimForgetsFacts,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::LateSecondHold,
-        Self::FenceWithoutHead,
+        Self::FenceOutsideJournal,
         Self::FenceDroppedEarly,
         Self::PrimaryNotFirst,
         Self::TimeoutDecides,
@@ -74,14 +82,14 @@ impl Mutation {
         Self::PrimaryNotBelieved,
         Self::RefusalWithoutPrimary,
         Self::RollbackAfterUndetermined,
-        Self::RerunWithoutHead,
+        Self::LimboBelieved,
         Self::ReturnNotJournaled,
         Self::RequestIdApart,
         Self::OldHoldReturns,
         Self::DeadlineIgnored,
         Self::RefusalForgotten,
         Self::AnswerBeforeCommit,
-        Self::ReadWithoutHead,
+        Self::ReadWithoutLook,
         Self::YoungerWaits,
         Self::CommitNotJournaled,
         Self::StampsShared,
@@ -89,6 +97,10 @@ impl Mutation {
         Self::EndIgnored,
         Self::SuccessForgotten,
         Self::CallsTogether,
+        Self::AppendWithoutInsert,
+        Self::CheckpointSkipsRow,
+        Self::LoadWithoutImages,
+        Self::TrimForgetsFacts,
     ];
 
     /// Whether this thread breaks the rule.

@@ -5,8 +5,13 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use participant::{
     core::{Answer, Call, Core, Limits, Offered},
     domain::{Domain, Receipt, Row},
+    rig,
 };
-use storage::{Value, record::JournalEntry, shard::Head};
+use storage::{
+    Value,
+    record::JournalEntry,
+    shard::{Found, Head},
+};
 use types::{
     Branch, BranchState, ClientCall, Priority, RequestId, Service, ShardId, Stamp, Timestamp, TxId,
     TxMeta, UnixMillis, Vote,
@@ -24,6 +29,8 @@ pub(crate) enum Mode {
     Undone,
     /// It is written, and then everything is forgotten and read again.
     Restarted,
+    /// Likewise, and the records show it before that.
+    Flushed,
 }
 
 /// A service under test: its steps, its sequential model, and how its answers read.
@@ -86,25 +93,30 @@ impl<D: Subject> Rig<D> {
             (self.tokens, self.contents) = (tokens, contents);
         }
         let answers = self.run(steps);
-        let batch = self.core.finish([1; 16], 1, false);
-        self.core.settle(batch.as_ref());
-        if let Some(batch) = batch {
-            self.entries.insert(batch.after.seq, batch.entry);
-            self.head = batch.after;
-            for (row, value) in batch.records {
-                match value {
-                    Some(value) => drop(self.records.insert(row, value)),
-                    None => drop(self.records.remove(&row)),
-                }
-            }
+        self.entries.extend(rig::settle(&mut self.core));
+        if mode == Mode::Flushed {
+            self.flush();
         }
-        if mode == Mode::Restarted {
+        if mode == Mode::Restarted || mode == Mode::Flushed {
             self.core = empty(&self.domain);
-            self.core
-                .catch_up(self.head.clone(), self.entries.clone().into_iter().collect())
-                .unwrap();
+            let found = Found { head: self.head, is_current: !self.entries.is_empty() };
+            self.core.look(found, self.entries.clone().into_iter().collect()).unwrap();
         }
         answers
+    }
+
+    /// Has the records show what the journal does, in the smallest pieces.
+    fn flush(&mut self) {
+        let start = Timestamp::from_physical(UnixMillis(self.now_ms));
+        while let Some(piece) = self.core.piece(self.core.tail().seq(), start, 1) {
+            self.head = piece.after;
+            for image in &piece.rows {
+                let row = image.row.to_vec();
+                self.records.remove(&row);
+                self.records.extend(image.value.as_ref().map(|value| (row, value.to_vec())));
+            }
+            self.core.landed(&piece);
+        }
     }
 
     fn run(&mut self, steps: &[D::Step]) -> Vec<String> {
@@ -222,7 +234,7 @@ fn judge<D: Subject>(domain: &D, before: &[D::Step], steps: &[D::Step]) -> u64 {
     let Some(expected) = expected else { return 0 };
     let mut runs = 0;
     for cuts in 0..1 << (steps.len() - 1) {
-        for mode in [Mode::Plain, Mode::Undone, Mode::Restarted] {
+        for mode in [Mode::Plain, Mode::Undone, Mode::Restarted, Mode::Flushed] {
             let mut rig = Rig::new(domain.clone());
             for step in before {
                 rig.batch(&[*step], Mode::Plain);

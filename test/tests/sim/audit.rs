@@ -12,7 +12,7 @@ use storage::{
     codec,
     keys::{Kind, Owner, Space},
     mem::MemKv,
-    record::{ItemRecord, JournalEntry, OrderRecord, UserRecord, tx_event::Event},
+    record::{Head, ItemRecord, JournalEntry, OrderRecord, UserRecord, tx_event::Event},
 };
 use types::{BranchState, ShardId, Stamp, TxId};
 
@@ -44,7 +44,8 @@ struct Sales {
 
 /// Looks at the store, and at what a participant of somebody else's knows; returns what is wrong.
 pub(crate) fn audit(kv: &MemKv, foreign: &[(TxId, BranchState)]) -> Vec<String> {
-    let versions = kv.versions();
+    let stored = kv.versions();
+    let (versions, mut behind) = shown(&stored);
     let each = |owner: Owner, kind: Kind| {
         let ranges = (0..SHARDS).map(move |shard| Space::new(owner, ShardId(shard)).range(kind));
         let versions = &versions;
@@ -65,6 +66,7 @@ pub(crate) fn audit(kv: &MemKv, foreign: &[(TxId, BranchState)]) -> Vec<String> 
     let payments: BTreeSet<_> = payers.iter().map(|(tx_id, _)| tx_id).collect();
     let mut problems = sales.add_overwritten(&versions, &payments);
     problems.append(&mut sales.problems);
+    problems.append(&mut behind);
     if payments.len() < payers.len() {
         problems.push(format!("a transaction paid two orders: {payers:?}"));
     }
@@ -217,7 +219,7 @@ fn events(versions: &Versions, owner: Owner) -> impl Iterator<Item = Event> {
         all.iter().filter_map(move |(_, value)| Some((key, value.as_ref()?)))
     });
     values.flat_map(|(key, value)| {
-        let entry: JournalEntry = codec::decode(key, value).unwrap();
+        let entry: JournalEntry = codec::decode_packed(key, value).unwrap();
         entry.events.into_iter().filter_map(|event| event.event)
     })
 }
@@ -250,13 +252,57 @@ fn contradictions(versions: &Versions, foreign: &[(TxId, BranchState)]) -> Vec<S
 
 type Versions = BTreeMap<storage::Key, Vec<(types::Timestamp, Option<storage::Value>)>>;
 
+/// What the journals ever showed of each record, besides all that is no record; and what is wrong with the records
+/// themselves: those that neither show the end of the journal nor have an image above what the head says.
+fn shown(stored: &Versions) -> (Versions, Vec<String>) {
+    let mut shown = stored.clone();
+    let mut problems = Vec::new();
+    for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
+        for shard in 0..SHARDS {
+            let space = Space::new(owner, ShardId(shard));
+            let mut last = BTreeMap::new();
+            let head = stored.get(&space.head()).and_then(|all| all.last()?.1.as_ref());
+            let head: Head = head.map_or_else(Head::default, |value| {
+                codec::decode_any(&space.head(), value, codec::FORMAT_3).unwrap().1
+            });
+            for kind in [Kind::Order, Kind::Item, Kind::User, Kind::Payment, Kind::Answer] {
+                let keys: Vec<_> = stored.range(space.range(kind)).map(|(key, _)| key).collect();
+                for key in keys {
+                    shown.remove(key);
+                }
+            }
+            for (key, all) in stored.range(space.range(Kind::Journal)) {
+                let seq = u64::from_be_bytes(key[4..].try_into().unwrap());
+                for (at, value) in all {
+                    let Some(value) = value else { continue };
+                    let entry: JournalEntry = codec::decode_packed(key, value).unwrap();
+                    for image in entry.images {
+                        let key = space.key(&image.row);
+                        let value = (!image.value.is_empty()).then(|| image.value.to_vec());
+                        last.insert(key.clone(), (seq, value.clone()));
+                        shown.entry(key).or_default().push((*at, value));
+                    }
+                }
+            }
+            for (key, (seq, value)) in last {
+                let record = stored.get(&key).and_then(|all| all.last()).cloned();
+                let record = record.and_then(|(_, value)| value);
+                if seq <= head.flushed && record != value {
+                    problems.push(format!("{} is not as entry {seq} left it", codec::hex(&key)));
+                }
+            }
+        }
+    }
+    (shown, problems)
+}
+
 /// What journal entries say of each transaction, by id.
 fn seen<'a>(
     entries: impl Iterator<Item = (&'a storage::Key, &'a storage::Value)>,
 ) -> BTreeMap<String, Seen> {
     let mut all: BTreeMap<String, Seen> = BTreeMap::new();
     for (key, value) in entries {
-        let entry: JournalEntry = codec::decode(key, value).unwrap();
+        let entry: JournalEntry = codec::decode_packed(key, value).unwrap();
         for event in entry.events.into_iter().filter_map(|event| event.event) {
             match event {
                 Event::Prepared(event) => {

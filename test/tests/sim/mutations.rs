@@ -23,6 +23,7 @@ const ENOUGH: usize = 20;
 /// Breaks that this simulation does not notice; docs/reliability.md says why.
 const HOLES: &[Mutation] = &[
     Mutation::PrimaryNotBelieved,
+    Mutation::RefusalWithoutPrimary,
     Mutation::YoungerWaits,
     Mutation::FenceDroppedEarly,
     Mutation::DeadlineIgnored,

@@ -211,5 +211,5 @@ async fn attempt(kv: &dyn Kv, keys: &[Vec<u8>]) -> Result<(), CommitError> {
         let changed = value.iter().map(|byte| byte.wrapping_add(1)).collect();
         txn.put(key, changed);
     }
-    txn.commit().await
+    txn.commit().await.map(drop)
 }

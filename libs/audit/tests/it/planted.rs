@@ -64,6 +64,42 @@ async fn what_does_not_fit_in_memory_makes_no_difference() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_that_follows_behind_is_judged_as_its_journal_shows_it() {
+    let shop = Shop::open().await;
+    // A unit that is in the record, and not in the journal, and the other way round.
+    let read = ItemRecord {
+        price: 3,
+        available: 3,
+        supplied: 10,
+        incarnation: ago(100_000),
+        ..ItemRecord::default()
+    };
+    let more = ItemRecord { available: 4, ..read };
+    shop.show(Owner::Stock, Kind::Item, "a", Some(&more)).await;
+    expect(&shop.audit(&options()).await, &[(Invariant::Stock, "item a")]);
+    shop.edit(item(), |item: &mut ItemRecord| item.available += 1).await;
+    shop.show(Owner::Stock, Kind::Item, "a", Some(&read)).await;
+    expect(&shop.audit(&options()).await, &[]);
+    // Users and orders that no record shows yet, in pages of two.
+    for id in ["before", "u0", "zz"] {
+        let user = UserRecord { available: 5, supplied: 5, ..UserRecord::default() };
+        shop.show(Owner::Payment, Kind::User, id, Some(&user)).await;
+    }
+    let ids: Vec<_> = (0..9).map(|number| format!("new{number}")).collect();
+    for id in &ids {
+        shop.show(Owner::Order, Kind::Order, id, Some(&record(id, 1, None))).await;
+    }
+    let report = shop.audit(&options()).await;
+    expect(&report, &[]);
+    assert_eq!((report.counts.users, report.counts.orders), (4, 13));
+    assert_eq!(shop.order("new3").await, Some(record("new3", 1, None)));
+    // An order that is gone, though its record is there.
+    shop.show(Owner::Order, Kind::Order, "o4", None::<&OrderRecord>).await;
+    assert_eq!(shop.order("o4").await, None);
+    assert_eq!(shop.audit(&options()).await.counts.orders, 12);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_nobody_has_used_is_clean() {
     let clock = std::sync::Arc::new(storage::mem::TokioClock::starting_at(NOW));
     let kv = storage::mem::MemKv::new(clock);

@@ -10,10 +10,10 @@ use proto::{
 };
 use storage::{
     Key, Kv as _, codec,
-    keys::{Kind, Owner, Space},
+    keys::{self, Kind, Owner, Space},
     mem::{MemKv, TokioClock},
     record::{
-        Branch, Head, ItemRecord, JournalEntry, OrderRecord, TxEvent, TxMeta, UserRecord,
+        Branch, Head, Image, ItemRecord, JournalEntry, OrderRecord, TxEvent, TxMeta, UserRecord,
         order_record::{Line, Paid, Receipt},
         tx_event,
     },
@@ -154,12 +154,37 @@ impl Shop {
         let mut txn = self.kv.begin().await.unwrap();
         let head = txn.get(&space.head()).await.unwrap();
         let head = head.map(|head| codec::decode::<Head>(&space.head(), &head).unwrap());
-        let mut head = head.unwrap_or(Head { seq: 0, oldest: 1, runs: Vec::new() });
-        head.seq += 1;
+        let mut head = head.unwrap_or(Head { oldest: 1, ..Head::default() });
+        head.flushed += 1;
         let entry = JournalEntry { events, start_ts: ago(ms), ..JournalEntry::default() };
         txn.put(space.head(), codec::encode(&head));
-        txn.put(space.journal(head.seq), codec::encode(&entry));
+        txn.put(space.journal(head.flushed), codec::encode(&entry));
         txn.commit().await.unwrap();
+    }
+
+    /// Appends an entry that shows a record, or that it is gone, to the journal of the shard of `id`. Its records do not.
+    pub(crate) async fn show<M: prost::Message>(
+        &self,
+        owner: Owner,
+        kind: Kind,
+        id: &str,
+        record: Option<&M>,
+    ) {
+        let space = Space::new(owner, shard_of(id, SHARDS));
+        let at = self.kv.timestamp().await.unwrap();
+        let journal = self.kv.snapshot(at).scan(space.range(Kind::Journal), 100).await.unwrap();
+        let last = journal.last().map(|(key, _)| u64::from_be_bytes(key[4..].try_into().unwrap()));
+        let image = Image {
+            row: keys::record_key(kind, id.as_bytes()).into(),
+            value: record.map(|record| codec::encode(record).into()).unwrap_or_default(),
+        };
+        let entry = JournalEntry { images: vec![image], start_ts: at.0, ..Default::default() };
+        self.put(space.journal(last.unwrap_or(0) + 1), &entry).await;
+    }
+
+    /// An order as it is looked up for people.
+    pub(crate) async fn order(&self, id: &str) -> Option<OrderRecord> {
+        audit::lookup::order(&self.kv, &id.parse().unwrap()).await.unwrap()
     }
 
     pub(crate) async fn put(&self, key: Key, record: &impl prost::Message) {

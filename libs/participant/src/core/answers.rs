@@ -229,7 +229,7 @@ impl<D: Domain> Core<D> {
             // Release 0.1 kept it in the journal.
             self.answers.remove(id);
             let row = answer_row(id);
-            self.run.bytes += 2 * row.len() + known.encode(None).encoded_len() + RECORD_BYTES;
+            self.run.bytes += row.len() + known.encode(None).encoded_len() + RECORD_BYTES;
             self.run.told.insert(row, known);
             return;
         }

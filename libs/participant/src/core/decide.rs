@@ -9,7 +9,7 @@ use types::{
 use super::{
     Answer, Call, CallId, Core,
     answers::{Recalled, Refused},
-    journal::row_of,
+    facts::row_of,
     wait::Waiter,
 };
 use crate::domain::{Domain, Executed, Judged, Receipt, Row};

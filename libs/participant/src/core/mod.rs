@@ -1,14 +1,15 @@
 //! The lane's state machine: a shard's state in memory, and what a batch of calls does to it. No async,
 //! clock, randomness or I/O: the lane around it ([`crate::lane`]) loads, writes and answers.
 //!
-//! A batch goes: [`Core::begin`], calls one by one ([`Core::offer`]), then [`Core::finish`] gives what
-//! must be written. When that is durable [`Core::settle`] makes it the state; when it definitely is not,
-//! [`Core::undo`] takes all of it back and the same calls run again on the state as it is by then.
+//! A batch goes: [`Core::begin`], calls one by one ([`Core::offer`]), then [`Core::finish`] gives the entry that
+//! must be appended to the journal. When that is durable [`Core::settle`] makes it the state; when it definitely is
+//! not, [`Core::undo`] takes all of it back and the same calls run again on the state as it is by then. Between
+//! batches [`Core::piece`] gives what is to be written of the records.
 
 mod answers;
 mod call;
 mod decide;
-mod journal;
+mod facts;
 mod rows;
 mod wait;
 
@@ -17,17 +18,15 @@ use std::{
     sync::Arc,
 };
 
+use journal::{Author, Checkpoint, Fate, Head, Image, Look, Piece, Tail};
 use proto::InvalidField;
-use storage::{
-    KvError,
-    keys::Space,
-    record,
-    shard::{Head, Writer},
-};
+use storage::{KvError, keys::Space, record, shard};
 use twopc::{participant::Book, undo::UndoMap};
-use types::{Branch, ClientCall, Priority, RequestId, Timestamp, TxId, TxMeta, UnixMillis};
+use types::{
+    Branch, ClientCall, Mutation, Priority, RequestId, Timestamp, TxId, TxMeta, UnixMillis,
+};
 
-use self::{answers::Remembered, journal::Mark, wait::Waiter};
+use self::{answers::Remembered, facts::Mark, wait::Waiter};
 pub use self::{
     call::{Answer, Call, CallId},
     rows::Rows,
@@ -37,14 +36,14 @@ use crate::domain::{Domain, Row};
 /// What a batch must write.
 #[derive(Debug)]
 pub struct Batch {
-    /// The head before.
-    pub before: Head,
-    /// The head after.
-    pub after: Head,
-    /// The journal entry.
+    /// Who writes it.
+    pub author: Author,
+    /// Number of its entry.
+    pub seq: u64,
+    /// Its entry.
     pub entry: record::JournalEntry,
-    /// Records to put (with their value) or delete (without).
-    pub records: Vec<(Row, Option<storage::Value>)>,
+    /// What the head must say, where no head of this release stands.
+    pub opens: Option<Head>,
 }
 
 /// What came of offering a call.
@@ -63,9 +62,8 @@ pub struct Limits {
     pub records: usize,
     /// Calls that may wait for others at once.
     pub waiters: usize,
-    /// Keys and values of one batch, about, in bytes: no more call is taken at or above it. The store's
-    /// client cuts a prewrite at 16 KiB, and only what goes in one request commits in one phase; the rest
-    /// is for the last call, the head and what is trimmed.
+    /// The entry of one batch, about, in bytes: no more call is taken at or above it. One key commits in one phase
+    /// whatever its length, but a store does not like its values long.
     pub batch_bytes: usize,
     /// Calls in one batch.
     pub batch_calls: usize,
@@ -78,7 +76,7 @@ impl Default for Limits {
         Self {
             records: 131_072,
             waiters: 8_192,
-            batch_bytes: 15 * 1024,
+            batch_bytes: 128 * 1024,
             batch_calls: 1_024,
             retention_ms: 600_000,
         }
@@ -96,13 +94,18 @@ impl Limits {
 /// Records that a shard keeps in memory, however many shards there are.
 const RECORDS_MIN: usize = 4_096;
 
-/// A shard's state in memory. Current exactly while the store's head is [`Core::head`].
+/// A shard's state in memory: what its journal says up to [`Core::tail`].
 #[derive(Debug)]
 pub struct Core<D: Domain> {
     domain: Arc<D>,
     space: Space,
     limits: Limits,
-    head: Head,
+    tail: Tail,
+    checkpoint: Checkpoint,
+    /// A head of this release was seen, so earlier ones can do nothing in this shard.
+    is_open: bool,
+    /// What a look has found wrong with the journal: nothing is done in this shard any more.
+    damage: Option<InvalidField>,
     book: Book<D::Hold>,
     /// Who holds something on which row, oldest first.
     holders: UndoMap<(Row, Priority, TxId), ()>,
@@ -111,6 +114,7 @@ pub struct Core<D: Domain> {
     /// Rows of answers that the batch at hand has read.
     loaded_answers: BTreeMap<Row, Option<Remembered>>,
     journal: VecDeque<Mark>,
+    journal_bytes: usize,
     records: rows::Cache<D::Record>,
     waiters: UndoMap<CallId, Waiter<D>>,
     /// Who waits on which row, oldest first.
@@ -168,12 +172,16 @@ impl<D: Domain> Core<D> {
             domain,
             space,
             limits,
-            head: Head::default(),
+            tail: Tail::default(),
+            checkpoint: Checkpoint::default(),
+            is_open: false,
+            damage: None,
             book: Book::new(branch),
             holders: UndoMap::default(),
             answers: UndoMap::default(),
             loaded_answers: BTreeMap::new(),
             journal: VecDeque::new(),
+            journal_bytes: 0,
             records: rows::Cache::new(limits.records),
             waiters: UndoMap::default(),
             queue: UndoMap::default(),
@@ -183,9 +191,19 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// The head that this state belongs to.
-    pub const fn head(&self) -> &Head {
-        &self.head
+    /// The end of the journal that this state belongs to.
+    pub const fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Whether earlier releases can do nothing in this shard any more.
+    pub const fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// What the records do not show yet.
+    pub const fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
     }
 
     /// The shard's keys.
@@ -219,9 +237,14 @@ impl<D: Domain> Core<D> {
             || self.waiters.iter().any(|(_, waiter)| waiter.call.is_over(now))
     }
 
+    /// A KV transaction begins at `start`. Returns whether its batch may be appended without a look.
+    pub fn is_trusted(&mut self, start: Timestamp) -> bool {
+        self.tail.begin(start.physical().0)
+    }
+
     /// Begins a batch on the state as of `start`. Prepares whose deadline has come stop waiting.
     pub fn begin(&mut self, start: Timestamp) {
-        self.run = Run { start, seq: self.head.seq + 1, ..Run::default() };
+        self.run = Run { start, seq: self.tail.seq() + 1, ..Run::default() };
         self.expire_waiters();
     }
 
@@ -265,11 +288,19 @@ impl<D: Domain> Core<D> {
         meta.call.as_ref().filter(|_| meta.is_primary(self.book.branch()))
     }
 
-    /// Takes a record, as it stands at the batch's start timestamp, into memory.
+    /// Whether a row can be loaded without the record: the journal shows it.
+    pub fn has_image(&self, row: &[u8]) -> bool {
+        self.checkpoint.image(row).is_some() && !Mutation::LoadWithoutImages.is_on()
+    }
+
+    /// Takes a row into memory: as the journal shows it, else as its record stands at the batch's start timestamp.
     ///
     /// # Errors
     /// [`KvError::Corrupt`]; a retry does not help.
     pub fn load(&mut self, row: Row, value: Option<&[u8]>) -> Result<(), KvError> {
+        let image = self.checkpoint.image(&row).map(Option::<&bytes::Bytes>::cloned);
+        let image = image.filter(|_| !Mutation::LoadWithoutImages.is_on());
+        let value = image.as_ref().map_or(value, |value| value.as_deref());
         if answers::id_in(&row).is_some() {
             return self.load_answer(row, value);
         }
@@ -300,36 +331,41 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Ends the batch: what must be written, or nothing. Entries of the journal that may be forgotten are
-    /// trimmed along the way; with `tidy` even when that is all there is to write. A head that older releases
-    /// may write is reason enough to write.
-    pub fn finish(&mut self, writer: Writer, run: u64, tidy: bool) -> Option<Batch> {
+    /// Ends the batch: what must be written, or nothing. A head that earlier releases understand is reason enough to
+    /// write, and so is an append of unknown outcome: it may land after any answer that rests on its absence, until
+    /// another entry has its place.
+    pub fn finish(&mut self, author: Author) -> Option<Batch> {
         let idle = self.run.events.is_empty()
             && self.run.requests.is_empty()
             && self.run.told.is_empty()
             && self.run.dirty.is_empty();
-        let outdated = self.head.is_outdated();
-        if idle && !tidy && !outdated {
+        if idle && self.is_open && !self.tail.is_in_limbo() {
             return None;
         }
-        let oldest = self.trim(idle);
-        if idle && oldest == self.head.oldest && !outdated {
-            return None;
-        }
-        let after = self.head.next(writer, run, oldest);
+        self.carry_forward();
         let records = self.run.dirty.iter().map(|(row, record)| {
             (row.clone(), record.as_ref().map(|record| self.domain.encode_record(record)))
         });
-        let records: Vec<_> = records.chain(self.told_rows()).collect();
+        let images = records.chain(self.told_rows()).map(|(row, value)| record::Image {
+            row: row.into(),
+            value: value.map(Into::into).unwrap_or_default(),
+        });
+        let previous = self.tail.author();
         let entry = record::JournalEntry {
-            writer: writer.to_vec().into(),
-            run,
-            events: self.run.events.clone(),
-            requests: self.run.requests.clone(),
-            changed: records.iter().map(|(row, _)| row.clone().into()).collect(),
+            writer: author.writer.to_vec().into(),
+            run: author.run,
+            images: images.collect(),
+            events: std::mem::take(&mut self.run.events),
+            requests: std::mem::take(&mut self.run.requests),
+            changed: Vec::new(),
             start_ts: self.run.start.0,
+            previous_writer: previous
+                .map(|previous| previous.writer.to_vec().into())
+                .unwrap_or_default(),
+            previous_run: previous.map(|previous| previous.run).unwrap_or_default(),
         };
-        Some(Batch { before: self.head.clone(), after, entry, records })
+        let opens = (!self.is_open).then(|| *self.checkpoint.head());
+        Some(Batch { author, seq: self.run.seq, entry, opens })
     }
 
     /// The answers of the batch at hand; they may go out once it is settled.
@@ -337,23 +373,62 @@ impl<D: Domain> Core<D> {
         std::mem::take(&mut self.run.answers)
     }
 
-    /// The batch is durable (or wrote nothing): it is the state now.
-    pub fn settle(&mut self, batch: Option<&Batch>) {
+    /// The batch at hand wrote nothing, and nothing followed the end of the journal at its start: it is answered.
+    pub fn settle_read(&mut self) {
+        self.tail.looked(self.run.start.physical().0);
+        self.keep_run();
+    }
+
+    /// The batch is durable as of `committed`: it is the state now. False where that does not count, as it comes too
+    /// late: then its outcome is unknown.
+    #[must_use]
+    pub fn settle(&mut self, batch: &Batch, committed: Timestamp) -> bool {
+        let (start, committed) = (self.run.start.physical().0, committed.physical().0);
+        if !self.tail.appended(batch.author, start, committed) {
+            self.undo();
+            return false;
+        }
+        self.is_open = true;
+        self.checkpoint.push(batch.seq, images(&batch.entry));
+        self.mark(batch.seq, &batch.entry);
+        self.keep_run();
+        true
+    }
+
+    fn keep_run(&mut self) {
         self.book.settle();
         self.holders.settle();
         self.answers.settle();
         self.waiters.settle();
         self.queue.settle();
         self.waiting.settle();
-        if let Some(batch) = batch {
-            self.head = batch.after.clone();
-            self.mark(batch.after.seq, &batch.entry);
-            self.forget_before(batch.after.oldest);
-        }
         let run = std::mem::take(&mut self.run);
         self.loaded_answers.clear();
         self.records.extend(run.dirty);
         self.records.rotate();
+    }
+
+    /// Nobody knows whether the batch is durable, or will be: the state is as it was before.
+    pub fn doubt(&mut self, batch: &Batch) {
+        self.tail.undetermined(batch.author);
+        self.undo();
+    }
+
+    /// The next piece of a checkpoint up to entry `upto`, of about `budget` bytes, for a KV transaction that starts
+    /// at `start` or later. Between batches only.
+    pub fn piece(&self, upto: u64, start: Timestamp, budget: usize) -> Option<Piece> {
+        self.checkpoint.piece(upto, self.may_begin_at(start), budget)
+    }
+
+    /// A piece is durable. Between batches only.
+    pub fn landed(&mut self, piece: &Piece) {
+        self.checkpoint.landed(piece);
+        self.forget_before(piece.after.oldest);
+    }
+
+    /// A KV transaction that wrote nothing has found this head. Between batches only.
+    pub fn found(&mut self, head: Head) {
+        self.checkpoint.seen(head);
     }
 
     /// The batch is definitely not durable, or must run again: the state is as it was before.
@@ -369,51 +444,102 @@ impl<D: Domain> Core<D> {
         self.improved.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
     }
 
-    /// Forgets everything, for a reload from the store. Waiters stay.
-    pub fn reset(&mut self) {
-        self.head = Head::default();
+    /// Forgets everything, for a replay from the oldest entry on that stands. Waiters stay.
+    pub fn restart(&mut self, head: &Head) {
+        self.damage = None;
+        self.tail.restart(head);
+        self.forget_state(*head);
+    }
+
+    fn forget_state(&mut self, head: Head) {
+        self.checkpoint.restart(head);
         self.book = Book::new(self.book.branch().clone());
         self.holders = UndoMap::default();
         self.answers = UndoMap::default();
         self.loaded_answers.clear();
         self.journal.clear();
+        self.journal_bytes = 0;
         self.records = rows::Cache::new(self.limits.records);
         self.run = Run::default();
         // What they wait for may be gone from the journal, too.
         self.improved.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
     }
 
-    /// Takes what other writers (or earlier runs) wrote after [`Core::head`] into the state.
+    /// Makes the state that of the journal's end: takes the head, and the entries that follow [`Core::tail`] (where
+    /// some of them are trimmed, those from the oldest on), as one look has shown them. Tells what became of
+    /// batches whose outcome was unknown.
     ///
     /// # Errors
-    /// [`InvalidField`] when an entry does not decode; a retry does not help.
-    pub fn catch_up(
+    /// [`InvalidField`] when an entry does not decode, or is not the next one; a retry does not help, and whatever is
+    /// shown later, each further look says the same: what was taken until then is half a state.
+    pub fn look(
         &mut self,
-        head: Head,
+        found: shard::Found,
         entries: Vec<(u64, record::JournalEntry)>,
-    ) -> Result<(), InvalidField> {
-        for (seq, entry) in entries {
-            for event in &entry.events {
-                let event = self.decode_event(event)?;
-                self.apply(event, seq);
-            }
-            for answer in &entry.requests {
-                self.take_answer(answer, seq)?;
-            }
-            for row in &entry.changed {
-                if self.forget_answer(row) {
-                    continue;
-                }
-                self.records.remove(row);
-                self.improved.insert(row.to_vec());
-            }
-            self.mark(seq, &entry);
+    ) -> Result<Fate, InvalidField> {
+        if let Some(damage) = &self.damage {
+            return Err(damage.clone());
         }
-        self.forget_before(head.oldest);
-        self.head = head;
+        let looked = self.take_look(found, entries);
+        self.damage = looked.as_ref().err().cloned();
+        looked
+    }
+
+    fn take_look(
+        &mut self,
+        found: shard::Found,
+        entries: Vec<(u64, record::JournalEntry)>,
+    ) -> Result<Fate, InvalidField> {
+        let next = entries.first().filter(|(seq, _)| *seq == self.tail.seq() + 1);
+        let next = next.map(|(_, entry)| author(entry)).transpose()?;
+        let (look, fate) = self.tail.look(&found.head, next);
+        if let Look::Lost(_) = look {
+            self.forget_state(found.head);
+        } else {
+            self.checkpoint.seen(found.head);
+        }
+        self.is_open = found.is_current;
+        for (seq, entry) in entries {
+            self.take(seq, &entry)?;
+        }
+        self.checkpoint.check(&self.tail).map_err(|damage| InvalidField::new("journal", damage))?;
+        self.forget_before(found.head.oldest);
         self.book.settle();
         self.holders.settle();
         self.answers.settle();
+        Ok(fate)
+    }
+
+    /// Takes what another writer (or an earlier run) wrote into the state.
+    fn take(&mut self, seq: u64, entry: &record::JournalEntry) -> Result<(), InvalidField> {
+        let taken = self.tail.take(seq, author(entry)?, shard::previous_author(entry));
+        taken.map_err(|damage| InvalidField::new("journal", damage))?;
+        for event in &entry.events {
+            let event = self.decode_event(event)?;
+            self.apply(event, seq);
+        }
+        for answer in &entry.requests {
+            self.take_answer(answer, seq)?;
+        }
+        for row in entry.images.iter().map(|image| &image.row).chain(&entry.changed) {
+            if self.forget_answer(row) {
+                continue;
+            }
+            self.records.remove(row);
+            self.improved.insert(row.to_vec());
+        }
+        self.checkpoint.push(seq, images(entry));
+        self.mark(seq, entry);
         Ok(())
     }
+}
+
+fn author(entry: &record::JournalEntry) -> Result<Author, InvalidField> {
+    shard::author(entry).ok_or_else(|| InvalidField::new("writer", "must be 16 bytes"))
+}
+
+fn images(entry: &record::JournalEntry) -> impl Iterator<Item = Image> {
+    let value = |value: &bytes::Bytes| (!value.is_empty()).then(|| value.clone());
+    let images = entry.images.iter();
+    images.map(move |image| Image { row: image.row.clone(), value: value(&image.value) })
 }

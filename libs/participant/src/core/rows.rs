@@ -9,11 +9,10 @@ use types::{Mutation, Priority, Stamp, TxId};
 use super::{Core, Run};
 use crate::domain::{Domain, Holder, Row};
 
-/// What a changed record adds to a batch besides its value and twice its row (in its key and in the
-/// journal), in bytes.
-pub(super) const RECORD_BYTES: usize = 16;
+/// What a changed record adds to a batch besides its row and its value, in bytes.
+pub(super) const RECORD_BYTES: usize = 8;
 
-/// Records as they stand in the store at the head, absent ones included. Two generations: what is read
+/// Records as they stand at the end of the journal, absent ones included. Two generations: what is read
 /// moves to the young one; when that is half full the old one is dropped. Looked up only, never walked
 /// through: nothing depends on the order of a hash map. Records are boxed, as about half of the places of a
 /// hash map are empty.
@@ -111,7 +110,7 @@ impl<D: Domain> Rows<'_, D> {
         self.run.bytes += len(&record);
         match self.run.dirty.insert(row.clone(), record) {
             Some(before) => self.run.bytes -= len(&before),
-            None => self.run.bytes += 2 * row.len() + RECORD_BYTES,
+            None => self.run.bytes += row.len() + RECORD_BYTES,
         }
         self.run.changed.insert(row);
     }

@@ -172,15 +172,22 @@ impl<D: Domain> Core<D> {
     }
 
     /// Serves waiters whose row changed, oldest first, until nothing changes any more. Who stands behind
-    /// one that must wait on is not served, but looks whether it may still wait.
+    /// one that must wait on is not served, but looks whether it may still wait. Those for whom a batch has no room are
+    /// served by the next one.
     pub(super) fn serve_waiters(&mut self) {
-        while let Some(row) = self.improved.pop_first() {
+        while self.has_room()
+            && let Some(row) = self.improved.pop_first()
+        {
             let least = Priority { begin_ts: 0, nonce: 0 };
             let greatest = Priority { begin_ts: u64::MAX, nonce: u64::MAX };
             let range = (row.clone(), least, 0)..=(row.clone(), greatest, CallId::MAX);
             let ids: Vec<CallId> = self.queue.range(range).map(|((_, _, id), ())| *id).collect();
             let mut served = true;
             for id in ids {
+                if !self.has_room() {
+                    self.improved.insert(row);
+                    return;
+                }
                 if served {
                     let Some(waiter) = self.unpark(id) else { continue };
                     self.decide(id, &waiter.call, Some(&waiter));

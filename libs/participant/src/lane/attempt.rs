@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use journal::{Author, Fate};
 use storage::{
     CommitError, KvError, Txn,
     kv::TXN_LIFE_MAX,
     schema::{self, SchemaError},
-    shard::{self, Head, read_head, read_journal, write_batch},
+    shard::{append, read_tail},
 };
 use tokio::time::Instant;
-use types::{Mutation, Timestamp};
+use types::Mutation;
 
 use super::{Lane, LaneError, Limbo};
 use crate::{
-    core::{Answer, Batch, Call, CallId, Offered},
+    core::{Answer, Call, CallId, Offered},
     domain::{Domain, Row},
 };
 
@@ -48,32 +49,29 @@ impl<D: Domain> Lane<D> {
         let began = Instant::now();
         let start = txn.read_ts();
         self.seams.store_time.hear(start);
-        // Known again only when this succeeds.
-        let known_at = self.head_known_at.take();
-        let mut checked = !self.may_trust(known_at, start);
-        if checked {
-            self.refresh(&mut *txn).await?;
+        self.heard = start;
+        let trusted = self.core.is_trusted(start) && self.wants_to_write();
+        let mut looked = !trusted;
+        if looked {
+            self.look(&mut *txn).await?;
         }
         self.runs += 1;
-        let run = self.runs;
+        let author = Author { writer: self.writer, run: self.runs };
         let (taken, batch) = loop {
             let taken = self.apply(&mut *txn).await?;
-            // As the head is known by now: somebody else may have written since the lane decided to.
-            let tidy = self.tidy && self.tends_the_journal();
-            let batch = self.core.finish(self.writer, run, tidy);
-            if batch.is_some() || checked {
+            let batch = self.core.finish(author);
+            if batch.is_some() || looked {
                 break (taken, batch);
             }
-            // No write proves that the state was current.
+            // No append proves that the state was current.
             self.core.undo();
-            self.refresh(&mut *txn).await?;
-            checked = true;
+            self.look(&mut *txn).await?;
+            looked = true;
         };
         let answers = self.core.take_answers();
         self.link_batch(&taken);
         let Some(batch) = batch else {
-            self.core.settle(None);
-            self.head_known_at = Some(start);
+            self.core.settle_read();
             self.told.answered("read", taken.len(), begun);
             self.tell_calls(start, taken.len(), &answers);
             self.deliver(taken.len(), answers);
@@ -89,41 +87,44 @@ impl<D: Domain> Lane<D> {
                 self.send(id, Ok(answer));
             }
         }
-        write(&mut *txn, &self.core, &batch);
-        match txn.commit().await {
-            Ok(()) => {
-                self.core.settle(Some(&batch));
+        let space = self.core.space();
+        append(&mut *txn, space, batch.seq, &batch.entry, batch.opens.as_ref());
+        let unknown = match txn.commit().await {
+            // Whatever the store's timestamps say, a reply as late as this proves nothing any more.
+            Ok(_) if began.elapsed() >= TXN_LIFE_MAX => {
+                self.core.doubt(&batch);
+                "the reply was late".to_owned()
+            }
+            Ok(committed) if self.core.settle(&batch, committed) => {
                 self.limbo.clear();
-                self.head_known_at = Some(start);
                 self.refreshed = Some(Instant::now());
                 self.moved = self.refreshed;
                 self.told.answered("write", taken.len(), begun);
                 self.tell_calls(start, taken.len(), &answers);
                 self.deliver(taken.len(), answers);
-                Ok(())
+                return Ok(());
             }
+            Ok(committed) => format!("begun at {start:?}, committed as late as {committed:?}"),
             Err(CommitError::Conflict) => {
                 self.core.undo();
-                Err(AttemptError::Conflict)
+                return Err(AttemptError::Conflict);
             }
             Err(CommitError::Failed(error)) => {
                 self.core.undo();
-                Err(error.into())
+                return Err(error.into());
             }
             Err(CommitError::Undetermined(what)) => {
-                self.core.undo();
-                self.limbo.push(Limbo { run, taken, answers });
-                Err(AttemptError::Undetermined(what))
+                self.core.doubt(&batch);
+                what
             }
-        }
+        };
+        self.limbo.push(Limbo { author, taken, answers });
+        Err(AttemptError::Undetermined(unknown))
     }
 
-    /// Whether a batch that starts at `start` may do without reading the head: it was known a moment ago,
-    /// nothing is in doubt, and something will be written, whose commit fails should the head have moved.
-    fn may_trust(&self, known_at: Option<Timestamp>, start: Timestamp) -> bool {
-        let fresh = known_at
-            .is_some_and(|known| start.physical().since(known.physical()) <= shard::TRUST_MS);
-        fresh && self.limbo.is_empty() && self.queued.iter().any(|(_, call)| call.is_mutation())
+    /// Whether something is queued that an append will tell of: it fails should the journal have grown.
+    fn wants_to_write(&self) -> bool {
+        self.queued.iter().any(|(_, call)| call.is_mutation())
     }
 
     /// Applies what is queued to the state, with the records that it needs as they stand at the
@@ -146,36 +147,31 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Makes the state that of the head at the transaction's start, and settles runs whose fate was
-    /// unknown: the head tells which of them stands.
-    async fn refresh(&mut self, txn: &mut dyn Txn) -> Result<(), KvError> {
+    /// Makes the state that of the journal at the transaction's start, and learns what became of runs whose fate was
+    /// unknown.
+    async fn look(&mut self, txn: &mut dyn Txn) -> Result<(), KvError> {
         let space = self.core.space();
-        if self.skips_head() {
+        if self.skips_look() {
             return Ok(());
         }
-        let head = read_head(txn, space).await?;
-        let moved = head != *self.core.head();
-        if moved || self.moved.is_none() {
+        let (mut found, mut entries) = read_tail(txn, space, self.core.tail().seq()).await?;
+        if !found.head.follows(self.core.checkpoint().head())
+            || (self.core.is_open() && !found.is_current)
+        {
+            self.check_store(txn).await?;
+            self.core.restart(&found.head);
+            self.settle_limbo(Fate::Unknown);
+            (found, entries) = read_tail(txn, space, self.core.tail().seq()).await?;
+        }
+        if !entries.is_empty() || self.moved.is_none() {
             self.moved = Some(Instant::now());
         }
-        if moved {
-            let known = self.core.head().seq;
-            if head.seq < known {
-                self.check_store(txn).await?;
-            }
-            let from = if known.saturating_add(1) < head.oldest || head.seq < known {
-                self.core.reset();
-                head.oldest
-            } else {
-                known + 1
-            };
-            let entries = read_journal(txn, space, from, head.seq).await?;
-            self.core.catch_up(head.clone(), entries).map_err(|error| KvError::Corrupt {
-                key: storage::codec::hex(&space.head()),
-                problem: error.to_string(),
-            })?;
-        }
-        self.settle_limbo(&head);
+        let looked = self.core.look(found, entries);
+        self.settle_limbo(*looked.as_ref().unwrap_or(&Fate::Unknown));
+        looked.map_err(|error| KvError::Corrupt {
+            key: storage::codec::hex(&space.head()),
+            problem: error.to_string(),
+        })?;
         self.refreshed = Some(Instant::now());
         Ok(())
     }
@@ -192,23 +188,47 @@ impl<D: Domain> Lane<D> {
     }
 
     /// Whether the simulation has this try rely on what is in memory.
-    fn skips_head(&self) -> bool {
+    fn skips_look(&self) -> bool {
         let reads = || {
             let is_read = |call: &Call<D>| matches!(call, Call::Op { call: None, .. });
             self.refreshed.is_some() && self.queued.iter().all(|(_, call)| is_read(call))
         };
-        (Mutation::RerunWithoutHead.is_on() && !self.limbo.is_empty())
-            || (Mutation::ReadWithoutHead.is_on() && reads())
+        Mutation::ReadWithoutLook.is_on() && self.limbo.is_empty() && reads()
     }
 
-    /// Answers the calls of a run that turned out to stand. It was the last of this writer: a later one
-    /// would have rewritten the head, and both cannot stand.
-    fn settle_limbo(&mut self, head: &Head) {
-        let Some(stands) = head.run_of(&self.writer) else { return };
-        if let Some(at) = self.limbo.iter().position(|limbo| limbo.run == stands) {
-            let limbo = self.limbo.swap_remove(at);
-            self.limbo.clear();
-            self.conclude(limbo);
+    /// Answers the calls of runs whose fate is known by now. Those of runs whose fate nobody will ever know are told
+    /// so, and never run again.
+    fn settle_limbo(&mut self, fate: Fate) {
+        match fate {
+            Fate::Settled | Fate::Open => {}
+            Fate::Void if Mutation::LimboBelieved.is_on() => {
+                let believed = self.limbo.pop();
+                self.limbo.clear();
+                if let Some(limbo) = believed {
+                    self.conclude(limbo);
+                }
+            }
+            Fate::Void => self.limbo.clear(),
+            Fate::Stands(author) => {
+                let stands = self.limbo.iter().position(|limbo| limbo.author == author);
+                let stands = stands.map(|at| self.limbo.swap_remove(at));
+                self.limbo.clear();
+                if let Some(limbo) = stands {
+                    self.conclude(limbo);
+                }
+            }
+            Fate::Unknown => {
+                // Waiters that such a run served among them.
+                let of_one = |limbo: Limbo<D>| {
+                    limbo.taken.into_iter().chain(limbo.answers.into_iter().map(|(id, _)| id))
+                };
+                let calls: BTreeSet<CallId> = self.limbo.drain(..).flat_map(of_one).collect();
+                self.queued.retain(|(id, _)| !calls.contains(id));
+                for id in calls {
+                    self.core.cancel(id);
+                    self.send(id, Err(LaneError::Unavailable));
+                }
+            }
         }
     }
 
@@ -271,12 +291,14 @@ impl<D: Domain> Lane<D> {
 
     /// Reads rows into memory. A damaged one fails the calls that need it, and no others.
     async fn load(&mut self, txn: &mut dyn Txn, rows: Vec<Row>) -> Result<(), KvError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
         let space = self.core.space();
-        let keys = rows.iter().map(|row| space.key(row)).collect();
-        let found: BTreeMap<_, _> = txn.batch_get(keys).await?.into_iter().collect();
+        let keys = rows.iter().filter(|row| !self.core.has_image(row));
+        let keys: Vec<_> = keys.map(|row| space.key(row)).collect();
+        let found: BTreeMap<_, _> = if keys.is_empty() {
+            BTreeMap::new()
+        } else {
+            txn.batch_get(keys).await?.into_iter().collect()
+        };
         for row in rows {
             let value = found.get(&space.key(&row)).map(Vec::as_slice);
             if let Err(error) = self.core.load(row.clone(), value) {
@@ -302,17 +324,6 @@ impl<D: Domain> Lane<D> {
         failed.extend(self.core.give_up(row));
         for id in failed {
             self.send(id, Err(LaneError::Damaged(error.clone())));
-        }
-    }
-}
-
-fn write<D: Domain>(txn: &mut dyn Txn, core: &crate::core::Core<D>, batch: &Batch) {
-    let space = core.space();
-    write_batch(txn, space, &batch.before, &batch.after, &batch.entry);
-    for (row, value) in &batch.records {
-        match value {
-            Some(value) => txn.put(space.key(row), value.clone()),
-            None => txn.delete(space.key(row)),
         }
     }
 }

@@ -29,24 +29,24 @@ impl<D: Domain> Lane<D> {
     pub(super) async fn chores(&mut self) {
         self.cancel_unwanted();
         let now = self.seams.clock.now();
-        self.tidy = self.core.wants_trim(now) && self.tends_the_journal();
         let stale = self.refreshed.is_none_or(|at| at.elapsed() >= self.options.refresh);
-        if stale && self.queued.is_empty() && !self.tidy {
+        if stale && self.queued.is_empty() {
             // Another replica may have left something unfinished in this shard.
             if let Err(error) = self.attempt().await {
                 self.report(&error);
                 self.refreshed = Some(Instant::now());
             }
         }
+        self.write_checkpoint();
         self.ask_about_the_unfinished();
         self.tell_votes(now);
     }
 
-    /// Whether this lane trims the journal when that is all there is to write: the last to have written the
-    /// shard does. The others know the same journal, and if they tried as well, each would be in the way of
-    /// all others and of the calls that are served elsewhere. They step in once the last writer is gone.
+    /// Whether this lane writes checkpoints and trims the journal: the last to have appended to it does. The others
+    /// know the same journal, and if they tried as well, each would be in the way of all others. They step in once
+    /// the last writer is gone.
     pub(super) fn tends_the_journal(&self) -> bool {
-        self.core.head().last_writer() == Some(&self.writer)
+        self.core.tail().is_by(&self.writer)
             || self.moved.is_some_and(|at| at.elapsed() >= self.options.abandoned)
     }
 
@@ -106,11 +106,11 @@ impl<D: Domain> Lane<D> {
         let branch = self.core.branch();
         match error {
             AttemptError::Conflict => {
-                let (calls, tidy) = (self.queued.len(), self.tidy);
-                tracing::debug!(%branch, calls, tidy, "write conflict on a shard's head");
+                let calls = self.queued.len();
+                tracing::debug!(%branch, calls, "another replica appended first");
             }
             AttemptError::Undetermined(what) => {
-                tracing::info!(%branch, what, "outcome of a batch unknown, looking at the head");
+                tracing::info!(%branch, what, "outcome of a batch unknown, looking at the journal");
             }
             AttemptError::Kv(error @ (KvError::Unavailable(_) | KvError::Locked)) => {
                 tracing::debug!(%branch, %error, "store unavailable, batch will be tried again");

@@ -1,10 +1,11 @@
 //! A lane: the writer of a shard in this replica.
 //!
-//! It takes everything that is waiting, applies it one by one in memory, writes one KV transaction,
-//! answers, and goes on; the next batch gathers meanwhile. Any replica may run a lane on any shard:
-//! routing makes it one, the head makes it safe.
+//! It takes everything that is waiting, applies it one by one in memory, appends one entry to the shard's journal,
+//! answers, and goes on; the next batch gathers meanwhile. The records follow behind, as a checkpoint. Any replica
+//! may run a lane on any shard: routing makes it one, the journal makes it safe.
 
 mod attempt;
+mod checkpoint;
 mod chores;
 mod told;
 
@@ -17,9 +18,10 @@ use std::{
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
+use journal::{Author, Writer};
 use rpc::{retry::Backoff, store_time::StoreTime};
 use rustc_hash::FxHashMap;
-use storage::{KvError, SharedKv, schema::Schema, shard::Writer};
+use storage::{KvError, SharedKv, schema::Schema};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -82,8 +84,12 @@ pub struct LaneOptions {
     pub ask_after_ms: u64,
     /// How often the lane looks what other replicas did to its shard.
     pub refresh: Duration,
-    /// How long nobody has written a shard before a lane that did not write it last trims its journal:
-    /// whoever did would have, by then. Drawn anew for each lane, up to twice this.
+    /// How long the records may lag behind the journal before a checkpoint begins.
+    pub checkpoint_after: Duration,
+    /// How many bytes the records may lag behind the journal before a checkpoint begins.
+    pub checkpoint_bytes: usize,
+    /// How long nobody has written a shard before a lane that did not write it last writes its checkpoint and trims
+    /// its journal: whoever did would have, by then. Drawn anew for each lane, up to twice this.
     pub abandoned: Duration,
 }
 
@@ -96,6 +102,8 @@ impl Default for LaneOptions {
             tick: Duration::from_millis(200),
             ask_after_ms: 250,
             refresh: Duration::from_secs(5),
+            checkpoint_after: Duration::from_secs(1),
+            checkpoint_bytes: 256 << 10,
             abandoned: Duration::from_secs(30),
         }
     }
@@ -234,19 +242,19 @@ pub struct Lane<D: Domain> {
     to_ask: VecDeque<TxMeta>,
     /// Questions under way.
     asking: JoinSet<()>,
-    /// Start of the last KV transaction that showed or moved the head to where the core has it; none when
-    /// that is in doubt.
-    head_known_at: Option<Timestamp>,
+    /// The latest timestamp that the store is known to have given out.
+    heard: Timestamp,
+    /// The checkpoint that is being written.
+    checkpoint: checkpoint::Writing,
     /// When the oldest patient call was queued.
     patient_since: Option<Instant>,
     refreshed: Option<Instant>,
-    /// When the head was last seen to have moved.
+    /// When the journal was last seen to have grown.
     moved: Option<Instant>,
     /// Rows that do not decode; each is told once.
     damaged: BTreeSet<Row>,
     /// Calls that the last batch took.
     took: usize,
-    tidy: bool,
     told: Told,
 }
 
@@ -257,7 +265,7 @@ impl<D: Domain> fmt::Debug for Lane<D> {
 }
 
 struct Limbo<D: Domain> {
-    run: u64,
+    author: Author,
     taken: Vec<CallId>,
     answers: Vec<(CallId, Answer<D::Reply>)>,
 }
@@ -288,13 +296,13 @@ impl<D: Domain> Lane<D> {
             asked: BTreeMap::new(),
             to_ask: VecDeque::new(),
             asking: JoinSet::new(),
-            head_known_at: None,
+            heard: Timestamp::default(),
+            checkpoint: checkpoint::Writing::default(),
             patient_since: None,
             refreshed: None,
             moved: None,
             damaged: BTreeSet::new(),
             took: 0,
-            tidy: false,
             told: Told::default(),
         };
         (lane, LaneHandle { sender })
@@ -313,6 +321,7 @@ impl<D: Domain> Lane<D> {
                     None => break,
                 },
                 Some(_) = self.asking.join_next() => self.ask_on(),
+                Some(written) = self.checkpoint.next() => self.checkpoint_written(written),
                 () = sleep_until(linger) => {}
                 _ = tick.tick() => self.chores().await,
             }
@@ -322,12 +331,14 @@ impl<D: Domain> Lane<D> {
                 if self.queued.len() > self.options.limits.batch_calls {
                     self.drop_unwanted();
                 }
+                self.catch_up_with_checkpoint().await;
                 self.batch().await;
                 self.drain();
                 // A lane that is always busy never waits for these.
                 while self.asking.try_join_next().is_some() {
                     self.ask_on();
                 }
+                self.write_checkpoint();
                 if tick.tick().now_or_never().is_some() {
                     self.chores().await;
                 }
@@ -367,7 +378,7 @@ impl<D: Domain> Lane<D> {
         // Deadlines are the store's; by a clock that is ahead of it nothing would ever stop being due.
         let rested = self.refreshed.is_none_or(|at| at.elapsed() >= self.options.linger);
         let now = if rested { self.seams.clock.now() } else { UnixMillis(0) };
-        if self.tidy || self.core.wants_look(now) {
+        if self.core.wants_look(now) {
             return true;
         }
         let branch = self.core.branch();
@@ -399,7 +410,6 @@ impl<D: Domain> Lane<D> {
                 }
             }
         }
-        self.tidy = false;
         self.told.batch_ended(self.queued.is_empty());
         if self.queued.is_empty() {
             self.patient_since = None;

@@ -2,17 +2,14 @@
 
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
+use journal::{Author, Head, TRIM_AGE_MS};
 use participant::{
     core::{Answer, Call, Core, Limits, Offered},
     domain::Row,
 };
 use prost::Message as _;
 use stock::app::{Op, Reply, Stock};
-use storage::{
-    Value,
-    record::JournalEntry,
-    shard::{Head, TRIM_AGE_MS},
-};
+use storage::{Value, record::JournalEntry, shard::Found};
 use types::{BranchState, ClientCall, Money, Priority, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
 use crate::shop::{ORIGIN, branch, client_call, item, said, units};
@@ -30,16 +27,21 @@ struct Store {
 impl Store {
     /// A replica that knows all of it.
     fn replica(&self) -> Core<Stock> {
-        let mut core = Core::new(Arc::new(Stock), branch("stock"), Limits::default());
+        self.replica_within(Limits::default())
+    }
+
+    fn replica_within(&self, limits: Limits) -> Core<Stock> {
+        let mut core = Core::new(Arc::new(Stock), branch("stock"), limits);
         self.catch_up(&mut core);
         core
     }
 
     /// Tells a replica what it does not know yet.
     fn catch_up(&self, core: &mut Core<Stock>) {
-        let unknown = self.entries.range(core.head().seq + 1..);
+        let unknown = self.entries.range(core.tail().seq() + 1..);
         let entries = unknown.map(|(seq, entry)| (*seq, entry.clone())).collect();
-        core.catch_up(self.head.clone(), entries).unwrap();
+        let found = Found { head: self.head, is_current: !self.entries.is_empty() };
+        core.look(found, entries).unwrap();
     }
 
     /// Offers calls to one batch. Returns what it answers, in a word each.
@@ -59,26 +61,44 @@ impl Store {
         core.take_answers().iter().map(|(_, answer)| word(answer)).collect()
     }
 
-    /// Offers calls, and makes their batch durable.
+    /// Offers calls, makes their batch durable, and has the records follow.
     fn write(&mut self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
-        let answers = self.offer(core, at_ms, calls);
-        self.finish(core, false);
+        let answers = self.append(core, at_ms, calls);
+        self.checkpoint(core, at_ms);
         answers
     }
 
-    /// Makes the batch at hand durable. Tells whether there was anything to write.
-    fn finish(&mut self, core: &mut Core<Stock>, tidy: bool) -> bool {
-        let batch = core.finish([1; 16], 1, tidy);
-        core.settle(batch.as_ref());
-        let Some(batch) = batch else { return false };
-        self.entries.insert(batch.after.seq, batch.entry);
-        self.entries.retain(|seq, _| *seq >= batch.after.oldest);
-        self.head = batch.after;
-        for (row, value) in batch.records {
-            self.records.remove(&row);
-            self.records.extend(value.map(|value| (row, value)));
+    /// Offers calls, and makes their batch durable.
+    fn append(&mut self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
+        let answers = self.offer(core, at_ms, calls);
+        let run = core.tail().seq() + 1;
+        match core.finish(Author { writer: [1; 16], run }) {
+            Some(batch) => {
+                assert!(core.settle(&batch, Timestamp::from_physical(at(at_ms))));
+                assert!(self.entries.insert(batch.seq, batch.entry).is_none());
+            }
+            None => core.settle_read(),
         }
-        true
+        answers
+    }
+
+    /// Writes all pieces of a checkpoint. Tells how many that were.
+    fn checkpoint(&mut self, core: &mut Core<Stock>, at_ms: u64) -> usize {
+        let start = Timestamp::from_physical(at(at_ms));
+        let mut pieces = 0;
+        while let Some(piece) = core.piece(core.tail().seq(), start, 100) {
+            assert_eq!(piece.before, self.head);
+            self.head = piece.after;
+            self.entries.retain(|seq, _| *seq >= piece.after.oldest);
+            for image in &piece.rows {
+                let row = image.row.to_vec();
+                self.records.remove(&row);
+                self.records.extend(image.value.as_ref().map(|value| (row, value.to_vec())));
+            }
+            core.landed(&piece);
+            pieces += 1;
+        }
+        pieces
     }
 
     /// Numbers of the journal entries that stand.
@@ -174,23 +194,51 @@ fn a_journal_entry_goes_once_its_successor_is_old_and_the_last_one_never() {
 }
 
 #[test]
-fn trimming_alone_is_worth_a_batch_once_four_entries_may_go() {
+fn trimming_alone_is_worth_a_write_once_four_entries_may_go() {
     let (mut store, mut core) = stocked(1);
     for number in 1..4 {
         store.write(&mut core, number, &[add()]);
     }
-    let later = TRIM_AGE_MS + 100;
-    assert!(!core.wants_trim(at(later)), "only three of four have a successor");
-    store.offer(&mut core, later, &[]);
-    assert!(!store.finish(&mut core, true));
+    let later = |at_ms| Timestamp::from_physical(at(at_ms + TRIM_AGE_MS));
+    assert!(!core.wants_trim(later(100)), "only three of four have a successor");
     store.write(&mut core, 4, &[add()]);
-    assert!(!core.wants_trim(at(4 + TRIM_AGE_MS - 1)));
-    assert!(core.wants_trim(at(4 + TRIM_AGE_MS)));
-    store.offer(&mut core, later, &[]);
-    assert!(!store.finish(&mut core, false), "unless it was asked for");
-    store.offer(&mut core, later, &[]);
-    assert!(store.finish(&mut core, true));
-    assert_eq!(store.entries(), [5, 6]);
+    assert!(!core.wants_trim(later(3)));
+    assert!(core.wants_trim(later(4)));
+    assert_eq!(store.checkpoint(&mut core, 4 + TRIM_AGE_MS), 1);
+    assert_eq!(store.entries(), [5]);
+    assert_eq!(store.checkpoint(&mut core, 60_000), 0, "the last one never goes");
+}
+
+#[test]
+fn what_the_records_do_not_show_is_not_trimmed_and_the_journal_shows_it() {
+    let (mut store, mut core) = stocked(1);
+    for number in 1..4 {
+        store.append(&mut core, number, &[add()]);
+    }
+    assert_eq!(store.records.len(), 1);
+    let mut behind = store.replica();
+    assert_eq!(store.offer(&mut behind, 10, &[add()]), ["5 left"], "the record shows one unit");
+    behind.undo();
+    // The records follow, and are all that a replica has that starts then.
+    store.checkpoint(&mut core, 60_000);
+    assert_eq!(store.entries(), [4]);
+    assert!(core.checkpoint().is_empty());
+    let mut fresh = store.replica();
+    assert!(fresh.checkpoint().is_empty());
+    assert_eq!(store.offer(&mut fresh, 60_001, &[add()]), ["5 left"]);
+}
+
+#[test]
+fn an_entry_that_was_appended_to_another_one_stops_the_shard() {
+    let (mut store, mut core) = stocked(1);
+    let mut other = store.replica();
+    store.append(&mut core, 1, &[add()]);
+    store.append(&mut core, 2, &[add()]);
+    store.entries.get_mut(&3).unwrap().previous_run = 7;
+    let unknown = [2, 3].map(|seq| (seq, store.entries[&seq].clone())).to_vec();
+    let found = Found { head: store.head, is_current: true };
+    let refused = other.look(found, unknown).unwrap_err().to_string();
+    assert!(refused.contains("entry 3"), "{refused}");
 }
 
 #[test]
@@ -203,21 +251,21 @@ fn what_an_entry_says_alone_keeps_it_and_all_behind_it() {
     }
     store.write(&mut core, 10_000, &[add()]);
     assert_eq!(store.entries().first(), Some(&2), "its vote has no outcome");
-    assert!(!core.wants_trim(at(20_000)));
+    assert!(!core.wants_trim(Timestamp::from_physical(at(20_000))));
     store.write(&mut core, 10_001, &[commit(&held)]);
     assert_eq!(store.entries().first(), Some(&6), "it may be forgotten");
-    // What keeps an entry of 20 seconds alive is said again.
+    // What keeps an entry of 35 seconds alive is said again.
     let stuck = tx(2);
     let stuck = TxMeta { deadline: at(90_000), ..stuck };
     store.write(&mut core, 20_000, &[prepare(&stuck)]);
     store.write(&mut core, 20_001, &[add()]);
-    let said_at = store.head.seq - 1;
-    store.write(&mut core, 40_000, &[add()]);
+    let said_at = core.tail().seq() - 1;
+    store.write(&mut core, 55_000, &[add()]);
     assert_eq!(store.entries().first(), Some(&said_at));
-    store.write(&mut core, 40_001, &[add()]);
+    store.write(&mut core, 55_001, &[add()]);
     assert!(store.entries().first() > Some(&said_at));
     let mut other = store.replica();
-    let answers = store.offer(&mut other, 40_002, &[prepare(&stuck), abort(&stuck), add()]);
+    let answers = store.offer(&mut other, 55_002, &[prepare(&stuck), abort(&stuck), add()]);
     assert_eq!(answers, ["YES", "ABORTED", "17 left"], "the hold was carried");
 }
 
@@ -277,9 +325,35 @@ fn what_a_minted_call_came_to_keeps_its_entry_until_the_call_is_over() {
     }
 }
 
+/// So few bytes that they come before the bound of calls.
+const LIMITS: Limits = Limits {
+    records: 1_000,
+    waiters: 100,
+    batch_bytes: 15 << 10,
+    batch_calls: 1_024,
+    retention_ms: 600_000,
+};
+
+#[test]
+fn what_another_replica_remembered_meanwhile_is_read_anew() {
+    let (mut store, mut core) = stocked(9);
+    let call = Some(client_call("own", "add"));
+    let add_once = Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true };
+    let mut other = store.replica();
+    assert_eq!(store.offer(&mut other, 10, std::slice::from_ref(&add_once)), ["10 left"]);
+    // The first replica's batch is the one that becomes durable.
+    other.undo();
+    assert_eq!(store.write(&mut core, 10, std::slice::from_ref(&add_once)), ["10 left"]);
+    store.catch_up(&mut other);
+    assert_eq!(other.missing_for(&add_once), other.rows_of(&add_once), "the answer, too");
+    let answers = store.offer(&mut other, 20, std::slice::from_ref(&add_once));
+    assert_eq!(answers, ["10 left"], "added once");
+}
+
 /// Offers calls of a kind to one batch while there is room. Returns how many, and the bytes that it writes.
 fn filled(call: impl Fn(u64) -> Call<Stock>) -> (u64, usize) {
-    let (store, mut core) = stocked(1);
+    let (store, _) = stocked(1);
+    let mut core = store.replica_within(LIMITS);
     for (row, value) in &store.records {
         core.load(row.clone(), Some(value)).unwrap();
     }
@@ -293,14 +367,13 @@ fn filled(call: impl Fn(u64) -> Call<Stock>) -> (u64, usize) {
         assert_eq!(core.offer(offered, &call), Offered::Taken);
         offered += 1;
     }
-    let batch = core.finish([1; 16], 1, false).unwrap();
-    let record = |(row, value): &(Row, Option<Value>)| row.len() + value.as_ref().unwrap().len();
-    (offered, batch.entry.encoded_len() + batch.records.iter().map(record).sum::<usize>())
+    let batch = core.finish(Author { writer: [1; 16], run: 9 }).unwrap();
+    (offered, batch.entry.encoded_len())
 }
 
 #[test]
-fn a_batch_is_full_when_it_fills_a_prewrite_or_has_enough_calls() {
-    let limits = Limits::default();
+fn a_batch_is_full_when_its_entry_is_or_has_enough_calls() {
+    let limits = LIMITS;
     let create = |number: u64| op(Op::Create(item(&format!("{number:0100}")), Money::ZERO));
     let fence =
         |number: u64| abort(&TxMeta { tx_id: TxId(u128::from(number).to_be_bytes()), ..tx(1) });
@@ -399,8 +472,7 @@ fn who_waits_looks_again_where_the_journal_tells_nothing_any_more() {
     for seconds in 1..5 {
         store.write(&mut other, seconds * 10_000, std::slice::from_ref(&elsewhere));
     }
-    assert!(store.head.oldest > core.head().seq + 1, "{:?}", store.entries());
-    core.reset();
+    assert!(store.head.oldest > core.tail().seq() + 1, "{:?}", store.entries());
     store.catch_up(&mut core);
     let answers = store.write(&mut core, 60_000, &[]);
     assert_eq!(answers, ["YES"]);

@@ -348,7 +348,7 @@ async fn a_refusal_under_a_clients_own_key_binds_every_call_that_had_come_in() {
 fn journal(shop: &Shop) -> Vec<JournalEntry> {
     let range = Space::new(Owner::Stock, ShardId(0)).range(Kind::Journal);
     let contents = shop.kv.contents();
-    contents.range(range).map(|(key, value)| codec::decode(key, value).unwrap()).collect()
+    contents.range(range).map(|(key, value)| codec::decode_packed(key, value).unwrap()).collect()
 }
 
 /// However many ids clients use: replicas keep none of them in memory, and one that starts reads none.

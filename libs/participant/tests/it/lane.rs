@@ -10,7 +10,7 @@ use storage::{
     keys::{Kind, Owner, Space},
     mem::{Call as KvCall, Faults, Plan},
     record,
-    shard::{read_head, write_batch},
+    shard::{append, author, read_tail},
 };
 use tokio::time::timeout;
 use types::{Money, Reason, ShardId};
@@ -195,6 +195,8 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
     let lane = shop.stocked(1).await;
     create(&lane, "b").await;
     let key = Space::new(Owner::Stock, ShardId(0)).record(Kind::Item, b"b");
+    // Until the records follow, the journal shows it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let mut txn = shop.kv.begin().await.unwrap();
     assert!(txn.read_ts().0 > 0);
     txn.put(key, vec![99]);
@@ -207,7 +209,7 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_is_not_trusted_once_what_others_wrote_may_be_trimmed() {
+async fn a_tail_is_not_trusted_once_what_others_appended_may_be_trimmed() {
     let mut shop = Shop::new();
     // Nothing but its calls makes this lane look.
     shop.options.refresh = Duration::from_hours(1);
@@ -290,30 +292,35 @@ async fn two_overwrites_in_one_batch_are_two_incarnations() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_release_0_1_wrote_is_taken_from_it_at_once() {
-    let shop = Shop::new();
-    let space = Space::new(Owner::Stock, ShardId(0));
-    let mut txn = shop.kv.begin().await.unwrap();
-    let old = record::Head { seq: 7, oldest: 8, runs: Vec::new() };
-    txn.put(space.head(), codec::encode(&old));
-    let item = record::ItemRecord {
-        price: 3,
-        available: 2,
-        supplied: 5,
-        incarnation: 9,
-        ..Default::default()
-    };
-    txn.put(space.record(Kind::Item, b"a"), codec::encode(&item));
-    txn.commit().await.unwrap();
-    let lane = shop.lane(1);
-    breathe().await;
-    let mut reads = shop.kv.snapshot(shop.kv.timestamp().await.unwrap());
-    let head = reads.get(&space.head()).await.unwrap().unwrap();
-    let refused = codec::decode::<record::Head>(&space.head(), &head);
-    assert!(refused.is_err(), "release 0.1 must not write it any more: {refused:?}");
-    // What it held and left behind goes on.
-    assert_eq!(stock(&lane, "a").await, 2);
-    assert_eq!(add(&lane, "a", 1, None).await, Ok(3));
+async fn a_shard_that_an_earlier_release_wrote_is_taken_from_it_at_once() {
+    for format in [codec::FORMAT_1, codec::FORMAT_2] {
+        let shop = Shop::new();
+        let space = Space::new(Owner::Stock, ShardId(0));
+        let mut txn = shop.kv.begin().await.unwrap();
+        let old = record::Head { flushed: 7, oldest: 8, ..Default::default() };
+        txn.put(space.head(), codec::encode_as(format, &old));
+        let item = record::ItemRecord {
+            price: 3,
+            available: 2,
+            supplied: 5,
+            incarnation: 9,
+            ..Default::default()
+        };
+        txn.put(space.record(Kind::Item, b"a"), codec::encode(&item));
+        txn.commit().await.unwrap();
+        let lane = shop.lane(1);
+        breathe().await;
+        let mut reads = shop.kv.snapshot(shop.kv.timestamp().await.unwrap());
+        let head = reads.get(&space.head()).await.unwrap().unwrap();
+        let refused = codec::decode_any::<record::Head>(&space.head(), &head, codec::FORMAT_2);
+        assert!(refused.is_err(), "earlier releases must not read it any more: {refused:?}");
+        // An earlier replica that trusts the head without reading it appends its next batch as this entry.
+        let next = reads.get(&space.journal(8)).await.unwrap();
+        assert!(next.is_some(), "its place must be taken");
+        // What it held and left behind goes on.
+        assert_eq!(stock(&lane, "a").await, 2);
+        assert_eq!(add(&lane, "a", 1, None).await, Ok(3));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,16 +342,21 @@ async fn a_damaged_record_fails_a_call_that_waits_for_it_and_stops_no_other() {
     // Another replica, of a release with another format, changes the item.
     let space = Space::new(Owner::Stock, ShardId(0));
     let mut txn = shop.kv.begin().await.unwrap();
-    let head = read_head(&mut *txn, space).await.unwrap();
+    let (_, entries) = read_tail(&mut *txn, space, 0).await.unwrap();
+    let (last, before) = entries.last().unwrap();
     let entry = record::JournalEntry {
         writer: vec![7; 16].into(),
         run: 1,
-        changed: vec![participant::domain::row(Kind::Item, "a").into()],
+        images: vec![record::Image {
+            row: participant::domain::row(Kind::Item, "a").into(),
+            value: vec![99].into(),
+        }],
         start_ts: txn.read_ts().0,
+        previous_writer: before.writer.clone(),
+        previous_run: author(before).unwrap().run,
         ..Default::default()
     };
-    write_batch(&mut *txn, space, &head, &head.next([7; 16], 1, head.oldest), &entry);
-    txn.put(space.record(Kind::Item, b"a"), vec![99]);
+    append(&mut *txn, space, last + 1, &entry, None);
     txn.commit().await.unwrap();
     let good = timeout(Duration::from_secs(30), add(&lane, "b", 1, None)).await;
     assert_eq!(good.expect("the lane is stuck"), Ok(1));
@@ -385,23 +397,49 @@ async fn what_a_dead_coordinator_left_is_asked_about_without_pauses() {
     assert_eq!(asked_twice, 0);
 }
 
+/// Empties the store and leaves a schema in it, of this time.
+async fn make_anew(shop: &Shop, created: u64) {
+    let mut txn = shop.kv.begin().await.unwrap();
+    for key in shop.kv.contents().into_keys() {
+        txn.delete(key);
+    }
+    let key = Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b"");
+    let schema = record::Schema { version: 2, shards: 1, created_ts: created };
+    txn.put(key, codec::encode(&schema));
+    txn.commit().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_was_made_anew_beneath_a_lane_is_not_written() {
-    for (created, is_same) in [(SCHEMA.created.0, true), (2, false)] {
-        let shop = Shop::new();
-        let lane = shop.stocked(1).await;
-        // Long enough for the lane to look at the head again.
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let mut txn = shop.kv.begin().await.unwrap();
-        for key in shop.kv.contents().into_keys() {
-            txn.delete(key);
+    let (made_same, made_other) = (SCHEMA.created.0, 2);
+    for (created, moves_head) in
+        [(made_same, true), (made_other, true), (made_same, false), (made_other, false)]
+    {
+        let is_same = created == made_same;
+        let mut shop = Shop::new();
+        if !moves_head {
+            shop.options.checkpoint_after = Duration::from_hours(1);
         }
-        let key = Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b"");
-        let schema = record::Schema { version: 2, shards: 1, created_ts: created };
-        txn.put(key, codec::encode(&schema));
-        txn.commit().await.unwrap();
+        let lane = shop.stocked(1).await;
+        // Long enough for the lane to look again.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        make_anew(&shop, created).await;
         let made = timeout(Duration::from_secs(5), create(&lane, "b")).await;
         assert_eq!(made.is_ok(), is_same, "created {created}");
         assert_eq!(shop.kv.contents().len() > 1, is_same, "created {created}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_was_begun_anew_beneath_a_lane_is_read_anew() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    // Long enough for its records to follow, so that the head goes back.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    make_anew(&shop, SCHEMA.created.0).await;
+    let other = shop.lane(2);
+    create(&other, "b").await;
+    assert_eq!(add(&lane, "a", 1, None).await, Err(Reason::ItemNotFound));
+    assert_eq!(add(&lane, "b", 1, None).await, Ok(1));
+    assert_eq!(stock(&other, "b").await, 1);
 }

@@ -9,6 +9,7 @@
 
 mod batches;
 mod calls;
+mod checkpoint;
 mod fill;
 mod lane;
 mod service;

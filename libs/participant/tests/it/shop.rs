@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use participant::{
     core::{Answer, Call},
-    lane::{AskResolve, Lane, LaneHandle, LaneOptions, Seams},
+    lane::{AskResolve, Lane, LaneError, LaneHandle, LaneOptions, Seams},
     shards::Shards,
 };
 use rpc::store_time::StoreTime;
@@ -178,6 +178,21 @@ pub(crate) async fn add(
     request: Option<ClientCall>,
 ) -> Result<u64, Reason> {
     op(lane, Op::Add(item(id), units(amount)), request).await.map(|reply| stock_of(&reply))
+}
+
+/// Adds under a client's id, or hears that its time is over.
+pub(crate) async fn add_or_expire(
+    lane: &Handle,
+    id: &str,
+    amount: u64,
+    request: Option<ClientCall>,
+) -> Result<(), LaneError> {
+    let op = Op::Add(item(id), units(amount));
+    match lane.call(Call::Op { op, call: request, may_wait: true }).await? {
+        Answer::Done(..) => Ok(()),
+        Answer::Expired => Err(LaneError::Expired),
+        other => panic!("{other:?}"),
+    }
 }
 
 pub(crate) async fn subtract(lane: &Handle, id: &str, amount: u64) -> Result<u64, Reason> {

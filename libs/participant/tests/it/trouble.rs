@@ -2,22 +2,23 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use futures::future::join_all;
+use participant::lane::LaneError;
 use storage::{
     KvError, codec,
     keys::{Kind, Owner, Space},
     mem::{Call, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock, Verdict},
-    record::JournalEntry,
+    record::{ItemRecord, JournalEntry},
 };
 use types::{ShardId, Timestamp};
 
-use crate::shop::{ORIGIN, Shop, abort, add, prepare, request, said, stock};
+use crate::shop::{ORIGIN, Shop, abort, add, add_or_expire, prepare, request, said, stock};
 
 fn undetermined(landing: Landing) -> Verdict {
     Verdict::Undetermined(landing)
@@ -59,6 +60,108 @@ async fn a_run_that_landed_late_gives_its_own_answers() {
     assert_eq!(stock(&other, "a").await, 2);
 }
 
+/// A lane hears nothing of its append for a long time, while another replica appends, checkpoints and trims.
+#[tokio::test(start_paused = true)]
+async fn calls_whose_fate_is_trimmed_are_told_so_and_never_run_again() {
+    for landing in [Landing::Landed, Landing::Lost] {
+        let mut shop = Shop::new();
+        shop.stocked(1).await;
+        let other = shop.lane(2);
+        let away = Arc::new(Away::default());
+        let near = shop.kv.clone();
+        shop.kv = near.clone().with_faults(away.clone());
+        let lane = shop.lane(3);
+        assert_eq!(stock(&lane, "a").await, 1);
+        *away.0.lock().unwrap() = Some(landing);
+        let asked = tokio::spawn({
+            let lane = lane.clone();
+            async move { add_or_expire(&lane, "a", 1, request("in doubt", 1)).await }
+        });
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            add(&other, "a", 1, None).await.unwrap();
+        }
+        assert!(!asked.is_finished());
+        *away.0.lock().unwrap() = None;
+        assert_eq!(asked.await.unwrap(), Err(LaneError::Unavailable), "{landing:?}");
+        let landed = u64::from(landing == Landing::Landed);
+        assert_eq!(stock(&lane, "a").await, 31 + landed);
+        // Repeated under its key, it is answered, or takes effect now.
+        add(&lane, "a", 1, request("in doubt", 1)).await.unwrap();
+        assert_eq!(stock(&other, "a").await, 32);
+    }
+}
+
+/// A call's time is over while its append is in doubt, and may yet land.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_told_it_did_nothing_does_nothing_later() {
+    let shop = Shop::new();
+    let lane = shop.stocked(10).await;
+    let late = undetermined(Landing::Late(Duration::from_secs(5)));
+    let failed = Verdict::Fail(KvError::Unavailable("away".to_owned()));
+    shop.script.0.lock().unwrap().push_back(late);
+    shop.script.0.lock().unwrap().extend(std::iter::repeat_n(failed, 12));
+    let call = request("short", 1).map(|call| {
+        let not_after = Some(shop.clock.now().plus_ms(50));
+        types::ClientCall { not_after, ..call }
+    });
+    let told = add_or_expire(&lane, "a", 1, call).await;
+    assert_eq!(told, Err(LaneError::Expired));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(stock(&lane, "a").await, 10);
+    assert_eq!(stock(&shop.lane(2), "a").await, 10);
+}
+
+/// While on: the first commit comes to this unknown outcome, and nothing else is answered.
+#[derive(Debug, Default)]
+struct Away(Mutex<Option<Landing>>, AtomicBool);
+
+impl Faults for Away {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        let Some(landing) = *self.0.lock().unwrap() else { return Plan::PROCEED };
+        let first = !self.1.load(Ordering::Relaxed);
+        if first && call.op != Op::Commit {
+            return Plan::PROCEED;
+        }
+        if call.op == Op::Commit && !self.1.swap(true, Ordering::Relaxed) {
+            return Plan::at_once(undetermined(landing));
+        }
+        Plan::at_once(Verdict::Fail(KvError::Unavailable("away".to_owned())))
+    }
+}
+
+/// What is appended together with a checkpoint of another replica's, over a store that loses calls.
+#[tokio::test(start_paused = true)]
+async fn records_follow_the_journal_whatever_becomes_of_their_pieces() {
+    for seed in 0..20 {
+        let mut shop = Shop::new();
+        shop.options.checkpoint_after = Duration::from_millis(1);
+        shop.stocked(0).await;
+        let plain = shop.kv.clone();
+        shop.kv = plain.clone().with_faults(Arc::new(Chaos::new(seed, ChaosRates::default())));
+        let lanes = [shop.lane(2), shop.lane(3)];
+        let mut expected = 0;
+        for round in 0..60_u64 {
+            let id = format!("{round}");
+            let lane = &lanes[usize::try_from(round % 2).unwrap()];
+            while add_or_expire(lane, "a", 1, request(&id, round)).await.is_err() {}
+            expected += 1;
+        }
+        shop.kv = plain;
+        drop(lanes);
+        let fresh = shop.lane(9);
+        assert_eq!(stock(&fresh, "a").await, expected, "seed {seed}");
+        // The last writer's lane writes what is left.
+        add(&fresh, "a", 1, None).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let contents = shop.kv.contents();
+        let space = Space::new(Owner::Stock, ShardId(0));
+        let item: ItemRecord =
+            codec::decode(b"a", &contents[&space.record(Kind::Item, b"a")]).unwrap();
+        assert_eq!(item.available, expected + 1, "seed {seed}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_for_a_while_is_only_slower() {
     let shop = Shop::new();
@@ -66,6 +169,37 @@ async fn a_store_that_fails_for_a_while_is_only_slower() {
     let failed = Verdict::Fail(KvError::Unavailable("away".to_owned()));
     shop.script.0.lock().unwrap().extend(std::iter::repeat_n(failed, 5));
     assert_eq!(add(&lane, "a", 1, request("r", 1)).await, Ok(2));
+}
+
+/// While on: no KV transaction begins; counts the tries.
+#[derive(Debug, Default)]
+struct Closed(AtomicBool, AtomicUsize);
+
+impl Faults for Closed {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        if !self.0.load(Ordering::Relaxed) {
+            return Plan::PROCEED;
+        }
+        self.1.fetch_add(usize::from(call.op == Op::Begin), Ordering::Relaxed);
+        Plan::at_once(Verdict::Fail(KvError::Unavailable("away".to_owned())))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_asked_less_and_less_often() {
+    let mut shop = Shop::new();
+    shop.stocked(1).await;
+    let closed = Arc::new(Closed::default());
+    shop.kv = shop.kv.with_faults(closed.clone());
+    let lane = shop.lane(2);
+    assert_eq!(stock(&lane, "a").await, 1);
+    closed.0.store(true, Ordering::Relaxed);
+    let asked = tokio::spawn(async move { add(&lane, "a", 1, request("r", 1)).await });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let tries = closed.1.load(Ordering::Relaxed);
+    assert!((10..100).contains(&tries), "{tries} tries in ten seconds");
+    closed.0.store(false, Ordering::Relaxed);
+    assert_eq!(asked.await.unwrap(), Ok(2));
 }
 
 /// Adds from three replicas through a store in chaos: each acknowledged addition is there once.
@@ -113,7 +247,7 @@ async fn a_kv_transaction_that_grew_too_old_is_begun_anew() {
     let contents = shop.kv.contents();
     let journal = Space::new(Owner::Stock, ShardId(0)).range(Kind::Journal);
     let (key, value) = contents.range(journal).next_back().unwrap();
-    let entry: JournalEntry = codec::decode(key, value).unwrap();
+    let entry: JournalEntry = codec::decode_packed(key, value).unwrap();
     let age = now.since(Timestamp(entry.start_ts).physical());
     assert!(age < 60_000, "written by a KV transaction of {age} ms ago");
 }

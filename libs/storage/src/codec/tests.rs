@@ -30,6 +30,30 @@ fn what_is_not_understood_is_corrupt_never_a_guess() {
 }
 
 #[test]
+fn a_long_message_is_compressed_and_a_damaged_one_is_refused() {
+    let entry = |rows: u8| record::JournalEntry {
+        images: (0..rows)
+            .map(|row| record::Image { row: vec![row; 9].into(), value: vec![1; 40].into() })
+            .collect(),
+        ..Default::default()
+    };
+    let (short, long) = (encode_packed(&entry(1)), encode_packed(&entry(99)));
+    assert_eq!((short[0], long[0]), (FORMAT_1, FORMAT_4));
+    assert!(long.len() < encode(&entry(99)).len() / 2);
+    for (rows, value) in [(1, &short), (99, &long)] {
+        assert_eq!(decode_packed(b"k", value), Ok(entry(rows)));
+    }
+    let refused = |value: &[u8]| {
+        let found = decode_packed::<record::JournalEntry>(b"k", value);
+        assert!(matches!(found, Err(KvError::Corrupt { .. })), "{found:?}");
+    };
+    refused(&[FORMAT_4]);
+    refused(&[FORMAT_4, 0xff, 0xff, 0xff, 0xff, 0]);
+    refused(&long[..long.len() - 1]);
+    refused(&[FORMAT_2, 1]);
+}
+
+#[test]
 fn a_field_of_a_later_program_is_skipped() {
     let mut value = encode(&item());
     value.extend_from_slice(&[0x98, 0x06, 7]); // field 99

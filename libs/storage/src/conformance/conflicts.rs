@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use tokio::{task::JoinSet, time::sleep};
+use types::Timestamp;
 
 use super::{Bench, Failure, Outcome, ensure, number};
 use crate::kv::{CommitError, Key, Value};
 
 /// Says what is wrong unless a commit was turned down as a conflict.
-fn expect_conflict(outcome: &Result<(), CommitError>, what: &str) -> Outcome {
+fn expect_conflict(outcome: &Result<Timestamp, CommitError>, what: &str) -> Outcome {
     ensure!(*outcome == Err(CommitError::Conflict), "{what} should conflict: {outcome:?}");
     Ok(())
 }
@@ -169,7 +170,7 @@ pub(super) async fn add_once(bench: &Bench, counter: &str, marker: &str) -> Outc
         txn.put(bench.key(marker), Value::new());
         txn.put(bench.key(counter), (before + 1).to_string().into_bytes());
         match txn.commit().await {
-            Ok(()) => return Ok(()),
+            Ok(_) => return Ok(()),
             // Whatever happened, the next attempt sees it or makes it impossible.
             Err(CommitError::Conflict | CommitError::Failed(_) | CommitError::Undetermined(_)) => {}
         }

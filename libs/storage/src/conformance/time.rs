@@ -69,8 +69,15 @@ pub(super) async fn what_is_committed_is_seen_from_then_on(bench: Bench) -> Outc
                 let mut txn = bench.kv.begin().await?;
                 txn.put(key.clone(), vec![step]);
                 txn.put(other.clone(), vec![step]);
-                txn.commit().await?;
+                let begun = txn.read_ts();
+                let committed = txn.commit().await?;
                 let at = bench.kv.timestamp().await?;
+                ensure!(
+                    begun < committed && committed < at,
+                    "begun at {begun:?}, committed at {committed:?}, seen at {at:?}"
+                );
+                let seen = bench.kv.snapshot(committed).get(&key).await?;
+                ensure!(seen == Some(vec![step]), "at its commit timestamp stands {seen:?}");
                 let mut snapshot = bench.kv.snapshot(at);
                 for key in [&key, &other] {
                     let seen = snapshot.get(key).await?;

@@ -34,7 +34,7 @@ impl Faults for OnCommit {
 async fn put(kv: &MemKv, key: &[u8], value: &[u8]) -> Result<(), CommitError> {
     let mut txn = kv.begin().await.unwrap();
     txn.put(key.to_vec(), value.to_vec());
-    txn.commit().await
+    txn.commit().await.map(drop)
 }
 
 async fn get(kv: &MemKv, key: &[u8]) -> Option<Value> {

@@ -154,9 +154,9 @@ impl Txn for MemTxn {
         self.write(key, None);
     }
 
-    async fn commit(self: Box<Self>) -> Result<(), CommitError> {
+    async fn commit(self: Box<Self>) -> Result<Timestamp, CommitError> {
         if self.writes.is_empty() {
-            return Ok(());
+            return Ok(self.read_ts());
         }
         if self.begun.elapsed() > TXN_LIFE_MAX {
             let error = KvError::Unavailable("the KV transaction lived too long".to_owned());
@@ -168,13 +168,7 @@ impl Txn for MemTxn {
         let unknown = |what: &str| Err(CommitError::Undetermined(what.to_owned()));
         let outcome = match entered.1.verdict.clone() {
             // A call that vanishes never comes here.
-            Verdict::Proceed | Verdict::Vanish => {
-                if land(writes) {
-                    Ok(())
-                } else {
-                    Err(CommitError::Conflict)
-                }
-            }
+            Verdict::Proceed | Verdict::Vanish => land(writes).ok_or(CommitError::Conflict),
             Verdict::Fail(error) => Err(CommitError::Failed(error)),
             Verdict::Conflict => Err(CommitError::Conflict),
             Verdict::Undetermined(Landing::Lost) => unknown("the request was lost"),
@@ -187,7 +181,7 @@ impl Txn for MemTxn {
             }
             Verdict::Undetermined(Landing::Landed) => {
                 // A real store says so when it refuses; only a success can lose its reply unnoticed.
-                if land(writes) {
+                if land(writes).is_some() {
                     unknown("the reply was lost")
                 } else {
                     Err(CommitError::Conflict)

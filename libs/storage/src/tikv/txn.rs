@@ -116,12 +116,13 @@ impl TikvTxn {
         &self,
         at: Option<tikv_client::Timestamp>,
         written: Option<Writes>,
-    ) -> Result<(), CommitError> {
+    ) -> Result<Timestamp, CommitError> {
         let unknown = |why: String| Err(CommitError::Undetermined(why));
         let (Some(at), Some(written)) = (at, written) else {
             return unknown("something failed while it was committed".to_owned());
         };
-        let reads = TikvReads::new(Arc::clone(&self.inner), Timestamp(at.version()));
+        let at = Timestamp(at.version());
+        let reads = TikvReads::new(Arc::clone(&self.inner), at);
         let keys = written.keys().cloned().collect();
         match reads.batch_get_over(keys, &Writes::new()).await {
             Ok(found) => {
@@ -130,7 +131,7 @@ impl TikvTxn {
                     return unknown("the store does not have what was committed".to_owned());
                 }
                 self.inner.trust.confirm(&self.primary, self.calm);
-                Ok(())
+                Ok(at)
             }
             Err(error) => unknown(format!("a commit could not be confirmed: {error}")),
         }
@@ -215,9 +216,9 @@ impl Txn for TikvTxn {
         self.write(key, None);
     }
 
-    async fn commit(mut self: Box<Self>) -> Result<(), CommitError> {
+    async fn commit(mut self: Box<Self>) -> Result<Timestamp, CommitError> {
         if self.writes.is_empty() {
-            return Ok(());
+            return Ok(self.read_ts());
         }
         if self.begun.elapsed() > TXN_LIFE_MAX {
             let error = KvError::Unavailable("the KV transaction lived too long".to_owned());
@@ -231,9 +232,9 @@ impl Txn for TikvTxn {
         // Once, whatever comes of it: a second commit() gives other keys another commit timestamp.
         let attempt = Box::pin(self.transaction.commit());
         let error = match bounded(self.inner.deadline(), attempt).await {
-            Ok(Ok(_)) if written.is_none() && self.is_believed() => {
+            Ok(Ok(Some(at))) if written.is_none() && self.is_believed() => {
                 supervisor.answered();
-                return Ok(());
+                return Ok(Timestamp(at.version()));
             }
             Ok(Ok(at)) => return self.confirm(at, written).await,
             Ok(Err(error)) => error,

@@ -68,6 +68,12 @@ fn entry() -> r::JournalEntry {
         }],
         changed: vec![bytes("i1")],
         start_ts: 470_614_102_250_356_737,
+        images: vec![
+            r::Image { row: bytes("i1"), value: bytes("value") },
+            r::Image { row: bytes("i2"), value: bytes("") },
+        ],
+        previous_writer: vec![8; 16].into(),
+        previous_run: 2,
     }
 }
 
@@ -122,7 +128,7 @@ fn log() -> r::TransactionLog {
 type Reads = fn(&[u8], &[u8]) -> Result<bool, KvError>;
 
 fn reads<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<bool, KvError> {
-    let (format, message): (u8, M) = codec::decode_any(key, value, codec::FORMAT_2)?;
+    let (format, message): (u8, M) = codec::decode_any(key, value, codec::FORMAT_3)?;
     Ok(codec::encode_as(format, &message) == value)
 }
 
@@ -143,8 +149,8 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
     let payment =
         r::PaymentRecord { amount: 10, paid: true, incarnation: 48, incarnation_change: 1 };
     let run = r::head::Run { writer: vec![9; 16].into(), run: 3 };
-    let head = r::Head { seq: 12, oldest: 4, runs: vec![run] };
-    let schema = r::Schema { version: 2, shards: 16, created_ts: 470_614_102_246_162_433 };
+    let head = r::Head { flushed: 12, part: 3, oldest: 4, runs: vec![run] };
+    let schema = r::Schema { version: 3, shards: 16, created_ts: 470_614_102_246_162_433 };
     let claim = r::RequestClaim {
         call: "POST /stock/add/1/1".to_owned(),
         keep_until_ms: 1_795_000_600_000,
@@ -170,7 +176,7 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
         (
             "head",
             space(Owner::Stock).head(),
-            codec::encode_as(codec::FORMAT_2, &head),
+            codec::encode_as(codec::FORMAT_3, &head),
             reads::<r::Head>,
         ),
         sample!("journal", journal, entry(), r::JournalEntry),
@@ -242,7 +248,7 @@ fn what_every_release_has_stored_is_read_whole() {
 proptest! {
     #[test]
     fn bytes_at_random_are_read_or_refused(
-        format in prop_oneof![codec::FORMAT_1..=codec::FORMAT_2, any::<u8>()],
+        format in prop_oneof![codec::FORMAT_1..=codec::FORMAT_3, any::<u8>()],
         body in prop::collection::vec(any::<u8>(), 0..300),
         which in 0..11_usize,
     ) {
@@ -250,7 +256,7 @@ proptest! {
         value.extend(body);
         let (name, key, _, reads) = samples().swap_remove(which);
         let read = reads(&key, &value);
-        let known = (codec::FORMAT_1..=codec::FORMAT_2).contains(&format);
+        let known = (codec::FORMAT_1..=codec::FORMAT_3).contains(&format);
         prop_assert!(known || read.is_err(), "{name} of format {format}");
         let corrupt = matches!(&read, Ok(_) | Err(KvError::Corrupt { .. }));
         prop_assert!(corrupt, "{name}: {read:?}");

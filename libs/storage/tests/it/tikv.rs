@@ -52,7 +52,7 @@ async fn put(kv: &dyn Kv, pairs: &[(&str, &str)]) -> Result<(), CommitError> {
     for (key, value) in pairs {
         txn.put(key.as_bytes().to_vec(), value.as_bytes().to_vec());
     }
-    txn.commit().await
+    txn.commit().await.map(drop)
 }
 
 async fn get(kv: &dyn Kv, key: &str) -> Result<Option<String>, KvError> {
@@ -61,7 +61,7 @@ async fn get(kv: &dyn Kv, key: &str) -> Result<Option<String>, KvError> {
     Ok(value.map(|value| String::from_utf8(value).unwrap()))
 }
 
-fn is_undetermined(outcome: &Result<(), CommitError>) -> bool {
+fn is_undetermined<T>(outcome: &Result<T, CommitError>) -> bool {
     matches!(outcome, Err(CommitError::Undetermined(_)))
 }
 

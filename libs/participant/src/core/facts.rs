@@ -1,18 +1,17 @@
 //! Facts to journal entries and back, and when an entry may be trimmed.
 //!
-//! Entries are trimmed oldest first, so what is replayed is always the latest part of the history. An
-//! entry may go when everything in it may be forgotten or was said again by a later one; the few facts
-//! that keep an old entry alive are carried forward.
+//! Entries are trimmed oldest first, so what is replayed is always the latest part of the history. An entry may go
+//! when the records show it, and everything else in it may be forgotten or was said again by a later one that stands;
+//! the few facts that keep an old entry alive are carried forward.
 
 use prost::Message;
 use proto::{InvalidField, convert};
 use storage::{
     record::{self, tx_event},
-    shard::TRIM_AGE_MS,
     tx_meta,
 };
 use twopc::participant::{Entry, Event};
-use types::{BranchState, Mutation, RequestId, Timestamp, TxId, TxMeta, UnixMillis};
+use types::{BranchState, Mutation, RequestId, Timestamp, TxId, TxMeta};
 
 use super::{
     Core,
@@ -20,14 +19,19 @@ use super::{
 };
 use crate::domain::{Domain, Row};
 
-/// Entries trimmed by one batch at most.
-const TRIM_MAX: usize = 8;
-/// Trimmable entries that are worth a batch of their own.
+/// Entries trimmed at once at most.
+const TRIM_MAX: usize = 256;
+/// Trimmable entries that are worth a write of their own.
 const TRIM_IDLE_MIN: usize = 4;
-/// An entry older than this, in milliseconds, is emptied by carrying its last facts forward.
-const CARRY_AFTER_MS: u64 = 20_000;
-/// Facts carried forward by one batch at most.
-const CARRY_MAX: usize = 8;
+/// An entry older than this, in milliseconds, is emptied by carrying its last facts forward. Most calls are over by
+/// then, and what they came to goes with their entry.
+const CARRY_AFTER_MS: u64 = 35_000;
+/// Bytes of entries beyond which the oldest ones are emptied however young they are.
+const JOURNAL_BYTES_MAX: usize = 16 << 20;
+/// Entries that are emptied by one batch at most.
+const CARRY_ENTRIES: usize = 8;
+/// Facts that one batch carries forward at most, where it is time that bids it.
+const CARRY_MAX: usize = 64;
 
 /// First byte of what stands for a call among the rows that are held; no kind of record has it.
 const CALL: u8 = 0;
@@ -44,8 +48,16 @@ pub(super) fn row_of(id: &RequestId) -> Row {
 pub(super) struct Mark {
     seq: u64,
     start: Timestamp,
+    bytes: usize,
     txs: Vec<TxId>,
     requests: Vec<RequestId>,
+}
+
+impl Mark {
+    /// Bytes of its entry.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 impl<D: Domain> Core<D> {
@@ -106,49 +118,65 @@ impl<D: Domain> Core<D> {
         let txs = entry.events.iter().filter_map(event_tx_id).collect();
         let requests = entry.requests.iter();
         let requests = requests.filter_map(|answer| id_of(answer).ok().flatten());
+        let bytes = entry.encoded_len();
+        self.journal_bytes += bytes;
         self.journal.push_back(Mark {
             seq,
             start: Timestamp(entry.start_ts),
+            bytes,
             txs,
             requests: requests.collect(),
         });
     }
 
-    /// Decides how far the journal is trimmed by this batch, and carries forward what little keeps an
-    /// old entry alive. Returns the new oldest entry.
-    pub(super) fn trim(&mut self, idle: bool) -> u64 {
+    /// Says again in the batch at hand what little keeps the oldest entries alive, where they are old or many.
+    pub(super) fn carry_forward(&mut self) {
         let start = self.run.start;
-        let mut oldest = self.head.oldest;
-        let mut trimmed = 0;
         let mut carried = 0;
-        while trimmed < TRIM_MAX
-            && let Some(mark) = self.journal.get(trimmed)
-            && self.is_superseded(trimmed, start)
-        {
-            let (txs, requests) = self.alive(mark, start);
-            let alive = txs.len() + requests.len();
-            if alive > 0 {
-                let old = start.physical().since(mark.start.physical()) > CARRY_AFTER_MS;
-                if idle || !old || carried + alive > CARRY_MAX {
-                    break;
-                }
-                carried += alive;
-                self.carry(&txs, &requests);
+        for index in 0..CARRY_ENTRIES {
+            let Some(mark) = self.journal.get(index) else { break };
+            let old = start.physical().since(mark.start.physical()) > CARRY_AFTER_MS;
+            let many = self.journal_bytes > JOURNAL_BYTES_MAX;
+            if !(old || many) || self.run.bytes > 2 * self.limits.batch_bytes {
+                break;
             }
-            trimmed += 1;
-            oldest = self.journal.get(trimmed).map_or(self.head.seq + 1, |next| next.seq);
+            let (txs, requests) = self.alive(mark, start);
+            carried += txs.len() + requests.len();
+            if carried > CARRY_MAX && !many {
+                break;
+            }
+            self.carry(&txs, &requests);
         }
-        if idle && trimmed < TRIM_IDLE_MIN { self.head.oldest } else { oldest }
+    }
+
+    /// Where the journal may begin for a KV transaction that starts at `start` or later, by what its entries say.
+    /// Between batches only: what the batch at hand carries forward does not stand yet.
+    pub(super) fn may_begin_at(&self, start: Timestamp) -> u64 {
+        let mut oldest = self.checkpoint.head().oldest;
+        for (index, mark) in self.journal.iter().enumerate().take(TRIM_MAX) {
+            if !self.is_superseded(index, start) {
+                break;
+            }
+            let (txs, requests) = self.alive(mark, start);
+            if !(txs.is_empty() && requests.is_empty()) {
+                break;
+            }
+            oldest = oldest.max(mark.seq.saturating_add(1));
+        }
+        oldest
     }
 
     /// Whether the successor of an entry is old enough for it to go: others may rely on finding it.
     fn is_superseded(&self, index: usize, start: Timestamp) -> bool {
         self.journal
             .get(index + 1)
-            .is_some_and(|next| start.physical().since(next.start.physical()) >= TRIM_AGE_MS)
+            .is_some_and(|next| journal::is_old_enough(next.start.physical().0, start.physical().0))
     }
 
     fn alive(&self, mark: &Mark, start: Timestamp) -> (Vec<TxId>, Vec<RequestId>) {
+        if Mutation::TrimForgetsFacts.is_on() {
+            return (Vec::new(), Vec::new());
+        }
         let may_trim = |tx_id: &&TxId| !self.book.may_trim(**tx_id, mark.seq, start);
         let needed = |id: &&RequestId| {
             self.answers.get(id).is_some_and(|known| {
@@ -176,6 +204,7 @@ impl<D: Domain> Core<D> {
     pub(super) fn forget_before(&mut self, oldest: u64) {
         while self.journal.front().is_some_and(|mark| mark.seq < oldest) {
             let Some(mark) = self.journal.pop_front() else { break };
+            self.journal_bytes -= mark.bytes();
             for tx_id in mark.txs {
                 self.book.forget(tx_id, mark.seq);
             }
@@ -189,14 +218,10 @@ impl<D: Domain> Core<D> {
         self.answers.settle();
     }
 
-    /// Whether trimming alone would be worth a batch at `now`.
-    pub fn wants_trim(&self, now: UnixMillis) -> bool {
-        let at = Timestamp::from_physical(now);
-        self.is_superseded(TRIM_IDLE_MIN - 1, at)
-            && self.journal.iter().take(TRIM_IDLE_MIN).all(|mark| {
-                let (txs, requests) = self.alive(mark, at);
-                txs.is_empty() && requests.is_empty()
-            })
+    /// Whether trimming alone is worth a write for a KV transaction that starts at `start` or later.
+    pub fn wants_trim(&self, start: Timestamp) -> bool {
+        let min = u64::try_from(TRIM_IDLE_MIN).unwrap_or(u64::MAX);
+        self.may_begin_at(start) >= self.checkpoint.head().oldest.saturating_add(min)
     }
 
     fn encode_event(&self, event: &Event<D::Hold>) -> record::TxEvent {

@@ -1,0 +1,259 @@
+//! The end of a journal as one writer knows it.
+
+use crate::{Author, Head, LIFE_MAX_MS, TRUST_MS, Writer};
+
+/// What a look at the head and the entry after the last known one has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing follows: what is known is the state.
+    Current,
+    /// Others have appended, or a try of one's own did: entries from here on must be taken.
+    Behind(u64),
+    /// What followed is trimmed: all that is known is void, and entries from here on must be taken.
+    Lost(u64),
+}
+
+/// What became of appends whose outcome was unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// There were none.
+    Settled,
+    /// This try stands, and no other one ever will.
+    Stands(Author),
+    /// None of them ever stands: somebody else has their place. Their calls run again.
+    Void,
+    /// Each may still land, unless another entry takes their place. Their calls run again, for the same place.
+    Open,
+    /// What stood in their place is trimmed, and nobody can tell any more whether it was theirs. Their calls never run
+    /// again.
+    Unknown,
+}
+
+/// The journal is not what writers can have left. No retry helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// An entry is missing.
+    #[error("entry {expected} is missing, entry {found} follows")]
+    Gap {
+        /// The number that was due.
+        expected: u64,
+        /// The number that came.
+        found: u64,
+    },
+    /// An entry says that another one stood before it.
+    #[error("entry {0} was appended to another entry than the one that stands before it")]
+    Predecessor(u64),
+    /// The records show more than the journal has.
+    #[error("the journal ends at entry {last}, and its head says that it went up to {flushed}")]
+    Short {
+        /// The last entry that stands.
+        last: u64,
+        /// What the head says.
+        flushed: u64,
+    },
+}
+
+/// The end of a journal as one writer knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Tail {
+    seq: u64,
+    author: Option<Author>,
+    /// Start of the last KV transaction that showed, or appended, entry `seq` as the last one.
+    known_at: Option<u64>,
+    /// Appends of unknown outcome, all for the place after `seq`.
+    limbo: Vec<Author>,
+}
+
+impl Tail {
+    /// Number of the last entry; 0 before the first.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Who wrote the last entry; none where that is not known.
+    #[must_use]
+    pub const fn author(&self) -> Option<Author> {
+        self.author
+    }
+
+    /// Whether this writer wrote the last entry.
+    #[must_use]
+    pub fn is_by(&self, writer: &Writer) -> bool {
+        self.author.is_some_and(|author| author.writer == *writer)
+    }
+
+    /// Whether the outcome of some append is unknown.
+    #[must_use]
+    pub const fn is_in_limbo(&self) -> bool {
+        !self.limbo.is_empty()
+    }
+
+    /// A KV transaction begins at `start_ms`. Returns whether it may append without a look: the tail was known a
+    /// moment ago, and nothing is in doubt. What is known is used up by this, until [`Tail::appended`] or
+    /// [`Tail::looked`] says it again: neither a conflict nor a checkpoint does.
+    pub fn begin(&mut self, start_ms: u64) -> bool {
+        let known_at = self.known_at.take();
+        self.limbo.is_empty() && known_at.is_some_and(|at| start_ms.saturating_sub(at) <= TRUST_MS)
+    }
+
+    /// What a look has shown: the head, and the author of the entry after the last known one, if it stands, both at
+    /// one timestamp. An entry below the head's oldest does not stand.
+    pub fn look(&mut self, head: &Head, next: Option<Author>) -> (Look, Fate) {
+        let next_seq = self.seq.saturating_add(1);
+        let lost = head.oldest > next_seq;
+        let fate = match next {
+            _ if self.limbo.is_empty() => Fate::Settled,
+            _ if lost => Fate::Unknown,
+            None => Fate::Open,
+            Some(author) if self.limbo.contains(&author) => Fate::Stands(author),
+            Some(_) => Fate::Void,
+        };
+        if fate != Fate::Open {
+            self.limbo.clear();
+        }
+        let look = match next {
+            _ if lost => {
+                self.restart(head);
+                Look::Lost(head.oldest)
+            }
+            Some(_) => Look::Behind(next_seq),
+            None => Look::Current,
+        };
+        (look, fate)
+    }
+
+    /// Forgets what is known: entries from the head's oldest on are taken next.
+    pub fn restart(&mut self, head: &Head) {
+        *self = Self { seq: head.oldest.saturating_sub(1), ..Self::default() };
+    }
+
+    /// Takes the next entry, which says who appended it and what stood before it.
+    ///
+    /// # Errors
+    /// [`Damage`]; no retry helps. Nothing is taken then.
+    pub fn take(
+        &mut self,
+        seq: u64,
+        author: Author,
+        previous: Option<Author>,
+    ) -> Result<(), Damage> {
+        let expected = self.seq.saturating_add(1);
+        if seq != expected {
+            return Err(Damage::Gap { expected, found: seq });
+        }
+        // What stood before the first entry that stands is not known; releases before 0.2 did not write it down.
+        if self.author.is_some() && previous.is_some() && self.author != previous {
+            return Err(Damage::Predecessor(seq));
+        }
+        self.seq = seq;
+        self.author = Some(author);
+        Ok(())
+    }
+
+    /// A look at `start_ms` is over: all entries that it has shown are taken, and nothing is appended.
+    pub const fn looked(&mut self, start_ms: u64) {
+        self.known_at = Some(start_ms);
+    }
+
+    /// The store says that the append of entry `seq + 1` is committed. Returns whether that counts: a commit that is
+    /// too late after its start does not, and its outcome is unknown.
+    #[must_use]
+    pub fn appended(&mut self, author: Author, start_ms: u64, commit_ms: u64) -> bool {
+        if commit_ms.saturating_sub(start_ms) > LIFE_MAX_MS {
+            self.undetermined(author);
+            return false;
+        }
+        *self = Self {
+            seq: self.seq.saturating_add(1),
+            author: Some(author),
+            known_at: Some(start_ms),
+            limbo: Vec::new(),
+        };
+        true
+    }
+
+    /// Nobody knows whether the append of entry `seq + 1` has landed, or will.
+    pub fn undetermined(&mut self, author: Author) {
+        self.known_at = None;
+        self.limbo.push(author);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: Author = Author { writer: [1; 16], run: 1 };
+    const THEM: Author = Author { writer: [2; 16], run: 1 };
+
+    fn known(seq: u64, author: Author, at_ms: u64) -> Tail {
+        Tail { seq, author: Some(author), known_at: Some(at_ms), limbo: Vec::new() }
+    }
+
+    #[test]
+    fn trust_ends_exactly_where_it_says_and_is_used_up() {
+        let mut tail = known(3, US, 10_000);
+        assert!(tail.begin(10_000 + TRUST_MS));
+        assert!(!tail.begin(10_000 + TRUST_MS), "it was used up");
+        tail.looked(20_000);
+        assert!(!tail.begin(20_001 + TRUST_MS));
+    }
+
+    #[test]
+    fn trust_counts_from_the_start_of_an_append_and_never_from_its_commit() {
+        let mut tail = known(3, US, 10_000);
+        assert!(tail.begin(10_500));
+        assert!(tail.appended(US, 10_500, 13_000));
+        assert!(!tail.begin(13_000));
+    }
+
+    #[test]
+    fn nothing_is_trusted_while_an_append_is_in_limbo() {
+        let mut tail = known(3, US, 10_000);
+        tail.undetermined(US);
+        tail.looked(10_000);
+        assert!(!tail.begin(10_001));
+    }
+
+    #[test]
+    fn a_commit_counts_up_to_the_life_of_a_kv_transaction() {
+        let mut tail = known(3, US, 0);
+        assert!(tail.clone().appended(US, 0, LIFE_MAX_MS));
+        assert!(!tail.appended(US, 0, LIFE_MAX_MS + 1));
+        assert_eq!((tail.seq(), tail.is_in_limbo()), (3, true));
+    }
+
+    #[test]
+    fn a_look_tells_what_became_of_an_append() {
+        let head = Head::default();
+        let in_limbo = || {
+            let mut tail = known(3, THEM, 0);
+            tail.undetermined(US);
+            tail.undetermined(Author { run: 2, ..US });
+            tail
+        };
+        let ours = Author { run: 2, ..US };
+        assert_eq!(in_limbo().look(&head, Some(ours)), (Look::Behind(4), Fate::Stands(ours)));
+        assert_eq!(in_limbo().look(&head, Some(THEM)), (Look::Behind(4), Fate::Void));
+        let mut open = in_limbo();
+        assert_eq!(open.look(&head, None), (Look::Current, Fate::Open));
+        assert!(open.is_in_limbo(), "it may land yet");
+        let trimmed = Head { oldest: 5, ..head };
+        assert_eq!(in_limbo().look(&trimmed, Some(ours)), (Look::Lost(5), Fate::Unknown));
+        let last = Head { oldest: 4, ..head };
+        assert_eq!(in_limbo().look(&last, Some(ours)), (Look::Behind(4), Fate::Stands(ours)));
+    }
+
+    #[test]
+    fn entries_are_taken_in_a_row_each_after_the_one_that_it_was_appended_to() {
+        let mut tail = Tail::default();
+        tail.restart(&Head { oldest: 7, ..Head::default() });
+        assert_eq!(tail.take(8, US, None), Err(Damage::Gap { expected: 7, found: 8 }));
+        assert_eq!(tail.take(7, US, Some(THEM)), Ok(()), "what stood before is not known");
+        assert_eq!(tail.take(8, US, Some(THEM)), Err(Damage::Predecessor(8)));
+        assert_eq!(tail.take(8, THEM, Some(US)), Ok(()));
+        assert_eq!(tail.take(9, US, None), Ok(()), "an older release says nothing of it");
+        assert!(tail.is_by(&US.writer));
+    }
+}

@@ -1,0 +1,324 @@
+//! A lane: one writer of the shard, which keeps the rules by the crate's types.
+
+use std::rc::Rc;
+
+use journal::{Author, Checkpoint, Fate, Head, Look, Piece, Tail, Writer};
+
+use crate::{
+    scope::{Break, Feature, Scope},
+    store::{Append, Entry, Ops, ROWS, Store, Timestamp, Value, each, effect, key, value},
+};
+
+/// What a lane remembers of an entry until it is trimmed.
+#[derive(Debug, Clone)]
+pub(crate) struct Mark {
+    pub(crate) seq: u64,
+    pub(crate) start_ms: u64,
+    pub(crate) says: bool,
+}
+
+/// An append whose answer the lane waits for.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub(crate) append: Rc<Append>,
+    /// When it was committed; none while it is in flight.
+    pub(crate) committed_ms: Option<u64>,
+}
+
+/// The piece of a checkpoint that the lane has under way.
+#[derive(Debug, Clone)]
+pub(crate) enum Writing {
+    /// Its KV transaction is in flight.
+    Sent(Rc<Piece>, Timestamp),
+    /// It is durable, and the lane has not heard.
+    Landed(Rc<Piece>, Timestamp),
+    /// Its KV transaction has found another head, and the lane has not heard.
+    Moved(Head),
+}
+
+/// A batch between the start of its KV transaction and what it does.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempt {
+    /// What is to be written; none for a read.
+    pub(crate) ops: Ops,
+    /// It says the fact again.
+    pub(crate) carries: bool,
+    pub(crate) start: Timestamp,
+    pub(crate) is_trusted: bool,
+    /// The store as of its start.
+    pub(crate) snapshot: Rc<Store>,
+    /// What the rows truly are at its start.
+    pub(crate) truth: [Value; ROWS],
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Lane {
+    pub(crate) writer: Writer,
+    pub(crate) runs: u64,
+    pub(crate) tail: Tail,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) is_open: bool,
+    pub(crate) marks: Vec<Mark>,
+    /// Undetermined appends, and their operations.
+    pub(crate) limbo: Vec<(Author, Ops)>,
+    pub(crate) cache: [Option<Value>; ROWS],
+    pub(crate) attempt: Option<Attempt>,
+    pub(crate) sent: Option<Sent>,
+    pub(crate) writing: Option<Writing>,
+    /// When the tail was last known by a look, for a lane that trusts in limbo.
+    pub(crate) looked_ms: Option<u64>,
+}
+
+impl Lane {
+    pub(crate) fn new(starts: u8) -> Self {
+        Self {
+            writer: [starts; 16],
+            runs: 0,
+            tail: Tail::default(),
+            checkpoint: Checkpoint::default(),
+            is_open: false,
+            marks: Vec::new(),
+            limbo: Vec::new(),
+            cache: [None; ROWS],
+            attempt: None,
+            sent: None,
+            writing: None,
+            looked_ms: None,
+        }
+    }
+
+    /// Whether no batch is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.attempt.is_none() && self.sent.is_none()
+    }
+
+    /// Whether a batch that starts now may append without a look.
+    pub(crate) fn begin(&mut self, now: u64, scope: &Scope) -> bool {
+        let looked = self.looked_ms.take();
+        if scope.lacks(Break::TrustInLimbo) && !self.limbo.is_empty() {
+            let trust = |at| now.saturating_sub(at) <= journal::TRUST_MS;
+            return looked.is_some_and(trust);
+        }
+        self.tail.begin(now)
+    }
+
+    /// Makes the state that of the journal in `store`, and tells what became of undetermined appends.
+    pub(crate) fn look(&mut self, store: &Store, scope: &Scope) -> Result<(Look, Fate), String> {
+        let mut head = store.head.unwrap_or_default();
+        if !head.follows(self.checkpoint.head()) || (self.is_open && store.head.is_none()) {
+            return Err("a lane finds an older head than the one that it knows".to_owned());
+        }
+        let next = self.tail.seq() + 1;
+        if scope.lacks(Break::BelowOldestBelieved)
+            && let Some(entry) = store.entry(next)
+            && self.limbo.iter().any(|(author, _)| *author == entry.author)
+        {
+            let author = entry.author;
+            let (look, _) = self.tail.look(&head, Some(author));
+            self.take_all(look, head, store)?;
+            return Ok((look, Fate::Stands(author)));
+        }
+        if scope.lacks(Break::LookWithoutOldest) {
+            head.oldest = head.oldest.min(next);
+        }
+        let author = store.entry(next).map(|entry| entry.author);
+        let (look, fate) = self.tail.look(&head, author);
+        self.take_all(look, head, store)?;
+        Ok((look, fate))
+    }
+
+    fn take_all(&mut self, look: Look, head: Head, store: &Store) -> Result<(), String> {
+        let first = match look {
+            Look::Lost(oldest) => {
+                self.checkpoint.restart(head);
+                self.marks.clear();
+                self.cache = [None; ROWS];
+                oldest
+            }
+            Look::Behind(next) => {
+                self.checkpoint.seen(head);
+                next
+            }
+            Look::Current => {
+                self.checkpoint.seen(head);
+                store.end() + 1
+            }
+        };
+        self.is_open = store.head.is_some();
+        for (seq, entry) in store.scan(first) {
+            let taken = self.tail.take(seq, entry.author, entry.previous);
+            taken.map_err(|damage| format!("a lane takes the journal for damaged: {damage}"))?;
+            for row in (0..ROWS).filter(|row| entry.images[*row].is_some()) {
+                self.cache[row] = None;
+            }
+            self.push(seq, entry);
+        }
+        let short = self.checkpoint.check(&self.tail);
+        short.map_err(|damage| format!("a lane takes the journal for damaged: {damage}"))?;
+        self.forget_before(head.oldest);
+        Ok(())
+    }
+
+    fn push(&mut self, seq: u64, entry: &Entry) {
+        self.checkpoint.push(seq, entry.images());
+        self.marks.push(Mark { seq, start_ms: entry.start.ms, says: entry.says });
+    }
+
+    /// A row as this lane knows it, in a KV transaction that reads `store`.
+    pub(crate) fn load(&mut self, row: usize, store: &Store, scope: &Scope) -> Value {
+        if let Some(value) = self.cache[row] {
+            return value;
+        }
+        let image = self.checkpoint.image(&key(row));
+        let image = image.filter(|_| !scope.lacks(Break::LoadWithoutOverlay));
+        let value = image.map_or(store.rows[row], value);
+        if scope.has(Feature::Caches) {
+            self.cache[row] = Some(value);
+        }
+        value
+    }
+
+    /// Applies operations to what this lane knows, as an entry that follows.
+    pub(crate) fn apply(&mut self, attempt: &Attempt, scope: &Scope) -> Append {
+        let mut images = [None; ROWS];
+        for op in each(attempt.ops) {
+            for (row, image) in images.iter_mut().enumerate() {
+                let before = image.unwrap_or_else(|| self.load(row, &attempt.snapshot, scope));
+                *image = effect(op, row, before).or(*image);
+            }
+        }
+        self.runs += 1;
+        let entry = Entry {
+            author: Author { writer: self.writer, run: self.runs },
+            previous: self.tail.author(),
+            start: attempt.start,
+            ops: attempt.ops,
+            images,
+            says: attempt.carries || (scope.has(Feature::Facts) && attempt.ops & 1 != 0),
+        };
+        let opens = (!self.is_open).then(|| *self.checkpoint.head());
+        Append { seq: self.tail.seq() + 1, entry, opens }
+    }
+
+    /// Hears that its append is committed. Returns whether that counts.
+    pub(crate) fn hear_append(
+        &mut self,
+        append: &Append,
+        committed_ms: u64,
+        now: u64,
+        scope: &Scope,
+    ) -> bool {
+        let start_ms = append.entry.start.ms;
+        let late = !scope.lacks(Break::LateYesBelieved);
+        let believed_ms = if late { committed_ms } else { start_ms };
+        if !self.tail.appended(append.entry.author, start_ms, believed_ms) {
+            self.limbo.push((append.entry.author, append.entry.ops));
+            return false;
+        }
+        if scope.lacks(Break::TrustFromReply) {
+            self.tail.looked(now);
+        }
+        if scope.lacks(Break::TrustFromCommit) {
+            self.tail.looked(committed_ms);
+        }
+        self.limbo.clear();
+        self.is_open = true;
+        self.push(append.seq, &append.entry);
+        if scope.has(Feature::Caches) {
+            for (row, image) in append.entry.images.iter().enumerate() {
+                self.cache[row] = image.or(self.cache[row]);
+            }
+        }
+        true
+    }
+
+    /// Nobody knows what became of its append.
+    pub(crate) fn doubt(&mut self, append: &Append) {
+        self.tail.undetermined(append.entry.author);
+        self.limbo.push((append.entry.author, append.entry.ops));
+    }
+
+    /// Forgets undetermined appends against the rules.
+    pub(crate) fn clear_limbo(&mut self) {
+        let seq = self.tail.seq();
+        self.tail.restart(&Head { oldest: seq + 1, ..Head::default() });
+        self.limbo.clear();
+    }
+
+    /// Hears what came of its piece.
+    pub(crate) fn hear_piece(&mut self, writing: &Writing, scope: &Scope) {
+        match writing {
+            Writing::Landed(piece, start) => {
+                self.checkpoint.landed(piece);
+                self.forget_before(piece.after.oldest);
+                if scope.lacks(Break::CheckpointRenewsTrust) {
+                    self.tail.looked(start.ms);
+                }
+            }
+            Writing::Moved(head) => self.checkpoint.seen(*head),
+            Writing::Sent(..) => {}
+        }
+    }
+
+    fn forget_before(&mut self, oldest: u64) {
+        self.marks.retain(|mark| mark.seq >= oldest);
+    }
+
+    /// Whether an entry that this lane knows says the fact.
+    pub(crate) fn knows_fact(&self) -> bool {
+        self.marks.iter().any(|mark| mark.says)
+    }
+
+    /// Where the journal may begin for a KV transaction that starts now.
+    pub(crate) fn may_begin_at(&self, now: u64, is_expired: bool, scope: &Scope) -> u64 {
+        let mut oldest = self.checkpoint.head().oldest;
+        let in_flight = self.sent.as_ref().is_some_and(|sent| sent.append.entry.says);
+        let early = in_flight && scope.lacks(Break::CarriedBeforeDurable);
+        for (index, mark) in self.marks.iter().enumerate() {
+            let next = self.marks.get(index + 1);
+            let judged = match next {
+                Some(next) if !scope.lacks(Break::TrimByOwnAge) => next.start_ms,
+                None if !scope.lacks(Break::LastEntryTrimmed) => break,
+                Some(_) | None => mark.start_ms,
+            };
+            let again = self.marks.iter().skip(index + 1).any(|later| later.says) || early;
+            let alive = mark.says && !again && !is_expired && !scope.lacks(Break::TrimForgetsFacts);
+            if !journal::is_old_enough(judged, now) || alive {
+                break;
+            }
+            oldest = oldest.max(mark.seq + 1);
+        }
+        oldest
+    }
+
+    /// The pieces that this lane may write next, from small to large.
+    pub(crate) fn pieces(&self, now: u64, is_expired: bool, scope: &Scope) -> Vec<Piece> {
+        let head = *self.checkpoint.head();
+        let most = self.may_begin_at(now, is_expired, scope);
+        let mut checkpoint = None;
+        let mut last = self.tail.seq();
+        if scope.lacks(Break::PieceIncludesInFlight)
+            && let Some(sent) = &self.sent
+        {
+            let with_it = checkpoint.insert(self.checkpoint.clone());
+            with_it.push(sent.append.seq, sent.append.entry.images());
+            last = sent.append.seq;
+        }
+        let checkpoint = checkpoint.as_ref().unwrap_or(&self.checkpoint);
+        let mut pieces: Vec<Piece> = Vec::new();
+        for budget in scope.budgets {
+            for upto in head.flushed..=last {
+                for oldest in [head.oldest, most] {
+                    let Some(mut piece) = checkpoint.piece(upto, oldest, *budget) else { continue };
+                    if scope.lacks(Break::TrimAboveFlushed) {
+                        piece.after.oldest = oldest.max(head.oldest);
+                    }
+                    if !pieces.contains(&piece) {
+                        pieces.push(piece);
+                    }
+                }
+            }
+        }
+        pieces
+    }
+}

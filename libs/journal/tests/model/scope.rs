@@ -1,0 +1,121 @@
+//! What a search covers, and the rule that it leaves out.
+
+/// A rule that the lanes or the store leave out on purpose. The crate's own code stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Break {
+    /// An append puts its entry and does not insert it.
+    AppendWithoutInsert,
+    /// Trust counts from when the lane hears of its append.
+    TrustFromReply,
+    /// Trust counts from the commit of an append.
+    TrustFromCommit,
+    /// A lane appends without a look although an append of its own is undetermined.
+    TrustInLimbo,
+    /// The calls of an undetermined append run again although it stands.
+    LimboForgotten,
+    /// The conflict of a rerun counts as the outcome of the earlier runs.
+    ConflictClearsLimbo,
+    /// Calls whose fate nobody can know run again.
+    UnknownRunsAgain,
+    /// An operation is answered "expired" while an earlier run of it may still land.
+    ExpiredInLimbo,
+    /// A look takes an own entry below the head's oldest for one that stands.
+    BelowOldestBelieved,
+    /// A look ignores the head's oldest.
+    LookWithoutOldest,
+    /// A read relies on what the lane knew.
+    ReadWithoutLook,
+    /// A row is loaded from its record although an image is newer.
+    LoadWithoutOverlay,
+    /// A durable piece renews trust as an append does.
+    CheckpointRenewsTrust,
+    /// A durable piece drops images while a batch is running.
+    PruneUnderBatch,
+    /// A piece writes images of an append that is in flight.
+    PieceIncludesInFlight,
+    /// A piece leaves out its first row.
+    PieceSkipsRow,
+    /// A piece goes on whatever head it finds.
+    PieceIgnoresHead,
+    /// Entries are trimmed that the records do not show.
+    TrimAboveFlushed,
+    /// An entry is trimmed by its own age.
+    TrimByOwnAge,
+    /// Entries are trimmed whatever facts they carry.
+    TrimForgetsFacts,
+    /// A fact counts as said again while the entry that says so is in flight.
+    CarriedBeforeDurable,
+    /// The last entry is trimmed by its own age.
+    LastEntryTrimmed,
+    /// A reader from outside takes records for the truth.
+    OutsideWithoutOverlay,
+    /// A reader from outside reads records later than the journal.
+    OutsideAtTwoTimestamps,
+    /// A commit counts however late it is.
+    LateYesBelieved,
+}
+
+/// What may happen besides appends and pieces that land.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Feature {
+    /// Lanes look without anything to write, and read rows.
+    Reads,
+    /// The outcome of an append may stay undetermined.
+    Doubts,
+    /// The store may refuse an append, and a lane may never hear of its piece.
+    Failures,
+    /// Operation 0 leaves a fact that must not be lost before it expires.
+    Facts,
+    /// Lanes keep the rows that they have read.
+    Caches,
+    /// A lane may stop between the start of a KV transaction and what it does in it.
+    Split,
+    /// The shard has no head yet: the first append writes it.
+    Fresh,
+}
+
+/// Bounds of a search.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scope {
+    /// Operations; they arrive in order, each at either lane.
+    pub(crate) ops: u8,
+    /// Undetermined appends that may be in flight at once.
+    pub(crate) stray_appends: usize,
+    /// Pieces given up by their lane that may be in flight at once.
+    pub(crate) stray_pieces: usize,
+    /// Restarts of lanes.
+    pub(crate) crashes: u8,
+    /// How far time may jump in one step, in milliseconds.
+    pub(crate) ticks: &'static [u64],
+    /// Bytes of pieces.
+    pub(crate) budgets: &'static [usize],
+    /// What else may happen.
+    pub(crate) with: &'static [Feature],
+    /// The rule that is left out.
+    pub(crate) without: Option<Break>,
+}
+
+/// Trust and trim age, the life of a KV transaction, and garbage collection.
+pub(crate) const TICKS: &[u64] = &[900, 5_000, 61_000, 601_000];
+
+impl Scope {
+    /// A small scope to extend.
+    pub(crate) const SMALL: Self = Self {
+        ops: 2,
+        stray_appends: 1,
+        stray_pieces: 0,
+        crashes: 0,
+        ticks: TICKS,
+        budgets: &[1],
+        with: &[Feature::Reads, Feature::Doubts, Feature::Failures],
+        without: None,
+    };
+
+    pub(crate) fn has(&self, feature: Feature) -> bool {
+        self.with.contains(&feature)
+    }
+
+    pub(crate) fn lacks(&self, rule: Break) -> bool {
+        self.without == Some(rule)
+    }
+}

@@ -1,0 +1,77 @@
+//! Breadth-first search, so that the counter-example found is a shortest one.
+
+use std::{mem, time::Instant};
+
+use rustc_hash::FxHashSet;
+
+use crate::{scope::Scope, steps::Step, world::World};
+
+/// What a search came to.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) states: usize,
+    /// Nothing in scope was left out.
+    pub(crate) is_whole: bool,
+    pub(crate) depth: usize,
+    pub(crate) seconds: f32,
+    /// What it came across.
+    pub(crate) seen: u16,
+    /// A shortest path to what breaks, and what does.
+    pub(crate) broken: Option<(Vec<Step>, String)>,
+}
+
+/// Explores every state in scope, or up to the first that breaks, or up to so many.
+pub(crate) fn explore(scope: &Scope, most: usize) -> Found {
+    let begun = Instant::now();
+    let mut visited = FxHashSet::default();
+    // By state, apart from the first: the one before it, and the step between.
+    let mut steps: Vec<(usize, Step)> = Vec::new();
+    let first = World::new(scope);
+    visited.insert(first.print(scope));
+    let mut frontier = vec![(0, first)];
+    let (mut depth, mut seen) = (0, 0);
+    let mut next = Vec::new();
+    let mut broken = None;
+    let mut is_whole = true;
+    'all: while !frontier.is_empty() {
+        for (index, world) in mem::take(&mut frontier) {
+            world.successors(scope, &mut next);
+            for (step, result) in next.drain(..) {
+                match result {
+                    Ok(world) => {
+                        seen |= world.seen;
+                        if visited.insert(world.print(scope)) {
+                            steps.push((index, step));
+                            frontier.push((steps.len(), world));
+                        }
+                    }
+                    Err(problem) => {
+                        steps.push((index, step));
+                        broken = Some((path(&steps), problem));
+                        break 'all;
+                    }
+                }
+            }
+            if visited.len() > most {
+                is_whole = false;
+                break 'all;
+            }
+        }
+        depth += 1;
+    }
+    let seconds = begun.elapsed().as_secs_f32();
+    Found { states: visited.len(), is_whole, depth, seconds, seen, broken }
+}
+
+/// The steps that lead to the last state.
+fn path(steps: &[(usize, Step)]) -> Vec<Step> {
+    let mut path = Vec::new();
+    let mut index = steps.len();
+    while index > 0 {
+        let (before, step) = steps[index - 1];
+        path.push(step);
+        index = before;
+    }
+    path.reverse();
+    path
+}
