@@ -55,6 +55,11 @@ class Balanced(Client):
                     self._ready.discard(url)
             await asyncio.sleep(0.02)
 
+    async def knows_all(self):
+        """Returns when it sends calls to every bridge, as a rolling upgrade waits for its balancers."""
+        while len(self._ready) < len(self._urls):
+            await asyncio.sleep(0.02)
+
 
 def replace(shop, name):
     """Ends one replica in order; returns when its successor says that it is ready."""
@@ -76,6 +81,7 @@ async def test_every_replica_of_every_role_replaced_under_load_fails_no_request(
                 # There is but one dev-kv.
                 if not name.startswith("dev-kv"):
                     await asyncio.to_thread(replace, shop, name)
+                    await client.knows_all()
             replaced.set()
             await buying
             watching.cancel()

@@ -19,7 +19,7 @@ pub enum Invariant {
     HoldsEnd,
     /// After quiet: no vote is unresolved.
     Quiet,
-    /// Every record can be read, and no journal has a gap.
+    /// Every record can be read, and no journal has a gap, a wrong order or an early end.
     Readable,
 }
 

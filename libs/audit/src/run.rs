@@ -300,7 +300,8 @@ impl Audit<'_> {
                 for event in &entry.events {
                     let start = Timestamp(entry.start_ts);
                     if let Err(problem) = transactions.apply(branch, start, event) {
-                        let subject = format!("journal entry {expected} of {branch}");
+                        let subject =
+                            format!("journal entry {} of {branch}", expected.saturating_sub(1));
                         self.findings.add(Invariant::Readable, subject, problem, Vec::new());
                     }
                 }

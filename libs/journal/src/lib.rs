@@ -23,8 +23,8 @@ pub const TRUST_MS: u64 = 1_000;
 /// milliseconds. Far longer than [`TRUST_MS`].
 pub const TRIM_AGE_MS: u64 = 5_000;
 
-/// A commit counts when it lies at most this long after the start of its KV transaction, in milliseconds. A store
-/// may have forgotten what was written and removed since, and with it the conflict, after ten times as long.
+/// A commit counts when it lies at most this long after the start of its KV transaction, in milliseconds. After ten times
+/// as long the store may have collected a removed entry as garbage, and with it the conflict that stops the commit.
 pub const LIFE_MAX_MS: u64 = 60_000;
 
 /// Names one start of one process.

@@ -12,7 +12,7 @@ use crate::{
 
 /// Records in one operation.
 const CHUNK: usize = 64;
-/// Operations in flight on one shard: what fits a batch, while the next ones are ready.
+/// Operations in flight on one shard: some are in the batch under way while the others gather.
 const IN_FLIGHT: usize = 8;
 
 /// What to fill.

@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// Layout of keys and records that this program reads and writes. Layout 1, of release 0.1, has no stamps; in layout 2
-/// every batch wrote the records that it changed. Both are read, and become layout 3 when the first program of this
-/// release opens them.
+/// every batch wrote the records that it changed. Both are read. The first program of this release that opens the store
+/// says layout 3; each shard is taken over by its first append.
 pub const VERSION: u32 = 3;
 /// Shards of every service where nobody says otherwise: few, as a fat batch costs little more than a thin
 /// one; enough for as many replicas to share the work.

@@ -61,7 +61,7 @@ use supervisor::Supervisor;
 use trust::{Calm, Trust};
 use txn::TikvTxn;
 
-/// Largest message that is accepted from the store, in bytes; pages of scans stay far below.
+/// Largest message that is accepted from the store, in bytes; the largest pages, of 64 journal entries, stay below a third of it.
 const DECODED_BYTES_MAX: usize = 64 << 20;
 /// The client's own attempts at a region or a lock: from 2 ms, doubled up to 500 ms, which in all
 /// outlasts the 3 s for which a dead writer's lock is honoured.

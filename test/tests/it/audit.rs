@@ -19,10 +19,11 @@ use storage::{
     keys::{Kind, Owner, Space},
     record::{ItemRecord, OrderRecord, UserRecord},
     schema,
+    shard::read_tail,
     tikv::{TikvConfig, TikvKv},
 };
 use tonic::transport::Channel;
-use types::shard_of;
+use types::{ShardId, shard_of};
 
 use system_test::process::{Shop, executable};
 
@@ -139,6 +140,26 @@ async fn plant<M: prost::Message + Default>(
     txn.commit().await.unwrap();
 }
 
+/// Waits until the records show all that the journals do: what is planted in a record before is never read.
+async fn records_have_followed(kv: &dyn Kv) {
+    let shards = schema::read(kv).await.unwrap().unwrap().shards;
+    for owner in Owner::SHARDED {
+        for shard in (0..shards).map(ShardId) {
+            let begun = Instant::now();
+            loop {
+                let mut reads = kv.snapshot(kv.timestamp().await.unwrap());
+                let (found, entries) =
+                    read_tail(&mut *reads, Space::new(owner, shard), 0).await.unwrap();
+                if entries.last().is_none_or(|(last, _)| *last == found.head.flushed) {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(30), "{owner:?}/{shard}: {found:?}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_of_a_real_shop_names_what_is_planted_and_nothing_else() {
     let shop = Shop::start();
@@ -153,6 +174,7 @@ async fn an_audit_of_a_real_shop_names_what_is_planted_and_nothing_else() {
     assert_eq!((&found["items"], &found["users"]), (&ITEMS.into(), &USERS.into()));
 
     let kv = TikvKv::connect(TikvConfig::new(vec![shop.store()])).await.unwrap();
+    records_have_followed(&*kv).await;
     plant(&*kv, Owner::Payment, Kind::User, "7", |user: &mut UserRecord| user.available += 1).await;
     plant(&*kv, Owner::Stock, Kind::Item, "8", |item: &mut ItemRecord| item.supplied -= 1).await;
     plant(&*kv, Owner::Order, Kind::Order, "3", |order: &mut OrderRecord| order.total_cost -= 1)

@@ -1,7 +1,8 @@
 //! Every short sequence of calls of one row, in every way of cutting it into batches. Goal: whatever comes into
 //! one batch, in whatever order, is answered as one call at a time would be, and leaves the same behind. Method:
 //! the very cores of the services (`participant::core`), without lanes and store, against a sequential model; each
-//! batch is run at once, or undone and run again, or followed by a restart from what was written.
+//! batch is appended, or undone and run again, or followed by a restart from the journal alone, or by one from records
+//! that show all of it.
 //!
 //! [`rig`] a shard's core and its store; [`pots`] items and users; [`orders`].
 

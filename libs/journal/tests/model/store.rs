@@ -142,7 +142,7 @@ impl Store {
         self.peek(seq).is_some_and(|slot| slot.version > start.order)
     }
 
-    /// Every writer of a record writes the head, too: no version of a record needs to be compared.
+    /// Every writer of a record here writes the head, too: no version of a record needs to be compared.
     pub(crate) fn has_newer_head(&self, start: Timestamp) -> bool {
         self.head_version > start.order
     }

@@ -6,7 +6,8 @@
 //! anew. A transaction's outcome is remembered where it becomes true, at its primary.
 //!
 //! What stands under a client's own id is a record of its own, read when the id comes and kept in memory no longer
-//! than a batch: however many keys clients use, they take no memory, and a start reads none of them. Minted ids are
+//! than its image, which goes when the record is written: however many keys clients use, they take no memory for long,
+//! and a start reads only those that the records do not show. Minted ids are
 //! repeated by processes of the shop alone and soon: what stands under them is in the journal and in memory until
 //! the call is over.
 

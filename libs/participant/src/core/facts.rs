@@ -30,7 +30,8 @@ const CARRY_AFTER_MS: u64 = 35_000;
 const JOURNAL_BYTES_MAX: usize = 16 << 20;
 /// Entries that are emptied by one batch at most.
 const CARRY_ENTRIES: usize = 8;
-/// Facts that one batch carries forward at most, where it is time that bids it.
+/// Facts that one batch carries forward at most because entries are old. Because they are many bytes it carries any
+/// number.
 const CARRY_MAX: usize = 64;
 
 /// First byte of what stands for a call among the rows that are held; no kind of record has it.

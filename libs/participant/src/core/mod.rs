@@ -62,8 +62,8 @@ pub struct Limits {
     pub records: usize,
     /// Calls that may wait for others at once.
     pub waiters: usize,
-    /// The entry of one batch, about, in bytes: no more call is taken at or above it. One key commits in one phase
-    /// whatever its length, but a store does not like its values long.
+    /// The entry of one batch, about, in bytes: no further call is taken at or above it. One key commits in
+    /// one phase whatever its length, but long values are a burden to the store.
     pub batch_bytes: usize,
     /// Calls in one batch.
     pub batch_calls: usize,

@@ -27,8 +27,8 @@ pub(super) enum AttemptError {
     /// The store did not answer a read, or refused the write for a reason that a retry may cure.
     #[error("the store failed")]
     Kv(#[source] KvError),
-    /// Somebody else wrote the shard first.
-    #[error("another replica writes this shard")]
+    /// Its entry's number is taken: by another replica, or by an earlier run of one's own.
+    #[error("the entry's number is taken")]
     Conflict,
     /// Nobody knows whether the batch landed.
     #[error("the outcome of a batch is unknown: {0}")]
@@ -127,8 +127,8 @@ impl<D: Domain> Lane<D> {
         self.queued.iter().any(|(_, call)| call.is_mutation())
     }
 
-    /// Applies what is queued to the state, with the records that it needs as they stand at the
-    /// transaction's start. Returns the calls that were taken.
+    /// Applies what is queued to the state, with the rows that it needs: as the journal shows them, else as their
+    /// records stand at the transaction's start. Returns the calls that were taken.
     async fn apply(&mut self, txn: &mut dyn Txn) -> Result<Vec<CallId>, KvError> {
         loop {
             match self.fill(txn) {

@@ -1,4 +1,5 @@
-//! What a lane does without being asked: the sweeper and the tidy-up.
+//! What a lane does without being asked: it looks at the journal, has the records follow, drops who is gone, and has
+//! unfinished transactions resolved.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,8 +17,8 @@ const ASK_AGAIN_MS: u64 = 500;
 /// An outcome that some branch has not acknowledged this long after the deadline is looked after.
 const ACKNOWLEDGE_GRACE_MS: u64 = 3_000;
 
-/// How long a lane takes a shard that nobody writes for its last writer's: the replicas of a shop that
-/// starts all find the same shards abandoned, and should not find it at the same moment.
+/// How long a lane leaves a shard that nobody writes to its last writer. Drawn for each lane: when a shop starts, all
+/// replicas find the same shards abandoned, and should not step in at the same moment.
 pub(super) fn spread(options: &LaneOptions, entropy: &dyn Entropy) -> Duration {
     let least = options.abandoned;
     let millis = u64::try_from(least.as_millis()).unwrap_or(u64::MAX).max(1);

@@ -88,8 +88,8 @@ pub struct LaneOptions {
     pub checkpoint_after: Duration,
     /// How many bytes the records may lag behind the journal before a checkpoint begins.
     pub checkpoint_bytes: usize,
-    /// How long nobody has written a shard before a lane that did not write it last writes its checkpoint and trims
-    /// its journal: whoever did would have, by then. Drawn anew for each lane, up to twice this.
+    /// How long a shard must have gone unwritten before a lane other than its last writer writes its checkpoint and
+    /// trims its journal: the last writer is gone then, or would have. Drawn anew for each lane, up to twice this.
     pub abandoned: Duration,
 }
 
