@@ -1,5 +1,7 @@
 //! The services of the shop in memory.
 
+use std::collections::BTreeMap;
+
 use proto::{
     coordinator::v1::{
         CheckoutRequest, CheckoutResponse, ClaimRequestIdRequest, ClaimRequestIdResponse,
@@ -406,9 +408,14 @@ impl CoordinatorService for World {
             if order.lines.is_empty() {
                 return Err(refuse(Reason::EmptyOrder));
             }
+            // An item may have several lines, one for each price.
+            let mut wanted = BTreeMap::new();
             for (item_id, quantity, _) in &order.lines {
+                *wanted.entry(item_id).or_insert(0_u64) += quantity;
+            }
+            for (item_id, quantity) in wanted {
                 let item = state.items.get(item_id);
-                if item.ok_or_else(|| refuse(Reason::UnknownItem))?.stock < *quantity {
+                if item.ok_or_else(|| refuse(Reason::UnknownItem))?.stock < quantity {
                     return Err(refuse(Reason::OutOfStock));
                 }
             }
