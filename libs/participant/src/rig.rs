@@ -2,10 +2,10 @@
 //!
 //! What breaks a test's expectation of the core itself panics.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use journal::Author;
-use storage::record::JournalEntry;
+use journal::{Author, Head};
+use storage::{Value, record::JournalEntry};
 use types::{
     AMOUNT_MAX, Branch, BranchState, Priority, Service, ShardId, Timestamp, TxId, TxMeta,
     UnixMillis, Vote,
@@ -67,6 +67,34 @@ pub fn settle<D: Domain>(core: &mut Core<D>) -> Option<(u64, JournalEntry)> {
     let at = Timestamp(batch.entry.start_ts);
     assert!(core.settle(&batch, at), "committed at its start");
     Some((batch.seq, batch.entry))
+}
+
+/// Has the records follow the journal, in pieces of about `budget` bytes, as of `start`. Tells how many pieces that were.
+///
+/// # Panics
+/// When a piece is made for another head.
+pub fn checkpoint<D: Domain>(
+    core: &mut Core<D>,
+    start: Timestamp,
+    budget: usize,
+    head: &mut Head,
+    records: &mut BTreeMap<Row, Value>,
+) -> usize {
+    let mut pieces = 0;
+    while let Some(piece) = core.piece(core.tail().seq(), start, budget) {
+        assert_eq!(piece.before, *head, "a piece is made for the head that stands");
+        *head = piece.after;
+        for image in &piece.rows {
+            let row = image.row.to_vec();
+            match &image.value {
+                Some(value) => drop(records.insert(row, value.to_vec())),
+                None => drop(records.remove(&row)),
+            }
+        }
+        core.landed(&piece);
+        pieces += 1;
+    }
+    pieces
 }
 
 /// An empty core of shard 0.

@@ -108,15 +108,7 @@ impl<D: Subject> Rig<D> {
     /// Has the records show what the journal does, in the smallest pieces.
     fn flush(&mut self) {
         let start = Timestamp::from_physical(UnixMillis(self.now_ms));
-        while let Some(piece) = self.core.piece(self.core.tail().seq(), start, 1) {
-            self.head = piece.after;
-            for image in &piece.rows {
-                let row = image.row.to_vec();
-                self.records.remove(&row);
-                self.records.extend(image.value.as_ref().map(|value| (row, value.to_vec())));
-            }
-            self.core.landed(&piece);
-        }
+        rig::checkpoint(&mut self.core, start, 1, &mut self.head, &mut self.records);
     }
 
     fn run(&mut self, steps: &[D::Step]) -> Vec<String> {

@@ -6,6 +6,7 @@ use journal::{Author, Head, TRIM_AGE_MS};
 use participant::{
     core::{Answer, Call, Core, Limits, Offered},
     domain::Row,
+    rig,
 };
 use prost::Message as _;
 use stock::app::{Op, Reply, Stock};
@@ -71,13 +72,8 @@ impl Store {
     /// Offers calls, and makes their batch durable.
     fn append(&mut self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
         let answers = self.offer(core, at_ms, calls);
-        let run = core.tail().seq() + 1;
-        match core.finish(Author { writer: [1; 16], run }) {
-            Some(batch) => {
-                assert!(core.settle(&batch, Timestamp::from_physical(at(at_ms))));
-                assert!(self.entries.insert(batch.seq, batch.entry).is_none());
-            }
-            None => core.settle_read(),
+        if let Some((seq, entry)) = rig::settle(core) {
+            assert!(self.entries.insert(seq, entry).is_none());
         }
         answers
     }
@@ -85,19 +81,8 @@ impl Store {
     /// Writes all pieces of a checkpoint. Tells how many that were.
     fn checkpoint(&mut self, core: &mut Core<Stock>, at_ms: u64) -> usize {
         let start = Timestamp::from_physical(at(at_ms));
-        let mut pieces = 0;
-        while let Some(piece) = core.piece(core.tail().seq(), start, 100) {
-            assert_eq!(piece.before, self.head);
-            self.head = piece.after;
-            self.entries.retain(|seq, _| *seq >= piece.after.oldest);
-            for image in &piece.rows {
-                let row = image.row.to_vec();
-                self.records.remove(&row);
-                self.records.extend(image.value.as_ref().map(|value| (row, value.to_vec())));
-            }
-            core.landed(&piece);
-            pieces += 1;
-        }
+        let pieces = rig::checkpoint(core, start, 100, &mut self.head, &mut self.records);
+        self.entries.retain(|seq, _| *seq >= self.head.oldest);
         pieces
     }
 

@@ -3,11 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use storage::{
-    Kv as _, KvError, codec,
+    KvError,
     keys::{Kind, Owner, Space},
     mem::{Call, Faults, Op, Plan, Verdict},
     record::{self, tx_event},
-    shard::read_tail,
 };
 use tokio::time::timeout;
 use types::{Money, ShardId};
@@ -15,25 +14,6 @@ use types::{Money, ShardId};
 use crate::shop::{Shop, add, create, op, request, stock, units};
 
 const SPACE: Space = Space::new(Owner::Stock, ShardId(0));
-
-/// Puts entries behind the end of the journal: each at so many numbers after it.
-async fn put_entries(shop: &Shop, entries: Vec<(u64, record::JournalEntry)>) {
-    let mut txn = shop.kv.begin().await.unwrap();
-    let (_, before) = read_tail(&mut *txn, SPACE, 0).await.unwrap();
-    let (last, before) = before.last().unwrap();
-    for (after, entry) in entries {
-        let entry = record::JournalEntry {
-            writer: vec![9; 16].into(),
-            run: after,
-            start_ts: txn.read_ts().0,
-            previous_writer: before.writer.clone(),
-            previous_run: before.run,
-            ..entry
-        };
-        txn.put(SPACE.journal(last + after), codec::encode(&entry));
-    }
-    txn.commit().await.unwrap();
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_journal_stops_its_shard_for_good() {
@@ -50,7 +30,7 @@ async fn a_damaged_journal_stops_its_shard_for_good() {
         let shop = Shop::new();
         let lane = shop.stocked(1).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
-        put_entries(&shop, entries.clone()).await;
+        shop.put_entries(entries.clone()).await;
         let before = shop.kv.contents();
         let added = timeout(Duration::from_secs(20), add(&lane, "a", 1, None)).await;
         assert!(added.is_err(), "{added:?} after {entries:?}");
@@ -67,17 +47,11 @@ async fn records_are_not_written_into_a_store_that_was_made_anew() {
             tokio::time::sleep(Duration::from_secs(2)).await;
             add(&lane, "a", 1, None).await.unwrap();
         }
-        let mut txn = shop.kv.begin().await.unwrap();
-        for key in shop.kv.contents().into_keys() {
-            txn.delete(key);
-        }
-        let key = Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b"");
-        let schema = record::Schema { version: 3, shards: 1, created_ts: 2 };
-        txn.put(key.clone(), codec::encode(&schema));
-        txn.commit().await.unwrap();
+        shop.make_anew(2).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         let contents = shop.kv.contents();
-        assert_eq!(contents.keys().collect::<Vec<_>>(), [&key], "{lagging_from_the_start}");
+        let schema = Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b"");
+        assert_eq!(contents.keys().collect::<Vec<_>>(), [&schema], "{lagging_from_the_start}");
     }
 }
 

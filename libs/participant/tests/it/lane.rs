@@ -10,7 +10,6 @@ use storage::{
     keys::{Kind, Owner, Space},
     mem::{Call as KvCall, Faults, Plan},
     record,
-    shard::{append, author, read_tail},
 };
 use tokio::time::timeout;
 use types::{Money, Reason, ShardId};
@@ -340,24 +339,12 @@ async fn a_damaged_record_fails_a_call_that_waits_for_it_and_stops_no_other() {
     };
     breathe().await;
     // Another replica, of a release with another format, changes the item.
-    let space = Space::new(Owner::Stock, ShardId(0));
-    let mut txn = shop.kv.begin().await.unwrap();
-    let (_, entries) = read_tail(&mut *txn, space, 0).await.unwrap();
-    let (last, before) = entries.last().unwrap();
-    let entry = record::JournalEntry {
-        writer: vec![7; 16].into(),
-        run: 1,
-        images: vec![record::Image {
-            row: participant::domain::row(Kind::Item, "a").into(),
-            value: vec![99].into(),
-        }],
-        start_ts: txn.read_ts().0,
-        previous_writer: before.writer.clone(),
-        previous_run: author(before).unwrap().run,
-        ..Default::default()
+    let image = record::Image {
+        row: participant::domain::row(Kind::Item, "a").into(),
+        value: vec![99].into(),
     };
-    append(&mut *txn, space, last + 1, &entry, None);
-    txn.commit().await.unwrap();
+    let entry = record::JournalEntry { images: vec![image], ..Default::default() };
+    shop.put_entries(vec![(1, entry)]).await;
     let good = timeout(Duration::from_secs(30), add(&lane, "b", 1, None)).await;
     assert_eq!(good.expect("the lane is stuck"), Ok(1));
     let damaged = timeout(Duration::from_secs(30), waits.answer()).await.unwrap();
@@ -397,18 +384,6 @@ async fn what_a_dead_coordinator_left_is_asked_about_without_pauses() {
     assert_eq!(asked_twice, 0);
 }
 
-/// Empties the store and leaves a schema in it, of this time.
-async fn make_anew(shop: &Shop, created: u64) {
-    let mut txn = shop.kv.begin().await.unwrap();
-    for key in shop.kv.contents().into_keys() {
-        txn.delete(key);
-    }
-    let key = Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b"");
-    let schema = record::Schema { version: 2, shards: 1, created_ts: created };
-    txn.put(key, codec::encode(&schema));
-    txn.commit().await.unwrap();
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_store_that_was_made_anew_beneath_a_lane_is_not_written() {
     let (made_same, made_other) = (SCHEMA.created.0, 2);
@@ -423,7 +398,7 @@ async fn a_store_that_was_made_anew_beneath_a_lane_is_not_written() {
         let lane = shop.stocked(1).await;
         // Long enough for the lane to look again.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        make_anew(&shop, created).await;
+        shop.make_anew(created).await;
         let made = timeout(Duration::from_secs(5), create(&lane, "b")).await;
         assert_eq!(made.is_ok(), is_same, "created {created}");
         assert_eq!(shop.kv.contents().len() > 1, is_same, "created {created}");
@@ -436,7 +411,7 @@ async fn a_shard_that_was_begun_anew_beneath_a_lane_is_read_anew() {
     let lane = shop.stocked(1).await;
     // Long enough for its records to follow, so that the head goes back.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    make_anew(&shop, SCHEMA.created.0).await;
+    shop.make_anew(SCHEMA.created.0).await;
     let other = shop.lane(2);
     create(&other, "b").await;
     assert_eq!(add(&lane, "a", 1, None).await, Err(Reason::ItemNotFound));

@@ -15,8 +15,12 @@ use participant::{
 use rpc::store_time::StoreTime;
 use stock::app::{Op, Reply, Stock};
 use storage::{
+    Kv as _, codec,
+    keys::{Kind, Owner, Space},
     mem::{Call as KvCall, Faults, MemKv, Op as KvOp, Plan, SeededEntropy, TokioClock, Verdict},
+    record,
     schema::Schema,
+    shard::{append, read_tail},
 };
 use types::{
     Branch, BranchState, ClientCall, Clock, ItemId, Money, Priority, Quantity, Reason, RequestId,
@@ -112,6 +116,38 @@ impl Shop {
             assert_eq!(add(&lane, "a", units, None).await, Ok(units));
         }
         lane
+    }
+
+    /// Puts entries behind the end of the journal, each at so many numbers after it, as another writer would.
+    pub(crate) async fn put_entries(&self, entries: Vec<(u64, record::JournalEntry)>) {
+        let space = Space::new(Owner::Stock, ShardId(0));
+        let mut txn = self.kv.begin().await.unwrap();
+        let (_, before) = read_tail(&mut *txn, space, 0).await.unwrap();
+        let (last, before) = before.last().unwrap();
+        for (after, entry) in entries {
+            let entry = record::JournalEntry {
+                writer: vec![9; 16].into(),
+                run: after,
+                start_ts: txn.read_ts().0,
+                previous_writer: before.writer.clone(),
+                previous_run: before.run,
+                ..entry
+            };
+            append(&mut *txn, space, last + after, &entry, None);
+        }
+        txn.commit().await.unwrap();
+    }
+
+    /// Empties the store and leaves a schema in it, of this time.
+    pub(crate) async fn make_anew(&self, created: u64) {
+        let mut txn = self.kv.begin().await.unwrap();
+        for key in self.kv.contents().into_keys() {
+            txn.delete(key);
+        }
+        let key = Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b"");
+        let schema = record::Schema { version: 2, shards: 1, created_ts: created };
+        txn.put(key, codec::encode(&schema));
+        txn.commit().await.unwrap();
     }
 
     pub(crate) fn deadline(&self) -> UnixMillis {
