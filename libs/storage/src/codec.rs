@@ -50,12 +50,12 @@ pub fn encode_packed(message: &impl Message) -> Value {
 pub fn decode_packed<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, KvError> {
     let Some((&FORMAT_4, packed)) = value.split_first() else { return decode(key, value) };
     let corrupt = |problem: String| KvError::Corrupt { key: hex(key), problem };
-    let (length, _) =
+    let (length, block) =
         lz4_flex::block::uncompressed_size(packed).map_err(|error| corrupt(error.to_string()))?;
     if length > UNPACKED_MAX {
         return Err(corrupt(format!("{length} bytes once unpacked")));
     }
-    let plain = lz4_flex::decompress_size_prepended(packed);
+    let plain = lz4_flex::decompress(block, length);
     let plain = plain.map_err(|error| corrupt(error.to_string()))?;
     M::decode(bytes::Bytes::from(plain)).map_err(|error| corrupt(error.to_string()))
 }

@@ -131,4 +131,4 @@ pub trait Txn: Reads {
 }
 
 /// Longest that a KV transaction may live: a tenth of the garbage collector's life time (10 min).
-pub const TXN_LIFE_MAX: Duration = Duration::from_mins(1);
+pub const TXN_LIFE_MAX: Duration = Duration::from_millis(journal::LIFE_MAX_MS);

@@ -22,7 +22,7 @@ use crate::domain::{Domain, Row};
 /// Entries trimmed at once at most.
 const TRIM_MAX: usize = 256;
 /// Trimmable entries that are worth a write of their own.
-const TRIM_IDLE_MIN: usize = 4;
+const TRIM_IDLE_MIN: u64 = 4;
 /// An entry older than this, in milliseconds, is emptied by carrying its last facts forward. Most calls are over by
 /// then, and what they came to goes with their entry.
 const CARRY_AFTER_MS: u64 = 35_000;
@@ -49,16 +49,10 @@ pub(super) fn row_of(id: &RequestId) -> Row {
 pub(super) struct Mark {
     seq: u64,
     start: Timestamp,
+    /// Length of its entry.
     bytes: usize,
     txs: Vec<TxId>,
     requests: Vec<RequestId>,
-}
-
-impl Mark {
-    /// Bytes of its entry.
-    pub(super) const fn bytes(&self) -> usize {
-        self.bytes
-    }
 }
 
 impl<D: Domain> Core<D> {
@@ -205,7 +199,7 @@ impl<D: Domain> Core<D> {
     pub(super) fn forget_before(&mut self, oldest: u64) {
         while self.journal.front().is_some_and(|mark| mark.seq < oldest) {
             let Some(mark) = self.journal.pop_front() else { break };
-            self.journal_bytes -= mark.bytes();
+            self.journal_bytes -= mark.bytes;
             for tx_id in mark.txs {
                 self.book.forget(tx_id, mark.seq);
             }
@@ -221,8 +215,7 @@ impl<D: Domain> Core<D> {
 
     /// Whether trimming alone is worth a write for a KV transaction that starts at `start` or later.
     pub fn wants_trim(&self, start: Timestamp) -> bool {
-        let min = u64::try_from(TRIM_IDLE_MIN).unwrap_or(u64::MAX);
-        self.may_begin_at(start) >= self.checkpoint.head().oldest.saturating_add(min)
+        self.may_begin_at(start) >= self.checkpoint.head().oldest.saturating_add(TRIM_IDLE_MIN)
     }
 
     fn encode_event(&self, event: &Event<D::Hold>) -> record::TxEvent {

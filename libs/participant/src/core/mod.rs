@@ -10,6 +10,7 @@ mod answers;
 mod call;
 mod decide;
 mod facts;
+mod replay;
 mod rows;
 mod wait;
 
@@ -18,9 +19,9 @@ use std::{
     sync::Arc,
 };
 
-use journal::{Author, Checkpoint, Fate, Head, Image, Look, Piece, Tail};
+use journal::{Author, Checkpoint, Head, Tail};
 use proto::InvalidField;
-use storage::{KvError, keys::Space, record, shard};
+use storage::{KvError, keys::Space, record};
 use twopc::{participant::Book, undo::UndoMap};
 use types::{
     Branch, ClientCall, Mutation, Priority, RequestId, Timestamp, TxId, TxMeta, UnixMillis,
@@ -298,9 +299,8 @@ impl<D: Domain> Core<D> {
     /// # Errors
     /// [`KvError::Corrupt`]; a retry does not help.
     pub fn load(&mut self, row: Row, value: Option<&[u8]>) -> Result<(), KvError> {
-        let image = self.checkpoint.image(&row).map(Option::<&bytes::Bytes>::cloned);
-        let image = image.filter(|_| !Mutation::LoadWithoutImages.is_on());
-        let value = image.as_ref().map_or(value, |value| value.as_deref());
+        let image = self.checkpoint.image(&row).flatten().cloned();
+        let value = if self.has_image(&row) { image.as_deref() } else { value };
         if answers::id_in(&row).is_some() {
             return self.load_answer(row, value);
         }
@@ -389,7 +389,7 @@ impl<D: Domain> Core<D> {
             return false;
         }
         self.is_open = true;
-        self.checkpoint.push(batch.seq, images(&batch.entry));
+        self.checkpoint.push(batch.seq, replay::images(&batch.entry));
         self.mark(batch.seq, &batch.entry);
         self.keep_run();
         true
@@ -414,23 +414,6 @@ impl<D: Domain> Core<D> {
         self.undo();
     }
 
-    /// The next piece of a checkpoint up to entry `upto`, of about `budget` bytes, for a KV transaction that starts
-    /// at `start` or later. Between batches only.
-    pub fn piece(&self, upto: u64, start: Timestamp, budget: usize) -> Option<Piece> {
-        self.checkpoint.piece(upto, self.may_begin_at(start), budget)
-    }
-
-    /// A piece is durable. Between batches only.
-    pub fn landed(&mut self, piece: &Piece) {
-        self.checkpoint.landed(piece);
-        self.forget_before(piece.after.oldest);
-    }
-
-    /// A KV transaction that wrote nothing has found this head. Between batches only.
-    pub fn found(&mut self, head: Head) {
-        self.checkpoint.seen(head);
-    }
-
     /// The batch is definitely not durable, or must run again: the state is as it was before.
     pub fn undo(&mut self) {
         self.book.undo();
@@ -443,103 +426,4 @@ impl<D: Domain> Core<D> {
         // Whoever was served in vain must be served again.
         self.improved.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
     }
-
-    /// Forgets everything, for a replay from the oldest entry on that stands. Waiters stay.
-    pub fn restart(&mut self, head: &Head) {
-        self.damage = None;
-        self.tail.restart(head);
-        self.forget_state(*head);
-    }
-
-    fn forget_state(&mut self, head: Head) {
-        self.checkpoint.restart(head);
-        self.book = Book::new(self.book.branch().clone());
-        self.holders = UndoMap::default();
-        self.answers = UndoMap::default();
-        self.loaded_answers.clear();
-        self.journal.clear();
-        self.journal_bytes = 0;
-        self.records = rows::Cache::new(self.limits.records);
-        self.run = Run::default();
-        // What they wait for may be gone from the journal, too.
-        self.improved.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
-    }
-
-    /// Makes the state that of the journal's end: takes the head, and the entries that follow [`Core::tail`] (where
-    /// some of them are trimmed, those from the oldest on), as one look has shown them. Tells what became of
-    /// batches whose outcome was unknown.
-    ///
-    /// # Errors
-    /// [`InvalidField`] when an entry does not decode, or is not the next one; a retry does not help, and whatever is
-    /// shown later, each further look says the same: what was taken until then is half a state.
-    pub fn look(
-        &mut self,
-        found: shard::Found,
-        entries: Vec<(u64, record::JournalEntry)>,
-    ) -> Result<Fate, InvalidField> {
-        if let Some(damage) = &self.damage {
-            return Err(damage.clone());
-        }
-        let looked = self.take_look(found, entries);
-        self.damage = looked.as_ref().err().cloned();
-        looked
-    }
-
-    fn take_look(
-        &mut self,
-        found: shard::Found,
-        entries: Vec<(u64, record::JournalEntry)>,
-    ) -> Result<Fate, InvalidField> {
-        let next = entries.first().filter(|(seq, _)| *seq == self.tail.seq() + 1);
-        let next = next.map(|(_, entry)| author(entry)).transpose()?;
-        let (look, fate) = self.tail.look(&found.head, next);
-        if let Look::Lost(_) = look {
-            self.forget_state(found.head);
-        } else {
-            self.checkpoint.seen(found.head);
-        }
-        self.is_open = found.is_current;
-        for (seq, entry) in entries {
-            self.take(seq, &entry)?;
-        }
-        self.checkpoint.check(&self.tail).map_err(|damage| InvalidField::new("journal", damage))?;
-        self.forget_before(found.head.oldest);
-        self.book.settle();
-        self.holders.settle();
-        self.answers.settle();
-        Ok(fate)
-    }
-
-    /// Takes what another writer (or an earlier run) wrote into the state.
-    fn take(&mut self, seq: u64, entry: &record::JournalEntry) -> Result<(), InvalidField> {
-        let taken = self.tail.take(seq, author(entry)?, shard::previous_author(entry));
-        taken.map_err(|damage| InvalidField::new("journal", damage))?;
-        for event in &entry.events {
-            let event = self.decode_event(event)?;
-            self.apply(event, seq);
-        }
-        for answer in &entry.requests {
-            self.take_answer(answer, seq)?;
-        }
-        for row in entry.images.iter().map(|image| &image.row).chain(&entry.changed) {
-            if self.forget_answer(row) {
-                continue;
-            }
-            self.records.remove(row);
-            self.improved.insert(row.to_vec());
-        }
-        self.checkpoint.push(seq, images(entry));
-        self.mark(seq, entry);
-        Ok(())
-    }
-}
-
-fn author(entry: &record::JournalEntry) -> Result<Author, InvalidField> {
-    shard::author(entry).ok_or_else(|| InvalidField::new("writer", "must be 16 bytes"))
-}
-
-fn images(entry: &record::JournalEntry) -> impl Iterator<Item = Image> {
-    let value = |value: &bytes::Bytes| (!value.is_empty()).then(|| value.clone());
-    let images = entry.images.iter();
-    images.map(move |image| Image { row: image.row.clone(), value: value(&image.value) })
 }

@@ -6,11 +6,11 @@ use journal::{Author, Fate};
 use storage::{
     CommitError, KvError, Txn,
     kv::TXN_LIFE_MAX,
-    schema::{self, SchemaError},
+    schema::{self, Schema, SchemaError},
     shard::{append, read_tail},
 };
 use tokio::time::Instant;
-use types::Mutation;
+use types::{Mutation, Timestamp};
 
 use super::{Lane, LaneError, Limbo};
 use crate::{
@@ -89,13 +89,13 @@ impl<D: Domain> Lane<D> {
         }
         let space = self.core.space();
         append(&mut *txn, space, batch.seq, &batch.entry, batch.opens.as_ref());
-        let unknown = match txn.commit().await {
-            // Whatever the store's timestamps say, a reply as late as this proves nothing any more.
-            Ok(_) if began.elapsed() >= TXN_LIFE_MAX => {
-                self.core.doubt(&batch);
-                "the reply was late".to_owned()
-            }
-            Ok(committed) if self.core.settle(&batch, committed) => {
+        let outcome = txn.commit().await;
+        // A store may name a commit timestamp close to the start though the commit was late: a late reply proves no
+        // more than a late commit does.
+        let waited = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let replied = Timestamp::from_physical(start.physical().plus_ms(waited.saturating_add(1)));
+        let unknown = match outcome {
+            Ok(committed) if self.core.settle(&batch, committed.max(replied)) => {
                 self.limbo.clear();
                 self.refreshed = Some(Instant::now());
                 self.moved = self.refreshed;
@@ -104,7 +104,9 @@ impl<D: Domain> Lane<D> {
                 self.deliver(taken.len(), answers);
                 return Ok(());
             }
-            Ok(committed) => format!("begun at {start:?}, committed as late as {committed:?}"),
+            Ok(committed) => {
+                format!("begun at {start:?}, committed at {committed:?}, told at {replied:?}")
+            }
             Err(CommitError::Conflict) => {
                 self.core.undo();
                 return Err(AttemptError::Conflict);
@@ -179,11 +181,9 @@ impl<D: Domain> Lane<D> {
     /// Whether it is still the store that the lane was opened on: a shard that goes back belongs to another one,
     /// perhaps of other shards. Nothing is written there; the role ends when it notices.
     async fn check_store(&self, txn: &mut dyn Txn) -> Result<(), KvError> {
-        match schema::read_from(txn).await {
-            Ok(Some(schema)) if schema == self.seams.schema => Ok(()),
-            Ok(_) => Err(KvError::Unavailable("the store was made anew".to_owned())),
-            Err(SchemaError::Kv(error)) => Err(error),
-            Err(error) => Err(KvError::Unavailable(error.to_string())),
+        match read_schema(txn).await? {
+            Some(schema) if schema == self.seams.schema => Ok(()),
+            Some(_) | None => Err(made_anew()),
         }
     }
 
@@ -326,4 +326,18 @@ impl<D: Domain> Lane<D> {
             self.send(id, Err(LaneError::Damaged(error.clone())));
         }
     }
+}
+
+/// The store's schema as of these reads. One that cannot be understood is another store's.
+pub(super) async fn read_schema(txn: &mut dyn Txn) -> Result<Option<Schema>, KvError> {
+    match schema::read_from(txn).await {
+        Ok(schema) => Ok(schema),
+        Err(SchemaError::Kv(error)) => Err(error),
+        Err(error) => Err(KvError::Unavailable(error.to_string())),
+    }
+}
+
+/// It is another store than the one that the lane was opened on.
+pub(super) fn made_anew() -> KvError {
+    KvError::Unavailable("the store was made anew".to_owned())
 }

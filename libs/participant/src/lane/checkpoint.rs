@@ -7,7 +7,7 @@ use journal::{Head, Piece};
 use storage::{
     CommitError, Kv, KvError, SharedKv,
     keys::Space,
-    schema::{self, Schema, SchemaError},
+    schema::Schema,
     shard::{read_head, write_piece},
 };
 use tokio::{
@@ -15,12 +15,17 @@ use tokio::{
     time::{Duration, Instant, timeout_at},
 };
 
-use super::Lane;
+use super::{
+    Lane,
+    attempt::{made_anew, read_schema},
+};
 use crate::domain::Domain;
 
 /// Bytes of one piece, about: the store's client cuts a prewrite at 16 KiB, and what goes in one request commits in
 /// one phase, so that no lock outlives its writer.
 const PIECE_BYTES: usize = 14 << 10;
+/// Bytes that the records may lag behind before a checkpoint begins.
+const CHECKPOINT_BYTES: usize = 256 << 10;
 /// Bytes that the records may lag behind before batches wait for them.
 const LAG_MAX: usize = 8 << 20;
 /// How long a batch waits for them at most: a store that takes entries and no records is no reason to stop, and every
@@ -149,7 +154,7 @@ impl<D: Domain> Lane<D> {
 
     fn is_checkpoint_due(&self, now: Instant) -> bool {
         let lags = self.checkpoint.lags_since;
-        self.core.checkpoint().bytes() >= self.options.checkpoint_bytes
+        self.core.checkpoint().bytes() >= CHECKPOINT_BYTES
             || lags.is_some_and(|since| now - since >= self.options.checkpoint_after)
             // While the records lag, entries are trimmed by the pieces that come anyway.
             || (self.core.checkpoint().is_empty() && self.core.wants_trim(self.heard))
@@ -174,13 +179,9 @@ async fn try_to_write(
 ) -> Result<Option<Head>, KvError> {
     let mut txn = kv.begin().await?;
     let found = read_head(&mut *txn, space).await?;
-    let is_other = match schema::read_from(&mut *txn).await {
-        Ok(found) => found.is_some_and(|found| found != schema),
-        Err(SchemaError::Kv(error)) => return Err(error),
-        Err(_) => true,
-    };
+    let is_other = read_schema(&mut *txn).await?.is_some_and(|found| found != schema);
     if is_other || !found.is_current || !found.head.follows(&piece.before) {
-        return Err(KvError::Unavailable("the store was made anew".to_owned()));
+        return Err(made_anew());
     }
     if found.head != piece.before {
         return Ok(Some(found.head));

@@ -86,8 +86,6 @@ pub struct LaneOptions {
     pub refresh: Duration,
     /// How long the records may lag behind the journal before a checkpoint begins.
     pub checkpoint_after: Duration,
-    /// How many bytes the records may lag behind the journal before a checkpoint begins.
-    pub checkpoint_bytes: usize,
     /// How long a shard must have gone unwritten before a lane other than its last writer writes its checkpoint and
     /// trims its journal: the last writer is gone then, or would have. Drawn anew for each lane, up to twice this.
     pub abandoned: Duration,
@@ -103,7 +101,6 @@ impl Default for LaneOptions {
             ask_after_ms: 250,
             refresh: Duration::from_secs(5),
             checkpoint_after: Duration::from_secs(1),
-            checkpoint_bytes: 256 << 10,
             abandoned: Duration::from_secs(30),
         }
     }
