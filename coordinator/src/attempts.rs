@@ -3,10 +3,7 @@
 //! All attempts of a call have one priority, one request id and one end. The end is a time of the store,
 //! fixed before the first vote is asked for; no attempt votes after it.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::{
@@ -27,9 +24,9 @@ use types::{
 };
 
 use crate::{
-    checkout::{CheckoutError, refused},
+    error::{CheckoutError, refused},
     mail::MailError,
-    service::Coordinator,
+    state::Coordinator,
     tx_log::Origin,
 };
 
@@ -296,66 +293,4 @@ fn done_before(refused: &[Refused]) -> Option<TxId> {
         refused.seat == 0 && Reason::parse(&refused.reason) == Some(Reason::AlreadyDone)
     };
     refused.iter().find(done)?.metadata.get("tx_id")?.parse().ok()
-}
-
-/// How long branches have to vote. At least as long as the setting says; longer while the store is too slow
-/// for that, as otherwise no vote would come in time for as long as it is.
-#[derive(Debug)]
-pub(crate) struct VoteWindow {
-    least_ms: u64,
-    now_ms: AtomicU64,
-}
-
-impl VoteWindow {
-    /// Longest window, and greatest value of the setting, in milliseconds.
-    pub(crate) const MAX_MS: u64 = CALL_LIFE_MAX_MS / 2;
-
-    /// A window of this many milliseconds.
-    pub(crate) const fn new(least_ms: u64) -> Self {
-        Self { least_ms, now_ms: AtomicU64::new(least_ms) }
-    }
-
-    /// In milliseconds.
-    pub(crate) fn get(&self) -> u64 {
-        self.now_ms.load(Ordering::Relaxed)
-    }
-
-    /// A transaction got no votes in time.
-    fn missed(&self) {
-        let most = Self::MAX_MS.max(self.least_ms);
-        self.now_ms.store(self.get().saturating_mul(2).min(most), Ordering::Relaxed);
-    }
-
-    /// A transaction got its votes in time; the window shrinks slowly, and never below four times that.
-    fn kept(&self, took: Duration) {
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let enough = took_ms.saturating_mul(4).max(self.least_ms);
-        let now = self.get();
-        if enough < now {
-            let step = ((now - enough) / 8).max(1);
-            self.now_ms.store(now - step, Ordering::Relaxed);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_window_widens_while_votes_are_late_and_goes_back() {
-        let window = VoteWindow::new(2_000);
-        for expected in [4_000, 8_000, 16_000, 30_000, 30_000] {
-            window.missed();
-            assert_eq!(window.get(), expected);
-        }
-        for _ in 0..200 {
-            window.kept(Duration::from_millis(2_500));
-        }
-        assert_eq!(window.get(), 10_000, "four times what it took");
-        for _ in 0..200 {
-            window.kept(Duration::from_millis(10));
-        }
-        assert_eq!(window.get(), 2_000, "never below the setting");
-    }
 }

@@ -3,12 +3,13 @@
 //! Must not know: what a payload means once it is made (only [`plan`] knows orders, stock and payment);
 //! which store it is. Nothing here outlives the process: votes and outcomes stand with the participants.
 //!
-//! Modules: [`service`] the wire; [`checkout`] one order bought; `attempts` a call tried again
-//! until something definite comes of it; [`plan`] an order as
-//! branches with payloads; [`driver`] drives a `twopc` machine; [`mail`] batches of messages to a shard;
-//! [`resolve`] what became of somebody else's transaction; [`transactions`] the wire for plans of others'
-//! making and for operators; [`operator`] what those ask; [`tx_log`] what is noted for them; [`watch`] the
-//! books audited again and again; [`participants`] services beyond our own.
+//! Modules, from below: [`plan`] an order as branches with payloads; [`mail`] batches of messages to a shard;
+//! [`tx_log`] what is noted of transactions for operators; [`driver`] drives a `twopc` machine; `state` what the
+//! parts share; [`resolve`] what became of somebody else's transaction; `attempts` a call tried again until
+//! something definite comes of it, within a `vote_window`; [`checkout`] one order bought; `run_plan` a plan of
+//! others' making; [`operator`] what operators ask; `service` and `transactions` the two gRPC services, over `wire`.
+//! Beside them: [`watch`] the books audited again and again; [`participants`] services beyond our own; [`error`];
+//! `singleflight`.
 //!
 //! Invariants: a business refusal is answered only after its aborts are durable; a retry is a new TxId
 //! with the same priority; a client that goes away stops nothing.
@@ -16,15 +17,21 @@
 mod attempts;
 pub mod checkout;
 pub mod driver;
+pub mod error;
 pub mod mail;
 pub mod operator;
 pub mod participants;
 pub mod plan;
 pub mod resolve;
-pub mod service;
-pub mod transactions;
+mod run_plan;
+mod service;
+mod singleflight;
+mod state;
+mod transactions;
 pub mod tx_log;
+mod vote_window;
 pub mod watch;
+mod wire;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -52,11 +59,10 @@ use types::{Clock, Entropy};
 
 use crate::{
     participants::{ParticipantArgs, ParticipantError},
-    service::Coordinator,
     tx_log::LogSettings,
 };
 
-pub use crate::participants::Extras;
+pub use crate::{participants::Extras, state::Coordinator};
 
 /// The services of a replica, by their full names.
 const SERVED: [&str; 2] =

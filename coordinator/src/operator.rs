@@ -25,7 +25,7 @@ use types::{
     Branch, BranchState, Classify, ErrorKind, OrderId, Reason, TxId, TxMeta, UnixMillis, Vote,
 };
 
-use crate::{resolve::Resolution, service::Coordinator, tx_log};
+use crate::{resolve::Resolution, state::Coordinator, tx_log};
 
 /// Longest wait for a participant whose journal is not ours.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,23 +1,16 @@
 //! What became of somebody else's transaction.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
+use futures::FutureExt as _;
 use proto::participant::v1::{
     QueryRequest, operation::Operation as Op, operation_result::Result as OpResult,
 };
 use rpc::retry::Backoff;
 use twopc::message::Outcome;
-use types::{BranchState, TxId, TxMeta};
+use types::{BranchState, TxMeta};
 
-use crate::service::Coordinator;
+use crate::state::Coordinator;
 
 /// Least and greatest pause before a transaction is looked at again.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
@@ -27,45 +20,22 @@ const CLOCK_DOUBT_MS: u64 = 1_000;
 /// What a resolution came to; none when the transaction broke the protocol.
 pub type Resolution = Option<Outcome>;
 
-/// Resolutions under way, so that many who ask for one transaction share one.
-#[derive(Default)]
-pub struct Resolving {
-    under_way: Mutex<BTreeMap<TxId, Shared<BoxFuture<'static, Resolution>>>>,
-}
-
-impl std::fmt::Debug for Resolving {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Resolving").finish_non_exhaustive()
-    }
-}
-
-impl Resolving {
-    fn under_way(&self) -> MutexGuard<'_, BTreeMap<TxId, Shared<BoxFuture<'static, Resolution>>>> {
-        // Nothing under this lock leaves the map half-changed, so a panic elsewhere does not matter.
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Coordinator {
     /// Finds out what became of a transaction and brings it to its end where that is due: past its
     /// deadline whatever has not voted is fenced; before, it is only asked.
     pub async fn resolve(&self, meta: TxMeta) -> Resolution {
         let tx_id = meta.tx_id;
-        let shared = {
-            let mut under_way = self.resolving().under_way();
-            let begin = || {
-                // In a task of its own, so that it ends, and leaves the list, whoever goes away.
-                let this = self.clone();
-                let task = self.spawn(async move {
-                    let resolution = this.resolve_alone(meta).await;
-                    this.resolving().under_way().remove(&tx_id);
-                    resolution
-                });
-                task.map(|ended| ended.unwrap_or(None)).boxed().shared()
-            };
-            under_way.entry(tx_id).or_insert_with(begin).clone()
+        let begin = || {
+            // In a task of its own, so that it ends, and leaves the list, whoever goes away.
+            let this = self.clone();
+            let task = self.spawn(async move {
+                let resolution = this.resolve_alone(meta).await;
+                this.resolving().end(&tx_id);
+                resolution
+            });
+            task.map(|ended| ended.unwrap_or(None)).boxed()
         };
-        shared.await
+        self.resolving().join(tx_id, begin).await
     }
 
     async fn resolve_alone(&self, meta: TxMeta) -> Resolution {

@@ -10,13 +10,12 @@ use std::{
 
 use http::HeaderMap;
 use rpc::{
-    access::{Identity, Role},
-    net::Net,
-    routing::Router,
+    admin::{Look, Report},
     store_time::StoreTime,
 };
+use serde_json::Map;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
@@ -24,47 +23,12 @@ use types::{Clock, Entropy};
 use uuid::{Builder, Uuid};
 
 use crate::{
-    api, args::Args, args::Settings, console::Console, held::Held, key::Keys, load::Load,
-    problem::Problem, ready::Readiness, turned_away::TurnedAway,
+    args::Settings, held::Held, key::Keys, load::Load, problem::Problem, ready::Readiness,
+    shop::Shop, turned_away::TurnedAway,
 };
 
-/// The services behind the bridge.
-#[derive(Clone, Debug)]
-pub struct Shop {
-    /// Replicas of the order service.
-    pub order: Router,
-    /// Replicas of the stock service.
-    pub stock: Router,
-    /// Replicas of the payment service.
-    pub payment: Router,
-    /// Replicas of the coordinator.
-    pub coordinator: Router,
-}
-
-impl Shop {
-    /// The services where the arguments say, over this network. Call it within a tokio runtime.
-    pub fn over(args: &Args, net: &Arc<dyn Net>) -> Self {
-        let router = |role, target: &rpc::routing::Target| {
-            Router::to(Identity::of(role), target.clone(), Arc::clone(net))
-        };
-        Self {
-            order: router(Role::Order, &args.order_endpoints),
-            stock: router(Role::Stock, &args.stock_endpoints),
-            payment: router(Role::Payment, &args.payment_endpoints),
-            coordinator: router(Role::Coordinator, &args.coordinator_endpoints),
-        }
-    }
-
-    /// Every service and its name.
-    pub(crate) fn all(&self) -> [(&'static str, &Router); 4] {
-        [
-            ("order", &self.order),
-            ("stock", &self.stock),
-            ("payment", &self.payment),
-            ("coordinator", &self.coordinator),
-        ]
-    }
-}
+/// Explanations of transactions at once for the public.
+const EXPLANATIONS_MAX: usize = 2;
 
 /// The bridge without its sockets. Cheap to clone; clones are the same bridge.
 #[derive(Clone)]
@@ -84,7 +48,10 @@ struct Inner {
     work: TaskTracker,
     draining: AtomicBool,
     readiness: Readiness,
-    console: Console,
+    /// Explanations of transactions for the public, each of which reads every live journal.
+    explanations: Semaphore,
+    /// Tells this process from others; drawn when it is first asked for.
+    replica: OnceLock<u64>,
     keys: OnceLock<Keys>,
     store_time: StoreTime,
     /// Held by whoever asks for the store's time.
@@ -113,7 +80,8 @@ impl Bridge {
                 work: TaskTracker::new(),
                 draining: AtomicBool::new(false),
                 readiness: Readiness::default(),
-                console: Console::default(),
+                explanations: Semaphore::new(EXPLANATIONS_MAX),
+                replica: OnceLock::new(),
                 keys: OnceLock::new(),
                 store_time: StoreTime::default(),
                 asking_time: tokio::sync::Mutex::default(),
@@ -142,11 +110,6 @@ impl Bridge {
             Some(keys) if !keys.admit(headers) => Err(Problem::no_api_key()),
             Some(_) | None => Ok(()),
         }
-    }
-
-    /// Every endpoint, ready to be served or called in-process.
-    pub fn router(&self) -> axum::Router {
-        api::router(self.clone())
     }
 
     /// From now on: not ready, and every HTTP/1.1 answer asks its client to close the connection.
@@ -215,12 +178,31 @@ impl Bridge {
         places.min(Semaphore::MAX_PERMITS).saturating_sub(self.inner.in_flight.available_permits())
     }
 
-    pub(crate) fn readiness(&self) -> &Readiness {
-        &self.inner.readiness
+    /// Succeeds when this process is not draining and some replica of every service says that it is
+    /// serving.
+    ///
+    /// # Errors
+    /// UNAVAILABLE, naming the services that are missing.
+    pub(crate) async fn ready(&self) -> Result<(), Problem> {
+        if self.is_draining() {
+            return Err(Problem::not_ready("The bridge is shutting down.".to_owned()));
+        }
+        let missing = self.inner.readiness.missing(&self.inner.shop).await;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let detail = format!("Not ready: {}.", missing.join(", "));
+        Err(Problem::not_ready(detail))
     }
 
-    pub(crate) fn console(&self) -> &Console {
-        &self.inner.console
+    /// A place among the explanations of transactions, if there is one left.
+    pub(crate) fn explains(&self) -> Option<SemaphorePermit<'_>> {
+        self.inner.explanations.try_acquire().ok()
+    }
+
+    /// A number that tells this process from others.
+    pub(crate) fn replica(&self) -> u64 {
+        *self.inner.replica.get_or_init(|| self.inner.entropy.next_u64())
     }
 
     /// A new unique id: RFC 9562 version 7 over the clock and entropy of the seams.
@@ -229,6 +211,19 @@ impl Bridge {
         let mut random = [0; 10];
         random.copy_from_slice(&bytes[..10]);
         Builder::from_unix_timestamp_millis(self.inner.clock.now().0, &random).into_uuid()
+    }
+}
+
+#[tonic::async_trait]
+impl Look for Bridge {
+    async fn look(&self) -> Report {
+        let draining = self.is_draining();
+        let missing = self.inner.readiness.missing(&self.inner.shop).await;
+        let details = Map::from_iter([
+            ("draining".to_owned(), draining.into()),
+            ("missing".to_owned(), missing.clone().into()),
+        ]);
+        Report { ready: !draining && missing.is_empty(), details }
     }
 }
 

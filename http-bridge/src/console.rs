@@ -9,7 +9,7 @@
 //! there that changes something needs a header that no other site's page can send without asking, and asking
 //! is not answered.
 
-use std::{sync::OnceLock, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Extension, Json, Router,
@@ -27,7 +27,7 @@ use proto::coordinator::v1::{
 };
 use rpc::{deadline, net::Transport};
 use serde::Serialize;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use types::{OrderId, Reason, TxId};
 
 use crate::{
@@ -51,8 +51,6 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
     require-trusted-types-for 'script'; trusted-types 'none'";
 /// Stands with every call that changes something: no page of another site can send it unasked.
 const FROM_CONSOLE: HeaderName = HeaderName::from_static("till-console");
-/// Explanations at once for the public: each reads every live journal.
-const EXPLANATIONS_MAX: usize = 2;
 /// Unresolved transactions that are listed.
 const LISTED_MAX: u32 = 200;
 /// Longest wait for one replica's last audit.
@@ -65,21 +63,6 @@ pub(crate) enum Door {
     Public,
     /// The admin listener.
     Operators,
-}
-
-/// What the console keeps between requests.
-#[derive(Debug)]
-pub(crate) struct Console {
-    explanations: Semaphore,
-    /// Tells this process from others; drawn when it is first asked for.
-    replica: OnceLock<u64>,
-}
-
-impl Default for Console {
-    fn default() -> Self {
-        let explanations = Semaphore::new(EXPLANATIONS_MAX);
-        Self { explanations, replica: OnceLock::new() }
-    }
 }
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -161,12 +144,10 @@ fn admit(bridge: &Bridge, door: Door, headers: &HeaderMap) -> Result<(), Problem
 }
 
 async fn stats(State(bridge): State<Bridge>, Extension(door): Extension<Door>) -> Json<Stats> {
-    let console = bridge.console();
-    let replica = *console.replica.get_or_init(|| bridge.entropy().next_u64());
     // A question through the public door is itself in flight.
     let own = usize::from(door == Door::Public);
     let in_flight = bridge.in_flight_now().saturating_sub(own);
-    Json(Stats::of(&telemetry::metrics::text(), replica, in_flight))
+    Json(Stats::of(&telemetry::metrics::text(), bridge.replica(), in_flight))
 }
 
 /// How the coordinator is asked.
@@ -215,7 +196,7 @@ struct Transactions {
 /// What became of an order's transactions: part of trying the shop, so without what is said inside.
 async fn of_order(State(bridge): State<Bridge>, input: Input) -> Answer<Transactions> {
     let order_id = input.order_id()?;
-    let Ok(_place) = bridge.console().explanations.try_acquire() else {
+    let Some(_place) = bridge.explains() else {
         return Err(Problem::of(Reason::Overloaded).because(&"too many explanations at once"));
     };
     let subject = Subject::OrderId(order_id.to_string());

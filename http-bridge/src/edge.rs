@@ -24,8 +24,9 @@ use types::Reason;
 use crate::{
     BODY_BYTES_MAX, HEAD_BYTES_MAX,
     bridge::Bridge,
+    headers::X_REQUEST_ID,
     held::Share,
-    input::{Arrived, Caller, X_REQUEST_ID, content_length, is_correlation_id},
+    input::{Arrived, Caller, content_length, is_correlation_id},
     key::changes,
     origin,
     problem::Problem,

@@ -17,19 +17,13 @@ use types::{
 use crate::{
     bridge::Bridge,
     etag,
+    headers::{IDEMPOTENCY_KEY, KEEP_LOG, X_REQUEST_ID},
     problem::Problem,
     upstream::{Ask, Effect, To},
 };
 
 #[cfg(test)]
 mod tests;
-
-/// Makes a call happen once.
-pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Keeps the log of a checkout, for who is going to look at it.
-pub(crate) const KEEP_LOG: HeaderName = HeaderName::from_static("till-keep-log");
-/// Correlates; honest callers reuse it.
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Greatest length of an Idempotency-Key, in bytes: short of a request id, so that parts of a call can be
 /// named after it.

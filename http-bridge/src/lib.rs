@@ -4,8 +4,8 @@
 //! Must not know: the store, the commit protocol, what a call means beyond its limits. It keeps nothing
 //! between requests but connections, so that any number of replicas may run and each may be killed.
 //!
-//! Modules: [`args`] settings; [`bridge`] the shared state and its seams; [`api`] one handler for each
-//! endpoint, registered and documented in one place; [`input`] paths and headers into types; [`key`] who may change
+//! Modules: [`args`] settings; `shop` the services behind it; [`bridge`] the shared state and its seams; [`api`] one handler for each
+//! endpoint, registered and documented in one place; [`input`] paths and `headers` into types; [`key`] who may change
 //! anything, where that is not everybody; [`load`]
 //! whether one more request could be answered in time; `held` what clients have it hold; `turned_away` the log of those
 //! that could not; [`upstream`]
@@ -40,6 +40,7 @@ mod console;
 mod docs;
 mod edge;
 mod etag;
+mod headers;
 mod held;
 mod input;
 pub mod key;
@@ -48,18 +49,27 @@ pub mod origin;
 pub mod problem;
 mod ready;
 pub mod server;
+mod shop;
 mod turned_away;
 mod upstream;
 
 pub use args::{Args, Patience, Settings};
-pub use bridge::{Bridge, Shop};
+pub use bridge::Bridge;
 use key::Keys;
 pub use server::Error;
+pub use shop::Shop;
 
 /// Greatest length of a request's body, in bytes; no endpoint reads any.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Greatest length of a request's head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+impl Bridge {
+    /// Every endpoint, ready to be served or called in-process.
+    pub fn router(&self) -> axum::Router {
+        api::router(self.clone())
+    }
+}
 
 /// Runs the bridge over the real network until `shutdown` is done and what was in flight has been answered.
 ///

@@ -11,7 +11,7 @@ use tower_http::cors::CorsLayer;
 use types::host::{host_of, is_loopback};
 
 use crate::{
-    input::{IDEMPOTENCY_KEY, KEEP_LOG, X_REQUEST_ID},
+    headers::{IDEMPOTENCY_KEY, KEEP_LOG, X_REQUEST_ID},
     key::changes,
 };
 

@@ -22,10 +22,7 @@ use rpc::{
 use tonic::{Request, Response, Status};
 use types::{ClientCall, ItemId, Money, OrderId, Reason, Refusal, shard_of};
 
-use crate::{
-    app::{Op, Orders, Reply},
-    domain::Draw,
-};
+use crate::records::{Draw, Op, Orders, Reply};
 
 /// Longest that stock is waited for when it is asked for a price.
 const PRICE_TIMEOUT: Duration = Duration::from_secs(5);

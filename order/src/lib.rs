@@ -2,14 +2,14 @@
 //!
 //! Must not know: the coordinator, payment, which store it is. Of stock it knows one call, for a price.
 //!
-//! Modules: [`domain`] pure decisions; [`app`] the domain as a lane sees it, with its records;
+//! Modules: [`rules`] decides, and is pure; [`records`] what is stored, asked and answered, from and to bytes;
 //! [`grpc`] the wire.
 //!
 //! Invariants: see ARCHITECTURE.md; an order is paid once, for good, and a locked order does not change.
 
-pub mod app;
-pub mod domain;
 pub mod grpc;
+pub mod records;
+pub mod rules;
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub struct Args {
 }
 
 /// The services of a replica.
-pub fn routes(parts: &Parts<app::Orders>, stock: Target) -> Routes {
+pub fn routes(parts: &Parts<records::Orders>, stock: Target) -> Routes {
     let stock = Router::to(Identity::of(Role::Stock), stock, Arc::clone(&parts.net));
     let service = served!(OrderServiceServer::new(grpc::Grpc::new(parts.clone(), stock)));
     parts.with_participant(Routes::new(service))
@@ -61,7 +61,7 @@ pub async fn run(
 ) -> Result<(), RoleError> {
     let services = vec![SERVICE_NAME, PARTICIPANT];
     let stock = args.stock_endpoints;
-    let routes = |parts: &Parts<app::Orders>| routes(parts, stock);
+    let routes = |parts: &Parts<records::Orders>| routes(parts, stock);
     let role = RoleArgs { tls: args.role.tls.acting_as(Role::Order), ..args.role };
-    participant::role::run(app::Orders, role, listeners, services, routes, shutdown).await
+    participant::role::run(records::Orders, role, listeners, services, routes, shutdown).await
 }

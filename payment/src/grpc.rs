@@ -14,7 +14,7 @@ use rpc::status::to_status;
 use tonic::{Request, Response, Status};
 use types::{ClientCall, UserId};
 
-use crate::app::{Op, Payment, Reply};
+use crate::records::{Op, Payment, Reply};
 
 /// The gRPC face of the payment service.
 #[derive(Debug, Clone)]

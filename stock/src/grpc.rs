@@ -14,7 +14,7 @@ use rpc::status::to_status;
 use tonic::{Request, Response, Status};
 use types::{ClientCall, ItemId};
 
-use crate::app::{Op, Reply, Stock};
+use crate::records::{Op, Reply, Stock};
 
 /// The gRPC face of the stock service.
 #[derive(Debug, Clone)]

@@ -2,14 +2,14 @@
 //!
 //! Must not know: the other services, the coordinator, which store it is.
 //!
-//! Modules: [`domain`] pure decisions; [`app`] the domain as a lane sees it, with its records;
+//! Modules: [`rules`] decides, and is pure; [`records`] what is stored, asked and answered, from and to bytes;
 //! [`grpc`] the wire.
 //!
 //! Invariants: see ARCHITECTURE.md; what is available, held and sold always adds up to what was supplied.
 
-pub mod app;
-pub mod domain;
 pub mod grpc;
+pub mod records;
+pub mod rules;
 
 use participant::role::{Parts, RoleArgs, RoleError};
 use proto::{
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// The services of a replica.
-pub fn routes(parts: &Parts<app::Stock>) -> Routes {
+pub fn routes(parts: &Parts<records::Stock>) -> Routes {
     let service = served!(StockServiceServer::new(grpc::Grpc::new(parts.clone())));
     parts.with_participant(Routes::new(service))
 }
@@ -44,5 +44,5 @@ pub async fn run(
 ) -> Result<(), RoleError> {
     let services = vec![SERVICE_NAME, PARTICIPANT];
     let role = RoleArgs { tls: args.role.tls.acting_as(Role::Stock), ..args.role };
-    participant::role::run(app::Stock, role, listeners, services, routes, shutdown).await
+    participant::role::run(records::Stock, role, listeners, services, routes, shutdown).await
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use storage::args::StoreArgs;
 use types::Entropy as _;
 
-use crate::process::Failure;
+use crate::common::Failure;
 
 /// Exit code when an invariant does not hold.
 const OFFENCES: u8 = 2;

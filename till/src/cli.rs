@@ -4,11 +4,11 @@ use std::{ffi::OsString, net::SocketAddr};
 
 use clap::{
     ArgAction, ArgMatches, CommandFactory as _, Parser, Subcommand, builder::BoolishValueParser,
-    error::ErrorKind, value_parser,
+    error::ErrorKind,
 };
 use rpc::tls::TlsArgs;
 
-use crate::{audit, health, participant_check, tx, up};
+use crate::{audit, common::Process, health, participant_check, tx, up};
 
 /// A checkout that never loses a cent: order, stock and payment services, a coordinator that runs
 /// two-phase commit across them, and a REST face. Without a command: `till up`.
@@ -21,24 +21,6 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// What every command takes.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Process {
-    /// Threads that run tasks; one for each core unless given.
-    #[arg(long, global = true, env = "TILL_WORKER_THREADS", value_name = "COUNT",
-          value_parser = value_parser!(u16).range(1..=1024))]
-    pub(crate) worker_threads: Option<u16>,
-    /// Format of log lines: pretty or json. TILL_LOG filters them (info,rpc=debug).
-    #[arg(long, global = true, env = "TILL_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
-    pub(crate) log_format: telemetry::Format,
-    /// Show what is in force and where it comes from, and end.
-    #[arg(long, global = true)]
-    pub(crate) print_config: bool,
-    /// End at once when standard input ends: `till up` holds its other end.
-    #[arg(long, global = true, hide = true)]
-    pub(crate) exit_with_parent: bool,
 }
 
 /// What to do.

@@ -16,7 +16,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::process::Failure;
+use crate::common::Failure;
 
 /// Where the REST face says whether it may be sent requests.
 pub(crate) const HTTP_BRIDGE: &str = "/readyz";

@@ -2,8 +2,8 @@
 //!
 //! Must not know: how a role does its work (its crate does), nor the wire.
 //!
-//! Modules: [`cli`] the command line; [`settings`] the environment and what is in force; [`process`] signals and exit codes; [`role`] binds and runs one role;
-//! [`health`] asks a role how it is; [`audit`] whether the books agree; [`tx`] what became of
+//! Modules: [`cli`] the command line; [`settings`] the environment and what is in force; [`common`] what all
+//! commands share; [`process`] runtime and exit codes; [`role`] binds and runs one role; [`health`] asks a role how it is; [`audit`] whether the books agree; [`tx`] what became of
 //! transactions; [`participant_check`] the conformance kit; [`up`] a whole shop on one machine, as child
 //! processes.
 //!
@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 mod audit;
 mod cli;
+mod common;
 mod health;
 mod participant_check;
 mod process;

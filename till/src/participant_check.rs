@@ -21,7 +21,7 @@ mod payload;
 mod subject;
 
 use self::subject::Participant;
-use crate::process::Failure;
+use crate::common::Failure;
 
 /// Exit code when something is not as it must be.
 const NOT_CONFORMING: u8 = 2;

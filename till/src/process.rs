@@ -1,27 +1,22 @@
 //! The process around a role: runtime, signals, exit code.
 
 use std::{
-    error::Error,
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 
 use telemetry::Scope;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use types::error::chain;
 
 use crate::{
     audit,
     cli::{Cli, Command},
+    common::{Failure, Stop},
     health, participant_check, role, tx, up,
 };
 
 /// Exit code of a command line that does not parse, as BSD's sysexits.h has it.
 const USAGE: u8 = 64;
-
-/// Any failure, for the one place that tells it.
-pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 /// Tells what is wrong with a command line, or what was asked of it (`--help`).
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
@@ -117,55 +112,4 @@ async fn bench(args: bench::Args, stop: &Stop) -> Result<ExitCode, Failure> {
 fn fail(error: &Failure) -> ExitCode {
     drop(writeln!(io::stderr(), "till: {}", chain(error.as_ref())));
     ExitCode::FAILURE
-}
-
-/// When to end.
-#[derive(Debug, Clone)]
-pub(crate) struct Stop {
-    /// In order: the first signal.
-    pub(crate) gently: CancellationToken,
-    /// At once: the second signal, or the parent is gone.
-    pub(crate) now: CancellationToken,
-}
-
-impl Stop {
-    /// Listens from now on. SIGINT and SIGTERM are alike.
-    fn on_signals(with_parent: bool) -> io::Result<Self> {
-        let stop = Self { gently: CancellationToken::new(), now: CancellationToken::new() };
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let told = stop.clone();
-        tokio::spawn(async move {
-            for token in [&told.gently, &told.now] {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                token.cancel();
-            }
-        });
-        if with_parent {
-            let now = stop.now.clone();
-            // A thread of its own: reading standard input cannot be interrupted, and must not hold up the
-            // end of the runtime.
-            std::thread::Builder::new().name("parent-watch".to_owned()).spawn(move || {
-                wait_for_parents_end();
-                now.cancel();
-            })?;
-        }
-        Ok(stop)
-    }
-}
-
-/// Returns when the other end of standard input is closed: the kernel does that however the parent dies.
-fn wait_for_parents_end() {
-    let mut byte = [0];
-    loop {
-        match io::stdin().read(&mut byte) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
-    }
 }

@@ -18,8 +18,8 @@ use rpc::{
 
 use crate::{
     cli::{Admin, Command, Grpc},
+    common::{Failure, Stop},
     health,
-    process::{Failure, Stop},
 };
 
 /// Ports on 127.0.0.1 and [::1], unless told otherwise.

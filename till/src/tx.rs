@@ -27,7 +27,7 @@ use rpc::{
 use tonic::{Status, transport::Channel};
 use types::{ErrorKind, OrderId, TxId};
 
-use crate::process::Failure;
+use crate::common::Failure;
 
 /// Exit code of `tx list` when something is unresolved, and of `tx resolve` when it still is.
 const UNRESOLVED: u8 = 2;

@@ -39,16 +39,16 @@ mod status;
 
 use self::{
     data_dir::DataDir,
-    listen::RestAddress,
+    listen::{PORT_BASE_MAX, RestAddress},
     logs::Sink,
-    plan::{PORT_BASE_MAX, Ports, REPLICAS_MAX, Role, Spec, Wish},
+    plan::{Ports, REPLICAS_MAX, Role, Spec, Wish},
     status::{ChildStatus, Status},
 };
 use types::error::chain;
 
 use crate::{
-    cli, health,
-    process::{Failure, Stop},
+    common::{Failure, Process, Stop},
+    health,
 };
 
 /// How long a port may stay taken: children of a shop that was killed need a moment to see it.
@@ -140,11 +140,7 @@ struct CannotListen {
 }
 
 /// Runs the shop until told to end.
-pub(crate) async fn run(
-    args: Args,
-    process: &cli::Process,
-    stop: Stop,
-) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: Args, process: &Process, stop: Stop) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     // A contradiction is told by us, not by children that end again and again.
     args.participants.extras()?;
@@ -181,7 +177,7 @@ pub(crate) async fn run(
     Ok(code)
 }
 
-fn wish(args: &Args, process: &cli::Process, data_dir: &Path) -> Result<Wish, Failure> {
+fn wish(args: &Args, process: &Process, data_dir: &Path) -> Result<Wish, Failure> {
     // An empty variable is as good as none.
     let pd_endpoints = args.pd_endpoints.clone().filter(|text| !text.trim().is_empty());
     // A cluster has its own number, unless somebody asks for one.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use coordinator::{Extras, Settings, service::Coordinator};
+use coordinator::{Coordinator, Extras, Settings};
 use proto::{
     coordinator::v1::{
         CheckoutRequest, CheckoutResponse, Outcome, ResolveRequest,

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use types::{ClientCall, ShardId, shard_of};
 
 use crate::{
-    domain::Domain,
+    core::Domain,
     shards::{OpError, Shards},
 };
 

@@ -1,9 +1,9 @@
 //! Lanes and the generic participant service: what order, stock and payment have in common.
 //!
-//! Must not know: what an order, an item or a user is (a service gives it a [`domain::Domain`]); which
+//! Must not know: what an order, an item or a user is (a service gives it a [`core::Domain`]); which
 //! store it is.
 //!
-//! Modules: [`domain`] what a service provides; [`balance`] what can be set aside; [`fill`] batch_init; [`core`] a shard's state machine, pure; [`lane`] the
+//! Modules: [`records`] a service's data; [`balance`] what can be set aside; [`fill`] batch_init; [`core`] a shard's state machine, pure; [`lane`] the
 //! writer of a shard; [`shards`] the lanes of a service; [`service`] the gRPC face of
 //! `till.participant.v1`; [`role`] what the three executables have in common;
 //! `rig` (feature) a shard for the tests of domains.
@@ -13,9 +13,9 @@
 
 pub mod balance;
 pub mod core;
-pub mod domain;
 pub mod fill;
 pub mod lane;
+pub mod records;
 #[cfg(feature = "rig")]
 pub mod rig;
 pub mod role;

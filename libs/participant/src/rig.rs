@@ -12,8 +12,8 @@ use types::{
 };
 
 use crate::{
-    core::{Answer, Call, Core, Limits, Offered},
-    domain::{Domain, Row},
+    core::{Answer, Call, Core, Domain, Limits, Offered},
+    records::Row,
 };
 
 /// When the first batch begins, in milliseconds of the store's clock.

@@ -31,7 +31,7 @@ use tonic::{Status, metadata::MetadataMap, service::Routes};
 use types::{ClientCall, Clock, Entropy, Reason, Refusal, ShardId, Timestamp, TxMeta};
 
 use crate::{
-    domain::Domain,
+    core::Domain,
     lane::{AskResolve, LaneOptions, Seams},
     service::Participant,
     shards::{OpError, Shards},

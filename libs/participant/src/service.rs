@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status};
 use types::{BranchState, Mutation, Reason, Refusal, ShardId, Timestamp, TxMeta, Vote, shard_of};
 
 use crate::{
-    core::{Answer, Call},
-    domain::{Domain, Receipt, Row},
+    core::{Answer, Call, Domain},
     lane::{LaneError, Pending},
+    records::{Receipt, Row},
     shards::Shards,
 };
 

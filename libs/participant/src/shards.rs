@@ -11,8 +11,7 @@ use types::{
 };
 
 use crate::{
-    core::{Answer, Call},
-    domain::Domain,
+    core::{Answer, Call, Domain},
     lane::{Lane, LaneError, LaneHandle, LaneOptions, Seams},
 };
 

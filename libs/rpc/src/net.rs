@@ -5,12 +5,13 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use measured::Measured;
 use resending::Resending;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
     access::Identity,
     bundle::Bundling,
+    status::Failure,
     tls::{Connector, Tls},
 };
 
@@ -48,6 +49,12 @@ impl fmt::Display for NetError {
 impl std::error::Error for NetError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&*self.0)
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        Self::from_status(&Status::from_error(error.into()))
     }
 }
 

@@ -15,13 +15,10 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
 mod args;
-mod bounds;
 mod health;
-mod layer;
 mod readiness;
 
 pub use args::{ServerArgs, StopArgs};
-pub use layer::{Guard, GuardLayer};
 pub use readiness::{Readiness, State};
 
 use tower::{Layer as _, layer::layer_fn};
@@ -29,6 +26,7 @@ use types::Entropy as _;
 
 use crate::{
     bundle::Unbundling,
+    guard::GuardLayer,
     net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     seams::SystemEntropy,
     served,

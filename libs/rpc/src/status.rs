@@ -10,8 +10,6 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use types::{Classify, ErrorKind, Reason, Refusal};
 
-use crate::net::NetError;
-
 mod details;
 #[cfg(test)]
 mod tests;
@@ -272,12 +270,6 @@ impl Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         Self::from_status(&status)
-    }
-}
-
-impl From<NetError> for Failure {
-    fn from(error: NetError) -> Self {
-        Self::from_status(&Status::from_error(error.into()))
     }
 }
 

@@ -7,11 +7,11 @@ use std::{
 };
 
 use axum::body::Body;
-use coordinator::service::Coordinator;
+use coordinator::Coordinator;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use http_bridge::Bridge;
-use participant::{domain::Domain, lane::LaneOptions, role::Parts};
+use participant::{core::Domain, lane::LaneOptions, role::Parts};
 use rpc::{
     net::{Endpoint, Net, NetError, Transport, in_process},
     routing::{Router, Target},
@@ -65,11 +65,11 @@ impl Shop {
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(7));
         let router = |role: &str| Router::new(at(role), Arc::clone(&net));
 
-        let orders = parts(order::app::Orders, &net, &entropy, kv, clock);
+        let orders = parts(order::records::Orders, &net, &entropy, kv, clock);
         wires.serve("order", order::routes(&orders, at("stock")));
-        let items = parts(stock::app::Stock, &net, &entropy, kv, clock);
+        let items = parts(stock::records::Stock, &net, &entropy, kv, clock);
         wires.serve("stock", stock::routes(&items));
-        let users = parts(payment::app::Payment, &net, &entropy, kv, clock);
+        let users = parts(payment::records::Payment, &net, &entropy, kv, clock);
         wires.serve("payment", payment::routes(&users));
         let settings = coordinator::Settings {
             order_endpoints: at("order"),

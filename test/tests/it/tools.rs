@@ -63,7 +63,7 @@ fn the_limits_on_the_page_are_those_in_force() {
     for line in [
         format!("| an id | {} bytes |", types::id::ID_LEN_MAX),
         "| an amount, a price, a quantity | 2^53 - 1 |".to_owned(),
-        format!("| an order | {} lines;", order::domain::LINES_MAX),
+        format!("| an order | {} lines;", order::rules::LINES_MAX),
         format!("| a checkout | {} branches:", proto::convert::BRANCHES_MAX),
         format!("| `n` of a `batch_init` | {} |", grouped(proto::convert::BATCH_COUNT_MAX)),
         format!("| a request's head, its body | {} KiB each |", kib(http_bridge::BODY_BYTES_MAX)),

@@ -35,9 +35,9 @@ fn every_break_of_a_rule_is_noticed() {
     ] {
         activate(Some(mutation));
         let noticed = std::panic::catch_unwind(|| {
-            rig::exhaust(&stock::app::Stock);
-            rig::exhaust(&payment::app::Payment);
-            rig::exhaust(&order::app::Orders);
+            rig::exhaust(&stock::records::Stock);
+            rig::exhaust(&payment::records::Payment);
+            rig::exhaust(&order::records::Orders);
         });
         activate(None);
         assert!(noticed.is_err(), "nobody noticed {mutation:?}");

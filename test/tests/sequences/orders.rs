@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use order::{
-    app::{Lock, Op, Orders, Reply},
-    domain::{Draw, Order},
-};
+use order::records::{Draw, Lock, Op, Order, Orders, Reply};
 use participant::core::Call;
 use types::{ItemId, Money, OrderId, Quantity, Stamp, TxMeta, UserId};
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use participant::core::Call;
-use payment::app::Payment;
-use stock::app::Stock;
+use payment::records::Payment;
+use stock::records::Stock;
 use types::{ItemId, Money, OrderId, Quantity, Stamp, TxMeta, UserId};
 
 use crate::rig::{Book, Model, Subject, commit, exhaust, op};
@@ -190,7 +190,7 @@ impl Subject for Stock {
     const BEFORE: &'static [&'static [Step]] = &[&[Init(2)], &[Init(2), Prepare(1, 1)]];
 
     fn call(step: Step, _: &[Stamp], meta: &dyn Fn(u8) -> TxMeta) -> Option<Call<Self>> {
-        use stock::app::Op;
+        use stock::records::Op;
         let item = ItemId::numbered(0);
         Some(match step {
             Get => op(Op::Get(item), None),
@@ -213,10 +213,10 @@ impl Subject for Stock {
         })
     }
 
-    fn tell(reply: &stock::app::Reply) -> (String, Option<Stamp>) {
+    fn tell(reply: &stock::records::Reply) -> (String, Option<Stamp>) {
         match reply {
-            stock::app::Reply::Item(item) => (item.stock.available.to_string(), None),
-            stock::app::Reply::Stock(units) => (units.to_string(), None),
+            stock::records::Reply::Item(item) => (item.stock.available.to_string(), None),
+            stock::records::Reply::Stock(units) => (units.to_string(), None),
         }
     }
 }
@@ -241,7 +241,7 @@ impl Subject for Payment {
     const BEFORE: &'static [&'static [Step]] = &[&[Init(2)], &[Init(2), Prepare(1, 1)]];
 
     fn call(step: Step, _: &[Stamp], meta: &dyn Fn(u8) -> TxMeta) -> Option<Call<Self>> {
-        use payment::app::Op;
+        use payment::records::Op;
         let user = UserId::numbered(0);
         let order = OrderId::new("for").unwrap();
         Some(match step {
@@ -261,10 +261,10 @@ impl Subject for Payment {
         })
     }
 
-    fn tell(reply: &payment::app::Reply) -> (String, Option<Stamp>) {
+    fn tell(reply: &payment::records::Reply) -> (String, Option<Stamp>) {
         match reply {
-            payment::app::Reply::Credit(credit) => (credit.to_string(), None),
-            payment::app::Reply::Paid(paid) => (paid.to_string(), None),
+            payment::records::Reply::Credit(credit) => (credit.to_string(), None),
+            payment::records::Reply::Paid(paid) => (paid.to_string(), None),
         }
     }
 }

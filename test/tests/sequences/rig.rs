@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use participant::{
-    core::{Answer, Call, Core, Limits, Offered},
-    domain::{Domain, Receipt, Row},
+    core::{Answer, Call, Core, Domain, Limits, Offered},
+    records::{Receipt, Row},
     rig,
 };
 use storage::{

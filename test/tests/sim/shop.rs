@@ -11,10 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use coordinator::{Extras, service::Coordinator};
+use coordinator::{Coordinator, Extras};
 use http::{Request, Response};
 use http_bridge::{Bridge, Settings};
-use participant::{domain::Domain, lane::LaneOptions, role::Parts};
+use participant::{core::Domain, lane::LaneOptions, role::Parts};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rpc::{
@@ -279,10 +279,10 @@ impl Seams {
             "coordinator" => door(self.coordinator()),
             "order" => {
                 let stock = self.known.target("stock");
-                door(order::routes(&self.parts(order::app::Orders), stock))
+                door(order::routes(&self.parts(order::records::Orders), stock))
             }
-            "stock" => door(stock::routes(&self.parts(stock::app::Stock))),
-            _ => door(payment::routes(&self.parts(payment::app::Payment))),
+            "stock" => door(stock::routes(&self.parts(stock::records::Stock))),
+            _ => door(payment::routes(&self.parts(payment::records::Payment))),
         }
     }
 

@@ -5,7 +5,8 @@ use std::{
     str::FromStr,
 };
 
-use super::plan::PORT_BASE_MAX;
+/// Highest `grpc_base` and `http`: nothing runs over.
+pub(crate) const PORT_BASE_MAX: u16 = 65_000;
 
 /// An address that somebody asks for: with a port of its own, or with that of `--http-port`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -92,8 +92,6 @@ pub(crate) struct Ports {
 
 /// At most this many replicas of a role.
 pub(crate) const REPLICAS_MAX: u16 = 50;
-/// Highest `grpc_base` and `http`: nothing runs over.
-pub(crate) const PORT_BASE_MAX: u16 = 65_000;
 
 impl Ports {
     /// Of one replica.
@@ -368,6 +366,7 @@ fn endpoints(wish: &Wish, role: Role) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listen::PORT_BASE_MAX;
     use std::collections::BTreeSet;
 
     use super::*;

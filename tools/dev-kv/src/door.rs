@@ -9,6 +9,7 @@ use crate::http;
 use crate::kv::Kv;
 use crate::members::Members;
 use crate::pd::Pd;
+use crate::problem::unimplemented;
 use crate::wire::keyspacepb::keyspace_server::KeyspaceServer;
 use crate::wire::pdpb::pd_server::PdServer;
 use crate::wire::tikvpb::tikv_server::TikvServer;
@@ -186,11 +187,6 @@ fn is_bare_unimplemented(response: &Response<Body>) -> bool {
     let headers = response.headers();
     headers.get(Status::GRPC_STATUS).is_some_and(|status| status == "12")
         && !headers.contains_key(Status::GRPC_MESSAGE)
-}
-
-/// The refusal of what is not here, by its name.
-pub(crate) fn unimplemented(path: &str) -> Response<Body> {
-    Status::unimplemented(format!("dev-kv does not implement {path}")).into_http()
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Pages beside the gRPC services: PD's HTTP status, and administration.
 
 use crate::args::parse_hex;
-use crate::door::unimplemented;
 use crate::faults::Rule;
 use crate::kv::Kv;
 use crate::members;
 use crate::pd::Pd;
+use crate::problem::{problem, unimplemented};
 use crate::regions::Region;
 use axum::Router;
 use axum::body::Body;
@@ -157,12 +157,6 @@ async fn add_keyspace(State(parts): State<Parts>, Json(keyspace): Json<Name>) ->
         Ok(id) => Json(json!({ "id": id })).into_response(),
         Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error),
     }
-}
-
-pub(crate) fn problem(status: StatusCode, error: &dyn std::fmt::Display) -> Response {
-    let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-    let body = Json(json!({ "status": status.as_u16(), "detail": error.to_string() }));
-    (status, kind, body).into_response()
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,21 +1,17 @@
-//! The store's service: each RPC checks region and sizes, asks the engine, and converts the answer. The raw
-//! RPCs are in `raw`.
+//! What the store answers: each call checks region and sizes, asks the engine, and converts the answer.
 
 use crate::cluster::Cluster;
 use crate::convert::{action, key_error, lock_info, prewrite};
 use crate::engine::{Engine, EngineError, ScanRequest, UpdateError};
 use crate::faults::Faults;
 use crate::model::{self, CheckStatus, LockRequest, Refusal, SecondaryStatus, Ts, TxnStatus};
-use crate::raw;
 use crate::regions::{Keys, Region};
 use crate::store::KeyRange;
-use crate::traffic::Asked;
-use crate::wire::tikvpb::tikv_server::Tikv;
 use crate::wire::{errorpb, kvrpcpb};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 /// What one request may write, in bytes; TiKV's limit of a raft entry.
 pub(crate) const WRITE_BYTES_MAX: usize = 8 << 20;
@@ -97,33 +93,6 @@ pub(crate) fn too_large(region: &Region, bytes: usize) -> RegionError {
     })
 }
 
-/// Puts a stop into the response's error fields; a status stays one.
-macro_rules! answer {
-    ($result:expr, $response:ident, $($field:ident)?) => {
-        match $result {
-            Ok(response) => Ok(Response::new(response)),
-            Err(Stop::Region(error)) => Ok(Response::new(kvrpcpb::$response {
-                region_error: Some(*error),
-                ..kvrpcpb::$response::default()
-            })),
-            Err(Stop::Keys(errors)) => Ok(Response::new(answer!(@keys errors, $response, $($field)?))),
-            Err(Stop::Status(status)) => Err(status),
-        }
-    };
-    (@keys $errors:ident, $response:ident, error) => {
-        kvrpcpb::$response {
-            error: $errors.into_iter().next(),
-            ..kvrpcpb::$response::default()
-        }
-    };
-    (@keys $errors:ident, $response:ident, errors) => {
-        kvrpcpb::$response {
-            errors: $errors,
-            ..kvrpcpb::$response::default()
-        }
-    };
-}
-
 impl Kv {
     /// Checks a request that names transactional keys.
     async fn check(
@@ -154,7 +123,10 @@ impl Kv {
         Ok(version)
     }
 
-    async fn get(&self, request: kvrpcpb::GetRequest) -> Result<kvrpcpb::GetResponse, Stop> {
+    pub(crate) async fn get(
+        &self,
+        request: kvrpcpb::GetRequest,
+    ) -> Result<kvrpcpb::GetResponse, Stop> {
         let keys = [request.key];
         self.check("KvGet", request.context.as_ref(), &keys).await?;
         let bypass = bypass(request.context.as_ref());
@@ -171,7 +143,7 @@ impl Kv {
         Ok(response)
     }
 
-    async fn batch_get(
+    pub(crate) async fn batch_get(
         &self,
         request: kvrpcpb::BatchGetRequest,
     ) -> Result<kvrpcpb::BatchGetResponse, Stop> {
@@ -190,7 +162,10 @@ impl Kv {
         Ok(kvrpcpb::BatchGetResponse { pairs, ..kvrpcpb::BatchGetResponse::default() })
     }
 
-    async fn scan(&self, request: kvrpcpb::ScanRequest) -> Result<kvrpcpb::ScanResponse, Stop> {
+    pub(crate) async fn scan(
+        &self,
+        request: kvrpcpb::ScanRequest,
+    ) -> Result<kvrpcpb::ScanResponse, Stop> {
         let region = self.check("KvScan", request.context.as_ref(), &[]).await?;
         let bypass = bypass(request.context.as_ref()).to_vec();
         let (low, high) = if request.reverse {
@@ -221,7 +196,7 @@ impl Kv {
         Ok(kvrpcpb::ScanResponse { pairs, ..kvrpcpb::ScanResponse::default() })
     }
 
-    async fn prewrite(
+    pub(crate) async fn prewrite(
         &self,
         request: kvrpcpb::PrewriteRequest,
     ) -> Result<kvrpcpb::PrewriteResponse, Stop> {
@@ -263,7 +238,7 @@ impl Kv {
         })
     }
 
-    async fn commit(
+    pub(crate) async fn commit(
         &self,
         request: kvrpcpb::CommitRequest,
     ) -> Result<kvrpcpb::CommitResponse, Stop> {
@@ -292,7 +267,7 @@ impl Kv {
         })
     }
 
-    async fn batch_rollback(
+    pub(crate) async fn batch_rollback(
         &self,
         request: kvrpcpb::BatchRollbackRequest,
     ) -> Result<kvrpcpb::BatchRollbackResponse, Stop> {
@@ -308,7 +283,7 @@ impl Kv {
         Ok(kvrpcpb::BatchRollbackResponse::default())
     }
 
-    async fn check_txn_status(
+    pub(crate) async fn check_txn_status(
         &self,
         request: kvrpcpb::CheckTxnStatusRequest,
     ) -> Result<kvrpcpb::CheckTxnStatusResponse, Stop> {
@@ -347,7 +322,7 @@ impl Kv {
         Ok(response)
     }
 
-    async fn check_secondary_locks(
+    pub(crate) async fn check_secondary_locks(
         &self,
         request: kvrpcpb::CheckSecondaryLocksRequest,
     ) -> Result<kvrpcpb::CheckSecondaryLocksResponse, Stop> {
@@ -373,7 +348,7 @@ impl Kv {
         Ok(response)
     }
 
-    async fn scan_lock(
+    pub(crate) async fn scan_lock(
         &self,
         request: kvrpcpb::ScanLockRequest,
     ) -> Result<kvrpcpb::ScanLockResponse, Stop> {
@@ -393,7 +368,7 @@ impl Kv {
         })
     }
 
-    async fn resolve_lock(
+    pub(crate) async fn resolve_lock(
         &self,
         request: kvrpcpb::ResolveLockRequest,
     ) -> Result<kvrpcpb::ResolveLockResponse, Stop> {
@@ -422,7 +397,7 @@ impl Kv {
         Ok(kvrpcpb::ResolveLockResponse::default())
     }
 
-    async fn pessimistic_lock(
+    pub(crate) async fn pessimistic_lock(
         &self,
         request: kvrpcpb::PessimisticLockRequest,
     ) -> Result<kvrpcpb::PessimisticLockResponse, Stop> {
@@ -474,7 +449,7 @@ impl Kv {
         Ok(response)
     }
 
-    async fn pessimistic_rollback(
+    pub(crate) async fn pessimistic_rollback(
         &self,
         request: kvrpcpb::PessimisticRollbackRequest,
     ) -> Result<kvrpcpb::PessimisticRollbackResponse, Stop> {
@@ -497,7 +472,7 @@ impl Kv {
         Ok(kvrpcpb::PessimisticRollbackResponse::default())
     }
 
-    async fn heart_beat(
+    pub(crate) async fn heart_beat(
         &self,
         request: kvrpcpb::TxnHeartBeatRequest,
     ) -> Result<kvrpcpb::TxnHeartBeatResponse, Stop> {
@@ -541,203 +516,5 @@ fn lock_wait(milliseconds: i64) -> Duration {
         Ok(0) => LOCK_WAIT_DEFAULT,
         Ok(asked) => Duration::from_millis(asked).min(LOCK_WAIT_MAX),
         Err(_) => Duration::ZERO,
-    }
-}
-
-#[tonic::async_trait]
-impl Tikv for Kv {
-    async fn kv_get(
-        &self,
-        request: Request<kvrpcpb::GetRequest>,
-    ) -> Result<Response<kvrpcpb::GetResponse>, Status> {
-        answer!(self.get(request.into_inner()).await, GetResponse, error)
-    }
-
-    async fn kv_scan(
-        &self,
-        request: Request<kvrpcpb::ScanRequest>,
-    ) -> Result<Response<kvrpcpb::ScanResponse>, Status> {
-        answer!(self.scan(request.into_inner()).await, ScanResponse, error)
-    }
-
-    async fn kv_prewrite(
-        &self,
-        request: Request<kvrpcpb::PrewriteRequest>,
-    ) -> Result<Response<kvrpcpb::PrewriteResponse>, Status> {
-        let request = request.into_inner();
-        let asked = Asked::by(&request);
-        let result = self.prewrite(request).await;
-        if let Ok(done) = &result {
-            self.engine.counters().traffic.prewritten(asked, done.one_pc_commit_ts > 0);
-        }
-        answer!(result, PrewriteResponse, errors)
-    }
-
-    async fn kv_pessimistic_lock(
-        &self,
-        request: Request<kvrpcpb::PessimisticLockRequest>,
-    ) -> Result<Response<kvrpcpb::PessimisticLockResponse>, Status> {
-        answer!(self.pessimistic_lock(request.into_inner()).await, PessimisticLockResponse, errors)
-    }
-
-    async fn kv_pessimistic_rollback(
-        &self,
-        request: Request<kvrpcpb::PessimisticRollbackRequest>,
-    ) -> Result<Response<kvrpcpb::PessimisticRollbackResponse>, Status> {
-        answer!(
-            self.pessimistic_rollback(request.into_inner()).await,
-            PessimisticRollbackResponse,
-            errors
-        )
-    }
-
-    async fn kv_txn_heart_beat(
-        &self,
-        request: Request<kvrpcpb::TxnHeartBeatRequest>,
-    ) -> Result<Response<kvrpcpb::TxnHeartBeatResponse>, Status> {
-        answer!(self.heart_beat(request.into_inner()).await, TxnHeartBeatResponse, error)
-    }
-
-    async fn kv_check_txn_status(
-        &self,
-        request: Request<kvrpcpb::CheckTxnStatusRequest>,
-    ) -> Result<Response<kvrpcpb::CheckTxnStatusResponse>, Status> {
-        answer!(self.check_txn_status(request.into_inner()).await, CheckTxnStatusResponse, error)
-    }
-
-    async fn kv_check_secondary_locks(
-        &self,
-        request: Request<kvrpcpb::CheckSecondaryLocksRequest>,
-    ) -> Result<Response<kvrpcpb::CheckSecondaryLocksResponse>, Status> {
-        answer!(
-            self.check_secondary_locks(request.into_inner()).await,
-            CheckSecondaryLocksResponse,
-            error
-        )
-    }
-
-    async fn kv_commit(
-        &self,
-        request: Request<kvrpcpb::CommitRequest>,
-    ) -> Result<Response<kvrpcpb::CommitResponse>, Status> {
-        answer!(self.commit(request.into_inner()).await, CommitResponse, error)
-    }
-
-    async fn kv_batch_get(
-        &self,
-        request: Request<kvrpcpb::BatchGetRequest>,
-    ) -> Result<Response<kvrpcpb::BatchGetResponse>, Status> {
-        answer!(self.batch_get(request.into_inner()).await, BatchGetResponse, error)
-    }
-
-    async fn kv_batch_rollback(
-        &self,
-        request: Request<kvrpcpb::BatchRollbackRequest>,
-    ) -> Result<Response<kvrpcpb::BatchRollbackResponse>, Status> {
-        answer!(self.batch_rollback(request.into_inner()).await, BatchRollbackResponse, error)
-    }
-
-    async fn kv_scan_lock(
-        &self,
-        request: Request<kvrpcpb::ScanLockRequest>,
-    ) -> Result<Response<kvrpcpb::ScanLockResponse>, Status> {
-        answer!(self.scan_lock(request.into_inner()).await, ScanLockResponse, error)
-    }
-
-    async fn kv_resolve_lock(
-        &self,
-        request: Request<kvrpcpb::ResolveLockRequest>,
-    ) -> Result<Response<kvrpcpb::ResolveLockResponse>, Status> {
-        answer!(self.resolve_lock(request.into_inner()).await, ResolveLockResponse, error)
-    }
-
-    async fn unsafe_destroy_range(
-        &self,
-        request: Request<kvrpcpb::UnsafeDestroyRangeRequest>,
-    ) -> Result<Response<kvrpcpb::UnsafeDestroyRangeResponse>, Status> {
-        let request = request.into_inner();
-        let range = KeyRange::new(request.start_key, request.end_key);
-        let done = self.engine.destroy_range(range).await;
-        Ok(Response::new(kvrpcpb::UnsafeDestroyRangeResponse {
-            error: done.err().map_or_else(String::new, |error| error.to_string()),
-            ..kvrpcpb::UnsafeDestroyRangeResponse::default()
-        }))
-    }
-
-    async fn raw_get(
-        &self,
-        request: Request<kvrpcpb::RawGetRequest>,
-    ) -> Result<Response<kvrpcpb::RawGetResponse>, Status> {
-        raw::get(self, request.into_inner()).await
-    }
-
-    async fn raw_batch_get(
-        &self,
-        request: Request<kvrpcpb::RawBatchGetRequest>,
-    ) -> Result<Response<kvrpcpb::RawBatchGetResponse>, Status> {
-        raw::batch_get(self, request.into_inner()).await
-    }
-
-    async fn raw_put(
-        &self,
-        request: Request<kvrpcpb::RawPutRequest>,
-    ) -> Result<Response<kvrpcpb::RawPutResponse>, Status> {
-        raw::put(self, request.into_inner()).await
-    }
-
-    async fn raw_batch_put(
-        &self,
-        request: Request<kvrpcpb::RawBatchPutRequest>,
-    ) -> Result<Response<kvrpcpb::RawBatchPutResponse>, Status> {
-        raw::batch_put(self, request.into_inner()).await
-    }
-
-    async fn raw_delete(
-        &self,
-        request: Request<kvrpcpb::RawDeleteRequest>,
-    ) -> Result<Response<kvrpcpb::RawDeleteResponse>, Status> {
-        raw::delete(self, request.into_inner()).await
-    }
-
-    async fn raw_batch_delete(
-        &self,
-        request: Request<kvrpcpb::RawBatchDeleteRequest>,
-    ) -> Result<Response<kvrpcpb::RawBatchDeleteResponse>, Status> {
-        raw::batch_delete(self, request.into_inner()).await
-    }
-
-    async fn raw_scan(
-        &self,
-        request: Request<kvrpcpb::RawScanRequest>,
-    ) -> Result<Response<kvrpcpb::RawScanResponse>, Status> {
-        raw::scan(self, request.into_inner()).await
-    }
-
-    async fn raw_delete_range(
-        &self,
-        request: Request<kvrpcpb::RawDeleteRangeRequest>,
-    ) -> Result<Response<kvrpcpb::RawDeleteRangeResponse>, Status> {
-        raw::delete_range(self, request.into_inner()).await
-    }
-
-    async fn raw_batch_scan(
-        &self,
-        request: Request<kvrpcpb::RawBatchScanRequest>,
-    ) -> Result<Response<kvrpcpb::RawBatchScanResponse>, Status> {
-        raw::batch_scan(self, request.into_inner()).await
-    }
-
-    async fn raw_get_key_ttl(
-        &self,
-        request: Request<kvrpcpb::RawGetKeyTtlRequest>,
-    ) -> Result<Response<kvrpcpb::RawGetKeyTtlResponse>, Status> {
-        raw::key_ttl(self, request.into_inner()).await
-    }
-
-    async fn raw_compare_and_swap(
-        &self,
-        request: Request<kvrpcpb::RawCasRequest>,
-    ) -> Result<Response<kvrpcpb::RawCasResponse>, Status> {
-        raw::compare_and_swap(self, request.into_inner()).await
     }
 }

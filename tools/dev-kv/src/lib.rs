@@ -8,9 +8,8 @@
 //!
 //! Modules: [`wire`] (the protocol, compiled), `model` (Percolator's rules, pure), `store` (tables on disk),
 //! `engine` (the state between the two: locks, cache, group commit), `tso` (timestamps), `regions`,
-//! `keyspaces`, `gc` and `cluster` (which keep themselves on disk), `kv`, `raw` and `pd` (the services), `members` (of
-//! PD),
-//! `convert` (messages to types), `faults`, `traffic` (what was asked for),
+//! `keyspaces`, `gc` and `cluster` (which keep themselves on disk), `tikv` (the store's service), `kv` and
+//! `raw` (what it answers), `pd` (PD's service), `members` (of PD), `convert` (messages to types), `faults`, `traffic` (what was asked for),
 //! `door` (brings calls to their services), `http` (status and administration), `server` (the port).
 //!
 //! Invariants:
@@ -36,10 +35,12 @@ mod kv;
 mod members;
 mod model;
 mod pd;
+mod problem;
 mod raw;
 mod regions;
 mod server;
 mod store;
+mod tikv;
 mod traffic;
 mod tso;
 pub mod wire;

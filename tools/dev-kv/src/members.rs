@@ -1,5 +1,6 @@
 //! The placement drivers of the store: one that leads, and others. Each can be told to hang.
 
+use crate::problem::problem;
 use crate::wire::pdpb;
 use axum::Router;
 use axum::extract::State;
@@ -135,7 +136,7 @@ struct Change {
 async fn change(State(members): State<Arc<Members>>, Json(change): Json<Change>) -> Response {
     let Some(member) = members.by_id(change.member) else {
         let detail = format!("there is no member {}", change.member);
-        return crate::http::problem(StatusCode::NOT_FOUND, &detail);
+        return problem(StatusCode::NOT_FOUND, &detail);
     };
     if let Some(hangs) = change.hangs {
         member.hangs.send_replace(hangs);

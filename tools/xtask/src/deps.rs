@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::{
+    modules,
     report::{Checks, Outcome, Part},
     workspace::Workspace,
 };
@@ -171,8 +172,20 @@ pub(crate) fn check(workspace: &Workspace) -> Part {
             .iter()
             .any(|module| file.starts_with(module) || *file == module.with_extension("rs"))
     };
-    for (file, text) in sources.iter().filter(|(file, _)| !is_of_tests(file)) {
+    let own = || sources.iter().filter(|(file, _)| !is_of_tests(file));
+    for (file, text) in own() {
         checks.check(&file.display().to_string(), check_source(file, text));
+    }
+    for package in &workspace.packages {
+        let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
+        let folder =
+            manifest.strip_prefix(&workspace.root).unwrap_or(manifest).with_file_name("src");
+        let sources = own().filter_map(|(file, text)| {
+            Some((file.strip_prefix(&folder).ok()?, without_tests(text)))
+        });
+        let circles = modules::circles(sources);
+        let acyclic = if circles.is_empty() { Ok(()) } else { Err(circles.join("; ")) };
+        checks.check(package["name"].as_str().unwrap_or_default(), acyclic);
     }
     Ok(Outcome::Ran(checks.tally()))
 }
@@ -249,9 +262,19 @@ fn test_modules(file: &Path, text: &str) -> Vec<PathBuf> {
 
 /// True when the word stands there whole, not as a part of a longer name.
 fn says(line: &str, word: &str) -> bool {
-    let goes_on = |rest: &str| rest.starts_with(|next: char| next.is_alphanumeric() || next == '_');
-    let opens = word.ends_with("::") || word.ends_with('!');
-    line.match_indices(word).any(|(at, _)| opens || !goes_on(&line[at + word.len()..]))
+    let in_name = |character: char| character.is_alphanumeric() || character == '_';
+    let goes_on = word.ends_with(in_name);
+    let begins = word.starts_with(in_name);
+    line.match_indices(word).any(|(at, _)| {
+        let within = begins && line[..at].ends_with(in_name);
+        let longer = goes_on && line[at + word.len()..].starts_with(in_name);
+        !within && !longer
+    })
+}
+
+/// What stands before a file's tests.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
 }
 
 fn check_source(file: &Path, text: &str) -> Result<(), String> {
@@ -261,8 +284,7 @@ fn check_source(file: &Path, text: &str) -> Result<(), String> {
     if of_tests || path.starts_with("test/") || path.starts_with("tools/xtask/") {
         return Ok(());
     }
-    let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    let own = || own.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let own = || without_tests(text).lines().filter(|line| !line.trim_start().starts_with("//"));
     for reserved in RESERVED_WORDS {
         let fits = reserved.below.iter().any(|below| path.starts_with(below));
         let said = own().find(|line| reserved.words.iter().any(|word| line.contains(word)));
@@ -272,8 +294,9 @@ fn check_source(file: &Path, text: &str) -> Result<(), String> {
     }
     let is_pure = path.starts_with("libs/types/src/")
         || path.starts_with("libs/twopc/src/")
-        || path.ends_with("/domain.rs")
-        || path.contains("/domain/");
+        || path.starts_with("libs/journal/src/")
+        || path.starts_with("libs/participant/src/core/")
+        || path.ends_with("/rules.rs");
     if is_pure {
         for line in own() {
             if let Some(word) = IMPURE_WORDS.iter().find(|word| says(line, word)) {
@@ -338,15 +361,17 @@ mod tests {
     #[test]
     fn pure_sources_may_not_wait_or_look_at_a_clock() {
         for text in ["async fn a() {}", "let now = Instant::now();", "use std::fs;"] {
-            assert!(source("order/src/domain.rs", text).is_err(), "{text}");
+            assert!(source("order/src/rules.rs", text).is_err(), "{text}");
             assert!(source("libs/twopc/src/coordinator.rs", text).is_err(), "{text}");
             assert!(source("order/src/app.rs", text).is_ok(), "{text}");
         }
-        assert!(source("order/src/domain.rs", "// no async fn here").is_ok());
-        assert!(source("order/src/domain.rs", "if machine.awaits_votes() {").is_ok());
-        assert!(source("order/src/domain.rs", "let a = b.await;").is_err());
+        assert!(source("order/src/rules.rs", "// no async fn here").is_ok());
+        assert!(source("order/src/rules.rs", "if machine.awaits_votes() {").is_ok());
+        assert!(source("order/src/rules.rs", "let a = b.await;").is_err());
+        assert!(source("order/src/rules.rs", "let map = FxHashMap::default();").is_ok());
+        assert!(source("order/src/rules.rs", "let map = HashMap::new();").is_err());
         let tested = "fn a() {}\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n";
-        assert!(source("order/src/domain.rs", tested).is_ok());
+        assert!(source("order/src/rules.rs", tested).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Histories of real processes under kills and stops, for as long as somebody likes. See docs/reliability.md.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use crate::{
     command,
@@ -54,13 +54,6 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report, wanted: Wanted) {
     }
 }
 
-/// Where histories are written, and nothing of an earlier run stands.
-pub(crate) fn folder(workspace: &Workspace) -> Result<PathBuf, String> {
-    let folder = workspace.scratch("histories")?;
-    fs::remove_dir_all(&folder).map_err(|error| error.to_string())?;
-    workspace.scratch("histories")
-}
-
 /// Judges the histories that stand there once more, by a checker of other hands.
 pub(crate) fn second_checker(workspace: &Workspace) -> Part {
     let histories = workspace.scratch("histories")?;
@@ -78,7 +71,7 @@ pub(crate) fn second_checker(workspace: &Workspace) -> Part {
 }
 
 fn histories(workspace: &Workspace, wanted: Wanted) -> Part {
-    let folder = folder(workspace)?;
+    let folder = workspace.emptied("histories")?;
     let mut cargo = workspace.cargo(&["test", "--workspace", "--test", "history"]);
     cargo
         .args(["--", "--nocapture"])

@@ -31,6 +31,7 @@ mod deps;
 mod goldens;
 mod history;
 mod live;
+mod modules;
 mod mutants;
 mod outside;
 mod python;

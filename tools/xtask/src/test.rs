@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command};
 
 use crate::{
-    command, history,
+    command,
     python::Venv,
     report::{Outcome, Part, Report, Tally},
     workspace::Workspace,
@@ -13,7 +13,7 @@ use crate::{
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     if build(workspace, report) {
         report.part("rust tests", || {
-            let histories = history::folder(workspace)?;
+            let histories = workspace.emptied("histories")?;
             rust(workspace, &[("HISTORIES_TO", &histories.to_string_lossy())])
         });
         report.part("cluster tests", || cluster(workspace));

@@ -55,6 +55,13 @@ impl Workspace {
         Ok(path)
     }
 
+    /// The same, and nothing of an earlier run stands there.
+    pub(crate) fn emptied(&self, name: &str) -> Result<PathBuf, String> {
+        let path = self.scratch(name)?;
+        std::fs::remove_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        self.scratch(name)
+    }
+
     /// Every file that is, or may become, part of the project: tracked, or neither tracked nor ignored.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>, String> {
         let mut git = Command::new("git");

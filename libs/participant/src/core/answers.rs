@@ -25,8 +25,8 @@ use types::{
     Timestamp, TxId, TxMeta, UnixMillis, Vote,
 };
 
-use super::{Answer, Core, rows::RECORD_BYTES};
-use crate::domain::{Domain, Row};
+use super::{Answer, Core, Domain, rows::RECORD_BYTES};
+use crate::records::Row;
 
 /// What a call under a request id came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

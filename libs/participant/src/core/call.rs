@@ -2,7 +2,8 @@
 
 use types::{Branch, BranchState, ClientCall, Refusal, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
-use crate::domain::{Domain, Receipt};
+use super::Domain;
+use crate::records::Receipt;
 
 /// Names a call within its lane.
 pub type CallId = u64;

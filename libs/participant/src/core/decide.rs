@@ -7,12 +7,12 @@ use types::{
 };
 
 use super::{
-    Answer, Call, CallId, Core,
+    Answer, Call, CallId, Core, Domain,
     answers::{Recalled, Refused},
     facts::row_of,
     wait::Waiter,
 };
-use crate::domain::{Domain, Executed, Judged, Receipt, Row};
+use crate::records::{Executed, Judged, Receipt, Row};
 
 impl<D: Domain> Core<D> {
     pub(super) fn answer(&mut self, id: CallId, answer: Answer<D::Reply>) {

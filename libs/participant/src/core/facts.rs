@@ -14,10 +14,10 @@ use twopc::participant::{Entry, Event};
 use types::{BranchState, Mutation, RequestId, Timestamp, TxId, TxMeta};
 
 use super::{
-    Core,
+    Core, Domain,
     answers::{decode_vote, encode_vote, id_of},
 };
-use crate::domain::{Domain, Row};
+use crate::records::Row;
 
 /// Entries trimmed at once at most.
 const TRIM_MAX: usize = 256;

@@ -9,6 +9,7 @@
 mod answers;
 mod call;
 mod decide;
+mod domain;
 mod facts;
 mod replay;
 mod rows;
@@ -30,9 +31,10 @@ use types::{
 use self::{answers::Remembered, facts::Mark, wait::Waiter};
 pub use self::{
     call::{Answer, Call, CallId},
+    domain::Domain,
     rows::Rows,
 };
-use crate::domain::{Domain, Row};
+use crate::records::Row;
 
 /// What a batch must write.
 #[derive(Debug)]

@@ -7,8 +7,7 @@ use storage::{record, shard};
 use twopc::{participant::Book, undo::UndoMap};
 use types::Timestamp;
 
-use super::{Core, Run, rows};
-use crate::domain::Domain;
+use super::{Core, Domain, Run, rows};
 
 impl<D: Domain> Core<D> {
     /// The next piece of a checkpoint up to entry `upto`, of about `budget` bytes, for a KV transaction that starts

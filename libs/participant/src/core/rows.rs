@@ -6,8 +6,8 @@ use rustc_hash::FxHashMap;
 use twopc::{participant::Book, undo::UndoMap};
 use types::{Mutation, Priority, Stamp, TxId};
 
-use super::{Core, Run};
-use crate::domain::{Domain, Holder, Row};
+use super::{Core, Domain, Run};
+use crate::records::{Holder, Row};
 
 /// What a changed record adds to a batch besides its row and its value, in bytes.
 pub(super) const RECORD_BYTES: usize = 8;

@@ -5,8 +5,8 @@
 
 use types::{Mutation, Priority, TxId, TxMeta, UnixMillis, Vote};
 
-use super::{Answer, Call, CallId, Core, rows::holders_of};
-use crate::domain::{Domain, Row};
+use super::{Answer, Call, CallId, Core, Domain, rows::holders_of};
+use crate::records::Row;
 
 /// A call that waits for holds on a row to be resolved.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use types::{Mutation, Timestamp};
 
 use super::{Lane, LaneError, Limbo};
 use crate::{
-    core::{Answer, Call, CallId, Offered},
-    domain::{Domain, Row},
+    core::{Answer, Call, CallId, Domain, Offered},
+    records::Row,
 };
 
 /// Calls that are looked at for one batch at least.

@@ -19,7 +19,7 @@ use super::{
     Lane,
     attempt::{made_anew, read_schema},
 };
-use crate::domain::Domain;
+use crate::core::Domain;
 
 /// Bytes of one piece, about: the store's client cuts a prewrite at 16 KiB, and what goes in one request commits in
 /// one phase, so that no lock outlives its writer.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use types::{Entropy, TxId, UnixMillis};
 
 use super::{Lane, LaneOptions, attempt::AttemptError, told::again};
-use crate::domain::Domain;
+use crate::core::Domain;
 
 /// Transactions that a lane asks about at once, so that no storm arises.
 const ASKED_AT_ONCE: usize = 64;

@@ -34,8 +34,8 @@ use telemetry::trace::Origin;
 use told::Told;
 
 use crate::{
-    core::{Answer, Call, CallId, Core, Limits},
-    domain::{Domain, Row},
+    core::{Answer, Call, CallId, Core, Domain, Limits},
+    records::{Records, Row},
 };
 
 /// Has a transaction resolved by the coordinator role. Fire and forget: what comes of it arrives as
@@ -144,7 +144,7 @@ impl Classify for LaneError {
     }
 }
 
-type Reply<D> = oneshot::Sender<Result<Answer<<D as Domain>::Reply>, LaneError>>;
+type Reply<D> = oneshot::Sender<Result<Answer<<D as Records>::Reply>, LaneError>>;
 
 struct Envelope<D: Domain> {
     call: Call<D>,

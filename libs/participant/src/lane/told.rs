@@ -7,10 +7,7 @@ use tracing::{Span, field::Empty};
 use types::{BranchState, Timestamp, UnixMillis, Vote};
 
 use super::{Lane, attempt::AttemptError};
-use crate::{
-    core::{Answer, Call, CallId},
-    domain::Domain,
-};
+use crate::core::{Answer, Call, CallId, Domain};
 
 /// Target of the events that tell each call of each batch, at level TRACE.
 const CALLS: &str = "participant::calls";

@@ -5,11 +5,11 @@ use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 use journal::{Author, Head, TRIM_AGE_MS};
 use participant::{
     core::{Answer, Call, Core, Limits, Offered},
-    domain::Row,
+    records::Row,
     rig,
 };
 use prost::Message as _;
-use stock::app::{Op, Reply, Stock};
+use stock::records::{Op, Reply, Stock};
 use storage::{Value, record::JournalEntry, shard::Found};
 use types::{BranchState, ClientCall, Money, Priority, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 

@@ -6,7 +6,7 @@ use participant::{
     core::{Answer, Call},
     lane::LaneError,
 };
-use stock::app::{Op, Reply};
+use stock::records::{Op, Reply};
 use storage::{
     codec,
     janitor::{self, JanitorConfig},

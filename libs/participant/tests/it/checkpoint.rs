@@ -93,7 +93,7 @@ async fn batches_are_slow_while_records_lag_too_far_behind() {
     let lane = shop.lane(3);
     let fill = |round: u64| {
         let numbers = (round * 1_000..(round + 1) * 1_000).collect();
-        stock::app::Op::Init { numbers, stock: units(1), price: Money::ZERO }
+        stock::records::Op::Init { numbers, stock: units(1), price: Money::ZERO }
     };
     let begun = tokio::time::Instant::now();
     let mut slow_from = None;

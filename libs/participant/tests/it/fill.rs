@@ -6,7 +6,7 @@ use participant::{
     fill::{Fill, fill},
     shards::Shards,
 };
-use stock::app::{Op, Reply, Stock};
+use stock::records::{Op, Reply, Stock};
 use types::{ClientCall, ItemId, Money, ShardId};
 
 use crate::shop::{Shop, client_call, units};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
 use participant::{core::Call, lane::LaneError};
-use stock::app::Op;
+use stock::records::Op;
 use storage::{
     Kv as _, codec,
     keys::{Kind, Owner, Space},
@@ -340,7 +340,7 @@ async fn a_damaged_record_fails_a_call_that_waits_for_it_and_stops_no_other() {
     breathe().await;
     // Another replica, of a release with another format, changes the item.
     let image = record::Image {
-        row: participant::domain::row(Kind::Item, "a").into(),
+        row: participant::records::row(Kind::Item, "a").into(),
         value: vec![99].into(),
     };
     let entry = record::JournalEntry { images: vec![image], ..Default::default() };

@@ -17,7 +17,7 @@ use rpc::{
     status::Failure,
     store_time::StoreTime,
 };
-use stock::app::Stock;
+use stock::records::Stock;
 use storage::mem::SeededEntropy;
 use tonic::{Code, Request};
 use types::{Branch, Classify, ErrorKind, Reason, Refusal, ShardId, TxMeta, shard_of};

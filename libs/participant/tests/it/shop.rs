@@ -13,7 +13,7 @@ use participant::{
     shards::Shards,
 };
 use rpc::store_time::StoreTime;
-use stock::app::{Op, Reply, Stock};
+use stock::records::{Op, Reply, Stock};
 use storage::{
     Kv as _, codec,
     keys::{Kind, Owner, Space},

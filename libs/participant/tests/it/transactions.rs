@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use participant::core::{Answer, Call};
-use stock::app::Op;
+use stock::records::Op;
 use tokio::time::{Instant, timeout};
 use types::{BranchState, TxMeta};
 

@@ -27,7 +27,7 @@ use crate::{
     COMPRESSION,
     access::Peer,
     deadline,
-    server::Guard,
+    guard::Guard,
     status::{expired, invalid_field, to_status, unreadable},
 };
 

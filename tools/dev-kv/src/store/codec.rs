@@ -1,9 +1,11 @@
 //! How rows look on disk, and the key encodings. Fixed-size integers are big-endian; decoders check lengths
 //! and answer `Corrupt` rather than guess.
 
-use super::history::STEPS_MAX;
 use crate::model::{Kind, Lock, LockKind, Ts, Version};
 use bytes::{Buf, Bytes};
+
+/// Values that a key's walk may pass from one milestone to the next.
+pub(crate) const STEPS_MAX: u8 = 64;
 
 /// A row that no version of this program wrote.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -19,9 +19,6 @@ use std::time::Duration;
 #[cfg(test)]
 mod tests;
 
-/// Values that a key's walk may pass from one milestone to the next.
-pub(crate) const STEPS_MAX: u8 = 64;
-
 /// Between two looks at whether the memory of a table is on disk.
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 

@@ -29,6 +29,19 @@ pub(crate) struct Stretch {
     slowest_ms: u64,
 }
 
+impl Stretch {
+    /// What came of it, where at most so many calls failed: none for a change that was planned.
+    pub(crate) fn within(&self, most: u64) -> Result<String, String> {
+        if self.failed > most {
+            return Err(format!("{self}: more than {most}"));
+        }
+        if self.calls == 0 {
+            return Err("nobody called meanwhile".to_owned());
+        }
+        Ok(self.to_string())
+    }
+}
+
 impl fmt::Display for Stretch {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(text, "{} calls, {} failed", self.calls, self.failed)?;

@@ -14,7 +14,6 @@ use std::{
 
 use super::{
     image,
-    kubernetes::bounded,
     load::{self, Load},
     steps::Steps,
 };
@@ -103,7 +102,8 @@ fn kills(workspace: &Workspace, shop: &mut Shop, longest: Duration) -> Result<St
         shop.kill(role)?;
         thread::sleep(PAUSE);
         let stretch = load.stretch(role)?;
-        bounded(&stretch, if role == "http-bridge" { BROKEN_MAX } else { 0 })
+        stretch
+            .within(if role == "http-bridge" { BROKEN_MAX } else { 0 })
             .map_err(|problem| format!("{role} killed: {problem}"))?;
         kills += 1;
         calls += stretch.calls;

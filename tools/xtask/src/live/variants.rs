@@ -8,7 +8,6 @@ use super::{
     docker,
     engine::Engine,
     image,
-    kubernetes::none_failed,
     machine::wait,
     node::Node,
     steps::Steps,
@@ -53,7 +52,7 @@ pub(crate) fn tls(steps: &mut Steps, node: &Node<'_>) {
             thread::sleep(Duration::from_secs(3));
             release.kubectl(&["rollout", "restart", "deployment"])?;
             release.settled()?;
-            let calls = none_failed(&load.stretch("restart")?)?;
+            let calls = load.stretch("restart")?.within(0)?;
             Ok(format!("{calls}; {}", load.audit()?))
         });
     }
@@ -83,7 +82,7 @@ pub(crate) fn autoscaling(steps: &mut Steps, release: &Release<'_>) {
         wait("not scaled up", Duration::from_mins(3), || pods(&|count| count > 2))?;
         let most = release.of("stock")?.len();
         release.settled()?;
-        let up = none_failed(&load.stretch("up")?)?;
+        let up = load.stretch("up")?.within(0)?;
         let books = load.audit()?;
         wait("not scaled down again", Duration::from_mins(4), || pods(&|count| count == 2))?;
         Ok(format!("2 to {most} pods and back; {up}; {books}"))
@@ -142,7 +141,7 @@ pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'
         let mut load = earlier.load()?;
         thread::sleep(Duration::from_secs(10));
         let before = load.stretch("before")?;
-        none_failed(&before)?;
+        before.within(0)?;
         earlier.kubectl(&["scale", "deployment", "--all", "--replicas", "0"])?;
         wait("pods are still there", Duration::from_mins(2), || {
             let left = node.list("earlier", "pods", OURS)?.len();
@@ -153,7 +152,7 @@ pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'
         now.upgrade(image::IMAGE, &[])?;
         let meanwhile = load.stretch("meanwhile")?;
         thread::sleep(Duration::from_secs(10));
-        let after = none_failed(&load.stretch("after")?)?;
+        let after = load.stretch("after")?.within(0)?;
         let books = load.audit()?;
         let test = now.test(&["--logs"])?;
         Ok(format!(

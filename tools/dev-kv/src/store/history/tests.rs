@@ -1,4 +1,4 @@
-use super::super::codec::Current;
+use super::super::codec::{Current, STEPS_MAX};
 use super::super::{Directory, RowChange, StoreConfig};
 use super::*;
 use bytes::Bytes;

@@ -4,14 +4,17 @@
 
 use participant::{
     core::{Answer, Call, Core},
+    records::Records as _,
     rig::{self, batch},
 };
+use prost::Message as _;
+use proto::order::v1 as wire;
 use types::{Branch, Priority, Service, ShardId, TxMeta, UnixMillis, Vote};
 
 use super::*;
 
 #[test]
-fn the_length_of_a_record_is_never_underestimated() {
+fn the_length_of_a_record_is_that_of_its_stored_form() {
     let long = "x".repeat(100);
     let line = Line {
         item_id: ItemId::new(&long).unwrap(),
@@ -34,8 +37,7 @@ fn the_length_of_a_record_is_never_underestimated() {
             incarnation: Stamp::new(u64::MAX, u32::MAX),
             last_overwritten_paid_at: Timestamp(u64::MAX),
         };
-        let (encoded, told) = (Orders.encode_record(&order).len(), Orders.record_bytes(&order));
-        assert!(encoded <= told && told < 2 * encoded + 100, "{encoded} {told}");
+        assert_eq!(Orders.encode_record(&order).len(), Orders.record_bytes(&order));
         let read = Orders.decode_record(b"", &Orders.encode_record(&order));
         assert_eq!(read, Ok(order), "and it is read as it was");
     }
@@ -237,4 +239,98 @@ fn an_order_is_read_along_with_its_token_and_the_time_of_the_read() {
 fn every_order_has_a_row_of_its_own() {
     let rows = ["7", "6", "70"].map(|id| order_row(&OrderId::new(id).unwrap()));
     assert_eq!(rows.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+}
+
+/// What a change makes of an order.
+mod content {
+    use super::*;
+
+    fn money(amount: u64) -> Money {
+        Money::new(amount).unwrap()
+    }
+
+    fn units(number: u64) -> Quantity {
+        Quantity::new(number).unwrap()
+    }
+
+    const fn at(start: u64) -> Stamp {
+        Stamp::new(start, 1)
+    }
+
+    fn order() -> Order {
+        Order::empty(UserId::numbered(1), at(1))
+    }
+
+    #[test]
+    fn one_unit_leaves_at_the_price_of_the_latest_addition() {
+        let item = ItemId::numbered(7);
+        let mut order = order();
+        order.add(&item, units(2), money(10), at(2)).unwrap();
+        order.add(&item, units(1), money(15), at(3)).unwrap();
+        assert_eq!((order.total_cost, order.lines.len()), (money(35), 2));
+        order.remove(&item, at(4)).unwrap();
+        assert_eq!((order.total_cost, order.lines.len()), (money(20), 1));
+        order.remove(&item, at(5)).unwrap();
+        order.remove(&item, at(6)).unwrap();
+        assert_eq!((order.total_cost, order.lines.len()), (money(0), 0));
+        assert_eq!(order.remove(&item, at(7)), Err(Reason::NotInOrder));
+        assert_eq!(order.stamp, at(6), "a refused change is no change");
+    }
+
+    #[test]
+    fn who_overwrites_a_paid_order_remembers_when() {
+        let mut paid = order();
+        paid.pay(TxId([1; 16]), Vec::new(), at(2));
+        let second = Order::empty(UserId::numbered(1), at(3)).instead_of(&paid);
+        let third = Order::empty(UserId::numbered(1), at(4)).instead_of(&second);
+        let paid_at = |order: &Order| order.last_overwritten_paid_at.0;
+        assert_eq!((paid_at(&second), paid_at(&third)), (2, 2));
+        let never = Order::empty(UserId::numbered(1), at(4)).instead_of(&order());
+        assert_eq!(paid_at(&never), 0);
+    }
+
+    #[test]
+    fn a_paid_order_stays_as_it_is() {
+        let mut order = order();
+        order.pay(TxId([1; 16]), Vec::new(), at(2));
+        let before = order.clone();
+        let item = ItemId::numbered(1);
+        assert_eq!(order.add(&item, units(1), money(1), at(3)), Err(Reason::AlreadyPaid));
+        assert_eq!(order.remove(&item, at(3)), Err(Reason::AlreadyPaid));
+        assert_eq!(order, before);
+    }
+
+    #[test]
+    fn sums_that_grow_too_large_are_refused() {
+        let mut order = order();
+        let item = ItemId::numbered(1);
+        assert_eq!(
+            order.add(&item, units(types::AMOUNT_MAX), money(2), at(2)),
+            Err(Reason::Overflow)
+        );
+        order.add(&item, units(types::AMOUNT_MAX), money(0), at(2)).unwrap();
+        assert_eq!(order.add(&item, units(1), money(1), at(3)), Err(Reason::Overflow));
+        for number in 2..=256 {
+            order.add(&ItemId::numbered(number), units(1), money(1), at(3)).unwrap();
+        }
+        let one_more = order.add(&ItemId::numbered(999), units(1), money(1), at(4));
+        assert_eq!(one_more, Err(Reason::OrderTooLarge));
+    }
+
+    #[test]
+    fn drawn_orders_have_two_items_and_twice_the_price() {
+        let draw = Draw { seed: 9, item_count: 3, user_count: 5, item_price: money(4) };
+        let mut users = std::collections::BTreeSet::new();
+        for number in 0..200 {
+            let order = draw.order(number, at(1)).unwrap();
+            assert_eq!(order.total_cost, money(8));
+            let quantity: u64 = order.lines.iter().map(|line| line.quantity.get()).sum();
+            assert_eq!(quantity, 2);
+            assert!(
+                order.lines.iter().all(|line| ["0", "1", "2"].contains(&line.item_id.as_str()))
+            );
+            users.insert(order.user_id);
+        }
+        assert_eq!(users.len(), 5);
+    }
 }

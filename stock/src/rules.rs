@@ -1,59 +1,29 @@
-//! Items as a lane's domain: operations, holds, and how they are stored.
+//! What may happen to an item. Pure.
+
+#![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use participant::{
     balance::{Balance, Taken},
+    core::Domain,
     core::Rows,
-    domain::{Domain, Executed, Judged, Receipt, Row, row},
+    records::{Executed, Judged, Receipt, Records as _, Row, row},
 };
-use prost::Message;
-use proto::{InvalidField, convert, stock::v1 as wire};
-use storage::{
-    KvError, Value, codec,
-    keys::{Kind, Owner},
-    record::ItemRecord,
-};
+use storage::keys::Kind;
 use types::{ItemId, Money, Quantity, Reason, Refusal, Stamp, TxId};
 
-use crate::domain::{HeldLine, Item, held};
+use crate::records::{HeldLine, Item, Op, Reply, Stock};
 
-/// Name in branches.
-pub const NAME: &str = "stock";
-/// Items of one order on one shard at most.
-const LINES_MAX: usize = 1000;
+impl Item {
+    /// A new item, or a new incarnation of one.
+    pub fn new(price: Money, stock: Quantity, stamp: Stamp) -> Self {
+        Self { price, stock: Balance::new(stock, stamp) }
+    }
 
-/// The stock service's domain.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Stock;
-
-/// A call that concerns one shard.
-#[derive(Debug, Clone)]
-pub enum Op {
-    /// Make an item without stock.
-    Create(ItemId, Money),
-    /// Read an item.
-    Get(ItemId),
-    /// Raise its stock.
-    Add(ItemId, Quantity),
-    /// Lower its stock.
-    Subtract(ItemId, Quantity),
-    /// Overwrite the items with these numbers.
-    Init {
-        /// Numbers of the records, which are their ids.
-        numbers: Vec<u64>,
-        /// Units of each.
-        stock: Quantity,
-        /// Price of each.
-        price: Money,
-    },
-}
-
-/// What a call is answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// An item as it stands.
-    Item(Item),
-    /// Units right after a change.
-    Stock(u64),
+    /// The same item with other units.
+    #[must_use]
+    pub const fn with(self, stock: Balance<Quantity>) -> Self {
+        Self { stock, ..self }
+    }
 }
 
 fn item_row(id: &ItemId) -> Row {
@@ -108,103 +78,19 @@ fn out_of_stock(wanted: Quantity, item: &Item, held: Quantity) -> Refusal {
         .with("held", held)
 }
 
+/// How much of `item` the given holds have set aside, of this incarnation.
+pub fn held<'a>(
+    holds: impl Iterator<Item = &'a [HeldLine]>,
+    item_id: &ItemId,
+    incarnation: Stamp,
+) -> Quantity {
+    let lines = holds.flatten();
+    let ours = lines.filter(|line| line.item_id == *item_id && line.incarnation == incarnation);
+    // Holds of one incarnation never exceed what was supplied, so the sum cannot overflow.
+    ours.fold(Quantity::ZERO, |sum, line| sum.checked_add(line.quantity).unwrap_or(sum))
+}
+
 impl Domain for Stock {
-    type Record = Item;
-    type Op = Op;
-    type Reply = Reply;
-    type Payload = Vec<(ItemId, Quantity)>;
-    type Hold = Vec<HeldLine>;
-
-    fn owner(&self) -> Owner {
-        Owner::Stock
-    }
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn encode_record(&self, item: &Item) -> Value {
-        codec::encode(&ItemRecord {
-            price: item.price.get(),
-            available: item.stock.available.get(),
-            supplied: item.stock.supplied,
-            incarnation: item.stock.incarnation.start.0,
-            incarnation_change: item.stock.incarnation.change,
-        })
-    }
-
-    fn record_bytes(&self, _item: &Item) -> usize {
-        // The format, and five numbers with their tags.
-        1 + 5 * 11
-    }
-
-    fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Item, KvError> {
-        let record: ItemRecord = codec::decode(row, value)?;
-        let corrupt = |error: types::AmountError| KvError::Corrupt {
-            key: codec::hex(row),
-            problem: error.to_string(),
-        };
-        Ok(Item {
-            price: Money::new(record.price).map_err(corrupt)?,
-            stock: Balance {
-                available: Quantity::new(record.available).map_err(corrupt)?,
-                supplied: record.supplied,
-                incarnation: Stamp::new(record.incarnation, record.incarnation_change),
-            },
-        })
-    }
-
-    fn encode_hold(&self, hold: &Vec<HeldLine>) -> Vec<u8> {
-        receipt_of(hold).encode_to_vec()
-    }
-
-    fn decode_hold(&self, bytes: &[u8]) -> Result<Vec<HeldLine>, InvalidField> {
-        let hold = wire::HoldStockReceipt::decode(bytes)
-            .map_err(|error| InvalidField::new("hold", error))?;
-        let lines = hold.lines.into_iter().map(|line| {
-            Ok(HeldLine {
-                item_id: convert::item_id("hold.lines.item_id", &line.item_id)?,
-                quantity: convert::quantity("hold.lines.quantity", line.quantity, 1)?,
-                incarnation: Stamp::new(line.incarnation, line.incarnation_change),
-            })
-        });
-        lines.collect()
-    }
-
-    fn encode_reply(&self, reply: &Reply) -> Vec<u8> {
-        match reply {
-            Reply::Stock(units) => units.encode_to_vec(),
-            // Reads carry no request id, so this is never stored.
-            Reply::Item(_) => Vec::new(),
-        }
-    }
-
-    fn decode_reply(&self, bytes: &[u8]) -> Result<Reply, InvalidField> {
-        let units = u64::decode(bytes).map_err(|error| InvalidField::new("reply", error))?;
-        Ok(Reply::Stock(units))
-    }
-
-    fn decode_payload(&self, bytes: &[u8]) -> Result<Vec<(ItemId, Quantity)>, InvalidField> {
-        let payload =
-            wire::HoldStock::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
-        if payload.lines.is_empty() || payload.lines.len() > LINES_MAX {
-            return Err(InvalidField::new("payload.lines", "must be 1 to 1000"));
-        }
-        let lines = payload.lines.into_iter().map(|line| {
-            Ok((
-                convert::item_id("payload.lines.item_id", &line.item_id)?,
-                convert::quantity("payload.lines.quantity", line.quantity, 1)?,
-            ))
-        });
-        let lines: Vec<_> = lines.collect::<Result<_, InvalidField>>()?;
-        let mut ids: Vec<_> = lines.iter().map(|(id, _)| id).collect();
-        ids.sort();
-        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(InvalidField::new("payload.lines", "must name each item once"));
-        }
-        Ok(lines)
-    }
-
     fn op_rows(&self, op: &Op) -> Vec<Row> {
         match op {
             Op::Create(id, _) | Op::Get(id) | Op::Add(id, _) | Op::Subtract(id, _) => {
@@ -285,7 +171,7 @@ impl Domain for Stock {
         for (row, item) in changed {
             rows.put(row, item);
         }
-        let receipt = receipt_of(&hold).encode_to_vec();
+        let receipt = self.encode_hold(&hold);
         Judged::Yes { hold, receipt }
     }
 
@@ -304,17 +190,6 @@ impl Domain for Stock {
             }
         }
     }
-}
-
-/// A hold as the primary gets it and as it is stored.
-fn receipt_of(hold: &[HeldLine]) -> wire::HoldStockReceipt {
-    let lines = hold.iter().map(|line| wire::hold_stock_receipt::Line {
-        item_id: line.item_id.to_string(),
-        quantity: line.quantity.get(),
-        incarnation: line.incarnation.start.0,
-        incarnation_change: line.incarnation.change,
-    });
-    wire::HoldStockReceipt { lines: lines.collect() }
 }
 
 #[cfg(test)]

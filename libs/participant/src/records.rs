@@ -1,4 +1,5 @@
-//! What a service gives to a lane: pure decisions over its own records.
+//! What a service gives to a lane as data: its records, calls and answers, from and to bytes, and what its rules
+//! answer.
 
 use std::fmt;
 
@@ -8,8 +9,6 @@ use storage::{
     keys::{Kind, Owner},
 };
 use types::{Priority, Refusal, Timestamp, TxId};
-
-use crate::core::Rows;
 
 /// A record's key within its shard: kind byte + id.
 pub type Row = Vec<u8>;
@@ -50,11 +49,8 @@ pub enum Judged<H> {
     Short(Row),
 }
 
-/// Pure decisions of one service. Nothing here may be async, do I/O, or look at a clock: the only time
-/// is the start timestamp of the KV transaction ([`Rows::stamp`]).
-///
-/// A method that answers anything but success must leave the rows as they were.
-pub trait Domain: fmt::Debug + Send + Sync + 'static {
+/// What one service keeps and says, from and to bytes. Pure.
+pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// A record of any kind that the service keeps.
     type Record: Clone + fmt::Debug + Send + Sync;
     /// A call that concerns one shard.
@@ -73,7 +69,7 @@ pub trait Domain: fmt::Debug + Send + Sync + 'static {
 
     /// The stored form of a record.
     fn encode_record(&self, record: &Self::Record) -> Value;
-    /// Length of a record's stored form in bytes: never less, and not much more.
+    /// Length of a record's stored form in bytes.
     fn record_bytes(&self, record: &Self::Record) -> usize;
     /// A record from its stored form.
     ///
@@ -111,35 +107,6 @@ pub trait Domain: fmt::Debug + Send + Sync + 'static {
     fn encode_answer(&self, _query: &Self::Op, _reply: &Self::Reply, _at: Timestamp) -> Vec<u8> {
         Vec::new()
     }
-
-    /// Rows that an operation reads.
-    fn op_rows(&self, op: &Self::Op) -> Vec<Row>;
-    /// Rows that a Prepare reads.
-    fn payload_rows(&self, payload: &Self::Payload) -> Vec<Row>;
-    /// Rows that a hold lies on.
-    fn hold_rows(&self, hold: &Self::Hold) -> Vec<Row>;
-
-    /// Executes an operation.
-    fn execute(&self, op: &Self::Op, rows: &mut Rows<'_, Self>) -> Executed<Self::Reply>
-    where
-        Self: Sized;
-    /// Judges a Prepare, and sets aside what it asks for.
-    fn prepare(&self, payload: &Self::Payload, rows: &mut Rows<'_, Self>) -> Judged<Self::Hold>
-    where
-        Self: Sized;
-    /// Makes a hold final. Receipts come to the primary only.
-    fn commit(
-        &self,
-        tx_id: TxId,
-        hold: &Self::Hold,
-        receipts: &[Receipt],
-        rows: &mut Rows<'_, Self>,
-    ) where
-        Self: Sized;
-    /// Gives a hold back.
-    fn abort(&self, hold: &Self::Hold, rows: &mut Rows<'_, Self>)
-    where
-        Self: Sized;
 }
 
 /// Who holds something on a row.

@@ -17,12 +17,15 @@ use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 use types::{Reason, Refusal};
 
-use super::bounds::{Bound, Held};
+use bounds::{Bound, Held};
+
 use crate::{
     access, deadline,
     spans::{answered, span},
     status::{code_name, code_of, expired, to_status, unreadable},
 };
+
+mod bounds;
 
 /// Calls of health and reflection in flight at once, watches among them, and bytes of their requests.
 const FREE_MAX: usize = 4_096;
@@ -33,7 +36,7 @@ const BEFORE_TONIC: Duration = Duration::from_millis(1);
 
 /// Makes [`Guard`]s that share one bound.
 #[derive(Debug, Clone)]
-pub struct GuardLayer {
+pub(crate) struct GuardLayer {
     /// Whether callers are known, so that they can be judged.
     judges: bool,
     /// `package.Service/Method` of everything that is served.
@@ -48,7 +51,12 @@ pub struct GuardLayer {
 impl GuardLayer {
     /// At most `in_flight_max` requests at once, and `bytes_max` bytes of them, each of which is here within
     /// `patience`; where `judges`, from those alone whom [`access`] lets call.
-    pub fn new(in_flight_max: usize, bytes_max: usize, patience: Duration, judges: bool) -> Self {
+    pub(crate) fn new(
+        in_flight_max: usize,
+        bytes_max: usize,
+        patience: Duration,
+        judges: bool,
+    ) -> Self {
         let held = Held::new(bytes_max, patience);
         Self {
             judges,
@@ -61,7 +69,7 @@ impl GuardLayer {
 
     /// Counts calls of these by their names, `package.Service/Method`.
     #[must_use]
-    pub fn counting(mut self, methods: impl IntoIterator<Item = String>) -> Self {
+    pub(crate) fn counting(mut self, methods: impl IntoIterator<Item = String>) -> Self {
         self.methods = Arc::new(methods.into_iter().map(Arc::from).collect());
         self
     }
@@ -95,7 +103,7 @@ impl<S> Layer<S> for GuardLayer {
 
 /// A service with a span around each request, a bound on what is in flight, a deadline, and panics caught.
 #[derive(Debug, Clone)]
-pub struct Guard<S> {
+pub(crate) struct Guard<S> {
     inner: S,
     layer: GuardLayer,
 }

@@ -1,68 +1,38 @@
-//! Users as a lane's domain: operations, holds, and how they are stored.
+//! What may happen to a user's credit. Pure.
+
+#![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use participant::{
     balance::{Balance, Taken},
+    core::Domain,
     core::Rows,
-    domain::{Domain, Executed, Judged, Receipt, Row, row},
+    records::{Executed, Judged, Receipt, Records as _, Row, row},
 };
-use prost::Message;
-use proto::{InvalidField, convert, payment::v1 as wire};
-use storage::{
-    KvError, Value, codec,
-    keys::{Kind, Owner},
-    record::{PaymentRecord, UserRecord},
-};
-use types::{AmountError, Money, OrderId, Reason, Refusal, Stamp, TxId, UserId};
+use storage::keys::Kind;
+use types::{Money, OrderId, Reason, Refusal, Stamp, TxId, UserId};
 
-use crate::domain::{HeldCredit, Payment as OrderPayment, held};
+use crate::records::{HeldCredit, Op, OrderPayment, Payment, Record, Reply};
 
-/// Name in branches.
-pub const NAME: &str = "payment";
+impl OrderPayment {
+    /// True while it stands for this incarnation of the user.
+    pub fn stands_for(&self, credit: &Balance<Money>) -> bool {
+        self.paid && self.incarnation == credit.incarnation
+    }
 
-/// The payment service's domain.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Payment;
-
-/// A record of the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Record {
-    /// A user's credit.
-    User(Balance<Money>),
-    /// A payment outside of checkouts.
-    Payment(OrderPayment),
-}
-
-/// A call that concerns one shard.
-#[derive(Debug, Clone)]
-pub enum Op {
-    /// Make a user without credit.
-    Create(UserId),
-    /// Read a user.
-    Get(UserId),
-    /// Raise the credit.
-    Add(UserId, Money),
-    /// Lower the credit, and remember what for.
-    Pay(UserId, Money, Option<OrderId>),
-    /// Give back what was paid for an order.
-    Cancel(UserId, OrderId),
-    /// Whether something paid for an order was not given back.
-    Status(UserId, OrderId),
-    /// Overwrite the users with these numbers.
-    Init {
-        /// Numbers of the records, which are their ids.
-        numbers: Vec<u64>,
-        /// Credit of each.
-        credit: Money,
-    },
-}
-
-/// What a call is answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// Credit as it stands, or right after a change.
-    Credit(u64),
-    /// Whether a payment stands.
-    Paid(bool),
+    /// The user's credit after giving it back, and the payment as it is then; `held` as for [`Balance::supply`].
+    ///
+    /// # Errors
+    /// [`Reason::NotPaid`] when it does not stand; [`Reason::Overflow`].
+    pub fn cancel(
+        self,
+        credit: Balance<Money>,
+        held: Money,
+    ) -> Result<(Balance<Money>, Self), Reason> {
+        if !self.stands_for(&credit) {
+            return Err(Reason::NotPaid);
+        }
+        Ok((credit.supply(self.amount, held)?, Self { paid: false, ..self }))
+    }
 }
 
 fn user_row(id: &UserId) -> Row {
@@ -168,100 +138,14 @@ impl Payment {
     }
 }
 
+/// How much the given holds have set aside, of this incarnation.
+pub fn held<'a>(holds: impl Iterator<Item = &'a HeldCredit>, incarnation: Stamp) -> Money {
+    let ours = holds.filter(|hold| hold.incarnation == incarnation);
+    // Holds of one incarnation never exceed what was supplied, so the sum cannot overflow.
+    ours.fold(Money::ZERO, |sum, hold| sum.checked_add(hold.amount).unwrap_or(sum))
+}
+
 impl Domain for Payment {
-    type Record = Record;
-    type Op = Op;
-    type Reply = Reply;
-    type Payload = (UserId, Money);
-    type Hold = HeldCredit;
-
-    fn owner(&self) -> Owner {
-        Owner::Payment
-    }
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn encode_record(&self, record: &Record) -> Value {
-        match record {
-            Record::User(credit) => codec::encode(&UserRecord {
-                available: credit.available.get(),
-                supplied: credit.supplied,
-                incarnation: credit.incarnation.start.0,
-                incarnation_change: credit.incarnation.change,
-            }),
-            Record::Payment(payment) => codec::encode(&PaymentRecord {
-                amount: payment.amount.get(),
-                paid: payment.paid,
-                incarnation: payment.incarnation.start.0,
-                incarnation_change: payment.incarnation.change,
-            }),
-        }
-    }
-
-    fn record_bytes(&self, _record: &Record) -> usize {
-        // The format, and four numbers with their tags.
-        1 + 4 * 11
-    }
-
-    fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Record, KvError> {
-        let corrupt = |error: AmountError| KvError::Corrupt {
-            key: codec::hex(row),
-            problem: error.to_string(),
-        };
-        if row.first() == Some(&Kind::Payment.byte()) {
-            let record: PaymentRecord = codec::decode(row, value)?;
-            return Ok(Record::Payment(OrderPayment {
-                amount: Money::new(record.amount).map_err(corrupt)?,
-                paid: record.paid,
-                incarnation: Stamp::new(record.incarnation, record.incarnation_change),
-            }));
-        }
-        let record: UserRecord = codec::decode(row, value)?;
-        Ok(Record::User(Balance {
-            available: Money::new(record.available).map_err(corrupt)?,
-            supplied: record.supplied,
-            incarnation: Stamp::new(record.incarnation, record.incarnation_change),
-        }))
-    }
-
-    fn encode_hold(&self, hold: &HeldCredit) -> Vec<u8> {
-        receipt_of(hold).encode_to_vec()
-    }
-
-    fn decode_hold(&self, bytes: &[u8]) -> Result<HeldCredit, InvalidField> {
-        let hold = wire::HoldCreditReceipt::decode(bytes)
-            .map_err(|error| InvalidField::new("hold", error))?;
-        Ok(HeldCredit {
-            user_id: convert::user_id("hold.user_id", &hold.user_id)?,
-            amount: convert::money("hold.amount", hold.amount, 0)?,
-            incarnation: Stamp::new(hold.incarnation, hold.incarnation_change),
-        })
-    }
-
-    fn encode_reply(&self, reply: &Reply) -> Vec<u8> {
-        match reply {
-            Reply::Credit(credit) => credit.encode_to_vec(),
-            // Reads carry no request id, so this is never stored.
-            Reply::Paid(_) => Vec::new(),
-        }
-    }
-
-    fn decode_reply(&self, bytes: &[u8]) -> Result<Reply, InvalidField> {
-        let credit = u64::decode(bytes).map_err(|error| InvalidField::new("reply", error))?;
-        Ok(Reply::Credit(credit))
-    }
-
-    fn decode_payload(&self, bytes: &[u8]) -> Result<(UserId, Money), InvalidField> {
-        let payload =
-            wire::HoldCredit::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
-        Ok((
-            convert::user_id("payload.user_id", &payload.user_id)?,
-            convert::money("payload.amount", payload.amount, 0)?,
-        ))
-    }
-
     fn op_rows(&self, op: &Op) -> Vec<Row> {
         match op {
             Op::Create(id) | Op::Get(id) | Op::Add(id, _) | Op::Pay(id, _, None) => {
@@ -342,7 +226,7 @@ impl Domain for Payment {
                     amount: *amount,
                     incarnation: credit.incarnation,
                 };
-                let receipt = receipt_of(&hold).encode_to_vec();
+                let receipt = self.encode_hold(&hold);
                 Judged::Yes { hold, receipt }
             }
             Taken::Wait => Judged::Short(row),
@@ -361,16 +245,6 @@ impl Domain for Payment {
                 rows.put(user_row(&hold.user_id), Record::User(after));
             }
         }
-    }
-}
-
-/// A hold as the primary gets it and as it is stored.
-fn receipt_of(hold: &HeldCredit) -> wire::HoldCreditReceipt {
-    wire::HoldCreditReceipt {
-        user_id: hold.user_id.to_string(),
-        amount: hold.amount.get(),
-        incarnation: hold.incarnation.start.0,
-        incarnation_change: hold.incarnation.change,
     }
 }
 

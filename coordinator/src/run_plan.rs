@@ -1,0 +1,98 @@
+//! Transactions of others' making: a plan run again and again while it is only in somebody's way.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use rpc::retry::Backoff;
+use tokio::time::Instant;
+use types::{Branch, ClientCall, Mutation, Reason, Refusal, TxId, fnv1a};
+
+use crate::{
+    attempts::{AGAIN, Attempted, Attempts},
+    error::CheckoutError,
+    state::Coordinator,
+    tx_log::Origin,
+};
+
+/// A transaction as its caller plans it.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The primary first.
+    pub branches: Arc<[Branch]>,
+    /// What each is asked for, in the same order.
+    pub payloads: Vec<Bytes>,
+}
+
+impl Planned {
+    /// The plan as a call's content.
+    pub(crate) fn what(&self) -> String {
+        let mut bytes = Vec::new();
+        for (branch, payload) in self.branches.iter().zip(&self.payloads) {
+            bytes.extend_from_slice(format!("{branch} {} ", payload.len()).as_bytes());
+            bytes.extend_from_slice(payload);
+        }
+        format!("RunTransaction/{:x}", fnv1a(&bytes))
+    }
+}
+
+impl Coordinator {
+    /// Runs a plan, within `time`, again and again while it is only in somebody's way.
+    ///
+    /// # Errors
+    /// [`CheckoutError`]: refused by a participant, or nothing definite in time; INVALID_ARGUMENT for a branch
+    /// that does not exist.
+    pub async fn run_plan(
+        &self,
+        plan: &Planned,
+        call: ClientCall,
+        trace_id: Option<String>,
+        time: Duration,
+    ) -> Result<TxId, CheckoutError> {
+        let origin = Origin { trace_id, ..Origin::default() };
+        let mut attempts = Attempts::new(self, call, origin, time);
+        self.check_branches(&plan.branches, attempts.until()).await?;
+        loop {
+            let began = self.timestamp().await?;
+            attempts.admit(began)?;
+            let branches = Arc::clone(&plan.branches);
+            match attempts.run(began, branches, plan.payloads.clone()).await? {
+                Attempted::Committed(tx_id) => return Ok(tx_id),
+                Attempted::Refused(refusals) => {
+                    let Some(primary) = plan.branches.first() else {
+                        return Err(CheckoutError::Unavailable);
+                    };
+                    return attempts.refuse(primary, began, refusals).await;
+                }
+                Attempted::Again(blockers) => attempts.pause("transaction", &blockers).await?,
+            }
+        }
+    }
+
+    /// Refuses a plan with a branch that does not exist, before anything is held: it would never vote.
+    async fn check_branches(
+        &self,
+        branches: &[Branch],
+        until: Instant,
+    ) -> Result<(), CheckoutError> {
+        let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
+        for branch in branches {
+            let shards = loop {
+                match self.mail().shards(&branch.service).await {
+                    Ok(shards) => break shards,
+                    Err(error) => tracing::debug!(%error, %branch, "not described yet"),
+                }
+                let pause = backoff.pause();
+                if Instant::now() + pause >= until {
+                    return Err(CheckoutError::Unavailable);
+                }
+                tokio::time::sleep(pause).await;
+            };
+            if branch.shard.0 >= shards && !Mutation::ShardsUnchecked.is_on() {
+                let problem = format!("{} has no shard {}", branch.service, branch.shard);
+                let refusal = Refusal::new(Reason::InvalidArgument);
+                return Err(refusal.with("branches.branch.shard", problem).into());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! What the parts of a coordinator share, and the transactions that it has under way.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use rpc::{
+    access::{Identity, Role},
+    net::Net,
+    routing::Router,
+    store_time::StoreTime,
+};
+use storage::SharedKv;
+use telemetry::semconv;
+use tokio::{sync::oneshot, task::JoinHandle};
+use tokio_util::task::TaskTracker;
+use tonic::{Status, metadata::MetadataMap};
+use tracing::{Instrument as _, Span, field::Empty};
+use twopc::message::Outcome;
+use types::{ClientCall, Clock, Entropy, Service, Timestamp, TxId, TxMeta, UnixMillis};
+use uuid::Builder;
+
+use crate::{
+    Extras, Settings,
+    driver::{Answer, Driver},
+    error::CheckoutError,
+    mail::Mail,
+    plan::Services,
+    singleflight::Singleflight,
+    tx_log::{Origin, TxLog},
+    vote_window::VoteWindow,
+    watch::Watch,
+};
+
+/// The coordinator. Clones share everything.
+#[derive(Clone)]
+pub struct Coordinator {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    services: Services,
+    /// Order, stock, payment.
+    routers: [Router; 3],
+    mail: Mail,
+    kv: SharedKv,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    vote_window: VoteWindow,
+    store_time: StoreTime,
+    retention_ms: u64,
+    /// Resolutions under way; none is the outcome of one that broke the protocol.
+    resolving: Singleflight<TxId, Option<Outcome>>,
+    /// Take part in every checkout, besides.
+    checkout_participants: Vec<Service>,
+    log: TxLog,
+    watch: Watch,
+    /// Transactions that go on in the background.
+    running: TaskTracker,
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator").field("mail", &self.shared.mail).finish_non_exhaustive()
+    }
+}
+
+impl Coordinator {
+    /// A coordinator over these seams. Must be called within a tokio runtime.
+    pub fn new(
+        settings: &Settings,
+        net: &Arc<dyn Net>,
+        kv: SharedKv,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        Self::with(settings, &Extras::default(), net, kv, clock, entropy)
+    }
+
+    /// As [`Coordinator::new`], with more than a shop needs.
+    pub fn with(
+        settings: &Settings,
+        extras: &Extras,
+        net: &Arc<dyn Net>,
+        kv: SharedKv,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let services = Services::named();
+        let routers = [
+            (Role::Order, &settings.order_endpoints),
+            (Role::Stock, &settings.stock_endpoints),
+            (Role::Payment, &settings.payment_endpoints),
+        ]
+        .map(|(role, target)| Router::to(Identity::of(role), target.clone(), Arc::clone(net)));
+        let [order, stock, payment] = routers.clone();
+        let mut by_name = BTreeMap::from([
+            (services.order.clone(), order),
+            (services.stock.clone(), stock),
+            (services.payment.clone(), payment),
+        ]);
+        for participant in &extras.participants {
+            let (target, net) = (participant.target.clone(), Arc::clone(net));
+            let router = match Identity::participant(participant.service.as_str()) {
+                Ok(callee) => Router::to(callee, target, net),
+                // A name that no certificate can carry: any service of the shop will do.
+                Err(_) => Router::new(target, net),
+            };
+            by_name.entry(participant.service.clone()).or_insert(router);
+        }
+        let log = TxLog::new(extras.log, Arc::clone(&clock));
+        let shared = Shared {
+            services,
+            routers,
+            mail: Mail::new(by_name, settings.batch_calls_max),
+            kv,
+            clock,
+            entropy,
+            vote_window: VoteWindow::new(settings.vote_window_ms),
+            store_time: StoreTime::default(),
+            retention_ms: settings.request_id_retention_ms,
+            resolving: Singleflight::default(),
+            checkout_participants: extras.checkout_participants.clone(),
+            log,
+            watch: Watch::default(),
+            running: TaskTracker::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn services(&self) -> &Services {
+        &self.shared.services
+    }
+
+    pub(crate) fn routers(&self) -> &[Router; 3] {
+        &self.shared.routers
+    }
+
+    pub(crate) fn order_router(&self) -> &Router {
+        let [order, _, _] = &self.shared.routers;
+        order
+    }
+
+    pub(crate) fn mail(&self) -> &Mail {
+        &self.shared.mail
+    }
+
+    pub(crate) fn kv(&self) -> &SharedKv {
+        &self.shared.kv
+    }
+
+    pub(crate) fn now(&self) -> UnixMillis {
+        self.shared.clock.now()
+    }
+
+    pub(crate) fn entropy(&self) -> Arc<dyn Entropy> {
+        Arc::clone(&self.shared.entropy)
+    }
+
+    pub(crate) fn retention_ms(&self) -> u64 {
+        self.shared.retention_ms
+    }
+
+    pub(crate) fn vote_window(&self) -> &VoteWindow {
+        &self.shared.vote_window
+    }
+
+    /// The store's time, as far as it is known here.
+    pub fn store_time(&self) -> &StoreTime {
+        &self.shared.store_time
+    }
+
+    /// The call that a request belongs to; see [`rpc::call::client_call`].
+    pub(crate) fn client_call(
+        &self,
+        metadata: &MetadataMap,
+        request_id: &str,
+        what: &str,
+    ) -> Result<ClientCall, Status> {
+        rpc::call::client_call(metadata, request_id, what, &*self.shared.entropy)
+    }
+
+    /// The log of transactions.
+    pub fn log(&self) -> &TxLog {
+        &self.shared.log
+    }
+
+    /// What the last audit of the books came to, while this replica does them.
+    pub fn watch(&self) -> &Watch {
+        &self.shared.watch
+    }
+
+    pub(crate) fn checkout_participants(&self) -> &[Service] {
+        &self.shared.checkout_participants
+    }
+
+    pub(crate) fn resolving(&self) -> &Singleflight<TxId, Option<Outcome>> {
+        &self.shared.resolving
+    }
+
+    /// Runs something to its end, whoever listens; a shutdown waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.shared.running.spawn(work.in_current_span())
+    }
+
+    /// A TxId that nobody ever had; it sorts by time.
+    pub(crate) fn new_tx_id(&self) -> TxId {
+        let bytes = self.shared.entropy.next_bytes();
+        let mut random = [0; 10];
+        random.copy_from_slice(&bytes[..10]);
+        Builder::from_unix_timestamp_millis(self.now().0, &random).into_uuid().into()
+    }
+
+    /// Begins a transaction that goes on to its end, whoever listens. Its votes are waited for during `window`.
+    pub(crate) fn begin(
+        &self,
+        meta: TxMeta,
+        payloads: Vec<Bytes>,
+        origin: Origin,
+        window: Duration,
+    ) -> oneshot::Receiver<Answer> {
+        let span = transaction_span(&meta, &origin);
+        let trace = self.log().open(&meta, origin);
+        let (driver, answer) =
+            Driver::new(self.shared.mail.clone(), self.entropy(), meta, payloads, trace.clone());
+        let run = async move {
+            driver.begin(window).await;
+            trace.end();
+        };
+        self.spawn(run.instrument(span));
+        answer
+    }
+
+    /// Begins to resolve a transaction; that goes on to its end, whoever listens.
+    pub(crate) fn begin_resolution(
+        &self,
+        meta: TxMeta,
+        may_fence: bool,
+    ) -> oneshot::Receiver<Answer> {
+        let span = transaction_span(&meta, &Origin::default());
+        let trace = self.log().open(&meta, Origin::default());
+        let (driver, answer) =
+            Driver::new(self.shared.mail.clone(), self.entropy(), meta, Vec::new(), trace.clone());
+        let run = async move {
+            driver.resolve(may_fence).await;
+            trace.end();
+        };
+        self.spawn(run.instrument(span));
+        answer
+    }
+
+    /// Waits until nothing goes on in the background any more, for `time` at most. Returns how many
+    /// transactions are left; any replica brings them to their end.
+    pub async fn drain(&self, time: Duration) -> usize {
+        self.shared.running.close();
+        // Running out of time is one of the two ways in which this ends.
+        let _late = tokio::time::timeout(time, self.shared.running.wait()).await;
+        self.shared.running.len()
+    }
+
+    /// The store's time.
+    pub(crate) async fn timestamp(&self) -> Result<Timestamp, CheckoutError> {
+        let now = self.kv().timestamp().await.map_err(|_| CheckoutError::Unavailable)?;
+        self.store_time().hear(now);
+        Ok(now)
+    }
+}
+
+/// One attempt, from its first message until nothing is left to do.
+fn transaction_span(meta: &TxMeta, origin: &Origin) -> Span {
+    tracing::debug_span!(
+        target: telemetry::trace::TARGET,
+        "transaction",
+        { semconv::TX_ID } = %meta.tx_id,
+        // 0 for a resolution of somebody else's.
+        { semconv::TX_ATTEMPT } = origin.attempt,
+        { semconv::ORDER_ID } = origin.order_id.as_ref().map(tracing::field::display),
+        { semconv::TX_OUTCOME } = Empty,
+    )
+}

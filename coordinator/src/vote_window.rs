@@ -1,0 +1,70 @@
+//! How long branches have to vote.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use types::CALL_LIFE_MAX_MS;
+
+/// How long branches have to vote. At least as long as the setting says; longer while the store is too slow
+/// for that, as otherwise no vote would come in time for as long as it is.
+#[derive(Debug)]
+pub(crate) struct VoteWindow {
+    least_ms: u64,
+    now_ms: AtomicU64,
+}
+
+impl VoteWindow {
+    /// Longest window, and greatest value of the setting, in milliseconds.
+    pub(crate) const MAX_MS: u64 = CALL_LIFE_MAX_MS / 2;
+
+    /// A window of this many milliseconds.
+    pub(crate) const fn new(least_ms: u64) -> Self {
+        Self { least_ms, now_ms: AtomicU64::new(least_ms) }
+    }
+
+    /// In milliseconds.
+    pub(crate) fn get(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    /// A transaction got no votes in time.
+    pub(crate) fn missed(&self) {
+        let most = Self::MAX_MS.max(self.least_ms);
+        self.now_ms.store(self.get().saturating_mul(2).min(most), Ordering::Relaxed);
+    }
+
+    /// A transaction got its votes in time; the window shrinks slowly, and never below four times that.
+    pub(crate) fn kept(&self, took: Duration) {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let enough = took_ms.saturating_mul(4).max(self.least_ms);
+        let now = self.get();
+        if enough < now {
+            let step = ((now - enough) / 8).max(1);
+            self.now_ms.store(now - step, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_widens_while_votes_are_late_and_goes_back() {
+        let window = VoteWindow::new(2_000);
+        for expected in [4_000, 8_000, 16_000, 30_000, 30_000] {
+            window.missed();
+            assert_eq!(window.get(), expected);
+        }
+        for _ in 0..200 {
+            window.kept(Duration::from_millis(2_500));
+        }
+        assert_eq!(window.get(), 10_000, "four times what it took");
+        for _ in 0..200 {
+            window.kept(Duration::from_millis(10));
+        }
+        assert_eq!(window.get(), 2_000, "never below the setting");
+    }
+}

@@ -1,0 +1,297 @@
+//! Orders as data: what is stored, what is asked and what is answered, from and to bytes.
+
+use participant::records::{Receipt, Records};
+use prost::Message as _;
+use proto::{InvalidField, convert, order::v1 as wire};
+use storage::{
+    KvError, Value, codec,
+    keys::Owner,
+    record::{self, OrderRecord, order_record},
+};
+use types::{ItemId, Money, OrderId, Quantity, Stamp, Timestamp, TxId, UserId};
+
+/// Name in branches.
+pub const NAME: &str = "order";
+
+/// A number of units of one item at the price they were added for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The item.
+    pub item_id: ItemId,
+    /// Units, at least 1.
+    pub quantity: Quantity,
+    /// Of one unit.
+    pub price: Money,
+}
+
+/// Who paid an order, and with what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paid {
+    /// The transaction.
+    pub tx_id: TxId,
+    /// What every branch handed over, in the order of the transaction's branches.
+    pub receipts: Vec<Receipt>,
+    /// The order's stamp when it was locked: what was sold. None in records of release 0.1.
+    pub sold: Option<Stamp>,
+}
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Whose; the user need not exist.
+    pub user_id: UserId,
+    /// In the order of addition.
+    pub lines: Vec<Line>,
+    /// Sum over the lines.
+    pub total_cost: Money,
+    /// The change that made it what it is. No two contents under one id ever have the same stamp, whatever
+    /// was removed, overwritten or made anew in between.
+    pub stamp: Stamp,
+    /// None while unpaid; final.
+    pub paid: Option<Paid>,
+    /// The change that created it or last overwrote it by batch_init.
+    pub incarnation: Stamp,
+    /// When the latest paid order that batch_init has overwritten under this id was paid; 0 if none was.
+    /// An audit needs it: what that order sold is in no order any more.
+    pub last_overwritten_paid_at: Timestamp,
+}
+
+/// The order service's domain.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Orders;
+
+/// A call that concerns one shard.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Make an empty order.
+    Create(OrderId, UserId),
+    /// Read an order.
+    Get(OrderId),
+    /// Add units at a price.
+    Add(OrderId, ItemId, Quantity, Money),
+    /// Take one unit off.
+    RemoveItem(OrderId, ItemId),
+    /// Delete an unpaid order.
+    Remove(OrderId),
+    /// Overwrite the orders with these numbers.
+    Init {
+        /// Numbers of the records, which are their ids.
+        numbers: Vec<u64>,
+        /// From what they are drawn.
+        draw: Draw,
+    },
+}
+
+/// What a call is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// An order as it stands.
+    Order(Box<Order>),
+    /// Its cost right after a change.
+    TotalCost(u64),
+}
+
+/// What a Prepare asks for: the order as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    /// The order.
+    pub order_id: OrderId,
+    /// The stamp that was read.
+    pub stamp: Stamp,
+}
+
+/// What batch_init draws an order from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draw {
+    /// Starts the sequence.
+    pub seed: u64,
+    /// Items "0" to this - 1.
+    pub item_count: u64,
+    /// Users "0" to this - 1.
+    pub user_count: u64,
+    /// Of one unit of any item.
+    pub item_price: Money,
+}
+
+impl Records for Orders {
+    type Record = Order;
+    type Op = Op;
+    type Reply = Reply;
+    type Payload = Lock;
+    type Hold = OrderId;
+
+    fn owner(&self) -> Owner {
+        Owner::Order
+    }
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn encode_record(&self, order: &Order) -> Value {
+        codec::encode(&stored(order))
+    }
+
+    fn record_bytes(&self, order: &Order) -> usize {
+        codec::encoded_len(&stored(order))
+    }
+
+    fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Order, KvError> {
+        let record: OrderRecord = codec::decode(row, value)?;
+        decode_order(record)
+            .map_err(|error| KvError::Corrupt { key: codec::hex(row), problem: error.to_string() })
+    }
+
+    fn encode_hold(&self, order_id: &OrderId) -> Vec<u8> {
+        order_id.as_str().as_bytes().to_vec()
+    }
+
+    fn decode_hold(&self, bytes: &[u8]) -> Result<OrderId, InvalidField> {
+        let text = std::str::from_utf8(bytes).map_err(|error| InvalidField::new("hold", error))?;
+        convert::order_id("hold", text)
+    }
+
+    fn encode_reply(&self, reply: &Reply) -> Vec<u8> {
+        match reply {
+            Reply::TotalCost(cost) => cost.encode_to_vec(),
+            // Reads carry no request id, so this is never stored.
+            Reply::Order(_) => Vec::new(),
+        }
+    }
+
+    fn decode_reply(&self, bytes: &[u8]) -> Result<Reply, InvalidField> {
+        let cost = u64::decode(bytes).map_err(|error| InvalidField::new("reply", error))?;
+        Ok(Reply::TotalCost(cost))
+    }
+
+    fn decode_payload(&self, bytes: &[u8]) -> Result<Lock, InvalidField> {
+        let payload =
+            wire::LockOrder::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
+        let order_id = convert::order_id("payload.order_id", &payload.order_id)?;
+        let stamp = match payload.etag.as_str() {
+            // A coordinator of release 0.1 knows the version alone. No change has this stamp but one that
+            // its release left behind.
+            "" => Stamp::new(payload.version, 0),
+            etag => etag.parse().map_err(|error| InvalidField::new("payload.etag", error))?,
+        };
+        Ok(Lock { order_id, stamp })
+    }
+
+    fn decode_query(&self, bytes: &[u8]) -> Result<Op, InvalidField> {
+        let query = wire::GetOrderRequest::decode(bytes)
+            .map_err(|error| InvalidField::new("query", error))?;
+        Ok(Op::Get(convert::order_id("query.order_id", &query.order_id)?))
+    }
+
+    fn encode_answer(&self, query: &Op, reply: &Reply, at: Timestamp) -> Vec<u8> {
+        match (query, reply) {
+            (Op::Get(id), Reply::Order(order)) => {
+                let order = Some(order.to_wire(id));
+                wire::GetOrderResponse { order, read_ts: at.0 }.encode_to_vec()
+            }
+            // The only query is Get, and it is answered with an order.
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Order {
+    /// As the wire shows it.
+    pub fn to_wire(&self, id: &OrderId) -> wire::Order {
+        let line = |line: &Line| wire::order::Line {
+            item_id: line.item_id.to_string(),
+            quantity: line.quantity.get(),
+            price: line.price.get(),
+        };
+        wire::Order {
+            order_id: id.to_string(),
+            user_id: self.user_id.to_string(),
+            paid: self.paid.is_some(),
+            lines: self.lines.iter().map(line).collect(),
+            total_cost: self.total_cost.get(),
+            version: self.stamp.start.0,
+            etag: self.stamp.to_string(),
+            sold_etag: self
+                .paid
+                .as_ref()
+                .and_then(|paid| paid.sold)
+                .map(|stamp| stamp.to_string())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+fn stored(order: &Order) -> OrderRecord {
+    let line = |line: &Line| order_record::Line {
+        item_id: line.item_id.to_string(),
+        quantity: line.quantity.get(),
+        price: line.price.get(),
+    };
+    OrderRecord {
+        user_id: order.user_id.to_string(),
+        lines: order.lines.iter().map(line).collect(),
+        total_cost: order.total_cost.get(),
+        version: order.stamp.start.0,
+        version_change: order.stamp.change,
+        paid: order.paid.as_ref().map(stored_paid),
+        incarnation: order.incarnation.start.0,
+        incarnation_change: order.incarnation.change,
+        last_overwritten_paid_at: order.last_overwritten_paid_at.0,
+    }
+}
+
+fn stored_paid(paid: &Paid) -> order_record::Paid {
+    let sold = paid.sold.unwrap_or_default();
+    order_record::Paid {
+        sold_version: sold.start.0,
+        sold_change: sold.change,
+        tx_id: paid.tx_id.0.to_vec().into(),
+        receipts: paid
+            .receipts
+            .iter()
+            .map(|receipt| order_record::Receipt {
+                branch: Some(record::Branch {
+                    service: receipt.branch.service.to_string(),
+                    shard: u32::from(receipt.branch.shard.0),
+                }),
+                receipt: receipt.receipt.clone().into(),
+            })
+            .collect(),
+    }
+}
+
+fn decode_order(record: OrderRecord) -> Result<Order, InvalidField> {
+    let line = |line: order_record::Line| {
+        Ok(Line {
+            item_id: convert::item_id("lines.item_id", &line.item_id)?,
+            quantity: convert::quantity("lines.quantity", line.quantity, 1)?,
+            price: convert::money("lines.price", line.price, 0)?,
+        })
+    };
+    Ok(Order {
+        user_id: convert::user_id("user_id", &record.user_id)?,
+        lines: record.lines.into_iter().map(line).collect::<Result<_, InvalidField>>()?,
+        total_cost: convert::money("total_cost", record.total_cost, 0)?,
+        stamp: Stamp::new(record.version, record.version_change),
+        paid: record.paid.map(decode_paid).transpose()?,
+        incarnation: Stamp::new(record.incarnation, record.incarnation_change),
+        last_overwritten_paid_at: Timestamp(record.last_overwritten_paid_at),
+    })
+}
+
+fn decode_paid(paid: order_record::Paid) -> Result<Paid, InvalidField> {
+    let receipt = |receipt: order_record::Receipt| {
+        let branch = receipt.branch.map(|branch| proto::types::v1::Branch {
+            service: branch.service,
+            shard: branch.shard,
+        });
+        let branch = convert::branch(branch.as_ref())?;
+        Ok(Receipt { branch, receipt: receipt.receipt.to_vec() })
+    };
+    let sold = Stamp::new(paid.sold_version, paid.sold_change);
+    Ok(Paid {
+        sold: (sold != Stamp::default()).then_some(sold),
+        tx_id: convert::tx_id(&paid.tx_id)?,
+        receipts: paid.receipts.into_iter().map(receipt).collect::<Result<_, InvalidField>>()?,
+    })
+}

@@ -1,0 +1,197 @@
+//! Users as data: what is stored, what is asked and what is answered, from and to bytes.
+
+use participant::{balance::Balance, records::Records};
+use prost::Message as _;
+use proto::{InvalidField, convert, payment::v1 as wire};
+use storage::{
+    KvError, Value, codec,
+    keys::{Kind, Owner},
+    record::{PaymentRecord, UserRecord},
+};
+use types::{AmountError, Money, OrderId, Stamp, UserId};
+
+/// Name in branches.
+pub const NAME: &str = "payment";
+
+/// A record of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// A user's credit.
+    User(Balance<Money>),
+    /// A payment outside of checkouts.
+    Payment(OrderPayment),
+}
+
+/// A payment made for an order outside of checkouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderPayment {
+    /// What was paid.
+    pub amount: Money,
+    /// False once it was given back.
+    pub paid: bool,
+    /// Incarnation of the user who paid; for another one it never happened.
+    pub incarnation: Stamp,
+}
+
+/// Money set aside for a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldCredit {
+    /// The user.
+    pub user_id: UserId,
+    /// How much.
+    pub amount: Money,
+    /// Incarnation of the user it came from.
+    pub incarnation: Stamp,
+}
+
+/// The payment service's domain.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Payment;
+
+/// A call that concerns one shard.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Make a user without credit.
+    Create(UserId),
+    /// Read a user.
+    Get(UserId),
+    /// Raise the credit.
+    Add(UserId, Money),
+    /// Lower the credit, and remember what for.
+    Pay(UserId, Money, Option<OrderId>),
+    /// Give back what was paid for an order.
+    Cancel(UserId, OrderId),
+    /// Whether something paid for an order was not given back.
+    Status(UserId, OrderId),
+    /// Overwrite the users with these numbers.
+    Init {
+        /// Numbers of the records, which are their ids.
+        numbers: Vec<u64>,
+        /// Credit of each.
+        credit: Money,
+    },
+}
+
+/// What a call is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Credit as it stands, or right after a change.
+    Credit(u64),
+    /// Whether a payment stands.
+    Paid(bool),
+}
+
+impl Records for Payment {
+    type Record = Record;
+    type Op = Op;
+    type Reply = Reply;
+    type Payload = (UserId, Money);
+    type Hold = HeldCredit;
+
+    fn owner(&self) -> Owner {
+        Owner::Payment
+    }
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn encode_record(&self, record: &Record) -> Value {
+        match record {
+            Record::User(credit) => codec::encode(&stored_user(credit)),
+            Record::Payment(payment) => codec::encode(&stored_payment(payment)),
+        }
+    }
+
+    fn record_bytes(&self, record: &Record) -> usize {
+        match record {
+            Record::User(credit) => codec::encoded_len(&stored_user(credit)),
+            Record::Payment(payment) => codec::encoded_len(&stored_payment(payment)),
+        }
+    }
+
+    fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Record, KvError> {
+        let corrupt = |error: AmountError| KvError::Corrupt {
+            key: codec::hex(row),
+            problem: error.to_string(),
+        };
+        if row.first() == Some(&Kind::Payment.byte()) {
+            let record: PaymentRecord = codec::decode(row, value)?;
+            return Ok(Record::Payment(OrderPayment {
+                amount: Money::new(record.amount).map_err(corrupt)?,
+                paid: record.paid,
+                incarnation: Stamp::new(record.incarnation, record.incarnation_change),
+            }));
+        }
+        let record: UserRecord = codec::decode(row, value)?;
+        Ok(Record::User(Balance {
+            available: Money::new(record.available).map_err(corrupt)?,
+            supplied: record.supplied,
+            incarnation: Stamp::new(record.incarnation, record.incarnation_change),
+        }))
+    }
+
+    fn encode_hold(&self, hold: &HeldCredit) -> Vec<u8> {
+        receipt_of(hold).encode_to_vec()
+    }
+
+    fn decode_hold(&self, bytes: &[u8]) -> Result<HeldCredit, InvalidField> {
+        let hold = wire::HoldCreditReceipt::decode(bytes)
+            .map_err(|error| InvalidField::new("hold", error))?;
+        Ok(HeldCredit {
+            user_id: convert::user_id("hold.user_id", &hold.user_id)?,
+            amount: convert::money("hold.amount", hold.amount, 0)?,
+            incarnation: Stamp::new(hold.incarnation, hold.incarnation_change),
+        })
+    }
+
+    fn encode_reply(&self, reply: &Reply) -> Vec<u8> {
+        match reply {
+            Reply::Credit(credit) => credit.encode_to_vec(),
+            // Reads carry no request id, so this is never stored.
+            Reply::Paid(_) => Vec::new(),
+        }
+    }
+
+    fn decode_reply(&self, bytes: &[u8]) -> Result<Reply, InvalidField> {
+        let credit = u64::decode(bytes).map_err(|error| InvalidField::new("reply", error))?;
+        Ok(Reply::Credit(credit))
+    }
+
+    fn decode_payload(&self, bytes: &[u8]) -> Result<(UserId, Money), InvalidField> {
+        let payload =
+            wire::HoldCredit::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
+        Ok((
+            convert::user_id("payload.user_id", &payload.user_id)?,
+            convert::money("payload.amount", payload.amount, 0)?,
+        ))
+    }
+}
+
+const fn stored_user(credit: &Balance<Money>) -> UserRecord {
+    UserRecord {
+        available: credit.available.get(),
+        supplied: credit.supplied,
+        incarnation: credit.incarnation.start.0,
+        incarnation_change: credit.incarnation.change,
+    }
+}
+
+const fn stored_payment(payment: &OrderPayment) -> PaymentRecord {
+    PaymentRecord {
+        amount: payment.amount.get(),
+        paid: payment.paid,
+        incarnation: payment.incarnation.start.0,
+        incarnation_change: payment.incarnation.change,
+    }
+}
+
+/// A hold as the primary gets it and as it is stored.
+fn receipt_of(hold: &HeldCredit) -> wire::HoldCreditReceipt {
+    wire::HoldCreditReceipt {
+        user_id: hold.user_id.to_string(),
+        amount: hold.amount.get(),
+        incarnation: hold.incarnation.start.0,
+        incarnation_change: hold.incarnation.change,
+    }
+}

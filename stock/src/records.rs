@@ -1,0 +1,179 @@
+//! Items as data: what is stored, what is asked and what is answered, from and to bytes.
+
+use participant::{balance::Balance, records::Records};
+use prost::Message as _;
+use proto::{InvalidField, convert, stock::v1 as wire};
+use storage::{KvError, Value, codec, keys::Owner, record::ItemRecord};
+use types::{ItemId, Money, Quantity, Stamp};
+
+/// Name in branches.
+pub const NAME: &str = "stock";
+/// Items of one order on one shard at most.
+pub(crate) const LINES_MAX: usize = 1000;
+
+/// An item: its price and its units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    /// Of one unit.
+    pub price: Money,
+    /// Units.
+    pub stock: Balance<Quantity>,
+}
+
+/// One item's share of a hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLine {
+    /// The item.
+    pub item_id: ItemId,
+    /// Units set aside.
+    pub quantity: Quantity,
+    /// Incarnation of the item they came from.
+    pub incarnation: Stamp,
+}
+
+/// The stock service's domain.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stock;
+
+/// A call that concerns one shard.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Make an item without stock.
+    Create(ItemId, Money),
+    /// Read an item.
+    Get(ItemId),
+    /// Raise its stock.
+    Add(ItemId, Quantity),
+    /// Lower its stock.
+    Subtract(ItemId, Quantity),
+    /// Overwrite the items with these numbers.
+    Init {
+        /// Numbers of the records, which are their ids.
+        numbers: Vec<u64>,
+        /// Units of each.
+        stock: Quantity,
+        /// Price of each.
+        price: Money,
+    },
+}
+
+/// What a call is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// An item as it stands.
+    Item(Item),
+    /// Units right after a change.
+    Stock(u64),
+}
+
+impl Records for Stock {
+    type Record = Item;
+    type Op = Op;
+    type Reply = Reply;
+    type Payload = Vec<(ItemId, Quantity)>;
+    type Hold = Vec<HeldLine>;
+
+    fn owner(&self) -> Owner {
+        Owner::Stock
+    }
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn encode_record(&self, item: &Item) -> Value {
+        codec::encode(&stored(item))
+    }
+
+    fn record_bytes(&self, item: &Item) -> usize {
+        codec::encoded_len(&stored(item))
+    }
+
+    fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Item, KvError> {
+        let record: ItemRecord = codec::decode(row, value)?;
+        let corrupt = |error: types::AmountError| KvError::Corrupt {
+            key: codec::hex(row),
+            problem: error.to_string(),
+        };
+        Ok(Item {
+            price: Money::new(record.price).map_err(corrupt)?,
+            stock: Balance {
+                available: Quantity::new(record.available).map_err(corrupt)?,
+                supplied: record.supplied,
+                incarnation: Stamp::new(record.incarnation, record.incarnation_change),
+            },
+        })
+    }
+
+    fn encode_hold(&self, hold: &Vec<HeldLine>) -> Vec<u8> {
+        receipt_of(hold).encode_to_vec()
+    }
+
+    fn decode_hold(&self, bytes: &[u8]) -> Result<Vec<HeldLine>, InvalidField> {
+        let hold = wire::HoldStockReceipt::decode(bytes)
+            .map_err(|error| InvalidField::new("hold", error))?;
+        let lines = hold.lines.into_iter().map(|line| {
+            Ok(HeldLine {
+                item_id: convert::item_id("hold.lines.item_id", &line.item_id)?,
+                quantity: convert::quantity("hold.lines.quantity", line.quantity, 1)?,
+                incarnation: Stamp::new(line.incarnation, line.incarnation_change),
+            })
+        });
+        lines.collect()
+    }
+
+    fn encode_reply(&self, reply: &Reply) -> Vec<u8> {
+        match reply {
+            Reply::Stock(units) => units.encode_to_vec(),
+            // Reads carry no request id, so this is never stored.
+            Reply::Item(_) => Vec::new(),
+        }
+    }
+
+    fn decode_reply(&self, bytes: &[u8]) -> Result<Reply, InvalidField> {
+        let units = u64::decode(bytes).map_err(|error| InvalidField::new("reply", error))?;
+        Ok(Reply::Stock(units))
+    }
+
+    fn decode_payload(&self, bytes: &[u8]) -> Result<Vec<(ItemId, Quantity)>, InvalidField> {
+        let payload =
+            wire::HoldStock::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
+        if payload.lines.is_empty() || payload.lines.len() > LINES_MAX {
+            return Err(InvalidField::new("payload.lines", "must be 1 to 1000"));
+        }
+        let lines = payload.lines.into_iter().map(|line| {
+            Ok((
+                convert::item_id("payload.lines.item_id", &line.item_id)?,
+                convert::quantity("payload.lines.quantity", line.quantity, 1)?,
+            ))
+        });
+        let lines: Vec<_> = lines.collect::<Result<_, InvalidField>>()?;
+        let mut ids: Vec<_> = lines.iter().map(|(id, _)| id).collect();
+        ids.sort();
+        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(InvalidField::new("payload.lines", "must name each item once"));
+        }
+        Ok(lines)
+    }
+}
+
+const fn stored(item: &Item) -> ItemRecord {
+    ItemRecord {
+        price: item.price.get(),
+        available: item.stock.available.get(),
+        supplied: item.stock.supplied,
+        incarnation: item.stock.incarnation.start.0,
+        incarnation_change: item.stock.incarnation.change,
+    }
+}
+
+/// A hold as the primary gets it and as it is stored.
+fn receipt_of(hold: &[HeldLine]) -> wire::HoldStockReceipt {
+    let lines = hold.iter().map(|line| wire::hold_stock_receipt::Line {
+        item_id: line.item_id.to_string(),
+        quantity: line.quantity.get(),
+        incarnation: line.incarnation.start.0,
+        incarnation_change: line.incarnation.change,
+    });
+    wire::HoldStockReceipt { lines: lines.collect() }
+}

@@ -1,0 +1,82 @@
+//! What all commands share: settings, when to end, and how one fails.
+
+use std::{
+    error::Error,
+    io::{self, Read as _},
+};
+
+use clap::value_parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Any failure, for the one place that tells it.
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+
+/// What every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Process {
+    /// Threads that run tasks; one for each core unless given.
+    #[arg(long, global = true, env = "TILL_WORKER_THREADS", value_name = "COUNT",
+          value_parser = value_parser!(u16).range(1..=1024))]
+    pub(crate) worker_threads: Option<u16>,
+    /// Format of log lines: pretty or json. TILL_LOG filters them (info,rpc=debug).
+    #[arg(long, global = true, env = "TILL_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
+    pub(crate) log_format: telemetry::Format,
+    /// Show what is in force and where it comes from, and end.
+    #[arg(long, global = true)]
+    pub(crate) print_config: bool,
+    /// End at once when standard input ends: `till up` holds its other end.
+    #[arg(long, global = true, hide = true)]
+    pub(crate) exit_with_parent: bool,
+}
+
+/// When to end.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop {
+    /// In order: the first signal.
+    pub(crate) gently: CancellationToken,
+    /// At once: the second signal, or the parent is gone.
+    pub(crate) now: CancellationToken,
+}
+
+impl Stop {
+    /// Listens from now on. SIGINT and SIGTERM are alike.
+    pub(crate) fn on_signals(with_parent: bool) -> io::Result<Self> {
+        let stop = Self { gently: CancellationToken::new(), now: CancellationToken::new() };
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let told = stop.clone();
+        tokio::spawn(async move {
+            for token in [&told.gently, &told.now] {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                token.cancel();
+            }
+        });
+        if with_parent {
+            let now = stop.now.clone();
+            // A thread of its own: reading standard input cannot be interrupted, and must not hold up the
+            // end of the runtime.
+            std::thread::Builder::new().name("parent-watch".to_owned()).spawn(move || {
+                wait_for_parents_end();
+                now.cancel();
+            })?;
+        }
+        Ok(stop)
+    }
+}
+
+/// Returns when the other end of standard input is closed: the kernel does that however the parent dies.
+fn wait_for_parents_end() {
+    let mut byte = [0];
+    loop {
+        match io::stdin().read(&mut byte) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
