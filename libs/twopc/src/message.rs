@@ -118,19 +118,19 @@ pub struct Refused {
 /// What must never be seen. Each names the rule of docs/protocol.md that somebody broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Every branch voted YES, yet the primary is ABORTED (rule 3).
+    /// Every branch voted YES, yet the primary is ABORTED (P3).
     #[error("the primary is ABORTED although every branch voted YES")]
     AbortedAfterYes,
-    /// A branch refused, yet the primary is COMMITTED (rule 3).
+    /// A branch refused, yet the primary is COMMITTED (P3).
     #[error("the primary is COMMITTED although branch {0} voted NO")]
     CommittedDespiteNo(Seat),
-    /// A branch is COMMITTED, yet the primary is not (rule 2).
+    /// A branch is COMMITTED, yet the primary is not (P2).
     #[error("branch {0} is COMMITTED although the primary is not")]
     CommittedElsewhere(Seat),
-    /// A branch is ABORTED, yet the primary is COMMITTED (rule 2).
+    /// A branch is ABORTED, yet the primary is COMMITTED (P2).
     #[error("branch {0} is ABORTED although the primary is COMMITTED")]
     AbortedElsewhere(Seat),
-    /// A reply that no rule allows (rule 14).
+    /// A reply that no rule allows (P14).
     #[error("branch {0} gave a reply that no rule allows")]
     Nonsense(Seat),
 }

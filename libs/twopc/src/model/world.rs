@@ -512,7 +512,7 @@ impl World {
         self.actors[index] = Some(running.into());
     }
 
-    /// The invariants of docs/protocol.md.
+    /// The rules of docs/invariants.md, by their names.
     pub(super) fn check(&self) -> Result<(), String> {
         let fail = |what: String| Err(what);
         for tx in 0..self.cells[PRIMARY].truth.len() {
@@ -520,13 +520,13 @@ impl World {
             let any = |wanted: &[Truth]| truth.iter().any(|one| wanted.contains(one));
             let ended = [Truth::Returned, Truth::Against, Truth::Fenced];
             if any(&[Truth::Final]) && any(&ended) {
-                return fail(format!("I1: two outcomes: {truth:?}"));
+                return fail(format!("P2: two outcomes: {truth:?}"));
             }
             if any(&[Truth::Final]) && truth[PRIMARY] != Truth::Final {
-                return fail(format!("I2: not the primary first: {truth:?}"));
+                return fail(format!("P2: not the primary first: {truth:?}"));
             }
             if any(&[Truth::Returned]) && !ended.contains(&truth[PRIMARY]) {
-                return fail(format!("I2: not the primary first: {truth:?}"));
+                return fail(format!("P2: not the primary first: {truth:?}"));
             }
             let everybody_forgot = self.cells.iter().all(|cell| cell.forgot[tx]);
             let somebody_forgot = self.cells.iter().any(|cell| cell.forgot[tx]);
@@ -539,30 +539,30 @@ impl World {
                     Some("committed")
                         if !truth.iter().all(|one| matches!(one, Truth::Held | Truth::Final)) =>
                     {
-                        return fail(format!("I3: COMMITTED was answered: {truth:?}"));
+                        return fail(format!("P3: COMMITTED was answered: {truth:?}"));
                     }
                     Some("refused" | "contended") if alive || !any(&[Truth::Against]) => {
-                        return fail(format!("I3: a refusal was answered: {truth:?}"));
+                        return fail(format!("P9: a refusal was answered: {truth:?}"));
                     }
                     // Where everybody forgot nobody can know; the caller looks at the order again.
                     Some("fenced") if alive && !everybody_forgot => {
-                        return fail(format!("I3: FENCED was answered: {truth:?}"));
+                        return fail(format!("P4: FENCED was answered: {truth:?}"));
                     }
                     _ => {}
                 }
                 if self.fixed.shop && running.began_paid && running.answer == Some("refused") {
                     // Of a paid order only its own primary may say NO.
                     if truth[PRIMARY] != Truth::Against {
-                        return fail("I4: a paid order was refused".to_owned());
+                        return fail("P9: a paid order was refused".to_owned());
                     }
                 }
                 if let Some(violation) = &running.violation
                     && !somebody_forgot
                 {
-                    return fail(format!("I5: {violation}"));
+                    return fail(format!("P14: {violation}"));
                 }
                 if !running.machine.is_finished() && running.asked.is_empty() {
-                    return fail("I6: a machine is stuck".to_owned());
+                    return fail("P6: a machine is stuck".to_owned());
                 }
             }
         }
@@ -571,7 +571,7 @@ impl World {
             .iter()
             .map(|cell| cell.truth.iter().filter(|one| **one == Truth::Final).count());
         if self.fixed.shop && sold.max() > Some(1) {
-            return fail("I4: bought twice".to_owned());
+            return fail("P12: bought twice".to_owned());
         }
         Ok(())
     }

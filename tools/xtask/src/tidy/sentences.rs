@@ -1,7 +1,10 @@
 //! Tests are named by sentences, and our pages name tests: each such name must be that of a function that is
 //! there.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use super::links::prose;
 use crate::{report::Checks, workspace::Workspace};
@@ -17,19 +20,29 @@ pub(super) fn check(
     files: &[PathBuf],
     checks: &mut Checks,
 ) -> Result<(), String> {
-    let has = |file: &&PathBuf, wanted: &[&str]| {
-        file.extension().is_some_and(|extension| wanted.iter().any(|wanted| extension == *wanted))
-    };
-    let mut functions = BTreeSet::new();
-    for file in files.iter().filter(|file| has(file, &["rs", "py"])) {
-        let text = workspace.read(file)?.unwrap_or_default();
-        functions.extend(defined(&text).map(str::to_owned));
-    }
+    let functions = functions_of(workspace, files)?;
     for file in files.iter().filter(|file| has(file, &["md"])) {
         let text = workspace.read(file)?.unwrap_or_default();
         checks.check(&file.display().to_string(), look_up(&text, &functions));
     }
     Ok(())
+}
+
+/// Names of all functions that these files define.
+pub(super) fn functions_of(
+    workspace: &Workspace,
+    files: &[PathBuf],
+) -> Result<BTreeSet<String>, String> {
+    let mut functions = BTreeSet::new();
+    for file in files.iter().filter(|file| has(file, &["rs", "py"])) {
+        let text = workspace.read(file)?.unwrap_or_default();
+        functions.extend(defined(&text).map(str::to_owned));
+    }
+    Ok(functions)
+}
+
+fn has(file: &Path, wanted: &[&str]) -> bool {
+    file.extension().is_some_and(|extension| wanted.iter().any(|wanted| extension == *wanted))
 }
 
 fn look_up(text: &str, functions: &BTreeSet<String>) -> Result<(), String> {

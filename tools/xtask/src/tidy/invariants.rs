@@ -1,0 +1,129 @@
+//! The registry of invariants, `docs/invariants.md`: each has one name and somebody who would notice, and whatever
+//! names one names one that is there.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use super::{links::prose, sentences::functions_of};
+use crate::{report::Checks, workspace::Workspace};
+
+/// The registry.
+const PAGE: &str = "docs/invariants.md";
+/// Breaks of rules, by name.
+const MUTATIONS: &str = "libs/types/src/mutation.rs";
+/// Guards that are no test of their own.
+const KINDS: [&str; 4] = ["model", "sequences", "simulation", "audit"];
+/// Sources whose comments and messages name rules.
+const SOURCES: [&str; 6] =
+    ["libs/twopc/", "libs/journal/", "libs/participant/", "libs/audit/", "coordinator/", "till/"];
+
+/// A row of the registry: a name, and who would notice.
+type Row<'a> = (&'a str, Vec<&'a str>);
+
+/// Checks the registry, and that everybody else names what stands in it.
+pub(super) fn check(
+    workspace: &Workspace,
+    files: &[PathBuf],
+    checks: &mut Checks,
+) -> Result<(), String> {
+    let page = workspace.read(Path::new(PAGE))?.unwrap_or_default();
+    let rows: Vec<Row<'_>> = prose(&page).filter_map(row).collect();
+    let names: BTreeSet<&str> = rows.iter().map(|(name, _)| *name).collect();
+    let breaks = workspace.read(Path::new(MUTATIONS))?.unwrap_or_default();
+    let functions = functions_of(workspace, files)?;
+    let is_there = |guard: &str| {
+        KINDS.contains(&guard)
+            || names.contains(guard)
+            || breaks.contains(&format!("Self::{guard},"))
+            || (guard.contains('/') && workspace.root.join(guard).exists())
+            || guard.rsplit("::").next().is_some_and(|name| functions.contains(name))
+    };
+    let twice =
+        if names.len() < rows.len() { Err("a name stands twice".to_owned()) } else { Ok(()) };
+    checks.check(PAGE, twice);
+    for (name, guards) in &rows {
+        checks.check(name, guarded(guards, is_there));
+    }
+    for file in files.iter().filter(|file| names_rules(file)) {
+        let text = workspace.read(file)?.unwrap_or_default();
+        let unknown: Vec<&str> =
+            prose(&text).flat_map(named).filter(|name| !names.contains(name)).collect();
+        let known = if unknown.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("names no invariant of {PAGE}: {}", unknown.join(", ")))
+        };
+        checks.check(&file.display().to_string(), known);
+    }
+    Ok(())
+}
+
+fn guarded(guards: &[&str], is_there: impl Fn(&str) -> bool) -> Result<(), String> {
+    if guards.is_empty() {
+        return Err("nobody would notice".to_owned());
+    }
+    match guards.iter().find(|guard| !is_there(guard)) {
+        Some(guard) => Err(format!("held by {guard}, which is not there")),
+        None => Ok(()),
+    }
+}
+
+/// Whether names in this file are those of invariants.
+fn names_rules(file: &Path) -> bool {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("md") => file != Path::new("CHANGELOG.md"),
+        Some("rs") => SOURCES.iter().any(|below| file.starts_with(below)),
+        _ => false,
+    }
+}
+
+/// A line of a table whose first cell is the name of an invariant.
+fn row(line: &str) -> Option<Row<'_>> {
+    let mut cells = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim);
+    let name = cells.next().filter(|name| is_name(name) || *name == "R")?;
+    let guards = cells.nth(1)?.split(',').map(|guard| guard.trim().trim_matches('`'));
+    Some((name, guards.filter(|guard| !guard.is_empty()).collect()))
+}
+
+/// Names of invariants in a line.
+fn named(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|char: char| !char.is_alphanumeric() && char != '_').filter(|word| is_name(word))
+}
+
+/// One of the letters, and a number.
+fn is_name(word: &str) -> bool {
+    let number = word.strip_prefix(['P', 'J', 'L', 'S', 'E', 'I']);
+    number.is_some_and(|number| {
+        (1..=2).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_a_name_and_its_guards() {
+        let found = row("| P2 | One record decides | model, `PrimaryNotFirst`, `a::b` |");
+        assert_eq!(found, Some(("P2", vec!["model", "PrimaryNotFirst", "a::b"])));
+        assert_eq!(row("| P3 | It holds |  |"), Some(("P3", vec![])));
+        assert_eq!(row("| name | what | held by |"), None);
+        assert_eq!(row("P2 is a rule"), None);
+    }
+
+    #[test]
+    fn a_rule_needs_guards_that_are_there() {
+        let is_there = |guard: &str| guard == "model";
+        assert!(guarded(&["model"], is_there).is_ok());
+        assert!(guarded(&[], is_there).is_err());
+        assert!(guarded(&["model", "a_test_that_has_gone"], is_there).is_err());
+    }
+
+    #[test]
+    fn names_are_a_letter_and_a_number() {
+        let line = "fail(\"P9: see J10\") // not SP2, P, P100, P2a or p50 (L1)";
+        assert_eq!(named(line).collect::<Vec<_>>(), ["P9", "J10", "L1"]);
+    }
+}
