@@ -25,7 +25,7 @@ use types::{
 
 use crate::{
     error::{CheckoutError, refused},
-    mail::MailError,
+    participant_client::SendError,
     state::Coordinator,
     tx_log::Origin,
 };
@@ -221,16 +221,16 @@ impl<'a> Attempts<'a> {
         let mut backoff = Backoff::new(self.coordinator.entropy(), AGAIN.0, AGAIN.1);
         let asked = async {
             loop {
-                match self.coordinator.mail().send(primary, refuse.clone(), false).await {
+                match self.coordinator.participants().send(primary, refuse.clone(), false).await {
                     Ok(OpResult::Refuse(response)) => return noted(response),
-                    Err(MailError::Refused { code, .. }) if code == Code::Unimplemented as i32 => {
+                    Err(SendError::Refused { code, .. }) if code == Code::Unimplemented as i32 => {
                         return Ok(Noted::Nothing);
                     }
                     // A shard that it does not have: it has others now.
-                    Err(MailError::Refused { code, .. })
+                    Err(SendError::Refused { code, .. })
                         if code == Code::InvalidArgument as i32 =>
                     {
-                        self.coordinator.mail().forget_descriptions();
+                        self.coordinator.participants().forget_descriptions();
                         return Err(CheckoutError::Unavailable);
                     }
                     Ok(other) => tracing::debug!(?other, "a refusal was not noted"),
@@ -290,7 +290,7 @@ fn noted(response: RefuseResponse) -> Result<Noted, CheckoutError> {
 fn done_before(refused: &[Refused]) -> Option<TxId> {
     // The primary is the first branch, and nobody else knows.
     let done = |refused: &&Refused| {
-        refused.seat == 0 && Reason::parse(&refused.reason) == Some(Reason::AlreadyDone)
+        refused.index == 0 && Reason::parse(&refused.reason) == Some(Reason::AlreadyDone)
     };
     refused.iter().find(done)?.metadata.get("tx_id")?.parse().ok()
 }

@@ -23,7 +23,7 @@ use crate::{
     attempts::{AGAIN, Attempted, Attempts, Noted},
     driver::is_outdated,
     error::{CheckoutError, refused},
-    mail::MailError,
+    participant_client::SendError,
     plan::{self, PlanError, Shards},
     state::Coordinator,
     tx_log::Origin,
@@ -154,7 +154,7 @@ impl Coordinator {
             Attempted::Committed(tx_id) => Ok(Tried::Paid(Paid::Now(tx_id))),
             Attempted::Refused(refusals) => {
                 if refusals.votes.iter().any(|no| no.reason == Reason::WrongShard.as_str()) {
-                    self.mail().forget_descriptions();
+                    self.participants().forget_descriptions();
                 }
                 if refusals.votes.iter().any(|no| is_outdated(&no.reason)) {
                     return Ok(Tried::Again(Vec::new()));
@@ -256,7 +256,7 @@ impl Coordinator {
         let place = self.services().order_branch(order_id, shards);
         let query = GetOrderRequest { order_id: order_id.to_string() }.encode_to_vec().into();
         let read = Op::Read(ReadRequest { branch: Some((&place).into()), query });
-        let answer = self.mail().send(&place, read.into(), false);
+        let answer = self.participants().send(&place, read.into(), false);
         match tokio::time::timeout_at(until, answer).await {
             Ok(Ok(OpResult::Read(response))) => GetOrderResponse::decode(response.answer).ok(),
             Ok(Ok(_) | Err(_)) | Err(_) => None,
@@ -264,11 +264,11 @@ impl Coordinator {
     }
 
     /// How many shards each service has.
-    async fn shards(&self) -> Result<Shards, MailError> {
+    async fn shards(&self) -> Result<Shards, SendError> {
         let [order, stock, payment] = self.routers();
         let mut others = Vec::new();
         for service in self.checkout_participants() {
-            others.push((service.clone(), self.mail().shards(service).await?));
+            others.push((service.clone(), self.participants().shards(service).await?));
         }
         Ok(Shards {
             order: order.shards().await?,

@@ -21,13 +21,13 @@ use tokio::{sync::oneshot, time::Instant};
 use tracing::Instrument as _;
 use twopc::{
     coordinator::Transaction,
-    message::{Input, Message, Outcome, Output, PRIMARY, Reply, Seat, Serial, Violation},
+    message::{BranchIndex, Input, Message, MessageId, Outcome, Output, PRIMARY, Reply, Violation},
 };
 use types::{Branch, Entropy, Reason, TxMeta, Vote};
 
 use crate::{
-    mail::{Mail, MailError},
-    tx_log::{Trace, What},
+    participant_client::{ParticipantClient, SendError},
+    tx_log::{LogStep, Trace},
 };
 
 /// Least and greatest pause before a message is sent again.
@@ -49,18 +49,18 @@ pub struct Ended {
 type Heard = (Reply, bool);
 
 /// A message on its way, with its retries.
-type Errand = Pin<Box<dyn Future<Output = Heard> + Send>>;
+type PendingSend = Pin<Box<dyn Future<Output = Heard> + Send>>;
 
 /// Drives a transaction to its end.
 pub struct Driver {
-    mail: Mail,
+    participants: ParticipantClient,
     entropy: Arc<dyn Entropy>,
     meta: TxMeta,
     operations: Operations,
     /// The payload of each branch; empty when no Prepare will be sent.
     payloads: Vec<Bytes>,
     /// What is on its way to each branch.
-    errands: Vec<Option<(Serial, Errand)>>,
+    pending: Vec<Option<(MessageId, PendingSend)>>,
     listener: Option<oneshot::Sender<Answer>>,
     /// A business NO that came in from elsewhere than the primary. The primary is told of it together with
     /// the abort, as no other attempt of the call must succeed after the client was refused.
@@ -78,23 +78,23 @@ impl std::fmt::Debug for Driver {
 impl Driver {
     /// A driver for this transaction, and where its answer arrives.
     pub fn new(
-        mail: Mail,
+        participants: ParticipantClient,
         entropy: Arc<dyn Entropy>,
         meta: TxMeta,
         payloads: Vec<Bytes>,
         trace: Trace,
     ) -> (Self, oneshot::Receiver<Answer>) {
         let (listener, answer) = oneshot::channel();
-        let errands = meta.branches.iter().map(|_| None).collect();
+        let pending = meta.branches.iter().map(|_| None).collect();
         let operations = Operations::new(&meta);
         let listener = Some(listener);
         let driver = Self {
-            mail,
+            participants,
             entropy,
             meta,
             operations,
             payloads,
-            errands,
+            pending,
             listener,
             refusal: None,
             refusal_stands: false,
@@ -136,7 +136,7 @@ impl Driver {
             }
             let input = tokio::select! {
                 biased;
-                (input, refusal_stands) = next_reply(&mut self.errands) => {
+                (input, refusal_stands) = next_reply(&mut self.pending) => {
                     self.refusal_stands |= refusal_stands;
                     input
                 }
@@ -152,11 +152,11 @@ impl Driver {
 
     /// Remembers a refusal, so that the primary can be told of it; but none after which the call is tried again.
     fn hear(&mut self, input: &Input) {
-        let Input::Reply { seat, reply, .. } = input else { return };
-        self.trace.step(*seat, || What::heard(reply));
+        let Input::Reply { index, reply, .. } = input else { return };
+        self.trace.step(*index, || LogStep::heard(reply));
         if let Reply::Vote(Vote::No { reason, metadata })
         | Reply::State(_, Some(Vote::No { reason, metadata })) = reply
-            && *seat != PRIMARY
+            && *index != PRIMARY
             && !is_outdated(reason)
         {
             let no = No { reason: reason.clone(), metadata: metadata.clone() };
@@ -166,23 +166,23 @@ impl Driver {
 
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Send { seat, serial, message } => {
-                self.trace.step(seat, || What::sent(&message));
-                let errand = self.errand(seat, message);
-                if let Some(place) = self.errands.get_mut(seat) {
-                    *place = errand.map(|errand| (serial, errand));
+            Output::Send { index, message_id, message } => {
+                self.trace.step(index, || LogStep::sent(&message));
+                let send = self.send(index, message);
+                if let Some(place) = self.pending.get_mut(index) {
+                    *place = send.map(|send| (message_id, send));
                 }
             }
             Output::Answer(outcome) => {
                 let origin = if self.payloads.is_empty() { "resolved" } else { "begun" };
                 telemetry::metrics().transactions.one([outcome_label(&outcome), origin]);
                 tracing::Span::current().record(semconv::TX_OUTCOME, outcome_label(&outcome));
-                self.trace.step(PRIMARY, || What::answered(&outcome));
+                self.trace.step(PRIMARY, || LogStep::answered(&outcome));
                 self.answer(Ok(Ended { outcome, refusal_stands: self.refusal_stands }));
             }
             Output::Violation(violation) => {
                 tracing::error!(tx = %self.meta.tx_id, %violation, "the protocol was broken");
-                self.trace.step(PRIMARY, || What::Broken(violation.to_string()));
+                self.trace.step(PRIMARY, || LogStep::Broken(violation.to_string()));
                 self.answer(Err(violation));
             }
             Output::Finished => {}
@@ -197,10 +197,10 @@ impl Driver {
     }
 
     /// A message that is sent until it is answered.
-    fn errand(&self, seat: Seat, message: Message) -> Option<Errand> {
-        let branch = self.meta.branches.get(seat)?.clone();
+    fn send(&self, index: BranchIndex, message: Message) -> Option<PendingSend> {
+        let branch = self.meta.branches.get(index)?.clone();
         let patient = match &message {
-            Message::Commit { .. } => seat != PRIMARY,
+            Message::Commit { .. } => index != PRIMARY,
             Message::Forget => true,
             Message::Prepare | Message::Abort { .. } | Message::Query { .. } => false,
         };
@@ -213,40 +213,40 @@ impl Driver {
                 { semconv::BRANCH } = %branch,
             )
         });
-        let operation = self.operation(seat, message)?;
-        let mail = self.mail.clone();
+        let operation = self.operation(index, message)?;
+        let participants = self.participants.clone();
         let tx_id = self.meta.tx_id;
         let trace = self.trace.clone();
         let mut backoff = Backoff::new(Arc::clone(&self.entropy), AGAIN.0, AGAIN.1);
-        let errand = async move {
+        let send = async move {
             loop {
-                match attempt(&mail, &branch, &operation, patient, (&trace, seat)).await {
+                match attempt(&participants, &branch, &operation, patient, (&trace, index)).await {
                     Ok(reply) => return reply,
                     Err(error) => {
                         tracing::debug!(tx = %tx_id, %branch, %error, "message will be sent again");
                         telemetry::metrics().retries.one(["message", error.label()]);
-                        trace.step(seat, || What::Again(error.to_string()));
+                        trace.step(index, || LogStep::Again(error.to_string()));
                     }
                 }
                 tokio::time::sleep(backoff.pause()).await;
             }
         };
-        Some(Box::pin(errand.instrument(span)))
+        Some(Box::pin(send.instrument(span)))
     }
 
-    fn operation(&self, seat: Seat, message: Message) -> Option<Encoded> {
+    fn operation(&self, index: BranchIndex, message: Message) -> Option<Encoded> {
         match message {
             Message::Prepare => {
-                let payload = self.payloads.get(seat).cloned().unwrap_or_default();
-                self.operations.prepare(seat, payload)
+                let payload = self.payloads.get(index).cloned().unwrap_or_default();
+                self.operations.prepare(index, payload)
             }
-            Message::Commit { receipts } => self.operations.commit(seat, receipts),
+            Message::Commit { receipts } => self.operations.commit(index, receipts),
             Message::Abort { evidence } => {
-                let refusal = self.refusal.clone().filter(|_| seat == PRIMARY);
-                self.operations.abort(seat, evidence, refusal)
+                let refusal = self.refusal.clone().filter(|_| index == PRIMARY);
+                self.operations.abort(index, evidence, refusal)
             }
-            Message::Query { fence } => self.operations.query(seat, fence),
-            Message::Forget => self.operations.forget(seat),
+            Message::Query { fence } => self.operations.query(index, fence),
+            Message::Forget => self.operations.forget(index),
         }
     }
 }
@@ -282,15 +282,15 @@ const fn label(message: &Message) -> &'static str {
 }
 
 /// Waits for the next answer of any branch.
-async fn next_reply(errands: &mut [Option<(Serial, Errand)>]) -> (Input, bool) {
+async fn next_reply(pending: &mut [Option<(MessageId, PendingSend)>]) -> (Input, bool) {
     poll_fn(|context: &mut Context<'_>| {
-        for (seat, place) in errands.iter_mut().enumerate() {
-            if let Some((serial, errand)) = place
-                && let Poll::Ready((reply, refusal_stands)) = errand.as_mut().poll(context)
+        for (index, place) in pending.iter_mut().enumerate() {
+            if let Some((message_id, send)) = place
+                && let Poll::Ready((reply, refusal_stands)) = send.as_mut().poll(context)
             {
-                let serial = *serial;
+                let message_id = *message_id;
                 *place = None;
-                return Poll::Ready((Input::Reply { seat, serial, reply }, refusal_stands));
+                return Poll::Ready((Input::Reply { index, message_id, reply }, refusal_stands));
             }
         }
         Poll::Pending
@@ -300,22 +300,22 @@ async fn next_reply(errands: &mut [Option<(Serial, Errand)>]) -> (Input, bool) {
 
 /// Sends a message once.
 async fn attempt(
-    mail: &Mail,
+    participants: &ParticipantClient,
     branch: &Branch,
     operation: &Encoded,
     patient: bool,
-    (trace, seat): (&Trace, Seat),
-) -> Result<Heard, MailError> {
-    let mut result = mail.send(branch, operation.clone(), patient).await?;
+    (trace, index): (&Trace, BranchIndex),
+) -> Result<Heard, SendError> {
+    let mut result = participants.send(branch, operation.clone(), patient).await?;
     if let OpResult::Waiting(waiting) = &result {
-        trace.step(seat, || What::waits(waiting));
-        // Rare, and large: it must not make every errand as large.
-        result = Box::pin(mail.prepare_and_wait(branch, operation)).await?;
+        trace.step(index, || LogStep::waits(waiting));
+        // Rare, and large: it must not make every send as large.
+        result = Box::pin(participants.prepare_and_wait(branch, operation)).await?;
     }
     let refusal_stands = matches!(&result, OpResult::Abort(response) if response.refused);
     match reply_of(&result) {
         Ok(reply) => Ok((reply, refusal_stands)),
-        Err(error) => Err(MailError::Refused { code: 13, message: error.to_string() }),
+        Err(error) => Err(SendError::Refused { code: 13, message: error.to_string() }),
     }
 }
 

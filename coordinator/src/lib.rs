@@ -3,12 +3,12 @@
 //! Must not know: what a payload means once it is made (only [`plan`] knows orders, stock and payment);
 //! which store it is. Nothing here outlives the process: votes and outcomes stand with the participants.
 //!
-//! Modules, from below: [`plan`] an order as branches with payloads; [`mail`] batches of messages to a shard;
-//! [`tx_log`] what is noted of transactions for operators; [`driver`] drives a `twopc` machine; `state` what the
-//! parts share; [`resolve`] what became of somebody else's transaction; `attempts` a call tried again until
-//! something definite comes of it, within a `vote_window`; [`checkout`] one order bought; `run_plan` a plan of
-//! others' making; [`operator`] what operators ask; `service` and `transactions` the two gRPC services, over `wire`.
-//! Beside them: [`watch`] the books audited again and again; [`participants`] services beyond our own; [`error`];
+//! Modules, from below: [`plan`] an order as branches with payloads; [`participant_client`] batches of messages to a
+//! shard; [`tx_log`] what is noted of transactions for operators; [`driver`] drives a `twopc` machine; `state` what
+//! the parts share; [`resolve`] what became of somebody else's transaction; `attempts` a call tried again until
+//! something definite comes of it, within a `vote_window`; [`checkout`] one order bought; `run_plan` a plan of others'
+//! making; [`operator`] what operators ask; `service` and `transactions` the two gRPC services, over `wire`. Beside
+//! them: [`watch`] the books audited again and again; [`participants`] services beyond our own; [`error`];
 //! `singleflight`.
 //!
 //! Invariants: a business refusal is answered only after its aborts are durable; a retry is a new TxId
@@ -18,8 +18,8 @@ mod attempts;
 pub mod checkout;
 pub mod driver;
 pub mod error;
-pub mod mail;
 pub mod operator;
+pub mod participant_client;
 pub mod participants;
 pub mod plan;
 pub mod resolve;
@@ -43,10 +43,10 @@ use proto::coordinator::v1::{
 use rpc::{
     access::Role,
     admin::{Admin, Ready},
+    env::{SystemClock, SystemEntropy},
     listen::Listeners,
     net::{GrpcNet, Net},
     routing::Target,
-    seams::{SystemClock, SystemEntropy},
     served,
     server::{Readiness, ServeError, ServerArgs, serve},
     store_time::{self, StoreTime},

@@ -215,8 +215,11 @@ impl Coordinator {
         let branch: Branch = named.try_into().map_err(|_| "has no proper name".to_owned())?;
         let (tx, named) = (Some(tx.clone()), Some(named.clone()));
         let query = Op::Query(QueryRequest { tx, branch: named, fence: false });
-        match tokio::time::timeout(QUERY_TIMEOUT, self.mail().send(&branch, query.into(), false))
-            .await
+        match tokio::time::timeout(
+            QUERY_TIMEOUT,
+            self.participants().send(&branch, query.into(), false),
+        )
+        .await
         {
             Ok(Ok(OpResult::Query(answer))) => Ok(answer),
             Ok(Ok(_)) => Err("gave an answer to another question".to_owned()),
@@ -252,8 +255,8 @@ fn report(tx_id: TxId, known: Option<&Transaction>, logs: &[TransactionLog]) -> 
         (None, None) => Vec::new(),
     };
     let said = |branch: &Branch| known.and_then(|known| known.branches.get(branch));
-    let branches = branches.iter().enumerate().map(|(seat, branch)| {
-        let waits = logs.iter().find_map(|log| wait_of(log, seat));
+    let branches = branches.iter().enumerate().map(|(index, branch)| {
+        let waits = logs.iter().find_map(|log| wait_of(log, index));
         branch_report(branch, said(branch), waits)
     });
     let order_id = known.and_then(|known| {
@@ -271,9 +274,9 @@ fn report(tx_id: TxId, known: Option<&Transaction>, logs: &[TransactionLog]) -> 
     }
 }
 
-/// Who the branch at `seat` waited for last, and since when.
-fn wait_of(log: &TransactionLog, seat: usize) -> Option<(Bytes, u64)> {
-    let ours = |step: &&Step| usize::try_from(step.seat).is_ok_and(|at| at == seat);
+/// Who the branch at `index` waited for last, and since when.
+fn wait_of(log: &TransactionLog, index: usize) -> Option<(Bytes, u64)> {
+    let ours = |step: &&Step| usize::try_from(step.seat).is_ok_and(|at| at == index);
     let step = log.steps.iter().filter(ours).find(|step| !step.blocked_by.is_empty())?;
     Some((step.blocked_by.clone(), log.began_ms.saturating_add(step.after_ms)))
 }

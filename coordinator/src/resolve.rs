@@ -81,7 +81,7 @@ impl Coordinator {
             branch: Some(primary.into()),
             fence: false,
         });
-        match self.mail().send(primary, query.into(), false).await {
+        match self.participants().send(primary, query.into(), false).await {
             Ok(OpResult::Query(response)) => {
                 let state = proto::convert::branch_state(response.state);
                 state.is_ok_and(|state| state != BranchState::Prepared)

@@ -77,7 +77,7 @@ impl Coordinator {
         let mut backoff = Backoff::new(self.entropy(), AGAIN.0, AGAIN.1);
         for branch in branches {
             let shards = loop {
-                match self.mail().shards(&branch.service).await {
+                match self.participants().shards(&branch.service).await {
                     Ok(shards) => break shards,
                     Err(error) => tracing::debug!(%error, %branch, "not described yet"),
                 }

@@ -23,7 +23,7 @@ use crate::{
     Extras, Settings,
     driver::{Answer, Driver},
     error::CheckoutError,
-    mail::Mail,
+    participant_client::ParticipantClient,
     plan::Services,
     singleflight::Singleflight,
     tx_log::{Origin, TxLog},
@@ -41,7 +41,7 @@ struct Shared {
     services: Services,
     /// Order, stock, payment.
     routers: [Router; 3],
-    mail: Mail,
+    participants: ParticipantClient,
     kv: SharedKv,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -60,7 +60,9 @@ struct Shared {
 
 impl fmt::Debug for Coordinator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Coordinator").field("mail", &self.shared.mail).finish_non_exhaustive()
+        f.debug_struct("Coordinator")
+            .field("participants", &self.shared.participants)
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,7 +113,7 @@ impl Coordinator {
         let shared = Shared {
             services,
             routers,
-            mail: Mail::new(by_name, settings.batch_calls_max),
+            participants: ParticipantClient::new(by_name, settings.batch_calls_max),
             kv,
             clock,
             entropy,
@@ -140,8 +142,8 @@ impl Coordinator {
         order
     }
 
-    pub(crate) fn mail(&self) -> &Mail {
-        &self.shared.mail
+    pub(crate) fn participants(&self) -> &ParticipantClient {
+        &self.shared.participants
     }
 
     pub(crate) fn kv(&self) -> &SharedKv {
@@ -223,8 +225,13 @@ impl Coordinator {
     ) -> oneshot::Receiver<Answer> {
         let span = transaction_span(&meta, &origin);
         let trace = self.log().open(&meta, origin);
-        let (driver, answer) =
-            Driver::new(self.shared.mail.clone(), self.entropy(), meta, payloads, trace.clone());
+        let (driver, answer) = Driver::new(
+            self.shared.participants.clone(),
+            self.entropy(),
+            meta,
+            payloads,
+            trace.clone(),
+        );
         let run = async move {
             driver.begin(window).await;
             trace.end();
@@ -241,8 +248,13 @@ impl Coordinator {
     ) -> oneshot::Receiver<Answer> {
         let span = transaction_span(&meta, &Origin::default());
         let trace = self.log().open(&meta, Origin::default());
-        let (driver, answer) =
-            Driver::new(self.shared.mail.clone(), self.entropy(), meta, Vec::new(), trace.clone());
+        let (driver, answer) = Driver::new(
+            self.shared.participants.clone(),
+            self.entropy(),
+            meta,
+            Vec::new(),
+            trace.clone(),
+        );
         let run = async move {
             driver.resolve(may_fence).await;
             trace.end();

@@ -34,7 +34,7 @@ fn plan(coordinator: &Coordinator, branches: Vec<BranchRequest>) -> Result<Plann
     let mut payloads = Vec::with_capacity(branches.len());
     for request in branches {
         let branch = convert::branch(request.branch.as_ref()).map_err(|error| invalid(&error))?;
-        if !coordinator.mail().knows(&branch.service) {
+        if !coordinator.participants().knows(&branch.service) {
             return Err(invalid_field("branches.branch.service", "is not registered here"));
         }
         if named.contains(&branch) {

@@ -70,7 +70,7 @@ pub struct Origin {
 
 /// What a driver did or heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum LogStep {
     /// Sent a message, by its name.
     Sent(&'static str),
     /// Heard of a state, by its name.
@@ -89,7 +89,7 @@ pub enum What {
     Broken(String),
 }
 
-impl fmt::Display for What {
+impl fmt::Display for LogStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sent(message) => write!(f, "sent {message}"),
@@ -105,7 +105,7 @@ impl fmt::Display for What {
     }
 }
 
-impl What {
+impl LogStep {
     /// Sent this.
     pub const fn sent(message: &Message) -> Self {
         Self::Sent(match message {
@@ -164,7 +164,7 @@ struct Note {
     answered: Option<(u64, &'static str)>,
     resent: bool,
     broken: bool,
-    steps: Vec<(u64, usize, What)>,
+    steps: Vec<(u64, usize, LogStep)>,
     left_out: u64,
 }
 
@@ -214,24 +214,24 @@ impl fmt::Debug for Trace {
 }
 
 impl Trace {
-    /// Notes a step that concerns the branch at `seat`.
-    pub fn step(&self, seat: usize, what: impl FnOnce() -> What) {
+    /// Notes a step that concerns the branch at `index`.
+    pub fn step(&self, index: usize, what: impl FnOnce() -> LogStep) {
         let Some(open) = &self.0 else { return };
         let mut note = lock(&open.note);
         let after = open.log.clock.now().since(note.began);
         let what = what();
         match &what {
-            What::Again(_) => note.resent = true,
-            What::Broken(_) => note.broken = true,
-            What::Answered(outcome) => note.answered = Some((after, outcome)),
-            What::Sent(_)
-            | What::Heard(_)
-            | What::HeardNo(_)
-            | What::HeardContended(_)
-            | What::Waits(_) => {}
+            LogStep::Again(_) => note.resent = true,
+            LogStep::Broken(_) => note.broken = true,
+            LogStep::Answered(outcome) => note.answered = Some((after, outcome)),
+            LogStep::Sent(_)
+            | LogStep::Heard(_)
+            | LogStep::HeardNo(_)
+            | LogStep::HeardContended(_)
+            | LogStep::Waits(_) => {}
         }
         if note.steps.len() < STEPS_MAX {
-            note.steps.push((after, seat, what));
+            note.steps.push((after, index, what));
         } else {
             note.left_out = note.left_out.saturating_add(1);
         }
@@ -288,19 +288,20 @@ impl Note {
         // Notes of one transaction, by its coordinator and by who resolved it, stand side by side.
         let id = [self.began.0.to_be_bytes(), self.number.to_be_bytes()].concat();
         let key = SPACE.record(Kind::TransactionLog, &[&self.meta.tx_id.0[..], &id].concat());
-        let steps = self.steps.iter().map(|(after_ms, seat, what)| {
-            let branch = self.meta.branches.get(*seat);
+        let steps = self.steps.iter().map(|(after_ms, index, what)| {
+            let branch = self.meta.branches.get(*index);
             let at = branch.map(|branch| format!("{branch}: ")).unwrap_or_default();
             Step {
                 after_ms: *after_ms,
                 what: format!("{at}{what}"),
-                blocked_by: if let What::Waits(Some(blocker)) | What::HeardContended(blocker) = what
+                blocked_by: if let LogStep::Waits(Some(blocker))
+                | LogStep::HeardContended(blocker) = what
                 {
                     blocker.0.to_vec().into()
                 } else {
                     bytes::Bytes::new()
                 },
-                seat: u32::try_from(*seat).unwrap_or(u32::MAX),
+                seat: u32::try_from(*index).unwrap_or(u32::MAX),
             }
         });
         let record = TransactionLog {

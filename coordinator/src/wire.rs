@@ -34,8 +34,8 @@ pub(crate) fn told(
         Outcome::Refused(_) | Outcome::Contended(_) | Outcome::Fenced => {
             (WireOutcome::Aborted, Vec::new())
         }
-        Outcome::Undecided(seats) => {
-            let missing = seats.into_iter().filter_map(|seat| meta.branches.get(seat));
+        Outcome::Undecided(indexes) => {
+            let missing = indexes.into_iter().filter_map(|index| meta.branches.get(index));
             (WireOutcome::Undecided, missing.map(Into::into).collect())
         }
     }

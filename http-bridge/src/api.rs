@@ -20,7 +20,7 @@ use crate::{
     input::{Caller, Input},
     origin,
     problem::Problem,
-    upstream::{Ask, Effect, To},
+    upstream::{Effect, Target, UpstreamCall},
 };
 
 mod describe;
@@ -92,8 +92,8 @@ impl<'a> Change<'a> {
         self.request_id.as_str().to_owned()
     }
 
-    fn ask<'b>(&'b self, service: &'b rpc::routing::Router, to: To<'b>) -> Ask<'b> {
-        Ask {
+    fn ask<'b>(&'b self, service: &'b rpc::routing::Router, to: Target<'b>) -> UpstreamCall<'b> {
+        UpstreamCall {
             service,
             to,
             effect: self.effect(),
@@ -109,10 +109,10 @@ fn read<'a>(
     input: &Input,
     service: &'a rpc::routing::Router,
     key: &'a str,
-) -> Ask<'a> {
-    Ask {
+) -> UpstreamCall<'a> {
+    UpstreamCall {
         service,
-        to: To::Key(key),
+        to: Target::Key(key),
         effect: Effect::None,
         deadline: input.deadline(bridge),
         attempt_timeout: Some(bridge.settings().attempt_timeout),
@@ -167,7 +167,7 @@ pub(crate) fn router(bridge: Bridge) -> Router {
         .merge(docs::router(&describe::complete(openapi)))
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(from_fn_with_state(bridge.clone(), edge::surround));
+        .layer(from_fn_with_state(bridge.clone(), edge::middleware));
     let origins = &bridge.settings().cors_origins;
     if !origins.is_empty() {
         router = router.layer(origin::cors(origins));

@@ -154,7 +154,7 @@ pub struct Settings {
 
 /// How connections are treated.
 #[derive(Clone, Debug)]
-pub struct Patience {
+pub struct ConnectionTimeouts {
     /// For the head of a request, from its first byte.
     pub header_read: Duration,
     /// For an idle connection.
@@ -186,8 +186,8 @@ impl Args {
     }
 
     /// How connections are treated.
-    pub fn patience(&self) -> Patience {
-        Patience {
+    pub fn connection_timeouts(&self) -> ConnectionTimeouts {
+        ConnectionTimeouts {
             header_read: Duration::from_millis(self.header_read_timeout_ms),
             keep_alive_idle: Duration::from_millis(self.keep_alive_idle_ms),
             max_age: Duration::from_secs(self.max_connection_age_s),
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(args.settings().batch_init_timeout, Duration::from_hours(1));
         assert_eq!(args.settings().in_flight_max, 20_000);
         assert!(!args.settings().trust_request_id);
-        assert!(args.patience().keep_alive_idle >= Duration::from_secs(75));
+        assert!(args.connection_timeouts().keep_alive_idle >= Duration::from_secs(75));
     }
 
     #[test]

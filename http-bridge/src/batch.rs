@@ -21,7 +21,7 @@ use crate::{
     bridge::Bridge,
     input::Caller,
     problem::Problem,
-    upstream::{Ask, Effect, To},
+    upstream::{Effect, Target, UpstreamCall},
 };
 
 /// Records of one part. Fixed, as a repeated call must be made of the same parts.
@@ -81,11 +81,11 @@ impl Bridge {
             let shard_count = u32::from(shards);
             let numbers = first..count.min(first + PART);
             let parts = group(service, shards).into_values().map(|shards| {
-                let ask = Ask {
+                let ask = UpstreamCall {
                     service,
                     // A part that fails goes to the next best replica of its first shard, whole: whoever
                     // gets it can write all of it.
-                    to: shards.first().map_or(To::Any, |first| To::Shard(*first)),
+                    to: shards.first().map_or(Target::Any, |first| Target::Shard(*first)),
                     effect,
                     deadline: part_deadline,
                     // Starting over costs more than waiting: a dead connection is noticed by its pings.

@@ -90,8 +90,8 @@ impl Bridge {
         }
     }
 
-    /// From now on calls that change something, and the console's operator part, need one of these keys. Once, before requests are served;
-    /// later keys than the first are not taken.
+    /// From now on calls that change something, and the console's operator part, need one of these keys. Once, before
+    /// requests are served; later keys than the first are not taken.
     pub fn guard(&self, keys: Keys) {
         self.inner.keys.get_or_init(|| keys);
     }

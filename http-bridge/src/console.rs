@@ -35,14 +35,14 @@ use crate::{
     docs::harden_with,
     input::Input,
     problem::Problem,
-    upstream::{Ask, Effect, To},
+    upstream::{Effect, Target, UpstreamCall},
 };
 
 mod assets;
 mod report;
 mod stats;
 
-use report::{Eyes, Outcome, Transaction};
+use report::{Audience, Outcome, Transaction};
 use stats::Stats;
 
 /// What the page may load and do: files of this server, calls to this server, nothing inline.
@@ -151,10 +151,10 @@ async fn stats(State(bridge): State<Bridge>, Extension(door): Extension<Door>) -
 }
 
 /// How the coordinator is asked.
-fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect<'a>) -> Ask<'a> {
-    Ask {
+fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect<'a>) -> UpstreamCall<'a> {
+    UpstreamCall {
         service: &bridge.shop().coordinator,
-        to: To::Any,
+        to: Target::Any,
         effect,
         deadline: input.deadline(bridge),
         attempt_timeout: Some(bridge.settings().attempt_timeout),
@@ -171,7 +171,7 @@ async fn explanation(
     bridge: &Bridge,
     input: &Input,
     subject: Subject,
-    eyes: Eyes,
+    audience: Audience,
 ) -> Result<Vec<Transaction>, Problem> {
     let request = ExplainTransactionRequest { subject: Some(subject) };
     let ask = coordinator(bridge, input, Effect::None);
@@ -179,7 +179,9 @@ async fn explanation(
         operator(transport).explain_transaction(request).await
     });
     match answer.await {
-        Ok(known) => Ok(known.transactions.iter().map(|one| Transaction::of(one, eyes)).collect()),
+        Ok(known) => {
+            Ok(known.transactions.iter().map(|one| Transaction::of(one, audience)).collect())
+        }
         Err(problem) if problem.reason() == "TRANSACTION_UNKNOWN" => Ok(Vec::new()),
         Err(problem) => Err(problem),
     }
@@ -200,7 +202,7 @@ async fn of_order(State(bridge): State<Bridge>, input: Input) -> Answer<Transact
         return Err(Problem::of(Reason::Overloaded).because(&"too many explanations at once"));
     };
     let subject = Subject::OrderId(order_id.to_string());
-    let transactions = explanation(&bridge, &input, subject, Eyes::Public).await?;
+    let transactions = explanation(&bridge, &input, subject, Audience::Public).await?;
     Ok(Json(Transactions { transactions, left_out: 0 }))
 }
 
@@ -216,11 +218,11 @@ async fn explain(
     // Ids that the order service makes up look the same as a TxId.
     if let Ok(tx_id) = subject.as_str().parse::<TxId>() {
         let subject = Subject::TxId(tx_id.0.to_vec().into());
-        transactions = explanation(&bridge, &input, subject, Eyes::Operator).await?;
+        transactions = explanation(&bridge, &input, subject, Audience::Operator).await?;
     }
     if transactions.is_empty() {
         let subject = Subject::OrderId(subject.to_string());
-        transactions = explanation(&bridge, &input, subject, Eyes::Operator).await?;
+        transactions = explanation(&bridge, &input, subject, Audience::Operator).await?;
     }
     Ok(Json(Transactions { transactions, left_out: 0 }))
 }
@@ -239,7 +241,8 @@ async fn unresolved(
             operator(transport).list_unresolved(request).await
         })
         .await?;
-    let transactions = listed.transactions.iter().map(|one| Transaction::of(one, Eyes::Operator));
+    let transactions =
+        listed.transactions.iter().map(|one| Transaction::of(one, Audience::Operator));
     Ok(Json(Transactions { transactions: transactions.collect(), left_out: listed.left_out }))
 }
 

@@ -48,7 +48,7 @@ const HEAD_BYTES_FREE: usize = 2 * 1024;
 const HEAD_FACTOR: usize = 4;
 
 /// The middleware around every endpoint, unknown paths included.
-pub(crate) async fn surround(
+pub(crate) async fn middleware(
     State(bridge): State<Bridge>,
     mut request: Request,
     next: Next,

@@ -19,7 +19,7 @@ use crate::{
     etag,
     headers::{IDEMPOTENCY_KEY, KEEP_LOG, X_REQUEST_ID},
     problem::Problem,
-    upstream::{Ask, Effect, To},
+    upstream::{Effect, Target, UpstreamCall},
 };
 
 #[cfg(test)]
@@ -259,9 +259,9 @@ impl Input {
             return Ok((RequestId::minted(bridge.mint()), None));
         };
         let id = self.explicit(name, value)?;
-        let ask = Ask {
+        let ask = UpstreamCall {
             service: &bridge.shop().coordinator,
-            to: To::Any,
+            to: Target::Any,
             effect: Effect::None,
             deadline,
             attempt_timeout: Some(bridge.settings().attempt_timeout),

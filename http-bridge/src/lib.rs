@@ -4,16 +4,15 @@
 //! Must not know: the store, the commit protocol, what a call means beyond its limits. It keeps nothing
 //! between requests but connections, so that any number of replicas may run and each may be killed.
 //!
-//! Modules: [`args`] settings; `shop` the services behind it; [`bridge`] the shared state and its seams; [`api`] one handler for each
-//! endpoint, registered and documented in one place; [`input`] paths and `headers` into types; [`key`] who may change
-//! anything, where that is not everybody; [`load`]
-//! whether one more request could be answered in time; `held` what clients have it hold; `turned_away` the log of those
-//! that could not; [`upstream`]
-//! asking a service until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only
-//! writer of `application/problem+json`; [`edge`] what surrounds every request; [`origin`] what browsers send for
-//! pages of other sites; `etag` which content of an order was seen; [`ready`] readiness;
-//! [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for people; `docs` the description of the API; `conformance` (feature) checks answers against
-//! openapi.json.
+//! Modules: [`args`] settings; `shop` the services behind it; [`bridge`] the shared state and its seams; [`api`] one
+//! handler for each endpoint, registered and documented in one place; [`input`] paths and `headers` into types;
+//! [`key`] who may change anything, where that is not everybody; [`load`] whether one more request could be answered
+//! in time; `held` what clients have it hold; `turned_away` the log of those that could not; [`upstream`] asking a
+//! service until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only writer of
+//! `application/problem+json`; [`edge`] what surrounds every request; [`origin`] what browsers send for pages of other
+//! sites; `etag` which content of an order was seen; [`ready`] readiness; [`server`] sockets, HTTP/1.1 and HTTP/2,
+//! drain; `console` the page for people; `docs` the description of the API; `conformance` (feature) checks answers
+//! against openapi.json.
 //!
 //! Invariants: a 4xx is a definite answer, never a conflict, a timeout or a lost message; an outcome that is
 //! not known is asked for again, with the same request id, until the request's deadline, and only then a
@@ -25,9 +24,9 @@ use std::{future::Future, sync::Arc};
 use rpc::{
     access::Role,
     admin::Admin,
+    env::{SystemClock, SystemEntropy},
     listen::Listeners,
     net::GrpcNet,
-    seams::{SystemClock, SystemEntropy},
 };
 
 pub mod api;
@@ -53,7 +52,7 @@ mod shop;
 mod turned_away;
 mod upstream;
 
-pub use args::{Args, Patience, Settings};
+pub use args::{Args, ConnectionTimeouts, Settings};
 pub use bridge::Bridge;
 use key::Keys;
 pub use server::Error;
@@ -88,5 +87,5 @@ pub async fn run(
     }
     let admin = Admin::new(bridge.clone()).with_routes(bridge.operators_console());
     let _admin = admin.serve(listeners.admin).map_err(Error::Listener)?;
-    server::serve(bridge, listeners.work, args.patience(), shutdown).await
+    server::serve(bridge, listeners.work, args.connection_timeouts(), shutdown).await
 }

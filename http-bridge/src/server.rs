@@ -21,7 +21,7 @@ use tower::ServiceExt as _;
 use types::Entropy;
 
 use crate::{
-    HEAD_BYTES_MAX, args::Patience, bridge::Bridge, edge::Connected, held::Held,
+    HEAD_BYTES_MAX, args::ConnectionTimeouts, bridge::Bridge, edge::Connected, held::Held,
     input::content_length,
 };
 
@@ -83,7 +83,7 @@ enum Door {
 pub async fn serve(
     bridge: Bridge,
     listeners: Vec<TcpListener>,
-    patience: Patience,
+    patience: ConnectionTimeouts,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
     let (close, door) = watch::channel(Door::Open);
@@ -141,7 +141,7 @@ struct Acceptor {
     held: Held,
     door: watch::Receiver<Door>,
     connections: TaskTracker,
-    patience: Patience,
+    patience: ConnectionTimeouts,
     places: Arc<Semaphore>,
     entropy: Arc<dyn Entropy>,
 }

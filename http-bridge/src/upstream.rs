@@ -29,7 +29,7 @@ const PAUSE_MOST: Duration = Duration::from_millis(250);
 
 /// Which replica to ask.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum To<'a> {
+pub(crate) enum Target<'a> {
     /// The one that serves this key.
     Key(&'a str),
     /// The one that serves this shard.
@@ -56,9 +56,9 @@ pub(crate) struct Unanswered(pub(crate) UnixMillis);
 
 /// How to ask.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ask<'a> {
+pub(crate) struct UpstreamCall<'a> {
     pub(crate) service: &'a Router,
-    pub(crate) to: To<'a>,
+    pub(crate) to: Target<'a>,
     pub(crate) effect: Effect<'a>,
     /// When asking ends.
     pub(crate) deadline: Instant,
@@ -67,7 +67,7 @@ pub(crate) struct Ask<'a> {
 }
 
 /// Why one attempt brought no success.
-enum Trouble {
+enum AttemptError {
     /// A definite answer.
     Definite(Problem),
     /// Nothing definite: ask again.
@@ -80,7 +80,7 @@ enum Trouble {
     },
 }
 
-impl Trouble {
+impl AttemptError {
     fn not_sent(cause: &dyn Display) -> Self {
         Self::Again { maybe_done: false, overloaded: None, cause: cause.to_string() }
     }
@@ -88,14 +88,14 @@ impl Trouble {
 
 /// What is known after some attempts.
 #[derive(Default)]
-struct Sofar {
+struct Attempts {
     maybe_done: bool,
     unanswered: Option<Unanswered>,
     overloaded: bool,
     cause: String,
 }
 
-impl Sofar {
+impl Attempts {
     /// What is answered when time is over.
     fn give_up(self, effect: Effect<'_>) -> Problem {
         let reason = if self.maybe_done && effect != Effect::None {
@@ -116,7 +116,7 @@ impl Bridge {
     /// The refusal, or at the deadline UNAVAILABLE, OUTCOME_UNKNOWN or OVERLOADED.
     pub(crate) async fn ask<Req, Res, F, Fut>(
         &self,
-        ask: Ask<'_>,
+        ask: UpstreamCall<'_>,
         request: Req,
         send: F,
     ) -> Result<Res, Problem>
@@ -126,7 +126,7 @@ impl Bridge {
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
         let mut pauses = Backoff::new(self.entropy(), PAUSE_LEAST, PAUSE_MOST);
-        let mut sofar = Sofar::default();
+        let mut sofar = Attempts::default();
         let meta = match ask.effect {
             Effect::None => CallMeta::default(),
             Effect::Changes { call } => CallMeta {
@@ -139,7 +139,7 @@ impl Bridge {
             let trouble = match timeout_at(ask.deadline, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(trouble)) => trouble,
-                Err(_) => Trouble::Again {
+                Err(_) => AttemptError::Again {
                     maybe_done: true,
                     overloaded: None,
                     cause: "no answer before the request's deadline".to_owned(),
@@ -147,8 +147,8 @@ impl Bridge {
             };
             let mut pause = pauses.pause();
             match trouble {
-                Trouble::Definite(problem) => return Err(problem),
-                Trouble::Again { maybe_done, overloaded, cause } => {
+                AttemptError::Definite(problem) => return Err(problem),
+                AttemptError::Again { maybe_done, overloaded, cause } => {
                     tracing::debug!(cause, "asking again");
                     let why = match (maybe_done, overloaded) {
                         (_, Some(_)) => "overloaded",
@@ -196,12 +196,12 @@ impl Bridge {
     /// Asks once.
     async fn attempt<Req, Res, F, Fut>(
         &self,
-        ask: &Ask<'_>,
+        ask: &UpstreamCall<'_>,
         meta: &CallMeta,
         unanswered: Option<Unanswered>,
         request: Req,
         send: &F,
-    ) -> Result<Res, Trouble>
+    ) -> Result<Res, AttemptError>
     where
         F: Fn(Transport, tonic::Request<Req>) -> Fut,
         Fut: Future<Output = Result<Response<Res>, Status>>,
@@ -231,19 +231,19 @@ impl Bridge {
                 self.store_time().hear_answer(status.metadata());
                 let failure = Failure::from_status(&status);
                 failed(&failure);
-                Err(weigh(&status, failure))
+                Err(classify(&status, failure))
             }
             Err(_) => {
                 let cause = format!("{} did not answer in time", route.endpoint);
                 failed(&Failure::new(Reason::OutcomeUnknown, cause.clone()));
-                Err(Trouble::Again { maybe_done: true, overloaded: None, cause })
+                Err(AttemptError::Again { maybe_done: true, overloaded: None, cause })
             }
         }
     }
 
     /// Whether a replica is silent that does not answer within this time. Towards its deadline a call leaves a replica
     /// less time than an answer may take.
-    fn is_silence(&self, ask: &Ask<'_>, time: Duration) -> bool {
+    fn is_silence(&self, ask: &UpstreamCall<'_>, time: Duration) -> bool {
         let least = self.settings().request_timeout / 2;
         ask.attempt_timeout.is_some_and(|most| time >= most.min(least))
     }
@@ -300,26 +300,30 @@ impl Bridge {
     }
 }
 
-async fn route(ask: &Ask<'_>) -> Result<Route, Trouble> {
+async fn route(ask: &UpstreamCall<'_>) -> Result<Route, AttemptError> {
     let shard = match ask.to {
-        To::Any => return ask.service.any().map_err(|error| Trouble::not_sent(&error)),
-        To::Shard(shard) => shard,
-        To::Key(key) => {
-            let shards = ask.service.shards().await.map_err(|error| Trouble::not_sent(&error))?;
+        Target::Any => return ask.service.any().map_err(|error| AttemptError::not_sent(&error)),
+        Target::Shard(shard) => shard,
+        Target::Key(key) => {
+            let shards =
+                ask.service.shards().await.map_err(|error| AttemptError::not_sent(&error))?;
             shard_of(key, shards)
         }
     };
-    ask.service.route(shard).map_err(|error| Trouble::not_sent(&error))
+    ask.service.route(shard).map_err(|error| AttemptError::not_sent(&error))
 }
 
 /// What a failed call means for the caller; `failure` is what its status says.
-fn weigh(status: &Status, failure: Failure) -> Trouble {
-    let again =
-        |maybe_done, overloaded| Trouble::Again { maybe_done, overloaded, cause: chain(status) };
+fn classify(status: &Status, failure: Failure) -> AttemptError {
+    let again = |maybe_done, overloaded| AttemptError::Again {
+        maybe_done,
+        overloaded,
+        cause: chain(status),
+    };
     match failure.kind {
         // The same request would be refused again: whoever made it has to count the shards anew.
         ErrorKind::Contended if failure.reason == Reason::WrongShard.as_str() => {
-            Trouble::Definite(Problem::of(Reason::WrongShard))
+            AttemptError::Definite(Problem::of(Reason::WrongShard))
         }
         ErrorKind::Contended => again(false, None),
         ErrorKind::Overloaded => again(false, Some(failure.retry_after.unwrap_or(PAUSE_MOST))),
@@ -334,7 +338,7 @@ fn weigh(status: &Status, failure: Failure) -> Trouble {
         | ErrorKind::Changed
         | ErrorKind::RequestIdReused
         | ErrorKind::Forbidden
-        | ErrorKind::Internal => Trouble::Definite(Problem::from_failure(failure)),
+        | ErrorKind::Internal => AttemptError::Definite(Problem::from_failure(failure)),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use audit::{Options, Progress, Report};
 use clap::value_parser;
-use rpc::seams::SystemEntropy;
+use rpc::env::SystemEntropy;
 use serde_json::json;
 use storage::args::StoreArgs;
 use types::Entropy as _;

@@ -3,9 +3,9 @@
 //! Must not know: how a role does its work (its crate does), nor the wire.
 //!
 //! Modules: [`cli`] the command line; [`settings`] the environment and what is in force; [`common`] what all
-//! commands share; [`process`] runtime and exit codes; [`role`] binds and runs one role; [`health`] asks a role how it is; [`audit`] whether the books agree; [`tx`] what became of
-//! transactions; [`participant_check`] the conformance kit; [`up`] a whole shop on one machine, as child
-//! processes.
+//! commands share; [`process`] runtime and exit codes; [`role`] binds and runs one role; [`health`] asks a role how it
+//! is; [`audit`] whether the books agree; [`tx`] what became of transactions; [`participant_check`] the conformance
+//! kit; [`up`] a whole shop on one machine, as child processes.
 //!
 //! Invariants: ports are bound before anything heavy begins; the first SIGINT or SIGTERM ends the role in
 //! order, the second at once; exit codes are 0, 1 (failure) and 64 (usage); `audit`, `tx` and

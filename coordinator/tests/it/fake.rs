@@ -1,4 +1,4 @@
-//! A participant that keeps the protocol's rules (its books are `twopc`'s), votes as it is told, and notes
+//! A participant that keeps the protocol's rules (its tables are `twopc`'s), votes as it is told, and notes
 //! every operation that reaches it.
 
 use std::{
@@ -20,7 +20,7 @@ use proto::{
 use rpc::status::to_status;
 use tokio::{sync::watch, time::sleep};
 use tonic::{Code, Request, Response, Status};
-use twopc::participant::{Book, Decision, Event, Gate};
+use twopc::participant::{Decision, Event, Gate, TransactionTable as Table};
 use types::{
     Branch, BranchState, Clock, Reason, Refusal, RequestId, Timestamp, TxId, TxMeta, Vote,
 };
@@ -49,7 +49,7 @@ pub(crate) enum Verdict {
 
 #[derive(Debug, Default)]
 struct State {
-    books: BTreeMap<Branch, Book<()>>,
+    tables: BTreeMap<Branch, Table<()>>,
     verdicts: VecDeque<Verdict>,
     troubles: VecDeque<Trouble>,
     applies: usize,
@@ -170,8 +170,8 @@ impl Fake {
 
     /// As if somebody else had found out that all voted YES, and everybody had acknowledged and forgotten it.
     pub(crate) fn commit_and_forget(&self, meta: &TxMeta, branch: &Branch) {
-        self.conclude("commit", Some(&meta.into()), Some(&branch.into()), Book::commit);
-        self.book(branch, |book| book.forget(meta.tx_id, 1));
+        self.conclude("commit", Some(&meta.into()), Some(&branch.into()), Table::commit);
+        self.table(branch, |table| table.forget(meta.tx_id, 1));
     }
 
     /// No trouble any more.
@@ -187,26 +187,27 @@ impl Fake {
     /// How many transactions are PREPARED here.
     pub(crate) fn prepared(&self) -> usize {
         let state = self.state();
-        let entries = state.books.values().flat_map(Book::iter);
+        let entries = state.tables.values().flat_map(Table::iter);
         entries.filter(|entry| entry.state == BranchState::Prepared).count()
     }
 
     /// Makes a transaction PREPARED here, as if its coordinator had asked.
     pub(crate) fn prepare_for(&self, meta: &TxMeta, branch: &Branch) {
         let event = Event::Prepared { meta: meta.clone(), hold: (), receipt: Vec::new() };
-        self.book(branch, |book| book.apply(event, 1));
+        self.table(branch, |table| table.apply(event, 1));
     }
 
     /// What is known of a transaction.
     pub(crate) fn known(&self, meta: &TxMeta, branch: &Branch) -> BranchState {
-        self.book(branch, |book| book.query(meta, false).state)
+        self.table(branch, |table| table.query(meta, false).state)
     }
 
-    fn book<T>(&self, branch: &Branch, work: impl FnOnce(&mut Book<()>) -> T) -> T {
+    fn table<T>(&self, branch: &Branch, work: impl FnOnce(&mut Table<()>) -> T) -> T {
         let mut state = self.state();
-        let book = state.books.entry(branch.clone()).or_insert_with(|| Book::new(branch.clone()));
-        let result = work(book);
-        book.settle();
+        let table =
+            state.tables.entry(branch.clone()).or_insert_with(|| Table::new(branch.clone()));
+        let result = work(table);
+        table.settle();
         result
     }
 
@@ -238,15 +239,15 @@ impl Fake {
         let meta = convert::tx_meta(request.tx.as_ref()).unwrap();
         let branch = convert::branch(request.branch.as_ref()).unwrap();
         let now = self.now();
-        let vote = match self.book(&branch, |book| book.gate(&meta, now)) {
-            Gate::Shut(vote) => vote,
-            Gate::Open if self.done(&meta, &branch).is_some() => {
+        let vote = match self.table(&branch, |table| table.gate(&meta, now)) {
+            Gate::Reject(vote) => vote,
+            Gate::Admit if self.done(&meta, &branch).is_some() => {
                 let refusal = Refusal::new(Reason::AlreadyDone);
                 let vote = Vote::from(&refusal.with("tx_id", self.done(&meta, &branch).unwrap()));
                 self.write_vote(&meta, &branch, &vote);
                 vote
             }
-            Gate::Open => {
+            Gate::Admit => {
                 let verdict = self.state().verdicts.pop_front();
                 let vote = match verdict {
                     Some(Verdict::Wait(time)) if !may_wait => {
@@ -294,7 +295,7 @@ impl Fake {
                 Event::Fenced { meta, vote: Some(vote.clone()) }
             }
         };
-        self.book(branch, |book| book.apply(event, 1));
+        self.table(branch, |table| table.apply(event, 1));
     }
 
     fn conclude(
@@ -302,19 +303,19 @@ impl Fake {
         kind: &str,
         tx: Option<&proto::types::v1::TxMeta>,
         branch: Option<&proto::types::v1::Branch>,
-        decide: impl FnOnce(&Book<()>, &TxMeta) -> Decision<()>,
+        decide: impl FnOnce(&Table<()>, &TxMeta) -> Decision<()>,
     ) -> (i32, Option<wire::Vote>) {
         let meta = convert::tx_meta(tx).unwrap();
         let branch = convert::branch(branch).unwrap();
         let mut becomes = false;
-        let (state, vote) = self.book(&branch, |book| {
-            let decision = decide(book, &meta);
+        let (state, vote) = self.table(&branch, |table| {
+            let decision = decide(table, &meta);
             let decided = matches!(&decision.event, Some(Event::Decided { committed: true, .. }));
             if let Some(event) = decision.event {
-                book.apply(event, 1);
+                table.apply(event, 1);
             }
             becomes = decided;
-            let vote = book.get(meta.tx_id).and_then(|entry| entry.vote.clone());
+            let vote = table.get(meta.tx_id).and_then(|entry| entry.vote.clone());
             (decision.state, vote)
         });
         if becomes {
@@ -359,7 +360,7 @@ impl Fake {
                     let sits = self.state().sits;
                     sleep(sits).await;
                 }
-                let (state, _) = self.conclude("commit", tx, branch, Book::commit);
+                let (state, _) = self.conclude("commit", tx, branch, Table::commit);
                 OpResult::Commit(wire::CommitResponse { state })
             }
             Op::Abort(request) => {
@@ -367,22 +368,22 @@ impl Fake {
                 let refused = self.is_refused(&request);
                 let evidence = request.evidence.is_some();
                 let (state, _) =
-                    self.conclude("abort", tx, branch, |book, meta| book.abort(meta, evidence));
+                    self.conclude("abort", tx, branch, |table, meta| table.abort(meta, evidence));
                 OpResult::Abort(wire::AbortResponse { state, refused })
             }
             Op::Query(request) => {
                 let (tx, branch) = (request.tx.as_ref(), request.branch.as_ref());
                 let kind = if request.fence { "fence" } else { "query" };
                 let (state, vote) =
-                    self.conclude(kind, tx, branch, |book, meta| book.query(meta, request.fence));
+                    self.conclude(kind, tx, branch, |table, meta| table.query(meta, request.fence));
                 OpResult::Query(wire::QueryResponse { state, vote })
             }
             Op::Forget(request) => {
                 let branch = convert::branch(request.branch.as_ref()).unwrap();
                 let tx_id = convert::tx_id(&request.tx_id).unwrap();
-                self.book(&branch, |book| {
-                    if let Some(event) = book.acknowledge(tx_id) {
-                        book.apply(event, 1);
+                self.table(&branch, |table| {
+                    if let Some(event) = table.acknowledge(tx_id) {
+                        table.apply(event, 1);
                     }
                 });
                 self.note("forget");

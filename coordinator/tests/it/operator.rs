@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use coordinator::{
     Extras,
-    tx_log::{self, LogSettings, Origin, TxLog, What},
+    tx_log::{self, LogSettings, LogStep, Origin, TxLog},
 };
 use prost::Message as _;
 use proto::{
@@ -180,18 +180,18 @@ async fn only_what_somebody_may_ask_about_is_kept() {
     let log = TxLog::new(settings, Arc::clone(&shop.clock));
     let first = |attempt| Origin { attempt, ..Origin::default() };
     let quick = log.open(&shop.foreign(), first(1));
-    quick.step(0, || What::Answered("COMMITTED"));
+    quick.step(0, || LogStep::Answered("COMMITTED"));
     quick.end();
     let retried = log.open(&shop.foreign(), first(2));
     retried.end();
     let resolved = log.open(&shop.foreign(), first(0));
-    resolved.step(0, || What::Answered("COMMITTED"));
+    resolved.step(0, || LogStep::Answered("COMMITTED"));
     resolved.end();
     let only_asked = log.open(&shop.foreign(), first(0));
-    only_asked.step(0, || What::Answered("UNDECIDED"));
+    only_asked.step(0, || LogStep::Answered("UNDECIDED"));
     only_asked.end();
     let awaited = log.open(&shop.foreign(), Origin { keep: true, ..first(1) });
-    awaited.step(0, || What::Answered("COMMITTED"));
+    awaited.step(0, || LogStep::Answered("COMMITTED"));
     awaited.end();
     let slow = log.open(&shop.foreign(), first(1));
     tokio::time::sleep(Duration::from_millis(600)).await;
@@ -227,7 +227,7 @@ async fn the_log_keeps_about_as_many_as_it_may() {
             let tx_id = TxId([round * 10 + number; 16]);
             let meta = TxMeta { tx_id, ..shop.foreign() };
             let trace = log.open(&meta, Origin { attempt: 1, ..Origin::default() });
-            trace.step(0, || What::Sent("Prepare"));
+            trace.step(0, || LogStep::Sent("Prepare"));
             trace.end();
         }
         tokio::time::sleep(Duration::from_millis(1_100)).await;

@@ -39,7 +39,7 @@ use crate::{
     etag,
     input::Input,
     problem::Problem,
-    upstream::{To, Unanswered},
+    upstream::{Target, Unanswered},
 };
 
 #[cfg(test)]
@@ -146,7 +146,7 @@ pub(super) async fn create(
     // The service derives the same id, so this is the shard where the order will be.
     let place = OrderId::derived(&change.request_id);
     let request = CreateOrderRequest { user_id: user_id.to_string(), request_id: change.id() };
-    let ask = change.ask(&bridge.shop().order, To::Key(place.as_str()));
+    let ask = change.ask(&bridge.shop().order, Target::Key(place.as_str()));
     let created = bridge
         .ask(ask, request, |transport, request| async move {
             OrderServiceClient::new(transport).create_order(request).await
@@ -226,7 +226,7 @@ async fn add(bridge: &Bridge, input: &mut Input, quantity: Quantity) -> Answer<T
         quantity,
         request_id: change.id(),
     };
-    let ask = change.ask(&bridge.shop().order, To::Key(order_id.as_str()));
+    let ask = change.ask(&bridge.shop().order, Target::Key(order_id.as_str()));
     let added = bridge
         .ask(ask, request, |transport, request| async move {
             OrderServiceClient::new(transport).add_item(request).await
@@ -253,7 +253,7 @@ pub(super) async fn remove_item(State(bridge): State<Bridge>, input: Input) -> A
         item_id: item_id.to_string(),
         request_id: change.id(),
     };
-    let ask = change.ask(&bridge.shop().order, To::Key(order_id.as_str()));
+    let ask = change.ask(&bridge.shop().order, Target::Key(order_id.as_str()));
     let removed = bridge
         .ask(ask, request, |transport, request| async move {
             OrderServiceClient::new(transport).remove_item(request).await
@@ -274,7 +274,7 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer
     let order_id = input.order_id()?;
     let change = Change::begin(&bridge, &input).await?;
     let request = RemoveOrderRequest { order_id: order_id.to_string(), request_id: change.id() };
-    let ask = change.ask(&bridge.shop().order, To::Key(order_id.as_str()));
+    let ask = change.ask(&bridge.shop().order, Target::Key(order_id.as_str()));
     bridge
         .ask(ask, request, |transport, request| async move {
             OrderServiceClient::new(transport).remove_order(request).await
@@ -311,7 +311,7 @@ pub(super) async fn checkout(State(bridge): State<Bridge>, input: Input) -> Answ
         if_match,
         unanswered_at_ms: 0,
     };
-    let ask = change.ask(&bridge.shop().coordinator, To::Any);
+    let ask = change.ask(&bridge.shop().coordinator, Target::Any);
     bridge
         .ask(ask, request, |transport, mut request| async move {
             if let Some(Unanswered(at)) = request.extensions().get().copied() {

@@ -16,7 +16,7 @@ use super::{
     read,
     stock::Done,
 };
-use crate::{batch::Part, bridge::Bridge, input::Input, upstream::To};
+use crate::{batch::Part, bridge::Bridge, input::Input, upstream::Target};
 
 /// A new user.
 #[derive(Debug, Serialize, ToSchema)]
@@ -56,7 +56,7 @@ pub(super) async fn create_user(
     // The service derives the same id, so this is the shard where the user will be.
     let place = UserId::derived(&change.request_id);
     let request = CreateUserRequest { request_id: change.id() };
-    let ask = change.ask(&bridge.shop().payment, To::Key(place.as_str()));
+    let ask = change.ask(&bridge.shop().payment, Target::Key(place.as_str()));
     let created = bridge
         .ask(ask, request, |transport, request| async move {
             PaymentServiceClient::new(transport).create_user(request).await
@@ -102,7 +102,7 @@ pub(super) async fn add_funds(State(bridge): State<Bridge>, mut input: Input) ->
     let amount = input.amount("amount")?;
     let change = Change::begin(&bridge, &input).await?;
     let request = AddFundsRequest { user_id: user_id.to_string(), amount, request_id: change.id() };
-    let ask = change.ask(&bridge.shop().payment, To::Key(user_id.as_str()));
+    let ask = change.ask(&bridge.shop().payment, Target::Key(user_id.as_str()));
     let added = bridge
         .ask(ask, request, |transport, request| async move {
             PaymentServiceClient::new(transport).add_funds(request).await
@@ -155,7 +155,7 @@ async fn spend(
         order_id: order_id.map(ToString::to_string).unwrap_or_default(),
         request_id: change.id(),
     };
-    let ask = change.ask(&bridge.shop().payment, To::Key(user_id.as_str()));
+    let ask = change.ask(&bridge.shop().payment, Target::Key(user_id.as_str()));
     let left = bridge
         .ask(ask, request, |transport, request| async move {
             PaymentServiceClient::new(transport).pay(request).await
@@ -180,7 +180,7 @@ pub(super) async fn cancel(State(bridge): State<Bridge>, input: Input) -> Answer
         order_id: order_id.to_string(),
         request_id: change.id(),
     };
-    let ask = change.ask(&bridge.shop().payment, To::Key(user_id.as_str()));
+    let ask = change.ask(&bridge.shop().payment, Target::Key(user_id.as_str()));
     let cancelled = bridge
         .ask(ask, request, |transport, request| async move {
             PaymentServiceClient::new(transport).cancel_payment(request).await

@@ -14,7 +14,7 @@ use super::{
     parameters::{CountIn, ItemIdIn, ItemPriceIn, PriceIn, StartingStockIn, UnitsIn},
     read,
 };
-use crate::{batch::Part, bridge::Bridge, input::Input, upstream::To};
+use crate::{batch::Part, bridge::Bridge, input::Input, upstream::Target};
 
 /// A batch_init is done.
 #[derive(Debug, Serialize, ToSchema)]
@@ -61,7 +61,7 @@ pub(super) async fn create(
     // The service derives the same id, so this is the shard where the item will be.
     let place = ItemId::derived(&change.request_id);
     let request = CreateItemRequest { price, request_id: change.id() };
-    let ask = change.ask(&bridge.shop().stock, To::Key(place.as_str()));
+    let ask = change.ask(&bridge.shop().stock, Target::Key(place.as_str()));
     let created = bridge
         .ask(ask, request, |transport, request| async move {
             StockServiceClient::new(transport).create_item(request).await
@@ -104,7 +104,7 @@ pub(super) async fn add(State(bridge): State<Bridge>, mut input: Input) -> Answe
     let amount = input.amount("amount")?;
     let change = Change::begin(&bridge, &input).await?;
     let request = AddStockRequest { item_id: item_id.to_string(), amount, request_id: change.id() };
-    let ask = change.ask(&bridge.shop().stock, To::Key(item_id.as_str()));
+    let ask = change.ask(&bridge.shop().stock, Target::Key(item_id.as_str()));
     let added = bridge
         .ask(ask, request, |transport, request| async move {
             StockServiceClient::new(transport).add_stock(request).await
@@ -126,7 +126,7 @@ pub(super) async fn subtract(State(bridge): State<Bridge>, mut input: Input) -> 
     let change = Change::begin(&bridge, &input).await?;
     let request =
         SubtractStockRequest { item_id: item_id.to_string(), amount, request_id: change.id() };
-    let ask = change.ask(&bridge.shop().stock, To::Key(item_id.as_str()));
+    let ask = change.ask(&bridge.shop().stock, Target::Key(item_id.as_str()));
     let left = bridge
         .ask(ask, request, |transport, request| async move {
             StockServiceClient::new(transport).subtract_stock(request).await

@@ -12,7 +12,7 @@ use types::TxId;
 
 /// Who looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Eyes {
+pub(super) enum Audience {
     /// Whoever tries the shop: sees no traces, and nothing that services said about their own troubles.
     Public,
     /// Sees everything.
@@ -92,14 +92,14 @@ struct Step {
 }
 
 impl Transaction {
-    pub(super) fn of(report: &TransactionReport, eyes: Eyes) -> Self {
+    pub(super) fn of(report: &TransactionReport, audience: Audience) -> Self {
         Self {
             tx_id: tx_name(&report.tx_id),
             outcome: report.outcome().into(),
             order_id: report.order_id.clone(),
             deadline_ms: report.tx.as_ref().map_or(0, |tx| tx.deadline_ms),
-            branches: report.branches.iter().map(|branch| said(branch, eyes)).collect(),
-            logs: report.logs.iter().map(|log| noted(log, eyes)).collect(),
+            branches: report.branches.iter().map(|branch| said(branch, audience)).collect(),
+            logs: report.logs.iter().map(|log| noted(log, audience)).collect(),
         }
     }
 }
@@ -113,11 +113,11 @@ pub(super) fn branch_name(branch: &Branch) -> String {
     format!("{}/{}", branch.service, branch.shard)
 }
 
-fn said(report: &BranchReport, eyes: Eyes) -> Said {
+fn said(report: &BranchReport, audience: Audience) -> Said {
     let (vote, reason) = report.vote.as_ref().map_or(("", ""), vote);
-    let problem = match eyes {
-        Eyes::Public if !report.problem.is_empty() => "could not be asked",
-        Eyes::Public | Eyes::Operator => &report.problem,
+    let problem = match audience {
+        Audience::Public if !report.problem.is_empty() => "could not be asked",
+        Audience::Public | Audience::Operator => &report.problem,
     };
     Said {
         branch: report.branch.as_ref().map(branch_name).unwrap_or_default(),
@@ -147,29 +147,29 @@ fn vote(vote: &Vote) -> (&'static str, &str) {
     }
 }
 
-fn noted(log: &LogReport, eyes: Eyes) -> Log {
+fn noted(log: &LogReport, audience: Audience) -> Log {
     Log {
         attempt: log.attempt,
-        trace_id: if eyes == Eyes::Operator { log.trace_id.clone() } else { String::new() },
+        trace_id: if audience == Audience::Operator { log.trace_id.clone() } else { String::new() },
         began_ms: log.began_ms,
         ended_ms: log.ended_ms,
         outcome: log.outcome.clone(),
         reasons: log.reasons.clone(),
-        steps: log.steps.iter().map(|step| taken(step, eyes)).collect(),
+        steps: log.steps.iter().map(|step| taken(step, audience)).collect(),
         steps_left_out: log.steps_left_out,
     }
 }
 
 /// A step; `stock/3: sent Prepare` is of that branch.
-fn taken(step: &LogStep, eyes: Eyes) -> Step {
+fn taken(step: &LogStep, audience: Audience) -> Step {
     let (branch, what) = match step.what.split_once(": ") {
         Some((branch, what)) if is_branch(branch) => (branch, what),
         Some(_) | None => ("", step.what.as_str()),
     };
     // What follows a second colon is what somebody said of their own troubles.
-    let what = match (eyes, what.split_once(':')) {
-        (Eyes::Public, Some((before, _))) => before,
-        (Eyes::Public, None) | (Eyes::Operator, _) => what,
+    let what = match (audience, what.split_once(':')) {
+        (Audience::Public, Some((before, _))) => before,
+        (Audience::Public, None) | (Audience::Operator, _) => what,
     };
     Step { after_ms: step.after_ms, branch: branch.to_owned(), what: what.to_owned() }
 }
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_report_is_told_branch_by_branch_and_step_by_step() {
-        let told = Transaction::of(&report(), Eyes::Operator);
+        let told = Transaction::of(&report(), Audience::Operator);
         assert_eq!(told.tx_id, "01010101-0101-0101-0101-010101010101");
         let stock = &told.branches[0];
         assert_eq!((stock.branch.as_str(), stock.state, stock.vote), ("stock/3", "ABORTED", "NO"));
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_public_does_not_learn_what_services_said_of_their_troubles() {
-        let told = serde_json::to_string(&Transaction::of(&report(), Eyes::Public)).unwrap();
+        let told = serde_json::to_string(&Transaction::of(&report(), Audience::Public)).unwrap();
         for inside in ["10.0.0.7", "4bf9", "broken: x"] {
             assert!(!told.contains(inside), "{inside}: {told}");
         }

@@ -19,7 +19,7 @@ use tokio::{
 use super::framing::{Body, Inbound};
 use crate::{
     HEAD_BYTES_MAX,
-    args::Patience,
+    args::ConnectionTimeouts,
     held::{Held, Share},
     problem,
 };
@@ -177,7 +177,7 @@ impl Activity {
     }
 
     /// When to ask for a verdict again: not later than what begins right now may take.
-    pub(super) fn next_check(&self, patience: &Patience) -> Instant {
+    pub(super) fn next_check(&self, patience: &ConnectionTimeouts) -> Instant {
         let now = Instant::now();
         let state = self.state();
         let mut next = now + patience.header_read;
@@ -193,7 +193,7 @@ impl Activity {
         next
     }
 
-    pub(super) fn verdict(&self, patience: &Patience) -> Verdict {
+    pub(super) fn verdict(&self, patience: &ConnectionTimeouts) -> Verdict {
         let now = Instant::now();
         let state = self.state();
         let too_long =

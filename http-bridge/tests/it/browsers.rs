@@ -6,7 +6,7 @@ use http_bridge::Settings;
 
 use crate::{
     shop::{Front, settings},
-    sockets::{Server, call, patience, receive, send},
+    sockets::{Server, call, connection_timeouts, receive, send},
 };
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn on_loopback_a_name_that_is_not_ours_is_not_answered_to() {
     let allowed_hosts = vec!["till.lan".parse().unwrap()];
     let front = Front::with(Settings { allowed_hosts, ..settings() });
     front.fill();
-    let server = Server::of(front, &rpc::listen::loopback(0), patience());
+    let server = Server::of(front, &rpc::listen::loopback(0), connection_timeouts());
     let mut stream = server.connect().await;
     for (host, status) in [
         ("localhost:8000", 200),
@@ -135,7 +135,7 @@ async fn on_loopback_a_name_that_is_not_ours_is_not_answered_to() {
 
 #[tokio::test]
 async fn elsewhere_every_host_is_answered_to() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let mut stream = server.connect().await;
     // `send` names the host "till".
     assert!(call(&mut stream, "GET /healthz").await.starts_with("HTTP/1.1 200 "));

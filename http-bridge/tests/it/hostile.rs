@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use http::Request;
-use http_bridge::Patience;
+use http_bridge::ConnectionTimeouts;
 use tokio::{io::AsyncWriteExt as _, time::timeout};
 
-use crate::sockets::{LONG, Server, call, is_closed, patience, receive};
+use crate::sockets::{LONG, Server, call, connection_timeouts, is_closed, receive};
 
 const SOON: Duration = Duration::from_millis(300);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -14,8 +14,8 @@ const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// HEADERS of stream 1 with an indexed ":method: GET", and more to come.
 const OPEN_HEADERS: &[u8] = &[0, 0, 1, 1, 1, 0, 0, 0, 1, 0x82];
 
-fn hasty() -> Patience {
-    Patience { header_read: SOON, ..patience() }
+fn hasty() -> ConnectionTimeouts {
+    ConnectionTimeouts { header_read: SOON, ..connection_timeouts() }
 }
 
 /// A client of HTTP/2 that takes so many bytes of each answer, and no more.
@@ -136,7 +136,8 @@ async fn a_small_answer_that_is_taken_in_part_ends_its_connection() {
 #[tokio::test]
 async fn a_slow_client_that_takes_something_gets_all_of_it() {
     let patience = Duration::from_secs(2);
-    let server = Server::start(Patience { header_read: patience, ..crate::sockets::patience() });
+    let server =
+        Server::start(ConnectionTimeouts { header_read: patience, ..connection_timeouts() });
     let client = taking(&server, 20_000).await;
     let mut client = client.ready().await.unwrap();
     let (response, _) = client.send_request(get("/openapi.json"), true).unwrap();
@@ -159,7 +160,7 @@ async fn a_slow_client_that_takes_something_gets_all_of_it() {
 async fn an_old_connection_is_closed_after_its_grace_whatever_waits_on_it() {
     let max_age = Duration::from_millis(300);
     let grace = Duration::from_millis(700);
-    let server = Server::start(Patience { max_age, grace, ..patience() });
+    let server = Server::start(ConnectionTimeouts { max_age, grace, ..connection_timeouts() });
     let mut client = taking(&server, 0).await.ready().await.unwrap();
     let (response, _) = client.send_request(get("/openapi.json"), true).unwrap();
     let mut body = timeout(LONG, response).await.unwrap().unwrap().into_body();
@@ -176,7 +177,7 @@ async fn an_old_connection_is_closed_after_its_grace_whatever_waits_on_it() {
 
 #[tokio::test]
 async fn one_connection_has_so_many_streams_at_once_and_no_more() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let mut client = taking(&server, 0).await;
     client = client.ready().await.unwrap();
     let (response, _) = client.send_request(get("/healthz"), true).unwrap();

@@ -13,10 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use http::Request;
-use http_bridge::Patience;
+use http_bridge::ConnectionTimeouts;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use crate::sockets::{Server, patience};
+use crate::sockets::{Server, connection_timeouts};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -30,7 +30,8 @@ async fn a_bridge_of_its_own() {
     if !std::env::vars_os().any(|(name, _)| name == MEASURED) {
         return;
     }
-    let server = Server::start(Patience { connections_max: 50_000, ..patience() });
+    let server =
+        Server::start(ConnectionTimeouts { connections_max: 50_000, ..connection_timeouts() });
     println!("at {}", server.address);
     let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     ended.await.unwrap().unwrap();

@@ -18,9 +18,9 @@ use prost::Message;
 use proto::coordinator::v1::CheckoutRequest;
 use rpc::{
     call::CallMeta,
+    env::{SystemClock, SystemEntropy},
     net::{Endpoint, Net, Transport, in_process},
     routing::{Router, Target},
-    seams::{SystemClock, SystemEntropy},
     status::to_status,
     store_time::{self, StoreTime},
 };

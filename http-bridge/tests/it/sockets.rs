@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use http_bridge::{Error, Patience, server};
+use http_bridge::{ConnectionTimeouts, Error, server};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -27,8 +27,8 @@ pub(crate) struct Server {
     running: JoinHandle<Result<(), Error>>,
 }
 
-pub(crate) fn patience() -> Patience {
-    Patience {
+pub(crate) fn connection_timeouts() -> ConnectionTimeouts {
+    ConnectionTimeouts {
         header_read: Duration::from_secs(30),
         keep_alive_idle: Duration::from_mins(10),
         max_age: Duration::ZERO,
@@ -40,11 +40,11 @@ pub(crate) fn patience() -> Patience {
 }
 
 impl Server {
-    pub(crate) fn start(patience: Patience) -> Self {
+    pub(crate) fn start(patience: ConnectionTimeouts) -> Self {
         Self::of(Front::filled(), &rpc::listen::everywhere(0), patience)
     }
 
-    pub(crate) fn of(front: Front, addresses: &[SocketAddr], patience: Patience) -> Self {
+    pub(crate) fn of(front: Front, addresses: &[SocketAddr], patience: ConnectionTimeouts) -> Self {
         let listeners = rpc::listen::tcp(addresses).unwrap();
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
@@ -110,7 +110,7 @@ pub(crate) async fn is_closed(stream: &mut TcpStream) -> bool {
 
 #[tokio::test]
 async fn one_connection_serves_many_requests_of_every_outcome() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let mut stream = server.connect().await;
     for (line, status) in [
         ("GET /stock/find/1", "200"),
@@ -129,7 +129,7 @@ async fn one_connection_serves_many_requests_of_every_outcome() {
 
 #[tokio::test]
 async fn a_small_body_is_taken_off_the_connection() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let mut stream = server.connect().await;
     for (headers, body) in [
         ("Content-Length: 5\r\nContent-Type: application/octet-stream", "hello"),
@@ -146,7 +146,7 @@ async fn a_small_body_is_taken_off_the_connection() {
 
 #[tokio::test]
 async fn a_huge_body_is_refused_without_being_read() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let mut stream = server.connect().await;
     send(&mut stream, "POST /stock/add/1/1 HTTP/1.1\r\nContent-Length: 10000000000").await;
     assert!(receive(&mut stream).await.starts_with("HTTP/1.1 413 "));
@@ -155,7 +155,7 @@ async fn a_huge_body_is_refused_without_being_read() {
 
 #[tokio::test]
 async fn both_families_are_served() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     for address in &server.addresses {
         let host = if address.is_ipv6() { "::1" } else { "127.0.0.1" };
         let mut stream = TcpStream::connect((host, address.port())).await.unwrap();
@@ -166,7 +166,7 @@ async fn both_families_are_served() {
 
 #[tokio::test]
 async fn http2_is_served_without_tls() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let stream = server.connect().await;
     let io = hyper_util::rt::TokioIo::new(stream);
     let executor = hyper_util::rt::TokioExecutor::new();
@@ -187,7 +187,7 @@ async fn http2_is_served_without_tls() {
 #[tokio::test]
 async fn idle_connections_outlive_the_patience_for_heads() {
     let header_read = Duration::from_millis(100);
-    let server = Server::start(Patience { header_read, ..patience() });
+    let server = Server::start(ConnectionTimeouts { header_read, ..connection_timeouts() });
     let mut fresh = server.connect().await;
     let mut used = server.connect().await;
     call(&mut used, "GET /healthz").await;
@@ -201,7 +201,7 @@ async fn idle_connections_outlive_the_patience_for_heads() {
 #[tokio::test]
 async fn a_head_that_never_ends_loses_its_connection() {
     let header_read = Duration::from_millis(100);
-    let server = Server::start(Patience { header_read, ..patience() });
+    let server = Server::start(ConnectionTimeouts { header_read, ..connection_timeouts() });
     let mut stream = server.connect().await;
     call(&mut stream, "GET /healthz").await;
     stream.write_all(b"GET /healthz HT").await.unwrap();
@@ -212,7 +212,7 @@ async fn a_head_that_never_ends_loses_its_connection() {
 #[tokio::test]
 async fn a_connection_that_stays_idle_is_closed_in_the_end() {
     let keep_alive_idle = Duration::from_millis(200);
-    let server = Server::start(Patience { keep_alive_idle, ..patience() });
+    let server = Server::start(ConnectionTimeouts { keep_alive_idle, ..connection_timeouts() });
     let mut stream = server.connect().await;
     call(&mut stream, "GET /healthz").await;
     assert!(is_closed(&mut stream).await);
@@ -221,7 +221,7 @@ async fn a_connection_that_stays_idle_is_closed_in_the_end() {
 
 #[tokio::test]
 async fn what_is_in_flight_is_answered_before_the_end() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let held = Arc::new(Notify::new());
     server.front.world.plan("", "/Checkout", Trouble::Hold(Arc::clone(&held)), 1);
     let mut busy = server.connect().await;
@@ -257,7 +257,7 @@ async fn what_is_in_flight_is_answered_before_the_end() {
 #[tokio::test]
 async fn the_end_comes_although_something_hangs() {
     let drain = Duration::from_millis(300);
-    let server = Server::start(Patience { drain, ..patience() });
+    let server = Server::start(ConnectionTimeouts { drain, ..connection_timeouts() });
     server.front.world.plan("", "/Checkout", Trouble::Silence, usize::MAX);
     let mut busy = server.connect().await;
     send(&mut busy, "POST /orders/checkout/1 HTTP/1.1").await;
@@ -269,7 +269,7 @@ async fn the_end_comes_although_something_hangs() {
 
 #[tokio::test]
 async fn work_outlives_a_connection_that_breaks() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let held = Arc::new(Notify::new());
     server.front.world.plan("", "/Checkout", Trouble::Hold(Arc::clone(&held)), 1);
     let mut stream = server.connect().await;
@@ -287,7 +287,10 @@ async fn work_outlives_a_connection_that_breaks() {
 
 #[tokio::test]
 async fn an_old_connection_ends_with_its_next_answer() {
-    let server = Server::start(Patience { max_age: Duration::from_millis(300), ..patience() });
+    let server = Server::start(ConnectionTimeouts {
+        max_age: Duration::from_millis(300),
+        ..connection_timeouts()
+    });
     let mut stream = server.connect().await;
     assert!(!call(&mut stream, "GET /healthz").await.contains("connection: close"));
     tokio::time::sleep(Duration::from_millis(400)).await;
@@ -302,7 +305,7 @@ async fn an_old_connection_ends_with_its_next_answer() {
 
 #[tokio::test]
 async fn a_head_that_is_too_long_is_refused() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let mut stream = server.connect().await;
     let long = format!("GET /healthz HTTP/1.1\r\nHost: till\r\nX-Long: {}", "a".repeat(70_000));
     // The rest of it may find the door closed.
@@ -314,7 +317,7 @@ async fn a_head_that_is_too_long_is_refused() {
 
 #[tokio::test]
 async fn one_connection_too_many_waits_for_another_to_end() {
-    let server = Server::start(Patience { connections_max: 1, ..patience() });
+    let server = Server::start(ConnectionTimeouts { connections_max: 1, ..connection_timeouts() });
     let mut first = server.connect().await;
     call(&mut first, "GET /healthz").await;
     let mut second = server.connect().await;

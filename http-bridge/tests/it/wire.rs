@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     shop::Trouble,
-    sockets::{LONG, Server, is_closed, patience, receive, send},
+    sockets::{LONG, Server, connection_timeouts, is_closed, receive, send},
 };
 
 /// What a connection of its own is answered to these bytes.
@@ -35,7 +35,7 @@ fn is_problem(answer: &str, status: u16, reason: &str) -> bool {
 
 #[tokio::test]
 async fn what_is_no_request_is_refused_with_a_problem() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..],
         b"GET /healthz HTTP/9.9\r\nHost: t\r\n\r\n",
@@ -61,7 +61,7 @@ async fn what_is_no_request_is_refused_with_a_problem() {
 
 #[tokio::test]
 async fn http1_names_its_host_once_and_its_body_one_way() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     for (headers, field) in [
         ("", "Host"),
         ("Host: a\r\nHost: b\r\n", "Host"),
@@ -86,7 +86,7 @@ async fn http1_names_its_host_once_and_its_body_one_way() {
 
 #[tokio::test]
 async fn a_head_of_64_kib_is_served_and_a_longer_one_refused_over_both_versions() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let stream = TokioIo::new(server.connect().await);
     let (mut http2, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_head_of_64_kib_is_served_and_a_longer_one_refused_over_both_versions(
 
 #[tokio::test]
 async fn a_client_that_closes_its_side_gets_its_answer() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let held = Arc::new(Notify::new());
     server.front.world.plan("", "/Checkout", Trouble::Hold(Arc::clone(&held)), 1);
     let mut stream = server.connect().await;
@@ -134,7 +134,7 @@ async fn a_client_that_closes_its_side_gets_its_answer() {
 
 #[tokio::test]
 async fn whatever_is_refused_is_a_problem() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     for (call, status) in [
         ("GET /docs/nothing.js", 404),
         ("GET /console/nothing.js", 404),
@@ -156,7 +156,7 @@ async fn whatever_is_refused_is_a_problem() {
 
 #[tokio::test]
 async fn a_long_answer_arrives_whole_over_http2() {
-    let server = Server::start(patience());
+    let server = Server::start(connection_timeouts());
     let stream = TokioIo::new(server.connect().await);
     let (mut http2, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();

@@ -61,7 +61,7 @@ pub struct Tail {
     /// Start of the last KV transaction that showed, or appended, entry `seq` as the last one.
     known_at: Option<u64>,
     /// Appends of unknown outcome, all for the place after `seq`.
-    limbo: Vec<Author>,
+    undetermined: Vec<Author>,
 }
 
 impl Tail {
@@ -85,8 +85,8 @@ impl Tail {
 
     /// Whether the outcome of some append is unknown.
     #[must_use]
-    pub const fn is_in_limbo(&self) -> bool {
-        !self.limbo.is_empty()
+    pub const fn is_undetermined(&self) -> bool {
+        !self.undetermined.is_empty()
     }
 
     /// A KV transaction begins at `start_ms`. Returns whether it may append without a look: the tail was known a
@@ -94,7 +94,8 @@ impl Tail {
     /// [`Tail::looked`] says it again: neither a conflict nor a checkpoint does.
     pub fn begin(&mut self, start_ms: u64) -> bool {
         let known_at = self.known_at.take();
-        self.limbo.is_empty() && known_at.is_some_and(|at| start_ms.saturating_sub(at) <= TRUST_MS)
+        self.undetermined.is_empty()
+            && known_at.is_some_and(|at| start_ms.saturating_sub(at) <= TRUST_MS)
     }
 
     /// What a look has shown: the head, and the author of the entry after the last known one, if it stands, both at
@@ -103,14 +104,14 @@ impl Tail {
         let next_seq = self.seq.saturating_add(1);
         let lost = head.oldest > next_seq;
         let fate = match next {
-            _ if self.limbo.is_empty() => Fate::Settled,
+            _ if self.undetermined.is_empty() => Fate::Settled,
             _ if lost => Fate::Unknown,
             None => Fate::Open,
-            Some(author) if self.limbo.contains(&author) => Fate::Stands(author),
+            Some(author) if self.undetermined.contains(&author) => Fate::Stands(author),
             Some(_) => Fate::Void,
         };
         if fate != Fate::Open {
-            self.limbo.clear();
+            self.undetermined.clear();
         }
         let look = match next {
             _ if lost => {
@@ -168,7 +169,7 @@ impl Tail {
             seq: self.seq.saturating_add(1),
             author: Some(author),
             known_at: Some(start_ms),
-            limbo: Vec::new(),
+            undetermined: Vec::new(),
         };
         true
     }
@@ -176,7 +177,7 @@ impl Tail {
     /// Nobody knows whether the append of entry `seq + 1` has landed, or will.
     pub fn undetermined(&mut self, author: Author) {
         self.known_at = None;
-        self.limbo.push(author);
+        self.undetermined.push(author);
     }
 }
 
@@ -188,7 +189,7 @@ mod tests {
     const THEM: Author = Author { writer: [2; 16], run: 1 };
 
     fn known(seq: u64, author: Author, at_ms: u64) -> Tail {
-        Tail { seq, author: Some(author), known_at: Some(at_ms), limbo: Vec::new() }
+        Tail { seq, author: Some(author), known_at: Some(at_ms), undetermined: Vec::new() }
     }
 
     #[test]
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_trusted_while_an_append_is_in_limbo() {
+    fn nothing_is_trusted_while_an_append_is_is_undetermined() {
         let mut tail = known(3, US, 10_000);
         tail.undetermined(US);
         tail.looked(10_000);
@@ -221,28 +222,28 @@ mod tests {
         let mut tail = known(3, US, 0);
         assert!(tail.clone().appended(US, 0, LIFE_MAX_MS));
         assert!(!tail.appended(US, 0, LIFE_MAX_MS + 1));
-        assert_eq!((tail.seq(), tail.is_in_limbo()), (3, true));
+        assert_eq!((tail.seq(), tail.is_undetermined()), (3, true));
     }
 
     #[test]
     fn a_look_tells_what_became_of_an_append() {
         let head = Head::default();
-        let in_limbo = || {
+        let undetermined = || {
             let mut tail = known(3, THEM, 0);
             tail.undetermined(US);
             tail.undetermined(Author { run: 2, ..US });
             tail
         };
         let ours = Author { run: 2, ..US };
-        assert_eq!(in_limbo().look(&head, Some(ours)), (Look::Behind(4), Fate::Stands(ours)));
-        assert_eq!(in_limbo().look(&head, Some(THEM)), (Look::Behind(4), Fate::Void));
-        let mut open = in_limbo();
+        assert_eq!(undetermined().look(&head, Some(ours)), (Look::Behind(4), Fate::Stands(ours)));
+        assert_eq!(undetermined().look(&head, Some(THEM)), (Look::Behind(4), Fate::Void));
+        let mut open = undetermined();
         assert_eq!(open.look(&head, None), (Look::Current, Fate::Open));
-        assert!(open.is_in_limbo(), "it may land yet");
+        assert!(open.is_undetermined(), "it may land yet");
         let trimmed = Head { oldest: 5, ..head };
-        assert_eq!(in_limbo().look(&trimmed, Some(ours)), (Look::Lost(5), Fate::Unknown));
+        assert_eq!(undetermined().look(&trimmed, Some(ours)), (Look::Lost(5), Fate::Unknown));
         let last = Head { oldest: 4, ..head };
-        assert_eq!(in_limbo().look(&last, Some(ours)), (Look::Behind(4), Fate::Stands(ours)));
+        assert_eq!(undetermined().look(&last, Some(ours)), (Look::Behind(4), Fate::Stands(ours)));
     }
 
     #[test]

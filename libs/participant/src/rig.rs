@@ -69,7 +69,8 @@ pub fn settle<D: Domain>(core: &mut Core<D>) -> Option<(u64, JournalEntry)> {
     Some((batch.seq, batch.entry))
 }
 
-/// Has the records follow the journal, in pieces of about `budget` bytes, as of `start`. Tells how many pieces that were.
+/// Has the records follow the journal, in pieces of about `budget` bytes, as of `start`. Tells how many pieces that
+/// were.
 ///
 /// # Panics
 /// When a piece is made for another head.

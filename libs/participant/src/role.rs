@@ -12,10 +12,10 @@ use proto::{
 use rpc::{
     access::{self, Identity},
     admin::{Admin, Ready},
+    env::{SystemClock, SystemEntropy},
     listen::Listeners,
     net::{GrpcNet, Net},
     routing::{Router, Target},
-    seams::{SystemClock, SystemEntropy},
     served,
     server::{Readiness, ServeError, ServerArgs, serve},
     status::{Failure, invalid_field, to_status},

@@ -99,7 +99,7 @@ pub fn client_call(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seams::SystemEntropy;
+    use crate::env::SystemEntropy;
 
     fn call(
         request_id: &str,

@@ -8,8 +8,8 @@
 //! Modules: [`net`] connections behind a seam; [`tls`] encrypts them; `bundle` many calls in one request;
 //! [`access`] who calls whom; [`routing`] shard to replica; [`status`] errors to `tonic::Status` and back;
 //! [`deadline`] the caller's time; [`retry`] pauses between attempts; [`listen`] sockets; `guard` what
-//! surrounds each request; [`server`] serving, health, reflection, drain; [`admin`] what operators ask; [`reload`] files that change;
-//! [`seams`] the real clock and the real entropy.
+//! surrounds each request; [`server`] serving, health, reflection, drain; [`admin`] what operators ask; [`reload`]
+//! files that change; [`env`] the real clock and the real entropy.
 //!
 //! Invariants: [`status`] is the only place that builds a `tonic::Status`; a server says NOT_SERVING
 //! before it stops accepting; where callers show certificates, nobody calls what [`access`] does not
@@ -21,13 +21,13 @@ pub mod admin;
 mod bundle;
 pub mod call;
 pub mod deadline;
+pub mod env;
 mod guard;
 pub mod listen;
 pub mod net;
 pub mod reload;
 pub mod retry;
 pub mod routing;
-pub mod seams;
 pub mod server;
 mod spans;
 pub mod status;

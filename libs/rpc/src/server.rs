@@ -26,9 +26,9 @@ use types::Entropy as _;
 
 use crate::{
     bundle::Unbundling,
+    env::SystemEntropy,
     guard::GuardLayer,
     net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
-    seams::SystemEntropy,
     served,
     tls::{self, Conn, Life, Tls},
 };

@@ -16,8 +16,8 @@ use crate::kv::{KvError, Value};
 /// Format 1: any release may read it.
 pub const FORMAT_1: u8 = 1;
 
-/// Format 2: releases up to 0.1 may not. Heads had it before there was format 3, as releases up to 0.1 tell changes of one
-/// record apart by start timestamps alone, and must not write a shard whose records have [stamps](types::Stamp).
+/// Format 2: releases up to 0.1 may not. Heads had it before there was format 3, as releases up to 0.1 tell changes of
+/// one record apart by start timestamps alone, and must not write a shard whose records have [stamps](types::Stamp).
 pub const FORMAT_2: u8 = 2;
 
 /// Format 3: only releases that take the journal for the state may read it. Heads have it: earlier releases take the

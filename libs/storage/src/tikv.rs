@@ -19,16 +19,16 @@
 
 mod certificates;
 mod classify;
+mod commit_verifier;
 mod front;
-mod gather;
 mod gc;
 mod members;
 mod pace;
 mod query;
+mod singleflight;
 mod supervisor;
 #[cfg(test)]
 mod tests;
-mod trust;
 mod txn;
 
 use std::{
@@ -54,14 +54,15 @@ use types::Timestamp;
 
 use crate::kv::{Key, Kv, KvError, Reads, Txn};
 use classify::Orphan;
-use gather::Gather;
+use commit_verifier::{CommitVerifier, ErrorEpoch};
 use pace::{Pause, Throttle, bounded};
 use query::TikvReads;
+use singleflight::Singleflight;
 use supervisor::Supervisor;
-use trust::{Calm, Trust};
 use txn::TikvTxn;
 
-/// Largest message that is accepted from the store, in bytes; the largest pages, of 64 journal entries, stay below a third of it.
+/// Largest message that is accepted from the store, in bytes; the largest pages, of 64 journal entries, stay below a
+/// third of it.
 const DECODED_BYTES_MAX: usize = 64 << 20;
 /// The client's own attempts at a region or a lock: from 2 ms, doubled up to 500 ms, which in all
 /// outlasts the 3 s for which a dead writer's lock is honoured.
@@ -148,8 +149,8 @@ pub struct TikvKv {
 struct Inner {
     config: TikvConfig,
     supervisor: Supervisor,
-    trust: Trust,
-    timestamps: Gather<Result<Timestamp, KvError>>,
+    trust: CommitVerifier,
+    timestamps: Singleflight<Result<Timestamp, KvError>>,
     /// Set when the store declines one-phase commits.
     one_phase_off_until: Mutex<Option<Instant>>,
     clearing: AtomicBool,
@@ -188,9 +189,9 @@ impl TikvKv {
         Ok(Arc::new(Self {
             inner: Arc::new(Inner {
                 supervisor: Supervisor::start(&config),
-                trust: Trust::default(),
+                trust: CommitVerifier::default(),
                 config,
-                timestamps: Gather::default(),
+                timestamps: Singleflight::default(),
                 one_phase_off_until: Mutex::default(),
                 clearing: AtomicBool::new(false),
                 orphan_warnings: Throttle::default(),
@@ -292,7 +293,7 @@ impl Inner {
     }
 
     /// The stretch without failures that lasts now.
-    fn calm(&self) -> Calm {
+    fn calm(&self) -> ErrorEpoch {
         self.trust.calm(self.supervisor.generation())
     }
 

@@ -8,26 +8,28 @@
 //!
 //! ```text
 //!  begin -> Voting --all YES: answer--> Deciding(commit) -+
-//!             |  \--NO, CONTENDED-----> Deciding(abort) --+-> Spreading -> Forgetting -> Done
-//!             |FENCED, deadline              ^            |
-//!             v                              |            |
-//!  resolve -> Asking <-> Looking -> Gathering+------------+
+//!             |  \--NO, CONTENDED-----> Deciding(abort) --+-> Notifying -> Forgetting -> Done
+//!             |FENCED, deadline                 ^         |
+//!             v                                 |         |
+//!  resolve -> Polling <-> Recovering -> Tallying+---------+
 //! ```
 //!
 //! The machine does no I/O. Its driver sends each message until it is answered or replaced: a later
-//! [`Output::Send`] to the same seat replaces the one before. Deciding and spreading stand here; what is
+//! [`Output::Send`] to the same index replaces the one before. Deciding and notifying stand here; what is
 //! asked when votes are missing stands in [`crate::resolver`].
 
 use types::{BranchState, TxMeta, Vote};
 
 use crate::{
-    message::{Input, Message, Outcome, Output, PRIMARY, Refused, Reply, Seat, Serial, Violation},
+    message::{
+        BranchIndex, Input, Message, MessageId, Outcome, Output, PRIMARY, Refused, Reply, Violation,
+    },
     rules::Rule,
 };
 
 /// What is known of a branch's vote.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Known {
+pub(crate) enum BranchKnowledge {
     /// Nothing yet.
     Nothing,
     /// YES, with its receipt.
@@ -40,9 +42,9 @@ pub(crate) enum Known {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
-    pub(crate) known: Known,
+    pub(crate) known: BranchKnowledge,
     /// The message that is being sent to it.
-    pub(crate) pending: Option<Serial>,
+    pub(crate) pending: Option<MessageId>,
     /// It has acknowledged the outcome, or needs not.
     pub(crate) settled: bool,
 }
@@ -53,16 +55,16 @@ pub(crate) enum Phase {
     /// Prepares are out.
     Voting,
     /// The primary was asked what it knows.
-    Asking(Asking),
+    Polling(Polling),
     /// The primary knows nothing and the deadline has passed: the others were asked, without fencing,
     /// whether it has forgotten.
-    Looking,
+    Recovering,
     /// The primary is PREPARED: the others were asked for their votes.
-    Gathering,
+    Tallying,
     /// The primary was told the outcome that we found (true: COMMITTED).
     Deciding(bool),
     /// The outcome stands at the primary (true: COMMITTED); the others were told.
-    Spreading(bool),
+    Notifying(bool),
     /// All have acknowledged; the primary was told.
     Forgetting,
     /// Over.
@@ -71,7 +73,7 @@ pub(crate) enum Phase {
 
 /// Why the primary was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Asking {
+pub(crate) enum Polling {
     /// To begin with.
     First,
     /// Nobody remembers a COMMITTED, so that it may be fenced.
@@ -84,11 +86,11 @@ pub(crate) enum Asking {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Role {
     /// The transaction's one coordinator: it may answer a commit point at once, and fence at any time.
-    Owner,
+    Coordinator,
     /// Anybody, past the deadline: may fence.
-    Heir,
+    Resolver,
     /// Anybody, before the deadline: may only ask.
-    Stranger,
+    Observer,
 }
 
 /// One transaction. See the module's documentation.
@@ -100,7 +102,7 @@ pub struct Transaction {
     /// The primary knew nothing when it was fenced or aborted by us.
     pub(crate) primary_was_absent: bool,
     answered: bool,
-    pub(crate) last_serial: Serial,
+    pub(crate) last_message_id: MessageId,
     #[cfg(test)]
     pub(crate) without: Option<Rule>,
 }
@@ -108,7 +110,7 @@ pub struct Transaction {
 impl Transaction {
     /// Begins a transaction of these branches: asks all of them for their votes. For its one coordinator.
     pub fn begin(meta: &TxMeta, out: &mut Vec<Output>) -> Self {
-        let mut transaction = Self::new(meta, Phase::Voting, Role::Owner);
+        let mut transaction = Self::new(meta, Phase::Voting, Role::Coordinator);
         transaction.send_all(0, &Message::Prepare, out);
         transaction
     }
@@ -116,21 +118,21 @@ impl Transaction {
     /// Finds out what became of a transaction, and brings it to its end where it may. `may_fence` says
     /// that the store's clock has passed its deadline; before that, whoever has not voted is only asked.
     pub fn resolve(meta: &TxMeta, may_fence: bool, out: &mut Vec<Output>) -> Self {
-        let role = if may_fence { Role::Heir } else { Role::Stranger };
+        let role = if may_fence { Role::Resolver } else { Role::Observer };
         let mut transaction = Self::new(meta, Phase::Done, role);
-        transaction.ask_primary(Asking::First, out);
+        transaction.ask_primary(Polling::First, out);
         transaction
     }
 
     fn new(meta: &TxMeta, phase: Phase, role: Role) -> Self {
-        let place = Place { known: Known::Nothing, pending: None, settled: false };
+        let place = Place { known: BranchKnowledge::Nothing, pending: None, settled: false };
         Self {
             places: vec![place; meta.branches.len()],
             phase,
             role,
             primary_was_absent: false,
             answered: false,
-            last_serial: Serial::default(),
+            last_message_id: MessageId::default(),
             #[cfg(test)]
             without: None,
         }
@@ -144,13 +146,13 @@ impl Transaction {
                     self.resolve_own(out);
                 }
             }
-            Input::Reply { seat, serial, reply } => {
-                let Some(place) = self.places.get_mut(seat) else { return };
-                if self.phase == Phase::Done || place.pending != Some(serial) {
+            Input::Reply { index, message_id, reply } => {
+                let Some(place) = self.places.get_mut(index) else { return };
+                if self.phase == Phase::Done || place.pending != Some(message_id) {
                     return;
                 }
                 place.pending = None;
-                self.on_reply(seat, reply, out);
+                self.on_reply(index, reply, out);
             }
         }
     }
@@ -170,37 +172,39 @@ impl Transaction {
         self.phase == Phase::Voting
     }
 
-    fn on_reply(&mut self, seat: Seat, reply: Reply, out: &mut Vec<Output>) {
+    fn on_reply(&mut self, index: BranchIndex, reply: Reply, out: &mut Vec<Output>) {
         match (self.phase, reply) {
-            (Phase::Voting, Reply::Vote(vote)) => self.on_vote(seat, vote, out),
-            (Phase::Asking(why), Reply::State(state, vote)) => {
+            (Phase::Voting, Reply::Vote(vote)) => self.on_vote(index, vote, out),
+            (Phase::Polling(why), Reply::State(state, vote)) => {
                 self.on_primary(why, state, vote, out);
             }
-            (Phase::Looking, Reply::State(state, vote)) => self.on_look(seat, state, vote, out),
-            (Phase::Gathering, Reply::State(state, vote)) => {
-                self.on_gathered(seat, state, vote, out);
+            (Phase::Recovering, Reply::State(state, vote)) => self.on_look(index, state, vote, out),
+            (Phase::Tallying, Reply::State(state, vote)) => {
+                self.on_gathered(index, state, vote, out);
             }
             (Phase::Deciding(commit), Reply::Acked(state)) => self.on_decided(commit, state, out),
-            (Phase::Spreading(committed), Reply::Acked(state)) => {
-                self.on_acked(seat, committed, state, out);
+            (Phase::Notifying(committed), Reply::Acked(state)) => {
+                self.on_acked(index, committed, state, out);
             }
             (Phase::Forgetting, Reply::Forgotten) => self.finish(out),
             // The kind of a reply follows from its message, and that from the phase.
             (_, Reply::Vote(_) | Reply::State(..) | Reply::Acked(_) | Reply::Forgotten) => {
-                self.violate(Violation::Nonsense(seat), out);
+                self.violate(Violation::Nonsense(index), out);
             }
         }
     }
 
-    fn on_vote(&mut self, seat: Seat, vote: Vote, out: &mut Vec<Output>) {
+    fn on_vote(&mut self, index: BranchIndex, vote: Vote, out: &mut Vec<Output>) {
         match vote {
-            Vote::Yes { receipt } => self.know(seat, Known::Yes(receipt)),
-            Vote::No { .. } | Vote::Contended { .. } => self.know(seat, Known::Against(vote)),
+            Vote::Yes { receipt } => self.know(index, BranchKnowledge::Yes(receipt)),
+            Vote::No { .. } | Vote::Contended { .. } => {
+                self.know(index, BranchKnowledge::Against(vote));
+            }
             // It need not be durable, so it is no evidence: ask again, with a fence.
             Vote::Fenced if self.holds(Rule::FencedVoteIsNoEvidence) => {
                 return self.resolve_own(out);
             }
-            Vote::Fenced => self.know(seat, Known::Fence),
+            Vote::Fenced => self.know(index, BranchKnowledge::Fence),
         }
         self.judge_votes(out);
     }
@@ -213,8 +217,8 @@ impl Transaction {
         } else if let Some(evidence) = self.evidence() {
             // A refusal needs the primary's word, too: that it stands as it was read.
             let refuses = self.places.iter().any(|place| is_no(&place.known));
-            let word =
-                !matches!(self.known(PRIMARY), Known::Nothing) || !self.holds(Rule::PrimarysWord);
+            let word = !matches!(self.known(PRIMARY), BranchKnowledge::Nothing)
+                || !self.holds(Rule::PrimarysWord);
             if !refuses || word {
                 self.decide_abort(evidence, out);
             }
@@ -224,8 +228,10 @@ impl Transaction {
     /// Tells the primary that all voted YES.
     pub(crate) fn decide_commit(&mut self, out: &mut Vec<Output>) {
         let receipts = self.places.iter().map(|place| match &place.known {
-            Known::Yes(receipt) => receipt.clone(),
-            Known::Nothing | Known::Against(_) | Known::Fence => Vec::new(),
+            BranchKnowledge::Yes(receipt) => receipt.clone(),
+            BranchKnowledge::Nothing | BranchKnowledge::Against(_) | BranchKnowledge::Fence => {
+                Vec::new()
+            }
         });
         let message = Message::Commit { receipts: receipts.collect() };
         self.drop_pending();
@@ -237,7 +243,7 @@ impl Transaction {
     }
 
     /// Tells the primary that a branch is against it. A primary that is against it itself is final.
-    pub(crate) fn decide_abort(&mut self, evidence: Seat, out: &mut Vec<Output>) {
+    pub(crate) fn decide_abort(&mut self, evidence: BranchIndex, out: &mut Vec<Output>) {
         self.drop_pending();
         if evidence == PRIMARY {
             return self.adopt(false, out);
@@ -272,44 +278,50 @@ impl Transaction {
     /// The outcome stands at the primary: tells the others.
     pub(crate) fn adopt(&mut self, committed: bool, out: &mut Vec<Output>) {
         if committed {
-            let against = |place: &Place| matches!(place.known, Known::Against(_));
-            if let Some(seat) = self.places.iter().position(against) {
-                return self.violate(Violation::CommittedDespiteNo(seat), out);
+            let against = |place: &Place| matches!(place.known, BranchKnowledge::Against(_));
+            if let Some(index) = self.places.iter().position(against) {
+                return self.violate(Violation::CommittedDespiteNo(index), out);
             }
-            if self.role == Role::Owner {
+            if self.role == Role::Coordinator {
                 self.answer(Outcome::Committed, out);
             }
         }
         self.drop_pending();
-        self.phase = Phase::Spreading(committed);
-        for (seat, place) in self.places.iter_mut().enumerate() {
+        self.phase = Phase::Notifying(committed);
+        for (index, place) in self.places.iter_mut().enumerate() {
             // Who voted against it is ABORTED for good. A fence that stands in the way of a COMMITTED can
             // only be one that was left after the branch had acknowledged and forgotten.
-            place.settled =
-                seat == PRIMARY || matches!(place.known, Known::Against(_) | Known::Fence);
+            place.settled = index == PRIMARY
+                || matches!(place.known, BranchKnowledge::Against(_) | BranchKnowledge::Fence);
         }
         let message = if committed {
             Message::Commit { receipts: Vec::new() }
         } else {
             Message::Abort { evidence: None }
         };
-        let told: Vec<Seat> = self.unsettled().collect();
-        for seat in told {
-            self.send(seat, message.clone(), out);
+        let told: Vec<BranchIndex> = self.unsettled().collect();
+        for index in told {
+            self.send(index, message.clone(), out);
         }
         self.conclude(committed, out);
     }
 
-    fn on_acked(&mut self, seat: Seat, committed: bool, state: BranchState, out: &mut Vec<Output>) {
+    fn on_acked(
+        &mut self,
+        index: BranchIndex,
+        committed: bool,
+        state: BranchState,
+        out: &mut Vec<Output>,
+    ) {
         match (committed, state) {
             (true, BranchState::Committed) | (false, BranchState::Aborted) => {
-                if let Some(place) = self.places.get_mut(seat) {
+                if let Some(place) = self.places.get_mut(index) {
                     place.settled = true;
                 }
                 self.conclude(committed, out);
             }
             (true, BranchState::Aborted) => {
-                self.violate(Violation::AbortedElsewhere(seat), out);
+                self.violate(Violation::AbortedElsewhere(index), out);
             }
             // The primary had forgotten before we fenced it: so all had acknowledged.
             (false, BranchState::Committed) if self.primary_was_absent => {
@@ -317,10 +329,10 @@ impl Transaction {
                 self.forget(out);
             }
             (false, BranchState::Committed) => {
-                self.violate(Violation::CommittedElsewhere(seat), out);
+                self.violate(Violation::CommittedElsewhere(index), out);
             }
             (_, BranchState::Absent | BranchState::Prepared) => {
-                self.violate(Violation::Nonsense(seat), out);
+                self.violate(Violation::Nonsense(index), out);
             }
         }
     }
@@ -343,20 +355,27 @@ impl Transaction {
     /// Why it was aborted. A NO counts only together with the primary's word, YES or NO.
     fn failure(&self) -> Outcome {
         let word = match self.known(PRIMARY) {
-            Known::Yes(_) => true,
-            known @ (Known::Nothing | Known::Against(_) | Known::Fence) => is_no(known),
+            BranchKnowledge::Yes(_) => true,
+            known @ (BranchKnowledge::Nothing
+            | BranchKnowledge::Against(_)
+            | BranchKnowledge::Fence) => is_no(known),
         } || !self.holds(Rule::PrimarysWord);
         let mut refused = Vec::new();
         let mut blockers = Vec::new();
-        for (seat, place) in self.places.iter().enumerate() {
+        for (index, place) in self.places.iter().enumerate() {
             match &place.known {
-                Known::Against(Vote::No { reason, metadata }) => refused.push(Refused {
-                    seat,
+                BranchKnowledge::Against(Vote::No { reason, metadata }) => refused.push(Refused {
+                    index,
                     reason: reason.clone(),
                     metadata: metadata.clone(),
                 }),
-                Known::Against(Vote::Contended { blocker }) => blockers.push((**blocker).clone()),
-                Known::Nothing | Known::Yes(_) | Known::Against(_) | Known::Fence => {}
+                BranchKnowledge::Against(Vote::Contended { blocker }) => {
+                    blockers.push((**blocker).clone());
+                }
+                BranchKnowledge::Nothing
+                | BranchKnowledge::Yes(_)
+                | BranchKnowledge::Against(_)
+                | BranchKnowledge::Fence => {}
             }
         }
         if word && !refused.is_empty() {
@@ -370,7 +389,7 @@ impl Transaction {
 
     /// Whether it may fence what has not voted.
     pub(crate) fn may_fence(&self) -> bool {
-        self.role != Role::Stranger
+        self.role != Role::Observer
     }
 
     pub(crate) fn answer(&mut self, outcome: Outcome, out: &mut Vec<Output>) {
@@ -391,18 +410,23 @@ impl Transaction {
         self.finish(out);
     }
 
-    pub(crate) fn send(&mut self, seat: Seat, message: Message, out: &mut Vec<Output>) {
-        self.last_serial = Serial(self.last_serial.0.saturating_add(1));
-        let serial = self.last_serial;
-        if let Some(place) = self.places.get_mut(seat) {
-            place.pending = Some(serial);
-            out.push(Output::Send { seat, serial, message });
+    pub(crate) fn send(&mut self, index: BranchIndex, message: Message, out: &mut Vec<Output>) {
+        self.last_message_id = MessageId(self.last_message_id.0.saturating_add(1));
+        let message_id = self.last_message_id;
+        if let Some(place) = self.places.get_mut(index) {
+            place.pending = Some(message_id);
+            out.push(Output::Send { index, message_id, message });
         }
     }
 
-    pub(crate) fn send_all(&mut self, first: Seat, message: &Message, out: &mut Vec<Output>) {
-        for seat in first..self.places.len() {
-            self.send(seat, message.clone(), out);
+    pub(crate) fn send_all(
+        &mut self,
+        first: BranchIndex,
+        message: &Message,
+        out: &mut Vec<Output>,
+    ) {
+        for index in first..self.places.len() {
+            self.send(index, message.clone(), out);
         }
     }
 
@@ -417,26 +441,26 @@ impl Transaction {
         self.places.iter().any(|place| place.pending.is_some())
     }
 
-    pub(crate) fn know(&mut self, seat: Seat, known: Known) {
-        if let Some(place) = self.places.get_mut(seat) {
+    pub(crate) fn know(&mut self, index: BranchIndex, known: BranchKnowledge) {
+        if let Some(place) = self.places.get_mut(index) {
             place.known = known;
         }
     }
 
-    pub(crate) fn known(&self, seat: Seat) -> &Known {
-        self.places.get(seat).map_or(&Known::Nothing, |place| &place.known)
+    pub(crate) fn known(&self, index: BranchIndex) -> &BranchKnowledge {
+        self.places.get(index).map_or(&BranchKnowledge::Nothing, |place| &place.known)
     }
 
     pub(crate) fn all_yes(&self) -> bool {
-        let yes = |place: &Place| matches!(place.known, Known::Yes(_));
+        let yes = |place: &Place| matches!(place.known, BranchKnowledge::Yes(_));
         let needed = if self.holds(Rule::AllVotes) { self.places.len() } else { 1 };
         self.places.iter().take(needed).all(yes)
     }
 
     /// A branch that is against it: the primary before others, a vote before a bare fence.
-    pub(crate) fn evidence(&self) -> Option<Seat> {
-        let fenced = |place: &Place| matches!(place.known, Known::Fence);
-        let against = |place: &Place| matches!(place.known, Known::Against(_));
+    pub(crate) fn evidence(&self) -> Option<BranchIndex> {
+        let fenced = |place: &Place| matches!(place.known, BranchKnowledge::Fence);
+        let against = |place: &Place| matches!(place.known, BranchKnowledge::Against(_));
         let primary = self.places.first().is_some_and(|place| against(place) || fenced(place));
         primary
             .then_some(PRIMARY)
@@ -444,8 +468,8 @@ impl Transaction {
             .or_else(|| self.places.iter().position(fenced))
     }
 
-    fn unsettled(&self) -> impl Iterator<Item = Seat> {
-        self.places.iter().enumerate().filter(|(_, place)| !place.settled).map(|(seat, _)| seat)
+    fn unsettled(&self) -> impl Iterator<Item = BranchIndex> {
+        self.places.iter().enumerate().filter(|(_, place)| !place.settled).map(|(index, _)| index)
     }
 
     /// Whether a rule is in force: always, except where a test takes it out.
@@ -462,8 +486,8 @@ impl Transaction {
     }
 }
 
-fn is_no(known: &Known) -> bool {
-    matches!(known, Known::Against(Vote::No { .. }))
+fn is_no(known: &BranchKnowledge) -> bool {
+    matches!(known, BranchKnowledge::Against(Vote::No { .. }))
 }
 
 #[cfg(test)]

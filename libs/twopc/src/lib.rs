@@ -4,9 +4,9 @@
 //! Must not know: async, clocks, randomness, I/O, the wire, and what is bought or paid: plans and holds
 //! are opaque. Collections are ordered, so that one input sequence has one output sequence.
 //!
-//! Modules: [`participant`] a shard's book of transactions; [`undo`] the map beneath it; [`coordinator`]
+//! Modules: [`participant`] a shard's table of transactions; [`undo`] the map beneath it; [`coordinator`]
 //! the machine that brings one transaction to its outcome, and `resolver` its half that asks when votes
-//! are missing, [`message`] what goes in and out. `model` (tests only) explores books and machines
+//! are missing, [`message`] what goes in and out. `model` (tests only) explores tables and machines
 //! together, exhaustively.
 //!
 //! Invariants: docs/protocol.md numbers them and names their tests.

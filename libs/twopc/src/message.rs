@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use types::{BranchState, TxMeta, Vote};
 
 /// Position of a branch in [`TxMeta::branches`]; 0 is the primary.
-pub type Seat = usize;
+pub type BranchIndex = usize;
 
-/// The primary's seat.
-pub const PRIMARY: Seat = 0;
+/// The primary's index.
+pub const PRIMARY: BranchIndex = 0;
 
 /// Numbers the messages of one machine. A reply names the message that it answers; only the latest
-/// message to a seat counts, so what a reply says was true at some moment after that message was sent.
+/// message to an index counts, so what a reply says was true at some moment after that message was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Serial(pub u32);
+pub struct MessageId(pub u32);
 
 /// What a branch is told or asked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +28,7 @@ pub enum Message {
     /// The outcome is ABORTED.
     Abort {
         /// To the primary: a branch at which a NO or a fence was seen; it is durable there.
-        evidence: Option<Seat>,
+        evidence: Option<BranchIndex>,
     },
     /// What is known?
     Query {
@@ -58,9 +58,9 @@ pub enum Input {
     /// A branch answered.
     Reply {
         /// The branch.
-        seat: Seat,
+        index: BranchIndex,
         /// What message.
-        serial: Serial,
+        message_id: MessageId,
         /// What it said.
         reply: Reply,
     },
@@ -74,9 +74,9 @@ pub enum Output {
     /// Send this to a branch until it answers, in place of whatever was being sent to it.
     Send {
         /// To whom.
-        seat: Seat,
+        index: BranchIndex,
         /// To be named by the reply.
-        serial: Serial,
+        message_id: MessageId,
         /// The message itself.
         message: Message,
     },
@@ -101,14 +101,14 @@ pub enum Outcome {
     /// None of it happened, and nobody gave a reason: a new attempt may succeed.
     Fenced,
     /// Not decided, and not for us to decide before the deadline. These branches have not voted.
-    Undecided(Vec<Seat>),
+    Undecided(Vec<BranchIndex>),
 }
 
 /// A NO vote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// The branch.
-    pub seat: Seat,
+    pub index: BranchIndex,
     /// Stable, upper case.
     pub reason: String,
     /// Ids and amounts for people.
@@ -123,14 +123,14 @@ pub enum Violation {
     AbortedAfterYes,
     /// A branch refused, yet the primary is COMMITTED (P3).
     #[error("the primary is COMMITTED although branch {0} voted NO")]
-    CommittedDespiteNo(Seat),
+    CommittedDespiteNo(BranchIndex),
     /// A branch is COMMITTED, yet the primary is not (P2).
     #[error("branch {0} is COMMITTED although the primary is not")]
-    CommittedElsewhere(Seat),
+    CommittedElsewhere(BranchIndex),
     /// A branch is ABORTED, yet the primary is COMMITTED (P2).
     #[error("branch {0} is ABORTED although the primary is COMMITTED")]
-    AbortedElsewhere(Seat),
+    AbortedElsewhere(BranchIndex),
     /// A reply that no rule allows (P14).
     #[error("branch {0} gave a reply that no rule allows")]
-    Nonsense(Seat),
+    Nonsense(BranchIndex),
 }

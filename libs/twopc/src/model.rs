@@ -1,4 +1,4 @@
-//! Exhaustive check of the protocol: the very machines and books that the roles link, in a small world.
+//! Exhaustive check of the protocol: the very machines and tables that the roles link, in a small world.
 //!
 //! Goal: no reachable state breaks an invariant of docs/protocol.md, and each rule is needed. Method:
 //! breadth-first search over every order of events. The network keeps every request ever sent and may
@@ -20,7 +20,7 @@ use self::{
 };
 use crate::rules::Rule;
 
-const OWNER: (usize, Actor) = (0, Actor::Owner);
+const COORDINATOR: (usize, Actor) = (0, Actor::Coordinator);
 const ASKER: (usize, Actor) = (0, Actor::Asker);
 
 fn holds(scope: &Scope) -> usize {
@@ -52,25 +52,25 @@ fn one(branches: u16, actors: &[(usize, Actor)]) -> Scope {
 
 #[test]
 fn one_transaction_is_safe_where_books_forget() {
-    assert!(holds(&one(2, &[OWNER, ASKER])) > 100_000);
-    assert!(holds(&Scope { verdicts: 3, ..one(3, &[OWNER]) }) > 10_000);
+    assert!(holds(&one(2, &[COORDINATOR, ASKER])) > 100_000);
+    assert!(holds(&Scope { verdicts: 3, ..one(3, &[COORDINATOR]) }) > 10_000);
 }
 
 #[test]
 fn two_resolvers_and_the_coordinator_never_disagree() {
-    let scope = one(2, &[OWNER, ASKER, ASKER]);
+    let scope = one(2, &[COORDINATOR, ASKER, ASKER]);
     assert!(holds(&Scope { forgetful: false, verdicts: 2, ..scope }) > 100_000);
 }
 
 #[test]
 fn three_branches_never_disagree() {
-    let scope = one(3, &[OWNER, ASKER]);
+    let scope = one(3, &[COORDINATOR, ASKER]);
     assert!(holds(&Scope { forgetful: false, verdicts: 2, ..scope }) > 100_000);
 }
 
 #[test]
 fn two_checkouts_of_one_order_buy_it_once() {
-    let actors = [OWNER, (1, Actor::Owner)];
+    let actors = [COORDINATOR, (1, Actor::Coordinator)];
     assert!(holds(&Scope { shop: true, forgetful: false, ..one(2, &actors) }) > 10_000);
 }
 
@@ -85,9 +85,9 @@ fn every_rule_of_the_machine_is_needed() {
         Rule::AnswerAfterAborts,
     ] {
         println!("without {rule:?}:");
-        breaks(&Scope { without: Some(rule), ..one(2, &[OWNER, ASKER]) });
+        breaks(&Scope { without: Some(rule), ..one(2, &[COORDINATOR, ASKER]) });
     }
-    let actors = [OWNER, (1, Actor::Owner)];
+    let actors = [COORDINATOR, (1, Actor::Coordinator)];
     let shop = Scope { shop: true, forgetful: false, ..one(2, &actors) };
     println!("without {:?}:", Rule::PrimarysWord);
     breaks(&Scope { without: Some(Rule::PrimarysWord), ..shop });
@@ -97,13 +97,13 @@ fn every_rule_of_the_machine_is_needed() {
 fn every_rule_of_the_book_is_needed() {
     for loose in Loose::ALL {
         println!("loose {loose:?}:");
-        breaks(&Scope { loose: Some(loose), ..one(2, &[OWNER, ASKER]) });
+        breaks(&Scope { loose: Some(loose), ..one(2, &[COORDINATOR, ASKER]) });
     }
 }
 
 #[test]
 fn the_search_sees_both_outcomes() {
-    let scope = one(2, &[OWNER]);
+    let scope = one(2, &[COORDINATOR]);
     let mut seen = std::collections::BTreeSet::new();
     search::visit(&scope, |world: &World| {
         seen.extend(world.answers());
@@ -114,7 +114,7 @@ fn the_search_sees_both_outcomes() {
 
 #[test]
 fn every_message_comes_right_after_every_other_one() {
-    let scope = Scope { verdicts: 2, ..one(2, &[OWNER, ASKER]) };
+    let scope = Scope { verdicts: 2, ..one(2, &[COORDINATOR, ASKER]) };
     let met = search::meetings(&scope);
     for first in Kind::ALL {
         let then = Kind::ALL.map(|then| if met.contains(&(first, then)) { 'x' } else { '.' });

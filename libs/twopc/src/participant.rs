@@ -1,8 +1,9 @@
 //! What one shard knows of transactions: the participant's side of the protocol.
 //!
-//! Event-sourced: a decision is a pure function of the book ([`Book::gate`], [`Book::commit`],
-//! [`Book::abort`], [`Book::query`]) that yields a reply and at most one [`Event`]; [`Book::apply`] is the
-//! only thing that changes the book, live and on replay of a journal alike. What is held (`H`) is opaque.
+//! Event-sourced: a decision is a pure function of the table ([`TransactionTable::gate`], [`TransactionTable::commit`],
+//! [`TransactionTable::abort`], [`TransactionTable::query`]) that yields a reply and at most one [`Event`];
+//! [`TransactionTable::apply`] is the only thing that changes the table, live and on replay of a journal alike. What
+//! is held (`H`) is opaque.
 
 use types::{Branch, BranchState, Mutation, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
@@ -79,9 +80,9 @@ impl<H> Event<H> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Gate {
     /// Nothing is known and there is time: judge it.
-    Open,
+    Admit,
     /// This is the answer: the first vote again, or FENCED. Nothing is written.
-    Shut(Vote),
+    Reject(Vote),
 }
 
 /// What a Commit, Abort or Query comes to.
@@ -101,18 +102,18 @@ impl<H> Decision<H> {
 
 /// The transactions that one shard knows.
 #[derive(Debug, Clone)]
-pub struct Book<H> {
+pub struct TransactionTable<H> {
     branch: Branch,
     entries: UndoMap<TxId, Entry<H>>,
 }
 
-impl<H: Clone> Book<H> {
-    /// An empty book of this branch.
+impl<H: Clone> TransactionTable<H> {
+    /// An empty table of this branch.
     pub fn new(branch: Branch) -> Self {
         Self { branch, entries: UndoMap::default() }
     }
 
-    /// Whose book it is.
+    /// Whose table it is.
     pub const fn branch(&self) -> &Branch {
         &self.branch
     }
@@ -146,12 +147,12 @@ impl<H: Clone> Book<H> {
             Some(entry)
                 if Mutation::LateSecondHold.is_on() && entry.state == BranchState::Committed =>
             {
-                Gate::Open
+                Gate::Admit
             }
-            None if Mutation::DeadlineIgnored.is_on() => Gate::Open,
-            Some(entry) => Gate::Shut(entry.vote.clone().unwrap_or(Vote::Fenced)),
-            None if start.physical() >= meta.deadline => Gate::Shut(Vote::Fenced),
-            None => Gate::Open,
+            None if Mutation::DeadlineIgnored.is_on() => Gate::Admit,
+            Some(entry) => Gate::Reject(entry.vote.clone().unwrap_or(Vote::Fenced)),
+            None if start.physical() >= meta.deadline => Gate::Reject(Vote::Fenced),
+            None => Gate::Admit,
         }
     }
 
@@ -216,7 +217,7 @@ impl<H: Clone> Book<H> {
         }
     }
 
-    /// Makes a fact of journal entry `seq` part of the book. Returns what is held no more, if anything:
+    /// Makes a fact of journal entry `seq` part of the table. Returns what is held no more, if anything:
     /// on a live ABORTED it is for the caller to give back.
     ///
     /// On replay an outcome may come without its vote, when the vote's journal entry has been trimmed

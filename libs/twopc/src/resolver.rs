@@ -10,8 +10,8 @@
 use types::{BranchState, Vote};
 
 use crate::{
-    coordinator::{Asking, Known, Phase, Transaction},
-    message::{Message, Outcome, Output, PRIMARY, Seat, Violation},
+    coordinator::{BranchKnowledge, Phase, Polling, Transaction},
+    message::{BranchIndex, Message, Outcome, Output, PRIMARY, Violation},
     rules::Rule,
 };
 
@@ -23,50 +23,50 @@ impl Transaction {
             return self.decide_abort(self.places.len().saturating_sub(1), out);
         }
         match self.known(PRIMARY) {
-            Known::Yes(_) => self.gather(out),
-            Known::Nothing | Known::Against(_) | Known::Fence => {
-                self.ask_primary(Asking::First, out);
+            BranchKnowledge::Yes(_) => self.gather(out),
+            BranchKnowledge::Nothing | BranchKnowledge::Against(_) | BranchKnowledge::Fence => {
+                self.ask_primary(Polling::First, out);
             }
         }
     }
 
-    pub(crate) fn ask_primary(&mut self, why: Asking, out: &mut Vec<Output>) {
+    pub(crate) fn ask_primary(&mut self, why: Polling, out: &mut Vec<Output>) {
         self.drop_pending();
-        self.phase = Phase::Asking(why);
-        self.send(PRIMARY, Message::Query { fence: why == Asking::Fencing }, out);
+        self.phase = Phase::Polling(why);
+        self.send(PRIMARY, Message::Query { fence: why == Polling::Fencing }, out);
     }
 
     pub(crate) fn on_primary(
         &mut self,
-        why: Asking,
+        why: Polling,
         state: BranchState,
         vote: Option<Vote>,
         out: &mut Vec<Output>,
     ) {
         match (why, state) {
             (_, BranchState::Committed) => self.adopt(true, out),
-            (Asking::Again, BranchState::Prepared | BranchState::Aborted) => {
+            (Polling::Again, BranchState::Prepared | BranchState::Aborted) => {
                 let first = self.places.iter().skip(1).position(|place| place.settled);
-                let seat = first.map_or(PRIMARY, |index| index.saturating_add(1));
-                self.violate(Violation::CommittedElsewhere(seat), out);
+                let index = first.map_or(PRIMARY, |index| index.saturating_add(1));
+                self.violate(Violation::CommittedElsewhere(index), out);
             }
-            (Asking::First | Asking::Fencing, BranchState::Aborted) => {
+            (Polling::First | Polling::Fencing, BranchState::Aborted) => {
                 self.learn(PRIMARY, BranchState::Aborted, vote);
-                self.primary_was_absent |= why == Asking::Fencing;
+                self.primary_was_absent |= why == Polling::Fencing;
                 self.adopt(false, out);
             }
-            (Asking::First | Asking::Fencing, BranchState::Prepared) => {
+            (Polling::First | Polling::Fencing, BranchState::Prepared) => {
                 self.learn(PRIMARY, BranchState::Prepared, vote);
                 self.gather(out);
             }
-            (Asking::First, BranchState::Absent) if self.may_fence() => self.look(out),
-            (Asking::First, BranchState::Absent) => self.give_up(out),
+            (Polling::First, BranchState::Absent) if self.may_fence() => self.look(out),
+            (Polling::First, BranchState::Absent) => self.give_up(out),
             // It forgot meanwhile, which it may only when all have acknowledged.
-            (Asking::Again, BranchState::Absent) => {
+            (Polling::Again, BranchState::Absent) => {
                 self.answer(Outcome::Committed, out);
                 self.finish(out);
             }
-            (Asking::Fencing, BranchState::Absent) => {
+            (Polling::Fencing, BranchState::Absent) => {
                 self.violate(Violation::Nonsense(PRIMARY), out);
             }
         }
@@ -75,16 +75,16 @@ impl Transaction {
     /// The primary knows nothing: sees whether it forgot.
     fn look(&mut self, out: &mut Vec<Output>) {
         self.drop_pending();
-        self.phase = Phase::Looking;
+        self.phase = Phase::Recovering;
         self.send_all(1, &Message::Query { fence: false }, out);
         if !self.is_pending() {
-            self.ask_primary(Asking::Fencing, out);
+            self.ask_primary(Polling::Fencing, out);
         }
     }
 
     pub(crate) fn on_look(
         &mut self,
-        seat: Seat,
+        index: BranchIndex,
         state: BranchState,
         vote: Option<Vote>,
         out: &mut Vec<Output>,
@@ -93,23 +93,23 @@ impl Transaction {
             self.answer(Outcome::Committed, out);
             return self.finish(out);
         }
-        self.learn(seat, state, vote);
+        self.learn(index, state, vote);
         if !self.is_pending() {
-            self.ask_primary(Asking::Fencing, out);
+            self.ask_primary(Polling::Fencing, out);
         }
     }
 
     /// The primary is PREPARED: asks everybody else whose vote is not known.
     fn gather(&mut self, out: &mut Vec<Output>) {
         self.drop_pending();
-        self.phase = Phase::Gathering;
+        self.phase = Phase::Tallying;
         if let Some(evidence) = self.evidence() {
             return self.decide_abort(evidence, out);
         }
         let fence = self.may_fence();
-        for seat in 1..self.places.len() {
-            if *self.known(seat) == Known::Nothing {
-                self.send(seat, Message::Query { fence }, out);
+        for index in 1..self.places.len() {
+            if *self.known(index) == BranchKnowledge::Nothing {
+                self.send(index, Message::Query { fence }, out);
             }
         }
         self.judge_gathered(out);
@@ -117,7 +117,7 @@ impl Transaction {
 
     pub(crate) fn on_gathered(
         &mut self,
-        seat: Seat,
+        index: BranchIndex,
         state: BranchState,
         vote: Option<Vote>,
         out: &mut Vec<Output>,
@@ -125,16 +125,16 @@ impl Transaction {
         match state {
             // Then the primary is COMMITTED by now: its word is what counts.
             BranchState::Committed => {
-                if let Some(place) = self.places.get_mut(seat) {
+                if let Some(place) = self.places.get_mut(index) {
                     place.settled = true;
                 }
-                return self.ask_primary(Asking::Again, out);
+                return self.ask_primary(Polling::Again, out);
             }
             BranchState::Absent if self.may_fence() => {
-                return self.violate(Violation::Nonsense(seat), out);
+                return self.violate(Violation::Nonsense(index), out);
             }
             BranchState::Absent | BranchState::Prepared | BranchState::Aborted => {
-                self.learn(seat, state, vote);
+                self.learn(index, state, vote);
             }
         }
         match self.evidence() {
@@ -154,23 +154,23 @@ impl Transaction {
     /// It is not for us to decide yet.
     fn give_up(&mut self, out: &mut Vec<Output>) {
         let missing = self.places.iter().enumerate();
-        let missing = missing.filter(|(_, place)| place.known == Known::Nothing);
-        let missing = missing.map(|(seat, _)| seat).collect();
+        let missing = missing.filter(|(_, place)| place.known == BranchKnowledge::Nothing);
+        let missing = missing.map(|(index, _)| index).collect();
         self.answer(Outcome::Undecided(missing), out);
         self.finish(out);
     }
 
     /// Takes a branch's word on its vote.
-    fn learn(&mut self, seat: Seat, state: BranchState, vote: Option<Vote>) {
+    fn learn(&mut self, index: BranchIndex, state: BranchState, vote: Option<Vote>) {
         let known = match (state, vote) {
-            (BranchState::Prepared, Some(Vote::Yes { receipt })) => Known::Yes(receipt),
-            (BranchState::Prepared, _) => Known::Yes(Vec::new()),
+            (BranchState::Prepared, Some(Vote::Yes { receipt })) => BranchKnowledge::Yes(receipt),
+            (BranchState::Prepared, _) => BranchKnowledge::Yes(Vec::new()),
             (BranchState::Aborted, Some(vote @ (Vote::No { .. } | Vote::Contended { .. }))) => {
-                Known::Against(vote)
+                BranchKnowledge::Against(vote)
             }
-            (BranchState::Aborted, _) => Known::Fence,
+            (BranchState::Aborted, _) => BranchKnowledge::Fence,
             (BranchState::Absent | BranchState::Committed, _) => return,
         };
-        self.know(seat, known);
+        self.know(index, known);
     }
 }

@@ -29,7 +29,7 @@ pub enum Mutation {
     /// A KV commit of unknown outcome is rolled back.
     RollbackAfterUndetermined,
     /// A batch of unknown outcome is answered as if it stood, though another one has its place.
-    LimboBelieved,
+    UndeterminedBelieved,
     /// A hold returns to its record and the journal does not say so.
     ReturnNotJournaled,
     /// A request id is not journaled by the KV transaction of its effect.
@@ -82,7 +82,7 @@ impl Mutation {
         Self::PrimaryNotBelieved,
         Self::RefusalWithoutPrimary,
         Self::RollbackAfterUndetermined,
-        Self::LimboBelieved,
+        Self::UndeterminedBelieved,
         Self::ReturnNotJournaled,
         Self::RequestIdApart,
         Self::OldHoldReturns,

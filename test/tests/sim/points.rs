@@ -1,4 +1,4 @@
-//! A participant of somebody else's: points for what is bought. It keeps the protocol's rules by `twopc`'s book and
+//! A participant of somebody else's: points for what is bought. It keeps the protocol's rules by `twopc`'s table and
 //! shares nothing with the shop's lanes or its store. What it says is durable at once, and outlives its processes.
 
 use std::{
@@ -27,7 +27,7 @@ use rpc::net::Transport;
 use storage::mem::TokioClock;
 use system_test::history::calls::FOREIGN;
 use tonic::{Request, Response, Status};
-use twopc::participant::{Book, Decision, Event, Gate};
+use twopc::participant::{Decision, Event, Gate, TransactionTable};
 use types::{Branch, BranchState, Clock, Service, ShardId, Timestamp, TxId, TxMeta, Vote};
 
 use crate::network::Process;
@@ -37,21 +37,21 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// What it knows for good.
 #[derive(Clone)]
-pub(crate) struct Points(Arc<Mutex<Book<()>>>);
+pub(crate) struct Points(Arc<Mutex<TransactionTable<()>>>);
 
 impl Points {
     pub(crate) fn new() -> Self {
         let branch = Branch { service: Service::new(FOREIGN).unwrap(), shard: ShardId(0) };
-        Self(Arc::new(Mutex::new(Book::new(branch))))
+        Self(Arc::new(Mutex::new(TransactionTable::new(branch))))
     }
 
-    fn book(&self) -> MutexGuard<'_, Book<()>> {
+    fn table(&self) -> MutexGuard<'_, TransactionTable<()>> {
         self.0.lock().unwrap()
     }
 
     /// Every transaction that it knows, and what stands here.
     pub(crate) fn known(&self) -> Vec<(TxId, BranchState)> {
-        self.book().iter().map(|entry| (entry.meta.tx_id, entry.state)).collect()
+        self.table().iter().map(|entry| (entry.meta.tx_id, entry.state)).collect()
     }
 
     /// Has whichever coordinator answers resolve what should be final by now, for as long as the process lives.
@@ -66,8 +66,8 @@ impl Points {
             tokio::time::sleep(ASK_EVERY).await;
             let now = clock.now();
             let late: Vec<TxMeta> = {
-                let book = self.book();
-                let open = book.iter().filter(|entry| entry.state == BranchState::Prepared);
+                let table = self.table();
+                let open = table.iter().filter(|entry| entry.state == BranchState::Prepared);
                 open.map(|entry| entry.meta.clone()).filter(|meta| meta.deadline < now).collect()
             };
             for meta in late {
@@ -123,31 +123,31 @@ impl Server {
 
     fn vote(&self, tx: Option<&wire_types::TxMeta>) -> Vote {
         let meta = convert::tx_meta(tx).unwrap();
-        let mut book = self.points.book();
-        let vote = match book.gate(&meta, Timestamp::from_physical(self.clock.now())) {
-            Gate::Shut(vote) => vote,
-            Gate::Open => {
-                book.apply(Event::Prepared { meta, hold: (), receipt: Vec::new() }, 1);
+        let mut table = self.points.table();
+        let vote = match table.gate(&meta, Timestamp::from_physical(self.clock.now())) {
+            Gate::Reject(vote) => vote,
+            Gate::Admit => {
+                table.apply(Event::Prepared { meta, hold: (), receipt: Vec::new() }, 1);
                 Vote::Yes { receipt: Vec::new() }
             }
         };
-        book.settle();
+        table.settle();
         vote
     }
 
     fn conclude(
         &self,
         tx: Option<&wire_types::TxMeta>,
-        decide: impl FnOnce(&Book<()>, &TxMeta) -> Decision<()>,
+        decide: impl FnOnce(&TransactionTable<()>, &TxMeta) -> Decision<()>,
     ) -> (i32, Option<wire::Vote>) {
         let meta = convert::tx_meta(tx).unwrap();
-        let mut book = self.points.book();
-        let decision = decide(&book, &meta);
+        let mut table = self.points.table();
+        let decision = decide(&table, &meta);
         if let Some(event) = decision.event {
-            book.apply(event, 1);
+            table.apply(event, 1);
         }
-        book.settle();
-        let vote = book.get(meta.tx_id).and_then(|entry| entry.vote.clone());
+        table.settle();
+        let vote = table.get(meta.tx_id).and_then(|entry| entry.vote.clone());
         (wire::BranchState::from(decision.state).into(), vote.as_ref().map(wire::Vote::from))
     }
 
@@ -159,17 +159,19 @@ impl Server {
                 OpResult::Prepare(wire::PrepareResponse { vote: Some((&vote).into()) })
             }
             Op::Commit(request) => {
-                let (state, _) = self.conclude(request.tx.as_ref(), Book::commit);
+                let (state, _) = self.conclude(request.tx.as_ref(), TransactionTable::commit);
                 OpResult::Commit(wire::CommitResponse { state })
             }
             Op::Abort(request) => {
                 let evidence = request.evidence.is_some();
-                let abort = |book: &Book<()>, meta: &TxMeta| book.abort(meta, evidence);
+                let abort =
+                    |table: &TransactionTable<()>, meta: &TxMeta| table.abort(meta, evidence);
                 let (state, _) = self.conclude(request.tx.as_ref(), abort);
                 OpResult::Abort(wire::AbortResponse { state, refused: false })
             }
             Op::Query(request) => {
-                let query = |book: &Book<()>, meta: &TxMeta| book.query(meta, request.fence);
+                let query =
+                    |table: &TransactionTable<()>, meta: &TxMeta| table.query(meta, request.fence);
                 let (state, vote) = self.conclude(request.tx.as_ref(), query);
                 OpResult::Query(wire::QueryResponse { state, vote })
             }

@@ -11,8 +11,8 @@ use proto::{
     types::v1::{Branch, Priority, TxMeta},
 };
 use rpc::{
+    env::{SystemClock, SystemEntropy},
     net::{Endpoint, GrpcNet},
-    seams::{SystemClock, SystemEntropy},
 };
 use tonic::{Code, Status, transport::Channel};
 use types::{Clock as _, Entropy as _, Service, Timestamp};

@@ -18,7 +18,7 @@ use rcgen::{
 };
 use rpc::{
     access::TRUST_DOMAIN,
-    seams::SystemClock,
+    env::SystemClock,
     tls::{TlsDir, TlsError, check_nobodys},
 };
 use types::Clock as _;

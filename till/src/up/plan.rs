@@ -78,8 +78,8 @@ impl Role {
     }
 }
 
-/// Where everything listens, operators' ports apart: REST on `http + i`, the replicas of a gRPC role side by side, the roles at
-/// distances of 100 from `grpc_base`.
+/// Where everything listens, operators' ports apart: REST on `http + i`, the replicas of a gRPC role side by side, the
+/// roles at distances of 100 from `grpc_base`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
     /// Of the first bridge.

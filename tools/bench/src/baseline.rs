@@ -44,7 +44,7 @@ const STORE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where, and how much.
 #[derive(Debug, Clone)]
-pub(crate) struct Ground {
+pub(crate) struct BareStore {
     pub(crate) pd_endpoints: Vec<String>,
     pub(crate) tls: Option<TikvTls>,
     pub(crate) sizes: Sizes,
@@ -56,13 +56,13 @@ pub(crate) struct Ground {
 ///
 /// # Errors
 /// In words, when the store cannot be used.
-pub(crate) async fn run(ground: Ground, plans: Vec<Plan>) -> Result<Vec<Tally>, String> {
+pub(crate) async fn run(store: BareStore, plans: Vec<Plan>) -> Result<Vec<Tally>, String> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("baseline".to_owned());
     let spawned = thread.spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let tallies = match runtime {
-            Ok(runtime) => runtime.block_on(all(&ground, plans)),
+            Ok(runtime) => runtime.block_on(all(&store, plans)),
             Err(error) => Err(error.to_string()),
         };
         // Nobody waits when the run was given up.
@@ -72,19 +72,19 @@ pub(crate) async fn run(ground: Ground, plans: Vec<Plan>) -> Result<Vec<Tally>, 
     receiver.await.map_err(|_| "the baseline ended early".to_owned())?
 }
 
-async fn all(ground: &Ground, plans: Vec<Plan>) -> Result<Vec<Tally>, String> {
-    let mut config = TikvConfig::new(ground.pd_endpoints.clone());
-    config.tls.clone_from(&ground.tls);
+async fn all(store: &BareStore, plans: Vec<Plan>) -> Result<Vec<Tally>, String> {
+    let mut config = TikvConfig::new(store.pd_endpoints.clone());
+    config.tls.clone_from(&store.tls);
     let kv: SharedKv = TikvKv::connect(config).await.map_err(|error| error.to_string())?;
     wait_for(&*kv).await?;
-    let Sizes { orders, items, users } = ground.sizes;
+    let Sizes { orders, items, users } = store.sizes;
     let keys = orders + items + users;
     fill(&kv, "baseline's keys", keys, Some(vec![b'x'; VALUE_BYTES])).await?;
     let mut tallies = Vec::new();
     for plan in plans {
-        tallies.push(drive(&kv, ground.sizes, plan).await?);
+        tallies.push(drive(&kv, store.sizes, plan).await?);
     }
-    if ground.clean {
+    if store.clean {
         fill(&kv, "removing them", keys, None).await?;
     }
     Ok(tallies)

@@ -11,7 +11,7 @@ use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use crate::{
     call::{Call, Order, Reply},
-    client::Door,
+    client::Endpoints,
     workload::{Fate, Stockroom},
 };
 
@@ -58,14 +58,14 @@ impl Verdict {
 /// # Errors
 /// In words, when the shop cannot be asked.
 pub(crate) async fn check(
-    door: &Door,
+    endpoints: &Endpoints,
     room: &Stockroom,
     fates: &BTreeMap<usize, Fate>,
     compare_max: usize,
     seed: u64,
 ) -> Result<Verdict, String> {
     let find = |number: &usize| Call::FindOrder { order: room.orders[*number].clone() };
-    let replies = door.all("check of orders", fates.keys().map(find).collect()).await?;
+    let replies = endpoints.all("check of orders", fates.keys().map(find).collect()).await?;
     let orders = replies.iter().map(Reply::order).collect::<Result<Vec<_>, _>>();
     let orders = orders.map_err(|trouble| trouble.to_string())?;
     let mut verdict = Verdict::default();
@@ -83,7 +83,7 @@ pub(crate) async fn check(
     expected.truncate(compare_max);
     verdict.compared = expected.len();
     let calls = expected.iter().map(|(call, _)| call.clone()).collect();
-    let replies = door.all("check of items and users", calls).await?;
+    let replies = endpoints.all("check of items and users", calls).await?;
     for ((call, expected), reply) in expected.iter().zip(replies) {
         let is = reply.amount().map_err(|trouble| trouble.to_string())?;
         if is != *expected {

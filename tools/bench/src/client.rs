@@ -37,14 +37,14 @@ impl Client {
 
 /// Where the shop is.
 #[derive(Debug, Clone)]
-pub(crate) struct Door {
+pub(crate) struct Endpoints {
     /// Replicas of the REST face; at least one.
     pub(crate) rest: Vec<Endpoint>,
     /// For measured calls, when they go by gRPC; a set of channels for each replica.
     pub(crate) grpc: Vec<Grpc>,
 }
 
-impl Door {
+impl Endpoints {
     /// The way of one of many callers for what is measured.
     pub(crate) fn measured(&self, caller: usize) -> Client {
         let shared = caller.checked_rem(self.grpc.len()).and_then(|place| self.grpc.get(place));

@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     call::{Call, Outcome, Trouble},
-    client::{Client, Door},
+    client::{Client, Endpoints},
     pace::{Arrivals, Pace},
     progress::Progress,
     tally::{End, Kind, Tally},
-    workload::{Board, Job, Must},
+    workload::{Job, Must, WorkloadState},
 };
 
 /// How a window is driven.
@@ -36,7 +36,7 @@ pub(crate) struct Plan {
 
 /// What the callers share.
 struct Shared {
-    board: Mutex<Board>,
+    board: Mutex<WorkloadState>,
     tally: Mutex<Tally>,
     arrivals: Option<Mutex<Arrivals>>,
     /// There is nothing left to ask, or nobody wants to know any more.
@@ -50,7 +50,7 @@ impl Shared {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn board(&self) -> MutexGuard<'_, Board> {
+    fn board(&self) -> MutexGuard<'_, WorkloadState> {
         // As above.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,11 +67,11 @@ impl Shared {
 /// # Errors
 /// In words, when a caller of ours failed (not a call), or what `look` said.
 pub(crate) async fn drive<Looked, Looking>(
-    door: &Door,
-    board: Board,
+    endpoints: &Endpoints,
+    board: WorkloadState,
     plan: Plan,
     mut look: impl FnMut() -> Looking,
-) -> Result<(Board, Tally, [Looked; 2]), String>
+) -> Result<(WorkloadState, Tally, [Looked; 2]), String>
 where
     Looking: Future<Output = Result<Looked, String>>,
 {
@@ -94,7 +94,7 @@ where
     });
     let mut callers = JoinSet::new();
     for number in 0..plan.pace.callers() {
-        callers.spawn(caller(Arc::clone(&shared), door.measured(number), plan.pace, number));
+        callers.spawn(caller(Arc::clone(&shared), endpoints.measured(number), plan.pace, number));
     }
     let early = |moment: Instant| {
         let shared = &shared;

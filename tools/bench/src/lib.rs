@@ -55,18 +55,18 @@ pub use workload::Workload;
 
 use crate::{
     args::{Baseline, Compare},
-    baseline::Ground,
+    baseline::BareStore,
     certificates::Certificates,
-    client::Door,
+    client::Endpoints,
     drive::Plan,
     grpc::Grpc,
     pace::Pace,
-    plot::Spot,
+    plot::PlotPoint,
     report::Point,
     roles::{Process, Usage},
     shop::Shop,
     tally::Tally,
-    workload::Board,
+    workload::WorkloadState,
 };
 
 /// Why a run has no figures.
@@ -96,8 +96,8 @@ impl From<String> for Error {
 }
 
 /// A shop to measure.
-struct Site {
-    door: Door,
+struct Subject {
+    endpoints: Endpoints,
     processes: Vec<Process>,
     /// Where the store's counters are.
     store: Option<Endpoint>,
@@ -123,15 +123,15 @@ pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
         Some(Compare::NoBatches) => &[("till", None), ("till batch=1", Some(1))],
     };
     for (place, (variant, batch_calls_max)) in variants.iter().enumerate() {
-        let site = open(&args, program, *batch_calls_max).await?;
+        let subject = open(&args, program, *batch_calls_max).await?;
         if place == 0 {
-            machine = roles::machine(site.shop.as_ref().map(Shop::directory));
+            machine = roles::machine(subject.shop.as_ref().map(Shop::directory));
         }
         for pace in args.paces() {
-            let point = measure(&args, program, &site, variant, pace).await?;
+            let point = measure(&args, program, &subject, variant, pace).await?;
             say(&point.table())?;
             if let Some(wish) = args.overload() {
-                let (over, found) = overloaded(&args, program, &site, &point, wish).await?;
+                let (over, found) = overloaded(&args, program, &subject, &point, wish).await?;
                 say(&over.table())?;
                 if point.problems().is_empty() && over.problems().is_empty() {
                     say(&found.table())?;
@@ -144,12 +144,12 @@ pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
         }
         let wanted = args.baseline.filter(|_| place + 1 == variants.len());
         if let Some(Baseline::Tikv) = wanted {
-            for point in bare(&args, &site).await? {
+            for point in bare(&args, &subject).await? {
                 say(&point.table())?;
                 points.push(point);
             }
         }
-        if let Some(shop) = site.shop {
+        if let Some(shop) = subject.shop {
             shop.stop().await;
         }
     }
@@ -160,7 +160,11 @@ pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
 }
 
 /// Finds the shop, or starts it.
-async fn open(args: &Args, program: &Path, batch_calls_max: Option<u16>) -> Result<Site, String> {
+async fn open(
+    args: &Args,
+    program: &Path,
+    batch_calls_max: Option<u16>,
+) -> Result<Subject, String> {
     let shop = if args.up {
         let wish = shop::Wish {
             data_dir: args.data_dir.as_deref(),
@@ -200,7 +204,14 @@ async fn open(args: &Args, program: &Path, batch_calls_max: Option<u16>) -> Resu
         Some(store) if args.pd_endpoints.is_empty() => vec![store.to_string()],
         Some(_) | None => args.pd_endpoints.clone(),
     };
-    Ok(Site { door: Door { rest, grpc }, processes, store, pd_endpoints, certificates, shop })
+    Ok(Subject {
+        endpoints: Endpoints { rest, grpc },
+        processes,
+        store,
+        pd_endpoints,
+        certificates,
+        shop,
+    })
 }
 
 const fn plan(args: &Args, pace: Pace) -> Plan {
@@ -217,15 +228,15 @@ const fn plan(args: &Args, pace: Pace) -> Plan {
 async fn measure(
     args: &Args,
     program: &Path,
-    site: &Site,
+    subject: &Subject,
     variant: &'static str,
     pace: Pace,
 ) -> Result<Point, String> {
-    let room = prepare::prepare(&site.door, args.workload, args.sizes()).await?;
-    let board = Board::new(args.workload, room, args.mix.0, args.seed);
-    let look = || look(site);
-    let driven = drive::drive(&site.door, board, plan(args, pace), look).await?;
-    judged(args, program, site, (variant, pace), driven).await
+    let room = prepare::prepare(&subject.endpoints, args.workload, args.sizes()).await?;
+    let board = WorkloadState::new(args.workload, room, args.mix.0, args.seed);
+    let look = || look(subject);
+    let driven = drive::drive(&subject.endpoints, board, plan(args, pace), look).await?;
+    judged(args, program, subject, (variant, pace), driven).await
 }
 
 /// What is looked at when a window begins and when it ends.
@@ -236,33 +247,35 @@ struct Looked {
     commits: BTreeMap<String, u64>,
 }
 
-async fn look(site: &Site) -> Result<Looked, String> {
-    let counters = store::counters(site.store.as_ref()).await;
-    let commits = commits::counted(&site.processes).await;
-    Ok(Looked { roles: roles::usage(&site.processes)?, own: roles::own(), counters, commits })
+async fn look(subject: &Subject) -> Result<Looked, String> {
+    let counters = store::counters(subject.store.as_ref()).await;
+    let commits = commits::counted(&subject.processes).await;
+    Ok(Looked { roles: roles::usage(&subject.processes)?, own: roles::own(), counters, commits })
 }
 
 /// Offers too much, and then what the peak was found with; one check of both.
 async fn overloaded(
     args: &Args,
     program: &Path,
-    site: &Site,
+    subject: &Subject,
     peak: &Point,
     wish: overload::Wish,
 ) -> Result<(Point, overload::Findings), String> {
-    let room = prepare::prepare(&site.door, args.workload, args.sizes()).await?;
-    let board = Board::new(args.workload, room, args.mix.0, args.seed);
+    let room = prepare::prepare(&subject.endpoints, args.workload, args.sizes()).await?;
+    let board = WorkloadState::new(args.workload, room, args.mix.0, args.seed);
     let pace = wish.pace(peak.fresh_rate());
     let much = Plan { may_shed: true, ..plan(args, pace) };
-    let (board, tally, looked) = drive::drive(&site.door, board, much, || look(site)).await?;
+    let (board, tally, looked) =
+        drive::drive(&subject.endpoints, board, much, || look(subject)).await?;
     let resumed = tokio::time::Instant::now();
     let usual = Plan { warm_up: Duration::ZERO, may_shed: true, ..plan(args, peak.pace) };
-    let (board, after, [_, end]) = drive::drive(&site.door, board, usual, || look(site)).await?;
+    let (board, after, [_, end]) =
+        drive::drive(&subject.endpoints, board, usual, || look(subject)).await?;
     let driven = (board, tally, looked);
-    let over = judged(args, program, site, (peak.variant, pace), driven).await?;
+    let over = judged(args, program, subject, (peak.variant, pace), driven).await?;
     let after = (&after, &end.roles);
     let found =
-        overload::Findings::of(&overload::Course { wish, peak, over: &over, after, resumed });
+        overload::Findings::of(&overload::Phases { wish, peak, over: &over, after, resumed });
     Ok((over, found))
 }
 
@@ -270,20 +283,20 @@ async fn overloaded(
 async fn judged(
     args: &Args,
     program: &Path,
-    site: &Site,
+    subject: &Subject,
     (variant, pace): (&'static str, Pace),
-    (board, tally, [before, after]): (Board, Tally, [Looked; 2]),
+    (board, tally, [before, after]): (WorkloadState, Tally, [Looked; 2]),
 ) -> Result<Point, String> {
     let (room, fates) = board.into_parts();
     let verdict = if args.no_check {
         None
     } else {
-        Some(check::check(&site.door, &room, &fates, args.check_max, args.seed).await?)
+        Some(check::check(&subject.endpoints, &room, &fates, args.check_max, args.seed).await?)
     };
-    let books = if args.no_check || site.pd_endpoints.is_empty() {
+    let books = if args.no_check || subject.pd_endpoints.is_empty() {
         None
     } else {
-        Some(books::audit(program, &site.pd_endpoints, site.certificates.as_ref()).await?)
+        Some(books::audit(program, &subject.pd_endpoints, subject.certificates.as_ref()).await?)
     };
     let fresh = tally.count(tally::Kind::Fresh);
     let store = store::difference(before.counters.as_ref(), after.counters.as_ref(), fresh);
@@ -301,19 +314,19 @@ async fn judged(
 }
 
 /// The baseline, under each of the loads.
-async fn bare(args: &Args, site: &Site) -> Result<Vec<Point>, String> {
-    if site.pd_endpoints.is_empty() {
+async fn bare(args: &Args, subject: &Subject) -> Result<Vec<Point>, String> {
+    if subject.pd_endpoints.is_empty() {
         return Err("--baseline needs --up, --pid or --pd-endpoints to find the store".to_owned());
     }
-    let ground = Ground {
-        pd_endpoints: site.pd_endpoints.clone(),
-        tls: site.certificates.as_ref().map(Certificates::store),
+    let store = BareStore {
+        pd_endpoints: subject.pd_endpoints.clone(),
+        tls: subject.certificates.as_ref().map(Certificates::store),
         sizes: args.sizes(),
         clean: !args.up,
     };
     let paces = args.paces();
     let plans = paces.iter().map(|pace| plan(args, *pace)).collect();
-    let tallies = baseline::run(ground, plans).await?;
+    let tallies = baseline::run(store, plans).await?;
     let point = |(pace, tally)| Point::of("tikv", pace, tally);
     Ok(paces.into_iter().zip(tallies).map(point).collect())
 }
@@ -366,17 +379,17 @@ fn write_report(
         }
     }
     if let Some(path) = &args.plot {
-        let spot = |point: &Point| {
+        let point = |point: &Point| {
             let latency = point.latency().filter(|_| point.problems().is_empty())?;
-            Some(Spot {
+            Some(PlotPoint {
                 variant: point.variant,
                 rate: point.rate(),
                 p50_us: latency.p50,
                 p99_us: latency.p99,
             })
         };
-        let spots: Vec<Spot> = points.iter().filter_map(spot).collect();
-        file(path, &plot::svg(&format!("till bench, {}", args.workload.name()), &spots))?;
+        let points: Vec<PlotPoint> = points.iter().filter_map(point).collect();
+        file(path, &plot::svg(&format!("till bench, {}", args.workload.name()), &points))?;
     }
     Ok(())
 }

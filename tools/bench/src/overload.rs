@@ -54,7 +54,7 @@ pub(crate) struct Findings {
 
 /// What the three loads were: the peak, the overload, and when and how it went on afterwards.
 #[derive(Debug)]
-pub(crate) struct Course<'a> {
+pub(crate) struct Phases<'a> {
     pub(crate) wish: Wish,
     pub(crate) peak: &'a Point,
     pub(crate) over: &'a Point,
@@ -66,8 +66,8 @@ pub(crate) struct Course<'a> {
 
 impl Findings {
     /// Puts the three loads together.
-    pub(crate) fn of(course: &Course<'_>) -> Self {
-        let Course { wish, peak, over, after, resumed } = course;
+    pub(crate) fn of(phases: &Phases<'_>) -> Self {
+        let Phases { wish, peak, over, after, resumed } = phases;
         let (tally, usage) = after;
         let rss = |usage: &Usage, which: &str| usage.json(usage)[FACE][which].clone();
         let waited = resumed.saturating_duration_since(over.tally.end());
@@ -180,8 +180,8 @@ mod tests {
             }
         }
         let usage = Usage::default();
-        let course = Course { wish, peak: &peak, over: &over, after: (&after, &usage), resumed };
-        let found = Findings::of(&course);
+        let phases = Phases { wish, peak: &peak, over: &over, after: (&after, &usage), resumed };
+        let found = Findings::of(&phases);
         let told = found.json();
         assert_eq!((&told["peak_per_s"], &told["offered_per_s"]), (&json!(100.0), &json!(500.0)));
         assert_eq!((&told["goodput_of_peak"], &told["shed_per_s"]), (&json!(0.6), &json!(440.0)));
@@ -190,7 +190,7 @@ mod tests {
         assert!(found.table().contains("60 % of the peak"), "{}", found.table());
 
         let silent = Tally::new(resumed, resumed + Duration::from_secs(4));
-        let never = Course { after: (&silent, &usage), ..course };
+        let never = Phases { after: (&silent, &usage), ..phases };
         assert_eq!(Findings::of(&never).json()["recovery_s"], Value::Null);
     }
 }

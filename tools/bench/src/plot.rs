@@ -15,7 +15,7 @@ const COLOURS: [&str; 6] = ["#1b6ca8", "#d1495b", "#2e933c", "#8f5db7", "#c77d0a
 
 /// One load of a variant.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Spot {
+pub(crate) struct PlotPoint {
     pub(crate) variant: &'static str,
     /// A second.
     pub(crate) rate: f64,
@@ -24,8 +24,8 @@ pub(crate) struct Spot {
 }
 
 /// The picture; latency on a logarithmic scale, as percentiles span decades.
-pub(crate) fn svg(title: &str, spots: &[Spot]) -> String {
-    let scale = Scale::of(spots);
+pub(crate) fn svg(title: &str, points: &[PlotPoint]) -> String {
+    let scale = Scale::of(points);
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -33,14 +33,18 @@ pub(crate) fn svg(title: &str, spots: &[Spot]) -> String {
     );
     label(&mut text, (LEFT, TOP - 16.0), "start", &escape(title));
     axes(&mut text, &scale);
-    let mut variants: Vec<&str> = spots.iter().map(|spot| spot.variant).collect();
+    let mut variants: Vec<&str> = points.iter().map(|point| point.variant).collect();
     variants.dedup();
     for (place, variant) in variants.iter().enumerate() {
         let colour = COLOURS[place % COLOURS.len()];
-        let of_variant = || spots.iter().filter(|spot| spot.variant == *variant);
+        let of_variant = || points.iter().filter(|point| point.variant == *variant);
         let curves = [
-            ("p50", "", of_variant().map(|spot| (spot.rate, spot.p50_us)).collect()),
-            ("p99", "6 4", of_variant().map(|spot| (spot.rate, spot.p99_us)).collect::<Vec<_>>()),
+            ("p50", "", of_variant().map(|point| (point.rate, point.p50_us)).collect()),
+            (
+                "p99",
+                "6 4",
+                of_variant().map(|point| (point.rate, point.p99_us)).collect::<Vec<_>>(),
+            ),
         ];
         for (line, (name, dashes, points)) in curves.iter().enumerate() {
             curve(&mut text, &scale, colour, dashes, points);
@@ -72,9 +76,9 @@ struct Scale {
 }
 
 impl Scale {
-    fn of(spots: &[Spot]) -> Self {
-        let rate = spots.iter().map(|spot| spot.rate).fold(1.0, f64::max);
-        let latencies = || spots.iter().flat_map(|spot| [spot.p50_us, spot.p99_us]);
+    fn of(points: &[PlotPoint]) -> Self {
+        let rate = points.iter().map(|point| point.rate).fold(1.0, f64::max);
+        let latencies = || points.iter().flat_map(|point| [point.p50_us, point.p99_us]);
         let decade = |us: Option<u64>| millis(us.unwrap_or(1_000).max(1)).log10();
         let whole = |decade: f64| {
             #[expect(clippy::cast_possible_truncation, reason = "a decade of a latency is small")]
@@ -161,18 +165,18 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn spot(variant: &'static str, rate: f64, p50_us: u64, p99_us: u64) -> Spot {
-        Spot { variant, rate, p50_us, p99_us }
+    fn point(variant: &'static str, rate: f64, p50_us: u64, p99_us: u64) -> PlotPoint {
+        PlotPoint { variant, rate, p50_us, p99_us }
     }
 
     #[test]
     fn every_variant_has_a_line_for_each_percentile() {
-        let spots = [
-            spot("till", 100.0, 900, 2_000),
-            spot("till", 900.0, 4_000, 80_000),
-            spot("tikv <bare>", 300.0, 3_000, 9_000),
+        let points = [
+            point("till", 100.0, 900, 2_000),
+            point("till", 900.0, 4_000, 80_000),
+            point("tikv <bare>", 300.0, 3_000, 9_000),
         ];
-        let text = svg("a & b", &spots);
+        let text = svg("a & b", &points);
         assert_eq!(text.matches("<polyline").count(), 4);
         assert_eq!(text.matches("<circle").count(), 6);
         assert!(text.contains("a &amp; b") && text.contains("tikv &lt;bare&gt; p99"));
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_quickest_stands_lowest_and_the_most_at_the_right() {
-        let scale = Scale::of(&[spot("a", 10.0, 500, 70_000), spot("a", 1_000.0, 600, 900)]);
+        let scale = Scale::of(&[point("a", 10.0, 500, 70_000), point("a", 1_000.0, 600, 900)]);
         assert_eq!((scale.low, scale.high), (-1, 2));
         assert!(scale.y(500) > scale.y(70_000));
         assert!(scale.x(10.0) < scale.x(1_000.0));

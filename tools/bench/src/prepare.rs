@@ -2,7 +2,7 @@
 
 use crate::{
     call::{Call, Reply},
-    client::Door,
+    client::Endpoints,
     progress::Progress,
     workload::{Stockroom, Workload},
 };
@@ -34,7 +34,7 @@ pub(crate) struct Sizes {
 /// # Errors
 /// The first call that failed, in words.
 pub(crate) async fn prepare(
-    door: &Door,
+    endpoints: &Endpoints,
     workload: Workload,
     sizes: Sizes,
 ) -> Result<Stockroom, String> {
@@ -58,16 +58,16 @@ pub(crate) async fn prepare(
             fills.push(Call::FillOrders { count: orders, items, users, price: PRICE });
         }
     }
-    fill(door, fills).await?;
+    fill(endpoints, fills).await?;
     let ids = |count: u64| (0..count).map(|id| id.to_string()).collect::<Vec<_>>();
     let mut room = Stockroom { items, stock, users, credit: CREDIT, ..Stockroom::default() };
     room.orders = match workload {
         Workload::Mixed => Vec::new(),
         Workload::Fresh if one_by_one => {
             let wanted = (0..orders).map(|number| spread(number, items, users)).collect();
-            make(door, "orders of two items", wanted).await?
+            make(endpoints, "orders of two items", wanted).await?
         }
-        Workload::Fresh => of_two_items(door, ids(orders)).await?,
+        Workload::Fresh => of_two_items(endpoints, ids(orders)).await?,
         Workload::Hot
         | Workload::Zipf
         | Workload::Find
@@ -78,16 +78,16 @@ pub(crate) async fn prepare(
     room.lacking_stock = buyable..buyable;
     room.lacking_credit = buyable..buyable;
     if workload == Workload::Scenarios {
-        lack(door, &mut room).await?;
+        lack(endpoints, &mut room).await?;
     }
     Ok(room)
 }
 
 /// One after the other: orders want to know prices of items.
-async fn fill(door: &Door, fills: Vec<Call>) -> Result<(), String> {
+async fn fill(endpoints: &Endpoints, fills: Vec<Call>) -> Result<(), String> {
     let progress = Progress::new("batch_init", fills.len());
     for call in fills {
-        door.one(call).await?;
+        endpoints.one(call).await?;
         progress.step();
     }
     Ok(())
@@ -130,19 +130,19 @@ fn spread(number: u64, items: u64, users: u64) -> (String, [String; 2]) {
 
 /// Makes orders call by call.
 async fn make(
-    door: &Door,
+    endpoints: &Endpoints,
     what: &str,
     wanted: Vec<(String, [String; 2])>,
 ) -> Result<Vec<String>, String> {
     let calls = wanted.iter().map(|(user, _)| Call::CreateOrder { user: user.clone() }).collect();
-    let ids = made(&door.all(what, calls).await?)?;
+    let ids = made(&endpoints.all(what, calls).await?)?;
     // One line after the other: two additions to one order at once would only wait for each other.
     for line in 0..2 {
         let call = |(id, (_, items)): (&String, &(String, [String; 2]))| Call::AddItem {
             order: id.clone(),
             item: items[line].clone(),
         };
-        door.all("their items", ids.iter().zip(&wanted).map(call).collect()).await?;
+        endpoints.all("their items", ids.iter().zip(&wanted).map(call).collect()).await?;
     }
     Ok(ids)
 }
@@ -152,9 +152,9 @@ fn made(replies: &[Reply]) -> Result<Vec<String>, String> {
 }
 
 /// Those of `batch_init`'s orders that have two different items: it draws both at random.
-async fn of_two_items(door: &Door, ids: Vec<String>) -> Result<Vec<String>, String> {
+async fn of_two_items(endpoints: &Endpoints, ids: Vec<String>) -> Result<Vec<String>, String> {
     let calls = ids.iter().map(|id| Call::FindOrder { order: id.clone() }).collect();
-    let found = door.all("orders of two items", calls).await?;
+    let found = endpoints.all("orders of two items", calls).await?;
     let mut kept = Vec::with_capacity(ids.len());
     for (id, reply) in ids.into_iter().zip(found) {
         if reply.order().map_err(|trouble| trouble.to_string())?.lines.len() == 2 {
@@ -165,11 +165,11 @@ async fn of_two_items(door: &Door, ids: Vec<String>) -> Result<Vec<String>, Stri
 }
 
 /// Orders of items without stock, and orders of users without credit.
-async fn lack(door: &Door, room: &mut Stockroom) -> Result<(), String> {
+async fn lack(endpoints: &Endpoints, room: &mut Stockroom) -> Result<(), String> {
     let items = vec![Call::CreateItem { price: PRICE }; 16];
     let users = vec![Call::CreateUser; 16];
-    let empty = made(&door.all("items without stock", items).await?)?;
-    let broke = made(&door.all("users without credit", users).await?)?;
+    let empty = made(&endpoints.all("items without stock", items).await?)?;
+    let broke = made(&endpoints.all("users without credit", users).await?)?;
     let plain = |number: usize| spread(number as u64, room.items, room.users);
     let no_stock = (0..LACKING).map(|number| {
         let (user, [first, _]) = plain(number);
@@ -179,8 +179,8 @@ async fn lack(door: &Door, room: &mut Stockroom) -> Result<(), String> {
     let no_credit =
         (0..LACKING).map(|number| (broke[number % broke.len()].clone(), plain(number).1));
     let no_credit = no_credit.collect();
-    let no_stock = make(door, "orders lacking stock", no_stock).await?;
-    let no_credit = make(door, "orders lacking credit", no_credit).await?;
+    let no_stock = make(endpoints, "orders lacking stock", no_stock).await?;
+    let no_credit = make(endpoints, "orders lacking credit", no_credit).await?;
     let buyable = room.orders.len();
     room.lacking_stock = buyable..buyable + no_stock.len();
     room.orders.extend(no_stock);

@@ -101,7 +101,7 @@ pub(crate) struct Fate {
 
 /// Deals out jobs, and remembers how they ended.
 #[derive(Debug)]
-pub(crate) struct Board {
+pub(crate) struct WorkloadState {
     workload: Workload,
     room: Stockroom,
     rng: StdRng,
@@ -113,7 +113,7 @@ pub(crate) struct Board {
     fates: BTreeMap<usize, Fate>,
 }
 
-impl Board {
+impl WorkloadState {
     /// A board that deals the same jobs in the same order for the same seed.
     pub(crate) fn new(workload: Workload, room: Stockroom, weights: [u32; 3], seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn fresh_buys_every_order_once_and_ends() {
-        let mut board = Board::new(Workload::Fresh, room(50), [1, 0, 0], 7);
+        let mut board = WorkloadState::new(Workload::Fresh, room(50), [1, 0, 0], 7);
         let mut bought = BTreeSet::new();
         while let Some(Job::Checkout { order, must, .. }) = board.next() {
             assert!(bought.insert(order));
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn one_seed_deals_one_order_of_jobs() {
         let jobs = |seed| -> Vec<Option<Job>> {
-            let mut board = Board::new(Workload::Stress, room(50), [1, 0, 0], seed);
+            let mut board = WorkloadState::new(Workload::Stress, room(50), [1, 0, 0], seed);
             (0..20).map(|_| board.next()).collect()
         };
         assert_eq!(jobs(1), jobs(1));
@@ -295,14 +295,14 @@ mod tests {
 
     #[test]
     fn only_the_first_success_of_an_order_is_fresh() {
-        let mut board = Board::new(Workload::Stress, room(1), [1, 0, 0], 7);
+        let mut board = WorkloadState::new(Workload::Stress, room(1), [1, 0, 0], 7);
         assert_eq!(board.ended(0, Must::Succeed, Ok(())), End::Done(Kind::Fresh));
         assert_eq!(board.ended(0, Must::Succeed, Ok(())), End::Done(Kind::Repeated));
     }
 
     #[test]
     fn a_refusal_is_explained_by_its_scenario_alone() {
-        let mut board = Board::new(Workload::Scenarios, room(1), [1, 1, 1], 7);
+        let mut board = WorkloadState::new(Workload::Scenarios, room(1), [1, 1, 1], 7);
         let no = || Err(Trouble::Refused("OUT_OF_STOCK".to_owned()));
         assert!(matches!(board.ended(0, Must::LackStock, no()), End::Expected(_)));
         assert!(matches!(board.ended(0, Must::LackCredit, no()), End::Unexplained(_)));
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn an_order_that_was_too_much_is_bought_later() {
-        let mut board = Board::new(Workload::Fresh, room(3), [1, 0, 0], 7);
+        let mut board = WorkloadState::new(Workload::Fresh, room(3), [1, 0, 0], 7);
         let shed = || Err(Trouble::Shed("429 OVERLOADED".to_owned()));
         let Some(Job::Checkout { order: first, must, .. }) = board.next() else { panic!("no job") };
         assert!(matches!(board.ended(first, must, shed()), End::Shed(_)));
@@ -329,7 +329,7 @@ mod tests {
         let mut room = room(1_000);
         room.lacking_stock = 800..900;
         room.lacking_credit = 900..1_000;
-        let mut board = Board::new(Workload::Scenarios, room, [1, 1, 2], 7);
+        let mut board = WorkloadState::new(Workload::Scenarios, room, [1, 1, 2], 7);
         let mut counts = [0; 3];
         for _ in 0..1_000 {
             let Some(Job::Checkout { order, must, .. }) = board.next() else { panic!("no job") };
@@ -348,7 +348,7 @@ mod tests {
     fn a_purchase_has_two_different_items() {
         let mut small = room(1);
         small.items = 2;
-        let mut board = Board::new(Workload::Mixed, small, [1, 0, 0], 7);
+        let mut board = WorkloadState::new(Workload::Mixed, small, [1, 0, 0], 7);
         for _ in 0..50 {
             let Some(Job::Purchase { items: [first, second], .. }) = board.next() else {
                 panic!("no purchase")

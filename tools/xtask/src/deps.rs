@@ -141,7 +141,7 @@ const RESERVED_WORDS: &[Reserved] = &[
     },
     Reserved {
         words: &["SystemTime::now("],
-        below: &["libs/rpc/src/seams", "tools/dev-kv/src/", "till/src/"],
+        below: &["libs/rpc/src/env", "tools/dev-kv/src/", "till/src/"],
         reason: "take a types::Clock, so that a simulation can turn it",
     },
 ];

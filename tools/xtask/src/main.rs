@@ -9,8 +9,8 @@
 //! tools of others, against a running [`shop`]; [`tour`] README's tours; [`python`] the
 //! virtual environment; [`command`], [`report`] and [`workspace`] underneath.
 //!
-//! Invariants: nothing is written outside the target directory (but by `goldens`, `k8s` and `live`); what could not run is
-//! said so and is never counted as passed; processes are ended by their id.
+//! Invariants: nothing is written outside the target directory (but by `goldens`, `k8s` and `live`); what could not
+//! run is said so and is never counted as passed; processes are ended by their id.
 
 #![allow(clippy::print_stdout, reason = "printing is what a task runner is for")]
 

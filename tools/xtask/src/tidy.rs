@@ -7,10 +7,10 @@ use crate::{
     workspace::Workspace,
 };
 
+mod doc_tests;
 mod functions;
 mod invariants;
 mod links;
-mod sentences;
 
 /// Longest source file, in lines: about 500.
 const FILE_LINES_MAX: usize = 550;
@@ -78,7 +78,7 @@ pub(crate) fn check(workspace: &Workspace) -> Part {
         }
     }
     links::check(workspace, &files, &mut checks)?;
-    sentences::check(workspace, &files, &mut checks)?;
+    doc_tests::check(workspace, &files, &mut checks)?;
     invariants::check(workspace, &files, &mut checks)?;
     for exemption in EXEMPT {
         let stands = files.contains(&PathBuf::from(exemption.path)) && !exemption.reason.is_empty();

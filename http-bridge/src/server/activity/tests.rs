@@ -4,7 +4,7 @@ use tokio::time::advance;
 
 use super::*;
 
-const PATIENCE: Patience = Patience {
+const PATIENCE: ConnectionTimeouts = ConnectionTimeouts {
     header_read: Duration::from_secs(30),
     keep_alive_idle: Duration::from_mins(10),
     max_age: Duration::from_hours(2),

@@ -60,12 +60,12 @@ pub(crate) struct Lane {
     pub(crate) is_open: bool,
     pub(crate) marks: Vec<Mark>,
     /// Undetermined appends, and their operations.
-    pub(crate) limbo: Vec<(Author, Ops)>,
+    pub(crate) undetermined: Vec<(Author, Ops)>,
     pub(crate) cache: [Option<Value>; ROWS],
     pub(crate) attempt: Option<Attempt>,
     pub(crate) sent: Option<Sent>,
     pub(crate) writing: Option<Writing>,
-    /// When the tail was last known by a look, for a lane that trusts in limbo.
+    /// When the tail was last known by a look, for a lane that trusts while an append is undetermined.
     pub(crate) looked_ms: Option<u64>,
 }
 
@@ -78,7 +78,7 @@ impl Lane {
             checkpoint: Checkpoint::default(),
             is_open: false,
             marks: Vec::new(),
-            limbo: Vec::new(),
+            undetermined: Vec::new(),
             cache: [None; ROWS],
             attempt: None,
             sent: None,
@@ -95,7 +95,7 @@ impl Lane {
     /// Whether a batch that starts now may append without a look.
     pub(crate) fn begin(&mut self, now: u64, scope: &Scope) -> bool {
         let looked = self.looked_ms.take();
-        if scope.lacks(Break::TrustInLimbo) && !self.limbo.is_empty() {
+        if scope.lacks(Break::TrustWhileUndetermined) && !self.undetermined.is_empty() {
             let trust = |at| now.saturating_sub(at) <= journal::TRUST_MS;
             return looked.is_some_and(trust);
         }
@@ -111,7 +111,7 @@ impl Lane {
         let next = self.tail.seq() + 1;
         if scope.lacks(Break::BelowOldestBelieved)
             && let Some(entry) = store.entry(next)
-            && self.limbo.iter().any(|(author, _)| *author == entry.author)
+            && self.undetermined.iter().any(|(author, _)| *author == entry.author)
         {
             let author = entry.author;
             let (look, _) = self.tail.look(&head, Some(author));
@@ -212,7 +212,7 @@ impl Lane {
         let late = !scope.lacks(Break::LateYesBelieved);
         let believed_ms = if late { committed_ms } else { start_ms };
         if !self.tail.appended(append.entry.author, start_ms, believed_ms) {
-            self.limbo.push((append.entry.author, append.entry.ops));
+            self.undetermined.push((append.entry.author, append.entry.ops));
             return false;
         }
         if scope.lacks(Break::TrustFromReply) {
@@ -221,7 +221,7 @@ impl Lane {
         if scope.lacks(Break::TrustFromCommit) {
             self.tail.looked(committed_ms);
         }
-        self.limbo.clear();
+        self.undetermined.clear();
         self.is_open = true;
         self.push(append.seq, &append.entry);
         if scope.has(Feature::Caches) {
@@ -235,14 +235,14 @@ impl Lane {
     /// Nobody knows what became of its append.
     pub(crate) fn doubt(&mut self, append: &Append) {
         self.tail.undetermined(append.entry.author);
-        self.limbo.push((append.entry.author, append.entry.ops));
+        self.undetermined.push((append.entry.author, append.entry.ops));
     }
 
     /// Forgets undetermined appends against the rules.
-    pub(crate) fn clear_limbo(&mut self) {
+    pub(crate) fn clear_undetermined(&mut self) {
         let seq = self.tail.seq();
         self.tail.restart(&Head { oldest: seq + 1, ..Head::default() });
-        self.limbo.clear();
+        self.undetermined.clear();
     }
 
     /// Hears what came of its piece.

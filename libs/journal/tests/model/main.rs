@@ -58,10 +58,10 @@ const NARROW: Scope = Scope { ops: 3, ticks: AGE, budgets: WHOLE, with: &[], ..S
 const BROKEN: [(Break, Scope); 23] = [
     (Break::AppendWithoutInsert, Scope::SMALL),
     (Break::TrustFromReply, Scope { ops: 4, ..NARROW }),
-    (Break::LimboForgotten, Scope::SMALL),
-    (Break::ConflictClearsLimbo, Scope::SMALL),
+    (Break::UndeterminedForgotten, Scope::SMALL),
+    (Break::ConflictSettles, Scope::SMALL),
     (Break::UnknownRunsAgain, Scope::SMALL),
-    (Break::ExpiredInLimbo, Scope::SMALL),
+    (Break::ExpiredWhileUndetermined, Scope::SMALL),
     (
         Break::BelowOldestBelieved,
         Scope { ticks: AGE_AND_GARBAGE, with: &[Feature::Doubts], ..NARROW },
@@ -89,12 +89,12 @@ const BROKEN: [(Break, Scope); 23] = [
 
 /// Rules without which nothing breaks, and the scope in which that was searched.
 ///
-/// Trust in limbo: within the trust window nothing that landed in the place of the append can be trimmed yet, so the
-/// insert of a rerun decides. Trust from the commit: at that time the entry was the last one, as its successor starts
-/// later.
+/// Trust while an append is undetermined: within the trust window nothing that landed in the place of the append can
+/// be trimmed yet, so the insert of a rerun decides. Trust from the commit: at that time the entry was the last one,
+/// as its successor starts later.
 const HARMLESS: [(Break, Scope); 2] = [
     (
-        Break::TrustInLimbo,
+        Break::TrustWhileUndetermined,
         Scope { ticks: AGE, with: &[Feature::Reads, Feature::Doubts], ..Scope::SMALL },
     ),
     (Break::TrustFromCommit, NARROW),
@@ -187,8 +187,8 @@ fn a_rule_that_is_stricter_than_it_must_be_is_known() {
     }
 }
 
-/// Larger bounds, some minutes: `JOURNAL_MODEL_DEEP=1 cargo test -p journal deep`. The first two are exhausted, with 1.0
-/// and 1.8 million states; the others go as far as [`STATES`].
+/// Larger bounds, some minutes: `JOURNAL_MODEL_DEEP=1 cargo test -p journal deep`. The first two are exhausted, with
+/// 1.0 and 1.8 million states; the others go as far as [`STATES`].
 #[test]
 fn the_rules_hold_in_a_deep_search() {
     if std::env::var_os("JOURNAL_MODEL_DEEP").is_none() {

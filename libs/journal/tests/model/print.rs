@@ -41,7 +41,7 @@ impl World {
 
     /// What mostly tells one lane from the other, whatever its place.
     fn rank(&self, lane: usize) -> (u64, u8, usize, bool, u8, Head) {
-        let Lane { tail, checkpoint, limbo, sent, writing, .. } = &*self.lanes[lane];
+        let Lane { tail, checkpoint, undetermined, sent, writing, .. } = &*self.lanes[lane];
         let writing = match writing {
             None => 0,
             Some(Writing::Sent(..)) => 1,
@@ -49,7 +49,7 @@ impl World {
             Some(Writing::Moved(_)) => 3,
         };
         let head = *checkpoint.head();
-        (tail.seq(), self.queued(lane), limbo.len(), sent.is_some(), writing, head)
+        (tail.seq(), self.queued(lane), undetermined.len(), sent.is_some(), writing, head)
     }
 
     /// Whether a lane may ever append again.
@@ -192,7 +192,7 @@ impl<'a> Print<'a> {
             self.flag(lane.tail.clone().begin(self.world.now + later));
         }
         self.flag(lane.is_open);
-        self.limbo(lane);
+        self.undetermined(lane);
         self.checkpoint(lane);
         for (index, mark) in lane.marks.iter().enumerate() {
             self.put(small(mark.seq));
@@ -212,22 +212,22 @@ impl<'a> Print<'a> {
         self.writing(lane.writing.as_ref());
     }
 
-    /// Of appends in limbo only those that stand somewhere or may still land make a difference.
-    fn limbo(&mut self, lane: &Lane) {
+    /// Of undetermined appends only those that stand somewhere or may still land make a difference.
+    fn undetermined(&mut self, lane: &Lane) {
         let world = self.world;
         let stands = |author: &Author| {
             let stands = |(_, entry): &(u64, &Entry)| entry.author == *author;
             world.store.scan(1).iter().any(stands)
                 || world.stray_appends.iter().any(|append| append.entry.author == *author)
         };
-        self.flag(lane.limbo.is_empty());
-        if !lane.limbo.is_empty()
-            && self.scope.lacks(Break::TrustInLimbo)
+        self.flag(lane.undetermined.is_empty());
+        if !lane.undetermined.is_empty()
+            && self.scope.lacks(Break::TrustWhileUndetermined)
             && let Some(looked_ms) = lane.looked_ms
         {
             self.age(looked_ms, &[1, TRUST_MS + 1]);
         }
-        for (author, ops) in lane.limbo.iter().filter(|(author, _)| stands(author)) {
+        for (author, ops) in lane.undetermined.iter().filter(|(author, _)| stands(author)) {
             self.author(Some(*author));
             self.put(*ops);
         }

@@ -10,15 +10,15 @@ pub(crate) enum Break {
     /// Trust counts from the commit of an append.
     TrustFromCommit,
     /// A lane appends without a look although an append of its own is undetermined.
-    TrustInLimbo,
+    TrustWhileUndetermined,
     /// The calls of an undetermined append run again although it stands.
-    LimboForgotten,
+    UndeterminedForgotten,
     /// The conflict of a rerun counts as the outcome of the earlier runs.
-    ConflictClearsLimbo,
+    ConflictSettles,
     /// Calls whose fate nobody can know run again.
     UnknownRunsAgain,
     /// An operation is answered "expired" while an earlier run of it may still land.
-    ExpiredInLimbo,
+    ExpiredWhileUndetermined,
     /// A look takes an own entry below the head's oldest for one that stands.
     BelowOldestBelieved,
     /// A look ignores the head's oldest.

@@ -189,7 +189,7 @@ impl World {
                 self.batch(lane, ops, true, scope, out);
             }
         }
-        if scope.lacks(Break::ExpiredInLimbo) && queued != 0 {
+        if scope.lacks(Break::ExpiredWhileUndetermined) && queued != 0 {
             self.go(Step::Expire { lane }, scope, out, |world| world.expire(lane));
         }
     }
@@ -236,11 +236,11 @@ impl World {
         let landed = world.land(append, scope);
         let lands = landed != Ok(false);
         let committed_ms = lands.then_some(self.now);
-        let clears = !lands && scope.lacks(Break::ConflictClearsLimbo);
+        let clears = !lands && scope.lacks(Break::ConflictSettles);
         let changed = world.lane(lane);
         changed.sent = lands.then(|| Sent { append: Rc::clone(append), committed_ms });
         if clears {
-            changed.clear_limbo();
+            changed.clear_undetermined();
         }
         let step = Step::Append { lane: Some(lane), seq: append.seq, lands };
         let checked = landed.and_then(|_| world.check(scope));

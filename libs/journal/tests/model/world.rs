@@ -187,12 +187,13 @@ impl World {
             self.seen |= if fate == Fate::Open { seen::OPEN } else { 0 };
             return Ok(());
         }
-        let limbo = std::mem::take(&mut self.lane(lane).limbo);
+        let undetermined = std::mem::take(&mut self.lane(lane).undetermined);
         match fate {
             Fate::Stands(author) => {
                 self.seen |= seen::STANDS;
-                let stands = limbo.iter().find(|(of, _)| *of == author);
-                let Some((_, ops)) = stands.filter(|_| !scope.lacks(Break::LimboForgotten)) else {
+                let stands = undetermined.iter().find(|(of, _)| *of == author);
+                let Some((_, ops)) = stands.filter(|_| !scope.lacks(Break::UndeterminedForgotten))
+                else {
                     return Ok(());
                 };
                 self.acknowledge(lane, *ops)
@@ -200,7 +201,7 @@ impl World {
             Fate::Unknown => {
                 self.seen |= seen::UNKNOWN;
                 if !scope.lacks(Break::UnknownRunsAgain) {
-                    let ops = limbo.iter().fold(0, |all, (_, ops)| all | ops);
+                    let ops = undetermined.iter().fold(0, |all, (_, ops)| all | ops);
                     self.set(ops & self.queued(lane), Status::Unknown);
                 }
                 Ok(())

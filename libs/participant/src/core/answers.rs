@@ -194,7 +194,7 @@ impl<D: Domain> Core<D> {
     /// Remembers, at its primary, that a transaction has committed.
     pub(super) fn remember_commit(&mut self, meta: &TxMeta) {
         if let Some(call) = &meta.call
-            && meta.is_primary(self.book.branch())
+            && meta.is_primary(self.table.branch())
             && !Mutation::SuccessForgotten.is_on()
         {
             self.remember(call, &call.id, Told::Committed(meta.tx_id));

@@ -35,12 +35,12 @@ impl<D: Domain> Core<D> {
                 }
             }
             Call::Commit { meta, receipts } => {
-                let decision = self.book.commit(meta);
+                let decision = self.table.commit(meta);
                 let (state, vote) = self.conclude(meta, decision, receipts);
                 self.answer(id, Answer::State(state, vote));
             }
             Call::Abort { meta, evidence, refusal } => {
-                let decision = self.book.abort(meta, *evidence);
+                let decision = self.table.abort(meta, *evidence);
                 let (state, _) = self.conclude(meta, decision, &[]);
                 let refused = state == BranchState::Aborted
                     && matches!((&meta.call, refusal), (Some(client), Some(refusal))
@@ -48,12 +48,12 @@ impl<D: Domain> Core<D> {
                 self.answer(id, Answer::Aborted { state, refused });
             }
             Call::Query { meta, fence } => {
-                let decision = self.book.query(meta, *fence);
+                let decision = self.table.query(meta, *fence);
                 let (state, vote) = self.conclude(meta, decision, &[]);
                 self.answer(id, Answer::State(state, vote));
             }
             Call::Forget { tx_id } => {
-                if let Some(event) = self.book.acknowledge(*tx_id) {
+                if let Some(event) = self.table.acknowledge(*tx_id) {
                     self.record(event);
                 }
                 self.answer(id, Answer::Forgotten);
@@ -212,7 +212,7 @@ impl<D: Domain> Core<D> {
     /// Whether the vote on this transaction is still to be found. Else it is answered here: the first one again,
     /// FENCED, or what another attempt of the same call leaves for this one.
     fn has_no_vote(&mut self, id: CallId, meta: &TxMeta) -> bool {
-        if let Gate::Shut(vote) = self.book.gate(meta, self.run.start) {
+        if let Gate::Reject(vote) = self.table.gate(meta, self.run.start) {
             self.answer(id, Answer::Vote(vote));
             return false;
         }
@@ -277,7 +277,7 @@ impl<D: Domain> Core<D> {
         self.answer(id, Answer::Vote(vote));
     }
 
-    /// Carries out what the book decided about a Commit, Abort or Query. Returns what stands, and the vote that
+    /// Carries out what the table decided about a Commit, Abort or Query. Returns what stands, and the vote that
     /// was given.
     fn conclude(
         &mut self,
@@ -286,7 +286,7 @@ impl<D: Domain> Core<D> {
         receipts: &[Receipt],
     ) -> (BranchState, Option<Vote>) {
         if let Some(event) = decision.event {
-            let entry = self.book.get(meta.tx_id);
+            let entry = self.table.get(meta.tx_id);
             if let (Event::Decided { committed, .. }, Some(hold)) =
                 (&event, entry.and_then(|entry| entry.hold.clone()))
             {
@@ -299,21 +299,21 @@ impl<D: Domain> Core<D> {
                 self.take_changes();
             }
             if matches!(&event, Event::Decided { committed: true, .. })
-                && let Some(prepared) = self.book.get(meta.tx_id).map(|entry| entry.meta.clone())
+                && let Some(prepared) = self.table.get(meta.tx_id).map(|entry| entry.meta.clone())
             {
                 self.remember_commit(&prepared);
             }
             self.record(event);
             self.wake_transaction(meta.tx_id);
         }
-        let vote = self.book.get(meta.tx_id).and_then(|entry| entry.vote.clone());
+        let vote = self.table.get(meta.tx_id).and_then(|entry| entry.vote.clone());
         (decision.state, vote)
     }
 
     /// Rows that the domain changed may serve whoever waits on them.
     fn take_changes(&mut self) {
         let changed = std::mem::take(&mut self.run.changed);
-        self.improved.extend(changed);
+        self.rows_to_recheck.extend(changed);
     }
 }
 

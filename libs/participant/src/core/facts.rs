@@ -83,14 +83,14 @@ impl<D: Domain> Core<D> {
                 self.holders.insert((row, priority, tx_id), ());
             }
         }
-        let released = self.book.apply(event, seq);
+        let released = self.table.apply(event, seq);
         if let Some(hold) = released
-            && let Some(meta) = self.book.get(tx_id).map(|entry| entry.meta.clone())
+            && let Some(meta) = self.table.get(tx_id).map(|entry| entry.meta.clone())
         {
             let priority = meta.priority;
             for row in self.held_rows(&meta, &hold) {
                 self.holders.remove(&(row.clone(), priority, tx_id));
-                self.improved.insert(row);
+                self.rows_to_recheck.insert(row);
             }
         }
     }
@@ -172,7 +172,7 @@ impl<D: Domain> Core<D> {
         if Mutation::TrimForgetsFacts.is_on() {
             return (Vec::new(), Vec::new());
         }
-        let may_trim = |tx_id: &&TxId| !self.book.may_trim(**tx_id, mark.seq, start);
+        let may_trim = |tx_id: &&TxId| !self.table.may_trim(**tx_id, mark.seq, start);
         let needed = |id: &&RequestId| {
             self.answers.get(id).is_some_and(|known| {
                 known.last_seq <= mark.seq && known.keep_until >= start.physical()
@@ -186,7 +186,7 @@ impl<D: Domain> Core<D> {
 
     fn carry(&mut self, txs: &[TxId], requests: &[RequestId]) {
         for tx_id in txs {
-            if let Some(entry) = self.book.get(*tx_id).cloned() {
+            if let Some(entry) = self.table.get(*tx_id).cloned() {
                 self.record(Event::Carried(Box::new(entry)));
             }
         }
@@ -201,7 +201,7 @@ impl<D: Domain> Core<D> {
             let Some(mark) = self.journal.pop_front() else { break };
             self.journal_bytes -= mark.bytes;
             for tx_id in mark.txs {
-                self.book.forget(tx_id, mark.seq);
+                self.table.forget(tx_id, mark.seq);
             }
             for id in mark.requests {
                 if self.answers.get(&id).is_some_and(|known| known.last_seq <= mark.seq) {
@@ -209,7 +209,7 @@ impl<D: Domain> Core<D> {
                 }
             }
         }
-        self.book.settle();
+        self.table.settle();
         self.answers.settle();
     }
 

@@ -23,7 +23,7 @@ use std::{
 use journal::{Author, Checkpoint, Head, Tail};
 use proto::InvalidField;
 use storage::{KvError, keys::Space, record};
-use twopc::{participant::Book, undo::UndoMap};
+use twopc::{participant::TransactionTable, undo::UndoMap};
 use types::{
     Branch, ClientCall, Mutation, Priority, RequestId, Timestamp, TxId, TxMeta, UnixMillis,
 };
@@ -109,7 +109,7 @@ pub struct Core<D: Domain> {
     is_open: bool,
     /// What a look has found wrong with the journal: nothing is done in this shard any more.
     damage: Option<InvalidField>,
-    book: Book<D::Hold>,
+    table: TransactionTable<D::Hold>,
     /// Who holds something on which row, oldest first.
     holders: UndoMap<(Row, Priority, TxId), ()>,
     /// What calls under minted ids came to, and under any id where release 0.1 wrote it.
@@ -125,7 +125,7 @@ pub struct Core<D: Domain> {
     /// Which transactions' Prepares wait.
     waiting: UndoMap<(TxId, CallId), ()>,
     /// Rows whose waiters must look again.
-    improved: BTreeSet<Row>,
+    rows_to_recheck: BTreeSet<Row>,
     run: Run<D>,
 }
 
@@ -179,7 +179,7 @@ impl<D: Domain> Core<D> {
             checkpoint: Checkpoint::default(),
             is_open: false,
             damage: None,
-            book: Book::new(branch),
+            table: TransactionTable::new(branch),
             holders: UndoMap::default(),
             answers: UndoMap::default(),
             loaded_answers: BTreeMap::new(),
@@ -189,7 +189,7 @@ impl<D: Domain> Core<D> {
             waiters: UndoMap::default(),
             queue: UndoMap::default(),
             waiting: UndoMap::default(),
-            improved: BTreeSet::new(),
+            rows_to_recheck: BTreeSet::new(),
             run: Run::default(),
         }
     }
@@ -216,7 +216,7 @@ impl<D: Domain> Core<D> {
 
     /// The branch.
     pub const fn branch(&self) -> &Branch {
-        self.book.branch()
+        self.table.branch()
     }
 
     /// The bounds.
@@ -225,8 +225,8 @@ impl<D: Domain> Core<D> {
     }
 
     /// What is known of transactions.
-    pub const fn book(&self) -> &Book<D::Hold> {
-        &self.book
+    pub const fn table(&self) -> &TransactionTable<D::Hold> {
+        &self.table
     }
 
     /// True while some call waits for others.
@@ -236,7 +236,7 @@ impl<D: Domain> Core<D> {
 
     /// True when waiters must look again, or have waited past their deadline.
     pub fn wants_look(&self, now: UnixMillis) -> bool {
-        (!self.improved.is_empty() && self.has_waiters())
+        (!self.rows_to_recheck.is_empty() && self.has_waiters())
             || self.waiters.iter().any(|(_, waiter)| waiter.call.is_over(now))
     }
 
@@ -282,13 +282,13 @@ impl<D: Domain> Core<D> {
     }
 
     fn rows_held_by(&self, tx_id: TxId) -> Vec<Row> {
-        let hold = self.book.get(tx_id).and_then(|entry| entry.hold.as_ref());
+        let hold = self.table.get(tx_id).and_then(|entry| entry.hold.as_ref());
         hold.map(|hold| self.domain.hold_rows(hold)).unwrap_or_default()
     }
 
     /// The call of a transaction, where this is its primary: there it stands what its attempts came to.
     fn call_of<'a>(&self, meta: &'a TxMeta) -> Option<&'a ClientCall> {
-        meta.call.as_ref().filter(|_| meta.is_primary(self.book.branch()))
+        meta.call.as_ref().filter(|_| meta.is_primary(self.table.branch()))
     }
 
     /// Whether a row can be loaded without the record: the journal shows it.
@@ -341,7 +341,7 @@ impl<D: Domain> Core<D> {
             && self.run.requests.is_empty()
             && self.run.told.is_empty()
             && self.run.dirty.is_empty();
-        if idle && self.is_open && !self.tail.is_in_limbo() {
+        if idle && self.is_open && !self.tail.is_undetermined() {
             return None;
         }
         self.carry_forward();
@@ -398,7 +398,7 @@ impl<D: Domain> Core<D> {
     }
 
     fn keep_run(&mut self) {
-        self.book.settle();
+        self.table.settle();
         self.holders.settle();
         self.answers.settle();
         self.waiters.settle();
@@ -418,7 +418,7 @@ impl<D: Domain> Core<D> {
 
     /// The batch is definitely not durable, or must run again: the state is as it was before.
     pub fn undo(&mut self) {
-        self.book.undo();
+        self.table.undo();
         self.holders.undo();
         self.answers.undo();
         self.waiters.undo();
@@ -426,6 +426,6 @@ impl<D: Domain> Core<D> {
         self.waiting.undo();
         self.run = Run::default();
         // Whoever was served in vain must be served again.
-        self.improved.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
+        self.rows_to_recheck.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
     }
 }

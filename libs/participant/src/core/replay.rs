@@ -4,7 +4,7 @@ use bytes::Bytes;
 use journal::{Author, Fate, Head, Image, Look, Piece};
 use proto::InvalidField;
 use storage::{record, shard};
-use twopc::{participant::Book, undo::UndoMap};
+use twopc::{participant::TransactionTable, undo::UndoMap};
 use types::Timestamp;
 
 use super::{Core, Domain, Run, rows};
@@ -36,7 +36,7 @@ impl<D: Domain> Core<D> {
 
     fn forget_state(&mut self, head: Head) {
         self.checkpoint.restart(head);
-        self.book = Book::new(self.book.branch().clone());
+        self.table = TransactionTable::new(self.table.branch().clone());
         self.holders = UndoMap::default();
         self.answers = UndoMap::default();
         self.loaded_answers.clear();
@@ -45,7 +45,7 @@ impl<D: Domain> Core<D> {
         self.records = rows::Cache::new(self.limits.records);
         self.run = Run::default();
         // What they wait for may be gone from the journal, too.
-        self.improved.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
+        self.rows_to_recheck.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
     }
 
     /// Makes the state that of the journal's end: takes the head, and the entries that follow [`Core::tail`] (where
@@ -87,7 +87,7 @@ impl<D: Domain> Core<D> {
         }
         self.checkpoint.check(&self.tail).map_err(|damage| InvalidField::new("journal", damage))?;
         self.forget_before(found.head.oldest);
-        self.book.settle();
+        self.table.settle();
         self.holders.settle();
         self.answers.settle();
         Ok(fate)
@@ -109,7 +109,7 @@ impl<D: Domain> Core<D> {
                 continue;
             }
             self.records.remove(row);
-            self.improved.insert(row.to_vec());
+            self.rows_to_recheck.insert(row.to_vec());
         }
         self.checkpoint.push(seq, images(entry));
         self.mark(seq, entry);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
-use twopc::{participant::Book, undo::UndoMap};
+use twopc::{participant::TransactionTable, undo::UndoMap};
 use types::{Mutation, Priority, Stamp, TxId};
 
 use super::{Core, Domain, Run};
@@ -70,7 +70,7 @@ pub struct Rows<'a, D: Domain> {
     run: &'a mut Run<D>,
     records: &'a mut Cache<D::Record>,
     holders: &'a UndoMap<(Row, Priority, TxId), ()>,
-    book: &'a Book<D::Hold>,
+    table: &'a TransactionTable<D::Hold>,
 }
 
 impl<D: Domain> Rows<'_, D> {
@@ -118,7 +118,7 @@ impl<D: Domain> Rows<'_, D> {
     /// Who holds something on a row, oldest first.
     pub fn holders(&self, row: &[u8]) -> impl Iterator<Item = Holder<'_, D::Hold>> {
         holders_of(self.holders, row).filter_map(|(priority, tx_id)| {
-            let hold = self.book.get(tx_id)?.hold.as_ref()?;
+            let hold = self.table.get(tx_id)?.hold.as_ref()?;
             Some(Holder { tx_id, priority, hold })
         })
     }
@@ -150,7 +150,7 @@ impl<D: Domain> Core<D> {
             run: &mut self.run,
             records: &mut self.records,
             holders: &self.holders,
-            book: &self.book,
+            table: &self.table,
         };
         (std::sync::Arc::clone(&self.domain), rows)
     }

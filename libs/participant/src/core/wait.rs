@@ -52,7 +52,7 @@ impl<D: Domain> Core<D> {
     pub fn cancel(&mut self, id: CallId) {
         if let Some(waiter) = self.unpark(id) {
             // Whoever stood behind it may be next.
-            self.improved.insert(waiter.row);
+            self.rows_to_recheck.insert(waiter.row);
         }
         self.waiters.settle();
         self.queue.settle();
@@ -70,7 +70,7 @@ impl<D: Domain> Core<D> {
         for id in &ids {
             self.cancel(*id);
         }
-        self.improved.remove(row);
+        self.rows_to_recheck.remove(row);
         ids
     }
 
@@ -85,7 +85,7 @@ impl<D: Domain> Core<D> {
         let mut blockers = std::collections::BTreeMap::new();
         for (_, waiter) in self.waiters.iter().filter(|(_, waiter)| waiter.since < since) {
             for (_, tx_id) in holders_of(&self.holders, &waiter.row) {
-                if let Some(entry) = self.book.get(tx_id) {
+                if let Some(entry) = self.table.get(tx_id) {
                     blockers.entry(tx_id).or_insert_with(|| entry.meta.clone());
                 }
             }
@@ -96,7 +96,7 @@ impl<D: Domain> Core<D> {
     /// The oldest unresolved transaction on a row.
     pub(super) fn blocker_on(&self, row: &[u8]) -> Option<&TxMeta> {
         let (_, tx_id) = holders_of(&self.holders, row).next()?;
-        self.book.get(tx_id).map(|entry| &entry.meta)
+        self.table.get(tx_id).map(|entry| &entry.meta)
     }
 
     /// True when somebody younger holds something on the row, so that waiting for it is allowed.
@@ -140,7 +140,7 @@ impl<D: Domain> Core<D> {
         let late: Vec<CallId> = late.map(|(id, _)| *id).collect();
         for id in late {
             if let Some(waiter) = self.unpark(id) {
-                self.improved.insert(waiter.row);
+                self.rows_to_recheck.insert(waiter.row);
                 let answer = match waiter.call {
                     Call::Prepare { .. } => Answer::Vote(Vote::Fenced),
                     Call::Op { .. }
@@ -165,7 +165,7 @@ impl<D: Domain> Core<D> {
             .collect();
         for id in ids {
             if let Some(waiter) = self.unpark(id) {
-                self.improved.insert(waiter.row.clone());
+                self.rows_to_recheck.insert(waiter.row.clone());
                 self.decide(id, &waiter.call, Some(&waiter));
             }
         }
@@ -176,7 +176,7 @@ impl<D: Domain> Core<D> {
     /// served by the next one.
     pub(super) fn serve_waiters(&mut self) {
         while self.has_room()
-            && let Some(row) = self.improved.pop_first()
+            && let Some(row) = self.rows_to_recheck.pop_first()
         {
             let least = Priority { begin_ts: 0, nonce: 0 };
             let greatest = Priority { begin_ts: u64::MAX, nonce: u64::MAX };
@@ -185,7 +185,7 @@ impl<D: Domain> Core<D> {
             let mut served = true;
             for id in ids {
                 if !self.has_room() {
-                    self.improved.insert(row);
+                    self.rows_to_recheck.insert(row);
                     return;
                 }
                 if served {

@@ -12,7 +12,7 @@ use storage::{
 use tokio::time::Instant;
 use types::{Mutation, Timestamp};
 
-use super::{Lane, LaneError, Limbo};
+use super::{Lane, LaneError, Undetermined};
 use crate::{
     core::{Answer, Call, CallId, Domain, Offered},
     records::Row,
@@ -72,7 +72,7 @@ impl<D: Domain> Lane<D> {
         self.link_batch(&taken);
         let Some(batch) = batch else {
             self.core.settle_read();
-            self.told.answered("read", taken.len(), begun);
+            self.metrics.answered("read", taken.len(), begun);
             self.tell_calls(start, taken.len(), &answers);
             self.deliver(taken.len(), answers);
             return Ok(());
@@ -96,10 +96,10 @@ impl<D: Domain> Lane<D> {
         let replied = Timestamp::from_physical(start.physical().plus_ms(waited.saturating_add(1)));
         let unknown = match outcome {
             Ok(committed) if self.core.settle(&batch, committed.max(replied)) => {
-                self.limbo.clear();
+                self.undetermined.clear();
                 self.refreshed = Some(Instant::now());
                 self.moved = self.refreshed;
-                self.told.answered("write", taken.len(), begun);
+                self.metrics.answered("write", taken.len(), begun);
                 self.tell_calls(start, taken.len(), &answers);
                 self.deliver(taken.len(), answers);
                 return Ok(());
@@ -120,7 +120,7 @@ impl<D: Domain> Lane<D> {
                 what
             }
         };
-        self.limbo.push(Limbo { author, taken, answers });
+        self.undetermined.push(Undetermined { author, taken, answers });
         Err(AttemptError::Undetermined(unknown))
     }
 
@@ -162,14 +162,14 @@ impl<D: Domain> Lane<D> {
         {
             self.check_store(txn).await?;
             self.core.restart(&found.head);
-            self.settle_limbo(Fate::Unknown);
+            self.settle_undetermined(Fate::Unknown);
             (found, entries) = read_tail(txn, space, self.core.tail().seq()).await?;
         }
         if !entries.is_empty() || self.moved.is_none() {
             self.moved = Some(Instant::now());
         }
         let looked = self.core.look(found, entries);
-        self.settle_limbo(*looked.as_ref().unwrap_or(&Fate::Unknown));
+        self.settle_undetermined(*looked.as_ref().unwrap_or(&Fate::Unknown));
         looked.map_err(|error| KvError::Corrupt {
             key: storage::codec::hex(&space.head()),
             problem: error.to_string(),
@@ -193,36 +193,41 @@ impl<D: Domain> Lane<D> {
             let is_read = |call: &Call<D>| matches!(call, Call::Op { call: None, .. });
             self.refreshed.is_some() && self.queued.iter().all(|(_, call)| is_read(call))
         };
-        Mutation::ReadWithoutLook.is_on() && self.limbo.is_empty() && reads()
+        Mutation::ReadWithoutLook.is_on() && self.undetermined.is_empty() && reads()
     }
 
     /// Answers the calls of runs whose fate is known by now. Those of runs whose fate nobody will ever know are told
     /// so, and never run again.
-    fn settle_limbo(&mut self, fate: Fate) {
+    fn settle_undetermined(&mut self, fate: Fate) {
         match fate {
             Fate::Settled | Fate::Open => {}
-            Fate::Void if Mutation::LimboBelieved.is_on() => {
-                let believed = self.limbo.pop();
-                self.limbo.clear();
-                if let Some(limbo) = believed {
-                    self.conclude(limbo);
+            Fate::Void if Mutation::UndeterminedBelieved.is_on() => {
+                let believed = self.undetermined.pop();
+                self.undetermined.clear();
+                if let Some(undetermined) = believed {
+                    self.conclude(undetermined);
                 }
             }
-            Fate::Void => self.limbo.clear(),
+            Fate::Void => self.undetermined.clear(),
             Fate::Stands(author) => {
-                let stands = self.limbo.iter().position(|limbo| limbo.author == author);
-                let stands = stands.map(|at| self.limbo.swap_remove(at));
-                self.limbo.clear();
-                if let Some(limbo) = stands {
-                    self.conclude(limbo);
+                let stands =
+                    self.undetermined.iter().position(|undetermined| undetermined.author == author);
+                let stands = stands.map(|at| self.undetermined.swap_remove(at));
+                self.undetermined.clear();
+                if let Some(undetermined) = stands {
+                    self.conclude(undetermined);
                 }
             }
             Fate::Unknown => {
                 // Waiters that such a run served among them.
-                let of_one = |limbo: Limbo<D>| {
-                    limbo.taken.into_iter().chain(limbo.answers.into_iter().map(|(id, _)| id))
+                let of_one = |undetermined: Undetermined<D>| {
+                    undetermined
+                        .taken
+                        .into_iter()
+                        .chain(undetermined.answers.into_iter().map(|(id, _)| id))
                 };
-                let calls: BTreeSet<CallId> = self.limbo.drain(..).flat_map(of_one).collect();
+                let calls: BTreeSet<CallId> =
+                    self.undetermined.drain(..).flat_map(of_one).collect();
                 self.queued.retain(|(id, _)| !calls.contains(id));
                 for id in calls {
                     self.core.cancel(id);
@@ -243,7 +248,7 @@ impl<D: Domain> Lane<D> {
 
     /// Sends the answers of a batch that turned out to stand. What it took and did not answer is offered
     /// again, as others ran since, unless it waits in the core by now.
-    fn conclude(&mut self, done: Limbo<D>) {
+    fn conclude(&mut self, done: Undetermined<D>) {
         let answered: BTreeSet<CallId> = done.answers.iter().map(|(id, _)| *id).collect();
         let waiting: BTreeSet<CallId> = self.core.waiting_calls().collect();
         let taken: BTreeSet<CallId> = done.taken.into_iter().collect();

@@ -131,7 +131,7 @@ impl<D: Domain> Lane<D> {
         let may = self.checkpoint.piece.is_empty()
             && self.checkpoint.not_before.is_none_or(|at| at <= now)
             && self.core.is_open()
-            && self.tends_the_journal();
+            && self.trims();
         if !may {
             return;
         }

@@ -7,7 +7,7 @@ use storage::KvError;
 use tokio::time::Instant;
 use types::{Entropy, TxId, UnixMillis};
 
-use super::{Lane, LaneOptions, attempt::AttemptError, told::again};
+use super::{Lane, LaneOptions, attempt::AttemptError, metrics::again};
 use crate::core::Domain;
 
 /// Transactions that a lane asks about at once, so that no storm arises.
@@ -46,7 +46,7 @@ impl<D: Domain> Lane<D> {
     /// Whether this lane writes checkpoints and trims the journal: the last to have appended to it does. The others
     /// know the same journal, and if they tried as well, each would be in the way of all others. They step in once
     /// the last writer is gone.
-    pub(super) fn tends_the_journal(&self) -> bool {
+    pub(super) fn trims(&self) -> bool {
         self.core.tail().is_by(&self.writer)
             || self.moved.is_some_and(|at| at.elapsed() >= self.options.abandoned)
     }
@@ -74,7 +74,7 @@ impl<D: Domain> Lane<D> {
         let waited = UnixMillis(now.0.saturating_sub(self.options.ask_after_ms));
         let overdue: BTreeMap<_, _> = self
             .core
-            .book()
+            .table()
             .overdue(now, ACKNOWLEDGE_GRACE_MS)
             .map(|meta| (meta.tx_id, meta.clone()))
             .collect();
@@ -92,7 +92,7 @@ impl<D: Domain> Lane<D> {
             && let Some(meta) = self.to_ask.pop_front()
         {
             let tx_id = meta.tx_id;
-            if !self.core.book().is_unfinished(tx_id) || self.asked.contains_key(&tx_id) {
+            if !self.core.table().is_unfinished(tx_id) || self.asked.contains_key(&tx_id) {
                 continue;
             }
             self.asked.insert(tx_id, self.seams.clock.now());

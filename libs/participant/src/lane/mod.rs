@@ -7,7 +7,7 @@
 mod attempt;
 mod checkpoint;
 mod chores;
-mod told;
+mod metrics;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -30,8 +30,8 @@ use tokio::{
 use tracing::Instrument as _;
 use types::{Branch, Classify, Clock, Entropy, ErrorKind, Timestamp, TxId, TxMeta, UnixMillis};
 
+use metrics::LaneMetrics;
 use telemetry::trace::Origin;
-use told::Told;
 
 use crate::{
     core::{Answer, Call, CallId, Core, Domain, Limits},
@@ -232,7 +232,7 @@ pub struct Lane<D: Domain> {
     callers: FxHashMap<CallId, Caller<D>>,
     next_id: CallId,
     /// Runs that nobody knows the fate of, with the answers that go out if they stand.
-    limbo: Vec<Limbo<D>>,
+    undetermined: Vec<Undetermined<D>>,
     /// When a transaction was last asked about.
     asked: BTreeMap<TxId, UnixMillis>,
     /// Those to ask about next.
@@ -252,7 +252,7 @@ pub struct Lane<D: Domain> {
     damaged: BTreeSet<Row>,
     /// Calls that the last batch took.
     took: usize,
-    told: Told,
+    metrics: LaneMetrics,
 }
 
 impl<D: Domain> fmt::Debug for Lane<D> {
@@ -261,7 +261,7 @@ impl<D: Domain> fmt::Debug for Lane<D> {
     }
 }
 
-struct Limbo<D: Domain> {
+struct Undetermined<D: Domain> {
     author: Author,
     taken: Vec<CallId>,
     answers: Vec<(CallId, Answer<D::Reply>)>,
@@ -289,7 +289,7 @@ impl<D: Domain> Lane<D> {
             queued: VecDeque::new(),
             callers: FxHashMap::default(),
             next_id: 1,
-            limbo: Vec::new(),
+            undetermined: Vec::new(),
             asked: BTreeMap::new(),
             to_ask: VecDeque::new(),
             asking: JoinSet::new(),
@@ -300,7 +300,7 @@ impl<D: Domain> Lane<D> {
             moved: None,
             damaged: BTreeSet::new(),
             took: 0,
-            told: Told::default(),
+            metrics: LaneMetrics::default(),
         };
         (lane, LaneHandle { sender })
     }
@@ -349,7 +349,7 @@ impl<D: Domain> Lane<D> {
     }
 
     fn admit(&mut self, Envelope { call, caller }: Envelope<D>) {
-        self.told.queued();
+        self.metrics.queued();
         if call.is_patient(self.core.branch()) {
             self.patient_since.get_or_insert_with(Instant::now);
         }
@@ -401,13 +401,13 @@ impl<D: Domain> Lane<D> {
                     tokio::time::sleep(backoff.pause()).await;
                     self.drain();
                     self.drop_unwanted();
-                    if self.queued.is_empty() && self.limbo.is_empty() {
+                    if self.queued.is_empty() && self.undetermined.is_empty() {
                         break;
                     }
                 }
             }
         }
-        self.told.batch_ended(self.queued.is_empty());
+        self.metrics.batch_ended(self.queued.is_empty());
         if self.queued.is_empty() {
             self.patient_since = None;
         }
@@ -416,10 +416,10 @@ impl<D: Domain> Lane<D> {
     /// Forgets queued calls that nobody waits for any more; they were not begun.
     fn drop_unwanted(&mut self) {
         let callers = &mut self.callers;
-        let limbo = &self.limbo;
+        let undetermined = &self.undetermined;
         self.queued.retain(|(id, _)| {
             let wanted = callers.get(id).is_some_and(|caller| !caller.reply.is_closed())
-                || limbo.iter().any(|limbo| limbo.taken.contains(id));
+                || undetermined.iter().any(|undetermined| undetermined.taken.contains(id));
             if !wanted {
                 callers.remove(id);
             }

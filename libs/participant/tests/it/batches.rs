@@ -461,7 +461,7 @@ fn who_waits_looks_again_where_the_journal_tells_nothing_any_more() {
     store.catch_up(&mut core);
     let answers = store.write(&mut core, 60_000, &[]);
     assert_eq!(answers, ["YES"]);
-    assert_eq!(core.book().get(waits.tx_id).unwrap().state, BranchState::Prepared);
+    assert_eq!(core.table().get(waits.tx_id).unwrap().state, BranchState::Prepared);
 }
 
 #[test]

@@ -16,9 +16,9 @@ use types::Timestamp;
 use super::{
     CLIENT_BACKOFF, Inner, base_options,
     classify::{self, CommitVerdict, Orphan, ReadVerdict},
+    commit_verifier::ErrorEpoch,
     pace::bounded,
     query::{TikvReads, Writes, span},
-    trust::Calm,
 };
 use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value};
 
@@ -53,7 +53,7 @@ pub(super) struct TikvTxn {
     inserts: BTreeSet<Key>,
     begun: Instant,
     /// The stretch without failures in which it began.
-    calm: Calm,
+    calm: ErrorEpoch,
 }
 
 impl TikvTxn {
@@ -61,7 +61,7 @@ impl TikvTxn {
         inner: Arc<Inner>,
         transaction: Transaction,
         one_phase: bool,
-        calm: Calm,
+        calm: ErrorEpoch,
     ) -> Self {
         let at = Timestamp(transaction.start_timestamp().version());
         Self {

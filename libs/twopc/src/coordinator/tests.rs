@@ -1,12 +1,12 @@
 //! Goal: every path through the machine does what docs/protocol.md says. Method: one text table for each
-//! path, `input => outputs`; an input answers the message that is outstanding at its seat.
+//! path, `input => outputs`; an input answers the message that is outstanding at its index.
 
 use std::fmt::Write as _;
 
 use types::{Branch, BranchState, Priority, Service, ShardId, TxId, TxMeta, UnixMillis, Vote};
 
 use super::Transaction;
-use crate::message::{Input, Message, Outcome, Output, Reply, Seat, Serial};
+use crate::message::{BranchIndex, Input, Message, MessageId, Outcome, Output, Reply};
 
 /// A transaction of `count` branches.
 pub(crate) fn meta(number: u8, count: u16) -> TxMeta {
@@ -50,26 +50,26 @@ fn reply(words: &str) -> Reply {
     }
 }
 
-fn show(outputs: &[Output], pending: &mut [Serial]) -> String {
+fn show(outputs: &[Output], pending: &mut [MessageId]) -> String {
     let mut text = String::new();
     for output in outputs {
         let shown = match output {
-            Output::Send { seat, serial, message } => {
-                pending[*seat] = *serial;
+            Output::Send { index, message_id, message } => {
+                pending[*index] = *message_id;
                 match message {
-                    Message::Prepare => format!("{seat}:prepare"),
-                    Message::Commit { receipts } => format!("{seat}:commit{}", receipts.len()),
-                    Message::Abort { evidence: None } => format!("{seat}:abort"),
-                    Message::Abort { evidence: Some(by) } => format!("{seat}:abort({by})"),
-                    Message::Query { fence: false } => format!("{seat}:query"),
-                    Message::Query { fence: true } => format!("{seat}:fence"),
-                    Message::Forget => format!("{seat}:forget"),
+                    Message::Prepare => format!("{index}:prepare"),
+                    Message::Commit { receipts } => format!("{index}:commit{}", receipts.len()),
+                    Message::Abort { evidence: None } => format!("{index}:abort"),
+                    Message::Abort { evidence: Some(by) } => format!("{index}:abort({by})"),
+                    Message::Query { fence: false } => format!("{index}:query"),
+                    Message::Query { fence: true } => format!("{index}:fence"),
+                    Message::Forget => format!("{index}:forget"),
                 }
             }
             Output::Answer(Outcome::Committed) => "COMMITTED".to_owned(),
             Output::Answer(Outcome::Refused(votes)) => {
-                let seats: Vec<Seat> = votes.iter().map(|vote| vote.seat).collect();
-                format!("REFUSED{seats:?}")
+                let indexes: Vec<BranchIndex> = votes.iter().map(|vote| vote.index).collect();
+                format!("REFUSED{indexes:?}")
             }
             Output::Answer(Outcome::Contended(_)) => "CONTENDED".to_owned(),
             Output::Answer(Outcome::Fenced) => "FENCED".to_owned(),
@@ -93,7 +93,7 @@ fn check(table: &str) {
     let (_, start, expected) = lines.next().unwrap();
     let (how, count) = start.split_once(' ').unwrap();
     let meta = meta(1, count.parse().unwrap());
-    let mut pending = vec![Serial::default(); meta.branches.len()];
+    let mut pending = vec![MessageId::default(); meta.branches.len()];
     let mut out = Vec::new();
     let mut answered = false;
     let mut machine = match how {
@@ -106,9 +106,9 @@ fn check(table: &str) {
     for (line, input, expected) in lines {
         let input = match input.split_once(' ') {
             None => Input::DeadlinePassed,
-            Some((seat, words)) => {
-                let seat: Seat = seat.parse().unwrap();
-                Input::Reply { seat, serial: pending[seat], reply: reply(words) }
+            Some((index, words)) => {
+                let index: BranchIndex = index.parse().unwrap();
+                Input::Reply { index, message_id: pending[index], reply: reply(words) }
             }
         };
         out.clear();
@@ -417,7 +417,7 @@ fn a_reply_to_a_replaced_message_has_no_effect() {
     assert!(!Transaction::resolve(&meta(1, 2), true, &mut Vec::new()).awaits_votes());
     let mut machine = Transaction::begin(&meta(1, 2), &mut out);
     assert!(machine.awaits_votes() && !machine.is_answered());
-    let Some(Output::Send { seat: 0, serial: first, .. }) = out.first().cloned() else {
+    let Some(Output::Send { index: 0, message_id: first, .. }) = out.first().cloned() else {
         panic!("{out:?}");
     };
     machine.step(Input::DeadlinePassed, &mut out);
@@ -425,7 +425,7 @@ fn a_reply_to_a_replaced_message_has_no_effect() {
     out.clear();
     let before = machine.clone();
     let late = Reply::Vote(Vote::Yes { receipt: Vec::new() });
-    machine.step(Input::Reply { seat: 0, serial: first, reply: late.clone() }, &mut out);
-    machine.step(Input::Reply { seat: 7, serial: first, reply: late }, &mut out);
+    machine.step(Input::Reply { index: 0, message_id: first, reply: late.clone() }, &mut out);
+    machine.step(Input::Reply { index: 7, message_id: first, reply: late }, &mut out);
     assert_eq!((machine, out), (before, Vec::new()));
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::world::{Kind, Print, Scope, World};
-use crate::message::Seat;
+use crate::message::BranchIndex;
 
 /// What the search came to.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(super) fn visit(scope: &Scope, mut look: impl FnMut(&World)) {
 /// Which kind of message came right after which other one at one branch, in every order of events in scope.
 pub(super) fn meetings(scope: &Scope) -> BTreeSet<(Kind, Kind)> {
     // By state: what may have come to a branch right before it.
-    let mut before: BTreeMap<Print, BTreeSet<(Seat, Kind)>> = BTreeMap::new();
+    let mut before: BTreeMap<Print, BTreeSet<(BranchIndex, Kind)>> = BTreeMap::new();
     visit(scope, |world| {
         for (step, next) in world.successors(scope) {
             before.entry(next.print()).or_default().extend(step.message());
@@ -67,9 +67,9 @@ pub(super) fn meetings(scope: &Scope) -> BTreeSet<(Kind, Kind)> {
     visit(scope, |world| {
         let Some(before) = before.get(&world.print()) else { return };
         for (step, _) in world.successors(scope) {
-            let Some((seat, kind)) = step.message() else { continue };
+            let Some((index, kind)) = step.message() else { continue };
             met.extend(
-                before.iter().filter(|(of, _)| *of == seat).map(|(_, first)| (*first, kind)),
+                before.iter().filter(|(of, _)| *of == index).map(|(_, first)| (*first, kind)),
             );
         }
     });

@@ -11,8 +11,8 @@ use types::{Branch, BranchState, Timestamp, TxMeta, UnixMillis, Vote};
 
 use crate::{
     coordinator::{Transaction, tests::meta},
-    message::{Input, Message, Outcome, Output, PRIMARY, Reply, Seat, Serial},
-    participant::{Book, Decision, Event, Gate},
+    message::{BranchIndex, Input, Message, MessageId, Outcome, Output, PRIMARY, Reply},
+    participant::{Decision, Event, Gate, TransactionTable},
     rules::Rule,
 };
 
@@ -20,27 +20,27 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Actor {
     /// The transaction's coordinator.
-    Owner,
+    Coordinator,
     /// Anybody who resolves it, once, before or after the deadline.
     Asker,
 }
 
-/// A rule of the book that is taken out.
+/// A rule of the table that is taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Loose {
-    /// Rule 5: a known transaction gets its first answer.
+    /// P5: a known transaction gets its first answer.
     VotesTwice,
-    /// Rule 4: no vote is written at or past the deadline.
+    /// P4: no vote is written at or past the deadline.
     VotesLate,
-    /// Rule 4: nothing is dropped before the deadline.
+    /// P4: nothing is dropped before the deadline.
     ForgetsBeforeTheDeadline,
-    /// Rule 5: the primary keeps an outcome until all have acknowledged.
+    /// P5: the primary keeps an outcome until all have acknowledged.
     PrimaryForgetsUnacknowledged,
-    /// Rule 2: a final state never changes.
+    /// P2: a final state never changes.
     AbortsWhatIsCommitted,
-    /// Rule 14: an Abort leaves a fence where nothing is known.
+    /// P14: an Abort leaves a fence where nothing is known.
     AbortLeavesNoFence,
-    /// Rule 1: a NO is durable.
+    /// P1: a NO is durable.
     NoIsNotDurable,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Scope {
     pub(super) shop: bool,
     /// Verdicts that a branch may come to, of those that [`Cell::verdicts`] lists.
     pub(super) verdicts: usize,
-    /// Whether books forget.
+    /// Whether tables forget.
     pub(super) forgetful: bool,
     pub(super) without: Option<Rule>,
     pub(super) loose: Option<Loose>,
@@ -87,7 +87,7 @@ impl Scope {
     }
 }
 
-/// What truly happened at a branch, whatever its book has forgotten.
+/// What truly happened at a branch, whatever its table has forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Truth {
     Nothing,
@@ -102,20 +102,20 @@ enum Truth {
 
 #[derive(Debug, Clone)]
 struct Cell {
-    book: Book<()>,
+    table: TransactionTable<()>,
     /// Nothing was written since the deadline passed, so a vote that began before may still land.
     quiet: bool,
     /// By transaction.
     truth: Vec<Truth>,
-    /// By transaction: the book dropped what it knew.
+    /// By transaction: the table dropped what it knew.
     forgot: Vec<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Running {
     machine: Transaction,
-    asked: BTreeMap<Seat, (Serial, Message)>,
-    replies: BTreeSet<(Seat, Serial, Reply)>,
+    asked: BTreeMap<BranchIndex, (MessageId, Message)>,
+    replies: BTreeSet<(BranchIndex, MessageId, Reply)>,
     answer: Option<&'static str>,
     violation: Option<String>,
     /// The order was paid when this one began.
@@ -204,7 +204,7 @@ struct Fixed {
 pub(super) struct World {
     actors: Vec<Option<Part<Running>>>,
     cells: Vec<Part<Cell>>,
-    /// Every message ever sent, by transaction and seat, its content aside: see [`World::bit`].
+    /// Every message ever sent, by transaction and branch, its content aside: see [`World::bit`].
     sent: u64,
     late: bool,
     fixed: Rc<Fixed>,
@@ -241,21 +241,21 @@ impl Kind {
 pub(super) enum Step {
     Start(usize),
     /// A message has its effect; the reply is lost, or nobody wants it.
-    Effect(usize, Seat, Kind, &'static str),
+    Effect(usize, BranchIndex, Kind, &'static str),
     /// The message that an actor waits on has its effect; the reply is under way.
-    Deliver(usize, Seat, Kind, &'static str),
-    Receive(usize, Seat, Reply),
+    Deliver(usize, BranchIndex, Kind, &'static str),
+    Receive(usize, BranchIndex, Reply),
     Deadline,
     TellDeadline(usize),
-    Forget(Seat, usize),
+    Forget(BranchIndex, usize),
 }
 
 impl Step {
     /// The message that has its effect, and where.
-    pub(super) const fn message(&self) -> Option<(Seat, Kind)> {
+    pub(super) const fn message(&self) -> Option<(BranchIndex, Kind)> {
         match self {
-            Self::Effect(_, seat, kind, _) | Self::Deliver(_, seat, kind, _) => {
-                Some((*seat, *kind))
+            Self::Effect(_, branch, kind, _) | Self::Deliver(_, branch, kind, _) => {
+                Some((*branch, *kind))
             }
             Self::Start(_)
             | Self::Receive(..)
@@ -269,18 +269,18 @@ impl Step {
         let who = |actor: &usize| format!("{actor} ({:?})", scope.actors[*actor].1);
         match self {
             Self::Start(actor) => format!("{} starts", who(actor)),
-            Self::Effect(tx, seat, kind, how) => {
-                format!("a {kind:?} of transaction {tx} reaches {seat} {how}")
+            Self::Effect(tx, branch, kind, how) => {
+                format!("a {kind:?} of transaction {tx} reaches {branch} {how}")
             }
-            Self::Deliver(actor, seat, kind, how) => {
-                format!("{}'s {kind:?} reaches {seat} {how}", who(actor))
+            Self::Deliver(actor, branch, kind, how) => {
+                format!("{}'s {kind:?} reaches {branch} {how}", who(actor))
             }
-            Self::Receive(actor, seat, reply) => {
-                format!("{} hears from {seat}: {reply:?}", who(actor))
+            Self::Receive(actor, branch, reply) => {
+                format!("{} hears from {branch}: {reply:?}", who(actor))
             }
             Self::Deadline => "the deadline passes".to_owned(),
             Self::TellDeadline(actor) => format!("{} learns of it", who(actor)),
-            Self::Forget(seat, tx) => format!("{seat} forgets transaction {tx}"),
+            Self::Forget(branch, tx) => format!("{branch} forgets transaction {tx}"),
         }
     }
 }
@@ -290,7 +290,7 @@ impl Hash for Cell {
         self.quiet.hash(state);
         self.truth.hash(state);
         self.forgot.hash(state);
-        for entry in self.book.iter() {
+        for entry in self.table.iter() {
             (entry.meta.tx_id, entry.state, &entry.vote, entry.acknowledged).hash(state);
         }
     }
@@ -304,7 +304,7 @@ impl World {
         let metas: Vec<TxMeta> = (0..scope.transactions()).map(|tx| scope.meta(tx)).collect();
         let cell = |branch: &Branch| {
             Part::from(Cell {
-                book: Book::new(branch.clone()),
+                table: TransactionTable::new(branch.clone()),
                 quiet: true,
                 truth: vec![Truth::Nothing; scope.transactions()],
                 forgot: vec![false; scope.transactions()],
@@ -327,19 +327,19 @@ impl World {
         print(&(actors, cells, self.sent, self.late))
     }
 
-    /// The bit of [`World::sent`] for a kind of message of a transaction to a seat.
-    fn bit(&self, tx: usize, seat: Seat, kind: Kind) -> u64 {
-        let place = (tx * self.cells.len() + seat) * Kind::ALL.len();
+    /// The bit of [`World::sent`] for a kind of message of a transaction to a branch.
+    fn bit(&self, tx: usize, branch: BranchIndex, kind: Kind) -> u64 {
+        let place = (tx * self.cells.len() + branch) * Kind::ALL.len();
         let kind = Kind::ALL.iter().position(|one| *one == kind).unwrap();
         1 << (place + kind)
     }
 
-    fn was_sent(&self) -> impl Iterator<Item = (usize, Seat, Kind)> {
+    fn was_sent(&self) -> impl Iterator<Item = (usize, BranchIndex, Kind)> {
         let all = (0..self.fixed.metas.len()).flat_map(move |tx| {
             (0..self.cells.len())
-                .flat_map(move |seat| Kind::ALL.into_iter().map(move |kind| (tx, seat, kind)))
+                .flat_map(move |branch| Kind::ALL.into_iter().map(move |kind| (tx, branch, kind)))
         });
-        all.filter(|(tx, seat, kind)| self.sent & self.bit(*tx, *seat, *kind) != 0)
+        all.filter(|(tx, branch, kind)| self.sent & self.bit(*tx, *branch, *kind) != 0)
     }
 
     /// Everything that was answered.
@@ -359,20 +359,20 @@ impl World {
                 Some(running) => self.act(scope, index, *tx, running, &mut next),
             }
         }
-        for (tx, seat, kind) in self.was_sent() {
-            if self.is_waited_for(tx, seat, kind) {
+        for (tx, branch, kind) in self.was_sent() {
+            if self.is_waited_for(tx, branch, kind) {
                 // That it arrives and its reply is never read is the same as a lost reply.
                 continue;
             }
-            for (how, cell, _) in self.cells[seat].deliver(self, scope, tx, kind) {
-                next.push((Step::Effect(tx, seat, kind, how), self.with(seat, cell)));
+            for (how, cell, _) in self.cells[branch].deliver(self, scope, tx, kind) {
+                next.push((Step::Effect(tx, branch, kind, how), self.with(branch, cell)));
             }
         }
         if scope.forgetful {
-            for (seat, cell) in self.cells.iter().enumerate() {
+            for (branch, cell) in self.cells.iter().enumerate() {
                 for tx in 0..scope.transactions() {
-                    if let Some(cell) = cell.forgetting(scope, seat, tx, self.late) {
-                        next.push((Step::Forget(seat, tx), self.with(seat, cell)));
+                    if let Some(cell) = cell.forgetting(scope, branch, tx, self.late) {
+                        next.push((Step::Forget(branch, tx), self.with(branch, cell)));
                     }
                 }
             }
@@ -380,16 +380,16 @@ impl World {
         next
     }
 
-    fn is_waited_for(&self, tx: usize, seat: Seat, kind: Kind) -> bool {
+    fn is_waited_for(&self, tx: usize, branch: BranchIndex, kind: Kind) -> bool {
         self.actors.iter().zip(&self.fixed.roles).any(|(running, (of, _))| {
-            let asked = running.as_ref().and_then(|running| running.asked.get(&seat));
+            let asked = running.as_ref().and_then(|running| running.asked.get(&branch));
             *of == tx && asked.is_some_and(|(_, message)| Kind::of(message) == kind)
         })
     }
 
-    fn with(&self, seat: Seat, cell: Cell) -> Self {
+    fn with(&self, branch: BranchIndex, cell: Cell) -> Self {
         let mut world = self.clone();
-        world.cells[seat] = cell.into();
+        world.cells[branch] = cell.into();
         world
     }
 
@@ -404,7 +404,7 @@ impl World {
         let meta = &self.fixed.metas[tx];
         let mut out = Vec::new();
         let mut machine = match role {
-            Actor::Owner => Transaction::begin(meta, &mut out),
+            Actor::Coordinator => Transaction::begin(meta, &mut out),
             // Nobody knows of a transaction before it was begun. Equal actors start in their order.
             Actor::Asker if !self.was_sent().any(|(sent, _, _)| sent == tx) => return,
             Actor::Asker
@@ -438,20 +438,21 @@ impl World {
         running: &Running,
         next: &mut Vec<(Step, Self)>,
     ) {
-        for (seat, (serial, message)) in &running.asked {
+        for (branch, (message_id, message)) in &running.asked {
             let kind = Kind::of(message);
-            for (how, cell, reply) in self.cells[*seat].deliver(self, scope, tx, kind) {
-                let mut world = self.with(*seat, cell);
+            for (how, cell, reply) in self.cells[*branch].deliver(self, scope, tx, kind) {
+                let mut world = self.with(*branch, cell);
                 let mut running = running.clone();
-                running.replies.insert((*seat, *serial, reply));
+                running.replies.insert((*branch, *message_id, reply));
                 world.actors[index] = Some(running.into());
-                next.push((Step::Deliver(index, *seat, kind, how), world));
+                next.push((Step::Deliver(index, *branch, kind, how), world));
             }
         }
-        for (seat, serial, reply) in &running.replies {
-            let input = Input::Reply { seat: *seat, serial: *serial, reply: reply.clone() };
+        for (branch, message_id, reply) in &running.replies {
+            let input =
+                Input::Reply { index: *branch, message_id: *message_id, reply: reply.clone() };
             next.push((
-                Step::Receive(index, *seat, reply.clone()),
+                Step::Receive(index, *branch, reply.clone()),
                 self.input(index, tx, running, input),
             ));
         }
@@ -476,9 +477,9 @@ impl World {
     fn take(&mut self, index: usize, tx: usize, mut running: Running, out: Vec<Output>) {
         for output in out {
             match output {
-                Output::Send { seat, serial, message } => {
-                    self.sent |= self.bit(tx, seat, Kind::of(&message));
-                    running.asked.insert(seat, (serial, message));
+                Output::Send { index: branch, message_id, message } => {
+                    self.sent |= self.bit(tx, branch, Kind::of(&message));
+                    running.asked.insert(branch, (message_id, message));
                 }
                 Output::Answer(outcome) => {
                     assert_eq!(running.answer, None, "answered twice");
@@ -496,16 +497,18 @@ impl World {
         }
         // What no longer counts leaves the state, and what does gets the same number in every state.
         let places = &mut running.machine.places;
-        let counts = |seat: &Seat, serial: &Serial| places[*seat].pending == Some(*serial);
-        running.asked.retain(|seat, (serial, _)| counts(seat, serial));
-        running.replies.retain(|(seat, serial, _)| counts(seat, serial));
-        let number = |serial: &mut Serial| *serial = Serial::default();
+        let counts = |branch: &BranchIndex, message_id: &MessageId| {
+            places[*branch].pending == Some(*message_id)
+        };
+        running.asked.retain(|branch, (message_id, _)| counts(branch, message_id));
+        running.replies.retain(|(branch, message_id, _)| counts(branch, message_id));
+        let number = |message_id: &mut MessageId| *message_id = MessageId::default();
         places.iter_mut().filter_map(|place| place.pending.as_mut()).for_each(number);
-        running.asked.values_mut().for_each(|(serial, _)| number(serial));
+        running.asked.values_mut().for_each(|(message_id, _)| number(message_id));
         let replies = std::mem::take(&mut running.replies).into_iter();
         running.replies =
-            replies.map(|(seat, _, reply)| (seat, Serial::default(), reply)).collect();
-        running.machine.last_serial = Serial::default();
+            replies.map(|(branch, _, reply)| (branch, MessageId::default(), reply)).collect();
+        running.machine.last_message_id = MessageId::default();
         if running.machine.is_finished() {
             running.machine.places.clear();
         }
@@ -590,9 +593,9 @@ impl Cell {
         let one = |(cell, state)| vec![("", cell, Reply::Acked(state))];
         match kind {
             Kind::Prepare => self.prepare(world, scope, tx, meta),
-            Kind::Commit => one(self.decided(world, tx, self.book.commit(meta))),
+            Kind::Commit => one(self.decided(world, tx, self.table.commit(meta))),
             Kind::Abort => {
-                let mut decision = self.book.abort(meta, true);
+                let mut decision = self.table.abort(meta, true);
                 if scope.is(Loose::AbortsWhatIsCommitted)
                     && decision.state == BranchState::Committed
                 {
@@ -601,20 +604,20 @@ impl Cell {
                         event: Some(Event::Decided { tx_id: meta.tx_id, committed: false }),
                     };
                 }
-                if scope.is(Loose::AbortLeavesNoFence) && self.book.get(meta.tx_id).is_none() {
+                if scope.is(Loose::AbortLeavesNoFence) && self.table.get(meta.tx_id).is_none() {
                     decision.event = None;
                 }
                 one(self.decided(world, tx, decision))
             }
             Kind::Query | Kind::Fence => {
-                let decision = self.book.query(meta, kind == Kind::Fence);
+                let decision = self.table.query(meta, kind == Kind::Fence);
                 let (cell, state) = self.decided(world, tx, decision);
-                let vote = cell.book.get(meta.tx_id).and_then(|entry| entry.vote.clone());
+                let vote = cell.table.get(meta.tx_id).and_then(|entry| entry.vote.clone());
                 vec![("", cell, Reply::State(state, vote))]
             }
             Kind::Forget => {
                 let mut cell = self.clone();
-                if let Some(event) = self.book.acknowledge(meta.tx_id) {
+                if let Some(event) = self.table.acknowledge(meta.tx_id) {
                     cell.write(world, tx, event);
                 }
                 vec![("", cell, Reply::Forgotten)]
@@ -646,16 +649,16 @@ impl Cell {
             starts.push(AFTER);
         }
         for start in starts {
-            let mut gate = self.book.gate(meta, start);
-            let state = self.book.get(meta.tx_id).map(|entry| entry.state);
+            let mut gate = self.table.gate(meta, start);
+            let state = self.table.get(meta.tx_id).map(|entry| entry.state);
             if scope.is(Loose::VotesTwice) && state == Some(BranchState::Aborted) {
-                gate = Gate::Open;
+                gate = Gate::Admit;
             }
             match gate {
-                Gate::Shut(vote) => {
+                Gate::Reject(vote) => {
                     outcomes.push(("and is known", self.clone(), Reply::Vote(vote)));
                 }
-                Gate::Open => {
+                Gate::Admit => {
                     for vote in self.verdicts(world, scope.verdicts, tx) {
                         outcomes.push(self.voted(world, scope, tx, meta, vote));
                     }
@@ -725,26 +728,32 @@ impl Cell {
             (Event::Decided { committed: false, .. }, _) => Truth::Returned,
             (_, truth) => truth,
         };
-        self.book.apply(event, 1);
-        self.book.settle();
+        self.table.apply(event, 1);
+        self.table.settle();
         self.quiet &= !world.late;
     }
 
-    fn forgetting(&self, scope: &Scope, seat: Seat, tx: usize, late: bool) -> Option<Self> {
+    fn forgetting(
+        &self,
+        scope: &Scope,
+        branch: BranchIndex,
+        tx: usize,
+        late: bool,
+    ) -> Option<Self> {
         let meta = scope.meta(tx);
-        let entry = self.book.get(meta.tx_id)?;
+        let entry = self.table.get(meta.tx_id)?;
         let is_final = entry.state != BranchState::Prepared;
-        let acknowledged = seat != PRIMARY || entry.acknowledged;
-        let allowed = self.book.may_forget(meta.tx_id, if late { AFTER } else { BEFORE });
-        assert_eq!(allowed, is_final && acknowledged && late, "the book's own rule");
+        let acknowledged = branch != PRIMARY || entry.acknowledged;
+        let allowed = self.table.may_forget(meta.tx_id, if late { AFTER } else { BEFORE });
+        assert_eq!(allowed, is_final && acknowledged && late, "the table's own rule");
         let early = scope.is(Loose::ForgetsBeforeTheDeadline) && is_final && acknowledged;
         let unacknowledged = scope.is(Loose::PrimaryForgetsUnacknowledged) && is_final && late;
         if !(allowed || early || unacknowledged) {
             return None;
         }
         let mut cell = self.clone();
-        cell.book.forget(meta.tx_id, 1);
-        cell.book.settle();
+        cell.table.forget(meta.tx_id, 1);
+        cell.table.settle();
         cell.quiet &= !late;
         cell.forgot[tx] = acknowledged && late;
         Some(cell)

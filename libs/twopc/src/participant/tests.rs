@@ -1,10 +1,10 @@
-//! Goal: what a book says at the very edges: of the deadline, of what a journal entry says alone.
+//! Goal: what a table says at the very edges: of the deadline, of what a journal entry says alone.
 
 #![allow(clippy::arithmetic_side_effects, reason = "small numbers, and tests panic on overflow")]
 
 use types::{Branch, BranchState, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
-use super::{Book, Entry, Event, Gate};
+use super::{Entry, Event, Gate, TransactionTable};
 use crate::coordinator::tests::meta;
 
 const DEADLINE: UnixMillis = UnixMillis(1_000);
@@ -20,9 +20,9 @@ fn tx(number: u8) -> TxMeta {
     TxMeta { deadline: DEADLINE, ..meta(number, 2) }
 }
 
-/// The book of the first branch, which is the primary, or of the second one.
-fn book(place: usize) -> Book<u8> {
-    Book::new(branch(place))
+/// The table of the first branch, which is the primary, or of the second one.
+fn table(place: usize) -> TransactionTable<u8> {
+    TransactionTable::new(branch(place))
 }
 
 fn branch(place: usize) -> Branch {
@@ -42,21 +42,21 @@ fn decided(meta: &TxMeta, committed: bool) -> Event<u8> {
 }
 
 /// Those whose end somebody should have seen to.
-fn overdue(book: &Book<u8>, now: u64, grace_ms: u64) -> Vec<TxId> {
-    book.overdue(UnixMillis(now), grace_ms).map(|meta| meta.tx_id).collect()
+fn overdue(table: &TransactionTable<u8>, now: u64, grace_ms: u64) -> Vec<TxId> {
+    table.overdue(UnixMillis(now), grace_ms).map(|meta| meta.tx_id).collect()
 }
 
 #[test]
 fn a_vote_is_judged_before_its_deadline_and_not_at_it() {
-    let (mut book, meta) = (book(1), tx(1));
-    assert_eq!(book.gate(&meta, at(EARLIER)), Gate::Open);
+    let (mut table, meta) = (table(1), tx(1));
+    assert_eq!(table.gate(&meta, at(EARLIER)), Gate::Admit);
     let last_before = Timestamp(at(DEADLINE.0).0 - 1);
-    assert_eq!(book.gate(&meta, last_before), Gate::Open);
-    assert_eq!(book.gate(&meta, at(DEADLINE.0)), Gate::Shut(Vote::Fenced));
-    assert_eq!(book.gate(&meta, at(LATER)), Gate::Shut(Vote::Fenced));
-    book.apply(prepared(&meta), 1);
-    let first = Gate::Shut(Vote::Yes { receipt: vec![1] });
-    assert_eq!(book.gate(&meta, at(LATER)), first, "what was voted stays said");
+    assert_eq!(table.gate(&meta, last_before), Gate::Admit);
+    assert_eq!(table.gate(&meta, at(DEADLINE.0)), Gate::Reject(Vote::Fenced));
+    assert_eq!(table.gate(&meta, at(LATER)), Gate::Reject(Vote::Fenced));
+    table.apply(prepared(&meta), 1);
+    let first = Gate::Reject(Vote::Yes { receipt: vec![1] });
+    assert_eq!(table.gate(&meta, at(LATER)), first, "what was voted stays said");
 }
 
 #[test]
@@ -64,88 +64,88 @@ fn nothing_is_forgotten_at_its_deadline_and_what_is_final_after_it() {
     for (event, is_final) in
         [(prepared(&tx(1)), false), (fenced(&tx(1)), true), (decided(&tx(1), true), true)]
     {
-        let (mut book, meta) = (book(1), tx(1));
-        book.apply(prepared(&meta), 1);
-        book.apply(event, 1);
+        let (mut table, meta) = (table(1), tx(1));
+        table.apply(prepared(&meta), 1);
+        table.apply(event, 1);
         for (start, is_past) in [(EARLIER, false), (DEADLINE.0, false), (LATER, true)] {
             let expected = is_past && is_final;
-            assert_eq!(book.may_forget(meta.tx_id, at(start)), expected, "{start}");
-            assert_eq!(book.may_trim(meta.tx_id, 1, at(start)), expected, "{start}");
+            assert_eq!(table.may_forget(meta.tx_id, at(start)), expected, "{start}");
+            assert_eq!(table.may_trim(meta.tx_id, 1, at(start)), expected, "{start}");
         }
     }
-    assert!(book(1).may_forget(tx(1).tx_id, at(0)), "what is not known");
+    assert!(table(1).may_forget(tx(1).tx_id, at(0)), "what is not known");
 }
 
 #[test]
 fn a_primary_forgets_what_all_have_acknowledged() {
-    let (mut book, meta) = (book(0), tx(1));
-    book.apply(prepared(&meta), 1);
-    assert_eq!(book.acknowledge(meta.tx_id), None, "it has no outcome");
-    book.apply(decided(&meta, true), 2);
-    assert!(!book.may_forget(meta.tx_id, at(LATER)));
-    let acknowledged = book.acknowledge(meta.tx_id).unwrap();
+    let (mut table, meta) = (table(0), tx(1));
+    table.apply(prepared(&meta), 1);
+    assert_eq!(table.acknowledge(meta.tx_id), None, "it has no outcome");
+    table.apply(decided(&meta, true), 2);
+    assert!(!table.may_forget(meta.tx_id, at(LATER)));
+    let acknowledged = table.acknowledge(meta.tx_id).unwrap();
     assert_eq!(acknowledged.tx_id(), meta.tx_id);
-    book.apply(acknowledged, 3);
-    assert!(book.may_forget(meta.tx_id, at(LATER)));
-    assert!(!book.may_forget(meta.tx_id, at(DEADLINE.0)));
-    assert_eq!(book.acknowledge(meta.tx_id), None, "once is enough");
-    assert_eq!(book.acknowledge(tx(2).tx_id), None, "nobody knows it");
+    table.apply(acknowledged, 3);
+    assert!(table.may_forget(meta.tx_id, at(LATER)));
+    assert!(!table.may_forget(meta.tx_id, at(DEADLINE.0)));
+    assert_eq!(table.acknowledge(meta.tx_id), None, "once is enough");
+    assert_eq!(table.acknowledge(tx(2).tx_id), None, "nobody knows it");
 }
 
 #[test]
 fn an_entry_is_trimmed_by_the_last_one_that_says_all() {
-    let (mut book, meta) = (book(1), tx(1));
-    book.apply(prepared(&meta), 1);
-    book.apply(decided(&meta, true), 2);
-    assert!(!book.may_trim(meta.tx_id, 1, at(EARLIER)), "the second says the outcome alone");
-    book.forget(meta.tx_id, 1);
-    let entry = book.get(meta.tx_id).cloned().unwrap();
+    let (mut table, meta) = (table(1), tx(1));
+    table.apply(prepared(&meta), 1);
+    table.apply(decided(&meta, true), 2);
+    assert!(!table.may_trim(meta.tx_id, 1, at(EARLIER)), "the second says the outcome alone");
+    table.forget(meta.tx_id, 1);
+    let entry = table.get(meta.tx_id).cloned().unwrap();
     assert_eq!((entry.told_seq, entry.last_seq), (1, 2));
-    book.apply(Event::Carried(Box::new(entry)), 3);
-    assert!(book.may_trim(meta.tx_id, 1, at(EARLIER)));
-    assert!(book.may_trim(meta.tx_id, 2, at(EARLIER)));
-    assert!(!book.may_trim(meta.tx_id, 3, at(EARLIER)));
-    book.forget(meta.tx_id, 2);
-    assert_eq!((book.len(), book.is_empty()), (1, false));
-    book.forget(meta.tx_id, 3);
-    assert!(book.is_empty());
+    table.apply(Event::Carried(Box::new(entry)), 3);
+    assert!(table.may_trim(meta.tx_id, 1, at(EARLIER)));
+    assert!(table.may_trim(meta.tx_id, 2, at(EARLIER)));
+    assert!(!table.may_trim(meta.tx_id, 3, at(EARLIER)));
+    table.forget(meta.tx_id, 2);
+    assert_eq!((table.len(), table.is_empty()), (1, false));
+    table.forget(meta.tx_id, 3);
+    assert!(table.is_empty());
 }
 
 #[test]
 fn who_is_asked_about_is_unfinished_and_late() {
     let grace = 500;
     for place in [0, 1] {
-        let (mut book, is_primary) = (book(place), place == 0);
+        let (mut table, is_primary) = (table(place), place == 0);
         let (open, done) = (tx(1), tx(2));
-        book.apply(prepared(&open), 1);
-        book.apply(fenced(&done), 1);
-        assert!(book.is_unfinished(open.tx_id));
-        assert_eq!(book.is_unfinished(done.tx_id), is_primary, "not acknowledged");
-        assert!(!book.is_unfinished(tx(3).tx_id));
-        assert_eq!(overdue(&book, DEADLINE.0, grace), []);
-        assert_eq!(overdue(&book, DEADLINE.0 + grace, grace), [open.tx_id]);
+        table.apply(prepared(&open), 1);
+        table.apply(fenced(&done), 1);
+        assert!(table.is_unfinished(open.tx_id));
+        assert_eq!(table.is_unfinished(done.tx_id), is_primary, "not acknowledged");
+        assert!(!table.is_unfinished(tx(3).tx_id));
+        assert_eq!(overdue(&table, DEADLINE.0, grace), []);
+        assert_eq!(overdue(&table, DEADLINE.0 + grace, grace), [open.tx_id]);
         let late = if is_primary { vec![open.tx_id, done.tx_id] } else { vec![open.tx_id] };
-        assert_eq!(overdue(&book, LATER + grace, grace), late);
-        book.apply(Event::Acknowledged { tx_id: done.tx_id }, 2);
-        assert_eq!(overdue(&book, LATER + grace, grace), [open.tx_id]);
-        assert!(!book.is_unfinished(done.tx_id));
+        assert_eq!(overdue(&table, LATER + grace, grace), late);
+        table.apply(Event::Acknowledged { tx_id: done.tx_id }, 2);
+        assert_eq!(overdue(&table, LATER + grace, grace), [open.tx_id]);
+        assert!(!table.is_unfinished(done.tx_id));
     }
 }
 
 #[test]
 fn an_aborted_vote_is_told_apart_from_a_bare_fence() {
-    let (mut book, meta) = (book(1), tx(1));
-    book.apply(prepared(&meta), 1);
-    assert_eq!(book.apply(decided(&meta, false), 2), Some(7), "what it held");
-    let Entry { state, hold, vote, gave_back, .. } = book.get(meta.tx_id).unwrap().clone();
+    let (mut table, meta) = (table(1), tx(1));
+    table.apply(prepared(&meta), 1);
+    assert_eq!(table.apply(decided(&meta, false), 2), Some(7), "what it held");
+    let Entry { state, hold, vote, gave_back, .. } = table.get(meta.tx_id).unwrap().clone();
     assert_eq!((state, hold, vote, gave_back), (BranchState::Aborted, None, None, true));
-    assert_eq!(book.commit(&meta).state, BranchState::Aborted);
+    assert_eq!(table.commit(&meta).state, BranchState::Aborted);
     // Commit follows votes that were all YES: this branch had voted, and forgotten.
     let forgotten = tx(2);
-    book.apply(fenced(&forgotten), 3);
-    assert_eq!(book.commit(&forgotten).state, BranchState::Committed);
-    assert_eq!(book.commit(&forgotten).event, None);
-    let mut primary = self::book(0);
+    table.apply(fenced(&forgotten), 3);
+    assert_eq!(table.commit(&forgotten).state, BranchState::Committed);
+    assert_eq!(table.commit(&forgotten).event, None);
+    let mut primary = self::table(0);
     primary.apply(fenced(&forgotten), 1);
     assert_eq!(primary.commit(&forgotten).state, BranchState::Aborted, "it decides");
 }
@@ -158,11 +158,11 @@ fn a_primary_aborts_what_is_prepared_only_with_evidence() {
         (1, false, BranchState::Aborted),
         (1, true, BranchState::Aborted),
     ] {
-        let (mut book, meta) = (book(place), tx(1));
-        book.apply(prepared(&meta), 1);
-        assert_eq!(book.abort(&meta, evidence).state, state, "{place} {evidence}");
-        book.apply(decided(&meta, true), 2);
-        assert_eq!(book.abort(&meta, evidence).state, BranchState::Committed, "it is final");
-        assert_eq!(book.abort(&meta, evidence).event, None);
+        let (mut table, meta) = (table(place), tx(1));
+        table.apply(prepared(&meta), 1);
+        assert_eq!(table.abort(&meta, evidence).state, state, "{place} {evidence}");
+        table.apply(decided(&meta, true), 2);
+        assert_eq!(table.abort(&meta, evidence).state, BranchState::Committed, "it is final");
+        assert_eq!(table.abort(&meta, evidence).event, None);
     }
 }

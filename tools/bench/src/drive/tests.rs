@@ -7,7 +7,7 @@ use super::*;
 use crate::workload::{Stockroom, Workload};
 
 /// Answers whatever it is asked; the very first answer takes its time.
-async fn shop(stall: Duration, answer: &'static str) -> Door {
+async fn shop(stall: Duration, answer: &'static str) -> Endpoints {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let first = Arc::new(Mutex::new(Some(stall)));
@@ -16,7 +16,7 @@ async fn shop(stall: Duration, answer: &'static str) -> Door {
             tokio::spawn(serve(stream, Arc::clone(&first), answer));
         }
     });
-    Door { rest: vec![address.into()], grpc: Vec::new() }
+    Endpoints { rest: vec![address.into()], grpc: Vec::new() }
 }
 
 async fn serve(mut stream: TcpStream, first: Arc<Mutex<Option<Duration>>>, answer: &'static str) {
@@ -34,7 +34,7 @@ async fn serve(mut stream: TcpStream, first: Arc<Mutex<Option<Duration>>>, answe
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const NO: &str = "HTTP/1.1 409 Conflict\r\ncontent-length: 25\r\n\r\n{\"reason\":\"OUT_OF_STOCK\"}";
 
-fn board(workload: Workload, orders: usize) -> Board {
+fn board(workload: Workload, orders: usize) -> WorkloadState {
     let room = Stockroom {
         items: 5,
         users: 5,
@@ -43,10 +43,10 @@ fn board(workload: Workload, orders: usize) -> Board {
         lacking_credit: orders..orders,
         ..Stockroom::default()
     };
-    Board::new(workload, room, [1, 0, 0], 7)
+    WorkloadState::new(workload, room, [1, 0, 0], 7)
 }
 
-async fn run(door: &Door, board: Board, pace: Pace) -> (Board, Tally) {
+async fn run(endpoints: &Endpoints, board: WorkloadState, pace: Pace) -> (WorkloadState, Tally) {
     let plan = Plan {
         pace,
         warm_up: Duration::ZERO,
@@ -54,7 +54,7 @@ async fn run(door: &Door, board: Board, pace: Pace) -> (Board, Tally) {
         seed: 7,
         may_shed: false,
     };
-    let (board, tally, _) = drive(door, board, plan, async || Ok(())).await.unwrap();
+    let (board, tally, _) = drive(endpoints, board, plan, async || Ok(())).await.unwrap();
     (board, tally)
 }
 
@@ -62,40 +62,40 @@ async fn run(door: &Door, board: Board, pace: Pace) -> (Board, Tally) {
 async fn a_stall_is_felt_by_every_call_that_was_due_meanwhile() {
     let stall = Duration::from_millis(400);
     // One caller: while it waits, all others that are due wait for it.
-    let door = shop(stall, OK).await;
+    let endpoints = shop(stall, OK).await;
     let open = Pace::Open { rate: 200.0, callers: 1 };
-    let (_, tally) = run(&door, board(Workload::Stress, 9), open).await;
+    let (_, tally) = run(&endpoints, board(Workload::Stress, 9), open).await;
     let slow = tally.latencies().map(|(_, found)| found.p50).max().unwrap();
     assert!(slow > 50_000, "half of all calls were due while the shop stood still: {slow} us");
     // Whoever asks only when it has been answered does not notice.
-    let door = shop(stall, OK).await;
-    let (_, tally) = run(&door, board(Workload::Stress, 9), Pace::Closed { callers: 1 }).await;
+    let endpoints = shop(stall, OK).await;
+    let (_, tally) = run(&endpoints, board(Workload::Stress, 9), Pace::Closed { callers: 1 }).await;
     let blind = tally.latencies().map(|(_, found)| found.p50).max().unwrap();
     assert!(blind < 50_000, "{blind} us");
 }
 
 #[tokio::test]
 async fn an_open_loop_keeps_its_rate() {
-    let door = shop(Duration::ZERO, OK).await;
+    let endpoints = shop(Duration::ZERO, OK).await;
     let open = Pace::Open { rate: 500.0, callers: 64 };
-    let (_, tally) = run(&door, board(Workload::Find, 9), open).await;
+    let (_, tally) = run(&endpoints, board(Workload::Find, 9), open).await;
     let rate = tally.rate(tally.total());
     assert!((200.0..650.0).contains(&rate), "{rate}");
 }
 
 #[tokio::test]
 async fn users_think_between_two_calls() {
-    let door = shop(Duration::ZERO, OK).await;
+    let endpoints = shop(Duration::ZERO, OK).await;
     let pace = Pace::Thinking { callers: 10, think: Duration::from_millis(200) };
-    let (_, tally) = run(&door, board(Workload::Find, 9), pace).await;
+    let (_, tally) = run(&endpoints, board(Workload::Find, 9), pace).await;
     assert!((10..=45).contains(&tally.total()), "{}", tally.total());
 }
 
 #[tokio::test]
 async fn the_window_ends_when_everything_is_bought() {
-    let door = shop(Duration::ZERO, OK).await;
+    let endpoints = shop(Duration::ZERO, OK).await;
     let pace = Pace::Closed { callers: 4 };
-    let (board, tally) = run(&door, board(Workload::Fresh, 30), pace).await;
+    let (board, tally) = run(&endpoints, board(Workload::Fresh, 30), pace).await;
     assert_eq!(board.into_parts().1.values().filter(|fate| fate.paid).count(), 30);
     assert!(tally.seconds() < 0.7, "{}", tally.seconds());
     assert_eq!(tally.problems(), Vec::<String>::new());
@@ -103,9 +103,9 @@ async fn the_window_ends_when_everything_is_bought() {
 
 #[tokio::test]
 async fn a_refusal_that_nobody_can_explain_is_a_problem() {
-    let door = shop(Duration::ZERO, NO).await;
+    let endpoints = shop(Duration::ZERO, NO).await;
     let pace = Pace::Closed { callers: 1 };
-    let (_, tally) = run(&door, board(Workload::Fresh, 1), pace).await;
+    let (_, tally) = run(&endpoints, board(Workload::Fresh, 1), pace).await;
     assert_eq!(tally.problems(), ["1 unexplained refusals: OUT_OF_STOCK"]);
 }
 
@@ -114,9 +114,9 @@ async fn a_shop_that_is_not_there_is_a_problem() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let door = Door { rest: vec![address.into()], grpc: Vec::new() };
+    let endpoints = Endpoints { rest: vec![address.into()], grpc: Vec::new() };
     let pace = Pace::Closed { callers: 1 };
-    let (board, tally) = run(&door, board(Workload::Fresh, 1), pace).await;
+    let (board, tally) = run(&endpoints, board(Workload::Fresh, 1), pace).await;
     assert_eq!(tally.problems().len(), 1);
     assert!(board.into_parts().1[&0].doubtful);
 }

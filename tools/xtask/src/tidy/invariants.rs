@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{links::prose, sentences::functions_of};
+use super::{doc_tests::functions_of, links::prose};
 use crate::{report::Checks, workspace::Workspace};
 
 /// The registry.

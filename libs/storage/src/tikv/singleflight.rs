@@ -8,7 +8,7 @@ use super::lock;
 
 /// Callers who want the same thing, each of them from a request that is sent after it called.
 #[derive(Debug)]
-pub(super) struct Gather<T> {
+pub(super) struct Singleflight<T> {
     state: Arc<Mutex<State<T>>>,
 }
 
@@ -19,13 +19,13 @@ struct State<T> {
     waiting: Vec<oneshot::Sender<T>>,
 }
 
-impl<T> Default for Gather<T> {
+impl<T> Default for Singleflight<T> {
     fn default() -> Self {
         Self { state: Arc::new(Mutex::new(State { running: false, waiting: Vec::new() })) }
     }
 }
 
-impl<T: Clone + Send + 'static> Gather<T> {
+impl<T: Clone + Send + 'static> Singleflight<T> {
     /// The result of a request that is sent after this call, shared by all who wait for the same one.
     /// None when the request panicked.
     pub(super) async fn share<F>(&self, fetch: impl Fn() -> F + Send + 'static) -> Option<T>

@@ -17,20 +17,20 @@ const LOOK_EVERY: u32 = 5;
 
 /// What is kept for it.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct LaneMetrics {
     votes: LaneVotes,
     ticks: u32,
     /// When the oldest call was queued that no batch has taken yet, about.
     waiting_since: Option<Instant>,
 }
 
-impl Default for Told {
+impl Default for LaneMetrics {
     fn default() -> Self {
         Self { votes: telemetry::metrics().votes.lane(), ticks: 0, waiting_since: None }
     }
 }
 
-impl Told {
+impl LaneMetrics {
     /// A call was queued.
     pub(super) fn queued(&mut self) {
         self.waiting_since.get_or_insert_with(Instant::now);
@@ -117,15 +117,15 @@ impl<D: Domain> Lane<D> {
 
     /// Now and then: how many votes have no outcome, and how old they are.
     pub(super) fn tell_votes(&mut self, now: UnixMillis) {
-        self.told.ticks = self.told.ticks.wrapping_add(1);
-        if !self.told.ticks.is_multiple_of(LOOK_EVERY) {
+        self.metrics.ticks = self.metrics.ticks.wrapping_add(1);
+        if !self.metrics.ticks.is_multiple_of(LOOK_EVERY) {
             return;
         }
-        let open = self.core.book().iter().filter(|entry| entry.state == BranchState::Prepared);
+        let open = self.core.table().iter().filter(|entry| entry.state == BranchState::Prepared);
         let (unresolved, overdue_ms) = open.fold((0, 0), |(count, oldest): (u64, u64), entry| {
             (count + 1, oldest.max(now.since(entry.meta.deadline)))
         });
-        self.told.votes.set(unresolved, overdue_ms);
+        self.metrics.votes.set(unresolved, overdue_ms);
     }
 }
 

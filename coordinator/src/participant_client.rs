@@ -1,6 +1,6 @@
 //! Messages to branches, in batches: while one Apply is on its way to a shard, the next one gathers.
 //!
-//! One mailbox for each shard and pace. A shard's lane answers a batch when all of it is durable, so
+//! One outbox for each shard and urgency. A shard's lane answers a batch when all of it is durable, so
 //! messages for different shards never wait for each other; and acknowledgements that a lane may sit on
 //! (it writes them along with something else) never hold up votes.
 
@@ -42,7 +42,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a message has no answer. It may have arrived; send it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MailError {
+pub enum SendError {
     /// No service of this name takes part here.
     #[error("no participant is called {0}")]
     Unknown(Service),
@@ -60,12 +60,12 @@ pub enum MailError {
         /// For people.
         message: String,
     },
-    /// Too much is waiting for this shard, or the mailbox is gone.
-    #[error("the mailbox is full")]
+    /// Too much is waiting for this shard, or the outbox is gone.
+    #[error("the outbox is full")]
     Full,
 }
 
-impl MailError {
+impl SendError {
     /// Which it is, as a label.
     pub(crate) const fn label(&self) -> &'static str {
         match self {
@@ -80,58 +80,60 @@ impl MailError {
 
 /// How soon an answer is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Pace {
+enum Urgency {
     /// Somebody waits for it.
-    Prompt,
+    Awaited,
     /// The lane may let it ride along with a later batch.
-    Patient,
+    Background,
 }
 
-/// The mailboxes that were needed so far.
-type Boxes = BTreeMap<(Branch, Pace), mpsc::Sender<Letter>>;
+/// The outboxes that were needed so far.
+type Outboxes = BTreeMap<(Branch, Urgency), mpsc::Sender<Envelope>>;
 
 /// An operation, who waits for what comes of it, and the span in which that was asked for.
-type Letter = (Encoded, oneshot::Sender<Result<OpResult, MailError>>, Origin);
+type Envelope = (Encoded, oneshot::Sender<Result<OpResult, SendError>>, Origin);
 
 /// The way to every participant.
 #[derive(Clone)]
-pub struct Mail {
+pub struct ParticipantClient {
     routers: Arc<BTreeMap<Service, Router>>,
-    boxes: Arc<Mutex<Boxes>>,
+    outboxes: Arc<Mutex<Outboxes>>,
     batch_max: usize,
 }
 
-impl fmt::Debug for Mail {
+impl fmt::Debug for ParticipantClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mail").field("services", &self.routers.keys()).finish_non_exhaustive()
+        f.debug_struct("ParticipantClient")
+            .field("services", &self.routers.keys())
+            .finish_non_exhaustive()
     }
 }
 
-impl Mail {
+impl ParticipantClient {
     /// The way to these services, with at most so many messages to a shard at once: fewer than usual.
     pub fn new(routers: BTreeMap<Service, Router>, batch_max: Option<u16>) -> Self {
         let batch_max = batch_max.map_or(BATCH_MAX, |max| BATCH_MAX.min(max.into()));
-        Self { routers: Arc::new(routers), boxes: Arc::default(), batch_max }
+        Self { routers: Arc::new(routers), outboxes: Arc::default(), batch_max }
     }
 
     /// Sends one operation to its branch and waits for the answer. `patient` says that the lane may take
     /// its time.
     ///
     /// # Errors
-    /// [`MailError`]: it may have arrived all the same; operations may be repeated.
+    /// [`SendError`]: it may have arrived all the same; operations may be repeated.
     pub async fn send(
         &self,
         branch: &Branch,
         operation: Encoded,
         patient: bool,
-    ) -> Result<OpResult, MailError> {
-        let pace = if patient { Pace::Patient } else { Pace::Prompt };
+    ) -> Result<OpResult, SendError> {
+        let urgency = if patient { Urgency::Background } else { Urgency::Awaited };
         let (reply, answer) = oneshot::channel();
-        let letter = (operation, reply, Origin::here());
-        self.mailbox(branch, pace)?.try_send(letter).map_err(|_| MailError::Full)?;
-        match answer.await.map_err(|_| MailError::Full)?? {
+        let envelope = (operation, reply, Origin::here());
+        self.outbox(branch, urgency)?.try_send(envelope).map_err(|_| SendError::Full)?;
+        match answer.await.map_err(|_| SendError::Full)?? {
             OpResult::Error(error) => {
-                Err(MailError::Refused { code: error.code, message: error.message })
+                Err(SendError::Refused { code: error.code, message: error.message })
             }
             result @ (OpResult::Prepare(_)
             | OpResult::Commit(_)
@@ -147,15 +149,15 @@ impl Mail {
     /// Sends a Prepare by its own call, which waits for whoever is in the way.
     ///
     /// # Errors
-    /// [`MailError`]: it may have arrived all the same; it may be repeated.
+    /// [`SendError`]: it may have arrived all the same; it may be repeated.
     pub async fn prepare_and_wait(
         &self,
         branch: &Branch,
         prepare: &Encoded,
-    ) -> Result<OpResult, MailError> {
+    ) -> Result<OpResult, SendError> {
         let Ok(Some(Op::Prepare(request))) = prepare.decode() else {
             let message = "only a Prepare may wait".to_owned();
-            return Err(MailError::Refused { code: 13, message });
+            return Err(SendError::Refused { code: 13, message });
         };
         let router = self.router(&branch.service)?;
         let route = router.route(branch.shard)?;
@@ -181,8 +183,8 @@ impl Mail {
     /// How many shards a service has.
     ///
     /// # Errors
-    /// [`MailError`]; retry unless nobody is called so.
-    pub async fn shards(&self, service: &Service) -> Result<u16, MailError> {
+    /// [`SendError`]; retry unless nobody is called so.
+    pub async fn shards(&self, service: &Service) -> Result<u16, SendError> {
         Ok(self.router(service)?.shards().await?)
     }
 
@@ -191,40 +193,44 @@ impl Mail {
         self.routers.values().for_each(Router::forget_description);
     }
 
-    fn router(&self, service: &Service) -> Result<&Router, MailError> {
-        self.routers.get(service).ok_or_else(|| MailError::Unknown(service.clone()))
+    fn router(&self, service: &Service) -> Result<&Router, SendError> {
+        self.routers.get(service).ok_or_else(|| SendError::Unknown(service.clone()))
     }
 
-    fn mailbox(&self, branch: &Branch, pace: Pace) -> Result<mpsc::Sender<Letter>, MailError> {
+    fn outbox(
+        &self,
+        branch: &Branch,
+        urgency: Urgency,
+    ) -> Result<mpsc::Sender<Envelope>, SendError> {
         // Nothing under this lock leaves the map half-changed, so a panic elsewhere does not matter.
-        let mut boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = boxes.get(&(branch.clone(), pace)) {
+        let mut outboxes = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = outboxes.get(&(branch.clone(), urgency)) {
             return Ok(sender.clone());
         }
         let router = self.router(&branch.service)?.clone();
         let (sender, inbox) = mpsc::channel(QUEUE);
         tokio::spawn(carry(inbox, router, branch.clone(), self.batch_max));
-        boxes.insert((branch.clone(), pace), sender.clone());
+        outboxes.insert((branch.clone(), urgency), sender.clone());
         Ok(sender)
     }
 }
 
-/// Empties one mailbox, batch by batch.
+/// Empties one outbox, batch by batch.
 async fn carry(
-    mut inbox: mpsc::Receiver<Letter>,
+    mut inbox: mpsc::Receiver<Envelope>,
     router: Router,
     branch: Branch,
     batch_max: usize,
 ) {
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
-    let mut letters = Vec::new();
+    let mut envelopes = Vec::new();
     loop {
         // Room first, so that whatever comes while there is none goes together.
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        if inbox.recv_many(&mut letters, batch_max).await == 0 {
+        if inbox.recv_many(&mut envelopes, batch_max).await == 0 {
             return;
         }
-        let batch = std::mem::take(&mut letters);
+        let batch = std::mem::take(&mut envelopes);
         let (router, branch) = (router.clone(), branch.clone());
         tokio::spawn(async move {
             deliver(batch, &router, &branch).await;
@@ -233,7 +239,7 @@ async fn carry(
     }
 }
 
-async fn deliver(mut batch: Vec<Letter>, router: &Router, branch: &Branch) {
+async fn deliver(mut batch: Vec<Envelope>, router: &Router, branch: &Branch) {
     // Whoever is gone has replaced the message by another one.
     batch.retain(|(_, reply, _)| !reply.is_closed());
     if batch.is_empty() {
@@ -253,7 +259,7 @@ async fn deliver(mut batch: Vec<Letter>, router: &Router, branch: &Branch) {
 }
 
 /// The span of one Apply, linked to those in which its messages were to be sent.
-fn batch_span(batch: &[Letter], branch: &Branch) -> Span {
+fn batch_span(batch: &[Envelope], branch: &Branch) -> Span {
     let origins = batch.iter().map(|(_, _, origin)| origin);
     let span = trace::batch(&origins, || {
         tracing::debug_span!(
@@ -271,7 +277,7 @@ async fn apply(
     operations: Vec<Encoded>,
     router: &Router,
     branch: &Branch,
-) -> Result<Vec<OpResult>, MailError> {
+) -> Result<Vec<OpResult>, SendError> {
     let sent = operations.len();
     let route = router.route(branch.shard)?;
     let mut request = tonic::Request::new(operations.into_iter().collect());
@@ -287,7 +293,7 @@ async fn apply(
     if results.len() == sent {
         return Ok(results);
     }
-    Err(MailError::Refused { code: 13, message: "the answers do not match".to_owned() })
+    Err(SendError::Refused { code: 13, message: "the answers do not match".to_owned() })
 }
 
 #[cfg(test)]
@@ -296,7 +302,7 @@ mod tests {
 
     #[test]
     fn applies_can_be_made_smaller_and_never_larger() {
-        let batch_max = |given| Mail::new(BTreeMap::new(), given).batch_max;
+        let batch_max = |given| ParticipantClient::new(BTreeMap::new(), given).batch_max;
         assert_eq!(batch_max(None), BATCH_MAX);
         assert_eq!(batch_max(Some(1)), 1);
         assert_eq!(batch_max(Some(u16::MAX)), BATCH_MAX);

@@ -26,37 +26,37 @@ const SHARDS_MAX: usize = 16_384;
 
 /// A stretch of time in which nothing failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Calm {
+pub(super) struct ErrorEpoch {
     generation: u64,
     failures: u64,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Trust {
+pub(super) struct CommitVerifier {
     failures: AtomicU64,
-    confirmed: Mutex<BTreeMap<Key, Calm>>,
+    confirmed: Mutex<BTreeMap<Key, ErrorEpoch>>,
 }
 
-impl Trust {
+impl CommitVerifier {
     /// Notes that a call failed.
     pub(super) fn failed(&self) {
         self.failures.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The stretch that lasts now, with this generation of the client.
-    pub(super) fn calm(&self, generation: u64) -> Calm {
-        Calm { generation, failures: self.failures.load(Ordering::Acquire) }
+    pub(super) fn calm(&self, generation: u64) -> ErrorEpoch {
+        ErrorEpoch { generation, failures: self.failures.load(Ordering::Acquire) }
     }
 
     /// Whether a commit with this primary was confirmed in this stretch.
-    pub(super) fn holds(&self, primary: &[u8], calm: Calm) -> bool {
+    pub(super) fn holds(&self, primary: &[u8], calm: ErrorEpoch) -> bool {
         let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         confirmed.get(prefix(primary)) == Some(&calm)
     }
 
     /// Notes that a commit with this primary was confirmed, which began in this stretch.
-    pub(super) fn confirm(&self, primary: &[u8], calm: Calm) {
+    pub(super) fn confirm(&self, primary: &[u8], calm: ErrorEpoch) {
         let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         if confirmed.len() >= SHARDS_MAX {
             confirmed.clear();
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_word_is_taken_until_something_fails() {
-        let trust = Trust::default();
+        let trust = CommitVerifier::default();
         let calm = trust.calm(1);
         assert!(!trust.holds(b"o\0\x01head", calm), "nothing was confirmed yet");
         trust.confirm(b"o\0\x01head", calm);
