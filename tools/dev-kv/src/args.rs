@@ -5,6 +5,7 @@ use crate::gc::PdVersion;
 use clap::Args as ClapArgs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Options of the server, for a command line or the environment.
 #[derive(Debug, Clone, ClapArgs)]
@@ -127,6 +128,23 @@ pub struct Config {
     pub fault_seed: u64,
     /// Told after each sync of the data directory; for tests of durability.
     pub sync_probe: Option<crate::SyncProbe>,
+    /// What clients may have it hold.
+    pub bounds: Bounds,
+}
+
+/// What clients may have the server hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Connections at once at one address; more wait to be accepted.
+    pub connections_max: usize,
+    /// A connection that has not brought its first request by then is cut.
+    pub first_request: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connections_max: 10_000, first_request: Duration::from_secs(30) }
+    }
 }
 
 impl std::fmt::Debug for Config {
@@ -157,6 +175,7 @@ impl Config {
             faults: Vec::new(),
             fault_seed: 1,
             sync_probe: None,
+            bounds: Bounds::default(),
         }
     }
 

@@ -9,8 +9,9 @@
 //! Modules: [`wire`] (the protocol, compiled), `model` (Percolator's rules, pure), `store` (tables on disk),
 //! `engine` (the state between the two: locks, cache, group commit), `tso` (timestamps), `regions`,
 //! `keyspaces`, `gc` and `cluster` (which keep themselves on disk), `tikv` (the store's service), `kv` and
-//! `raw` (what it answers), `pd` (PD's service), `members` (of PD), `convert` (messages to types), `faults`, `traffic` (what was asked for),
-//! `door` (brings calls to their services), `http` (status and administration), `server` (the port).
+//! `raw` (what it answers), `pd` (PD's service), `members` (of PD), `convert` (messages to types), `faults`, `traffic`
+//! (what was asked for), `dispatch` (brings calls to their services), `http` (status and administration), `server`
+//! (the port).
 //!
 //! Invariants:
 //! 1. A reply leaves only when everything it tells of is on disk (engine: groups; test
@@ -24,7 +25,7 @@
 mod args;
 mod cluster;
 mod convert;
-mod door;
+mod dispatch;
 mod engine;
 mod error;
 mod faults;
@@ -45,7 +46,7 @@ mod traffic;
 mod tso;
 pub mod wire;
 
-pub use args::{Args, Config, TlsPaths};
+pub use args::{Args, Bounds, Config, TlsPaths};
 pub use error::Error;
 pub use faults::{Delay, Fault, Loss, Rule};
 pub use gc::PdVersion;

@@ -1,7 +1,7 @@
 //! The raw RPCs: single versions, no transactions, optional expiry. Raw keys live apart from transactional
 //! ones. Column families other than the default are refused: nothing else of TiKV's is behind them here.
 
-use crate::engine::{EngineError, Section, UpdateError};
+use crate::engine::{CriticalSection, EngineError, UpdateError};
 use crate::kv::{Kv, Stop, WRITE_BYTES_MAX, too_large};
 use crate::model::KEY_BYTES_MAX;
 use crate::regions::{Keys, Region};
@@ -122,7 +122,7 @@ impl Kv {
         row.filter(|(_, expiry)| *expiry == 0 || *expiry > now)
     }
 
-    async fn change_raw(&self, change: impl Fn(&mut Section<'_>)) -> Result<(), Refused> {
+    async fn change_raw(&self, change: impl Fn(&mut CriticalSection<'_>)) -> Result<(), Refused> {
         self.engine
             .update(&[], |section| {
                 change(section);

@@ -1,9 +1,9 @@
 //! The port: gRPC and HTTP side by side, TLS, limits, and the end.
 
 use crate::Admit;
-use crate::args::{Config, TlsPaths};
+use crate::args::{Bounds, Config, TlsPaths};
 use crate::cluster::Cluster;
-use crate::door::Door;
+use crate::dispatch::Dispatch;
 use crate::engine::{Committer, Engine, EngineConfig};
 use crate::error::Error;
 use crate::faults::Faults;
@@ -31,14 +31,10 @@ use types::{Clock, UnixMillis};
 
 /// Calls that one connection may have open; TiKV's figure is 1024, hyper's default 200 is too low for it.
 const STREAMS_MAX: u32 = 4096;
-/// Connections at once at one address; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 10_000;
 /// A quiet connection is pinged this often, and cut when a ping is not answered within this: longer than a role is
 /// stopped for in tests.
 const PING_EVERY: Duration = Duration::from_mins(1);
 const PING_TIMEOUT: Duration = Duration::from_mins(1);
-/// A connection that has not brought its first request by then is cut.
-const PATIENCE: Duration = Duration::from_secs(30);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Calls get this long to end when the server stops.
@@ -125,15 +121,16 @@ pub async fn run(
         stop.send_replace(true);
     };
     let others = (Members::FIRST + 1..).zip(&further).map(|(member, listener)| {
-        let door = Door::new(Pd { member, ..pd.clone() }, kv.clone(), is_loopback(listener));
+        let dispatch =
+            Dispatch::new(Pd { member, ..pd.clone() }, kv.clone(), is_loopback(listener));
         let mut stopping = stopping.clone();
-        accept(listener, door, tls.clone(), async move {
+        accept(listener, config.bounds, dispatch, tls.clone(), async move {
             // An error means that the sender is gone, and the server with it.
             let _ended = stopping.wait_for(|stopping| *stopping).await;
         })
     });
-    let door = Door::new(pd.clone(), kv.clone(), is_loopback(&listener));
-    let first = accept(&listener, door, tls.clone(), shutdown);
+    let dispatch = Dispatch::new(pd.clone(), kv.clone(), is_loopback(&listener));
+    let first = accept(&listener, config.bounds, dispatch, tls.clone(), shutdown);
     futures::future::join(first, futures::future::join_all(others)).await;
     engine.close();
     // Whoever opens the directory next finds it free, so what still reads it is waited for.
@@ -234,7 +231,8 @@ impl Tls {
 
 async fn accept(
     listener: &TcpListener,
-    door: Door,
+    bounds: Bounds,
+    dispatch: Dispatch,
     tls: Option<Tls>,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -250,7 +248,7 @@ async fn accept(
         .max_send_buf_size(1 << 20);
     builder.http1().timer(TokioTimer::new());
     let builder = Arc::new(builder);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(bounds.connections_max));
     let graceful = Arc::new(GracefulShutdown::new());
     let mut connections = tokio::task::JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -278,15 +276,15 @@ async fn accept(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(error = %error, "nodelay not set");
         }
-        let (door, builder) = (door.clone(), Arc::clone(&builder));
+        let (dispatch, builder) = (dispatch.clone(), Arc::clone(&builder));
         let (tls, watcher) = (tls.clone(), graceful.watcher());
         connections.spawn(async move {
             let _place = place;
             match tls {
-                None => serve(&builder, stream, door, watcher).await,
+                None => serve(&builder, stream, bounds.first_request, dispatch, watcher).await,
                 Some(tls) => {
                     if let Some(stream) = tls.accept(stream).await {
-                        serve(&builder, stream, door, watcher).await;
+                        serve(&builder, stream, bounds.first_request, dispatch, watcher).await;
                     }
                 }
             }
@@ -304,18 +302,19 @@ async fn accept(
 async fn serve(
     builder: &Builder<TokioExecutor>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    door: Door,
+    first_request: Duration,
+    dispatch: Dispatch,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
     let asked = Arc::new(AtomicBool::new(false));
     let was_asked = Arc::clone(&asked);
     let service = hyper::service::service_fn(move |request| {
         was_asked.store(true, Ordering::Relaxed);
-        door.call(request)
+        dispatch.call(request)
     });
     let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service));
     let mut connection = std::pin::pin!(connection);
-    let ended = match tokio::time::timeout(PATIENCE, &mut connection).await {
+    let ended = match tokio::time::timeout(first_request, &mut connection).await {
         Ok(ended) => ended,
         Err(_) if asked.load(Ordering::Relaxed) => connection.await,
         Err(_) => return tracing::debug!("a connection asked for nothing, and was cut"),

@@ -187,7 +187,7 @@ impl Engine {
     async fn in_chunks(
         self: &Arc<Self>,
         rows: impl FnOnce(&Store) -> Rows + Send + 'static,
-        change: impl Fn(&mut super::Section<'_>, &(Ts, Bytes)) -> Result<(), StoreError>,
+        change: impl Fn(&mut super::CriticalSection<'_>, &(Ts, Bytes)) -> Result<(), StoreError>,
     ) -> Result<(), EngineError> {
         let store = self.store()?;
         let (to_here, mut chunks) = tokio::sync::mpsc::channel(2);

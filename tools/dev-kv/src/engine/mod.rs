@@ -9,13 +9,13 @@
 
 mod cache;
 mod committer;
+mod critical_section;
 mod maintain;
 mod scan;
-mod section;
 mod state;
 
+pub(crate) use critical_section::CriticalSection;
 pub(crate) use scan::ScanRequest;
-pub(crate) use section::Section;
 
 use crate::SyncProbe;
 use crate::model::{Failure, Lock, Refusal, TS_MAX, Ts};
@@ -25,7 +25,7 @@ use crate::traffic::Traffic;
 use crate::tso::Oracle;
 use bytes::Bytes;
 pub(crate) use committer::Committer;
-use section::{Look, value_on_disk};
+use critical_section::{Look, value_on_disk};
 use state::State;
 use std::fmt;
 use std::path::PathBuf;
@@ -320,7 +320,7 @@ impl Engine {
     pub(crate) async fn update<T>(
         &self,
         keys: &[Bytes],
-        decide: impl Fn(&mut Section<'_>) -> Result<(T, Vec<crate::model::Effect>), UpdateError>,
+        decide: impl Fn(&mut CriticalSection<'_>) -> Result<(T, Vec<crate::model::Effect>), UpdateError>,
     ) -> Result<T, UpdateError> {
         loop {
             let (looked, rows) = self.fetch(keys)?;
@@ -346,7 +346,9 @@ impl Engine {
         &self,
         looked: u64,
         rows: Vec<(Bytes, Current)>,
-        decide: &impl Fn(&mut Section<'_>) -> Result<(T, Vec<crate::model::Effect>), UpdateError>,
+        decide: &impl Fn(
+            &mut CriticalSection<'_>,
+        ) -> Result<(T, Vec<crate::model::Effect>), UpdateError>,
     ) -> Result<Entered<T>, EngineError> {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -367,8 +369,12 @@ impl Engine {
             self.oracle().skip_past(above);
             self.take_now(1).ok_or(EngineError::WindowUsedUp)
         };
-        let mut section =
-            Section { state: &mut inner.state, store: &store, seen: 0, take_ts: &mut take_ts };
+        let mut section = CriticalSection {
+            state: &mut inner.state,
+            store: &store,
+            seen: 0,
+            take_ts: &mut take_ts,
+        };
         let decided = decide(&mut section);
         let mut seen = section.seen;
         let result = match decided {
@@ -421,7 +427,7 @@ impl Engine {
             let Some(store) = inner.store.clone() else {
                 return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
             };
-            let mut section = Section {
+            let mut section = CriticalSection {
                 state: &mut inner.state,
                 store: &store,
                 seen: 0,

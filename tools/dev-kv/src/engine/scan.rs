@@ -1,6 +1,6 @@
 //! Reading ranges: what is on disk, under what is live.
 
-use super::section::{Look, Section, value_on_disk};
+use super::critical_section::{CriticalSection, Look, value_on_disk};
 use super::{Done, Engine, EngineError, pending};
 use crate::model::{Kind, Lock, Ts};
 use crate::store::codec::Current;
@@ -102,7 +102,7 @@ impl Engine {
             })
             .map(|(key, _)| key.clone())
             .collect();
-        let mut section = Section {
+        let mut section = CriticalSection {
             state: &mut inner.state,
             store: &store,
             seen: 0,

@@ -8,23 +8,23 @@
 //! [`Store::apply`] is the only writer. It returns when the rows are on the disk (`fdatasync`), and nothing
 //! of them is readable before: the engine journals, syncs, and only then shows a batch.
 
+mod bloom;
 pub(crate) mod codec;
 mod format;
 mod history;
 mod journal;
 mod marks;
-mod presence;
 mod range;
 mod reclaim;
 mod size;
 
 use crate::SyncProbe;
 use crate::model::{Lock, Ts};
+use bloom::BloomFilters;
 use bytes::Bytes;
 use codec::{Corrupt, Current, Displaced};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 pub(crate) use format::Directory;
-use presence::Presence;
 pub(crate) use range::KeyRange;
 pub(crate) use size::StoreSize;
 use std::collections::HashMap;
@@ -108,7 +108,7 @@ pub(crate) struct StoreConfig {
 /// The open tables.
 pub(crate) struct Store {
     /// Which keys `current` has; its thread ends before the engine does.
-    presence: Presence,
+    presence: BloomFilters,
     db: Database,
     current: Keyspace,
     history: Keyspace,
@@ -173,7 +173,7 @@ impl Store {
             })
         };
         let store = Self {
-            presence: Presence::default(),
+            presence: BloomFilters::default(),
             current: table("current", config.memtable_bytes)?,
             history: table("history", SMALL_MEMTABLE_BYTES)?,
             milestones: table("milestones", SMALL_MEMTABLE_BYTES)?,

@@ -9,7 +9,15 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use prost::Message as _;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+/// Nothing need take longer.
+const LONG: Duration = Duration::from_secs(20);
+/// Something may well take longer.
+const SHORT: Duration = Duration::from_millis(300);
 
 /// Bytes as they are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -98,7 +106,7 @@ async fn call(
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
     let call = grpc.unary(tonic::Request::new(body), path.parse().unwrap(), Plain);
-    let answer = tokio::time::timeout(Duration::from_secs(20), call).await;
+    let answer = timeout(Duration::from_secs(20), call).await;
     answer.expect("no answer").map(tonic::Response::into_inner)
 }
 
@@ -360,4 +368,37 @@ async fn what_is_too_large_is_told_as_such() {
     let response = wire.send(crate::wire::prewrite(10, vec![long])).await;
     assert!(response.errors[0].abort.contains("too large"));
     server.stop().await;
+}
+
+/// Asks for the version over HTTP/1.1, and leaves the connection open.
+async fn version_over(stream: &mut TcpStream) -> std::io::Result<usize> {
+    stream.write_all(b"GET /pd/api/v1/version HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
+    stream.read(&mut [0; 1024]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_asks_for_nothing_is_cut_and_one_that_has_asked_is_not() {
+    let server = Server::start_with(|config| config.bounds.first_request = SHORT).await;
+    for begun in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM", b"GET /pd/api/v1/version HTT"] {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        let cut = timeout(LONG, stream.read(&mut [0; 64])).await.expect("it stays open");
+        assert!(matches!(cut, Ok(0) | Err(_)), "{begun:?}: {cut:?}");
+    }
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    assert!(version_over(&mut stream).await.unwrap() > 0);
+    tokio::time::sleep(3 * SHORT).await;
+    assert!(version_over(&mut stream).await.unwrap() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_than_there_may_be_wait_until_one_ends() {
+    let server = Server::start_with(|config| config.bounds.connections_max = 1).await;
+    let mut first = TcpStream::connect(&server.address).await.unwrap();
+    assert!(version_over(&mut first).await.unwrap() > 0);
+    let mut second = TcpStream::connect(&server.address).await.unwrap();
+    assert!(timeout(SHORT, version_over(&mut second)).await.is_err(), "one too many");
+    drop(first);
+    let answered = timeout(LONG, second.read(&mut [0; 1024])).await.expect("its turn has come");
+    assert!(answered.unwrap() > 0);
 }

@@ -89,7 +89,7 @@ struct Shared {
 
 /// The keys of one table.
 #[derive(Debug, Default)]
-pub(super) struct Presence {
+pub(super) struct BloomFilters {
     shared: Arc<Shared>,
     filling: Mutex<Option<JoinHandle<()>>>,
 }
@@ -97,11 +97,11 @@ pub(super) struct Presence {
 /// While it is held, no filter begins to be filled: the rows of a batch go to disk under it, and their keys
 /// are added under it.
 pub(super) struct Adding<'a> {
-    presence: &'a Presence,
+    presence: &'a BloomFilters,
     filters: RwLockReadGuard<'a, Filters>,
 }
 
-impl Presence {
+impl BloomFilters {
     /// Whether the key may have a row.
     pub(super) fn may_hold(&self, key: &[u8]) -> bool {
         let filters = self.shared.filters.read().unwrap_or_else(PoisonError::into_inner);
@@ -182,7 +182,7 @@ fn add_all(shared: &Shared, filter: &Filter, rows: fjall::Iter) -> Result<bool, 
     Ok(true)
 }
 
-impl Drop for Presence {
+impl Drop for BloomFilters {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         let filling = self.filling.get_mut().unwrap_or_else(PoisonError::into_inner).take();

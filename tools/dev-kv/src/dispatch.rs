@@ -52,7 +52,7 @@ impl Known {
 
 /// What a connection's requests go through.
 #[derive(Debug, Clone)]
-pub(crate) struct Door {
+pub(crate) struct Dispatch {
     kv: TikvServer<Kv>,
     pd: PdServer<Pd>,
     keyspaces: KeyspaceServer<Pd>,
@@ -64,7 +64,7 @@ pub(crate) struct Door {
     engine: Arc<Engine>,
 }
 
-impl Door {
+impl Dispatch {
     /// On a loopback address the pages answer to loopback names only.
     pub(crate) fn new(pd: Pd, kv: Kv, on_loopback: bool) -> Self {
         Self {
@@ -146,7 +146,7 @@ impl Door {
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for Door {
+impl hyper::service::Service<Request<Incoming>> for Dispatch {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer;

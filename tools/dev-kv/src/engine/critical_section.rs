@@ -7,7 +7,7 @@ use crate::store::{Store, StoreError};
 use bytes::Bytes;
 
 /// One request's time alone with the state.
-pub(crate) struct Section<'a> {
+pub(crate) struct CriticalSection<'a> {
     pub(super) state: &'a mut State,
     pub(super) store: &'a Store,
     /// The newest group that anything looked at was changed in.
@@ -16,13 +16,13 @@ pub(crate) struct Section<'a> {
     pub(super) take_ts: &'a mut dyn FnMut(Ts) -> Result<Ts, EngineError>,
 }
 
-impl std::fmt::Debug for Section<'_> {
+impl std::fmt::Debug for CriticalSection<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Section").field("seen", &self.seen).finish_non_exhaustive()
+        f.debug_struct("CriticalSection").field("seen", &self.seen).finish_non_exhaustive()
     }
 }
 
-impl Section<'_> {
+impl CriticalSection<'_> {
     /// A timestamp above all that were given out, and above all that anything was read at. Whoever gets a
     /// later one enters after this section.
     pub(crate) fn fresh_ts(&mut self) -> Result<Ts, EngineError> {
@@ -137,7 +137,7 @@ pub(crate) fn value_on_disk(
     }
 }
 
-impl View for Section<'_> {
+impl View for CriticalSection<'_> {
     type Error = EngineError;
 
     fn key(&mut self, key: &Bytes) -> Result<KeyState<'_>, EngineError> {
