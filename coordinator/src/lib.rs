@@ -43,6 +43,7 @@ use proto::coordinator::v1::{
 use rpc::{
     access::Role,
     admin::{Admin, Ready},
+    endpoints::ShopEndpoints,
     env::{SystemClock, SystemEntropy},
     listen::Listeners,
     net::{GrpcNet, Net},
@@ -82,32 +83,9 @@ pub struct Args {
     #[command(flatten)]
     pub tls: TlsArgs,
 
-    /// Where the order service is: host:port[,host:port...] or dns:host:port.
-    #[arg(
-        long,
-        env = "TILL_ORDER_ENDPOINTS",
-        default_value = "127.0.0.1:7100",
-        value_name = "ENDPOINTS"
-    )]
-    pub order_endpoints: Target,
-
-    /// Where the stock service is: host:port[,host:port...] or dns:host:port.
-    #[arg(
-        long,
-        env = "TILL_STOCK_ENDPOINTS",
-        default_value = "127.0.0.1:7200",
-        value_name = "ENDPOINTS"
-    )]
-    pub stock_endpoints: Target,
-
-    /// Where the payment service is: host:port[,host:port...] or dns:host:port.
-    #[arg(
-        long,
-        env = "TILL_PAYMENT_ENDPOINTS",
-        default_value = "127.0.0.1:7300",
-        value_name = "ENDPOINTS"
-    )]
-    pub payment_endpoints: Target,
+    /// The participants of a checkout.
+    #[command(flatten)]
+    pub shop: ShopEndpoints,
 
     /// Services beyond our own.
     #[command(flatten)]
@@ -173,9 +151,9 @@ pub struct Settings {
 impl From<&Args> for Settings {
     fn from(args: &Args) -> Self {
         Self {
-            order_endpoints: args.order_endpoints.clone(),
-            stock_endpoints: args.stock_endpoints.clone(),
-            payment_endpoints: args.payment_endpoints.clone(),
+            order_endpoints: args.shop.order_endpoints.clone(),
+            stock_endpoints: args.shop.stock.stock_endpoints.clone(),
+            payment_endpoints: args.shop.payment_endpoints.clone(),
             request_id_retention_ms: args.request_id_retention_ms,
             vote_window_ms: args.vote_window_ms,
             batch_calls_max: args.batch_calls_max,

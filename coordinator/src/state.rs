@@ -223,21 +223,7 @@ impl Coordinator {
         origin: Origin,
         window: Duration,
     ) -> oneshot::Receiver<Answer> {
-        let span = transaction_span(&meta, &origin);
-        let trace = self.log().open(&meta, origin);
-        let (driver, answer) = Driver::new(
-            self.shared.participants.clone(),
-            self.entropy(),
-            meta,
-            payloads,
-            trace.clone(),
-        );
-        let run = async move {
-            driver.begin(window).await;
-            trace.end();
-        };
-        self.spawn(run.instrument(span));
-        answer
+        self.drive(meta, payloads, origin, move |driver| driver.begin(window))
     }
 
     /// Begins to resolve a transaction; that goes on to its end, whoever listens.
@@ -246,17 +232,26 @@ impl Coordinator {
         meta: TxMeta,
         may_fence: bool,
     ) -> oneshot::Receiver<Answer> {
-        let span = transaction_span(&meta, &Origin::default());
-        let trace = self.log().open(&meta, Origin::default());
-        let (driver, answer) = Driver::new(
-            self.shared.participants.clone(),
-            self.entropy(),
-            meta,
-            Vec::new(),
-            trace.clone(),
-        );
+        let resolve = move |driver: Driver| driver.resolve(may_fence);
+        self.drive(meta, Vec::new(), Origin::default(), resolve)
+    }
+
+    /// Has a driver of this transaction do its work in a task of its own.
+    fn drive<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        meta: TxMeta,
+        payloads: Vec<Bytes>,
+        origin: Origin,
+        work: impl FnOnce(Driver) -> F,
+    ) -> oneshot::Receiver<Answer> {
+        let span = transaction_span(&meta, &origin);
+        let trace = self.log().open(&meta, origin);
+        let participants = self.shared.participants.clone();
+        let (driver, answer) =
+            Driver::new(participants, self.entropy(), meta, payloads, trace.clone());
+        let work = work(driver);
         let run = async move {
-            driver.resolve(may_fence).await;
+            work.await;
             trace.end();
         };
         self.spawn(run.instrument(span));

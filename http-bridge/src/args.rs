@@ -3,7 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, value_parser};
-use rpc::{routing::Target, server::StopArgs, tls::TlsArgs};
+use rpc::{
+    endpoints::{CoordinatorEndpoints, ShopEndpoints},
+    server::StopArgs,
+    tls::TlsArgs,
+};
 use types::CALL_LIFE_MAX_MS;
 
 use crate::origin::{Host, Origin};
@@ -15,41 +19,13 @@ pub struct Args {
     #[command(flatten)]
     pub tls: TlsArgs,
 
-    /// Where the order service is: host:port[,host:port...] or dns:host:port.
-    #[arg(
-        long,
-        env = "TILL_ORDER_ENDPOINTS",
-        default_value = "127.0.0.1:7100",
-        value_name = "ENDPOINTS"
-    )]
-    pub order_endpoints: Target,
+    /// The participants of a checkout.
+    #[command(flatten)]
+    pub shop: ShopEndpoints,
 
-    /// Where the stock service is: host:port[,host:port...] or dns:host:port.
-    #[arg(
-        long,
-        env = "TILL_STOCK_ENDPOINTS",
-        default_value = "127.0.0.1:7200",
-        value_name = "ENDPOINTS"
-    )]
-    pub stock_endpoints: Target,
-
-    /// Where the payment service is: host:port[,host:port...] or dns:host:port.
-    #[arg(
-        long,
-        env = "TILL_PAYMENT_ENDPOINTS",
-        default_value = "127.0.0.1:7300",
-        value_name = "ENDPOINTS"
-    )]
-    pub payment_endpoints: Target,
-
-    /// Where the coordinator is: host:port[,host:port...] or dns:host:port.
-    #[arg(
-        long,
-        env = "TILL_COORDINATOR_ENDPOINTS",
-        default_value = "127.0.0.1:7000",
-        value_name = "ENDPOINTS"
-    )]
-    pub coordinator_endpoints: Target,
+    /// The coordinator.
+    #[command(flatten)]
+    pub coordinator: CoordinatorEndpoints,
 
     /// Milliseconds after which a request is answered with 503, batch_init apart. At most a minute: what a call
     /// came to is remembered for no longer.

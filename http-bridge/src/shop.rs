@@ -30,10 +30,10 @@ impl Shop {
             Router::to(Identity::of(role), target.clone(), Arc::clone(net))
         };
         Self {
-            order: router(Role::Order, &args.order_endpoints),
-            stock: router(Role::Stock, &args.stock_endpoints),
-            payment: router(Role::Payment, &args.payment_endpoints),
-            coordinator: router(Role::Coordinator, &args.coordinator_endpoints),
+            order: router(Role::Order, &args.shop.order_endpoints),
+            stock: router(Role::Stock, &args.shop.stock.stock_endpoints),
+            payment: router(Role::Payment, &args.shop.payment_endpoints),
+            coordinator: router(Role::Coordinator, &args.coordinator.coordinator_endpoints),
         }
     }
 

@@ -20,6 +20,7 @@ use proto::{
 };
 use rpc::{
     access::{Identity, Role},
+    endpoints::StockEndpoints,
     listen::Listeners,
     routing::{Router, Target},
     served,
@@ -33,14 +34,9 @@ pub struct Args {
     #[command(flatten)]
     pub role: RoleArgs,
 
-    /// Where the stock service is: host:port[,host:port...] or dns:host:port.
-    #[arg(
-        long,
-        env = "TILL_STOCK_ENDPOINTS",
-        default_value = "127.0.0.1:7200",
-        value_name = "ENDPOINTS"
-    )]
-    pub stock_endpoints: Target,
+    /// The stock service.
+    #[command(flatten)]
+    pub stock: StockEndpoints,
 }
 
 /// The services of a replica.
@@ -60,7 +56,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
     let services = vec![SERVICE_NAME, PARTICIPANT];
-    let stock = args.stock_endpoints;
+    let stock = args.stock.stock_endpoints;
     let routes = |parts: &Parts<records::Orders>| routes(parts, stock);
     let role = RoleArgs { tls: args.role.tls.acting_as(Role::Order), ..args.role };
     participant::role::run(records::Orders, role, listeners, services, routes, shutdown).await

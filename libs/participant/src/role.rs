@@ -12,10 +12,11 @@ use proto::{
 use rpc::{
     access::{self, Identity},
     admin::{Admin, Ready},
+    endpoints::CoordinatorEndpoints,
     env::{SystemClock, SystemEntropy},
     listen::Listeners,
     net::{GrpcNet, Net},
-    routing::{Router, Target},
+    routing::Router,
     served,
     server::{Readiness, ServeError, ServerArgs, serve},
     status::{Failure, invalid_field, to_status},
@@ -53,14 +54,9 @@ pub struct RoleArgs {
     #[command(flatten)]
     pub tls: TlsArgs,
 
-    /// Where the coordinator is: host:port[,host:port...] or dns:host:port.
-    #[arg(
-        long,
-        env = "TILL_COORDINATOR_ENDPOINTS",
-        default_value = "127.0.0.1:7000",
-        value_name = "ENDPOINTS"
-    )]
-    pub coordinator_endpoints: Target,
+    /// The coordinator.
+    #[command(flatten)]
+    pub coordinator: CoordinatorEndpoints,
 
     /// Milliseconds for which the answer to a client's request id is remembered.
     #[arg(long, env = "TILL_REQUEST_ID_RETENTION_MS", default_value_t = 600_000,
@@ -283,7 +279,7 @@ pub async fn run<D: Domain>(
     let _admin = admin(&parts, &readiness).serve(listeners.admin).map_err(RoleError::Admin)?;
     let server = serve(routes(&parts), listeners.work, options, readiness.clone(), shutdown);
     let callee = Identity::of(access::Role::Coordinator);
-    let coordinator = Router::to(callee, args.coordinator_endpoints, net);
+    let coordinator = Router::to(callee, args.coordinator.coordinator_endpoints, net);
     let stay_ready = async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let options = lane_options(args.batch_calls_max, args.request_id_retention_ms);

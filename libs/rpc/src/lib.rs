@@ -6,7 +6,7 @@
 //! names and field numbers, and of all others their names, to say who may call them.
 //!
 //! Modules: [`net`] connections behind a seam; [`tls`] encrypts them; `bundle` many calls in one request;
-//! [`access`] who calls whom; [`routing`] shard to replica; [`status`] errors to `tonic::Status` and back;
+//! [`access`] who calls whom; [`endpoints`] where they are; [`routing`] shard to replica; [`status`] errors to `tonic::Status` and back;
 //! [`deadline`] the caller's time; [`retry`] pauses between attempts; [`listen`] sockets; `guard` what
 //! surrounds each request; [`server`] serving, health, reflection, drain; [`admin`] what operators ask; [`reload`]
 //! files that change; [`env`] the real clock and the real entropy.
@@ -21,6 +21,7 @@ pub mod admin;
 mod bundle;
 pub mod call;
 pub mod deadline;
+pub mod endpoints;
 pub mod env;
 mod guard;
 pub mod listen;

@@ -1,6 +1,6 @@
 //! The seam to the store: what a key-value store with snapshot isolation must do for us.
 
-use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use types::{Classify, ErrorKind, Timestamp};
@@ -9,6 +9,9 @@ use types::{Classify, ErrorKind, Timestamp};
 pub type Key = Vec<u8>;
 /// A value.
 pub type Value = Vec<u8>;
+
+/// What a KV transaction has written itself; none for a key that it has deleted.
+pub(crate) type Writes = BTreeMap<Key, Option<Value>>;
 
 /// A store, shared.
 pub type SharedKv = Arc<dyn Kv>;

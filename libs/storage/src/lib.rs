@@ -13,6 +13,39 @@
 //! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; nothing is
 //! appended to a shard's journal by who does not know its end ([`shard`]).
 
+/// Implements [`kv::Reads`] for a type by reads that are overlaid with a transaction's own writes. Takes a name for
+/// `self`, where the reads are, and the writes.
+macro_rules! reads_over {
+    ($type:ty, |$this:ident| $reads:expr, $own:expr) => {
+        #[async_trait]
+        impl Reads for $type {
+            fn read_ts(&self) -> Timestamp {
+                let $this = self;
+                $reads.at()
+            }
+
+            async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
+                let $this = self;
+                $reads.get_over(key, $own).await
+            }
+
+            async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
+                let $this = self;
+                $reads.batch_get_over(keys, $own).await
+            }
+
+            async fn scan(
+                &mut self,
+                range: Range<Key>,
+                limit: u32,
+            ) -> Result<Vec<(Key, Value)>, KvError> {
+                let $this = self;
+                $reads.scan_over(range, limit, $own).await
+            }
+        }
+    };
+}
+
 pub mod args;
 pub mod claims;
 pub mod codec;

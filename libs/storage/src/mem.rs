@@ -25,11 +25,8 @@ use types::{Clock, Timestamp};
 pub use faults::{After, Call, Chaos, ChaosRates, Faults, Landing, NoFaults, Op, Plan, Verdict};
 pub use seams::{SeededEntropy, TokioClock};
 
-use crate::kv::{Key, Kv, KvError, Reads, SharedKv, Txn, Value};
+use crate::kv::{Key, Kv, KvError, Reads, SharedKv, Txn, Value, Writes};
 use txn::{MemReads, MemTxn};
-
-/// What a KV transaction writes: none is a removal.
-type Writes = BTreeMap<Key, Option<Value>>;
 
 /// A handle to the store, as one simulated process has it. Clones share the store.
 #[derive(Clone)]

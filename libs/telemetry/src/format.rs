@@ -7,7 +7,7 @@ use tracing_subscriber::{
     Layer,
     fmt::{
         FmtContext, FormatEvent, FormatFields, MakeWriter,
-        format::{Compact, DefaultFields, Format, Json, JsonFields, Writer},
+        format::{DefaultFields, Format, JsonFields, Writer},
     },
     registry::LookupSpan,
 };
@@ -21,7 +21,11 @@ where
     tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .fmt_fields(DefaultFields::new())
-        .event_format(Named { role: format!("{role} "), inner: Format::default().compact() })
+        .event_format(Named {
+            role: format!("{role} "),
+            inner: Format::default().compact(),
+            in_object: false,
+        })
         .with_writer(writer)
 }
 
@@ -34,23 +38,26 @@ where
     tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .fmt_fields(JsonFields::new())
-        .event_format(NamedJson {
+        .event_format(Named {
             role: quoted(role),
             inner: Format::default().json().flatten_event(true),
+            in_object: true,
         })
         .with_writer(writer)
 }
 
-/// A line with the role before it.
-struct Named {
+/// What another format writes, and in it the role: before a line, or as the first member of a JSON object.
+struct Named<F> {
     role: String,
-    inner: Format<Compact>,
+    inner: F,
+    in_object: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Named
+impl<S, N, F> FormatEvent<S, N> for Named<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
 {
     fn format_event(
         &self,
@@ -58,28 +65,10 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        writer.write_str(&self.role)?;
-        self.inner.format_event(context, writer, event)
-    }
-}
-
-/// A JSON object with the role as its first member.
-struct NamedJson {
-    role: String,
-    inner: Format<Json>,
-}
-
-impl<S, N> FormatEvent<S, N> for NamedJson
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+        if !self.in_object {
+            writer.write_str(&self.role)?;
+            return self.inner.format_event(context, writer, event);
+        }
         let mut line = String::new();
         self.inner.format_event(context, Writer::new(&mut line), event)?;
         // The inner format writes one object a line; it never is empty, as it has a timestamp.

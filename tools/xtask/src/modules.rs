@@ -70,7 +70,7 @@ fn reached_from<'a>(module: &String, uses: &'a Uses) -> BTreeSet<&'a String> {
 fn module_of(file: &Path) -> Module {
     let parts = file.with_extension("");
     let mut parts: Module = parts.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-    if parts.last().is_some_and(|last| ["mod", "lib", "main"].contains(&last.as_str())) {
+    if parts.last().is_some_and(|last| ["lib", "main"].contains(&last.as_str())) {
         parts.pop();
     }
     parts
@@ -155,7 +155,7 @@ mod tests {
         ];
         assert_eq!(found(&two), ["modules of crate use each other in a circle: a, b"]);
         let three = [
-            ("a/mod.rs", "use crate::{b::{self, B}, d as e};"),
+            ("a.rs", "use crate::{b::{self, B}, d as e};"),
             ("b.rs", "use crate::c::C;"),
             ("c.rs", "use super::{a::x::Y, d};"),
             ("d.rs", ""),

@@ -16,11 +16,13 @@ use crate::{
 
 /// What decides: the protocol, what a shard does with its calls, what a coordinator does with answers, and the
 /// services' rules.
-const FILES: [&str; 12] = [
+const FILES: [&str; 14] = [
     "libs/twopc/src/**/*.rs",
     "libs/participant/src/balance.rs",
+    "libs/participant/src/core.rs",
     "libs/participant/src/core/*.rs",
     "libs/participant/src/fill.rs",
+    "libs/participant/src/lane.rs",
     "libs/participant/src/lane/*.rs",
     "coordinator/src/attempts.rs",
     "coordinator/src/checkout.rs",

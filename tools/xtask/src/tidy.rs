@@ -14,43 +14,28 @@ mod links;
 
 /// Longest source file, in lines: about 500.
 const FILE_LINES_MAX: usize = 550;
-/// Longest function, in lines: about 70.
+/// Longest function in Python, in lines: about 70.
 const FUNCTION_LINES_MAX: usize = 80;
 
 /// What may be longer, and why.
 struct Exemption {
     path: &'static str,
-    /// Empty: the file itself.
-    function: &'static str,
     reason: &'static str,
 }
 
 /// Tables, protocols and state machines that would only be harder to read in pieces.
 const EXEMPT: &[Exemption] = &[
     Exemption {
-        path: "tools/dev-kv/src/engine/mod.rs",
-        function: "",
+        path: "tools/dev-kv/src/engine.rs",
         reason: "one state behind one lock, and all that happens under it",
     },
     Exemption {
         path: "tools/dev-kv/src/model/tests.rs",
-        function: "",
         reason: "one list of cases for one state machine",
     },
     Exemption {
-        path: "tools/dev-kv/src/model/tests.rs",
-        function: "readers_see_the_history_of_answered_commits",
-        reason: "one property over one history: every kind of step and what it may show",
-    },
-    Exemption {
         path: "libs/twopc/src/model/world.rs",
-        function: "",
         reason: "the one world that the model check explores: its state, every step in it, what must hold",
-    },
-    Exemption {
-        path: "proto/tests/it/lint.rs",
-        function: "contracts_follow_bufs_standard_rules",
-        reason: "buf's rules one after another, under their names",
     },
 ];
 
@@ -135,20 +120,16 @@ fn check_words(text: &str) -> Result<(), String> {
 }
 
 fn check_lengths(file: &Path, text: &str) -> Result<(), String> {
-    let is_exempt = |function: &str| {
-        EXEMPT
-            .iter()
-            .any(|exemption| Path::new(exemption.path) == file && exemption.function == function)
-    };
+    let is_exempt = EXEMPT.iter().any(|exemption| Path::new(exemption.path) == file);
     let lines = text.lines().count();
-    if lines > FILE_LINES_MAX && !is_exempt("") {
+    if lines > FILE_LINES_MAX && !is_exempt {
         return Err(format!("has {lines} lines, more than {FILE_LINES_MAX}"));
     }
-    let is_python = file.extension().is_some_and(|extension| extension == "py");
-    let functions = if is_python { functions::of_python(text) } else { functions::of_rust(text) };
-    for (name, lines) in functions {
-        if lines > FUNCTION_LINES_MAX && !is_exempt(name) {
-            return Err(format!("`{name}` has {lines} lines, more than {FUNCTION_LINES_MAX}"));
+    if file.extension().is_some_and(|extension| extension == "py") {
+        for (name, lines) in functions::of_python(text) {
+            if lines > FUNCTION_LINES_MAX {
+                return Err(format!("`{name}` has {lines} lines, more than {FUNCTION_LINES_MAX}"));
+            }
         }
     }
     Ok(())
@@ -195,8 +176,8 @@ mod tests {
         let file = Path::new("a/src/b.rs");
         assert!(check_lengths(file, &"//\n".repeat(FILE_LINES_MAX)).is_ok());
         assert!(check_lengths(file, &"//\n".repeat(FILE_LINES_MAX + 1)).is_err());
-        let body = "    let a = 1;\n".repeat(FUNCTION_LINES_MAX);
-        assert!(check_lengths(file, &format!("fn a() {{\n{body}}}\n")).is_err());
+        let body = "    a = 1\n".repeat(FUNCTION_LINES_MAX);
+        assert!(check_lengths(Path::new("a/b.py"), &format!("def a():\n{body}")).is_err());
     }
 
     #[test]

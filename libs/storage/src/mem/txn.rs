@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use types::{Mutation, Timestamp};
 
-use super::{Landing, Late, MemKv, Op, Verdict, Writes};
-use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value};
+use super::{Landing, Late, MemKv, Op, Verdict};
+use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value, Writes};
 
 /// A view at one timestamp.
 pub(super) struct MemReads {
@@ -27,6 +27,10 @@ pub(super) struct MemTxn {
 impl MemReads {
     pub(super) fn new(kv: MemKv, at: Timestamp) -> Self {
         Self { kv, at }
+    }
+
+    const fn at(&self) -> Timestamp {
+        self.at
     }
 
     async fn get_over(&self, key: &[u8], own: &Writes) -> Result<Option<Value>, KvError> {
@@ -73,24 +77,7 @@ impl fmt::Debug for MemReads {
     }
 }
 
-#[async_trait]
-impl Reads for MemReads {
-    fn read_ts(&self) -> Timestamp {
-        self.at
-    }
-
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
-        self.get_over(key, &Writes::new()).await
-    }
-
-    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
-        self.batch_get_over(keys, &Writes::new()).await
-    }
-
-    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
-        self.scan_over(range, limit, &Writes::new()).await
-    }
-}
+reads_over!(MemReads, |this| this, &Writes::new());
 
 impl MemTxn {
     pub(super) fn new(kv: MemKv, start_ts: Timestamp) -> Self {
@@ -120,24 +107,7 @@ impl fmt::Debug for MemTxn {
     }
 }
 
-#[async_trait]
-impl Reads for MemTxn {
-    fn read_ts(&self) -> Timestamp {
-        self.reads.at
-    }
-
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
-        self.reads.get_over(key, &self.writes).await
-    }
-
-    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
-        self.reads.batch_get_over(keys, &self.writes).await
-    }
-
-    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
-        self.reads.scan_over(range, limit, &self.writes).await
-    }
-}
+reads_over!(MemTxn, |this| this.reads, &this.writes);
 
 #[async_trait]
 impl Txn for MemTxn {

@@ -12,10 +12,7 @@ use super::{
     classify::{self, ReadVerdict},
     pace::{Interrupted, Pause},
 };
-use crate::kv::{Key, KvError, Reads, Value};
-
-/// What a KV transaction writes: none is a removal.
-pub(super) type Writes = BTreeMap<Key, Option<Value>>;
+use crate::kv::{Key, KvError, Reads, Value, Writes};
 
 type Pairs = Vec<(Key, Value)>;
 
@@ -124,6 +121,10 @@ impl TikvReads {
         }
     }
 
+    pub(super) const fn at(&self) -> Timestamp {
+        self.at
+    }
+
     pub(super) async fn get_over(
         &self,
         key: &[u8],
@@ -215,21 +216,4 @@ impl fmt::Debug for TikvReads {
     }
 }
 
-#[async_trait]
-impl Reads for TikvReads {
-    fn read_ts(&self) -> Timestamp {
-        self.at
-    }
-
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
-        self.get_over(key, &Writes::new()).await
-    }
-
-    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
-        self.batch_get_over(keys, &Writes::new()).await
-    }
-
-    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
-        self.scan_over(range, limit, &Writes::new()).await
-    }
-}
+reads_over!(TikvReads, |this| this, &Writes::new());

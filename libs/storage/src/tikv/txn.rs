@@ -18,9 +18,9 @@ use super::{
     classify::{self, CommitVerdict, Orphan, ReadVerdict},
     commit_verifier::ErrorEpoch,
     pace::bounded,
-    query::{TikvReads, Writes, span},
+    query::{TikvReads, span},
 };
-use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value};
+use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value, Writes};
 
 /// Longest key that TiKV takes, in bytes.
 const KEY_BYTES_MAX: usize = 8 << 10;
@@ -167,7 +167,7 @@ impl TikvTxn {
     fn clear_orphan(&self, orphan: Option<Orphan>, span: Range<Key>) {
         if let Some(orphan) = orphan {
             let passed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let now = Timestamp::from_physical(self.reads.read_ts().physical().plus_ms(passed));
+            let now = Timestamp::from_physical(self.reads.at().physical().plus_ms(passed));
             self.inner.clear_orphan(orphan, span, now);
         }
     }
@@ -176,30 +176,13 @@ impl TikvTxn {
 impl fmt::Debug for TikvTxn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TikvTxn")
-            .field("start_ts", &self.reads.read_ts())
+            .field("start_ts", &self.reads.at())
             .field("writes", &self.writes.len())
             .finish_non_exhaustive()
     }
 }
 
-#[async_trait]
-impl Reads for TikvTxn {
-    fn read_ts(&self) -> Timestamp {
-        self.reads.read_ts()
-    }
-
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
-        self.reads.get_over(key, &self.writes).await
-    }
-
-    async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
-        self.reads.batch_get_over(keys, &self.writes).await
-    }
-
-    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
-        self.reads.scan_over(range, limit, &self.writes).await
-    }
-}
+reads_over!(TikvTxn, |this| this.reads, &this.writes);
 
 #[async_trait]
 impl Txn for TikvTxn {

@@ -1,0 +1,55 @@
+//! Where the services are, as every command that calls them is told.
+
+use crate::routing::Target;
+
+/// The stock service.
+#[derive(clap::Args, Clone, Debug)]
+pub struct StockEndpoints {
+    /// Where the stock service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_STOCK_ENDPOINTS",
+        default_value = "127.0.0.1:7200",
+        value_name = "ENDPOINTS"
+    )]
+    pub stock_endpoints: Target,
+}
+
+/// The coordinator.
+#[derive(clap::Args, Clone, Debug)]
+pub struct CoordinatorEndpoints {
+    /// Where the coordinator is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_COORDINATOR_ENDPOINTS",
+        default_value = "127.0.0.1:7000",
+        value_name = "ENDPOINTS"
+    )]
+    pub coordinator_endpoints: Target,
+}
+
+/// The three participants of a checkout.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ShopEndpoints {
+    /// Where the order service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_ORDER_ENDPOINTS",
+        default_value = "127.0.0.1:7100",
+        value_name = "ENDPOINTS"
+    )]
+    pub order_endpoints: Target,
+
+    /// The stock service.
+    #[command(flatten)]
+    pub stock: StockEndpoints,
+
+    /// Where the payment service is: host:port[,host:port...] or dns:host:port.
+    #[arg(
+        long,
+        env = "TILL_PAYMENT_ENDPOINTS",
+        default_value = "127.0.0.1:7300",
+        value_name = "ENDPOINTS"
+    )]
+    pub payment_endpoints: Target,
+}
