@@ -1,7 +1,7 @@
-//! The attempts of one call: a transaction is begun again while nothing definite comes of it.
+//! The attempts of one call: a new transaction begins for as long as none has a definite result.
 //!
-//! All attempts of a call have one priority, one request id and one end. The end is a time of the store,
-//! fixed before the first vote is asked for; no attempt votes after it.
+//! All attempts of a call share one priority, one request id and one end. The end is a time of the
+//! store's clock, fixed before the first vote is asked for; no attempt votes after it.
 
 use std::time::Duration;
 
@@ -30,21 +30,22 @@ use crate::{
     tx_log::Origin,
 };
 
-/// Least and greatest pause before a call is tried again.
+/// Shortest and longest pause before a call is tried again.
 pub(crate) const AGAIN: (Duration, Duration) =
     (Duration::from_millis(2), Duration::from_millis(200));
 
-/// How long after its deadline a vote without an outcome is resolved, at most, while a coordinator and the
-/// store are there.
+/// Upper bound on the time from a vote's deadline until the vote is resolved if it has no outcome,
+/// provided that a coordinator and the store are up.
 const RESOLVED_AFTER: Duration = Duration::from_millis(1_500);
 
-/// What came of one attempt.
+/// The result of one attempt.
 pub(crate) enum Attempted {
-    /// All of it happened, by this transaction or an earlier one of the same call.
+    /// Everything happened, by this transaction or by an earlier one of the same call.
     Committed(TxId),
-    /// Not all of it may happen.
+    /// A branch refused, so nothing happens.
     Refused(Refusals),
-    /// Nothing definite: the next attempt may come at once, or when these are out of the way.
+    /// Nothing definite. The next attempt may begin once these transactions, if any, are out of the
+    /// way.
     Again(Vec<TxMeta>),
 }
 
@@ -52,17 +53,17 @@ pub(crate) enum Attempted {
 pub(crate) struct Refusals {
     /// The NO votes that came in, in the order of the branches.
     pub(crate) votes: Vec<Refused>,
-    /// The primary remembers that the call is refused.
+    /// True if the primary remembers that the call is refused.
     stands: bool,
 }
 
-/// What a primary says of a call that is to be refused.
+/// A primary's answer when it is asked to remember a refusal.
 pub(crate) enum Noted {
-    /// It has succeeded, by this transaction.
+    /// The call has already succeeded, by this transaction.
     Committed(TxId),
-    /// It stays refused: for this reason, or an earlier one.
+    /// The call stays refused, for this reason or an earlier one.
     Refused(No),
-    /// Nothing: it keeps no such memory.
+    /// The primary does not keep such memories.
     Nothing,
 }
 
@@ -73,15 +74,16 @@ pub(crate) struct Attempts<'a> {
     origin: Origin,
     /// When the caller stops listening.
     until: Instant,
-    /// When this coordinator's attempts end, by the store's clock: with the call, or where its caller has not
-    /// said when that is, with the caller's patience. Then others may attempt the same later.
+    /// When this coordinator's attempts end, by the store's clock: at the call's own end, or, if
+    /// its caller set none, when the caller stops listening. In the latter case others may attempt
+    /// the same call later.
     end: Option<UnixMillis>,
     priority: Option<Priority>,
     backoff: Backoff,
 }
 
 impl<'a> Attempts<'a> {
-    /// No attempt yet; all of them end within `time`.
+    /// Starts with no attempt made. All attempts end within `time`.
     pub(crate) fn new(
         coordinator: &'a Coordinator,
         call: ClientCall,
@@ -98,11 +100,11 @@ impl<'a> Attempts<'a> {
         self.until
     }
 
-    /// Whether the call may still take effect, by a timestamp that was read for this attempt. The first one
-    /// fixes the end of these attempts, where the call has none.
+    /// Checks that the call may still take effect, by a timestamp that was read for this attempt.
+    /// If the call has no end, the first attempt fixes one.
     ///
     /// # Errors
-    /// [`CheckoutError::Unavailable`] when it is over; INVALID_ARGUMENT when its end is too far ahead.
+    /// [`CheckoutError::Unavailable`] past the end; INVALID_ARGUMENT if the end is too far ahead.
     pub(crate) fn admit(&mut self, read: Timestamp) -> Result<(), CheckoutError> {
         let now = read.physical();
         let left = self.until.saturating_duration_since(Instant::now());
@@ -112,7 +114,7 @@ impl<'a> Attempts<'a> {
         if now >= end && Mutation::EndIgnored.is_on() {
             self.end = Some(now.plus_ms(CALL_LIFE_MAX_MS));
         } else if now >= end {
-            // Every attempt so far has ended without effect.
+            // Every attempt so far ended without effect.
             return Err(CheckoutError::Unavailable);
         }
         if now.plus_ms(CALL_AHEAD_MAX_MS) < end {
@@ -124,10 +126,11 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Runs one transaction, begun at a timestamp that was [admitted](Self::admit).
+    /// Runs one transaction, begun at an [admitted](Self::admit) timestamp.
     ///
     /// # Errors
-    /// [`CheckoutError::OutcomeUnknown`] when the caller stops listening first: it goes on without us.
+    /// [`CheckoutError::OutcomeUnknown`] if the caller stops listening first; the transaction goes
+    /// on.
     pub(crate) async fn run(
         &mut self,
         began: Timestamp,
@@ -135,7 +138,7 @@ impl<'a> Attempts<'a> {
         payloads: Vec<Bytes>,
     ) -> Result<Attempted, CheckoutError> {
         let coordinator = self.coordinator;
-        // A retry keeps the place of the first attempt.
+        // A retry keeps the priority of the first attempt.
         let priority = *self.priority.get_or_insert_with(|| Priority {
             begin_ts: began.0,
             nonce: coordinator.entropy().next_u64(),
@@ -177,12 +180,14 @@ impl<'a> Attempts<'a> {
         })
     }
 
-    /// Ends a call that was refused, and returns what its client is told: the first refusal, or the transaction by
-    /// which another attempt has succeeded meanwhile. The Abort told the primary of the refusal, unless that is who
-    /// refused, or another attempt was in the way.
+    /// Ends a refused call. The client is told the first refusal, or the transaction by which
+    /// another attempt has succeeded meanwhile. Usually the Abort told the primary of the refusal;
+    /// if it did not, because the primary itself refused or another attempt was in the way, this
+    /// tells it.
     ///
     /// # Errors
-    /// The refusal; [`CheckoutError::Unavailable`] where there is none; as [`Self::note_refusal`].
+    /// The refusal; [`CheckoutError::Unavailable`] if there is none; otherwise as
+    /// [`Self::note_refusal`].
     pub(crate) async fn refuse(
         &self,
         primary: &Branch,
@@ -204,12 +209,13 @@ impl<'a> Attempts<'a> {
         Err(refused(reason, metadata))
     }
 
-    /// Has the primary remember that the call is refused, for a reason that no Abort tells it, and returns what
-    /// it says of the call.
+    /// Makes the primary remember that the call is refused, for a reason that no Abort carries.
+    /// Returns what the primary knows of the call.
     ///
     /// # Errors
-    /// [`CheckoutError::OutcomeUnknown`] when the caller stops listening first: a refusal that is not durable is
-    /// not certain; [`CheckoutError::Unavailable`] when there is no such shard any more.
+    /// [`CheckoutError::OutcomeUnknown`] if the caller stops listening first, because a refusal is
+    /// certain only once it is durable; [`CheckoutError::Unavailable`] if the shard no longer
+    /// exists.
     pub(crate) async fn note_refusal(
         &self,
         primary: &Branch,
@@ -226,7 +232,7 @@ impl<'a> Attempts<'a> {
                     Err(SendError::Refused { code, .. }) if code == Code::Unimplemented as i32 => {
                         return Ok(Noted::Nothing);
                     }
-                    // A shard that it does not have: it has others now.
+                    // The service does not have this shard: its number of shards has changed.
                     Err(SendError::Refused { code, .. })
                         if code == Code::InvalidArgument as i32 =>
                     {
@@ -245,7 +251,8 @@ impl<'a> Attempts<'a> {
     /// Waits until another attempt may get further.
     ///
     /// # Errors
-    /// [`CheckoutError::Unavailable`] when the caller's time is over: every attempt has ended without effect.
+    /// [`CheckoutError::Unavailable`] if the caller's time is over; every attempt ended without
+    /// effect.
     pub(crate) async fn pause(
         &mut self,
         kind: &'static str,
@@ -258,14 +265,14 @@ impl<'a> Attempts<'a> {
                 self.coordinator.wait_for(blocker).await;
             }
         };
-        // When time is over nothing of ours is under way.
+        // If time runs out, none of our transactions is under way.
         let _late = timeout_at(self.until, waits).await;
         sleep(self.backoff.pause()).await;
         if Instant::now() >= self.until { Err(CheckoutError::Unavailable) } else { Ok(()) }
     }
 
-    /// Waits until what an earlier attempt may hold, which ended without an answer at `unanswered`, has been
-    /// given back.
+    /// Waits until anything that an earlier attempt may hold has been given back. That attempt
+    /// ended without an answer at `unanswered`.
     pub(crate) async fn settle(&self, unanswered: Option<UnixMillis>) {
         let Some(unanswered) = unanswered else { return };
         let window_ends = unanswered.plus_ms(self.coordinator.vote_window().get());
@@ -286,9 +293,9 @@ fn noted(response: RefuseResponse) -> Result<Noted, CheckoutError> {
     })
 }
 
-/// The transaction by which an earlier attempt of the call has succeeded, as its primary says.
+/// The transaction by which an earlier attempt of the call succeeded, according to its primary.
 fn done_before(refused: &[Refused]) -> Option<TxId> {
-    // The primary is the first branch, and nobody else knows.
+    // Only the primary, which is the first branch, knows this.
     let done = |refused: &&Refused| {
         refused.index == 0 && Reason::parse(&refused.reason) == Some(Reason::AlreadyDone)
     };

@@ -1,5 +1,5 @@
-//! One order bought: read it, plan, run the transaction, and start over inside for as long as nothing
-//! definite was said.
+//! Buys one order: reads it, plans, runs the transaction, and starts over while the result is not
+//! definite.
 
 use std::time::Duration;
 
@@ -29,20 +29,21 @@ use crate::{
     tx_log::Origin,
 };
 
-/// Longest that the order service is waited for before it is asked again, perhaps elsewhere.
+/// Upper bound on waiting for the order service before it is asked again, perhaps at another
+/// replica.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A checkout that succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paid {
-    /// By this transaction.
+    /// Paid by this transaction.
     Now(TxId),
-    /// Before this call.
+    /// Was paid before this call.
     Before,
 }
 
-/// Counts what a caller is told. Reasons that are not ours are a participant's invention, and are not
-/// counted by their names.
+/// Counts what a caller is told. A reason that is not ours was invented by a participant, so it is
+/// counted as OTHER.
 pub(crate) fn count(told: &Result<Paid, CheckoutError>) {
     let (outcome, reason) = match told {
         Ok(Paid::Now(_)) => ("paid", ""),
@@ -60,7 +61,7 @@ pub(crate) fn count(told: &Result<Paid, CheckoutError>) {
     telemetry::metrics().checkouts.one([outcome, reason]);
 }
 
-/// What stands under an order's id.
+/// What is stored under an order's id.
 enum Read {
     Order(GetOrderResponse),
     NotFound(Refusal),
@@ -69,26 +70,28 @@ enum Read {
 /// A checkout as its caller asks for it.
 #[derive(Debug, Clone)]
 pub struct Checkout {
-    /// What is to be bought.
+    /// The order to buy.
     pub order_id: OrderId,
     /// The client's call.
     pub call: ClientCall,
-    /// The order is bought only as one of these tokens says; any content will do if there are none.
+    /// The order is bought only if its content matches one of these tokens. If empty, any content
+    /// will do.
     pub if_match: Vec<String>,
     /// When an earlier attempt of the call ended without an answer, by the store's clock.
     pub unanswered: Option<UnixMillis>,
 }
 
-/// What one try came to.
+/// The result of one try.
 enum Tried {
     Paid(Paid),
-    /// Nothing definite: the next try may come at once, or after these are out of the way.
+    /// Nothing definite. The next try may begin once these transactions, if any, are out of the
+    /// way.
     Again(Vec<TxMeta>),
 }
 
 impl Coordinator {
-    /// Buys an order, within `time`. However often it is called, with whatever request id, the order is
-    /// bought once.
+    /// Buys an order, within `time`. The order is bought at most once, no matter how often and with
+    /// which request ids this is called.
     ///
     /// # Errors
     /// [`CheckoutError`].
@@ -167,8 +170,9 @@ impl Coordinator {
         }
     }
 
-    /// Refuses the call for a reason that was found before anything was begun. The order's shard remembers it:
-    /// another attempt of the call, which hangs somewhere, must not succeed after its client was refused.
+    /// Refuses the call for a reason that was found before anything began. The order's shard
+    /// remembers the refusal, so that another attempt of the call, still hanging somewhere, cannot
+    /// succeed after the client was refused.
     async fn refuse(
         &self,
         checkout: &Checkout,
@@ -185,7 +189,7 @@ impl Coordinator {
         }
     }
 
-    /// Reads the order as it stands, once no checkout of it is in flight.
+    /// Reads the order once no checkout of it is in flight.
     async fn read(
         &self,
         order_id: &OrderId,
@@ -244,9 +248,9 @@ impl Coordinator {
         }
     }
 
-    /// Reads the order along with whatever else goes to its shard. None for whatever is no plain answer, a
-    /// checkout in flight or a refusal for instance: it is then asked for by itself, which waits, and tells
-    /// why not.
+    /// Reads the order in the same batch as other messages to its shard. Returns `None` for
+    /// anything but a plain answer, such as a checkout in flight or a refusal. The caller then
+    /// reads the order by a call of its own, which waits and tells the reason.
     async fn read_along(
         &self,
         order_id: &OrderId,
@@ -279,7 +283,7 @@ impl Coordinator {
     }
 }
 
-/// Whether an order is, or was sold, as one of the caller's tokens says.
+/// Checks that an order matches one of the caller's tokens, as it is or as it was sold.
 fn check_match(order: &Order, if_match: &[String]) -> Result<(), Refusal> {
     let fits = |token: &String| {
         token == "*" || *token == order.etag || (order.paid && *token == order.sold_etag)

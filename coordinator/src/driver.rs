@@ -1,5 +1,5 @@
-//! Drives one machine of `twopc`: sends what it wants sent until it is answered, and feeds it the
-//! answers. The transaction goes on until nothing is left to do, whoever listens.
+//! Drives one `twopc` machine: sends each message until it is answered, and feeds the answers back.
+//! The transaction runs to its end even if nobody listens.
 
 use std::{
     future::poll_fn,
@@ -30,25 +30,26 @@ use crate::{
     tx_log::{LogStep, Trace},
 };
 
-/// Least and greatest pause before a message is sent again.
+/// Shortest and longest pause before a message is sent again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// What came of a transaction, as far as its listener is concerned.
+/// The result that a listener gets: how the transaction ended, or the violation that stopped it.
 pub type Answer = Result<Ended, Violation>;
 
-/// What a listener is told.
+/// How a transaction ended, as told to its listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// The outcome.
     pub outcome: Outcome,
-    /// The primary remembers that the call is refused: no other attempt of it takes effect.
+    /// True if the primary remembers that the call is refused, so that no other attempt of it takes
+    /// effect.
     pub refusal_stands: bool,
 }
 
-/// What a branch answers: the reply, and whether a refusal that came along is remembered.
+/// A branch's reply, and whether the primary remembers the refusal that came with the message.
 type Heard = (Reply, bool);
 
-/// A message on its way, with its retries.
+/// A message under way, including its retries.
 type PendingSend = Pin<Box<dyn Future<Output = Heard> + Send>>;
 
 /// Drives a transaction to its end.
@@ -57,13 +58,13 @@ pub struct Driver {
     entropy: Arc<dyn Entropy>,
     meta: TxMeta,
     operations: Operations,
-    /// The payload of each branch; empty when no Prepare will be sent.
+    /// The payload of each branch; empty for a resolution, which sends no Prepare.
     payloads: Vec<Bytes>,
-    /// What is on its way to each branch.
+    /// The message under way to each branch.
     pending: Vec<Option<(MessageId, PendingSend)>>,
     listener: Option<oneshot::Sender<Answer>>,
-    /// A business NO that came in from elsewhere than the primary. The primary is told of it together with
-    /// the abort, as no other attempt of the call must succeed after the client was refused.
+    /// The first business NO from a branch other than the primary. It goes to the primary with the
+    /// abort, because no other attempt of the call may succeed once the client was refused.
     refusal: Option<No>,
     refusal_stands: bool,
     trace: Trace,
@@ -76,7 +77,7 @@ impl std::fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// A driver for this transaction, and where its answer arrives.
+    /// A driver for this transaction, and the receiver of its answer.
     pub fn new(
         participants: ParticipantClient,
         entropy: Arc<dyn Entropy>,
@@ -103,14 +104,14 @@ impl Driver {
         (driver, answer)
     }
 
-    /// Runs a new transaction; its branches have until `window` from now to vote.
+    /// Runs a new transaction, whose branches must vote within `window` from now.
     pub async fn begin(mut self, window: Duration) {
         let mut outputs = Vec::new();
         let machine = Transaction::begin(&self.meta, &mut outputs);
         self.drive(machine, outputs, Some(Instant::now() + window)).await;
     }
 
-    /// Finds out what became of a transaction. `may_fence` says that its deadline has passed by the
+    /// Finds out the outcome of a transaction. `may_fence` says that its deadline has passed by the
     /// store's clock.
     pub async fn resolve(mut self, may_fence: bool) {
         let mut outputs = Vec::new();
@@ -150,7 +151,7 @@ impl Driver {
         }
     }
 
-    /// Remembers a refusal, so that the primary can be told of it; but none after which the call is tried again.
+    /// Remembers a refusal for the primary, unless it is one after which the call is retried.
     fn hear(&mut self, input: &Input) {
         let Input::Reply { index, reply, .. } = input else { return };
         self.trace.step(*index, || LogStep::heard(reply));
@@ -191,12 +192,12 @@ impl Driver {
 
     fn answer(&mut self, answer: Answer) {
         if let Some(listener) = self.listener.take() {
-            // Nobody need be listening: the transaction goes on all the same.
+            // The listener may be gone; the transaction goes on all the same.
             let _gone = listener.send(answer);
         }
     }
 
-    /// A message that is sent until it is answered.
+    /// Sends a message, again and again until it is answered.
     fn send(&self, index: BranchIndex, message: Message) -> Option<PendingSend> {
         let branch = self.meta.branches.get(index)?.clone();
         let patient = match &message {
@@ -251,7 +252,8 @@ impl Driver {
     }
 }
 
-/// Whether a refusal says that the order, or where something lies, is not as it was read: then it is read again.
+/// Whether a refusal means that the order or a shard is no longer as it was read. The order is then
+/// read again.
 pub(crate) fn is_outdated(reason: &str) -> bool {
     matches!(
         Reason::parse(reason),
@@ -259,7 +261,7 @@ pub(crate) fn is_outdated(reason: &str) -> bool {
     )
 }
 
-/// An outcome, as a label.
+/// The metric label of an outcome.
 const fn outcome_label(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Committed => "committed",
@@ -270,7 +272,7 @@ const fn outcome_label(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// A message, as the name of a span.
+/// The span name of a message.
 const fn label(message: &Message) -> &'static str {
     match message {
         Message::Prepare => "prepare",
@@ -281,7 +283,7 @@ const fn label(message: &Message) -> &'static str {
     }
 }
 
-/// Waits for the next answer of any branch.
+/// Waits for the next reply of any branch.
 async fn next_reply(pending: &mut [Option<(MessageId, PendingSend)>]) -> (Input, bool) {
     poll_fn(|context: &mut Context<'_>| {
         for (index, place) in pending.iter_mut().enumerate() {
@@ -309,7 +311,7 @@ async fn attempt(
     let mut result = participants.send(branch, operation.clone(), patient).await?;
     if let OpResult::Waiting(waiting) = &result {
         trace.step(index, || LogStep::waits(waiting));
-        // Rare, and large: it must not make every send as large.
+        // Boxed: this is rare but large, and would make the future of every send as large.
         result = Box::pin(participants.prepare_and_wait(branch, operation)).await?;
     }
     let refusal_stands = matches!(&result, OpResult::Abort(response) if response.refused);

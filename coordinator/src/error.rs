@@ -8,30 +8,31 @@ use types::{Classify, ErrorKind, Reason, Refusal, TxId};
 /// Why a checkout did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckoutError {
-    /// A definite answer; nothing is left behind.
+    /// A business refusal. It is definite, and nothing is left behind.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A refusal by a participant whose reasons we do not know.
+    /// A refusal by a participant, for a reason that is not one of ours.
     #[error("a participant refused: {reason}")]
     RefusedElsewhere {
-        /// Its reason.
+        /// The participant's reason.
         reason: String,
         /// Ids and amounts for people.
         metadata: BTreeMap<String, String>,
     },
-    /// The order service said no, or gave no answer.
+    /// The order service refused or did not answer.
     #[error(transparent)]
     Failed(#[from] Failure),
-    /// Time is over before anything was begun. Retry.
+    /// Time ran out before any transaction took effect. Retry.
     #[error("no transaction could be begun in time")]
     Unavailable,
-    /// The order service is of release 0.1, which sells orders as they were read in the middle of a batch.
+    /// The order service is of release 0.1. It may sell an order as it was read in the middle of a
+    /// batch, although the batch changed it once more (P13).
     #[error("the order service is of an older release, which tells no etag")]
     Outdated,
-    /// Time is over and a decision may exist. Ask again with the same request id.
+    /// Time ran out, and a decision may exist. Ask again with the same request id.
     #[error("the outcome is not known yet")]
     OutcomeUnknown,
-    /// The rules of the protocol were broken. A person must look.
+    /// A rule of the protocol was broken. An operator must look into it.
     #[error("the transaction {0} broke the protocol")]
     Broken(TxId),
 }
@@ -71,13 +72,13 @@ impl Classify for CheckoutError {
 }
 
 impl CheckoutError {
-    /// True for a definite answer, before which nothing may be held any more.
+    /// True for a definite refusal. It is only answered once nothing is held any more.
     pub(crate) const fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::RefusedElsewhere { .. })
     }
 }
 
-/// A refusal by its reason, which need not be one of ours.
+/// A refusal from a reason, which need not be one of ours.
 pub(crate) fn refused(reason: String, metadata: BTreeMap<String, String>) -> CheckoutError {
     match Reason::parse(&reason) {
         Some(reason) => Refusal { reason, metadata }.into(),

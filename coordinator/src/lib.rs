@@ -1,18 +1,21 @@
 //! The coordinator role: runs two-phase commit across the participants.
 //!
-//! Must not know: what a payload means once it is made (only [`plan`] knows orders, stock and payment);
-//! which store it is. Nothing here outlives the process: votes and outcomes stand with the participants.
+//! This crate does not know what a payload means once it is made (only [`plan`] knows orders, stock
+//! and payment), nor which store it uses. Nothing here outlives the process: the participants keep
+//! all votes and outcomes.
 //!
-//! Modules, from below: [`plan`] an order as branches with payloads; [`participant_client`] batches of messages to a
-//! shard; [`tx_log`] what is noted of transactions for operators; [`driver`] drives a `twopc` machine; `state` what
-//! the parts share; [`resolve`] what became of somebody else's transaction; `attempts` a call tried again until
-//! something definite comes of it, within a `vote_window`; [`checkout`] one order bought; `run_plan` a plan of others'
-//! making; [`operator`] what operators ask; `service` and `transactions` the two gRPC services, over `wire`. Beside
-//! them: [`watch`] the books audited again and again; [`participants`] services beyond our own; [`error`];
-//! `singleflight`.
+//! Modules, bottom up: [`plan`] turns an order into branches with payloads; [`participant_client`]
+//! sends batches of messages to a shard; [`tx_log`] records transactions for operators; [`driver`]
+//! drives a `twopc` machine; `state` holds what the other modules share; [`resolve`] finds the
+//! outcome of somebody else's transaction; `attempts` retries a call until it has a definite
+//! result, and asks for votes within a `vote_window`; [`checkout`] buys one order; `run_plan` runs a plan
+//! supplied by a caller; [`operator`] answers operators; `service` and `transactions` are the two
+//! gRPC services, over `wire`. Beside them, [`watch`] audits the books periodically,
+//! [`participants`] configures services beyond our own, [`error`] has the errors, and
+//! `singleflight` shares one answer between concurrent callers.
 //!
-//! Invariants: a business refusal is answered only after its aborts are durable; a retry is a new TxId
-//! with the same priority; a client that goes away stops nothing.
+//! Invariants: a business refusal is answered only after its aborts are durable; a retry is a new
+//! TxId with the same priority; a client that disconnects stops nothing.
 
 mod attempts;
 pub mod checkout;
@@ -65,11 +68,11 @@ use crate::{
 
 pub use crate::{participants::Extras, state::Coordinator};
 
-/// The services of a replica, by their full names.
+/// The full names of the services that a replica serves.
 const SERVED: [&str; 2] =
     [coordinator_service_server::SERVICE_NAME, transaction_service_server::SERVICE_NAME];
 
-/// Between two looks whether the store is there.
+/// Pause between two checks that the store answers.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 
 /// Settings of the coordinator.
@@ -131,7 +134,7 @@ pub struct Args {
     pub batch_calls_max: Option<u16>,
 }
 
-/// What a coordinator needs to know; the part of [`Args`] that a simulation wants.
+/// What a coordinator needs to know: the part of [`Args`] that a simulation also sets.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where the order service is.
@@ -144,7 +147,7 @@ pub struct Settings {
     pub request_id_retention_ms: u64,
     /// Milliseconds that branches have to vote.
     pub vote_window_ms: u64,
-    /// Messages that go to a shard at once at most; the usual number unless given.
+    /// Upper limit on the messages sent to a shard at once; `None` is the built-in limit.
     pub batch_calls_max: Option<u16>,
 }
 
@@ -161,7 +164,7 @@ impl From<&Args> for Settings {
     }
 }
 
-/// Why the coordinator stopped. A person must look.
+/// Why the coordinator stopped. An operator must look into it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The settings for the store are not usable.
@@ -181,7 +184,7 @@ pub enum Error {
     Admin(#[source] io::Error),
 }
 
-/// The services of a replica.
+/// The gRPC services of a replica.
 pub fn routes(coordinator: Coordinator) -> Routes {
     let time = coordinator.store_time().clone();
     let routes = Routes::new(served!(CoordinatorServiceServer::new(coordinator.clone())))
@@ -189,10 +192,10 @@ pub fn routes(coordinator: Coordinator) -> Routes {
     store_time::telling(routes, &time)
 }
 
-/// Serves until `shutdown` is done, then drains: requests first, then what goes on in the background.
+/// Serves until `shutdown` completes, then drains requests first and background work second.
 ///
 /// # Errors
-/// [`Error`]; a person must look.
+/// [`Error`]; an operator must look into it.
 pub async fn run(
     args: Args,
     listeners: Listeners,
@@ -238,11 +241,11 @@ pub async fn run(
     Ok(served?)
 }
 
-/// What operators ask.
+/// The admin listener, with the last audit in its readiness details.
 fn admin(coordinator: &Coordinator, readiness: &Readiness) -> Admin {
     let watch = coordinator.watch().clone();
     let details = move || {
-        // None while another replica audits, or none does.
+        // `None` while another replica audits, or if no replica does.
         let audit = watch.last().map(|verdict| {
             serde_json::json!({
                 "at_ms": verdict.at.physical().0,
@@ -257,7 +260,7 @@ fn admin(coordinator: &Coordinator, readiness: &Readiness) -> Admin {
     Admin::new(Ready::new(readiness.clone(), details)).with_metrics(storage::tikv::client_metrics)
 }
 
-/// What goes on beside the requests, until it is told to stop.
+/// The background chores, which run until `stop` is cancelled.
 fn chores(
     args: &Args,
     coordinator: &Coordinator,
@@ -283,7 +286,7 @@ fn chores(
     }
 }
 
-/// Keeps readiness in step with the store. Never ends.
+/// Keeps readiness in step with whether the store answers. Never returns.
 async fn probe(kv: &SharedKv, readiness: &Readiness, store_time: &StoreTime) {
     let mut there = false;
     loop {

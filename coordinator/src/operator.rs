@@ -1,4 +1,4 @@
-//! What operators ask: all that is known of a transaction, which ones are unresolved, and to resolve one.
+//! Answers operators: explains a transaction, lists the unresolved ones, and resolves one.
 //!
 //! Joins the live journals of our own services, the answers of other participants, and the log.
 
@@ -27,36 +27,36 @@ use types::{
 
 use crate::{resolve::Resolution, state::Coordinator, tx_log};
 
-/// Longest wait for a participant whose journal is not ours.
+/// Upper limit on waiting for a participant whose journal we cannot read.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Transactions of one order that are told.
+/// Upper limit on the transactions reported for one order.
 const TOLD_MAX: usize = 100;
 
-/// Whom somebody asks about.
+/// The subject of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// This one.
+    /// One transaction.
     Transaction(TxId),
-    /// Whatever wanted to buy this order.
+    /// All transactions that wanted to buy this order.
     Order(OrderId),
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
-    /// The journals cannot be read; retry.
+    /// The journals cannot be read. Retry.
     #[error("cannot read the journals: {0}")]
     Journals(#[from] audit::AuditError),
-    /// The order cannot be read; retry.
+    /// The order cannot be read. Retry.
     #[error("cannot read the order: {0}")]
     Order(#[from] audit::lookup::LookupError),
-    /// The log cannot be read; retry.
+    /// The log cannot be read. Retry.
     #[error("cannot read the log: {0}")]
     Log(#[from] storage::KvError),
-    /// Neither the journals nor the log know it.
+    /// Neither the journals nor the log know the transaction.
     #[error("nobody knows the transaction {0}; whatever it was, it holds nothing")]
     Unknown(TxId),
-    /// The rules of the protocol were broken. A person must look.
+    /// A rule of the protocol was broken. An operator must look into it.
     #[error("the transaction {0} broke the protocol")]
     Broken(TxId),
 }
@@ -89,10 +89,10 @@ impl Coordinator {
         Ok(transactions)
     }
 
-    /// All that is known of a transaction or of an order's transactions, by age.
+    /// Everything known of a transaction, or of an order's newest transactions, oldest first.
     ///
     /// # Errors
-    /// [`OperatorError`]; a retry helps when the store was not there.
+    /// [`OperatorError`]; a retry helps if the store did not answer.
     pub async fn explain(
         &self,
         subject: &Subject,
@@ -142,8 +142,9 @@ impl Coordinator {
         Ok(reports)
     }
 
-    /// Which transactions have a vote without an outcome: the oldest `limit` of those whose deadline was
-    /// over `overdue_ms` ago (0: all), and how many more there are.
+    /// The transactions that have a vote but no outcome and whose deadline passed at least
+    /// `overdue_ms` ago (0: all). Returns the first `limit` of them by TxId, hence the oldest, and
+    /// the number left out.
     ///
     /// # Errors
     /// [`OperatorError`]; retry.
@@ -170,10 +171,10 @@ impl Coordinator {
         Ok((reports.collect(), u64::try_from(left_out).unwrap_or(u64::MAX)))
     }
 
-    /// Resolves a transaction of which only the id is known, and tells its branches.
+    /// Resolves a transaction by its id alone, and tells its branches the outcome.
     ///
     /// # Errors
-    /// [`OperatorError`]; a retry helps when the store was not there.
+    /// [`OperatorError`]; a retry helps if the store did not answer.
     pub async fn resolve_by_id(
         &self,
         tx_id: TxId,
@@ -189,7 +190,7 @@ impl Coordinator {
         Ok((meta, resolution.ok_or(OperatorError::Broken(tx_id))?))
     }
 
-    /// Asks the branches whose journals are not ours.
+    /// Asks the branches whose journals we cannot read.
     async fn ask_others(&self, report: &mut TransactionReport) {
         let Some(tx) = report.tx.clone() else { return };
         for branch in &mut report.branches {
@@ -229,7 +230,7 @@ impl Coordinator {
     }
 }
 
-/// Transactions whose primary's hold, or whose record, is this order.
+/// Transactions whose primary holds, or held, this order.
 fn wanting(transactions: &Transactions, order_id: &OrderId) -> Vec<TxId> {
     let wants = |transaction: &Transaction| {
         transaction.primary().is_some_and(|said| said.hold == order_id.as_str().as_bytes())
@@ -245,7 +246,7 @@ fn log_meta(log: &TransactionLog) -> Option<TxMeta> {
     audit::journal::meta(log.tx.as_ref()).ok()
 }
 
-/// What journals and log say, branch by branch.
+/// What the journals and the log say, branch by branch.
 fn report(tx_id: TxId, known: Option<&Transaction>, logs: &[TransactionLog]) -> TransactionReport {
     let meta = known.and_then(|known| known.meta.clone());
     let meta = meta.or_else(|| logs.iter().find_map(log_meta));
@@ -274,7 +275,7 @@ fn report(tx_id: TxId, known: Option<&Transaction>, logs: &[TransactionLog]) -> 
     }
 }
 
-/// Who the branch at `index` waited for last, and since when.
+/// The transaction for which the branch at `index` first waited, and since when.
 fn wait_of(log: &TransactionLog, index: usize) -> Option<(Bytes, u64)> {
     let ours = |step: &&Step| usize::try_from(step.seat).is_ok_and(|at| at == index);
     let step = log.steps.iter().filter(ours).find(|step| !step.blocked_by.is_empty())?;
@@ -319,7 +320,7 @@ fn log_report(log: &TransactionLog) -> LogReport {
     }
 }
 
-/// Concludes the outcome from what every branch says; where nobody says anything any more, from the log.
+/// Derives the outcome from the state of every branch, or from the log if no branch remembers.
 fn settle(report: &mut TransactionReport, known: Option<&Transaction>, logs: &[TransactionLog]) {
     let states = report.branches.iter().map(|branch| convert::branch_state(branch.state).ok());
     let states: Vec<_> = states.collect();
@@ -332,7 +333,7 @@ fn settle(report: &mut TransactionReport, known: Option<&Transaction>, logs: &[T
         _ if is_paid => WireOutcome::Committed,
         Some(BranchState::Committed) => WireOutcome::Committed,
         Some(BranchState::Aborted) => WireOutcome::Aborted,
-        // While the primary is PREPARED, the outcome is that of all the votes.
+        // P2: while the primary is PREPARED, the outcome is that of all the votes.
         Some(BranchState::Prepared) if all_yes => WireOutcome::Committed,
         Some(BranchState::Prepared) => WireOutcome::Undecided,
         Some(BranchState::Absent) | None => forgotten(&states, logs),
@@ -340,11 +341,11 @@ fn settle(report: &mut TransactionReport, known: Option<&Transaction>, logs: &[T
     report.outcome = outcome.into();
 }
 
-/// The primary knows nothing: it has forgotten, or never knew.
+/// The outcome if the primary knows nothing, because it has forgotten or never knew.
 fn forgotten(states: &[Option<BranchState>], logs: &[TransactionLog]) -> WireOutcome {
     let logged = logs.iter().map(|log| log.outcome.as_str()).find(|text| !text.is_empty());
     if states.contains(&Some(BranchState::Committed)) {
-        // Nobody is committed before the primary was.
+        // P2: no branch is committed before the primary.
         return WireOutcome::Committed;
     }
     match logged {

@@ -1,8 +1,9 @@
-//! Messages to branches, in batches: while one Apply is on its way to a shard, the next one gathers.
+//! Sends messages to branches in batches: while one Apply is under way to a shard, the next one
+//! gathers.
 //!
-//! One outbox for each shard and urgency. A shard's lane answers a batch when all of it is durable, so
-//! messages for different shards never wait for each other; and acknowledgements that a lane may sit on
-//! (it writes them along with something else) never hold up votes.
+//! There is one outbox per shard and urgency. A shard's lane answers a batch once all of it is
+//! durable, so messages for different shards must not wait for each other. A lane may delay
+//! acknowledgements, to write them along with something else, so these must not hold up votes.
 
 use std::{
     collections::BTreeMap,
@@ -31,19 +32,19 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{Instrument as _, Span};
 use types::{Branch, Service};
 
-/// Operations in one Apply at most, unless told otherwise.
+/// Upper limit on the operations in one Apply, unless a lower one is set.
 const BATCH_MAX: usize = 512;
-/// Applies on their way to one shard at once: one in the lane's hands, one on the wire.
+/// Applies under way to one shard at once: one with the lane, one on the wire.
 const IN_FLIGHT: usize = 2;
-/// Messages that may wait for one shard; further ones are sent again later.
+/// Upper limit on the messages waiting for one shard. Further ones are sent again later.
 const QUEUE: usize = 16_384;
-/// Longest that a participant is waited for before it is asked again, perhaps elsewhere.
+/// Upper limit on waiting for a participant before it is asked again, perhaps at another replica.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a message has no answer. It may have arrived; send it again.
+/// Why a message was not answered. It may have arrived; send it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// No service of this name takes part here.
+    /// No participant of this name is configured here.
     #[error("no participant is called {0}")]
     Unknown(Service),
     /// No replica is known.
@@ -52,12 +53,12 @@ pub enum SendError {
     /// The call failed.
     #[error(transparent)]
     Failed(#[from] Failure),
-    /// The operation failed, with this gRPC code.
+    /// The participant answered this operation with an error.
     #[error("the participant refused ({code}): {message}")]
     Refused {
         /// A google.rpc.Code number.
         code: i32,
-        /// For people.
+        /// A message for people.
         message: String,
     },
     /// Too much is waiting for this shard, or the outbox is gone.
@@ -66,7 +67,7 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// Which it is, as a label.
+    /// The metric label of the error.
     pub(crate) const fn label(&self) -> &'static str {
         match self {
             Self::Unknown(_) => "unknown_service",
@@ -78,22 +79,22 @@ impl SendError {
     }
 }
 
-/// How soon an answer is wanted.
+/// How soon an answer is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
-    /// Somebody waits for it.
+    /// A caller waits for the answer.
     Awaited,
-    /// The lane may let it ride along with a later batch.
+    /// The lane may delay it until a later batch.
     Background,
 }
 
 /// The outboxes that were needed so far.
 type Outboxes = BTreeMap<(Branch, Urgency), mpsc::Sender<Envelope>>;
 
-/// An operation, who waits for what comes of it, and the span in which that was asked for.
+/// An operation, the sender for its result, and the span that it was asked for in.
 type Envelope = (Encoded, oneshot::Sender<Result<OpResult, SendError>>, Origin);
 
-/// The way to every participant.
+/// Sends to every participant. Clones share the outboxes.
 #[derive(Clone)]
 pub struct ParticipantClient {
     routers: Arc<BTreeMap<Service, Router>>,
@@ -110,17 +111,18 @@ impl fmt::Debug for ParticipantClient {
 }
 
 impl ParticipantClient {
-    /// The way to these services, with at most so many messages to a shard at once: fewer than usual.
+    /// A client of these services. `batch_max` lowers the limit on the messages sent to a shard at
+    /// once.
     pub fn new(routers: BTreeMap<Service, Router>, batch_max: Option<u16>) -> Self {
         let batch_max = batch_max.map_or(BATCH_MAX, |max| BATCH_MAX.min(max.into()));
         Self { routers: Arc::new(routers), outboxes: Arc::default(), batch_max }
     }
 
-    /// Sends one operation to its branch and waits for the answer. `patient` says that the lane may take
-    /// its time.
+    /// Sends one operation to its branch and waits for the answer. `patient` allows the lane to
+    /// delay it.
     ///
     /// # Errors
-    /// [`SendError`]: it may have arrived all the same; operations may be repeated.
+    /// [`SendError`]: the operation may have arrived all the same. Operations may be repeated.
     pub async fn send(
         &self,
         branch: &Branch,
@@ -146,10 +148,10 @@ impl ParticipantClient {
         }
     }
 
-    /// Sends a Prepare by its own call, which waits for whoever is in the way.
+    /// Sends a Prepare in a call of its own, which waits for transactions that are in the way.
     ///
     /// # Errors
-    /// [`SendError`]: it may have arrived all the same; it may be repeated.
+    /// [`SendError`]: the Prepare may have arrived all the same. It may be repeated.
     pub async fn prepare_and_wait(
         &self,
         branch: &Branch,
@@ -175,20 +177,20 @@ impl ParticipantClient {
         }
     }
 
-    /// True when the service takes part here.
+    /// True if the service is configured here.
     pub fn knows(&self, service: &Service) -> bool {
         self.routers.contains_key(service)
     }
 
-    /// How many shards a service has.
+    /// The number of shards of a service.
     ///
     /// # Errors
-    /// [`SendError`]; retry unless nobody is called so.
+    /// [`SendError`]; retry, unless it is [`SendError::Unknown`].
     pub async fn shards(&self, service: &Service) -> Result<u16, SendError> {
         Ok(self.router(service)?.shards().await?)
     }
 
-    /// Asks all services anew for their shards when they are needed next.
+    /// Makes the next use of each service ask again for its shards.
     pub fn forget_descriptions(&self) {
         self.routers.values().for_each(Router::forget_description);
     }
@@ -202,7 +204,7 @@ impl ParticipantClient {
         branch: &Branch,
         urgency: Urgency,
     ) -> Result<mpsc::Sender<Envelope>, SendError> {
-        // Nothing under this lock leaves the map half-changed, so a panic elsewhere does not matter.
+        // No change under this lock is left half-done, so a panic elsewhere does not matter.
         let mut outboxes = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = outboxes.get(&(branch.clone(), urgency)) {
             return Ok(sender.clone());
@@ -225,7 +227,7 @@ async fn carry(
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
     let mut envelopes = Vec::new();
     loop {
-        // Room first, so that whatever comes while there is none goes together.
+        // Waits for room first, so that messages which arrive meanwhile share a batch.
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         if inbox.recv_many(&mut envelopes, batch_max).await == 0 {
             return;
@@ -240,7 +242,7 @@ async fn carry(
 }
 
 async fn deliver(mut batch: Vec<Envelope>, router: &Router, branch: &Branch) {
-    // Whoever is gone has replaced the message by another one.
+    // A closed reply means that the driver has replaced the message or no longer waits for it.
     batch.retain(|(_, reply, _)| !reply.is_closed());
     if batch.is_empty() {
         return;
@@ -258,7 +260,7 @@ async fn deliver(mut batch: Vec<Envelope>, router: &Router, branch: &Branch) {
     }
 }
 
-/// The span of one Apply, linked to those in which its messages were to be sent.
+/// The span of one Apply, linked to the spans that its messages were asked for in.
 fn batch_span(batch: &[Envelope], branch: &Branch) -> Span {
     let origins = batch.iter().map(|(_, _, origin)| origin);
     let span = trace::batch(&origins, || {

@@ -1,4 +1,4 @@
-//! Services beyond our own that take part in transactions: how they are named, and where they are.
+//! The names and addresses of services beyond our own that take part in transactions.
 
 use std::{collections::BTreeSet, str::FromStr};
 
@@ -7,7 +7,7 @@ use types::{IdError, Service};
 
 use crate::tx_log::LogSettings;
 
-/// Our own services; their places are settings of their own.
+/// Our own services, whose addresses are separate settings.
 const OURS: [&str; 3] = ["order", "stock", "payment"];
 
 /// Settings for services beyond our own.
@@ -24,34 +24,34 @@ pub struct ParticipantArgs {
     pub checkout_participant: Vec<String>,
 }
 
-/// A service and where its replicas are.
+/// A service and the addresses of its replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Participant {
-    /// Its name in branches; as it describes itself.
+    /// Its name in branches, which is also the name in its own description.
     pub service: Service,
-    /// Where it is.
+    /// The addresses of its replicas.
     pub target: Target,
 }
 
-/// Why a participant cannot be one. A retry does not help.
+/// Why a participant cannot be used. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParticipantError {
-    /// Not of the form that is wanted.
+    /// The text does not have the required form.
     #[error("must be NAME=host:port[,host:port...] or NAME=dns:host:port")]
     Form,
-    /// No name for a service.
+    /// The name is not a valid service name.
     #[error("the name {0}")]
     Name(#[source] IdError),
-    /// No address.
+    /// The address is not valid.
     #[error("the address of {0} cannot be used")]
     Address(String, #[source] rpc::net::EndpointError),
-    /// The name of one of our own services.
+    /// The name belongs to one of our own services.
     #[error("{0} is one of our own services and has settings of its own")]
     Ours(String),
-    /// Two of one name.
+    /// The name occurs twice.
     #[error("{0} is named twice; list its replicas behind one name")]
     Twice(String),
-    /// Takes part in checkouts, and nobody knows where it is.
+    /// A checkout participant that has no address.
     #[error("{0} takes part in checkouts, but no --participant says where it is")]
     Nowhere(String),
 }
@@ -77,19 +77,19 @@ impl std::fmt::Display for Participant {
     }
 }
 
-/// What a coordinator may have beyond a shop's needs.
+/// What a coordinator may have beyond what a shop needs.
 #[derive(Debug, Clone, Default)]
 pub struct Extras {
     /// Services beyond our own.
     pub participants: Vec<Participant>,
-    /// Those of them that take part in every checkout.
+    /// The names of those that take part in every checkout.
     pub checkout_participants: Vec<Service>,
-    /// What is logged of transactions.
+    /// What the transaction log keeps.
     pub log: LogSettings,
 }
 
 impl ParticipantArgs {
-    /// Checks the settings against each other.
+    /// Checks that the settings do not contradict each other.
     ///
     /// # Errors
     /// [`ParticipantError`]; a retry does not help.

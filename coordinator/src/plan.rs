@@ -1,4 +1,4 @@
-//! An order as a transaction: which branches, and what each is asked to set aside.
+//! Turns an order into a transaction: its branches, and what each is asked to set aside.
 
 use std::collections::BTreeMap;
 
@@ -19,35 +19,35 @@ use types::{
 /// How many shards each service has.
 #[derive(Debug, Clone)]
 pub struct Shards {
-    /// Of orders.
+    /// Of the order service.
     pub order: u16,
-    /// Of stock.
+    /// Of the stock service.
     pub stock: u16,
-    /// Of payment.
+    /// Of the payment service.
     pub payment: u16,
-    /// Of whoever else takes part in checkouts.
+    /// Of each further participant in checkouts.
     pub others: Vec<(Service, u16)>,
 }
 
 /// The services of a checkout.
 #[derive(Debug, Clone)]
 pub struct Services {
-    /// Orders.
+    /// The order service, whose branch is the primary.
     pub order: Service,
-    /// Stock.
+    /// The stock service, with a branch for each shard that holds one of the items.
     pub stock: Service,
-    /// Payment.
+    /// The payment service, with one branch for the user.
     pub payment: Service,
 }
 
 impl Services {
-    /// By their names.
+    /// Our own services, under their published names.
     pub fn named() -> Self {
         let name = |name| Service::new(name).expect("the names of our own services are valid");
         Self { order: name("order"), stock: name("stock"), payment: name("payment") }
     }
 
-    /// Where an order is.
+    /// The branch that holds an order.
     pub fn order_branch(&self, order_id: &OrderId, shards: &Shards) -> Branch {
         let shard = shard_of(order_id.as_str(), shards.order);
         Branch { service: self.order.clone(), shard }
@@ -57,19 +57,19 @@ impl Services {
 /// Branches, the primary first, each with its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Who takes part.
+    /// The participants; the primary comes first.
     pub branches: Vec<Branch>,
-    /// What each is asked for, in the same order.
+    /// The payload of each branch, in the same order.
     pub payloads: Vec<Bytes>,
 }
 
-/// Why there is no plan.
+/// Why an order has no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// A business answer.
+    /// The order cannot be bought, for a business reason.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The order service said something that does not convert.
+    /// The order service sent a field that does not convert.
     #[error("the order does not convert")]
     Invalid(#[from] InvalidField),
 }
@@ -116,7 +116,7 @@ impl Plan {
     }
 }
 
-/// What a participant that is not ours is asked.
+/// The payload for participants other than our own services.
 fn payload_of(order: &Order) -> CheckoutPayload {
     let lines = order.lines.iter().map(|line| checkout_payload::Line {
         item_id: line.item_id.clone(),
@@ -131,7 +131,7 @@ fn payload_of(order: &Order) -> CheckoutPayload {
     }
 }
 
-/// What each shard of stock must set aside: the lines of one item summed.
+/// What each shard of stock must set aside. Lines of the same item are summed.
 fn stock_by_shard(order: &Order, shards: u16) -> Result<BTreeMap<ShardId, HoldStock>, PlanError> {
     let mut wanted: BTreeMap<ItemId, Quantity> = BTreeMap::new();
     for line in &order.lines {

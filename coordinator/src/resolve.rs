@@ -1,4 +1,4 @@
-//! What became of somebody else's transaction.
+//! Finds the outcome of somebody else's transaction.
 
 use std::time::Duration;
 
@@ -12,21 +12,23 @@ use types::{BranchState, TxMeta};
 
 use crate::state::Coordinator;
 
-/// Least and greatest pause before a transaction is looked at again.
+/// Shortest and longest pause before a transaction is queried again.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
-/// The deadline is judged by the store's clock once ours is this near to it, in milliseconds.
+/// In milliseconds. The store is asked for the time only if our clock is less than this before the
+/// deadline, or past it.
 const CLOCK_DOUBT_MS: u64 = 1_000;
 
-/// What a resolution came to; none when the transaction broke the protocol.
+/// The outcome of a resolution; `None` if the transaction broke the protocol.
 pub type Resolution = Option<Outcome>;
 
 impl Coordinator {
-    /// Finds out what became of a transaction and brings it to its end where that is due: past its
-    /// deadline whatever has not voted is fenced; before, it is only asked.
+    /// Finds the outcome of a transaction and, where that is due, brings it to its end. Past its
+    /// deadline, branches that have not voted are fenced; before, they are only asked.
     pub async fn resolve(&self, meta: TxMeta) -> Resolution {
         let tx_id = meta.tx_id;
         let begin = || {
-            // In a task of its own, so that it ends, and leaves the list, whoever goes away.
+            // A task of its own, so that it ends and leaves the list even if every caller goes
+            // away.
             let this = self.clone();
             let task = self.spawn(async move {
                 let resolution = this.resolve_alone(meta).await;
@@ -42,12 +44,13 @@ impl Coordinator {
         let may_fence = self.is_past(&meta).await;
         match self.begin_resolution(meta, may_fence).await {
             Ok(Ok(ended)) => Some(ended.outcome),
-            // The driver has logged a violation; a driver that is gone was stopped with the process.
+            // The driver has logged any violation. A driver that is gone was stopped with the
+            // process.
             Ok(Err(_)) | Err(_) => None,
         }
     }
 
-    /// Whether the deadline has passed by the store's clock. Ours only saves the question.
+    /// Whether the deadline has passed by the store's clock. Our clock only saves asking the store.
     async fn is_past(&self, meta: &TxMeta) -> bool {
         if self.now().plus_ms(CLOCK_DOUBT_MS) < meta.deadline {
             return false;
@@ -58,8 +61,8 @@ impl Coordinator {
         }
     }
 
-    /// Waits until a transaction is out of the way. A live one is only looked at; past its deadline it is
-    /// resolved.
+    /// Waits until a transaction is out of the way. Before its deadline the transaction is only
+    /// queried; past it, the transaction is resolved.
     pub(crate) async fn wait_for(&self, meta: &TxMeta) {
         let mut backoff = Backoff::new(self.entropy(), LOOK_AGAIN.0, LOOK_AGAIN.1);
         loop {

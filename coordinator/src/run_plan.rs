@@ -1,4 +1,4 @@
-//! Transactions of others' making: a plan run again and again while it is only in somebody's way.
+//! Runs plans that callers supply, with retries while other transactions are in the way.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,17 +14,17 @@ use crate::{
     tx_log::Origin,
 };
 
-/// A transaction as its caller plans it.
+/// A transaction as planned by its caller.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    /// The primary first.
+    /// The participants; the primary comes first.
     pub branches: Arc<[Branch]>,
-    /// What each is asked for, in the same order.
+    /// The payload of each branch, in the same order.
     pub payloads: Vec<Bytes>,
 }
 
 impl Planned {
-    /// The plan as a call's content.
+    /// The content of the call, as a hash of the branches and payloads.
     pub(crate) fn what(&self) -> String {
         let mut bytes = Vec::new();
         for (branch, payload) in self.branches.iter().zip(&self.payloads) {
@@ -36,11 +36,11 @@ impl Planned {
 }
 
 impl Coordinator {
-    /// Runs a plan, within `time`, again and again while it is only in somebody's way.
+    /// Runs a plan, within `time`, and retries it while nothing definite comes of it.
     ///
     /// # Errors
-    /// [`CheckoutError`]: refused by a participant, or nothing definite in time; INVALID_ARGUMENT for a branch
-    /// that does not exist.
+    /// [`CheckoutError`]: refused by a participant, or nothing definite in time; INVALID_ARGUMENT
+    /// for a branch that does not exist.
     pub async fn run_plan(
         &self,
         plan: &Planned,
@@ -68,7 +68,8 @@ impl Coordinator {
         }
     }
 
-    /// Refuses a plan with a branch that does not exist, before anything is held: it would never vote.
+    /// Refuses a plan with a branch that does not exist, before anything is held. Such a branch
+    /// would never vote.
     async fn check_branches(
         &self,
         branches: &[Branch],

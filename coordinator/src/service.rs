@@ -1,4 +1,5 @@
-//! `till.coordinator.v1.CoordinatorService`: checkouts, what participants ask, and claims of request ids.
+//! `till.coordinator.v1.CoordinatorService`: checkouts, resolutions for participants, and claims of
+//! request ids.
 
 use std::time::Duration;
 
@@ -23,11 +24,11 @@ use crate::{
     wire::{invalid, time_of, told, trace_id},
 };
 
-/// Longest description of a call.
+/// Longest description of a call, in bytes.
 const CALL_LEN_MAX: usize = 1024;
 
 impl Coordinator {
-    /// Checks out in a task of its own: a caller that goes away stops nothing.
+    /// Checks out in a task of its own, so that a client that disconnects stops nothing.
     async fn checkout_to_the_end(
         &self,
         checkout: Checkout,

@@ -1,4 +1,4 @@
-//! Those who ask for the same at the same moment share one answer.
+//! Lets concurrent callers with the same question share one answer.
 
 use std::{
     collections::BTreeMap,
@@ -7,10 +7,10 @@ use std::{
 
 use futures::future::{BoxFuture, Shared};
 
-/// An answer that is being found.
+/// An answer under way.
 type UnderWay<V> = Shared<BoxFuture<'static, V>>;
 
-/// Answers that are being found, by what was asked.
+/// Answers under way, by question.
 #[derive(Debug)]
 pub(crate) struct Singleflight<K, V: Clone>(Mutex<BTreeMap<K, UnderWay<V>>>);
 
@@ -21,7 +21,7 @@ impl<K, V: Clone> Default for Singleflight<K, V> {
 }
 
 impl<K: Ord, V: Clone> Singleflight<K, V> {
-    /// The answer that is being found, or the one that `begin` begins to find.
+    /// The answer under way, or one that `begin` starts.
     pub(crate) fn join(
         &self,
         key: K,
@@ -31,13 +31,13 @@ impl<K: Ord, V: Clone> Singleflight<K, V> {
         self.under_way().entry(key).or_insert_with(begin).clone()
     }
 
-    /// Who asks from now on begins anew.
+    /// Forgets an answer: later callers start a new one.
     pub(crate) fn end(&self, key: &K) {
         self.under_way().remove(key);
     }
 
     fn under_way(&self) -> MutexGuard<'_, BTreeMap<K, UnderWay<V>>> {
-        // Nothing under this lock leaves the map half-changed, so a panic elsewhere does not matter.
+        // No change under this lock is left half-done, so a panic elsewhere does not matter.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

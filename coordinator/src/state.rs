@@ -1,4 +1,4 @@
-//! What the parts of a coordinator share, and the transactions that it has under way.
+//! The state that the modules of a coordinator share, and its transactions under way.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ pub struct Coordinator {
 
 struct Shared {
     services: Services,
-    /// Order, stock, payment.
+    /// Order, stock and payment, in this order.
     routers: [Router; 3],
     participants: ParticipantClient,
     kv: SharedKv,
@@ -48,13 +48,13 @@ struct Shared {
     vote_window: VoteWindow,
     store_time: StoreTime,
     retention_ms: u64,
-    /// Resolutions under way; none is the outcome of one that broke the protocol.
+    /// Resolutions under way. `None` means that the transaction broke the protocol.
     resolving: Singleflight<TxId, Option<Outcome>>,
-    /// Take part in every checkout, besides.
+    /// The further services with a branch in every checkout.
     checkout_participants: Vec<Service>,
     log: TxLog,
     watch: Watch,
-    /// Transactions that go on in the background.
+    /// Tasks that run in the background: transactions, resolutions and calls.
     running: TaskTracker,
 }
 
@@ -67,7 +67,8 @@ impl fmt::Debug for Coordinator {
 }
 
 impl Coordinator {
-    /// A coordinator over these seams. Must be called within a tokio runtime.
+    /// A coordinator over the given network, store, clock and entropy. Must be called within a
+    /// tokio runtime.
     pub fn new(
         settings: &Settings,
         net: &Arc<dyn Net>,
@@ -78,7 +79,7 @@ impl Coordinator {
         Self::with(settings, &Extras::default(), net, kv, clock, entropy)
     }
 
-    /// As [`Coordinator::new`], with more than a shop needs.
+    /// Like [`Coordinator::new`], with optional extras: further participants and log settings.
     pub fn with(
         settings: &Settings,
         extras: &Extras,
@@ -104,7 +105,7 @@ impl Coordinator {
             let (target, net) = (participant.target.clone(), Arc::clone(net));
             let router = match Identity::participant(participant.service.as_str()) {
                 Ok(callee) => Router::to(callee, target, net),
-                // A name that no certificate can carry: any service of the shop will do.
+                // No certificate can carry this name, so any service of the shop is accepted.
                 Err(_) => Router::new(target, net),
             };
             by_name.entry(participant.service.clone()).or_insert(router);
@@ -166,7 +167,7 @@ impl Coordinator {
         &self.shared.vote_window
     }
 
-    /// The store's time, as far as it is known here.
+    /// The store's time, as last heard by this process.
     pub fn store_time(&self) -> &StoreTime {
         &self.shared.store_time
     }
@@ -186,7 +187,7 @@ impl Coordinator {
         &self.shared.log
     }
 
-    /// What the last audit of the books came to, while this replica does them.
+    /// The verdict of the last audit of the books, while this replica audits them.
     pub fn watch(&self) -> &Watch {
         &self.shared.watch
     }
@@ -199,7 +200,7 @@ impl Coordinator {
         &self.shared.resolving
     }
 
-    /// Runs something to its end, whoever listens; a shutdown waits for it.
+    /// Runs a task to its end even if nobody awaits it. A shutdown waits for it.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -207,7 +208,7 @@ impl Coordinator {
         self.shared.running.spawn(work.in_current_span())
     }
 
-    /// A TxId that nobody ever had; it sorts by time.
+    /// A fresh, unique TxId. TxIds sort by time.
     pub(crate) fn new_tx_id(&self) -> TxId {
         let bytes = self.shared.entropy.next_bytes();
         let mut random = [0; 10];
@@ -215,7 +216,8 @@ impl Coordinator {
         Builder::from_unix_timestamp_millis(self.now().0, &random).into_uuid().into()
     }
 
-    /// Begins a transaction that goes on to its end, whoever listens. Its votes are waited for during `window`.
+    /// Begins a transaction, which runs to its end even if the receiver is dropped. It waits for
+    /// votes during `window`.
     pub(crate) fn begin(
         &self,
         meta: TxMeta,
@@ -226,7 +228,7 @@ impl Coordinator {
         self.drive(meta, payloads, origin, move |driver| driver.begin(window))
     }
 
-    /// Begins to resolve a transaction; that goes on to its end, whoever listens.
+    /// Begins to resolve a transaction. This runs to its end even if the receiver is dropped.
     pub(crate) fn begin_resolution(
         &self,
         meta: TxMeta,
@@ -258,16 +260,16 @@ impl Coordinator {
         answer
     }
 
-    /// Waits until nothing goes on in the background any more, for `time` at most. Returns how many
-    /// transactions are left; any replica brings them to their end.
+    /// Waits for background work to finish, for `time` at most. Returns the number of tasks left;
+    /// any replica can finish their transactions.
     pub async fn drain(&self, time: Duration) -> usize {
         self.shared.running.close();
-        // Running out of time is one of the two ways in which this ends.
+        // A timeout is no error: the return value tells what is left.
         let _late = tokio::time::timeout(time, self.shared.running.wait()).await;
         self.shared.running.len()
     }
 
-    /// The store's time.
+    /// Reads the store's time.
     pub(crate) async fn timestamp(&self) -> Result<Timestamp, CheckoutError> {
         let now = self.kv().timestamp().await.map_err(|_| CheckoutError::Unavailable)?;
         self.store_time().hear(now);
@@ -275,13 +277,13 @@ impl Coordinator {
     }
 }
 
-/// One attempt, from its first message until nothing is left to do.
+/// The span of one attempt, from its first message until nothing is left to do.
 fn transaction_span(meta: &TxMeta, origin: &Origin) -> Span {
     tracing::debug_span!(
         target: telemetry::trace::TARGET,
         "transaction",
         { semconv::TX_ID } = %meta.tx_id,
-        // 0 for a resolution of somebody else's.
+        // 0 when resolving somebody else's transaction.
         { semconv::TX_ATTEMPT } = origin.attempt,
         { semconv::ORDER_ID } = origin.order_id.as_ref().map(tracing::field::display),
         { semconv::TX_OUTCOME } = Empty,

@@ -1,4 +1,4 @@
-//! `till.coordinator.v1.TransactionService`: transactions of any plan, and what operators ask.
+//! `till.coordinator.v1.TransactionService`: runs plans supplied by callers, and answers operators.
 
 use proto::{
     convert::{self, BRANCHES_MAX},
@@ -22,7 +22,7 @@ use crate::{
     wire::{invalid, time_of, told, trace_id},
 };
 
-/// Transactions that are listed when nobody says how many, and at most.
+/// How many transactions are listed: the default, and the maximum.
 const LIST: (usize, usize) = (100, 1_000);
 
 /// Reads the plan of a request.
@@ -58,7 +58,7 @@ impl TransactionService for Coordinator {
         let plan = plan(self, request.branches)?;
         let call = self.client_call(&metadata, &request.request_id, &plan.what())?;
         let this = self.clone();
-        // In a task of its own: a caller that goes away stops nothing.
+        // A task of its own, so that a client that disconnects stops nothing.
         let run = self.spawn(async move { this.run_plan(&plan, call, trace_id, time).await });
         let tx_id = run.await.unwrap_or(Err(CheckoutError::OutcomeUnknown));
         let tx_id = tx_id.map_err(|error| to_status(&error))?;

@@ -1,9 +1,10 @@
-//! The log of transactions: what happened, when and why, of those that somebody may ask about: retried,
-//! resolved, slow, broken, sampled, or begun by somebody who is going to look.
+//! The transaction log: what happened, when and why. It keeps the transactions that somebody may
+//! ask about: retried, resolved, slow, broken, sampled, or begun by a caller who intends to look.
 //!
-//! Off the critical path: a driver notes steps in memory, and a chore writes what is worth keeping, a
-//! batch at a time. Bounded: in steps of one transaction, in notes that wait to be written (what is too
-//! much is dropped and counted), and in records, of which the oldest go.
+//! It is off the critical path: a driver notes steps in memory, and a chore writes the notes worth
+//! keeping, in batches. Everything is bounded: the steps of one transaction, the notes waiting to
+//! be written (surplus ones are dropped and counted), and the records, of which the oldest are
+//! removed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,29 +24,29 @@ use tokio::time::sleep;
 use twopc::message::{Message, Outcome, Reply};
 use types::{BranchState, Clock, OrderId, ShardId, TxId, TxMeta, UnixMillis, Vote};
 
-/// Steps kept of one transaction.
+/// Upper limit on the steps kept of one transaction.
 const STEPS_MAX: usize = 64;
-/// Notes that wait to be written.
+/// Upper limit on the notes waiting to be written.
 const QUEUE_MAX: usize = 4_096;
-/// Notes written by one KV transaction.
+/// Upper limit on the notes written by one KV transaction.
 const BATCH_MAX: usize = 64;
-/// Between two looks at what there is to write.
+/// Pause between two writes.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// Records read at once.
+/// Records read per page.
 const PAGE: u32 = 256;
-/// Records that one KV transaction removes.
+/// Upper limit on the records removed by one KV transaction.
 const REMOVE_MAX: usize = 128;
 
 const SPACE: Space = Space::new(Owner::Coordinator, ShardId(0));
 
-/// What is kept.
+/// What the log keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    /// Records in the store, in all, about; 0 for no log.
+    /// Approximate number of records in the store, from all replicas; 0 for no log.
     pub records_max: u64,
-    /// A transaction that is not answered after so many milliseconds is slow.
+    /// A transaction is slow if it is unanswered after this many milliseconds.
     pub slow_ms: u64,
-    /// One in so many is kept whatever it is like; 0 for none.
+    /// One transaction in this many is kept regardless of its course; 0 for none.
     pub sample_one_in: u64,
 }
 
@@ -58,34 +59,34 @@ impl Default for LogSettings {
 /// Where a transaction comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// What it wants to buy.
+    /// The order to be bought, if it is a checkout.
     pub order_id: Option<OrderId>,
-    /// Which attempt of its call, from 1; 0 for a resolution of somebody else's.
+    /// Which attempt of its call, from 1; 0 when resolving somebody else's transaction.
     pub attempt: u32,
     /// Trace id of the client's call.
     pub trace_id: Option<String>,
-    /// Somebody is going to look: keep it, whatever becomes of it.
+    /// The caller intends to look, so the transaction is kept however it goes.
     pub keep: bool,
 }
 
 /// What a driver did or heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogStep {
-    /// Sent a message, by its name.
+    /// Sent the message of this name.
     Sent(&'static str),
-    /// Heard of a state, by its name.
+    /// Heard the state or vote of this name.
     Heard(&'static str),
-    /// Heard a NO, with its reason.
+    /// Heard a NO with this reason.
     HeardNo(String),
-    /// Heard a CONTENDED, behind this transaction.
+    /// Heard CONTENDED: this transaction is in the way.
     HeardContended(TxId),
-    /// Sends it again, as it was not answered.
+    /// Sends the message again, because of this problem.
     Again(String),
-    /// The branch waits for another transaction.
+    /// The branch waits for this transaction, if known.
     Waits(Option<TxId>),
-    /// Answered whoever listens.
+    /// Answered its listener with the outcome of this name.
     Answered(&'static str),
-    /// A rule of the protocol was broken.
+    /// A rule of the protocol was broken, as described.
     Broken(String),
 }
 
@@ -106,7 +107,7 @@ impl fmt::Display for LogStep {
 }
 
 impl LogStep {
-    /// Sent this.
+    /// The step of sending this message.
     pub const fn sent(message: &Message) -> Self {
         Self::Sent(match message {
             Message::Prepare => "Prepare",
@@ -118,7 +119,7 @@ impl LogStep {
         })
     }
 
-    /// Heard this.
+    /// The step of hearing this reply.
     pub fn heard(reply: &Reply) -> Self {
         match reply {
             Reply::Vote(Vote::Yes { .. }) => Self::Heard("YES"),
@@ -135,13 +136,13 @@ impl LogStep {
         }
     }
 
-    /// A participant has to wait.
+    /// The step of a participant that has to wait.
     pub fn waits(waiting: &Waiting) -> Self {
         let blocker = waiting.blocker.as_ref().and_then(|blocker| blocker.tx.as_ref());
         Self::Waits(blocker.and_then(|tx| TxId::from_slice(&tx.tx_id).ok()))
     }
 
-    /// Answered this.
+    /// The step of answering with this outcome.
     pub const fn answered(outcome: &Outcome) -> Self {
         Self::Answered(match outcome {
             Outcome::Committed => "COMMITTED",
@@ -153,7 +154,7 @@ impl LogStep {
     }
 }
 
-/// What is known of one transaction so far.
+/// What is known so far of one transaction.
 #[derive(Debug)]
 struct Note {
     number: u64,
@@ -178,7 +179,7 @@ pub struct TxLog {
 
 #[derive(Default)]
 struct Shared {
-    /// Under way, by when they began and their own number.
+    /// Transactions under way, by number, hence in the order in which they began.
     open: BTreeMap<u64, Arc<Mutex<Note>>>,
     next: u64,
     ended: VecDeque<TransactionLog>,
@@ -192,12 +193,12 @@ impl fmt::Debug for TxLog {
     }
 }
 
-/// Nothing under these locks is left half-changed, so a panic elsewhere does not matter.
+/// No change under these locks is left half-done, so a panic elsewhere does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One transaction's place in the log; does nothing when there is no log. Clones share it.
+/// One transaction's entry in the log. Does nothing if there is no log. Clones share it.
 #[derive(Clone, Default)]
 pub struct Trace(Option<Arc<Open>>);
 
@@ -237,7 +238,7 @@ impl Trace {
         }
     }
 
-    /// The transaction is over.
+    /// Ends the transaction. Its note waits to be written if it is worth keeping.
     pub fn end(self) {
         let Some(open) = self.0 else { return };
         let mut shared = lock(&open.log.shared);
@@ -260,7 +261,7 @@ impl Trace {
 }
 
 impl LogSettings {
-    /// Why a transaction is worth keeping; empty when it is not.
+    /// Why a transaction is worth keeping; empty if it is not.
     fn reasons(&self, note: &Note, now: UnixMillis) -> Vec<&'static str> {
         let answered = note.answered.map_or_else(|| now.since(note.began), |(after, _)| after);
         let sampled = match self.sample_one_in {
@@ -285,7 +286,8 @@ impl LogSettings {
 
 impl Note {
     fn record(&self, reasons: Vec<&'static str>) -> (Key, TransactionLog) {
-        // Notes of one transaction, by its coordinator and by who resolved it, stand side by side.
+        // Notes on one transaction, by its coordinator and by its resolvers, are stored side by
+        // side.
         let id = [self.began.0.to_be_bytes(), self.number.to_be_bytes()].concat();
         let key = SPACE.record(Kind::TransactionLog, &[&self.meta.tx_id.0[..], &id].concat());
         let steps = self.steps.iter().map(|(after_ms, index, what)| {
@@ -326,7 +328,7 @@ impl TxLog {
         Self { settings, clock, shared: Arc::default() }
     }
 
-    /// Begins to note what becomes of a transaction.
+    /// Begins to note the course of a transaction.
     pub fn open(&self, meta: &TxMeta, origin: Origin) -> Trace {
         if self.settings.records_max == 0 {
             return Trace::default();
@@ -351,7 +353,7 @@ impl TxLog {
         Trace(Some(Arc::new(Open { log: self.clone(), number, note })))
     }
 
-    /// Writes what is worth keeping, until `shutdown` completes; then once more.
+    /// Writes what is worth keeping until `shutdown` completes, then once more.
     pub async fn keep(self, kv: SharedKv, shutdown: impl Future<Output = ()>) {
         if self.settings.records_max == 0 {
             return;
@@ -366,7 +368,7 @@ impl TxLog {
                 () = sleep(WRITE_EVERY) => {}
             }
             since_trim += self.write(&*kv).await;
-            // Every replica does: together they never keep more than about the double.
+            // Every replica trims, so up to eight of them keep at most about twice the maximum.
             if since_trim > self.settings.records_max / 8 {
                 since_trim = 0;
                 if let Err(error) = trim(&*kv, self.settings.records_max).await {
@@ -376,7 +378,8 @@ impl TxLog {
         }
     }
 
-    /// Writes what waits, and what goes on for long. Returns how many records that were.
+    /// Writes the notes that wait, and those of transactions that are slow so far. Returns how
+    /// many.
     pub async fn write(&self, kv: &dyn Kv) -> u64 {
         let mut written = 0;
         loop {
@@ -387,7 +390,7 @@ impl TxLog {
             let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
             match write_batch(kv, batch).await {
                 Ok(()) => written += count,
-                // A log that is not kept must hold up nothing.
+                // The log must not hold up anything, so a failed batch is dropped.
                 Err(error) => {
                     tracing::debug!(%error, count, "notes of transactions were not written");
                 }
@@ -414,7 +417,7 @@ impl TxLog {
         keys.into_iter().zip(shared.ended.drain(..count)).collect()
     }
 
-    /// What goes on for longer than it should, as it is now.
+    /// Transactions that are slow and still unanswered, as they are now.
     fn slow(&self) -> Vec<(Key, TransactionLog)> {
         let now = self.clock.now();
         let open: Vec<_> = lock(&self.shared).open.values().take(QUEUE_MAX).cloned().collect();
@@ -435,7 +438,7 @@ async fn write_batch(kv: &dyn Kv, batch: Vec<(Key, TransactionLog)>) -> Result<(
     txn.commit().await.map(drop)
 }
 
-/// Reads the records of one transaction, or all of them; what cannot be read is left out.
+/// Reads the records of one transaction, or all of them. Records that do not decode are left out.
 ///
 /// # Errors
 /// [`KvError`]; retry.
@@ -463,7 +466,7 @@ pub async fn read(kv: &dyn Kv, of: Option<TxId>) -> Result<Vec<TransactionLog>, 
     }
 }
 
-/// Removes the oldest records until about `records_max` are left: TxIds sort by time.
+/// Removes the oldest records until about `records_max` are left. TxIds sort by time.
 async fn trim(kv: &dyn Kv, records_max: u64) -> Result<(), KvError> {
     let at = kv.timestamp().await?;
     let mut range = SPACE.range(Kind::TransactionLog);
@@ -486,7 +489,7 @@ async fn trim(kv: &dyn Kv, records_max: u64) -> Result<(), KvError> {
         for key in batch {
             txn.delete(key.clone());
         }
-        // Whatever is left goes next time; another replica may have been first.
+        // A conflict means that another replica was first; what is left goes next time.
         if let Err(CommitError::Failed(error)) = txn.commit().await {
             return Err(error);
         }

@@ -7,8 +7,8 @@ use std::{
 
 use types::CALL_LIFE_MAX_MS;
 
-/// How long branches have to vote. At least as long as the setting says; longer while the store is too slow
-/// for that, as otherwise no vote would come in time for as long as it is.
+/// How long branches have to vote. This is at least the setting. It grows while the store is slower
+/// than that, because otherwise no vote would come in time.
 #[derive(Debug)]
 pub(crate) struct VoteWindow {
     least_ms: u64,
@@ -16,26 +16,27 @@ pub(crate) struct VoteWindow {
 }
 
 impl VoteWindow {
-    /// Longest window, and greatest value of the setting, in milliseconds.
+    /// Longest window in milliseconds, and the greatest value that the setting allows.
     pub(crate) const MAX_MS: u64 = CALL_LIFE_MAX_MS / 2;
 
-    /// A window of this many milliseconds.
+    /// A window that starts, and never shrinks below, this many milliseconds.
     pub(crate) const fn new(least_ms: u64) -> Self {
         Self { least_ms, now_ms: AtomicU64::new(least_ms) }
     }
 
-    /// In milliseconds.
+    /// The window now, in milliseconds.
     pub(crate) fn get(&self) -> u64 {
         self.now_ms.load(Ordering::Relaxed)
     }
 
-    /// A transaction got no votes in time.
+    /// Doubles the window, up to its maximum: a transaction got no votes in time.
     pub(crate) fn missed(&self) {
         let most = Self::MAX_MS.max(self.least_ms);
         self.now_ms.store(self.get().saturating_mul(2).min(most), Ordering::Relaxed);
     }
 
-    /// A transaction got its votes in time; the window shrinks slowly, and never below four times that.
+    /// A transaction got its votes in time: the window shrinks slowly, and never below four times
+    /// `took`.
     pub(crate) fn kept(&self, took: Duration) {
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let enough = took_ms.saturating_mul(4).max(self.least_ms);

@@ -1,5 +1,5 @@
-//! The watch: audits the books again and again, in whichever replica holds the lease, and keeps the last
-//! verdict at hand for whoever shows it.
+//! The watch: the replica that holds the lease audits the books periodically and keeps the last
+//! verdict for display.
 
 use std::{
     fmt,
@@ -17,23 +17,23 @@ use telemetry::metrics::Audited;
 use tokio::time::{Instant, sleep};
 use types::{Entropy, Timestamp};
 
-/// How the lease is called.
+/// Name of the lease.
 const LEASE: &str = "auditor";
-/// How long it lasts without being renewed, in milliseconds.
+/// Milliseconds that the lease lasts without being renewed.
 const LEASE_MS: u64 = 60_000;
-/// Offences that are logged.
+/// Upper limit on the offences logged by one audit.
 const LOGGED_MAX: usize = 10;
 
-/// What the last audit came to.
+/// The result of the last audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// The moment that was judged.
+    /// The timestamp at which the books were read.
     pub at: Timestamp,
-    /// Offences, by the invariant's name.
+    /// Number of offences, by the invariant's name.
     pub offences: Vec<(&'static str, u64)>,
-    /// Transactions with a vote without an outcome.
+    /// Number of transactions that have a vote but no outcome.
     pub unresolved: u64,
-    /// How long it took, in milliseconds.
+    /// Duration of the audit in milliseconds.
     pub took_ms: u64,
 }
 
@@ -70,7 +70,7 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// None before the first audit, and while another replica does it.
+    /// `None` before the first audit, and while another replica audits.
     pub fn last(&self) -> Option<Verdict> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -90,7 +90,7 @@ impl Watch {
         std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), verdict)
     }
 
-    /// Audits every `every` for as long as it holds the lease, until `shutdown` completes.
+    /// Audits every `every` while this replica holds the lease, until `shutdown` completes.
     pub async fn run(
         self,
         kv: SharedKv,
@@ -109,10 +109,10 @@ impl Watch {
                         self.look(&kv, &*entropy).await;
                     }
                 } else {
-                    // Somebody else tells.
+                    // Another replica has the verdict.
                     self.set(None);
                 }
-                // Often enough to keep the lease, never in step with other replicas.
+                // Often enough to keep the lease, and never in step with other replicas.
                 let pause = LEASE_MS / 3;
                 let pause = Duration::from_millis(pause / 2 + entropy.next_u64() % pause);
                 sleep(pause.min(every)).await;
@@ -125,7 +125,7 @@ impl Watch {
         }
     }
 
-    /// One audit.
+    /// Audits once.
     async fn look(&self, kv: &SharedKv, entropy: &dyn Entropy) {
         let options = Options {
             offences_max: LOGGED_MAX,
@@ -139,7 +139,7 @@ impl Watch {
                 let before = self.set(Some(verdict.clone()));
                 tell(before.as_ref(), &verdict, &report);
             }
-            // The last verdict stands; it says of when it is.
+            // The last verdict stays; its timestamp tells how old it is.
             Err(error) => tracing::warn!(%error, "the books could not be audited"),
         }
     }
@@ -154,7 +154,7 @@ fn verdict(report: &Report, took: Duration) -> Verdict {
     }
 }
 
-/// Logs a change, once.
+/// Logs a change of the verdict, once.
 fn tell(before: Option<&Verdict>, now: &Verdict, report: &Report) {
     let took_ms = now.took_ms;
     match before {

@@ -1,4 +1,4 @@
-//! What both services of the coordinator read of a request, and how they tell an outcome.
+//! How both coordinator services read a request and report an outcome.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use tonic::{Request, Status};
 use twopc::message::Outcome;
 use types::{CALL_LIFE_MAX_MS, TxMeta};
 
-/// The time of a call whose caller did not say how much it has.
+/// The time limit of a call whose caller set none.
 const TIME: Duration = Duration::from_secs(30);
-/// Taken off the caller's time, so that our answer arrives before it gives up.
+/// Subtracted from the caller's time, so that our answer arrives before the caller gives up.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 
-/// The time that a call has for its answer.
+/// How long a call may take to answer.
 pub(crate) fn time_of<T>(request: &Request<T>) -> Duration {
     let time = rpc::deadline::of(request.metadata()).unwrap_or(TIME);
     time.min(Duration::from_millis(CALL_LIFE_MAX_MS)).saturating_sub(ANSWER_MARGIN)
 }
 
-/// A field that does not convert.
+/// The status for a field that does not convert.
 pub(crate) fn invalid(error: &InvalidField) -> Status {
     invalid_field(error.field, &error.problem)
 }
 
-/// An outcome on the wire, and which branches have not voted while there is none.
+/// An outcome on the wire. While it is undecided, also the branches that have not voted.
 pub(crate) fn told(
     meta: &TxMeta,
     outcome: Outcome,
@@ -41,7 +41,8 @@ pub(crate) fn told(
     }
 }
 
-/// The trace id of a call (W3C Trace Context: version-trace id-parent id-flags).
+/// The trace id of a call, from `traceparent` (W3C Trace Context: version-trace id-parent
+/// id-flags).
 pub(crate) fn trace_id(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
     let mut parts = metadata.get("traceparent")?.to_str().ok()?.split('-');
     let id = parts.nth(1)?;

@@ -30,10 +30,10 @@ mod parameters;
 mod payment;
 mod stock;
 
-/// What a handler answers.
+/// The result of a handler.
 type Answer<T> = Result<T, Problem>;
 
-/// A sentence for people.
+/// A plain-text answer for people.
 #[derive(Debug)]
 struct Text(String);
 
@@ -46,18 +46,18 @@ impl IntoResponse for Text {
     }
 }
 
-/// A call that changes something, and what makes it happen once.
+/// A call that changes something, with the request id that makes it happen once.
 struct Change<'a> {
     bridge: &'a Bridge,
     request_id: RequestId,
-    /// Tells this call from others, where the request id is the client's own.
+    /// Distinguishes this call from others when the request id is the client's own.
     call: Option<CallMeta>,
     deadline: tokio::time::Instant,
     caller: Caller,
 }
 
 impl<'a> Change<'a> {
-    /// Begins the call; all parameters have been read.
+    /// Begins the call. Call it after all parameters have been read.
     ///
     /// # Errors
     /// As [`Input::request_id`].
@@ -83,7 +83,7 @@ impl<'a> Change<'a> {
         Effect::Changes { call: self.call.as_ref() }
     }
 
-    /// The same for all parts of it.
+    /// What all parts of a batch_init share.
     const fn whole(&self) -> Whole<'_> {
         Whole { deadline: self.deadline, effect: self.effect(), caller: &self.caller }
     }
@@ -103,7 +103,7 @@ impl<'a> Change<'a> {
     }
 }
 
-/// How to ask for something that is only read.
+/// A call that only reads, to the replica that serves `key`.
 fn read<'a>(
     bridge: &'a Bridge,
     input: &Input,
@@ -119,7 +119,7 @@ fn read<'a>(
     }
 }
 
-/// A service answered without what the answer is about.
+/// The problem for an answer of a service that lacks its content.
 fn incomplete(call: &str) -> Problem {
     Problem::bug(&format!("{call} was answered without its content"))
 }

@@ -1,4 +1,4 @@
-//! What the bridge is told from outside.
+//! The bridge's command line, and the settings that come from it.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -109,46 +109,47 @@ pub struct Args {
     pub stop: StopArgs,
 }
 
-/// How calls are answered; the part of [`Args`] that a simulation wants.
+/// Settings for answering calls: the part of [`Args`] that a simulation needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// After this a request is answered with 503.
+    /// Time after which a request is answered with 503, except a batch_init.
     pub request_timeout: Duration,
-    /// After this a batch_init is answered with 503.
+    /// Time after which a batch_init is answered with 503.
     pub batch_init_timeout: Duration,
-    /// After this another replica is asked.
+    /// Time after which a silent replica is given up and another one is asked.
     pub attempt_timeout: Duration,
-    /// Requests in flight at once.
+    /// Maximum number of requests in flight.
     pub in_flight_max: u32,
     /// Whether X-Request-Id may stand for Idempotency-Key.
     pub trust_request_id: bool,
-    /// Origins whose pages may call.
+    /// Origins whose pages may call in browsers.
     pub cors_origins: Vec<Origin>,
-    /// Hosts that are answered to on loopback, beside those that always are.
+    /// Hosts that are answered to on loopback, in addition to the built-in ones.
     pub allowed_hosts: Vec<Host>,
 }
 
-/// How connections are treated.
+/// Timeouts and limits of connections.
 #[derive(Clone, Debug)]
 pub struct ConnectionTimeouts {
-    /// For the head of a request, from its first byte.
+    /// Time for the head of a request, from its first byte, and for a client to take something of
+    /// an answer.
     pub header_read: Duration,
-    /// For an idle connection.
+    /// Time after which an idle connection is closed.
     pub keep_alive_idle: Duration,
-    /// Greatest age of a connection, about; zero for none.
+    /// Approximate maximum age of a connection; zero for none.
     pub max_age: Duration,
-    /// After which an old connection that has not ended is cut: what is answered on it takes no longer.
+    /// Time that an old connection has to end before it is cut. No answer on it takes longer.
     pub grace: Duration,
-    /// Connections at once.
+    /// Maximum number of open connections.
     pub connections_max: u32,
-    /// Between saying "not ready" and closing the door.
+    /// Pause between reporting "not ready" and closing the listeners.
     pub lame_duck: Duration,
-    /// For what is in flight after that.
+    /// Time for the work in flight after that.
     pub drain: Duration,
 }
 
 impl Args {
-    /// How calls are answered.
+    /// The settings for answering calls.
     pub fn settings(&self) -> Settings {
         Settings {
             request_timeout: Duration::from_millis(self.request_timeout_ms),
@@ -161,7 +162,7 @@ impl Args {
         }
     }
 
-    /// How connections are treated.
+    /// The timeouts and limits of connections.
     pub fn connection_timeouts(&self) -> ConnectionTimeouts {
         ConnectionTimeouts {
             header_read: Duration::from_millis(self.header_read_timeout_ms),

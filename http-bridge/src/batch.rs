@@ -1,10 +1,11 @@
-//! batch_init over all shards of a service: each replica is sent the shards that it serves, all at once,
-//! so that no two replicas write the same shard.
+//! batch_init over all shards of a service. All replicas are asked at once, each for the shards
+//! that it serves, so that no two replicas write the same shard.
 //!
-//! A large one is made of parts, one after the other, for as long as the client waits. Each part is a range of
-//! numbers with a life of its own, as no call may live longer than a minute. All parts carry the request id of
-//! the call: the service tells the records apart, so that a repeated call goes on where it stood although the
-//! routes may have changed in between.
+//! A large batch_init is made of parts, one after the other, for as long as the client waits. Each
+//! part is a range of numbers with a deadline of its own, because no call may live longer than a
+//! minute. All parts carry the request id of the call, and the service tells the records apart. A
+//! repeated call therefore continues where the last one stopped, even if the routes have changed in
+//! between.
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
@@ -24,26 +25,27 @@ use crate::{
     upstream::{Effect, Target, UpstreamCall},
 };
 
-/// Records of one part. Fixed, as a repeated call must be made of the same parts.
+/// Records per part. Fixed, because a repeated call must consist of the same parts.
 const PART: u64 = 50_000;
 
 /// A part of a batch_init.
 pub(crate) struct Part {
-    /// Its numbers.
+    /// Numbers of its records.
     pub(crate) numbers: Range<u64>,
-    /// Of these only those on these shards.
+    /// Its records are only those on these shards.
     pub(crate) shards: Vec<u32>,
-    /// How many shards there are, as far as is known here.
+    /// Number of shards of the service, as far as is known here.
     pub(crate) shard_count: u32,
 }
 
-/// What all parts of a batch_init have in common.
+/// What all parts of a batch_init share.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Whole<'a> {
-    /// When it is given up.
+    /// When the batch_init is given up.
     pub(crate) deadline: Instant,
     pub(crate) effect: Effect<'a>,
-    /// When this one leaves, no further part is begun: nobody would know until when it overwrites.
+    /// No further part is begun once this caller has left: nobody would know how long records are
+    /// still being overwritten.
     pub(crate) caller: &'a Caller,
 }
 
@@ -54,11 +56,12 @@ impl Part {
 }
 
 impl Bridge {
-    /// Sends every replica of the service its shards, part by part, each again and again until it is done.
+    /// Sends every replica of the service its shards, part by part. Each part is repeated until it
+    /// is done.
     ///
     /// # Errors
-    /// The first refusal; UNAVAILABLE or OUTCOME_UNKNOWN at the deadline, at the end of a part or when the caller
-    /// has left.
+    /// The first refusal. UNAVAILABLE, OUTCOME_UNKNOWN or OVERLOADED at the deadline or at the end
+    /// of a part; UNAVAILABLE when the caller has left.
     pub(crate) async fn fill<Req, Res, F, Fut>(
         &self,
         service: &Router,
@@ -73,7 +76,7 @@ impl Bridge {
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
         let Whole { deadline, effect, caller } = whole;
-        // Even an empty one is asked for, so that it is refused where it must be.
+        // Even an empty batch_init is sent, so that it is refused where it must be.
         let mut first = 0;
         loop {
             let part_deadline = end_of_part(deadline);
@@ -83,12 +86,12 @@ impl Bridge {
             let parts = group(service, shards).into_values().map(|shards| {
                 let ask = UpstreamCall {
                     service,
-                    // A part that fails goes to the next best replica of its first shard, whole: whoever
-                    // gets it can write all of it.
+                    // A part that fails goes whole to the next best replica of its first shard: any
+                    // replica can write all of it.
                     to: shards.first().map_or(Target::Any, |first| Target::Shard(*first)),
                     effect,
                     deadline: part_deadline,
-                    // Starting over costs more than waiting: a dead connection is noticed by its pings.
+                    // Starting over costs more than waiting. Pings detect a dead connection.
                     attempt_timeout: None,
                 };
                 let shards = shards.iter().map(|shard| u32::from(shard.0)).collect();
@@ -105,7 +108,8 @@ impl Bridge {
                 }
                 Ok(_) => first = numbers.end,
                 Err(problem) if problem.reason() == Reason::WrongShard.as_str() => {
-                    // The store was made anew with other shards: none of the parts so far counts.
+                    // The store was recreated with other shards, so none of the parts so far
+                    // counts.
                     service.forget_description();
                     first = 0;
                     let pause = Duration::from_millis(100);
@@ -120,12 +124,12 @@ impl Bridge {
     }
 }
 
-/// When a part of a batch_init that begins now is given up.
+/// The deadline of a part of a batch_init that begins now.
 pub(crate) fn end_of_part(deadline: Instant) -> Instant {
     deadline.min(Instant::now() + Duration::from_millis(CALL_LIFE_MAX_MS))
 }
 
-/// The shards of every replica; those without a replica, while none is known, form one part.
+/// The shards of every replica. Shards without a known replica form one group.
 fn group(service: &Router, shards: u16) -> BTreeMap<Option<Endpoint>, Vec<ShardId>> {
     let mut groups: BTreeMap<_, Vec<ShardId>> = BTreeMap::new();
     for shard in (0..shards).map(ShardId) {

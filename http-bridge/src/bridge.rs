@@ -1,4 +1,4 @@
-//! What all requests share, and the seams through which it reaches the world.
+//! The state that all requests share, and the seams through which it reaches the world.
 
 use std::{
     fmt,
@@ -27,10 +27,10 @@ use crate::{
     shop::Shop, turned_away::TurnedAway,
 };
 
-/// Explanations of transactions at once for the public.
+/// Maximum number of concurrent explanations of transactions for the public.
 const EXPLANATIONS_MAX: usize = 2;
 
-/// The bridge without its sockets. Cheap to clone; clones are the same bridge.
+/// The bridge without its sockets. Cheap to clone; all clones share one state.
 #[derive(Clone)]
 pub struct Bridge {
     inner: Arc<Inner>,
@@ -48,18 +48,19 @@ struct Inner {
     work: TaskTracker,
     draining: AtomicBool,
     readiness: Readiness,
-    /// Explanations of transactions for the public, each of which reads every live journal.
+    /// Limits the explanations of transactions for the public, because each reads every live
+    /// journal.
     explanations: Semaphore,
-    /// Tells this process from others; drawn when it is first asked for.
+    /// Distinguishes this process from others. Drawn on first use.
     replica: OnceLock<u64>,
     keys: OnceLock<Keys>,
     store_time: StoreTime,
-    /// Held by whoever asks for the store's time.
+    /// Held by the task that is asking for the store's time.
     asking_time: tokio::sync::Mutex<()>,
 }
 
 impl Bridge {
-    /// A bridge to this shop.
+    /// Creates a bridge to this shop.
     pub fn new(
         shop: Shop,
         settings: Settings,
@@ -90,21 +91,22 @@ impl Bridge {
         }
     }
 
-    /// From now on calls that change something, and the console's operator part, need one of these keys. Once, before
-    /// requests are served; later keys than the first are not taken.
+    /// From now on, calls that change something and the console's operator part need one of these
+    /// keys. Call it once, before requests are served: later calls have no effect.
     pub fn guard(&self, keys: Keys) {
         self.inner.keys.get_or_init(|| keys);
     }
 
-    /// Whether there are keys at all.
+    /// Whether API keys are configured.
     pub(crate) fn asks_for_keys(&self) -> bool {
         self.inner.keys.get().is_some()
     }
 
-    /// Whether these headers carry a key; everybody's do where none is needed.
+    /// Checks that the headers carry a valid key. Succeeds for everybody when no keys are
+    /// configured.
     ///
     /// # Errors
-    /// 401.
+    /// NO_API_KEY (401).
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), Problem> {
         match self.inner.keys.get() {
             Some(keys) if !keys.admit(headers) => Err(Problem::no_api_key()),
@@ -112,7 +114,8 @@ impl Bridge {
         }
     }
 
-    /// From now on: not ready, and every HTTP/1.1 answer asks its client to close the connection.
+    /// From now on the bridge is not ready, and every HTTP/1.1 answer asks its client to close the
+    /// connection.
     pub fn drain(&self) {
         self.inner.draining.store(true, Ordering::Relaxed);
     }
@@ -122,7 +125,7 @@ impl Bridge {
         self.inner.draining.load(Ordering::Relaxed)
     }
 
-    /// Work that goes on although its client may have left; for drain to wait for.
+    /// Work that may continue after its client has left. Drain waits for it.
     pub fn work(&self) -> &TaskTracker {
         &self.inner.work
     }
@@ -132,12 +135,12 @@ impl Bridge {
         &self.inner.shop
     }
 
-    /// The store's time, as the services tell it.
+    /// The store's time, as reported by the services.
     pub(crate) fn store_time(&self) -> &StoreTime {
         &self.inner.store_time
     }
 
-    /// The right to ask for the store's time.
+    /// Waits for the right to ask for the store's time, which one task has at a time.
     pub(crate) async fn asking_time(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.inner.asking_time.lock().await
     }
@@ -150,7 +153,8 @@ impl Bridge {
         Arc::clone(&self.inner.entropy)
     }
 
-    /// A place among the requests in flight, for one that can be answered in time.
+    /// Takes a place among the requests in flight. None when all places are taken or the request
+    /// could not be answered in time.
     pub(crate) fn take_place(&self) -> Option<Place> {
         let places = &self.inner.in_flight;
         let in_flight = self.in_flight_now();
@@ -167,22 +171,22 @@ impl Bridge {
         &self.inner.turned_away
     }
 
-    /// What clients have this process hold.
+    /// Counts the memory that this process holds for clients.
     pub(crate) fn held(&self) -> &Held {
         &self.inner.held
     }
 
-    /// Requests that have a place now.
+    /// Number of requests that have a place now.
     pub(crate) fn in_flight_now(&self) -> usize {
         let places = usize::try_from(self.inner.settings.in_flight_max).unwrap_or(usize::MAX);
         places.min(Semaphore::MAX_PERMITS).saturating_sub(self.inner.in_flight.available_permits())
     }
 
-    /// Succeeds when this process is not draining and some replica of every service says that it is
+    /// Succeeds when this process is not draining and every service has a replica that says it is
     /// serving.
     ///
     /// # Errors
-    /// UNAVAILABLE, naming the services that are missing.
+    /// UNAVAILABLE when draining, or with the names of the missing services.
     pub(crate) async fn ready(&self) -> Result<(), Problem> {
         if self.is_draining() {
             return Err(Problem::not_ready("The bridge is shutting down.".to_owned()));
@@ -195,17 +199,17 @@ impl Bridge {
         Err(Problem::not_ready(detail))
     }
 
-    /// A place among the explanations of transactions, if there is one left.
+    /// Takes a place among the explanations of transactions. None when all places are taken.
     pub(crate) fn explains(&self) -> Option<SemaphorePermit<'_>> {
         self.inner.explanations.try_acquire().ok()
     }
 
-    /// A number that tells this process from others.
+    /// A random number that distinguishes this process from others.
     pub(crate) fn replica(&self) -> u64 {
         *self.inner.replica.get_or_init(|| self.inner.entropy.next_u64())
     }
 
-    /// A new unique id: RFC 9562 version 7 over the clock and entropy of the seams.
+    /// A new unique id: RFC 9562 version 7, from the clock and the entropy of the seams.
     pub(crate) fn mint(&self) -> Uuid {
         let bytes = self.inner.entropy.next_bytes();
         let mut random = [0; 10];
@@ -227,7 +231,8 @@ impl Look for Bridge {
     }
 }
 
-/// A request in flight, for as long as it lives.
+/// The place of a request in flight. Dropping it frees the place and counts the request as
+/// answered.
 pub(crate) struct Place {
     bridge: Bridge,
     _permit: OwnedSemaphorePermit,

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-/// The description, taken apart.
+/// The API's description, as parsed JSON.
 #[derive(Debug)]
 pub struct Contract {
     document: Value,
@@ -27,7 +27,7 @@ impl Contract {
         Self::new(document.expect("plain data serializes"))
     }
 
-    /// The document.
+    /// The description as JSON.
     pub const fn document(&self) -> &Value {
         &self.document
     }
@@ -45,12 +45,12 @@ impl Contract {
         operations
     }
 
-    /// The description of one operation.
+    /// The description of one operation; None when it is not documented.
     pub fn operation(&self, method: &Method, template: &str) -> Option<&Value> {
         self.document["paths"].get(template)?.get(method.as_str().to_ascii_lowercase())
     }
 
-    /// The template that a path (without query) was routed by.
+    /// The template that matches a path (without query).
     pub fn template(&self, path: &str) -> Option<&str> {
         let fits = |template: &str| {
             let (wanted, given) = (template.split('/'), path.split('/'));
@@ -65,11 +65,11 @@ impl Contract {
         templates.min_by_key(|template| template.matches('{').count()).map(String::as_str)
     }
 
-    /// Checks one answer: its status is documented for the operation, its content type, body and headers
-    /// are as described.
+    /// Checks one answer: its status is documented for the operation, and its content type, body
+    /// and headers are as described.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// A text for people that says what is wrong.
     pub fn check(
         &self,
         method: &Method,
@@ -120,7 +120,7 @@ impl Contract {
     /// Checks a value against a schema of the document.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// A text for people that says what is wrong.
     pub fn check_value(&self, schema: &Value, value: &Value) -> Result<(), String> {
         let mut whole = json!({ "components": self.document["components"], "allOf": [schema] });
         whole["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();

@@ -1,13 +1,14 @@
-//! The console: a page on which people try the shop and see how it does, and operators see what is
-//! unresolved and bring it to an end.
+//! The console: a page where people try the shop and watch how it does, and where operators see
+//! unresolved transactions and resolve them.
 //!
-//! Its files are part of the executable. It buys through the REST API like everybody else; what it asks
-//! beyond that stands here, under `/console/api`, for the page alone and not in the API's description.
+//! Its files are part of the executable. It buys through the REST API like everybody else. Its
+//! other calls are here, under `/console/api`; they are for the page alone and not in the API's
+//! description.
 //!
-//! What only operators may see is on the admin listener, which is theirs. Through the public door it is
-//! served to who brings the bridge's API key, where there is one, and to nobody where there is none. A call
-//! there that changes something needs a header that no other site's page can send without asking, and asking
-//! is not answered.
+//! The admin listener, which only operators reach, serves all of it. The public listener serves the
+//! operator part to callers with the bridge's API key, or to nobody when no key is configured. A
+//! call that changes something needs a header that a page of another site cannot send without a
+//! preflight, and no preflight allows it.
 
 use std::time::Duration;
 
@@ -49,9 +50,10 @@ use stats::Stats;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
-/// Stands with every call that changes something: no page of another site can send it unasked.
+/// Required by every call here that changes something: a page of another site cannot send it
+/// without a preflight.
 const FROM_CONSOLE: HeaderName = HeaderName::from_static("till-console");
-/// Unresolved transactions that are listed.
+/// Maximum number of unresolved transactions that are listed.
 const LISTED_MAX: u32 = 200;
 /// Longest wait for one replica's last audit.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
@@ -59,7 +61,7 @@ const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
 /// Where a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Door {
-    /// The REST listener, open to whoever reaches it.
+    /// The REST listener, open to everybody who can reach it.
     Public,
     /// The admin listener.
     Operators,
@@ -67,7 +69,7 @@ pub(crate) enum Door {
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// The page, its files, and what it asks.
+/// The page, its files, and the calls that it makes.
 pub(crate) fn router(door: Door) -> Router<Bridge> {
     let mut router = Router::new()
         .route("/console/", get(async || Redirect::permanent("/console")))
@@ -96,11 +98,12 @@ impl Bridge {
     }
 }
 
-/// Headers of every answer of the console.
+/// Adds the headers of every answer of the console.
 async fn harden(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     harden_with(&mut response, POLICY);
-    // What is answered to the page is of this moment; a file says more itself.
+    // The page's calls are answered as of now, so the answers are not cached. Files set their own
+    // caching.
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
@@ -110,11 +113,11 @@ async fn harden(request: Request, next: Next) -> Response {
 #[derive(Debug, Serialize)]
 struct Situation {
     version: &'static str,
-    /// Whether the REST API is behind the same door.
+    /// Whether the REST API is on the same listener.
     shop: bool,
-    /// Whether what operators ask is answered to this caller.
+    /// Whether this caller may make the operators' calls.
     operator: bool,
-    /// Whether a key would open it, for who does not have it yet.
+    /// Whether an API key would allow them, for callers who have not sent it yet.
     operator_key: bool,
 }
 
@@ -131,10 +134,11 @@ async fn state(
     })
 }
 
-/// Lets operators in: through their own door, or with the bridge's API key through the public one.
+/// Lets operators in: through their own listener, or with the bridge's API key through the public
+/// one.
 ///
 /// # Errors
-/// NO_API_KEY where a key would do; FORBIDDEN where none is set, so that nobody could bring one.
+/// NO_API_KEY when a key would do; FORBIDDEN when none is configured, so that nobody can have one.
 fn admit(bridge: &Bridge, door: Door, headers: &HeaderMap) -> Result<(), Problem> {
     match door {
         Door::Operators => Ok(()),
@@ -144,13 +148,13 @@ fn admit(bridge: &Bridge, door: Door, headers: &HeaderMap) -> Result<(), Problem
 }
 
 async fn stats(State(bridge): State<Bridge>, Extension(door): Extension<Door>) -> Json<Stats> {
-    // A question through the public door is itself in flight.
+    // A request through the public listener is itself in flight.
     let own = usize::from(door == Door::Public);
     let in_flight = bridge.in_flight_now().saturating_sub(own);
     Json(Stats::of(&telemetry::metrics::text(), bridge.replica(), in_flight))
 }
 
-/// How the coordinator is asked.
+/// A call to any replica of the coordinator.
 fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect<'a>) -> UpstreamCall<'a> {
     UpstreamCall {
         service: &bridge.shop().coordinator,
@@ -161,12 +165,12 @@ fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect<'a>) -> Ups
     }
 }
 
-/// The coordinator's calls for operators.
+/// A client for the coordinator's operator calls.
 fn operator(transport: Transport) -> TransactionServiceClient<Transport> {
     TransactionServiceClient::new(transport).max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
 }
 
-/// The transactions of a subject, by age; none where nobody knows it.
+/// The transactions of a subject, oldest first; empty when nobody knows it.
 async fn explanation(
     bridge: &Bridge,
     input: &Input,
@@ -191,11 +195,12 @@ async fn explanation(
 #[derive(Debug, Serialize)]
 struct Transactions {
     transactions: Vec<Transaction>,
-    /// Further ones that are not told.
+    /// Number of further transactions that are not listed.
     left_out: u64,
 }
 
-/// What became of an order's transactions: part of trying the shop, so without what is said inside.
+/// The transactions of an order. They are part of trying the shop, so internal details are left
+/// out.
 async fn of_order(State(bridge): State<Bridge>, input: Input) -> Answer<Transactions> {
     let order_id = input.order_id()?;
     let Some(_place) = bridge.explains() else {
@@ -215,7 +220,7 @@ async fn explain(
     admit(&bridge, door, &headers)?;
     let subject: OrderId = input.id("subject")?;
     let mut transactions = Vec::new();
-    // Ids that the order service makes up look the same as a TxId.
+    // Ids that the order service mints look like a TxId.
     if let Ok(tx_id) = subject.as_str().parse::<TxId>() {
         let subject = Subject::TxId(tx_id.0.to_vec().into());
         transactions = explanation(&bridge, &input, subject, Audience::Operator).await?;
@@ -246,11 +251,11 @@ async fn unresolved(
     Ok(Json(Transactions { transactions: transactions.collect(), left_out: listed.left_out }))
 }
 
-/// What resolving came to.
+/// The result of resolving a transaction.
 #[derive(Debug, Serialize)]
 struct Resolved {
     outcome: Outcome,
-    /// While undecided: branches that have not voted, and still may.
+    /// While undecided: branches that have not voted and still may.
     missing: Vec<String>,
 }
 
@@ -281,13 +286,13 @@ async fn resolve(
     Ok(Json(Resolved { outcome: resolved.outcome().into(), missing }))
 }
 
-/// The last audit of the books, over all replicas of the coordinator.
+/// The latest audit of the books over all replicas of the coordinator.
 #[derive(Debug, Serialize)]
 struct Audit {
-    /// Seconds between two; 0 where none is made again and again.
+    /// Seconds between two audits; 0 when they are not repeated.
     every_s: u64,
     last: Option<Verdict>,
-    /// Replicas that did not answer.
+    /// Number of replicas that did not answer.
     silent: usize,
 }
 
@@ -327,7 +332,7 @@ async fn audit(
 ) -> Answer<Audit> {
     admit(&bridge, door, &headers)?;
     let service = &bridge.shop().coordinator;
-    // Each call takes the next replica in turn.
+    // Each call of `any` takes the next replica in turn.
     let routes = (0..service.endpoints().len().max(1)).map(|_| service.any());
     let asked = join_all(routes.map(|route| async move {
         let transport = route.ok()?.transport;

@@ -1,5 +1,5 @@
-//! The API's description for tools, and the pages on which people read and try it. What is served is
-//! shared by all answers: none of them copies a file.
+//! The API's description for tools, and the pages where people read and try it. All answers share
+//! the bytes that are served; none of them copies a file.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -18,7 +18,7 @@ use utoipa_swagger_ui::Config;
 use crate::problem::Problem;
 
 const DESCRIPTION: &str = "/openapi.json";
-/// As the console's, but that Swagger UI writes styles into its elements, and images as data.
+/// Like the console's policy, except that Swagger UI needs inline styles, and images in data URLs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -57,14 +57,15 @@ fn page(path: &str, config: Arc<Config<'static>>) -> Response {
     response
 }
 
-/// Headers of every page.
+/// Adds the security headers of every page.
 async fn harden(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     harden_with(&mut response, POLICY);
     response
 }
 
-/// What a page may load and do, and that nobody may frame it, guess its type or learn where its reader was.
+/// Limits what a page may load and do. Forbids to frame it, to guess its type, and to tell other
+/// sites where its reader was.
 pub(crate) fn harden_with(response: &mut Response, policy: &'static str) {
     let headers = response.headers_mut();
     for (name, value) in [

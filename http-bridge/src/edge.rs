@@ -1,5 +1,6 @@
-//! What surrounds every request, outermost first: its correlation id and span, its log line, the bound on
-//! its body, the bound on what is in flight, and the task that outlives its client.
+//! What surrounds every request, outermost first: its correlation id and span, its log line, the
+//! checks of its head, the bound on requests in flight, the bound on its body, and the task that
+//! outlives its client.
 
 use std::{any::Any, panic::AssertUnwindSafe};
 
@@ -32,19 +33,19 @@ use crate::{
     problem::Problem,
 };
 
-/// Marks a request that came over a connection, not from this process.
+/// Marks a request that came over a connection rather than from within this process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Connected {
-    /// The bridge listens on a loopback address there.
+    /// Whether the connection's listener is on a loopback address.
     pub(crate) on_loopback: bool,
 }
 
-/// Probes are answered under load, too.
+/// Probes, which are answered under overload, too.
 const EXEMPT: [&str; 2] = ["/healthz", "/readyz"];
 
-/// A head up to this long is counted with its request's place.
+/// A head of up to this length is not counted by itself: its request's place covers it.
 const HEAD_BYTES_FREE: usize = 2 * 1024;
-/// Bytes in memory for one of a head, at most.
+/// Maximum bytes in memory per byte of a head.
 const HEAD_FACTOR: usize = 4;
 
 /// The middleware around every endpoint, unknown paths included.
@@ -102,7 +103,7 @@ fn correlation(bridge: &Bridge, request: &Request) -> HeaderValue {
         .expect("hexadecimal digits are a valid header value")
 }
 
-/// The span of a request; none for a probe's, which are nobody's request.
+/// The span of a request. Probes have none, as they are not requests of a client.
 fn span(method: &str, route: &str, correlation: &HeaderValue) -> Span {
     if EXEMPT.contains(&route) {
         return Span::none();
@@ -121,7 +122,8 @@ fn span(method: &str, route: &str, correlation: &HeaderValue) -> Span {
     )
 }
 
-/// A method, as a label: those that nobody registered are a client's invention.
+/// A method as a metric label. Unregistered methods share one label, because clients can invent any
+/// number.
 fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -142,7 +144,7 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
     if let Err(problem) = judge(bridge, &request, head_bytes) {
         return problem.into_response();
     }
-    // From here on the request counts: before anything of its body is taken in.
+    // From here on the request counts against the limits, before any of its body is read.
     let head = match hold_head(bridge, &request, head_bytes) {
         Ok(head) => head,
         Err(problem) => return problem.into_response(),
@@ -173,15 +175,17 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
     if reads {
         return work.await;
     }
-    // When the client leaves, the server drops this future; the work goes on all the same, or to where it may end.
+    // The server drops this future when the client leaves. The work continues; a batch_init ends
+    // with its current part.
     match bridge.work().spawn(work.in_current_span()).await {
         Ok(response) => response,
         Err(error) => Problem::bug(&error).into_response(),
     }
 }
 
-/// What is refused by its head alone: what HTTP forbids, what was meant for another host, what a browser
-/// sends for a page of another origin, and what lacks the API key.
+/// Refuses by the head alone: what HTTP forbids, heads that are too large, requests for another
+/// host, what a browser sends for a page of another origin, and calls without the API key that they
+/// need.
 fn judge(bridge: &Bridge, request: &Request, head_bytes: usize) -> Result<(), Problem> {
     let (uri, headers, settings) = (request.uri(), request.headers(), bridge.settings());
     let connected = request.extensions().get::<Connected>();
@@ -210,15 +214,15 @@ fn judge(bridge: &Bridge, request: &Request, head_bytes: usize) -> Result<(), Pr
     if changes(request.method()) { bridge.admit(headers) } else { Ok(()) }
 }
 
-/// Length of the head, about as HTTP/1.1 would send it.
+/// Approximate length of the head as HTTP/1.1 would send it, in bytes.
 fn head_bytes(request: &Request) -> usize {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let headers = request.headers().iter();
     headers.fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len() + 4)
 }
 
-/// Counts a long head over HTTP/2 among what is held; over HTTP/1.1 it lies in its connection's buffer, which
-/// is counted there. OVERLOADED when no more may be held.
+/// Counts a long HTTP/2 head as held memory. An HTTP/1.1 head lies in its connection's buffer,
+/// which is counted there. OVERLOADED when no more may be held.
 fn hold_head(
     bridge: &Bridge,
     request: &Request,
@@ -227,13 +231,13 @@ fn hold_head(
     if request.version() != Version::HTTP_2 || head_bytes <= HEAD_BYTES_FREE {
         return Ok(None);
     }
-    // A map of headers takes several times what short ones are long.
+    // Short headers take several times their length in a header map.
     let held = bridge.held().take(head_bytes.saturating_mul(HEAD_FACTOR));
     let full = || Problem::of(Reason::Overloaded).because(&"too many bytes of long heads are held");
     held.map(Some).ok_or_else(full)
 }
 
-/// Takes the body in and throws it away piece by piece, so that nothing of it is left on the connection.
+/// Reads the body and discards it piece by piece, so that nothing of it is left on the connection.
 async fn without_body(bridge: &Bridge, request: Request) -> Result<Request, Problem> {
     let most = u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX);
     if content_length(request.headers()).is_some_and(|length| length > most) {
@@ -270,7 +274,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
     format!("panic: {}", text.unwrap_or("without a message"))
 }
 
-/// What one request leaves in the log.
+/// The log line of one request.
 struct Line {
     path: String,
     correlation: HeaderValue,
@@ -278,8 +282,8 @@ struct Line {
 }
 
 impl Line {
-    /// One line for a request that failed; answers, refusals and overload included, at debug alone, as there are
-    /// many.
+    /// Logs one line: an error or a warning for a failure; debug for answers, refusals and
+    /// overload, because there are many.
     fn log(&self, response: &Response) {
         let status = response.status();
         let problem = response.extensions().get::<Problem>();
@@ -298,7 +302,7 @@ impl Line {
             };
         }
         if EXEMPT.contains(&self.path.as_str()) {
-            // A probe that is told "not ready" is no failed request.
+            // A probe that is told "not ready" is not a failed request.
             line!(debug, "probe answered");
         } else if status == StatusCode::INTERNAL_SERVER_ERROR {
             line!(error, "request failed inside");

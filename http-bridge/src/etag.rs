@@ -2,10 +2,10 @@
 
 use http::{HeaderMap, header};
 
-/// Tags that one If-Match may name.
+/// Maximum number of tags in one If-Match.
 const TAGS_MAX: usize = 32;
 
-/// Why an If-Match is none.
+/// Why an If-Match is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("must be * or a list of quoted entity tags")]
@@ -14,17 +14,17 @@ pub(crate) enum Malformed {
     TooMany,
 }
 
-/// A token as a strong entity tag.
+/// Formats a token as a strong entity tag.
 pub(crate) fn quoted(token: &str) -> String {
     format!("\"{token}\"")
 }
 
-/// Whatever content there is.
+/// Matches any content.
 const ANY: &str = "*";
-/// A token that no order has: what a weak tag stands for, which never matches.
+/// A token that no order has. It stands for a weak tag or a quoted `*`, which never match.
 const NONE: &str = "W/";
 
-/// The tokens that If-Match names, or [`ANY`] alone; none where the header does not stand.
+/// The tokens that If-Match names, or [`ANY`] alone. None when the header is absent.
 pub(crate) fn if_match(headers: &HeaderMap) -> Option<Result<Vec<String>, Malformed>> {
     headers.contains_key(header::IF_MATCH).then(|| {
         let mut tokens = Vec::new();
@@ -32,7 +32,7 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Option<Result<Vec<String>, Malfor
             let text = value.to_str().map_err(|_| Malformed::Form)?;
             list(text, &mut tokens)?;
         }
-        // All content is no member of a list.
+        // A list is not empty, and `*` is not a member of one.
         if tokens.is_empty() || (tokens.len() > 1 && tokens.iter().any(|token| token == ANY)) {
             return Err(Malformed::Form);
         }

@@ -1,10 +1,10 @@
-//! Headers of the API that are no standard, or not yet.
+//! Headers of the API that are not standard, or not yet.
 
 use http::HeaderName;
 
-/// Makes a call happen once.
+/// Makes a call take effect once.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Keeps the log of a checkout, for who is going to look at it.
+/// Keeps the log of a checkout for somebody who is going to look at it.
 pub(crate) const KEEP_LOG: HeaderName = HeaderName::from_static("till-keep-log");
-/// Correlates; honest callers reuse it.
+/// Correlates logs and traces. Not unique: honest callers reuse it.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -1,19 +1,19 @@
-//! What clients have this process hold beyond the little that each connection and stream has by itself: long
-//! heads, and answers that they do not take. It is counted for all connections together.
+//! Memory that clients make this process hold, beyond the little that each connection and stream
+//! takes anyway: long heads, and answers that they do not take. One count covers all connections.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// So many bytes may be held.
+/// Maximum number of bytes that may be held.
 pub(crate) const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The count. Clones share it.
+/// The count of held bytes. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Held(Arc<AtomicUsize>);
 
-/// A part of what is held, for as long as it lives.
+/// A part of the held bytes. Dropping it gives them back.
 #[derive(Debug)]
 pub(crate) struct Share {
     held: Held,
@@ -21,20 +21,20 @@ pub(crate) struct Share {
 }
 
 impl Held {
-    /// So many bytes more, where they may be held.
+    /// Counts more bytes as held. None when they would exceed the limit.
     pub(crate) fn take(&self, bytes: usize) -> Option<Share> {
         let share = self.add(bytes);
         (!self.is_scarce()).then_some(share)
     }
 
-    /// So many bytes more, which are held already.
+    /// Counts more bytes that are already held, even beyond the limit.
     pub(crate) fn add(&self, bytes: usize) -> Share {
         self.0.fetch_add(bytes, Ordering::Relaxed);
         telemetry::metrics().http_held.add(signed(bytes));
         Share { held: self.clone(), bytes }
     }
 
-    /// More is held than may be.
+    /// True when more than [`HELD_BYTES_MAX`] is held.
     pub(crate) fn is_scarce(&self) -> bool {
         self.0.load(Ordering::Relaxed) > HELD_BYTES_MAX
     }
@@ -47,7 +47,7 @@ impl Drop for Share {
     }
 }
 
-/// A size in memory, which no count of bytes exceeds.
+/// A size in memory as a signed number. No size exceeds its range.
 fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Paths and headers into types: syntactic validation, once, before anything is asked.
+//! Parses paths and headers into types: syntactic validation, once, before any service is asked.
 
 use std::{convert::Infallible, str::FromStr};
 
@@ -25,24 +25,24 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Greatest length of an Idempotency-Key, in bytes: short of a request id, so that parts of a call can be
-/// named after it.
+/// Maximum length of an Idempotency-Key, in bytes. It is shorter than a request id, so that parts
+/// of a call can be named after it.
 pub(crate) const KEY_LEN_MAX: usize = 126;
-/// Greatest length of an X-Request-Id that is echoed, in bytes.
+/// Maximum length of an X-Request-Id that is echoed, in bytes.
 pub(crate) const CORRELATION_LEN_MAX: usize = 128;
-/// Greatest number of records of a batch_init.
+/// Maximum number of records of a batch_init.
 pub(crate) const COUNT_MAX: u64 = 10_000_000;
 
-/// When a request arrived; put into its extensions at the edge.
+/// When a request arrived. The edge puts it into the request's extensions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrived(pub(crate) Instant);
 
-/// Whether the client still waits; put into the extensions of a request whose work outlives its client.
+/// Whether the client still waits. The edge puts it into the request's extensions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Caller(CancellationToken);
 
 impl Caller {
-    /// The client waits until this is dropped.
+    /// The client counts as waiting until the guard is dropped.
     pub(crate) fn waits(&self) -> DropGuard {
         self.0.clone().drop_guard()
     }
@@ -52,19 +52,19 @@ impl Caller {
     }
 }
 
-/// What a handler is given: the parameters of the path, and what identifies the call.
+/// The input of a handler: the parameters of the path, and what identifies the call.
 #[derive(Debug)]
 pub(crate) struct Input {
     method: Method,
     template: String,
-    /// Name and percent-decoded value of every parameter; a value that does not decode is None. Numbers
-    /// are made canonical when they are read.
+    /// Name and percent-decoded value of every parameter. The value is None when it does not
+    /// decode. Numbers become canonical when they are read.
     parameters: Vec<(String, Option<String>)>,
     key: Option<(HeaderName, HeaderValue)>,
-    /// A header that must stand once stood more than once.
+    /// The header of `key` occurs more than once.
     repeated: bool,
     keep_log: Option<HeaderValue>,
-    /// None where the header does not stand.
+    /// None when the header is absent.
     if_match: Option<Result<Vec<String>, etag::Malformed>>,
     arrived: Instant,
     caller: Caller,
@@ -95,7 +95,7 @@ impl FromRequestParts<Bridge> for Input {
     }
 }
 
-/// The header that carries the request id, and whether it stands more than once.
+/// The header that carries the request id, and whether it occurs more than once.
 fn key(headers: &HeaderMap, trust: bool) -> (Option<(HeaderName, HeaderValue)>, bool) {
     let mut names = vec![IDEMPOTENCY_KEY];
     if trust {
@@ -110,7 +110,7 @@ fn key(headers: &HeaderMap, trust: bool) -> (Option<(HeaderName, HeaderValue)>, 
     (None, false)
 }
 
-/// Sets the segments of the path against those of its template.
+/// Matches the segments of the path with those of its template.
 fn parameters(template: &str, path: &str) -> Vec<(String, Option<String>)> {
     template
         .split('/')
@@ -122,7 +122,8 @@ fn parameters(template: &str, path: &str) -> Vec<(String, Option<String>)> {
         .collect()
 }
 
-/// Percent-decodes strictly: every `%` begins a byte in hexadecimal, and all bytes are UTF-8.
+/// Percent-decodes strictly: every `%` must begin a byte in hexadecimal, and the result must be
+/// UTF-8.
 fn decode(text: &str) -> Option<String> {
     for (at, _) in text.match_indices('%') {
         let digits = text.as_bytes().get(at + 1..at + 3)?;
@@ -144,22 +145,22 @@ impl Input {
         }
     }
 
-    /// An id by the name of its parameter.
+    /// Parses an id, given the name of its parameter.
     pub(crate) fn id<T: FromStr<Err = IdError>>(&self, name: &'static str) -> Result<T, Problem> {
         self.text(name)?.parse().map_err(|error: IdError| Problem::invalid(name, &error))
     }
 
-    /// The path's order.
+    /// The order id in the path.
     pub(crate) fn order_id(&self) -> Result<OrderId, Problem> {
         self.id("order_id")
     }
 
-    /// The path's item.
+    /// The item id in the path.
     pub(crate) fn item_id(&self) -> Result<ItemId, Problem> {
         self.id("item_id")
     }
 
-    /// The path's user.
+    /// The user id in the path.
     pub(crate) fn user_id(&self) -> Result<UserId, Problem> {
         self.id("user_id")
     }
@@ -171,7 +172,7 @@ impl Input {
         least: u64,
         most: u64,
     ) -> Result<u64, Problem> {
-        // A quantity is the widest range of amounts.
+        // A quantity has the widest range of all amounts.
         let parsed: Result<Quantity, AmountError> = self.text(name)?.parse();
         let value = match parsed {
             Ok(value) => value.get(),
@@ -192,12 +193,12 @@ impl Input {
         Ok(value)
     }
 
-    /// An amount or a quantity: at least 1.
+    /// An amount or a quantity, at least 1.
     pub(crate) fn amount(&mut self, name: &'static str) -> Result<u64, Problem> {
         self.number(name, 1, AMOUNT_MAX)
     }
 
-    /// A price or a starting value: may be 0.
+    /// A price or a starting value, which may be 0.
     pub(crate) fn start(&mut self, name: &'static str) -> Result<u64, Problem> {
         self.number(name, 0, AMOUNT_MAX)
     }
@@ -207,10 +208,10 @@ impl Input {
         self.number("n", 0, COUNT_MAX)
     }
 
-    /// Whether the log of a checkout is wanted.
+    /// Whether the client wants the log of the checkout to be kept.
     ///
     /// # Errors
-    /// The header says something else than 1.
+    /// The header has a value other than 1.
     pub(crate) fn keep_log(&self) -> Result<bool, Problem> {
         match &self.keep_log {
             None => Ok(false),
@@ -219,10 +220,10 @@ impl Input {
         }
     }
 
-    /// The tokens of which one must be the order's; none where any content will do.
+    /// The tokens of which one must be the order's; empty when the header is absent.
     ///
     /// # Errors
-    /// The header is malformed, or names too many.
+    /// The header is malformed or names too many tokens.
     pub(crate) fn if_match(&self) -> Result<Vec<String>, Problem> {
         match &self.if_match {
             None => Ok(Vec::new()),
@@ -235,7 +236,7 @@ impl Input {
         self.caller.clone()
     }
 
-    /// When a call that only reads is given up.
+    /// When any call but a batch_init is given up.
     pub(crate) fn deadline(&self, bridge: &Bridge) -> Instant {
         self.arrived + bridge.settings().request_timeout
     }
@@ -245,11 +246,12 @@ impl Input {
         self.arrived + bridge.settings().batch_init_timeout
     }
 
-    /// The id that makes the call happen once: the client's, bound to this call, or a new one. Call it
+    /// The id that makes the call happen once: the client's, bound to this call, or a new one. With
+    /// the client's id comes a timestamp of the store that was read after the id was bound. Call it
     /// after all parameters have been read.
     ///
     /// # Errors
-    /// A malformed header; REQUEST_ID_REUSED; UNAVAILABLE at the deadline.
+    /// A malformed header; REQUEST_ID_REUSED; UNAVAILABLE or OVERLOADED at the deadline.
     pub(crate) async fn request_id(
         &self,
         bridge: &Bridge,
@@ -297,9 +299,9 @@ impl Input {
         RequestId::new(text).map_err(|error| Problem::invalid(field, &error))
     }
 
-    /// What an id stands for: the method and the path with its values in canonical form, so that two
-    /// spellings of one path are one call. At most 1024 bytes, as values are at most 128 and paths have
-    /// at most four.
+    /// What an id stands for: the method and the path with canonical values, so that two spellings
+    /// of one path are one call. At most 1024 bytes, because a path has at most four values of at
+    /// most 128 bytes.
     fn call(&self) -> String {
         let mut values = self.parameters.iter().map(|(_, value)| value);
         let path: Vec<&str> = self
@@ -314,13 +316,13 @@ impl Input {
     }
 }
 
-/// True for a correlation id that is echoed as it came.
+/// True for a correlation id that is echoed unchanged.
 pub(crate) fn is_correlation_id(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     (1..=CORRELATION_LEN_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
 }
 
-/// The declared length of a body, where it is.
+/// The declared length of the body; None when there is none.
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

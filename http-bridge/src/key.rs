@@ -1,7 +1,9 @@
-//! The optional API key: who may change the shop over REST, and see its console's operator part.
+//! The optional API key. Where one is set, changes over REST and the public console's operator part
+//! need it.
 //!
-//! Off unless a file is named, as the shop's public clients have none. The file is read again when it
-//! changes, and may hold several keys, one a line, so that one can be replaced while both count.
+//! Off unless a file is named, because the shop's public clients have no key. The file is read
+//! again when it changes. It may hold several keys, one per line, so that one can be replaced while
+//! both are valid.
 
 use std::{
     fmt, fs,
@@ -17,44 +19,45 @@ use subtle::{Choice, ConstantTimeEq as _};
 #[cfg(test)]
 mod tests;
 
-/// Shortest and longest key, in bytes.
+/// Minimum and maximum length of a key, in bytes.
 const KEY_LEN_MIN: usize = 16;
 const KEY_LEN_MAX: usize = 512;
-/// Longest file that can hold keys, in bytes.
+/// Maximum number of bytes that are read of a file of keys.
 const FILE_LEN_MAX: u64 = 64 * 1024;
 
-/// Why a file of keys cannot be used. What it holds is not told. A retry helps once it is right.
+/// Why a file of keys cannot be used. It never shows the keys. A retry helps once the file is
+/// right.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{} cannot be read", path.display())]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The error of the system.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// A line is no key.
+    /// A line is not a key.
     #[error(
         "{} line {line}: a key is {KEY_LEN_MIN} to {KEY_LEN_MAX} visible ASCII characters",
         path.display()
     )]
     Line {
-        /// In which file.
+        /// Path of the file.
         path: PathBuf,
-        /// From 1.
+        /// Number of the line, from 1.
         line: usize,
     },
-    /// There is none.
+    /// The file holds no key.
     #[error("{} holds no key", path.display())]
     Empty {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
     },
 }
 
-/// The keys that count. Cheap to clone; clones share them.
+/// The valid keys. Cheap to clone; clones share them.
 #[derive(Clone)]
 pub struct Keys {
     shared: Arc<Shared>,
@@ -72,10 +75,10 @@ impl fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// Reads the file, and goes on to look at it. Must be called within a tokio runtime.
+    /// Reads the file and reads it again when it changes. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`KeyError`]; a person must look.
+    /// [`KeyError`]; a person must correct the file.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let keys = RwLock::new(read(path)?);
         let shared = Arc::new(Shared { path: path.to_owned(), keys });
@@ -83,8 +86,8 @@ impl Keys {
         Ok(Self { shared })
     }
 
-    /// True when the request carries one of the keys, as `Authorization: Bearer KEY`. Takes as long for
-    /// a key that is nearly right as for one that is not.
+    /// True when the request carries one of the keys, as `Authorization: Bearer KEY`. A key that is
+    /// nearly right takes as long to check as one that is all wrong.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
         let mut told = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(only), None) = (told.next(), told.next()) else { return false };
@@ -99,7 +102,7 @@ impl Keys {
 }
 
 impl Shared {
-    /// Reads again; what cannot be used leaves what stands.
+    /// Reads the file again. Keeps the keys in force when the file cannot be used.
     fn reload(&self) -> Result<bool, KeyError> {
         let found = read(&self.path)?;
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
@@ -109,10 +112,10 @@ impl Shared {
     }
 }
 
-/// Says whether a file of keys can be used.
+/// Checks whether a file of keys can be used.
 ///
 /// # Errors
-/// [`KeyError`]; a person must look.
+/// [`KeyError`]; a person must correct the file.
 pub fn check(path: &Path) -> Result<(), KeyError> {
     read(path).map(drop)
 }

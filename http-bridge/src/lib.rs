@@ -1,23 +1,27 @@
 //! The REST face of the shop: the course's HTTP API in front of the order, stock and payment services and
 //! the coordinator.
 //!
-//! Must not know: the store, the commit protocol, what a call means beyond its limits. It keeps nothing
-//! between requests but connections, so that any number of replicas may run and each may be killed.
+//! Must not know: the store, the commit protocol, what a call means beyond its limits. Apart from
+//! its connections it keeps nothing between requests that a kill could lose, so any number of
+//! replicas may run and any of them may be killed.
 //!
-//! Modules: [`args`] settings; `shop` the services behind it; [`bridge`] the shared state and its seams; [`api`] one
-//! handler for each endpoint, registered and documented in one place; [`input`] paths and `headers` into types;
-//! [`key`] who may change anything, where that is not everybody; [`load`] whether one more request could be answered
-//! in time; `held` what clients have it hold; `turned_away` the log of those that could not; [`upstream`] asking a
-//! service until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only writer of
-//! `application/problem+json`; [`edge`] what surrounds every request; [`origin`] what browsers send for pages of other
-//! sites; `etag` which content of an order was seen; [`ready`] readiness; [`server`] sockets, HTTP/1.1 and HTTP/2,
-//! drain; `console` the page for people; `docs` the description of the API; `conformance` (feature) checks answers
-//! against openapi.json.
+//! Modules: [`args`] settings; `shop` the services behind the bridge; [`bridge`] the shared state
+//! and its seams; [`api`] one handler for each endpoint, registered and documented in one place;
+//! [`input`] parses paths and `headers` into types; [`key`] the optional API key that changes need;
+//! [`load`] whether one more request can be answered in time; `held` the memory held for clients;
+//! `turned_away` the log of requests refused for overload; [`upstream`] asks a service until the
+//! answer is definite; [`batch`] batch_init over all shards; [`problem`] the only writer of
+//! `application/problem+json`; [`edge`] the middleware around every request; [`origin`] what
+//! browsers send for pages of other sites; `etag` which content of an order the client has seen;
+//! [`ready`] readiness; [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for
+//! people; `docs` the description of the API; `conformance` (feature) checks answers against
+//! openapi.json.
 //!
-//! Invariants: a 4xx is a definite answer, never a conflict, a timeout or a lost message; an outcome that is
-//! not known is asked for again, with the same request id, until the request's deadline, and only then a
-//! 503; work that was begun for a call that changes something goes on when its client leaves; routes and
-//! documentation are one registration (tests/it hold each of these).
+//! Invariants: a 4xx is a definite answer, never a write conflict, a timeout or a lost message. An
+//! unknown outcome is asked for again with the same request id until the request's deadline; only
+//! then is it answered with 503. Work begun for a call that changes something continues when its
+//! client leaves; a batch_init ends with its current part. Routes and documentation are one
+//! registration. tests/it checks each of these.
 
 use std::{future::Future, sync::Arc};
 
@@ -58,9 +62,9 @@ use key::Keys;
 pub use server::Error;
 pub use shop::Shop;
 
-/// Greatest length of a request's body, in bytes; no endpoint reads any.
+/// Maximum length of a request's body, in bytes. No endpoint reads the body.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Greatest length of a request's head, in bytes.
+/// Maximum length of a request's head (target and headers), in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 impl Bridge {
@@ -70,10 +74,11 @@ impl Bridge {
     }
 }
 
-/// Runs the bridge over the real network until `shutdown` is done and what was in flight has been answered.
+/// Runs the bridge over the real network until `shutdown` completes. Then answers the requests in
+/// flight, for at most the drain timeout.
 ///
 /// # Errors
-/// [`Error`]: the certificates, the keys or the sockets cannot be used; a retry does not help.
+/// [`Error`] when the certificates, the keys or the sockets cannot be used. A retry does not help.
 pub async fn run(
     args: Args,
     listeners: Listeners,

@@ -1,9 +1,9 @@
-//! Whether one more request could be answered in time.
+//! Whether one more request can be answered in time.
 //!
-//! By Little's law a request waits for as long as those before it take: how many are in flight, divided by
-//! how many are answered in a second. Where that is more than half of the time that a request has, it is
-//! refused before it starts, so that those that were begun are answered and nothing is done in vain. A
-//! crowd that can be served is never refused for its size.
+//! By Little's law a request waits as long as those before it take: the number in flight divided by
+//! the number answered per second. If that is more than half of the time that a request has, the
+//! request is refused before it starts. Requests that have begun are therefore answered, and no
+//! work is done in vain. A crowd that can be served is never refused for its size.
 
 use std::{
     sync::{
@@ -15,14 +15,16 @@ use std::{
 
 use tokio::time::Instant;
 
-/// So many at once are served whatever the rate: a crowd that comes all at once, or a store that pauses.
+/// This many requests at once are served whatever the rate, for a crowd that comes all at once or a
+/// store that pauses.
 const CALM: usize = 4_000;
-/// Answers are counted over windows of this length...
+/// Answers are counted over windows of this length.
 const WINDOW: Duration = Duration::from_secs(1);
-/// ...and a new window weighs one in so many, so that a pause of seconds looks like one.
+/// A new window has a weight of one in this many, so that a pause of seconds does not look like an
+/// outage.
 const MEMORY: u64 = 8;
 
-/// How fast requests are answered. Times and counts trigger refusals, they decide no outcome.
+/// How fast requests are answered. It only triggers refusals and decides no outcome.
 #[derive(Debug)]
 pub(crate) struct Load {
     answered: AtomicU64,
@@ -32,9 +34,9 @@ pub(crate) struct Load {
 #[derive(Debug)]
 struct Rate {
     since: Instant,
-    /// Answers in all, at that time.
+    /// Total number of answers at `since`.
     answered: u64,
-    /// Thousandths of answers in a second; none before the first window with an answer.
+    /// Answers per 1,000 seconds. None before the first window with an answer.
     millis: Option<u64>,
 }
 
@@ -44,17 +46,18 @@ impl Load {
         Self { answered: AtomicU64::new(0), rate: Mutex::new(rate) }
     }
 
-    /// A request was answered.
+    /// Counts a request as answered.
     pub(crate) fn answered(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// True when a request that comes after so many others would wait for longer than this.
+    /// True when a request behind `in_flight` others would wait longer than `patience`. Always
+    /// false up to [`CALM`] of them.
     pub(crate) fn is_beyond(&self, in_flight: usize, patience: Duration, now: Instant) -> bool {
         if in_flight <= CALM {
             return false;
         }
-        // A rate is replaced field by field, but none of them is ever wrong by itself.
+        // A poisoned lock is safe to use: each field is valid by itself.
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         rate.catch_up(self.answered.load(Ordering::Relaxed), now);
         let Some(millis) = rate.millis else { return false };
@@ -71,7 +74,7 @@ impl Rate {
         }
         let more = u128::from(answered.saturating_sub(self.answered));
         let latest = u64::try_from(more * 1_000_000 / elapsed_ms).unwrap_or(u64::MAX);
-        // After a long calm time the last window says it all.
+        // After a long gap the latest window counts alone.
         let windows = u64::try_from(elapsed_ms / WINDOW.as_millis()).unwrap_or(MEMORY).min(MEMORY);
         self.millis = match self.millis {
             None if latest == 0 => None,
@@ -83,7 +86,7 @@ impl Rate {
     }
 }
 
-/// `latest` weighs `windows` of [`MEMORY`].
+/// Weighted mean: `latest` has a weight of `windows` in [`MEMORY`], `before` has the rest.
 fn mix(before: u64, latest: u64, windows: u64) -> u64 {
     let sum = u128::from(before) * u128::from(MEMORY - windows.min(MEMORY))
         + u128::from(latest) * u128::from(windows.min(MEMORY));
@@ -96,7 +99,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(15);
 
-    /// A load that has answered so many a second for some time.
+    /// A load that has answered `rate` requests per second for some time.
     fn steady(rate: u64) -> (Load, Instant) {
         let mut now = Instant::now();
         let load = Load::new(now);

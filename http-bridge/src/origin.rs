@@ -1,8 +1,10 @@
-//! What a browser lets pages of other sites send: calls that change something are refused to them, and a
-//! name that was made to resolve to this machine is not answered to on loopback.
+//! What browsers send for pages of other sites. Their calls that change something are refused. On
+//! loopback the bridge answers to its own hosts alone, and not to a name that was made to resolve
+//! to this machine.
 //!
-//! Browsers mark what they send (Sec-Fetch-Site, and before 2023 Origin alone); other clients send neither
-//! header and are let through. Decided as Go's `http.CrossOriginProtection` decides it.
+//! Browsers mark what they send with Sec-Fetch-Site, or before 2023 with Origin alone. Other
+//! clients send neither header and are let through. The decision is that of Go's
+//! `http.CrossOriginProtection`.
 
 use std::{str::FromStr, time::Duration};
 
@@ -19,16 +21,16 @@ use crate::{
 mod tests;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// By this name a container reaches the host that it runs on.
+/// The name by which a container reaches its host.
 const DOCKER_HOST: &str = "host.docker.internal";
-/// For so long a browser need not ask again.
+/// How long a browser may cache a preflight.
 const PREFLIGHT_AGE: Duration = Duration::from_hours(1);
 
-/// An origin as browsers tell it: `scheme://host` or `scheme://host:port`.
+/// An origin as browsers send it: `scheme://host` or `scheme://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(HeaderValue);
 
-/// Why a text is no origin.
+/// Why a text is not an origin.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{0:?} is no origin: give it as browsers tell it, http://host or https://host:port, in lower case and \
@@ -51,11 +53,11 @@ impl FromStr for Origin {
     }
 }
 
-/// A host by which this machine is called, beside its loopback names.
+/// A host by which this machine is called, in addition to its loopback names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host(String);
 
-/// Why a text is no host.
+/// Why a text is not a host.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no host: give a name or an address, without scheme and port")]
 pub struct HostError(String);
@@ -71,20 +73,21 @@ impl FromStr for Host {
     }
 }
 
-/// The host that a request means: of its target, else of its Host header.
+/// The host that a request is for: of its target, or else of its Host header.
 pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let named = || Some(headers.get(header::HOST)?.to_str().unwrap_or_default());
     uri.authority().map(http::uri::Authority::as_str).or_else(named)
 }
 
-/// True when what listens on loopback may answer to this authority.
+/// True when a listener on loopback may answer to this authority.
 pub(crate) fn is_own(authority: &str, allowed: &[Host]) -> bool {
     let Some(host) = host_of(authority) else { return false };
     let is_allowed = |Host(name): &Host| name.eq_ignore_ascii_case(host);
     is_loopback(host) || host.eq_ignore_ascii_case(DOCKER_HOST) || allowed.iter().any(is_allowed)
 }
 
-/// True for a call that changes something and that a browser sends for a page of another origin.
+/// True for a call that changes something and that a browser sends for a page of another origin,
+/// unless that origin is allowed.
 pub(crate) fn is_foreign(
     method: &Method,
     uri: &Uri,
@@ -99,7 +102,7 @@ pub(crate) fn is_foreign(
     let foreign = match text(SEC_FETCH_SITE) {
         "same-origin" | "none" => false,
         "" if origin.is_empty() => false,
-        // Old browsers: the scheme is not known here, so the host alone is compared.
+        // Old browsers: the scheme is not known here, so only the host is compared.
         "" => {
             let own = authority(uri, headers);
             origin.split_once("://").map(|(_, host)| host) != own || own.is_none()
@@ -109,7 +112,7 @@ pub(crate) fn is_foreign(
     foreign && !allowed.iter().any(|known| known.0 == origin)
 }
 
-/// Lets pages of these origins call, and read what they are answered; answers their browsers' preflights.
+/// Lets pages of these origins call and read the answers. Answers their browsers' preflights.
 pub(crate) fn cors(origins: &[Origin]) -> CorsLayer {
     let allowed: Vec<HeaderValue> = origins.iter().map(|origin| origin.0.clone()).collect();
     CorsLayer::new()

@@ -1,6 +1,7 @@
-//! Refusals and failures as RFC 9457 `application/problem+json`: the only file that writes one.
+//! Refusals and failures as RFC 9457 `application/problem+json`: the only file that writes them.
 //!
-//! A body carries no ids and no amounts of the request, so that load tools can group failures by it.
+//! A body contains no ids and no amounts of the request, so that load tools can group failures by
+//! it.
 
 use std::{borrow::Cow, fmt::Display, time::Duration};
 
@@ -18,15 +19,17 @@ mod tests;
 /// Media type of a problem body.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// Where the problem types are explained; a type is this and the reason in kebab case.
+/// Where the problem types are explained. A type is this path and the reason in kebab case.
 pub(crate) const TYPES_PATH: &str = "/problems/";
 
-/// What a caller is told to wait when no service said it.
+/// How long to wait before a retry, when no service says so.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The HTTP status of a kind. Total, so that a new kind does not compile until it has one.
+/// The HTTP status of a kind (E2). The match is total, so a new kind does not compile until it has
+/// one.
 ///
-/// A contended call is retried inside; only its deadline lets it out, as not available.
+/// A contended call is retried inside the bridge. It reaches the client only at its deadline, as
+/// not available.
 pub const fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
@@ -43,15 +46,15 @@ pub const fn status(kind: ErrorKind) -> StatusCode {
     }
 }
 
-/// True for statuses that say when to come again.
+/// True for statuses that carry Retry-After.
 fn says_when(status: StatusCode) -> bool {
     status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// One kind of problem: what is the same in every body of it.
+/// One kind of problem: what all bodies of it have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProblemType {
-    /// Stable, upper case, for machines.
+    /// Stable identifier in upper case, for machines.
     pub reason: &'static str,
     /// HTTP status.
     pub status: StatusCode,
@@ -61,7 +64,7 @@ pub struct ProblemType {
     pub detail: &'static str,
 }
 
-/// Problems of HTTP itself, which no service knows.
+/// Problems of HTTP itself, which no service reports.
 const OF_HTTP: [ProblemType; 7] = [
     ProblemType {
         reason: "NO_SUCH_PATH",
@@ -110,7 +113,7 @@ const OF_HTTP: [ProblemType; 7] = [
 ];
 
 impl ProblemType {
-    /// The type of a reason that services say.
+    /// The type of a reason that services report.
     pub const fn of(reason: Reason) -> Self {
         Self {
             reason: reason.as_str(),
@@ -193,8 +196,8 @@ const fn detail(reason: Reason) -> &'static str {
     }
 }
 
-/// Why a call was not answered with success. A retry helps for 429 and 503 alone, with the same request
-/// id; a 409 may succeed later, when the facts have changed.
+/// Why a call did not succeed. A retry helps only for 429 and 503, with the same request id. A 409
+/// may succeed later, when the facts have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem(Box<Content>);
 
@@ -202,13 +205,13 @@ pub struct Problem(Box<Content>);
 struct Content {
     status: StatusCode,
     reason: Cow<'static, str>,
-    /// None where this version has no explanation of the reason.
+    /// None when this version has no explanation of the reason.
     slug: Option<String>,
     title: &'static str,
     detail: Cow<'static, str>,
     field: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
-    /// For the log alone.
+    /// For the log alone; never sent.
     cause: Option<String>,
 }
 
@@ -231,7 +234,8 @@ impl Problem {
         Self::new(ProblemType::of(reason))
     }
 
-    /// A part of the request is malformed: `problem` goes on a sentence that begins with the field.
+    /// A part of the request is malformed. `problem` continues a sentence that begins with the
+    /// field.
     pub(crate) fn invalid(field: impl Into<Cow<'static, str>>, problem: &dyn Display) -> Self {
         let field = field.into();
         let mut invalid = Self::of(Reason::InvalidArgument);
@@ -255,7 +259,7 @@ impl Problem {
         Self::new(OF_HTTP[2])
     }
 
-    /// The request carries no key that counts.
+    /// The request carries no valid key.
     pub(crate) fn no_api_key() -> Self {
         Self::new(OF_HTTP[3])
     }
@@ -265,7 +269,7 @@ impl Problem {
         Self::new(OF_HTTP[4])
     }
 
-    /// The request means a host that is not this machine.
+    /// The request is for a host that is not this machine.
     pub(crate) fn unknown_host() -> Self {
         Self::new(OF_HTTP[5])
     }
@@ -275,14 +279,14 @@ impl Problem {
         Self::new(OF_HTTP[6])
     }
 
-    /// Services that do not answer, for people who look at readiness.
+    /// Not ready. `detail` says why, for people who look at readiness.
     pub(crate) fn not_ready(detail: String) -> Self {
         let mut not_ready = Self::of(Reason::Unavailable);
         not_ready.0.detail = Cow::Owned(detail);
         not_ready
     }
 
-    /// Only operators may ask this, and the caller is none.
+    /// Only operators may ask this, and the caller is not one.
     pub(crate) fn operators_only() -> Self {
         let mut closed = Self::of(Reason::Forbidden);
         closed.0.detail = Cow::Borrowed(
@@ -303,7 +307,7 @@ impl Problem {
         Self::of(Reason::Internal).because(cause)
     }
 
-    /// What a service said for good.
+    /// The problem for a service's definite refusal.
     pub(crate) fn from_failure(failure: Failure) -> Self {
         if let Some((field, problem)) = failure.fields.into_iter().next()
             && failure.kind == ErrorKind::InvalidInput
@@ -320,7 +324,8 @@ impl Problem {
         problem.because(&failure.message)
     }
 
-    /// A reason that this version does not know, from a newer service: said on, explained by its kind.
+    /// A reason that this version does not know, from a newer service. It is passed on and
+    /// explained by its kind.
     fn unexplained(kind: ErrorKind, reason: String) -> Self {
         let status = status(kind);
         if kind == ErrorKind::Internal || !is_stable(&reason) {
@@ -343,7 +348,7 @@ impl Problem {
             status,
             reason: Cow::Owned(reason),
             slug: None,
-            // RFC 9457, section 4.2.1: of the type about:blank the title is the status phrase.
+            // RFC 9457, section 4.2.1: the title of the type about:blank is the status phrase.
             title: status.canonical_reason().unwrap_or("Refused"),
             detail: Cow::Borrowed("The shop refused this call. Nothing was changed."),
             field: None,
@@ -352,7 +357,7 @@ impl Problem {
         }))
     }
 
-    /// Adds what the log should know.
+    /// Adds a cause for the log.
     #[must_use]
     pub(crate) fn because(mut self, cause: &dyn Display) -> Self {
         self.0.cause = Some(cause.to_string());
@@ -364,7 +369,7 @@ impl Problem {
         self.0.status
     }
 
-    /// Stable, upper case, for machines.
+    /// Stable identifier in upper case, for machines.
     pub fn reason(&self) -> &str {
         &self.0.reason
     }
@@ -412,7 +417,7 @@ impl IntoResponse for Problem {
             );
         }
         if self.0.status == StatusCode::UNAUTHORIZED {
-            // RFC 9110, section 15.5.2: a 401 says how to do better.
+            // RFC 9110, section 15.5.2: a 401 says how to authenticate.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(self);
@@ -420,8 +425,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// What is told in place of a refusal that hyper writes by itself; none for what is none. Whatever the
-/// bridge answers carries X-Request-Id.
+/// The problem to send in place of a refusal that hyper writes by itself. None when `written` is no
+/// such refusal: the bridge's own answers carry X-Request-Id.
 pub(crate) fn in_place_of(written: &[u8]) -> Option<Bytes> {
     const OURS: &[u8] = b"x-request-id";
     let problem = match written.strip_prefix(b"HTTP/1.1 ")?.get(..4)? {

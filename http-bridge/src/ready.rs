@@ -1,4 +1,4 @@
-//! Whether the services behind the bridge would answer.
+//! Readiness: whether the services behind the bridge would answer.
 
 use std::time::Duration;
 
@@ -14,9 +14,10 @@ use tonic_health::pb::{
 
 use crate::shop::Shop;
 
-/// How long an answer stands: probes of many balancers cost the services one check a second.
+/// How long an answer is reused. Probes of many load balancers cost the services one check a
+/// second.
 const CACHED: Duration = Duration::from_secs(1);
-/// Longest that one replica may take to answer.
+/// Longest time that one replica may take to answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The last answer, and when it was found.
@@ -26,9 +27,9 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    /// The services of which no replica was serving, as of a moment ago.
+    /// The services without a serving replica, as of at most [`CACHED`] ago.
     pub(crate) async fn missing(&self, shop: &Shop) -> Vec<&'static str> {
-        // Held while the services are asked, so that many probes at once are one question.
+        // Held while the services are asked, so that concurrent probes share one check.
         let mut last = self.last.lock().await;
         match last.as_ref() {
             Some((at, missing)) if at.elapsed() < CACHED => missing.clone(),

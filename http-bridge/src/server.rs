@@ -1,5 +1,5 @@
-//! Sockets: HTTP/1.1 and HTTP/2 on every listener, patient with idle connections, and an end that finishes
-//! what was begun.
+//! Sockets: HTTP/1.1 and HTTP/2 on every listener, patience with idle connections, and a shutdown
+//! that finishes the work in flight.
 
 use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
 
@@ -33,24 +33,25 @@ use activity::{Activity, Verdict, Watched};
 use answers::{Paced, Streams};
 use framing::Body as Framing;
 
-/// An idle HTTP/2 connection is pinged this often, and is broken when a ping is not answered within this.
+/// An idle HTTP/2 connection is pinged this often. It counts as broken when a ping is not answered
+/// within `PING_TIMEOUT`.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// HTTP/2 streams at once on one connection.
+/// Maximum number of concurrent HTTP/2 streams on one connection.
 const STREAMS_MAX: u32 = 256;
-/// Bytes of bodies that a client may send ahead of their being read, on one stream and on one connection.
-/// No endpoint reads any.
+/// Bytes of bodies that a client may send before they are read, per stream and per connection. No
+/// endpoint reads a body.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
-/// Longest list of headers that is taken in over HTTP/2, as it counts them; what is longer than
-/// [`HEAD_BYTES_MAX`] is refused with a problem, what is longer than this without one.
+/// Longest list of headers accepted over HTTP/2, as HTTP/2 counts it. A list longer than
+/// [`HEAD_BYTES_MAX`] is refused with a problem, one longer than this without.
 const HEADER_LIST_BYTES_MAX: u32 = 128 * 1024;
-/// Bytes of answers on their way on one stream.
+/// Bytes of answers buffered for sending, per stream.
 const SEND_BUFFER_BYTES: usize = 32 * 1024;
-/// A connection that was asked to end, and on which nothing is done, has so long for it.
+/// How long a connection that was asked to end may stay open while nothing is served on it.
 const FAREWELL: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Pause after accepting failed, as it does when no file descriptor is left.
+/// Pause after a failed accept, for example when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why serving failed. A retry does not help.
@@ -67,16 +68,16 @@ pub enum Error {
     Listener(#[source] io::Error),
 }
 
-/// How far the end has come.
+/// Whether new connections are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     Open,
-    /// No new connections; each connection ends after what it is at.
+    /// No new connections; each connection ends after its current work.
     Closed,
 }
 
-/// Serves until `shutdown` is done, then ends well: says "not ready" and asks clients to close their
-/// connections, pauses, closes the door, and waits for what is in flight.
+/// Serves until `shutdown` completes, then stops in order: reports "not ready" and asks clients to
+/// close their connections, pauses, closes the listeners, and waits for the work in flight.
 ///
 /// # Errors
 /// [`Error`]; a retry does not help.
@@ -116,7 +117,7 @@ pub async fn serve(
     close.send_replace(Door::Closed);
     let end = Instant::now() + patience.drain;
     for door in doors {
-        // It ends as soon as the door is closed; a panic in it has been logged by the hook.
+        // The task ends as soon as the door is closed. The panic hook has logged any panic in it.
         let _ended = door.await;
     }
     connections.close();
@@ -151,8 +152,8 @@ impl Acceptor {
         let mut failing = false;
         let mut door = self.door.clone();
         loop {
-            // The place is taken after the connection: one that waits for a connection would be kept from
-            // other listeners.
+            // Take the place only after the connection: a place held while waiting for a connection
+            // would be missing on other listeners.
             let next = async {
                 let (stream, _) = listener.accept().await?;
                 let place = Arc::clone(&self.places).acquire_owned().await;
@@ -170,7 +171,7 @@ impl Acceptor {
                     self.connections.spawn(self.clone().connection(stream, place));
                 }
                 Err(error) => {
-                    // Once for each bad spell: while it lasts, every try fails.
+                    // Log once per bad spell: while it lasts, every accept fails.
                     if !failing {
                         tracing::warn!(%error, "cannot accept connections");
                     }
@@ -181,20 +182,20 @@ impl Acceptor {
         }
     }
 
-    /// How old one connection may become.
+    /// Maximum age of one connection. None when connections may grow old.
     fn age(&self) -> Option<Duration> {
         let most = self.patience.max_age;
         if most.is_zero() {
             return None;
         }
-        // One of 256 steps up to a tenth.
+        // Shorten the age by up to a tenth, in 256 steps, so that connections do not end together.
         let step = u32::try_from(self.entropy.next_u64() % 256).unwrap_or_default();
         Some(most.saturating_sub(most / 10 / 256 * step))
     }
 
     async fn connection(mut self, stream: TcpStream, _place: OwnedSemaphorePermit) {
         let _counted = telemetry::metrics().http_connections.enter();
-        // It fails on a connection that is gone already, and that shows soon enough.
+        // This fails on a connection that is already gone, and serving it then fails as well.
         let _gone = stream.set_nodelay(true);
         let born = Instant::now();
         let until = self.age().map(|age| born + age);
@@ -258,7 +259,7 @@ impl Acceptor {
         let activity = Arc::clone(activity);
         tower::service_fn(move |mut request: Request<Incoming>| {
             let is_http2 = request.version() == Version::HTTP_2;
-            // A stream over HTTP/2 counts itself.
+            // HTTP/2 streams are counted by `Streams`.
             let busy = (!is_http2).then(|| activity.begin(framing(&request)));
             let ends = !is_http2 && activity.is_old(Instant::now());
             request.extensions_mut().insert(connected);
@@ -280,7 +281,7 @@ impl Acceptor {
     }
 }
 
-/// How long the body of a request over HTTP/1.1 is.
+/// Length of an HTTP/1.1 request's body.
 fn framing(request: &Request<Incoming>) -> Framing {
     if request.headers().contains_key(header::TRANSFER_ENCODING) {
         return Framing::Chunked;
@@ -288,8 +289,8 @@ fn framing(request: &Request<Incoming>) -> Framing {
     Framing::Length(content_length(request.headers()).unwrap_or_default())
 }
 
-/// hyper's own header timeout counts idle time, too, so it is off; [`activity`] tells them apart. A client may
-/// close its side once it has asked, and is answered all the same.
+/// hyper's own header timeout also counts idle time, so it is off; [`activity`] tells the two
+/// apart. A client may close its sending side after a request and still gets the answer.
 fn builder(streams: Streams) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(streams);
     builder
@@ -313,6 +314,6 @@ fn builder(streams: Streams) -> auto::Builder<Streams> {
 }
 
 async fn closed(door: &mut watch::Receiver<Door>) {
-    // An error means that the server is gone, and with it the door.
+    // An error means that the server is gone, which closes the door as well.
     let _gone = door.wait_for(|door| *door == Door::Closed).await;
 }

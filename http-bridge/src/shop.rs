@@ -24,7 +24,8 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// The services where the arguments say, over this network. Call it within a tokio runtime.
+    /// The services at the endpoints in `args`, over this network. Must be called within a tokio
+    /// runtime.
     pub fn over(args: &Args, net: &Arc<dyn Net>) -> Self {
         let router = |role, target: &rpc::routing::Target| {
             Router::to(Identity::of(role), target.clone(), Arc::clone(net))

@@ -1,4 +1,4 @@
-//! The log of overload: a crowd that is answered 429 leaves a line a second, with how many it was.
+//! The log of overload: while requests are answered 429, one line a second says how many.
 
 use std::{
     mem,
@@ -6,24 +6,24 @@ use std::{
     time::Duration,
 };
 
-/// Between two lines.
+/// Pause between two lines.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What has not been told yet. Cheap to clone; clones count together.
+/// Requests that are not logged yet. Cheap to clone; clones share the count.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TurnedAway(Arc<Mutex<Untold>>);
 
 #[derive(Debug, Default)]
 struct Untold {
     requests: u64,
-    /// Of the latest.
+    /// Cause of the latest one.
     cause: String,
-    /// A task tells as long as there is something to tell.
+    /// A task is logging, and goes on for as long as there is something to log.
     is_told: bool,
 }
 
 impl TurnedAway {
-    /// Counts a request. The first is told at once, those behind it by a line every second.
+    /// Counts a request. The first is logged at once, later ones by one line a second.
     pub(crate) fn count(&self, cause: &str) {
         let mut untold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         untold.requests = untold.requests.saturating_add(1);
@@ -40,7 +40,7 @@ impl TurnedAway {
         }
     }
 
-    /// What there is to tell; none ends the telling.
+    /// What to log next. None ends the logging task.
     fn take(&self) -> Option<(u64, String)> {
         let mut untold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if untold.requests == 0 {

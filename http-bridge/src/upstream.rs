@@ -1,8 +1,9 @@
-//! Asking a service until its answer is definite.
+//! Asks a service until its answer is definite.
 //!
-//! A business answer ends the asking. Everything else (a lost connection, a replica that is starting, a
-//! contended row, a timeout) is asked again with the same request, hence the same request id, after
-//! jittered, growing pauses, at the next best replica, until the deadline of the client's request.
+//! A business answer ends the call. Everything else (a lost connection, a replica that is starting,
+//! a contended row, a timeout) is retried with the same request, hence the same request id. Retries
+//! go to the next best replica after jittered, growing pauses, until the deadline of the client's
+//! request.
 
 use std::{error::Error as StdError, fmt::Display, time::Duration};
 
@@ -23,58 +24,62 @@ use types::{ErrorKind, Reason, ShardId, UnixMillis, shard_of};
 
 use crate::{bridge::Bridge, problem::Problem};
 
-/// Shortest and longest pause between two attempts; each is drawn from the upper half of its step.
+/// Shortest and longest pause between two attempts. Each pause is drawn from the upper half of its
+/// step.
 const PAUSE_LEAST: Duration = Duration::from_millis(10);
 const PAUSE_MOST: Duration = Duration::from_millis(250);
 
 /// Which replica to ask.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target<'a> {
-    /// The one that serves this key.
+    /// The replica that serves this key.
     Key(&'a str),
-    /// The one that serves this shard.
+    /// The replica that serves this shard.
     Shard(ShardId),
-    /// Any.
+    /// Any replica.
     Any,
 }
 
 /// Whether a call that was not answered may have changed something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect<'a> {
-    /// It changes nothing that a client can see.
+    /// The call changes nothing that a client can see.
     None,
-    /// It does. All attempts have the same end, by the store's clock, which is no later than the deadline.
+    /// The call changes something. All attempts have the same end by the store's clock, no later
+    /// than the deadline.
     Changes {
-        /// Tells this call from others where its request id is the client's own.
+        /// Distinguishes this call from others when its request id is the client's own.
         call: Option<&'a CallMeta>,
     },
 }
 
-/// In the extensions of an attempt: when the last one before it ended without an answer, by the store's clock.
+/// When the latest attempt without an answer ended, by the store's clock. In the extensions of the
+/// attempts after it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Unanswered(pub(crate) UnixMillis);
 
-/// How to ask.
+/// Which service to ask, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UpstreamCall<'a> {
     pub(crate) service: &'a Router,
     pub(crate) to: Target<'a>,
     pub(crate) effect: Effect<'a>,
-    /// When asking ends.
+    /// When the call is given up.
     pub(crate) deadline: Instant,
-    /// When another replica is asked; none for work that may take any time, of which silence is no sign.
+    /// How long to wait for one replica before another one is asked. None for work that may take
+    /// any time, where silence says nothing.
     pub(crate) attempt_timeout: Option<Duration>,
 }
 
-/// Why one attempt brought no success.
+/// Why one attempt did not succeed.
 enum AttemptError {
     /// A definite answer.
     Definite(Problem),
     /// Nothing definite: ask again.
     Again {
-        /// The service may have carried the call out.
+        /// The service may have carried out the call.
         maybe_done: bool,
-        /// The service was overloaded, and asked for this pause.
+        /// The service was overloaded and asked for this pause.
         overloaded: Option<Duration>,
         cause: String,
     },
@@ -96,7 +101,7 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// What is answered when time is over.
+    /// The problem to answer with when time is over.
     fn give_up(self, effect: Effect<'_>) -> Problem {
         let reason = if self.maybe_done && effect != Effect::None {
             Reason::OutcomeUnknown
@@ -113,7 +118,7 @@ impl Bridge {
     /// Asks until the answer is definite or the deadline has passed.
     ///
     /// # Errors
-    /// The refusal, or at the deadline UNAVAILABLE, OUTCOME_UNKNOWN or OVERLOADED.
+    /// The refusal; UNAVAILABLE, OUTCOME_UNKNOWN or OVERLOADED at the deadline.
     pub(crate) async fn ask<Req, Res, F, Fut>(
         &self,
         ask: UpstreamCall<'_>,
@@ -193,7 +198,7 @@ impl Bridge {
         }
     }
 
-    /// Asks once.
+    /// Makes one attempt.
     async fn attempt<Req, Res, F, Fut>(
         &self,
         ask: &UpstreamCall<'_>,
@@ -241,15 +246,15 @@ impl Bridge {
         }
     }
 
-    /// Whether a replica is silent that does not answer within this time. Towards its deadline a call leaves a replica
-    /// less time than an answer may take.
+    /// Whether a replica that does not answer within `time` counts as silent. Close to its deadline
+    /// a call leaves a replica less time than an answer may take.
     fn is_silence(&self, ask: &UpstreamCall<'_>, time: Duration) -> bool {
         let least = self.settings().request_timeout / 2;
         ask.attempt_timeout.is_some_and(|most| time >= most.min(least))
     }
 
-    /// The end of a call that is answered at this deadline, by the store's clock. It is asked of a service where
-    /// no answer has told the store's time of late.
+    /// The end of a call with this deadline, by the store's clock. Asks a service when no recent
+    /// answer has told the store's time.
     async fn not_after(&self, deadline: Instant) -> Result<UnixMillis, Problem> {
         let mut pauses = Backoff::new(self.entropy(), PAUSE_LEAST, PAUSE_MOST);
         loop {
@@ -271,9 +276,9 @@ impl Bridge {
         }
     }
 
-    /// Has any replica of the order service tell the store's time.
+    /// Asks any replica of the order service for the store's time.
     async fn ask_time(&self) -> Result<(), String> {
-        // Many calls that come at once are content with one answer.
+        // Concurrent calls share one answer.
         let _asking = self.asking_time().await;
         if self.store_time().now().is_some() {
             return Ok(());
@@ -313,7 +318,7 @@ async fn route(ask: &UpstreamCall<'_>) -> Result<Route, AttemptError> {
     ask.service.route(shard).map_err(|error| AttemptError::not_sent(&error))
 }
 
-/// What a failed call means for the caller; `failure` is what its status says.
+/// What a failed call means for the caller. `failure` is what its status says.
 fn classify(status: &Status, failure: Failure) -> AttemptError {
     let again = |maybe_done, overloaded| AttemptError::Again {
         maybe_done,
@@ -321,7 +326,7 @@ fn classify(status: &Status, failure: Failure) -> AttemptError {
         cause: chain(status),
     };
     match failure.kind {
-        // The same request would be refused again: whoever made it has to count the shards anew.
+        // The same request would be refused again: the caller must count the shards anew.
         ErrorKind::Contended if failure.reason == Reason::WrongShard.as_str() => {
             AttemptError::Definite(Problem::of(Reason::WrongShard))
         }
@@ -342,7 +347,7 @@ fn classify(status: &Status, failure: Failure) -> AttemptError {
     }
 }
 
-/// What was said, and what lies beneath.
+/// The message of the status, and those of the errors beneath it.
 fn chain(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = StdError::source(status);
@@ -357,8 +362,8 @@ fn chain(status: &Status) -> String {
     text
 }
 
-/// True when nothing can have come of the call: no connection could be made. A service that says
-/// UNAVAILABLE proves nothing: it may have lost sight of a write that it began.
+/// True when the call cannot have taken effect, because no connection could be made. A service that
+/// says UNAVAILABLE proves nothing: it may have lost sight of a write that it began.
 fn was_not_sent(status: &Status) -> bool {
     let mut source = StdError::source(status);
     while let Some(error) = source {

@@ -1,5 +1,5 @@
-//! Compiles the stored messages, and the calls of PD that its client lacks, with protox (no protoc needed)
-//! into `OUT_DIR`.
+//! Compiles the stored messages, and PD's calls that the client lacks, with protox (no protoc
+//! needed) into `OUT_DIR`.
 
 use std::error::Error;
 

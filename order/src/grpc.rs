@@ -1,4 +1,4 @@
-//! The wire: `till.order.v1`.
+//! The gRPC service `till.order.v1`.
 
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ use types::{ClientCall, ItemId, Money, OrderId, Reason, Refusal, shard_of};
 
 use crate::records::{Draw, Op, Orders, Reply};
 
-/// Longest that stock is waited for when it is asked for a price.
+/// Upper limit on waiting for stock when asking for a price.
 const PRICE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The gRPC face of the order service.
+/// The order service over gRPC.
 #[derive(Debug, Clone)]
 pub struct Grpc {
     parts: Parts<Orders>,
@@ -35,18 +35,19 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// The face of these parts; prices are asked of `stock`.
+    /// The service over these parts, which asks `stock` for prices.
     pub const fn new(parts: Parts<Orders>, stock: Router) -> Self {
         Self { parts, stock }
     }
 
-    /// Changes an order; returns its cost.
+    /// Changes an order and returns its cost.
     async fn change(&self, id: &OrderId, op: Op, call: ClientCall) -> Result<u64, Status> {
         total_cost(&self.parts.execute(id.as_str(), op, Some(call)).await?.0)
     }
 
-    /// Has the order's shard remember that a call is refused: another attempt of it must not take effect after
-    /// this one was answered. Returns the order's cost if the call has succeeded before.
+    /// Makes the order's shard remember that a call is refused, so that no other attempt of it
+    /// takes effect once this one is answered. Returns the order's cost if the call has already
+    /// succeeded.
     async fn refuse(&self, id: &OrderId, call: ClientCall, why: Refusal) -> Result<u64, Status> {
         let refused = async {
             let shard = self.parts.shards.shard_of(id.as_str()).map_err(OpError::from)?;
@@ -56,7 +57,7 @@ impl Grpc {
         total_cost(&reply)
     }
 
-    /// The price of an item at this moment, found out while the caller has time left.
+    /// Asks stock for the price of an item. `left` is the time that the caller has left.
     async fn price(&self, id: &ItemId, left: Option<Duration>) -> Result<Money, Failure> {
         let from_status = |status: Status| Failure::from_status(&status);
         let shards = self.stock.shards().await.map_err(|error| from_status(to_status(&error)))?;
@@ -120,7 +121,8 @@ impl OrderService for Grpc {
         let id = checked(order_id("order_id", &request.order_id))?;
         let item = checked(item_id("item_id", &request.item_id))?;
         let units = checked(quantity("quantity", request.quantity, 1))?;
-        // The price is no part of the call: repeated, it gets its first answer, whatever the price is now.
+        // The price is not part of the call: a repeated call gets its first answer even if the
+        // price has changed.
         let what = format!("AddItem/{id}/{item}/{units}");
         let call = self.parts.client_call(&metadata, &request.request_id, &what)?;
         let total_cost = match self.price(&item, left).await {

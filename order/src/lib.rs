@@ -1,11 +1,13 @@
 //! The order service.
 //!
-//! Must not know: the coordinator, payment, which store it is. Of stock it knows one call, for a price.
+//! It does not know the coordinator, payment, or which store it uses. It knows one call of stock,
+//! for a price.
 //!
-//! Modules: [`rules`] decides, and is pure; [`records`] what is stored, asked and answered, from and to bytes;
-//! [`grpc`] the wire.
+//! Modules: [`rules`] decides, and is pure; [`records`] converts what is stored, asked and answered
+//! from and to bytes; [`grpc`] is the wire.
 //!
-//! Invariants: see ARCHITECTURE.md; an order is paid once, for good, and a locked order does not change.
+//! Invariants: see ARCHITECTURE.md. An order is paid once, for good, and a locked order does not
+//! change.
 
 pub mod grpc;
 pub mod records;
@@ -39,17 +41,17 @@ pub struct Args {
     pub stock: StockEndpoints,
 }
 
-/// The services of a replica.
+/// The gRPC services of a replica.
 pub fn routes(parts: &Parts<records::Orders>, stock: Target) -> Routes {
     let stock = Router::to(Identity::of(Role::Stock), stock, Arc::clone(&parts.net));
     let service = served!(OrderServiceServer::new(grpc::Grpc::new(parts.clone(), stock)));
     parts.with_participant(Routes::new(service))
 }
 
-/// Serves until `shutdown` is done, then drains.
+/// Serves until `shutdown` completes, then drains.
 ///
 /// # Errors
-/// [`RoleError`]; a person must look.
+/// [`RoleError`]; an operator must look into it.
 pub async fn run(
     args: Args,
     listeners: Listeners,

@@ -1,4 +1,4 @@
-//! Orders as data: what is stored, what is asked and what is answered, from and to bytes.
+//! Orders as data: converts what is stored, asked and answered from and to bytes.
 
 use participant::records::{Receipt, Records};
 use prost::Message as _;
@@ -10,49 +10,50 @@ use storage::{
 };
 use types::{ItemId, Money, OrderId, Quantity, Stamp, Timestamp, TxId, UserId};
 
-/// Name in branches.
+/// The service's name in branches.
 pub const NAME: &str = "order";
 
-/// A number of units of one item at the price they were added for.
+/// A number of units of one item, at the price when they were added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// The item.
     pub item_id: ItemId,
-    /// Units, at least 1.
+    /// Number of units, at least 1.
     pub quantity: Quantity,
-    /// Of one unit.
+    /// Price of one unit.
     pub price: Money,
 }
 
-/// Who paid an order, and with what.
+/// The transaction that paid an order, and its receipts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paid {
-    /// The transaction.
+    /// The transaction that paid.
     pub tx_id: TxId,
-    /// What every branch handed over, in the order of the transaction's branches.
+    /// The receipts of all branches, in the order of the transaction's branches.
     pub receipts: Vec<Receipt>,
-    /// The order's stamp when it was locked: what was sold. None in records of release 0.1.
+    /// The order's stamp when it was locked, which identifies the content that was sold. `None` in
+    /// records of release 0.1.
     pub sold: Option<Stamp>,
 }
 
 /// An order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// Whose; the user need not exist.
+    /// The buyer, who need not exist.
     pub user_id: UserId,
-    /// In the order of addition.
+    /// The lines, in the order in which they were added.
     pub lines: Vec<Line>,
-    /// Sum over the lines.
+    /// Sum over all lines.
     pub total_cost: Money,
-    /// The change that made it what it is. No two contents under one id ever have the same stamp, whatever
-    /// was removed, overwritten or made anew in between.
+    /// The last change of the order. Two different contents under one id never have the same stamp,
+    /// even if the order was removed, overwritten or made anew in between (P13).
     pub stamp: Stamp,
-    /// None while unpaid; final.
+    /// `None` while unpaid. Once set it never changes.
     pub paid: Option<Paid>,
-    /// The change that created it or last overwrote it by batch_init.
+    /// The change that created the order, or that last overwrote it by batch_init.
     pub incarnation: Stamp,
-    /// When the latest paid order that batch_init has overwritten under this id was paid; 0 if none was.
-    /// An audit needs it: what that order sold is in no order any more.
+    /// When the latest paid order was paid among those that batch_init overwrote under this id; 0
+    /// if none was. An audit needs this, because no order shows what that one sold any more.
     pub last_overwritten_paid_at: Timestamp,
 }
 
@@ -63,53 +64,53 @@ pub struct Orders;
 /// A call that concerns one shard.
 #[derive(Debug, Clone)]
 pub enum Op {
-    /// Make an empty order.
+    /// Creates an empty order.
     Create(OrderId, UserId),
-    /// Read an order.
+    /// Reads an order.
     Get(OrderId),
-    /// Add units at a price.
+    /// Adds units at a price.
     Add(OrderId, ItemId, Quantity, Money),
-    /// Take one unit off.
+    /// Removes one unit.
     RemoveItem(OrderId, ItemId),
-    /// Delete an unpaid order.
+    /// Deletes an unpaid order.
     Remove(OrderId),
-    /// Overwrite the orders with these numbers.
+    /// Overwrites the orders with these numbers.
     Init {
-        /// Numbers of the records, which are their ids.
+        /// Numbers of the orders; an order's number is its id.
         numbers: Vec<u64>,
-        /// From what they are drawn.
+        /// Where the orders are drawn from.
         draw: Draw,
     },
 }
 
-/// What a call is answered.
+/// The result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// An order as it stands.
+    /// The order as it is.
     Order(Box<Order>),
-    /// Its cost right after a change.
+    /// The order's cost right after a change.
     TotalCost(u64),
 }
 
-/// What a Prepare asks for: the order as it was read.
+/// What a Prepare asks for: to sell the order as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
     /// The order.
     pub order_id: OrderId,
-    /// The stamp that was read.
+    /// The stamp with which the order was read.
     pub stamp: Stamp,
 }
 
-/// What batch_init draws an order from.
+/// What batch_init draws orders from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
-    /// Starts the sequence.
+    /// Seed of the random sequence.
     pub seed: u64,
-    /// Items "0" to this - 1.
+    /// Number of items; their ids are "0" to `item_count` - 1.
     pub item_count: u64,
-    /// Users "0" to this - 1.
+    /// Number of users; their ids are "0" to `user_count` - 1.
     pub user_count: u64,
-    /// Of one unit of any item.
+    /// Price of one unit of any item.
     pub item_price: Money,
 }
 
@@ -169,8 +170,8 @@ impl Records for Orders {
             wire::LockOrder::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
         let order_id = convert::order_id("payload.order_id", &payload.order_id)?;
         let stamp = match payload.etag.as_str() {
-            // A coordinator of release 0.1 knows the version alone. No change has this stamp but one that
-            // its release left behind.
+            // A coordinator of release 0.1 sends the version alone. Only changes made by that
+            // release have 0 as the number of their stamp.
             "" => Stamp::new(payload.version, 0),
             etag => etag.parse().map_err(|error| InvalidField::new("payload.etag", error))?,
         };
@@ -189,14 +190,14 @@ impl Records for Orders {
                 let order = Some(order.to_wire(id));
                 wire::GetOrderResponse { order, read_ts: at.0 }.encode_to_vec()
             }
-            // The only query is Get, and it is answered with an order.
+            // The only query is Get, which is answered with an order.
             _ => Vec::new(),
         }
     }
 }
 
 impl Order {
-    /// As the wire shows it.
+    /// The order as a message.
     pub fn to_wire(&self, id: &OrderId) -> wire::Order {
         let line = |line: &Line| wire::order::Line {
             item_id: line.item_id.to_string(),

@@ -1,4 +1,4 @@
-//! What may happen to an order. Pure.
+//! The rules of an order: what may happen to it. Pure.
 
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
@@ -12,7 +12,7 @@ use types::{ItemId, Money, OrderId, Quantity, Reason, Refusal, Stamp, Timestamp,
 
 use crate::records::{Draw, Line, Lock, Op, Order, Orders, Paid, Reply};
 
-/// Lines of one order at most, so that a record fits a batch.
+/// Upper limit on the lines of one order, so that a record fits a batch.
 pub const LINES_MAX: usize = 256;
 
 impl Order {
@@ -29,10 +29,10 @@ impl Order {
         }
     }
 
-    /// The same order in the place of another one, which is lost.
+    /// This order in place of `before`, which it overwrites.
     #[must_use]
     pub fn instead_of(self, before: &Self) -> Self {
-        // A paid order does not change any more, so its stamp says when it was paid.
+        // A paid order never changes, so its stamp tells when it was paid.
         let last_overwritten_paid_at = match before.paid {
             Some(_) => before.stamp.start,
             None => before.last_overwritten_paid_at,
@@ -43,7 +43,8 @@ impl Order {
     /// Adds units of an item at a price. Units of the same item at the same price share a line.
     ///
     /// # Errors
-    /// [`Reason::AlreadyPaid`], [`Reason::Overflow`], [`Reason::OrderTooLarge`]; the order is as before.
+    /// [`Reason::AlreadyPaid`], [`Reason::Overflow`], [`Reason::OrderTooLarge`]; the order is
+    /// unchanged.
     pub fn add(
         &mut self,
         item_id: &ItemId,
@@ -54,7 +55,7 @@ impl Order {
         self.check_unpaid()?;
         let cost = price.times(quantity).ok_or(Reason::Overflow)?;
         let total_cost = self.total_cost.checked_add(cost).ok_or(Reason::Overflow)?;
-        // What one transaction can hold of an item is bounded, too.
+        // A hold of one item is a single quantity, so the sum over its lines must fit one as well.
         let of_item = self.lines.iter().filter(|line| line.item_id == *item_id);
         of_item
             .map(|line| line.quantity)
@@ -64,7 +65,7 @@ impl Order {
         if let Some(line) = self.lines.iter_mut().rev().find(same) {
             line.quantity = line.quantity.checked_add(quantity).ok_or(Reason::Overflow)?;
         } else if self.lines.len() < LINES_MAX {
-            // Orders are many, and short: no room for lines that never come.
+            // There are many orders with few lines each, so no spare capacity is reserved.
             self.lines.reserve_exact(1);
             self.lines.push(Line { item_id: item_id.clone(), quantity, price });
         } else {
@@ -75,10 +76,10 @@ impl Order {
         Ok(())
     }
 
-    /// Takes one unit of an item off, of the latest addition.
+    /// Removes one unit of an item, from its latest line.
     ///
     /// # Errors
-    /// [`Reason::AlreadyPaid`], [`Reason::NotInOrder`]; the order is as before.
+    /// [`Reason::AlreadyPaid`], [`Reason::NotInOrder`]; the order is unchanged.
     pub fn remove(&mut self, item_id: &ItemId, stamp: Stamp) -> Result<(), Reason> {
         self.check_unpaid()?;
         let at = self.lines.iter().rposition(|line| line.item_id == *item_id);
@@ -97,13 +98,13 @@ impl Order {
         Ok(())
     }
 
-    /// Makes it paid, for good, as it stands.
+    /// Marks the order as paid, for good, with its content as it is.
     pub fn pay(&mut self, tx_id: TxId, receipts: Vec<Receipt>, stamp: Stamp) {
         self.paid = Some(Paid { tx_id, receipts, sold: Some(self.stamp) });
         self.stamp = stamp;
     }
 
-    /// Refuses what only an unpaid order allows.
+    /// Checks that the order is unpaid and may change.
     ///
     /// # Errors
     /// [`Reason::AlreadyPaid`].
@@ -113,8 +114,8 @@ impl Order {
 }
 
 impl Draw {
-    /// The `number`th order: a random user, two random items (they may be the same) of quantity 1. None
-    /// when twice the price is too much money.
+    /// The order with this number: a random user, and one unit each of two random items, which may
+    /// be the same. `None` if twice the price overflows.
     pub fn order(&self, number: u64, stamp: Stamp) -> Option<Order> {
         let mut state = self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut draw = |count: u64| {
@@ -147,7 +148,7 @@ fn is_locked(rows: &Rows<'_, Orders>, row: &[u8]) -> bool {
 }
 
 impl Orders {
-    /// Changes an unlocked order.
+    /// Changes an order, once it is not locked.
     fn change(
         id: &OrderId,
         rows: &mut Rows<'_, Self>,
@@ -174,7 +175,7 @@ impl Orders {
     fn create(id: &OrderId, user_id: &UserId, rows: &mut Rows<'_, Self>) -> Executed<Reply> {
         let row = order_row(id);
         if rows.get(&row).is_some() {
-            // Ids of new orders are derived from request ids, and this one's memory is over.
+            // The id is derived from a request id whose first result is no longer remembered.
             return Executed::Refused(refuse(Reason::RequestIdReused, id));
         }
         let stamp = rows.stamp();
@@ -200,7 +201,7 @@ impl Orders {
     fn init(numbers: &[u64], draw: &Draw, rows: &mut Rows<'_, Self>) -> Executed<Reply> {
         let ids: Vec<_> = numbers.iter().map(|number| OrderId::numbered(*number)).collect();
         if let Some(id) = ids.iter().find(|id| is_locked(rows, &order_row(id))) {
-            // A prepared order is resolved before it is overwritten.
+            // The transaction that holds the order is resolved before the order is overwritten.
             return Executed::Wait(order_row(id));
         }
         let stamp = rows.stamp();
@@ -228,7 +229,7 @@ impl Domain for Orders {
             | Op::Add(id, ..)
             | Op::RemoveItem(id, _)
             | Op::Remove(id) => vec![order_row(id)],
-            // What was paid must not go unnoticed.
+            // The records are read because an overwritten order that was paid leaves a trace.
             Op::Init { numbers, .. } => {
                 numbers.iter().map(|number| order_row(&OrderId::numbered(*number))).collect()
             }
@@ -249,7 +250,7 @@ impl Domain for Orders {
             Op::Get(id) => {
                 let row = order_row(id);
                 if is_locked(rows, &row) {
-                    // It may be paid already without this record's knowing.
+                    // The order may be paid already although this record does not show it yet.
                     return Executed::Wait(row);
                 }
                 match rows.get(&row) {
@@ -300,7 +301,7 @@ impl Domain for Orders {
     }
 
     fn abort(&self, _: &OrderId, _: &mut Rows<'_, Self>) {
-        // The lock is the hold itself; nothing was written.
+        // The hold itself is the lock; nothing was written.
     }
 }
 

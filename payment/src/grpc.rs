@@ -1,4 +1,4 @@
-//! The wire: `till.payment.v1`.
+//! The gRPC service `till.payment.v1`.
 
 use participant::{
     fill::{Fill, fill},
@@ -16,19 +16,19 @@ use types::{ClientCall, UserId};
 
 use crate::records::{Op, Payment, Reply};
 
-/// The gRPC face of the payment service.
+/// The payment service over gRPC.
 #[derive(Debug, Clone)]
 pub struct Grpc {
     parts: Parts<Payment>,
 }
 
 impl Grpc {
-    /// The face of these parts.
+    /// The service over these parts.
     pub const fn new(parts: Parts<Payment>) -> Self {
         Self { parts }
     }
 
-    /// Executes what answers with a user's credit.
+    /// Executes an operation that is answered with a user's credit.
     async fn credit(&self, id: &UserId, op: Op, call: Option<ClientCall>) -> Result<u64, Status> {
         match self.parts.execute(id.as_str(), op, call).await? {
             (Reply::Credit(credit), _) => Ok(credit),

@@ -1,11 +1,12 @@
 //! The payment service.
 //!
-//! Must not know: the other services, the coordinator, which store it is.
+//! It does not know the other services, the coordinator, or which store it uses.
 //!
-//! Modules: [`rules`] decides, and is pure; [`records`] what is stored, asked and answered, from and to bytes;
-//! [`grpc`] the wire.
+//! Modules: [`rules`] decides, and is pure; [`records`] converts what is stored, asked and answered
+//! from and to bytes; [`grpc`] is the wire.
 //!
-//! Invariants: see ARCHITECTURE.md; what is available, held and sold always adds up to what was supplied.
+//! Invariants: see ARCHITECTURE.md. What is available, held and sold always adds up to what was
+//! supplied.
 
 pub mod grpc;
 pub mod records;
@@ -27,16 +28,16 @@ pub struct Args {
     pub role: RoleArgs,
 }
 
-/// The services of a replica.
+/// The gRPC services of a replica.
 pub fn routes(parts: &Parts<records::Payment>) -> Routes {
     let service = served!(PaymentServiceServer::new(grpc::Grpc::new(parts.clone())));
     parts.with_participant(Routes::new(service))
 }
 
-/// Serves until `shutdown` is done, then drains.
+/// Serves until `shutdown` completes, then drains.
 ///
 /// # Errors
-/// [`RoleError`]; a person must look.
+/// [`RoleError`]; an operator must look into it.
 pub async fn run(
     args: Args,
     listeners: Listeners,

@@ -1,4 +1,4 @@
-//! Users as data: what is stored, what is asked and what is answered, from and to bytes.
+//! Users as data: converts what is stored, asked and answered from and to bytes.
 
 use participant::{balance::Balance, records::Records};
 use prost::Message as _;
@@ -10,7 +10,7 @@ use storage::{
 };
 use types::{AmountError, Money, OrderId, Stamp, UserId};
 
-/// Name in branches.
+/// The service's name in branches.
 pub const NAME: &str = "payment";
 
 /// A record of the service.
@@ -18,29 +18,29 @@ pub const NAME: &str = "payment";
 pub enum Record {
     /// A user's credit.
     User(Balance<Money>),
-    /// A payment outside of checkouts.
+    /// A payment made outside of checkouts.
     Payment(OrderPayment),
 }
 
 /// A payment made for an order outside of checkouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrderPayment {
-    /// What was paid.
+    /// The amount paid.
     pub amount: Money,
     /// False once it was given back.
     pub paid: bool,
-    /// Incarnation of the user who paid; for another one it never happened.
+    /// Incarnation of the user who paid. The payment does not count for any other incarnation.
     pub incarnation: Stamp,
 }
 
 /// Money set aside for a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldCredit {
-    /// The user.
+    /// The user whose credit it is.
     pub user_id: UserId,
-    /// How much.
+    /// The amount set aside.
     pub amount: Money,
-    /// Incarnation of the user it came from.
+    /// Incarnation of the user that the money came from.
     pub incarnation: Stamp,
 }
 
@@ -51,31 +51,31 @@ pub struct Payment;
 /// A call that concerns one shard.
 #[derive(Debug, Clone)]
 pub enum Op {
-    /// Make a user without credit.
+    /// Creates a user without credit.
     Create(UserId),
-    /// Read a user.
+    /// Reads a user's credit.
     Get(UserId),
-    /// Raise the credit.
+    /// Raises the credit.
     Add(UserId, Money),
-    /// Lower the credit, and remember what for.
+    /// Lowers the credit, and remembers the order if there is one.
     Pay(UserId, Money, Option<OrderId>),
-    /// Give back what was paid for an order.
+    /// Gives back what was paid for an order.
     Cancel(UserId, OrderId),
-    /// Whether something paid for an order was not given back.
+    /// Asks whether a payment for an order stands, that is, was not given back.
     Status(UserId, OrderId),
-    /// Overwrite the users with these numbers.
+    /// Overwrites the users with these numbers.
     Init {
-        /// Numbers of the records, which are their ids.
+        /// Numbers of the users; a user's number is its id.
         numbers: Vec<u64>,
-        /// Credit of each.
+        /// Credit of each user.
         credit: Money,
     },
 }
 
-/// What a call is answered.
+/// The result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Credit as it stands, or right after a change.
+    /// The credit as it is, or right after a change.
     Credit(u64),
     /// Whether a payment stands.
     Paid(bool),
@@ -186,7 +186,7 @@ const fn stored_payment(payment: &OrderPayment) -> PaymentRecord {
     }
 }
 
-/// A hold as the primary gets it and as it is stored.
+/// A hold as a message: it is stored, and it is the receipt for the primary.
 fn receipt_of(hold: &HeldCredit) -> wire::HoldCreditReceipt {
     wire::HoldCreditReceipt {
         user_id: hold.user_id.to_string(),

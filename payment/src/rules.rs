@@ -1,4 +1,4 @@
-//! What may happen to a user's credit. Pure.
+//! The rules of a user's credit: what may happen to it. Pure.
 
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
@@ -14,15 +14,16 @@ use types::{Money, OrderId, Reason, Refusal, Stamp, TxId, UserId};
 use crate::records::{HeldCredit, Op, OrderPayment, Payment, Record, Reply};
 
 impl OrderPayment {
-    /// True while it stands for this incarnation of the user.
+    /// True if the payment was not given back and was made by this incarnation of the user.
     pub fn stands_for(&self, credit: &Balance<Money>) -> bool {
         self.paid && self.incarnation == credit.incarnation
     }
 
-    /// The user's credit after giving it back, and the payment as it is then; `held` as for [`Balance::supply`].
+    /// The user's credit after the payment is given back, and the payment afterwards. `held` is as
+    /// for [`Balance::supply`].
     ///
     /// # Errors
-    /// [`Reason::NotPaid`] when it does not stand; [`Reason::Overflow`].
+    /// [`Reason::NotPaid`] if the payment does not stand; [`Reason::Overflow`].
     pub fn cancel(
         self,
         credit: Balance<Money>,
@@ -40,7 +41,7 @@ fn user_row(id: &UserId) -> Row {
 }
 
 fn payment_row(user_id: &UserId, order_id: &OrderId) -> Row {
-    // Ids hold no '/', so this is unambiguous.
+    // Ids never contain '/', so this is unambiguous.
     row(Kind::Payment, &format!("{user_id}/{order_id}"))
 }
 
@@ -51,7 +52,7 @@ fn user(rows: &mut Rows<'_, Payment>, id: &UserId) -> Option<Balance<Money>> {
     }
 }
 
-/// What unfinished transactions hold of a user's credit.
+/// The part of a user's credit that unfinished transactions hold.
 fn held_of(rows: &Rows<'_, Payment>, id: &UserId, credit: &Balance<Money>) -> Money {
     held(rows.holders(&user_row(id)).map(|holder| holder.hold), credit.incarnation)
 }
@@ -129,7 +130,7 @@ impl Payment {
 
     fn create(id: &UserId, rows: &mut Rows<'_, Self>) -> Executed<Reply> {
         if user(rows, id).is_some() {
-            // Ids of new users are derived from request ids, and this one's memory is over.
+            // The id is derived from a request id whose first result is no longer remembered.
             return Executed::Refused(refuse(Reason::RequestIdReused, id));
         }
         let stamp = rows.stamp();
@@ -138,7 +139,7 @@ impl Payment {
     }
 }
 
-/// How much the given holds have set aside, of this incarnation.
+/// The amount that the given holds have set aside of this incarnation.
 pub fn held<'a>(holds: impl Iterator<Item = &'a HeldCredit>, incarnation: Stamp) -> Money {
     let ours = holds.filter(|hold| hold.incarnation == incarnation);
     // Holds of one incarnation never exceed what was supplied, so the sum cannot overflow.
@@ -156,7 +157,7 @@ impl Domain for Payment {
             | Op::Status(id, order_id) => {
                 vec![user_row(id), payment_row(id, order_id)]
             }
-            // It overwrites without looking.
+            // Overwrites without reading.
             Op::Init { .. } => Vec::new(),
         }
     }
@@ -235,7 +236,7 @@ impl Domain for Payment {
     }
 
     fn commit(&self, _: TxId, _: &HeldCredit, _: &[Receipt], _: &mut Rows<'_, Self>) {
-        // The vote took the money already, and the order says what it was spent on.
+        // The vote already took the money, and the order says what it was spent on.
     }
 
     fn abort(&self, hold: &HeldCredit, rows: &mut Rows<'_, Self>) {

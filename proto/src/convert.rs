@@ -1,4 +1,4 @@
-//! Wire to types and back. Syntactic validation happens here and only here.
+//! Converts wire messages to types and back. Syntactic validation happens here and only here.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::{participant::v1 as participant, types::v1 as wire};
 /// Greatest number of branches of a transaction.
 pub const BRANCHES_MAX: usize = 256;
 
-/// A field that does not convert. A retry does not help.
+/// A field that cannot be converted. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
 pub struct InvalidField {
@@ -62,8 +62,8 @@ pub fn request_id(text: &str) -> Result<Option<RequestId>, InvalidField> {
     RequestId::new(text).map(Some).map_err(|error| InvalidField::new("request_id", error))
 }
 
-/// Reads the call that a transaction belongs to; none without a request id, or from release 0.1, which hashes
-/// no calls.
+/// Reads the call that a transaction belongs to. None without a request id, and none from release
+/// 0.1, which does not hash calls.
 ///
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
@@ -84,7 +84,7 @@ pub fn client_call(
     Ok(Some(ClientCall { id, fingerprint, not_after, call_id, began }))
 }
 
-/// Reads an amount of money, `least` or more.
+/// Reads an amount of money of at least `least`.
 ///
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
@@ -93,7 +93,7 @@ pub fn money(field: &'static str, value: u64, least: u64) -> Result<Money, Inval
     Money::new(value).map_err(|error: AmountError| InvalidField::new(field, error))
 }
 
-/// Reads a number of units, `least` or more.
+/// Reads a number of units of at least `least`.
 ///
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
@@ -102,10 +102,10 @@ pub fn quantity(field: &'static str, value: u64, least: u64) -> Result<Quantity,
     Quantity::new(value).map_err(|error: AmountError| InvalidField::new(field, error))
 }
 
-/// Numbers of records that a batch_init writes are below this.
+/// The record numbers that a batch_init writes are below this.
 pub const BATCH_COUNT_MAX: u64 = 10_000_000;
 
-/// Reads which records a batch_init writes.
+/// Reads the numbers of the records that a batch_init writes.
 ///
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
@@ -160,7 +160,7 @@ impl From<&Branch> for wire::Branch {
     }
 }
 
-/// Reads a branch that must be there.
+/// Reads a branch, which must be present.
 ///
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
@@ -168,7 +168,7 @@ pub fn branch(branch: Option<&wire::Branch>) -> Result<Branch, InvalidField> {
     branch.ok_or_else(|| InvalidField::new("branch", "is missing"))?.try_into()
 }
 
-/// Reads a transaction that must be there.
+/// Reads a transaction, which must be present.
 ///
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
@@ -176,9 +176,9 @@ pub fn tx_meta(meta: Option<&wire::TxMeta>) -> Result<TxMeta, InvalidField> {
     meta.ok_or_else(|| InvalidField::new("tx", "is missing"))?.try_into()
 }
 
-/// Whether some branch stands there more than once.
+/// Whether some branch occurs more than once.
 fn has_twice(branches: &[Branch]) -> bool {
-    // Comparing each with each is cheaper than sorting for the few that a transaction usually has.
+    // Comparing all pairs is cheaper than sorting for the few branches of a usual transaction.
     const FEW: usize = 8;
     if branches.len() <= FEW {
         let after = |at: usize| branches.iter().skip(at.saturating_add(1));
@@ -290,7 +290,7 @@ impl From<&Vote> for participant::Vote {
     }
 }
 
-/// Reads a vote that must be there.
+/// Reads a vote, which must be present.
 ///
 /// # Errors
 /// [`InvalidField`]; a retry does not help.
@@ -315,7 +315,7 @@ impl From<&Refusal> for participant::vote::No {
     }
 }
 
-/// What a Refuse carries for a call.
+/// Makes the Refuse for a call. `began` is when the attempt that found the refusal began.
 pub fn refuse_request(
     branch: &Branch,
     call: &ClientCall,

@@ -1,9 +1,9 @@
-//! Operations of an Apply that are encoded once and sent as often as it takes.
+//! Operations of an Apply call, encoded once and sent as often as needed.
 //!
-//! On the wire a field of a message's type looks like one of type `bytes` that holds the encoded message.
-//! So what all operations of a transaction say alike (its `TxMeta`, its branches) is encoded once, each
-//! operation is put together from it, and a batch is put together from operations; a participant sees
-//! what the generated types would have sent.
+//! On the wire, a field of a message type looks like a `bytes` field that holds the encoded
+//! message. So the parts that all operations of a transaction share (its `TxMeta`, its branches)
+//! are encoded once. Each operation is assembled from them, and a batch is assembled from
+//! operations. A participant sees what the generated types would have sent.
 
 use bytes::Bytes;
 use prost::{DecodeError, Message};
@@ -20,7 +20,7 @@ use crate::{
     types::v1 as shared,
 };
 
-/// An `Operation` as it goes out. Cheap to clone.
+/// An encoded `Operation`. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded(Bytes);
 
@@ -31,10 +31,10 @@ impl From<Op> for Encoded {
 }
 
 impl Encoded {
-    /// What it says; nothing for a kind of operation that this release does not know.
+    /// Decodes the operation; none for a kind of operation that this release does not know.
     ///
     /// # Errors
-    /// Never for what was made here.
+    /// [`DecodeError`]; never for a value that this module made.
     pub fn decode(&self) -> Result<Option<Op>, DecodeError> {
         wire::Operation::decode(self.0.clone()).map(|operation| operation.operation)
     }
@@ -44,8 +44,8 @@ fn encode(operation: &impl Message) -> Encoded {
     Encoded(operation.encode_to_vec().into())
 }
 
-/// The operations of one transaction. A *seat* is the place of a branch among its branches; there is no
-/// operation for one that does not exist.
+/// The operations of one transaction. A *seat* is the index of a branch among its branches. The
+/// methods return none for a seat that does not exist.
 #[derive(Debug, Clone)]
 pub struct Operations {
     tx_id: Bytes,
@@ -54,20 +54,20 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Those of this transaction.
+    /// Encodes what all operations of this transaction share.
     pub fn new(meta: &TxMeta) -> Self {
         let tx = shared::TxMeta::from(meta);
         let branches = tx.branches.iter().map(|branch| branch.encode_to_vec().into()).collect();
         Self { tx_id: tx.tx_id.clone(), branches, tx: tx.encode_to_vec().into() }
     }
 
-    /// Asks for a vote.
+    /// Asks a branch for its vote. The payload is for the service alone.
     pub fn prepare(&self, seat: usize, payload: Bytes) -> Option<Encoded> {
         let prepare = Prepare { tx: self.tx.clone(), branch: self.branch(seat)?, payload };
         Some(encode(&Operation { prepare: Some(prepare), ..Operation::default() }))
     }
 
-    /// Makes it final; `receipts` to the primary only, one for each seat.
+    /// Commits the transaction. `receipts` go to the primary only, one for each seat.
     pub fn commit(
         &self,
         seat: usize,
@@ -81,7 +81,8 @@ impl Operations {
         Some(encode(&Operation { commit: Some(commit), ..Operation::default() }))
     }
 
-    /// Ends it; `evidence` is the seat at which a NO or a fence was seen.
+    /// Aborts the transaction. To the primary only: `evidence` is the seat at which a NO, a
+    /// CONTENDED or a fence was seen, and `refusal` is what the client will be told.
     pub fn abort(
         &self,
         seat: usize,
@@ -94,13 +95,13 @@ impl Operations {
         Some(encode(&Operation { abort: Some(abort), ..Operation::default() }))
     }
 
-    /// Asks what a branch knows.
+    /// Asks what a branch knows. With `fence`, a branch that knows nothing leaves a fence.
     pub fn query(&self, seat: usize, fence: bool) -> Option<Encoded> {
         let query = Query { tx: self.tx.clone(), branch: self.branch(seat)?, fence };
         Some(encode(&Operation { query: Some(query), ..Operation::default() }))
     }
 
-    /// Releases the primary's memory.
+    /// Tells the primary that it may forget the transaction.
     pub fn forget(&self, seat: usize) -> Option<Encoded> {
         let forget = Forget { tx_id: self.tx_id.clone(), branch: self.branch(seat)? };
         Some(encode(&Operation { forget: Some(forget), ..Operation::default() }))
@@ -124,10 +125,10 @@ impl FromIterator<Encoded> for ApplyRequest {
     }
 }
 
-/// Calls Apply, as the generated client would. Answers of up to `answer_bytes_max` bytes are taken.
+/// Calls Apply, as the generated client would. Accepts answers of up to `answer_bytes_max` bytes.
 ///
 /// # Errors
-/// Those of the call.
+/// The status of the call, or of the transport.
 pub async fn apply<T>(
     transport: T,
     mut request: Request<ApplyRequest>,
@@ -150,8 +151,8 @@ where
     grpc.unary(request, path, tonic_prost::ProstCodec::default()).await
 }
 
-// The messages of participant.proto, with bytes in place of what is encoded already. At most one field of
-// an Operation is set.
+// The messages of participant.proto, with bytes in place of the parts that are already encoded. At
+// most one field of an Operation is set.
 
 #[derive(Clone, PartialEq, Message)]
 struct Operation {

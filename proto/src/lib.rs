@@ -1,15 +1,15 @@
 //! The wire contracts of every service, generated at build time from `proto/till/**`, and their
-//! conversion to the types that the rest of the workspace computes with.
+//! conversion to the types that the rest of the workspace uses.
 //!
-//! Must not know: what a request means. Conversion here is *syntactic* validation, done once, at the
-//! edge: a field that does not convert is an [`InvalidField`] that names it.
+//! Must not know: what a request means. Conversion here is *syntactic* validation, done once, at
+//! the edge. A field that cannot be converted yields an [`InvalidField`] that names it.
 //!
-//! Modules: one for each package (`order::v1`, ...), each with the message types, a client and a server;
-//! [`convert`] for ids, amounts and transactions; [`encoded`] for
-//! operations that are sent many times. [`DESCRIPTORS`] feeds gRPC reflection.
+//! Modules: one for each package (`order::v1`, ...), with its message types, clients and servers;
+//! [`convert`] for ids, amounts and transactions; [`encoded`] for operations that are sent many
+//! times. [`DESCRIPTORS`] feeds gRPC reflection.
 //!
-//! Invariants: wire and stored messages are separate packages (`till.storage.v1` is generated in `storage`);
-//! names follow buf's STANDARD rules and published numbers never change (tests/it).
+//! Invariants: wire and stored messages are separate packages (`till.storage.v1` is generated in
+//! `storage`); names follow buf's STANDARD rules, and published numbers never change (tests/it).
 
 /// Encoded `google.protobuf.FileDescriptorSet` of all packages, comments included.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,4 +1,4 @@
-//! The wire: `till.stock.v1`.
+//! The gRPC service `till.stock.v1`.
 
 use participant::{
     fill::{Fill, fill},
@@ -16,19 +16,19 @@ use types::{ClientCall, ItemId};
 
 use crate::records::{Op, Reply, Stock};
 
-/// The gRPC face of the stock service.
+/// The stock service over gRPC.
 #[derive(Debug, Clone)]
 pub struct Grpc {
     parts: Parts<Stock>,
 }
 
 impl Grpc {
-    /// The face of these parts.
+    /// The service over these parts.
     pub const fn new(parts: Parts<Stock>) -> Self {
         Self { parts }
     }
 
-    /// Changes the stock of an item; returns it.
+    /// Changes an item and returns its available units.
     async fn change(&self, id: &ItemId, op: Op, call: ClientCall) -> Result<u64, Status> {
         match self.parts.execute(id.as_str(), op, Some(call)).await? {
             (Reply::Stock(stock), _) => Ok(stock),

@@ -1,4 +1,4 @@
-//! Items as data: what is stored, what is asked and what is answered, from and to bytes.
+//! Items as data: converts what is stored, asked and answered from and to bytes.
 
 use participant::{balance::Balance, records::Records};
 use prost::Message as _;
@@ -6,28 +6,28 @@ use proto::{InvalidField, convert, stock::v1 as wire};
 use storage::{KvError, Value, codec, keys::Owner, record::ItemRecord};
 use types::{ItemId, Money, Quantity, Stamp};
 
-/// Name in branches.
+/// The service's name in branches.
 pub const NAME: &str = "stock";
-/// Items of one order on one shard at most.
+/// Upper limit on the items of one order on one shard.
 pub(crate) const LINES_MAX: usize = 1000;
 
 /// An item: its price and its units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
-    /// Of one unit.
+    /// Price of one unit.
     pub price: Money,
-    /// Units.
+    /// Units available and supplied.
     pub stock: Balance<Quantity>,
 }
 
 /// One item's share of a hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldLine {
-    /// The item.
+    /// The item that the units came from.
     pub item_id: ItemId,
-    /// Units set aside.
+    /// Number of units set aside.
     pub quantity: Quantity,
-    /// Incarnation of the item they came from.
+    /// Incarnation of the item that the units came from.
     pub incarnation: Stamp,
 }
 
@@ -38,31 +38,31 @@ pub struct Stock;
 /// A call that concerns one shard.
 #[derive(Debug, Clone)]
 pub enum Op {
-    /// Make an item without stock.
+    /// Creates an item without stock.
     Create(ItemId, Money),
-    /// Read an item.
+    /// Reads an item.
     Get(ItemId),
-    /// Raise its stock.
+    /// Raises an item's stock.
     Add(ItemId, Quantity),
-    /// Lower its stock.
+    /// Lowers an item's stock.
     Subtract(ItemId, Quantity),
-    /// Overwrite the items with these numbers.
+    /// Overwrites the items with these numbers.
     Init {
-        /// Numbers of the records, which are their ids.
+        /// Numbers of the items; an item's number is its id.
         numbers: Vec<u64>,
-        /// Units of each.
+        /// Units of each item.
         stock: Quantity,
-        /// Price of each.
+        /// Price of each item.
         price: Money,
     },
 }
 
-/// What a call is answered.
+/// The result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// An item as it stands.
+    /// The item as it is.
     Item(Item),
-    /// Units right after a change.
+    /// Available units right after a change.
     Stock(u64),
 }
 
@@ -167,7 +167,7 @@ const fn stored(item: &Item) -> ItemRecord {
     }
 }
 
-/// A hold as the primary gets it and as it is stored.
+/// A hold as a message: it is stored, and it is the receipt for the primary.
 fn receipt_of(hold: &[HeldLine]) -> wire::HoldStockReceipt {
     let lines = hold.iter().map(|line| wire::hold_stock_receipt::Line {
         item_id: line.item_id.to_string(),

@@ -1,4 +1,4 @@
-//! What may happen to an item. Pure.
+//! The rules of an item: what may happen to it. Pure.
 
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
@@ -19,7 +19,7 @@ impl Item {
         Self { price, stock: Balance::new(stock, stamp) }
     }
 
-    /// The same item with other units.
+    /// The same item with a different balance.
     #[must_use]
     pub const fn with(self, stock: Balance<Quantity>) -> Self {
         Self { stock, ..self }
@@ -58,7 +58,7 @@ impl Stock {
     fn create(id: &ItemId, price: Money, rows: &mut Rows<'_, Self>) -> Executed<Reply> {
         let row = item_row(id);
         if rows.get(&row).is_some() {
-            // Ids of new items are derived from request ids, and this one's memory is over.
+            // The id is derived from a request id whose first result is no longer remembered.
             return Executed::Refused(unknown(Reason::RequestIdReused, id));
         }
         let stamp = rows.stamp();
@@ -78,7 +78,7 @@ fn out_of_stock(wanted: Quantity, item: &Item, held: Quantity) -> Refusal {
         .with("held", held)
 }
 
-/// How much of `item` the given holds have set aside, of this incarnation.
+/// The units of an item's incarnation that the given holds have set aside.
 pub fn held<'a>(
     holds: impl Iterator<Item = &'a [HeldLine]>,
     item_id: &ItemId,
@@ -96,7 +96,7 @@ impl Domain for Stock {
             Op::Create(id, _) | Op::Get(id) | Op::Add(id, _) | Op::Subtract(id, _) => {
                 vec![item_row(id)]
             }
-            // It overwrites without looking.
+            // Overwrites without reading.
             Op::Init { .. } => Vec::new(),
         }
     }
@@ -176,7 +176,7 @@ impl Domain for Stock {
     }
 
     fn commit(&self, _: TxId, _: &Vec<HeldLine>, _: &[Receipt], _: &mut Rows<'_, Self>) {
-        // The vote took the units off already, and the order says who bought them.
+        // The vote already took the units, and the order says which transaction bought them.
     }
 
     fn abort(&self, hold: &Vec<HeldLine>, rows: &mut Rows<'_, Self>) {

@@ -1,9 +1,11 @@
-//! What people asked of a shop and what they were told, and whether it could have happened one call at a time.
+//! What clients asked of a shop, what they were told, and whether it could have happened one call
+//! at a time.
 //!
-//! [`calls`] the calls, [`grpc`] over the services' own wire; [`people`] clients that make them, on few orders,
-//! items and users and in the same moment; [`models`] what one call at a time may do; [`linear`] whether there is
-//! an order of the calls that explains all answers; [`judge`] that for a whole history; [`json`] for other
-//! checkers; [`coverage`] which calls really met.
+//! [`calls`] has the calls, and [`grpc`] makes them over the services' own wire. [`people`] are
+//! clients that make them at the same time, on few orders, items and users. [`models`] say what one
+//! call at a time may do. [`linear`] searches for an order of the calls that explains all answers,
+//! and [`judge`] does so for a whole history. [`json`] writes histories for other checkers.
+//! [`coverage`] counts which calls really met.
 
 pub mod calls;
 pub mod coverage;
@@ -18,22 +20,22 @@ use std::{cell::RefCell, rc::Rc};
 
 use calls::{Ask, Said};
 
-/// One call of a client, retries included.
+/// One call of a client, including its retries.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// The call.
     pub ask: Ask,
-    /// Steps of a clock that all clients share.
+    /// When it began, in steps of a clock that all clients share.
     pub began: u64,
-    /// None when the outcome is unknown.
+    /// When it ended; none if the outcome is unknown.
     pub ended: Option<u64>,
-    /// What it was told; none when the outcome is unknown.
+    /// The answer; none if the outcome is unknown.
     pub said: Option<Said>,
-    /// Asked when nothing was in trouble any more and nothing was under way.
+    /// True if trouble was over and nothing else was under way.
     pub quiet: bool,
 }
 
-/// Everything that was asked and said.
+/// All calls and their answers.
 #[derive(Debug, Default)]
 pub struct History {
     /// In the order in which the calls ended.
@@ -42,7 +44,7 @@ pub struct History {
     quiet: bool,
 }
 
-/// The history as clients share it.
+/// A history that clients share.
 pub type Book = Rc<RefCell<History>>;
 
 impl History {
@@ -52,7 +54,7 @@ impl History {
         self.step
     }
 
-    /// Orders that somebody made, as far as anybody was told.
+    /// The new orders whose ids some client was told.
     fn made(&self) -> Vec<String> {
         let id = |entry: &Entry| match &entry.said {
             Some(Said::Id(order)) => Some(order.clone()),

@@ -1,12 +1,14 @@
 //! Tests of the whole shop.
 //!
-//! Over real processes: `tests/it` (gRPC, by reflection alone), and in Python `consistency`, `contract` and
-//! `system` (`python3 -m pytest` in this directory). They know the executable, an address and the published
-//! contracts, and link no role.
+//! Over real processes: `tests/it` and `tests/history`, and in Python `consistency`, `contract` and
+//! `system` (`python3 -m pytest` in this directory), which know the executable, an address and the
+//! published contracts alone.
 //!
-//! In one process: `tests/sim` links the roles' own modules, over a simulated network, store and clock.
+//! In one process: `tests/sim` links the roles' own modules, over a simulated network, store and
+//! clock; `tests/sequences` runs the services' cores alone.
 //!
-//! [`process`]: a shop of real processes. [`history`]: what clients asked and were told, and whether it could have happened one call at a time.
+//! [`process`] runs a shop of real processes. [`history`] has the clients, what they were told, and
+//! whether it could have happened one call at a time.
 
 #![allow(
     missing_docs,

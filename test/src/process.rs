@@ -18,7 +18,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// `till up`, killed with its children when this is dropped: they hold on to the supervisor's life.
+/// `till up`. Its children watch the supervisor's life, so that dropping this kills them all.
 #[derive(Debug)]
 pub struct Shop {
     supervisor: Child,
@@ -26,7 +26,7 @@ pub struct Shop {
     grpc_base: u16,
 }
 
-/// The executable: TILL_BIN, else the one beside this test in the target directory.
+/// The executable: TILL_BIN, or else the one beside this test in the target directory.
 pub fn executable() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
     if let Ok(named) = env::var("TILL_BIN") {
@@ -38,9 +38,10 @@ pub fn executable() -> PathBuf {
     built
 }
 
-/// The first of a block of 600 ports that nobody listens on now, below those of outgoing connections.
+/// The start of a block of 600 ports, in which those of a shop are free now. The blocks lie below
+/// the ports of outgoing connections.
 pub fn free_block() -> u16 {
-    // Tests that run side by side must not find the same block free.
+    // Tests that run at the same time must not choose the same free block.
     static SHOPS: AtomicU16 = AtomicU16::new(0);
     let mine = SHOPS.fetch_add(7, Ordering::Relaxed);
     let start = u16::try_from(std::process::id() % 30).unwrap() + mine;
@@ -54,40 +55,40 @@ pub fn free_block() -> u16 {
         .unwrap()
 }
 
-/// What a command of ours says, run to its end.
+/// Runs a `till` command to its end, and returns its output.
 pub fn till(args: &[&str]) -> Output {
     Command::new(executable()).args(args).env_remove("PD_ENDPOINTS").output().unwrap()
 }
 
-/// Ends a process in order (SIGTERM), and waits until it has ended well.
+/// Ends a process by SIGTERM, and waits until it exits with success.
 pub fn end(process: &mut Child) {
     let pid = Pid::from_raw(process.id().try_into().unwrap());
     kill(pid, Signal::SIGTERM).unwrap();
     assert!(process.wait().unwrap().success());
 }
 
-/// What `up.json` says; nothing while it is not there.
+/// The content of `up.json`; null while there is none.
 pub fn read_status(file: &Path) -> Value {
     serde_json::from_slice(&fs::read(file).unwrap_or_default()).unwrap_or_default()
 }
 
 impl Shop {
-    /// Starts one; returns when every role answers.
+    /// Starts a shop, and returns once every role is ready.
     pub fn start() -> Self {
         Self::launch(&[], &[])
     }
 
-    /// As [`Shop::start`], with further flags of `till up`.
+    /// [`Shop::start`] with more flags of `till up`.
     pub fn start_with(flags: &[&str]) -> Self {
         Self::launch(flags, &[])
     }
 
-    /// As [`Shop::start`], with variables that all roles have besides.
+    /// [`Shop::start`] with more environment variables for all roles.
     pub fn start_within(variables: &[(&str, &str)]) -> Self {
         Self::launch(&[], variables)
     }
 
-    /// As [`Shop::start`], with further flags of `till up` and variables that all roles have besides.
+    /// [`Shop::start`] with more flags of `till up` and more environment variables for all roles.
     pub fn launch(flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let base = free_block();
@@ -125,22 +126,22 @@ impl Shop {
         read_status(&self.status_file())["ready"] == Value::Bool(true)
     }
 
-    /// Where it says who runs where.
+    /// The path of `up.json`, which says where each role runs.
     pub fn status_file(&self) -> PathBuf {
         self.directory.path().join("data/up.json")
     }
 
-    /// Where REST is served.
+    /// The port of REST.
     pub fn http_port(&self) -> u16 {
         self.grpc_base - 100
     }
 
-    /// What a role has logged.
+    /// The log of a role's first replica.
     pub fn log(&self, role: &str) -> String {
         fs::read_to_string(self.directory.path().join(format!("data/logs/{role}-0.log"))).unwrap()
     }
 
-    /// What every replica of a role has logged, each by itself.
+    /// The logs of all replicas of a role.
     pub fn logs(&self, role: &str) -> Vec<String> {
         let files = fs::read_dir(self.directory.path().join("data/logs")).unwrap();
         let paths = files.map(|file| file.unwrap().path());
@@ -151,27 +152,27 @@ impl Shop {
         of_role.map(|path| fs::read_to_string(path).unwrap()).collect()
     }
 
-    /// Ends it in order (SIGTERM), and waits until it has ended.
+    /// Ends the shop by SIGTERM, and waits for it.
     pub fn end(&mut self) {
         end(&mut self.supervisor);
     }
 
-    /// Where the store's placement driver is.
+    /// host:port of the store's placement driver.
     pub fn store(&self) -> String {
         format!("127.0.0.1:{}", self.grpc_base - 40)
     }
 
-    /// Where the REST face is: host:port.
+    /// host:port of REST.
     pub fn rest(&self) -> String {
         format!("127.0.0.1:{}", self.grpc_base - 100)
     }
 
-    /// Of the `till up`.
+    /// The process id of `till up`.
     pub fn pid(&self) -> u32 {
         self.supervisor.id()
     }
 
-    /// Address of the first replica.
+    /// The gRPC address of a role's first replica.
     pub fn address(&self, role: &str) -> String {
         let offset = match role {
             "coordinator" => 0,
@@ -186,13 +187,13 @@ impl Shop {
 
 impl Drop for Shop {
     fn drop(&mut self) {
-        // It may have been told to end, and have done so.
+        // It may have ended already.
         drop(self.supervisor.kill());
         self.supervisor.wait().unwrap();
     }
 }
 
-/// The status of a POST by REST, as its first line tells it.
+/// Makes a POST by REST, and returns the status of the answer.
 pub fn post(rest: String, path: &str) -> u16 {
     let mut stream = TcpStream::connect(rest).unwrap();
     let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");

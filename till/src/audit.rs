@@ -1,4 +1,4 @@
-//! `till audit`: whether the books agree, told by the exit code and with every offender's name.
+//! `till audit`: whether the books agree. The exit code tells, and the output names every offender.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -17,7 +17,7 @@ use crate::common::Failure;
 
 /// Exit code when an invariant does not hold.
 const OFFENCES: u8 = 2;
-/// Between two words on how far it has come.
+/// Interval between progress reports: on a terminal, and in a log.
 const TELL_EVERY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What to audit, and how strictly.
@@ -50,8 +50,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Audits once. Exit codes: 0 when all is well, 2 when an invariant does not hold, 1 when that could not
-/// be found out.
+/// Audits once. Exit codes: 0 when every invariant holds, 2 when one does not, 1 when the audit
+/// failed.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let kv = args.store.connect().await?;
     let options = Options {
@@ -141,7 +141,7 @@ fn as_json(report: &Report) -> String {
     format!("{document}\n")
 }
 
-/// How far it has come, on standard error: a bar for a person, a line now and then for a log.
+/// Progress on standard error: a bar for a person, an occasional line for a log.
 struct Bar {
     begun: Instant,
     told: Instant,
@@ -162,7 +162,7 @@ impl Bar {
         self.told = Instant::now();
         let line = bar(progress, self.begun.elapsed());
         let (start, end) = if self.person { ("\r\x1b[K", "") } else { ("", "\n") };
-        // Nobody is served better by an audit that ends because nobody watches.
+        // Errors are ignored: an audit must not end because nobody watches its progress.
         drop(write!(io::stderr(), "{start}{line}{end}"));
     }
 

@@ -53,7 +53,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// True for what runs until it is told to end, and is asked how it does.
+    /// True for roles: commands that run until they are told to end, and that answer health checks.
     pub(crate) const fn is_role(&self) -> bool {
         match self {
             Self::Order(_)
@@ -71,8 +71,9 @@ impl Command {
         }
     }
 
-    /// Refuses what cannot both be wished. Not clap's own conflicts: to those a setting that says false is
-    /// as good as one that says true, and TILL_INSECURE=false is no wish to be insecure.
+    /// Refuses settings that contradict each other. clap's own conflicts do not serve here: they
+    /// count a setting that is false like one that is true, but TILL_INSECURE=false does not ask
+    /// for anything insecure.
     fn consistent(&self) -> Result<(), clap::Error> {
         let insecure = "--insecure (TILL_INSECURE)";
         match self {
@@ -97,7 +98,7 @@ impl Command {
         }
     }
 
-    /// As on the command line; stands in every log line.
+    /// The name on the command line, which every log line carries.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Up(_) => "up",
@@ -116,7 +117,8 @@ impl Command {
     }
 }
 
-/// gRPC is plain, or it is encrypted and asks callers who they are, or it is encrypted and asks nobody.
+/// Refuses contradictory settings. gRPC is plain, or encrypted with client authentication, or
+/// encrypted without it.
 fn encrypted_or_not(insecure: bool, tls: &TlsArgs) -> Result<(), clap::Error> {
     if insecure && tls.is_on() {
         return Err(contradiction(
@@ -201,7 +203,7 @@ pub(crate) struct Kv {
     pub(crate) role: dev_kv::Args,
 }
 
-/// Reads a command line, the program's name first. Nothing but the name means `till up`.
+/// Parses a command line that begins with the program's name. The name alone means `till up`.
 pub(crate) fn parse<T: Into<OsString>>(
     args: impl IntoIterator<Item = T>,
 ) -> Result<Cli, clap::Error> {
@@ -210,7 +212,7 @@ pub(crate) fn parse<T: Into<OsString>>(
     Ok(cli)
 }
 
-/// As [`parse`], of a command line that parses: what was said, and where.
+/// Like [`parse`], for a command line that parses: the raw values, and where each comes from.
 pub(crate) fn matches<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> ArgMatches {
     Cli::command().get_matches_from(or_up(args))
 }
@@ -236,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_variable_and_a_word_of_help() {
-        // Of the moment, or of the parent's making; everything else must be settable in a container.
+        // For a single call, or set by the parent. Everything else must be settable in a container.
         let not_from_outside = ["help", "version", "fresh", "exit_with_parent", "print_config"];
         let of_the_moment = ["health", "bench"];
         for command in Cli::command().get_subcommands() {

@@ -1,4 +1,4 @@
-//! What all commands share: settings, when to end, and how one fails.
+//! What all commands share: settings, when to end, and failures.
 
 use std::{
     error::Error,
@@ -9,7 +9,7 @@ use clap::value_parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Any failure, for the one place that tells it.
+/// Any failure. One place reports it.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 /// What every command takes.
@@ -30,17 +30,17 @@ pub(crate) struct Process {
     pub(crate) exit_with_parent: bool,
 }
 
-/// When to end.
+/// Tells a command when to end.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
-    /// In order: the first signal.
+    /// Cancelled by the first signal: end in order.
     pub(crate) gently: CancellationToken,
-    /// At once: the second signal, or the parent is gone.
+    /// Cancelled by the second signal, or when the parent is gone: end at once.
     pub(crate) now: CancellationToken,
 }
 
 impl Stop {
-    /// Listens from now on. SIGINT and SIGTERM are alike.
+    /// Starts to listen for SIGINT and SIGTERM, which mean the same.
     pub(crate) fn on_signals(with_parent: bool) -> io::Result<Self> {
         let stop = Self { gently: CancellationToken::new(), now: CancellationToken::new() };
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -57,8 +57,8 @@ impl Stop {
         });
         if with_parent {
             let now = stop.now.clone();
-            // A thread of its own: reading standard input cannot be interrupted, and must not hold up the
-            // end of the runtime.
+            // A thread of its own: reading standard input cannot be interrupted, and must not delay
+            // the end of the runtime.
             std::thread::Builder::new().name("parent-watch".to_owned()).spawn(move || {
                 wait_for_parents_end();
                 now.cancel();
@@ -68,7 +68,8 @@ impl Stop {
     }
 }
 
-/// Returns when the other end of standard input is closed: the kernel does that however the parent dies.
+/// Returns when the other end of standard input is closed. The kernel closes it however the parent
+/// dies.
 fn wait_for_parents_end() {
     let mut byte = [0];
     loop {

@@ -1,4 +1,4 @@
-//! Asks a role how it is, as a container's health check does.
+//! Asks a role for its health, as a container's health check does.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -18,9 +18,9 @@ use tonic_health::pb::{
 
 use crate::common::Failure;
 
-/// Where the REST face says whether it may be sent requests.
+/// Path at which the REST face says whether it may be sent requests.
 pub(crate) const HTTP_BRIDGE: &str = "/readyz";
-/// Where a dev-kv says so.
+/// Path at which a dev-kv says so.
 pub(crate) const DEV_KV: &str = "/pd/api/v1/health";
 
 /// Whom to ask.
@@ -49,7 +49,7 @@ pub(crate) struct Args {
 /// Why a role may not be sent requests. A retry may help.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unwell {
-    /// It says so.
+    /// The role says so.
     #[error("{endpoint} says {said}")]
     Says {
         /// The role that was asked.
@@ -57,18 +57,18 @@ pub(crate) enum Unwell {
         /// Its answer.
         said: String,
     },
-    /// It says nothing.
+    /// The role gives no answer.
     #[error("{endpoint} gives no answer")]
     Silent {
         /// The role that was asked.
         endpoint: Endpoint,
-        /// Why, where it is known.
+        /// The cause, if it is known.
         #[source]
         source: Option<Failure>,
     },
 }
 
-/// Tells by the exit code, and on stderr why not.
+/// Reports health by the exit code. An unwell role is an error that says why.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let patience = Duration::from_millis(args.timeout_ms);
     if args.http {
@@ -104,7 +104,7 @@ pub(crate) async fn grpc(
     }
 }
 
-/// Asks by GET: the first line of the answer tells.
+/// Asks by GET. The first line of the answer tells.
 pub(crate) async fn http(
     endpoint: &Endpoint,
     path: &str,
@@ -124,7 +124,7 @@ pub(crate) async fn http(
 }
 
 async fn status_line(endpoint: &Endpoint, path: &str) -> std::io::Result<String> {
-    /// More than any status line is long.
+    /// Longer than any status line, in bytes.
     const ENOUGH: u64 = 1024;
     let mut stream = TcpStream::connect(endpoint.as_str()).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n");

@@ -2,14 +2,15 @@
 //!
 //! Must not know: how a role does its work (its crate does), nor the wire.
 //!
-//! Modules: [`cli`] the command line; [`settings`] the environment and what is in force; [`common`] what all
-//! commands share; [`process`] runtime and exit codes; [`role`] binds and runs one role; [`health`] asks a role how it
-//! is; [`audit`] whether the books agree; [`tx`] what became of transactions; [`participant_check`] the conformance
-//! kit; [`up`] a whole shop on one machine, as child processes.
+//! Modules: [`cli`] the command line; [`settings`] the environment and the settings in force;
+//! [`common`] what all commands share; [`process`] runtime and exit codes; [`role`] binds and runs
+//! one role; [`health`] asks a role for its health; [`audit`] whether the books agree; [`tx`] what
+//! became of transactions; [`participant_check`] the conformance kit; [`up`] a whole shop on one
+//! machine, as child processes.
 //!
-//! Invariants: ports are bound before anything heavy begins; the first SIGINT or SIGTERM ends the role in
-//! order, the second at once; exit codes are 0, 1 (failure) and 64 (usage); `audit`, `tx` and
-//! `participant check` have 2 for bad news.
+//! Invariants: ports are bound before anything heavy begins. The first SIGINT or SIGTERM ends the
+//! role in order, the second at once. Exit codes are 0, 1 (failure) and 64 (usage); `audit`, `tx`
+//! and `participant check` use 2 for bad news.
 
 use std::process::ExitCode;
 
@@ -29,7 +30,7 @@ mod up;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-// Rules are for breaking in simulation alone.
+// Only simulations may break the rules.
 const _: () = assert!(!types::mutation::POSSIBLE, "this executable must not have mutations");
 
 fn main() -> ExitCode {

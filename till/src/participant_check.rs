@@ -1,7 +1,7 @@
 //! `till participant check`: the conformance kit of `till.participant.v1`, for a service in any language.
 //!
-//! Modules: [`subject`] the service under test and transactions to test it with; [`payload`] what it is asked for;
-//! [`checks`] what is demanded, one function each.
+//! Modules: [`subject`] the service under test and transactions to test it with; [`payload`] what
+//! it is asked for; [`checks`] the demands, one function each.
 
 use std::{
     io::{self, Write as _},
@@ -23,7 +23,7 @@ mod subject;
 use self::subject::Participant;
 use crate::common::Failure;
 
-/// Exit code when something is not as it must be.
+/// Exit code when the service does not conform.
 const NOT_CONFORMING: u8 = 2;
 
 /// What to do with a participant.
@@ -74,7 +74,7 @@ struct CheckArgs {
     tls: TlsArgs,
 }
 
-/// Runs every check that the settings allow, and tells what came of each.
+/// Runs every check that the settings allow, and prints the result of each.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let Command::Check(args) = &args.command;
     let net = GrpcNet::with_tls(args.tls.load()?);
@@ -118,7 +118,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 impl CheckArgs {
-    /// The payload that somebody gave; none when nobody did.
+    /// The payload from the command line; None when there is none.
     fn payload(&self, service: &str) -> Result<Option<Vec<u8>>, String> {
         match (&self.payload_json, &self.payload_file) {
             (Some(json), _) => payload::from_json(service, json).map(Some),
@@ -130,7 +130,7 @@ impl CheckArgs {
     }
 }
 
-/// Tells what came of a check; true when that is good.
+/// Prints the result of a check. True when it passed.
 fn say(name: &str, rule: Option<u8>, outcome: Result<(), String>) -> io::Result<bool> {
     let rule = rule.map(|rule| format!(" (rule {rule})")).unwrap_or_default();
     match outcome {

@@ -15,17 +15,17 @@ use crate::{
     health, participant_check, role, tx, up,
 };
 
-/// Exit code of a command line that does not parse, as BSD's sysexits.h has it.
+/// Exit code for a command line that does not parse, as in BSD's sysexits.h.
 const USAGE: u8 = 64;
 
-/// Tells what is wrong with a command line, or what was asked of it (`--help`).
+/// Prints what is wrong with a command line, or what it asked for (`--help`).
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    // Nobody is left to tell when this fails.
+    // Errors are ignored, as nobody is left to tell.
     drop(error.print());
     if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }
 
-/// Says something on standard output, and that was all.
+/// Prints a text on standard output. Returns the exit code.
 pub(crate) fn tell(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,11 +35,11 @@ pub(crate) fn tell(text: &str) -> ExitCode {
 
 /// Runs the command to its end.
 pub(crate) fn main(cli: Cli) -> ExitCode {
-    // A generator shares the machine with the shop that it measures, so one thread is enough for it.
+    // A load generator shares the machine with the shop that it measures, so it gets one thread.
     let generates = matches!(cli.command, Command::Bench(_));
     let threads = if generates { Some(1) } else { cli.process.worker_threads };
     let mut builder = match threads {
-        // Wherever one is enough, a scheduler that need not look out for others does the same in less time.
+        // With one thread, a scheduler without work stealing does the same in less time.
         Some(1) => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
@@ -52,7 +52,7 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
     };
     let guard = {
         let scope = if cli.command.is_role() { Scope::Service } else { Scope::Command };
-        // What is exported is sent by tasks of the runtime.
+        // Tasks of the runtime send what is exported.
         let _within = runtime.enter();
         telemetry::init(cli.command.name(), cli.process.log_format, scope)
     };
@@ -60,7 +60,7 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
         Ok(guard) => runtime.block_on(Box::pin(run(cli, guard))),
         Err(error) => Err(error.into()),
     };
-    // Not waited for: by now nothing is left that matters, and the second signal must end the process.
+    // Does not wait: nothing that matters is left, and the second signal must end the process.
     runtime.shutdown_background();
     match ended {
         Ok(code) => code,
@@ -68,7 +68,7 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
     }
 }
 
-/// Runs the command, then sends what is left of its telemetry, unless it is told to end at once.
+/// Runs the command, then sends the rest of its telemetry, unless it is told to end at once.
 async fn run(cli: Cli, guard: telemetry::Guard) -> Result<ExitCode, Failure> {
     let stop = Stop::on_signals(cli.process.exit_with_parent)?;
     let now = stop.now.clone();
@@ -98,7 +98,7 @@ async fn carry_out(cli: Cli, stop: Stop) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Measures until it is done, or told to end: then everything that it started ends with it.
+/// Measures until it is done or told to end. Everything that it started ends with it.
 async fn bench(args: bench::Args, stop: &Stop) -> Result<ExitCode, Failure> {
     let program = std::env::current_exe()?;
     tokio::select! {
@@ -108,7 +108,7 @@ async fn bench(args: bench::Args, stop: &Stop) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tells a failure, with all its causes, once.
+/// Reports a failure with all its causes, once.
 fn fail(error: &Failure) -> ExitCode {
     drop(writeln!(io::stderr(), "till: {}", chain(error.as_ref())));
     ExitCode::FAILURE

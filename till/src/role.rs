@@ -22,7 +22,7 @@ use crate::{
     health,
 };
 
-/// Ports on 127.0.0.1 and [::1], unless told otherwise.
+/// Default ports: on 127.0.0.1 and [::1] for gRPC, on all addresses for HTTP.
 mod port {
     pub(super) const COORDINATOR: u16 = 7000;
     pub(super) const ORDER: u16 = 7100;
@@ -31,7 +31,7 @@ mod port {
     pub(super) const HTTP: u16 = 8000;
 }
 
-/// Ports of the admin listeners there, unless told otherwise.
+/// Default ports of the admin listeners, on 127.0.0.1 and [::1].
 mod admin_port {
     pub(super) const COORDINATOR: u16 = 7050;
     pub(super) const ORDER: u16 = 7150;
@@ -41,16 +41,16 @@ mod admin_port {
     pub(super) const KV: u16 = 7449;
 }
 
-/// Why a role is not run. A retry does not help.
+/// Why a role does not run. A retry does not help.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    /// gRPC is not encrypted here.
+    /// Other machines reach this address, and gRPC on it is not encrypted.
     #[error(
         "{0} is reached from other machines, and gRPC on it is not encrypted: encrypt it (--tls-ca-file, \
          --tls-cert-file, --tls-key-file), or allow that with --insecure"
     )]
     Insecure(SocketAddr),
-    /// The second signal, or the parent is gone.
+    /// The second signal came, or the parent is gone.
     #[error("ended at once, as told")]
     Now,
 }
@@ -103,7 +103,7 @@ pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failur
     }
 }
 
-/// Binds everything, so that a taken port is told before anything heavy begins.
+/// Binds all listeners, so that a taken port is reported before anything heavy begins.
 fn sockets(work: &[SocketAddr], admin: &Admin, usual: u16) -> Result<Listeners, ListenError> {
     let admin = or_default(&admin.admin_listen, &rpc::listen::loopback(usual));
     let bound = Listeners { work: rpc::listen::tcp(work)?, admin: rpc::listen::tcp(&admin)? };
@@ -115,7 +115,7 @@ fn sockets(work: &[SocketAddr], admin: &Admin, usual: u16) -> Result<Listeners, 
     Ok(bound)
 }
 
-/// Runs, and ends when told.
+/// Runs the role, and ends it when told to.
 async fn keep<Run, Ended, E>(
     listeners: Listeners,
     stop: &Stop,
@@ -134,7 +134,7 @@ where
     Ok(ExitCode::SUCCESS)
 }
 
-/// A dev-kv has one address, and a configuration that may be refused.
+/// Runs a dev-kv, which has one work address and a configuration that may be refused.
 async fn dev_kv(
     args: dev_kv::Args,
     admit: Option<dev_kv::Admit>,
@@ -150,7 +150,8 @@ async fn dev_kv(
     dev_kv::run(config, tokio::net::TcpListener::from_std(listener)?, end).await
 }
 
-/// Lets those into a dev-kv whom the table of callers lets use a store; it knows nothing of them itself.
+/// Admits a caller to a dev-kv if the table of callers lets it use a store. The dev-kv itself knows
+/// no such table.
 fn admit(trust_domain: String) -> dev_kv::Admit {
     Arc::new(move |certificate: &[u8]| {
         let caller = rpc::tls::identity(certificate, &trust_domain);
@@ -160,11 +161,11 @@ fn admit(trust_domain: String) -> dev_kv::Admit {
     })
 }
 
-/// How a dev-kv says that it is well: to its own question.
+/// Reports a dev-kv's health by asking its own health endpoint.
 struct Store {
     endpoint: Endpoint,
-    /// Then the question cannot be asked in the clear; a process that answers here at all is as ready as it
-    /// gets.
+    /// The endpoint then cannot be asked without TLS. A process that answers here at all counts as
+    /// ready.
     encrypted: bool,
 }
 
@@ -178,7 +179,7 @@ impl admin::Look for Store {
     }
 }
 
-/// Where a gRPC role listens.
+/// The addresses on which a gRPC role listens.
 fn closed<A: clap::Args>(
     args: &Grpc<A>,
     encrypted: bool,
@@ -193,7 +194,7 @@ fn closed<A: clap::Args>(
     allowed(&addresses, args.insecure || encrypted)
 }
 
-/// These addresses, if other machines may reach them or cannot.
+/// Returns the addresses, unless other machines can reach one of them and `open` is false.
 fn allowed(addresses: &[SocketAddr], open: bool) -> Result<Vec<SocketAddr>, Refused> {
     match addresses.iter().find(|address| !address.ip().is_loopback()) {
         Some(reached) if !open => Err(Refused::Insecure(*reached)),

@@ -1,7 +1,8 @@
-//! Settings as a whole: what is said to whom, variables that nobody reads, and what is in force.
+//! Settings as a whole: refuses variables that nothing reads or that do not fit the command, and
+//! shows the settings in force.
 //!
-//! Invariant: no setting is a secret; secrets stand in files, and settings name the files. So whatever is
-//! set can be shown, but for variables that other libraries read.
+//! Invariant: no setting is a secret. Secrets are in files, and settings name the files. All
+//! settings can therefore be shown, except variables that other libraries read.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,9 +17,10 @@ use crate::cli::{self, Cli};
 #[cfg(test)]
 mod tests;
 
-/// Beginning of all variables that are ours.
+/// Prefix of all variables that are ours.
 const OURS: &str = "TILL_";
-/// Read, but not by the command line: the filter of the log, and what the project's tests are told.
+/// Variables that are read, but not by the command line: the log filter, and those of the project's
+/// tests.
 const OTHERS: [&str; 5] = [
     telemetry::FILTER_VARIABLE,
     "TILL_BIN",
@@ -26,11 +28,11 @@ const OTHERS: [&str; 5] = [
     "TILL_DEV_KV_HOT_KEYS",
     "TILL_DEV_KV_HOT_WRITES",
 ];
-/// Beginning of variables that the telemetry libraries read; some hold credentials.
+/// Prefix of variables that the telemetry libraries read. Some hold credentials.
 const TELEMETRY: &str = "OTEL_";
-/// Makes one of all roles' certificates, which they cannot share.
+/// Prefix of variables that name one role's certificate, which the roles of `till up` cannot share.
 const OF_ONE_ROLE: &str = "TILL_TLS_";
-/// Begins alike, and names a certificate for each.
+/// Has the same prefix, but names a directory with a certificate for each role.
 const OF_ALL_ROLES: &str = "TILL_TLS_DIR";
 
 /// Every variable that some command reads, sorted.
@@ -50,6 +52,7 @@ fn known() -> Vec<String> {
 }
 
 /// Refuses variables that look like ours and that no command reads: a misspelt limit is no limit.
+/// For `up`, also refuses the certificate of a single role.
 ///
 /// # Errors
 /// Names the variable, and the one that was probably meant.
@@ -79,11 +82,11 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Refuses a filter of the log that does not parse, and what the `OTEL_*` variables say in a wrong form: nobody
-/// should wait for lines that never come.
+/// Refuses a log filter that does not parse, and malformed `OTEL_*` variables, so that nobody waits
+/// for lines that never come.
 ///
 /// # Errors
-/// Names the variable, and never a value that may be a secret.
+/// Names the variable, but never a value that may be a secret.
 pub(crate) fn check_telemetry(command: &cli::Command) -> Result<(), clap::Error> {
     let sends = command.is_role() || matches!(command, cli::Command::Up(_));
     let scope = if sends { Scope::Service } else { Scope::Command };
@@ -91,8 +94,8 @@ pub(crate) fn check_telemetry(command: &cli::Command) -> Result<(), clap::Error>
         .map_err(|error| Cli::command().error(ErrorKind::InvalidValue, error.to_string()))
 }
 
-/// All settings of the command that was asked for, as variables with where each comes from, in the order
-/// of its help.
+/// All settings of the requested command, as variables with the source of each, in the order of its
+/// help.
 pub(crate) fn show(matches: &ArgMatches, variables: impl IntoIterator<Item = OsString>) -> String {
     let (mut command, mut matches) = (&built(), matches);
     let mut text = String::new();
@@ -148,7 +151,7 @@ pub(crate) fn show(matches: &ArgMatches, variables: impl IntoIterator<Item = OsS
 
 fn built() -> Command {
     let mut command = Cli::command();
-    // Hands settings of all commands on to the commands.
+    // Passes the settings of all commands on to the subcommands.
     command.build();
     command
 }

@@ -1,4 +1,4 @@
-//! `till tx`: what became of a transaction, who stands in whose way, and an end to it.
+//! `till tx`: what became of a transaction, what blocks it, and how to bring it to an end.
 
 use std::{
     error::Error,
@@ -86,7 +86,7 @@ enum Question {
     },
 }
 
-/// Asks, and tells the answer.
+/// Asks, and prints the answer.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let net = GrpcNet::with_tls(args.tls.load()?);
     let callee = Identity::of(Role::Coordinator);
@@ -109,7 +109,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(code))
 }
 
-/// Why a coordinator's answer is no answer: it refused, or the call did not get that far.
+/// Why a coordinator gave no answer: it refused, or the call did not get that far.
 #[derive(Debug)]
 struct Unanswered {
     coordinator: Endpoint,
@@ -142,7 +142,7 @@ struct NoTransaction {
     order_id: OrderId,
 }
 
-/// Who is asked.
+/// The coordinator that is asked.
 struct Coordinator {
     endpoint: Endpoint,
     client: TransactionServiceClient<Channel>,
@@ -165,7 +165,7 @@ impl Coordinator {
         let order_id = OrderId::new(subject)?;
         let order = Subject::OrderId(order_id.to_string());
         let found = match subject.parse::<TxId>() {
-            // Ids that the order service makes up look the same as a TxId.
+            // Ids that the order service mints look like a TxId.
             Ok(tx_id) => match self.reports(Subject::TxId(tx_id.0.to_vec().into())).await {
                 Err(unknown) if unknown.kind() == ErrorKind::NotFound => {
                     match self.reports(order).await? {
@@ -234,7 +234,7 @@ fn tx_name(bytes: &[u8]) -> String {
     TxId::from_slice(bytes).map_or_else(|_| "an unreadable TxId".to_owned(), |id| id.to_string())
 }
 
-/// One transaction, in lines for people.
+/// Describes one transaction in lines for people.
 fn describe(report: &TransactionReport) -> String {
     let mut text =
         format!("transaction {}: {}\n", tx_name(&report.tx_id), outcome_name(report.outcome()));

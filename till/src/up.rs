@@ -2,9 +2,10 @@
 //!
 //! Must not know: how a role does its work.
 //!
-//! Modules: [`plan`] which children with which flags; [`certificates`] by which they prove who they are;
-//! [`listen`] where REST listens; [`data_dir`] the directory and its lock; [`child`] keeps one child alive;
-//! [`logs`] what the children say; [`status`] `up.json`; [`greeting`] what a person is told.
+//! Modules: [`plan`] the children and their flags; [`certificates`] how they prove who they are;
+//! [`listen`] where REST listens; [`data_dir`] the directory and its lock; [`child`] keeps one
+//! child alive; [`logs`] the children's output; [`status`] `up.json`; [`greeting`] the text for the
+//! user once the shop is ready.
 
 use std::{
     collections::BTreeMap,
@@ -51,11 +52,11 @@ use crate::{
     health,
 };
 
-/// How long a port may stay taken: children of a shop that was killed need a moment to see it.
+/// How long a port may stay taken: the children of a shop that was killed need a moment to notice.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two looks at whether everybody answers.
+/// Pause between two probes of a child.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
-/// After this without an answer, a person is told whom we wait for.
+/// Interval between warnings that a child does not answer yet.
 const STILL_WAITING_AFTER: Duration = Duration::from_secs(10);
 
 /// How to run a shop on this machine.
@@ -123,13 +124,13 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// True when everything shall be encrypted, and need not be.
+    /// True when the settings both demand encryption and allow to do without.
     pub(crate) const fn is_contradiction(&self) -> bool {
         self.insecure && self.tls_dir.is_some()
     }
 }
 
-/// Why a shop cannot be run.
+/// A child's ports cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("{child} cannot listen (ports are chosen with {flag})")]
 struct CannotListen {
@@ -142,7 +143,7 @@ struct CannotListen {
 /// Runs the shop until told to end.
 pub(crate) async fn run(args: Args, process: &Process, stop: Stop) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
-    // A contradiction is told by us, not by children that end again and again.
+    // Report a contradiction here. Children would report it by ending again and again.
     args.participants.extras()?;
     if let Some(file) = &args.api_key_file {
         http_bridge::key::check(file)
@@ -178,9 +179,9 @@ pub(crate) async fn run(args: Args, process: &Process, stop: Stop) -> Result<Exi
 }
 
 fn wish(args: &Args, process: &Process, data_dir: &Path) -> Result<Wish, Failure> {
-    // An empty variable is as good as none.
+    // An empty variable counts as unset.
     let pd_endpoints = args.pd_endpoints.clone().filter(|text| !text.trim().is_empty());
-    // A cluster has its own number, unless somebody asks for one.
+    // A cluster has its own number of shards, unless the user asks for one.
     let usual = || match &pd_endpoints {
         Some(_) => None,
         None => plan::shards_of_a_new_shop(data_dir, args.replicas),
@@ -207,14 +208,14 @@ fn wish(args: &Args, process: &Process, data_dir: &Path) -> Result<Wish, Failure
     Ok(wish)
 }
 
-/// Six processes share the cores, and one that wakes up threads on all of them only gets in its own way:
-/// half of the cores each.
+/// Half of the cores. Six processes share them, and one that wakes up threads on all cores only
+/// gets in its own way.
 fn threads_of_a_child() -> u16 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     u16::try_from(cores / 2).unwrap_or(u16::MAX).max(1)
 }
 
-/// Everybody's entry in `up.json` before anybody runs.
+/// The entries of `up.json` before any child runs.
 fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
     let entry = |spec: &Spec| ChildStatus {
         role: spec.role.name(),
@@ -228,8 +229,8 @@ fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
     specs.iter().map(|spec| (spec.name.clone(), entry(spec))).collect()
 }
 
-/// Makes sure that a child will be able to listen, and returns what it will listen on. Another process could still
-/// be faster; then the child says so, again and again.
+/// Makes sure that a child can listen, and returns the addresses that it will listen on. Another
+/// process may still take one first. The child then reports that, again and again.
 async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<Vec<SocketAddr>, CannotListen> {
     loop {
         let all = rpc::listen::tcp(&spec.listen)
@@ -256,8 +257,8 @@ async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<Vec<SocketAddr>, 
     }
 }
 
-/// Returns when every child has said, once, that it may be sent requests. The bridges, which ask all
-/// others, are asked last.
+/// Returns once every child has said that it may be sent requests. The bridges are asked last,
+/// because they ask all others.
 async fn everybody_answers(specs: &[Spec], probe: &Probe) {
     let (bridges, others): (Vec<&Spec>, Vec<&Spec>) =
         specs.iter().partition(|spec| spec.role == Role::HttpBridge);
@@ -266,7 +267,7 @@ async fn everybody_answers(specs: &[Spec], probe: &Probe) {
     }
 }
 
-/// Returns when a child has said, once, that it may be sent requests.
+/// Returns once the child has said that it may be sent requests.
 async fn answers(spec: &Spec, probe: &Probe) {
     let mut told = Instant::now();
     while let Err(error) = probe.ask(spec).await {
@@ -279,7 +280,8 @@ async fn answers(spec: &Spec, probe: &Probe) {
     }
 }
 
-/// Cancelled once there is a store: at once, or when our dev-kv answers.
+/// A token that is cancelled once there is a store: at once for a cluster, else when our dev-kv
+/// answers.
 fn store_there(specs: &[Spec], probe: &Probe) -> CancellationToken {
     let there = CancellationToken::new();
     match specs.iter().find(|spec| spec.role == Role::DevKv).cloned() {
@@ -295,7 +297,7 @@ fn store_there(specs: &[Spec], probe: &Probe) -> CancellationToken {
     there
 }
 
-/// Asks children how they are.
+/// Asks children for their health.
 #[derive(Debug, Clone)]
 struct Probe {
     net: GrpcNet,
@@ -304,7 +306,7 @@ struct Probe {
 
 impl Probe {
     fn new(wish: &Wish) -> Result<Self, Failure> {
-        // Asking roles how they are needs no certificate of one's own.
+        // Health checks need no certificate of the caller.
         let nobody = wish.certificates.as_ref().map(TlsDir::args_without_identity);
         let tls = nobody.map(|args| args.load()).transpose()?.flatten();
         Ok(Self { encrypted: tls.is_some(), net: GrpcNet::with_tls(tls) })
@@ -315,7 +317,7 @@ impl Probe {
         let endpoint = Endpoint::from(spec.address);
         match spec.role {
             Role::HttpBridge => health::http(&endpoint, health::HTTP_BRIDGE, patience).await,
-            // Its own question is asked over TLS, then; its admin listener knows as well.
+            // Its health endpoint needs TLS then. Its admin listener answers without.
             Role::DevKv if self.encrypted => {
                 health::http(&Endpoint::from(spec.admin[0]), health::HTTP_BRIDGE, patience).await
             }
@@ -327,7 +329,7 @@ impl Probe {
     }
 }
 
-/// The children, by the order in which they are stopped.
+/// The children, in the order in which they are stopped.
 struct Waves {
     all: Vec<(CancellationToken, JoinSet<()>)>,
 }
@@ -358,7 +360,7 @@ impl Waves {
                 let (spec, status) = (spec.clone(), Arc::clone(status));
                 children.spawn(async move {
                     if let Some(there) = store {
-                        // Ended early by `keep`, which starts nothing when it is to stop.
+                        // When the stop comes first, `keep` starts nothing and returns.
                         tokio::select! {
                             () = there.cancelled() => {}
                             () = stop.gently.cancelled() => {}
@@ -372,7 +374,8 @@ impl Waves {
         Ok(Self { all })
     }
 
-    /// Stops wave after wave, or all at once when told to hurry. Nobody is left when this returns.
+    /// Stops wave after wave, or all at once when told to hurry. No child is left when this
+    /// returns.
     async fn stop(&mut self, stop: &Stop) -> ExitCode {
         for (gently, children) in &mut self.all {
             gently.cancel();
@@ -393,7 +396,7 @@ async fn drain(children: &mut JoinSet<()>) {
     while children.join_next().await.is_some() {}
 }
 
-/// Says something to a person. Nobody is left to tell when that fails.
+/// Writes to standard output for the user. Errors are ignored, as nobody is left to tell.
 fn tell(text: &str) {
     drop(io::stdout().write_all(text.as_bytes()));
     drop(io::stdout().flush());

@@ -1,4 +1,5 @@
-//! A client's call and its attempts: they end in time, contradict nothing, and sell what was seen.
+//! A client's call and its attempts: they end in time, never contradict each other, and sell what
+//! was read.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -41,7 +42,7 @@ async fn run(shop: &Shop, branches: &[(&str, u32)]) -> Result<TxId, Failure> {
     }
 }
 
-/// Checks out with this end.
+/// Checks out with this end of the call.
 async fn until(shop: &Shop, not_after: UnixMillis) -> Result<(), Failure> {
     let mut request =
         Request::new(CheckoutRequest { order_id: "o".to_owned(), ..CheckoutRequest::default() });
@@ -53,7 +54,7 @@ async fn until(shop: &Shop, not_after: UnixMillis) -> Result<(), Failure> {
 async fn a_plan_whose_coordinator_was_cut_off_takes_effect_once() {
     let shop = with_loyalty();
     for fake in [&shop.loyalty, &shop.payment] {
-        // What it is told happens; what it says is lost.
+        // Messages take effect, and the replies are lost.
         fake.troubles([Trouble::ReplyLost; 100]);
     }
     let (told, first) = tokio::join!(run(&shop, &[("loyalty", 0), ("payment", 0)]), async {
@@ -135,7 +136,7 @@ async fn what_succeeded_before_is_told_whatever_stands_there_now() {
     let shop = Shop::open();
     let paid = shop.checkout(TIME).await.unwrap();
     shop.quiet().await;
-    // It was overwritten, or is not there at all.
+    // The order is overwritten first, and removed later.
     let fresh = Order { user_id: "u".to_owned(), etag: "fresh".to_owned(), ..Order::default() };
     shop.order.set_order(fresh);
     assert_eq!(shop.checkout(TIME).await.unwrap().tx_id, paid.tx_id, "an empty one");
@@ -145,7 +146,7 @@ async fn what_succeeded_before_is_told_whatever_stands_there_now() {
     assert_eq!(shop.payment.committed().len(), 1);
 }
 
-/// Checks out what these tokens say, under a new request id.
+/// Checks out with these tokens as `if_match`, under a new request id.
 async fn matching(shop: &Shop, tokens: &[&str]) -> Result<bool, Reason> {
     let if_match = tokens.iter().map(|token| (*token).to_owned()).collect();
     let request = CheckoutRequest { if_match, ..CheckoutRequest::default() };
@@ -163,7 +164,7 @@ async fn an_order_is_bought_as_the_token_says_or_not_at_all() {
     assert!(shop.order.asked().is_empty(), "nothing was tried");
     assert_eq!(matching(&shop, &["earlier", "as read"]).await, Ok(false));
     shop.quiet().await;
-    // What is paid was sold as one token says, and has another one now.
+    // A paid order was sold with the content of one token, and now has another one.
     let paid = Order {
         paid: true,
         etag: "paid".to_owned(),
@@ -224,7 +225,7 @@ async fn a_refusal_after_an_unanswered_attempt_waits_for_what_that_one_may_hold(
 #[tokio::test(start_paused = true)]
 async fn votes_get_more_time_while_the_store_is_slow() {
     let shop = Shop::open();
-    // Votes that are lost for three seconds are late for a window of two.
+    // Votes that take three seconds miss a window of two.
     shop.stock.freeze(true);
     let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
         for _ in 0..3 {
@@ -252,7 +253,7 @@ async fn a_primary_that_refuses_a_plan_remembers_it_before_the_client_is_told() 
     let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
     assert_eq!(told.reason, "OUT_OF_CREDIT");
     assert_eq!(shop.payment.refusals(), [Some("OUT_OF_CREDIT".to_owned())]);
-    // Who is told by an Abort needs no second message.
+    // A primary that learns the refusal from an Abort needs no second message.
     shop.loyalty.verdicts([no(Reason::OutOfStock)]);
     let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
     assert_eq!(told.reason, "OUT_OF_STOCK");
@@ -287,7 +288,7 @@ async fn nobody_is_told_a_refusal_that_another_attempt_contradicts() {
     shop.quiet().await;
 }
 
-/// By a reason that only who refuses knows, of a vote that was told, or found by a question.
+/// The reason is the participant's own. The NO arrives as a vote, or a query finds it.
 #[tokio::test(start_paused = true)]
 async fn a_foreign_refusal_is_remembered_before_the_client_is_told() {
     let blocked =
@@ -301,7 +302,7 @@ async fn a_foreign_refusal_is_remembered_before_the_client_is_told() {
         let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
         assert_eq!(told.reason, "BLOCKED");
         assert_eq!(shop.payment.refusals(), [Some("BLOCKED".to_owned())], "lost: {is_lost}");
-        // Another attempt succeeds just before it is noted.
+        // Another attempt succeeds just before the refusal is noted.
         let first = TxId([9; 16]);
         shop.loyalty.verdicts([blocked()]);
         shop.payment.overtake(first);
@@ -333,7 +334,7 @@ async fn a_refusal_that_its_primary_cannot_remember_is_told_or_ends_the_attempt(
         assert!(took < 1_000, "{took} ms");
         shop.quiet().await;
     }
-    // Anything else may pass.
+    // Any other error may be temporary, so the call is not refused.
     let shop = with_loyalty();
     shop.loyalty.verdicts([no(Reason::OutOfStock)]);
     shop.payment.forget_refusals(Code::Unavailable);

@@ -47,7 +47,7 @@ async fn a_refusal_is_answered_when_everything_is_given_back() {
     shop.payment.verdicts([no(Reason::OutOfCredit)]);
     let failure = shop.checkout(TIME).await.unwrap_err();
     assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Rejected, "OUT_OF_CREDIT"));
-    // At the very moment of the answer.
+    // Everything is given back by the time of the answer.
     assert_eq!(shop.order.prepared() + shop.stock.prepared(), 0);
     assert!(shop.when("order abort aborted") < shop.when("stock abort aborted"));
     assert_eq!(shop.order.refusals(), [Some("OUT_OF_CREDIT".to_owned())]);
@@ -76,7 +76,7 @@ async fn an_order_that_changed_is_read_again_whatever_others_said() {
     shop.stock.verdicts([no(Reason::OutOfStock)]);
     shop.checkout(TIME).await.unwrap();
     shop.quiet().await;
-    // What the stock said was about lines that are no more: nobody may be held to it.
+    // The stock judged lines that no longer exist, so its refusal must bind nobody.
     assert!(shop.order.refusals().iter().all(Option::is_none), "{:?}", shop.order.refusals());
 }
 
@@ -107,7 +107,8 @@ async fn a_contended_checkout_waits_until_its_blocker_is_out_of_the_way() {
     let contended = Vote::Contended { blocker: Box::new(blocker.clone()) };
     shop.stock.verdicts([Verdict::Vote(contended)]);
     let began = shop.clock.now();
-    // Nobody else ends it: its votes are all YES, so the checkout commits it when its deadline is over.
+    // Nobody else ends the blocker. All its votes are YES, so the checkout commits it once its
+    // deadline has passed.
     shop.checkout(TIME).await.unwrap();
     let took = shop.clock.now().since(began);
     assert!((2_000..3_000).contains(&took), "{took} ms");
@@ -151,7 +152,7 @@ async fn a_checkout_goes_where_things_lie_once_a_service_has_other_shards() {
     let shards = (2..100).find(|shards| shard_of("a", *shards) != ShardId(0)).unwrap();
     shop.stock.verdicts([no(Reason::WrongShard)]);
     let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
-        // What it said of itself is known by now.
+        // The stock's description is known by now.
         tokio::time::sleep(Duration::from_millis(15)).await;
         shop.stock.reshard(shards);
     });
@@ -186,10 +187,10 @@ async fn contention_is_retried_and_never_told_however_often_it_is_met() {
 async fn an_order_that_somebody_else_has_bought_meanwhile_is_a_success() {
     let shop = Shop::open();
     shop.order.verdicts([no(Reason::AlreadyPaid)]);
-    // The stock has sold its last unit to that checkout.
+    // The stock sold its last unit to that checkout.
     shop.stock.verdicts([no(Reason::OutOfStock)]);
     let (told, ()) = tokio::join!(shop.checkout(TIME), async {
-        // It was read by now, and is not locked yet.
+        // The order was read by now, and is not locked yet.
         tokio::time::sleep(Duration::from_millis(15)).await;
         assert!(shop.order.asked().is_empty());
         shop.order.set_order(Order { paid: true, etag: "paid".to_owned(), ..Order::default() });
@@ -238,7 +239,7 @@ async fn phase_two_goes_on_until_every_branch_has_acknowledged() {
     shop.payment.verdicts([Verdict::Wait(Duration::from_millis(200))]);
     let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        // It has voted by now, and answers nothing from here on.
+        // The stock has voted by now, and answers nothing from here on.
         shop.stock.freeze(true);
     });
     paid.unwrap();
@@ -278,7 +279,8 @@ async fn missing_votes_are_fenced_and_the_order_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn a_vote_that_hangs_is_fenced_when_its_deadline_is_over() {
     let shop = Shop::open();
-    // It waits in the lane for longer than a call may take, and the shard answers everybody else.
+    // The vote waits in the lane for longer than a call may take, while the shard answers everybody
+    // else.
     shop.stock.verdicts([Verdict::Wait(Duration::from_secs(20))]);
     let began = shop.clock.now();
     shop.checkout(TIME).await.unwrap();
@@ -320,7 +322,7 @@ async fn time_is_over_for_who_waits_for_a_blocker_too() {
     let began = shop.clock.now();
     let (refused, ()) = tokio::join!(shop.checkout(Duration::from_secs(6)), async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        // Nobody can end the blocker without it.
+        // The blocker cannot be ended without the payment service.
         shop.payment.freeze(true);
     });
     let failure = refused.unwrap_err();

@@ -1,5 +1,5 @@
-//! A participant that keeps the protocol's rules (its tables are `twopc`'s), votes as it is told, and notes
-//! every operation that reaches it.
+//! A participant that keeps the protocol's rules by using `twopc`'s tables, votes as it is told,
+//! and records every operation that reaches it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,25 +25,26 @@ use types::{
     Branch, BranchState, Clock, Reason, Refusal, RequestId, Timestamp, TxId, TxMeta, Vote,
 };
 
-/// How long an operation takes, so that things happen one after the other.
+/// How long an operation takes, so that events have a definite order.
 const TAKES: Duration = Duration::from_millis(10);
 
-/// What becomes of a call.
+/// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// It fails before anything happens.
+    /// The call fails before anything happens.
     Lost,
-    /// It happens, and the answer is lost.
+    /// The call takes effect, and the answer is lost.
     ReplyLost,
 }
 
-/// What a Prepare comes to, where nothing is known of the transaction yet.
+/// How a Prepare is answered, if nothing is known of the transaction yet.
 #[derive(Debug, Clone)]
 pub(crate) enum Verdict {
     Vote(Vote),
-    /// Somebody is in the way: an Apply says so, the call Prepare takes this long and is then a YES.
+    /// Another transaction is in the way. An Apply says so; the call Prepare takes this long and is
+    /// then a YES.
     Wait(Duration),
-    /// The order has changed since it was read: NO, and it has another etag.
+    /// The order has changed since it was read: the vote is NO, and the order gets another etag.
     Changed,
 }
 
@@ -55,24 +56,24 @@ struct State {
     applies: usize,
     operations: usize,
     metas: Vec<TxMeta>,
-    /// None: there is no such order.
+    /// `None` if the order does not exist.
     order: Option<order::Order>,
     refusals: Vec<Option<String>>,
-    /// What has committed here, as the primary, by the client's call.
+    /// The transactions committed here as the primary, by the client's call.
     done: BTreeMap<RequestId, TxId>,
-    /// How it answers who has it remember a refusal, if it does not.
+    /// If set, no refusal is remembered, and Refuse is answered with this code.
     forgetful: Option<Code>,
-    /// By which transaction another attempt succeeds just before the next refusal comes.
+    /// The transaction of another attempt that succeeds just before the next refusal arrives.
     overtaken: Option<TxId>,
     /// Each transaction that became COMMITTED, once.
     committed: Vec<TxId>,
-    /// How many shards it says it has; one, unless told otherwise.
+    /// The number of shards in its description; one if not set.
     shards: Option<u32>,
-    /// How long it sits on a Commit that nobody waits for.
+    /// How long a Commit is delayed, except at the primary.
     sits: Duration,
 }
 
-/// What happened at any participant, in order, as `service kind answer`.
+/// The operations at all participants, in order, as `service kind answer`.
 pub(crate) type Log = Arc<Mutex<Vec<String>>>;
 
 /// A service of one shard.
@@ -82,7 +83,7 @@ pub(crate) struct Fake {
     clock: Arc<dyn Clock>,
     log: Log,
     state: Arc<Mutex<State>>,
-    /// While it holds, nothing is answered.
+    /// While true, nothing is answered.
     frozen: Arc<watch::Sender<bool>>,
 }
 
@@ -110,12 +111,12 @@ impl Fake {
         self.state.lock().unwrap()
     }
 
-    /// The next Prepares come to these verdicts; after them every one is a YES.
+    /// Gives the next Prepares these verdicts. Later ones are answered with YES.
     pub(crate) fn verdicts(&self, verdicts: impl IntoIterator<Item = Verdict>) {
         self.state().verdicts.extend(verdicts);
     }
 
-    /// The next calls of Apply or Prepare come into this trouble.
+    /// Makes the next calls of Apply or Prepare fail like this.
     pub(crate) fn troubles(&self, troubles: impl IntoIterator<Item = Trouble>) {
         self.state().troubles.extend(troubles);
     }
@@ -124,38 +125,38 @@ impl Fake {
         self.frozen.send_replace(frozen);
     }
 
-    /// Calls of Apply, and operations in them.
+    /// Number of Apply calls, and of the operations in them.
     pub(crate) fn traffic(&self) -> (usize, usize) {
         let state = self.state();
         (state.applies, state.operations)
     }
 
-    /// Transactions that asked for a vote here, in their order.
+    /// The transactions that asked for a vote here, in order.
     pub(crate) fn asked(&self) -> Vec<TxMeta> {
         self.state().metas.clone()
     }
 
-    /// It remembers no refusal, and answers this to who asks for it.
+    /// Makes it remember no refusals, and answer Refuse with this code.
     pub(crate) fn forget_refusals(&self, answer: Code) {
         self.state().forgetful = Some(answer);
     }
 
-    /// Another attempt of the call that is refused next succeeds just before.
+    /// Makes another attempt succeed just before the next refusal of its call arrives.
     pub(crate) fn overtake(&self, by: TxId) {
         self.state().overtaken = Some(by);
     }
 
-    /// The refusals that came with the aborts that reached it.
+    /// The refusals that arrived, by Abort (`None` if it had none) or by Refuse.
     pub(crate) fn refusals(&self) -> Vec<Option<String>> {
         self.state().refusals.clone()
     }
 
-    /// It says that it has so many shards.
+    /// Makes its description tell this number of shards.
     pub(crate) fn reshard(&self, shards: u16) {
         self.state().shards = Some(shards.into());
     }
 
-    /// Acknowledges a Commit, where it is not the primary, after this long.
+    /// Delays the acknowledgement of each Commit by this long, except at the primary.
     pub(crate) fn sit_on_commits(&self, time: Duration) {
         self.state().sits = time;
     }
@@ -168,23 +169,24 @@ impl Fake {
         self.state().order = None;
     }
 
-    /// As if somebody else had found out that all voted YES, and everybody had acknowledged and forgotten it.
+    /// Commits and forgets, as if another resolver had found that all voted YES and every branch
+    /// had acknowledged.
     pub(crate) fn commit_and_forget(&self, meta: &TxMeta, branch: &Branch) {
         self.conclude("commit", Some(&meta.into()), Some(&branch.into()), Table::commit);
         self.table(branch, |table| table.forget(meta.tx_id, 1));
     }
 
-    /// No trouble any more.
+    /// Ends all trouble.
     pub(crate) fn heal(&self) {
         self.state().troubles.clear();
     }
 
-    /// Transactions that are COMMITTED here, or were.
+    /// Transactions that are or were COMMITTED here.
     pub(crate) fn committed(&self) -> Vec<TxId> {
         self.state().committed.clone()
     }
 
-    /// How many transactions are PREPARED here.
+    /// Number of transactions that are PREPARED here.
     pub(crate) fn prepared(&self) -> usize {
         let state = self.state();
         let entries = state.tables.values().flat_map(Table::iter);
@@ -197,7 +199,7 @@ impl Fake {
         self.table(branch, |table| table.apply(event, 1));
     }
 
-    /// What is known of a transaction.
+    /// The state of a transaction.
     pub(crate) fn known(&self, meta: &TxMeta, branch: &Branch) -> BranchState {
         self.table(branch, |table| table.query(meta, false).state)
     }
@@ -226,7 +228,7 @@ impl Fake {
         self.log.lock().unwrap().push(format!("{} {what}", self.name));
     }
 
-    /// Comes in, through whatever trouble there is.
+    /// Waits while frozen, and fails if the call is to be lost.
     async fn arrive(&self) -> Result<Option<Trouble>, Status> {
         let mut frozen = self.frozen.subscribe();
         frozen.wait_for(|frozen| !frozen).await.unwrap();
@@ -280,7 +282,7 @@ impl Fake {
         OpResult::Prepare(wire::PrepareResponse { vote: Some((&vote).into()) })
     }
 
-    /// The transaction by which this call has succeeded here already.
+    /// The transaction by which this call has already succeeded here.
     fn done(&self, meta: &TxMeta, branch: &Branch) -> Option<TxId> {
         let call = meta.call.as_ref().filter(|_| meta.is_primary(branch))?;
         self.state().done.get(&call.id).copied()
@@ -322,7 +324,7 @@ impl Fake {
             self.state().committed.push(meta.tx_id);
         }
         if kind == "commit" && meta.is_primary(&branch) && state == BranchState::Committed {
-            // What stands here by `prepare_for` is of another order.
+            // A transaction placed here by `prepare_for` is for another order.
             let mut state = self.state();
             let ours = state.metas.iter().any(|asked| asked.tx_id == meta.tx_id);
             if let Some(order) = &mut state.order {
@@ -336,7 +338,7 @@ impl Fake {
         (wire::BranchState::from(state).into(), vote.as_ref().map(wire::Vote::from))
     }
 
-    /// Takes the refusal that comes with an Abort; whether it stands.
+    /// Takes the refusal that comes with an Abort. Returns whether it stands.
     fn is_refused(&self, request: &wire::AbortRequest) -> bool {
         let meta = convert::tx_meta(request.tx.as_ref()).unwrap();
         let mut state = self.state();
@@ -427,7 +429,7 @@ fn lost() -> Status {
     to_status(&Refusal::new(Reason::Unavailable))
 }
 
-/// Nothing here calls this.
+/// The answer to calls that no test makes.
 fn unused<T>() -> Result<Response<T>, Status> {
     Err(to_status(&Refusal::new(Reason::Forbidden)))
 }

@@ -1,4 +1,4 @@
-//! What operators are told, and the log of transactions.
+//! The answers to operators, and the log of transactions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use crate::shop::{Shop, branch, no};
 
 const TIME: Duration = Duration::from_secs(30);
 
-/// Keeps everything.
+/// Settings that log every transaction.
 fn keeps_all() -> Extras {
     let log = LogSettings { sample_one_in: 1, ..LogSettings::default() };
     Extras { participants: vec!["loyalty=loyalty:1".parse().unwrap()], log, ..Extras::default() }
@@ -47,7 +47,7 @@ fn by_id(tx_id: TxId) -> Subject {
     Subject::TxId(tx_id.0.to_vec().into())
 }
 
-/// What a service's journal says, as a lane would have written it.
+/// Writes an event to a service's journal, as a lane would have.
 async fn journal(shop: &Shop, owner: Owner, event: tx_event::Event) {
     schema::open(&*shop.kv, Some(1)).await.unwrap();
     let space = Space::new(owner, ShardId(0));
@@ -61,8 +61,8 @@ async fn journal(shop: &Shop, owner: Owner, event: tx_event::Event) {
     txn.commit().await.unwrap();
 }
 
-/// A transaction that loyalty has voted for, the order is locked by, and stock turned down as `blocker` was
-/// in the way.
+/// A transaction for which loyalty has voted YES, the order is locked, and stock voted CONTENDED
+/// behind `blocker`.
 async fn stuck(shop: &Shop, blocker: TxId) -> TxMeta {
     let branches = ["order", "stock", "loyalty"].map(branch).into();
     let meta = TxMeta { branches, ..shop.foreign() };
@@ -157,7 +157,7 @@ async fn a_checkout_is_explained_when_all_branches_have_forgotten_it() {
     let outcomes: Vec<_> = told.iter().map(TransactionReport::outcome).collect();
     assert_eq!(outcomes, [Outcome::Aborted, Outcome::Committed]);
     assert_eq!(told[1].tx_id, paid.0.to_vec());
-    // No journal names its branches any more; the log does.
+    // No journal names the branches any more, but the log does.
     for (told, meta) in told.iter().zip(shop.order.asked()) {
         assert_eq!(told.tx, Some((&meta).into()));
         assert_eq!(told.branches.len(), 3);

@@ -1,4 +1,4 @@
-//! Transactions of any plan, and checkouts in which others take part.
+//! Plans supplied by callers, and checkouts with further participants.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
 
 const TIME: Duration = Duration::from_secs(30);
 
-/// Loyalty is registered; its name is given as well when it takes part in checkouts.
+/// Settings that register loyalty. Pass its name as well to add it to every checkout.
 fn extras(in_checkouts: &[&str]) -> Extras {
     Extras {
         participants: vec!["loyalty=loyalty:1".parse().unwrap()],

@@ -1,4 +1,4 @@
-//! What becomes of somebody else's transaction.
+//! The resolution of somebody else's transaction.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn past_the_deadline_whatever_has_not_voted_is_fenced() {
     shop.stock.prepare_for(&meta, &branch("stock"));
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     assert_eq!(shop.resolve_tx(&meta).await, (Outcome::Aborted, Vec::new()));
-    // A decided one is durable at every branch when that is said.
+    // When a decision is answered, it is durable at every branch.
     for (fake, name) in [(&shop.order, "order"), (&shop.stock, "stock"), (&shop.payment, "payment")]
     {
         assert_eq!(fake.known(&meta, &branch(name)), BranchState::Aborted, "{name}");

@@ -1,4 +1,4 @@
-//! A coordinator, its three participants and the calls that clients make.
+//! A coordinator, its participants, and the calls that clients make.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,10 +27,10 @@ use types::{
 
 use crate::fake::{Fake, Log, Verdict};
 
-/// Where the tests' time begins.
+/// The time at which each test begins.
 const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
 
-/// Endpoints that are routes in this process.
+/// A network whose endpoints are routes in this process.
 #[derive(Debug)]
 struct Wires(BTreeMap<String, Routes>);
 
@@ -40,7 +40,7 @@ impl Net for Wires {
         in_process(service_fn(move |request: http::Request<Body>| {
             let routes = routes.clone();
             async move {
-                // As a connection does: it gives up when the caller's time is over.
+                // Gives up when the caller's time is over, as a connection does.
                 let metadata = MetadataMap::from_headers(request.headers().clone());
                 let time = rpc::deadline::of(&metadata).unwrap_or(Duration::from_mins(1));
                 let answered = tokio::time::timeout(time, routes.oneshot(request)).await;
@@ -50,26 +50,27 @@ impl Net for Wires {
     }
 }
 
-/// Who takes part.
+/// A coordinator with all its participants.
 pub(crate) struct Shop {
     pub(crate) coordinator: Coordinator,
     pub(crate) order: Fake,
     pub(crate) stock: Fake,
     pub(crate) payment: Fake,
-    /// Takes part only where the coordinator knows of it.
+    /// Takes part only if the coordinator's settings name it.
     pub(crate) loyalty: Fake,
     pub(crate) kv: SharedKv,
     pub(crate) clock: Arc<dyn Clock>,
     log: Log,
 }
 
-/// The checkout of order "o" with item "a": shards of one each, so every branch is shard 0.
+/// The checkout of order "o" with item "a". Every service has one shard, so every branch is shard
+/// 0.
 impl Shop {
     pub(crate) fn open() -> Self {
         Self::open_with(&Extras::default())
     }
 
-    /// As [`Shop::open`], with more than that takes.
+    /// Like [`Shop::open`], with these extras.
     pub(crate) fn open_with(extras: &Extras) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(ORIGIN));
         let log = Log::default();
@@ -111,13 +112,13 @@ impl Shop {
         Self { coordinator, order, stock, payment, loyalty, kv, clock, log }
     }
 
-    /// Checks order "o" out, within this time.
+    /// Checks out order "o" within this time.
     pub(crate) async fn checkout(&self, time: Duration) -> Result<CheckoutResponse, Failure> {
         self.checkout_as(CheckoutRequest { request_id: "r".to_owned(), ..Default::default() }, time)
             .await
     }
 
-    /// Checks order "o" out, as the request says besides.
+    /// Checks out order "o", with the other fields of the request as given.
     pub(crate) async fn checkout_as(
         &self,
         request: CheckoutRequest,
@@ -127,7 +128,7 @@ impl Shop {
         self.send_checkout(Request::new(request), time).await
     }
 
-    /// Sends a checkout, metadata and all.
+    /// Sends a checkout with its metadata.
     pub(crate) async fn send_checkout(
         &self,
         mut request: Request<CheckoutRequest>,
@@ -149,7 +150,7 @@ impl Shop {
         (response.outcome(), missing.collect())
     }
 
-    /// A transaction of somebody else, with a branch at each participant.
+    /// Somebody else's transaction, with a branch at each participant.
     pub(crate) fn foreign(&self) -> TxMeta {
         let now = self.clock.now();
         TxMeta {
@@ -161,23 +162,23 @@ impl Shop {
         }
     }
 
-    /// What happened so far, as `service kind answer`.
+    /// The operations so far, as `service kind answer`.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
-    /// When something happened, counted in events.
+    /// The position of an event in the log.
     pub(crate) fn when(&self, event: &str) -> usize {
         let log = self.log();
         log.iter().position(|line| line == event).unwrap_or_else(|| panic!("no {event}: {log:?}"))
     }
 
-    /// How often something happened.
+    /// The number of times that an event happened.
     pub(crate) fn count(&self, event: &str) -> usize {
         self.log().iter().filter(|line| *line == event).count()
     }
 
-    /// Everything that goes on in the background ends.
+    /// Waits until all background work has ended.
     pub(crate) async fn quiet(&self) {
         assert_eq!(self.coordinator.drain(Duration::from_mins(1)).await, 0, "still busy");
         assert_eq!(self.order.prepared() + self.stock.prepared() + self.payment.prepared(), 0);

@@ -1,4 +1,4 @@
-//! The books audited again and again, by one replica for all.
+//! Periodic audits of the books, by one replica for all.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ async fn one_replica_audits_and_another_takes_over_when_it_dies() {
     sleep(Duration::from_secs(10)).await;
     assert_eq!((told(first.last()), told(second.last())), (Some(Vec::new()), None));
 
-    // A cent too few.
+    // A cent too little.
     let mut txn = shop.kv.begin().await.unwrap();
     let user = UserRecord { available: 1, supplied: 2, incarnation: 1, ..Default::default() };
     let key = Space::new(Owner::Payment, ShardId(0)).record(Kind::User, b"u");

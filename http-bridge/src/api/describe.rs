@@ -1,4 +1,4 @@
-//! What the description of every endpoint has in common: headers, and the problems that each may answer.
+//! What the descriptions of all endpoints share: headers, and the problems that each may answer.
 
 use types::Reason;
 use utoipa::{
@@ -29,11 +29,11 @@ method and path; another call with it is refused with 422.
 repeat the call with the same key, after the pause that `Retry-After` tells.
 * What was refused is said as `application/problem+json` (RFC 9457), without ids or amounts.";
 
-/// Name of the way to show a key.
+/// Name of the security scheme for API keys.
 const API_KEY: &str = "api_key";
 const NO_SCOPES: [&str; 0] = [];
 
-/// The title page.
+/// The description without its paths: title, version, license and tags.
 pub(super) fn head() -> Document {
     let mut license = License::new("Apache-2.0");
     license.identifier = Some("Apache-2.0".to_owned());
@@ -133,8 +133,8 @@ fn idempotency_key() -> Parameter {
             "Makes the call take effect at most once, however often it is repeated: new for each call, \
              the same for its repetitions. Visible ASCII, not beginning with '~'.",
         ))
-        // Neither an example nor a pattern, from which tools make one: a collection of calls that all carry the
-        // same key has it refused, or gets an earlier answer.
+        // Neither an example nor a pattern: tools make an example from either. In a collection of
+        // calls that all carry the same key, calls are refused or get an earlier answer.
         .schema(Some(
             ObjectBuilder::new()
                 .schema_type(Type::String)
@@ -157,7 +157,7 @@ fn correlation_id() -> Parameter {
         .build()
 }
 
-/// Headers of all answers, bodies of all problems.
+/// Adds the headers of all answers and the bodies of all problems.
 fn finish(operation: &mut Operation, path: &str) {
     add_parameter(operation, correlation_id());
     for (status, response) in &mut operation.responses.responses {
@@ -196,7 +196,7 @@ fn add_body(status: &str, response: &mut Response, path: &str) {
     response.content.insert(MEDIA_TYPE.to_owned(), content.into());
 }
 
-/// What the body may be, in so far as it can be told beforehand.
+/// Examples of the body, as far as they are known beforehand.
 fn examples(status: &str, description: &str, path: &str) -> Vec<Problem> {
     match status {
         "400" => vec![Problem::invalid("Idempotency-Key", &"must stand once")],
@@ -213,7 +213,7 @@ fn examples(status: &str, description: &str, path: &str) -> Vec<Problem> {
             if problems.is_empty() {
                 problems.push(Problem::no_such_path());
             }
-            // A payment knows nothing of orders, and a line that is to go nothing of items.
+            // A payment looks up no order, and the removal of a line looks up no item.
             if path.starts_with("/payment") {
                 problems.retain(|problem| problem.reason() == Reason::UserNotFound.as_str());
             } else if path.starts_with("/orders/removeItem") {

@@ -73,8 +73,8 @@ pub(super) struct OrderFound {
     total_cost: u64,
 }
 
-/// Pairs of an item's id and its units. A tuple is closed by its length: `items: false`, which would close it as
-/// well, is no schema to some generators of clients.
+/// Pairs of an item's id and its units. The length alone closes the tuple: `items: false` would
+/// close it as well, but some client generators do not accept it as a schema.
 fn pairs() -> Array {
     let id: Schema = ObjectBuilder::new()
         .schema_type(Type::String)
@@ -113,8 +113,8 @@ impl From<Order> for OrderFound {
     }
 }
 
-/// Units by item, in the order of first addition: lines of one item differ in price alone, and clients
-/// count units.
+/// Units per item, in the order of first addition. Lines of one item differ only in price, and
+/// clients count units.
 fn merged(lines: Vec<Line>) -> Vec<(String, u64)> {
     let mut items: Vec<(String, u64)> = Vec::with_capacity(lines.len());
     for line in lines {
@@ -206,7 +206,7 @@ pub(super) async fn add_one_item(State(bridge): State<Bridge>, mut input: Input)
     add(&bridge, &mut input, Quantity::One).await
 }
 
-/// Where the quantity of an addition stands.
+/// Where the quantity of an addition comes from.
 enum Quantity {
     InPath,
     One,

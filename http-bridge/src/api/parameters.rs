@@ -1,5 +1,5 @@
-//! The parameters of paths, as they are documented. Their limits are those that [`crate::input`] holds; a
-//! test walks the edges of every documented range.
+//! The parameters of paths, as they are documented. [`crate::input`] enforces their limits; a test
+//! walks the edges of every documented range.
 
 use utoipa::IntoParams;
 

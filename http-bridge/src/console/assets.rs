@@ -1,18 +1,18 @@
-//! The files of the page, and what HTTP needs to serve them well.
+//! The files of the page, and the headers with which they are served.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-/// One file.
+/// One file of the page.
 #[derive(Debug, Clone)]
 pub(super) struct Asset {
-    /// Where it is served.
+    /// Path at which it is served.
     pub(super) path: &'static str,
     kind: &'static str,
     bytes: &'static [u8],
-    /// Changes with the content.
+    /// Entity tag, which changes with the content.
     tag: HeaderValue,
 }
 
@@ -40,7 +40,7 @@ const FILES: [(&str, &str, &[u8]); 10] = [
     ("/console/operate.js", SCRIPT, file!("operate.js")),
 ];
 
-/// All of them.
+/// All files of the page.
 pub(super) fn all() -> impl Iterator<Item = Asset> {
     FILES.into_iter().map(|(path, kind, bytes)| {
         let mut hasher = DefaultHasher::new();
@@ -52,7 +52,7 @@ pub(super) fn all() -> impl Iterator<Item = Asset> {
 }
 
 impl Asset {
-    /// The file, or that the caller has it already.
+    /// The file, or 304 when the caller already has it.
     pub(super) fn answer(&self, headers: &HeaderMap) -> Response {
         let known = headers.get_all(header::IF_NONE_MATCH).iter();
         let known = known.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
@@ -67,7 +67,7 @@ impl Asset {
         };
         let headers = response.headers_mut();
         headers.insert(header::ETAG, self.tag.clone());
-        // Asked for again each time, and mostly answered with 304.
+        // Browsers ask again each time and mostly get a 304.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         response
     }

@@ -1,4 +1,4 @@
-//! What a coordinator tells of transactions, in the form that the page shows.
+//! What a coordinator reports about transactions, in the form that the page shows.
 
 use proto::{
     coordinator::v1::{
@@ -10,12 +10,13 @@ use proto::{
 use serde::Serialize;
 use types::TxId;
 
-/// Who looks.
+/// Who reads the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Whoever tries the shop: sees no traces, and nothing that services said about their own troubles.
+    /// Everybody who tries the shop: sees no traces, and nothing that services said about their own
+    /// troubles.
     Public,
-    /// Sees everything.
+    /// An operator: sees everything.
     Operator,
 }
 
@@ -39,43 +40,43 @@ impl From<WireOutcome> for Outcome {
     }
 }
 
-/// All that is told of one transaction.
+/// What the page shows of one transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Transaction {
     tx_id: String,
     outcome: Outcome,
     order_id: String,
-    /// Unix milliseconds until which votes were due; 0 when that is not known.
+    /// Unix milliseconds until which votes were due; 0 when unknown.
     deadline_ms: u64,
     branches: Vec<Said>,
     logs: Vec<Log>,
 }
 
-/// What one branch says.
+/// What one branch reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Said {
     branch: String,
     service: String,
     state: &'static str,
-    /// Empty when it gave none, or forgot it.
+    /// Empty when the branch gave none or forgot it.
     vote: &'static str,
-    /// Of a NO.
+    /// Reason of a NO vote; empty otherwise.
     reason: String,
     since_ms: u64,
-    /// The transaction that it waits or waited for; empty for none.
+    /// The transaction that the branch waits or waited for; empty for none.
     blocked_by: String,
-    /// Why it could not be asked; empty when it was.
+    /// Why the branch could not be asked; empty when it was.
     problem: String,
 }
 
-/// What a coordinator noted.
+/// A coordinator's log of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Log {
-    /// From 1; 0 for a resolution by somebody else.
+    /// Number of the attempt, from 1; 0 for a resolution by somebody else.
     attempt: u32,
     trace_id: String,
     began_ms: u64,
-    /// 0 while it goes on.
+    /// Unix milliseconds; 0 while the attempt goes on.
     ended_ms: u64,
     outcome: String,
     reasons: Vec<String>,
@@ -86,7 +87,7 @@ struct Log {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Step {
     after_ms: u64,
-    /// Empty for what concerns all.
+    /// Empty when the step concerns all branches.
     branch: String,
     what: String,
 }
@@ -104,7 +105,7 @@ impl Transaction {
     }
 }
 
-/// Empty for nobody.
+/// The id as text; empty when there is none.
 fn tx_name(bytes: &[u8]) -> String {
     TxId::from_slice(bytes).map_or_else(|_| String::new(), |id| id.to_string())
 }
@@ -160,13 +161,13 @@ fn noted(log: &LogReport, audience: Audience) -> Log {
     }
 }
 
-/// A step; `stock/3: sent Prepare` is of that branch.
+/// Splits a step: `stock/3: sent Prepare` is one of the branch `stock/3`.
 fn taken(step: &LogStep, audience: Audience) -> Step {
     let (branch, what) = match step.what.split_once(": ") {
         Some((branch, what)) if is_branch(branch) => (branch, what),
         Some(_) | None => ("", step.what.as_str()),
     };
-    // What follows a second colon is what somebody said of their own troubles.
+    // A second colon introduces what somebody said about their own troubles.
     let what = match (audience, what.split_once(':')) {
         (Audience::Public, Some((before, _))) => before,
         (Audience::Public, None) | (Audience::Operator, _) => what,

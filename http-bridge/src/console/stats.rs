@@ -1,35 +1,35 @@
-//! How the shop does, as this replica counted it: the very numbers that `/metrics` tells, made small.
+//! How the shop does, as counted by this replica: the numbers of `/metrics`, summed up.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use telemetry::semconv;
 
-/// Calls of the shop, unlike probes, documents and the console itself.
+/// Paths of the shop's calls, as opposed to probes, documents and the console itself.
 const SHOP: [&str; 3] = ["/orders/", "/stock/", "/payment/"];
 const CHECKOUT: &str = "/orders/checkout/{order_id}";
-/// A checkout that succeeded.
+/// The outcome of a checkout that succeeded.
 const PAID: &str = "PAID";
 
 /// Counts since the process began; the page takes the difference of two.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Stats {
-    /// Changes when the process is another one, whose counts begin anew.
+    /// Changes with the process, whose counts begin anew.
     replica: String,
-    /// Requests being served now.
+    /// Requests that are being served now.
     in_flight: usize,
-    /// Requests answered.
+    /// Requests that were answered.
     requests: u64,
-    /// Those of them that were not served: overload, a part of the shop away, a bug.
+    /// Those that were not served: overload, a part of the shop unavailable, a bug.
     failed: u64,
-    /// Upper ends of durations, in seconds, ascending.
+    /// Upper bounds of the buckets, in seconds, ascending.
     bounds: Vec<f64>,
-    /// Requests by duration: one number for each bound, one for what took longer.
+    /// Requests by duration: one number for each bound, and one for longer durations.
     buckets: Vec<u64>,
     checkouts: Vec<Outcome>,
 }
 
-/// Checkouts whose caller was told the same.
+/// Checkouts with the same outcome.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Outcome {
     outcome: String,
@@ -45,7 +45,7 @@ struct Sample<'a> {
 }
 
 impl Stats {
-    /// Reads what is exported.
+    /// Parses exported metrics.
     pub(super) fn of(exported: &str, replica: u64, in_flight: usize) -> Self {
         let replica = format!("{replica:016x}");
         let mut stats = Self { replica, in_flight, ..Self::default() };
@@ -77,7 +77,7 @@ impl Stats {
                 }
                 "_bucket" => {
                     let bound = sample.label("le").parse().unwrap_or(f64::INFINITY);
-                    // Bits of floats that are not negative sort as the floats do.
+                    // The bits of floats that are not negative sort as the floats do.
                     up_to.entry(bound.to_bits()).or_insert((bound, 0)).1 += count;
                 }
                 _ => {}
@@ -111,7 +111,7 @@ impl<'a> Sample<'a> {
         self.labels.get(semconv::label(name).as_str()).map_or("", String::as_str)
     }
 
-    /// `name{label="value",...} value`; none for comments, and for what has no labels.
+    /// Parses `name{label="value",...} value`. None for comments, and for samples without labels.
     fn parse(line: &'a str) -> Option<Self> {
         let (name, mut rest) = line.split_once('{')?;
         if name.starts_with('#') {
@@ -130,7 +130,7 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// A text up to its closing quote, without its escapes; and what follows.
+/// The text up to its closing quote, without escapes, and the rest.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut characters = text.char_indices();

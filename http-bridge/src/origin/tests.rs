@@ -37,7 +37,7 @@ fn who_may_change_something_is_decided_as_go_decides_it() {
     // A port is a part of the origin.
     let other_port = [("host", "localhost:8000"), ("origin", "http://localhost:3000")];
     assert!(foreign(&Method::POST, &other_port, &[]));
-    // Without a host nothing is the same origin.
+    // Without a host, no origin is the same.
     assert!(foreign(&Method::POST, &[("origin", "null")], &[]));
 }
 

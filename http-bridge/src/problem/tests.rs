@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, env, fmt::Write as _, fs};
 
 use super::*;
 
-/// One line for each kind and each reason: what clients rely on.
+/// One line per kind and per reason: what clients rely on.
 fn table() -> String {
     let mut table = String::new();
     for kind in ErrorKind::ALL {

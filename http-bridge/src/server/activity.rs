@@ -1,5 +1,5 @@
-//! What a connection is at: idle between requests, sending a part of one, or being served; and whether its
-//! client takes what it is sent.
+//! What a connection is doing: idle between requests, receiving a part of one, or being served. And
+//! whether its client takes what it is sent.
 
 use std::{
     io,
@@ -27,61 +27,62 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Between two looks at a connection that has yet to end.
+/// Interval between checks of a connection that is past its age and has not ended.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Longest read. hyper's buffer grows beyond its 8 KiB only where a read fills it, or a head does.
+/// Longest read. hyper's buffer grows beyond its 8 KiB only when a read or a head fills it.
 const READ_BYTES_MAX: u64 = 8 * 1024 - 1;
-/// A head over HTTP/1.1 that is longer counts among what is held, with the buffer that grows for it...
+/// An incomplete message that is longer counts as held memory, because hyper's buffer grows for an
+/// HTTP/1.1 head.
 const HEAD_BYTES_FREE: usize = 8 * 1024;
-/// ...as much, for as long as the connection lives.
+/// Bytes that such a message counts for, for as long as the connection lives.
 const BUFFER_BYTES: usize = 2 * HEAD_BYTES_MAX;
 
-/// What is to be done with a connection.
+/// What to do with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing.
+    /// Leave it alone.
     Keep,
-    /// Idle for too long, or old: end it well.
+    /// Idle for too long, or old: end it in order.
     Leave,
-    /// A part of a request takes too long, its client takes nothing of an answer, or it has not ended although
-    /// it was to: end it now.
+    /// A part of a request takes too long, the client takes nothing of an answer, or the connection
+    /// has not ended in time: end it now.
     Cut,
 }
 
 #[derive(Debug)]
 struct State {
     inbound: Inbound,
-    /// Requests over HTTP/1.1, or streams over HTTP/2, that are being served.
+    /// Requests (HTTP/1.1) or streams (HTTP/2) that are being served.
     busy: usize,
-    /// Since when nobody is served.
+    /// Since when nothing is served. Out of date while `busy` is above 0.
     idle: Instant,
-    /// Since when a message is half come: a head, or over HTTP/2 any frame.
+    /// Since when a message is incomplete: a head, or any frame over HTTP/2.
     partial: Option<Instant>,
-    /// Bytes of it.
+    /// Bytes of that message so far.
     partial_bytes: usize,
-    /// Counts its buffer, once that is a long one.
+    /// Counts the connection's buffer as held, once it is a long one.
     buffer: Option<Share>,
     /// Since when the client has taken nothing of what it is sent.
     stalled: Option<Instant>,
-    /// It is to end now.
+    /// The connection must end now.
     cut: bool,
 }
 
-/// Follows one connection.
+/// Tracks one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
     state: Mutex<State>,
-    /// When it is old.
+    /// When the connection becomes old; None for never.
     until: Option<Instant>,
     held: Held,
     cutting: Notify,
 }
 
-/// One request or stream being served, for as long as it lives.
+/// Marks one request or stream as being served until it is dropped.
 #[derive(Debug)]
 pub(super) struct Busy {
     activity: Arc<Activity>,
-    /// Over HTTP/1.1: how long the request's body is.
+    /// Length of the request's body; None over HTTP/2.
     body: Option<Body>,
 }
 
@@ -100,29 +101,29 @@ impl Activity {
         Self { state: Mutex::new(state), until, held, cutting: Notify::new() }
     }
 
-    /// True for a connection that is to end with the next answer.
+    /// True when the connection is old and must end with the next answer.
     pub(super) fn is_old(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| until <= now)
     }
 
-    /// Nobody is being served.
+    /// True when nothing is being served.
     pub(super) fn is_idle(&self) -> bool {
         self.state().busy == 0
     }
 
-    /// The connection is to end now.
+    /// Ends the connection now.
     pub(super) fn cut(&self) {
         self.state().cut = true;
         self.cutting.notify_one();
     }
 
-    /// Waits until [`Activity::cut`].
+    /// Waits until [`Activity::cut`] is called.
     pub(super) async fn cutting(&self) {
         self.cutting.notified().await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Its fields are set one by one, but none of them is ever wrong by itself.
+        // A poisoned lock is safe to use: each field is valid by itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -136,7 +137,7 @@ impl Activity {
         }
     }
 
-    /// A request's head is complete over HTTP/1.1, and its body is so long.
+    /// Records that the head of an HTTP/1.1 request is complete; `body` is the length of its body.
     pub(super) fn begin(self: &Arc<Self>, body: Body) -> Busy {
         let mut state = self.state();
         state.busy += 1;
@@ -144,19 +145,19 @@ impl Activity {
         Busy { activity: Arc::clone(self), body: Some(body) }
     }
 
-    /// A stream is open over HTTP/2.
+    /// Records that an HTTP/2 stream is open.
     pub(super) fn open(self: &Arc<Self>) -> Busy {
         self.state().busy += 1;
         Busy { activity: Arc::clone(self), body: None }
     }
 
-    /// Takes note of what came. False when no more of it may be held.
+    /// Records the bytes that were read. False when no more of them may be held.
     fn read(&self, bytes: &[u8]) -> bool {
         let mut state = self.state();
         state.inbound.read(bytes);
         let is_partial = match &state.inbound {
             Inbound::Http2(frames) => !frames.is_between(),
-            // The body of a request that is served has a time of its own.
+            // The body of a request that is being served has a timeout of its own.
             Inbound::Http1(_) => state.busy == 0,
             Inbound::Unknown { .. } => true,
         };
@@ -176,7 +177,8 @@ impl Activity {
         true
     }
 
-    /// When to ask for a verdict again: not later than what begins right now may take.
+    /// When to ask for a verdict again: at the latest when a message that begins now would time
+    /// out.
     pub(super) fn next_check(&self, patience: &ConnectionTimeouts) -> Instant {
         let now = Instant::now();
         let state = self.state();
@@ -199,7 +201,8 @@ impl Activity {
         let too_long =
             |since: Instant| now.saturating_duration_since(since) >= patience.header_read;
         let is_http2 = matches!(state.inbound, Inbound::Http2(_));
-        // An old connection over HTTP/1.1 ends with its next answer, or when it has been idle for long.
+        // An idle HTTP/1.1 connection is not cut for its age: it ends with its next answer, or when
+        // it has been idle for too long.
         let outlived = (is_http2 || state.busy > 0)
             && self.until.is_some_and(|until| until + patience.grace <= now);
         let stuck = [state.partial, state.stalled].into_iter().flatten().any(too_long);
@@ -226,19 +229,19 @@ impl Drop for Busy {
         if let (Some(body), Inbound::Http1(lines)) = (self.body, &mut state.inbound)
             && !lines.answered(body)
         {
-            // What stands behind it is the next head, or what of its body was not read.
+            // The bytes that follow are the next head, or the unread rest of the body.
             state.partial = Some(state.idle);
             state.partial_bytes = 0;
         }
     }
 }
 
-/// A stream whose reads and writes are followed.
+/// A stream whose reads and writes are tracked.
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     stream: Take<S>,
     activity: Arc<Activity>,
-    /// What is left of a problem that is told in place of hyper's own refusal.
+    /// Unsent rest of a problem that replaces hyper's own refusal.
     refusal: Option<Bytes>,
 }
 
@@ -251,8 +254,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         Pin::new(self.stream.get_mut())
     }
 
-    /// hyper refuses a head that it cannot read by itself, without a body; that is its last word on the
-    /// connection. What it meant is told as a problem.
+    /// hyper refuses an unreadable head by itself, without a body, and writes nothing more on the
+    /// connection. Sends a problem that says the same instead.
     fn poll_refusal(
         &mut self,
         cx: &mut Context<'_>,

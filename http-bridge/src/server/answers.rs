@@ -1,8 +1,9 @@
-//! Answers over HTTP/2, handed over in small pieces as their client takes them. A stream whose client takes
-//! nothing for too long is reset, so that neither it nor what it holds stays.
+//! Answers over HTTP/2, sent in small pieces as their client takes them. A stream whose client
+//! takes nothing for too long is reset, which frees the stream and the memory that it holds.
 //!
-//! Flow control is the client's: with a window of nothing it can have any number of answers wait. hyper keeps
-//! no time for that, so each stream's task does, and each piece tells when it has been written.
+//! Flow control is the client's: with a window of 0 it can make any number of answers wait. hyper
+//! has no timeout for that. Each stream's task therefore keeps the time, and each piece reports
+//! when it has been written.
 
 use std::{
     cell::RefCell,
@@ -25,28 +26,30 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::activity::Activity;
 use crate::held::{Held, Share};
 
-/// Longest piece.
+/// Maximum length of a piece.
 const PIECE_BYTES: usize = 16 * 1024;
-/// An answer up to this long is handed over whole, together with its end.
+/// An answer of up to this length is given to hyper whole, together with its end.
 const SMALL_BYTES: u64 = 4 * 1024;
-/// What a stream whose answer waits counts for, beside the answer.
+/// Held bytes that a stream with a waiting answer counts for, in addition to the answer.
 const STREAM_BYTES: usize = 8 * 1024;
-/// A longer answer counts for so much: such ones are files, which all answers share.
+/// The most held bytes that an answer counts for. Longer answers are files, whose bytes all answers
+/// share.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
-/// A client has so long to take something while too much is held.
+/// How long a client may take nothing while too much memory is held.
 const HURRY: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
-    /// How far the stream of this task has come.
+    /// The progress of this task's stream.
     static PROGRESS: RefCell<Progress>;
 }
 
 #[derive(Debug, Default)]
 struct Progress {
-    /// When the client took something last, or could have begun to; none while the answer is being made.
+    /// When the client last took something, or could have begun to. None while the answer is being
+    /// made.
     since: Option<Instant>,
     piece: Arc<InFlight>,
-    /// Counts the answer, until the stream has ended.
+    /// Counts the answer as held until the stream has ended.
     share: Option<Share>,
 }
 
@@ -55,7 +58,7 @@ impl Progress {
         PROGRESS.with(|progress| progress.borrow_mut().since = Some(Instant::now()));
     }
 
-    /// When the client will have taken nothing for so long, as things stand.
+    /// When the client will have taken nothing for `patience`, unless it takes something before.
     fn deadline(patience: Duration) -> Instant {
         Self::since().unwrap_or_else(Instant::now) + patience
     }
@@ -69,7 +72,7 @@ impl Progress {
     }
 }
 
-/// A piece on its way.
+/// Whether a piece is being written, and the task to wake once it is.
 #[derive(Debug, Default)]
 struct InFlight {
     is: AtomicBool,
@@ -83,7 +86,7 @@ impl InFlight {
     }
 }
 
-/// The bytes of a piece; dropped once they are written, or nobody wants them any more.
+/// The bytes of a piece. Dropped once they are written or no longer wanted.
 #[derive(Debug)]
 struct Piece {
     bytes: Bytes,
@@ -103,7 +106,7 @@ impl Drop for Piece {
     }
 }
 
-/// The body of an answer, in pieces of which one at a time is on its way.
+/// The body of an answer, sent piece by piece, with one piece in flight at a time.
 #[derive(Debug)]
 pub(super) struct Paced {
     inner: Body,
@@ -113,7 +116,7 @@ pub(super) struct Paced {
 }
 
 impl Paced {
-    /// Call it in the stream's task, once the answer is made.
+    /// Wraps the body of an answer. Must be called in the stream's task, once the answer is made.
     pub(super) fn body(inner: Body, held: &Held) -> Body {
         let length = inner.size_hint().exact();
         let counted = length.unwrap_or(ANSWER_BYTES_MAX).min(ANSWER_BYTES_MAX);
@@ -162,7 +165,7 @@ impl HttpBody for Paced {
         }
     }
 
-    /// The end of a longer answer is told only once all of it is written: until then the stream can be reset.
+    /// A longer answer ends only once all of it is written: until then the stream can be reset.
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty()
             && self.inner.is_end_stream()
@@ -180,12 +183,12 @@ impl HttpBody for Paced {
     }
 }
 
-/// Runs the streams of one connection, each for as long as its client takes what it is answered.
+/// Runs the streams of one connection, each for as long as its client takes the answer.
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
     pub(super) activity: Arc<Activity>,
     pub(super) held: Held,
-    /// Longest that a client may take nothing.
+    /// Longest time that a client may take nothing.
     pub(super) patience: Duration,
 }
 
@@ -211,12 +214,13 @@ impl Streams {
             while timeout_at(Progress::deadline(self.patience()), stream.as_mut()).await.is_err() {
                 let waits = Progress::since().is_some();
                 if waits && Progress::deadline(self.patience()) <= Instant::now() {
-                    // Dropped before its end, it is reset.
+                    // A stream that is dropped before its end is reset.
                     return;
                 }
             }
         }
-        // A small answer was handed over together with its end, so nothing but its connection can be cut.
+        // A small answer was given to hyper together with its end, so the stream can no longer be
+        // reset. Only its connection can be cut.
         let piece = Progress::piece();
         let written = poll_fn(|cx| piece.poll_written(cx));
         if timeout(self.patience(), written).await.is_err() {

@@ -1,27 +1,28 @@
-//! Where messages begin and end in what a client sends: enough of HTTP/1.1 and HTTP/2 to tell whether one
-//! is half come. What it says is used for time-outs alone; hyper reads the messages themselves.
+//! Where messages begin and end in what a client sends: enough of HTTP/1.1 and HTTP/2 to tell
+//! whether a message is incomplete. Only timeouts and the count of held memory depend on it; hyper
+//! reads the messages themselves.
 
 #[cfg(test)]
 mod tests;
 
-/// How HTTP/2 begins.
+/// The preface that begins an HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How the length of an HTTP/1.1 body is told.
+/// How the length of an HTTP/1.1 body is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Body {
-    /// This many bytes; most often none.
+    /// This many bytes, most often 0.
     Length(u64),
-    /// By its last chunk.
+    /// The last chunk ends it.
     Chunked,
 }
 
-/// What has come in on one connection.
+/// What has arrived on one connection.
 #[derive(Debug)]
 pub(super) enum Inbound {
-    /// Less than says which version it is.
+    /// Too little to tell the version.
     Unknown {
-        /// Bytes of the preface so far.
+        /// Bytes of the preface received so far.
         preface: usize,
     },
     Http1(Lines),
@@ -35,7 +36,7 @@ impl Default for Inbound {
 }
 
 impl Inbound {
-    /// Takes note of what came.
+    /// Records the bytes that were read.
     pub(super) fn read(&mut self, bytes: &[u8]) {
         match self {
             Self::Unknown { preface } => {
@@ -60,16 +61,16 @@ impl Inbound {
     }
 }
 
-/// HTTP/1.1: heads, which end with a blank line, and what stands behind them.
+/// HTTP/1.1: heads, each of which ends with a blank line, and the bytes after them.
 #[derive(Debug)]
 pub(super) struct Lines {
-    /// Something of a head has come; blank lines before it do not count.
+    /// A head has begun. Blank lines before it do not count.
     begun: bool,
     /// At the beginning of a line.
     fresh: bool,
     /// The last byte ended a blank line.
     ended: bool,
-    /// Bytes behind the head; none while it has not ended, or where its end was not seen.
+    /// Bytes after the head. None until the head has ended, or when its end was not seen.
     behind: Option<u64>,
 }
 
@@ -105,12 +106,12 @@ impl Lines {
         }
     }
 
-    /// The message that began was answered: true when it is whole and nothing but whole ones stands behind it.
-    /// What comes next is a new head either way.
+    /// Records that the message was answered. True when it is complete and only complete ones
+    /// follow it. Either way, the next bytes count as a new head.
     pub(super) fn answered(&mut self, body: Body) -> bool {
         let whole = match (body, self.behind) {
             (Body::Length(length), Some(behind)) if behind == length => true,
-            // Several messages came at once, or chunks, whose end is a blank line.
+            // Several messages arrived at once, or chunks, which end with a blank line.
             (Body::Length(0) | Body::Chunked, _) => self.ended,
             (Body::Length(_), _) => false,
         };
@@ -119,17 +120,17 @@ impl Lines {
     }
 }
 
-/// HTTP/2: frames, and blocks of headers that span several of them.
+/// HTTP/2: frames, and blocks of headers that span several frames.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     head: [u8; Self::HEAD],
-    /// Bytes of the head of this frame.
+    /// Bytes of this frame's head received so far.
     filled: usize,
-    /// Bytes of its payload that have yet to come.
+    /// Bytes of this frame's payload still to come.
     left: usize,
-    /// Its block of headers goes on in the next frame.
+    /// The frame's block of headers continues in the next frame.
     open: bool,
-    /// The first one has come.
+    /// The first frame has arrived completely.
     begun: bool,
 }
 
@@ -168,7 +169,7 @@ impl Frames {
         }
     }
 
-    /// True between two frames, neither of which is a part of what the other began.
+    /// True between two frames, unless a block of headers spans them.
     pub(super) fn is_between(&self) -> bool {
         self.begun && self.filled == 0 && !self.open
     }

@@ -1,8 +1,8 @@
-//! What is malformed: 400 that names the field, before anything is asked.
+//! Malformed requests get a 400 that names the field, before any service is asked.
 
 use crate::shop::Front;
 
-/// Every place of a parameter; `@` is where the text under test goes.
+/// Every parameter's position; the text under test replaces `@`.
 const IDS: [(&str, &str); 17] = [
     ("POST /orders/create/@", "user_id"),
     ("GET /orders/find/@", "order_id"),

@@ -1,4 +1,4 @@
-//! What browsers send for pages of other sites, and what they are allowed to.
+//! What browsers send for pages of other sites, and what the bridge allows them.
 
 use axum::body::Body;
 use http::{Method, Request};
@@ -95,7 +95,7 @@ async fn a_preflight_is_answered_to_an_allowed_origin_alone() {
     ] {
         assert!(answer.header(name).contains(part), "{name}: {}", answer.header(name));
     }
-    // What the console alone may send stays the console's.
+    // The console's own header is not allowed to other pages.
     assert!(!answer.header("access-control-allow-headers").contains("till-console"));
     let answer = ask("https://evil.example", "idempotency-key").await;
     assert_eq!(answer.header("access-control-allow-origin"), "");
@@ -126,7 +126,7 @@ async fn on_loopback_a_name_that_is_not_ours_is_not_answered_to() {
             assert_eq!(answer.contains("UNKNOWN_HOST"), status == 421, "{answer}");
         }
     }
-    // The target counts, not what the header says beside it.
+    // The target counts, not the Host header beside it.
     let request = "GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
     assert!(receive(&mut stream).await.starts_with("HTTP/1.1 421 "));

@@ -1,4 +1,4 @@
-//! The console: its files, and who is told what through which door.
+//! The console: its files, and what each listener tells to whom.
 
 use axum::body::Body;
 use http::{Method, Request};
@@ -28,7 +28,7 @@ const OPERATIONS: [&str; 4] = [
     "POST /console/api/transactions/01010101-0101-0101-0101-010101010101/resolve",
 ];
 
-/// A call through the operators' door.
+/// A call through the operators' listener.
 async fn operate(front: &Front, call: &str, headers: &[(&str, &str)]) -> Answer {
     let (method, path) = call.split_once(' ').unwrap();
     let method = Method::from_bytes(method.as_bytes()).unwrap();
@@ -43,7 +43,7 @@ async fn operate(front: &Front, call: &str, headers: &[(&str, &str)]) -> Answer 
     Answer { status: parts.status, headers: parts.headers, body }
 }
 
-/// A shop in which order "1" was bought, and somebody noted how.
+/// A shop in which order "1" was bought, and the coordinator logged how.
 fn explained() -> Front {
     let front = Front::filled();
     let branch = BranchReport {
@@ -171,10 +171,10 @@ async fn the_api_key_opens_the_public_door_to_operators() {
     assert_eq!(front.world.state().resolved, [vec![1; 16]]);
     let state = front.call_with("GET /console/api/state", &[("authorization", &right)]).await;
     assert_eq!(state.json()["operator"], true);
-    // The key does not stand in for the header that other sites' pages cannot send.
+    // The key does not replace the header that pages of other sites cannot send.
     let answer = front.call_with(OPERATIONS[3], &[("authorization", &right)]).await;
     assert_eq!(answer.json()["field"], "Till-Console");
-    // Nor is it asked for through the operators' own door, or for what everybody sees.
+    // No key is needed on the operators' listener, or for what everybody may see.
     assert_eq!(operate(&front, OPERATIONS[0], &[]).await.status, 200);
     assert_eq!(front.call("GET /console/api/orders/1/transactions").await.status, 200);
 }
@@ -205,7 +205,7 @@ async fn operators_see_all_of_it_by_transaction_and_by_order() {
         assert!(answer.text().contains("10.1.2.3"), "{subject}: {}", answer.text());
         assert_eq!(answer.json()["transactions"][0]["tx_id"], TX_ID);
     }
-    // An order whose id could be a transaction's.
+    // An order whose id could also be a transaction's.
     let order = "67c054f7-a3e1-59c6-975e-1ceca741e7f3";
     front.world.state().reports[0].order_id = order.to_owned();
     let answer = operate(&front, &format!("GET /console/api/transactions/{order}"), &[]).await;
@@ -266,7 +266,7 @@ async fn counts_are_told_through_both_doors_and_name_their_process() {
     let front = Front::filled();
     assert_eq!(front.call("GET /stock/find/1").await.status, 200);
     let stats = front.call("GET /console/api/stats").await.json();
-    // Nothing is set up to count in a test; that it does, `stats` and the browser's tests see.
+    // Tests set up no metrics. The tests of `stats` and of the browser check that requests count.
     assert_eq!((&stats["in_flight"], &stats["requests"]), (&json!(0), &json!(0)));
     let again = operate(&front, "GET /console/api/stats", &[]).await.json();
     assert_eq!(again["replica"], stats["replica"]);

@@ -1,4 +1,4 @@
-//! The description and the server are the same thing.
+//! The description and the server agree.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::shop::Front;
 
-/// Served, but not of the API; the last two are how axum keeps the answer to unknown paths.
+/// Served, but not part of the API. The last two are how axum stores the answer to unknown paths.
 const UNDOCUMENTED: [&str; 6] =
     ["/openapi.json", "/docs", "/docs/", "/docs/{*path}", "/", "/{*__private__axum_fallback}"];
 
@@ -26,7 +26,7 @@ fn methods() -> [Method; 8] {
     ]
 }
 
-/// Every path that the router knows, as it prints itself.
+/// Every path that the router knows, taken from its debug output.
 fn routed(front: &Front) -> BTreeSet<String> {
     let printed = format!("{:?}", front.bridge.router());
     let quoted = printed.split('"').skip(1).step_by(2);
@@ -40,7 +40,7 @@ async fn every_route_is_documented_and_every_documented_one_is_served() {
     let documented: BTreeSet<String> =
         contract.operations().into_iter().map(|(_, path)| path).collect();
     let mut served = routed(&front);
-    // The console, of the page's own making; `console` holds what it answers.
+    // The console is for its own page; `console` checks what it answers.
     served.retain(|path| !path.starts_with("/console"));
     for path in UNDOCUMENTED {
         assert!(served.remove(path), "{path} is served");
@@ -82,7 +82,7 @@ async fn documented_limits_are_the_ones_that_hold() {
             });
             for (value, fits) in edges(&parameter["schema"]) {
                 if fits && name == "n" && value != "0" {
-                    // Ten million records would take their time.
+                    // Ten million records would take too long.
                     continue;
                 }
                 let call = base.replace(&format!("{{{name}}}"), &value);
@@ -94,7 +94,7 @@ async fn documented_limits_are_the_ones_that_hold() {
     }
 }
 
-/// Texts at the edges of what a schema allows, and whether they fit.
+/// Texts at the limits of what a schema allows, and whether they fit.
 fn edges(schema: &Value) -> Vec<(String, bool)> {
     if schema["type"] == "integer" {
         let (least, most) =
@@ -174,7 +174,7 @@ fn every_operation_says_what_it_needs_to() {
     }
 }
 
-/// Every schema below a value that is false or true.
+/// Finds every `items` within a value that is just false or true.
 fn bare(value: &Value, at: &str, found: &mut Vec<String>) {
     if at.ends_with("/items") && value.is_boolean() {
         found.push(at.to_owned());

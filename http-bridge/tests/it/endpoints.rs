@@ -1,4 +1,4 @@
-//! What each endpoint answers when all goes well.
+//! What each endpoint answers when it succeeds.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Requests that nobody means: paths and headers at random. Each is answered as its description says (the
-//! front checks that), no answer is a bug's, and nothing is accepted that is not what it should be.
+//! Random paths and headers. Each request is answered as its description says (the front checks
+//! that). No answer reports a bug, and nothing malformed is accepted.
 
 use axum::body::Body;
 use http::{HeaderValue, Request, Uri};
@@ -37,7 +37,7 @@ const ENDPOINTS: [&str; 24] = [
 
 type Headers = Vec<(&'static str, Vec<u8>)>;
 
-/// A segment of a path, as it stands in a request.
+/// A segment of a path as a request contains it.
 fn segment() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => Just("1".to_owned()),
@@ -72,7 +72,7 @@ fn request() -> impl Strategy<Value = (&'static str, Vec<String>, Headers)> {
     (prop::sample::select(ENDPOINTS.to_vec()), prop::collection::vec(segment(), 4), headers())
 }
 
-/// The request, and the numbers of its path; none where it is no HTTP.
+/// The request, and the numbers in its path; None when it is not valid HTTP.
 fn built(
     endpoint: &str,
     segments: &[String],
@@ -101,7 +101,7 @@ fn built(
     Some((request.body(Body::empty()).ok()?, numbers))
 }
 
-/// Digits without sign or point, at most the greatest amount.
+/// Digits without sign or point, at most the maximum amount.
 fn is_amount(text: &str) -> bool {
     const MOST: u64 = (1 << 53) - 1;
     text.bytes().all(|byte| byte.is_ascii_digit())
@@ -116,7 +116,7 @@ fn requests_at_random_are_answered_and_nothing_wrong_is_accepted() {
     proptest!(|((endpoint, segments, headers) in request())| {
         let Some((request, numbers)) = built(endpoint, &segments, &headers) else { return Ok(()) };
         let said = format!("{request:?}");
-        // Large fills are for other tests.
+        // Other tests cover large fills.
         let fills = endpoint.contains("batch_init");
         if fills && numbers.first().and_then(|n| n.parse().ok()).is_some_and(|n: u64| n > 1_000) {
             return Ok(());

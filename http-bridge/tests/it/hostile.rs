@@ -1,4 +1,4 @@
-//! Clients that would have a connection or a stream last for ever.
+//! Clients that try to keep a connection or a stream open for ever.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::sockets::{LONG, Server, call, connection_timeouts, is_closed, receive
 const SOON: Duration = Duration::from_millis(300);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-/// HEADERS of stream 1 with an indexed ":method: GET", and more to come.
+/// HEADERS of stream 1 with an indexed ":method: GET", to be continued.
 const OPEN_HEADERS: &[u8] = &[0, 0, 1, 1, 1, 0, 0, 0, 1, 0x82];
 
 fn hasty() -> ConnectionTimeouts {
     ConnectionTimeouts { header_read: SOON, ..connection_timeouts() }
 }
 
-/// A client of HTTP/2 that takes so many bytes of each answer, and no more.
+/// An HTTP/2 client that takes at most `bytes` bytes of each answer.
 pub(crate) async fn taking(server: &Server, bytes: u32) -> h2::client::SendRequest<bytes::Bytes> {
     let stream = server.connect().await;
     let mut builder = h2::client::Builder::new();
@@ -87,7 +87,7 @@ async fn what_is_whole_keeps_its_connection() {
 #[tokio::test]
 async fn a_stream_whose_answer_is_not_taken_is_reset_and_the_others_go_on() {
     let server = Server::start(hasty());
-    // Nothing, a little, and some pieces of an answer of many.
+    // Windows for nothing, for a little, and for a few of an answer's many pieces.
     for window in [0, 1, 100, 40_000] {
         let mut client = taking(&server, window).await;
         let mut stalled = Vec::new();
@@ -96,7 +96,7 @@ async fn a_stream_whose_answer_is_not_taken_is_reset_and_the_others_go_on() {
             let (response, _) = client.send_request(get(path), true).unwrap();
             let mut body = timeout(LONG, response).await.unwrap().unwrap().into_body();
             stalled.push(async move {
-                // What fits in the window comes; its room is not given back.
+                // Read what fits into the window, and do not give the room back.
                 while let Some(read) = body.data().await {
                     if let Err(error) = read {
                         return error;
@@ -109,7 +109,7 @@ async fn a_stream_whose_answer_is_not_taken_is_reset_and_the_others_go_on() {
         for error in errors {
             assert!(error.is_reset(), "{window}: {error}");
         }
-        // A probe has nothing to be taken but a few bytes.
+        // The answer to a probe fits into the window.
         if window >= 100 {
             let mut client = client.ready().await.unwrap();
             let (response, _) = client.send_request(get("/healthz"), true).unwrap();
@@ -145,7 +145,7 @@ async fn a_slow_client_that_takes_something_gets_all_of_it() {
     let length: usize = response.headers()["content-length"].to_str().unwrap().parse().unwrap();
     let mut body = response.into_body();
     let mut taken = 0;
-    // For longer in all than it may take nothing.
+    // The whole takes longer than a client may take nothing.
     while let Some(part) = timeout(LONG, body.data()).await.unwrap() {
         let part = part.unwrap().len();
         taken += part;
@@ -167,7 +167,7 @@ async fn an_old_connection_is_closed_after_its_grace_whatever_waits_on_it() {
     let ended = timeout(LONG, body.data()).await.unwrap();
     assert!(matches!(ended, Some(Err(_)) | None), "{ended:?}");
     let mut busy = server.connect().await;
-    // Over HTTP/1.1 as well: a request whose body never comes.
+    // The same over HTTP/1.1: a request whose body never comes.
     busy.write_all(b"POST /stock/add/1/1 HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\n")
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! What HTTP itself asks for.
+//! What HTTP itself demands.
 
 use axum::body::Body;
 use futures::{future::poll_immediate, stream::pending};
@@ -113,13 +113,13 @@ fn with_body(body: Body, length: Option<usize>) -> Request<Body> {
 async fn a_body_over_64_kib_is_refused_and_nothing_is_done() {
     let front = Front::filled();
     let most = 64 * 1024;
-    // Announced, or found out.
+    // The length is announced, or found out while reading.
     for length in [Some(most + 1), None] {
         let body = Body::from(vec![b'x'; most + 1]);
         let answer = front.send(with_body(body, length)).await;
         assert_eq!(answer.outcome(), (413, "BODY_TOO_LARGE".to_owned()));
     }
-    // An announced body need not come.
+    // An announced body is refused before it comes.
     let never = Body::from_stream(pending::<Result<bytes::Bytes, std::io::Error>>());
     assert_eq!(front.send(with_body(never, Some(most + 1))).await.status, 413);
     assert_eq!(front.world.state().items["1"].stock, 10);
@@ -136,7 +136,7 @@ async fn a_request_is_in_flight_from_the_first_byte_of_its_body() {
     assert!(poll_immediate(&mut waiting).await.is_none());
     let refused = front.call("POST /stock/add/1/1").await;
     assert_eq!(refused.outcome(), (429, "OVERLOADED".to_owned()));
-    // A probe is answered all the same, unless its body is to be waited for.
+    // A probe is still answered, unless the bridge would have to wait for its body.
     assert_eq!(front.call("GET /healthz").await.status, 200);
     let mut probe = with_body(never(), Some(5));
     *probe.uri_mut() = "/healthz".parse().unwrap();

@@ -1,4 +1,4 @@
-//! Who may change anything, where the bridge wants a key.
+//! Who may change anything when the bridge asks for a key.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::shop::Front;
 
 pub(crate) const KEY: &str = "a-key-of-this-test";
 
-/// Has the bridge ask for [`KEY`]; its file is in the directory.
+/// Makes the bridge ask for [`KEY`]. Its file is in the directory.
 pub(crate) fn guard(front: &Front) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys");

@@ -1,5 +1,6 @@
-//! The bridge against a shop in memory: every endpoint, every refusal, what is malformed, what is repeated,
-//! what is lost, and what HTTP itself asks for. Every answer is checked against openapi.json on the way.
+//! The bridge against a shop in memory: every endpoint, every refusal, malformed and repeated
+//! calls, lost messages, and what HTTP itself demands. Every answer is checked against openapi.json
+//! on the way.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

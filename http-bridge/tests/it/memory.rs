@@ -1,6 +1,6 @@
-//! What clients can have the bridge hold is bounded, and what the bounds come to in memory is what
-//! docs/security.md says: each test drives one bound against a bridge in a process of its own, and reads how
-//! much that process has grown.
+//! The memory that clients can make the bridge hold is bounded, as docs/security.md says. Each test
+//! drives one bound against a bridge in a process of its own, and reads how much that process has
+//! grown.
 
 use std::{
     any::Any,
@@ -21,7 +21,7 @@ use crate::sockets::{Server, connection_timeouts};
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Set in the process that the tests here measure.
+/// Set in the process whose memory is measured.
 const MEASURED: &str = "BRIDGE_OF_ITS_OWN";
 
 #[tokio::test]
@@ -70,7 +70,7 @@ impl Bridge {
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * KIB
     }
 
-    /// How much it grew, once it has come to rest.
+    /// How much its memory has grown, once it no longer changes.
     async fn growth(&self, since: usize) -> usize {
         let mut before = 0;
         loop {
@@ -105,8 +105,9 @@ fn report(what: &str, count: usize, growth: usize) {
     println!("{what}: {count} of them, {} KiB in all, {} bytes each", growth / KIB, growth / count);
 }
 
-/// So many times 256 requests on streams of their own, with a piece of a body that never ends, or with none
-/// and an answer that is never taken. They go on for as long as they are kept.
+/// Opens 256 requests on each of `connections`, each on a stream of its own: with a piece of a body
+/// that never ends, or without a body and with an answer that is never taken. They go on until they
+/// are dropped.
 async fn streams(
     bridge: &Bridge,
     connections: usize,
@@ -148,7 +149,7 @@ async fn answers_that_are_not_taken_share_their_bytes() {
 async fn bodies_are_not_kept() {
     let bridge = Bridge::start();
     let before = bridge.memory();
-    // 60 KiB each would be 120 MiB.
+    // 60 KiB for each would be 120 MiB.
     let kept = streams(&bridge, 8, || asking("POST", "/stock/add/1/1"), Some(60 * KIB)).await;
     let growth = bridge.growth(before).await;
     report("unfinished bodies", kept.len(), growth);
@@ -164,7 +165,7 @@ async fn long_heads_over_http2_are_bounded_for_all_connections_together() {
         let uri = "http://till/stock/add/1/1";
         Request::post(uri).header("x-long", long).body(()).unwrap()
     };
-    // Without a bound 240 MiB.
+    // It would be 240 MiB without a bound.
     let kept = streams(&bridge, 16, request, Some(1)).await;
     let growth = bridge.growth(before).await;
     report("long heads over HTTP/2", kept.len(), growth);
@@ -177,10 +178,10 @@ async fn long_heads_over_http1_are_bounded_for_all_connections_together() {
     let before = bridge.memory();
     let mut kept = Vec::new();
     let head = format!("GET / HTTP/1.1\r\nHost: t\r\nX-Long: {}", "a".repeat(60 * KIB));
-    // Without a bound 180 MiB.
+    // It would be 180 MiB without a bound.
     for _ in 0..3_000 {
         let mut stream = TcpStream::connect(bridge.address).await.unwrap();
-        // Those that are too many are cut.
+        // Connections beyond the bound are cut.
         drop(stream.write_all(head.as_bytes()).await);
         kept.push(stream);
     }

@@ -1,4 +1,4 @@
-//! Request ids: what is repeated takes effect once.
+//! Request ids: a repeated call takes effect once.
 
 use crate::shop::{Front, Trouble, settings};
 
@@ -68,7 +68,7 @@ async fn a_key_stands_for_one_method_and_path() {
         "POST /payment/add_funds/1/4",
         "POST /orders/checkout/1",
         "DELETE /orders/remove/1",
-        // Bound to another call is told before unknown.
+        // REQUEST_ID_REUSED comes before ITEM_NOT_FOUND.
         "POST /stock/add/none/4",
     ] {
         let answer = front.call_with(other, &[(KEY, "a")]).await;

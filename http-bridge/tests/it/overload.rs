@@ -1,5 +1,5 @@
-//! What overload leaves in the log. Goal: a crowd that is turned away must not fill a disk, and none of it goes
-//! uncounted. Method: a bridge with room for one request, and whoever reads its lines.
+//! What overload leaves in the log. Goal: refused requests must not fill a disk, and all of them
+//! are counted. Method: a bridge with room for one request, and a reader of its log lines.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use tracing::{
 
 use crate::shop::Front;
 
-/// Lines at WARN and above: when each came, and how many requests it tells.
+/// Lines at WARN and above: when each came, and how many requests it reports.
 #[derive(Debug, Clone)]
 struct Lines(Arc<Mutex<Vec<(Duration, u64)>>>, Instant);
 

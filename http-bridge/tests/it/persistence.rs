@@ -1,5 +1,5 @@
-//! Conflicts, lost messages, dead and silent replicas: asked again until the answer is definite, and only
-//! at the deadline a 503. Time is paused, so that 30 s pass at once.
+//! Conflicts, lost messages, dead and silent replicas: the bridge asks again until the answer is
+//! definite, and answers 503 only at the deadline. Time is paused, so 30 s pass at once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -72,8 +72,9 @@ async fn a_refusal_is_definite_also_after_a_stumble() {
     assert_eq!(answer.outcome(), (409, "OUT_OF_STOCK".to_owned()));
 }
 
-/// The coordinator that was asked first may have died in the midst of it, and its votes hold something until
-/// their deadline. The next one knows how long that is, and is told since when nobody answers.
+/// The coordinator that was asked first may have died half way, and its votes may hold something
+/// until their deadline. The next one knows how long that is, and is told since when there is no
+/// answer.
 #[tokio::test(start_paused = true)]
 async fn a_coordinator_is_told_of_an_attempt_before_it_that_was_not_answered() {
     for (trouble, is_told) in [(Trouble::LoseReply, true), (Trouble::NoConnection, false)] {
@@ -86,7 +87,7 @@ async fn a_coordinator_is_told_of_an_attempt_before_it_that_was_not_answered() {
     }
 }
 
-/// Whatever an attempt may do, it does before the client is told that nobody knows.
+/// All attempts take effect before the client is told that the outcome is unknown, or never.
 #[tokio::test(start_paused = true)]
 async fn all_attempts_of_a_call_have_one_end_that_is_no_later_than_its_answer() {
     for (call, method, times) in [
@@ -128,7 +129,7 @@ async fn a_call_under_a_clients_own_key_has_a_name_of_its_own_besides() {
     assert_eq!(*bare, None, "its request id is its own");
 }
 
-/// Without the store's time no end can be fixed, so nothing is begun.
+/// Without the store's time a call cannot get an end, so nothing is begun.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_changed_while_nobody_knows_the_stores_time() {
     let front = Front::filled();
@@ -266,7 +267,7 @@ async fn pauses_grow_but_stay_short() {
     front.world.plan("", "/GetItem", Trouble::LoseRequest, usize::MAX);
     front.call("GET /stock/find/1").await;
     let asked = front.world.calls("/GetItem").len();
-    // 30 s in pauses of 125 to 250 ms, and the first few shorter.
+    // 30 s in pauses of 125 to 250 ms, the first few of them shorter.
     assert!((120..=250).contains(&asked), "{asked}");
 }
 
@@ -281,7 +282,7 @@ async fn batch_init_has_its_own_deadline() {
     assert!(began.elapsed() > Duration::from_secs(59), "{:?}", began.elapsed());
 }
 
-/// Which replica of a service each shard is served by.
+/// The replica that serves each shard of a service.
 fn routes(service: &Router) -> Vec<Endpoint> {
     (0..SHARDS).map(|shard| service.route(ShardId(shard)).unwrap().endpoint).collect()
 }
@@ -302,7 +303,7 @@ async fn a_replica_that_had_less_time_than_an_attempt_keeps_its_shards() {
     let before = routes(&front.bridge.shop().stock);
     front.world.plan("", "/GetItem", Trouble::Silence, usize::MAX);
     front.call("GET /stock/find/1").await;
-    // The last of four attempts had five seconds of eight, a moment ago.
+    // The last of four attempts had five seconds instead of eight.
     assert_eq!(routes(&front.bridge.shop().stock), before);
     assert_eq!(front.world.calls("/GetItem").len(), 4);
 }
@@ -383,7 +384,7 @@ async fn one_request_too_many_is_shed_before_it_starts() {
 
 #[tokio::test]
 async fn over_the_real_network_a_refused_connection_is_known_to_have_done_nothing() {
-    // Bound, then given up: nobody listens there.
+    // Bound and closed again, so nobody listens there.
     let unused = rpc::listen::tcp(&rpc::listen::loopback(0)).unwrap()[0].local_addr().unwrap();
     let target = Target::Static(vec![Endpoint::from(unused)]);
     let net: Arc<dyn Net> = Arc::new(GrpcNet::default());

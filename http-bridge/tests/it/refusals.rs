@@ -1,4 +1,4 @@
-//! Definite answers that are not success: at once, with nothing changed, and without ids.
+//! Definite answers other than success come at once, change nothing, and contain no ids.
 
 use crate::shop::{Front, Item};
 

@@ -1,6 +1,6 @@
-//! A shop in memory, behind the very gRPC interfaces that the bridge calls, on a network that loses,
-//! delays and refuses on demand. It keeps the rules of the services in so far as the bridge depends on
-//! them: request ids, refusals, prices.
+//! A shop in memory, behind the gRPC interfaces that the bridge calls, on a network that loses,
+//! delays and refuses on demand. It keeps those rules of the services that the bridge depends on:
+//! request ids, refusals, prices.
 
 use std::{
     collections::BTreeMap,
@@ -32,29 +32,29 @@ use types::{Reason, Refusal, Timestamp, UnixMillis};
 
 mod services;
 
-/// Shards of every service.
+/// Number of shards of every service.
 pub(crate) const SHARDS: u16 = 8;
 
 /// What the network does to a call.
 #[derive(Clone, Debug)]
 pub(crate) enum Trouble {
-    /// It never arrives.
+    /// The call never arrives.
     LoseRequest,
     /// No connection can be made.
     NoConnection,
-    /// It is carried out, but the answer never arrives.
+    /// The call is carried out, but the answer never arrives.
     LoseReply,
-    /// Nothing is heard of it again.
+    /// There is never any answer.
     Silence,
-    /// The service says this.
+    /// The service refuses with this reason.
     Say(Reason),
-    /// It arrives when told.
+    /// The call arrives once this notifies.
     Hold(Arc<Notify>),
 }
 
 /// What happens to the next calls of one method.
 struct Plan {
-    /// Begin of the endpoint's name.
+    /// Beginning of the endpoint's name.
     endpoint: String,
     /// End of the method's path.
     method: &'static str,
@@ -82,28 +82,28 @@ impl Order {
     }
 }
 
-/// What stands in the shop.
+/// What the shop holds, and what tests set and observe.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) items: BTreeMap<String, Item>,
     pub(crate) users: BTreeMap<String, u64>,
     pub(crate) orders: BTreeMap<String, Order>,
-    /// By user and order.
+    /// Amounts by user and order.
     pub(crate) payments: BTreeMap<(String, String), u64>,
     /// First answers, by service and request id.
     answers: BTreeMap<(&'static str, String), Vec<u8>>,
     claims: BTreeMap<String, String>,
-    /// Of each checkout that arrived, whether its log was wanted.
+    /// For each checkout that arrived: whether its log was wanted.
     pub(crate) logs_kept: Vec<bool>,
     /// Each checkout that arrived.
     pub(crate) checkouts: Vec<CheckoutRequest>,
-    /// What operators are told.
+    /// What the coordinator reports to operators.
     pub(crate) reports: Vec<proto::coordinator::v1::TransactionReport>,
     /// The last audit, by the coordinator's endpoint.
     pub(crate) audits: BTreeMap<String, proto::coordinator::v1::GetAuditResponse>,
-    /// What operators had resolved.
+    /// The ids of transactions that operators had resolved.
     pub(crate) resolved: Vec<Vec<u8>>,
-    /// No service tells the store's time.
+    /// True when no service tells the store's time.
     pub(crate) timeless: bool,
     /// Every call that reached the network.
     pub(crate) calls: Vec<Call>,
@@ -116,11 +116,11 @@ pub(crate) struct Call {
     pub(crate) endpoint: String,
     pub(crate) method: String,
     pub(crate) timeout: Option<Duration>,
-    /// What it says of itself.
+    /// The metadata that it carries.
     pub(crate) meta: CallMeta,
 }
 
-/// When the store's clock began.
+/// Unix milliseconds at which the store's clock begins.
 const STORE_EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// The shop and the network to it.
@@ -151,7 +151,7 @@ impl World {
         self.state.lock().unwrap()
     }
 
-    /// Makes the next `times` calls of a method go wrong.
+    /// Makes the next `times` calls of a method fail.
     pub(crate) fn plan(
         &self,
         endpoint: &str,
@@ -267,7 +267,7 @@ pub(crate) struct Front {
     contract: Arc<Contract>,
 }
 
-/// What came back.
+/// An HTTP answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -288,7 +288,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Status and, of a problem, its reason.
+    /// The status and, for a problem, its reason.
     pub(crate) fn outcome(&self) -> (u16, String) {
         let reason = match self.header("content-type") {
             "application/problem+json" => self.json()["reason"].as_str().unwrap().to_owned(),
@@ -319,7 +319,7 @@ impl Front {
         Self::of(world, shop, settings)
     }
 
-    /// A front of any shop.
+    /// A front for any shop.
     pub(crate) fn of(world: World, shop: Shop, settings: Settings) -> Self {
         let bridge = Bridge::new(shop, settings, Arc::new(SystemClock), Arc::new(SystemEntropy));
         let router = bridge.router();
@@ -327,8 +327,8 @@ impl Front {
         Self { world, bridge, router, contract }
     }
 
-    /// A shop with the items, users and orders "0" to "9": ten units at 5 each, credit 100, one unit of
-    /// item "0" in each order, each of the user with its number.
+    /// A shop with the items, users and orders "0" to "9": ten units at 5 each, credit 100, one
+    /// unit of item "0" in each order. Order and user have the same number.
     pub(crate) fn filled() -> Self {
         let front = Self::new();
         front.fill();
@@ -346,7 +346,7 @@ impl Front {
         }
     }
 
-    /// One that is filled and has one place, which a call holds until it is told to go on.
+    /// A filled shop with one place, which a call holds until it is told to continue.
     pub(crate) async fn full() -> (Self, Arc<Notify>, JoinHandle<StatusCode>) {
         let front = Self::with(Settings { in_flight_max: 1, ..settings() });
         front.fill();

@@ -236,7 +236,7 @@ async fn what_is_in_flight_is_answered_before_the_end() {
     while !front.bridge.is_draining() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // Kept connections are told, not cut; new ones still find the door open for a moment.
+    // Open connections are told, not cut. New ones are still accepted for a moment.
     let told = call(&mut idle, "GET /stock/find/1").await;
     assert!(told.starts_with("HTTP/1.1 200 ") && told.contains("connection: close"), "{told}");
     assert!(is_closed(&mut idle).await);
@@ -308,7 +308,7 @@ async fn a_head_that_is_too_long_is_refused() {
     let server = Server::start(connection_timeouts());
     let mut stream = server.connect().await;
     let long = format!("GET /healthz HTTP/1.1\r\nHost: till\r\nX-Long: {}", "a".repeat(70_000));
-    // The rest of it may find the door closed.
+    // The write may fail: the bridge may close the connection before it has read the rest.
     drop(stream.write_all(long.as_bytes()).await);
     let answer = receive(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");

@@ -1,4 +1,4 @@
-//! HTTP as it stands on the wire: what is malformed is refused with a problem, and what is not is served.
+//! HTTP on the wire: malformed requests are refused with a problem, all others are served.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::{
     sockets::{LONG, Server, connection_timeouts, is_closed, receive, send},
 };
 
-/// What a connection of its own is answered to these bytes.
+/// The answer to these bytes on a new connection.
 async fn answer(server: &Server, bytes: &[u8]) -> String {
     let mut stream = server.connect().await;
-    // The rest of what is too much may find the door closed.
+    // The write may fail: the bridge may close the connection before it has read the rest.
     drop(stream.write_all(bytes).await);
     receive(&mut stream).await
 }
@@ -49,7 +49,7 @@ async fn what_is_no_request_is_refused_with_a_problem() {
         assert!(is_problem(&answer, 400, "INVALID_ARGUMENT"), "{bytes:?}: {answer}");
         assert!(answer.contains("connection: close"), "{answer}");
     }
-    // Behind an answer, too, and nothing more is answered.
+    // The same after an answer. Nothing more is answered then.
     let mut stream = server.connect().await;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
     assert!(receive(&mut stream).await.starts_with("HTTP/1.1 200 "));
@@ -78,7 +78,7 @@ async fn http1_names_its_host_once_and_its_body_one_way() {
         assert!(answer.contains(&format!("\"field\":\"{field}\"")), "{answer}");
     }
     assert_eq!(server.front.world.state().items["1"].stock, 10);
-    // HTTP/1.0 knows no Host.
+    // HTTP/1.0 has no Host header.
     let answer = answer(&server, b"GET /healthz HTTP/1.0\r\n\r\n").await;
     assert!(answer.contains(" 200 OK\r\n"), "{answer}");
     server.stop().await;
@@ -123,7 +123,7 @@ async fn a_client_that_closes_its_side_gets_its_answer() {
     while server.front.world.calls("/Checkout").is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    // It would have been noticed by now.
+    // By then the bridge has noticed the closed side.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     held.notify_one();
     let mut answer = String::new();

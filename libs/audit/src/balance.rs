@@ -1,4 +1,4 @@
-//! Items and users against what orders and holds say of them. Pure.
+//! Checks items and users against what orders and holds took from them. Pure.
 
 use std::io;
 
@@ -15,21 +15,21 @@ use crate::{
     sort::{Sorted, Sorter},
 };
 
-/// Owner, shard and kind.
+/// Length in bytes of the key's prefix: owner, shard and kind.
 const PREFIX: usize = 4;
-/// Who took something, named with an offence at most.
+/// Upper limit on the claims listed with an offence.
 const NAMED_MAX: usize = 8;
 
 /// Whether something is gone or only set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// By a paid order.
+    /// Sold by a paid order.
     Sold,
-    /// By a vote without an outcome.
+    /// Held by a vote without an outcome.
     Held,
 }
 
-/// One thing that took from an item or a user.
+/// An amount that one order or hold took from an item or a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Claim<'a> {
     incarnation: Stamp,
@@ -47,7 +47,7 @@ pub fn key_of(source: &Source, shards: u16) -> Key {
     Space::new(owner, shard_of(id, shards)).record(kind, id.as_bytes())
 }
 
-/// Notes who took what, sorted later by the record that it was taken from.
+/// Notes that `by` took something. Notes are sorted later by the record that it was taken from.
 ///
 /// # Errors
 /// As [`Sorter::push`].
@@ -59,7 +59,7 @@ pub async fn note(
     by: &str,
 ) -> io::Result<()> {
     let mut entry = key_of(&sold.from, shards);
-    // Ids hold no zero byte, so entries sort as the keys do.
+    // Ids contain no zero byte, so entries sort like their keys.
     entry.push(0);
     entry.extend_from_slice(&sold.incarnation.start.0.to_be_bytes());
     entry.extend_from_slice(&sold.incarnation.change.to_be_bytes());
@@ -85,7 +85,7 @@ fn split(entry: &[u8]) -> Option<(&[u8], Claim<'_>)> {
     Some((key, claim))
 }
 
-/// What stands in a record.
+/// The content of an item's or user's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Account {
     available: u64,
@@ -93,26 +93,28 @@ struct Account {
     incarnation: Stamp,
 }
 
-/// Records of one kind, judged in key order against the sorted claims.
+/// Judges the records of one kind, in key order, against the sorted claims.
 #[derive(Debug)]
 pub struct Balances {
     claims: Sorted,
-    /// When the latest order was paid that was overwritten since.
+    /// When the latest order was paid that has been overwritten since.
     last_overwritten_paid_at: Timestamp,
-    /// Records whose sum falls short and may, as an order that was paid since they began is lost.
+    /// Number of records whose sum falls short, which is allowed because an order paid since they
+    /// began was overwritten.
     pub judged_in_part: u64,
 }
 
 impl Balances {
-    /// Judges against these claims. `last_overwritten_paid_at` is the latest that any order says.
+    /// Judges against these claims. `last_overwritten_paid_at` is the latest such time of any
+    /// order.
     pub const fn new(claims: Sorted, last_overwritten_paid_at: Timestamp) -> Self {
         Self { claims, last_overwritten_paid_at, judged_in_part: 0 }
     }
 
-    /// Judges the record at `key` (I1, I2, I3). Records come in key order.
+    /// Judges the record at `key` (I1, I2, I3). Records must come in key order.
     ///
     /// # Errors
-    /// When a temporary file cannot be read.
+    /// If a temporary file cannot be read.
     pub fn judge(&mut self, key: &[u8], value: &Value, findings: &mut Findings) -> io::Result<()> {
         self.pass(Some(key), findings)?;
         let is_item = key.get(PREFIX - 1) == Some(&Kind::Item.byte());
@@ -173,11 +175,11 @@ impl Balances {
         Ok(())
     }
 
-    /// Reports what was taken from records of this kind that are not there: all that are left before
-    /// `end`, the first key after them.
+    /// Reports the claims on records of this kind that do not exist: all claims left before `end`,
+    /// which is the first key after these records.
     ///
     /// # Errors
-    /// When a temporary file cannot be read.
+    /// If a temporary file cannot be read.
     pub fn finish(&mut self, end: &[u8], findings: &mut Findings) -> io::Result<()> {
         self.pass(Some(end), findings)
     }
@@ -239,7 +241,7 @@ fn subject(key: &[u8]) -> String {
     if is_item { Source::Item(id) } else { Source::User(id) }.to_string()
 }
 
-/// All records of a kind in one shard, and the kind's shards.
+/// The key range of a kind's records, for each shard.
 pub fn ranges(owner: Owner, kind: Kind, shards: u16) -> impl Iterator<Item = std::ops::Range<Key>> {
     (0..shards).map(move |shard| Space::new(owner, ShardId(shard)).range(kind))
 }

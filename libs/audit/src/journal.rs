@@ -1,4 +1,4 @@
-//! What the live journals say of transactions, put together over all branches. Pure.
+//! What the live journals say of transactions, combined over all branches. Pure.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -18,24 +18,25 @@ use crate::offence::{Findings, Invariant};
 pub struct Said {
     /// PREPARED, COMMITTED or ABORTED.
     pub state: BranchState,
-    /// The vote as it was given, as far as it is still said.
+    /// The vote that was given, if the journal still has it.
     pub vote: Option<Vote>,
-    /// What the vote set aside, in the service's own form.
+    /// What the vote set aside, in the form of the branch's service.
     pub hold: Bytes,
     /// Start timestamp of the KV transaction that wrote the state.
     pub since: Timestamp,
-    /// A fence without a vote that nobody needs any more, as it was written past the deadline.
+    /// True for a fence without a vote that was written past the deadline. It decides nothing,
+    /// because no vote could come any more.
     pub late_fence: bool,
-    /// At the primary: every branch has acknowledged.
+    /// True at the primary once every branch has acknowledged.
     pub acknowledged: bool,
 }
 
 /// One transaction.
 #[derive(Debug, Clone, Default)]
 pub struct Transaction {
-    /// Unknown only when all that is left of it is an outcome.
+    /// Unknown only if nothing but an outcome is left of the transaction.
     pub meta: Option<TxMeta>,
-    /// What each branch says that says something.
+    /// What each branch says. A branch of which the journals say nothing is missing.
     pub branches: BTreeMap<Branch, Said>,
     /// The order whose record says that this transaction paid it.
     pub paid_order: Option<String>,
@@ -61,7 +62,7 @@ impl Transaction {
         self.branches.values().any(|said| said.state == BranchState::Prepared)
     }
 
-    /// What each branch says, as lines for people.
+    /// What each branch says, as lines of text for people.
     pub fn describe(&self) -> Vec<String> {
         let lines = self.branches.iter().map(|(branch, said)| format!("{branch} {said}"));
         let paid = self.paid_order.iter().map(|order| format!("order {order} says it was paid"));
@@ -97,12 +98,12 @@ pub struct Transactions {
 }
 
 impl Transactions {
-    /// What is known of one.
+    /// What is known of a transaction.
     pub fn get(&self, tx_id: TxId) -> Option<&Transaction> {
         self.all.get(&tx_id)
     }
 
-    /// What is known of one, for adding to it.
+    /// What is known of a transaction, for adding to it.
     pub fn get_mut(&mut self, tx_id: TxId) -> Option<&mut Transaction> {
         self.all.get_mut(&tx_id)
     }
@@ -112,25 +113,25 @@ impl Transactions {
         self.all.entry(tx_id).or_default().paid_order = Some(order_id.to_owned());
     }
 
-    /// All of them, by id.
+    /// All transactions, by id.
     pub fn iter(&self) -> impl Iterator<Item = (TxId, &Transaction)> {
         self.all.iter().map(|(tx_id, transaction)| (*tx_id, transaction))
     }
 
-    /// How many there are.
+    /// The number of transactions.
     pub fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// True when there are none.
+    /// True if there are no transactions.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Takes in an event of a branch's journal; events of one branch in their order.
+    /// Takes an event of a branch's journal. Events of one branch must come in order.
     ///
     /// # Errors
-    /// [`Unreadable`]; the rest is still worth taking in.
+    /// [`Unreadable`]; later events are still worth taking.
     pub fn apply(
         &mut self,
         branch: &Branch,
@@ -194,11 +195,11 @@ impl Transactions {
         let vote = vote(&carried.vote)?;
         let known = self.all.get(&meta.tx_id).and_then(|known| known.branches.get(branch));
         let said = match known {
-            // The first telling says more: since when, and what was held.
+            // The first event with this state says more: since when, and what was held.
             Some(before) if before.state == state => {
                 Said { acknowledged: carried.acknowledged, ..before.clone() }
             }
-            // Who carries does not tell a fence from what a YES became.
+            // A carried event does not tell a fence from an aborted YES.
             Some(_) | None => Said {
                 state,
                 late_fence: state == BranchState::Aborted
@@ -220,8 +221,8 @@ impl Transactions {
         transaction.branches.insert(branch.clone(), said);
     }
 
-    /// Judges every transaction as it stood at `at`: one outcome (I5), holds that end (I7: within
-    /// `grace_ms` after the deadline), nothing unresolved after quiet (I8).
+    /// Judges every transaction as of `at`: it has one outcome (I5), its holds end within
+    /// `grace_ms` after the deadline (I7), and after quiet no vote is unresolved (I8).
     pub fn judge(&self, at: Timestamp, grace_ms: u64, quiet: bool, findings: &mut Findings) {
         for (tx_id, transaction) in self.iter() {
             let subject = format!("transaction {tx_id}");
@@ -245,7 +246,7 @@ impl Transactions {
         }
     }
 
-    /// How many transactions have a vote without an outcome.
+    /// The number of transactions that have a vote without an outcome.
     pub fn unresolved(&self) -> usize {
         self.all.values().filter(|known| known.is_unresolved()).count()
     }
@@ -268,7 +269,7 @@ fn decide(before: Option<&Said>, committed: bool, start: Timestamp) -> Said {
     said
 }
 
-/// What is wrong with how a transaction ended, if anything.
+/// What is wrong with a transaction's outcome, if anything.
 fn one_outcome(transaction: &Transaction) -> Option<String> {
     let in_state = |state: BranchState| {
         transaction.branches.iter().filter(move |(_, said)| said.state == state)
@@ -305,7 +306,7 @@ fn vote(bytes: &[u8]) -> Result<Option<Vote>, Unreadable> {
     convert::vote(Some(&vote)).map(Some).map_err(unreadable)
 }
 
-/// Reads a stored transaction that must be there.
+/// Decodes a stored transaction, which must be present.
 ///
 /// # Errors
 /// [`Unreadable`]; a retry does not help.

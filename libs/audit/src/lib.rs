@@ -1,16 +1,17 @@
-//! The auditor: reads a whole shop at one timestamp and says whether its books agree.
+//! The auditor: reads a whole shop at one timestamp and tells whether its books agree.
 //!
-//! Must not know: how the services came to write what they wrote (it shares no code with them beyond the
-//! forms of records), nor which store it is.
+//! It does not know how the services came to write what they wrote (it shares no code with them
+//! beyond the forms of records), nor which store it uses.
 //!
-//! Modules: [`run`] the audit; [`journal`] what the journals say of transactions; [`overlay`] what they show of records
-//! that follow behind; [`order`] one order judged; [`balance`] items and users against orders and holds; [`offence`] what
-//! was found; [`sort`] an external sort, so that memory is bounded; [`scan`] pages at one timestamp, kept from the
-//! janitor; [`lookup`] single records, for people.
+//! Modules: [`run`] performs the audit; [`journal`] collects what the journals say of transactions;
+//! [`overlay`] lays the journals' images over records that follow behind; [`order`] judges one
+//! order; [`balance`] checks items and users against orders and holds; [`offence`] holds the
+//! findings; [`sort`] is an external sort, so that memory is bounded; [`scan`] reads pages at one
+//! timestamp, which it protects from the janitor; [`lookup`] finds single records, for people.
 //!
-//! Invariants: everything is read at one timestamp, which is announced to the janitor; memory is bounded
-//! by the settings and by what the live journals hold; nothing is written but that announcement; a record
-//! that cannot be read is an offence, never an end.
+//! Invariants: everything is read at one timestamp, which is announced to the janitor; memory is
+//! bounded by the settings and by the size of the live journals; nothing but that announcement is
+//! written; an unreadable record is an offence and does not end the audit.
 
 pub mod balance;
 pub mod journal;

@@ -1,4 +1,4 @@
-//! Single records, for people who ask about one order.
+//! Looks up single records, for people who ask about one order.
 
 use storage::{
     Kv, KvError, codec,
@@ -11,10 +11,10 @@ use types::{OrderId, shard_of};
 
 use crate::overlay::Overlay;
 
-/// Why a record cannot be looked up; a retry helps when the store was not there.
+/// Why a record cannot be looked up. A retry helps if the store did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
-    /// The layout cannot be read.
+    /// The store's layout cannot be read.
     #[error("cannot read the layout")]
     Schema(#[from] SchemaError),
     /// The record cannot be read.
@@ -22,7 +22,7 @@ pub enum LookupError {
     Kv(#[from] KvError),
 }
 
-/// An order's record as it stands now, if there is one.
+/// An order's record as of now, if it exists.
 ///
 /// # Errors
 /// [`LookupError`].

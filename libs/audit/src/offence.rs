@@ -1,30 +1,32 @@
-//! What an audit may find.
+//! The offences that an audit may find.
 
 use std::{collections::BTreeMap, fmt};
 
-/// What must hold, by the name that a finding carries.
+/// An invariant that an audit checks, with the name that a finding carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
-    /// Per item: initial + added - subtracted = available + held + sold.
+    /// I1. Of each item: initial + added - subtracted = available + held + sold.
     Stock,
-    /// The same per user, for credit.
+    /// I2. Of each user the same, for credit.
     Credit,
-    /// No amount is negative or beyond the greatest one.
+    /// I3. No amount is negative, or greater than 2^53 - 1.
     Range,
-    /// An order is paid exactly if one committed transaction bought its lines at its cost.
+    /// I4. An order is paid exactly if one committed transaction bought its lines at its cost, and
+    /// that one bought nothing else.
     PaidOnce,
-    /// No branch is committed where another one aborted, and none is final before the primary.
+    /// I5. No branch is committed where another one aborted, and none is final before the primary.
     OneOutcome,
-    /// No hold outlives its transaction's deadline by more than the stated time.
+    /// I7. No hold stands longer than a grace past its transaction's deadline.
     HoldsEnd,
-    /// After quiet: no vote is unresolved.
+    /// I8. After quiet no vote is unresolved.
     Quiet,
-    /// Every record can be read, and no journal has a gap, a wrong order or an early end.
+    /// R. Every record can be read, and no journal has a gap, a wrong predecessor or an end before
+    /// what its records show.
     Readable,
 }
 
 impl Invariant {
-    /// A short stable name.
+    /// The invariant's short, stable name, as in docs/invariants.md.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Stock => "I1",
@@ -48,11 +50,11 @@ impl fmt::Display for Invariant {
 /// Something that breaks an invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offence {
-    /// Which one it breaks.
+    /// The invariant that it breaks.
     pub invariant: Invariant,
-    /// What is wrong with whom: `item 7`, `order o-1`, `transaction ...`.
+    /// Who is affected: `item 7`, `order o-1`, `transaction ...`.
     pub subject: String,
-    /// What the records say.
+    /// What is wrong.
     pub problem: String,
     /// The records that show it, as text.
     pub records: Vec<String>,
@@ -68,7 +70,7 @@ impl fmt::Display for Offence {
     }
 }
 
-/// Offences found so far. Keeps the first ones and counts them all.
+/// The offences found so far. Keeps the first ones, and counts all.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
     max: usize,
@@ -77,12 +79,12 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// None yet; at most `max` will be kept.
+    /// No offences yet. At most `max` will be kept.
     pub fn new(max: usize) -> Self {
         Self { max, ..Self::default() }
     }
 
-    /// Adds one.
+    /// Adds an offence.
     pub fn add(
         &mut self,
         invariant: Invariant,
@@ -98,17 +100,17 @@ impl Findings {
         }
     }
 
-    /// The first ones, in the order in which they were found.
+    /// The first offences, in the order in which they were found.
     pub fn kept(&self) -> &[Offence] {
         &self.kept
     }
 
-    /// How many there are of each kind.
+    /// The number of offences by invariant.
     pub fn by_invariant(&self) -> &BTreeMap<Invariant, u64> {
         &self.by_invariant
     }
 
-    /// How many there are.
+    /// The number of all offences.
     pub fn total(&self) -> u64 {
         self.by_invariant.values().fold(0, |sum, count| sum.saturating_add(*count))
     }

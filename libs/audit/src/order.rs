@@ -1,4 +1,4 @@
-//! One order judged, and what it says was sold. Pure.
+//! Judges one order, and derives what it sold. Pure.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ use crate::{
 /// Units or money that a paid order took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sold {
-    /// What was taken from.
+    /// The item or user that it was taken from.
     pub from: Source,
-    /// Incarnation of the item or user that it came from.
+    /// Incarnation of that item or user.
     pub incarnation: Stamp,
-    /// How much.
+    /// Number of units, or amount of money.
     pub amount: u64,
 }
 
@@ -32,14 +32,15 @@ pub enum Source {
     User(String),
 }
 
-/// What the order shards' journals say was bought: by order, the transactions and when they became final.
+/// What was bought according to the journals of the order shards: for each order, the transactions
+/// and the times at which they committed.
 #[derive(Debug, Default)]
 pub struct Bought {
     by_order: BTreeMap<String, Vec<(TxId, Timestamp)>>,
 }
 
 impl Bought {
-    /// Looks through the journals' transactions.
+    /// Collects from the journals' transactions.
     pub fn of(transactions: &Transactions) -> Self {
         let mut by_order: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for (tx_id, transaction) in transactions.iter() {
@@ -55,7 +56,7 @@ impl Bought {
         Self { by_order }
     }
 
-    /// Orders that were bought, but were never judged as they have no record.
+    /// Reports the orders that were bought but never judged, because they have no record.
     pub fn report_missing(self, findings: &mut Findings) {
         for (order_id, all) in self.by_order {
             let bought = all.iter().map(|(tx_id, _)| format!("transaction {tx_id} is COMMITTED"));
@@ -70,7 +71,7 @@ impl Bought {
     }
 }
 
-/// Judges an order (I3, I4) and returns what it says was sold; empty for an unpaid one.
+/// Judges an order (I3, I4) and returns what it says it sold; empty for an unpaid one.
 pub fn judge(
     order_id: &str,
     record: &OrderRecord,
@@ -94,7 +95,8 @@ pub fn judge(
         }
     };
     for (tx_id, since) in bought.by_order.remove(order_id).unwrap_or_default() {
-        // batch_init takes orders away, paid ones too; in records without the field any change may be one.
+        // batch_init overwrites orders, even paid ones. A record without an incarnation does not
+        // tell, so its last change may have been such a one.
         let fresh = if record.incarnation == 0 { record.version } else { record.incarnation };
         if fresh >= since.0 && paid_by != Some(tx_id) {
             continue;
@@ -118,7 +120,7 @@ pub fn judge(
     sold
 }
 
-/// An order as one line for people.
+/// An order as one line of text for people.
 pub fn describe(record: &OrderRecord) -> String {
     let lines = record
         .lines
@@ -139,7 +141,7 @@ pub fn describe(record: &OrderRecord) -> String {
     )
 }
 
-/// Whether the total is the sum of the lines, and everything within range.
+/// Checks that the total is the sum of the lines and that every amount is within range.
 fn amounts(record: &OrderRecord) -> Result<(), (Invariant, String)> {
     let out = |what: &str, value: u64| {
         (Invariant::Range, format!("{what} {value} is out of range (negative?)"))
@@ -163,7 +165,8 @@ fn amounts(record: &OrderRecord) -> Result<(), (Invariant, String)> {
     Ok(())
 }
 
-/// What a paid order's lines took, of which incarnations by its receipts; and where the two disagree.
+/// What a paid order's lines took, with the incarnations from its receipts; and where lines and
+/// receipts disagree.
 fn sold(record: &OrderRecord, paid: &Paid) -> (Vec<Sold>, Vec<String>) {
     let mut problems = Vec::new();
     let mut wanted: BTreeMap<Source, u64> = BTreeMap::new();
@@ -198,7 +201,7 @@ fn sold(record: &OrderRecord, paid: &Paid) -> (Vec<Sold>, Vec<String>) {
     (sold, problems)
 }
 
-/// What the receipts say was taken.
+/// What was taken according to the receipts.
 fn taken(paid: &Paid, problems: &mut Vec<String>) -> Vec<(Source, Stamp, u64)> {
     let mut taken = Vec::new();
     for receipt in &paid.receipts {
@@ -218,7 +221,7 @@ fn taken(paid: &Paid, problems: &mut Vec<String>) -> Vec<(Source, Stamp, u64)> {
                 }
                 Err(error) => problems.push(format!("a receipt of payment is unreadable: {error}")),
             },
-            // Whoever else took part keeps its own books.
+            // Any other participant keeps its own books.
             _ => {}
         }
     }

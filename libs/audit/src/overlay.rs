@@ -1,16 +1,17 @@
-//! What the journals show of records that were not written yet: a shard is its journal, and its records follow behind.
+//! What the journals show of records that are not written yet. A shard's state is its journal, and
+//! its records follow behind (J5, J9).
 
 use std::{collections::BTreeMap, ops::Range};
 
 use storage::{Key, Value, keys::Space, record::JournalEntry};
 
-/// Images of records that the records themselves do not show, by key; none where the record is gone.
+/// Images that the records do not show yet, by key; `None` where the record is deleted.
 #[derive(Debug, Default)]
 pub struct Overlay(BTreeMap<Key, Option<Value>>);
 
 impl Overlay {
-    /// Takes an entry of a shard's journal, whose head says that its records show it up to `flushed`. Entries come in
-    /// order.
+    /// Takes an entry of a shard's journal. `flushed` is from the shard's head: the records show
+    /// every entry up to it. Entries must come in order.
     pub fn take(&mut self, space: Space, flushed: u64, seq: u64, entry: &JournalEntry) {
         if seq <= flushed {
             return;
@@ -21,13 +22,13 @@ impl Overlay {
         }
     }
 
-    /// What stands under a key, where a record says this.
+    /// The value of a key, given the value of its record.
     #[must_use]
     pub fn lay_over_one(&self, key: &[u8], record: Option<Value>) -> Option<Value> {
         self.0.get(key).map_or(record, Clone::clone)
     }
 
-    /// What stands in a range, where its records say this.
+    /// The values in a range, given its records.
     #[must_use]
     pub fn lay_over(&self, range: Range<Key>, records: Vec<(Key, Value)>) -> Vec<(Key, Value)> {
         if range.is_empty() || self.0.range(range.clone()).next().is_none() {

@@ -1,4 +1,5 @@
-//! The audit itself: journals, then orders, then users and items, each in pages at one timestamp.
+//! Runs an audit: reads the journals, then the orders, then users and items, in pages at one
+//! timestamp.
 
 use std::{collections::BTreeMap, io, ops::Range};
 
@@ -24,27 +25,27 @@ use crate::{
     sort::Sorter,
 };
 
-/// Journal entries read at once: each may be long.
+/// Journal entries read per page; there are few because each may be long.
 const ENTRIES: u32 = 64;
 
-/// The services whose books are ours, by where they stand and what they are called in branches.
+/// The services whose books we audit: the owner of their keys, and their name in branches.
 pub const SERVICES: [(Owner, &str); 3] =
     [(Owner::Order, "order"), (Owner::Stock, "stock"), (Owner::Payment, "payment")];
 
 /// How to audit.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Nothing has gone on for a while: no vote may be unresolved.
+    /// True if nothing has happened for a while, so that no vote may be unresolved.
     pub quiet: bool,
-    /// How long past its deadline a hold may stand, in milliseconds.
+    /// How long a hold may stand past its deadline, in milliseconds.
     pub grace_ms: u64,
-    /// Offences that are kept with their records; all are counted.
+    /// Upper limit on the offences kept with their records; all are counted.
     pub offences_max: usize,
-    /// Memory for sorting, in bytes; what is more goes to temporary files.
+    /// Memory for sorting, in bytes. The rest goes to temporary files.
     pub memory_bytes: usize,
-    /// Records read at once.
+    /// Records read per page.
     pub page: u32,
-    /// Tells this reader from others in the store.
+    /// Distinguishes this reader from others in the store.
     pub name: String,
 }
 
@@ -61,48 +62,49 @@ impl Default for Options {
     }
 }
 
-/// How far an audit has come.
+/// The progress of an audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// What is being read.
     pub stage: &'static str,
-    /// Shards of it that are done.
+    /// Number of shards done in this stage.
     pub shard: u16,
-    /// Of so many.
+    /// Number of shards in this stage.
     pub shards: u16,
-    /// Records read so far, in all.
+    /// Number of records read so far in all stages.
     pub records: u64,
 }
 
-/// What was looked at.
+/// What the audit covered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Orders.
+    /// Number of orders.
     pub orders: u64,
-    /// Those of them that are paid.
+    /// Number of paid orders.
     pub paid: u64,
-    /// Items.
+    /// Number of items.
     pub items: u64,
-    /// Users.
+    /// Number of users.
     pub users: u64,
-    /// Transactions that the live journals know.
+    /// Number of transactions in the live journals.
     pub transactions: u64,
-    /// Those of them that have a vote without an outcome.
+    /// Number of those that have a vote without an outcome.
     pub unresolved: u64,
-    /// Items and users that fall short and may: orders that were paid since they began are overwritten.
+    /// Number of items and users whose sum falls short, which is allowed because an order paid
+    /// since they began was overwritten.
     pub judged_in_part: u64,
 }
 
-/// What came of an audit.
+/// The result of an audit.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// The moment that was judged.
+    /// The timestamp at which the books were read.
     pub at: Timestamp,
-    /// What was looked at.
+    /// What the audit covered.
     pub counts: Counts,
     /// The first offences.
     pub offences: Vec<Offence>,
-    /// How many there are of each kind.
+    /// The number of offences by invariant.
     pub by_invariant: BTreeMap<Invariant, u64>,
 }
 
@@ -113,27 +115,27 @@ impl Report {
     }
 }
 
-/// Why an audit came to no end. It says nothing about the books.
+/// Why an audit did not finish. It says nothing about the books.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    /// The store's layout cannot be read; a retry helps when the store was not there.
+    /// The store's layout cannot be read. A retry helps if the store did not answer.
     #[error("cannot read the layout")]
     Schema(#[from] SchemaError),
-    /// The store does not answer; retry.
+    /// The store does not answer. Retry.
     #[error("cannot read the store")]
     Kv(#[from] KvError),
-    /// The store does not answer, or the moment is too old by now; begin again.
+    /// The store does not answer, or the timestamp is too old by now. Begin again.
     #[error("cannot read at one timestamp")]
     Read(#[from] AnnounceError),
-    /// A temporary file cannot be used; see to TMPDIR.
+    /// A temporary file cannot be used. Check TMPDIR.
     #[error("cannot use a temporary file")]
     Spill(#[from] io::Error),
 }
 
-/// Audits the whole store as it stands now.
+/// Audits the whole store as of now.
 ///
 /// # Errors
-/// [`AuditError`]; a retry helps when the store was not there.
+/// [`AuditError`]; a retry helps if the store did not answer.
 pub async fn run(
     kv: &dyn Kv,
     options: &Options,
@@ -157,11 +159,11 @@ pub async fn run(
     report
 }
 
-/// What the live journals know of transactions at a fresh timestamp. Offences are journals' gaps and what
-/// cannot be read.
+/// What the live journals know of transactions at a fresh timestamp. Gaps and unreadable entries
+/// are skipped, and not reported.
 ///
 /// # Errors
-/// [`AuditError`]; a retry helps when the store was not there.
+/// [`AuditError`]; a retry helps if the store did not answer.
 pub async fn survey(kv: &dyn Kv, name: &str) -> Result<(Timestamp, Transactions), AuditError> {
     let options = Options { name: name.to_owned(), ..Options::default() };
     let shards = schema::read(kv).await?.map_or(0, |schema| schema.shards);
@@ -183,7 +185,7 @@ pub async fn survey(kv: &dyn Kv, name: &str) -> Result<(Timestamp, Transactions)
 struct Audit<'a> {
     scanner: Scanner<'a>,
     shards: u16,
-    /// What the journals show, once they are read.
+    /// The images from the journals, once those are read.
     overlay: Overlay,
     findings: Findings,
     counts: Counts,
@@ -204,7 +206,7 @@ impl Audit<'_> {
         self.counts.unresolved = count(transactions.unresolved());
         drop(transactions);
         let mut balances = Balances::new(claims.finish().await?, last_overwritten);
-        // In the order of their keys.
+        // Claims are sorted by key, so users come first, as their keys do.
         self.counts.users =
             self.balances("users", Owner::Payment, Kind::User, &mut balances).await?;
         self.counts.items = self.balances("items", Owner::Stock, Kind::Item, &mut balances).await?;
@@ -233,15 +235,15 @@ impl Audit<'_> {
         Ok((page, next))
     }
 
-    /// Decodes a record, or reports it.
+    /// Decodes a record, or reports that it cannot be read.
     fn decode<M: Message + Default>(&mut self, key: &[u8], value: &[u8]) -> Option<M> {
-        // Heads have a format of their own; what else has it is read by nobody.
+        // Heads have a format of their own; any other record in that format cannot be read.
         let is_head = key.get(3) == Some(&Kind::Head.byte());
         let newest = if is_head { codec::FORMAT_3 } else { codec::FORMAT_1 };
         self.readable(key, codec::decode_any(key, value, newest)).map(|(_, record)| record)
     }
 
-    /// What was decoded, or an offence.
+    /// The decoded value, or an offence.
     fn readable<T>(&mut self, key: &[u8], decoded: Result<T, KvError>) -> Option<T> {
         match decoded {
             Ok(record) => Some(record),
@@ -279,7 +281,7 @@ impl Audit<'_> {
         let head = head.unwrap_or(Head { oldest: 1, ..Head::default() });
         let mut expected = head.oldest;
         let mut range = space.range(Kind::Journal);
-        // What stands below came too late to be part of the journal.
+        // Entries below `oldest` do not exist; one that is there was inserted too late.
         range.start = space.journal(head.oldest);
         let mut before: Option<(Bytes, u64)> = None;
         loop {
@@ -317,7 +319,7 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Each entry names the one that it was appended to.
+    /// Checks that an entry names the one before it (J4).
     fn follows(&mut self, branch: &Branch, before: Option<&(Bytes, u64)>, entry: &JournalEntry) {
         let said = (&entry.previous_writer, entry.previous_run);
         let Some((writer, run)) = before.filter(|_| !said.0.is_empty()) else { return };
@@ -337,7 +339,7 @@ impl Audit<'_> {
         self.findings.add(Invariant::Readable, subject, problem, Vec::new());
     }
 
-    /// Reads all orders; returns when the latest one was paid that is overwritten by now.
+    /// Reads all orders. Returns when the latest order was paid that is overwritten by now.
     async fn orders(
         &mut self,
         transactions: &mut Transactions,
@@ -377,7 +379,7 @@ impl Audit<'_> {
         Ok(last_overwritten)
     }
 
-    /// No transaction pays two orders.
+    /// Checks that no transaction paid two orders (I4).
     async fn once_each(&mut self, payers: Sorter) -> Result<(), AuditError> {
         let mut sorted = payers.finish().await?;
         let mut before: Vec<u8> = Vec::new();
@@ -401,8 +403,8 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Notes what votes without an outcome hold. What a paid order bought is sold, whether its branches
-    /// know of it by now or not.
+    /// Notes what unresolved votes hold. What a paid order bought counts as sold, even if its
+    /// branches do not know it yet.
     async fn holds(
         &mut self,
         transactions: &Transactions,

@@ -1,5 +1,5 @@
-//! Pages at one timestamp, read however long it takes: what stumbles is tried again, and the janitor is
-//! told to keep what is read.
+//! Reads pages at one timestamp, however long that takes. Failed reads are retried, and the janitor
+//! is told to keep the versions that are read.
 
 use std::{ops::Range, time::Duration};
 
@@ -10,13 +10,13 @@ use storage::{
 use tokio::time::{Instant, sleep};
 use types::{Classify, ErrorKind, Timestamp};
 
-/// How long an announcement stands.
+/// How long an announcement stands, in milliseconds.
 const KEEP_MS: u64 = 120_000;
-/// How often it is renewed.
+/// How often the announcement is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(30);
-/// How long a store that does not answer is waited for.
+/// How long a store that does not answer is retried.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Pause before something is tried again.
+/// Pause before a retry.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Reads at one timestamp.
@@ -30,10 +30,11 @@ pub struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// Reads `kv` at `at`, in pages of `page` records. `name` tells this reader from every other one.
+    /// Reads `kv` at `at`, in pages of `page` records. `name` distinguishes this reader from all
+    /// others.
     ///
     /// # Errors
-    /// [`AnnounceError`] when the timestamp cannot be announced.
+    /// [`AnnounceError`] if the timestamp cannot be announced.
     pub async fn begin(
         kv: &'a dyn Kv,
         at: Timestamp,
@@ -45,12 +46,12 @@ impl<'a> Scanner<'a> {
         Ok(scanner)
     }
 
-    /// The timestamp.
+    /// The timestamp that is read at.
     pub const fn at(&self) -> Timestamp {
         self.at
     }
 
-    /// Tells the janitor, when it is time again.
+    /// Announces the timestamp to the janitor, if that is due again.
     async fn announce(&mut self) -> Result<(), AnnounceError> {
         if self.announced.is_some_and(|at| at.elapsed() < RENEW_EVERY) {
             return Ok(());
@@ -69,10 +70,11 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The next page of a range, and where the one after it begins.
+    /// The next page of a range, and the start of the page after it if there is one.
     ///
     /// # Errors
-    /// [`AnnounceError`]: [`AnnounceError::Kv`] when the store did not answer for long; begin again.
+    /// [`AnnounceError`]; after [`AnnounceError::Kv`] the store has not answered for long, so begin
+    /// again.
     pub async fn page(
         &mut self,
         range: Range<Key>,
@@ -80,7 +82,7 @@ impl<'a> Scanner<'a> {
         self.page_of(range, self.page).await
     }
 
-    /// As [`Scanner::page`], of at most so many records where that is less.
+    /// Like [`Scanner::page`], with at most `limit` records.
     ///
     /// # Errors
     /// As [`Scanner::page`].
@@ -93,7 +95,7 @@ impl<'a> Scanner<'a> {
         let limit = limit.min(self.page);
         let begun = Instant::now();
         let page = loop {
-            // A new snapshot for each page: they remember what they read.
+            // A new snapshot for each page, because snapshots cache what they read.
             match self.kv.snapshot(self.at).scan(range.clone(), limit).await {
                 Ok(page) => break page,
                 Err(error) if is_final(&error) || begun.elapsed() >= PATIENCE => {
@@ -118,9 +120,9 @@ impl<'a> Scanner<'a> {
         Ok(page.into_iter().next().map(|(_, value)| value))
     }
 
-    /// Lets the janitor go on.
+    /// Withdraws the announcement, so that the janitor may go on.
     pub async fn end(self) {
-        // It would end by itself.
+        // A failure does no harm: the announcement expires by itself.
         if let Err(error) = withdraw_reader(self.kv, &self.name).await {
             tracing::debug!(%error, "the announcement of a reader was not withdrawn");
         }

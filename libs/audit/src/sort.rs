@@ -1,5 +1,5 @@
-//! An external sort of byte strings: what does not fit in memory goes to temporary files, in sorted runs
-//! that are merged at the end (Knuth, TAOCP vol. 3, 5.4).
+//! An external sort of byte strings. Entries that do not fit in memory go to temporary files, in
+//! sorted runs that are merged at the end (Knuth, TAOCP vol. 3, 5.4).
 
 use std::{
     cmp::Reverse,
@@ -8,12 +8,12 @@ use std::{
     io::{self, BufReader, BufWriter, Read, Seek, Write},
 };
 
-/// Runs that are open at once; more are merged into one first.
+/// Upper limit on the runs that are open at once. When it is reached, they are merged into one.
 const RUNS_MAX: usize = 64;
-/// A smaller batch is sorted where it stands: a thread would take longer.
+/// In bytes. A smaller batch is sorted in place, which is faster than handing it to a thread.
 const INLINE_MAX: usize = 1 << 20;
 
-/// Takes byte strings in any order. They are sorted as bytes; equal ones are all kept.
+/// Takes byte strings in any order and sorts them as bytes. Duplicates are kept.
 #[derive(Debug)]
 pub struct Sorter {
     memory_bytes: usize,
@@ -21,7 +21,7 @@ pub struct Sorter {
     runs: Vec<File>,
 }
 
-/// Entries one behind the other, and where each begins and ends.
+/// Entries stored back to back, and the start and end of each.
 #[derive(Debug, Default)]
 struct Batch {
     bytes: Vec<u8>,
@@ -54,7 +54,7 @@ impl Batch {
 }
 
 impl Sorter {
-    /// Keeps about `memory_bytes` in memory at most.
+    /// Keeps at most about `memory_bytes` in memory.
     pub fn new(memory_bytes: usize) -> Self {
         Self { memory_bytes, batch: Batch::default(), runs: Vec::new() }
     }
@@ -62,7 +62,7 @@ impl Sorter {
     /// Adds an entry.
     ///
     /// # Errors
-    /// When a temporary file cannot be written; a retry helps when there is room for it.
+    /// If a temporary file cannot be written. A retry helps once there is room for it.
     pub async fn push(&mut self, entry: &[u8]) -> io::Result<()> {
         let start = self.batch.bytes.len();
         self.batch.bytes.extend_from_slice(entry);
@@ -79,10 +79,10 @@ impl Sorter {
         Ok(())
     }
 
-    /// Everything, sorted.
+    /// Returns all entries, sorted.
     ///
     /// # Errors
-    /// When a temporary file cannot be read; a retry does not help.
+    /// If a temporary file cannot be read. A retry does not help.
     pub async fn finish(self) -> io::Result<Sorted> {
         let mut last = self.batch;
         if last.size() <= INLINE_MAX {
@@ -98,7 +98,7 @@ impl Sorter {
     }
 }
 
-/// Runs work that takes a while beside the tasks.
+/// Runs long work in a blocking thread.
 async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -139,14 +139,15 @@ fn read_entry(run: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(entry))
 }
 
-/// Sorted entries, one after the other.
+/// Entries in sorted order.
 #[derive(Debug)]
 pub struct Sorted {
     files: Vec<BufReader<File>>,
     last: Batch,
-    /// The next of `last`.
+    /// Index of the next entry of `last`.
     next: usize,
-    /// The smallest entry of each run that has one; the run after the files' is `last`.
+    /// The smallest entry of each run that has one left. The run after those of the files is
+    /// `last`.
     heads: BinaryHeap<Reverse<(Vec<u8>, usize)>>,
 }
 
@@ -173,7 +174,7 @@ impl Sorted {
         Ok(())
     }
 
-    /// The next entry without taking it.
+    /// The next entry, without taking it.
     pub fn peek(&self) -> Option<&[u8]> {
         self.heads.peek().map(|Reverse((entry, _))| entry.as_slice())
     }
@@ -181,7 +182,7 @@ impl Sorted {
     /// Takes the next entry.
     ///
     /// # Errors
-    /// When a temporary file cannot be read; a retry does not help.
+    /// If a temporary file cannot be read. A retry does not help.
     pub fn next_entry(&mut self) -> io::Result<Option<Vec<u8>>> {
         let Some(Reverse((entry, run))) = self.heads.pop() else { return Ok(None) };
         self.refill(run)?;

@@ -1,4 +1,4 @@
-//! What the records of a shard do not show yet, and how they come to show it.
+//! What the records of a shard do not show yet, and the pieces that write it to them.
 
 use std::collections::VecDeque;
 
@@ -7,19 +7,19 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{Damage, Head, Tail};
 
-/// Removals that a piece may hold whatever else is in it, so that trimming keeps up with appending.
+/// Number of removals that a piece may always hold, so that trimming keeps up with appending.
 const TRIM_MIN: u64 = 64;
-/// What the removal of an entry adds to a piece, in bytes, about.
+/// Approximate size that the removal of an entry adds to a piece, in bytes.
 const TRIM_BYTES: usize = 24;
-/// What a row adds to a piece besides itself and its value, in bytes, about.
+/// Approximate size that a row adds to a piece besides its key and value, in bytes.
 const ROW_BYTES: usize = 16;
 
-/// What an entry made of a row: its value, or none where it is gone.
+/// A row as an entry left it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Image {
     /// The record's key within its shard.
     pub row: Bytes,
-    /// Its value.
+    /// The record's value; none if the record was removed.
     pub value: Option<Bytes>,
 }
 
@@ -28,12 +28,12 @@ pub struct Image {
 struct Newest {
     seq: u64,
     value: Option<Bytes>,
-    /// The record shows it already. True only as long as nobody else moves the head.
+    /// The record already shows it. Holds only as long as nobody else moves the head.
     put: bool,
 }
 
-/// A part of a checkpoint: one KV transaction, small enough to commit in one phase. It reads the head, goes on only
-/// if it finds `before`, and writes all that stands here.
+/// A part of a checkpoint: one KV transaction, small enough to commit in one phase. It reads the
+/// head, goes on only if that is `before`, and writes everything in the piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// The head that it must find.
@@ -42,7 +42,7 @@ pub struct Piece {
     pub after: Head,
     /// Rows to write, or to remove where there is no value.
     pub rows: Vec<Image>,
-    /// The entry of each row's image.
+    /// For each row, the number of the entry that its image is from.
     seqs: Vec<u64>,
 }
 
@@ -51,19 +51,19 @@ pub struct Piece {
 pub struct Checkpoint {
     head: Head,
     newest: FxHashMap<Bytes, Newest>,
-    /// Rows of each entry that the records do not show entirely, in the order of its images.
+    /// Entries that the records do not show entirely, with their rows in the order of their images.
     entries: VecDeque<(u64, Vec<Bytes>)>,
     bytes: usize,
 }
 
 impl Checkpoint {
-    /// The head as it was last seen or written.
+    /// The head as last seen or written.
     #[must_use]
     pub const fn head(&self) -> &Head {
         &self.head
     }
 
-    /// Bytes of images that are kept, about.
+    /// Approximate size of the images that are kept, in bytes.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
@@ -75,13 +75,14 @@ impl Checkpoint {
         self.entries.is_empty()
     }
 
-    /// The newest image of a row; none where the record itself shows the state.
+    /// The newest image of a row: `Some(None)` if the row was removed, `None` if the record itself
+    /// shows the state.
     #[must_use]
     pub fn image(&self, row: &[u8]) -> Option<Option<&Bytes>> {
         self.newest.get(row).map(|newest| newest.value.as_ref())
     }
 
-    /// Takes the images of the next entry.
+    /// Takes the images of the next entry. Ignores an entry that the records already show.
     pub fn push(&mut self, seq: u64, images: impl IntoIterator<Item = Image>) {
         if seq <= self.head.flushed {
             return;
@@ -98,8 +99,8 @@ impl Checkpoint {
         self.entries.push_back((seq, rows));
     }
 
-    /// Takes the head as a KV transaction has found it. Whoever calls this reads the records at the same timestamp or
-    /// a later one from now on.
+    /// Takes the head as a KV transaction has found it. From now on the caller must read the
+    /// records at that transaction's timestamp or a later one.
     pub fn seen(&mut self, head: Head) {
         if head == self.head {
             return;
@@ -111,24 +112,26 @@ impl Checkpoint {
         self.prune();
     }
 
-    /// Forgets everything, for a replay from this head's oldest entry on.
+    /// Forgets everything, to replay from this head's oldest entry on.
     pub fn restart(&mut self, head: Head) {
         *self = Self { head, ..Self::default() };
     }
 
-    /// Looks whether the journal has all that the records show.
+    /// Checks that the journal has every entry that the records show.
     ///
     /// # Errors
-    /// [`Damage::Short`].
+    /// [`Damage::Short`] if the journal ends below the head's `flushed`; no retry helps.
     pub const fn check(&self, tail: &Tail) -> Result<(), Damage> {
         let (last, flushed) = (tail.seq(), self.head.flushed);
         if last < flushed { Err(Damage::Short { last, flushed }) } else { Ok(()) }
     }
 
-    /// The next piece of a checkpoint up to entry `upto`, of about `budget` bytes; `oldest` is where the journal may
-    /// begin by what its entries say. None when there is nothing to write.
+    /// The next piece of a checkpoint up to entry `upto`, of about `budget` bytes. `oldest` is
+    /// where the journal may begin, judged by its entries alone. None when there is nothing to
+    /// write.
     ///
-    /// Nothing in flight or in doubt may be among the images: they are those of entries that are known to stand.
+    /// The images must all be of entries that are known to stand: none may be in flight or in
+    /// doubt.
     #[must_use]
     pub fn piece(&self, upto: u64, oldest: u64, budget: usize) -> Option<Piece> {
         let mut piece =
@@ -163,8 +166,8 @@ impl Checkpoint {
         (piece.after != piece.before).then_some(piece)
     }
 
-    /// A piece is durable. Between batches only: a KV transaction that began before it may still read records as they
-    /// were.
+    /// Takes note that a piece is durable. Call it between batches only: a KV transaction that
+    /// began before the piece may still read the old records.
     pub fn landed(&mut self, piece: &Piece) {
         if self.head != piece.before && self.head != piece.after {
             return;
@@ -178,7 +181,7 @@ impl Checkpoint {
         self.prune();
     }
 
-    /// Drops images that the records show by the head's word.
+    /// Drops images that the records show, by the head's `flushed`.
     fn prune(&mut self) {
         let flushed = self.head.flushed;
         while self.entries.front().is_some_and(|(seq, _)| *seq <= flushed) {
@@ -264,7 +267,7 @@ mod tests {
         checkpoint.seen(head(1, 0, 1));
         let piece = checkpoint.piece(3, 1, 1_000).unwrap();
         assert_eq!(rows(&piece), [("b", "b2"), ("c", ""), ("a", "a3")]);
-        // A piece that began from another head says nothing.
+        // A piece that began from another head has no effect.
         let mut other = checkpoint.clone();
         other.landed(&first);
         assert_eq!(other.piece(3, 1, 1_000), Some(piece));

@@ -2,45 +2,48 @@
 
 use crate::{Author, Head, LIFE_MAX_MS, TRUST_MS, Writer};
 
-/// What a look at the head and the entry after the last known one has shown.
+/// What a look at the head and at the entry after the last known one has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// Nothing follows: what is known is the state.
+    /// No entry follows, so the known state is current.
     Current,
-    /// Others have appended, or a try of one's own did: entries from here on must be taken.
+    /// Another writer has appended, or one of this writer's undetermined tries has landed. Entries
+    /// from this number on must be taken.
     Behind(u64),
-    /// What followed is trimmed: all that is known is void, and entries from here on must be taken.
+    /// The next entry is trimmed, so everything known is void. Entries from this number on must be
+    /// taken.
     Lost(u64),
 }
 
-/// What became of appends whose outcome was unknown.
+/// The fate of appends whose outcome was unknown (J3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// There were none.
     Settled,
     /// This try stands, and no other one ever will.
     Stands(Author),
-    /// None of them ever stands: somebody else has their place. Their calls run again.
+    /// None of them will ever stand, because another entry has their place. Their calls run again.
     Void,
-    /// Each may still land, unless another entry takes their place. Their calls run again, for the same place.
+    /// Each may still land, unless another entry takes their place. Their calls run again, for the
+    /// same place.
     Open,
-    /// What stood in their place is trimmed, and nobody can tell any more whether it was theirs. Their calls never run
-    /// again.
+    /// The entry in their place is trimmed, so nobody can tell whether it was theirs. Their calls
+    /// never run again.
     Unknown,
 }
 
-/// The journal is not what writers can have left. No retry helps.
+/// The journal is in a state that its writers cannot have left. No retry helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     /// An entry is missing.
     #[error("entry {expected} is missing, entry {found} follows")]
     Gap {
-        /// The number that was due.
+        /// The number that should have followed.
         expected: u64,
-        /// The number that came.
+        /// The number that was found.
         found: u64,
     },
-    /// An entry says that another one stood before it.
+    /// An entry names another predecessor than the entry that stands before it.
     #[error("entry {0} was appended to another entry than the one that stands before it")]
     Predecessor(u64),
     /// The records show more than the journal has.
@@ -48,7 +51,7 @@ pub enum Damage {
     Short {
         /// The last entry that stands.
         last: u64,
-        /// What the head says.
+        /// The last entry that the records show, by the head.
         flushed: u64,
     },
 }
@@ -58,7 +61,8 @@ pub enum Damage {
 pub struct Tail {
     seq: u64,
     author: Option<Author>,
-    /// Start of the last KV transaction that showed, or appended, entry `seq` as the last one.
+    /// Start of the last KV transaction that showed or appended entry `seq` as the last one, in
+    /// milliseconds.
     known_at: Option<u64>,
     /// Appends of unknown outcome, all for the place after `seq`.
     undetermined: Vec<Author>,
@@ -71,7 +75,7 @@ impl Tail {
         self.seq
     }
 
-    /// Who wrote the last entry; none where that is not known.
+    /// Who wrote the last entry; none if that is not known.
     #[must_use]
     pub const fn author(&self) -> Option<Author> {
         self.author
@@ -89,17 +93,18 @@ impl Tail {
         !self.undetermined.is_empty()
     }
 
-    /// A KV transaction begins at `start_ms`. Returns whether it may append without a look: the tail was known a
-    /// moment ago, and nothing is in doubt. What is known is used up by this, until [`Tail::appended`] or
-    /// [`Tail::looked`] says it again: neither a conflict nor a checkpoint does.
+    /// Begins a KV transaction at `start_ms`. Returns whether it may append without a look: the
+    /// tail was known at most [`TRUST_MS`] ago, and no append is undetermined. This uses up the
+    /// trust until [`Tail::appended`] or [`Tail::looked`] renews it. Neither a conflict nor a
+    /// checkpoint does.
     pub fn begin(&mut self, start_ms: u64) -> bool {
         let known_at = self.known_at.take();
         self.undetermined.is_empty()
             && known_at.is_some_and(|at| start_ms.saturating_sub(at) <= TRUST_MS)
     }
 
-    /// What a look has shown: the head, and the author of the entry after the last known one, if it stands, both at
-    /// one timestamp. An entry below the head's oldest does not stand.
+    /// Judges what a look has shown: the head, and the author of the entry after the last known one
+    /// if it stands, both read at one timestamp. An entry below the head's oldest does not stand.
     pub fn look(&mut self, head: &Head, next: Option<Author>) -> (Look, Fate) {
         let next_seq = self.seq.saturating_add(1);
         let lost = head.oldest > next_seq;
@@ -124,15 +129,15 @@ impl Tail {
         (look, fate)
     }
 
-    /// Forgets what is known: entries from the head's oldest on are taken next.
+    /// Forgets what is known. The head's oldest entry must be taken next.
     pub fn restart(&mut self, head: &Head) {
         *self = Self { seq: head.oldest.saturating_sub(1), ..Self::default() };
     }
 
-    /// Takes the next entry, which says who appended it and what stood before it.
+    /// Takes the next entry, which names its author and the author of the entry before it (J4).
     ///
     /// # Errors
-    /// [`Damage`]; no retry helps. Nothing is taken then.
+    /// [`Damage`]; then nothing is taken, and no retry helps.
     pub fn take(
         &mut self,
         seq: u64,
@@ -143,7 +148,8 @@ impl Tail {
         if seq != expected {
             return Err(Damage::Gap { expected, found: seq });
         }
-        // What stood before the first entry that stands is not known; releases before 0.2 did not write it down.
+        // The predecessor of the first entry that stands is not known, and releases before 0.2 did
+        // not record predecessors.
         if self.author.is_some() && previous.is_some() && self.author != previous {
             return Err(Damage::Predecessor(seq));
         }
@@ -152,13 +158,14 @@ impl Tail {
         Ok(())
     }
 
-    /// A look at `start_ms` is over: all entries that it has shown are taken, and nothing is appended.
+    /// Ends a look of the KV transaction that began at `start_ms`: all entries that it has shown
+    /// are taken, and it appends nothing.
     pub const fn looked(&mut self, start_ms: u64) {
         self.known_at = Some(start_ms);
     }
 
-    /// The store says that the append of entry `seq + 1` is committed. Returns whether that counts: a commit that is
-    /// too late after its start does not, and its outcome is unknown.
+    /// The store says that the append of entry `seq + 1` is committed. Returns whether that counts.
+    /// A commit more than [`LIFE_MAX_MS`] after its start does not, and its outcome is unknown.
     #[must_use]
     pub fn appended(&mut self, author: Author, start_ms: u64, commit_ms: u64) -> bool {
         if commit_ms.saturating_sub(start_ms) > LIFE_MAX_MS {
@@ -174,7 +181,8 @@ impl Tail {
         true
     }
 
-    /// Nobody knows whether the append of entry `seq + 1` has landed, or will.
+    /// The outcome of the append of entry `seq + 1` is unknown: it may have landed, or may still
+    /// land.
     pub fn undetermined(&mut self, author: Author) {
         self.known_at = None;
         self.undetermined.push(author);

@@ -1,30 +1,30 @@
-//! What can be set aside: units of an item, credit of a user. Pure.
+//! Amounts that can be set aside: units of an item, credit of a user. Pure.
 
 use types::{Amount, Mutation, Reason, Stamp};
 
 /// An amount of which parts are held by unfinished transactions or are gone for good.
 ///
-/// Invariants: `supplied` = available + held + sold, of this incarnation, so giving back what was held never
-/// exceeds `supplied`; available + held is an amount.
+/// Invariants: `supplied` = available + held + sold, all of this incarnation, so giving back what
+/// was held never exceeds `supplied`; available + held is an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balance<A> {
     /// What can be taken now.
     pub available: A,
-    /// Initial + added - taken outside of transactions. Counts over the life of the incarnation what was sold, too,
-    /// so it may exceed the greatest amount.
+    /// Initial + added - taken outside of transactions, over the life of the incarnation. It
+    /// includes what was sold, so it may exceed the greatest amount.
     pub supplied: u64,
     /// The change that created it or last overwrote it.
     pub incarnation: Stamp,
 }
 
-/// What came of taking something.
+/// Outcome of taking or holding something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken<A> {
     /// Enough was available.
     Done(Balance<A>),
-    /// It depends on what becomes of the holds.
+    /// Too little is available, but enough if holds come back.
     Wait,
-    /// Not even if all holds came back.
+    /// Too little, even if all holds came back.
     Short,
 }
 
@@ -34,7 +34,7 @@ impl<A: Amount> Balance<A> {
         Self { available: amount, supplied: amount.number(), incarnation }
     }
 
-    /// More of it; `held` is what unfinished transactions hold of this incarnation.
+    /// Adds to the balance. `held` is what unfinished transactions hold of this incarnation.
     ///
     /// # Errors
     /// [`Reason::Overflow`] when there would be more than the greatest amount if all holds came back.
@@ -45,7 +45,7 @@ impl<A: Amount> Balance<A> {
         Ok(Self { available, supplied, ..self })
     }
 
-    /// Sets some of it aside; `held` is what unfinished transactions hold of this incarnation.
+    /// Sets some of it aside. `held` is what unfinished transactions hold of this incarnation.
     #[must_use]
     pub fn hold(self, amount: A, held: A) -> Taken<A> {
         if let Some(available) = self.available.minus(amount) {
@@ -54,7 +54,7 @@ impl<A: Amount> Balance<A> {
         if Mutation::HoldsNotCounted.is_on() {
             return Taken::Short;
         }
-        // A sum beyond the greatest amount is beyond any request, too.
+        // A sum beyond the greatest amount exceeds any request, too.
         let reachable = self.available.plus(held).is_none_or(|sum| sum >= amount);
         if reachable { Taken::Wait } else { Taken::Short }
     }
@@ -71,7 +71,8 @@ impl<A: Amount> Balance<A> {
         }
     }
 
-    /// Gives back what a hold of `incarnation` had set aside; a hold of another incarnation goes nowhere.
+    /// Returns what a hold of `incarnation` has set aside. A hold of another incarnation is
+    /// dropped.
     #[must_use]
     pub fn give_back(self, amount: A, incarnation: Stamp) -> Self {
         if incarnation != self.incarnation && !Mutation::OldHoldReturns.is_on() {

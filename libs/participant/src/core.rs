@@ -1,10 +1,12 @@
-//! The lane's state machine: a shard's state in memory, and what a batch of calls does to it. No async,
-//! clock, randomness or I/O: the lane around it ([`crate::lane`]) loads, writes and answers.
+//! The lane's state machine: a shard's state in memory, and what a batch of calls does to it. It
+//! has no async, clock, randomness or I/O: the lane around it ([`crate::lane`]) loads, writes and
+//! answers.
 //!
-//! A batch goes: [`Core::begin`], calls one by one ([`Core::offer`]), then [`Core::finish`] gives the entry that
-//! must be appended to the journal. When that is durable [`Core::settle`] makes it the state; when it definitely is
-//! not, [`Core::undo`] takes all of it back and the same calls run again on the state as it is by then. Between
-//! batches [`Core::piece`] gives what is to be written of the records.
+//! A batch starts with [`Core::begin`]. [`Core::offer`] adds the calls one by one, and
+//! [`Core::finish`] returns the entry to append to the journal. Once the entry is durable,
+//! [`Core::settle`] makes it the state. If it definitely is not durable, [`Core::undo`] reverts the
+//! batch, and the same calls run again on the newer state. Between batches, [`Core::piece`] returns
+//! the records to write next.
 
 mod answers;
 mod call;
@@ -36,39 +38,40 @@ pub use self::{
 };
 use crate::records::Row;
 
-/// What a batch must write.
+/// The journal entry that a batch must append.
 #[derive(Debug)]
 pub struct Batch {
-    /// Who writes it.
+    /// The writer and its run.
     pub author: Author,
-    /// Number of its entry.
+    /// Number of the entry.
     pub seq: u64,
-    /// Its entry.
+    /// The entry itself.
     pub entry: record::JournalEntry,
-    /// What the head must say, where no head of this release stands.
+    /// The head to write along with it, if the shard has no head of this release yet.
     pub opens: Option<Head>,
 }
 
-/// What came of offering a call.
+/// Outcome of [`Core::offer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Offered {
-    /// It is answered, or waits, as part of this batch.
+    /// The call is part of this batch: it is answered by it, or waits.
     Taken,
-    /// These rows must be loaded first; nothing was done.
+    /// These rows must be loaded first. The call was not taken.
     Missing(Vec<Row>),
 }
 
-/// Bounds of a lane's memory and of its batches.
+/// Bounds on a lane's memory and on its batches.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Records kept in memory by all shards of a process together, about.
+    /// Approximate number of records that all shards of a process keep in memory together.
     pub records: usize,
-    /// Calls that may wait for others at once.
+    /// Most calls that may wait for others at once.
     pub waiters: usize,
-    /// The entry of one batch, about, in bytes: no further call is taken at or above it. One key commits in
-    /// one phase whatever its length, but long values are a burden to the store.
+    /// Approximate size of one batch's entry, in bytes: a batch takes no further call at or above
+    /// it. One key commits in one phase whatever its length, but long values are a burden to the
+    /// store.
     pub batch_bytes: usize,
-    /// Calls in one batch.
+    /// Most calls in one batch.
     pub batch_calls: usize,
     /// How long the answer to a client's own request id is remembered, in milliseconds.
     pub retention_ms: u64,
@@ -87,14 +90,14 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The part of one of so many shards.
+    /// The limits of one shard out of `shards`.
     #[must_use]
     pub fn of_one(self, shards: u16) -> Self {
         Self { records: (self.records / usize::from(shards.max(1))).max(RECORDS_MIN), ..self }
     }
 }
 
-/// Records that a shard keeps in memory, however many shards there are.
+/// Fewest records that a shard keeps in memory, however many shards there are.
 const RECORDS_MIN: usize = 4_096;
 
 /// A shard's state in memory: what its journal says up to [`Core::tail`].
@@ -105,37 +108,37 @@ pub struct Core<D: Domain> {
     limits: Limits,
     tail: Tail,
     checkpoint: Checkpoint,
-    /// A head of this release was seen, so earlier ones can do nothing in this shard.
+    /// A head of this release was seen, so earlier releases cannot write to this shard.
     is_open: bool,
-    /// What a look has found wrong with the journal: nothing is done in this shard any more.
+    /// What a look found wrong with the journal. The shard does nothing from then on.
     damage: Option<InvalidField>,
     table: TransactionTable<D::Hold>,
-    /// Who holds something on which row, oldest first.
+    /// Transactions that hold something on a row, oldest first.
     holders: UndoMap<(Row, Priority, TxId), ()>,
-    /// What calls under minted ids came to, and under any id where release 0.1 wrote it.
+    /// Outcomes of calls under minted ids, and under any id where release 0.1 wrote them.
     answers: UndoMap<RequestId, Remembered>,
-    /// Rows of answers that the batch at hand has read.
+    /// Rows of answers that the current batch has read.
     loaded_answers: BTreeMap<Row, Option<Remembered>>,
     journal: VecDeque<Mark>,
     journal_bytes: usize,
     records: rows::Cache<D::Record>,
     waiters: UndoMap<CallId, Waiter<D>>,
-    /// Who waits on which row, oldest first.
+    /// Calls that wait on a row, oldest first.
     queue: UndoMap<(Row, Priority, CallId), ()>,
-    /// Which transactions' Prepares wait.
+    /// Waiting Prepares, by transaction.
     waiting: UndoMap<(TxId, CallId), ()>,
-    /// Rows whose waiters must look again.
+    /// Rows whose waiters must be tried again.
     rows_to_recheck: BTreeSet<Row>,
     run: Run<D>,
 }
 
-/// The batch at hand.
+/// The current batch.
 #[derive(Debug)]
 struct Run<D: Domain> {
     start: Timestamp,
-    /// Number that the batch will have.
+    /// Number of the batch's entry.
     seq: u64,
-    /// Number of the call at hand within the batch, counted from 1: the `change` of its stamps.
+    /// Number of the current call within the batch, counted from 1: the `change` of its stamps.
     change: u32,
     dirty: BTreeMap<Row, Option<D::Record>>,
     events: Vec<record::TxEvent>,
@@ -143,7 +146,7 @@ struct Run<D: Domain> {
     /// Rows of answers to write.
     told: BTreeMap<Row, Remembered>,
     answers: Vec<(CallId, Answer<D::Reply>)>,
-    /// Rows that the domain changed by the call at hand.
+    /// Rows that the domain changed during the current call.
     changed: BTreeSet<Row>,
     missing: BTreeSet<Row>,
     bytes: usize,
@@ -168,7 +171,7 @@ impl<D: Domain> Default for Run<D> {
 }
 
 impl<D: Domain> Core<D> {
-    /// An empty state: that of a shard that was never written.
+    /// The empty state of a shard that was never written.
     pub fn new(domain: Arc<D>, branch: Branch, limits: Limits) -> Self {
         let space = Space::new(domain.owner(), branch.shard);
         Self {
@@ -194,17 +197,17 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// The end of the journal that this state belongs to.
+    /// The end of the journal that this state corresponds to.
     pub const fn tail(&self) -> &Tail {
         &self.tail
     }
 
-    /// Whether earlier releases can do nothing in this shard any more.
+    /// Whether earlier releases can no longer write to this shard.
     pub const fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// What the records do not show yet.
+    /// Images that the records do not show yet.
     pub const fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
@@ -214,17 +217,17 @@ impl<D: Domain> Core<D> {
         self.space
     }
 
-    /// The branch.
+    /// The shard as a branch of transactions.
     pub const fn branch(&self) -> &Branch {
         self.table.branch()
     }
 
-    /// The bounds.
+    /// The bounds on memory and batches.
     pub const fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// What is known of transactions.
+    /// The transactions that this shard knows of.
     pub const fn table(&self) -> &TransactionTable<D::Hold> {
         &self.table
     }
@@ -234,29 +237,30 @@ impl<D: Domain> Core<D> {
         !self.waiters.is_empty()
     }
 
-    /// True when waiters must look again, or have waited past their deadline.
+    /// True when waiters must be tried again, or one of them is past its end.
     pub fn wants_look(&self, now: UnixMillis) -> bool {
         (!self.rows_to_recheck.is_empty() && self.has_waiters())
             || self.waiters.iter().any(|(_, waiter)| waiter.call.is_over(now))
     }
 
-    /// A KV transaction begins at `start`. Returns whether its batch may be appended without a look.
+    /// Starts a KV transaction at `start`. Returns whether its batch may be appended without a
+    /// look.
     pub fn is_trusted(&mut self, start: Timestamp) -> bool {
         self.tail.begin(start.physical().0)
     }
 
-    /// Begins a batch on the state as of `start`. Prepares whose deadline has come stop waiting.
+    /// Begins a batch on the state as of `start`. Waiters that are past their end stop waiting.
     pub fn begin(&mut self, start: Timestamp) {
         self.run = Run { start, seq: self.tail.seq() + 1, ..Run::default() };
         self.expire_waiters();
     }
 
-    /// True when the batch has room for another call.
+    /// Whether the batch has room for another call.
     pub fn has_room(&self) -> bool {
         self.run.bytes < self.limits.batch_bytes && self.run.answers.len() < self.limits.batch_calls
     }
 
-    /// Rows not in memory that `call` would read.
+    /// Rows that `call` would read and that are not in memory.
     pub fn missing_for(&self, call: &Call<D>) -> Vec<Row> {
         let rows = self.rows_of(call);
         rows.into_iter().filter(|row| !self.is_loaded(row)).collect()
@@ -286,17 +290,19 @@ impl<D: Domain> Core<D> {
         hold.map(|hold| self.domain.hold_rows(hold)).unwrap_or_default()
     }
 
-    /// The call of a transaction, where this is its primary: there it stands what its attempts came to.
+    /// The client's call behind a transaction, at its primary only: outcomes of its attempts are
+    /// remembered there.
     fn call_of<'a>(&self, meta: &'a TxMeta) -> Option<&'a ClientCall> {
         meta.call.as_ref().filter(|_| meta.is_primary(self.table.branch()))
     }
 
-    /// Whether a row can be loaded without the record: the journal shows it.
+    /// Whether the journal has an image of this row, so that it loads without its record.
     pub fn has_image(&self, row: &[u8]) -> bool {
         self.checkpoint.image(row).is_some() && !Mutation::LoadWithoutImages.is_on()
     }
 
-    /// Takes a row into memory: as the journal shows it, else as its record stands at the batch's start timestamp.
+    /// Loads a row: from its image in the journal, else from `value`, its record at the batch's
+    /// start timestamp.
     ///
     /// # Errors
     /// [`KvError::Corrupt`]; a retry does not help.
@@ -311,9 +317,9 @@ impl<D: Domain> Core<D> {
         Ok(())
     }
 
-    /// Adds a call to the batch: it is answered by it, or waits. Waiters that it lets go on are served
-    /// at once, oldest first. When rows turn out to be missing the whole batch must be undone, the rows
-    /// loaded, and the calls offered again.
+    /// Adds a call to the batch, which answers it or lets it wait. Waiters that can go on because
+    /// of it are served at once, oldest first. When rows turn out to be missing, the caller must
+    /// undo the whole batch, load the rows, and offer the calls again.
     pub fn offer(&mut self, id: CallId, call: &Call<D>) -> Offered {
         let missing = self.missing_for(call);
         if !missing.is_empty() {
@@ -333,9 +339,9 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Ends the batch: what must be written, or nothing. A head that earlier releases understand is reason enough to
-    /// write, and so is an append of unknown outcome: it may land after any answer that rests on its absence, until
-    /// another entry has its place.
+    /// Ends the batch. Returns what must be written, if anything. A head that earlier releases
+    /// understand is reason enough to write. So is an append of unknown outcome: until another
+    /// entry takes its place it may land, even after an answer that relies on its absence.
     pub fn finish(&mut self, author: Author) -> Option<Batch> {
         let idle = self.run.events.is_empty()
             && self.run.requests.is_empty()
@@ -370,19 +376,20 @@ impl<D: Domain> Core<D> {
         Some(Batch { author, seq: self.run.seq, entry, opens })
     }
 
-    /// The answers of the batch at hand; they may go out once it is settled.
+    /// The answers of the current batch. Send them only once it is settled.
     pub fn take_answers(&mut self) -> Vec<(CallId, Answer<D::Reply>)> {
         std::mem::take(&mut self.run.answers)
     }
 
-    /// The batch at hand wrote nothing, and nothing followed the end of the journal at its start: it is answered.
+    /// Ends a batch that wrote nothing, on a journal that was current at its start. Its answers may
+    /// go out.
     pub fn settle_read(&mut self) {
         self.tail.looked(self.run.start.physical().0);
         self.keep_run();
     }
 
-    /// The batch is durable as of `committed`: it is the state now. False where that does not count, as it comes too
-    /// late: then its outcome is unknown.
+    /// Makes the batch the state, as it is durable as of `committed`. Returns false and undoes the
+    /// batch if the commit came too late after its start to count: its outcome is then unknown.
     #[must_use]
     pub fn settle(&mut self, batch: &Batch, committed: Timestamp) -> bool {
         let (start, committed) = (self.run.start.physical().0, committed.physical().0);
@@ -410,13 +417,14 @@ impl<D: Domain> Core<D> {
         self.records.rotate();
     }
 
-    /// Nobody knows whether the batch is durable, or will be: the state is as it was before.
+    /// Restores the state before the batch, as it is unknown whether the batch is durable or will
+    /// be.
     pub fn doubt(&mut self, batch: &Batch) {
         self.tail.undetermined(batch.author);
         self.undo();
     }
 
-    /// The batch is definitely not durable, or must run again: the state is as it was before.
+    /// Restores the state before the batch, as it is definitely not durable or must run again.
     pub fn undo(&mut self) {
         self.table.undo();
         self.holders.undo();
@@ -425,7 +433,7 @@ impl<D: Domain> Core<D> {
         self.queue.undo();
         self.waiting.undo();
         self.run = Run::default();
-        // Whoever was served in vain must be served again.
+        // The undone batch may have served waiters, which must be served again.
         self.rows_to_recheck.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
     }
 }

@@ -1,4 +1,4 @@
-//! batch_init: many records, shard by shard, in chunks that fit a batch.
+//! Executes batch_init: many records, shard by shard, in chunks that fit a batch.
 
 use std::ops::Range;
 
@@ -12,25 +12,25 @@ use crate::{
 
 /// Records in one operation.
 const CHUNK: usize = 64;
-/// Operations in flight on one shard: some are in the batch under way while the others gather.
+/// Operations in flight on one shard. Some are in the current batch while the others gather.
 const IN_FLIGHT: usize = 8;
 
-/// What to fill.
+/// The records to create.
 #[derive(Debug, Clone)]
 pub struct Fill {
     /// Numbers of the records.
     pub numbers: Range<u64>,
-    /// Only those of these shards.
+    /// Only records of these shards are created.
     pub shards: Vec<ShardId>,
-    /// The call; each chunk takes effect once under a part of it.
+    /// The call. Each chunk takes effect once, under a part of it.
     pub call: ClientCall,
 }
 
 /// Executes `op` for every chunk of numbers. Returns how many records were written.
 ///
 /// # Errors
-/// [`OpError`]: some chunks may have been written. Repeated with the same request id and the same range, it
-/// goes on where it stood.
+/// [`OpError`]: some chunks may have been written. A repetition with the same request id and range
+/// writes only the others.
 pub async fn fill<D: Domain>(
     lanes: &Shards<D>,
     fill: Fill,

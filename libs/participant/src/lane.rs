@@ -1,8 +1,9 @@
 //! A lane: the writer of a shard in this replica.
 //!
-//! It takes everything that is waiting, applies it one by one in memory, appends one entry to the shard's journal,
-//! answers, and goes on; the next batch gathers meanwhile. The records follow behind, as a checkpoint. Any replica
-//! may run a lane on any shard: routing makes it one, the journal makes it safe.
+//! It takes all calls that are queued, applies them one by one in memory, appends one entry to the
+//! shard's journal, and answers. The next batch gathers meanwhile. The records follow behind, as a
+//! checkpoint. Any replica may run a lane on any shard: routing keeps it to one, and the journal
+//! keeps several of them safe.
 
 mod attempt;
 mod checkpoint;
@@ -38,28 +39,28 @@ use crate::{
     records::{Records, Row},
 };
 
-/// Has a transaction resolved by the coordinator role. Fire and forget: what comes of it arrives as
-/// Commit or Abort.
+/// Asks the coordinator role to resolve a transaction. Fire and forget: the result arrives as a
+/// Commit or an Abort.
 #[async_trait]
 pub trait AskResolve: fmt::Debug + Send + Sync + 'static {
-    /// Asks once; a failure is silently dropped, as the question is asked again.
+    /// Asks once. A failure is dropped silently, as the lane asks again.
     async fn resolve(&self, meta: TxMeta);
 }
 
-/// Where a lane gets everything that is not pure.
+/// A lane's access to everything that is not pure.
 #[derive(Clone)]
 pub struct Seams {
     /// The store.
     pub kv: SharedKv,
-    /// Triggers questions; decides nothing.
+    /// Triggers questions, and decides nothing.
     pub clock: Arc<dyn Clock>,
-    /// For back-off and names.
+    /// For back-off and for drawing delays and orders.
     pub entropy: Arc<dyn Entropy>,
-    /// The coordinator role.
+    /// Asks the coordinator role.
     pub resolver: Arc<dyn AskResolve>,
-    /// Hears the store's timestamps.
+    /// Told of the store's timestamps.
     pub store_time: StoreTime,
-    /// The store that the lane was opened on.
+    /// The schema of the store that the lane was opened on.
     pub schema: Schema,
 }
 
@@ -69,25 +70,26 @@ impl fmt::Debug for Seams {
     }
 }
 
-/// How a lane behaves. Times trigger work, they decide nothing.
+/// How a lane behaves. The times trigger work and decide nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct LaneOptions {
-    /// Bounds of memory and batches.
+    /// Bounds on memory and batches.
     pub limits: Limits,
-    /// Calls that may queue before callers are told to come back.
+    /// Bound on queued calls, and again on those in the inbox. Beyond both, callers are refused.
     pub queue: usize,
-    /// How long a call that nobody waits for may wait for a batch to ride along with.
+    /// Longest that a call whose answer nobody awaits may wait for a batch to ride along with.
     pub linger: Duration,
-    /// How often the lane looks for chores.
+    /// Interval at which the lane looks for chores.
     pub tick: Duration,
-    /// How long a transaction may be in others' way before it is asked about.
+    /// Milliseconds that a transaction may block others before the lane asks about it.
     pub ask_after_ms: u64,
-    /// How often the lane looks what other replicas did to its shard.
+    /// Interval at which the lane looks for what other replicas did to its shard.
     pub refresh: Duration,
-    /// How long the records may lag behind the journal before a checkpoint begins.
+    /// Longest that the records may lag behind the journal before a checkpoint begins.
     pub checkpoint_after: Duration,
-    /// How long a shard must have gone unwritten before a lane other than its last writer writes its checkpoint and
-    /// trims its journal: the last writer is gone then, or would have. Drawn anew for each lane, up to twice this.
+    /// How long a shard must go unwritten before a lane other than its last writer writes its
+    /// checkpoint and trims its journal: if the last writer were still there, it would have done
+    /// so. Each lane draws its own value, up to twice this.
     pub abandoned: Duration,
 }
 
@@ -106,20 +108,21 @@ impl Default for LaneOptions {
     }
 }
 
-/// Why a call got no answer. For a mutation the outcome is then unknown: repeat it with its request id.
+/// Why a call got no answer. The outcome of a mutation is then unknown: repeat it with its request
+/// id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LaneError {
     /// The lane is stopping, or the store does not answer. Retry.
     #[error("the shard is temporarily unavailable")]
     Unavailable,
-    /// Too much is queued; nothing was begun. Retry later.
+    /// Too many calls are queued, and nothing was begun. Retry later.
     #[error("the shard is overloaded")]
     Overloaded,
     /// The time within which the call could take effect is over, and it did nothing. Retrying the same call
     /// does not help.
     #[error("the time for this call is over")]
     Expired,
-    /// What stands in the store does not decode. A retry does not help.
+    /// Stored data does not decode. A retry does not help.
     #[error("the stored data is damaged")]
     Damaged(#[source] KvError),
 }
@@ -151,13 +154,13 @@ struct Envelope<D: Domain> {
     caller: Caller<D>,
 }
 
-/// Who waits for an answer, and the span in which it was asked for.
+/// The way back to a caller, and the span in which it called.
 struct Caller<D: Domain> {
     reply: Reply<D>,
     origin: Origin,
 }
 
-/// The way to a lane.
+/// A handle to a lane.
 #[derive(Debug)]
 pub struct LaneHandle<D: Domain> {
     sender: mpsc::Sender<Envelope<D>>,
@@ -170,8 +173,8 @@ impl<D: Domain> Clone for LaneHandle<D> {
 }
 
 impl<D: Domain> LaneHandle<D> {
-    /// Asks the lane. The call goes on when the future is dropped before its answer, unless it still
-    /// waits for others.
+    /// Asks the lane. If the future is dropped before the answer, the call still goes on, unless it
+    /// is waiting for others.
     ///
     /// # Errors
     /// [`LaneError`].
@@ -179,10 +182,10 @@ impl<D: Domain> LaneHandle<D> {
         self.begin(call)?.answer().await
     }
 
-    /// Asks the lane, and waits later.
+    /// Hands the call to the lane, and returns without its answer.
     ///
     /// # Errors
-    /// [`LaneError`]: the lane does not have the call.
+    /// [`LaneError`]: the lane did not take the call.
     pub fn begin(&self, call: Call<D>) -> Result<Pending<D>, LaneError> {
         let (reply, answer) = oneshot::channel();
         let caller = Caller { reply, origin: Origin::here() };
@@ -194,7 +197,8 @@ impl<D: Domain> LaneHandle<D> {
     }
 }
 
-/// A call that its lane has. It goes on when this is dropped, unless it still waits for others.
+/// A call that its lane has taken. If this is dropped, the call still goes on, unless it is waiting
+/// for others.
 #[derive(Debug)]
 pub struct Pending<D: Domain> {
     answer: oneshot::Receiver<Result<Answer<D::Reply>, LaneError>>,
@@ -204,7 +208,7 @@ impl<D: Domain> Pending<D> {
     /// A call that was answered without a lane.
     pub fn ready(answer: Answer<D::Reply>) -> Self {
         let (reply, pending) = oneshot::channel();
-        // The receiver is right here.
+        // The receiver is still alive.
         let _heard = reply.send(Ok(answer));
         Self { answer: pending }
     }
@@ -228,29 +232,29 @@ pub struct Lane<D: Domain> {
     inbox: mpsc::Receiver<Envelope<D>>,
     /// Calls that no batch has taken yet, oldest first.
     queued: VecDeque<(CallId, Call<D>)>,
-    /// Who waits for which answer, queued calls and waiters alike.
+    /// Callers that await an answer, both of queued calls and of waiters.
     callers: FxHashMap<CallId, Caller<D>>,
     next_id: CallId,
-    /// Runs that nobody knows the fate of, with the answers that go out if they stand.
+    /// Runs of unknown outcome, with the answers to send if they turn out to stand.
     undetermined: Vec<Undetermined<D>>,
-    /// When a transaction was last asked about.
+    /// When each transaction was last asked about.
     asked: BTreeMap<TxId, UnixMillis>,
-    /// Those to ask about next.
+    /// Transactions to ask about next.
     to_ask: VecDeque<TxMeta>,
     /// Questions under way.
     asking: JoinSet<()>,
-    /// The latest timestamp that the store is known to have given out.
+    /// The latest timestamp that the store is known to have issued.
     heard: Timestamp,
-    /// The checkpoint that is being written.
+    /// The checkpoint being written.
     checkpoint: checkpoint::Writing,
     /// When the oldest patient call was queued.
     patient_since: Option<Instant>,
     refreshed: Option<Instant>,
-    /// When the journal was last seen to have grown.
+    /// When the journal was last seen to grow.
     moved: Option<Instant>,
-    /// Rows that do not decode; each is told once.
+    /// Rows that do not decode. Each is logged once.
     damaged: BTreeSet<Row>,
-    /// Calls that the last batch took.
+    /// Number of calls that the last batch took.
     took: usize,
     metrics: LaneMetrics,
 }
@@ -268,7 +272,7 @@ struct Undetermined<D: Domain> {
 }
 
 impl<D: Domain> Lane<D> {
-    /// A lane on a shard and the way to it. It does nothing until it is run.
+    /// A lane on a shard, and a handle to it. The lane does nothing until it runs.
     pub fn new(
         domain: Arc<D>,
         branch: Branch,
@@ -305,7 +309,7 @@ impl<D: Domain> Lane<D> {
         (lane, LaneHandle { sender })
     }
 
-    /// Runs until every handle is gone and everything queued is answered.
+    /// Runs until every handle is dropped and everything queued is answered.
     pub async fn run(mut self) {
         let mut tick = tokio::time::interval(self.options.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -324,14 +328,14 @@ impl<D: Domain> Lane<D> {
             }
             self.drain();
             while self.is_due() {
-                // More than a batch is waiting: only then it matters who has gone meanwhile.
+                // The queue exceeds one batch, so it pays to drop calls whose callers are gone.
                 if self.queued.len() > self.options.limits.batch_calls {
                     self.drop_unwanted();
                 }
                 self.catch_up_with_checkpoint().await;
                 self.batch().await;
                 self.drain();
-                // A lane that is always busy never waits for these.
+                // A lane that is always busy would not get to these in the select above.
                 while self.asking.try_join_next().is_some() {
                     self.ask_on();
                 }
@@ -359,8 +363,8 @@ impl<D: Domain> Lane<D> {
         self.queued.push_back((id, call));
     }
 
-    /// Takes in what has come; what is beyond the bound stays in the inbox, and when that is full too,
-    /// callers are refused.
+    /// Takes calls from the inbox, up to the bound. The others stay there. Once the inbox is full
+    /// too, callers are refused.
     fn drain(&mut self) {
         while self.queued.len() < self.options.queue
             && let Ok(envelope) = self.inbox.try_recv()
@@ -369,10 +373,11 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Whether a batch should run now: for somebody who waits, or for patient calls whose time has come
-    /// or whose holds are in somebody's way.
+    /// Whether a batch should run now: a caller is waiting, patient calls have lingered long
+    /// enough, or they may release holds that block others.
     fn is_due(&self) -> bool {
-        // Deadlines are the store's; by a clock that is ahead of it nothing would ever stop being due.
+        // Deadlines are in the store's time. If this clock is ahead of the store's, an expired
+        // waiter would keep the lane due without pause.
         let rested = self.refreshed.is_none_or(|at| at.elapsed() >= self.options.linger);
         let now = if rested { self.seams.clock.now() } else { UnixMillis(0) };
         if self.core.wants_look(now) {
@@ -413,7 +418,7 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Forgets queued calls that nobody waits for any more; they were not begun.
+    /// Drops queued calls whose callers are gone. They were not begun.
     fn drop_unwanted(&mut self) {
         let callers = &mut self.callers;
         let undetermined = &self.undetermined;

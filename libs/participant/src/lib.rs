@@ -1,15 +1,16 @@
 //! Lanes and the generic participant service: what order, stock and payment have in common.
 //!
-//! Must not know: what an order, an item or a user is (a service gives it a [`core::Domain`]); which
-//! store it is.
+//! Must not know: what an order, an item or a user is (a service supplies a [`core::Domain`]), or
+//! which store it runs on.
 //!
-//! Modules: [`records`] a service's data; [`balance`] what can be set aside; [`fill`] batch_init; [`core`] a shard's
-//! state machine, pure; [`lane`] the writer of a shard; [`shards`] the lanes of a service; [`service`] the gRPC face
-//! of `till.participant.v1`; [`role`] what the three executables have in common; `rig` (feature) a shard for the tests
-//! of domains.
+//! Modules: [`records`] a service's data; [`balance`] amounts and holds on them; [`fill`]
+//! batch_init; [`core`] a shard's pure state machine; [`lane`] the writer of a shard; [`shards`]
+//! the lanes of a service; [`service`] the gRPC service `till.participant.v1`; [`role`] what the
+//! three executables share; `rig` (feature) a shard for the tests of domains.
 //!
-//! Invariants: nothing is answered before it is durable, or before the journal was looked at as of a timestamp
-//! taken after the call arrived; a batch that did not commit leaves no trace in memory.
+//! Invariants: a write is answered only once it is durable. A read is answered only after a look at
+//! the journal, as of a timestamp taken after the call arrived. A batch that did not commit leaves
+//! no trace in memory.
 
 pub mod balance;
 pub mod core;

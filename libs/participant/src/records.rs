@@ -1,5 +1,5 @@
-//! What a service gives to a lane as data: its records, calls and answers, from and to bytes, and what its rules
-//! answer.
+//! The data that a service gives to a lane: its records, calls and answers, their encoding, and the
+//! verdicts of its rules.
 
 use std::fmt;
 
@@ -13,58 +13,59 @@ use types::{Priority, Refusal, Timestamp, TxId};
 /// A record's key within its shard: kind byte + id.
 pub type Row = Vec<u8>;
 
-/// What a branch handed over with its YES, as the primary's Commit gets it.
+/// What a branch handed over with its YES. The primary's Commit gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// Who voted.
+    /// The branch that voted.
     pub branch: types::Branch,
     /// Its receipt.
     pub receipt: Vec<u8>,
 }
 
-/// What executing an operation came to.
+/// Outcome of executing an operation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Executed<R> {
     /// Done; this is the reply.
     Done(R),
-    /// Refused, definitely; nothing was changed.
+    /// Definitely refused. Nothing was changed.
     Refused(Refusal),
-    /// The holds on this row must be resolved first; nothing was changed.
+    /// The holds on this row must be resolved first. Nothing was changed.
     Wait(Row),
 }
 
-/// What judging a Prepare came to.
+/// Outcome of judging a Prepare.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Judged<H> {
-    /// YES: set aside.
+    /// YES, and the payload was set aside.
     Yes {
-        /// What, so that it can be given back.
+        /// What was set aside, so that it can be given back.
         hold: H,
-        /// For the primary.
+        /// Passed to the primary.
         receipt: Vec<u8>,
     },
-    /// NO, proved on these rows.
+    /// NO, proved on the rows as they are.
     No(Refusal),
-    /// Short only because of unresolved holds on this row; nothing was changed.
+    /// Too little is available, but only because of unresolved holds on this row. Nothing was
+    /// changed.
     Short(Row),
 }
 
-/// What one service keeps and says, from and to bytes. Pure.
+/// What one service stores and says, and its encoding. Pure.
 pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// A record of any kind that the service keeps.
     type Record: Clone + fmt::Debug + Send + Sync;
     /// A call that concerns one shard.
     type Op: Clone + fmt::Debug + Send + Sync;
-    /// Its answer.
+    /// The answer to an operation.
     type Reply: Clone + fmt::Debug + Send + Sync;
     /// What a Prepare asks for, decoded.
     type Payload: Clone + fmt::Debug + Send + Sync;
-    /// What a YES set aside.
+    /// What a YES has set aside.
     type Hold: Clone + fmt::Debug + PartialEq + Send + Sync;
 
     /// First byte of the service's keys.
     fn owner(&self) -> Owner;
-    /// Its name in branches.
+    /// The service's name in branches.
     fn name(&self) -> &'static str;
 
     /// The stored form of a record.
@@ -83,23 +84,23 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`InvalidField`]; a retry does not help.
     fn decode_hold(&self, bytes: &[u8]) -> Result<Self::Hold, InvalidField>;
-    /// The stored form of a reply, for its request id.
+    /// The stored form of a reply, kept under its request id.
     fn encode_reply(&self, reply: &Self::Reply) -> Vec<u8>;
     /// A reply from its stored form.
     ///
     /// # Errors
     /// [`InvalidField`]; a retry does not help.
     fn decode_reply(&self, bytes: &[u8]) -> Result<Self::Reply, InvalidField>;
-    /// What a Prepare asks for.
+    /// Decodes what a Prepare asks for.
     ///
     /// # Errors
     /// [`InvalidField`]; a retry does not help.
     fn decode_payload(&self, bytes: &[u8]) -> Result<Self::Payload, InvalidField>;
 
-    /// A question of a coordinator as an operation that changes nothing.
+    /// Decodes a coordinator's question into an operation that changes nothing.
     ///
     /// # Errors
-    /// [`InvalidField`]; a retry does not help. Always, unless the service lets coordinators see something.
+    /// [`InvalidField`]; a retry does not help. Always returned unless the service overrides this.
     fn decode_query(&self, _bytes: &[u8]) -> Result<Self::Op, InvalidField> {
         Err(InvalidField::new("query", "is not offered by this service"))
     }
@@ -109,7 +110,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Who holds something on a row.
+/// A transaction that holds something on a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Holder<'a, H> {
     /// The transaction.
@@ -120,7 +121,7 @@ pub struct Holder<'a, H> {
     pub hold: &'a H,
 }
 
-/// The row of a record.
+/// The row of the record with this id.
 pub fn row(kind: Kind, id: &str) -> Row {
     storage::keys::record_key(kind, id.as_bytes())
 }

@@ -1,6 +1,6 @@
-//! A shard without lane and store, for the tests of a [`Domain`]. With the feature `rig` alone.
+//! A shard without a lane or a store, for the tests of a [`Domain`]. Only with the feature `rig`.
 //!
-//! What breaks a test's expectation of the core itself panics.
+//! The helpers panic when the core breaks what every test expects of it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,10 +16,10 @@ use crate::{
     records::Row,
 };
 
-/// When the first batch begins, in milliseconds of the store's clock.
+/// When the tests' clock starts, in milliseconds of the store's clock.
 const ORIGIN_MS: u64 = 1_700_000_000_000;
 
-/// Looks whether what a call of this service was answered reads back as it was stored.
+/// Checks that the replies of this service decode to what was encoded.
 ///
 /// # Panics
 /// When it does not, or when the service has another name.
@@ -36,7 +36,8 @@ pub fn reads_replies_back<D: Domain<Reply: PartialEq>>(
     assert!(domain.decode_reply(b"\xff").is_err());
 }
 
-/// Offers calls to one batch, so many milliseconds after the origin, and makes it durable. Returns the answers.
+/// Offers calls to one batch at `at_ms` after the origin, and makes it durable. Returns the
+/// answers.
 ///
 /// # Panics
 /// When a row is missing.
@@ -54,10 +55,10 @@ pub fn batch<D: Domain>(
     answers
 }
 
-/// Ends the batch at hand, and makes it durable. Returns its entry, with its number.
+/// Ends the current batch and makes it durable. Returns its entry with its number.
 ///
 /// # Panics
-/// When the batch is no run of its own.
+/// When the core does not count the batch as committed.
 pub fn settle<D: Domain>(core: &mut Core<D>) -> Option<(u64, JournalEntry)> {
     let run = core.tail().seq() + 1;
     let Some(batch) = core.finish(Author { writer: [1; 16], run }) else {
@@ -69,11 +70,11 @@ pub fn settle<D: Domain>(core: &mut Core<D>) -> Option<(u64, JournalEntry)> {
     Some((batch.seq, batch.entry))
 }
 
-/// Has the records follow the journal, in pieces of about `budget` bytes, as of `start`. Tells how many pieces that
-/// were.
+/// Writes the records behind the journal, in pieces of about `budget` bytes, as of `start`. Returns
+/// the number of pieces.
 ///
 /// # Panics
-/// When a piece is made for another head.
+/// When a piece is made for a head other than `head`.
 pub fn checkpoint<D: Domain>(
     core: &mut Core<D>,
     start: Timestamp,
@@ -112,7 +113,7 @@ fn branch(service: &str) -> Branch {
     Branch { service, shard: ShardId(0) }
 }
 
-/// A shard of which each call has a batch of its own, and answers in words.
+/// A shard that puts each call into a batch of its own, and answers in words.
 #[derive(Debug)]
 pub struct Rig<D: Domain> {
     /// The shard.
@@ -122,7 +123,7 @@ pub struct Rig<D: Domain> {
 }
 
 impl<D: Domain> Rig<D> {
-    /// A shard on which nothing stands in these rows. `say` puts a reply into words.
+    /// A shard on which these rows are absent. `say` puts a reply into words.
     ///
     /// # Panics
     /// As [`core`].
@@ -141,7 +142,7 @@ impl<D: Domain> Rig<D> {
     /// Puts one call into a batch of its own.
     ///
     /// # Panics
-    /// When a row is missing, or the answer is none of a call that may not wait.
+    /// When a row is missing, or for an answer that has no words here.
     pub fn call(&mut self, call: Call<D>) -> String {
         self.at_ms += 10;
         let answers = batch(&mut self.core, self.at_ms, &[call]);
@@ -195,7 +196,7 @@ impl<D: Domain> Rig<D> {
         self.call(Call::Commit { meta: self.meta(tx), receipts: Vec::new() })
     }
 
-    /// Aborts, as somebody else has voted against it.
+    /// Aborts, with evidence that another branch has voted against it.
     ///
     /// # Panics
     /// As [`Rig::call`].
@@ -203,7 +204,7 @@ impl<D: Domain> Rig<D> {
         self.call(Call::Abort { meta: self.meta(tx), evidence: true, refusal: None })
     }
 
-    /// Transactions 1, 2, ..., from the oldest on, of an order and this shard.
+    /// Transaction `tx` of an order and this shard. Lower numbers are older.
     pub fn meta(&self, tx: u8) -> TxMeta {
         TxMeta {
             tx_id: TxId([tx; 16]),

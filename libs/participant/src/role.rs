@@ -1,5 +1,5 @@
-//! What the executables of order, stock and payment have in common: settings, the way from start to
-//! ready, and the end.
+//! What the executables of order, stock and payment share: settings, start-up until ready, and
+//! shutdown.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -38,9 +38,9 @@ use crate::{
     shards::{OpError, Shards},
 };
 
-/// Between two looks whether the store is still there.
+/// Interval at which a role checks that the store is still there.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
-/// Longest that a coordinator is waited for when it is asked to resolve something.
+/// Longest that a request to resolve a transaction may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings of a service that takes part in transactions.
@@ -73,7 +73,7 @@ pub struct RoleArgs {
     pub batch_calls_max: Option<u16>,
 }
 
-/// Why a role stopped. A person must look.
+/// Why a role stopped. An operator must act.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
     /// The service's name does not fit.
@@ -85,7 +85,7 @@ pub enum RoleError {
     /// The store's data is not for this program.
     #[error("cannot use the store's data")]
     Schema(#[from] SchemaError),
-    /// The store was made anew beneath a running role. Start it again.
+    /// The store was recreated while the role ran on it. Start the role again.
     #[error("the store is not the one that was opened")]
     AnotherStore,
     /// The certificates are not usable.
@@ -99,15 +99,15 @@ pub enum RoleError {
     Admin(#[source] io::Error),
 }
 
-/// What a service is made of, over seams that may be real or simulated.
+/// The parts of a service, over seams that may be real or simulated.
 pub struct Parts<D: Domain> {
-    /// Its decisions.
+    /// The service's decisions.
     pub domain: Arc<D>,
-    /// Its lanes.
+    /// The service's lanes.
     pub shards: Arc<Shards<D>>,
-    /// The store's time, as its timestamps tell it.
+    /// The store's time, as learned from its timestamps.
     pub store_time: StoreTime,
-    /// Other services.
+    /// The way to other services.
     pub net: Arc<dyn Net>,
     /// For new ids.
     pub entropy: Arc<dyn Entropy>,
@@ -146,7 +146,8 @@ impl<D: Domain> Parts<D> {
         Ok(Self { domain: Arc::new(domain), shards, store_time, net, entropy })
     }
 
-    /// Opens the lanes as soon as the store answers; a shop that is new gets its schema here. Returns it.
+    /// Opens the lanes as soon as the store answers, and returns the schema. A new shop gets its
+    /// schema here.
     ///
     /// # Errors
     /// [`SchemaError`]; a retry does not help.
@@ -169,15 +170,15 @@ impl<D: Domain> Parts<D> {
 }
 
 impl<D: Domain> Parts<D> {
-    /// The services of a replica: its own, and the participant service of its lanes. Every answer tells the
-    /// store's time.
+    /// The gRPC services of a replica: its own, and the participant service of its lanes. Every
+    /// answer carries the store's time.
     pub fn with_participant(&self, own: Routes) -> Routes {
         let participant = Participant::new(Arc::clone(&self.domain), Arc::clone(&self.shards));
         let participant = served!(ParticipantServiceServer::new(participant));
         store_time::telling(own.add_service(participant), &self.store_time)
     }
 
-    /// The call that a request which changes something belongs to.
+    /// The client call that a mutating request belongs to.
     ///
     /// # Errors
     /// As [`rpc::call::client_call`].
@@ -193,7 +194,7 @@ impl<D: Domain> Parts<D> {
     /// Executes an operation on the shard of this id.
     ///
     /// # Errors
-    /// A status.
+    /// The status for the refusal or the lane's error.
     pub async fn execute(
         &self,
         id: &str,
@@ -207,12 +208,12 @@ impl<D: Domain> Parts<D> {
         executed.await.map_err(|error| to_status(&error))
     }
 
-    /// The shards that a BatchInit names; all of them when it names none. `known` is how many there are, as far
-    /// as its caller knows.
+    /// The shards that a BatchInit names, or all of them if it names none. `known` is the number of
+    /// shards that its caller knows of, or 0.
     ///
     /// # Errors
-    /// A status, when the lanes are closed, a shard does not exist, or there are more or fewer than are known:
-    /// then the parts of several calls do not make a whole.
+    /// A status, when the lanes are closed, a shard does not exist, or the number of shards is not
+    /// `known`: the parts of several calls would then not cover everything.
     pub fn wanted_shards(&self, named: &[u32], known: u32) -> Result<Vec<ShardId>, Status> {
         let count = self.shards.count().map_err(|error| to_status(&error))?;
         if known != 0 && known != u32::from(count) {
@@ -243,7 +244,8 @@ pub struct ThroughCoordinator {
 #[async_trait]
 impl AskResolve for ThroughCoordinator {
     async fn resolve(&self, meta: TxMeta) {
-        // Lanes of several shards ask about one transaction: the same replica is asked, which resolves it once.
+        // Lanes of several shards may ask about one transaction. They ask the same replica, which
+        // resolves it once.
         let bytes = [meta.tx_id.0[14], meta.tx_id.0[15]];
         let Ok(route) = self.coordinator.route(ShardId(u16::from_be_bytes(bytes))) else { return };
         let mut client = CoordinatorServiceClient::new(route.transport);
@@ -259,7 +261,7 @@ impl AskResolve for ThroughCoordinator {
 /// Serves until `shutdown` is done, then drains.
 ///
 /// # Errors
-/// [`RoleError`]; a person must look.
+/// [`RoleError`]; an operator must act.
 pub async fn run<D: Domain>(
     domain: D,
     args: RoleArgs,
@@ -294,7 +296,7 @@ pub async fn run<D: Domain>(
     }
 }
 
-/// What operators ask.
+/// What the role tells operators about itself.
 fn admin<D: Domain>(parts: &Parts<D>, readiness: &Readiness) -> Admin {
     let shards = Arc::clone(&parts.shards);
     let details = move || {
@@ -318,7 +320,8 @@ fn lane_options(batch_calls_max: Option<u16>, retention_ms: u64) -> LaneOptions 
     options
 }
 
-/// Keeps readiness in step with the store. Ends when it is not the one that was opened any more.
+/// Keeps readiness in step with the store. Returns when the store is no longer the one that was
+/// opened.
 async fn probe(
     kv: &SharedKv,
     readiness: &Readiness,

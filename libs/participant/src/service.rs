@@ -1,4 +1,4 @@
-//! The gRPC face of `till.participant.v1` over a service's lanes.
+//! The gRPC service `till.participant.v1` over a service's lanes.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     shards::Shards,
 };
 
-/// Operations in one Apply at most.
+/// Most operations in one Apply.
 const OPERATIONS_MAX: usize = 4096;
 
 /// `till.participant.v1.ParticipantService` of a service.
@@ -36,7 +36,7 @@ impl<D: Domain> Clone for Participant<D> {
     }
 }
 
-/// The value of a field that converts.
+/// The converted field.
 ///
 /// # Errors
 /// INVALID_ARGUMENT, naming the field.
@@ -44,13 +44,13 @@ pub fn checked<T>(field: Result<T, InvalidField>) -> Result<T, Status> {
     field.map_err(|error| invalid(&error))
 }
 
-/// Says that a field does not convert.
+/// The status for a field that does not convert.
 pub fn invalid(error: &InvalidField) -> Status {
     invalid_field(error.field, &error.problem)
 }
 
 impl<D: Domain> Participant<D> {
-    /// The face of these lanes.
+    /// The gRPC service over these lanes.
     pub const fn new(domain: Arc<D>, shards: Arc<Shards<D>>) -> Self {
         Self { domain, shards }
     }
@@ -88,7 +88,8 @@ impl<D: Domain> Participant<D> {
     ) -> Result<Pending<D>, Status> {
         let meta = tx(request.tx.as_ref())?;
         let branch = convert::branch(request.branch.as_ref()).map_err(|error| invalid(&error))?;
-        // Whatever can never be answered with YES is answered with a durable NO: an error would be asked again.
+        // A Prepare that can never get a YES gets a durable NO. After an error, the coordinator
+        // would ask again.
         let call = match self.domain.decode_payload(&request.payload) {
             Ok(payload) if self.lies_on(&payload, branch.shard)? => {
                 Call::Prepare { meta, payload, may_wait }
@@ -123,7 +124,7 @@ impl<D: Domain> Participant<D> {
         let branch = convert::branch(request.branch.as_ref()).map_err(|error| invalid(&error))?;
         let proved = meta.branches.iter().eq(receipts.iter().map(|receipt| &receipt.branch));
         if meta.is_primary(&branch) && !proved {
-            // COMMITTED needs every vote to be YES, and their receipts are the proof.
+            // P3: COMMITTED needs every vote to be YES, and the receipts prove that.
             return Err(invalid_field("receipts", "must be those of all branches, in their order"));
         }
         self.ask(request.branch.as_ref(), Call::Commit { meta, receipts })
@@ -177,7 +178,7 @@ impl<D: Domain> Participant<D> {
         self.ask(request.branch.as_ref(), Call::Forget { tx_id })
     }
 
-    /// Hands one operation of a batch to its lane.
+    /// Hands one operation of an Apply to its lane.
     fn begin(&self, operation: wire::Operation) -> Result<Begun<D>, Status> {
         Ok(match operation.operation {
             Some(Op::Prepare(request)) => Begun::Prepare(self.begin_prepare(&request, false)?),
@@ -196,7 +197,7 @@ impl<D: Domain> Participant<D> {
         })
     }
 
-    /// Waits for the answer to one operation of a batch.
+    /// Waits for the answer to one operation of an Apply.
     async fn finish(&self, begun: Begun<D>) -> Result<OpResult, Status> {
         Ok(match begun {
             Begun::Prepare(pending) => match vote(pending).await? {
@@ -219,7 +220,7 @@ impl<D: Domain> Participant<D> {
                 Answer::Refused(refusal) => return Err(to_status(&refusal)),
                 Answer::Waiting(blocker) => waiting(&blocker),
                 Answer::Overloaded => return Err(to_status(&LaneError::Overloaded)),
-                // A lane answers an operation that changes nothing in no other way.
+                // A lane has no other answers to an operation that changes nothing.
                 Answer::Vote(_)
                 | Answer::State(..)
                 | Answer::Aborted { .. }
@@ -231,8 +232,8 @@ impl<D: Domain> Participant<D> {
     }
 }
 
-/// What a shard that does not exist answers. It never votes YES, so a transaction that names it is aborted
-/// there from the beginning: whatever asks gets an end.
+/// The answer of a shard that does not exist. It never votes YES, so a transaction that names it is
+/// aborted there from the beginning, and can always be resolved.
 fn nowhere<D: Domain>(call: &Call<D>) -> Result<Answer<D::Reply>, Status> {
     if Mutation::ShardsUnchecked.is_on() {
         return Err(to_status(&LaneError::Unavailable));
@@ -250,7 +251,7 @@ fn nowhere<D: Domain>(call: &Call<D>) -> Result<Answer<D::Reply>, Status> {
     }
 }
 
-/// An operation of a batch that its lane has, by what its answer will be.
+/// An operation of an Apply that its lane has taken, by the kind of its answer.
 enum Begun<D: Domain> {
     Prepare(Pending<D>),
     Commit(Pending<D>),
@@ -265,13 +266,13 @@ async fn settled<D: Domain>(pending: Pending<D>) -> Result<Answer<D::Reply>, Sta
     pending.answer().await.map_err(|error| to_status(&error))
 }
 
-/// The answer to a Prepare; the blocker where it would have to wait.
+/// The vote on a Prepare, or the blocker that it would have to wait for.
 async fn vote<D: Domain>(pending: Pending<D>) -> Result<Result<Vote, Box<TxMeta>>, Status> {
     match settled(pending).await? {
         Answer::Vote(vote) => Ok(Ok(vote)),
         Answer::Waiting(blocker) => Ok(Err(blocker)),
         Answer::Overloaded => Err(to_status(&LaneError::Overloaded)),
-        // A lane answers a Prepare in no other way.
+        // A lane has no other answers to a Prepare.
         Answer::Done(..)
         | Answer::Refused(_)
         | Answer::State(..)
@@ -285,7 +286,7 @@ async fn vote<D: Domain>(pending: Pending<D>) -> Result<Result<Vote, Box<TxMeta>
 async fn state<D: Domain>(pending: Pending<D>) -> Result<(BranchState, Option<Vote>), Status> {
     match settled(pending).await? {
         Answer::State(state, vote) => Ok((state, vote)),
-        // A lane answers a Commit or Query in no other way.
+        // A lane has no other answers to a Commit or a Query.
         Answer::Done(..)
         | Answer::Refused(_)
         | Answer::Vote(_)
@@ -306,7 +307,7 @@ async fn refused<D: Domain>(pending: Pending<D>) -> Result<wire::RefuseResponse,
             Outcome::Refusal(wire::vote::No { reason, metadata })
         }
         Answer::Committed(tx_id) => Outcome::Committed(tx_id.0.to_vec().into()),
-        // An operation has the same id and hash, which the coordinator never gives.
+        // An operation has the same request id and hash, which the coordinator never gives to one.
         Answer::Done(..)
         | Answer::Vote(_)
         | Answer::Waiting(_)
@@ -329,7 +330,7 @@ async fn aborted<D: Domain>(pending: Pending<D>) -> Result<wire::AbortResponse, 
         Answer::Aborted { state, refused } => {
             Ok(wire::AbortResponse { state: wire::BranchState::from(state).into(), refused })
         }
-        // A lane answers an Abort in no other way.
+        // A lane has no other answers to an Abort.
         Answer::Done(..)
         | Answer::Refused(_)
         | Answer::Vote(_)
@@ -350,7 +351,7 @@ async fn queried<D: Domain>(pending: Pending<D>) -> Result<wire::QueryResponse, 
     })
 }
 
-/// An operation that has no answer.
+/// The result of an operation that got no answer.
 fn error(status: &Status) -> OpResult {
     OpResult::Error(wire::OperationError {
         code: status.code().into(),
@@ -384,7 +385,7 @@ impl<D: Domain> ParticipantService for Participant<D> {
         &self,
         request: Request<wire::PrepareRequest>,
     ) -> Result<Response<wire::PrepareResponse>, Status> {
-        // A call that may wait is never answered `Waiting`; a full queue is.
+        // A Prepare that may wait is never answered `Waiting`.
         let vote = vote(self.begin_prepare(request.get_ref(), true)?).await?;
         let vote = vote.map_err(|_| to_status(&LaneError::Overloaded))?;
         Ok(Response::new(wire::PrepareResponse { vote: Some((&vote).into()) }))
@@ -427,7 +428,7 @@ impl<D: Domain> ParticipantService for Participant<D> {
         if operations.len() > OPERATIONS_MAX {
             return Err(invalid_field("operations", "must be at most 4096"));
         }
-        // All are in their lanes before the first answer is waited for.
+        // All operations are in their lanes before the first answer is awaited.
         let begun: Vec<_> = operations.into_iter().map(|operation| self.begin(operation)).collect();
         let mut results = Vec::with_capacity(begun.len());
         for begun in begun {

@@ -18,10 +18,10 @@ use crate::{
 /// Why an operation has no reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpError {
-    /// A definite answer.
+    /// The service refused, which is definite.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// No answer; for a mutation the outcome is unknown.
+    /// There is no answer. The outcome of a mutation is unknown.
     #[error(transparent)]
     Lane(#[from] LaneError),
 }
@@ -49,7 +49,8 @@ impl Classify for OpError {
     }
 }
 
-/// The lanes of a service. Closed until the schema is known; until then calls are `Unavailable`.
+/// The lanes of a service. They are closed until the schema is known, and calls are `Unavailable`
+/// until then.
 #[derive(Debug)]
 pub struct Shards<D: Domain> {
     service: Service,
@@ -57,7 +58,7 @@ pub struct Shards<D: Domain> {
 }
 
 impl<D: Domain> Shards<D> {
-    /// No lanes yet.
+    /// The service without lanes yet.
     ///
     /// # Errors
     /// When the domain's name does not fit a service.
@@ -65,8 +66,8 @@ impl<D: Domain> Shards<D> {
         Ok(Self { service: Service::new(domain.name())?, lanes: OnceLock::new() })
     }
 
-    /// Opens one lane for each shard. They run until this is dropped; nothing happens when they are open
-    /// already.
+    /// Opens one lane for each shard. The lanes run until this is dropped. Does nothing if they are
+    /// already open.
     pub fn open(&self, domain: &Arc<D>, shards: u16, seams: &Seams, options: LaneOptions) {
         let writer = seams.entropy.next_bytes();
         let options = LaneOptions { limits: options.limits.of_one(shards), ..options };
@@ -111,7 +112,7 @@ impl<D: Domain> Shards<D> {
         Ok(shard_of(id, self.count()?))
     }
 
-    /// The way to a shard's lane; none for a shard that does not exist.
+    /// The handle to a shard's lane. `None` for a shard that does not exist.
     ///
     /// # Errors
     /// [`LaneError::Unavailable`] while closed.
@@ -132,7 +133,8 @@ impl<D: Domain> Shards<D> {
         self.ask(shard, Call::Op { op, call, may_wait: true }).await
     }
 
-    /// Has a shard remember that a call is refused. Returns the reply if it has succeeded before.
+    /// Makes a shard remember that a call is refused. Returns the reply if the call has already
+    /// succeeded.
     ///
     /// # Errors
     /// The refusal that stands, or another [`OpError`].
@@ -153,9 +155,9 @@ impl<D: Domain> Shards<D> {
             Answer::Refused(refusal) => Err(refusal.into()),
             Answer::Overloaded => Err(LaneError::Overloaded.into()),
             Answer::Expired => Err(LaneError::Expired.into()),
-            // A transaction has the same id and hash, which nobody gives to an operation.
+            // A transaction has the same request id and hash, which no operation is ever given.
             Answer::Committed(_) => Err(Refusal::new(Reason::RequestIdReused).into()),
-            // A lane answers an operation in no other way.
+            // A lane has no other answers to an operation.
             Answer::Vote(_)
             | Answer::Waiting(_)
             | Answer::State(..)

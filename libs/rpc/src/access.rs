@@ -1,8 +1,9 @@
-//! Who calls whom: the identities that certificates carry, and the one table of what each may call.
+//! Who may call whom: the identities that certificates carry, and the table of what each identity
+//! may call.
 //!
-//! An identity is the certificate's only URI name of our trust domain, in the form of a SPIFFE id:
-//! `spiffe://till/coordinator`, `spiffe://till/participant/loyalty`. The table is consulted only where
-//! the caller had to show a certificate; what it does not name is refused.
+//! An identity is the certificate's only URI name in our trust domain, in the form of a SPIFFE id:
+//! `spiffe://till/coordinator`, `spiffe://till/participant/loyalty`. The table is consulted only
+//! where callers must show certificates. Calls that it does not name are refused.
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
@@ -11,12 +12,12 @@ use types::{Classify, ErrorKind, Reason};
 #[cfg(test)]
 mod tests;
 
-/// Trust domain unless told otherwise.
+/// The default trust domain.
 pub const TRUST_DOMAIN: &str = "till";
-/// Longest name behind a role, in bytes.
+/// Longest name after a role, in bytes.
 const NAME_LEN_MAX: usize = 64;
 
-/// What a process, or a person, is to others.
+/// The role of a process, or of a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// The order service.
@@ -27,13 +28,13 @@ pub enum Role {
     Payment,
     /// The coordinator.
     Coordinator,
-    /// The REST face.
+    /// The REST bridge.
     HttpBridge,
-    /// A service beyond our own that takes part in transactions; has a name.
+    /// A further service that takes part in transactions. It has a name.
     Participant,
-    /// An application that calls the services, or runs transactions of its own; may have a name.
+    /// An application that calls the services or runs transactions of its own. It may have a name.
     Client,
-    /// A person who looks after the shop, or a tool of theirs; may have a name.
+    /// A person who operates the shop, or their tool. It may have a name.
     Operator,
 }
 
@@ -50,7 +51,7 @@ impl Role {
         Self::Operator,
     ];
 
-    /// As in an identity.
+    /// The role as part of an identity.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Order => "order",
@@ -64,7 +65,7 @@ impl Role {
         }
     }
 
-    /// True for those that serve others by gRPC.
+    /// True for roles that serve gRPC.
     const fn serves(self) -> bool {
         match self {
             Self::Order | Self::Stock | Self::Payment | Self::Coordinator | Self::Participant => {
@@ -75,43 +76,43 @@ impl Role {
     }
 }
 
-/// Who somebody is. Cheap to clone.
+/// The identity of a process or a person. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     role: Role,
     name: Option<Arc<str>>,
 }
 
-/// Why a text is no identity. A retry does not help.
+/// The text is not an identity. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not ROLE or ROLE/NAME")]
 pub struct IdentityError(String);
 
 impl Identity {
-    /// One of the shop's own roles.
+    /// An identity of one of the shop's own roles.
     pub const fn of(role: Role) -> Self {
         Self { role, name: None }
     }
 
-    /// A service beyond our own.
+    /// The identity of a further service.
     ///
     /// # Errors
-    /// [`IdentityError`] when the name is none.
+    /// [`IdentityError`] if the name is not valid.
     pub fn participant(name: &str) -> Result<Self, IdentityError> {
         format!("participant/{name}").parse()
     }
 
-    /// What it is.
+    /// The role of the identity.
     pub const fn role(&self) -> Role {
         self.role
     }
 
-    /// True when it may be the callee of somebody who does not know whom to expect.
+    /// True if it may be the callee of a caller that expects no particular one.
     pub(crate) const fn serves(&self) -> bool {
         self.role.serves()
     }
 
-    /// Reads a URI name of a certificate; none when it is not of this trust domain.
+    /// Parses a URI name of a certificate. `None` if it is not in this trust domain.
     pub(crate) fn from_uri(uri: &str, trust_domain: &str) -> Option<Result<Self, IdentityError>> {
         let path = uri.strip_prefix("spiffe://")?.strip_prefix(trust_domain)?.strip_prefix('/')?;
         Some(path.parse())
@@ -154,12 +155,12 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Who is at the other end of a connection; nobody who could be named, when that is plain, or when no
-/// certificate was shown. Stands in the extensions of every request.
+/// The peer of a connection, in the extensions of every request. `None` if the connection is plain
+/// or the peer showed no certificate.
 #[derive(Debug, Clone, Default)]
 pub struct Peer(pub Option<Identity>);
 
-/// A caller that the table does not let call this. A retry does not help.
+/// The table does not allow this caller to make this call. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{caller} may not call this")]
 pub struct Refused {
@@ -167,7 +168,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Who it was, for the log.
+    /// The caller, for the log.
     pub fn caller(&self) -> &str {
         &self.caller
     }
@@ -183,11 +184,11 @@ impl Classify for Refused {
     }
 }
 
-/// Services that anybody may call: how somebody is, and what it offers.
+/// Services that anybody may call: health and reflection.
 const FREE: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
 
-/// Services, one or all of their methods, and who may call them. The first row that fits counts.
+/// Services, one method or all of them ("*"), and who may call them. The first matching row counts.
 const TABLE: &[(&str, &str, &[Role])] = {
     use Role::{Client, Coordinator, HttpBridge, Operator, Order, Participant, Payment, Stock};
     const ORDER: &str = "till.order.v1.OrderService";
@@ -198,7 +199,7 @@ const TABLE: &[(&str, &str, &[Role])] = {
     const PARTICIPANT: &str = "till.participant.v1.ParticipantService";
     const BUNDLE: &str = "till.bundle.v1.BundleService";
     &[
-        // The coordinator reads an order before it is bought; order asks for a price.
+        // The coordinator reads an order before it is bought, and order asks for a price.
         (ORDER, "GetOrder", &[HttpBridge, Client, Coordinator]),
         (ORDER, "*", &[HttpBridge, Client]),
         (STOCK, "GetItem", &[HttpBridge, Client, Order]),
@@ -207,22 +208,23 @@ const TABLE: &[(&str, &str, &[Role])] = {
         (COORDINATOR, "Resolve", &[Order, Stock, Payment, Participant]),
         (COORDINATOR, "*", &[HttpBridge, Client]),
         (TRANSACTION, "RunTransaction", &[Client]),
-        // The bridge asks for its console, behind the operator's key.
+        // The bridge calls these for its console, which needs the operator's key.
         (TRANSACTION, "*", &[Operator, HttpBridge]),
-        // Where keys are: callers need it to find the replica.
+        // Says how keys are sharded, which callers need to find a replica.
         (PARTICIPANT, "Describe", &[HttpBridge, Client, Order, Coordinator, Operator]),
-        // Prepare, Commit, Abort, Query, Forget, and Apply that carries them.
+        // Prepare, Commit, Abort, Query, Forget, and Apply, which carries them.
         (PARTICIPANT, "*", &[Coordinator]),
-        // Each call in it is looked up here by itself.
+        // Each call in a bundle is checked on its own.
         (BUNDLE, "*", &[HttpBridge]),
     ]
 };
 
-/// Who may use the store, where it is ours and asks: those who keep something there, and operators, who audit it.
+/// Who may use the store, if it is ours and checks: the roles that keep data there, and operators,
+/// who audit it.
 const STORE: &[Role] =
     &[Role::Order, Role::Stock, Role::Payment, Role::Coordinator, Role::Operator];
 
-/// Lets somebody use the store, or refuses it.
+/// Checks that a caller may use the store.
 ///
 /// # Errors
 /// [`Refused`].
@@ -233,7 +235,7 @@ pub fn check_store(caller: &Identity) -> Result<(), Refused> {
     Err(Refused { caller: caller.to_string() })
 }
 
-/// True for what is answered whoever asks: health and reflection.
+/// True for calls that anybody may make: health and reflection.
 pub(crate) fn is_free(path: &str) -> bool {
     FREE.iter().any(|free| path.starts_with(free))
 }
@@ -243,8 +245,8 @@ pub(crate) fn is_reflection(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
-/// Who may call a method, by its path (`/till.stock.v1.StockService/GetItem`); nobody, when the table
-/// has no row for it.
+/// The roles that may call a method, given its path (`/till.stock.v1.StockService/GetItem`). Empty
+/// if the table has no row for it.
 pub fn callers(path: &str) -> &'static [Role] {
     let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/'))
     else {
@@ -254,7 +256,7 @@ pub fn callers(path: &str) -> &'static [Role] {
     TABLE.iter().find(fits).map_or(&[], |row| row.2)
 }
 
-/// Lets a call through, or refuses it.
+/// Checks that a caller may make a call.
 ///
 /// # Errors
 /// [`Refused`].

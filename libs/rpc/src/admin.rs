@@ -1,10 +1,10 @@
-//! The admin listener: what operators and their tools ask a role, beside its work and never through the
-//! same door. `/metrics` for Prometheus, `/livez` for whoever would restart it, `/readyz` for whoever would
-//! send it requests, with what it depends on.
+//! The admin listener answers operators and their tools on a socket of its own, apart from the
+//! role's work: `/metrics` for Prometheus, `/livez` for a supervisor that restarts the process, and
+//! `/readyz` for a balancer that sends it requests, with what readiness depends on.
 //!
-//! By itself it changes nothing; what a role adds to it ([`Admin::with_routes`]) may. On a loopback address
-//! it answers to loopback names only, so that no site's page gets at it by a name of its own that resolves to
-//! this machine.
+//! By itself it changes nothing, but routes that a role adds ([`Admin::with_routes`]) may. On a
+//! loopback address it answers to loopback names only, so that no site's page can reach it by a
+//! name of its own that resolves to this machine.
 
 mod door;
 
@@ -25,33 +25,33 @@ use types::host::is_for_loopback;
 use self::door::Bounds;
 use crate::server::{self, Readiness};
 
-/// How metrics are written down.
+/// Content type of the metrics.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What a role says of itself.
+/// A role's report on itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// Whether requests may be sent.
     pub ready: bool,
-    /// What that hangs on, for people; a name and what is so.
+    /// Named facts that readiness depends on, for people.
     pub details: Map<String, Value>,
 }
 
-/// Whoever can say whether a role is ready.
+/// Can tell whether a role is ready.
 #[tonic::async_trait]
 pub trait Look: Send + Sync + 'static {
-    /// Looks now.
+    /// Makes a report now.
     async fn look(&self) -> Report;
 }
 
-/// A role's readiness and, when somebody asks, what else it knows.
+/// A role's readiness, with further details on demand.
 pub struct Ready<F> {
     readiness: Readiness,
     details: F,
 }
 
 impl<F> Ready<F> {
-    /// What `readiness` says, with these details.
+    /// Reports `readiness` with these details.
     pub const fn new(readiness: Readiness, details: F) -> Self {
         Self { readiness, details }
     }
@@ -76,7 +76,7 @@ where
     }
 }
 
-/// What the listener answers.
+/// The admin listener's answers.
 #[derive(Clone)]
 pub struct Admin {
     look: Arc<dyn Look>,
@@ -91,26 +91,26 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// A listener for a role that is as ready as `look` says.
+    /// A listener for a role that is ready when `look` says so.
     pub fn new(look: impl Look) -> Self {
         Self { look: Arc::new(look), more_metrics: Vec::new(), more_routes: Router::new() }
     }
 
-    /// Puts more metrics behind our own, in Prometheus' text format.
+    /// Appends more metrics to our own, in Prometheus' text format.
     #[must_use]
     pub fn with_metrics(mut self, text: fn() -> String) -> Self {
         self.more_metrics.push(text);
         self
     }
 
-    /// Answers these, too.
+    /// Adds these routes.
     #[must_use]
     pub fn with_routes(mut self, routes: Router) -> Self {
         self.more_routes = self.more_routes.merge(routes);
         self
     }
 
-    /// All that is answered.
+    /// All routes.
     pub fn router(self) -> Router {
         let more = self.more_routes.clone();
         Router::new()
@@ -121,10 +121,11 @@ impl Admin {
             .merge(more)
     }
 
-    /// Answers on these sockets for as long as the guard is kept: until the role has drained.
+    /// Serves on these sockets for as long as the guard is kept, which is until the role has
+    /// drained.
     ///
     /// # Errors
-    /// When a socket cannot be used; a retry does not help.
+    /// If a socket cannot be used; a retry does not help.
     pub fn serve(self, listeners: Vec<TcpListener>) -> io::Result<Serving> {
         let router = self.router();
         let mut serving = JoinSet::new();
@@ -141,12 +142,13 @@ impl Admin {
     }
 }
 
-/// Keeps an admin listener going.
+/// Keeps an admin listener running.
 #[must_use = "the listener ends with its guard"]
 #[derive(Debug)]
 pub struct Serving(#[allow(dead_code, reason = "kept for its end")] JoinSet<()>);
 
-/// Refuses what was meant for another host. A request without a host comes from no browser.
+/// Refuses requests for another host. Browsers always send a host, so a request without one comes
+/// from no browser.
 async fn loopback_names(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     if is_for_loopback(request.uri().authority().map(Authority::as_str), host) {

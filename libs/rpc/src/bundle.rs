@@ -1,8 +1,8 @@
-//! Many unary calls in one request: the caller gathers, the callee takes apart, and neither the generated
-//! clients nor the services know.
+//! Many unary calls in one request. The caller gathers them and the callee splits them; neither the
+//! generated clients nor the services notice.
 //!
-//! The wire is `till.bundle.v1.BundleService` (`proto/till/bundle/v1/bundle.proto`); it is written down here
-//! by its numbers, as this crate knows no contracts, and a test compares the two.
+//! The wire is `till.bundle.v1.BundleService` (`proto/till/bundle/v1/bundle.proto`). It is repeated
+//! here by its field numbers, because this crate knows no contracts; a test compares the two.
 
 use std::{
     convert::Infallible,
@@ -25,14 +25,14 @@ mod tests;
 pub(crate) use send::Bundling;
 pub(crate) use serve::Unbundling;
 
-/// The one method.
+/// Path of the only method.
 pub(crate) const PATH: &str = "/till.bundle.v1.BundleService/Call";
 
-/// Headers, and trailers, of one call of a bundle.
+/// Upper limit on the headers, and on the trailers, of one call in a bundle.
 const HEADERS_MAX: usize = 256;
-/// Most calls of a bundle.
+/// Upper limit on the calls in a bundle.
 const CALLS_MAX: usize = 256;
-/// Greatest size of a bundle, in bytes.
+/// Upper limit on the size of a bundle, in bytes.
 const BYTES_MAX: usize = 1024 * 1024;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -86,7 +86,7 @@ struct CallResponse {
     answers: Vec<Answer>,
 }
 
-/// All but what goes without saying.
+/// Packs all headers but those that every call has.
 fn pack(headers: &HeaderMap) -> Vec<Header> {
     let said = headers.iter().filter(|(name, value)| {
         **name != http::header::TE && (**name != CONTENT_TYPE || **value != GRPC)
@@ -98,7 +98,7 @@ fn pack(headers: &HeaderMap) -> Vec<Header> {
     .collect()
 }
 
-/// As [`pack`] took them; or what is wrong with them.
+/// Reverses [`pack`], or tells what is wrong with the headers.
 fn unpack(packed: Vec<Header>) -> Result<HeaderMap, String> {
     if packed.len() > HEADERS_MAX {
         return Err(format!("are {}, and may be {HEADERS_MAX} at most", packed.len()));
@@ -114,15 +114,15 @@ fn unpack(packed: Vec<Header>) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// [`unpack`], and what goes without saying.
+/// Like [`unpack`], and adds the headers that every call has.
 fn unpack_head(packed: Vec<Header>) -> Result<HeaderMap, String> {
     let mut headers = unpack(packed)?;
     headers.entry(CONTENT_TYPE).or_insert(GRPC);
     Ok(headers)
 }
 
-/// Shares these out, in order, so that each share has [`CALLS_MAX`] of them at most, and [`BYTES_MAX`] unless
-/// it is one alone.
+/// Splits these, in order, into shares of at most [`CALLS_MAX`] items and [`BYTES_MAX`] bytes. A
+/// larger item gets a share of its own.
 fn split<T>(items: Vec<T>, bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = Vec<T>> {
     let mut rest = items.into_iter().peekable();
     iter::from_fn(move || {
@@ -141,7 +141,7 @@ fn split<T>(items: Vec<T>, bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = 
     })
 }
 
-/// A body that is there whole.
+/// A body that is complete in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Whole {
     pub(crate) data: Bytes,
@@ -156,7 +156,7 @@ impl Whole {
     /// Reads a body to its end.
     ///
     /// # Errors
-    /// What the body ends with instead.
+    /// The error that the body ends with.
     pub(crate) async fn read(mut body: Body) -> Result<Self, Status> {
         let mut whole = Self::default();
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {

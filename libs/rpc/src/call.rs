@@ -1,9 +1,9 @@
-//! What a call that changes something says of itself beside its fields: until when it may take effect, and
-//! which call of a client it is an attempt of.
+//! What a call that changes something carries beside its fields: until when it may take effect, and
+//! of which client call it is an attempt.
 //!
-//! A relative time-out (`grpc-timeout`) begins anew wherever a message lies around: in the socket of a replica
-//! that was stopped, for one. So what may still take effect is bounded by a point in time of the store's
-//! clock, `till-not-after-ms`, fixed once and carried by every attempt.
+//! A relative time-out (`grpc-timeout`) restarts wherever a message is delayed, for instance in the
+//! socket of a stopped replica. The end of a call is therefore a point in time of the store's
+//! clock, `till-not-after-ms`, which is fixed once and carried by every attempt.
 
 use tonic::{Status, metadata::MetadataMap};
 use types::{ClientCall, Entropy, RequestId, Timestamp, UnixMillis};
@@ -11,30 +11,31 @@ use uuid::Builder;
 
 use crate::status::invalid_field;
 
-/// Unix milliseconds by the store's clock at and after which the call takes effect no more.
+/// The call takes no effect at or after this time: Unix milliseconds by the store's clock.
 pub const NOT_AFTER: &str = "till-not-after-ms";
-/// Minted for one call of a client, the same in all attempts of it.
+/// An id minted for one call of a client, the same in all attempts of it.
 pub const CALL_ID: &str = "till-call-id";
 
-/// A timestamp of the store that was read after the call came in, where its request id is the client's own.
+/// A timestamp of the store that was read after the call arrived. Set if its request id is the
+/// client's own.
 pub const BEGAN: &str = "till-call-began-ts";
 
-/// What a caller said of its call. Every part may be missing.
+/// What a caller sent about its call. Every part may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallMeta {
-    /// The call takes effect only before this, by the store's clock.
+    /// The call takes effect only before this time of the store's clock.
     pub not_after: Option<UnixMillis>,
-    /// The client's call that this is an attempt of.
+    /// The id of the client's call that this is an attempt of.
     pub call_id: Option<RequestId>,
-    /// When that call had come in.
+    /// A timestamp read after that call had arrived.
     pub began: Option<Timestamp>,
 }
 
 impl CallMeta {
-    /// Reads what the caller said.
+    /// Reads what the caller sent.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when a header is malformed; a retry does not help.
+    /// INVALID_ARGUMENT if a header is malformed; a retry does not help.
     pub fn of(metadata: &MetadataMap) -> Result<Self, Status> {
         let text = |name: &'static str| match metadata.get(name) {
             None => Ok(None),
@@ -61,7 +62,7 @@ impl CallMeta {
         Ok(Self { not_after: ms.map(UnixMillis), call_id, began: began.map(Timestamp) })
     }
 
-    /// Says it.
+    /// Adds it to a request.
     pub fn set<T>(&self, request: &mut tonic::Request<T>) {
         let metadata = request.metadata_mut();
         if let Some(not_after) = self.not_after {
@@ -77,11 +78,11 @@ impl CallMeta {
     }
 }
 
-/// The call that a request which changes something belongs to. `what` names the call and all that it says. A
-/// request without an id gets one of its own, so that whatever is known of calls is known of all of them.
+/// The client call that a changing request belongs to. `what` describes the call with all its
+/// content. A request without an id gets an id of its own, so that all calls are treated alike.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, naming what is malformed; a retry does not help.
+/// INVALID_ARGUMENT, with the malformed field; a retry does not help.
 pub fn client_call(
     metadata: &MetadataMap,
     request_id: &str,

@@ -1,28 +1,29 @@
-//! The caller's time, as gRPC carries it: the `grpc-timeout` header, a time *left*, not a point in time.
+//! The caller's time as gRPC carries it: the `grpc-timeout` header holds the time *left*, not a
+//! point in time.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 
-/// The header's name.
+/// The name of the header.
 pub const HEADER: &str = "grpc-timeout";
 
-/// The time that the caller has left; none when it did not say, or said it in no form that gRPC knows.
+/// The time that the caller has left. `None` if it set none, or in no form that gRPC defines.
 pub fn of(metadata: &impl AsRef<HeaderMap>) -> Option<Duration> {
     of_headers(metadata.as_ref())
 }
 
-/// As [`of`], of a request whose headers are not yet metadata.
+/// Like [`of`], for a request whose headers are not metadata yet.
 pub(crate) fn of_headers(headers: &HeaderMap) -> Option<Duration> {
     parse(headers.get(HEADER)?.to_str().ok()?)
 }
 
-/// Tells the callee how much time it has. The connection gives up after the same time, too.
+/// Tells the callee how much time it has. The connection also gives up after this time.
 pub fn set<T>(request: &mut tonic::Request<T>, left: Duration) {
     request.set_timeout(left);
 }
 
-/// Reads 1 to 8 digits and a unit, as the gRPC protocol over HTTP/2 defines it.
+/// Parses 1 to 8 digits and a unit, as defined by gRPC over HTTP/2.
 fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,5 +1,5 @@
-//! What surrounds every request: whether its caller may make it, a span, a bound on what is in flight, the caller's
-//! deadline, a catch of panics.
+//! Surrounds every request: the check that its caller may make it, the bound on requests in flight,
+//! a span, the caller's deadline, and a catch of panics.
 
 use std::{
     collections::HashSet,
@@ -27,14 +27,16 @@ use crate::{
 
 mod bounds;
 
-/// Calls of health and reflection in flight at once, watches among them, and bytes of their requests.
+/// Upper limits on the health and reflection calls in flight at once, including watches, and on the
+/// bytes of their requests.
 const FREE_MAX: usize = 4_096;
 const FREE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// So much sooner than tonic a handler is ended whose caller's time is over: tonic says CANCELLED then.
+/// How much earlier than tonic a handler is ended when its caller's time is over, because tonic
+/// would answer CANCELLED.
 const BEFORE_TONIC: Duration = Duration::from_millis(1);
 
-/// Makes [`Guard`]s that share one bound.
+/// Makes [`Guard`]s that share their bounds.
 #[derive(Debug, Clone)]
 pub(crate) struct GuardLayer {
     /// Whether callers are known, so that they can be judged.
@@ -42,15 +44,16 @@ pub(crate) struct GuardLayer {
     /// `package.Service/Method` of everything that is served.
     methods: Arc<HashSet<Arc<str>>>,
     requests: Bound,
-    /// What is answered whoever asks has places and room of its own: nobody can keep the callers of the role out by it.
+    /// Calls that anybody may make have their own places and their own room, so that nobody can use
+    /// them to keep the role's callers out.
     free: Bound,
-    /// Bundles have as many places as requests, and their calls have places of their own.
+    /// Bundles have as many places as requests. The calls in them take places of their own.
     bundles: Bound,
 }
 
 impl GuardLayer {
-    /// At most `in_flight_max` requests at once, and `bytes_max` bytes of them, each of which is here within
-    /// `patience`; where `judges`, from those alone whom [`access`] lets call.
+    /// At most `in_flight_max` requests and `bytes_max` bytes of them at once, each of which must
+    /// arrive within `patience`. If `judges`, only from the callers that [`access`] allows.
     pub(crate) fn new(
         in_flight_max: usize,
         bytes_max: usize,
@@ -67,7 +70,7 @@ impl GuardLayer {
         }
     }
 
-    /// Counts calls of these by their names, `package.Service/Method`.
+    /// Counts calls of these methods, given as `package.Service/Method`, by their names.
     #[must_use]
     pub(crate) fn counting(mut self, methods: impl IntoIterator<Item = String>) -> Self {
         self.methods = Arc::new(methods.into_iter().map(Arc::from).collect());
@@ -81,7 +84,7 @@ impl<S> Guard<S> {
         &self.layer.bundles
     }
 
-    /// What a caller is told that may not call this; none when it may.
+    /// The answer to a caller that may not call this; `None` if it may.
     pub(crate) fn refusal(&self, request: &http::Request<Body>) -> Option<http::Response<Body>> {
         if !self.layer.judges {
             return None;
@@ -101,7 +104,8 @@ impl<S> Layer<S> for GuardLayer {
     }
 }
 
-/// A service with a span around each request, a bound on what is in flight, a deadline, and panics caught.
+/// A service whose requests are checked and bounded, and have a span, a deadline and a catch of
+/// panics.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard<S> {
     inner: S,
@@ -131,18 +135,18 @@ where
         }
         let is_free = access::is_free(path);
         let bound = if is_free { &self.layer.free } else { &self.layer.requests };
-        // A question of reflection is one of a stream, and the next one may take its time.
+        // Reflection is a stream of questions, and the next one may take its time.
         let is_timed = !access::is_reflection(path);
         let Some((request, kept)) = bound.admit(request, is_timed) else {
             let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
             call.answered(&refused);
             return futures::future::ok(refused).boxed();
         };
-        // At debug, like all that is said of single requests: a span costs more than many a request.
+        // At debug level, like all logs of single requests: a span costs more than many a request.
         let span = if is_free {
             Span::none()
         } else {
-            // Names that nobody serves are a caller's invention.
+            // A caller may invent any name, so an unknown one is not used.
             span(call.method.as_deref().unwrap_or(semconv::OTHER), "server")
         };
         Origin::of_caller(request.headers()).continue_in(&span);
@@ -175,7 +179,8 @@ where
 
 /// Counts one call and measures how long it takes.
 struct Call {
-    /// None for what nobody serves: its name is the caller's invention, and is not counted by.
+    /// `None` if nobody serves the method. A caller may invent any name, so it is not used as a
+    /// label.
     method: Option<Arc<str>>,
     begun: Instant,
     _active: Entered,
@@ -197,7 +202,8 @@ impl Call {
     }
 }
 
-/// The status, where it stands in the head of the response: always for an error of a unary call.
+/// Records the status in the span. It is in the head of the response at least for every error of a
+/// unary call.
 fn record(response: &http::Response<Body>) {
     let span = Span::current();
     if !span.is_disabled() {

@@ -1,20 +1,23 @@
-//! The server and client kit of every role: one way to listen, to serve and drain, to find a shard's
-//! replica, to say an error and to read it back.
+//! The server and client kit of every role: one way to listen, to serve and drain, to find a
+//! shard's replica, and to send and read an error.
 //!
-//! Must not know: orders, items, users, transactions, the store. Of the wire it knows two calls,
-//! `till.participant.v1.ParticipantService/Describe` and `till.bundle.v1.BundleService/Call`, by their
-//! names and field numbers, and of all others their names, to say who may call them.
+//! This crate does not know orders, items, users, transactions or the store. Of the wire it knows
+//! two calls, `till.participant.v1.ParticipantService/Describe` and
+//! `till.bundle.v1.BundleService/Call`, by their names and field numbers. Of all other calls it
+//! knows the names, to decide who may call them.
 //!
-//! Modules: [`net`] connections behind a seam; [`tls`] encrypts them; `bundle` many calls in one request;
-//! [`access`] who calls whom; [`endpoints`] where they are; [`routing`] shard to replica; [`status`] errors to `tonic::Status` and back;
-//! [`deadline`] the caller's time; [`retry`] pauses between attempts; [`listen`] sockets; `guard` what
-//! surrounds each request; [`server`] serving, health, reflection, drain; [`admin`] what operators ask; [`reload`]
-//! files that change; [`env`] the real clock and the real entropy.
+//! Modules: [`net`] makes connections, behind a seam; [`tls`] encrypts them; `bundle` puts many
+//! calls into one request; [`access`] says who may call whom, and [`endpoints`] where they are;
+//! [`routing`] maps a shard to a
+//! replica; [`status`] converts errors to `tonic::Status` and back; [`deadline`] carries the
+//! caller's time; [`retry`] computes pauses between attempts; [`listen`] opens sockets; `guard`
+//! surrounds each request; [`server`] serves, with health, reflection and drain; [`admin`] answers
+//! operators; [`reload`] watches files that change; [`env`] is the real clock and the real entropy.
 //!
-//! Invariants: [`status`] is the only place that builds a `tonic::Status`; a server says NOT_SERVING
-//! before it stops accepting; where callers show certificates, nobody calls what [`access`] does not
-//! let them; what is in flight is finished within the drain timeout; a mark-down only
-//! chooses a slower route, never an outcome.
+//! Invariants: only [`status`] builds a `tonic::Status`; a server says NOT_SERVING before it stops
+//! accepting; where callers show certificates, each can only call what [`access`] allows; requests
+//! in flight are finished within the drain timeout; marking a replica as down only chooses a slower
+//! route and never changes an outcome.
 
 pub mod access;
 pub mod admin;
@@ -35,16 +38,18 @@ pub mod status;
 pub mod store_time;
 pub mod tls;
 
-/// Greatest size of a message, in bytes, either way, and of one that comes compressed once it is not. tonic bounds
-/// 4 MiB unless told; a batch of operations may be larger. [`served!`] sets it on servers; clients that may get large
-/// answers set it with `max_decoding_message_size`.
+/// Upper limit on the size of a message in bytes, in both directions. It also bounds a compressed
+/// message after it is decompressed. tonic's default is 4 MiB; a batch of operations may be larger.
+/// [`served!`] sets it on servers; clients that may get large answers set it with
+/// `max_decoding_message_size`.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// How callers may compress what they send.
+/// The compression that callers may use.
 pub const COMPRESSION: tonic::codec::CompressionEncoding = tonic::codec::CompressionEncoding::Gzip;
 
-/// A generated server, set up as all of ours are: it takes messages of up to [`MESSAGE_BYTES_MAX`], plain or
-/// compressed with gzip. A macro, as generated servers have these settings and no trait.
+/// Sets up a generated server like all of ours: it takes messages of up to [`MESSAGE_BYTES_MAX`],
+/// plain or compressed with gzip. This is a macro because generated servers have these settings but
+/// no trait.
 #[macro_export]
 macro_rules! served {
     ($server:expr) => {

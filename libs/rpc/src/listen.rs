@@ -1,4 +1,4 @@
-//! Sockets that a role listens on, bound before anything heavy begins, with errors that say what to do.
+//! Binds the sockets of a role before anything heavy begins, with errors that say what to do.
 
 use std::{
     io,
@@ -10,36 +10,37 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that may wait to be accepted. The kernel caps it at its own limit.
 const BACKLOG: i32 = 4096;
 
-/// The sockets of one role, bound.
+/// The bound sockets of one role.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// For its work.
+    /// For the role's work.
     pub work: Vec<TcpListener>,
-    /// For what operators ask ([`crate::admin`]); may be none.
+    /// For the admin listener ([`crate::admin`]); may be empty.
     pub admin: Vec<TcpListener>,
 }
 
-/// Why a socket could not be bound. The caller chooses another port, or ends who holds it.
+/// Why a socket could not be bound. The caller chooses another port, or ends the process that holds
+/// it.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody else listens there.
+    /// Another process listens there.
     #[error("port {} is taken: another process listens on {address}", address.port())]
     Taken {
-        /// The address that was asked for.
+        /// The requested address.
         address: SocketAddr,
     },
     /// Not allowed: ports below 1024 usually need a privilege.
     #[error("not allowed to listen on {address}")]
     NotAllowed {
-        /// The address that was asked for.
+        /// The requested address.
         address: SocketAddr,
     },
-    /// Something else.
+    /// Any other error.
     #[error("cannot listen on {address}")]
     Failed {
-        /// The address that was asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// The error of the system.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -56,7 +57,7 @@ pub fn everywhere(port: u16) -> [SocketAddr; 2] {
     ]
 }
 
-/// This host alone: `127.0.0.1` and `[::1]`, as nobody knows which of them `localhost` is to a caller.
+/// This host only: `127.0.0.1` and `[::1]`, because a caller's `localhost` may be either.
 pub fn loopback(port: u16) -> [SocketAddr; 2] {
     [
         SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
@@ -64,11 +65,11 @@ pub fn loopback(port: u16) -> [SocketAddr; 2] {
     ]
 }
 
-/// Binds every address; each socket is for its own family alone, so that `[::]` and `0.0.0.0` go
-/// together. `[::]` and `[::1]` are left out, silently, when the host has no IPv6 and another address is
-/// bound. Where the port is 0, the first socket chooses and the others take the same.
+/// Binds every address. Each socket serves its own family only, so that `[::]` and `0.0.0.0` can
+/// both be bound. `[::]` and `[::1]` are silently left out if the host has no IPv6 and another
+/// address is bound. For port 0, the first socket chooses a port and the others take the same.
 ///
-/// The sockets do not block, as tokio wants them.
+/// The sockets are non-blocking, as tokio requires.
 ///
 /// # Errors
 /// [`ListenError`]; nothing stays bound. A retry helps once the other process is gone.
@@ -100,7 +101,7 @@ pub fn tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
     Ok(bound)
 }
 
-/// Where these listen, for people.
+/// The addresses of these listeners, for people.
 pub fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
     listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
 }
@@ -110,7 +111,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Lets a restarted process have its port back while old connections linger; two listeners at once
+    // Lets a restarted process reuse its port while old connections linger. Two listeners at once
     // stay impossible.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -119,12 +120,13 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// True for what every host has that has IPv6; another address that is not there is a mistake.
+/// True for addresses that every host with IPv6 has. If any other address is missing, that is a
+/// mistake.
 fn is_of_every_host(address: SocketAddr) -> bool {
     address.is_ipv6() && (address.ip().is_unspecified() || address.ip().is_loopback())
 }
 
-/// EAFNOSUPPORT where the kernel has no IPv6, EADDRNOTAVAIL where no interface does.
+/// EAFNOSUPPORT if the kernel has no IPv6, EADDRNOTAVAIL if no interface has it.
 fn is_no_ipv6(error: &io::Error) -> bool {
     const EAFNOSUPPORT: i32 = 97;
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn a_port_that_is_taken_in_either_family_is_named() {
         for taken in loopback(0) {
-            // A host without IPv6 has nobody who could take it there.
+            // On a host without IPv6 nobody can take the port there.
             let Ok(first) = tcp(&[taken]) else { continue };
             let taken = addresses(&first)[0];
             let error = tcp(&loopback(taken.port())).unwrap_err();
@@ -164,7 +166,7 @@ mod tests {
             let bound = addresses(&tcp(&wanted).unwrap());
             assert!(bound.iter().all(|address| address.port() == bound[0].port()));
             assert!(bound[0].port() > 0);
-            // A host without IPv6 has the IPv4 socket alone.
+            // A host without IPv6 has the IPv4 socket only.
             assert!(bound.iter().any(SocketAddr::is_ipv4));
             let has_ipv6 = tcp(&[(Ipv6Addr::LOCALHOST, 0).into()]).is_ok();
             assert_eq!(bound.iter().any(SocketAddr::is_ipv6), has_ipv6);

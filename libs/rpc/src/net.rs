@@ -1,5 +1,5 @@
-//! Connections, behind a seam: production talks HTTP/2, a simulation hands requests to another role's
-//! routes in the same process. The generated clients run over either.
+//! Connections, behind a seam. Production speaks HTTP/2; a simulation hands requests to another
+//! role's routes in the same process. Generated clients run over either.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -18,23 +18,23 @@ use crate::{
 mod measured;
 mod resending;
 
-/// What a generated client runs over. Cheap to clone; clones share the connection.
+/// The transport of a generated client. Cheap to clone; clones share the connection.
 pub type Transport = BoxCloneSyncService<
     http::Request<tonic::body::Body>,
     http::Response<tonic::body::Body>,
     NetError,
 >;
 
-/// The connection did not carry the call through; whether the callee got it is not known. A retry may
-/// help.
+/// The connection did not carry the call through. It is unknown whether the callee got it. A retry
+/// may help.
 ///
-/// It is a type of its own, not a bare box, because a future that holds a client over a boxed error
-/// cannot be proved `Send` ("implementation of `From` is not general enough").
+/// This is a type of its own and not a bare box, because a future that holds a client over a boxed
+/// error cannot be proved `Send` ("implementation of `From` is not general enough").
 #[derive(Debug)]
 pub struct NetError(BoxError);
 
 impl NetError {
-    /// Wraps what went wrong.
+    /// Wraps the cause.
     pub fn new(cause: impl Into<BoxError>) -> Self {
         Self(cause.into())
     }
@@ -58,7 +58,7 @@ impl From<NetError> for Failure {
     }
 }
 
-/// A transport that hands requests to a service in this process, another role's `Routes` for instance.
+/// A transport that hands requests to a service in this process, such as another role's `Routes`.
 pub fn in_process<S>(service: S) -> Transport
 where
     S: Service<
@@ -74,17 +74,17 @@ where
     BoxCloneSyncService::new(service.map_err(NetError::new))
 }
 
-/// Where one replica listens: `host:port`.
+/// The address of one replica, as `host:port`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint(Arc<str>);
 
-/// Why a text is not an endpoint. A retry does not help.
+/// The text is not an endpoint. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not host:port")]
 pub struct EndpointError(String);
 
 impl Endpoint {
-    /// The text, `host:port`.
+    /// The address as text, `host:port`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -93,7 +93,7 @@ impl Endpoint {
 impl FromStr for Endpoint {
     type Err = EndpointError;
 
-    /// Takes `host:port`, `[::1]:port`, or either behind `http://`.
+    /// Parses `host:port`, `[::1]:port`, or either after `http://`.
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let bare = text.trim();
         let bare = bare.strip_prefix("http://").unwrap_or(bare).trim_end_matches('/');
@@ -125,27 +125,28 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// How to reach an endpoint.
+/// Connects to endpoints.
 pub trait Net: Send + Sync + fmt::Debug + 'static {
-    /// A transport to this endpoint. Never blocks and never fails: a connection is made when the first
-    /// request needs one, again after it broke, and a request that finds none fails as UNAVAILABLE.
+    /// A transport to this endpoint. Never blocks and never fails: it connects with the first
+    /// request, and again after the connection broke. A request that finds no connection fails as
+    /// UNAVAILABLE.
     fn connect(&self, endpoint: &Endpoint) -> Transport;
 
-    /// As [`Net::connect`], to somebody who has to prove that it is this callee, where connections can
-    /// prove anything.
+    /// Like [`Net::connect`], for a peer that must prove to be this callee, if connections can
+    /// prove an identity.
     fn connect_to(&self, _callee: &Identity, endpoint: &Endpoint) -> Transport {
         self.connect(endpoint)
     }
 }
 
-/// How patient connections are.
+/// Timeouts of connections.
 #[derive(Debug, Clone)]
 pub struct NetOptions {
-    /// Longest that making a connection may take.
+    /// Upper limit on making a connection.
     pub connect_timeout: Duration,
-    /// A quiet connection is pinged this often, idle or not.
+    /// How often a quiet connection is pinged, idle or not.
     pub keep_alive_interval: Duration,
-    /// A connection whose ping is not answered within this is broken.
+    /// A connection counts as broken if a ping is not answered within this time.
     pub keep_alive_timeout: Duration,
 }
 
@@ -159,8 +160,9 @@ impl Default for NetOptions {
     }
 }
 
-/// The real network: gRPC over HTTP/2 over TCP, encrypted or not. A callee may end a connection well at any time,
-/// by GOAWAY, without a call failing for it. Requests must not be streams: each is read whole before it is sent.
+/// The real network: gRPC over HTTP/2 over TCP, encrypted or not. A callee may end a connection
+/// gracefully at any time, by GOAWAY, without failing a call. Requests must not be streams, because
+/// each is read whole before it is sent.
 #[derive(Debug, Clone, Default)]
 pub struct GrpcNet {
     options: NetOptions,
@@ -168,31 +170,31 @@ pub struct GrpcNet {
     bundles: bool,
 }
 
-/// Flow-control windows: large enough that a batch of operations is not cut up by round trips.
+/// Flow-control windows, large enough that round trips do not cut up a batch of operations.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
 impl GrpcNet {
-    /// The network with these patiences.
+    /// The network with these timeouts.
     pub const fn new(options: NetOptions) -> Self {
         Self { options, tls: None, bundles: false }
     }
 
-    /// The usual network, encrypted with these certificates where there are any.
+    /// The network with default timeouts, encrypted if there are certificates.
     pub fn with_tls(tls: Option<Tls>) -> Self {
         Self { tls, ..Self::default() }
     }
 
-    /// The same, for a caller who makes many unary calls at once, and no others but health and reflection: those
-    /// of one turn of the event loop to one endpoint go in one request, each to its own fate. A callee that
-    /// knows no bundles gets them one by one.
+    /// The same network, for a caller that makes many unary calls at once, and no others but health
+    /// and reflection. Calls to one endpoint in one turn of the event loop share one request, but
+    /// each succeeds or fails on its own. A callee without bundles gets them one by one.
     #[must_use]
     pub fn bundling(self) -> Self {
         Self { bundles: true, ..self }
     }
 
-    /// A tonic channel to this endpoint; connects with the first request. With TLS the endpoint has to
-    /// prove that it is this callee, or, when none is named, any service of the shop.
+    /// A tonic channel to this endpoint, which connects with the first request. With TLS the
+    /// endpoint must prove to be this callee or, if none is given, any service of the shop.
     pub fn channel(&self, callee: Option<&Identity>, endpoint: &Endpoint) -> Channel {
         let plain = tonic::transport::Endpoint::from_shared(format!("http://{endpoint}"))
             .expect("an Endpoint holds a valid authority")

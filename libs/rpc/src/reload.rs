@@ -1,13 +1,13 @@
-//! What was read from files, kept in step with them.
+//! Keeps values read from files in step with the files.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
-/// How often files are looked at again, unless somebody needs it sooner.
+/// How often files are checked for changes by default.
 pub const RELOAD_EVERY: Duration = Duration::from_secs(10);
 
-/// Has `reload` look at the files again and again, for as long as somebody uses `shared`; it tells whether
-/// something changed, and leaves what stands where it fails. `what` names it in the log, in the plural. Must
-/// be called within a tokio runtime.
+/// Calls `reload` periodically for as long as somebody uses `shared`. `reload` returns whether
+/// something changed, and leaves the old value in place if it fails. `what` is the plural name used
+/// in the log. Must be called within a tokio runtime.
 pub fn keep_fresh<S, E>(
     shared: &Arc<S>,
     every: Duration,
@@ -30,7 +30,7 @@ pub fn keep_fresh<S, E>(
                     }
                     failing = false;
                 }
-                // Half-written, most likely; said once for each bad spell.
+                // Most likely the file is half-written. Logged once per series of failures.
                 Ok(Err(error)) if !failing => {
                     let cause = error.source().map(ToString::to_string);
                     tracing::warn!(%error, cause, "{what} changed and cannot be used, keeping the old");

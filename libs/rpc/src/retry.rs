@@ -4,9 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use types::Entropy;
 
-/// An endless iterator of pauses. The n-th is drawn evenly from the upper half of
-/// `least * 2^n`, capped at `most`: never zero, so that a retry is never a busy loop, and spread, so that
-/// those who failed together do not come again together.
+/// An endless iterator of pauses. The n-th is drawn evenly from the upper half of `least * 2^n`,
+/// capped at `most`. It is never zero, so that a retry is never a busy loop. It is spread, so that
+/// callers which failed together do not retry together.
 #[derive(Clone)]
 pub struct Backoff {
     entropy: Arc<dyn Entropy>,
@@ -21,12 +21,12 @@ impl Backoff {
         Self { entropy, least, most, next: least.min(most) }
     }
 
-    /// Begins again at the shortest pause, after a success.
+    /// Starts again at the shortest pause, after a success.
     pub fn reset(&mut self) {
         self.next = self.least.min(self.most);
     }
 
-    /// The next pause. There is always one.
+    /// The next pause. The sequence never ends.
     pub fn pause(&mut self) -> Duration {
         let full = self.next;
         self.next = full.saturating_mul(2).min(self.most);

@@ -1,8 +1,9 @@
-//! Which replica serves a shard.
+//! Chooses the replica that serves a shard.
 //!
-//! Rendezvous hashing (Thaler and Ravishankar, 1998): each replica scores each shard, the best score
-//! serves it. All callers that know the same replicas agree without talking, and when one leaves only
-//! its own shards move. A wrong or stale route is only slower: any replica may serve any shard.
+//! Rendezvous hashing (Thaler and Ravishankar, 1998): each replica has a score for each shard, and
+//! the best score serves the shard. All callers that know the same replicas agree without
+//! communicating, and if a replica leaves, only its own shards move. A wrong or stale route is only
+//! slower: any replica may serve any shard.
 
 use std::{
     collections::BTreeMap,
@@ -29,29 +30,30 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// How long a replica that failed a call is passed over.
+/// How long a replica is passed over after a failed call.
 const DOWN_FOR: Duration = Duration::from_secs(1);
-/// A replica of which no call has failed for so long is told to be back.
+/// A replica counts as recovered if none of its calls failed for this long.
 const OUTAGE_OVER: Duration = Duration::from_secs(10);
 /// How often a name is resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
-/// Longest that one Describe may take.
+/// Upper limit on one Describe.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 const DESCRIBE: &str = "/till.participant.v1.ParticipantService/Describe";
 
 /// Where the replicas of a service are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// These, in any order; at least one.
+    /// These endpoints, in any order; at least one.
     Static(Vec<Endpoint>),
-    /// Every address of this `host:port`, asked again every few seconds (a headless service).
+    /// Every address of this `host:port`, such as a headless service. It is resolved again every
+    /// few seconds.
     Dns(Endpoint),
 }
 
 impl FromStr for Target {
     type Err = EndpointError;
 
-    /// Takes `host:port[,host:port...]` or `dns:host:port`.
+    /// Parses `host:port[,host:port...]` or `dns:host:port`.
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         if let Some(name) = text.trim().strip_prefix("dns:") {
             return Ok(Self::Dns(name.parse()?));
@@ -82,12 +84,12 @@ pub enum RouteError {
     /// The name has not resolved to any address yet.
     #[error("{0} has no address yet")]
     NoReplica(String),
-    /// No replica would say how its keys are sharded.
+    /// No replica described how its keys are sharded.
     #[error("{target} does not describe itself: {failure}")]
     NotDescribed {
-        /// The service.
+        /// The target of the service.
         target: String,
-        /// What the last replica said.
+        /// The last replica's failure.
         failure: Box<Failure>,
     },
 }
@@ -107,22 +109,22 @@ impl Classify for RouteError {
 /// A replica and the connection to it.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// Which replica; hand it to [`Router::failed`] when a call to it fails.
+    /// The chosen replica. Pass it to [`Router::failed`] if a call to it fails.
     pub endpoint: Endpoint,
-    /// Run a generated client over it.
+    /// The transport for a generated client.
     pub transport: Transport,
 }
 
-/// What a service says of itself.
+/// A service's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// Name under which it stands in branches.
+    /// The service's name in branches.
     pub service: String,
-    /// Number of its shards, 1 to 4096; fixed for the life of its data.
+    /// Number of its shards, 1 to 4096. Fixed for the life of its data.
     pub shards: u16,
 }
 
-/// The replicas of one service. Cheap to clone; clones share what they know.
+/// The replicas of one service. Cheap to clone; clones share all state.
 #[derive(Debug, Clone)]
 pub struct Router {
     shared: Arc<Shared>,
@@ -136,35 +138,36 @@ struct Shared {
     replicas: Mutex<BTreeMap<Endpoint, Replica>>,
     turn: AtomicUsize,
     description: RwLock<Option<Description>>,
-    /// Held by whoever asks for the description.
+    /// Held while asking for the description, so that only one task asks.
     describing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Replica {
     transport: Transport,
-    /// None while nothing is known against it.
+    /// `None` if no call to it failed recently.
     outage: Option<Outage>,
 }
 
-/// Calls that failed, one not long after the other.
+/// A series of failed calls with no long gap between them.
 #[derive(Debug)]
 struct Outage {
     since: Instant,
-    /// The last of them; the replica is passed over for [`DOWN_FOR`] from then on.
+    /// The last failed call. The replica is passed over for [`DOWN_FOR`] after it.
     last: Instant,
     calls: u64,
 }
 
 impl Router {
-    /// A router over these replicas. For a [`Target::Dns`] it starts the task that resolves the name, and
-    /// so must be called within a tokio runtime; the task ends with the last clone of the router.
+    /// A router over these replicas. For a [`Target::Dns`] it starts a task that resolves the name,
+    /// so it must be called within a tokio runtime. The task ends with the last clone of the
+    /// router.
     pub fn new(target: Target, net: Arc<dyn Net>) -> Self {
         Self::over(None, target, net)
     }
 
-    /// As [`Router::new`], for replicas that have to prove that they are this callee's, where
-    /// connections can prove anything.
+    /// Like [`Router::new`], for replicas that must prove to be this callee, if connections can
+    /// prove an identity.
     pub fn to(callee: Identity, target: Target, net: Arc<dyn Net>) -> Self {
         Self::over(Some(callee), target, net)
     }
@@ -188,18 +191,18 @@ impl Router {
         Self { shared }
     }
 
-    /// The replicas that are known now, in order.
+    /// The endpoints of the replicas known now, in order.
     pub fn endpoints(&self) -> Vec<Endpoint> {
         self.shared.replicas().keys().cloned().collect()
     }
 
-    /// Where the replicas are said to be.
+    /// The configured target.
     pub fn target(&self) -> &Target {
         &self.shared.target
     }
 
-    /// The replica that serves a shard: the best one that is not marked down, or, when all are, the one
-    /// whose mark is over first.
+    /// The replica that serves a shard: the best one that is not marked down or, if all are, the
+    /// one whose mark ends first.
     ///
     /// # Errors
     /// [`RouteError::NoReplica`]; retry after a pause.
@@ -215,7 +218,7 @@ impl Router {
             .ok_or_else(|| self.no_replica())
     }
 
-    /// Any replica, in turns, passing over those that are marked down: for a service whose replicas are
+    /// Any replica, in turn, except those that are marked down. For a service whose replicas are
     /// all alike.
     ///
     /// # Errors
@@ -232,10 +235,10 @@ impl Router {
             .ok_or_else(|| self.no_replica())
     }
 
-    /// Hears how a call to a replica failed. If that is how calls to a replica end that is gone or does not
-    /// answer, it is passed over for about a second, and others serve its shards meanwhile. Whatever else
-    /// was said, somebody alive said it, and its shards stay: to move them would only have two replicas
-    /// write them.
+    /// Reports how a call to a replica failed. If the failure suggests that the replica is gone or
+    /// hangs, it is passed over for about a second, and others serve its shards meanwhile. Any
+    /// other failure was sent by a live replica, so it keeps its shards: moving them would only
+    /// make two replicas write them.
     pub fn failed(&self, endpoint: &Endpoint, failure: &Failure) {
         let Some(why) = silence(failure) else { return };
         let now = Instant::now();
@@ -256,15 +259,17 @@ impl Router {
         );
     }
 
-    /// As [`Router::failed`], of a call that may have waited for something else than the replica, another
-    /// transaction for instance: that its time was over says nothing of the replica.
+    /// Like [`Router::failed`], for a call that may have waited for something other than the
+    /// replica, such as another transaction. If such a call times out, that says nothing about the
+    /// replica.
     pub fn failed_waiting(&self, endpoint: &Endpoint, failure: &Failure) {
         if failure.kind != ErrorKind::Deadline {
             self.failed(endpoint, failure);
         }
     }
 
-    /// The number of shards of the service. Asks until one replica has answered, then remembers.
+    /// The number of shards of the service. Asks until one replica has answered, and remembers the
+    /// answer.
     ///
     /// # Errors
     /// [`RouteError`]; retry after a pause.
@@ -275,7 +280,7 @@ impl Router {
         Ok(self.describe().await?.shards)
     }
 
-    /// What the service says of itself. Asks each replica once at most, then remembers the answer.
+    /// The service's description. Asks each replica at most once, and remembers the answer.
     ///
     /// # Errors
     /// [`RouteError`]; retry after a pause.
@@ -290,7 +295,8 @@ impl Router {
         Ok(description)
     }
 
-    /// Forgets what the service said of itself, so that it is asked again: a replica knows other shards.
+    /// Forgets the description, so that it is asked for again. Call this when a replica has other
+    /// shards.
     pub fn forget_description(&self) {
         self.shared.description.write().unwrap_or_else(PoisonError::into_inner).take();
     }
@@ -332,16 +338,16 @@ impl From<(&Endpoint, &Replica)> for Route {
 
 impl Shared {
     fn replicas(&self) -> MutexGuard<'_, BTreeMap<Endpoint, Replica>> {
-        // Nothing under this lock leaves the map half-changed, so a panic elsewhere does not matter.
+        // No change under this lock is left half-done, so a panic elsewhere does not matter.
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn described<T>(&self, what: impl FnOnce(&Description) -> T) -> Option<T> {
-        // Nothing under this lock leaves it half-changed, so a panic elsewhere does not matter.
+        // No change under this lock is left half-done, so a panic elsewhere does not matter.
         self.description.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(what)
     }
 
-    /// The replicas, once those whose outage is over are taken back.
+    /// Locks the replicas, after ending the outages that are over.
     fn replicas_at(&self, now: Instant) -> MutexGuard<'_, BTreeMap<Endpoint, Replica>> {
         let mut replicas = self.replicas();
         for (endpoint, replica) in replicas.iter_mut() {
@@ -359,12 +365,12 @@ impl Shared {
         replicas
     }
 
-    /// Whose replicas these are, for operators.
+    /// The role of these replicas, for operators.
     fn service(&self) -> &'static str {
         self.callee.as_ref().map_or(Role::Participant, Identity::role).as_str()
     }
 
-    /// Makes these the replicas; keeps the connections to those that stay.
+    /// Replaces the replicas. Connections to those that stay are kept.
     fn replace(&self, endpoints: Vec<Endpoint>) {
         let mut replicas = self.replicas();
         replicas.retain(|endpoint, _| endpoints.contains(endpoint));
@@ -384,12 +390,13 @@ fn first_to_recover(replicas: &BTreeMap<Endpoint, Replica>) -> Option<(&Endpoint
     replicas.iter().min_by_key(|(_, replica)| replica.outage.as_ref().map(|outage| outage.last))
 }
 
-/// Why a replica may be gone when a call to it ended like this; none when it must be alive. A lane that
-/// is not open yet and a replica that drains say UNAVAILABLE themselves, and want to be passed over.
+/// Why a replica may be gone if a call to it ended like this; `None` if it must be alive. A lane
+/// that is not open yet and a draining replica say UNAVAILABLE themselves, and want to be passed
+/// over.
 fn silence(failure: &Failure) -> Option<&'static str> {
     match failure.kind {
         ErrorKind::Unavailable => Some("unavailable"),
-        // Only who looked at the call can say that it came too late.
+        // Only a live replica says that the call came too late.
         ErrorKind::Deadline if failure.reason == Reason::Expired.as_str() => None,
         ErrorKind::Deadline => Some("no_answer"),
         ErrorKind::InvalidInput
@@ -405,8 +412,8 @@ fn silence(failure: &Failure) -> Option<&'static str> {
     }
 }
 
-/// FNV-1a over the endpoint, then the shard, then the final mix of MurmurHash3, so that neighbouring
-/// shards score independently.
+/// FNV-1a over the endpoint and the shard, then the final mix of MurmurHash3, so that neighbouring
+/// shards have independent scores.
 fn score(endpoint: &Endpoint, shard: ShardId) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in endpoint.as_str().bytes().chain(shard.0.to_be_bytes()) {
@@ -429,7 +436,8 @@ async fn keep_resolving(shared: Weak<Shared>, name: Endpoint) {
                 let mut endpoints: Vec<Endpoint> = addresses.map(Endpoint::from).collect();
                 endpoints.sort();
                 endpoints.dedup();
-                // An empty answer is more likely the resolver's trouble than the end of every replica.
+                // An empty answer more likely means trouble with the resolver than the end of every
+                // replica.
                 if !endpoints.is_empty() {
                     shared.replace(endpoints);
                 }

@@ -1,8 +1,9 @@
-//! Serving: health, reflection, limits, and an end that finishes what was begun.
+//! Serving: health, reflection, limits, and a shutdown that finishes the requests in flight.
 //!
-//! Layers, outermost first: bundles are taken apart; whether the caller may call this, the request's span, the bound
-//! on what is in flight, the caller's deadline (when the time of `grpc-timeout` is over, the handler is dropped, so a
-//! handler must not be the owner of work that has to be finished), the catch of panics.
+//! Layers, outermost first: bundles are split into calls; then, per call, the check that the caller
+//! may make it, the bound on requests in flight, the request's span, the caller's deadline, and the
+//! catch of panics. When the time of `grpc-timeout` is over the handler is dropped, so a handler
+//! must not own work that has to be finished.
 
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
@@ -36,16 +37,17 @@ use crate::{
 /// Health service name that is SERVING for as long as the process answers at all.
 pub const LIVE: &str = "till.live";
 
-/// Bytes of requests that are held at once, of the long ones among them.
+/// Upper limit on the bytes of long requests that are held at once.
 const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// A caller may keep us waiting so long for what it has begun to send.
+/// How long a caller may take to send the rest of what it has begun.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A connection past its age is cut after this, whatever it is at: the calls of a shop's clients are over by then, and
-/// what is left is an answer that nobody takes, or a watch, which its client begins again.
+/// A connection past its age is cut after this, even if calls are still under way. The calls of a
+/// shop's clients are over by then. What remains is an answer that nobody takes, or a watch, which
+/// its client begins again.
 const FAREWELL: Duration = Duration::from_mins(5);
 
-/// After a connection could not be accepted.
+/// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How to serve.
@@ -53,38 +55,39 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Options {
     /// Full names of the services (`<T as NamedService>::NAME`), for health and reflection.
     pub services: Vec<&'static str>,
-    /// Encoded descriptor set that describes them, for reflection.
+    /// Encoded descriptor set of the services, for reflection.
     pub descriptors: &'static [u8],
-    /// Requests that may be in flight at once, over all connections; one more is refused with
+    /// Upper limit on the requests in flight over all connections. One more is refused with
     /// RESOURCE_EXHAUSTED before it starts.
     pub in_flight_max: usize,
-    /// Requests that may be in flight at once on one connection; more wait at the client.
+    /// Upper limit on the requests in flight on one connection. More wait at the client.
     pub streams_max: u32,
-    /// Connections that may be open at once; more wait to be accepted.
+    /// Upper limit on open connections. More wait to be accepted.
     pub connections_max: usize,
-    /// Bytes of long requests, over 16 KiB, that may be held at once.
+    /// Upper limit on the bytes of long requests (over 16 KiB) that are held at once.
     pub held_bytes_max: usize,
-    /// Longest wait for the beginning of a connection, and for the body of a request.
+    /// Upper limit on waiting for the beginning of a connection, and for the body of a request.
     pub patience: Duration,
-    /// A connection that was asked to end, as it is old, is cut after this.
+    /// How long a connection past its age has to end once asked, before it is cut.
     pub farewell: Duration,
-    /// Between saying NOT_SERVING and closing the door, so that balancers and watchers see it.
+    /// Time between NOT_SERVING and closing the listeners, so that balancers and watchers notice.
     pub lame_duck: Duration,
-    /// Longest wait for what is in flight, after the door is closed.
+    /// Upper limit on waiting for requests in flight after the listeners are closed.
     pub drain_timeout: Duration,
-    /// A quiet connection is pinged this often.
+    /// How often a quiet connection is pinged.
     pub keep_alive_interval: Duration,
-    /// A connection whose ping is not answered within this is closed.
+    /// A connection is closed if a ping is not answered within this time.
     pub keep_alive_timeout: Duration,
-    /// About this old, a connection is ended, well: clients make new ones, and so spread over replicas that
-    /// are new and show certificates that are. Zero for never.
+    /// A connection is ended gracefully at about this age. Clients then reconnect, and so spread
+    /// over new replicas and see new certificates. Zero for never.
     pub max_connection_age: Duration,
-    /// Certificates; plain without. With them, callers are judged by [`crate::access`].
+    /// Certificates; without them connections are plain. With them, [`crate::access`] judges the
+    /// callers.
     pub tls: Option<Tls>,
 }
 
 impl Options {
-    /// The usual options for these services.
+    /// The default options for these services.
     pub fn new(services: Vec<&'static str>, descriptors: &'static [u8]) -> Self {
         Self {
             services,
@@ -105,7 +108,7 @@ impl Options {
     }
 }
 
-/// Why serving failed. A person must look.
+/// Why serving failed. An operator must look into it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The sockets cannot be used.
@@ -114,16 +117,16 @@ pub enum ServeError {
     /// The descriptors do not decode, or lack a service.
     #[error("reflection cannot be offered")]
     Reflection(#[source] tonic_reflection::server::Error),
-    /// tonic gave up.
+    /// tonic's server failed.
     #[error("the gRPC server failed")]
     Transport(#[source] tonic::transport::Error),
 }
 
-/// Serves until `shutdown` is done, then ends well: says NOT_SERVING, pauses, closes the door, and waits
-/// for what is in flight, at most for the drain timeout.
+/// Serves until `shutdown` completes, then shuts down gracefully: says NOT_SERVING, pauses, closes
+/// the listeners, and waits for requests in flight, at most for the drain timeout.
 ///
-/// Health answers for "", for every service name (both follow `readiness`) and for [`LIVE`]. Reflection speaks v1,
-/// and v1alpha for the clients that know no other.
+/// Health answers for "", for every service name (both follow `readiness`) and for [`LIVE`].
+/// Reflection speaks v1, and v1alpha for clients that know no other version.
 ///
 /// # Errors
 /// [`ServeError`]; a retry does not help.
@@ -146,7 +149,8 @@ pub async fn serve(
         .counting(methods(&options));
     let mut builder = tonic::transport::Server::builder();
     if !options.max_connection_age.is_zero() {
-        // Up to a tenth less, so that processes that were started together do not end them together.
+        // Up to a tenth less, so that processes that started together do not end their connections
+        // together.
         let step = u32::try_from(SystemEntropy.next_u64() % 256).unwrap_or_default();
         let most = options.max_connection_age;
         let age = most.saturating_sub(most / 10 / 256 * step);
@@ -161,7 +165,7 @@ pub async fn serve(
         .layer(layer_fn(move |routes| Unbundling::new(guard.layer(routes))))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, async move {
-            // An error means that `close` is gone, and with it everybody who could want us.
+            // An error means that `close` was dropped, so nobody waits for this server any more.
             let _gone = closed.wait_for(|closed| *closed).await;
         });
 
@@ -187,7 +191,7 @@ pub async fn serve(
     }
 }
 
-/// Has these services describe themselves, by both versions of reflection.
+/// Adds both versions of reflection for these services.
 fn reflect(routes: Routes, options: &Options) -> Result<Routes, tonic_reflection::server::Error> {
     let builder = || {
         let sets = sets(options).into_iter();
@@ -204,14 +208,14 @@ fn reflect(routes: Routes, options: &Options) -> Result<Routes, tonic_reflection
     Ok(routes.add_service(served!(v1)).add_service(served!(v1alpha)))
 }
 
-/// What is served beside the role's own.
+/// The services that every role serves beside its own.
 const KNOWN_EVERYWHERE: [&str; 3] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-/// Descriptors of all that is served.
+/// Descriptors of everything that is served.
 const fn sets(options: &Options) -> [&'static [u8]; 4] {
     [
         options.descriptors,
@@ -221,7 +225,7 @@ const fn sets(options: &Options) -> [&'static [u8]; 4] {
     ]
 }
 
-/// `package.Service/Method` of all that is served, as the descriptors have it.
+/// `package.Service/Method` of everything that is served, from the descriptors.
 fn methods(options: &Options) -> Vec<String> {
     let mut methods = Vec::new();
     let decoded = |set| FileDescriptorSet::decode(set).unwrap_or_default().file;
@@ -236,7 +240,7 @@ fn methods(options: &Options) -> Vec<String> {
 
 type Incoming = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = io::Result<Conn>> + Send>>;
 
-/// Connections of all listeners, small writes unbuffered, hands shaken.
+/// Connections of all listeners, with Nagle's algorithm off, after their handshakes.
 fn incoming(listeners: Vec<TcpListener>, options: &Options) -> Result<Incoming, ServeError> {
     let mut all = StreamMap::new();
     for (index, listener) in listeners.into_iter().enumerate() {
@@ -256,7 +260,8 @@ fn incoming(listeners: Vec<TcpListener>, options: &Options) -> Result<Incoming, 
                     Ok((stream, place))
                 }
                 Err(error) => {
-                    // Out of file descriptors, most likely: without a pause this would be a busy loop.
+                    // Most likely we are out of file descriptors. Without a pause this would be a
+                    // busy loop.
                     tracing::warn!(%error, "could not accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     Err(error)
@@ -270,7 +275,7 @@ fn incoming(listeners: Vec<TcpListener>, options: &Options) -> Result<Incoming, 
         beginning: options.patience,
         whole: (!age.is_zero()).then(|| age + options.farewell),
     };
-    // One caller who is slow to shake hands keeps nobody waiting.
+    // Handshakes run concurrently, so that a slow caller keeps nobody else waiting.
     let shaken = accepted.map(move |accepted| {
         let tls = tls.clone();
         async move {

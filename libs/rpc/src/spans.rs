@@ -1,4 +1,4 @@
-//! Spans of gRPC calls, at both ends, by OpenTelemetry's conventions.
+//! Spans of gRPC calls, at both ends, following OpenTelemetry's conventions.
 
 use telemetry::{semconv, trace};
 use tonic::Code;
@@ -6,7 +6,7 @@ use tracing::{Span, field::Empty};
 
 use crate::status::code_name;
 
-/// The span of a call, by its method, `package.Service/Method`; `kind` is client or server.
+/// The span of a call to `method`, which is `package.Service/Method`. `kind` is client or server.
 pub(crate) fn span(method: &str, kind: &'static str) -> Span {
     tracing::debug_span!(
         target: trace::TARGET,
@@ -20,7 +20,7 @@ pub(crate) fn span(method: &str, kind: &'static str) -> Span {
     )
 }
 
-/// Notes what was answered. A refusal is no error of a span.
+/// Records the answer's code. A refusal does not mark the span as failed.
 pub(crate) fn answered(span: &Span, code: Code) {
     span.record(semconv::RPC_STATUS, code_name(code));
     if matches!(

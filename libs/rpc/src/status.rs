@@ -1,8 +1,9 @@
-//! Errors to `tonic::Status` and back: the only file that builds one.
+//! Converts errors to `tonic::Status` and back. Only this file builds a status.
 //!
-//! What an error says travels as `google.rpc` details: `ErrorInfo` (the stable reason, domain "till",
-//! ids and amounts), `BadRequest` (the field), `RetryInfo` (when to come again). They are encoded by the
-//! messages below, whose maps are ordered, so that the same error is the same bytes in every run.
+//! The content of an error travels as `google.rpc` details: `ErrorInfo` (the stable reason, domain
+//! "till", ids and amounts), `BadRequest` (the field), `RetryInfo` (when to retry). They are
+//! encoded by the messages below, whose maps are ordered, so that the same error has the same bytes
+//! in every run.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
@@ -16,13 +17,14 @@ mod tests;
 
 use details::{BadRequest, ErrorInfo, FieldViolation, RetryInfo};
 
-/// `ErrorInfo.domain` of every error that this project says.
+/// `ErrorInfo.domain` of every error of this project.
 pub const DOMAIN: &str = "till";
 
-/// What a caller is told to wait before it comes again.
+/// How long a caller is told to wait before it retries.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The gRPC code of a kind. Total, so that a new kind does not compile until it has one.
+/// The gRPC code of a kind. The match is total, so that a new kind does not compile until it has a
+/// code (E2).
 pub const fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::InvalidInput => Code::InvalidArgument,
@@ -38,7 +40,7 @@ pub const fn code(kind: ErrorKind) -> Code {
     }
 }
 
-/// A code's name, as the protocol spells it.
+/// The name of a code, as the protocol spells it.
 pub(crate) const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -61,7 +63,7 @@ pub(crate) const fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// What a response says, where that stands in its head: always for an error of a unary call.
+/// The code in the head of a response. It is there at least for every error of a unary call.
 pub(crate) fn code_of<B>(response: &http::Response<B>) -> Code {
     response
         .headers()
@@ -69,7 +71,7 @@ pub(crate) fn code_of<B>(response: &http::Response<B>) -> Code {
         .map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
-/// The kind that a bare code stands for, where the callee is not ours or died before it could say more.
+/// The kind for a bare code, from a callee that is not ours or that died before it could say more.
 const fn kind_of(code: Code) -> ErrorKind {
     match code {
         Code::InvalidArgument | Code::OutOfRange => ErrorKind::InvalidInput,
@@ -85,7 +87,7 @@ const fn kind_of(code: Code) -> ErrorKind {
     }
 }
 
-/// What the caller is told to wait; none where a retry of the same request is no use.
+/// How long the caller is told to wait; `None` if retrying the same request is no use.
 const fn retry_after(kind: ErrorKind) -> Option<Duration> {
     match kind {
         ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Deadline => Some(RETRY_AFTER),
@@ -101,10 +103,10 @@ const fn retry_after(kind: ErrorKind) -> Option<Duration> {
     }
 }
 
-/// Says an error to a caller.
+/// Converts an error for a caller.
 ///
-/// The text of an internal error stays inside: it is logged here, as this is where it is consumed, and
-/// the caller gets a generic one.
+/// The text of an internal error is not sent. It is logged here, because this is where the error is
+/// consumed, and the caller gets a generic text.
 pub fn to_status(error: &(impl Classify + fmt::Display + ?Sized)) -> Status {
     let kind = error.kind();
     let message = if kind == ErrorKind::Internal {
@@ -116,7 +118,7 @@ pub fn to_status(error: &(impl Classify + fmt::Display + ?Sized)) -> Status {
     build(kind, message, error.reason(), error.metadata(), Vec::new())
 }
 
-/// Refuses a request for one malformed field.
+/// The error for one malformed field.
 pub fn invalid_field(field: impl Into<String>, problem: impl fmt::Display) -> Status {
     let field = field.into();
     let problem = problem.to_string();
@@ -129,23 +131,25 @@ pub fn invalid_field(field: impl Into<String>, problem: impl fmt::Display) -> St
     )
 }
 
-/// Tells a caller that the time it set is over. Its handler was dropped, and what that began may go on.
+/// The error for a caller whose time is over. Its handler was dropped, and what that began may go
+/// on.
 pub(crate) fn expired() -> Status {
     to_status(&Refusal::new(Reason::OutcomeUnknown))
 }
 
-/// Tells a caller that its request did not come whole in time. Nothing was begun.
+/// The error for a caller whose request did not arrive whole in time. Nothing was begun.
 pub(crate) fn unfinished() -> Status {
     Status::deadline_exceeded("the request's body did not come in time")
 }
 
-/// Tells a caller that a health service of this name is not known.
+/// The error for a service name that health does not know.
 pub(crate) fn unknown_service() -> Status {
     Status::not_found("service not registered")
 }
 
-/// What to say in place of an answer in which tonic says that it cannot read a request: it calls that INTERNAL, as if
-/// the trouble were ours. None for every other answer; those of ours that say INTERNAL have details.
+/// The replacement for an answer in which tonic reports that it cannot read a request. tonic uses
+/// INTERNAL for that, as if the error were ours. `None` for every other answer; our own INTERNAL
+/// errors have details.
 pub(crate) fn unreadable<B>(answer: &http::Response<B>) -> Option<Status> {
     // Most answers end here.
     if !matches!(code_of(answer), Code::Internal | Code::ResourceExhausted) {
@@ -156,7 +160,7 @@ pub(crate) fn unreadable<B>(answer: &http::Response<B>) -> Option<Status> {
         return None;
     }
     if said.code() == Code::ResourceExhausted {
-        // As it says of a message that is too large without being compressed.
+        // tonic uses this code for an uncompressed message that is too large.
         return Some(Status::out_of_range(said.message()));
     }
     let message = format!("the request cannot be read: {}", said.message());
@@ -188,26 +192,27 @@ fn build(
     Status::with_details(code, message, body.encode_to_vec().into())
 }
 
-/// What a callee said, or what became of the call to it. An error like any other: it can be said on.
+/// An error that a callee sent, or a failure of the call itself. It can be passed on like any other
+/// error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
     /// Decides what the caller does.
     pub kind: ErrorKind,
-    /// Stable, upper case. A callee that is not ours gets the general reason of the kind.
+    /// Stable, upper case. For a callee that is not ours it is the general reason of the kind.
     pub reason: String,
-    /// For people.
+    /// A text for people.
     pub message: String,
-    /// Ids and amounts for people.
+    /// Ids and amounts, for people.
     pub metadata: BTreeMap<String, String>,
-    /// Malformed fields and what is wrong with each.
+    /// Malformed fields, and what is wrong with each.
     pub fields: Vec<(String, String)>,
-    /// What the callee asked to wait.
+    /// How long the callee asked to wait.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// A failure that no callee said.
+    /// A failure that no callee sent.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             kind: reason.kind(),
@@ -219,7 +224,7 @@ impl Failure {
         }
     }
 
-    /// Reads a status back. A broken connection is `Unavailable`, an expired call `Deadline`.
+    /// Reads a status. A broken connection becomes `Unavailable`, an expired call `Deadline`.
     pub fn from_status(status: &Status) -> Self {
         let packed =
             details::Status::decode(status.details()).map(|body| body.details).unwrap_or_default();
@@ -248,7 +253,8 @@ impl Failure {
         Self { kind, reason, message: status.message().to_owned(), metadata, fields, retry_after }
     }
 
-    /// True when the same request may be sent again at once or after a pause: nothing definite was said.
+    /// True if nothing definite was said, so that the same request may be sent again, at once or
+    /// after a pause.
     pub const fn is_transient(&self) -> bool {
         match self.kind {
             ErrorKind::Contended
@@ -287,18 +293,18 @@ impl Classify for Failure {
     }
 }
 
-/// The code says the kind; where several kinds share one, a reason that we know does.
+/// The code tells the kind. Where several kinds share a code, a known reason tells which.
 fn kind_of_ours(status: Code, reason: &str) -> ErrorKind {
     let known = Reason::parse(reason).map(Reason::kind);
     known.filter(|kind| code(*kind) == status).unwrap_or_else(|| kind_of(status))
 }
 
 fn kind_of_bare(status: &Status) -> ErrorKind {
-    // tonic says CANCELLED, on the caller's side, when the time that the caller set is over.
+    // tonic reports CANCELLED on the caller's side when the time that the caller set is over.
     if status.code() == Code::Cancelled && status.message() == EXPIRED {
         return ErrorKind::Deadline;
     }
-    // A source means that no callee said this: the connection did not hold.
+    // A source means that no callee sent this: the connection broke.
     if std::error::Error::source(status).is_some() {
         return ErrorKind::Unavailable;
     }
@@ -316,7 +322,7 @@ const fn general_reason(kind: ErrorKind) -> Reason {
         ErrorKind::Unavailable | ErrorKind::Contended => Reason::Unavailable,
         ErrorKind::Deadline => Reason::OutcomeUnknown,
         ErrorKind::Forbidden => Reason::Forbidden,
-        // A callee that is not ours and refuses without saying why: nothing that we can name.
+        // A callee that is not ours refused without a reason that we could name.
         ErrorKind::NotFound
         | ErrorKind::Rejected
         | ErrorKind::AlreadyExists

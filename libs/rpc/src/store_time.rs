@@ -1,12 +1,12 @@
-//! The store's clock, estimated where the store is not in sight.
+//! An estimate of the store's clock, for processes that do not talk to the store.
 //!
-//! Processes that talk to the store hear its timestamps; each answer that they give carries the time
-//! ([`HEADER`]). Others, the bridge above all, learn it from these answers. In between an estimate goes on by
-//! the process's own monotonic clock.
+//! Processes that talk to the store hear its timestamps, and put the time into each of their
+//! answers ([`HEADER`]). Others, above all the bridge, learn it from these answers. In between, an
+//! estimate advances by the process's own monotonic clock.
 //!
-//! Invariant: an estimate is never ahead of the store, as a timestamp was given out before it was heard. So
-//! an error only makes a bound come earlier, never later. (It is as good as the two clocks agree on how long a
-//! second is: an estimate older than [`TRUSTED_FOR`] is dropped.)
+//! Invariant: an estimate is never ahead of the store, because a timestamp was given out before it
+//! was heard. So an error only makes a bound come earlier, never later. (This relies on both clocks
+//! agreeing on the length of a second, so an estimate older than [`TRUSTED_FOR`] is dropped.)
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -20,10 +20,10 @@ use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 use types::{Timestamp, UnixMillis};
 
-/// The store's time in an answer: Unix milliseconds.
+/// The store's time in an answer, in Unix milliseconds.
 pub const HEADER: &str = "till-store-time-ms";
 
-/// How long an estimate goes on without news.
+/// How long an estimate is used without news.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 
 /// The store's time as far as this process knows it. Clones share it.
@@ -34,23 +34,23 @@ pub struct StoreTime {
 }
 
 impl StoreTime {
-    /// The store's time, or a little earlier; none without recent news.
+    /// The store's time, or a little earlier; `None` without recent news.
     pub fn now(&self) -> Option<UnixMillis> {
         self.at(Instant::now())
     }
 
     fn at(&self, now: Instant) -> Option<UnixMillis> {
-        // Nothing under this lock leaves it half-changed, so a panic elsewhere does not matter.
+        // No change under this lock is left half-done, so a panic elsewhere does not matter.
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         estimate(heard?, now)
     }
 
-    /// Hears a timestamp that the store has just given out.
+    /// Takes a timestamp that the store has just given out.
     pub fn hear(&self, timestamp: Timestamp) {
         self.hear_ms(timestamp.physical());
     }
 
-    /// Hears what an answer says of the store's time.
+    /// Takes the store's time from the headers of an answer.
     pub fn hear_answer(&self, headers: &impl AsRef<HeaderMap>) {
         let said = headers.as_ref().get(HEADER).and_then(|value| value.to_str().ok());
         if let Some(ms) = said.and_then(|text| text.parse().ok()) {
@@ -61,21 +61,21 @@ impl StoreTime {
     fn hear_ms(&self, said: UnixMillis) {
         let now = Instant::now();
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        // An answer that was long on its way says less than is known already.
+        // An answer that was slow to arrive tells less than is already known.
         if heard.and_then(|heard| estimate(heard, now)).is_none_or(|known| known < said) {
             *heard = Some((said, now));
         }
     }
 }
 
-/// Where an estimate stands at `now`.
+/// The value of an estimate at `now`.
 fn estimate((said, at): (UnixMillis, Instant), now: Instant) -> Option<UnixMillis> {
     let since = now.saturating_duration_since(at);
     let ms = u64::try_from(since.as_millis()).ok()?;
     (since <= TRUSTED_FOR).then(|| said.plus_ms(ms))
 }
 
-/// Has every answer of these services say the store's time.
+/// Adds the store's time to every answer of these services.
 pub fn telling(routes: Routes, time: &StoreTime) -> Routes {
     let time = time.clone();
     let tell = move |mut answer: Response| {

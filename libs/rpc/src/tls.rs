@@ -1,12 +1,12 @@
-//! TLS for gRPC, both ways: certificates from files, read again when they change, and identities instead
-//! of host names.
+//! TLS for gRPC, in both directions: certificates come from files, which are read again when they
+//! change, and identities replace host names.
 //!
-//! A callee is believed when its certificate is signed by the authority and carries the identity that is
-//! expected of it ([`crate::access`]): replicas come and go, and their addresses say nothing. A caller is
-//! believed likewise; one without a certificate is let in for health and reflection alone.
+//! A callee is trusted if its certificate is signed by the authority and carries the expected
+//! identity ([`crate::access`]). Addresses prove nothing, because replicas come and go. A caller is
+//! trusted likewise; one without a certificate may only use health and reflection.
 //!
-//! What is read again counts for new connections; the greatest age of connections bounds how long old
-//! ones outlive it. Sessions are not resumed, so that each connection shows its certificate.
+//! Reloaded certificates count for new connections; the maximum age of connections bounds how long
+//! old ones outlive them. Sessions are not resumed, so that each connection shows its certificate.
 
 use std::{
     fmt, io,
@@ -41,7 +41,7 @@ pub use directory::TlsDir;
 use verify::Callee;
 pub use verify::NoIdentity;
 
-/// gRPC is HTTP/2.
+/// gRPC runs over HTTP/2.
 const ALPN: &[u8] = b"h2";
 
 /// The settings, the same for everybody who serves or calls by gRPC.
@@ -85,10 +85,11 @@ pub struct TlsArgs {
     pub expected: Option<Identity>,
 }
 
-/// Reads a trust domain. As SPIFFE has it, so that no domain can be mistaken for another.
+/// Parses a trust domain. The rules are those of SPIFFE, so that no domain can be mistaken for
+/// another.
 ///
 /// # Errors
-/// What it must be.
+/// The rule that the text breaks.
 pub fn trust_domain(text: &str) -> Result<String, &'static str> {
     let plain = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_')
@@ -103,62 +104,63 @@ pub enum TlsError {
     /// A file cannot be read.
     #[error("{} cannot be read", path.display())]
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The error of the system.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A file holds nothing of what it should. What it does hold is not told.
+    /// A file does not contain what it should. The error does not tell what it does contain.
     #[error("{} holds no {what} in PEM", path.display())]
     Pem {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What should be there.
+        /// What it should contain.
         what: &'static str,
     },
-    /// The files do not go together, or are of a kind that is not supported.
+    /// Certificate and key do not match, or are of an unsupported kind.
     #[error("certificate and key cannot be used")]
     Unusable(#[source] rustls::Error),
-    /// Our own certificate does not say who we are.
+    /// A certificate carries the wrong identity, or none.
     #[error("{} is not for us", path.display())]
     Identity {
-        /// The certificate's file.
+        /// The path of the certificate.
         path: PathBuf,
         /// What is wrong with its identity.
         #[source]
         source: NoIdentity,
     },
-    /// Who listens needs a certificate.
+    /// A role that listens needs a certificate.
     #[error("--tls-ca-file goes with --tls-cert-file and --tls-key-file where gRPC is listened on")]
     NoCertificate,
 }
 
 impl TlsArgs {
-    /// The same, for a process of this role, which does not start with another one's certificate.
+    /// The same settings for a process of this role. It will not start with the certificate of
+    /// another role.
     #[must_use]
     pub fn acting_as(&self, role: Role) -> Self {
         Self { expected: Some(Identity::of(role)), ..self.clone() }
     }
 
-    /// True when gRPC is encrypted.
+    /// True if gRPC is encrypted.
     pub const fn is_on(&self) -> bool {
         self.tls_ca_file.is_some()
     }
 
-    /// Reads the files, and goes on to look at them; none where gRPC is plain. Must be called within a
-    /// tokio runtime.
+    /// Reads the files, and keeps checking them for changes; `None` if gRPC is plain. Must be
+    /// called within a tokio runtime.
     ///
     /// # Errors
-    /// [`TlsError`]; a person must look.
+    /// [`TlsError`]; an operator must look into it.
     pub fn load(&self) -> Result<Option<Tls>, TlsError> {
         self.files().map(|files| Tls::over(files, RELOAD_EVERY)).transpose()
     }
 
-    /// Reads the files, and says whether they can be used.
+    /// Reads the files and checks that they can be used.
     ///
     /// # Errors
-    /// [`TlsError`]; a person must look.
+    /// [`TlsError`]; an operator must look into it.
     pub fn check(&self) -> Result<(), TlsError> {
         let Some(files) = self.files() else { return Ok(()) };
         files.understand(&files.read()?, &provider()).map(drop)
@@ -174,10 +176,10 @@ impl TlsArgs {
         })
     }
 
-    /// As [`TlsArgs::load`], for who listens.
+    /// Like [`TlsArgs::load`], for a role that listens.
     ///
     /// # Errors
-    /// [`TlsError`]; a person must look.
+    /// [`TlsError`]; an operator must look into it.
     pub fn load_to_serve(&self) -> Result<Option<Tls>, TlsError> {
         if self.is_on() && self.tls_cert_file.is_none() {
             return Err(TlsError::NoCertificate);
@@ -186,7 +188,7 @@ impl TlsArgs {
     }
 }
 
-/// Where everything is.
+/// The paths of the files, and how to use them.
 #[derive(Debug, Clone)]
 struct Files {
     ca: PathBuf,
@@ -196,14 +198,14 @@ struct Files {
     asks_callers: bool,
 }
 
-/// The bytes of the files, to see whether they changed.
+/// The contents of the files, kept to detect changes.
 #[derive(PartialEq, Eq)]
 struct Bytes {
     ca: Vec<u8>,
     own: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What the files say.
+/// The certificates from the files, ready for use.
 #[derive(Clone)]
 struct Current {
     roots: Arc<RootCertStore>,
@@ -239,12 +241,13 @@ impl Tls {
         Ok(Self { shared })
     }
 
-    /// True when callers are known by their certificates, so that [`crate::access`] can judge them.
+    /// True if callers are asked for certificates, so that [`crate::access`] can judge them.
     pub fn asks_callers(&self) -> bool {
         self.shared.files.asks_callers
     }
 
-    /// Looks at the files now; true when something changed. What cannot be used leaves what stands.
+    /// Reads the files now. Returns true if something changed. Unusable files leave the old
+    /// certificates in place.
     ///
     /// # Errors
     /// [`TlsError`]; a retry helps once the files are right.
@@ -257,16 +260,16 @@ impl Tls {
     }
 
     fn current(&self) -> Current {
-        // Replaced whole, so a panic elsewhere leaves nothing half-changed.
+        // The value is replaced as a whole, so a panic elsewhere does not matter.
         self.shared.seen.read().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
-    /// How to serve a new connection.
+    /// The configuration for serving a new connection.
     fn server(&self) -> Option<Arc<ServerConfig>> {
         self.current().server
     }
 
-    /// How to make a connection to this callee; anybody who serves, unless it is told.
+    /// The configuration for connecting to this callee or, if `None`, to any service of the shop.
     fn client(&self, callee: Option<&Identity>) -> Result<ClientConfig, rustls::Error> {
         let Current { roots, own, .. } = self.current();
         let provider = Arc::clone(&self.shared.provider);
@@ -286,7 +289,8 @@ impl Tls {
 }
 
 impl Shared {
-    /// Reads again; true when something changed. What cannot be used leaves what stands.
+    /// Reads the files again. Returns true if something changed. Unusable files leave the old
+    /// certificates in place.
     fn reload(&self) -> Result<bool, TlsError> {
         let bytes = self.files.read()?;
         if self.seen.read().unwrap_or_else(PoisonError::into_inner).0 == bytes {
@@ -302,7 +306,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The one identity that a certificate carries, in DER.
+/// The only identity that a certificate in DER carries.
 ///
 /// # Errors
 /// [`NoIdentity`]; a retry does not help.
@@ -310,11 +314,11 @@ pub fn identity(certificate: &[u8], trust_domain: &str) -> Result<Identity, NoId
     verify::identity(&CertificateDer::from_slice(certificate), trust_domain)
 }
 
-/// Refuses a certificate of somebody whom the table of callers knows, for a process that it does not know: callers
-/// would take it for that one.
+/// Refuses a certificate with a known identity, for a process that the table of callers does not
+/// know. Callers would take the process for the owner of that identity.
 ///
 /// # Errors
-/// [`TlsError`]; a retry helps once the file is another one.
+/// [`TlsError`]; a retry helps once the file was replaced.
 pub fn check_nobodys(file: &Path, who: &str, trust_domain: &str) -> Result<(), TlsError> {
     let chain = certificates(&read(file)?, file, "certificate")?;
     match chain.first().map(|first| verify::identity(first, trust_domain)) {
@@ -362,10 +366,10 @@ impl Files {
         let own = match (&self.own, &bytes.own) {
             (Some((cert, key)), Some((cert_pem, key_pem))) => {
                 let chain = certificates(cert_pem, cert, "certificate")?;
-                // The parser's own error may quote what it read, so it goes no further.
+                // The parser's own error may quote the secret, so it is dropped.
                 let secret = PrivateKeyDer::from_pem_slice(key_pem)
                     .map_err(|_unsaid| TlsError::Pem { path: key.clone(), what: "private key" })?;
-                // Judged here, not by the first caller who finds out.
+                // Checked here, because otherwise only the first caller would notice.
                 if let Some(first) = chain.first() {
                     let own = verify::identity(first, &self.trust_domain);
                     own.and_then(|own| verify::must_be(&own, self.expected.as_ref()))
@@ -395,7 +399,7 @@ impl Files {
         let builder = if self.asks_callers {
             let provider = Arc::clone(provider);
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider)
-                // Health and reflection are for everybody; the table refuses the rest.
+                // Anybody may use health and reflection; the table refuses the rest.
                 .allow_unauthenticated()
                 .build()
                 .map_err(|error| TlsError::Unusable(rustls::Error::General(error.to_string())))?;

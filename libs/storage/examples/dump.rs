@@ -1,5 +1,5 @@
-//! Prints every key and value that the store holds at this moment, a line each, in hex: how samples of what a
-//! release stores are made, which later releases must read.
+//! Prints every key and value that the store holds now, in hex, one pair per line. The output is
+//! used as a sample of what a release stores, which later releases must read.
 //!
 //! ```text
 //! cargo run -p storage --example dump -- 127.0.0.1:2379 > store.hex

@@ -1,4 +1,4 @@
-//! The settings by which a role finds the store, the same for every role.
+//! The settings with which every role finds the store.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The store at these addresses. Calls wait for it while it is not there.
+    /// Connects to the store at these addresses. Calls wait while the store is not there.
     ///
     /// # Errors
     /// [`KvError::Refused`] when the settings are not usable; a retry does not help.

@@ -1,4 +1,4 @@
-//! Binds a client's request id to one call, so that the same id with another call is told apart.
+//! Binds a client's request id to one call, so that another call with the same id is detected.
 
 #[cfg(test)]
 mod tests;
@@ -15,30 +15,30 @@ use crate::{
     record,
 };
 
-/// Tries before the trouble is reported.
+/// Attempts before the error is returned.
 const TRIES: u32 = 20;
-/// The longest pause between two of them.
+/// Longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
-/// Whose a request id is.
+/// Outcome of claiming a request id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
-    /// This call's; whether since now or since before makes no difference. As of a timestamp that was read after
-    /// the claim came in.
+    /// The id is bound to this call, by this claim or an earlier one. As of this timestamp, which
+    /// was read after the claim came in.
     Claimed(Timestamp),
-    /// Another call's.
+    /// The id is bound to another call.
     Reused,
 }
 
-/// Where all claims are.
+/// Where all claims are stored.
 pub(crate) const SPACE: Space = Space::new(Owner::Coordinator, ShardId(0));
 
 fn key(id: &RequestId) -> Key {
     SPACE.record(Kind::RequestClaim, id.as_str().as_bytes())
 }
 
-/// Binds `id` to `call` for `keep_ms` milliseconds from now, by the store's clock, unless it is bound
-/// already. May be repeated: the first call to bind it keeps it, however many race for it.
+/// Binds `id` to `call` for `keep_ms` milliseconds from now, by the store's clock, unless it is
+/// already bound. May be repeated. If several calls race for the id, the first to bind it keeps it.
 ///
 /// # Errors
 /// [`KvError`]; when a retry helps, the id may or may not have been bound to this call.
@@ -70,8 +70,8 @@ pub async fn claim_request_id(
         let read = txn.read_ts();
         match txn.commit().await {
             Ok(_) => return Ok(Claim::Claimed(read)),
-            // Whoever was first, and whatever landed: the next try reads it, or writes the key again,
-            // so that nothing of this try can land after it.
+            // The next attempt reads what was written, or writes the key again, so that nothing of
+            // this attempt can land after it.
             Err(CommitError::Conflict) => {}
             Err(CommitError::Undetermined(problem)) => last = KvError::Unavailable(problem),
             Err(CommitError::Failed(error)) if error.kind() == ErrorKind::Unavailable => {

@@ -1,8 +1,9 @@
-//! What a value looks like: one format byte, then a prost message of `till.storage.v1`, compressed in
-//! format 4.
+//! The form of a stored value: one format byte, then a prost message of `till.storage.v1`,
+//! compressed in format 4.
 //!
-//! The byte says which releases may read the value. A release that does not know the byte refuses the value
-//! as corrupt instead of guessing, and that is how a shard keeps older releases out: see [`FORMAT_3`].
+//! The byte says which releases may read the value. A release that does not know the byte refuses
+//! the value as corrupt instead of guessing. That is how a shard keeps older releases out: see
+//! [`FORMAT_3`].
 
 #[cfg(test)]
 mod tests;
@@ -16,23 +17,26 @@ use crate::kv::{KvError, Value};
 /// Format 1: any release may read it.
 pub const FORMAT_1: u8 = 1;
 
-/// Format 2: releases up to 0.1 may not. Heads had it before there was format 3, as releases up to 0.1 tell changes of
-/// one record apart by start timestamps alone, and must not write a shard whose records have [stamps](types::Stamp).
+/// Format 2: releases up to 0.1 may not read it. Heads had it before format 3. Releases up to 0.1
+/// tell changes of one record apart by start timestamps alone, so they must not write a shard whose
+/// records have [stamps](types::Stamp).
 pub const FORMAT_2: u8 = 2;
 
-/// Format 3: only releases that take the journal for the state may read it. Heads have it: earlier releases take the
-/// records for the state, and must neither read nor write a shard whose records are written behind.
+/// Format 3: only releases that treat the journal as the state may read it. Heads have it. Earlier
+/// releases treat the records as the state, so they must neither read nor write a shard whose
+/// records are written behind.
 pub const FORMAT_3: u8 = 3;
 
-/// Format 4: as format 1, compressed (LZ4 block, its length before it). Journal entries have it where it is shorter.
+/// Format 4: format 1, compressed as an LZ4 block after its length. Journal entries have it if that
+/// is shorter.
 pub const FORMAT_4: u8 = 4;
 
-/// What is shorter is not compressed.
+/// Values of fewer bytes are not compressed.
 const PACK_MIN: usize = 512;
-/// What is longer once it is unpacked is damaged: no value is.
+/// A value that unpacks to more bytes is damaged, as no stored value is that long.
 const UNPACKED_MAX: usize = 64 << 20;
 
-/// Encodes a stored message in format 4, or in format 1 where that is no longer.
+/// Encodes a stored message in format 4, or in format 1 if that is not longer.
 pub fn encode_packed(message: &impl Message) -> Value {
     let plain = encode(message);
     if plain.len() < PACK_MIN {
@@ -73,7 +77,7 @@ pub fn encode_as(format: u8, message: &impl Message) -> Value {
     value
 }
 
-/// Length of what [`encode`] makes of a message, in bytes.
+/// Length of [`encode`]'s result, in bytes.
 pub fn encoded_len(message: &impl Message) -> usize {
     1 + message.encoded_len()
 }
@@ -86,7 +90,7 @@ pub fn decode<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, KvErr
     decode_any(key, value, FORMAT_1).map(|(_, message)| message)
 }
 
-/// Decodes a stored message of a format up to `newest`. Returns its format, too.
+/// Decodes a stored message of a format up to `newest`. Returns the format as well.
 ///
 /// # Errors
 /// As [`decode`].

@@ -1,9 +1,9 @@
-//! What every backend must do: one suite for the store in memory, for the development server and for a
-//! real cluster.
+//! The behaviour that every backend must have, as one suite for the store in memory, the
+//! development server and a real cluster.
 //!
-//! Each case works on keys below a prefix of its own and says what it saw when that is wrong. A case may
-//! be run again on the same store with another prefix. Cases are run one after the other, as collecting
-//! garbage ends everybody's unfinished transactions.
+//! Each case uses keys below its own prefix, and reports what it saw when that is wrong. A case may
+//! run again on the same store with another prefix. Cases run one after the other, because
+//! collecting garbage ends all unfinished transactions.
 
 mod conflicts;
 mod crashes;
@@ -22,13 +22,13 @@ pub const CASE_TIME_MAX: Duration = Duration::from_mins(2);
 /// Why a case failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The store answered what it must not.
+    /// The store gave a wrong answer.
     #[error("{0}")]
     Wrong(String),
-    /// A call failed that should not.
+    /// A call failed that should succeed.
     #[error("a call failed: {0}")]
     Kv(#[from] KvError),
-    /// A commit failed that should not.
+    /// A commit failed that should succeed.
     #[error("a commit failed: {0}")]
     Commit(#[from] CommitError),
     /// The case did not end within [`CASE_TIME_MAX`].
@@ -39,7 +39,7 @@ pub enum Failure {
 type Outcome = Result<(), Failure>;
 type CaseFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// One statement about the store, and the proof.
+/// A statement about the store, with its check.
 #[derive(Clone, Copy)]
 pub struct Case {
     /// The statement.
@@ -116,7 +116,7 @@ pub async fn run(kv: SharedKv, prefix: &[u8]) -> Result<(), (&'static str, Failu
     Ok(())
 }
 
-/// Says what is wrong unless the condition holds.
+/// Returns a [`Failure::Wrong`] with this message unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
@@ -126,7 +126,7 @@ macro_rules! ensure {
 }
 use ensure;
 
-/// A store and a case's own corner of it.
+/// A store, and the keys of one case in it.
 #[derive(Clone)]
 struct Bench {
     kv: SharedKv,
@@ -152,7 +152,7 @@ impl Bench {
         self.prefix.clone()..end
     }
 
-    /// Writes until it is certain that it stands; nobody else may write these keys.
+    /// Writes until the write certainly stands. No other writer may use these keys.
     async fn write(&self, pairs: &[(&str, Option<&str>)]) -> Outcome {
         for attempt in 0..20_u64 {
             sleep(Duration::from_millis(attempt * 20)).await;
@@ -183,7 +183,7 @@ impl Bench {
         Ok(self.kv.snapshot(now).get(&self.key(name)).await?)
     }
 
-    /// Says what is wrong unless the newest value is this.
+    /// Fails unless the newest value is this.
     async fn expect(&self, name: &str, value: Option<&str>) -> Outcome {
         let found = self.newest(name).await?;
         ensure!(
@@ -195,12 +195,12 @@ impl Bench {
     }
 }
 
-/// A value, for messages.
+/// Formats a value for messages.
 fn show(value: Option<&[u8]>) -> String {
     format!("{:?}", value.map(String::from_utf8_lossy))
 }
 
-/// The names in pairs, without the prefix.
+/// The keys of pairs, without the prefix.
 fn names(bench: &Bench, pairs: &[(Key, Value)]) -> Vec<String> {
     pairs
         .iter()

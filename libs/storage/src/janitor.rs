@@ -1,12 +1,12 @@
-//! The chore that keeps the store clean. One replica does it for all, elected by a lease; two at once do
-//! no harm.
+//! The chore that keeps the store clean. One replica does it for all, elected by a lease. Two at
+//! once do no harm.
 //!
-//! Every few minutes it has the store collect what nobody can read any more and the locks that nothing
-//! else clears (TiKV waits for somebody to ask), and removes request ids that have expired, with what calls
-//! under them came to, whether the store collects or not. Garbage is collected up to ten minutes ago, by the
-//! store's clock: no KV transaction lives for as long as a tenth
-//! of that. Who reads for longer at one timestamp announces it; below the safe point reads are silently
-//! incomplete.
+//! Every few minutes it makes the store collect versions that nobody can read any more and locks
+//! that nothing else clears: TiKV does that only when asked. Even if the store collects nothing, it
+//! removes expired request ids, the expired outcomes of calls under them, and expired announcements
+//! of readers. Garbage is collected up to ten minutes ago, by the store's clock; a KV transaction
+//! lives for at most a tenth of that. A process that reads at one timestamp for longer must
+//! announce it, as reads below the safe point are silently incomplete.
 
 #[cfg(test)]
 mod tests;
@@ -24,20 +24,20 @@ use crate::{
     schema::{self, SchemaError},
 };
 
-/// A reader must be announced while its timestamp is younger than this: well before a sweep that does not
-/// know of it may pass it.
+/// A reader must be announced while its timestamp is younger than this. A sweep that does not know
+/// of the reader passes it only well after that.
 pub const READER_AGE_MAX: Duration = Duration::from_mins(5);
 
-/// How often, and what is old.
+/// Intervals and ages of the janitor.
 #[derive(Debug, Clone, Copy)]
 pub struct JanitorConfig {
-    /// Between two sweeps, in milliseconds.
+    /// Interval between two sweeps, in milliseconds.
     pub interval_ms: u64,
-    /// Age from which on versions are garbage, in milliseconds; at least twice [`READER_AGE_MAX`].
+    /// Age at which versions become garbage, in milliseconds; at least twice [`READER_AGE_MAX`].
     pub life_ms: u64,
-    /// How long the lease lasts without being renewed, in milliseconds.
+    /// How long the lease lasts unless it is renewed, in milliseconds.
     pub lease_ms: u64,
-    /// Records looked at by one KV transaction.
+    /// Records that one KV transaction looks at.
     pub page: u32,
 }
 
@@ -47,22 +47,22 @@ impl Default for JanitorConfig {
     }
 }
 
-/// What a sweep did.
+/// Result of a sweep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sweep {
     /// When it began, by the store's clock.
     pub at: Timestamp,
-    /// The store's safe point after it: up to there garbage is collected.
+    /// The store's safe point after the sweep. Garbage is collected up to there.
     pub safe_point: Result<Timestamp, KvError>,
-    /// Expired request ids removed.
+    /// Number of expired request ids removed.
     pub claims: u64,
-    /// Expired answers to calls under a client's own request id removed.
+    /// Number of expired answers to calls under a client's own request id removed.
     pub answers: u64,
-    /// Expired announcements of readers removed.
+    /// Number of expired announcements of readers removed.
     pub readers: u64,
 }
 
-/// What its lease is called.
+/// Name of its lease.
 const LEASE: &str = "janitor";
 
 const SPACE: Space = Space::new(Owner::Store, ShardId(0));
@@ -77,7 +77,7 @@ fn reader_key(name: &str) -> Key {
 }
 
 fn readers() -> Range<Key> {
-    // '0' follows '/'.
+    // '0' is the byte after '/'.
     SPACE.record(Kind::Lease, READER)..SPACE.record(Kind::Lease, b"reader0")
 }
 
@@ -102,7 +102,7 @@ pub async fn run(
                     Err(error) => tracing::warn!(%error, "could not sweep the store"),
                 }
             }
-            // Thrice per lease, never in step with other replicas.
+            // About three times per lease, and never in step with other replicas.
             let third = (config.lease_ms / 3).max(1);
             sleep(Duration::from_millis(third / 2 + entropy.next_u64() % third)).await;
         }
@@ -128,8 +128,8 @@ fn tell(done: &Sweep) {
     }
 }
 
-/// Takes or renews the lease of a chore that one replica does for all. False when somebody else has it, and
-/// when nobody knows. `holder` is new with every start of a process.
+/// Takes or renews the lease of a chore that one replica does for all. Returns false if another
+/// replica has it, or if the outcome is unknown. `holder` must be new for each start of a process.
 pub async fn hold_lease(kv: &dyn Kv, chore: &str, holder: [u8; 16], lease_ms: u64) -> bool {
     let key = lease_key(chore);
     let attempt = async {
@@ -155,11 +155,11 @@ pub async fn hold_lease(kv: &dyn Kv, chore: &str, holder: [u8; 16], lease_ms: u6
     }
 }
 
-/// One sweep, whoever holds the lease.
+/// Sweeps once, whether or not this replica holds the lease.
 ///
 /// # Errors
-/// [`KvError`]; the next sweep does what this one left. That the store did not collect its garbage is no
-/// such error: the rest is done all the same, and [`Sweep::safe_point`] tells.
+/// [`KvError`]; the next sweep does what this one left. A store that does not collect its garbage
+/// is not an error here: the rest is done all the same, and [`Sweep::safe_point`] has the reason.
 pub async fn sweep(kv: &dyn Kv, config: JanitorConfig) -> Result<Sweep, KvError> {
     let now = kv.timestamp().await?;
     let safe_point = match safe_point(kv, now, config).await {
@@ -180,7 +180,7 @@ pub async fn sweep(kv: &dyn Kv, config: JanitorConfig) -> Result<Sweep, KvError>
     Ok(Sweep { at: now, safe_point, claims: claims?, answers: answers?, readers: readers? })
 }
 
-/// Removes the answers that have expired from every shard.
+/// Removes expired answers from every shard.
 async fn remove_answers(kv: &dyn Kv, now: Timestamp, page: u32) -> Result<u64, KvError> {
     let schema = schema::read(kv).await.map_err(|error| match error {
         SchemaError::Kv(error) => error,
@@ -202,7 +202,7 @@ async fn remove_answers(kv: &dyn Kv, now: Timestamp, page: u32) -> Result<u64, K
     Ok(removed)
 }
 
-/// The age limit, or the oldest reader that is announced.
+/// The age limit, or the timestamp of the oldest announced reader if that is older.
 async fn safe_point(
     kv: &dyn Kv,
     now: Timestamp,
@@ -227,7 +227,7 @@ async fn safe_point(
     }
 }
 
-/// Removes the records that have expired, a page at a time. What changes meanwhile waits for the next
+/// Removes expired records, a page at a time. A page that changes meanwhile waits for the next
 /// sweep.
 async fn remove(
     kv: &dyn Kv,
@@ -248,7 +248,7 @@ async fn remove(
                     count += 1;
                 }
                 Ok(false) => {}
-                // Whoever needs it says so as an error; here it is in nobody's way.
+                // Callers that need the record report an error. Here it does no harm.
                 Err(error) => tracing::warn!(%error, "left a record that cannot be read"),
             }
         }
@@ -264,7 +264,7 @@ async fn remove(
     }
 }
 
-/// Where the page after this one begins.
+/// Start of the next page. `None` after the last one.
 fn next_page<T>(page: &[(Key, T)], limit: u32) -> Option<Key> {
     let full = page.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
     let (last, _) = page.last().filter(|_| full)?;
@@ -274,7 +274,7 @@ fn next_page<T>(page: &[(Key, T)], limit: u32) -> Option<Key> {
 /// Why a reader could not be announced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnnounceError {
-    /// Nothing is certain; announce again before reading on.
+    /// The announcement may or may not stand. Announce again before reading on.
     #[error("the announcement may not stand: {0}")]
     Commit(#[from] CommitError),
     /// The store did not answer. Announce again before reading on.
@@ -285,11 +285,11 @@ pub enum AnnounceError {
     TooOld,
 }
 
-/// Announces that `name` reads at `at` and will for `keep_ms` milliseconds from now, by the store's
-/// clock. To be repeated before that is over; each time replaces the time before.
+/// Announces that `name` reads at `at`, for `keep_ms` milliseconds from now by the store's clock.
+/// Repeat it before that time is over; each announcement replaces the one before.
 ///
 /// # Errors
-/// [`AnnounceError`]; without a success, reads at `at` may be incomplete once it is
+/// [`AnnounceError`]. Without a success, reads at `at` may be incomplete once it is
 /// [`READER_AGE_MAX`] old.
 pub async fn announce_reader(
     kv: &dyn Kv,
@@ -317,7 +317,7 @@ pub async fn announce_reader(
     Ok(())
 }
 
-/// Takes an announcement back. Without it, the announcement ends by itself.
+/// Withdraws an announcement. It would also expire by itself.
 ///
 /// # Errors
 /// [`AnnounceError`]; a retry helps.

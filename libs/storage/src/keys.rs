@@ -10,7 +10,7 @@ use types::ShardId;
 
 use crate::kv::Key;
 
-/// First byte: whose keys.
+/// The owner of a key: its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// The store as a whole (schema, leases).
@@ -21,11 +21,11 @@ pub enum Owner {
     Order,
     /// Users and their credit.
     Payment,
-    /// Items.
+    /// Items and their stock.
     Stock,
 }
 
-/// Fourth byte: what kind of record.
+/// The kind of a record: the fourth byte of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A shard's head; no id. Sorts first.
@@ -46,15 +46,15 @@ pub enum Kind {
     Schema,
     /// A lease; the id is the chore's name.
     Lease,
-    /// What a coordinator noted of a transaction; the id is the TxId, then what tells
-    /// one note of it from another.
+    /// A coordinator's note on a transaction. The id is the TxId, then a suffix that tells the
+    /// notes on one transaction apart.
     TransactionLog,
-    /// What calls under a client's own request id came to; the id is the request id.
+    /// Outcomes of calls under a client's own request id. The id is the request id.
     Answer,
 }
 
 impl Owner {
-    /// Those whose records lie in shards.
+    /// The owners whose records lie in shards.
     pub const SHARDED: [Self; 3] = [Self::Order, Self::Stock, Self::Payment];
 
     const fn byte(self) -> u8 {
@@ -69,7 +69,7 @@ impl Owner {
 }
 
 impl Kind {
-    /// The byte in keys.
+    /// The kind's byte in keys.
     pub const fn byte(self) -> u8 {
         match self {
             Self::Head => 0x01,
@@ -92,7 +92,7 @@ impl Kind {
 pub struct Space {
     /// The service whose keys these are.
     pub owner: Owner,
-    /// Which slice; 0 for what is not sharded.
+    /// The shard; 0 for owners that are not sharded.
     pub shard: ShardId,
 }
 
@@ -136,7 +136,7 @@ impl Space {
         self.key(&[byte])..self.key(&[byte.saturating_add(1)])
     }
 
-    /// Strips the shard's prefix; none when the key is not of this shard.
+    /// Strips the shard's prefix. `None` if the key is not of this shard.
     pub fn strip(self, key: &[u8]) -> Option<&[u8]> {
         key.strip_prefix(self.prefix().as_slice())
     }

@@ -1,4 +1,4 @@
-//! The seam to the store: what a key-value store with snapshot isolation must do for us.
+//! The seam to the store: what Till needs of a key-value store with snapshot isolation.
 
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
@@ -10,32 +10,32 @@ pub type Key = Vec<u8>;
 /// A value.
 pub type Value = Vec<u8>;
 
-/// What a KV transaction has written itself; none for a key that it has deleted.
+/// The writes of a KV transaction. `None` is a removal.
 pub(crate) type Writes = BTreeMap<Key, Option<Value>>;
 
-/// A store, shared.
+/// A shared handle to a store.
 pub type SharedKv = Arc<dyn Kv>;
 
 /// Why a call to the store failed.
 ///
-/// No variant of a *read* leaves anything behind. For commits see [`CommitError`].
+/// A failed *read* leaves nothing behind. For commits see [`CommitError`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
-    /// The store, or a part of it, is not there, is busy, or did not answer in time. Retry.
+    /// The store or a part of it is unreachable or busy, or did not answer in time. Retry.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// A live lock of somebody else outlasted our patience. Retry.
+    /// A live lock of another transaction outlasted our patience. Retry.
     #[error("locked by an unfinished KV transaction")]
     Locked,
-    /// What stands there does not decode, or is of a newer format. A retry does not help.
+    /// The stored value does not decode, or has a newer format. A retry does not help.
     #[error("corrupt record at {key}: {problem}")]
     Corrupt {
         /// The key, in hex.
         key: String,
-        /// What is wrong.
+        /// What is wrong with it.
         problem: String,
     },
-    /// The store refused for a reason that a retry does not cure.
+    /// The store refused, for a reason that a retry does not cure.
     #[error("the store refused: {0}")]
     Refused(String),
 }
@@ -56,27 +56,28 @@ impl Classify for KvError {
     }
 }
 
-/// Why a commit did not say yes.
+/// Why a commit did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// Definitely not committed: somebody else wrote one of the keys first. Read again, run again.
+    /// Definitely not committed: another transaction wrote one of the keys first. Read and run
+    /// again.
     #[error("write conflict")]
     Conflict,
     /// Definitely not committed, for another reason.
     #[error("not committed: {0}")]
     Failed(#[source] KvError),
-    /// Nobody knows: it may have landed, may not have, or may land later. Begin a new transaction that
-    /// reads and writes a key of this one, and look.
+    /// The outcome is unknown: it may have landed, or may still land later. To find out, begin a
+    /// new transaction that reads and writes a key of this one.
     #[error("undetermined: {0}")]
     Undetermined(String),
 }
 
-/// A store of keys and values under snapshot isolation, with timestamps that never go back.
+/// A store of keys and values with snapshot isolation and timestamps that never go back.
 ///
-/// Every call is bounded in time and fails with [`KvError::Unavailable`] rather than hang.
+/// Every call is bounded in time, and fails with [`KvError::Unavailable`] rather than hang.
 #[async_trait]
 pub trait Kv: Send + Sync + fmt::Debug + 'static {
-    /// A timestamp greater than every one given out before.
+    /// A timestamp greater than all that were issued before.
     async fn timestamp(&self) -> Result<Timestamp, KvError>;
 
     /// Begins an optimistic KV transaction at a fresh timestamp.
@@ -85,53 +86,54 @@ pub trait Kv: Send + Sync + fmt::Debug + 'static {
     /// A read-only view at a timestamp. Meant to be short-lived.
     fn snapshot(&self, at: Timestamp) -> Box<dyn Reads>;
 
-    /// Clears locks that nothing else clears and lets the store drop versions that nobody can read any
-    /// more, up to `safe_point` or to where others of the store's users hold it back. Answers the safe
-    /// point that holds. Two callers at once are harmless. A reader older than the safe point silently
-    /// sees too little.
+    /// Clears locks that nothing else clears, and lets the store drop versions that nobody can read
+    /// any more. Collects up to `safe_point`, or to where other users of the store hold it back,
+    /// and returns the safe point that applies. Concurrent calls are harmless. A read below the
+    /// safe point is silently incomplete.
     async fn collect_garbage(&self, safe_point: Timestamp) -> Result<Timestamp, KvError>;
 }
 
 /// Reads at one timestamp.
 #[async_trait]
 pub trait Reads: Send + fmt::Debug {
-    /// The timestamp.
+    /// The timestamp of all reads.
     fn read_ts(&self) -> Timestamp;
 
-    /// The value of a key.
+    /// The value of a key, if it has one.
     async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError>;
 
     /// The values of those keys that have one, in no particular order.
     async fn batch_get(&mut self, keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError>;
 
-    /// Up to `limit` pairs with keys in `range`, in key order. Fewer than `limit` means that there are no
-    /// more. Sees what this transaction has written itself.
+    /// Up to `limit` pairs with keys in `range`, in key order. Fewer than `limit` means that there
+    /// are no more. Includes what this transaction has written itself.
     async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError>;
 }
 
-/// An optimistic KV transaction: reads at its start timestamp, buffers its writes, and commits only if no
-/// key that it writes was changed since.
+/// An optimistic KV transaction. It reads at its start timestamp, buffers its writes, and commits
+/// only if no key that it writes has changed since.
 ///
-/// Dropped without [`Txn::commit`], it has no effect.
+/// A transaction that is dropped without [`Txn::commit`] has no effect.
 #[async_trait]
 pub trait Txn: Reads {
     /// Sets a key. The first key written is the transaction's primary.
     fn put(&mut self, key: Key, value: Value);
 
-    /// Sets a key that must have no value when the transaction commits, at whatever timestamp that one was
-    /// written: else the commit fails with [`CommitError::Conflict`]. Not for a key that this transaction
-    /// writes in another way.
+    /// Sets a key that must have no value when the transaction commits. If it has one, however old,
+    /// the commit fails with [`CommitError::Conflict`]. Do not write the key in another way in the
+    /// same transaction.
     fn insert(&mut self, key: Key, value: Value);
 
     /// Removes a key.
     fn delete(&mut self, key: Key);
 
-    /// Commits. Returns the commit timestamp; of a transaction that wrote nothing its start timestamp.
+    /// Commits. Returns the commit timestamp, or the start timestamp if the transaction wrote
+    /// nothing.
     ///
     /// # Errors
     /// [`CommitError`]: only `Conflict` and `Failed` mean that nothing happened.
     async fn commit(self: Box<Self>) -> Result<Timestamp, CommitError>;
 }
 
-/// Longest that a KV transaction may live: a tenth of the garbage collector's life time (10 min).
+/// Longest that a KV transaction may live: a tenth of the janitor's life time of versions (10 min).
 pub const TXN_LIFE_MAX: Duration = Duration::from_millis(journal::LIFE_MAX_MS);

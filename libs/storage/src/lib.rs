@@ -1,17 +1,18 @@
 //! The store beneath every service: the [`Kv`] and [`Txn`] seam, its backends, the registry of keys,
 //! a shard's head and journal, and the schema gate.
 //!
-//! Must not know: what an order, an item or a user is; which store it is (only [`tikv`] names
-//! `tikv_client`).
+//! Must not know: what an order, an item or a user is, or which store it runs on (only [`tikv`]
+//! names `tikv_client`).
 //!
-//! Modules: [`kv`] the seam; [`tikv`] and [`mem`] the backends; [`keys`] the registry of key spaces;
-//! [`codec`] the format byte; [`schema`] the gate; [`conformance`] the suite that every backend passes;
-//! [`metered`] what is measured of any of them; [`janitor`] the chore that keeps the store clean; [`claims`] request ids bound to calls;
-//! [`tx_meta`] transactions as they are stored.
+//! Modules: [`kv`] the seam; [`tikv`] and [`mem`] the backends; [`keys`] the registry of key
+//! spaces; [`codec`] the format byte; [`schema`] the gate; [`conformance`] the suite that every
+//! backend passes; [`metered`] metrics and traces of any backend; [`janitor`] the chore that keeps
+//! the store clean; [`claims`] request ids bound to calls; [`tx_meta`] transactions as they are
+//! stored.
 //!
-//! Invariants: a commit error is *undetermined* unless it is proved definite; whatever stands in the
-//! store begins with a format byte, and an unknown one is `Corrupt`, never a guess; nothing is
-//! appended to a shard's journal by who does not know its end ([`shard`]).
+//! Invariants: a commit error is *undetermined* unless it is proved definite. Every stored value
+//! begins with a format byte, and an unknown one is `Corrupt`, never guessed at. Only a writer that
+//! knows the end of a shard's journal appends to it ([`shard`]).
 
 /// Implements [`kv::Reads`] for a type by reads that are overlaid with a transaction's own writes. Takes a name for
 /// `self`, where the reads are, and the writes.

@@ -1,9 +1,9 @@
-//! A deterministic store in memory, for simulation and tests: snapshot isolation as TiKV has it, and as
-//! nasty as TiKV on demand.
+//! A deterministic store in memory, for simulation and tests. It has TiKV's snapshot isolation, and
+//! TiKV's trouble on demand.
 //!
-//! Nothing here draws random numbers, reads a clock or spawns a task by itself: time comes from
-//! [`types::Clock`] and tokio's clock, trouble from [`Faults`]. Iteration is ordered everywhere. So one
-//! schedule of calls gives one history.
+//! The store itself draws no random numbers, reads no clock and spawns no task: time comes from
+//! [`types::Clock`] and tokio's clock, trouble from [`Faults`]. Iteration is always ordered. So a
+//! given schedule of calls always gives the same history.
 
 mod faults;
 mod seams;
@@ -28,7 +28,7 @@ pub use seams::{SeededEntropy, TokioClock};
 use crate::kv::{Key, Kv, KvError, Reads, SharedKv, Txn, Value, Writes};
 use txn::{MemReads, MemTxn};
 
-/// A handle to the store, as one simulated process has it. Clones share the store.
+/// One simulated process's handle to the store. Clones share the store.
 #[derive(Clone)]
 pub struct MemKv {
     store: Arc<Store>,
@@ -36,14 +36,14 @@ pub struct MemKv {
     process: u32,
 }
 
-/// What has happened in a store so far.
+/// Counts of what has happened in a store so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
-    /// KV transactions that landed, the late ones included; those without writes do not count.
+    /// KV transactions that landed, including late ones. Those without writes do not count.
     pub commits: u64,
     /// Keys that they wrote.
     pub mutations: u64,
-    /// Commits turned down because somebody else was first.
+    /// Commits rejected because another transaction was first.
     pub conflicts: u64,
     /// Commits that landed after their caller had been told `Undetermined`.
     pub late: u64,
@@ -65,7 +65,7 @@ struct State {
     stats: Stats,
 }
 
-/// A commit on its way whose caller has given up on it.
+/// A commit that is still to land, though its caller was told `Undetermined`.
 struct Late {
     due: Instant,
     start_ts: Timestamp,
@@ -89,29 +89,29 @@ impl MemKv {
         }
     }
 
-    /// The same store, with these faults for the calls of this handle and of its later clones.
+    /// The same store, with these faults for calls of this handle and its later clones.
     #[must_use]
     pub fn with_faults(&self, faults: Arc<dyn Faults>) -> Self {
         Self { faults, ..self.clone() }
     }
 
-    /// The same store, as this process sees it; the number is passed to [`Faults`].
+    /// The same store, as seen by this process. The number is passed to [`Faults`].
     #[must_use]
     pub fn process(&self, process: u32) -> Self {
         Self { process, ..self.clone() }
     }
 
-    /// This handle behind the seam.
+    /// This handle as the seam's type.
     pub fn shared(&self) -> SharedKv {
         Arc::new(self.clone())
     }
 
-    /// What has happened so far.
+    /// Counts of what has happened so far.
     pub fn stats(&self) -> Stats {
         self.state().stats
     }
 
-    /// The newest values of all keys, for looking at the end of a test.
+    /// The newest values of all keys, for checks at the end of a test.
     pub fn contents(&self) -> BTreeMap<Key, Value> {
         let state = self.state();
         state
@@ -121,12 +121,13 @@ impl MemKv {
             .collect()
     }
 
-    /// All that was ever written and not collected, oldest first for each key; none is a removal.
+    /// All versions that were written and not collected, oldest first for each key. `None` is a
+    /// removal.
     pub fn versions(&self) -> BTreeMap<Key, Vec<(Timestamp, Option<Value>)>> {
         self.state().versions.clone()
     }
 
-    /// Locks the state and lets what is due by now land first.
+    /// Locks the state, after landing the late commits that are due.
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.store.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.land_due(self.store.clock.as_ref());
@@ -137,7 +138,7 @@ impl MemKv {
         self.state().next_ts(self.store.clock.as_ref())
     }
 
-    /// Asks the faults what happens to a call and lets the first delay pass.
+    /// Asks the faults what happens to a call, and waits for the first delay.
     async fn enter(&self, op: Op, start_ts: Timestamp, primary: &[u8]) -> (u64, Plan) {
         let number = {
             let mut state = self.state();
@@ -155,7 +156,7 @@ impl MemKv {
         (number, plan)
     }
 
-    /// Lets the second delay pass, and tells the faults that the call is done.
+    /// Tells the faults that the effect is done, and waits for the second delay.
     async fn leave(&self, op: Op, start_ts: Timestamp, key: &[u8], entered: &(u64, Plan)) {
         let (number, plan) = entered;
         let call = Call { process: self.process, number: *number, op, start_ts, key };
@@ -167,7 +168,7 @@ impl MemKv {
         }
     }
 
-    /// A call that does one thing at one moment, under the faults.
+    /// Makes a call whose effect happens at one moment, with the faults applied.
     async fn call<T>(
         &self,
         op: Op,
@@ -216,7 +217,7 @@ impl Kv for MemKv {
 }
 
 impl State {
-    /// Greater than every timestamp before, and not before the clock.
+    /// A timestamp after all earlier ones, and not before the clock.
     fn next_ts(&mut self, clock: &dyn Clock) -> Timestamp {
         let now = Timestamp::from_physical(clock.now());
         self.last_ts = now.max(Timestamp(self.last_ts.0 + 1));
@@ -255,11 +256,11 @@ impl State {
         merged.into_iter().take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// First wins: refuses when a key was written after the transaction began, and when one that is to be
-    /// inserted has a value.
+    /// First committer wins: returns `None` if a key was written after the transaction began, or if
+    /// a key to be inserted has a value.
     ///
-    /// As in TiKV, only what is still there is seen: garbage collection past a transaction's start
-    /// forgets the removal of a key and with it the conflict.
+    /// As in TiKV, this sees only versions that are still there. Garbage collection past a
+    /// transaction's start forgets the removal of a key, and the conflict with it.
     fn commit(
         &mut self,
         clock: &dyn Clock,
@@ -286,7 +287,7 @@ impl State {
         Some(commit_ts)
     }
 
-    /// Lands what is due, in the order in which it became due.
+    /// Lands the late commits that are due, in the order in which they became due.
     fn land_due(&mut self, clock: &dyn Clock) {
         if self.late.is_empty() {
             return;
@@ -322,7 +323,7 @@ impl State {
     }
 }
 
-/// The newest version at a timestamp.
+/// The newest value at a timestamp.
 fn visible(versions: &[(Timestamp, Option<Value>)], at: Timestamp) -> Option<&Value> {
     let count = versions.partition_point(|(commit_ts, _)| *commit_ts <= at);
     let (_, value) = versions.get(count.checked_sub(1)?)?;

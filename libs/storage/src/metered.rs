@@ -1,4 +1,4 @@
-//! A store that measures what it is asked.
+//! Adds metrics and traces to a store.
 
 use std::{ops::Range, time::Instant};
 
@@ -9,7 +9,7 @@ use types::Timestamp;
 
 use crate::kv::{CommitError, Key, Kv, KvError, Reads, SharedKv, Txn, Value};
 
-/// A store whose calls are counted and measured; else it is the one beneath.
+/// A store whose calls are counted, timed and traced. Otherwise it behaves like the store beneath.
 #[derive(Debug)]
 pub struct Metered(SharedKv);
 
@@ -20,7 +20,7 @@ impl Metered {
     }
 }
 
-/// What went wrong, as a label.
+/// The error as a label.
 const fn kind(error: &KvError) -> &'static str {
     match error {
         KvError::Unavailable(_) => "unavailable",
@@ -46,7 +46,7 @@ fn span(operation: &'static str) -> Span {
     })
 }
 
-/// Notes how a call ended; "" is without a problem.
+/// Records how a call ended. `problem` is empty after a success.
 fn ended(span: &Span, operation: &'static str, begun: Instant, problem: &'static str) {
     if !problem.is_empty() {
         span.record(semconv::ERROR_TYPE, problem);
@@ -95,13 +95,13 @@ impl Kv for Metered {
     }
 }
 
-/// A view, or a transaction.
+/// A view or a transaction.
 #[derive(Debug)]
 struct Measured<R: ?Sized> {
     store: Box<R>,
     writes: bool,
-    /// Of a transaction, from its start to its end, its calls being spans below; none of a view, whose calls
-    /// are spans of whoever makes them.
+    /// Spans a transaction from start to end, with its calls as child spans. Disabled for a view,
+    /// whose calls become child spans of the caller's.
     span: Span,
 }
 

@@ -1,8 +1,9 @@
-//! The gate that every role passes before it touches data: which layout lies in the store, and over how
-//! many shards.
+//! The gate that every role passes before it touches data: it checks the store's layout and number
+//! of shards.
 //!
-//! One record, written once, by whoever comes first. A program refuses to work on a layout that is newer
-//! than it knows, and with a number of shards that contradicts the data.
+//! The schema is one record. The first program to open the store writes it, and so does the first
+//! one of a newer layout. A program refuses a layout that is newer than it knows, and a number of
+//! shards that contradicts the data.
 
 #[cfg(test)]
 mod tests;
@@ -19,31 +20,33 @@ use crate::{
     record,
 };
 
-/// Layout of keys and records that this program reads and writes. Layout 1, of release 0.1, has no stamps; in layout 2
-/// every batch wrote the records that it changed. Both are read. The first program of this release that opens the store
-/// says layout 3; each shard is taken over by its first append.
+/// Layout of keys and records that this program writes. It also reads layout 1, of release 0.1,
+/// which has no stamps, and layout 2, in which every batch wrote the records that it changed. The
+/// first program of this release to open the store sets layout 3. Each shard is taken over by its
+/// first append.
 pub const VERSION: u32 = 3;
-/// Shards of every service where nobody says otherwise: few, as a fat batch costs little more than a thin
-/// one; enough for as many replicas to share the work.
+/// Default number of shards of every service. It is low because a fat batch costs little more than
+/// a thin one, and high enough for as many replicas to share the work.
 pub const SHARDS_DEFAULT: u16 = 4;
 /// Most shards of a service.
 pub const SHARDS_MAX: u16 = 4_096;
 
-/// Longest pause between two looks for a store that is not there.
+/// Longest pause between two attempts to reach a store that is not there.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Tries to write the record before the trouble is reported.
+/// Attempts to write the record before the error is returned.
 const TRIES: u32 = 20;
 
-/// What the store says of itself.
+/// The store's schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schema {
     /// Shards of every service, 1 to [`SHARDS_MAX`]; fixed for the life of the data.
     pub shards: u16,
-    /// Names the store: one that was made anew has another one.
+    /// Identifies the store. It changes when the store is recreated, and when its layout is
+    /// upgraded.
     pub created: Timestamp,
 }
 
-/// Why the gate is shut.
+/// Why the gate stays shut.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
     /// The store does not answer; [`KvError`] says whether a retry helps.
@@ -61,12 +64,12 @@ pub enum SchemaError {
          set it to {found}"
     )]
     Shards {
-        /// The data's.
+        /// The number of shards of the data.
         found: u16,
-        /// The wanted one.
+        /// The number that was asked for.
         wanted: u16,
     },
-    /// No such number of shards is possible. A retry does not help.
+    /// This number of shards is not possible. A retry does not help.
     #[error("the number of shards must be 1 to {SHARDS_MAX}, not {0}")]
     OutOfRange(u32),
 }
@@ -91,8 +94,9 @@ fn key() -> Key {
     Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, &[])
 }
 
-/// Reads the schema; writes it first where there is none, with the wanted number of shards or
-/// [`SHARDS_DEFAULT`]. Of several that find none at once, one writes and the others read.
+/// Reads the schema. If there is none, writes it with the wanted number of shards or
+/// [`SHARDS_DEFAULT`]; if it has an older layout, upgrades it. Of several programs that do so at
+/// once, one writes and the others read.
 ///
 /// # Errors
 /// [`SchemaError`]; a retry helps only for [`SchemaError::Kv`] of kind Unavailable.
@@ -129,7 +133,8 @@ pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, Sch
                 tracing::info!(version = VERSION, before, shards = schema.shards, "schema written");
                 return Ok(schema);
             }
-            // Somebody was first, or it may have landed: the next try reads what stands.
+            // Another program was first, or this write may have landed. The next attempt reads
+            // which.
             Err(CommitError::Conflict) => {}
             Err(CommitError::Undetermined(problem)) => last = KvError::Unavailable(problem),
             Err(CommitError::Failed(error)) if error.kind() == ErrorKind::Unavailable => {
@@ -141,7 +146,7 @@ pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, Sch
     Err(last.into())
 }
 
-/// Reads the schema and writes nothing; none when there is none.
+/// Reads the schema without writing anything. `None` if there is none.
 ///
 /// # Errors
 /// [`SchemaError`]; a retry helps only for [`SchemaError::Kv`] of kind Unavailable.
@@ -150,7 +155,7 @@ pub async fn read(kv: &dyn Kv) -> Result<Option<Schema>, SchemaError> {
     read_from(&mut *snapshot).await
 }
 
-/// As [`read`], as of these reads.
+/// Like [`read`], but with these reads.
 ///
 /// # Errors
 /// As [`read`].
@@ -159,7 +164,7 @@ pub async fn read_from<R: Reads + ?Sized>(reads: &mut R) -> Result<Option<Schema
     check(&codec::decode(&key(), &found)?, None).map(Some)
 }
 
-/// As [`open`], but waits for the store for as long as it is not there. Cancel it by dropping it.
+/// Like [`open`], but waits for a store that is not there. Drop the future to cancel.
 ///
 /// # Errors
 /// [`SchemaError`]; a retry does not help.

@@ -1,5 +1,5 @@
-//! A shard's journal and its head, as they are stored: reading, appending, and writing a piece of a checkpoint.
-//! The rules are [`journal`]'s.
+//! A shard's stored journal and head: reads them, appends entries, and writes pieces of
+//! checkpoints. The rules are [`journal`]'s.
 
 use journal::{Author, Piece, Writer};
 use types::Mutation;
@@ -16,12 +16,13 @@ use crate::{
 /// Journal entries read in one page.
 const PAGE: u32 = 64;
 
-/// A head as it was found.
+/// A head as it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
-    /// What it says; of a shard that was never written, that there is nothing.
+    /// The head; the default if the shard was never written.
     pub head: Head,
-    /// Earlier releases can neither read nor write the shard. The first append of this release sees to that.
+    /// Whether earlier releases can no longer read or write the shard. The first append of this
+    /// release ensures it.
     pub is_current: bool,
 }
 
@@ -41,14 +42,14 @@ fn encode_head(head: &Head) -> Value {
     codec::encode_as(FORMAT_3, &record::Head { flushed, part, oldest, runs: Vec::new() })
 }
 
-/// Who wrote an entry; none where it does not say so as it must.
+/// The author of an entry. `None` if the entry does not name one properly.
 #[must_use]
 pub fn author(entry: &JournalEntry) -> Option<Author> {
     let writer = Writer::try_from(&entry.writer[..]).ok()?;
     Some(Author { writer, run: entry.run })
 }
 
-/// Who wrote the entry before; none where the entry does not say.
+/// The author of the entry before. `None` if the entry does not name it.
 #[must_use]
 pub fn previous_author(entry: &JournalEntry) -> Option<Author> {
     let writer = Writer::try_from(&entry.previous_writer[..]).ok()?;
@@ -65,8 +66,8 @@ pub async fn read_head<R: Reads + ?Sized>(reads: &mut R, space: Space) -> Result
     Found::decode(&key, value.as_deref())
 }
 
-/// Reads a shard's head, and the entries that follow `known`, in order and with their numbers; where some of them are
-/// trimmed, from the oldest on that stands.
+/// Reads a shard's head, and the entries after `known` in order, with their numbers. If some of
+/// those are trimmed, the entries begin at the oldest that remains.
 ///
 /// # Errors
 /// [`KvError`]; retry unless it is `Corrupt`.
@@ -131,9 +132,9 @@ fn journal_seq(space: Space, key: &[u8]) -> Result<u64, KvError> {
     })
 }
 
-/// Appends an entry: inserts it under its number, which no other entry may have. `opens` is what the head must say
-/// where no head of this release stands: then the same KV transaction writes it, and earlier releases can do nothing
-/// in this shard any more.
+/// Appends an entry by inserting it under its number, which no other entry may have. If the shard
+/// has no head of this release yet, the same KV transaction writes `opens` as its head, and earlier
+/// releases can no longer write to the shard.
 pub fn append<T: Txn + ?Sized>(
     txn: &mut T,
     space: Space,
@@ -154,8 +155,8 @@ pub fn append<T: Txn + ?Sized>(
     }
 }
 
-/// Writes a piece of a checkpoint. The head is the KV transaction's primary; whoever calls this has read in the same
-/// transaction that it is `piece.before`.
+/// Writes a piece of a checkpoint. The head is the KV transaction's primary. The caller must have
+/// read `piece.before` as the head in the same transaction.
 pub fn write_piece<T: Txn + ?Sized>(txn: &mut T, space: Space, piece: &Piece) {
     txn.put(space.head(), encode_head(&piece.after));
     let skipped = usize::from(Mutation::CheckpointSkipsRow.is_on());
@@ -170,7 +171,7 @@ pub fn write_piece<T: Txn + ?Sized>(txn: &mut T, space: Space, piece: &Piece) {
     }
 }
 
-/// Whether a batch says nothing but that transactions are fenced.
+/// Whether an entry contains nothing but fences.
 fn is_fences(entry: &JournalEntry) -> bool {
     let is_fence = |event: &record::TxEvent| matches!(&event.event, Some(Event::Fenced(_)));
     entry.requests.is_empty() && entry.images.is_empty() && entry.events.iter().all(is_fence)

@@ -1,21 +1,22 @@
-//! The store over TiKV, through the `tikv-client` of crates.io: the only module that names it.
+//! The store over TiKV, through the `tikv-client` of crates.io. No other module names that crate.
 //!
-//! Version 0.4 of the client needs care; what follows from that is kept in one place each:
-//! - [`classify`]: a commit error is undetermined unless it is proved definite; the client's own
-//!   `UndeterminedError` practically never appears, a lost reply looks like any other gRPC error.
-//! - [`txn`]: optimistic transactions only, never async commit (which can lose acknowledged commits in
-//!   this version), no heart-beat tasks, no panic when a transaction is dropped; `commit()` is called
-//!   once, and `rollback()` only after an error that proves that nothing was committed: after others
-//!   either call tears the transaction apart.
-//! - [`query`]: reads go through snapshots that live for one request (the client caches what it has
-//!   read), scans in pages, each with back-offs and a deadline of our own.
-//! - [`supervisor`]: builds the client in the background, and anew when it has gone silent: a frozen
-//!   stream of timestamps makes it hang for ever. [`members`] finds the placement driver that leads and
-//!   answers, [`front`] keeps the client from asking the others, as it waits for ever for one that hangs.
-//! - [`trust`]: the client may say yes to a commit that it never sent.
-//! - [`gather`]: callers who wait for a timestamp together share one.
-//! - [`gc`]: the calls of PD by which garbage is collected, most of which the client lacks.
-//! - Orphaned locks, which the client does not get past, are cleared in the background.
+//! Version 0.4 of the client needs care. Each consequence is handled in one place:
+//! - [`classify`]: a commit error is undetermined unless it is proved definite. The client's own
+//!   `UndeterminedError` practically never appears; a lost reply looks like any other gRPC error.
+//! - [`txn`]: optimistic transactions only. No async commit, which can lose acknowledged commits in
+//!   this version, no heart-beat tasks, and no panic when a transaction is dropped. `commit()` is
+//!   called once, and `rollback()` only after an error that proves that nothing was committed:
+//!   after other errors, either call tears the transaction apart.
+//! - [`query`]: each read request uses a new snapshot, as the client caches what it has read. Scans
+//!   go in pages, and each request has back-offs and a deadline of our own.
+//! - [`supervisor`]: builds the client in the background, and again when it has gone silent: a
+//!   frozen stream of timestamps makes it hang for ever. [`members`] finds the placement driver
+//!   that leads and answers. [`front`] keeps the client from asking the others, as it waits for
+//!   ever for one that hangs.
+//! - [`commit_verifier`]: the client may report success for a commit that it never sent.
+//! - [`singleflight`]: callers that wait for a timestamp at the same time share one.
+//! - [`gc`]: PD's calls for garbage collection, most of which the client lacks.
+//! - Orphaned locks block the client, so they are cleared in the background.
 
 mod certificates;
 mod classify;
@@ -61,29 +62,30 @@ use singleflight::Singleflight;
 use supervisor::Supervisor;
 use txn::TikvTxn;
 
-/// Largest message that is accepted from the store, in bytes; the largest pages, of 64 journal entries, stay below a
-/// third of it.
+/// Largest message accepted from the store, in bytes. The largest pages, of 64 journal entries,
+/// stay below a third of it.
 const DECODED_BYTES_MAX: usize = 64 << 20;
-/// The client's own attempts at a region or a lock: from 2 ms, doubled up to 500 ms, which in all
-/// outlasts the 3 s for which a dead writer's lock is honoured.
+/// The client's own retries at a region or a lock: from 2 ms, doubled up to 500 ms. In total they
+/// outlast the 3 s for which a dead writer's lock is honoured.
 const CLIENT_BACKOFF: Backoff = Backoff::no_jitter_backoff(2, 500, 20);
-/// How long one-phase commits are left off once the store has declined one.
+/// How long one-phase commits are not requested after the store has declined one.
 const ONE_PHASE_PAUSE: Duration = Duration::from_mins(1);
 /// An orphaned lock younger than this may belong to a transaction that is about to write its primary.
 const ORPHAN_AGE_MIN: Duration = Duration::from_secs(5);
 
-/// Where the store is and how long to wait for it.
+/// Addresses of the store, and time-outs for it.
 #[derive(Debug, Clone)]
 pub struct TikvConfig {
     /// PD's addresses, `host:port` each; at least one.
     pub pd_endpoints: Vec<String>,
-    /// Files for TLS; plain text without.
+    /// Files for TLS. Plain text without them.
     pub tls: Option<TikvTls>,
     /// Longest that one request to the store may take, in milliseconds.
     pub request_timeout_ms: u64,
-    /// Longest that a call (a read, a begin, a commit) may take, retries and all, in milliseconds.
+    /// Longest that a call (a read, a begin, a commit) may take, including retries, in
+    /// milliseconds.
     pub call_timeout_ms: u64,
-    /// Silence of the timestamp stream after which the client is built anew, in milliseconds.
+    /// Silence of the timestamp stream after which the client is rebuilt, in milliseconds.
     pub timestamp_timeout_ms: u64,
     /// Longest that building a client may take, in milliseconds.
     pub connect_timeout_ms: u64,
@@ -91,7 +93,7 @@ pub struct TikvConfig {
     pub garbage_timeout_ms: u64,
 }
 
-/// Paths of PEM files; the client speaks TLS only with all three.
+/// Paths of PEM files. The client speaks TLS only with all three.
 #[derive(Debug, Clone)]
 pub struct TikvTls {
     /// The authorities that sign the store's certificates.
@@ -103,7 +105,7 @@ pub struct TikvTls {
 }
 
 impl TikvConfig {
-    /// The usual times for a store at these addresses.
+    /// The default time-outs for a store at these addresses.
     pub fn new(pd_endpoints: Vec<String>) -> Self {
         Self {
             pd_endpoints,
@@ -116,7 +118,7 @@ impl TikvConfig {
         }
     }
 
-    /// The client's settings, with other authorities than the store's where they are given.
+    /// The client's settings. `authorities` replaces the store's authorities if given.
     fn client_config(&self, authorities: Option<&Path>) -> tikv_client::Config {
         let config = tikv_client::Config::default()
             .with_timeout(Duration::from_millis(self.request_timeout_ms))
@@ -131,7 +133,8 @@ impl TikvConfig {
     }
 }
 
-/// What the client counted in this process, in Prometheus' text format: requests to TiKV and PD by kind.
+/// The client's metrics in this process, in Prometheus' text format: requests to TiKV and PD by
+/// kind.
 pub fn client_metrics() -> String {
     let mut text = String::new();
     let families = prometheus_of_client::gather();
@@ -141,7 +144,8 @@ pub fn client_metrics() -> String {
     text
 }
 
-/// The store. Calls fail with [`KvError::Unavailable`] while it is not there, and work as soon as it is.
+/// A TiKV store. Calls fail with [`KvError::Unavailable`] while it is not there, and work as soon
+/// as it is.
 pub struct TikvKv {
     inner: Arc<Inner>,
 }
@@ -151,7 +155,7 @@ struct Inner {
     supervisor: Supervisor,
     trust: CommitVerifier,
     timestamps: Singleflight<Result<Timestamp, KvError>>,
-    /// Set when the store declines one-phase commits.
+    /// Set when the store declines a one-phase commit.
     one_phase_off_until: Mutex<Option<Instant>>,
     clearing: AtomicBool,
     orphan_warnings: Throttle,
@@ -166,13 +170,14 @@ impl fmt::Debug for TikvKv {
 }
 
 impl TikvKv {
-    /// Starts to connect in the background, and goes on for as long as it takes; does not wait for it, so
-    /// a role may start before its store does. Must be called within a tokio runtime.
+    /// Starts to connect in the background, for as long as it takes. Does not wait for the
+    /// connection, so a role may start before its store does. Must be called within a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// [`KvError::Refused`] for a configuration that cannot work: no address, unreadable files.
+    /// [`KvError::Refused`] for a configuration that cannot work: no address, or unreadable files.
     pub async fn connect(config: TikvConfig) -> Result<Arc<Self>, KvError> {
-        // The client takes the same address twice for an error.
+        // The client rejects duplicate addresses.
         let endpoints: BTreeSet<&str> =
             config.pd_endpoints.iter().map(|endpoint| endpoint.trim()).collect();
         let endpoints: Vec<String> =
@@ -255,8 +260,8 @@ impl Inner {
         Instant::now() + Duration::from_millis(self.config.call_timeout_ms)
     }
 
-    /// Asks for something that costs a timestamp and nothing else, again and again until the call's
-    /// deadline. An attempt that hears nothing has the client built anew.
+    /// Repeats a request that costs nothing but a timestamp, until the call's deadline. An attempt
+    /// that gets no answer has the client rebuilt.
     async fn ask_oracle<T, F>(
         &self,
         ask: impl Fn(TransactionClient) -> F + Send + Sync,
@@ -292,13 +297,13 @@ impl Inner {
         }
     }
 
-    /// The stretch without failures that lasts now.
+    /// The current stretch without failures.
     fn calm(&self) -> ErrorEpoch {
         self.trust.calm(self.supervisor.generation())
     }
 
-    /// Whether to ask for a one-phase commit. The client leaves it off by itself for what does not fit
-    /// into one request.
+    /// Whether to ask for a one-phase commit. The client itself does without if the writes do not
+    /// fit into one request.
     fn one_phase(&self) -> bool {
         let off_until = *lock(&self.one_phase_off_until);
         off_until.is_none_or(|until| until < Instant::now())
@@ -308,10 +313,10 @@ impl Inner {
         *lock(&self.one_phase_off_until) = Some(Instant::now() + ONE_PHASE_PAUSE);
     }
 
-    /// Clears the locks of a dead transaction whose primary was never written: nothing but a collection
-    /// gets past them in this version of the client. In the background, one at a time, only within the
-    /// keys at hand and only what is as old as the orphan. Should its writer be alive after all, its
-    /// commit fails for sure.
+    /// Clears the locks of a dead transaction whose primary was never written. In this version of
+    /// the client, only a collection gets past them. Runs in the background, one at a time, and
+    /// only within `span` and for locks as old as the orphan. If the writer turns out to be alive,
+    /// its commit definitely fails.
     fn clear_orphan(self: &Arc<Self>, orphan: Orphan, span: Range<Key>, now: Timestamp) {
         let age_ms = now.physical().since(orphan.start_ts.physical());
         if Duration::from_millis(age_ms) < ORPHAN_AGE_MIN
@@ -340,12 +345,13 @@ impl Inner {
     }
 }
 
-/// What reads and transactions have in common.
+/// The options that reads and transactions share.
 fn base_options(options: TransactionOptions) -> TransactionOptions {
     options
-        // To drop a transaction without a commit is how our callers give it up; the default panics.
+        // Callers give a transaction up by dropping it without a commit. The default panics.
         .drop_check(CheckLevel::None)
-        // Each beat is a task that sleeps for 10 s, longer than a lock lives that is not beaten for.
+        // Each heart-beat is a task that sleeps for 10 s, which is longer than a lock lives without
+        // heart-beats.
         .heartbeat_option(HeartbeatOption::NoHeartbeat)
         .retry_options(RetryOptions {
             region_backoff: CLIENT_BACKOFF,

@@ -1,4 +1,4 @@
-//! Transactions as they are stored.
+//! Converts transactions to their stored form and back.
 
 use bytes::Bytes;
 use types::{
@@ -47,7 +47,7 @@ impl From<&TxMeta> for record::TxMeta {
     }
 }
 
-/// Reads a stored transaction that must be there.
+/// Decodes a stored transaction, which must be there.
 ///
 /// # Errors
 /// [`MalformedMeta`]; a retry does not help.
@@ -69,7 +69,8 @@ pub fn decode(meta: Option<&record::TxMeta>) -> Result<TxMeta, MalformedMeta> {
     })
 }
 
-/// The call of a transaction; none without a request id, or where release 0.1 wrote it, which hashes no calls.
+/// The client call of a transaction. `None` without a request id, or if release 0.1 wrote it, which
+/// hashes no calls.
 fn call(meta: &record::TxMeta) -> Result<Option<ClientCall>, MalformedMeta> {
     let Some(request_id) = decode_id(&meta.request_id, &meta.minted_id)? else { return Ok(None) };
     let call = ClientCall {
@@ -82,7 +83,7 @@ fn call(meta: &record::TxMeta) -> Result<Option<ClientCall>, MalformedMeta> {
     Ok((call.fingerprint != 0).then_some(call))
 }
 
-/// A request id as it is stored: as text, or as the UUID of a minted one.
+/// The stored form of a request id: its text, or the UUID of a minted one.
 pub fn encode_id(id: &RequestId) -> (String, Bytes) {
     match id.uuid() {
         Some(uuid) => (String::new(), Bytes::copy_from_slice(uuid.as_bytes())),
@@ -90,7 +91,7 @@ pub fn encode_id(id: &RequestId) -> (String, Bytes) {
     }
 }
 
-/// Reads a stored request id; none where there is none.
+/// Decodes a stored request id. `None` if there is none.
 ///
 /// # Errors
 /// [`MalformedMeta`]; a retry does not help.

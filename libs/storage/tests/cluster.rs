@@ -1,5 +1,6 @@
-//! The conformance suite over the cluster that `PD_ENDPOINTS` names. It is a target of its own, left out of a run of
-//! all tests: without a cluster it could only fail, or pass for nothing.
+//! Runs the conformance suite on the cluster that `PD_ENDPOINTS` names. It is a separate target
+//! that a run of all tests leaves out: without a cluster it could only fail, or pass without a
+//! check.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test a panic is the report")]
 

@@ -1,5 +1,5 @@
-//! What telemetry costs a checkout where nothing is exported: everything that is counted, and every span
-//! that is not made. `cargo bench -p telemetry`.
+//! What telemetry costs a checkout when nothing is exported: the metrics, which are always counted,
+//! and the spans, which are never made. Run it by `cargo bench -p telemetry`.
 
 #![allow(missing_docs, reason = "criterion's macros make functions without any")]
 
@@ -13,8 +13,8 @@ use telemetry::{
 };
 use tracing::{Span, field::Empty};
 
-/// What one checkout of two items counts by itself, over all processes. What is counted once for a batch
-/// is in `a_batch`.
+/// The metrics of one checkout of two items, over all processes. `a_batch` has what is counted once
+/// for each batch.
 fn counts() {
     let metrics = telemetry::metrics();
     let took = black_box(Duration::from_millis(3));
@@ -31,7 +31,7 @@ fn counts() {
     metrics.transactions.one(["committed", "begun"]);
 }
 
-/// What one batch counts: of messages, of the lane that takes it, and of the store beneath.
+/// The metrics of one batch: its messages, the lane that takes it, and the store beneath.
 fn a_batch() {
     let metrics = telemetry::metrics();
     let took = black_box(Duration::from_millis(3));
@@ -53,12 +53,13 @@ fn a_batch() {
     metrics.kv_commits.one(["committed"]);
 }
 
-/// Spans of one checkout where each is made: 2 at the bridge, 3 at the coordinator, and for each of 4
-/// branches a message and its batch, 2 calls, a lane's batch and 4 of the store.
+/// Spans of one checkout: 2 at the bridge, 3 at the coordinator, and 9 for each of 4 branches (a
+/// message and its batch, 2 calls, a lane's batch and 4 of the store).
 const SPANS: u64 = 5 + 4 * 9;
 
-/// What stands in the code for each span: what is asked for, kept while it waits, tied to a batch, told to
-/// whoever is called. Nobody exports it, so none of it must cost anything.
+/// The tracing code of each span: read the caller's span, make a span, keep its origin while it
+/// waits, tie it to a batch, pass it to the callee. Nothing is exported, so none of it may cost
+/// anything.
 fn spans(headers: &mut HeaderMap) {
     for number in 0..SPANS {
         let caller = Origin::of_caller(headers);
@@ -82,7 +83,7 @@ fn spans(headers: &mut HeaderMap) {
     }
 }
 
-/// The same work without any of it.
+/// The same loop without tracing.
 fn nothing(headers: &mut HeaderMap) {
     for number in 0..SPANS {
         black_box((number, &headers));

@@ -4,7 +4,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{FILTER_DEFAULT, FILTER_VARIABLE};
 
-/// `TILL_LOG` says what is no filter. A retry does not help.
+/// `TILL_LOG` is not a valid filter. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{FILTER_VARIABLE} has {0:?}, and must be levels (off, error, warn, info, debug, trace) and TARGET=LEVEL \
@@ -12,7 +12,7 @@ use crate::{FILTER_DEFAULT, FILTER_VARIABLE};
 )]
 pub struct FilterError(String);
 
-/// What the environment says, with `more` behind it. Empty is the same as not set.
+/// The filter of `TILL_LOG` with `more` appended. An empty variable counts as unset.
 pub(crate) fn by_environment(more: &str) -> Result<EnvFilter, FilterError> {
     let told = std::env::var_os(FILTER_VARIABLE).map(|told| told.to_string_lossy().into_owned());
     let told = told.filter(|told| !told.trim().is_empty());
@@ -23,8 +23,8 @@ fn parse(told: &str, more: &str) -> Result<EnvFilter, FilterError> {
     let builder = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
     let parts: Vec<&str> = told.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     for part in &parts {
-        // To the library a bare word that is no level is a target, of which every line is written, and no line
-        // of any other: whoever misspells a level would get an empty log.
+        // The library takes a bare word that is not a level for a target, and then writes the lines
+        // of that target alone. A misspelled level would give an empty log.
         let is_bare = !part.contains(['=', '[']);
         let is_wrong = is_bare && part.parse::<LevelFilter>().is_err();
         if is_wrong || builder.parse(part).is_err() {

@@ -12,7 +12,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Lines for people: time, level, role, then what happened.
+/// Lines for people: role, time, level, then the message.
 pub(crate) fn pretty<S, W>(role: &str, writer: W) -> impl Layer<S> + Send + Sync + use<S, W>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -46,7 +46,8 @@ where
         .with_writer(writer)
 }
 
-/// What another format writes, and in it the role: before a line, or as the first member of a JSON object.
+/// Adds the role to what another format writes: before the line, or as the first member of the JSON
+/// object.
 struct Named<F> {
     role: String,
     inner: F,
@@ -71,13 +72,14 @@ where
         }
         let mut line = String::new();
         self.inner.format_event(context, Writer::new(&mut line), event)?;
-        // The inner format writes one object a line; it never is empty, as it has a timestamp.
+        // The inner format writes one object per line. The object is never empty: it has a
+        // timestamp.
         let rest = line.strip_prefix('{').unwrap_or(&line);
         write!(writer, "{{\"role\":{},{rest}", self.role)
     }
 }
 
-/// A JSON string.
+/// `text` as a JSON string. Control characters become blanks.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {

@@ -1,15 +1,16 @@
-//! What a role tells: logs, metrics, traces, the panic hook, and the one registry of metric, span and field
-//! names.
+//! Logs, metrics, traces and the panic hook of a role, and the one registry of metric, span and
+//! field names.
 //!
 //! Must not know: any role, the wire, the store.
 //!
-//! Modules: [`semconv`] names; [`metrics`](mod@metrics) what is counted; [`trace`] what ties spans together;
-//! `filter` which lines are written, `format` how, `records` those of libraries; `otlp` what is sent to a
-//! collector; `service` who a process says that it is. [`check`] judges the environment; [`init`] sets a process
-//! up, once, and hands out a [`Guard`].
+//! Modules: [`semconv`] has the names, [`metrics`](mod@metrics) the instruments, [`trace`] what
+//! ties spans together. `filter` decides which lines are written, `format` how they look, and
+//! `records` takes those of libraries. `otlp` sends to a collector, and `service` describes the
+//! process. [`check`] judges the environment; [`init`] sets a process up, once, and returns a
+//! [`Guard`].
 //!
-//! Invariants: logs go to stderr, so that stdout stays a command's own; every line names its role; a panic
-//! is an ERROR line, wherever it happens; nothing is sent, and no span made, unless a collector is named.
+//! Invariants: logs go to stderr, so that stdout belongs to the command; every line names its role;
+//! a panic anywhere is an ERROR line; without a collector nothing is sent and no span is made.
 
 use std::{fmt, io, panic, str::FromStr};
 
@@ -33,14 +34,16 @@ pub use metrics::metrics;
 pub use otlp::ExportError;
 use otlp::{Senders, Wanted};
 
-/// Names the variable that filters logs, as in `TILL_LOG=info,rpc=debug`.
+/// The variable that filters logs, as in `TILL_LOG=info,rpc=debug`.
 pub const FILTER_VARIABLE: &str = "TILL_LOG";
 
-/// The filter where nobody says otherwise: libraries speak up only when something is wrong, and the store's
-/// client not even then: it says ERROR of every lost connection, which `storage` retries and tells once.
+/// The filter when `TILL_LOG` is not set. Libraries log only what is wrong, and the store's client
+/// logs nothing: it reports every lost connection as an ERROR, while `storage` retries and logs
+/// that once.
 pub const FILTER_DEFAULT: &str = "info,tikv_client=off,fjall=warn,lsm_tree=warn";
 
-/// What sending says of itself is not sent: it would never end.
+/// Appended to the filter of what is sent: logs of the sending itself are not sent, or it would
+/// never end.
 const OF_SENDING: &str = ",opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off,tonic=off,h2=off,hyper=off,tower=off";
 
 /// How log lines look.
@@ -53,7 +56,7 @@ pub enum Format {
     Json,
 }
 
-/// A text that is no log format.
+/// The text names no log format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownFormat(String);
 
@@ -86,16 +89,16 @@ impl fmt::Display for Format {
     }
 }
 
-/// What a process is.
+/// What kind of process this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// A command of a person: it logs, and counts nothing.
+    /// A command that a person runs: it logs, but counts nothing.
     Command,
-    /// A role that runs until it is told to end: it counts, too.
+    /// A role that runs until it is stopped: it logs and counts.
     Service,
 }
 
-/// Keeps telemetry going; drop it last. The end may take some seconds, as what is left is sent.
+/// Keeps telemetry running; drop it last. The drop sends what is left, which may take some seconds.
 #[must_use = "telemetry ends when the guard is dropped"]
 #[derive(Debug, Default)]
 pub struct Guard {
@@ -109,18 +112,19 @@ impl Drop for Guard {
     }
 }
 
-/// What the environment asks for cannot be had. A retry does not help.
+/// The environment asks for something that is not possible. A retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// By `TILL_LOG`.
+    /// `TILL_LOG` is not a valid filter.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// By the `OTEL_*` variables.
+    /// The `OTEL_*` variables ask for something that is not offered.
     #[error(transparent)]
     Export(#[from] ExportError),
 }
 
-/// Judges what the environment says, and sets nothing up: not whether a file can be read.
+/// Checks the environment without setting anything up. It does not open the files that variables
+/// name.
 ///
 /// # Errors
 /// As for [`init`].
@@ -132,15 +136,15 @@ pub fn check(scope: Scope) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Sets up logs and the panic hook of this process, and for a service its metrics, and what is sent to a
-/// collector where `OTEL_EXPORTER_OTLP_ENDPOINT` names one. `role` stands in every line. The filter comes
-/// from `TILL_LOG`, by default [`FILTER_DEFAULT`].
+/// Sets up logs and the panic hook of this process. For a service it also sets up metrics, and
+/// sends telemetry to a collector if `OTEL_EXPORTER_OTLP_ENDPOINT` names one. `role` is part of
+/// every line. The filter comes from `TILL_LOG`, by default [`FILTER_DEFAULT`].
 ///
-/// Called again in the same process, it changes nothing. Call it before anything is counted, and within a
-/// tokio runtime, whose tasks do the sending.
+/// A second call in the same process changes nothing. Call it before anything is counted, and
+/// within a tokio runtime, whose tasks do the sending.
 ///
 /// # Errors
-/// [`SetupError`] when what the variables ask for is not offered; a retry does not help.
+/// [`SetupError`] if the variables ask for something that is not offered; a retry does not help.
 pub fn init(role: &str, format: Format, scope: Scope) -> Result<Guard, SetupError> {
     let wanted = match scope {
         Scope::Command => Wanted::default(),
@@ -154,7 +158,7 @@ pub fn init(role: &str, format: Format, scope: Scope) -> Result<Guard, SetupErro
             let reading = metrics::Reading::new(resource.clone(), |builder| {
                 senders.metrics(&wanted, builder)
             })?;
-            // The queues of what is sent count by it what they drop.
+            // The queues of spans and logs count what they drop by the global meter.
             global::set_meter_provider(reading.provider.clone());
             Some(reading)
         }
@@ -176,7 +180,8 @@ pub fn init(role: &str, format: Format, scope: Scope) -> Result<Guard, SetupErro
     Ok(Guard { senders, meters })
 }
 
-/// Lines alone, through one filter: what nobody wants to read is not even made.
+/// Log lines only, through one filter for the whole registry, so that filtered events are not even
+/// made.
 fn log(role: &str, format: Format) -> Result<bool, FilterError> {
     let registry = tracing_subscriber::registry().with(filter::by_environment("")?);
     Ok(match format {
@@ -185,7 +190,7 @@ fn log(role: &str, format: Format) -> Result<bool, FilterError> {
     })
 }
 
-/// Lines, and what is sent: each through its own filter.
+/// Log lines and what is sent, each through a filter of its own.
 fn log_and_send(role: &str, format: Format, senders: &Senders) -> Result<bool, FilterError> {
     let filter = filter::by_environment("")?;
     let lines = match format {
@@ -211,12 +216,12 @@ fn log_and_send(role: &str, format: Format, senders: &Senders) -> Result<bool, F
     Ok(set(tracing_subscriber::registry().with(lines).with(traces).with(logs)))
 }
 
-/// Makes it the one of this process; false where there is one already.
+/// Makes `subscriber` the global one; false if there is one already.
 fn set(subscriber: impl Into<Dispatch>) -> bool {
     dispatcher::set_global_default(subscriber.into()).is_ok()
 }
 
-/// A panic is a bug: one ERROR line with the place, in the format of all lines.
+/// A panic is a bug: it becomes one ERROR line with its place, in the format of all lines.
 fn hook_panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(|place| {

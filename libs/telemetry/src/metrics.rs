@@ -1,7 +1,7 @@
-//! What is counted and measured: every instrument of [`crate::semconv::METRICS`], made once for a process.
+//! Every instrument of [`crate::semconv::METRICS`], made once per process.
 //!
-//! Where nobody reads (tests, simulations, commands) the same calls do nothing. Labels come from closed
-//! sets: never ids, nothing that a client made up.
+//! In tests, simulations and commands nothing reads the metrics, and the same calls do nothing.
+//! Label values come from closed sets: never ids, nothing that a client made up.
 
 use std::{
     collections::HashSet,
@@ -30,20 +30,20 @@ use crate::{
     semconv::{self, Metric},
 };
 
-/// Boundaries of durations, in seconds: a call within the shop takes about a millisecond, a checkout some,
-/// and the longest patience is a minute.
+/// Bucket boundaries of durations, in seconds: a call within the shop takes about a millisecond, a
+/// checkout a few, and the longest time-out is a minute.
 const SECONDS: [f64; 17] = [
     0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.016, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0, 30.0,
 ];
-/// Boundaries of sizes.
+/// Bucket boundaries of batch sizes, in calls or messages.
 const SIZES: [f64; 12] =
     [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
 
-/// What is so when somebody looks; none where nothing is to be told.
+/// Reads a gauge's current value; none if there is nothing to report.
 type Read = Box<dyn Fn() -> Option<f64> + Send + Sync>;
 
-/// Every instrument.
+/// Every instrument of a process.
 #[derive(Debug)]
 pub struct Metrics {
     /// [`semconv::HTTP_SERVER_DURATION`], by method, route and status.
@@ -84,7 +84,7 @@ pub struct Metrics {
     pub transactions: Counts<2>,
     /// [`semconv::VOTES_UNRESOLVED`] and [`semconv::VOTES_UNRESOLVED_AGE`].
     pub votes: Votes,
-    /// The metrics of the last audit.
+    /// The `till.audit.*` metrics, which describe the last audit.
     pub audit: AuditState,
     /// [`semconv::SAFE_POINT_AGE`].
     pub safe_point_age: SafePointAge,
@@ -95,13 +95,13 @@ pub struct Metrics {
 static METRICS: OnceLock<Metrics> = OnceLock::new();
 static REGISTRY: RwLock<Option<Registry>> = RwLock::new(None);
 
-/// The instruments of this process. Until [`crate::init`] has set a service up they do nothing, and so they
-/// stay.
+/// The instruments of this process. If this is called before [`crate::init`] has set a service up,
+/// they do nothing, then and later.
 pub fn metrics() -> &'static Metrics {
     METRICS.get_or_init(|| Metrics::over(&NoopMeterProvider::new().meter("till")))
 }
 
-/// What `/metrics` answers, in Prometheus' text format; empty where nothing is set up.
+/// The body of `/metrics`, in Prometheus' text format; empty if no metrics are set up.
 pub fn text() -> String {
     let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner).clone();
     let Some(registry) = registry else { return String::new() };
@@ -112,7 +112,7 @@ pub fn text() -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// Who counts, and what Prometheus reads of it.
+/// The provider of the instruments, and the registry that Prometheus reads.
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) provider: SdkMeterProvider,
@@ -120,7 +120,7 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Counts for Prometheus, and for whatever else `readers` adds.
+    /// A provider that exports to Prometheus and to each reader that `readers` adds.
     pub(crate) fn new(
         resource: Resource,
         readers: impl FnOnce(MeterProviderBuilder) -> Result<MeterProviderBuilder, ExportError>,
@@ -137,7 +137,8 @@ impl Reading {
     }
 }
 
-/// Sets up what [`metrics`] hands out from now on.
+/// Makes [`metrics`] return live instruments from now on. It is too late once something was
+/// counted; then a warning is logged.
 pub(crate) fn install(reading: Reading) -> SdkMeterProvider {
     let Reading { provider, registry } = reading;
     if METRICS.set(Metrics::over(&provider.meter("till"))).is_ok() {
@@ -234,7 +235,7 @@ impl Metrics {
         metrics
     }
 
-    /// Gauges are read when somebody looks. An instrument lives on in the meter.
+    /// Registers the gauges, which are read at each collection. The meter keeps them alive.
     fn observe(&self, meter: &Meter) {
         let gauge = |metric: &Metric, read: Read| {
             meter
@@ -298,7 +299,7 @@ impl Metrics {
     }
 }
 
-/// Exact up to 2^53, and near enough beyond.
+/// Exact up to 2^53, and close enough beyond.
 #[allow(clippy::cast_precision_loss, reason = "a gauge need not be exact beyond 2^53")]
 const fn number(count: u64) -> f64 {
     count as f64

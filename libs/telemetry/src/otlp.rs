@@ -1,7 +1,7 @@
-//! What is sent to a collector, by OTLP: only when OpenTelemetry's own variables name one.
+//! Sends telemetry to a collector by OTLP, if OpenTelemetry's own variables name one.
 //!
-//! `variables` says what is wanted (`pairs` reads some of them), `transport` how it gets there, `watched` notes
-//! whether it does.
+//! `variables` reads what is wanted (`pairs` parses some of it), `transport` makes the exporters,
+//! `watched` notes whether they get through.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -23,54 +23,55 @@ mod watched;
 pub(crate) use variables::Wanted;
 use watched::Health;
 
-/// Longest that the end of a process waits until the last telemetry has been taken.
+/// Longest time that the end of a process waits for the last telemetry to be sent.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What OpenTelemetry's variables ask for cannot be had. A retry does not help.
+/// OpenTelemetry's variables ask for something that is not possible. A retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// A variable that says what is not offered.
+    /// A variable has a value that is not offered.
     #[error("{variable} is {value:?}, and must be {must}")]
     Value {
-        /// The variable.
+        /// The variable's name.
         variable: String,
-        /// What it says.
+        /// Its value.
         value: String,
-        /// What it may say.
+        /// What it may be.
         must: &'static str,
     },
-    /// A variable whose list of pairs has a member that is none. What it says is not told: it may be a secret.
+    /// A variable's list of pairs has a member that is not a pair. Its text is left out: it may be
+    /// a secret.
     #[error(
         "{variable}: member {member} {problem}; write key=value,key=value with each value percent-encoded, \
          as in a=b%20c"
     )]
     Pair {
-        /// The variable.
+        /// The variable's name.
         variable: String,
-        /// Which, from 1.
+        /// The member's position, from 1.
         member: usize,
-        /// What is wrong with it.
+        /// What is wrong with the member.
         problem: &'static str,
     },
     /// A file that a variable names cannot be used.
     #[error("{variable} names {path}, which cannot be used: {problem}")]
     File {
-        /// The variable.
+        /// The variable's name.
         variable: String,
-        /// The file.
+        /// The file's path.
         path: String,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         problem: String,
     },
-    /// The endpoint, or something else of it, cannot be used.
+    /// The exporter refuses the endpoint or another of its settings.
     #[error("telemetry cannot be exported as OTEL_EXPORTER_OTLP_* say")]
     Unusable(#[from] ExporterBuildError),
-    /// The metrics cannot be set up.
+    /// The metrics reader cannot be set up.
     #[error("metrics cannot be set up")]
     Metrics(#[from] OTelSdkError),
 }
 
-/// Whoever sends traces and logs, and what is noted of all that is sent.
+/// The senders of traces and logs, and the health of everything that is sent.
 #[derive(Debug, Default)]
 pub(crate) struct Senders {
     pub(crate) traces: Option<SdkTracerProvider>,
@@ -79,8 +80,9 @@ pub(crate) struct Senders {
 }
 
 impl Senders {
-    /// Sets up traces and logs where they are wanted. Must be called within a tokio runtime then, whose tasks
-    /// do the sending, and once the global meter is there: their queues count by it what they drop.
+    /// Sets up traces and logs if they are wanted. Then it must be called within a tokio runtime,
+    /// whose tasks do the sending, and after the global meter is set, by which their queues count
+    /// what they drop.
     pub(crate) fn start(
         &mut self,
         wanted: &Wanted,
@@ -99,7 +101,8 @@ impl Senders {
         Ok(())
     }
 
-    /// Has metrics sent, too, where that is wanted. Must be called within a tokio runtime then.
+    /// Adds a reader that sends metrics if that is wanted. Then it must be called within a tokio
+    /// runtime.
     pub(crate) fn metrics(
         &self,
         wanted: &Wanted,
@@ -110,16 +113,17 @@ impl Senders {
         Ok(builder.with_reader(PeriodicReader::builder(exporter).build()))
     }
 
-    /// Sends what is left, all signals at once, for some seconds at most whatever the collector does.
+    /// Sends what is left, all signals at once, and returns within [`FLUSH_TIMEOUT`] whatever the
+    /// collector does.
     pub(crate) fn flush(&mut self, meters: Option<SdkMeterProvider>) {
         let (done, ended) = mpsc::channel();
         let mut left = 0;
-        // Threads that are not waited for: not everything in there keeps to its time.
+        // These threads are never joined, as not every shutdown keeps to its time-out.
         let mut end = |shutdown: Box<dyn FnOnce() -> bool + Send>| {
             let done = done.clone();
             let spawned =
                 thread::Builder::new().name("telemetry-end".to_owned()).spawn(move || {
-                    // Nobody listens any more when it was too late.
+                    // The receiver is gone once the time-out has passed.
                     let _late = done.send(shutdown());
                 });
             left += usize::from(spawned.is_ok());

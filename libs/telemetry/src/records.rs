@@ -1,5 +1,5 @@
-//! What libraries log by the `log` crate, as events like any other, without the place in their source: that is
-//! a path of the machine that built us.
+//! Turns what libraries log by the `log` crate into events like any other. The place in their
+//! source is left out: it is a path on the machine that built the executable.
 
 use tracing_log::{
     LogTracer,
@@ -8,7 +8,7 @@ use tracing_log::{
 
 /// Takes records from now on, up to the level that the filter lets through.
 pub(crate) fn take() {
-    // Somebody else's logger stays: then the records are theirs.
+    // If there is a logger already, it stays and gets the records.
     if log::set_boxed_logger(Box::new(Records(LogTracer::new()))).is_ok() {
         let most = tracing_log::AsLog::as_log(&tracing::level_filters::LevelFilter::current());
         log::set_max_level(most);
@@ -32,7 +32,7 @@ impl Log for Records {
     }
 }
 
-/// A place in the source, from the crate's own folder on.
+/// A place in the source, shortened to start at the crate's own folder.
 pub(crate) fn place(path: &str) -> &str {
     let Some(source) = path.rfind("/src/").filter(|_| path.starts_with('/')) else {
         return path.trim_start_matches('/');

@@ -1,9 +1,9 @@
-//! The names of spans and fields. Whoever adds one adds it here; names of OpenTelemetry's conventions
-//! are theirs, names under `till.` are ours.
+//! The names of metrics, spans and fields; each new one is added here. Names of OpenTelemetry's
+//! conventions are theirs, names under `till.` are ours.
 
 /// OpenTelemetry: which RPC system; always "grpc" here.
 pub const RPC_SYSTEM_NAME: &str = "rpc.system.name";
-/// OpenTelemetry: what is not called by its name, as its name is a caller's invention.
+/// OpenTelemetry: stands for a name that a caller made up.
 pub const OTHER: &str = "_OTHER";
 /// OpenTelemetry: the fully qualified method.
 pub const RPC_METHOD: &str = "rpc.method";
@@ -16,9 +16,9 @@ pub const HTTP_ROUTE: &str = "http.route";
 /// OpenTelemetry: the status code of an HTTP response.
 pub const HTTP_STATUS: &str = "http.response.status_code";
 
-/// A transaction: one attempt.
+/// The id of a transaction, which is one attempt.
 pub const TX_ID: &str = "till.tx.id";
-/// What the attempt is at: prepare, commit, abort, resolve.
+/// The phase of an attempt: prepare, commit, abort, resolve.
 pub const TX_PHASE: &str = "till.tx.phase";
 /// Number of the attempt, from 1.
 pub const TX_ATTEMPT: &str = "till.tx.attempt";
@@ -26,19 +26,19 @@ pub const TX_ATTEMPT: &str = "till.tx.attempt";
 pub const TX_OUTCOME: &str = "till.tx.outcome";
 /// One participant of a transaction: service/shard.
 pub const BRANCH: &str = "till.branch";
-/// An order.
+/// The id of an order.
 pub const ORDER_ID: &str = "till.order.id";
-/// An item.
+/// The id of an item.
 pub const ITEM_ID: &str = "till.item.id";
-/// A user.
+/// The id of a user.
 pub const USER_ID: &str = "till.user.id";
-/// What makes a call happen once.
+/// Makes a call happen once.
 pub const REQUEST_ID: &str = "till.request.id";
-/// What an honest caller uses to find its own requests again.
+/// Lets a caller find its own requests again.
 pub const CORRELATION_ID: &str = "till.correlation.id";
 /// A service's name.
 pub const SERVICE: &str = "till.service";
-/// A slice of a service's keys.
+/// The number of a shard, which is a fixed slice of a service's keys.
 pub const SHARD: &str = "till.shard";
 /// Number of a shard's batch.
 pub const BATCH_SEQ: &str = "till.batch.seq";
@@ -57,26 +57,26 @@ pub const INVARIANT: &str = "till.invariant";
 pub const URL_SCHEME: &str = "url.scheme";
 /// OpenTelemetry: what kind of store; always "tikv" here.
 pub const DB_SYSTEM: &str = "db.system.name";
-/// OpenTelemetry: what the store was asked.
+/// OpenTelemetry: the operation on the store.
 pub const DB_OPERATION: &str = "db.operation.name";
-/// OpenTelemetry: how something failed; absent when it did not.
+/// OpenTelemetry: how something failed; absent if it did not.
 pub const ERROR_TYPE: &str = "error.type";
-/// What a KV commit came to: committed, conflict, failed, undetermined.
+/// The result of a KV commit: committed, conflict, failed, undetermined.
 pub const KV_OUTCOME: &str = "till.kv.outcome";
-/// Whether a batch of a lane wrote something: write, read.
+/// Whether a lane's batch wrote anything: write, read.
 pub const BATCH_KIND: &str = "till.batch.kind";
-/// What was tried again: batch, message, checkout, call.
+/// What was retried: batch, message, checkout, call.
 pub const RETRY_OF: &str = "till.retry.of";
-/// Why, from a closed list.
+/// The reason, from a closed list.
 pub const REASON: &str = "till.reason";
-/// What a checkout came to: paid, already_paid, refused, unavailable, unknown, failed.
+/// The result of a checkout: paid, already_paid, refused, unavailable, unknown, failed.
 pub const CHECKOUT_OUTCOME: &str = "till.checkout.outcome";
-/// Whose transaction: begun here, or resolved for somebody else.
+/// Whether a transaction began here or was resolved for another coordinator.
 pub const TX_ORIGIN: &str = "till.tx.origin";
 
-/// OpenTelemetry: what kind of part of its library.
+/// OpenTelemetry: the kind of SDK component.
 pub const OTEL_COMPONENT_TYPE: &str = "otel.component.type";
-/// OpenTelemetry: which part of its library, by number.
+/// OpenTelemetry: the SDK component, by kind and number.
 pub const OTEL_COMPONENT_NAME: &str = "otel.component.name";
 
 /// How a metric behaves.
@@ -84,30 +84,30 @@ pub const OTEL_COMPONENT_NAME: &str = "otel.component.name";
 pub enum Kind {
     /// Only goes up.
     Counter,
-    /// What is so now.
+    /// The current value.
     Gauge,
-    /// How measurements are distributed.
+    /// The distribution of measurements.
     Histogram,
 }
 
-/// A metric: declared here once, exported by whoever reads.
+/// A metric's declaration: the only one, for every exporter.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     /// OpenTelemetry's name.
     pub name: &'static str,
-    /// How it behaves.
+    /// What kind of instrument it is.
     pub kind: Kind,
-    /// UCUM, with annotations in braces.
+    /// In UCUM, with annotations in braces.
     pub unit: &'static str,
-    /// One sentence.
+    /// One sentence of description.
     pub help: &'static str,
-    /// Its labels: closed sets all of them, never ids.
+    /// The names of its labels, whose values are closed sets: never ids.
     pub labels: &'static [&'static str],
 }
 
 impl Metric {
-    /// Its name at `/metrics`, as OpenTelemetry's rules for Prometheus have it. A histogram has three
-    /// series: this with `_bucket`, `_sum` and `_count` behind it.
+    /// Its name at `/metrics`, by OpenTelemetry's rules for Prometheus. A histogram has three
+    /// series: this name followed by `_bucket`, `_sum` and `_count`.
     pub fn prometheus(&self) -> String {
         let mut name = label(self.name);
         name.push_str(match self.unit {

@@ -1,12 +1,13 @@
-//! Who a process says that it is.
+//! How a process describes itself.
 
 use std::{fs, process};
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 
-/// What is said of this process wherever something is exported: OpenTelemetry's conventions for services.
-/// `attributes`, which the environment tells, go before what we say, and the last of a name before the others.
+/// The resource of everything that this process exports, by OpenTelemetry's conventions for
+/// services. `attributes` come from the environment and override our own. Of two with the same name
+/// the last one counts.
 pub(crate) fn resource(role: &str, attributes: &[(String, String)]) -> Resource {
     let own = [
         KeyValue::new("service.name", format!("till-{role}")),
@@ -18,7 +19,8 @@ pub(crate) fn resource(role: &str, attributes: &[(String, String)]) -> Resource 
     Resource::builder_empty().with_attributes(own).with_attributes(told).build()
 }
 
-/// Differs between the replicas of a role: the host's name, a pod's in a cluster, and the process.
+/// An id that differs between the replicas of a role: the host's name (in a cluster the pod's) and
+/// the process id.
 fn instance() -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), process::id())

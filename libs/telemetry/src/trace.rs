@@ -1,8 +1,8 @@
-//! One trace through every process: what continues it over HTTP and gRPC (W3C Trace Context), and what ties
-//! a batch to the requests that it carries.
+//! One trace through every process: propagation over HTTP and gRPC (W3C Trace Context), and links
+//! from a batch to the requests that it carries.
 //!
-//! Where nothing is exported, nothing here does anything: an [`Origin`] is empty, and spans of [`TARGET`]
-//! are not made.
+//! If nothing is exported, nothing here does anything: an [`Origin`] is empty, and no span of
+//! [`TARGET`] is made.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,32 +16,32 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// Spans of this target, at debug level, are what is exported. They stand in log lines, too, where
-/// `TILL_LOG` asks for them (`till.trace=debug`).
+/// Spans of this target, at debug level, are exported. They also appear in log lines if `TILL_LOG`
+/// asks for them (`till.trace=debug`).
 pub const TARGET: &str = "till.trace";
 
-/// Requests that a batch is linked to at most; of more nobody would look at all.
+/// Most requests that a batch is linked to. Nobody would look at more.
 pub const LINKS_MAX: usize = 128;
 
 static ON: AtomicBool = AtomicBool::new(false);
 
-/// From now on there is somebody to send traces to.
+/// Turns tracing on: from now on traces are sent.
 pub(crate) fn switch_on() {
     ON.store(true, Ordering::Relaxed);
 }
 
-/// True when somebody exports traces.
+/// True if traces are exported.
 pub fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
 }
 
-/// The span in which something was asked for, kept while it waits to be carried out. Empty, and as large
-/// as a pointer, where nobody exports traces.
+/// The span in which something was asked for, kept while it waits to be carried out. It has the
+/// size of a pointer, and is empty if traces are not exported.
 #[derive(Debug, Clone, Default)]
 pub struct Origin(Option<Box<SpanContext>>);
 
 impl Origin {
-    /// The span at hand.
+    /// The current span.
     pub fn here() -> Self {
         if !is_on() {
             return Self(None);
@@ -49,7 +49,7 @@ impl Origin {
         Self::of(&Span::current().context())
     }
 
-    /// The caller's span, as the head of its request says.
+    /// The caller's span, from the headers of its request.
     pub fn of_caller(headers: &HeaderMap) -> Self {
         if !is_on() {
             return Self(None);
@@ -67,7 +67,7 @@ impl Origin {
     pub fn continue_in(&self, span: &Span) {
         if let Some(origin) = &self.0 {
             let parent = Context::new().with_remote_span_context((**origin).clone());
-            // It fails only where no traces are exported.
+            // This fails only if no traces are exported.
             let _off = span.set_parent(parent);
         }
     }
@@ -77,9 +77,10 @@ impl Origin {
     }
 }
 
-/// The span of something done for several requests at once: a child of the first of them that is traced,
-/// so that a request that is alone has all of it in its own trace. None where none came with a span: then
-/// it is nobody's request. [`link`] ties it to the others.
+/// The span of work that is done for several requests at once. It is a child of the first sampled
+/// one, so that a request alone in its batch has everything in its own trace. Without a span among
+/// the origins the work belongs to no request, and there is no span. [`link`] ties the batch to the
+/// other requests.
 pub fn batch<'a>(
     origins: &(impl Iterator<Item = &'a Origin> + Clone),
     make: impl FnOnce() -> Span,
@@ -96,7 +97,7 @@ pub fn batch<'a>(
     span
 }
 
-/// Links a batch to the requests that it carries, the first [`LINKS_MAX`] of those that are traced.
+/// Links a batch to the first [`LINKS_MAX`] sampled requests that it carries.
 pub fn link<'a>(batch: &Span, origins: impl Iterator<Item = &'a Origin>) {
     if !is_on() || batch.is_disabled() {
         return;
@@ -108,18 +109,18 @@ pub fn link<'a>(batch: &Span, origins: impl Iterator<Item = &'a Origin>) {
     }
 }
 
-/// A span below the one at hand; none where there is none, so that what a process does by itself makes no
-/// traces of its own.
+/// A child of the current span; none if there is no current span, so that a process's own chores
+/// make no traces.
 pub fn below(make: impl FnOnce() -> Span) -> Span {
     if is_on() && !Span::current().is_none() { make() } else { Span::none() }
 }
 
-/// Marks a span, which has to have the field `otel.status_code`, as one of something that failed.
+/// Marks a span as failed. The span must have the field `otel.status_code`.
 pub fn failed(span: &Span) {
     span.record("otel.status_code", "ERROR");
 }
 
-/// Tells whoever is called that it continues `span`.
+/// Puts `span` into the headers of a call, so that the callee continues it.
 pub fn inject(span: &Span, headers: &mut HeaderMap) {
     if is_on() && !span.is_disabled() {
         let context = span.context();

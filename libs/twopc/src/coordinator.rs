@@ -1,10 +1,10 @@
-//! One transaction as the coordinator role sees it: the machine that asks for votes, finds the outcome
-//! and has every branch acknowledge it.
+//! One transaction as the coordinator role sees it: the machine that asks for votes, finds the
+//! outcome and has every branch acknowledge it.
 //!
-//! There are two ways in. [`Transaction::begin`] is for the one coordinator that made the transaction;
-//! [`Transaction::resolve`] is for anybody who must know what became of it. Both end in the same states
-//! and may run side by side, any number of them: the primary's state decides, and every machine adopts
-//! what stands there before it acts elsewhere.
+//! A machine starts in one of two ways. [`Transaction::begin`] is for the one coordinator that made
+//! the transaction. [`Transaction::resolve`] is for anybody who must learn its outcome. Both lead
+//! to the same states, and any number of machines may run side by side. The primary's state
+//! decides: every machine adopts it before it acts on other branches.
 //!
 //! ```text
 //!  begin -> Voting --all YES: answer--> Deciding(commit) -+
@@ -15,8 +15,8 @@
 //! ```
 //!
 //! The machine does no I/O. Its driver sends each message until it is answered or replaced: a later
-//! [`Output::Send`] to the same index replaces the one before. Deciding and notifying stand here; what is
-//! asked when votes are missing stands in [`crate::resolver`].
+//! [`Output::Send`] to the same index replaces the earlier one. This module decides and notifies;
+//! [`crate::resolver`] asks when votes are missing.
 
 use types::{BranchState, TxMeta, Vote};
 
@@ -27,69 +27,69 @@ use crate::{
     rules::Rule,
 };
 
-/// What is known of a branch's vote.
+/// What the machine knows of a branch's vote.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum BranchKnowledge {
     /// Nothing yet.
     Nothing,
     /// YES, with its receipt.
     Yes(Vec<u8>),
-    /// NO or CONTENDED: durable, for good.
+    /// NO or CONTENDED: durable and final.
     Against(Vote),
-    /// ABORTED, without a word why: a fence, or a YES that was aborted.
+    /// ABORTED without a reason: a bare fence, or a YES that was aborted.
     Fence,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) known: BranchKnowledge,
-    /// The message that is being sent to it.
+    /// The message whose reply is awaited.
     pub(crate) pending: Option<MessageId>,
-    /// It has acknowledged the outcome, or needs not.
+    /// The branch has acknowledged the outcome, or need not.
     pub(crate) settled: bool,
 }
 
-/// How far the machine is.
+/// The machine's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
-    /// Prepares are out.
+    /// Every branch was sent a Prepare. Votes are awaited.
     Voting,
     /// The primary was asked what it knows.
     Polling(Polling),
-    /// The primary knows nothing and the deadline has passed: the others were asked, without fencing,
-    /// whether it has forgotten.
+    /// The primary knows nothing, and this machine may fence. The other branches were asked,
+    /// without fencing, whether the primary has forgotten.
     Recovering,
-    /// The primary is PREPARED: the others were asked for their votes.
+    /// The primary is PREPARED. The other branches were asked for their votes.
     Tallying,
-    /// The primary was told the outcome that we found (true: COMMITTED).
+    /// The primary was told the outcome that this machine found (true: COMMITTED).
     Deciding(bool),
-    /// The outcome stands at the primary (true: COMMITTED); the others were told.
+    /// The outcome stands at the primary (true: COMMITTED). The other branches were told.
     Notifying(bool),
-    /// All have acknowledged; the primary was told.
+    /// Every branch has acknowledged. The primary was told that it may forget.
     Forgetting,
-    /// Over.
+    /// Nothing is left to do.
     Done,
 }
 
 /// Why the primary was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Polling {
-    /// To begin with.
+    /// It is the first question.
     First,
-    /// Nobody remembers a COMMITTED, so that it may be fenced.
+    /// No other branch remembers a COMMITTED, so the primary may be fenced.
     Fencing,
     /// Another branch is COMMITTED, so the primary must be final by now.
     Again,
 }
 
-/// Whose machine it is.
+/// Who runs the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Role {
-    /// The transaction's one coordinator: it may answer a commit point at once, and fence at any time.
+    /// The transaction's one coordinator. It may answer at the commit point, and fence at any time.
     Coordinator,
-    /// Anybody, past the deadline: may fence.
+    /// Anybody, past the deadline. It may fence.
     Resolver,
-    /// Anybody, before the deadline: may only ask.
+    /// Anybody, before the deadline. It may ask for missing votes, but never fence.
     Observer,
 }
 
@@ -99,7 +99,7 @@ pub struct Transaction {
     pub(crate) places: Vec<Place>,
     pub(crate) phase: Phase,
     role: Role,
-    /// The primary knew nothing when it was fenced or aborted by us.
+    /// The primary knew nothing when asked, and was ABORTED when then asked with a fence.
     pub(crate) primary_was_absent: bool,
     answered: bool,
     pub(crate) last_message_id: MessageId,
@@ -108,15 +108,17 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Begins a transaction of these branches: asks all of them for their votes. For its one coordinator.
+    /// Begins a transaction by asking all of its branches for their votes. Only the transaction's
+    /// one coordinator may call this.
     pub fn begin(meta: &TxMeta, out: &mut Vec<Output>) -> Self {
         let mut transaction = Self::new(meta, Phase::Voting, Role::Coordinator);
         transaction.send_all(0, &Message::Prepare, out);
         transaction
     }
 
-    /// Finds out what became of a transaction, and brings it to its end where it may. `may_fence` says
-    /// that the store's clock has passed its deadline; before that, whoever has not voted is only asked.
+    /// Finds the outcome of a transaction and completes it where that is allowed. `may_fence` says
+    /// that the store's clock has passed the deadline. Before that, branches that have not voted
+    /// are only asked.
     pub fn resolve(meta: &TxMeta, may_fence: bool, out: &mut Vec<Output>) -> Self {
         let role = if may_fence { Role::Resolver } else { Role::Observer };
         let mut transaction = Self::new(meta, Phase::Done, role);
@@ -162,12 +164,12 @@ impl Transaction {
         self.phase == Phase::Done
     }
 
-    /// True once an outcome was answered.
+    /// True once the outcome was answered.
     pub const fn is_answered(&self) -> bool {
         self.answered
     }
 
-    /// True while only votes are awaited, so that the deadline matters.
+    /// True while the machine waits for votes. Only then does the deadline matter.
     pub fn awaits_votes(&self) -> bool {
         self.phase == Phase::Voting
     }
@@ -187,7 +189,7 @@ impl Transaction {
                 self.on_acked(index, committed, state, out);
             }
             (Phase::Forgetting, Reply::Forgotten) => self.finish(out),
-            // The kind of a reply follows from its message, and that from the phase.
+            // The phase determines the message, and the message determines the kind of its reply.
             (_, Reply::Vote(_) | Reply::State(..) | Reply::Acked(_) | Reply::Forgotten) => {
                 self.violate(Violation::Nonsense(index), out);
             }
@@ -200,7 +202,7 @@ impl Transaction {
             Vote::No { .. } | Vote::Contended { .. } => {
                 self.know(index, BranchKnowledge::Against(vote));
             }
-            // It need not be durable, so it is no evidence: ask again, with a fence.
+            // A FENCED vote need not be durable, so it is not evidence (P3). Ask what stands.
             Vote::Fenced if self.holds(Rule::FencedVoteIsNoEvidence) => {
                 return self.resolve_own(out);
             }
@@ -215,7 +217,7 @@ impl Transaction {
             self.decide_commit(out);
             self.answer(Outcome::Committed, out);
         } else if let Some(evidence) = self.evidence() {
-            // A refusal needs the primary's word, too: that it stands as it was read.
+            // A refusal also needs the primary's vote, to tell that the primary is as it was read.
             let refuses = self.places.iter().any(|place| is_no(&place.known));
             let word = !matches!(self.known(PRIMARY), BranchKnowledge::Nothing)
                 || !self.holds(Rule::PrimarysWord);
@@ -225,7 +227,7 @@ impl Transaction {
         }
     }
 
-    /// Tells the primary that all voted YES.
+    /// Tells the primary that every branch voted YES.
     pub(crate) fn decide_commit(&mut self, out: &mut Vec<Output>) {
         let receipts = self.places.iter().map(|place| match &place.known {
             BranchKnowledge::Yes(receipt) => receipt.clone(),
@@ -242,7 +244,8 @@ impl Transaction {
         }
     }
 
-    /// Tells the primary that a branch is against it. A primary that is against it itself is final.
+    /// Tells the primary that branch `evidence` is against the transaction. If that is the primary
+    /// itself, the outcome is already final.
     pub(crate) fn decide_abort(&mut self, evidence: BranchIndex, out: &mut Vec<Output>) {
         self.drop_pending();
         if evidence == PRIMARY {
@@ -259,7 +262,7 @@ impl Transaction {
         }
     }
 
-    /// The primary says what stands there; that is the outcome.
+    /// Takes the primary's state as the outcome.
     fn on_decided(&mut self, commit: bool, state: BranchState, out: &mut Vec<Output>) {
         let stands = match state {
             _ if !self.holds(Rule::AdoptWhatStands) => commit,
@@ -275,7 +278,7 @@ impl Transaction {
         self.adopt(stands, out);
     }
 
-    /// The outcome stands at the primary: tells the others.
+    /// The outcome stands at the primary. Tells the other branches.
     pub(crate) fn adopt(&mut self, committed: bool, out: &mut Vec<Output>) {
         if committed {
             let against = |place: &Place| matches!(place.known, BranchKnowledge::Against(_));
@@ -289,8 +292,9 @@ impl Transaction {
         self.drop_pending();
         self.phase = Phase::Notifying(committed);
         for (index, place) in self.places.iter_mut().enumerate() {
-            // Who voted against it is ABORTED for good. A fence that stands in the way of a COMMITTED can
-            // only be one that was left after the branch had acknowledged and forgotten.
+            // A branch that voted against it is ABORTED for good. A fence that contradicts a
+            // COMMITTED can only be one that was left after the branch had acknowledged and
+            // forgotten.
             place.settled = index == PRIMARY
                 || matches!(place.known, BranchKnowledge::Against(_) | BranchKnowledge::Fence);
         }
@@ -323,7 +327,7 @@ impl Transaction {
             (true, BranchState::Aborted) => {
                 self.violate(Violation::AbortedElsewhere(index), out);
             }
-            // The primary had forgotten before we fenced it: so all had acknowledged.
+            // The primary had forgotten before it was fenced, so every branch had acknowledged.
             (false, BranchState::Committed) if self.primary_was_absent => {
                 self.answer(Outcome::Committed, out);
                 self.forget(out);
@@ -337,7 +341,7 @@ impl Transaction {
         }
     }
 
-    /// Answers and lets the primary forget once every branch has acknowledged.
+    /// Once every branch has acknowledged, answers and lets the primary forget.
     fn conclude(&mut self, committed: bool, out: &mut Vec<Output>) {
         if self.unsettled().next().is_none() {
             let outcome = if committed { Outcome::Committed } else { self.failure() };
@@ -352,7 +356,8 @@ impl Transaction {
         self.send(PRIMARY, Message::Forget, out);
     }
 
-    /// Why it was aborted. A NO counts only together with the primary's word, YES or NO.
+    /// Why the transaction was aborted. A NO counts only together with the primary's own vote, YES
+    /// or NO.
     fn failure(&self) -> Outcome {
         let word = match self.known(PRIMARY) {
             BranchKnowledge::Yes(_) => true,
@@ -387,7 +392,7 @@ impl Transaction {
         }
     }
 
-    /// Whether it may fence what has not voted.
+    /// Whether this machine may fence branches that have not voted.
     pub(crate) fn may_fence(&self) -> bool {
         self.role != Role::Observer
     }
@@ -430,7 +435,7 @@ impl Transaction {
         }
     }
 
-    /// No reply to any message before counts.
+    /// Discards the replies to all messages sent so far.
     pub(crate) fn drop_pending(&mut self) {
         for place in &mut self.places {
             place.pending = None;
@@ -457,7 +462,8 @@ impl Transaction {
         self.places.iter().take(needed).all(yes)
     }
 
-    /// A branch that is against it: the primary before others, a vote before a bare fence.
+    /// A branch that is against the transaction. Prefers the primary, then a vote, then a bare
+    /// fence.
     pub(crate) fn evidence(&self) -> Option<BranchIndex> {
         let fenced = |place: &Place| matches!(place.known, BranchKnowledge::Fence);
         let against = |place: &Place| matches!(place.known, BranchKnowledge::Against(_));
@@ -472,13 +478,13 @@ impl Transaction {
         self.places.iter().enumerate().filter(|(_, place)| !place.settled).map(|(index, _)| index)
     }
 
-    /// Whether a rule is in force: always, except where a test takes it out.
+    /// Whether a rule is in force: always, except where a test removes it.
     #[cfg(test)]
     pub(crate) fn holds(&self, rule: Rule) -> bool {
         self.without != Some(rule)
     }
 
-    /// Whether a rule is in force: always, except where the simulation takes it out.
+    /// Whether a rule is in force: always, except where the simulation removes it.
     #[cfg(not(test))]
     #[allow(clippy::unused_self, reason = "tests look at it")]
     pub(crate) fn holds(&self, rule: Rule) -> bool {

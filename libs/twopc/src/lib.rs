@@ -1,15 +1,15 @@
-//! The commit protocol as sans-IO state machines: what stands in storage decides, and everybody who
-//! looks comes to the same outcome.
+//! The commit protocol as sans-IO state machines. The durable state in storage decides each
+//! outcome, so every observer reaches the same one.
 //!
-//! Must not know: async, clocks, randomness, I/O, the wire, and what is bought or paid: plans and holds
-//! are opaque. Collections are ordered, so that one input sequence has one output sequence.
+//! Must not know: async, clocks, randomness, I/O, the wire, and what is bought or paid. Plans and
+//! holds are opaque. Collections are ordered, so the same inputs always yield the same outputs.
 //!
-//! Modules: [`participant`] a shard's table of transactions; [`undo`] the map beneath it; [`coordinator`]
-//! the machine that brings one transaction to its outcome, and `resolver` its half that asks when votes
-//! are missing, [`message`] what goes in and out. `model` (tests only) explores tables and machines
-//! together, exhaustively.
+//! Modules: [`participant`] is a shard's table of transactions, and [`undo`] is the map beneath it.
+//! [`coordinator`] is the machine that brings one transaction to its outcome, `resolver` is its
+//! half that asks when votes are missing, and [`message`] is what goes in and out. `model` (tests
+//! only) explores tables and machines together, exhaustively.
 //!
-//! Invariants: docs/protocol.md numbers them and names their tests.
+//! Invariants: docs/protocol.md numbers them; docs/invariants.md names their tests.
 
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 

@@ -1,4 +1,4 @@
-//! What a coordinator's machine takes in and gives out.
+//! The inputs and outputs of a coordinator's machine.
 
 use std::collections::BTreeMap;
 
@@ -10,124 +10,128 @@ pub type BranchIndex = usize;
 /// The primary's index.
 pub const PRIMARY: BranchIndex = 0;
 
-/// Numbers the messages of one machine. A reply names the message that it answers; only the latest
-/// message to an index counts, so what a reply says was true at some moment after that message was sent.
+/// Numbers the messages of one machine. A reply names the message that it answers. Only replies to
+/// the latest message to a branch count, so what a reply says was true at some moment after that
+/// message was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MessageId(pub u32);
 
-/// What a branch is told or asked.
+/// A message to a branch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Message {
-    /// Vote. The payload is the driver's.
+    /// Asks for a vote. The driver supplies the payload.
     Prepare,
     /// The outcome is COMMITTED.
     Commit {
-        /// To the primary: the receipt of every branch, in their order. Empty elsewhere.
+        /// To the primary: the receipt of every branch, in branch order. Empty to other branches.
         receipts: Vec<Vec<u8>>,
     },
     /// The outcome is ABORTED.
     Abort {
-        /// To the primary: a branch at which a NO or a fence was seen; it is durable there.
+        /// To the primary: a branch at which a NO, a CONTENDED or a fence is durable.
         evidence: Option<BranchIndex>,
     },
-    /// What is known?
+    /// Asks what the branch knows.
     Query {
-        /// Leave a fence where nothing is known.
+        /// Whether a branch that knows nothing must leave a fence.
         fence: bool,
     },
-    /// Every branch has acknowledged.
+    /// To the primary: every branch has acknowledged, so it may forget.
     Forget,
 }
 
-/// What a branch answers.
+/// A branch's reply.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reply {
-    /// To Prepare.
+    /// Answers Prepare.
     Vote(Vote),
-    /// To Query: the state, and the vote that was given, if it is still known.
+    /// Answers Query: the state, and the branch's vote if it still knows it.
     State(BranchState, Option<Vote>),
-    /// To Commit and Abort: what stands now.
+    /// Answers Commit and Abort: the state that now stands.
     Acked(BranchState),
-    /// To Forget.
+    /// Answers Forget.
     Forgotten,
 }
 
-/// What happens to the machine.
+/// An event that the machine handles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A branch answered.
+    /// A branch replied.
     Reply {
-        /// The branch.
+        /// The branch that replied.
         index: BranchIndex,
-        /// What message.
+        /// The message that it answers.
         message_id: MessageId,
-        /// What it said.
+        /// The reply itself.
         reply: Reply,
     },
     /// The store's clock has passed the vote deadline.
     DeadlinePassed,
 }
 
-/// What the machine wants done.
+/// An action that the machine asks its driver for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Send this to a branch until it answers, in place of whatever was being sent to it.
+    /// Send this message to a branch until it answers. It replaces the message that was being sent
+    /// to that branch.
     Send {
-        /// To whom.
+        /// The branch that receives it.
         index: BranchIndex,
-        /// To be named by the reply.
+        /// The id that the reply must name.
         message_id: MessageId,
         /// The message itself.
         message: Message,
     },
-    /// This is the outcome; nothing that happens later contradicts it. Comes once at most.
+    /// The outcome. Nothing that happens later contradicts it. Comes at most once.
     Answer(Outcome),
-    /// The rules of the protocol were broken somewhere: a person must look. The machine stops.
+    /// Something broke a rule of the protocol, and a person must look. The machine stops.
     Violation(Violation),
     /// Nothing is left to do. Comes last.
     Finished,
 }
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// All of it happens.
     Committed,
-    /// None of it happened, for a business reason that was proved while the primary stood as it was
-    /// read: the NO votes that came in, in the order of the branches.
+    /// None of it happened, for a business reason that was proved while the primary was still as it
+    /// had been read. Holds the NO votes that came in, in branch order.
     Refused(Vec<Refused>),
-    /// None of it happened, as these transactions are in the way.
+    /// None of it happened, because these transactions are in the way.
     Contended(Vec<TxMeta>),
-    /// None of it happened, and nobody gave a reason: a new attempt may succeed.
+    /// None of it happened, and no branch gave a reason that counts. A new attempt may succeed.
     Fenced,
-    /// Not decided, and not for us to decide before the deadline. These branches have not voted.
+    /// Not decided, and this machine may not decide it before the deadline. Holds the branches
+    /// whose votes it does not know.
     Undecided(Vec<BranchIndex>),
 }
 
 /// A NO vote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The branch.
+    /// The branch that voted NO.
     pub index: BranchIndex,
-    /// Stable, upper case.
+    /// Stable upper-case code, for programs.
     pub reason: String,
-    /// Ids and amounts for people.
+    /// Ids and amounts, for people.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// What must never be seen. Each names the rule of docs/protocol.md that somebody broke.
+/// A contradiction that must never occur. Each variant names the rule of docs/protocol.md that was
+/// broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Every branch voted YES, yet the primary is ABORTED (P3).
+    /// Every branch voted YES, but the primary is ABORTED (P3).
     #[error("the primary is ABORTED although every branch voted YES")]
     AbortedAfterYes,
-    /// A branch refused, yet the primary is COMMITTED (P3).
+    /// A branch voted NO or CONTENDED, but the primary is COMMITTED (P3).
     #[error("the primary is COMMITTED although branch {0} voted NO")]
     CommittedDespiteNo(BranchIndex),
-    /// A branch is COMMITTED, yet the primary is not (P2).
+    /// A branch is COMMITTED, but the primary is not (P2).
     #[error("branch {0} is COMMITTED although the primary is not")]
     CommittedElsewhere(BranchIndex),
-    /// A branch is ABORTED, yet the primary is COMMITTED (P2).
+    /// A branch is ABORTED, but the primary is COMMITTED (P2).
     #[error("branch {0} is ABORTED although the primary is COMMITTED")]
     AbortedElsewhere(BranchIndex),
     /// A reply that no rule allows (P14).

@@ -1,13 +1,14 @@
-//! Exhaustive check of the protocol: the very machines and tables that the roles link, in a small world.
+//! Exhaustive check of the protocol: the same machines and tables that the roles link, in a small
+//! world.
 //!
-//! Goal: no reachable state breaks an invariant of docs/protocol.md, and each rule is needed. Method:
-//! breadth-first search over every order of events. The network keeps every request ever sent and may
-//! deliver each of them at any time, any number of times, or never, and any reply may be late or lost; a
-//! machine that is never scheduled again has crashed. The deadline may pass at any moment, and what may be
-//! forgotten may be forgotten at any moment after it. A rule that is taken out must yield a
-//! counter-example.
+//! Goal: no reachable state breaks an invariant of docs/protocol.md, and each rule is needed.
+//! Method: breadth-first search over every order of events. The network keeps every request ever
+//! sent and may deliver each one at any time, any number of times, or never. Any reply may be late
+//! or lost. A machine that is never scheduled again has crashed. The deadline may pass at any
+//! moment, and tables may forget what they are allowed to at any moment after it. Removing a rule
+//! must yield a counter-example.
 //!
-//! Modules: `world` one state and what may happen in it; `search` the search.
+//! Modules: `world` is one state and what may happen in it; `search` explores the states.
 
 #![allow(clippy::arithmetic_side_effects, reason = "small numbers, and tests panic on overflow")]
 

@@ -1,72 +1,73 @@
 //! What one shard knows of transactions: the participant's side of the protocol.
 //!
-//! Event-sourced: a decision is a pure function of the table ([`TransactionTable::gate`], [`TransactionTable::commit`],
-//! [`TransactionTable::abort`], [`TransactionTable::query`]) that yields a reply and at most one [`Event`];
-//! [`TransactionTable::apply`] is the only thing that changes the table, live and on replay of a journal alike. What
-//! is held (`H`) is opaque.
+//! The table is event-sourced. A decision ([`TransactionTable::gate`],
+//! [`TransactionTable::commit`], [`TransactionTable::abort`], [`TransactionTable::query`]) is a
+//! pure function of the table that yields a reply and at most one [`Event`]. Facts enter the table
+//! only through [`TransactionTable::apply`], live and on replay of a journal alike. Holds (`H`) are
+//! opaque.
 
 use types::{Branch, BranchState, Mutation, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
 use crate::undo::UndoMap;
 
-/// What is known of one transaction.
+/// What a shard knows of one transaction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry<H> {
     /// The transaction.
     pub meta: TxMeta,
-    /// Never `Absent`.
+    /// The branch's state; never `Absent`.
     pub state: BranchState,
-    /// What a YES set aside; there while PREPARED only.
+    /// What a YES vote set aside. Present only while PREPARED.
     pub hold: Option<H>,
-    /// The first answer to Prepare; none for a bare fence, and none once a YES was aborted.
+    /// The first answer to Prepare. None for a bare fence, and none once a YES was aborted.
     pub vote: Option<Vote>,
-    /// A YES was aborted here.
+    /// Whether a YES was aborted here.
     pub gave_back: bool,
-    /// At the primary: every branch has acknowledged the outcome.
+    /// At the primary: whether every branch has acknowledged the outcome.
     pub acknowledged: bool,
-    /// Number of the last journal entry that says all of this.
+    /// Number of the last journal entry that states everything known when it was written.
     pub told_seq: u64,
-    /// Number of the last journal entry that says something of it.
+    /// Number of the last journal entry that states anything about the transaction.
     pub last_seq: u64,
 }
 
-/// A durable fact.
+/// A durable fact about a transaction.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<H> {
-    /// Voted YES.
+    /// The branch voted YES.
     Prepared {
         /// The transaction.
         meta: TxMeta,
-        /// What is set aside.
+        /// What the vote set aside.
         hold: H,
-        /// What the vote hands over.
+        /// What the vote hands over to the primary's Commit; opaque.
         receipt: Vec<u8>,
     },
-    /// Voted NO or CONTENDED, or was fenced without a vote.
+    /// The branch voted NO or CONTENDED, or was fenced without a vote.
     Fenced {
         /// The transaction.
         meta: TxMeta,
-        /// The vote as it was said; none for a bare fence.
+        /// The vote as it was given; none for a bare fence.
         vote: Option<Vote>,
     },
-    /// Became final after a YES.
+    /// The transaction became final after a YES.
     Decided {
         /// The transaction.
         tx_id: TxId,
-        /// COMMITTED or ABORTED.
+        /// True for COMMITTED, false for ABORTED.
         committed: bool,
     },
-    /// Every branch has acknowledged (at the primary).
+    /// At the primary: every branch has acknowledged the outcome.
     Acknowledged {
         /// The transaction.
         tx_id: TxId,
     },
-    /// All that is known, said again so that an older journal entry can be trimmed.
+    /// Everything known, stated again so that older journal entries can be trimmed.
     Carried(Box<Entry<H>>),
 }
 
 impl<H> Event<H> {
-    /// Which transaction it is about.
+    /// The transaction that the fact is about.
     pub fn tx_id(&self) -> TxId {
         match self {
             Self::Prepared { meta, .. } | Self::Fenced { meta, .. } => meta.tx_id,
@@ -79,18 +80,18 @@ impl<H> Event<H> {
 /// Whether a Prepare may be judged.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Gate {
-    /// Nothing is known and there is time: judge it.
+    /// Nothing is known and the deadline has not passed: judge it.
     Admit,
-    /// This is the answer: the first vote again, or FENCED. Nothing is written.
+    /// Answer with this: the first vote again, or FENCED. Nothing is written.
     Reject(Vote),
 }
 
-/// What a Commit, Abort or Query comes to.
+/// The result of a Commit, Abort or Query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision<H> {
-    /// What stands once `event` is durable.
+    /// The state that stands once `event` is durable.
     pub state: BranchState,
-    /// What must be made durable before that is said.
+    /// The fact that must be durable before the state is told.
     pub event: Option<Event<H>>,
 }
 
@@ -108,12 +109,12 @@ pub struct TransactionTable<H> {
 }
 
 impl<H: Clone> TransactionTable<H> {
-    /// An empty table of this branch.
+    /// Makes an empty table for this branch.
     pub fn new(branch: Branch) -> Self {
         Self { branch, entries: UndoMap::default() }
     }
 
-    /// Whose table it is.
+    /// The branch that the table belongs to.
     pub const fn branch(&self) -> &Branch {
         &self.branch
     }
@@ -123,7 +124,7 @@ impl<H: Clone> TransactionTable<H> {
         self.entries.get(&tx_id)
     }
 
-    /// All that is known.
+    /// All known transactions.
     pub fn iter(&self) -> impl Iterator<Item = &Entry<H>> {
         self.entries.iter().map(|(_, entry)| entry)
     }
@@ -138,10 +139,11 @@ impl<H: Clone> TransactionTable<H> {
         self.entries.is_empty()
     }
 
-    /// Whether a Prepare may be judged by a KV transaction that began at `start`.
+    /// Whether a KV transaction that began at `start` may judge a Prepare.
     ///
-    /// A known transaction gets its first answer and makes no second hold, even long after it was
-    /// committed; none votes at or past its deadline, as fences may be dropped from then on.
+    /// A known transaction gets its first answer again and makes no second hold, even long after it
+    /// committed. No vote is written at or past the deadline, because fences may be dropped after
+    /// it.
     pub fn gate(&self, meta: &TxMeta, start: Timestamp) -> Gate {
         match self.get(meta.tx_id) {
             Some(entry)
@@ -156,11 +158,13 @@ impl<H: Clone> TransactionTable<H> {
         }
     }
 
-    /// Commit. At the primary it decides, from PREPARED only; elsewhere the primary has decided.
+    /// Judges a Commit. At the primary it decides, from PREPARED only. Elsewhere the primary has
+    /// already decided.
     ///
-    /// A transaction that is not known was forgotten, as Commit is sent only after every branch voted
-    /// YES: it is acknowledged. So is one that a question left a bare fence of after it was forgotten;
-    /// not at the primary, where nothing has been decided before.
+    /// Commit is sent only after every branch voted YES. So a branch that does not know the
+    /// transaction has forgotten it, and acknowledges. A branch with a bare fence acknowledges too:
+    /// a question left the fence after the branch had forgotten. At the primary a bare fence stands
+    /// as ABORTED, because there the Commit itself decides.
     pub fn commit(&self, meta: &TxMeta) -> Decision<H> {
         let forgot = |entry: &Entry<H>| {
             entry.vote.is_none() && !entry.gave_back && !meta.is_primary(&self.branch)
@@ -181,8 +185,9 @@ impl<H: Clone> TransactionTable<H> {
         }
     }
 
-    /// Abort. A fence is left where nothing is known. At the primary PREPARED goes to ABORTED only with
-    /// evidence of a fence at some branch; elsewhere the primary has decided.
+    /// Judges an Abort. It leaves a fence where nothing is known. At the primary, PREPARED becomes
+    /// ABORTED only with evidence: a NO, a CONTENDED or a fence at some branch. Elsewhere the
+    /// primary has already decided.
     pub fn abort(&self, meta: &TxMeta, evidence: bool) -> Decision<H> {
         match self.get(meta.tx_id).map(|entry| entry.state) {
             None | Some(BranchState::Absent) => Self::fence(meta),
@@ -194,7 +199,7 @@ impl<H: Clone> TransactionTable<H> {
         }
     }
 
-    /// Query; with `fence` nothing known becomes ABORTED.
+    /// Judges a Query. With `fence`, an unknown transaction becomes ABORTED.
     pub fn query(&self, meta: &TxMeta, fence: bool) -> Decision<H> {
         match self.get(meta.tx_id) {
             Some(entry) => Decision::stands(entry.state),
@@ -203,7 +208,8 @@ impl<H: Clone> TransactionTable<H> {
         }
     }
 
-    /// Forget: every branch has acknowledged. Only a final state can be acknowledged.
+    /// Judges a Forget: every branch has acknowledged. Only a final state can be acknowledged, and
+    /// only once.
     pub fn acknowledge(&self, tx_id: TxId) -> Option<Event<H>> {
         let entry = self.get(tx_id)?;
         let news = entry.state != BranchState::Prepared && !entry.acknowledged;
@@ -217,11 +223,11 @@ impl<H: Clone> TransactionTable<H> {
         }
     }
 
-    /// Makes a fact of journal entry `seq` part of the table. Returns what is held no more, if anything:
-    /// on a live ABORTED it is for the caller to give back.
+    /// Applies a fact of journal entry `seq`. Returns the hold that it ends, if any. On a live
+    /// ABORTED the caller must give that hold back.
     ///
-    /// On replay an outcome may come without its vote, when the vote's journal entry has been trimmed
-    /// already: then the whole transaction may be forgotten, and it is left out.
+    /// On replay an outcome may come without its vote, because the vote's journal entry was already
+    /// trimmed. Then the whole transaction may be forgotten, so the outcome is left out.
     pub fn apply(&mut self, event: Event<H>, seq: u64) -> Option<H> {
         match event {
             Event::Prepared { meta, hold, receipt } => {
@@ -288,11 +294,12 @@ impl<H: Clone> TransactionTable<H> {
         held
     }
 
-    /// Whether a KV transaction that began at `start` may drop what is known: final here, past the
-    /// deadline (so that no vote can follow), and, at the primary, acknowledged by every branch.
+    /// Whether a KV transaction that began at `start` may drop what is known. The state must be
+    /// final here, the deadline must have passed (so that no vote can follow), and at the primary
+    /// every branch must have acknowledged.
     ///
-    /// A final state elsewhere than at the primary implies that the primary is final: nobody acts
-    /// elsewhere before. A NO, CONTENDED or fence is final by itself.
+    /// A final state at another branch implies that the primary is final: the other branches are
+    /// told an outcome only after it is durable there. A NO, CONTENDED or fence is final by itself.
     pub fn may_forget(&self, tx_id: TxId, start: Timestamp) -> bool {
         let Some(entry) = self.get(tx_id) else { return true };
         let is_final = entry.state != BranchState::Prepared;
@@ -301,21 +308,22 @@ impl<H: Clone> TransactionTable<H> {
         is_final && acknowledged && (is_past || Mutation::FenceDroppedEarly.is_on())
     }
 
-    /// Whether journal entry `seq` may be trimmed as far as this transaction goes: it may be forgotten, or
-    /// a later entry says all of it again.
+    /// Whether this transaction lets journal entry `seq` be trimmed: the transaction may be
+    /// forgotten, or a later entry states everything again.
     pub fn may_trim(&self, tx_id: TxId, seq: u64, start: Timestamp) -> bool {
         self.get(tx_id).is_none_or(|entry| entry.told_seq > seq) || self.may_forget(tx_id, start)
     }
 
-    /// Drops what is known when `trimmed` was the last journal entry that said something of it.
+    /// Drops what is known if no journal entry after `trimmed` states anything about the
+    /// transaction.
     pub fn forget(&mut self, tx_id: TxId, trimmed: u64) {
         if self.get(tx_id).is_some_and(|entry| entry.last_seq <= trimmed) {
             self.entries.remove(&tx_id);
         }
     }
 
-    /// Whether a transaction has a vote without an outcome here, or, at its primary, an outcome that not every
-    /// branch has acknowledged.
+    /// Whether a transaction has a vote without an outcome here or, at its primary, an outcome that
+    /// some branch has not acknowledged.
     pub fn is_unfinished(&self, tx_id: TxId) -> bool {
         self.get(tx_id).is_some_and(|entry| {
             entry.state == BranchState::Prepared
@@ -323,8 +331,8 @@ impl<H: Clone> TransactionTable<H> {
         })
     }
 
-    /// Transactions that somebody should have resolved by now: votes past their deadline, and outcomes
-    /// at the primary that not every branch has acknowledged `grace_ms` later.
+    /// Transactions that should have been resolved by `now`: votes past their deadline, and
+    /// outcomes at the primary that some branch has not acknowledged `grace_ms` after the deadline.
     pub fn overdue(&self, now: UnixMillis, grace_ms: u64) -> impl Iterator<Item = &TxMeta> {
         self.iter().filter_map(move |entry| {
             let unfinished = match entry.state {
@@ -340,12 +348,12 @@ impl<H: Clone> TransactionTable<H> {
         })
     }
 
-    /// Keeps everything applied so far.
+    /// Makes everything applied so far permanent.
     pub fn settle(&mut self) {
         self.entries.settle();
     }
 
-    /// Takes back everything applied since the last settlement.
+    /// Undoes everything applied since the last [`TransactionTable::settle`].
     pub fn undo(&mut self) {
         self.entries.undo();
     }

@@ -1,11 +1,13 @@
-//! What the coordinator's machine does when votes are missing: it asks, and past the deadline it fences.
+//! What the coordinator's machine does when votes are missing: it asks, and it fences where it may.
+//! The transaction's own coordinator may fence at any time, anybody else only past the deadline.
 //!
-//! The primary first. Final: that is the outcome. PREPARED: the outcome is that of all the votes, so the
-//! others are asked for theirs. Absent: it never voted, or it forgot, and it may only forget when every
-//! branch has acknowledged the outcome. So before an absent primary is fenced the others are looked at:
-//! a COMMITTED among them says that it forgot and that nothing is left to do; a PREPARED says that it did
-//! not forget. If all of them know nothing, a fence at the primary hurts nobody: had there been a
-//! COMMITTED, every branch would have made it final before.
+//! It asks the primary first. A final state there is the outcome. If the primary is PREPARED, the
+//! outcome is that of all the votes, so the other branches are asked for theirs. If the primary is
+//! absent, it never voted or it forgot, and it may forget only after every branch has acknowledged
+//! the outcome. So the other branches are asked before an absent primary is fenced. A COMMITTED
+//! among them means that the primary forgot and nothing is left to do. A PREPARED means that it did
+//! not forget. If all of them know nothing, a fence at the primary is harmless: had the outcome
+//! been COMMITTED, every branch would have made it final before.
 
 use types::{BranchState, Vote};
 
@@ -16,7 +18,8 @@ use crate::{
 };
 
 impl Transaction {
-    /// The coordinator's own transaction lacks votes: resolve it, fencing whoever has not voted.
+    /// Resolves the coordinator's own transaction when it lacks votes, and fences branches that
+    /// have not voted.
     pub(crate) fn resolve_own(&mut self, out: &mut Vec<Output>) {
         self.drop_pending();
         if !self.holds(Rule::TimeoutDecidesNothing) {
@@ -61,7 +64,7 @@ impl Transaction {
             }
             (Polling::First, BranchState::Absent) if self.may_fence() => self.look(out),
             (Polling::First, BranchState::Absent) => self.give_up(out),
-            // It forgot meanwhile, which it may only when all have acknowledged.
+            // It has forgotten since, which it may do only after every branch has acknowledged.
             (Polling::Again, BranchState::Absent) => {
                 self.answer(Outcome::Committed, out);
                 self.finish(out);
@@ -72,7 +75,7 @@ impl Transaction {
         }
     }
 
-    /// The primary knows nothing: sees whether it forgot.
+    /// The primary knows nothing. Asks the other branches whether it forgot.
     fn look(&mut self, out: &mut Vec<Output>) {
         self.drop_pending();
         self.phase = Phase::Recovering;
@@ -99,7 +102,7 @@ impl Transaction {
         }
     }
 
-    /// The primary is PREPARED: asks everybody else whose vote is not known.
+    /// The primary is PREPARED. Asks every other branch whose vote is not known.
     fn gather(&mut self, out: &mut Vec<Output>) {
         self.drop_pending();
         self.phase = Phase::Tallying;
@@ -123,7 +126,7 @@ impl Transaction {
         out: &mut Vec<Output>,
     ) {
         match state {
-            // Then the primary is COMMITTED by now: its word is what counts.
+            // Then the primary is COMMITTED by now. Ask it, because only its state counts.
             BranchState::Committed => {
                 if let Some(place) = self.places.get_mut(index) {
                     place.settled = true;
@@ -151,7 +154,7 @@ impl Transaction {
         }
     }
 
-    /// It is not for us to decide yet.
+    /// Finishes undecided: this machine may not decide yet.
     fn give_up(&mut self, out: &mut Vec<Output>) {
         let missing = self.places.iter().enumerate();
         let missing = missing.filter(|(_, place)| place.known == BranchKnowledge::Nothing);
@@ -160,7 +163,7 @@ impl Transaction {
         self.finish(out);
     }
 
-    /// Takes a branch's word on its vote.
+    /// Records what a branch says of its vote.
     fn learn(&mut self, index: BranchIndex, state: BranchState, vote: Option<Vote>) {
         let known = match (state, vote) {
             (BranchState::Prepared, Some(Vote::Yes { receipt })) => BranchKnowledge::Yes(receipt),

@@ -1,8 +1,9 @@
-//! A map that can take back what was done to it since the last settlement.
+//! A map that can undo all changes since it was last settled.
 
 use std::{collections::BTreeMap, ops::RangeBounds};
 
-/// An ordered map with an undo log, so that a batch that did not commit leaves no trace in memory.
+/// An ordered map with an undo log, so that a batch that did not commit leaves no trace in memory
+/// (L2).
 ///
 /// Invariant: [`UndoMap::undo`] restores exactly the contents at the last [`UndoMap::settle`].
 #[derive(Debug, Clone)]
@@ -23,13 +24,13 @@ impl<K: Ord + Clone, V: Clone> UndoMap<K, V> {
         self.map.get(key)
     }
 
-    /// Sets a key.
+    /// Sets the value of a key.
     pub fn insert(&mut self, key: K, value: V) {
         let before = self.map.insert(key.clone(), value);
         self.log.push((key, before));
     }
 
-    /// Removes a key and gives back what it had.
+    /// Removes a key and returns its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let before = self.map.remove(key)?;
         self.log.push((key.clone(), Some(before.clone())));
@@ -56,12 +57,12 @@ impl<K: Ord + Clone, V: Clone> UndoMap<K, V> {
         self.map.is_empty()
     }
 
-    /// Keeps everything done so far for good.
+    /// Makes all changes so far permanent.
     pub fn settle(&mut self) {
         self.log.clear();
     }
 
-    /// Takes back everything since the last settlement.
+    /// Undoes all changes since the last [`UndoMap::settle`].
     pub fn undo(&mut self) {
         while let Some((key, before)) = self.log.pop() {
             match before {

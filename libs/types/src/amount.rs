@@ -1,4 +1,4 @@
-//! Integers of money and of goods.
+//! Amounts of money and quantities of goods, as integers.
 
 use std::{fmt, num::ParseIntError, str::FromStr};
 
@@ -28,14 +28,14 @@ fn parse(text: &str) -> Result<u64, AmountError> {
     if value > AMOUNT_MAX { Err(AmountError::TooLarge) } else { Ok(value) }
 }
 
-/// What money and quantities have in common, for what is counted the same way.
+/// What money and quantities have in common, for code that counts both the same way.
 pub trait Amount: Copy + Ord + Default + fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// The number.
+    /// The amount as a plain number.
     fn number(self) -> u64;
-    /// The sum, unless it exceeds [`AMOUNT_MAX`].
+    /// The sum; none if it exceeds [`AMOUNT_MAX`].
     #[must_use]
     fn plus(self, other: Self) -> Option<Self>;
-    /// The difference, unless it is below zero.
+    /// The difference; none if it is below zero.
     #[must_use]
     fn minus(self, other: Self) -> Option<Self>;
 }
@@ -47,10 +47,10 @@ macro_rules! amount {
         pub struct $name(u64);
 
         impl $name {
-            /// Nothing.
+            /// Zero.
             pub const ZERO: Self = Self(0);
 
-            /// Takes a number of at most [`AMOUNT_MAX`].
+            /// Makes an amount of a number of at most [`AMOUNT_MAX`].
             ///
             /// # Errors
             /// [`AmountError::TooLarge`]; a retry does not help.
@@ -58,24 +58,24 @@ macro_rules! amount {
                 if value > AMOUNT_MAX { Err(AmountError::TooLarge) } else { Ok(Self(value)) }
             }
 
-            /// The number.
+            /// The amount as a plain number.
             pub const fn get(self) -> u64 {
                 self.0
             }
 
-            /// The sum, unless it exceeds [`AMOUNT_MAX`].
+            /// The sum; none if it exceeds [`AMOUNT_MAX`].
             #[must_use]
             pub fn checked_add(self, other: Self) -> Option<Self> {
                 self.0.checked_add(other.0).and_then(|sum| Self::new(sum).ok())
             }
 
-            /// The difference, unless it is below zero.
+            /// The difference; none if it is below zero.
             #[must_use]
             pub fn checked_sub(self, other: Self) -> Option<Self> {
                 self.0.checked_sub(other.0).map(Self)
             }
 
-            /// The product with a plain number, unless it exceeds [`AMOUNT_MAX`].
+            /// The product with a plain number; none if it exceeds [`AMOUNT_MAX`].
             #[must_use]
             pub fn checked_mul(self, factor: u64) -> Option<Self> {
                 self.0.checked_mul(factor).and_then(|product| Self::new(product).ok())
@@ -124,7 +124,7 @@ amount! {
 }
 
 impl Money {
-    /// What `quantity` units cost at this price each, unless it exceeds [`AMOUNT_MAX`].
+    /// The cost of `quantity` units at this price each; none if it exceeds [`AMOUNT_MAX`].
     #[must_use]
     pub fn times(self, quantity: Quantity) -> Option<Self> {
         self.checked_mul(quantity.get())

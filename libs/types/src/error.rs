@@ -1,30 +1,31 @@
-//! What kinds of errors there are, and what a business refusal says.
+//! The kinds of errors, and what a business refusal says.
 
 use std::{borrow::Cow, collections::BTreeMap, error::Error, fmt};
 
-/// Every error of every crate is one of these. Two total functions map it: to a gRPC status (in `rpc`)
-/// and to an HTTP status (in `http-bridge`).
+/// The kind of an error. Every error of every crate has one. Two total functions map it: to a gRPC
+/// status (in `rpc`) and to an HTTP status (in `http-bridge`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ErrorKind {
     /// Malformed; the same request never succeeds.
     InvalidInput,
     /// What the request names does not exist.
     NotFound,
-    /// A definite business answer (no stock, no credit); may succeed later, when the facts have changed.
+    /// A definite business answer (no stock, no credit). May succeed later, when the facts have
+    /// changed.
     Rejected,
-    /// What the request would make exists already.
+    /// What the request would make already exists.
     AlreadyExists,
-    /// What the caller had seen is not what stands; look again, then decide anew.
+    /// The state is no longer what the caller had seen. Look again, then decide anew.
     Changed,
-    /// Somebody is in the way; retried inside, never leaves the coordinator or the bridge.
+    /// Other work is in the way. Retried internally; never leaves the coordinator or the bridge.
     Contended,
-    /// Too much at once; nothing was begun. Retry later.
+    /// Too much work at once; nothing was begun. Retry later.
     Overloaded,
-    /// Something needed is not there now. Retry with the same request id.
+    /// Something that is needed is not available now. Retry with the same request id.
     Unavailable,
-    /// The caller's time is over. Retry with the same request id.
+    /// The caller's time has run out. Retry with the same request id.
     Deadline,
-    /// The request id stands for another call. Never succeeds.
+    /// The request id belongs to another call. Never succeeds.
     RequestIdReused,
     /// The caller may not do this.
     Forbidden,
@@ -52,11 +53,12 @@ impl ErrorKind {
 
 /// An error that knows its kind and its stable reason.
 pub trait Classify {
-    /// Decides the status codes.
+    /// The kind, which decides the status codes.
     fn kind(&self) -> ErrorKind;
-    /// Stable, upper case, for machines: the `reason` of `google.rpc.ErrorInfo` and of a problem body.
+    /// A stable upper-case code for programs: the `reason` of `google.rpc.ErrorInfo` and of a
+    /// problem body.
     fn reason(&self) -> Cow<'static, str>;
-    /// Ids and amounts for people; travels in `ErrorInfo.metadata`, never in a REST body.
+    /// Ids and amounts for people. They travel in `ErrorInfo.metadata`, never in a REST body.
     fn metadata(&self) -> BTreeMap<String, String> {
         BTreeMap::new()
     }
@@ -79,7 +81,7 @@ macro_rules! reasons {
                 match self { $(Self::$name => $text,)* }
             }
 
-            /// The kind that it implies.
+            /// The kind that the reason implies.
             pub const fn kind(self) -> ErrorKind {
                 match self { $(Self::$name => ErrorKind::$kind,)* }
             }
@@ -89,7 +91,7 @@ macro_rules! reasons {
                 match self { $(Self::$name => $title,)* }
             }
 
-            /// The reason with this text.
+            /// The reason with this text; none if the text is unknown.
             pub fn parse(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$name),)* _ => None }
             }
@@ -98,13 +100,13 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Fewer units are available or held than were asked for.
+    /// The available and the held units together are fewer than were asked for.
     OutOfStock = "OUT_OF_STOCK", Rejected, "There is not enough stock";
-    /// Less credit is available or held than was asked for.
+    /// The available and the held credit together are less than was asked for.
     OutOfCredit = "OUT_OF_CREDIT", Rejected, "The user does not have enough credit";
     /// An order without lines cannot be checked out.
     EmptyOrder = "EMPTY_ORDER", Rejected, "The order has no items";
-    /// The order is paid, for good.
+    /// The order is already paid.
     AlreadyPaid = "ALREADY_PAID", Rejected, "The order has already been paid";
     /// A stored order names a user who does not exist.
     UnknownUser = "UNKNOWN_USER", Rejected, "The order's user does not exist";
@@ -118,14 +120,14 @@ reasons! {
     NotPaid = "NOT_PAID", Rejected, "There is no such payment";
     /// The order has more lines than a checkout can hold.
     OrderTooLarge = "ORDER_TOO_LARGE", Rejected, "The order has too many lines";
-    /// The order changed between being read and being locked; retried inside.
+    /// The order changed between being read and being locked. Retried internally.
     OrderChanged = "ORDER_CHANGED", Contended, "The order has changed";
-    /// The order is not as the caller's token says. Nothing was tried.
+    /// The order does not match the caller's token. Nothing was tried.
     OrderModified = "ORDER_MODIFIED", Changed, "The order is not as it was seen";
-    /// The call has succeeded already, by another attempt; answered inside.
+    /// Another attempt of the call has already succeeded. Handled internally.
     AlreadyDone = "ALREADY_DONE", Contended, "The call has already succeeded";
-    /// What a Prepare asks for does not lie on the shard that was asked; its coordinator knows another number of
-    /// shards. Retried inside.
+    /// What a Prepare asks for is not on the shard that was asked, because its coordinator assumes
+    /// another number of shards. Retried internally.
     WrongShard = "WRONG_SHARD", Contended, "The shards have changed";
     /// No order with this id.
     OrderNotFound = "ORDER_NOT_FOUND", NotFound, "There is no such order";
@@ -133,17 +135,17 @@ reasons! {
     ItemNotFound = "ITEM_NOT_FOUND", NotFound, "There is no such item";
     /// No user with this id.
     UserNotFound = "USER_NOT_FOUND", NotFound, "There is no such user";
-    /// A field does not convert.
+    /// A field cannot be converted.
     InvalidArgument = "INVALID_ARGUMENT", InvalidInput, "The request is malformed";
     /// The request id was used for another call.
     RequestIdReused = "REQUEST_ID_REUSED", RequestIdReused, "The request id was used for another call";
     /// Work is refused before it starts.
     Overloaded = "OVERLOADED", Overloaded, "The service is overloaded";
-    /// Something needed is not there now.
+    /// Something that is needed is not available now.
     Unavailable = "UNAVAILABLE", Unavailable, "The service is temporarily unavailable";
     /// A decision may exist; ask again with the same request id.
     OutcomeUnknown = "OUTCOME_UNKNOWN", Deadline, "The outcome is not known yet";
-    /// The time within which the call could take effect is over, and this attempt did nothing.
+    /// The time in which the call could take effect is over. This attempt did nothing.
     Expired = "EXPIRED", Deadline, "The time for this call is over";
     /// The caller may not do this.
     Forbidden = "FORBIDDEN", Forbidden, "The caller may not do this";
@@ -157,13 +159,13 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A definite answer that is not success, with its proof for people.
+/// A definite answer other than success, with the details that prove it to people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", reason.title())]
 pub struct Refusal {
     /// The reason, for programs.
     pub reason: Reason,
-    /// Ids and amounts.
+    /// Ids and amounts, for people.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -195,7 +197,8 @@ impl Classify for Refusal {
     }
 }
 
-/// An error and its causes in one line. What is told again by the next cause is told once.
+/// Formats an error and its causes on one line. Text that an error and its cause share appears
+/// once.
 pub fn chain(error: &dyn Error) -> String {
     let mut told = vec![error.to_string()];
     let mut cause = error.source();

@@ -1,12 +1,13 @@
-//! Whom a request means: the host in a Host header or an HTTP/2 authority, and whether it is this machine.
+//! The host that a request is meant for, by its Host header or HTTP/2 authority, and whether that
+//! is this machine.
 //!
-//! A page of another site can have its own name resolve to 127.0.0.1 (DNS rebinding), and its calls then
-//! reach what listens there; the name in them is still its own.
+//! A page of another site can make its own name resolve to 127.0.0.1 (DNS rebinding). Its calls
+//! then reach what listens there, but the name in them is still that of the other site.
 
 use core::net::IpAddr;
 
-/// The host of `host`, `host:port` or `[address]:port`, without port and brackets. None where it is none
-/// of these.
+/// The host of `host`, `host:port`, `[address]` or `[address]:port`, without port and brackets.
+/// None for any other form.
 pub fn host_of(authority: &str) -> Option<&str> {
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
         let (host, port) = rest.split_once(']')?;
@@ -18,8 +19,8 @@ pub fn host_of(authority: &str) -> Option<&str> {
     (is_host && port.bytes().all(|digit| digit.is_ascii_digit())).then_some(host)
 }
 
-/// True for `localhost`, names below it (RFC 6761, section 6.3) and loopback addresses: what no page of
-/// another site can be called.
+/// True for `localhost`, names below it (RFC 6761, section 6.3) and loopback addresses. No page of
+/// another site can have such a name.
 pub fn is_loopback(host: &str) -> bool {
     if let Ok(address) = host.parse::<IpAddr>() {
         return address.is_loopback();
@@ -29,8 +30,8 @@ pub fn is_loopback(host: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
-/// True when a request to what listens on loopback is meant for it: by its target's authority, else by its Host
-/// header. A request that names neither comes from no browser.
+/// Whether a request that reaches a loopback listener is meant for it. Its target's authority
+/// decides, else its Host header. True for a request with neither, because no browser sends one.
 pub fn is_for_loopback(authority: Option<&str>, host: Option<&str>) -> bool {
     let meant = authority.or(host);
     meant.is_none_or(|meant| host_of(meant).is_some_and(is_loopback))

@@ -10,13 +10,14 @@ pub const ID_LEN_MAX: usize = 128;
 /// Why a text is not an id. A retry does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Nothing there.
+    /// The text is empty.
     #[error("must not be empty")]
     Empty,
     /// Longer than [`ID_LEN_MAX`].
     #[error("must be at most {ID_LEN_MAX} bytes")]
     TooLong,
-    /// A control character or '/'.
+    /// Contains a character that this kind of id does not allow, such as a control character or
+    /// '/'.
     #[error("must not contain control characters or '/'")]
     BadCharacter,
     /// Not 16 bytes, or not the text of a UUID.
@@ -49,7 +50,7 @@ macro_rules! text_id {
                 &self.0
             }
 
-            /// Takes 1 to 128 bytes without control characters or '/'.
+            /// Makes an id of 1 to 128 bytes without control characters or '/'.
             ///
             /// # Errors
             /// [`IdError`]; a retry does not help.
@@ -59,13 +60,14 @@ macro_rules! text_id {
                 Ok(Self(Arc::from(text)))
             }
 
-            /// The id of the `number`th record of a batch_init.
+            /// The id of record `number` of a batch_init.
             #[must_use]
             pub fn numbered(number: u64) -> Self {
                 Self(Arc::from(number.to_string()))
             }
 
-            /// The id of what this request makes: the same request makes the same id.
+            /// The id of the record that this request makes. The same request always yields the
+            /// same id.
             #[must_use]
             pub fn derived(request: &RequestId) -> Self {
                 let name = format!("{}:{}", stringify!($name), request.as_str());
@@ -114,17 +116,17 @@ text_id! {
     OrderId
 }
 
-/// Makes one call happen once: the client's Idempotency-Key, or one minted by the bridge. 1 to 128
-/// bytes without control characters.
+/// Makes one call happen once: the client's Idempotency-Key, or an id minted by the bridge. 1 to
+/// 128 bytes without control characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// Ids that begin with this were minted for one call: only the attempts of that call carry them, so a
-    /// refusal under them is final, and they are remembered for no longer than a call may live.
+    /// Prefix of ids that were minted for one call. Only the attempts of that call carry such an
+    /// id, so a refusal under it is final, and it is remembered only until the call is over.
     pub const MINTED_PREFIX: &str = "~";
 
-    /// Takes 1 to 128 bytes without control characters.
+    /// Makes an id of 1 to 128 bytes without control characters.
     ///
     /// # Errors
     /// [`IdError`]; a retry does not help.
@@ -142,13 +144,13 @@ impl RequestId {
         Ok(Self(Arc::from(text)))
     }
 
-    /// An id that no client chose.
+    /// Makes an id that no client chose.
     #[must_use]
     pub fn minted(uuid: Uuid) -> Self {
         Self(Arc::from(format!("{}{}", Self::MINTED_PREFIX, uuid.simple())))
     }
 
-    /// The UUID that [`RequestId::minted`] made this of; none for any other id.
+    /// The UUID that [`RequestId::minted`] made this id from; none for any other id.
     pub fn uuid(&self) -> Option<Uuid> {
         let hex = self.0.strip_prefix(Self::MINTED_PREFIX).filter(|hex| hex.len() == 32)?;
         let uuid = Uuid::try_parse(hex).ok()?;
@@ -160,7 +162,8 @@ impl RequestId {
         self.0.starts_with(Self::MINTED_PREFIX)
     }
 
-    /// The id of a part of this call; each part takes effect once. Minted ids have minted parts.
+    /// The id of a part of this call. Each part takes effect once. A part of a minted id is minted,
+    /// too.
     #[must_use]
     pub fn part(&self, part: &str) -> Self {
         let name = format!("{}#{part}", self.0);
@@ -195,7 +198,7 @@ impl fmt::Display for RequestId {
 pub struct TxId(pub [u8; 16]);
 
 impl TxId {
-    /// Takes exactly 16 bytes.
+    /// Makes an id of exactly 16 bytes.
     ///
     /// # Errors
     /// [`IdError::NotAUuid`]; a retry does not help.
@@ -243,17 +246,17 @@ impl fmt::Display for ShardId {
 /// Longest name of a service, in bytes.
 const SERVICE_BYTES_MAX: usize = 32;
 
-/// Name of a participating service, 1 to 32 bytes of [a-z0-9-]. Kept in place: every message of a
+/// Name of a participating service, 1 to 32 bytes of [a-z0-9-]. Stored inline: every message of a
 /// transaction names all of its branches, and none of them should cost an allocation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Service {
-    /// Zeros behind the name; no name has one, so that these order as names do.
+    /// The name, padded with zeros. No name contains a zero, so these bytes sort as the names do.
     bytes: [u8; SERVICE_BYTES_MAX],
     len: u8,
 }
 
 impl Service {
-    /// Takes 1 to 32 bytes of [a-z0-9-].
+    /// Makes a name of 1 to 32 bytes of [a-z0-9-].
     ///
     /// # Errors
     /// [`IdError`]; a retry does not help.
@@ -276,7 +279,7 @@ impl Service {
     /// The name.
     pub fn as_str(&self) -> &str {
         let name = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
-        // Never empty: `new` takes ASCII alone.
+        // Never falls back to the empty default: `new` accepts only ASCII.
         std::str::from_utf8(name).unwrap_or_default()
     }
 }
@@ -296,9 +299,9 @@ impl fmt::Debug for Service {
 /// One participant of a transaction.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Branch {
-    /// Which service.
+    /// The service.
     pub service: Service,
-    /// Which slice of its keys.
+    /// The slice of the service's keys.
     pub shard: ShardId,
 }
 
@@ -314,24 +317,24 @@ impl fmt::Debug for Branch {
     }
 }
 
-/// Who goes first: the smaller is older. Kept by retries; no two are equal.
+/// Decides who goes first: the smaller one is older. Retries keep it; otherwise no two are equal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Priority {
-    /// When the first attempt began, by the KV store's clock.
+    /// When the first attempt began: a timestamp of the KV store.
     pub begin_ts: u64,
-    /// Breaks ties.
+    /// Breaks ties between equal timestamps.
     pub nonce: u64,
 }
 
-/// FNV-1a, 64 bits (Fowler, Noll, Vo). Fixed for ever, as hashes are stored.
+/// FNV-1a, 64 bits (Fowler, Noll, Vo). Must never change, because hashes are stored.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// The shard of a key: [`fnv1a`] with a final mix (from MurmurHash3), modulo the number of shards. Fixed for
-/// ever, as stored data lies by it.
+/// The shard of a key: [`fnv1a`] with a final mix (from MurmurHash3), modulo the number of shards.
+/// Must never change, because it decides where stored data lies.
 ///
 /// `shards` of 0 counts as 1.
 pub fn shard_of(id: &str, shards: u16) -> ShardId {

@@ -1,13 +1,15 @@
 //! The vocabulary of every crate: ids, [`Money`], [`Quantity`], [`Timestamp`], [`Clock`], error kinds.
 //!
-//! Must not know: async, I/O, randomness, the wire, the store. Domain types are not serializable, as a
-//! serializable type is a compatibility promise.
+//! Must not know: async, I/O, randomness, the wire, the store. Domain types are not serializable,
+//! because a serializable type is a compatibility promise.
 //!
-//! Modules: [`id`] (item, user, order, transaction and request ids, shards and branches), [`amount`],
-//! [`time`], [`error`], [`tx`] (what branches and coordinators say to each other), [`host`] (whom a request
-//! means), [`mutation`] (rules that the simulation may break).
+//! Modules: [`id`] (item, user, order, transaction and request ids, shards and branches),
+//! [`amount`], [`time`], [`error`], [`tx`] (what branches and coordinators tell each other),
+//! [`host`] (the host that a request is meant for), [`mutation`] (rules that the simulation may
+//! break).
 //!
-//! Invariants: an amount is at most 2^53 - 1 and has only checked arithmetic; an id that exists is valid.
+//! Invariants: an amount is at most 2^53 - 1 and has only checked arithmetic; a text id is checked
+//! when it is made.
 
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
 

@@ -1,75 +1,75 @@
-//! Deliberate breaks of the rules, for the simulation alone: it must notice each of them.
+//! Deliberate breaks of the rules, for the simulation alone, which must notice each of them.
 //!
-//! Without the feature `mutations` no rule is ever broken and the questions compile to nothing; `till`
-//! refuses to compile with it. With it a thread may break one rule at a time.
+//! Without the feature `mutations` no rule is ever broken, and the checks compile to nothing.
+//! `till` refuses to compile with the feature. With it, a thread may break one rule at a time.
 
-/// A rule that can be broken.
+/// A way to break a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutation {
-    /// A late Prepare after a Commit is judged anew, and holds a second time.
+    /// A late Prepare after a Commit is judged anew, and makes a second hold.
     LateSecondHold,
     /// A fence is written beside the journal, so it shares no key with a Prepare.
     FenceOutsideJournal,
-    /// What a transaction came to is dropped before its deadline.
+    /// What a table knows of a transaction is dropped before the transaction's deadline.
     FenceDroppedEarly,
-    /// The other branches are told the outcome together with the primary.
+    /// The other branches are told the outcome together with the primary, not after it.
     PrimaryNotFirst,
     /// A deadline that has passed counts as a fence.
     TimeoutDecides,
-    /// A refusal counts what is available and not what is held.
+    /// A refusal counts only what is available, not what is held.
     HoldsNotCounted,
-    /// The primary's YES counts for all.
+    /// The primary's YES counts for all branches.
     AnswerBeforeAllVotes,
     /// A refusal is answered before its aborts are durable.
     AnswerBeforeAborts,
-    /// What was found out is believed, whatever stands at the primary.
+    /// A coordinator adopts the outcome that it found, even if another one stands at the primary.
     PrimaryNotBelieved,
-    /// A refusal elsewhere is believed without the primary's word.
+    /// A refusal by another branch is believed without the primary's vote.
     RefusalWithoutPrimary,
     /// A KV commit of unknown outcome is rolled back.
     RollbackAfterUndetermined,
-    /// A batch of unknown outcome is answered as if it stood, though another one has its place.
+    /// A batch of unknown outcome is answered as if it stood, although another one has its place.
     UndeterminedBelieved,
-    /// A hold returns to its record and the journal does not say so.
+    /// A hold returns to its record, but the journal does not say so.
     ReturnNotJournaled,
     /// A request id is not journaled by the KV transaction of its effect.
     RequestIdApart,
-    /// A hold of an old generation returns to the new one.
+    /// A hold of an old incarnation returns to the new one.
     OldHoldReturns,
-    /// A vote is written whatever the deadline.
+    /// A vote is written even at or past its deadline.
     DeadlineIgnored,
-    /// What was refused is not held against what began before.
+    /// A refusal is not remembered, so it does not bind attempts that began before it.
     RefusalForgotten,
-    /// A batch's calls are answered before it is durable.
+    /// A batch's calls are answered before the batch is durable.
     AnswerBeforeCommit,
     /// A read is answered without a look at the journal.
     ReadWithoutLook,
-    /// The younger waits for the older.
+    /// A younger transaction waits for an older one.
     YoungerWaits,
-    /// The outcome is not journaled by whoever has committed.
+    /// A branch that commits does not journal the outcome.
     CommitNotJournaled,
-    /// All changes of one batch have one stamp.
+    /// All changes of one batch share one stamp.
     StampsShared,
-    /// A shard that does not exist is planned with, and says nothing when it is asked.
+    /// A plan may name a shard that does not exist, and nobody answers for that shard.
     ShardsUnchecked,
-    /// An attempt takes effect whenever it comes, however long its call has been over.
+    /// An attempt takes effect even after the end of its call.
     EndIgnored,
     /// A transaction's success is not remembered under its request id.
     SuccessForgotten,
     /// Two transactions of one call may hold at once.
     CallsTogether,
-    /// An entry takes the place of another one.
+    /// An append may overwrite another entry.
     AppendWithoutInsert,
-    /// A checkpoint leaves out a row that it says it has written.
+    /// A checkpoint leaves out a row that it claims to have written.
     CheckpointSkipsRow,
-    /// A record that was written behind is taken for the state.
+    /// A record is taken for the state although the journal has a newer image.
     LoadWithoutImages,
-    /// An entry is trimmed though what it says is needed.
+    /// An entry is trimmed although the facts in it are needed.
     TrimForgetsFacts,
 }
 
 impl Mutation {
-    /// All of them.
+    /// All mutations.
     pub const ALL: [Self; 30] = [
         Self::LateSecondHold,
         Self::FenceOutsideJournal,
@@ -109,7 +109,7 @@ impl Mutation {
         ACTIVE.get() == Some(self)
     }
 
-    /// Whether this thread breaks the rule: never.
+    /// Whether this thread breaks the rule: never in this build.
     #[cfg(not(feature = "mutations"))]
     pub const fn is_on(self) -> bool {
         false
@@ -124,7 +124,7 @@ thread_local! {
     static ACTIVE: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
 }
 
-/// From now on this thread breaks this rule, or none.
+/// Makes this thread break this rule from now on, or none.
 #[cfg(feature = "mutations")]
 pub fn activate(mutation: Option<Mutation>) {
     ACTIVE.set(mutation);

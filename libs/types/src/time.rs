@@ -2,13 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
-/// How long a client's call may live, in milliseconds by the store's clock, from when it comes in: the upper end of
-/// the range of every setting that bounds a call, in all processes.
+/// How long a client's call may live after it comes in, in milliseconds by the store's clock. It is
+/// the upper limit of every setting that bounds a call, in all processes.
 pub const CALL_LIFE_MAX_MS: u64 = 60_000;
 
-/// How far ahead of a KV transaction's start timestamp the end of a call may be, in milliseconds; a later end is
-/// refused. The call's life, and as much again, as a store or process that stands still makes timestamps old. What a
-/// call came to is remembered for this long at most, so that no attempt contradicts another.
+/// How far ahead of a KV transaction's start timestamp the end of a call may be, in milliseconds. A
+/// later end is refused. It is twice a call's life, because timestamps grow old when a store or
+/// process stands still. The result of a call need not be remembered for longer to keep its
+/// attempts from contradicting each other.
 pub const CALL_AHEAD_MAX_MS: u64 = 2 * CALL_LIFE_MAX_MS;
 
 /// Milliseconds since the Unix epoch.
@@ -16,20 +17,20 @@ pub const CALL_AHEAD_MAX_MS: u64 = 2 * CALL_LIFE_MAX_MS;
 pub struct UnixMillis(pub u64);
 
 impl UnixMillis {
-    /// This much later; saturates.
+    /// The time `milliseconds` later; saturates.
     #[must_use]
     pub const fn plus_ms(self, milliseconds: u64) -> Self {
         Self(self.0.saturating_add(milliseconds))
     }
 
-    /// How many milliseconds `earlier` lies before this; 0 when it does not.
+    /// How many milliseconds `earlier` lies before this time; 0 if it does not.
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// A timestamp of the KV store: physical milliseconds since the Unix epoch << 18 | logical counter. Given
-/// out by the store, unique, never back.
+/// A timestamp of the KV store: physical milliseconds since the Unix epoch << 18 | logical counter.
+/// The store gives each one out once, in increasing order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
@@ -54,18 +55,19 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// Names one change of one record: the KV transaction that wrote it, and which of the changes of that
-/// transaction it was.
+/// Names one change of one record: the KV transaction that wrote it, and the number of the change
+/// within that transaction.
 ///
-/// Invariant: two records of one key with equal stamps have equal content, as a start timestamp is given
-/// out once and a call changes a record at most once. A start timestamp alone would not do: a batch makes
-/// many changes in one KV transaction, and calls of the same batch read in between.
+/// Invariant (P13): two records of one key with equal stamps have equal content, because a start
+/// timestamp is given out once and a call changes a record at most once. A start timestamp alone is
+/// not enough: a batch makes many changes in one KV transaction, and calls of the same batch read
+/// in between.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Stamp {
     /// Start timestamp of the KV transaction.
     pub start: Timestamp,
-    /// Number of the change within it, counted from 1; 0 in records of release 0.1, which has no such
-    /// numbers and left one change of each record behind.
+    /// Number of the change within it, counted from 1. It is 0 in records of release 0.1, which has
+    /// no such numbers and stores only the last change of a record in a KV transaction.
     pub change: u32,
 }
 
@@ -76,13 +78,13 @@ impl Stamp {
     }
 }
 
-/// Not a stamp's text. A retry does not help.
+/// The text is not a stamp. A retry does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is no stamp")]
 pub struct StampError;
 
 impl fmt::Display for Stamp {
-    /// Two hexadecimal numbers and a hyphen.
+    /// Writes two hexadecimal numbers with a hyphen between them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}", self.start.0, self.change)
     }
@@ -102,18 +104,18 @@ impl FromStr for Stamp {
         let start = u64::from_str_radix(start, 16).map_err(|_| StampError)?;
         let change = u32::from_str_radix(change, 16).map_err(|_| StampError)?;
         let stamp = Self::new(start, change);
-        // One stamp has one text.
+        // Only the canonical text is accepted, so that one stamp has one text.
         if stamp.to_string() == text { Ok(stamp) } else { Err(StampError) }
     }
 }
 
-/// A wall clock that simulation can turn. It may trigger a question, never decide an answer.
+/// A wall clock that the simulation can control. It may trigger a question, never decide an answer.
 pub trait Clock: Send + Sync + 'static {
-    /// The present.
+    /// The current time.
     fn now(&self) -> UnixMillis;
 }
 
-/// Where random numbers come from, so that simulation can fix them.
+/// A source of random numbers, which the simulation can fix.
 pub trait Entropy: Send + Sync + 'static {
     /// The next 64 random bits.
     fn next_u64(&self) -> u64;

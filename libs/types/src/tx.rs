@@ -1,4 +1,4 @@
-//! What branches and coordinators say to each other about transactions.
+//! What branches and coordinators tell each other about transactions.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,25 +8,27 @@ use crate::{
     time::{Timestamp, UnixMillis},
 };
 
-/// A client's call, as each of its attempts names it.
+/// A client's call, as each of its attempts carries it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientCall {
-    /// Makes it take effect once: the client's own id, or one minted for this call.
+    /// Makes the call take effect once: the client's own id, or one minted for this call.
     pub id: RequestId,
-    /// Hash of what is called, so that the id is not taken for another call.
+    /// Hash of what is called, so that the same id with another call is noticed.
     pub fingerprint: u64,
-    /// No attempt takes effect at or after it, by the store's clock; none while nobody has fixed it.
+    /// No attempt takes effect at or after this time, by the store's clock. None until it is fixed.
     pub not_after: Option<UnixMillis>,
-    /// Minted for this call where `id` is the client's own, which a later call may carry, too: whatever is
-    /// refused for good is refused under this one.
+    /// An id minted for this call, where `id` is the client's own and a later call may carry it
+    /// too. A refusal for good is remembered under this id.
     pub call_id: Option<RequestId>,
-    /// A timestamp that was read after the call came in; given where `id` is the client's own. What is refused
-    /// binds every call under that id that had come in by then.
+    /// A timestamp that was read after the call came in, given where `id` is the client's own. A
+    /// refusal under that id binds this call if the KV transaction that journals it starts at or
+    /// after this timestamp.
     pub began: Option<Timestamp>,
 }
 
 impl ClientCall {
-    /// A call under this id. `what` names the call and everything that it says.
+    /// Makes a call under this id. `what` names the call and its whole content; its hash becomes
+    /// the fingerprint.
     pub fn new(id: RequestId, what: &str) -> Self {
         Self {
             id,
@@ -37,7 +39,8 @@ impl ClientCall {
         }
     }
 
-    /// Whether no attempt takes effect any more at this time of the store.
+    /// Whether the call has ended at `now`, by the store's clock, so that no attempt takes effect
+    /// any more.
     pub fn is_over(&self, now: UnixMillis) -> bool {
         self.not_after.is_some_and(|end| now >= end)
     }
@@ -47,7 +50,7 @@ impl ClientCall {
         self.call_id.as_ref().or(self.id.is_minted().then_some(&self.id))
     }
 
-    /// A part of this call; each part takes effect once.
+    /// A part of this call, under ids of its own. Each part takes effect once.
     #[must_use]
     pub fn part(&self, part: &str) -> Self {
         Self {
@@ -63,13 +66,13 @@ impl ClientCall {
 pub struct TxMeta {
     /// The transaction.
     pub tx_id: TxId,
-    /// Who goes first.
+    /// Decides whether it goes before another transaction.
     pub priority: Priority,
-    /// No vote is written at or after it, by the store's clock.
+    /// No vote is written at or after this time, by the store's clock.
     pub deadline: UnixMillis,
-    /// 1 to 256, all different; the first is the primary.
+    /// 1 to 256 branches, all different. The first one is the primary.
     pub branches: Arc<[Branch]>,
-    /// The client's call.
+    /// The client's call that the transaction belongs to, if it is known.
     pub call: Option<ClientCall>,
 }
 
@@ -90,9 +93,9 @@ impl TxMeta {
 pub enum BranchState {
     /// Nothing: never prepared here, or forgotten.
     Absent,
-    /// Voted YES; what it set aside is held.
+    /// Voted YES. What the vote set aside is held.
     Prepared,
-    /// Final.
+    /// Final: every branch voted YES, and the outcome took effect here.
     Committed,
     /// Final: voted NO or CONTENDED, was fenced, or was aborted after a YES. Nothing is held, and
     /// nothing may be.
@@ -104,23 +107,25 @@ pub enum BranchState {
 pub enum Vote {
     /// The hold is durable.
     Yes {
-        /// Opaque to the coordinator; handed to the primary's Commit.
+        /// Opaque to the coordinator, which hands it to the primary's Commit.
         receipt: Vec<u8>,
     },
-    /// Refused for a business reason, proved on the state of the KV transaction that journaled it.
+    /// Refused for a business reason, proved on the state of the KV transaction that journaled the
+    /// vote.
     No {
-        /// Stable, upper case.
+        /// Stable upper-case code, for programs.
         reason: String,
-        /// Ids and amounts for people.
+        /// Ids and amounts, for people.
         metadata: BTreeMap<String, String>,
     },
-    /// Somebody unresolved is in the way; journaled as a fence. A new attempt may succeed when the blocker
-    /// is resolved.
+    /// An unresolved transaction is in the way. Journaled as a fence. A new attempt may succeed
+    /// when the blocker is resolved.
     Contended {
         /// The oldest transaction that is in the way.
         blocker: Box<TxMeta>,
     },
-    /// Fenced by somebody before it voted, aborted since, or past its deadline. A new attempt may succeed.
+    /// The branch was fenced before it voted, its vote was aborted since, or the deadline has
+    /// passed. A new attempt may succeed.
     Fenced,
 }
 

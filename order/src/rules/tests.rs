@@ -1,4 +1,4 @@
-//! What an order's lane does with one order, and how it is stored.
+//! How an order's shard handles the operations and votes of one order, and how an order is stored.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that panics has failed")]
 
@@ -51,7 +51,7 @@ fn a_hold_is_read_as_it_was_written() {
     }
 }
 
-/// A shard in which orders "o", "6" and "7" are not there.
+/// A shard in which orders "o", "6" and "7" do not exist.
 fn core() -> Core<Orders> {
     let mut core = rig::core(Orders);
     for id in ["o", "6", "7"] {
@@ -60,7 +60,8 @@ fn core() -> Core<Orders> {
     core
 }
 
-/// Executes one operation in a batch of its own. What waits is told to, and is gone.
+/// Executes one operation in a batch of its own. An operation that waits is reported as waiting and
+/// dropped.
 fn one(core: &mut Core<Orders>, at_ms: u64, op: Op) -> Answer<Reply> {
     batch(core, at_ms, &[call(op)]).remove(0)
 }
@@ -69,7 +70,7 @@ fn call(op: Op) -> Call<Orders> {
     Call::Op { op, call: None, may_wait: false }
 }
 
-/// A transaction of this order alone.
+/// A transaction on this order alone.
 fn meta() -> TxMeta {
     TxMeta {
         tx_id: TxId([1; 16]),
@@ -102,7 +103,7 @@ fn add(id: &OrderId, item: &str) -> Op {
 
 const DRAW: Draw = Draw { seed: 1, item_count: 1, user_count: 1, item_price: Money::ZERO };
 
-/// All that may be asked of order "7" once it is there.
+/// Every operation that order "7" allows once it exists.
 fn each_op() -> Vec<Op> {
     let id = OrderId::numbered(7);
     let init = Op::Init { numbers: vec![6, 7], draw: DRAW };
@@ -241,7 +242,7 @@ fn every_order_has_a_row_of_its_own() {
     assert_eq!(rows.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
 }
 
-/// What a change makes of an order.
+/// The content of an order after each change.
 mod content {
     use super::*;
 

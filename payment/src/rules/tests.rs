@@ -1,4 +1,4 @@
-//! What a shard of users answers, and how it is stored.
+//! How a shard of users answers, and how records are stored.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that panics has failed")]
 
@@ -12,7 +12,7 @@ use types::AMOUNT_MAX;
 
 use super::*;
 
-/// A shard on which users "u", "0" and "1" are not there, nor are their payments for order "o".
+/// A shard in which users "u", "0" and "1" do not exist, nor their payments for order "o".
 fn shard() -> Rig<Payment> {
     let rows = ["u", "0", "1"].map(user_id).into_iter();
     let rows = rows.flat_map(|id| [user_row(&id), payment_row(&id, &order())]);
@@ -50,7 +50,7 @@ fn add(id: &str, amount: u64) -> Op {
     Op::Add(user_id(id), money(amount))
 }
 
-/// For no order.
+/// Pays without naming an order.
 fn pay(id: &str, amount: u64) -> Op {
     Op::Pay(user_id(id), money(amount), None)
 }
@@ -112,7 +112,7 @@ fn what_was_paid_for_an_order_is_given_back_once() {
         (cancel("0"), "NOT_PAID order_id=o user_id=0"),
         (pay_for("0", 3), "6"),
         (status("0"), "true"),
-        // The user is another one from now on, who has paid nothing.
+        // From now on the user is a new incarnation, which has paid nothing.
         (init(&[0], 8), "0"),
         (status("0"), "false"),
         (cancel("0"), "NOT_PAID order_id=o user_id=0"),

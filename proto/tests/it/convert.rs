@@ -1,4 +1,4 @@
-//! What the edge lets through, and the field that it names when it does not.
+//! What the edge accepts, and the field that it names when it does not.
 
 use proto::{convert, participant::v1 as participant, types::v1 as wire};
 use types::{BranchState, TxMeta, Vote};

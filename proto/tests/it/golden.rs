@@ -1,5 +1,5 @@
-//! Published names and numbers never change: every line of the golden dump must still be there, and a new
-//! line must be added to it knowingly (`UPDATE_GOLDEN=1 cargo test -p proto`).
+//! Published names and numbers never change (E1): every line of the golden dump must remain. A new
+//! line must be added to it on purpose (`UPDATE_GOLDEN=1 cargo test -p proto`).
 
 use std::{fmt::Write as _, fs};
 

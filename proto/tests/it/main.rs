@@ -1,5 +1,5 @@
-//! The contracts as they are published: named by buf's STANDARD rules, commented throughout, and never
-//! changed in a way that breaks who uses them.
+//! The contracts as they are published: named by buf's STANDARD rules, commented throughout, and
+//! never changed in a way that breaks their users.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 

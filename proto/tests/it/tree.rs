@@ -1,4 +1,4 @@
-//! All contracts, those of stored messages included, walked as one list.
+//! All contracts, including those of stored messages, walked as one list.
 
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions,
@@ -74,7 +74,7 @@ fn walk<'a>(
     messages.push(Message { name, path, inner: message });
 }
 
-/// The comment that leads what stands at a path.
+/// The leading comment of the element at a path.
 pub(crate) fn comment<'a>(file: &'a FileDescriptorProto, path: &[i32]) -> &'a str {
     let locations = file.source_code_info.as_ref().map(|info| info.location.as_slice());
     let at = locations.unwrap_or_default().iter().find(|location| location.path == path);

@@ -1,4 +1,4 @@
-//! What a shard of stock answers, and how it is stored.
+//! How a shard of stock answers, and how an item is stored.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that panics has failed")]
 
@@ -13,7 +13,7 @@ use types::AMOUNT_MAX;
 use super::*;
 use crate::records::LINES_MAX;
 
-/// A shard on which items "a", "b", "0" and "1" are not there.
+/// A shard in which items "a", "b", "0" and "1" do not exist.
 fn shard() -> Rig<Stock> {
     let rows = ["a", "b", "0", "1"].map(|id| item_row(&item(id)));
     Rig::new(Stock, rows, |reply| match reply {
@@ -94,7 +94,7 @@ fn a_hold_is_of_all_lines_or_of_none() {
     for (tx, wanted, vote) in [
         (3, [("a", 1), ("b", 6)], "no, OUT_OF_STOCK"),
         (4, [("a", 1), ("c", 1)], "no, UNKNOWN_ITEM"),
-        // The older one waits for what it may get.
+        // The older transaction waits for units that may come back.
         (1, [("b", 2), ("a", 1)], "waits for 2"),
         (1, [("a", 1), ("b", 2)], "waits for 2"),
     ] {

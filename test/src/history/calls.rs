@@ -1,4 +1,4 @@
-//! What clients ask, over REST and over gRPC ([`super::grpc`]) alike.
+//! The calls of clients, made over REST or over gRPC ([`super::grpc`]).
 
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -10,15 +10,16 @@ use types::Reason;
 
 use super::models::{Order, PRICE};
 
-/// Orders that batch_init draws: "0" to this - 1.
+/// Orders that batch_init draws: "0" to this number - 1.
 pub const DRAWN: u64 = 2;
-/// Items "0" to this - 1.
+/// Items: "0" to this number - 1.
 pub const ITEMS: u64 = 4;
-/// Users "0" to this - 1.
+/// Users: "0" to this number - 1.
 pub const USERS: u64 = 4;
-/// A participant of somebody else's, where there is one: it has one shard and sets aside whatever it is asked for.
+/// A foreign participant, in shops that have one. It has one shard, and holds whatever it is asked
+/// for.
 pub const FOREIGN: &str = "points";
-/// What somebody pays for an order outside of a checkout.
+/// The amount of one payment outside of checkouts.
 pub const PAYMENT: u64 = 1;
 
 /// A call, without its request id.
@@ -30,7 +31,7 @@ pub enum Ask {
     AddFunds(u64, u64),
     Pay(u64, u64),
     FindUser(u64),
-    /// Pays a user's amount for something that they call by this number.
+    /// Pays a user's amount for something that this number names.
     PayFor(u64, u64),
     Cancel(u64, u64),
     FindPayment(u64, u64),
@@ -39,9 +40,9 @@ pub enum Ask {
     RemoveItem(String, u64),
     RemoveOrder(String),
     FindOrder(String),
-    /// Under the token that was read, if there is one.
+    /// With the token that the client read, if it read one.
     Checkout(String, Option<String>),
-    /// A transaction of the client's own: units of an item for a user's money, without an order.
+    /// A client's own transaction, without an order: a user buys units of an item.
     Sell(u64, u64, u64),
     /// The same with a shard that does not exist.
     Misplan(u64, u64, u64),
@@ -50,36 +51,37 @@ pub enum Ask {
     InitOrders,
 }
 
-/// What was said.
+/// A definite answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
-    /// Done, without more.
+    /// Success without further content.
     Done,
-    /// An amount: what is available, or what it costs.
+    /// What is available now, or what the order costs now.
     Amount(u64),
     /// The id of a new order.
     Id(String),
     /// Whether a payment stands.
     Paid(bool),
-    /// An order as it stands, whose it is, and the token of its content.
+    /// An order's content, its user, and the token of its content.
     Order(Order, u64, String),
-    /// A definite no: the reason, and where it is told the item or user it is about and what was wanted.
+    /// A definite refusal: the reason, and if it is told the item or user in question and the
+    /// amount that was wanted.
     Refused(String, Option<(u64, u64)>),
 }
 
-/// What came of one attempt.
+/// The outcome of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
     /// A definite answer.
     Said(Said),
-    /// Nothing was done, for certain.
+    /// It certainly had no effect.
     Nothing,
-    /// Nobody knows.
+    /// It may or may not have had an effect.
     Unknown,
 }
 
 impl Ask {
-    /// Which role a gRPC client asks.
+    /// The role that a gRPC client calls.
     pub const fn role(&self) -> &'static str {
         match self {
             Self::AddStock(..) | Self::Subtract(..) | Self::FindItem(_) | Self::InitStock(_) => {
@@ -102,7 +104,7 @@ impl Ask {
         }
     }
 
-    /// The order that it is about.
+    /// The order that the call concerns.
     pub fn order(&self) -> Option<&str> {
         match self {
             Self::AddItem(order, ..)
@@ -114,7 +116,7 @@ impl Ask {
         }
     }
 
-    /// The payment outside of checkouts that it is about: whose, and what for.
+    /// The payment outside of checkouts that the call concerns: the user, and what it is for.
     pub const fn payment(&self) -> Option<(u64, u64)> {
         match self {
             Self::PayFor(user, what) | Self::Cancel(user, what) | Self::FindPayment(user, what) => {
@@ -124,7 +126,7 @@ impl Ask {
         }
     }
 
-    /// Whether it changes nothing.
+    /// True if the call changes nothing.
     pub const fn is_read(&self) -> bool {
         matches!(
             self,
@@ -132,12 +134,12 @@ impl Ask {
         )
     }
 
-    /// Whether the REST API has it.
+    /// True if the REST API has the call.
     pub const fn is_rest(&self) -> bool {
         !matches!(self, Self::Sell(..) | Self::Misplan(..))
     }
 
-    /// Asks a bridge once.
+    /// Makes one attempt at a bridge.
     pub async fn rest(&self, to: Transport, key: Option<&str>) -> Attempt {
         let (method, path) = self.path();
         let mut request = Request::builder().method(method).uri(path);
@@ -199,7 +201,7 @@ impl Ask {
         }
     }
 
-    /// Reads a bridge's good answer.
+    /// Reads the body of a bridge's success.
     fn understand(&self, text: &str, token: Option<&str>) -> Said {
         let json = || serde_json::from_str::<Json>(text).unwrap();
         match self {

@@ -1,8 +1,9 @@
-//! Which calls met on one record, in which order, and what happened between them. Counted from what lanes tell of
-//! their durable batches (`TILL_LOG=participant::calls=trace`), not from what the clients' program says.
+//! Counts which calls met on one record, in which order, and what happened between them. The source
+//! is what lanes log of their durable batches (`TILL_LOG=participant::calls=trace`), not what the
+//! clients planned.
 //!
-//! Of two calls on one record the later one follows the earlier one in the same batch, or in a later batch: with
-//! nothing between them, or with a death, a standstill or a failure of the store that hit a replica of the service.
+//! Two calls on one record are in the same batch, or in two. Between two batches nothing happened,
+//! or a replica of the service died, stood still, or was hit by a failure of the store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,21 +12,21 @@ use std::{
 
 use serde_json::Value;
 
-/// Where lanes tell their calls.
+/// The log target of lanes for their calls.
 pub const TARGET: &str = "participant::calls";
 
-/// What lies between two calls on one record.
+/// What happened between two calls on one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Between {
-    /// They are of one batch.
+    /// Nothing: both are in one batch.
     Batch,
-    /// They are of two batches, and nothing happened.
+    /// Nothing, but they are in two batches.
     Nothing,
     /// A replica of the service died.
     Death,
-    /// One stood still.
+    /// A replica stood still.
     Standstill,
-    /// The store failed a call of one, or cut it off.
+    /// The store failed a call of a replica, or was cut off from it.
     Store,
 }
 
@@ -43,27 +44,27 @@ impl Between {
     }
 }
 
-/// How often the second kind of call followed the first one on a record of a service.
+/// By service, first call and second call: how often the second followed the first on one record.
 pub type Counts = BTreeMap<(String, String, String), BTreeMap<Between, u64>>;
 
-/// What a lane tells of a call: that a batch took it, or that it was answered.
+/// What a lane logs of a call: that a batch took it, or how it was answered.
 #[derive(Debug, Default)]
 pub struct Told {
     pub branch: String,
     pub lane: String,
     pub batch: u64,
     pub id: u64,
-    /// What kind of call it is, where it was taken.
+    /// The kind of call; none if this is its answer.
     pub call: Option<String>,
-    /// The rows that it names, as a list in JSON.
+    /// The rows that the call names, as a JSON list.
     pub rows: String,
     pub tx: Option<String>,
-    /// What it was answered, where it was.
+    /// The answer; empty if the call was only taken.
     pub answer: String,
 }
 
 impl Told {
-    /// From a line of a role's log in JSON; none where it tells something else.
+    /// Parses a line of a role's JSON log; none if the line is about something else.
     pub fn of_line(line: &str) -> Option<Self> {
         let line: Value = serde_json::from_str(line).ok()?;
         if line["target"] != TARGET {
@@ -84,7 +85,8 @@ impl Told {
     }
 }
 
-/// The call on a record before, and how often each trouble had happened by then.
+/// The latest batch on a record, its kinds of calls, and how often each trouble had happened by
+/// then.
 #[derive(Debug)]
 struct Last {
     batch: u64,
@@ -92,26 +94,26 @@ struct Last {
     troubles: BTreeMap<Between, u64>,
 }
 
-/// What was told of one shop.
+/// What was logged in one shop.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub counts: Counts,
-    /// Calls that were taken, by lane and number.
+    /// Calls that were taken and are not answered yet, by lane and number.
     taken: BTreeMap<(String, u64), (String, Vec<String>)>,
     /// Rows of transactions, by branch and transaction.
     held: BTreeMap<(String, String), Vec<String>>,
-    /// By branch and row.
+    /// Latest calls by branch and row.
     last: BTreeMap<(String, String), Last>,
     troubles: BTreeMap<String, BTreeMap<Between, u64>>,
 }
 
 impl Seen {
-    /// A replica of a service came into trouble.
+    /// Counts a trouble of one of the service's replicas.
     pub fn trouble(&mut self, service: &str, what: Between) {
         *self.troubles.entry(service.to_owned()).or_default().entry(what).or_default() += 1;
     }
 
-    /// A lane told something. What lanes tell of one shard comes in the order of its batches.
+    /// Takes a line of a lane. Lines of one shard must come in the order of its batches.
     pub fn hear(&mut self, told: Told) {
         let Told { branch, lane, batch, id, call, rows, tx, answer } = told;
         if let Some(call) = call {
@@ -131,7 +133,7 @@ impl Seen {
         }
         let Some((call, mut rows)) = self.taken.remove(&(lane, id)) else { return };
         if call == "Init" && rows.is_empty() {
-            // It reads nothing and overwrites, here, every item or user of its shard.
+            // It names no row. Here it overwrites every item or user of its shard.
             let all = self.last.keys().filter(|(of, row)| *of == branch && !row.starts_with('y'));
             rows = all.map(|(_, row)| row.clone()).collect();
         }
@@ -181,7 +183,7 @@ impl Seen {
     }
 }
 
-/// Adds counts to others.
+/// Adds `more` to `all`.
 pub fn add(all: &mut Counts, more: Counts) {
     for (pair, counts) in more {
         let known = all.entry(pair).or_default();
@@ -191,7 +193,7 @@ pub fn add(all: &mut Counts, more: Counts) {
     }
 }
 
-/// Tables for docs/reliability.md, and how many cells are empty.
+/// The tables of docs/reliability.md, and the number of empty cells.
 pub fn tables(all: &Counts) -> (String, usize) {
     let mut text = String::new();
     let mut empty = 0;

@@ -1,4 +1,4 @@
-//! The calls over gRPC, at the services themselves.
+//! Makes the calls over gRPC, at the services themselves.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub struct World {
 }
 
 impl Ask {
-    /// Asks a service itself, once, within `time`.
+    /// Makes one attempt at a service, within `time`.
     pub async fn grpc(&self, to: Transport, id: &str, time: Duration, world: World) -> Attempt {
         let outcome = match (self.role(), self) {
             ("stock", _) => self.ask_stock(to, id, time).await,
@@ -259,7 +259,7 @@ impl Ask {
     }
 }
 
-/// A branch where this id lives.
+/// The branch of `service` that holds `id`.
 fn branch(service: &str, id: &str, shards: u16, payload: &impl Message) -> BranchRequest {
     let shard = u32::from(shard_of(id, shards).0);
     let branch = proto::types::v1::Branch { service: service.to_owned(), shard };
@@ -288,7 +288,7 @@ fn order_of(order: order::Order) -> Said {
             None => lines.push((item, line.quantity)),
         }
     }
-    // As the bridge writes it.
+    // Quoted, as the bridge writes it.
     let token = format!("\"{}\"", order.etag);
     Said::Order(Order { lines, paid: order.paid }, order.user_id.parse().unwrap(), token)
 }

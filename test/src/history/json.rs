@@ -8,10 +8,11 @@
 //!  "closed": [{"order": "7b...", "user": 1, "lines": [[1, 2]], "paid": true}]}
 //! ```
 //!
-//! `began` and `ended` are steps of one clock; without `ended` and `answer` the outcome is unknown: the call took
-//! effect at any time after it began, or never. `quiet`: nothing else was under way. `calm`: nothing can have been
-//! set aside for a call that had ended. `closed`: the orders as they stood at the end. A `batch_init` concerns all
-//! items, all users, or the drawn orders "0" to `drawn` - 1, each of which then holds two units of item 0 for user 0.
+//! `began` and `ended` are steps of one clock. Without `ended` and `answer` the outcome is unknown:
+//! the call took effect at any time after it began, or never. `quiet`: nothing else was under way.
+//! `calm`: no call can have held anything after it ended. `closed`: the orders as they stood at the
+//! end. A `batch_init` concerns all items, all users, or the drawn orders "0" to `drawn` - 1, each
+//! of which then holds two units of item 0 for user 0.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ use super::{
     models::{Order, PRICE},
 };
 
-/// A history and how its orders stood at the end.
+/// A history, and its orders as they stood at the end.
 pub fn write(history: &History, closed: &BTreeMap<String, (Order, u64)>, calm: bool) -> Value {
     let closed: Vec<_> = closed
         .iter()

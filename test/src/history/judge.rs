@@ -1,9 +1,10 @@
-//! Whether everything that clients were told, of each order, item, user and payment, could have happened one call
-//! at a time.
+//! Judges whether everything that clients were told of each order, item, user and payment could
+//! have happened one call at a time.
 //!
-//! Linearizability is local (Herlihy and Wing, 1990), so every object is judged by itself. A purchase
-//! concerns an order, its items and its user; at an item or user it is one call that took effect between
-//! the beginning of the first checkout that may have made it and the end of the first that says so.
+//! Linearizability is local (Herlihy and Wing, 1990), so every object is judged separately. A
+//! purchase concerns an order, its items and its user. At an item or user it is one call. It took
+//! effect between the start of the first checkout that may have made it and the end of the first
+//! one that reports it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,10 +19,10 @@ use super::{
     },
 };
 
-/// What was found.
+/// What the judge found.
 #[derive(Debug, Default)]
 pub struct Judgement {
-    /// What cannot have happened.
+    /// Answers that cannot have happened.
     pub problems: Vec<String>,
     /// Objects whose history was too long to decide.
     pub undecided: usize,
@@ -34,8 +35,8 @@ enum Pot {
     User(u64),
 }
 
-/// Judges a history. `closed` are the orders as they stand at the end, and whose they are; `calm` says that no
-/// checkout can have held anything beyond its answer.
+/// Judges a history. `closed` has the orders as they stood at the end, and their users. `calm` says
+/// that no checkout can have held anything beyond its answer.
 pub fn judge(history: &History, closed: &BTreeMap<String, (Order, u64)>, calm: bool) -> Judgement {
     let mut judgement = Judgement::default();
     let judge = Judge { entries: &history.entries, closed, calm };
@@ -90,7 +91,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Every order that anybody spoke of.
+    /// Every order that occurs in the history, and the drawn ones.
     fn orders(&self) -> BTreeSet<String> {
         let spoken = self.entries.iter().filter_map(|entry| match (&entry.ask, &entry.said) {
             (Ask::CreateOrder(_), Some(Said::Id(order))) => Some(order.clone()),
@@ -112,7 +113,8 @@ impl Judge<'_> {
         self.entries.iter().filter(|entry| entry.ask == Ask::InitOrders).count()
     }
 
-    /// Drawn orders overwrite who bought what, so what they touch is left to the audit then.
+    /// False for item 0 and user 0 if orders were drawn more than once. Drawing overwrites who
+    /// bought what, so those are left to the audit.
     fn is_known(&self, pot: Pot) -> bool {
         self.draws() == 1 || !matches!(pot, Pot::Item(0) | Pot::User(0))
     }
@@ -166,7 +168,7 @@ impl Judge<'_> {
         }
     }
 
-    /// What was bought in the end, each as one call.
+    /// The purchases that stand at the end, each as one call.
     fn purchases(&self, pot: Pot) -> impl Iterator<Item = Span<FundsCall>> {
         self.closed.iter().filter(|(_, (order, _))| order.paid).filter_map(
             move |(id, (order, user))| {
@@ -194,7 +196,8 @@ impl Judge<'_> {
             .filter(move |entry| matches!(&entry.ask, Ask::Checkout(id, _) if id == order))
     }
 
-    /// What a client was told to be available, beside what unfinished transactions may have set aside then.
+    /// The available amount that a client was told, and the most that unfinished transactions may
+    /// have held then.
     fn shown(&self, told: &Entry, available: u64, pot: Pot) -> Shown {
         let unit = if matches!(pot, Pot::Item(_)) { 1 } else { PRICE };
         let units = if told.quiet { 0 } else { self.units_aside(told, pot) };
@@ -202,7 +205,7 @@ impl Judge<'_> {
     }
 
     fn units_aside(&self, told: &Entry, pot: Pot) -> u64 {
-        // How many attempts may hold the same at once: more than calls where those are repeated.
+        // Attempts of one call that may hold at once: more than one if calls are repeated.
         let attempts = if self.calm { 1 } else { 3 };
         let may_hold = |entry: &&Entry| {
             let before = told.ended.is_some_and(|ended| entry.began < ended);
@@ -251,7 +254,7 @@ impl Judge<'_> {
         self.entries.iter().find_map(made)
     }
 
-    /// Payments outside of checkouts that anybody spoke of.
+    /// Payments outside of checkouts that occur in the history.
     fn payments(&self) -> BTreeSet<(u64, u64)> {
         let payment = |entry: &Entry| match entry.ask {
             Ask::PayFor(user, what) | Ask::Cancel(user, what) | Ask::FindPayment(user, what) => {
@@ -287,7 +290,7 @@ impl Judge<'_> {
         self.entries.iter().filter_map(call).collect()
     }
 
-    /// Refusals that nothing which these clients do can lead to.
+    /// Answers that these clients' calls can never get.
     fn surprises(&self) -> impl Iterator<Item = String> {
         self.entries.iter().filter_map(move |entry| match &entry.said {
             Some(Said::Refused(reason, _)) if !expected(&entry.ask, Reason::parse(reason)) => {
@@ -300,8 +303,9 @@ impl Judge<'_> {
         })
     }
 
-    /// Checkouts that were refused for lack of something when nothing of their order was lacking. REST does not
-    /// say what was: then some item of the order must have been too few, or its user too poor.
+    /// Checkouts that were refused for lack of something, though nothing of their order was
+    /// lacking. REST does not say what was short: then some item of the order or its user must have
+    /// been.
     fn unfounded(&self) -> impl Iterator<Item = String> {
         self.entries.iter().filter_map(move |entry| {
             let (Ask::Checkout(order, _), Some(Said::Refused(reason, told))) =
@@ -335,7 +339,7 @@ impl Judge<'_> {
         })
     }
 
-    /// Whether there may have been less than this of something while the call was under way.
+    /// Whether less than `wanted` may have been there at some time during the call.
     fn may_lack(&self, pot: Pot, wanted: u64, entry: &Entry) -> bool {
         let mut spans = self.pot_spans(pot);
         let call = FundsCall::Short(wanted);
@@ -343,7 +347,7 @@ impl Judge<'_> {
         !matches!(check(&Funds, &0, &spans), Verdict::Impossible(_))
     }
 
-    /// The most that an order can have wanted of each item when a call of it ended.
+    /// The most units of each item that an order can have had when this call ended.
     fn wanted(&self, order: &str, entry: &Entry) -> BTreeMap<u64, u64> {
         let mut wanted = BTreeMap::new();
         if is_drawn(order) {
@@ -362,7 +366,7 @@ impl Judge<'_> {
     }
 }
 
-/// Which refusals a call may get here.
+/// Whether such a call of these clients may be refused for this reason.
 fn expected(ask: &Ask, reason: Option<Reason>) -> bool {
     use Reason::{
         AlreadyPaid, EmptyOrder, InvalidArgument, NotInOrder, NotPaid, OrderModified,
@@ -418,7 +422,7 @@ fn refused(ask: &Ask, reason: &str, short: Option<(u64, u64)>, pot: Pot) -> Opti
     wanted.filter(|_| is_short).map(FundsCall::Short)
 }
 
-/// Tokens of an order, numbered.
+/// Numbers the tokens of an order.
 #[derive(Default)]
 struct Tokens(BTreeMap<String, usize>);
 

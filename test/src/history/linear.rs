@@ -1,39 +1,39 @@
-//! Whether what clients saw of one object could have happened one call at a time.
+//! Checks whether what clients saw of one object could have happened one call at a time.
 //!
-//! The search of Wing and Gong (1993) with the memory of Lowe (2017): take any call that began before every
-//! call that is not yet placed had ended, place it next if the model allows it there, and never look twice
-//! at the same set of placed calls in the same state. A call whose outcome nobody knows may take effect at
-//! any time after it began, or never. Pure.
+//! This is the search of Wing and Gong (1993) with the memory of Lowe (2017). It takes any call
+//! that began before all unplaced calls had ended, and places it next if the model allows that. It
+//! never visits the same set of placed calls in the same state twice. A call of unknown outcome may
+//! take effect at any time after it began, or never. Pure.
 
 use std::{collections::BTreeSet, fmt};
 
-/// What one call at a time may do.
+/// What calls may do, one at a time.
 pub trait Model {
     /// Everything that the next call can see.
     type State: Clone + Ord;
-    /// A call, together with what its client was told.
+    /// A call, together with its answer.
     type Call;
 
-    /// The state after this call, or none if it cannot have said so here.
+    /// The state after this call; none if it cannot have got this answer here.
     fn apply(&self, state: &Self::State, call: &Self::Call) -> Option<Self::State>;
 
-    /// The call while its client was told nothing; none for what changed nothing.
+    /// The call without its answer; none if it changes nothing.
     fn untold(&self, call: &Self::Call) -> Option<Self::Call>;
 
-    /// Whether a history that is possible stays so without this call.
+    /// True if a possible history stays possible without this call.
     fn may_go(&self, call: &Self::Call) -> bool {
         self.untold(call).is_none()
     }
 }
 
-/// A call and when it was under way, in steps of one clock for all clients.
+/// A call and its interval, in steps of one clock for all clients.
 #[derive(Debug, Clone)]
 pub struct Span<C> {
     /// The call.
     pub call: C,
-    /// When it began.
+    /// The step at which it began.
     pub began: u64,
-    /// When it ended; none when its outcome is unknown.
+    /// The step at which it ended; none if its outcome is unknown.
     pub ended: Option<u64>,
 }
 
@@ -46,23 +46,23 @@ impl<C: fmt::Debug> fmt::Display for Span<C> {
     }
 }
 
-/// What the search found.
+/// The search's result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// There is an order.
+    /// Some order of the calls explains all answers.
     Linearizable,
-    /// There is none. The longest beginning of one, by index.
+    /// No order does. Holds the longest prefix of one, as indices.
     Impossible(Vec<usize>),
-    /// Neither was found within the bound.
+    /// The search gave up at its bound.
     Undecided,
 }
 
-/// Calls of one history at most: a bit each.
+/// Most calls of one history: each is one bit of a `u128`.
 const CALLS_MAX: usize = 128;
-/// States looked at before the search gives up.
+/// Most states that a search visits.
 const STATES_MAX: usize = 300_000;
 
-/// Looks for an order.
+/// Searches for an order that explains all answers.
 pub fn check<M: Model>(model: &M, initial: &M::State, spans: &[Span<M::Call>]) -> Verdict {
     if spans.len() > CALLS_MAX {
         return Verdict::Undecided;
@@ -76,9 +76,9 @@ pub fn check<M: Model>(model: &M, initial: &M::State, spans: &[Span<M::Call>]) -
     }
 }
 
-/// A smaller history that cannot have happened, of one that cannot: what was under way by the first end at which
-/// something is wrong, less the calls that make no difference, and with as few answers as will do. Whatever is left
-/// out could not have made it possible.
+/// Reduces an impossible history to a smaller one that is still impossible. It keeps what was under
+/// way by the first end at which something is wrong, without the calls that make no difference and
+/// with as few answers as possible. Nothing that is left out could have made the history possible.
 pub fn shrink<M: Model>(
     model: &M,
     initial: &M::State,
@@ -127,11 +127,11 @@ struct Search<'a, M: Model> {
 }
 
 impl<M: Model> Search<'_, M> {
-    /// Places what is left behind what is `placed`; none when the bound was reached.
+    /// Places the rest after `placed`; none if the bound is reached.
     fn place(&mut self, placed: u128, state: &M::State) -> Option<bool> {
         let left = |index: &usize| placed & (1 << index) == 0;
         let spans = self.spans;
-        // The first end among what must still be placed: nothing that began later may come next.
+        // The first end among the unplaced calls: a call that began later cannot come next.
         let first_end = (0..spans.len()).filter(left).filter_map(|at| spans[at].ended).min();
         let Some(first_end) = first_end else { return Some(true) };
         if self.order.len() > self.longest.len() {
@@ -143,7 +143,7 @@ impl<M: Model> Search<'_, M> {
         if !self.seen.insert((placed, state.clone())) {
             return Some(false);
         }
-        // What is known to have happened first: the unknown is placed only where it is needed.
+        // Calls of known outcome come first; one of unknown outcome is placed only if it is needed.
         for known in [true, false] {
             for at in (0..spans.len()).filter(left) {
                 let span = &spans[at];
@@ -166,7 +166,7 @@ impl<M: Model> Search<'_, M> {
 mod tests {
     use super::*;
 
-    /// A register that is written and read, and compared and set.
+    /// A register with write, read and compare-and-set.
     struct Register;
 
     #[derive(Debug, Clone, Copy)]
@@ -252,7 +252,7 @@ mod tests {
             (Call::Read(1), 7, 8),
         ];
         assert!(is_possible(&history));
-        // The last swap's client was never told, but nobody else can have made it 1.
+        // The last swap's client was not told, but no other call can have set it to 1.
         assert!(is_possible(&[history[0], history[1], (Call::Swap(0, 1), 5, 0), history[3]]));
         let without = [history[0], history[1], history[3]];
         assert_eq!(verdict(&without), Verdict::Impossible(vec![0, 1]));

@@ -1,4 +1,4 @@
-//! What one call at a time may do to an order, and to an item or a user. Pure.
+//! Models of an order, a payment, and an item or user: what one call at a time may do. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,24 @@ use super::linear::Model;
 /// Price of a unit of every item.
 pub const PRICE: u64 = 2;
 
-/// An order by its client's calls.
+/// The model of one order.
 #[derive(Debug)]
 pub struct Orders;
 
-/// Everything that a call of an order may see.
+/// Everything that a call on an order can see.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OrderState {
-    /// As it stands: none before it was made or after it was removed.
+    /// The order; none before it was made and after it was removed.
     pub order: Option<Order>,
-    /// How often it was changed so far.
+    /// How often the order has changed.
     change: u32,
-    /// The change as which it was sold.
+    /// The change that was current when the order was sold.
     sold: Option<u32>,
-    /// Which change each token names that somebody was told.
+    /// The change that each token names, for the tokens that clients were told.
     tokens: BTreeMap<Token, u32>,
 }
 
-/// A token of an order's content, by the order in which they are told.
+/// A token of an order's content, numbered in the order in which clients were told.
 pub type Token = usize;
 
 /// An order's content.
@@ -32,40 +32,40 @@ pub type Token = usize;
 pub struct Order {
     /// Units by item, in the order of first addition.
     pub lines: Vec<(u64, u64)>,
-    /// Whether it was bought.
+    /// True once it was bought.
     pub paid: bool,
 }
 
-/// A call that concerns one order, with what was said.
+/// A call on one order, with its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OrderCall {
-    /// It was made, empty.
+    /// An empty order was made.
     Create,
-    /// It was overwritten by what batch_init draws: two units of item 0.
+    /// batch_init overwrote it with two units of item 0.
     Draw,
-    /// Units were added; the cost that was told.
+    /// Units of an item were added; the cost that was told.
     Add(u64, u64, Option<u64>),
-    /// A unit was taken off; the cost that was told.
+    /// A unit of an item was removed; the cost that was told.
     TakeOff(u64, Option<u64>),
     /// It was removed.
     Remove,
-    /// It was bought, now or before.
+    /// It was bought, by this call or before.
     Buy,
-    /// It was bought, now or before, as this token says.
+    /// It was bought, by this call or before, with this token.
     BuyAs(Token),
-    /// It was not bought, as it is not as this token says.
+    /// It was not bought, as its content is not the token's.
     Modified(Token),
     /// It was not bought, as it was empty.
     Empty,
     /// It was not bought, for lack of stock or credit.
     Short,
-    /// It was read, and told this token.
+    /// It was read, with this token.
     Read(Order, Token),
-    /// It was not found.
+    /// There was no such order.
     Missing,
-    /// A change was refused as it is paid.
+    /// A change was refused because the order is paid.
     AlreadyPaid,
-    /// A unit could not be taken off, as there is none.
+    /// The item could not be removed, as the order has none of it.
     NotIn(u64),
 }
 
@@ -80,13 +80,13 @@ impl OrderState {
         self.order.clone().filter(|order| !order.paid)
     }
 
-    /// It becomes this order, or goes.
+    /// The state once the order is replaced or removed.
     fn after(&self, order: Option<Order>) -> Self {
         let Self { change, tokens, .. } = self.clone();
         Self { order, change: change + 1, sold: None, tokens }
     }
 
-    /// It becomes this order, and that cost was told.
+    /// The state once the order is replaced; none if another cost was told.
     fn told(&self, order: Order, cost: Option<u64>) -> Option<Self> {
         let fits = cost.is_none_or(|cost| cost == order.cost());
         fits.then(|| self.after(Some(order)))
@@ -101,13 +101,14 @@ impl OrderState {
         Some(Self { sold: Some(self.change), ..paid })
     }
 
-    /// Whether this token names what stands there, or as what it was sold.
+    /// Whether the token names the current content, or the content that was sold.
     fn is_as(&self, token: Token) -> bool {
         let named = self.tokens.get(&token);
         named.is_some_and(|named| *named == self.change || Some(*named) == self.sold)
     }
 
-    /// A token was told for what stands there: always the same one for the same, and never for another.
+    /// The state once the token was told for the current content; none if that contradicts an
+    /// earlier one. Equal content always has the same token, and other content never has it.
     fn named(&self, token: Token) -> Option<Self> {
         let mut named = self.clone();
         if let Some(before) = self.tokens.get(&token) {
@@ -185,30 +186,30 @@ impl Model for Orders {
         }
     }
 
-    /// A read tells what its token names.
+    /// A read says which change its token names, so it must stay.
     fn may_go(&self, call: &OrderCall) -> bool {
         self.untold(call).is_none() && !matches!(call, OrderCall::Read(..))
     }
 }
 
-/// What a user paid for something outside of checkouts: whether it stands.
+/// The model of one payment outside of checkouts: whether it stands.
 #[derive(Debug)]
 pub struct Payments;
 
-/// A call that concerns one such payment, with what was said.
+/// A call on one such payment, with its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PaymentCall {
     /// It was paid.
     Pay,
     /// It was not paid, as it stands already.
     AlreadyPaid,
-    /// It was given back.
+    /// It was refunded.
     Cancel,
-    /// It was not given back, as it does not stand.
+    /// It was not refunded, as it does not stand.
     NotPaid,
     /// It was read.
     Read(bool),
-    /// Its user was overwritten.
+    /// batch_init overwrote its user.
     Set,
 }
 
@@ -235,33 +236,33 @@ impl Model for Payments {
     }
 }
 
-/// The units of an item, or the credit of a user.
+/// The model of an item's units, or a user's credit.
 #[derive(Debug)]
 pub struct Funds;
 
-/// A call that concerns one item or user, with what was said.
+/// A call on one item or user, with its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FundsCall {
-    /// Overwritten by batch_init.
+    /// batch_init overwrote it with this amount.
     Set(u64),
-    /// More of it; what was told to be available then.
+    /// An amount was added; what was shown then.
     Put(u64, Option<Shown>),
-    /// Less of it; what was told to be available then.
+    /// An amount was taken; what was shown then.
     Take(u64, Option<Shown>),
-    /// Refused: there is less than this.
+    /// Refused, as there is less than this amount.
     Short(u64),
-    /// What was told to be available.
+    /// It was read.
     Read(Shown),
 }
 
-/// What a client was shown: all there is, less what unfinished transactions may have set aside.
+/// The amount that a client was shown: the total less what unfinished transactions held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
-    /// What was shown.
+    /// The amount that was shown.
     pub available: u64,
-    /// The most that may have been set aside; anything less may be, unit by unit.
+    /// The most that may have been held. Any whole number of units up to that is possible.
     pub aside: u64,
-    /// A unit of it.
+    /// The amount of one unit.
     pub unit: u64,
 }
 
@@ -309,7 +310,7 @@ mod tests {
         timed.map(|(call, began)| Span { call, began, ended: Some(began + 1) }).collect()
     }
 
-    /// Whether this can happen in this very order.
+    /// Whether the calls can happen in exactly this order.
     fn order(calls: Vec<OrderCall>) -> bool {
         check(&Orders, &OrderState::default(), &spans(calls)) == Verdict::Linearizable
     }

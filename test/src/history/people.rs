@@ -1,4 +1,4 @@
-//! Clients who use a shop, and remember everything that they asked and were told.
+//! Clients that use a shop and record everything that they asked and were told.
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,51 +22,52 @@ use super::{
     models::{Order, PRICE},
 };
 
-/// Units of every item and credit of every user to begin with.
+/// Initial units of every item, and then the initial credit of every user.
 const STOCK: u64 = 6;
 const CREDIT: u64 = 12;
 const BUYERS: u64 = 5;
 const DEEDS: u64 = 4;
-/// People in one place in the same moment, and how often they come together there.
+/// People who act on one order at the same moment, and how often they do.
 const CROWD: u64 = 7;
 const MOMENTS: u64 = 3;
-/// Things that a user pays for outside of checkouts.
+/// How many things a user pays for outside of checkouts.
 const PAYMENTS: u64 = 2;
-/// Longest that somebody asks again; everything heals long before.
+/// Longest time that a client repeats a call; any trouble is over long before.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// The same under a minted id, which is remembered for a minute.
+/// The same for a minted id, which services remember for a minute.
 const MINTED_PATIENCE: Duration = Duration::from_secs(40);
 
-/// A shop as its clients know it.
+/// A shop as its clients see it.
 pub trait Shop {
-    /// The network as a client of this name reaches it.
+    /// The network as the client of this name sees it.
     fn net(&self, client: &str) -> Arc<dyn Net>;
-    /// Where the replicas of a role listen. Routes need not agree, so any will do.
+    /// Endpoints of a role's replicas. Routes need not agree, so clients may use any.
     fn replicas(&self, role: &str) -> Vec<String>;
     /// Shards of every service.
     fn shards(&self) -> u16;
-    /// How its people behave.
+    /// How the clients behave.
     fn habits(&self) -> Habits;
-    /// Whether a request under this key may come once more after it was answered.
+    /// Whether a request with this key may arrive once more after it was answered.
     fn may_come_late(&self, key: &str) -> bool;
-    /// Told of everything that a client does.
+    /// Called for everything that a client does.
     fn note(&self, client: &str, what: fmt::Arguments<'_>);
 }
 
-/// How people behave.
+/// How clients behave.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
-    /// Percent of calls whose client gives up on them.
+    /// Percentage of calls that the client gives up on.
     pub gives_up: u32,
     /// Chance of a batch_init in each half second, in percent.
     pub init: u32,
-    /// Whether orders are batch_inited, too.
+    /// Whether batch_init draws orders, too.
     pub draws: bool,
-    /// How often, in percent, somebody's next deed is done in a crowd.
+    /// Chance, in percent, that a client's next deed is done in a crowd.
     pub crowd: u32,
-    /// Whether they sell without an order, by transactions of their own. No order says what was sold then.
+    /// Whether clients sell by transactions of their own, without an order. Then no order says what
+    /// was sold.
     pub sells: bool,
-    /// Whether [`FOREIGN`](super::calls::FOREIGN) takes part in those.
+    /// Whether [`FOREIGN`](super::calls::FOREIGN) takes part in those transactions.
     pub foreign: bool,
 }
 
@@ -75,9 +76,9 @@ pub struct Habits {
 enum Way {
     /// The bridge, with an Idempotency-Key for each call.
     Keyed,
-    /// The bridge, without: an unknown outcome stays unknown.
+    /// The bridge, without a key: an unknown outcome stays unknown.
     Bare,
-    /// The services themselves, with an id as the bridge mints them.
+    /// The services themselves, with ids like those that the bridge mints.
     Minted,
 }
 
@@ -90,9 +91,9 @@ struct Client<'a, S: Shop> {
     way: Way,
     calls: u64,
     book: Book,
-    /// Whether a request of the call at hand was not answered, and may still be on its way.
+    /// Whether a request of the current call got no answer, and may still arrive.
     has_late: Cell<bool>,
-    /// Tokens that it was told, by order.
+    /// The tokens that this client was told, by order.
     tokens: BTreeMap<String, String>,
 }
 
@@ -118,12 +119,12 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// The id of the call at hand.
+    /// The id of the current call.
     fn key(&self) -> String {
         format!("{}-{}", self.name, self.calls)
     }
 
-    /// Any replica.
+    /// A connection to a random replica.
     fn wire(&mut self, role: &str) -> Transport {
         let replicas = self.shop.replicas(role);
         let endpoint = replicas[self.rng.random_range(0..replicas.len())].clone();
@@ -132,7 +133,7 @@ impl<'a, S: Shop> Client<'a, S> {
         self.wires.entry(endpoint).or_insert_with_key(connect).clone()
     }
 
-    /// Asks until it is answered, or until the client has had enough. Every repetition has the same id.
+    /// Repeats the call under one id until it is answered or the client gives up.
     async fn ask(&mut self, ask: Ask) -> Option<Said> {
         self.calls += 1;
         let (began, quiet) = {
@@ -146,7 +147,7 @@ impl<'a, S: Shop> Client<'a, S> {
         } else {
             PATIENCE
         };
-        // It goes on in the shop when nobody listens any more.
+        // The call goes on in the shop after the client stops waiting.
         let attempt = tokio::time::timeout(patience, self.repeat(&ask)).await;
         let attempt = attempt.unwrap_or(Attempt::Unknown);
         self.shop.note(&self.name, format_args!("{ask:?} came to {attempt:?}"));
@@ -157,7 +158,7 @@ impl<'a, S: Shop> Client<'a, S> {
             Attempt::Unknown if !ask.is_read() => (None, None),
             Attempt::Unknown | Attempt::Nothing => return None,
         };
-        // Whatever comes under a key of the client's own after its refusal is a call of its own.
+        // A copy that arrives after the refusal of its key is a new call.
         let late = self.has_late.take() || self.shop.may_come_late(&self.key());
         if late && self.way == Way::Keyed && matches!(said, Some(Said::Refused(..))) {
             let ask = ask.clone();
@@ -173,7 +174,7 @@ impl<'a, S: Shop> Client<'a, S> {
     async fn repeat(&mut self, ask: &Ask) -> Attempt {
         let began = Instant::now();
         let id = self.key();
-        // Over gRPC an id of the client's own, without more, does not tell a copy that is late from a new call.
+        // Over gRPC a plain id of the client's own does not tell a late copy from a new call.
         let minted = format!("{}{id}", types::RequestId::MINTED_PREFIX);
         let world = World { shards: self.shop.shards(), foreign: self.shop.habits().foreign };
         let is_minted = self.way == Way::Minted || !ask.is_rest();
@@ -204,14 +205,14 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// Fills the shop.
+    /// Fills the shop with items, users and orders.
     async fn fill(&mut self) {
         for ask in [Ask::InitStock(STOCK), Ask::InitUsers(CREDIT), Ask::InitOrders] {
             while self.ask(ask.clone()).await != Some(Said::Done) {}
         }
     }
 
-    /// User 0 is for the drawn orders alone, the last one is for those who never check out.
+    /// Any user but 0, which owns the drawn orders, and the last, which never checks out.
     fn user(&mut self) -> u64 {
         self.rng.random_range(1..USERS - 1)
     }
@@ -220,7 +221,7 @@ impl<'a, S: Shop> Client<'a, S> {
         self.rng.random_range(1..ITEMS - 1)
     }
 
-    /// An order of an own choice; none when nobody knows what became of it.
+    /// A new order with some items; none if its outcome is unknown.
     async fn new_order(&mut self) -> Option<String> {
         let user = self.user();
         let Some(Said::Id(order)) = self.ask(Ask::CreateOrder(user)).await else { return None };
@@ -238,7 +239,7 @@ impl<'a, S: Shop> Client<'a, S> {
         Some(order)
     }
 
-    /// Something that concerns an item or a user, and no order.
+    /// A call on an item or user, but on no order.
     fn errand(&mut self) -> Ask {
         let (item, user) = (self.rng.random_range(0..ITEMS), self.rng.random_range(0..USERS));
         let (amount, what) = (self.rng.random_range(1..4), self.rng.random_range(0..PAYMENTS));
@@ -259,7 +260,7 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// One thing that people do.
+    /// One deed of a client.
     async fn deed(&mut self, orders: &RefCell<Vec<String>>) {
         if self.rng.random_range(0..100) < self.shop.habits().crowd {
             return self.crowd(orders).await;
@@ -275,7 +276,7 @@ impl<'a, S: Shop> Client<'a, S> {
                 self.buy(order).await;
             }
             8 | 9 => {
-                // Somebody else's, perhaps while they check it out.
+                // Another client's order, perhaps while that client checks it out.
                 let order = {
                     let orders = orders.borrow();
                     let any = self.rng.random_range(0..=orders.len());
@@ -296,7 +297,7 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// Is refused, and what was missing comes right after: the refusal stands all the same.
+    /// A checkout is refused, and what was missing arrives right after. The refusal must stand.
     async fn come_late(&mut self) {
         let (user, item, units) = (self.user(), self.item(), STOCK + 1);
         let Some(Said::Id(order)) = self.ask(Ask::CreateOrder(user)).await else { return };
@@ -310,7 +311,7 @@ impl<'a, S: Shop> Client<'a, S> {
         self.ask(Ask::Pay(user, units * PRICE)).await;
     }
 
-    /// Several people at one order, its items and its user in the same moment, again and again.
+    /// Several clients use one order, its items and its user at the same moment, several times.
     async fn crowd(&mut self, orders: &RefCell<Vec<String>>) {
         let Some(order) = self.new_order().await else { return };
         orders.borrow_mut().push(order.clone());
@@ -321,7 +322,7 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// Something that one of a crowd does to an order, or to what it is about.
+    /// A call of one of the crowd, on the order or on what it concerns.
     fn at(&mut self, order: &str) -> Ask {
         let order = order.to_owned();
         match self.rng.random_range(0..32) {
@@ -338,7 +339,7 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// One person for each of these, all in one moment.
+    /// Makes all these calls at the same moment, each by a client of its own.
     async fn together(&mut self, asks: Vec<Ask>) {
         let people: Vec<_> = asks
             .into_iter()
@@ -360,7 +361,7 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// Something that is done to a drawn order while it is drawn again.
+    /// A call on a drawn order while it is drawn again.
     fn at_drawn(&mut self, order: String) -> Ask {
         match self.rng.random_range(0..6) {
             0 => Ask::AddItem(order, 1, 1),
@@ -370,7 +371,7 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// Overwrites items while some of them are held for users who cannot pay, and others are sold.
+    /// Overwrites items while some are held for users who cannot pay and others are sold.
     async fn overwrite_holds(&mut self) {
         let dear = CREDIT / PRICE + 1;
         let (init, poor) = (Ask::InitStock(2 * dear), Ask::Sell(1, 1, dear));
@@ -381,7 +382,7 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// Overwrites things while others use them; sometimes several people do in one moment.
+    /// Overwrites records while others use them, sometimes several times at one moment.
     async fn batch_init(&mut self, done: &Cell<u64>) {
         let habits = self.shop.habits();
         while done.get() < BUYERS {
@@ -411,7 +412,7 @@ impl<'a, S: Shop> Client<'a, S> {
     }
 }
 
-/// Fills the shop and lets everybody use it.
+/// Fills the shop and runs all its clients.
 pub async fn live<S: Shop>(shop: &S, seed: u64) -> Book {
     let book = Book::default();
     Client::new(shop, &book, seed, 0).fill().await;
@@ -431,8 +432,8 @@ pub async fn live<S: Shop>(shop: &S, seed: u64) -> Book {
     book
 }
 
-/// After everything is quiet: looks at everything, buys what can be bought, and looks again. Returns all
-/// orders, as they stand, and whose they are.
+/// Once everything is quiet: reads everything, buys what can be bought, and reads again. Returns
+/// all orders as they stand, and their users.
 pub async fn close<S: Shop>(shop: &S, book: &Book, seed: u64) -> BTreeMap<String, (Order, u64)> {
     book.borrow_mut().quiet = true;
     let mut client = Client::new(shop, book, seed, 999);

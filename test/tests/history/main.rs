@@ -1,10 +1,11 @@
-//! Histories of real processes. Goal: whatever many people do to few things at one moment while roles are killed,
-//! stopped and restarted, what they are told could have happened one call at a time, and the books agree. Method: the
-//! clients and the judge of [`system_test::history`], as in the simulation, over REST and gRPC against `till up`;
-//! each round has a new shop, every third one without trouble; afterwards `till audit`.
+//! Histories of real processes. Goal: many people act on few things at one moment while roles are
+//! killed, stopped and restarted; what they are told could still have happened one call at a time,
+//! and the books agree. Method: the clients and the judge of [`system_test::history`], as in the
+//! simulation, over REST and gRPC against `till up`. Each round has a new shop, every third one
+//! without trouble, and ends with `till audit`.
 //!
-//! `cargo xtask history --minutes N --replicas R` runs it for longer. A round that fails leaves its history as JSON
-//! ([`system_test::history::json`]), and says where.
+//! `cargo xtask history --minutes N --replicas R` runs it for longer. A round that fails writes its
+//! history as JSON ([`system_test::history::json`]), and prints where.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +31,7 @@ use system_test::history::{
     people::Habits,
 };
 
-/// How long an ordinary test run goes on.
+/// Duration of an ordinary test run, in seconds.
 const SECONDS: u64 = 100;
 /// Replicas of every role.
 const REPLICAS: u64 = 2;
@@ -39,12 +40,13 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Whether somebody wants to know which calls met.
+/// Whether to count which calls met.
 fn counts_what_met() -> bool {
     std::env::var_os("HISTORY_COVERAGE").is_some()
 }
 
-/// One round: its problems, and how many calls there were. Adds which of them met.
+/// One round: returns its problems and the number of its calls, and adds to `met` which of them
+/// met.
 fn round(seed: u64, replicas: u64, met: &mut Counts) -> (Vec<String>, usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let calm = seed.is_multiple_of(3);
@@ -63,7 +65,7 @@ fn round(seed: u64, replicas: u64, met: &mut Counts) -> (Vec<String>, usize) {
     let (book, closed) = runtime.block_on(async {
         let book = people::live(&shop, seed).await;
         strikes = trouble.map(trouble::Trouble::end).unwrap_or_default();
-        // Whatever a client has given up on goes on for as long as a call may take.
+        // A call that a client gave up on can go on for as long as a call may take.
         let unknown = book.borrow().entries.iter().any(|entry| entry.ended.is_none());
         if unknown {
             tokio::time::sleep(shop::REQUEST_TIMEOUT + Duration::from_secs(1)).await;
@@ -76,7 +78,7 @@ fn round(seed: u64, replicas: u64, met: &mut Counts) -> (Vec<String>, usize) {
     if counts_what_met() {
         coverage::add(met, shop.met(&strikes));
     }
-    // What was sold without an order is missing in the books.
+    // The books do not have what was sold without an order.
     let mut problems = if habits.sells { Vec::new() } else { shop.audit() };
     let book = book.borrow();
     let judgement = judge::judge(&book, &closed, calm);

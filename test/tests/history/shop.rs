@@ -1,4 +1,4 @@
-//! A shop of real processes, as its people know it.
+//! A shop of real processes, as its clients see it.
 
 use std::{
     fmt,
@@ -22,12 +22,12 @@ use crate::trouble::Strike;
 
 /// Shards of every service: few, so that calls meet.
 const SHARDS: u16 = 2;
-/// How long a bridge goes on with a request.
+/// How long a bridge works on a request.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
-/// Longest that a shop takes to get quiet.
+/// Longest time that a shop takes to become quiet.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Its processes, where they listen, and how its people behave.
+/// The processes, their endpoints, and how the clients behave.
 pub(crate) struct Shop {
     processes: process::Shop,
     replicas: Vec<(String, Vec<String>)>,
@@ -35,7 +35,7 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Starts one, whose lanes tell of their calls if `told`; returns when every role answers.
+    /// Starts a shop, and returns once every role is ready. With `told`, lanes log their calls.
     pub(crate) fn start(replicas: u64, habits: Habits, told: bool) -> Self {
         let (replicas, shards) = (replicas.to_string(), SHARDS.to_string());
         let timeout = REQUEST_TIMEOUT.as_millis().to_string();
@@ -60,12 +60,12 @@ impl Shop {
         Self { processes, replicas: roles.map(of_role).into(), habits }
     }
 
-    /// Who runs where.
+    /// The path of `up.json`.
     pub(crate) fn status_file(&self) -> PathBuf {
         self.processes.status_file()
     }
 
-    /// Which calls met, between which troubles, as lanes told in their logs.
+    /// Which calls met, and between which troubles, by the lanes' logs.
     pub(crate) fn met(&self, strikes: &[Strike]) -> Counts {
         let mut told: Vec<Told> = ["order", "stock", "payment"]
             .iter()
@@ -91,13 +91,13 @@ impl Shop {
         seen.counts
     }
 
-    /// Whether the books agree, and what the audit says.
+    /// Whether the books agree, and the output of the audit.
     fn books(&self) -> (bool, String) {
         let audit = till(&["audit", "--quiet", "--pd-endpoints", &self.processes.store()]);
         (audit.status.success(), String::from_utf8_lossy(&audit.stdout).into_owned())
     }
 
-    /// Waits until no vote is without its outcome any more.
+    /// Waits until every vote has an outcome.
     pub(crate) fn quiet(&self) {
         let begun = Instant::now();
         loop {
@@ -110,7 +110,7 @@ impl Shop {
         }
     }
 
-    /// What is wrong with the books.
+    /// The audit's output if the books do not agree.
     pub(crate) fn audit(&self) -> Vec<String> {
         let (agree, said) = self.books();
         if agree { Vec::new() } else { vec![said] }

@@ -1,4 +1,4 @@
-//! Kills and stops the processes of a shop, one after the other, and remembers whom and when.
+//! Kills and stops the processes of a shop, one at a time, and records which and when.
 
 use std::{
     path::PathBuf,
@@ -19,24 +19,24 @@ use rand_chacha::ChaCha8Rng;
 
 use system_test::{history::coverage::Between, process::read_status};
 
-/// Longest that somebody stands still: longer than a vote may take.
+/// Longest time that a process stands still, in milliseconds: longer than a vote may take.
 const STOPPED_MAX_MS: u64 = 3_000;
 
-/// Whom trouble hit, and when, in milliseconds of the epoch.
+/// A trouble: the process that it hit, and when, in milliseconds since the epoch.
 pub(crate) struct Strike {
     pub(crate) at_ms: u64,
     pub(crate) replica: String,
     pub(crate) what: Between,
 }
 
-/// Trouble, until it is ended; then everybody goes on.
+/// Makes trouble until it is ended. After that every process runs on.
 pub(crate) struct Trouble {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<Vec<Strike>>>,
 }
 
 impl Trouble {
-    /// Begins. `status` is the shop's `up.json`.
+    /// Starts making trouble. `status` is the shop's `up.json`.
     pub(crate) fn begin(status: PathBuf, seed: u64) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
@@ -64,7 +64,7 @@ impl Trouble {
         Self { is_over, thread: Some(thread) }
     }
 
-    /// Ends it; returns what it did.
+    /// Stops, and returns what it did.
     pub(crate) fn end(mut self) -> Vec<Strike> {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap()
@@ -76,7 +76,7 @@ fn now_ms() -> u64 {
     now.as_millis().try_into().unwrap()
 }
 
-/// What happens to one process.
+/// Kills, ends or stops one process.
 fn strike(pid: Pid, rng: &mut ChaCha8Rng, over: &AtomicBool) -> Between {
     match rng.random_range(0..10) {
         0..=3 => {
@@ -101,7 +101,7 @@ fn strike(pid: Pid, rng: &mut ChaCha8Rng, over: &AtomicBool) -> Between {
     }
 }
 
-/// A process that has ended meanwhile does not mind.
+/// Sends a signal; a process that has ended meanwhile is ignored.
 fn send(pid: Pid, signal: Signal) {
     let _gone = kill(pid, signal);
 }

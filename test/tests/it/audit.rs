@@ -1,4 +1,5 @@
-//! `till audit` against a shop of real processes: clean after business, and whatever is planted is named.
+//! `till audit` against a shop of real processes: clean after business, and each planted offence is
+//! named.
 
 use std::{
     process::{Command, Output},
@@ -70,7 +71,7 @@ async fn fill(shop: &Shop) {
         .unwrap();
 }
 
-/// Buys orders "0" to [`BOUGHT`] - 1, several at once.
+/// Buys orders "0" to [`BOUGHT`] - 1, [`BUYERS`] at a time.
 async fn buy(shop: &Shop) {
     let coordinator = CoordinatorServiceClient::new(channel(shop, "coordinator").await);
     let next = AtomicU64::new(0);
@@ -107,7 +108,7 @@ fn findings(output: &Output) -> Value {
     })
 }
 
-/// Audits until nothing is in flight any more.
+/// Audits until nothing is in flight.
 fn audit_when_quiet(shop: &Shop) -> Value {
     let begun = Instant::now();
     loop {
@@ -122,7 +123,7 @@ fn audit_when_quiet(shop: &Shop) -> Value {
     }
 }
 
-/// Changes a record behind everybody's back.
+/// Changes a record directly in the store.
 async fn plant<M: prost::Message + Default>(
     kv: &dyn Kv,
     owner: Owner,
@@ -140,7 +141,8 @@ async fn plant<M: prost::Message + Default>(
     txn.commit().await.unwrap();
 }
 
-/// Waits until the records show all that the journals do: what is planted in a record before is never read.
+/// Waits until the records show everything in the journals. Until then readers would not see a
+/// change that is planted in a record.
 async fn records_have_followed(kv: &dyn Kv) {
     let shards = schema::read(kv).await.unwrap().unwrap().shards;
     for owner in Owner::SHARDED {
@@ -164,7 +166,7 @@ async fn records_have_followed(kv: &dyn Kv) {
 async fn an_audit_of_a_real_shop_names_what_is_planted_and_nothing_else() {
     let shop = Shop::start();
     fill(&shop).await;
-    // While business goes on, too, nothing is wrong.
+    // The books also agree while business goes on.
     let (during, ()) =
         tokio::join!(async { tokio::task::block_in_place(|| audit(&shop, &[])) }, buy(&shop));
     assert!(during.status.success(), "{:#}", findings(&during));
@@ -191,7 +193,7 @@ async fn an_audit_of_a_real_shop_names_what_is_planted_and_nothing_else() {
         })
         .collect();
     named.sort_unstable();
-    // The order's own arithmetic is off; then its receipt and its buyer disagree with it as well.
+    // The order's own arithmetic is wrong, and its receipt and its buyer disagree with it, too.
     assert_eq!(named[0], ("I1", "item 8"));
     let users = named.iter().filter(|(kind, _)| *kind == "I2").count();
     assert!(named.contains(&("I2", "user 7")) && users == 2, "{found:#}");

@@ -1,4 +1,4 @@
-//! An authority of a test's own, and the certificates that it signs.
+//! A test's own certificate authority, and the certificates that it signs.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use rcgen::{
 use rpc::tls::{TlsArgs, TlsDir};
 use tempfile::TempDir;
 
-/// Signs certificates, in a directory of its own.
+/// Signs certificates, and keeps all files in a directory of its own.
 #[derive(Debug)]
 pub(crate) struct Authority {
     directory: TempDir,
@@ -30,7 +30,7 @@ impl Authority {
         Self { directory, issuer: Issuer::new(params, key) }
     }
 
-    /// Where everything is written.
+    /// The path of a file in the directory.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.directory.path().join(file)
     }
@@ -47,13 +47,13 @@ impl Authority {
         fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
     }
 
-    /// A certificate for a store on this machine, or for who calls it.
+    /// A certificate for a store on this machine, or for a caller of it.
     pub(crate) fn for_store(&self, file: &str) {
         let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
         self.write(file, vec![SanType::IpAddress(here)]);
     }
 
-    /// A certificate for one of the shop's identities; returns what it is called.
+    /// A certificate for one of the shop's identities; returns the name of its files.
     pub(crate) fn identity(&self, identity: &str) -> String {
         let file = identity.replace('/', "-");
         let uri = format!("spiffe://till/{identity}");
@@ -61,19 +61,19 @@ impl Authority {
         file
     }
 
-    /// The settings of an identity, with a new certificate.
+    /// TLS settings of an identity, with a new certificate.
     pub(crate) fn settings(&self, identity: &str) -> TlsArgs {
         let file = self.identity(identity);
         TlsDir::new(self.directory.path().to_owned()).args(&file)
     }
 
-    /// The same as flags.
+    /// The same as command-line flags.
     pub(crate) fn flags(&self, identity: &str) -> Vec<String> {
         let file = self.identity(identity);
         self.named("tls", &file)
     }
 
-    /// The flags of who calls the store.
+    /// The flags of a role for calling the store.
     pub(crate) fn store_flags(&self) -> Vec<String> {
         self.named("store", "store-client")
     }

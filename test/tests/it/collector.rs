@@ -1,4 +1,4 @@
-//! An OTLP collector in this process: it keeps what it is sent.
+//! An OTLP collector in this process, which keeps everything that it receives.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +38,7 @@ use tonic::{
     transport::{Server, ServerTlsConfig, server::TcpIncoming},
 };
 
-/// One span, as a test looks at it.
+/// The parts of a span that tests look at.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
     pub(crate) service: String,
@@ -47,25 +47,25 @@ pub(crate) struct Span {
     pub(crate) trace: Vec<u8>,
     pub(crate) id: Vec<u8>,
     pub(crate) parent: Vec<u8>,
-    /// Ids of the spans that it is linked to.
+    /// Ids of the linked spans.
     pub(crate) links: Vec<Vec<u8>>,
     attributes: Vec<KeyValue>,
 }
 
 impl Span {
-    /// An attribute; "" when there is none.
+    /// The value of an attribute; "" if there is none.
     pub(crate) fn told(&self, key: &str) -> String {
         told(&self.attributes, key)
     }
 }
 
-/// What was sent.
+/// Everything that was received.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     pub(crate) spans: Vec<Span>,
-    /// Service and metric.
+    /// Metrics with their service.
     pub(crate) metrics: Vec<(String, Metric)>,
-    /// Service and text.
+    /// Texts of log records with their service.
     pub(crate) logs: Vec<(String, String)>,
     /// Values of the header `x-key`, one for each export.
     pub(crate) keys: Vec<String>,
@@ -73,12 +73,12 @@ pub(crate) struct Sent {
     pub(crate) resources: Vec<BTreeMap<String, String>>,
 }
 
-/// Runs until it is dropped.
+/// A collector, which runs until the test's runtime ends.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Collector(Arc<Mutex<Sent>>);
 
 impl Collector {
-    /// One that speaks gRPC, and its endpoint; over TLS when `tls` is given.
+    /// Starts one that speaks gRPC, over TLS if `tls` is given; returns it and its endpoint.
     pub(crate) async fn grpc(tls: Option<ServerTlsConfig>) -> (Self, String) {
         let this = Self::default();
         let (listener, address) = listen().await;
@@ -96,7 +96,7 @@ impl Collector {
         (this, format!("{scheme}://{address}"))
     }
 
-    /// One that speaks protobuf over HTTP, and its endpoint.
+    /// Starts one that speaks protobuf over HTTP; returns it and its endpoint.
     pub(crate) async fn http() -> (Self, String) {
         let this = Self::default();
         let (listener, address) = listen().await;
@@ -109,7 +109,7 @@ impl Collector {
         (this, format!("http://{address}"))
     }
 
-    /// Looks at what has come.
+    /// Looks at what was received.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&Sent) -> T) -> T {
         look(&self.0.lock().unwrap())
     }
@@ -165,7 +165,7 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Takes one signal over HTTP.
+/// Receives one signal over HTTP.
 fn kept<T: prost::Message + Default + 'static>(keep: fn(&Collector, T)) -> MethodRouter<Collector> {
     post(move |State(collector): State<Collector>, headers: HeaderMap, body: Bytes| async move {
         assert_eq!(headers["content-type"], "application/x-protobuf");

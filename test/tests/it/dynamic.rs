@@ -1,4 +1,4 @@
-//! A client that knows nothing but what reflection tells it: JSON in, JSON out.
+//! A client that knows only what reflection tells it: JSON in, JSON out.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-/// One role, as reflection shows it.
+/// One role, as reflection describes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     channel: Channel,
@@ -29,7 +29,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Asks for everything that the role describes.
+    /// Connects, and reads everything that the role describes.
     pub(crate) async fn connect(address: String) -> Self {
         let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
         let listed = ask(&channel, MessageRequest::ListServices(String::new())).await;
@@ -43,10 +43,10 @@ impl Client {
             let symbol = MessageRequest::FileContainingSymbol(service.clone());
             files.extend(described(&channel, symbol).await);
         }
-        // Two services may stand in one file.
+        // Two services may be in one file.
         files.sort_by(|left, right| left.name().cmp(right.name()));
         files.dedup_by(|left, right| left.name() == right.name());
-        // Imports come one by one, as a client does that only has names.
+        // Fetches imports one by one, like a client that has only names.
         let mut pool = DescriptorPool::new();
         let mut known: BTreeSet<String> = files.iter().map(|file| file.name().to_owned()).collect();
         let mut wanted: Vec<String> =
@@ -63,17 +63,17 @@ impl Client {
         Self { channel, pool, services }
     }
 
-    /// The connection.
+    /// The connection to the role.
     pub(crate) const fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// Full names of the services.
+    /// Full names of the role's services.
     pub(crate) const fn services(&self) -> &BTreeSet<String> {
         &self.services
     }
 
-    /// Names of the calls of one of them.
+    /// Names of a service's methods.
     pub(crate) fn methods(&self, service: &str) -> BTreeSet<String> {
         let service = self.pool.get_service_by_name(service).unwrap();
         service.methods().map(|method| method.name().to_owned()).collect()
@@ -109,7 +109,7 @@ async fn described(channel: &Channel, question: MessageRequest) -> Vec<FileDescr
     files.file_descriptor_proto.iter().map(decode).collect()
 }
 
-/// Encodes and decodes by descriptor.
+/// Encodes and decodes messages by their descriptors.
 #[derive(Debug)]
 struct Dynamic(MethodDescriptor);
 

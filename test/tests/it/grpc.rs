@@ -1,4 +1,4 @@
-//! Every call of every service, by reflection alone.
+//! Calls every method of every service, by reflection alone.
 
 use std::{collections::BTreeSet, sync::Mutex};
 
@@ -25,7 +25,7 @@ const REFLECTION: [&str; 2] =
     ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 const BUNDLE: &str = "till.bundle.v1.BundleService/Call";
 
-/// One role, and which of its calls have been made.
+/// One role, and which of its methods have been called.
 struct Role {
     client: Client,
     service: &'static str,
@@ -54,7 +54,7 @@ impl Role {
     }
 }
 
-/// What a refusal says to a machine.
+/// The machine-readable reason of a refusal.
 fn reason(status: &Status) -> String {
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
@@ -153,7 +153,7 @@ async fn orders(order: &Role, item: &Value, user: &Value) {
     assert_eq!((gone.code(), reason(&gone).as_str()), (Code::NotFound, "ORDER_NOT_FOUND"));
 }
 
-/// Buys an order; returns its id and the transaction's.
+/// Buys an order; returns its id and that of the transaction.
 async fn checkouts(coordinator: &Role, order: &Role, stock: &Role, payment: &Role) -> Value {
     let item = stock.must("CreateItem", json!({"price": "5"})).await["itemId"].clone();
     stock.must("AddStock", json!({"itemId": item, "amount": "2"})).await;
@@ -181,8 +181,8 @@ async fn checkouts(coordinator: &Role, order: &Role, stock: &Role, payment: &Rol
         (Code::AlreadyExists, "REQUEST_ID_REUSED")
     );
 
-    // A transaction that nobody ever began, its deadline long past: it is decided, for good, that it
-    // never happens.
+    // A transaction that nobody began, long past its deadline. Resolving it decides once and for
+    // all that it never happens.
     let lost = json!({"tx": {
         "txId": "AAECAwQFBgcICQoLDA0ODw==",
         "priority": {"beginTs": "1", "nonce": "1"},
@@ -204,7 +204,7 @@ async fn transactions(operator: &Role, bought: &Value) {
         assert_eq!((&told["orderId"], &told["txId"]), (&bought["orderId"], &bought["txId"]));
     }
     operator.must("ListUnresolved", json!({})).await;
-    // Nobody asked this shop to audit itself.
+    // This shop was not told to audit itself.
     assert_eq!(operator.must("GetAudit", json!({})).await, json!({}));
     let nobody = json!({"txId": "/////////////////////w=="});
     let unknown = operator.call("ResolveById", nobody).await.unwrap_err();
@@ -236,11 +236,11 @@ async fn refusals(order: &Role, stock: &Role, payment: &Role, coordinator: &Role
         assert_eq!((status.code(), reason(&status).as_str()), (code, why), "{method}");
     }
     order.must("AddItem", json!({"orderId": id, "itemId": dear, "quantity": "1"})).await;
-    // With two reasons to refuse, either may be said.
+    // With two reasons to refuse, either could be given.
     payment.must("AddFunds", json!({"userId": poor, "amount": "9"})).await;
     let short = coordinator.call("Checkout", checkout).await.unwrap_err();
     assert_eq!(reason(&short), "OUT_OF_STOCK");
-    // What the REST body leaves out stands here, for whoever looks into it.
+    // The error details have what the REST body leaves out.
     let details = short.get_error_details();
     let metadata = &details.error_info().unwrap().metadata;
     assert!(metadata.values().any(|value| json!(value) == dear), "{metadata:?}");
@@ -277,12 +277,13 @@ async fn filling(order: &Role, stock: &Role, payment: &Role) {
     assert_eq!(found["order"]["totalCost"], json!("4"));
 }
 
-/// A message whose one field is longer than the message; plain, and compressed by gzip.
+/// A message whose one field is longer than the message itself; plain, and compressed by gzip.
 const TORN: &[u8] = &[0x0a, 2, b'x'];
 const TORN_COMPRESSED: &[u8] =
     &[31, 139, 8, 0, 0, 0, 0, 0, 2, 255, 227, 98, 170, 0, 0, 72, 199, 62, 158, 3, 0, 0, 0];
 
-/// The code of an answer to one frame: a flag (1: compressed), the length that it claims, and its bytes.
+/// The status code of the answer to one frame, which has a flag (1: compressed), the length that it
+/// claims, and its bytes.
 async fn code(channel: &Channel, path: &str, flag: u8, length: usize, message: &[u8]) -> Code {
     let length = u32::try_from(length).unwrap();
     let frame = [&[flag], length.to_be_bytes().as_slice(), message].concat();
@@ -314,7 +315,7 @@ async fn every_call_reads_its_request_alike() {
             assert_eq!(torn, Code::InvalidArgument, "{path}, malformed and compressed");
             let large = code(channel, &path, 0, MESSAGE_BYTES_MAX + 1, &[]).await;
             assert_eq!(large, Code::OutOfRange, "{path}, one byte too large");
-            // Not too large: it is only not there.
+            // Not too large: only its bytes are missing.
             let fits = if path == BUNDLE { 1024 * 1024 } else { MESSAGE_BYTES_MAX };
             let cut = code(channel, &path, 0, fits, &[]).await;
             assert_eq!(cut, Code::InvalidArgument, "{path}, as large as may be");

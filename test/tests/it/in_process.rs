@@ -21,7 +21,7 @@ use tonic::{metadata::MetadataMap, service::Routes};
 use tower::{ServiceExt as _, service_fn};
 use types::{Clock, Entropy};
 
-/// Endpoints that are routes in this process.
+/// A network whose endpoints are routes in this process.
 #[derive(Debug, Clone, Default)]
 struct Wires(Arc<Mutex<BTreeMap<String, Routes>>>);
 
@@ -38,7 +38,7 @@ impl Net for Wires {
             let routes = wires.0.lock().unwrap().get(&endpoint).cloned();
             async move {
                 let routes = routes.ok_or_else(|| NetError::new("connection refused"))?;
-                // As a connection does: it gives up when the caller's time is over.
+                // Gives up when the caller's deadline has passed, like a connection.
                 let metadata = MetadataMap::from_headers(request.headers().clone());
                 let time = rpc::deadline::of(&metadata).unwrap_or(Duration::from_mins(1));
                 let answered = tokio::time::timeout(time, routes.oneshot(request)).await;
@@ -52,7 +52,7 @@ fn at(role: &str) -> Target {
     format!("{role}:1").parse().unwrap()
 }
 
-/// The shop, by its REST face.
+/// The shop, by its REST API.
 pub(crate) struct Shop {
     rest: axum::Router,
 }
@@ -100,7 +100,8 @@ impl Shop {
         Self { rest: Bridge::new(shop, settings, Arc::clone(clock), entropy).router() }
     }
 
-    /// Calls `METHOD path` under this key, if there is one. Returns the status and the body.
+    /// Calls `METHOD path` with this idempotency key; an empty one means none. Returns the status
+    /// and the body.
     pub(crate) async fn call(&self, call: &str, key: &str) -> (StatusCode, String) {
         let (method, path) = call.split_once(' ').unwrap();
         let method = Method::from_bytes(method.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! gRPC as somebody with nothing but an address meets it.
+//! Tests of real processes over gRPC, REST and the command line, and of a store of release 0.1.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
 mod audit;

@@ -1,8 +1,9 @@
-//! A store that release 0.1 filled and left in the middle of business goes on under this release.
+//! This release takes over a store that release 0.1 filled and left in the middle of business.
 //!
-//! `data/release-0.1.hex` holds it: paid, unpaid, overwritten and removed orders, payments, answers to request
-//! ids, and what stood there when every role was killed under load: votes without an outcome, fences, outcomes
-//! that nobody had acknowledged. Made with the `dump` example of the crate `storage`.
+//! `data/release-0.1.hex` holds it: paid, unpaid, overwritten and removed orders, payments, answers
+//! to request ids, and the state at the moment when every role was killed under load: votes without
+//! an outcome, fences, and outcomes that were not acknowledged. It was made with the `dump` example
+//! of the crate `storage`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +29,7 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-/// The store as release 0.1 left it, a moment later.
+/// The store as release 0.1 left it, 100 ms later.
 async fn store() -> (MemKv, Arc<dyn Clock>) {
     let mut lines = include_str!("../data/release-0.1.hex").lines();
     let at = lines.next().unwrap().strip_prefix("at ").unwrap().parse().unwrap();
@@ -45,7 +46,7 @@ async fn store() -> (MemKv, Arc<dyn Clock>) {
 }
 
 async fn audited(kv: &MemKv, quiet: bool) -> audit::Report {
-    // Nobody has looked after the votes for as long as the store lay there.
+    // No role has resolved the votes for a long time, so they get a long grace.
     let grace_ms = if quiet { 0 } else { 600_000 };
     let options = audit::Options { quiet, grace_ms, ..audit::Options::default() };
     audit::run(kv, &options, &mut |_| {}).await.unwrap()
@@ -67,7 +68,7 @@ async fn it_opens_is_clean_and_goes_on() {
     for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
         for shard in 0..SHARDS {
             let head = Space::new(owner, ShardId(shard)).head();
-            // A shard that was never written has none.
+            // A shard that was never written has no head.
             let Some(value) = kv.contents().remove(&head) else { continue };
             let refused = codec::decode::<record::Head>(&head, &value);
             assert!(refused.is_err(), "release 0.1 may still write {owner:?}/{shard}");
@@ -79,7 +80,7 @@ async fn it_opens_is_clean_and_goes_on() {
         assert!(found.contains("\"paid\":true"), "{found}");
     }
     for (call, key, status, text) in [
-        // What was told under a key is told again.
+        // A repeated key gets the first answer.
         ("POST /stock/subtract/3/1", "sub-key", StatusCode::OK, "Item: 3 stock updated to: 96"),
         (
             &format!("POST /payment/add_funds/{USER}/50"),
@@ -89,7 +90,7 @@ async fn it_opens_is_clean_and_goes_on() {
         ),
         (&format!("POST /orders/addItem/{ORDER}/3/2"), "add-key", StatusCode::OK, "updated to: 10"),
         (&format!("GET /payment/status/{USER}/{ORDER}"), "", StatusCode::OK, "{\"paid\":true}"),
-        // A refusal is not remembered: there is credit by now.
+        // A refusal is not remembered: by now there is credit.
         (&format!("POST /orders/checkout/{ORDER}"), "broke-key", StatusCode::OK, "successful"),
         (&format!("GET /payment/find_user/{USER}"), "", StatusCode::OK, "\"credit\":33}"),
         (&format!("GET /orders/find/{REMOVED}"), "", StatusCode::NOT_FOUND, "ORDER_NOT_FOUND"),

@@ -1,9 +1,9 @@
-//! What real processes send to a collector.
+//! Tests what real processes send to a collector.
 //!
-//! Goal: one checkout is one trace from its REST call to every KV transaction that it needs, batches say
-//! which requests they carry, what is not yet sent when a process is told to end is sent then, and a
-//! collector that is away is in nobody's way. Method: an OTLP collector in this process, roles that would
-//! send nothing for ten minutes, and SIGTERM.
+//! Goal: one checkout is one trace from its REST call to every KV transaction that it needs,
+//! batches say which requests they carry, a process that is told to end first sends what is left,
+//! and a collector that is away disturbs nobody. Method: an OTLP collector in this process, roles
+//! that would send nothing for ten minutes, and SIGTERM.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ use crate::{
 const CHECKOUT: &str = "till.coordinator.v1.CoordinatorService/Checkout";
 const APPLY: &str = "till.participant.v1.ParticipantService/Apply";
 
-/// Nothing is sent but at the end.
+/// With these variables a process sends nothing until it ends.
 const AT_THE_END: [(&str, &str); 4] = [
     ("OTEL_BSP_SCHEDULE_DELAY", "600000"),
     ("OTEL_BSP_MAX_QUEUE_SIZE", "100000"),
@@ -35,10 +35,10 @@ const AT_THE_END: [(&str, &str); 4] = [
     ("OTEL_METRIC_EXPORT_INTERVAL", "600000"),
 ];
 
-/// The caller's span, in each trace.
+/// Id of the caller's span, in each trace.
 const CALLER: u64 = 0xca11;
 
-/// Makes a REST call within a trace of the caller's own; it must succeed.
+/// Makes a REST call in the caller's trace `trace`. It must succeed.
 fn post(port: u16, path: &str, trace: u128) {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     write!(
@@ -73,7 +73,7 @@ impl<'a> Tree<'a> {
         self.0.iter().filter(is_it).copied().collect()
     }
 
-    /// The one span of this name below another one.
+    /// The one span of this name below `parent`.
     fn only(&self, parent: &[u8], name: &str, service: &str, kind: SpanKind) -> &'a Span {
         let found = self.below(parent, name);
         let [span] = found[..] else {
@@ -84,7 +84,8 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// The lone checkout, and as many at once as make batches.
+/// Trace of a checkout that runs alone, and then traces of enough simultaneous ones to make
+/// batches.
 const ALONE: u128 = 0xa;
 const AT_ONCE: std::ops::Range<u128> = 0x20..0x40;
 
@@ -124,7 +125,7 @@ fn everything_came(sent: &Sent) {
         assert!(sent.metrics.iter().any(|(service, _)| *service == role), "metrics of {role}");
         assert!(sent.logs.iter().any(|(service, _)| *service == role), "logs of {role}");
     }
-    // Of one pipeline, so the same as at /metrics.
+    // Metrics are sent from the same pipeline as /metrics, so one of them is enough.
     let counted = sent.metrics.iter().any(|(service, metric)| {
         service == "till-coordinator" && metric.name == "till.checkouts" && metric.data.is_some()
     });
@@ -134,7 +135,7 @@ fn everything_came(sent: &Sent) {
         assert_eq!(resource["deployment.environment.name"], "a test, of ours");
         assert!(resource.contains_key("service.instance.id"), "{resource:?}");
     }
-    // Nothing that a process does by itself makes traces.
+    // A process's own chores make no traces.
     assert!(
         sent.spans.iter().all(|span| span.name != "batch of a lane" || !span.parent.is_empty())
     );
@@ -180,7 +181,7 @@ fn a_lone_checkout_is_a_tree(sent: &Sent) {
     assert_eq!(services, BTreeSet::from(expected));
 }
 
-/// Whatever batch a message travelled in, and whatever batch wrote it, says so.
+/// Every batch of messages and every batch of a lane links to the requests that it carries.
 fn batches_are_linked(sent: &Sent) {
     let linked = |name: &str| {
         let batches = sent.spans.iter().filter(|span| span.name == name);
@@ -204,7 +205,7 @@ fn batches_are_linked(sent: &Sent) {
     assert!(sent.spans.iter().all(|span| span.links.len() <= 128));
 }
 
-/// Runs a store with these variables until it listens, and ends it.
+/// Runs a store with these variables until it listens, then ends it; returns how long the end took.
 fn run_store(variables: &[(&str, &str)]) -> Duration {
     let directory = tempfile::tempdir().unwrap();
     let port = free_block();
@@ -269,7 +270,7 @@ async fn a_collector_is_believed_when_the_authority_that_was_named_vouches_for_i
 
 #[test]
 fn a_collector_that_is_away_is_in_nobodys_way_and_is_told_of_once() {
-    // It takes connections and says nothing: worse than one that refuses.
+    // This collector accepts connections and says nothing, which is worse than one that refuses.
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let mut shop = Shop::start_within(&[
@@ -323,7 +324,8 @@ fn what_is_not_understood_is_refused_at_the_start_by_its_name() {
     }
 }
 
-/// Such a process must start; what it says on the way.
+/// Starts a process with these variables, which must get past its telemetry. Returns its standard
+/// error.
 fn starts(variables: &[(&str, &str)]) -> String {
     let output = Command::new(executable())
         .args(["dev-kv", "--listen", "127.0.0.1:0", "--data-dir", "/dev/null/nowhere"])
@@ -331,7 +333,7 @@ fn starts(variables: &[(&str, &str)]) -> String {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    // As far as its data, which cannot be there.
+    // It fails at its data directory, which cannot exist.
     assert_eq!(output.status.code(), Some(1));
     String::from_utf8(output.stderr).unwrap()
 }

@@ -1,4 +1,5 @@
-//! A shop whose every hop is encrypted, the store's included: it sells, and who may not call is refused.
+//! A shop that encrypts every hop, the store's included: it sells, and a caller without permission
+//! is refused.
 
 use std::{
     fs,
@@ -98,7 +99,7 @@ impl Shop {
         self.children.push(child);
     }
 
-    /// Until every role says that it is ready, to somebody who has no certificate.
+    /// Waits until every role reports ready to a caller without a certificate.
     fn wait(&self) {
         let begun = Instant::now();
         let ca = self.authority.path("ca.pem").display().to_string();
@@ -119,7 +120,7 @@ impl Shop {
         format!("127.0.0.1:{}", self.base + port)
     }
 
-    /// The status and the body of a POST or GET.
+    /// Makes a request; returns the status and the body of the answer.
     fn rest(&self, method: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address("http-bridge")).unwrap();
         let head =
@@ -132,7 +133,7 @@ impl Shop {
         (status, body.to_owned())
     }
 
-    /// A channel of this identity's to a role.
+    /// A channel to a role, with the certificate of `caller`.
     fn channel(&self, caller: &str, role: &str) -> Channel {
         let tls = self.authority.settings(caller).load().unwrap();
         let endpoint = self.address(role).parse().unwrap();
@@ -149,12 +150,12 @@ impl Drop for Shop {
     }
 }
 
-/// The code of a call that failed; OK for one that did not.
+/// The code of an answer; OK if the call succeeded.
 fn code<T>(answer: Result<T, tonic::Status>) -> Code {
     answer.err().map_or(Code::Ok, |status| status.code())
 }
 
-/// What one identity gets of each kind of call, in the order of [`EDGES`].
+/// The code that one identity gets for each kind of call, in the order of [`EDGES`].
 async fn codes(shop: &Shop, caller: &str) -> Vec<Code> {
     let channel = |role| shop.channel(caller, role);
     let mut stock = StockServiceClient::new(channel("stock"));
@@ -179,7 +180,7 @@ async fn codes(shop: &Shop, caller: &str) -> Vec<Code> {
     ]
 }
 
-/// Calls as [`codes`] makes them, and who may.
+/// The calls that [`codes`] makes, and who may make them.
 const EDGES: [(&str, &[&str]); 11] = [
     ("GetItem", &["http-bridge", "order", "client/app"]),
     ("SubtractStock", &["http-bridge", "client/app"]),
@@ -207,7 +208,7 @@ async fn an_encrypted_shop_sells_and_refuses_who_may_not_call() {
     }
     let (status, order) = shop.rest("GET", "/orders/find/0");
     assert!(status == 200 && order.contains("\"paid\":true"), "{status} {order}");
-    // Order asks stock for the price.
+    // The order service asks stock for the price.
     let (status, answer) = shop.rest("POST", "/orders/addItem/1/3/2");
     assert_eq!(status, 200, "{answer}");
 
@@ -259,7 +260,7 @@ fn every_method_has_somebody_who_may_call_it() {
     assert!(methods > 25, "{methods}");
 }
 
-/// What a role serves.
+/// The gRPC services of a role.
 fn services(role: &str) -> Vec<String> {
     match role {
         "coordinator" => ["CoordinatorService", "TransactionService"]
@@ -290,7 +291,7 @@ fn network_policies_of_the_chart_say_the_same() {
         let calls: Vec<&str> = calls.trim_end_matches("]}").split(", ").collect();
         let role: access::Role = caller.parse::<access::Identity>().unwrap().role();
         for callee in roles {
-            // Describe is asked of whom one calls for something else.
+            // A role asks Describe only of roles that it calls for something else.
             let needed = services(callee).iter().any(|service| {
                 let service = pool.get_service_by_name(service).unwrap();
                 let mut methods = service.methods().filter(|method| method.name() != "Describe");
@@ -324,7 +325,8 @@ fn a_role_does_not_start_with_the_certificate_of_another() {
         let whose = format!("it is {other}'s, not {role}'s");
         assert!(said.contains(&file) && said.contains(&whose), "{role}: {said}");
     }
-    // Nor does the store with that of a role, whom its callers would take it for.
+    // Nor does the store start with a role's certificate, for which its callers would take it to be
+    // that role.
     let flags = authority.flags("order");
     let mut args = vec!["dev-kv", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     args.extend(flags.iter().map(String::as_str));

@@ -1,13 +1,13 @@
-//! What the tools for people say when there is nothing to tell.
+//! What the tools for people say when their question has no answer.
 //!
-//! Goal: whoever reads the error knows whom to look at, and a script knows by the exit code. Method: the executable
-//! itself, against a shop and against nobody.
+//! Goal: the error names what to look at, and a script can tell by the exit code. Method: the
+//! executable itself, against a shop and against a port where nothing listens.
 
 use std::net::{Ipv4Addr, TcpListener};
 
 use system_test::process::{Shop, till};
 
-/// The exit code, and what was said on standard error.
+/// The exit code and the standard error of a command, which must print nothing on standard output.
 fn failed(args: &[&str]) -> (Option<i32>, String) {
     let output = till(args);
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -16,7 +16,7 @@ fn failed(args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn a_question_that_nobody_answers_names_who_was_asked() {
-    // Taken, so that nobody else listens there, and let go again.
+    // A port that was free just now, so that nothing else listens there.
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let coordinator = free.to_string();
     for question in [

@@ -1,4 +1,4 @@
-//! `till up --tls-dir`: a whole shop whose every hop is encrypted, from one command, and the commands that
+//! `till up --tls-dir` runs a whole shop that encrypts every hop. Tests it, and the commands that
 //! ask it.
 
 use std::{fs, path::Path, time::Duration};
@@ -24,7 +24,7 @@ fn file(directory: &Path, name: &str) -> String {
     directory.join(name).display().to_string()
 }
 
-/// Flags of somebody's certificate, for calling roles (`tls`) or the store (`store`).
+/// Flags of a certificate for calling roles (`tls`) or the store (`store`).
 fn flags(kind: &str, directory: &Path, name: &str) -> Vec<String> {
     let [ca, own, key] = ["ca.pem".to_owned(), format!("{name}.pem"), format!("{name}.key")];
     [("ca", ca), ("cert", own), ("key", key)]
@@ -46,7 +46,7 @@ fn run(line: &[&str], flags: &[String]) -> (Option<i32>, String) {
     (ended.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Whether the store answers who shows this certificate.
+/// Whether the store answers a caller with this certificate.
 async fn reaches_the_store(shop: &Shop, directory: &Path, name: &str) -> bool {
     let files = TlsDir::new(directory.to_owned());
     let mut config = TikvConfig::new(vec![shop.store()]);
@@ -70,12 +70,12 @@ async fn one_command_runs_an_encrypted_shop_and_the_others_ask_it() {
         assert_eq!(post(shop.rest(), path), 200, "{path}");
     }
 
-    // In the clear nobody is heard.
+    // Calls in the clear get no answer.
     let stock: Endpoint = shop.address("stock").trim_start_matches("http://").parse().unwrap();
     let item = || GetItemRequest { item_id: "0".to_owned() };
     let mut plain = StockServiceClient::new(GrpcNet::default().channel(None, &stock));
     assert!(plain.get_item(item()).await.is_err());
-    // A client may ask, a participant may not prepare at another, a coordinator may.
+    // A client may read, a participant may not prepare at another one, and a coordinator may.
     let client = net(&directory, "client").channel(None, &stock);
     assert!(StockServiceClient::new(client).get_item(item()).await.is_ok());
     let mut codes = Vec::new();
@@ -102,7 +102,7 @@ async fn one_command_runs_an_encrypted_shop_and_the_others_ask_it() {
         ("operator", true),
         ("client", false),
         ("http-bridge", false),
-        // The store's own, which has no identity.
+        // The store's own certificate, which has no identity.
         ("dev-kv", false),
     ] {
         assert_eq!(reaches_the_store(&shop, &directory, name).await, may, "{name}");

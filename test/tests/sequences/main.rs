@@ -1,10 +1,10 @@
-//! Every short sequence of calls of one row, in every way of cutting it into batches. Goal: whatever comes into
-//! one batch, in whatever order, is answered as one call at a time would be, and leaves the same behind. Method:
-//! the very cores of the services (`participant::core`), without lanes and store, against a sequential model; each
-//! batch is appended, or undone and run again, or followed by a restart from the journal alone, or by one from records
-//! that show all of it.
+//! Every short sequence of calls on one row, in every way of cutting it into batches. Goal: calls
+//! that share a batch, in any order, are answered as one call at a time would be, and leave the
+//! same state. Method: the services' own cores (`participant::core`), without lanes and store,
+//! against a sequential model. Each batch is appended; or undone and run again; or followed by a
+//! restart from the journal alone, or by one from records that show all of it.
 //!
-//! [`rig`] a shard's core and its store; [`pots`] items and users; [`orders`].
+//! [`rig`] has a shard's core and its store, [`pots`] items and users, [`orders`] orders.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ mod orders;
 mod pots;
 mod rig;
 
-/// Breaks of rules that no order of a few calls may hide.
+/// Breaks of rules that some order of a few calls must reveal.
 #[cfg(feature = "mutations")]
 #[test]
 fn every_break_of_a_rule_is_noticed() {

@@ -1,4 +1,4 @@
-//! Orders: what is sold as it was read.
+//! Orders, which are sold as they were read or not at all.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,20 @@ use types::{ItemId, Money, OrderId, Quantity, Stamp, TxMeta, UserId};
 
 use crate::rig::{Book, Model, Subject, commit, exhaust, op};
 
-/// A call of an order.
+/// A call on an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Create,
     Get,
     Add,
-    /// Under an id that was minted for one call.
+    /// With an id that was minted for one call.
     AddMinted,
     TakeOff,
     Remove,
     Init,
-    /// As it was read last.
+    /// With the token that was read last.
     Prepare(u8),
-    /// As it was read first.
+    /// With the token that was read first.
     PrepareOld(u8),
     Commit(u8),
     Abort(u8),
@@ -31,14 +31,14 @@ use Step::{
     Abort, Add, AddMinted, Commit, Create, Get, Init, Prepare, PrepareOld, Remove, TakeOff,
 };
 
-/// An order, one call at a time.
+/// The model of an order, one call at a time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shelf {
     /// Units of item "0", and whether it is paid.
     order: Option<(u64, bool)>,
-    /// How often it was changed.
+    /// How often it has changed.
     change: u32,
-    /// Changes that were read.
+    /// The changes that were read, by number.
     read: Vec<u32>,
     book: Book<()>,
     told: BTreeMap<&'static str, String>,

@@ -1,4 +1,4 @@
-//! Items and users: what can be set aside.
+//! Items and users, of which units can be held.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ use types::{ItemId, Money, OrderId, Quantity, Stamp, TxMeta, UserId};
 
 use crate::rig::{Book, Model, Subject, commit, exhaust, op};
 
-/// A call of an item or user.
+/// A call on an item or user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Get,
     Add(u64),
-    /// Under an id of the client's own.
+    /// With an id of the client's own.
     AddKeyed(u64),
     Take(u64),
-    /// Under an id that was minted for one call.
+    /// With an id that was minted for one call.
     TakeMinted(u64),
     Init(u64),
     Prepare(u8, u64),
@@ -32,15 +32,15 @@ use Step::{
     Abort, Add, AddKeyed, Cancel, Commit, FindPayment, Get, Init, PayFor, Prepare, Take, TakeMinted,
 };
 
-/// An item or user, one call at a time.
+/// The model of an item or user, one call at a time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pot {
     units: u64,
     incarnation: u32,
-    /// How many units, and of which incarnation.
+    /// A hold: how many units, and of which incarnation.
     book: Book<(u64, u32)>,
     told: BTreeMap<&'static str, String>,
-    /// The incarnation that paid for something.
+    /// The incarnation whose payment stands.
     paid: Option<u32>,
     out: &'static str,
 }
@@ -70,7 +70,7 @@ impl Pot {
             self.units = left;
             Ok((amount, self.incarnation))
         } else if self.units + self.held() >= amount {
-            // Whoever holds something there, of whatever incarnation, is who is waited for.
+            // It waits for any holder, of whatever incarnation.
             Err(self.book.wait_or_die(tx))
         } else {
             Err(format!("no, {}", self.out))
@@ -140,7 +140,7 @@ impl Model<Step> for Pot {
     }
 }
 
-/// An item.
+/// The model of an item.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Item(Pot);
 
@@ -151,7 +151,7 @@ impl Model<Step> for Item {
     }
 }
 
-/// A user.
+/// The model of a user.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct User(Pot);
 

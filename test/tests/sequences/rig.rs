@@ -1,4 +1,4 @@
-//! A shard's core, what it wrote, and the sequences that it is offered.
+//! A shard's core with what it wrote, and the sequences of calls that it gets.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -17,42 +17,43 @@ use types::{
     TxMeta, UnixMillis, Vote,
 };
 
-/// Calls of the longest sequences.
+/// Most calls of a sequence.
 const LENGTH: usize = 4;
 
-/// What is done to each batch.
+/// What happens to each batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// It is written.
+    /// It is appended.
     Plain,
-    /// Its first try is not written, so it is run again.
+    /// It is run, undone and run again, then appended.
     Undone,
-    /// It is written, and then everything is forgotten and read again.
+    /// It is appended, and then the core is loaded anew from what is stored.
     Restarted,
-    /// Likewise, and the records show it before that.
+    /// The same, after a checkpoint has brought the records up to the journal.
     Flushed,
 }
 
-/// A service under test: its steps, its sequential model, and how its answers read.
+/// A service under test: its steps, its sequential model, and how its answers are written.
 pub(crate) trait Subject: Domain + Clone {
-    /// A call in the abstract.
+    /// An abstract call.
     type Step: Copy + fmt::Debug;
-    /// What one call at a time does.
+    /// The sequential model: what one call at a time does.
     type Model: Model<Self::Step>;
     /// All steps.
     const STEPS: &'static [Self::Step];
-    /// Ways to begin: steps that come first, each in a batch of its own.
+    /// Beginnings: steps that come before the sequence, each in a batch of its own.
     const BEFORE: &'static [&'static [Self::Step]];
 
-    /// The call of a step. `tokens` are the stamps that were read so far; none where it cannot be made yet.
+    /// The call of a step; none if it is not possible yet. `tokens` are the stamps that were read
+    /// so far.
     fn call(step: Self::Step, tokens: &[Stamp], meta: &dyn Fn(u8) -> TxMeta) -> Option<Call<Self>>;
-    /// How a reply reads, stamps apart, and the stamp that it tells.
+    /// A reply as text without its stamp, and the stamp.
     fn tell(reply: &Self::Reply) -> (String, Option<Stamp>);
 }
 
-/// What one call at a time does.
+/// A sequential model.
 pub(crate) trait Model<S>: Default + Clone + fmt::Debug {
-    /// Does a step; returns the answer, or none where it cannot be made.
+    /// Does a step, and returns the answer; none if nobody would make this call.
     fn step(&mut self, step: S) -> Option<String>;
 }
 
@@ -63,7 +64,7 @@ struct Rig<D: Subject> {
     head: Head,
     entries: BTreeMap<u64, JournalEntry>,
     records: BTreeMap<Row, Value>,
-    /// Content by stamp: equal stamps mean equal content.
+    /// Content by stamp: equal stamps mean equal content (P13).
     contents: BTreeMap<Stamp, String>,
     tokens: Vec<Stamp>,
     now_ms: u64,
@@ -84,7 +85,7 @@ impl<D: Subject> Rig<D> {
         }
     }
 
-    /// Runs a batch of steps; returns what each was answered.
+    /// Runs a batch of steps, and returns the answer of each.
     fn batch(&mut self, steps: &[D::Step], mode: Mode) -> Vec<String> {
         if mode == Mode::Undone {
             let (tokens, contents) = (self.tokens.clone(), self.contents.clone());
@@ -105,7 +106,7 @@ impl<D: Subject> Rig<D> {
         answers
     }
 
-    /// Has the records show what the journal does, in the smallest pieces.
+    /// Brings the records up to the journal, in the smallest pieces.
     fn flush(&mut self) {
         let start = Timestamp::from_physical(UnixMillis(self.now_ms));
         rig::checkpoint(&mut self.core, start, 1, &mut self.head, &mut self.records);
@@ -164,7 +165,7 @@ fn empty<D: Subject>(domain: &Arc<D>) -> Core<D> {
     Core::new(Arc::clone(domain), branch, Limits::default())
 }
 
-/// Transactions 1, 2, ..., from the oldest on, each of this branch alone.
+/// The metadata of transaction 1, 2, ..., oldest first. Each has this branch alone.
 fn meta(branch: &Branch, tx: u8) -> TxMeta {
     TxMeta {
         tx_id: TxId([tx; 16]),
@@ -175,13 +176,14 @@ fn meta(branch: &Branch, tx: u8) -> TxMeta {
     }
 }
 
-/// A Commit of a transaction of one branch.
+/// The Commit of a transaction that has one branch.
 pub(crate) fn commit<D: Domain>(meta: TxMeta) -> Call<D> {
     let receipts = vec![Receipt { branch: meta.branches[0].clone(), receipt: Vec::new() }];
     Call::Commit { meta, receipts }
 }
 
-/// An operation; under an id of a client's own ("k") or one that was minted for one call ("~k").
+/// An operation, with an id of the client's own ("k"), one that was minted for one call ("~k"), or
+/// none.
 pub(crate) fn op<D: Domain>(op: D::Op, id: Option<&str>) -> Call<D> {
     let call = id.map(|id| ClientCall {
         id: RequestId::new(id).unwrap(),
@@ -193,7 +195,7 @@ pub(crate) fn op<D: Domain>(op: D::Op, id: Option<&str>) -> Call<D> {
     Call::Op { op, call, may_wait: false }
 }
 
-/// Offers all sequences, cut in all ways, in all modes. Returns how many runs that were.
+/// Runs all sequences, cut in all ways, in all modes. Returns the number of runs.
 pub(crate) fn exhaust<D: Subject>(domain: &D) -> u64 {
     let mut runs = 0;
     let mut sequence = vec![0; 1];
@@ -202,7 +204,7 @@ pub(crate) fn exhaust<D: Subject>(domain: &D) -> u64 {
         for before in D::BEFORE {
             runs += judge(domain, before, &steps);
         }
-        // The next one: as digits of a number, shorter ones first.
+        // The next sequence counts up like the digits of a number, shorter ones first.
         let Some(at) = sequence.iter().rposition(|at| at + 1 < D::STEPS.len()) else {
             if sequence.len() == LENGTH {
                 return runs;
@@ -215,14 +217,14 @@ pub(crate) fn exhaust<D: Subject>(domain: &D) -> u64 {
     }
 }
 
-/// One sequence, cut in all ways.
+/// Runs one sequence, cut in all ways.
 fn judge<D: Subject>(domain: &D, before: &[D::Step], steps: &[D::Step]) -> u64 {
     let mut model = D::Model::default();
     for step in before {
         model.step(*step);
     }
     let expected: Option<Vec<_>> = steps.iter().map(|step| model.step(*step)).collect();
-    // What nobody does, as a Commit of what holds nothing.
+    // A call that nobody makes, such as a Commit of a transaction that holds nothing.
     let Some(expected) = expected else { return 0 };
     let mut runs = 0;
     for cuts in 0..1 << (steps.len() - 1) {
@@ -246,18 +248,18 @@ fn judge<D: Subject>(domain: &D, before: &[D::Step], steps: &[D::Step]) -> u64 {
     runs
 }
 
-/// A transaction as a model knows it.
+/// The state of a transaction in a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Known<H> {
-    /// It voted YES and holds this.
+    /// It voted YES and has this hold.
     Holds(H),
     /// It has committed.
     Committed,
-    /// It is aborted, after this vote.
+    /// It is aborted, and this is its vote.
     Against(String),
 }
 
-/// Transactions as a model knows them.
+/// The transactions that a model knows.
 #[derive(Debug, Clone)]
 pub(crate) struct Book<H>(pub(crate) BTreeMap<u8, Known<H>>);
 
@@ -268,7 +270,7 @@ impl<H> Default for Book<H> {
 }
 
 impl<H: Clone + PartialEq> Book<H> {
-    /// Unfinished transactions and what they hold.
+    /// Unfinished transactions and their holds, oldest first.
     pub(crate) fn holders(&self) -> impl DoubleEndedIterator<Item = (u8, &H)> {
         self.0.iter().filter_map(|(tx, known)| match known {
             Known::Holds(hold) => Some((*tx, hold)),
@@ -276,7 +278,7 @@ impl<H: Clone + PartialEq> Book<H> {
         })
     }
 
-    /// The first vote again, where there is one.
+    /// The vote of a repeated prepare: the first one, if there is one.
     pub(crate) fn vote(&self, tx: u8) -> Option<String> {
         self.0.get(&tx).map(|known| match known {
             Known::Holds(_) | Known::Committed => "yes".to_owned(),
@@ -284,26 +286,28 @@ impl<H: Clone + PartialEq> Book<H> {
         })
     }
 
-    /// A new vote: what it holds, or why not.
+    /// Records a new vote: the hold, or why there is none.
     pub(crate) fn judge(&mut self, tx: u8, judged: Result<H, String>) -> String {
         let (known, vote) = match judged {
             Ok(hold) => (Known::Holds(hold), "yes".to_owned()),
             Err(vote) => (Known::Against(vote.clone()), vote),
         };
-        // Whoever may wait is told to, and may ask again.
+        // A transaction that may wait has not voted yet, and may ask again.
         if vote != "waiting" {
             self.0.insert(tx, known);
         }
         vote
     }
 
-    /// The vote of who needs what holders have: the older waits for the younger.
+    /// The vote of a transaction that needs what others hold. It waits if one of the holders is
+    /// younger.
     pub(crate) fn wait_or_die(&self, tx: u8) -> String {
         let may_wait = self.holders().any(|(holder, _)| holder > tx);
         if may_wait { "waiting" } else { "contended" }.to_owned()
     }
 
-    /// Commits what holds something; tells whether it had not yet. Nobody commits anything else.
+    /// Commits a transaction that voted YES; true if it was not committed before. None for any
+    /// other one: nobody commits those.
     pub(crate) fn commit(&mut self, tx: u8) -> Option<bool> {
         let known = self.0.get_mut(&tx)?;
         match known {
@@ -316,7 +320,8 @@ impl<H: Clone + PartialEq> Book<H> {
         }
     }
 
-    /// Aborts what is not committed; returns what it held.
+    /// Aborts a transaction unless it is committed. Returns its state, and the hold that it gave
+    /// back.
     pub(crate) fn abort(&mut self, tx: u8) -> (&'static str, Option<H>) {
         match self.0.get(&tx) {
             Some(Known::Committed) => ("committed", None),

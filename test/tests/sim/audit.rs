@@ -1,4 +1,4 @@
-//! What must hold in the store itself once everything is quiet, whatever clients were told.
+//! Checks what must hold in the store itself once everything is quiet, whatever clients were told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,19 +20,19 @@ use system_test::history::calls::{DRAWN, FOREIGN};
 
 use crate::shop::SHARDS;
 
-/// A branch: whose, and which shard.
+/// A branch: its service and shard.
 type Seat = (Owner, u16);
 
-/// What one shard's journal ever said of one transaction.
+/// What one shard's journal said of one transaction.
 #[derive(Debug, Default)]
 struct Seen {
     committed: bool,
-    /// It gave back what it held, or voted against it.
+    /// It aborted, or was refused by a vote.
     against: bool,
     open: bool,
 }
 
-/// What was bought and by what, from all that orders ever were.
+/// What was bought by which transactions, from every version of every order.
 #[derive(Debug, Default)]
 struct Sales {
     /// Units by item and incarnation.
@@ -42,7 +42,7 @@ struct Sales {
     problems: Vec<String>,
 }
 
-/// Looks at the store, and at what a participant of somebody else's knows; returns what is wrong.
+/// Checks the store, and what the foreign participant knows. Returns the problems.
 pub(crate) fn audit(kv: &MemKv, foreign: &[(TxId, BranchState)]) -> Vec<String> {
     let stored = kv.versions();
     let (versions, mut behind) = shown(&stored);
@@ -104,7 +104,7 @@ pub(crate) fn audit(kv: &MemKv, foreign: &[(TxId, BranchState)]) -> Vec<String> 
 }
 
 impl Sales {
-    /// A paid order's receipts must say what its lines and its cost say.
+    /// Adds a paid order's receipts, which must match its lines and its cost.
     fn add(&mut self, id: &str, order: &OrderRecord) {
         let mut ordered: BTreeMap<&str, u64> = BTreeMap::new();
         for line in &order.lines {
@@ -150,8 +150,8 @@ impl Sales {
         receipt
     }
 
-    /// A drawn order may be bought and drawn anew by one batch, and no record ever says that it was paid.
-    /// Of any other order that is a problem.
+    /// Adds purchases whose order was overwritten. One batch may buy a drawn order and draw it
+    /// anew, so that no record ever says that it was paid. For any other order that is a problem.
     fn add_overwritten(&mut self, versions: &Versions, paid: &BTreeSet<&Bytes>) -> Vec<String> {
         let mut problems = Vec::new();
         let mut overwritten = BTreeSet::new();
@@ -171,7 +171,7 @@ impl Sales {
                 _ => {}
             }
         }
-        // What was sold without an order stands in none, too.
+        // No order has what was sold without one.
         overwritten.extend(without_order(versions));
         for owner in [Owner::Stock, Owner::Payment] {
             let mut seen = BTreeSet::new();
@@ -193,7 +193,8 @@ impl Sales {
     }
 }
 
-/// Transactions that sold something without an order: those that stock decided as their primary.
+/// Committed transactions that sold something without an order, by the journals of stock, their
+/// primary.
 fn without_order(versions: &Versions) -> BTreeSet<Bytes> {
     let (mut planned, mut committed) = (BTreeSet::new(), BTreeSet::new());
     for event in events(versions, Owner::Stock) {
@@ -211,7 +212,7 @@ fn without_order(versions: &Versions) -> BTreeSet<Bytes> {
     planned.intersection(&committed).cloned().collect()
 }
 
-/// All that the journals of a service ever said, shard by shard.
+/// Every event in any version of a service's journals, shard by shard.
 fn events(versions: &Versions, owner: Owner) -> impl Iterator<Item = Event> {
     let ranges =
         (0..SHARDS).map(move |shard| Space::new(owner, ShardId(shard)).range(Kind::Journal));
@@ -224,7 +225,7 @@ fn events(versions: &Versions, owner: Owner) -> impl Iterator<Item = Event> {
     })
 }
 
-/// No branch is committed where another one is aborted.
+/// Finds branches that are committed though another one is aborted (I5).
 fn contradictions(versions: &Versions, foreign: &[(TxId, BranchState)]) -> Vec<String> {
     let mut all: BTreeMap<String, BTreeMap<Seat, Seen>> = BTreeMap::new();
     for (tx_id, state) in foreign {
@@ -252,8 +253,9 @@ fn contradictions(versions: &Versions, foreign: &[(TxId, BranchState)]) -> Vec<S
 
 type Versions = BTreeMap<storage::Key, Vec<(types::Timestamp, Option<storage::Value>)>>;
 
-/// What the journals ever showed of each record, besides all that is no record; and what is wrong with the records
-/// themselves: those that neither show the end of the journal nor have an image above what the head says.
+/// Replaces the records by every image of them in the journals, and keeps everything else. Also
+/// returns the problems of the records themselves: up to what the head says is flushed, a record
+/// must be as its last image.
 fn shown(stored: &Versions) -> (Versions, Vec<String>) {
     let mut shown = stored.clone();
     let mut problems = Vec::new();
@@ -296,7 +298,7 @@ fn shown(stored: &Versions) -> (Versions, Vec<String>) {
     (shown, problems)
 }
 
-/// What journal entries say of each transaction, by id.
+/// What journal entries say of each transaction, by its id.
 fn seen<'a>(
     entries: impl Iterator<Item = (&'a storage::Key, &'a storage::Value)>,
 ) -> BTreeMap<String, Seen> {
@@ -314,7 +316,7 @@ fn seen<'a>(
                     seen.committed |= event.committed;
                     seen.against |= !event.committed;
                 }
-                // A bare fence may be left where all is over and forgotten.
+                // A bare fence may remain where the transaction is over and forgotten.
                 Event::Fenced(event) => {
                     let seen = all.entry(codec::hex(&event.tx.unwrap().tx_id)).or_default();
                     seen.against |= !event.vote.is_empty();
@@ -330,7 +332,7 @@ fn seen<'a>(
     all
 }
 
-/// The id in a record's key.
+/// The id that a record's key holds.
 fn text(key: &[u8]) -> String {
     String::from_utf8_lossy(key.get(4..).unwrap_or_default()).into_owned()
 }

@@ -1,4 +1,4 @@
-//! Counts which calls met in the simulation, on every thread.
+//! Counts which calls met in the simulation, over all threads.
 
 use std::{
     cell::RefCell,
@@ -19,23 +19,23 @@ thread_local! {
     static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
 }
 
-/// Whether somebody wants to know.
+/// Whether to count.
 pub(crate) fn is_wanted() -> bool {
     std::env::vars_os().any(|(name, _)| name == "SIM_COVERAGE")
 }
 
-/// Begins to count on this thread.
+/// Starts counting on this thread.
 pub(crate) fn begin() {
     SEEN.set(is_wanted().then(Seen::default));
 }
 
-/// Adds what was counted on this thread to what all threads have.
+/// Adds what this thread counted to the total.
 pub(crate) fn end() {
     let Some(seen) = SEEN.take() else { return };
     coverage::add(&mut ALL.lock().unwrap_or_else(PoisonError::into_inner), seen.counts);
 }
 
-/// A replica came into trouble.
+/// Counts a trouble of this replica.
 pub(crate) fn trouble(replica: &str, what: Between) {
     let service = replica.split('-').next().unwrap_or_default();
     SEEN.with_borrow_mut(|seen| {
@@ -45,7 +45,7 @@ pub(crate) fn trouble(replica: &str, what: Between) {
     });
 }
 
-/// Hears what a lane tells.
+/// Takes an event of a lane.
 pub(crate) fn hear(event: &Event<'_>) {
     SEEN.with_borrow_mut(|seen| {
         if let Some(seen) = seen {
@@ -56,12 +56,12 @@ pub(crate) fn hear(event: &Event<'_>) {
     });
 }
 
-/// What was counted by all threads, as tables, and how many cells are empty.
+/// The total as tables, and the number of empty cells.
 pub(crate) fn tables() -> (String, usize) {
     coverage::tables(&ALL.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Reads an event's fields.
+/// Reads the fields of an event.
 #[derive(Default)]
 struct Fields(Told);
 

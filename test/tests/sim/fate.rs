@@ -1,4 +1,4 @@
-//! How bad a run is, and what happens to a process at each of its calls to the store.
+//! How bad a run is, and what befalls a process at each of its calls to the store.
 
 use std::{
     fmt,
@@ -24,49 +24,50 @@ use crate::{
     trace,
 };
 
-/// How often messages are in trouble, in messages per thousand.
+/// How often messages are in trouble, per thousand.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct NetRates {
     pub(crate) request_lost: u32,
     pub(crate) reply_lost: u32,
     pub(crate) doubled: u32,
-    /// Whether only what coordinators say to participants is doubled.
+    /// Whether only the messages from coordinators to participants are doubled.
     pub(crate) applies_alone: bool,
-    /// Held back for up to four seconds.
+    /// Delayed by up to four seconds.
     pub(crate) late: u32,
-    /// Greatest ordinary delay, in milliseconds, each way.
+    /// Greatest ordinary delay each way, in milliseconds.
     pub(crate) delay_ms: u64,
-    /// Least and greatest ordinary delay of a doubled message, in milliseconds.
+    /// Least and greatest ordinary delay of a doubled message's copy, in milliseconds.
     pub(crate) double_ms: (u64, u64),
 }
 
-/// How bad a run is.
+/// How bad a run is, and how its shop is set up.
 #[derive(Debug, Clone)]
 pub(crate) struct Rates {
     pub(crate) net: NetRates,
     pub(crate) store: ChaosRates,
-    /// Chance of a process to die at a call to the store, before or after its effect, in calls per ten
-    /// thousand.
+    /// Chance that a process dies at a call to the store, before or after the call's effect, per
+    /// ten thousand calls.
     pub(crate) death: u32,
-    /// Chances in each half second, in percent: of a cut between two processes,
+    /// Chance per half second, in percent, that two processes are cut off from each other.
     pub(crate) cut: u32,
-    /// of a process that can reach nobody, or not the store,
+    /// Chance per half second, in percent, that a process reaches nobody, or not the store.
     pub(crate) island: u32,
-    /// of a process that stands still for up to six seconds,
+    /// Chance per half second, in percent, that a process stands still, for up to six seconds.
     pub(crate) stop: u32,
-    /// of a clock that jumps by up to ten seconds, back or forth.
+    /// Chance per half second, in percent, that a clock jumps by up to ten seconds, either way.
     pub(crate) jump: u32,
-    /// How people behave.
+    /// How clients behave.
     pub(crate) habits: Habits,
     /// Replicas of every role.
     pub(crate) replicas: u8,
-    /// Whether callers know but some of the replicas, each others.
+    /// Whether callers know only some of the replicas, and not all the same ones.
     pub(crate) stray: bool,
-    /// How long branches have to vote.
+    /// How long branches have to vote, in milliseconds.
     pub(crate) vote_window_ms: u64,
-    /// How long clients' own request ids are kept.
+    /// How long clients' own request ids are kept, in milliseconds.
     pub(crate) retention_ms: u64,
-    /// How long a bridge goes on with a request, in milliseconds: shorter than some stand still, or longer.
+    /// How long a bridge works on a request, in milliseconds: less or more than the longest
+    /// standstill.
     pub(crate) request_ms: u64,
 }
 
@@ -124,18 +125,18 @@ impl Rates {
         }
     }
 
-    /// One seed in eight is very bad in one way.
+    /// Seven seeds in 64 are very bad in one way.
     fn or_worse(mut self, seed: u64) -> Self {
         match seed % 64 {
-            // Whatever was said is heard again, much later.
+            // Most messages arrive once more, up to two seconds later.
             7 => self.net = NetRates { doubled: 900, double_ms: (0, 1_900), ..self.net },
-            // The store seldom says what became of a commit.
+            // The store often does not say what became of a commit.
             15 | 31 => {
                 self.store = ChaosRates { landed: 200, lost: 100, late: 200, ..self.store };
             }
-            // Somebody always dies.
+            // Processes die all the time.
             39 | 47 => self.death = 150,
-            // Nobody is there for long.
+            // Processes are seldom there for long.
             55 => (self.stop, self.island) = (60, 40),
             // Everything is overwritten all the time.
             63 => (self.habits.init, self.habits.draws) = (90, true),
@@ -144,8 +145,9 @@ impl Rates {
         self
     }
 
-    /// Everything is forgotten as soon as it may be; then every message between services, and no other, is
-    /// heard again after that. Stock and credit come and go meanwhile.
+    /// Everything is forgotten as early as the rules allow, and after that every message from
+    /// coordinators to participants, and no other, arrives once more. Stock and credit come and go
+    /// meanwhile.
     fn or_afterlife(self, vote_window_ms: u64, double_ms: (u64, u64)) -> Self {
         let net =
             NetRates { doubled: 1_000, double_ms, applies_alone: true, ..NetRates::default() };
@@ -165,7 +167,7 @@ impl Rates {
         Self { net, store, retention_ms, vote_window_ms, habits, stray: false, ..quiet }
     }
 
-    /// True when nothing can delay a checkout beyond its answer.
+    /// True if nothing can delay a checkout beyond its answer.
     pub(crate) const fn is_calm(&self) -> bool {
         let net = &self.net;
         let store = &self.store;
@@ -176,7 +178,7 @@ impl Rates {
     }
 }
 
-/// A process's clock: true time and an error that jumps.
+/// A process's clock: the true time plus an error that jumps.
 #[derive(Debug, Clone)]
 pub(crate) struct WildClock {
     pub(crate) truth: TokioClock,
@@ -190,12 +192,12 @@ impl Clock for WildClock {
     }
 }
 
-/// Trouble at the store, and death.
+/// What befalls a process at the store: trouble, and death.
 pub(crate) struct Fate {
     process: Process,
     chaos: Chaos,
     death: Mutex<(ChaCha8Rng, u32)>,
-    /// The store cannot be reached until then.
+    /// Until when the store cannot be reached.
     away: Arc<Mutex<Option<tokio::time::Instant>>>,
     healed: Arc<AtomicBool>,
 }
@@ -244,7 +246,7 @@ impl Fate {
         }
         let mut plan = self.chaos.before(call);
         if self.is_away() {
-            // Nobody knows whether a commit was on its way when the line went down.
+            // A commit may have been on its way when the connection broke.
             plan.verdict = match (call.op, call.number % 3) {
                 (Op::Commit, 0) => Verdict::Undetermined(Landing::Landed),
                 (Op::Commit, 1) => Verdict::Undetermined(Landing::Lost),
@@ -285,7 +287,7 @@ impl Faults for Fate {
     }
 }
 
-/// A key for readers.
+/// A key in readable form.
 struct Key<'a>(&'a [u8]);
 
 impl fmt::Display for Key<'_> {

@@ -1,13 +1,14 @@
-//! Whole checkouts in simulation. Goal: whatever is lost, doubled, late, cut off, stopped or killed, no
-//! cent is lost and no answer contradicted. Method: the very modules that `till` links (bridge handlers,
-//! coordinator, participants, lanes) over the store in memory, a simulated network, clocks that jump and
-//! seeded randomness, on one thread with paused time; one seed is one schedule. Clients use all of it, and
-//! every call and its answer is remembered. After the run everything is left to quiet down; then the store
-//! is audited, and what clients saw of each order, item and user must be linearizable.
+//! Whole checkouts in simulation. Goal: whatever is lost, doubled, late, cut off, stopped or
+//! killed, no cent is lost and no answer is contradicted. Method: the very modules that `till`
+//! links (bridge handlers, coordinator, participants, lanes) run over the store in memory, a
+//! simulated network, clocks that jump and seeded randomness, on one thread with paused time. One
+//! seed is one schedule. Clients use all of it, and every call and its answer is recorded. After
+//! the run everything is left to quiet down. Then the store is audited, and what clients saw of
+//! each order, item and user must be linearizable.
 //!
-//! [`fate`] how bad a run is; [`network`], [`shop`] the world; [`audit`] the store; [`trace`] what happened;
-//! [`points`] a participant of somebody else's; [`coverage`] what was asked;
-//! [`system_test::history`] clients, their history, and linearizability.
+//! [`fate`] says how bad a run is; [`network`] and [`shop`] are the world; [`audit`] checks the
+//! store; [`trace`] records what happened; [`points`] is a foreign participant; [`coverage`] counts
+//! which calls met; [`system_test::history`] has the clients, their history, and linearizability.
 //!
 //! `cargo xtask sim` runs it; `--seed 7` replays one seed and prints everything that happens.
 
@@ -40,20 +41,20 @@ use fate::Rates;
 use shop::Shop;
 use system_test::history::{json, judge, people};
 
-/// Seeds that an ordinary test run goes through.
+/// Number of seeds of an ordinary test run.
 const SEEDS: u64 = 2_000;
-/// Longest that a shop has trouble: the harshest seeds leave so little time in between that people would be
-/// at it for an hour, which is slow, not stuck.
+/// Longest time that a shop has trouble. The harshest seeds leave so little time in between that
+/// clients would need an hour, which is slow, not stuck.
 const TROUBLE: Duration = Duration::from_mins(8);
-/// Longest that people may take for what is left once there is no trouble any more; more is a hang.
+/// Longest time that clients may take for the rest once trouble is over; more is a hang.
 const CALM: Duration = Duration::from_mins(7);
 
-/// What came of one seed.
+/// The result of one seed.
 struct Run {
     problems: Vec<String>,
     /// Objects whose history was too long to judge.
     undecided: usize,
-    /// What happened, as one number.
+    /// A hash of everything that happened.
     hash: u64,
     numbers: String,
 }
@@ -105,7 +106,7 @@ fn run(seed: u64, print: bool) -> Run {
     })
 }
 
-/// Writes a history for other checkers, when somebody has said where to.
+/// Writes a history for other checkers, if SIM_HISTORIES_TO names a folder.
 fn keep_history(seed: u64, history: &serde_json::Value) {
     if let Ok(folder) = std::env::var("SIM_HISTORIES_TO") {
         std::fs::write(format!("{folder}/{seed}.json"), history.to_string()).unwrap();
@@ -121,7 +122,8 @@ fn seeds(default: u64) -> Range<u64> {
     }
 }
 
-/// Runs seeds on as many threads as there are cores; each run stays on one. Stops at the first problem.
+/// Runs seeds on as many threads as there are cores; each run stays on one. A thread stops once
+/// `each` returns false.
 fn all(seeds: Range<u64>, each: impl Fn(u64, Run) -> bool + Sync) {
     let next = AtomicU64::new(seeds.start);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -167,7 +169,7 @@ fn no_trouble_loses_a_cent() {
     assert!(failed.is_empty(), "{} failed, SEED={failed:?}", failed.len());
 }
 
-/// Set in a process of its own, which writes its hashes to this file.
+/// Set in a child process, which writes its hashes to this file.
 const HASHES_TO: &str = "SIM_HASHES_TO";
 
 #[test]

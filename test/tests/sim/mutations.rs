@@ -1,4 +1,4 @@
-//! Breaks one rule at a time: each break must be noticed within some seeds.
+//! Breaks one rule at a time. Each break must be noticed within some seeds.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use types::{Mutation, mutation::activate};
 
 use crate::{run, seeds};
 
-/// Seeds that a break may take to be noticed.
+/// Number of seeds within which a break must be noticed.
 const SEEDS: u64 = 1_000;
 
-/// A share is at least 1 in 100 of 2,000 seeds once so many of them have noticed.
+/// With `SIM_SHARES`, the seeds to wait for: then at least 1 in 100 of 2,000 seeds have noticed.
 const ENOUGH: usize = 20;
 
 /// Breaks that this simulation does not notice; docs/reliability.md says why.
@@ -29,7 +29,8 @@ const HOLES: &[Mutation] = &[
     Mutation::DeadlineIgnored,
 ];
 
-/// The first so many seeds that notice the break, and what each says, and how many were tried. A few may run ahead.
+/// The first `enough` seeds that notice the break with what each says, and how many were tried.
+/// Threads may run a few seeds ahead.
 fn catch(mutation: Mutation, seeds: Range<u64>, enough: usize) -> (BTreeMap<u64, String>, u64) {
     let (next, found) = (AtomicU64::new(seeds.start), Mutex::new(BTreeMap::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,4 +1,4 @@
-//! A network that loses, doubles, delays and cuts off, and processes that stop and die behind it.
+//! A network that loses, doubles, delays and cuts off, with processes that stop and die behind it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,15 +30,15 @@ use crate::{
     trace,
 };
 
-/// What answers at a process's door.
+/// The service that answers at a process's endpoint.
 pub(crate) type Door = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
-/// What is lost is noticed after this, or when the caller's time is over.
+/// A lost message is noticed after this time, or when the caller's deadline passes.
 const NOTICED: Duration = Duration::from_secs(3);
 /// Greatest delay of a late message, in milliseconds.
 const LATE_MS: u64 = 4_000;
 
-/// A process: one start of one replica. Dead for good once it is dead.
+/// A process: one start of one replica. Once dead it stays dead.
 #[derive(Clone)]
 pub(crate) struct Process {
     pub(crate) name: String,
@@ -46,7 +46,7 @@ pub(crate) struct Process {
     stopped_until: Arc<Mutex<Option<Instant>>>,
 }
 
-/// Whether a process is dead; who waits for that is told in order, unlike by a `watch`.
+/// Whether a process is dead. Unlike a `watch` it wakes its waiters in their order.
 #[derive(Default)]
 struct Death {
     is_over: AtomicBool,
@@ -76,14 +76,14 @@ impl Process {
         }
     }
 
-    /// Stands still for a while: nothing goes in or out.
+    /// Stops the process for a while: nothing goes in or out.
     pub(crate) fn stop(&self, time: Duration) {
         trace::note(&self.name, format_args!("stands still for {} ms", time.as_millis()));
         coverage::trouble(&self.name, Between::Standstill);
         *self.stopped_until.lock().unwrap() = Some(Instant::now() + time);
     }
 
-    /// How long it still stands still.
+    /// How much longer it stands still.
     pub(crate) fn still_stopped(&self) -> Duration {
         let until = *self.stopped_until.lock().unwrap();
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
@@ -99,9 +99,9 @@ impl fmt::Debug for Process {
 #[derive(Default)]
 struct Listening {
     processes: BTreeMap<String, (Process, Door)>,
-    /// Pairs that cannot reach each other, until then.
+    /// Pairs that cannot reach each other, and until when.
     cuts: BTreeMap<(String, String), Instant>,
-    /// Who can reach nobody, until then.
+    /// Names that can reach nobody, and until when.
     islands: BTreeMap<String, Instant>,
 }
 
@@ -112,7 +112,7 @@ pub(crate) struct Network {
     rng: Arc<Mutex<ChaCha8Rng>>,
     rates: Arc<Mutex<NetRates>>,
     messages: Arc<Mutex<u64>>,
-    /// Keys of clients whose request may come once more after it was answered.
+    /// Client keys whose request may arrive once more after it was answered.
     copied: Arc<Mutex<BTreeSet<String>>>,
 }
 
@@ -127,7 +127,7 @@ impl Network {
         }
     }
 
-    /// Whether a request under this key may come once more after it was answered.
+    /// Whether a request with this key may arrive once more after it was answered.
     pub(crate) fn may_come_late(&self, key: &str) -> bool {
         self.copied.lock().unwrap().contains(key)
     }
@@ -140,12 +140,12 @@ impl Network {
         *self.rates.lock().unwrap()
     }
 
-    /// How many messages there were.
+    /// Number of messages so far.
     pub(crate) fn messages(&self) -> u64 {
         *self.messages.lock().unwrap()
     }
 
-    /// No trouble from now on.
+    /// Ends all trouble.
     pub(crate) fn heal(&self) {
         *self.rates.lock().unwrap() = NetRates { delay_ms: 1, ..NetRates::default() };
         let mut listening = self.listening();
@@ -153,20 +153,20 @@ impl Network {
         listening.islands.clear();
     }
 
-    /// Nobody answers any more. The doors know the network and the network knows the doors: whoever does
-    /// not close it keeps the whole shop in memory for good.
+    /// Removes all processes. Doors and network refer to each other, so without this the whole shop
+    /// would stay in memory.
     pub(crate) fn close(&self) {
         let closed = std::mem::take(&mut *self.listening());
-        // Not under the lock: what is dropped may look at the network once more.
+        // Dropped without the lock, as what is dropped may still look at the network.
         drop(closed);
     }
 
-    /// Puts a process behind its name, in place of the one before.
+    /// Puts a process at its name, in place of the one before.
     pub(crate) fn listen(&self, process: Process, door: Door) {
         self.listening().processes.insert(process.name.clone(), (process, door));
     }
 
-    /// Two names cannot reach each other for a while.
+    /// Cuts two names off from each other for a while.
     pub(crate) fn cut(&self, one: &str, other: &str, time: Duration) {
         trace::note(&"network", format_args!("cut {one} - {other}, {} ms", time.as_millis()));
         let until = Instant::now() + time;
@@ -176,7 +176,7 @@ impl Network {
         }
     }
 
-    /// A name can reach nobody for a while, and nobody can reach it.
+    /// Cuts a name off from everything for a while.
     pub(crate) fn isolate(&self, name: &str, time: Duration) {
         trace::note(&"network", format_args!("isolate {name}, {} ms", time.as_millis()));
         self.listening().islands.insert(name.to_owned(), Instant::now() + time);
@@ -213,7 +213,7 @@ impl Network {
         listening.processes.get(to).filter(|(process, _)| !process.is_dead()).cloned()
     }
 
-    /// Carries one call there and back.
+    /// Carries one call and its answer.
     async fn call(
         &self,
         from: &Process,
@@ -243,7 +243,7 @@ impl Network {
         );
         let metadata = MetadataMap::from_headers(parts.headers.clone());
         let time = rpc::deadline::of(&metadata).unwrap_or(Duration::from_mins(2));
-        // Without a key a call that comes twice is two calls.
+        // Without a key a call that arrives twice is two calls.
         let may_double = if rates.applies_alone {
             path.ends_with("/Apply")
         } else {
@@ -259,7 +259,7 @@ impl Network {
                 let (least, most) = rates.double_ms;
                 sleep(Duration::from_millis(least) + network.delay(most - least)).await;
                 trace::note(&from.name, format_args!("#{number} -> {to} once more"));
-                // The second answer goes nowhere.
+                // Nobody reads the second answer.
                 let _unread = network.arrive(&from, &to, twin).await;
             });
         }
@@ -289,7 +289,8 @@ impl Network {
         outcome
     }
 
-    /// Has the target handle a request; it goes on when the caller is gone, as over a real network.
+    /// Has the target handle a request. As over a real network, the target goes on if the caller is
+    /// gone.
     async fn arrive(
         &self,
         from: &Process,
@@ -302,7 +303,7 @@ impl Network {
         let handled = tokio::spawn(async move {
             sleep(handler.still_stopped()).await;
             let response = door.ready().await?.call(request).await?;
-            // All of it, so that the answer does not depend on the target any more.
+            // Reads the whole body, so that the answer no longer depends on the target.
             let (parts, body) = response.into_parts();
             let body = body.collect().await?;
             sleep(handler.still_stopped()).await;
@@ -319,12 +320,12 @@ impl Network {
     }
 }
 
-/// Whether it is a bridge's path, and not a gRPC method.
+/// True for a path of the bridge, false for a gRPC method.
 fn is_rest(path: &str) -> bool {
     !path.starts_with("/till.")
 }
 
-/// A message for readers: what an Apply is made of, else its length.
+/// A message in readable form: an Apply's operations, or else the length.
 struct Content<'a> {
     path: &'a str,
     bytes: &'a [u8],
@@ -378,7 +379,7 @@ impl Net for View {
     }
 }
 
-/// A body that is there at once.
+/// A body that is complete at once.
 fn whole(bytes: Bytes) -> Body {
     Body::new(Full::new(bytes).map_err(|never: std::convert::Infallible| match never {}))
 }

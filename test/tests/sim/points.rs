@@ -1,5 +1,6 @@
-//! A participant of somebody else's: points for what is bought. It keeps the protocol's rules by `twopc`'s table and
-//! shares nothing with the shop's lanes or its store. What it says is durable at once, and outlives its processes.
+//! A foreign participant, which gives points for purchases. It keeps the protocol's rules by
+//! `twopc`'s table, and shares nothing with the shop's lanes or its store. What it says is durable
+//! at once, and outlives its processes.
 
 use std::{
     sync::{
@@ -32,10 +33,10 @@ use types::{Branch, BranchState, Clock, Service, ShardId, Timestamp, TxId, TxMet
 
 use crate::network::Process;
 
-/// Between two questions after what should be final.
+/// Pause between two questions about votes that should be final.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// What it knows for good.
+/// The participant's durable state.
 #[derive(Clone)]
 pub(crate) struct Points(Arc<Mutex<TransactionTable<()>>>);
 
@@ -49,12 +50,13 @@ impl Points {
         self.0.lock().unwrap()
     }
 
-    /// Every transaction that it knows, and what stands here.
+    /// Every transaction that it knows, with its state.
     pub(crate) fn known(&self) -> Vec<(TxId, BranchState)> {
         self.table().iter().map(|entry| (entry.meta.tx_id, entry.state)).collect()
     }
 
-    /// Has whichever coordinator answers resolve what should be final by now, for as long as the process lives.
+    /// Asks the coordinators in turn to resolve votes past their deadline, for as long as the
+    /// process lives.
     pub(crate) async fn ask(
         self,
         process: Process,
@@ -74,14 +76,15 @@ impl Points {
                 let Some(coordinator) = next.next() else { return };
                 let mut request = Request::new(ResolveRequest { tx: Some((&meta).into()) });
                 rpc::deadline::set(&mut request, ASK_EVERY);
-                // What comes of it comes as Commit or Abort; else it is asked again.
+                // The outcome arrives as Commit or Abort; until then it asks again.
                 let _asked =
                     CoordinatorServiceClient::new(coordinator.clone()).resolve(request).await;
             }
         }
     }
 
-    /// A process of it, which may die at any operation, in operations per ten thousand, until the shop is healed.
+    /// Starts a process. Until the shop is healed it may die at any operation, with a chance of
+    /// `death` per ten thousand operations.
     pub(crate) fn serve(
         &self,
         process: &Process,
@@ -99,7 +102,7 @@ impl Points {
     }
 }
 
-/// A process.
+/// A process of the participant.
 pub(crate) struct Server {
     points: Points,
     process: Process,
@@ -186,7 +189,7 @@ impl Server {
     }
 }
 
-/// Coordinators bundle their operations.
+/// For the single operations: coordinators bundle theirs in Apply.
 fn unused<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("only Apply is asked"))
 }

@@ -1,5 +1,5 @@
-//! A simulated shop: replicas of every role over one store, and a fate that plagues, kills and restarts
-//! them.
+//! A simulated shop: replicas of every role over one store, and a fate that disturbs, kills and
+//! restarts them.
 
 use std::{
     collections::BTreeMap,
@@ -40,12 +40,12 @@ use crate::{
 
 /// Shards of every service: few, so that calls meet.
 pub(crate) const SHARDS: u16 = 2;
-/// Roles by name.
+/// All roles of the shop.
 const ROLES: [&str; 5] = ["coordinator", "order", "stock", "payment", "bridge"];
-/// Where the participant of somebody else's listens.
+/// The name of the foreign participant.
 const POINTS: &str = "points-0:1";
 
-/// A replica: what outlives its processes.
+/// What outlives the processes of a replica.
 struct Replica {
     process: Process,
     clock: WildClock,
@@ -66,7 +66,7 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Opens a shop and leaves it to its fate.
+    /// Opens a shop, and starts its fate.
     pub(crate) fn open(seed: u64, rates: Rates) -> Arc<Self> {
         let truth = TokioClock::starting_at(UnixMillis(1_700_000_000_000));
         let shop = Arc::new(Self {
@@ -92,7 +92,7 @@ impl Shop {
         shop
     }
 
-    /// No more trouble; whoever is dead is started once more.
+    /// Ends all trouble. Processes that are dead are still restarted.
     pub(crate) fn heal(&self) {
         trace::note(&"fate", format_args!("leaves everybody alone"));
         self.healed.store(true, Ordering::Relaxed);
@@ -103,13 +103,13 @@ impl Shop {
         }
     }
 
-    /// What happened, in numbers: messages, processes, commits, milliseconds.
+    /// Numbers of messages, process starts, store operations, and elapsed milliseconds.
     pub(crate) fn numbers(&self) -> (u64, u64, storage::mem::Stats, u64) {
         let elapsed = self.truth.now().0 - 1_700_000_000_000;
         (self.network.messages(), *self.starts.lock().unwrap(), self.kv.stats(), elapsed)
     }
 
-    /// Restarts the dead, and plagues the living.
+    /// Restarts the dead processes, and disturbs the living ones.
     async fn fate(self: Arc<Self>) {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 0xfa7e);
         loop {
@@ -202,13 +202,13 @@ impl Shop {
         self.network.listen(process, seams.door(name.split_once('-').unwrap().0));
     }
 
-    /// How many replicas of each role this one knows, and from which on.
+    /// Which replicas of each role this process knows.
     fn known(&self, name: &str) -> Known {
         let all = self.rates.replicas;
         if !self.rates.stray {
             return Known { from: 0, to: all };
         }
-        // Routes that do not agree: some know the first replica alone, some the last, some all.
+        // Routes that do not agree: some know only the first replica, some only the last, some all.
         let hash =
             name.bytes().fold(self.seed, |hash, byte| hash * 31 % 1_000_003 + u64::from(byte));
         match hash % 3 {
@@ -245,7 +245,7 @@ impl people::Shop for Shop {
     }
 }
 
-/// Which replicas somebody knows.
+/// The range of replicas that a process knows.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     from: u8,
@@ -259,7 +259,7 @@ impl Known {
     }
 }
 
-/// What a process reaches the world by.
+/// A process's access to the world.
 struct Seams {
     kv: MemKv,
     net: Arc<dyn Net>,
@@ -348,7 +348,7 @@ where
     Door::new(service.map_response(answered).map_err(Into::into))
 }
 
-/// Where a replica listens.
+/// The name of a replica, which is also its endpoint.
 pub(crate) fn name(role: &str, replica: u8) -> String {
     format!("{role}-{replica}:1")
 }

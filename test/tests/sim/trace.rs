@@ -1,5 +1,5 @@
-//! What happened in a run, in order: a hash of every line always, the lines themselves when a seed is
-//! replayed. A run stays on one thread, so its trace does, too.
+//! What happened in a run, in order. Every line goes into a hash, and is printed if a seed is
+//! replayed. A run stays on one thread, and so does its trace.
 
 use std::{
     cell::{Cell, RefCell},
@@ -20,7 +20,7 @@ use crate::coverage;
 struct Trace {
     hash: Fnv,
     began: Instant,
-    /// What the modules themselves found so bad that a person must look, and panics.
+    /// Errors that the modules logged, which need a person's attention, and panics.
     alarms: Vec<String>,
 }
 
@@ -62,18 +62,18 @@ pub(crate) fn begin(print: bool) {
     TRACE.set(Some(trace));
 }
 
-/// Ends it: its hash, and what the modules themselves complained of.
+/// Ends the trace: returns its hash, and the alarms.
 pub(crate) fn end() -> (u64, Vec<String>) {
     let trace = TRACE.take().expect("it was begun");
     (trace.hash.0, trace.alarms)
 }
 
-/// Whether somebody reads along, so that a line may cost something.
+/// Whether lines are printed, so that they may be expensive.
 pub(crate) fn is_read() -> bool {
     IS_READ.get()
 }
 
-/// Notes that something happened.
+/// Records that something happened.
 pub(crate) fn note(who: &dyn fmt::Display, what: fmt::Arguments<'_>) {
     TRACE.with_borrow_mut(|trace| {
         let Some(trace) = trace.as_mut() else { return };
@@ -85,7 +85,7 @@ pub(crate) fn note(who: &dyn fmt::Display, what: fmt::Arguments<'_>) {
     });
 }
 
-/// Sees what the modules log: errors are alarms, the rest is for readers.
+/// Watches what the modules log: errors are alarms, everything else is for readers.
 struct Watch;
 
 /// A log line's fields.

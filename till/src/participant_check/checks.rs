@@ -1,4 +1,4 @@
-//! What is demanded of a participant, each with the rule of docs/participants.md that it is from.
+//! The demands on a participant, each with its rule in docs/participants.md.
 
 use std::{future::Future, pin::Pin};
 
@@ -15,19 +15,19 @@ use proto::{
 
 use super::subject::{Participant, Told, must_be, must_be_invalid, not_yes, yes};
 
-/// What a check cannot do without.
+/// What a check needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// Nothing but the service.
+    /// Only the service.
     Nothing,
-    /// A payload that it votes YES to.
+    /// A payload that the service votes YES to.
     Payload,
-    /// That, and a service that can be a primary.
+    /// The payload, and a service that can be a primary.
     Primary,
 }
 
 impl Needs {
-    /// How to have it run.
+    /// How to have the check run.
     pub(super) const fn hint(self) -> &'static str {
         match self {
             Self::Nothing => "needs nothing",
@@ -41,17 +41,17 @@ type Running<'a> = Pin<Box<dyn Future<Output = Told<()>> + Send + 'a>>;
 
 /// One demand.
 pub(super) struct Check {
-    /// As a sentence that is true of a good participant.
+    /// A sentence that is true of a conforming participant.
     pub(super) name: &'static str,
-    /// Number of the rule in docs/participants.md; none for what the contract itself says.
+    /// Number of the rule in docs/participants.md; None for what the contract itself demands.
     pub(super) rule: Option<u8>,
-    /// What it takes.
+    /// What the check needs.
     pub(super) needs: Needs,
     /// The test.
     pub(super) run: for<'a> fn(&'a Participant) -> Running<'a>,
 }
 
-/// All of them, in the order in which they build on each other.
+/// All checks, in the order in which they build on each other.
 pub(super) fn all() -> Vec<Check> {
     macro_rules! checks {
         ($($needs:ident $run:ident [$($rule:literal)?] $name:literal;)*) => {
@@ -85,7 +85,7 @@ pub(super) fn all() -> Vec<Check> {
     }
 }
 
-/// What a restart is put to the test for.
+/// Name and rule of the check that needs a restart.
 pub(super) const RESTART: (&str, Option<u8>) = ("whatever it said survives a restart", Some(1));
 
 async fn describes_itself(subject: &Participant) -> Told<()> {
@@ -278,7 +278,7 @@ async fn applies_votes(subject: &Participant) -> Told<()> {
             let vote = response.vote.as_ref().ok_or("an answer without a vote")?;
             yes(vote)?;
         }
-        // It says that it has to wait; then it is asked by the call of its own.
+        // The service has to wait, so it is asked by a Prepare instead.
         Some(OpResult::Waiting(_)) => {
             yes(&subject.prepare(&tx).await?)?;
         }
@@ -336,7 +336,7 @@ async fn remembers_calls(subject: &Participant) -> Told<()> {
     }
 }
 
-/// Votes, fences and outcomes survive a restart by this command.
+/// Checks that votes, fences and outcomes survive a restart by this command.
 pub(super) async fn survives_a_restart(subject: &Participant, command: &str) -> Told<()> {
     let (fenced, held, sold) = (subject.tx(), subject.tx(), subject.tx());
     must_be("a fence", subject.query(&fenced, true).await?.state(), Aborted)?;

@@ -1,4 +1,4 @@
-//! Payloads as people write them: JSON of the message that a service takes, as protobuf's own mapping has it.
+//! Payloads as people write them: the message that a service takes, in protobuf's own JSON mapping.
 
 use prost::Message as _;
 use proto::{
@@ -9,13 +9,13 @@ use proto::{
 };
 use serde_json::{Map, Value};
 
-/// A message that some service takes.
+/// A message that a service takes as its payload.
 struct Kind {
     /// Its full name.
     name: &'static str,
-    /// For people: a payload of it, and what else it needs to get a YES.
+    /// For people: an example payload, and what else it needs to get a YES.
     example: &'static str,
-    /// Encodes what JSON says.
+    /// Encodes the parsed JSON.
     encode: fn(Fields) -> Told<Vec<u8>>,
 }
 
@@ -57,7 +57,7 @@ const PAYMENT: Kind = Kind {
     },
 };
 
-/// What everybody else is sent who takes part in checkouts.
+/// Payload of every other service that takes part in checkouts.
 const CHECKOUT: Kind = Kind {
     name: "till.coordinator.v1.CheckoutPayload",
     example: r#"{"orderId": "0", "userId": "0", "totalCost": "1"}; other payloads by --payload-file"#,
@@ -79,16 +79,16 @@ fn of(service: &str) -> Kind {
     }
 }
 
-/// What a payload for this service is.
+/// Describes a payload for this service.
 pub(super) fn hint(service: &str) -> String {
     let Kind { name, example, .. } = of(service);
     format!("--payload-json takes a {name} here, for instance {example}")
 }
 
-/// The payload for this service that a JSON text says.
+/// Encodes a JSON text as the payload for this service.
 ///
 /// # Errors
-/// What is wrong with the text, and what it should be; a retry does not help.
+/// What is wrong with the text, and what it should be. A retry does not help.
 pub(super) fn from_json(service: &str, json: &str) -> Told<Vec<u8>> {
     let Kind { name, example, encode } = of(service);
     let read = serde_json::from_str(json).map_err(|error| error.to_string());
@@ -112,7 +112,7 @@ impl Fields {
         }
     }
 
-    /// Takes a field, by its name in JSON or in the contract; null where it is left out.
+    /// Takes a field by its name in JSON or in the contract. Null when it is absent.
     fn take(&mut self, name: &str) -> Value {
         let found = self.0.remove(name).or_else(|| self.0.remove(&snake_case(name)));
         found.unwrap_or_default()
@@ -150,7 +150,7 @@ impl Fields {
         }
     }
 
-    /// Nothing is left.
+    /// Fails when a field is left.
     fn end(self) -> Told<()> {
         match self.0.keys().next() {
             Some(name) => Err(format!("it has no field {name}")),
@@ -159,7 +159,7 @@ impl Fields {
     }
 }
 
-/// A field's name as the contract has it.
+/// A field's name in the contract.
 fn snake_case(name: &str) -> String {
     let mut snake = String::with_capacity(name.len() + 1);
     for letter in name.chars() {

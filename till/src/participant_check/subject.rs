@@ -1,4 +1,4 @@
-//! The service under test, and transactions that are nobody else's.
+//! The service under test, and transactions that nobody else uses.
 
 use std::time::Duration;
 
@@ -17,9 +17,10 @@ use rpc::{
 use tonic::{Code, Status, transport::Channel};
 use types::{Clock as _, Entropy as _, Service, Timestamp};
 
-/// Under this name the kit stands in for the rest of a transaction. Nobody listens there.
+/// The service name under which the kit stands in for the rest of a transaction. Nobody listens
+/// there.
 const KIT: &str = "conformance-kit";
-/// How long a transaction's branches may vote: longer than any check takes.
+/// How long a transaction's branches may vote, in milliseconds: longer than any check takes.
 const WINDOW_MS: u64 = 30_000;
 
 /// The service under test.
@@ -28,7 +29,7 @@ pub(super) struct Participant {
     client: ParticipantServiceClient<Channel>,
     /// Its name in branches.
     pub(super) service: String,
-    /// How many it says it has.
+    /// Number of shards that it says it has.
     pub(super) shards: u32,
     shard: u32,
     payload: Option<Vec<u8>>,
@@ -39,7 +40,7 @@ pub(super) struct Participant {
 pub(super) type Told<T> = Result<T, String>;
 
 impl Participant {
-    /// Asks it who it is.
+    /// Asks the service for its name and shards.
     pub(super) async fn meet(
         net: &GrpcNet,
         address: &Endpoint,
@@ -56,7 +57,7 @@ impl Participant {
         Ok(subject)
     }
 
-    /// Its name and the number of its shards, both proper.
+    /// Its name and number of shards, both validated.
     pub(super) async fn describe(&self) -> Told<(String, u32)> {
         let answer = self.client().describe(self.request(DescribeRequest {})).await;
         let answer = answer.map_err(|status| no_answer("Describe", &status))?.into_inner();
@@ -71,13 +72,13 @@ impl Participant {
         self.payload.is_some()
     }
 
-    /// Takes a payload, unless the service says NO to it.
+    /// Takes a payload, unless the service votes NO to it.
     pub(super) async fn take(&mut self, payload: Vec<u8>, as_primary: bool) -> Told<()> {
         self.payload = Some(payload);
         let tx = if as_primary { self.tx_as_primary() } else { self.tx() };
         let vote = self.prepare(&tx).await;
         let evidence = as_primary.then(Self::other);
-        // Whatever else is wrong with it, the checks tell.
+        // The checks report whatever else is wrong with it.
         drop(self.abort(&tx, evidence).await);
         drop(self.forget(&tx).await);
         match vote {
@@ -104,17 +105,17 @@ impl Participant {
         Branch { service: self.service.clone(), shard: self.shard }
     }
 
-    /// The rest of every transaction.
+    /// The branch that stands in for the rest of every transaction.
     pub(super) fn other() -> Branch {
         Branch { service: KIT.to_owned(), shard: 0 }
     }
 
-    /// A transaction that nobody ever had, with the service's branch in the second place.
+    /// A new transaction, with the service's branch in second place.
     pub(super) fn tx(&self) -> TxMeta {
         Self::tx_of(vec![Self::other(), self.branch()])
     }
 
-    /// One with the service's branch as the primary.
+    /// A new transaction, with the service's branch as the primary.
     pub(super) fn tx_as_primary(&self) -> TxMeta {
         Self::tx_of(vec![self.branch(), Self::other()])
     }
@@ -194,7 +195,7 @@ impl Participant {
         Ok(answer.map_err(|status| no_answer("Apply", &status))?.into_inner().results)
     }
 
-    /// Waits until it answers again.
+    /// Waits until the service answers again.
     pub(super) async fn wait(&self) -> Told<()> {
         let mut last = String::new();
         for _ in 0..100 {
@@ -212,7 +213,7 @@ fn no_answer(call: &str, status: &Status) -> String {
     format!("{call} failed: {} {}", status.code(), status.message())
 }
 
-/// A refusal of a call that is wrong: INVALID_ARGUMENT.
+/// Fails unless the call was refused with INVALID_ARGUMENT.
 pub(super) fn must_be_invalid<T: std::fmt::Debug>(
     what: &str,
     answer: Result<T, Status>,
@@ -224,7 +225,7 @@ pub(super) fn must_be_invalid<T: std::fmt::Debug>(
     }
 }
 
-/// The receipt of a YES.
+/// The receipt of a YES. Fails for any other vote.
 pub(super) fn yes(vote: &Vote) -> Told<Vec<u8>> {
     match &vote.vote {
         Some(Is::Yes(yes)) if yes.receipt.len() > 4096 => {
@@ -235,7 +236,7 @@ pub(super) fn yes(vote: &Vote) -> Told<Vec<u8>> {
     }
 }
 
-/// Anything but a YES.
+/// Fails for a YES.
 pub(super) fn not_yes(vote: &Vote) -> Told<()> {
     match &vote.vote {
         Some(Is::Yes(_)) => Err("it voted YES".to_owned()),
@@ -244,7 +245,7 @@ pub(super) fn not_yes(vote: &Vote) -> Told<()> {
     }
 }
 
-/// This state and no other.
+/// Fails for any state but the expected one.
 pub(super) fn must_be(what: &str, state: BranchState, expected: BranchState) -> Told<()> {
     if state == expected {
         return Ok(());

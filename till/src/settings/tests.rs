@@ -50,7 +50,7 @@ fn settings_that_contradict_each_other_are_refused_by_name() {
         ("order --store-cert-file b", ["--store-cert-file", "--store-ca-file"]),
         ("dev-kv --tls-cert-file a", ["--tls-cert-file", "--tls-key-file"]),
         ("dev-kv --tls-trust-domain till", ["--tls-trust-domain", "--tls-ca-file"]),
-        // As these were called before.
+        // Former names of these variables.
         ("dev-kv --tls-cert a", ["--tls-cert-file", "--tls-key-file"]),
         ("dev-kv --insecure --tls-cert a --tls-key b", ["--insecure", "TILL_INSECURE"]),
         ("http-bridge --tls-no-client-auth=1", ["--tls-no-client-auth", "TILL_TLS_NO_CLIENT_AUTH"]),
@@ -108,7 +108,7 @@ fn what_is_in_force_is_shown_with_where_it_comes_from() {
     );
 }
 
-/// Commands of which the page tells, in its order.
+/// Commands that the page describes, in its order.
 const TOLD: [&str; 12] = [
     "up",
     "order",
@@ -153,7 +153,7 @@ fn table<'a>(settings: impl Iterator<Item = &'a Arg>) -> String {
     format!("| flag | variable | default | |\n|---|---|---|---|\n{rows}")
 }
 
-/// What every command, and what several roles have in common, is told once.
+/// Settings that all commands or several roles share are described once.
 fn page() -> String {
     let command = Cli::command();
     let mut text = include_str!("introduction.md").to_owned();

@@ -1,7 +1,8 @@
-//! One certificate for each role of a shop on one machine, so that every hop proves who it is.
+//! One certificate for each role of a shop on one machine, with which it proves who it is on every
+//! hop.
 //!
-//! Invariant: what somebody put into the directory is used and never changed; only a directory that is not
-//! there, or empty, is filled.
+//! Invariant: files that somebody put into the directory are used and never changed. Only a
+//! directory that is missing or empty is filled.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -25,43 +26,44 @@ use types::Clock as _;
 
 use super::plan::Role;
 
-/// Those for people and their applications, beside the roles': [`rpc::access`] says who may do what.
+/// Identities of people and their applications, in addition to the roles. [`rpc::access`] says who
+/// may do what.
 const CALLERS: [&str; 2] = ["operator", "client"];
-/// How long what is made here counts. Who wants it shorter has an authority of their own.
+/// How long certificates made here are valid. A shorter time needs an authority of your own.
 const VALID: Duration = Duration::from_hours(24 * 365);
-/// A clock may be behind ours.
+/// How far another clock may be behind ours.
 const SKEW: Duration = Duration::from_hours(1);
 
-/// Why a shop cannot have certificates. A retry helps once a person has looked.
+/// Why a shop cannot have certificates. A retry helps once a person has corrected that.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CertificatesError {
-    /// Something was put there, but not everything.
+    /// Some of the files are there, but not all.
     #[error(
         "--tls-dir: {} is missing: put it there, or empty the directory to have all made anew",
         path.display()
     )]
     Missing {
-        /// Which file.
+        /// Path of the missing file.
         path: PathBuf,
     },
     /// A file or the directory cannot be read or written.
     #[error("--tls-dir: cannot use {}", path.display())]
     File {
-        /// The file.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// The error of the system.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// One is there, and is not for its role.
+    /// A certificate is not one for its role.
     #[error("--tls-dir: a certificate cannot be used")]
     Unusable(#[from] TlsError),
-    /// They cannot be made.
+    /// Certificates cannot be made.
     #[error("--tls-dir: cannot make certificates")]
     Make(#[from] rcgen::Error),
 }
 
-/// The certificates of a directory, which is filled when there is nothing in it.
+/// The certificates in a directory. They are made if the directory is empty.
 ///
 /// # Errors
 /// [`CertificatesError`].
@@ -78,7 +80,7 @@ pub(crate) fn open(directory: &Path, roles: &[Role]) -> Result<TlsDir, Certifica
                 return Err(CertificatesError::Missing { path });
             }
         }
-        // Told here, and not by children that end again and again.
+        // Report it here. Children would report it by ending again and again.
         match role.identity() {
             Some(identity) => here.args(role.name()).acting_as(identity).check()?,
             None => check_nobodys(&here.certificate(role.name()), role.name(), TRUST_DOMAIN)?,
@@ -100,7 +102,7 @@ fn is_empty(directory: &TlsDir) -> Result<bool, CertificatesError> {
     }
 }
 
-/// Makes an authority, and what it signs.
+/// Makes an authority and the certificates that it signs.
 fn fill(directory: &TlsDir) -> Result<(), CertificatesError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory.path());
     made.map_err(failed(directory.path()))?;
@@ -113,7 +115,7 @@ fn fill(directory: &TlsDir) -> Result<(), CertificatesError> {
     let secret = key.serialize_pem();
     let issuer = Issuer::new(params, key);
     for role in Role::ALL {
-        // The store is looked for by its address, and knows no identities.
+        // The store is identified by its address, and knows no identities.
         let name = match role {
             Role::DevKv => SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
@@ -125,7 +127,7 @@ fn fill(directory: &TlsDir) -> Result<(), CertificatesError> {
     for caller in CALLERS {
         sign(directory, &issuer, caller, uri(caller)?)?;
     }
-    // Kept, so that services beyond our own can be given one.
+    // Kept, so that services beyond our own can be given a certificate.
     write(&directory.path().join("ca.key"), &secret)?;
     write(&directory.ca(), &ca)
 }
@@ -155,13 +157,13 @@ fn valid() -> CertificateParams {
     params
 }
 
-/// An identity's name, as its certificate carries it.
+/// An identity's name as its certificate carries it: a SPIFFE URI.
 fn uri(name: &str) -> Result<SanType, CertificatesError> {
     let uri = format!("spiffe://{TRUST_DOMAIN}/{name}");
     Ok(SanType::URI(uri.as_str().try_into()?))
 }
 
-/// Nobody else of this machine may read what stands here.
+/// Writes a new file that only its owner may read.
 fn write(path: &Path, pem: &str) -> Result<(), CertificatesError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(pem.as_bytes())).map_err(failed(path))
@@ -195,7 +197,7 @@ mod tests {
         let said = open(place.path(), &Role::ALL).unwrap_err().to_string();
         assert!(said.contains("--tls-dir") && said.contains("stock.key"), "{said}");
         assert!(!all.key("stock").exists());
-        // Whoever has a cluster needs none for a store of ours.
+        // With a cluster, no certificate for a dev-kv is needed.
         fs::remove_file(all.key("dev-kv")).unwrap();
         open(place.path(), &[Role::Order, Role::HttpBridge]).unwrap();
     }

@@ -1,8 +1,8 @@
 //! Keeps one child process alive.
 //!
-//! Invariants: a child that dies is started again, for as long as the shop runs; a child that is told to
-//! stop is gone when [`keep`] returns; a child never outlives this process, as its standard input is a pipe
-//! whose other end only this process holds (`--exit-with-parent`).
+//! Invariants: a child that dies is started again, for as long as the shop runs. A child that is
+//! told to stop is gone when [`keep`] returns. A child never outlives this process, because its
+//! standard input is a pipe whose other end only this process holds (`--exit-with-parent`).
 
 use std::{
     io,
@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{logs::Sink, plan::Spec, status::Status};
 
-/// Before the first restart.
+/// Pause before the first restart.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Between restarts of a child that keeps dying.
+/// Longest pause between restarts of a child that keeps dying.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A child that ran this long has recovered: its next restart is quick again.
 const RECOVERED_AFTER: Duration = Duration::from_secs(10);
@@ -33,11 +33,11 @@ const RECOVERED_AFTER: Duration = Duration::from_secs(10);
 /// How to stop a child.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
-    /// Cancelled: end politely (SIGTERM), and with SIGKILL after `patience`.
+    /// Cancelled to end the child by SIGTERM, and by SIGKILL after `patience`.
     pub(crate) gently: CancellationToken,
-    /// Cancelled: end at once.
+    /// Cancelled to end the child at once.
     pub(crate) now: CancellationToken,
-    /// From SIGTERM to SIGKILL.
+    /// Time from SIGTERM to SIGKILL.
     pub(crate) patience: Duration,
 }
 
@@ -74,7 +74,7 @@ pub(crate) async fn keep(spec: Spec, mut sink: Sink, status: Arc<Status>, stop: 
     }
 }
 
-/// Runs a child once: its exit status when it ended on its own, `None` when it was stopped.
+/// Runs a child once. Returns its exit status when it ended on its own, `None` when it was stopped.
 async fn run_once(
     spec: &Spec,
     sink: &mut Sink,
@@ -103,7 +103,7 @@ async fn run_once(
         status.ended(&spec.name, exit.is_some());
         Ok(exit)
     };
-    // The pump ends with the child, as nobody else holds the other end of its pipe.
+    // The pump ends with the child, because only the child holds the other end of its pipe.
     let ((), exit) = tokio::join!(pump, watch);
     exit
 }
@@ -111,7 +111,8 @@ async fn run_once(
 fn spawn(spec: &Spec) -> io::Result<Child> {
     Command::new(&spec.program)
         .args(&spec.args)
-        // A process group of its own: Ctrl-C in the terminal reaches us only, and we stop all in order.
+        // A process group of its own: Ctrl-C in the terminal reaches only us, and we stop all
+        // children in order.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -120,12 +121,12 @@ fn spawn(spec: &Spec) -> io::Result<Child> {
         .spawn()
 }
 
-/// Ends a child: it is gone when this returns.
+/// Ends a child. It is gone when this returns.
 async fn end(name: &str, child: &mut Child, stop: &Stop) {
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
         && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM)
     {
-        // ESRCH, mostly: it has just ended on its own.
+        // Mostly ESRCH: the child has just ended on its own.
         tracing::debug!(child = name, %error, "could not signal child");
     }
     let gone = tokio::select! {

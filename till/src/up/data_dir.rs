@@ -1,8 +1,8 @@
-//! The directory that a shop on one machine keeps its state in.
+//! The directory in which a shop on one machine keeps its state.
 //!
-//! Invariants: one `till up` at a time holds the directory (an advisory lock that the kernel drops with the
-//! process, however that dies); nothing is ever written to, or wiped from, a directory that does not carry
-//! our marker.
+//! Invariants: one `till up` at a time holds the directory, by an advisory lock that the kernel
+//! drops when the process dies, however it dies. A directory that holds other files and not our
+//! marker is never written to or wiped.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -10,25 +10,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Says that the directory is ours.
+/// Marks the directory as ours.
 const MARKER: &str = "till-data.marker";
-/// Locked for as long as a `till up` runs.
+/// Locked while a `till up` runs.
 const LOCK: &str = "till-data.lock";
-/// What the marker holds.
+/// Content of the marker.
 const MARKER_TEXT: &str =
     "This directory holds the data of `till up`. `till up --fresh` deletes it.\n";
 
-/// Why a data directory cannot be used. None of these heals by trying again, except `InUse`, once the other
-/// process has gone.
+/// Why a data directory cannot be used. A retry helps only for `InUse`, once the other process is
+/// gone.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Another `till up` holds it.
+    /// Another `till up` holds the directory.
     #[error(
         "{} is in use by another `till up`: stop that one, or choose another directory with --data-dir",
         .0.display()
     )]
     InUse(PathBuf),
-    /// It has something else in it.
+    /// The directory holds something else.
     #[error(
         "{} is not empty and has no {MARKER} in it, so it is not a till data directory: choose another one with --data-dir",
         .0.display()
@@ -43,12 +43,12 @@ pub(crate) enum Error {
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
-    /// Unlocked by being closed.
+    /// Closing the file unlocks it.
     _lock: File,
 }
 
 impl DataDir {
-    /// Takes `path`, making it where it does not exist, and wipes it first when `fresh`.
+    /// Takes `path`, creates it if it does not exist, and first wipes it if `fresh`.
     pub(crate) fn open(path: &Path, fresh: bool) -> Result<Self, Error> {
         let io = |error| Error::Io(path.to_owned(), error);
         fs::create_dir_all(path).map_err(io)?;
@@ -67,7 +67,7 @@ impl DataDir {
             Err(TryLockError::WouldBlock) => return Err(Error::InUse(path)),
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        // The marker comes first, so that a crash in the middle of the wipe leaves a directory that is ours.
+        // The marker comes first, so that a crash during the wipe leaves a directory that is ours.
         fs::write(path.join(MARKER), MARKER_TEXT).map_err(io)?;
         if fresh {
             wipe(&path).map_err(io)?;
@@ -75,13 +75,13 @@ impl DataDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Where it is, absolute.
+    /// The directory's absolute path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// True when nothing but what we put there before everything else is in it.
+/// True when the directory holds nothing but the lock, which is created before everything else.
 fn is_empty(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         if entry?.file_name() != LOCK {

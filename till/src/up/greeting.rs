@@ -1,4 +1,4 @@
-//! What a person is told when the shop is ready.
+//! What the user is told when the shop is ready.
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
@@ -6,7 +6,7 @@ use rpc::tls::TlsDir;
 
 use super::plan::{Role, Spec, Wish};
 
-/// Where this machine reaches REST.
+/// The URL by which this machine reaches REST.
 pub(super) fn rest(specs: &[Spec]) -> String {
     let bridge = specs.iter().find(|spec| spec.role == Role::HttpBridge);
     let address = bridge.map(|bridge| bridge.address);
@@ -58,7 +58,7 @@ pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) 
     text
 }
 
-/// What to type as an operator of an encrypted shop.
+/// A command to type as an operator of an encrypted shop.
 fn operators(wish: &Wish, certificates: &TlsDir) -> String {
     let coordinator = wish.ports.address(Role::Coordinator, 0);
     format!(
@@ -70,7 +70,7 @@ fn operators(wish: &Wish, certificates: &TlsDir) -> String {
     )
 }
 
-/// What the replicas of a role listen on, one after the other.
+/// The addresses on which the replicas of a role listen, one after the other.
 fn bound(specs: &[Spec], role: Role) -> String {
     let all = specs.iter().filter(|spec| spec.role == role).flat_map(|spec| &spec.listen);
     all.map(ToString::to_string).collect::<Vec<_>>().join(" ")

@@ -1,27 +1,27 @@
-//! Where REST listens, when that is not this machine alone.
+//! The addresses on which the user wants REST to listen.
 
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
 };
 
-/// Highest `grpc_base` and `http`: nothing runs over.
+/// Maximum `grpc_base` and `http`, so that no port exceeds 65,535.
 pub(crate) const PORT_BASE_MAX: u16 = 65_000;
 
-/// An address that somebody asks for: with a port of its own, or with that of `--http-port`.
+/// An address that the user asks for, with a port of its own or that of `--http-port`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RestAddress {
     ip: IpAddr,
     port: Option<u16>,
 }
 
-/// Why a text is no such address. A retry does not help.
+/// Why a text is not such an address. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RestAddressError {
-    /// It is something else, a name for instance.
+    /// The text is something else, a name for instance.
     #[error("it is neither an IP nor IP:PORT")]
     Form,
-    /// Further replicas take the ports that follow.
+    /// The port leaves no room for further replicas, which take the ports after it.
     #[error("its port is not 1 to {PORT_BASE_MAX}")]
     Port,
 }
@@ -42,7 +42,7 @@ impl FromStr for RestAddress {
 }
 
 impl RestAddress {
-    /// Where this replica listens.
+    /// The address on which this replica listens.
     pub(crate) fn of(self, http_port: u16, replica: u16) -> SocketAddr {
         (self.ip, self.port.unwrap_or(http_port) + replica).into()
     }

@@ -1,5 +1,5 @@
-//! What the children say: each line goes to the terminal under the child's name, and to a file of bounded
-//! size.
+//! The children's output: each line goes to the terminal under the child's name, and to a file of
+//! bounded size.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,13 +9,13 @@ use std::{
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-/// A log file that grows beyond this becomes `NAME.log.1`, whose former content goes.
+/// A log file that grows beyond this becomes `NAME.log.1` and replaces the previous one.
 const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-/// ANSI colours, told apart on dark and on light ground.
+/// ANSI colours that can be told apart on a dark and on a light background.
 const COLOURS: [&str; 6] = ["\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[35m", "\x1b[34m", "\x1b[31m"];
 
-/// Where one child's lines go.
+/// Where the lines of one child go.
 #[derive(Debug)]
 pub(crate) struct Sink {
     prefix: String,
@@ -28,7 +28,7 @@ impl Sink {
     /// Opens `<dir>/<name>.log` for appending. `colour` numbers the role; names are padded to `width`.
     ///
     /// # Errors
-    /// Those of the file system; none of them heals by trying again.
+    /// Those of the file system. A retry does not help.
     pub(crate) fn open(dir: &Path, name: &str, colour: usize, width: usize) -> io::Result<Self> {
         let prefix = if io::stderr().is_terminal() {
             let colour = COLOURS[colour % COLOURS.len()];
@@ -42,8 +42,8 @@ impl Sink {
         Ok(Self { prefix, path, file: Some(file), written })
     }
 
-    /// Passes lines on until the child closes its end. A line that cannot be written (a full disk, a
-    /// terminal that is gone) is dropped: the child must never wait for its log.
+    /// Passes lines on until the child closes its end. Drops a line that cannot be written (a full
+    /// disk, a terminal that is gone), because the child must never wait for its log.
     pub(crate) async fn pump(&mut self, from: impl AsyncRead + Unpin) {
         let mut reader = BufReader::new(from);
         let mut line = Vec::new();
@@ -63,7 +63,7 @@ impl Sink {
         if !line.ends_with(b"\n") {
             out.push(b'\n');
         }
-        // One write for each line, so that lines of several children do not mix.
+        // One write per line, so that lines of several children do not mix.
         drop(io::stderr().write_all(&out));
         if self.written > FILE_BYTES_MAX {
             self.rotate();

@@ -1,7 +1,7 @@
-//! Which children a shop on one machine has, and with which command lines: pure.
+//! Which children a shop on one machine has, and their command lines. Pure.
 //!
-//! Invariant: every command line parses (tested against the roles' own flags), so that a renamed flag is a
-//! failing test and not a shop that does not start.
+//! Invariant: every command line parses. A test checks them against the roles' own flags, so that a
+//! renamed flag fails a test and does not keep a shop from starting.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -15,12 +15,12 @@ use rpc::{
 
 use super::listen::RestAddress;
 
-/// What a child does.
+/// The role of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     /// The REST face.
     HttpBridge,
-    /// Runs checkouts.
+    /// Checkouts.
     Coordinator,
     /// Orders.
     Order,
@@ -28,16 +28,16 @@ pub(crate) enum Role {
     Stock,
     /// Users.
     Payment,
-    /// Storage, when there is no cluster.
+    /// The store, when there is no cluster.
     DevKv,
 }
 
 impl Role {
-    /// In the order in which they are started and shown.
+    /// All roles, in the order in which they are started and shown.
     pub(crate) const ALL: [Self; 6] =
         [Self::DevKv, Self::HttpBridge, Self::Order, Self::Stock, Self::Payment, Self::Coordinator];
 
-    /// In the order in which they are stopped: who asks goes before who is asked.
+    /// Roles in the order in which they are stopped: callers before those that they call.
     pub(crate) const WAVES: [&[Self]; 4] = [
         &[Self::HttpBridge],
         &[Self::Coordinator],
@@ -45,7 +45,7 @@ impl Role {
         &[Self::DevKv],
     ];
 
-    /// True for those that keep state, and cannot begin before there is a place for it.
+    /// True for roles that keep state in the store, and cannot start without it.
     pub(crate) const fn needs_store(self) -> bool {
         match self {
             Self::Coordinator | Self::Order | Self::Stock | Self::Payment => true,
@@ -53,7 +53,8 @@ impl Role {
         }
     }
 
-    /// What it is to those whom it calls, and who call it; none for the store, which is looked for by its address.
+    /// The identity that its callers and callees know it by. None for the store, which is
+    /// identified by its address.
     pub(crate) const fn identity(self) -> Option<access::Role> {
         match self {
             Self::HttpBridge => Some(access::Role::HttpBridge),
@@ -65,7 +66,7 @@ impl Role {
         }
     }
 
-    /// The subcommand.
+    /// Name of its subcommand.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::HttpBridge => "http-bridge",
@@ -78,23 +79,23 @@ impl Role {
     }
 }
 
-/// Where everything listens, operators' ports apart: REST on `http + i`, the replicas of a gRPC role side by side, the
-/// roles at distances of 100 from `grpc_base`.
+/// Where everything listens, except the admin ports: REST on `http + i`, the replicas of a gRPC
+/// role side by side, the gRPC roles 100 apart from `grpc_base`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
-    /// Of the first bridge.
+    /// Port of the first bridge.
     pub(crate) http: u16,
-    /// Of the first coordinator.
+    /// Port of the first coordinator.
     pub(crate) grpc_base: u16,
-    /// Of dev-kv.
+    /// Port of dev-kv.
     pub(crate) kv: u16,
 }
 
-/// At most this many replicas of a role.
+/// Maximum number of replicas of a role.
 pub(crate) const REPLICAS_MAX: u16 = 50;
 
 impl Ports {
-    /// Of one replica.
+    /// The work port of one replica.
     pub(crate) fn of(self, role: Role, replica: u16) -> u16 {
         match role {
             Role::HttpBridge => self.http + replica,
@@ -106,8 +107,8 @@ impl Ports {
         }
     }
 
-    /// Where one replica answers operators: gRPC roles 50 above their work, the bridges 450 above the
-    /// coordinators, dev-kv 449.
+    /// The admin port of one replica: gRPC roles 50 above their work port, the bridges 450 above
+    /// `grpc_base`, dev-kv 449 above it.
     pub(crate) fn admin_of(self, role: Role, replica: u16) -> u16 {
         match role {
             Role::HttpBridge => self.grpc_base + 450 + replica,
@@ -118,45 +119,45 @@ impl Ports {
         }
     }
 
-    /// Where one replica is reached from this machine.
+    /// The address by which this machine reaches one replica.
     pub(crate) fn address(self, role: Role, replica: u16) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.of(role, replica)).into()
     }
 }
 
-/// What somebody asked for.
+/// What the user asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Wish {
-    /// This executable.
+    /// Path of this executable.
     pub(crate) program: PathBuf,
-    /// Of every role but dev-kv; 1 to [`REPLICAS_MAX`].
+    /// Replicas of every role except dev-kv; 1 to [`REPLICAS_MAX`].
     pub(crate) replicas: u16,
-    /// The ports that its processes get.
+    /// Ports of the children.
     pub(crate) ports: Ports,
-    /// What REST listens on; this machine alone when there is none.
+    /// Addresses that REST listens on; only this machine's loopback when empty.
     pub(crate) listen: Vec<RestAddress>,
-    /// The cluster to use; none: a dev-kv of our own.
+    /// Placement drivers of the cluster to use; None for a dev-kv of our own.
     pub(crate) pd_endpoints: Option<String>,
-    /// Of every service, for a store that is not used yet.
+    /// Shards of every service, for a store that is not used yet.
     pub(crate) shards: Option<u16>,
-    /// For what dev-kv keeps.
+    /// The data directory, in which dev-kv keeps its data.
     pub(crate) data_dir: PathBuf,
-    /// Threads of each child that run tasks; at least 1.
+    /// Worker threads of each child, at least 1.
     pub(crate) worker_threads: u16,
-    /// `TILL_...` format of the children's logs.
+    /// Format of the children's logs, as `--log-format` takes it.
     pub(crate) log_format: String,
     /// Services beyond our own, as NAME=ENDPOINTS.
     pub(crate) participants: Vec<String>,
-    /// Names of those that take part in every checkout.
+    /// Names of the services that take part in every checkout.
     pub(crate) checkout_participants: Vec<String>,
-    /// The keys of whoever may change something over REST; anybody may without.
+    /// File of the keys that changes over REST need; None when they need no key.
     pub(crate) api_key_file: Option<PathBuf>,
-    /// Certificates of all roles; everything is plain without.
+    /// Certificates of all roles; None when everything is plain.
     pub(crate) certificates: Option<TlsDir>,
 }
 
 impl Wish {
-    /// The roles that there are, in the order in which they are started.
+    /// The roles of this shop, in the order in which they are started.
     pub(crate) fn roles(&self) -> impl Iterator<Item = Role> {
         let has_store = self.pd_endpoints.is_none();
         Role::ALL.into_iter().filter(move |role| *role != Role::DevKv || has_store)
@@ -166,26 +167,27 @@ impl Wish {
 /// One child.
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
-    /// `order-0`, for people, logs and `up.json`.
+    /// Such as `order-0`, for people, logs and `up.json`.
     pub(crate) name: String,
-    /// What it does.
+    /// Its role.
     pub(crate) role: Role,
-    /// Which replica, from 0.
+    /// Number of the replica, from 0.
     pub(crate) replica: u16,
-    /// What to run.
+    /// The executable to run.
     pub(crate) program: PathBuf,
-    /// With which arguments.
+    /// The executable's arguments.
     pub(crate) args: Vec<String>,
-    /// Everything it listens on; what does not exist on this machine, IPv6 for instance, is left out when it binds.
+    /// Addresses that it listens on. Those that do not exist on this machine, IPv6 for instance,
+    /// are left out when it binds.
     pub(crate) listen: Vec<SocketAddr>,
-    /// Where it is reached from this machine.
+    /// The address by which this machine reaches it.
     pub(crate) address: SocketAddr,
-    /// Everything on which it answers operators, the one that we ask first.
+    /// Addresses on which it answers operators; we ask the first.
     pub(crate) admin: [SocketAddr; 2],
 }
 
 impl Spec {
-    /// Takes note of what could be bound of all that it listens on.
+    /// Records which of its addresses could be bound.
     pub(crate) fn bound(&mut self, listen: Vec<SocketAddr>) {
         if let Some(address) = listen.iter().find(|one| one.is_ipv4()).or(listen.first()) {
             self.address = from_here(*address);
@@ -194,7 +196,7 @@ impl Spec {
     }
 }
 
-/// How this machine reaches what listens there.
+/// The address by which this machine reaches a listener.
 fn from_here(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(on) if on.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, on.port()).into(),
@@ -218,17 +220,19 @@ pub(crate) fn children(wish: &Wish) -> Vec<Spec> {
     all
 }
 
-/// Shards for each replica of a service. Batches are the larger the fewer there are, and the next one gathers
-/// while one is written; docs/performance.md has the figures, and says when more are better.
+/// Shards for each replica of a service. With fewer shards batches are larger, and the next one
+/// gathers while one is written. docs/performance.md has the figures, and says when more are
+/// better.
 const SHARDS_PER_REPLICA: u16 = 1;
 
-/// Memory that dev-kv has for rows, for blocks of its files, and for what is not in a file yet, in MiB: less than one
-/// that stands alone, as services keep in memory what they work on and seldom ask for it.
+/// Memory of dev-kv, in MiB: for rows, for blocks of its files, and for what is not in a file yet.
+/// It is less than that of a dev-kv that stands alone, because services keep what they work on in
+/// memory and seldom read it again.
 const ROW_CACHE_MIB: u32 = 24;
 const BLOCK_CACHE_MIB: u32 = 16;
 const MEMTABLE_MIB: u32 = 16;
 
-/// How many shards a service gets in a data directory whose dev-kv was never started.
+/// Shards of each service in a data directory whose dev-kv was never started; None for any other.
 pub(crate) fn shards_of_a_new_shop(data_dir: &Path, replicas: u16) -> Option<u16> {
     (!kv_dir(data_dir).exists()).then(|| replicas.saturating_mul(SHARDS_PER_REPLICA))
 }
@@ -242,7 +246,7 @@ fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
         Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
             rpc::listen::loopback(port).to_vec()
         }
-        // It has one, which its clients are told by the flags below.
+        // It has one address, which the flags below pass to its clients.
         Role::DevKv => vec![wish.ports.address(role, replica)],
     };
     let admin = rpc::listen::loopback(wish.ports.admin_of(role, replica));
@@ -326,8 +330,8 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
     }
 }
 
-/// The flags by which a role proves who it is, to the store of ours, too; a cluster's are children's own
-/// variables.
+/// The flags by which a role proves who it is, also to our own store. For a cluster the children
+/// read variables of their own.
 fn proofs(wish: &Wish, role: Role) -> Vec<(&'static str, PathBuf)> {
     let Some(all) = &wish.certificates else { return Vec::new() };
     let [ca, certificate, key] = [all.ca(), all.certificate(role.name()), all.key(role.name())];
@@ -337,7 +341,7 @@ fn proofs(wish: &Wish, role: Role) -> Vec<(&'static str, PathBuf)> {
         ("tls-key-file", key.clone()),
     ];
     if role == Role::DevKv {
-        // Callers are judged by what they may, and not by the authority alone.
+        // Callers are judged by what they may do, and not by the authority alone.
         return [files.as_slice(), &[("tls-trust-domain", TRUST_DOMAIN.into())]].concat();
     }
     let mut proofs = files;
@@ -351,7 +355,7 @@ fn proofs(wish: &Wish, role: Role) -> Vec<(&'static str, PathBuf)> {
     proofs
 }
 
-/// Where dev-kv keeps what it keeps.
+/// Directory of dev-kv's data.
 pub(crate) fn kv_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("kv")
 }

@@ -1,4 +1,4 @@
-//! `up.json`: who runs where, for tests and for people with a `kill`.
+//! `up.json`: which process runs where, for tests and for people with a `kill`.
 
 use std::{
     collections::BTreeMap,
@@ -12,22 +12,22 @@ use serde_json::{Value, json};
 /// Name of the file in the data directory.
 pub(crate) const FILE: &str = "up.json";
 
-/// What is known of one child.
+/// What is known about one child.
 #[derive(Debug, Clone)]
 pub(crate) struct ChildStatus {
     /// Its role, as on the command line.
     pub(crate) role: &'static str,
-    /// Which replica, from 0.
+    /// Number of the replica, from 0.
     pub(crate) replica: u16,
-    /// Where it is asked.
+    /// The address by which this machine reaches it.
     pub(crate) address: String,
-    /// Everything that it listens on.
+    /// Addresses that it listens on.
     pub(crate) listen: Vec<String>,
-    /// Where it answers operators.
+    /// The address on which it answers operators.
     pub(crate) admin: String,
-    /// None while it is down.
+    /// Its process id; None while it is down.
     pub(crate) pid: Option<u32>,
-    /// How often it had to be started again.
+    /// How often it was started again.
     pub(crate) restarts: u64,
 }
 
@@ -37,7 +37,7 @@ struct State {
     children: BTreeMap<String, ChildStatus>,
 }
 
-/// The file and what stands in it.
+/// The file and its content.
 #[derive(Debug)]
 pub(crate) struct Status {
     path: PathBuf,
@@ -47,10 +47,10 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// Writes the file of a shop none of whose children runs yet.
+    /// Writes the file of a shop before any of its children runs.
     ///
     /// # Errors
-    /// Those of the file system; none of them heals by trying again.
+    /// Those of the file system. A retry does not help.
     pub(crate) fn create(
         data_dir: &Path,
         rest: String,
@@ -67,12 +67,12 @@ impl Status {
         Ok(status)
     }
 
-    /// All children answer.
+    /// Records that all children answer.
     pub(crate) fn ready(&self) {
         self.update(|state| state.ready = true);
     }
 
-    /// A child has been started.
+    /// Records that a child has been started.
     pub(crate) fn started(&self, name: &str, pid: Option<u32>) {
         self.update(|state| {
             if let Some(child) = state.children.get_mut(name) {
@@ -81,7 +81,7 @@ impl Status {
         });
     }
 
-    /// A child has ended, and will be started again if `restart`.
+    /// Records that a child has ended, and that it is started again if `restart`.
     pub(crate) fn ended(&self, name: &str, restart: bool) {
         self.update(|state| {
             if let Some(child) = state.children.get_mut(name) {
@@ -100,11 +100,11 @@ impl Status {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // A panic elsewhere leaves the state as readable as before.
+        // A panic elsewhere does not damage the state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the file at once, so that a reader never sees half of it.
+    /// Replaces the file in one step, so that a reader never sees half of it.
     fn write(&self, state: &State) -> io::Result<()> {
         let children: Vec<Value> = state
             .children

@@ -1,4 +1,4 @@
-//! The command line, and what it asks for.
+//! The command line, and the loads it asks for.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -137,7 +137,7 @@ pub(crate) enum Baseline {
     Tikv,
 }
 
-/// Weights of the three scenarios; not all are 0.
+/// Weights of the three scenarios; at least one is not 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mix(pub(crate) [u32; 3]);
 
@@ -150,12 +150,12 @@ fn weights(text: &str) -> Result<Mix, String> {
     }
 }
 
-/// Callers of an open loop at least: too few would make calls wait for callers, not for the shop. What they
-/// wait is counted all the same.
+/// The least number of callers in an open loop. With fewer, calls would wait for a free caller
+/// rather than for the shop. That wait is counted all the same.
 const OPEN_CALLERS_MIN: u32 = 1_024;
 
 impl Args {
-    /// The loads to drive, one after the other.
+    /// The loads to drive, in order.
     pub(crate) fn paces(&self) -> Vec<Pace> {
         let count = |callers: u32| usize::try_from(callers).unwrap_or(usize::MAX);
         if !self.rate.is_empty() {
@@ -172,7 +172,7 @@ impl Args {
         self.concurrency.iter().map(|callers| Pace::Closed { callers: count(*callers) }).collect()
     }
 
-    /// What an overload is, where one is asked for.
+    /// The overload to measure, if one is asked for.
     pub(crate) fn overload(&self) -> Option<overload::Wish> {
         let callers = usize::try_from(self.overload_callers).unwrap_or(usize::MAX);
         self.overload.map(|factor| overload::Wish { factor, callers })

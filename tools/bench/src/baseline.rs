@@ -1,11 +1,11 @@
-//! Bare KV transactions of a checkout's shape: what the store gives a program that makes each checkout one
-//! optimistic transaction, with no services, no votes and no batches between.
+//! The baseline: bare KV transactions of a checkout's shape. They show what the store gives a
+//! program that makes each checkout one optimistic transaction, without services, votes or batches.
 //!
-//! Each reads an order, two items and a user in one request and writes all four; one that meets a conflict
-//! begins anew. They run through `storage::Kv`, as only that crate may name the client: so they share
-//! timestamps with others who wait for one at the same moment and may commit in one phase, just as the
-//! shop does. That is to the baseline's advantage. They have a runtime of as many threads as the machine
-//! has cores, while the shop's generator has one.
+//! Each one reads an order, two items and a user in one request, and writes all four. After a
+//! conflict it starts again. They run through `storage::Kv`, because only that crate may name the
+//! client. So, as in the shop, they share timestamp requests with others at the same moment, and
+//! may commit in one phase. That is to the baseline's advantage. They run on as many threads as the
+//! machine has cores, while the shop's generator has one.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -30,25 +30,25 @@ use crate::{
     tally::{End, Kind, Tally},
 };
 
-/// No service's keys begin with this.
+/// Prefix of the baseline's keys, which no service uses.
 const PREFIX: &[u8] = b"\xf0bench/";
-/// About what an order takes.
+/// About the size of an order.
 const VALUE_BYTES: usize = 64;
-/// Keys in one transaction while keys are made or removed.
+/// Keys per transaction while keys are written or removed.
 const FILL: u64 = 500;
 const FILLS_AT_ONCE: u64 = 16;
-/// Before a transaction that met a conflict begins anew, at most.
+/// The longest pause before a transaction retries after a conflict.
 const PAUSE_MAX: Duration = Duration::from_millis(4);
-/// How long the store may take to be there.
+/// How long the store may take to answer at first.
 const STORE_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where, and how much.
+/// The store, and how much to write to it.
 #[derive(Debug, Clone)]
 pub(crate) struct BareStore {
     pub(crate) pd_endpoints: Vec<String>,
     pub(crate) tls: Option<TikvTls>,
     pub(crate) sizes: Sizes,
-    /// Remove the keys at the end: the store outlives the run.
+    /// Whether to remove the keys at the end, as the store outlives the run.
     pub(crate) clean: bool,
 }
 
@@ -65,7 +65,7 @@ pub(crate) async fn run(store: BareStore, plans: Vec<Plan>) -> Result<Vec<Tally>
             Ok(runtime) => runtime.block_on(all(&store, plans)),
             Err(error) => Err(error.to_string()),
         };
-        // Nobody waits when the run was given up.
+        // The receiver is gone if the run was given up.
         drop(sender.send(tallies));
     });
     spawned.map_err(|error| error.to_string())?;
@@ -105,7 +105,7 @@ fn key(number: u64) -> Vec<u8> {
     [PREFIX, &number.to_be_bytes()].concat()
 }
 
-/// Sets all keys, or removes them.
+/// Sets all keys, or removes them if there is no value.
 async fn fill(kv: &SharedKv, what: &str, count: u64, value: Option<Vec<u8>>) -> Result<(), String> {
     let steps = usize::try_from(count.div_ceil(FILL)).unwrap_or(usize::MAX);
     let progress = Arc::new(Progress::new(what, steps));
@@ -135,7 +135,7 @@ async fn fill(kv: &SharedKv, what: &str, count: u64, value: Option<Vec<u8>>) -> 
     Ok(())
 }
 
-/// As many transactions under way as the shop has callers.
+/// Drives one plan, with as many transactions in flight as the shop has callers.
 async fn drive(kv: &SharedKv, sizes: Sizes, plan: Plan) -> Result<Tally, String> {
     let start = Instant::now();
     let begin = start + plan.warm_up;
@@ -178,7 +178,7 @@ async fn drive(kv: &SharedKv, sizes: Sizes, plan: Plan) -> Result<Tally, String>
     Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// One transaction of a checkout's shape, until it is committed.
+/// Repeats one transaction of a checkout's shape until it commits or fails.
 async fn checkout(kv: &dyn Kv, sizes: Sizes, rng: &mut StdRng) -> End {
     let Sizes { orders, items, users } = sizes;
     let first = rng.random_range(0..items);
@@ -207,7 +207,7 @@ async fn attempt(kv: &dyn Kv, keys: &[Vec<u8>]) -> Result<(), CommitError> {
     let mut txn = kv.begin().await.map_err(failed)?;
     let found = txn.batch_get(keys.to_vec()).await.map_err(failed)?;
     for (key, value) in found {
-        // What a shop would write differs; its length does not.
+        // A shop would write another value of the same length.
         let changed = value.iter().map(|byte| byte.wrapping_add(1)).collect();
         txn.put(key, changed);
     }

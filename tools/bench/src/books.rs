@@ -1,5 +1,5 @@
-//! The books after a run: `till audit`, where the store can be reached. It sees what no client can ask for:
-//! votes, holds and journals.
+//! The audit after a run: `till audit`, if the store can be reached. It sees what no client can ask
+//! for: votes, holds and journals.
 
 use std::{path::Path, process::Stdio};
 
@@ -8,19 +8,19 @@ use tokio::process::Command;
 
 use crate::certificates::Certificates;
 
-/// Offences that are told in words.
+/// How many offences are told in words.
 const TOLD: usize = 10;
 
-/// What the audit said.
+/// What the audit reported.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Books {
     document: Value,
 }
 
-/// Audits; `program` is this executable.
+/// Runs the audit; `program` is this executable.
 ///
 /// # Errors
-/// In words, when the books could not be read.
+/// In words, when the audit could not be carried out.
 pub(crate) async fn audit(
     program: &Path,
     pd_endpoints: &[String],
@@ -39,7 +39,7 @@ pub(crate) async fn audit(
         .output()
         .await
         .map_err(|error| format!("cannot run the audit: {error}"))?;
-    // An audit that finds something ends with a code of its own, and tells it as well.
+    // An audit with offences has its own exit code, and prints its document as well.
     serde_json::from_slice(&ended.stdout).map(|document| Books { document }).map_err(|_| {
         let said = String::from_utf8_lossy(&ended.stderr);
         format!("the audit ended with {}: {}", ended.status, said.trim())
@@ -65,7 +65,7 @@ impl Books {
         problems
     }
 
-    /// For a report: what was looked at.
+    /// The audit's counts, for the report.
     pub(crate) fn json(&self) -> Value {
         let count = |name: &str| self.document[name].clone();
         json!({
@@ -79,7 +79,7 @@ impl Books {
         })
     }
 
-    /// For people.
+    /// One line for people.
     pub(crate) fn line(&self) -> String {
         let count = |name: &str| &self.document[name];
         format!(

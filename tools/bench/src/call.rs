@@ -1,4 +1,4 @@
-//! One call to the shop, whatever carries it, and what became of it.
+//! A call to the shop, by either protocol, and its outcome.
 
 use std::time::Duration;
 
@@ -6,17 +6,18 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 
-/// Longest wait for an answer: more than the shop's own deadline of 30 s, so that the shop's answer counts.
+/// Longest wait for an answer: more than the shop's own deadline of 30 s, so that its answer
+/// counts.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
-/// Longest wait for a `batch_init`, which its callers give 60 s.
+/// Longest wait for a `batch_init`, which clients give 60 s.
 pub(crate) const FILL_PATIENCE: Duration = Duration::from_mins(2);
 
-/// A call.
+/// A call to the shop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// A new order of a user.
+    /// Creates an order of a user.
     CreateOrder { user: String },
-    /// One unit more in an order.
+    /// Adds one unit of an item to an order.
     AddItem { order: String, item: String },
     /// Buys an order.
     Checkout { order: String },
@@ -26,20 +27,20 @@ pub(crate) enum Call {
     FindItem { item: String },
     /// Reads a user.
     FindUser { user: String },
-    /// A new item without stock.
+    /// Creates an item without stock.
     CreateItem { price: u64 },
-    /// A new user without credit.
+    /// Creates a user without credit.
     CreateUser,
-    /// Items `0..count`.
+    /// Overwrites the items `0..count`.
     FillStock { count: u64, stock: u64, price: u64 },
-    /// Users `0..count`.
+    /// Overwrites the users `0..count`.
     FillUsers { count: u64, credit: u64 },
-    /// Orders `0..count` of two random units of the items below `items`.
+    /// Overwrites the orders `0..count`, each with two random units of the items below `items`.
     FillOrders { count: u64, items: u64, users: u64, price: u64 },
 }
 
 impl Call {
-    /// As REST.
+    /// Method and path of the call by REST.
     pub(crate) fn rest(&self) -> (Method, String) {
         let post = |path| (Method::POST, path);
         let get = |path| (Method::GET, path);
@@ -64,7 +65,7 @@ impl Call {
         }
     }
 
-    /// Longest wait for its answer.
+    /// The longest wait for its answer.
     pub(crate) const fn patience(&self) -> Duration {
         match self {
             Self::FillStock { .. } | Self::FillUsers { .. } | Self::FillOrders { .. } => {
@@ -82,21 +83,21 @@ impl Call {
     }
 }
 
-/// Why a call did not do what was asked.
+/// Why a call did not do what it asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Trouble {
-    /// A definite answer: nothing was changed.
+    /// A definite refusal. Nothing was changed.
     #[error("refused: {0}")]
     Refused(String),
-    /// Too much is asked for: nothing was begun.
+    /// Refused as too much. Nothing was begun.
     #[error("{0}")]
     Shed(String),
-    /// Anything else. It may have taken effect.
+    /// Failed in any other way. The call may have taken effect.
     #[error("{0}")]
     Failed(String),
 }
 
-/// What a call brought.
+/// The outcome of a call.
 pub(crate) type Outcome = Result<Reply, Trouble>;
 
 /// An order as it was read.
@@ -109,23 +110,23 @@ pub(crate) struct Order {
     pub(crate) cost: u64,
 }
 
-/// The answer of a call that did what was asked.
+/// The reply of a call that did what it asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// A body of REST, not looked at yet: in a measured call nobody may want to know.
+    /// A REST body, not parsed yet, as most measured calls do not need it.
     Body(Bytes),
-    /// Of gRPC: the new thing's id.
+    /// From gRPC: the id of what was created.
     Id(String),
-    /// Of gRPC: an order.
+    /// From gRPC: an order.
     Order(Order),
-    /// Of gRPC: an item's stock or a user's credit.
+    /// From gRPC: an item's stock or a user's credit.
     Amount(u64),
-    /// Of gRPC: nothing that matters.
+    /// From gRPC: nothing that matters.
     Nothing,
 }
 
 impl Reply {
-    /// The id of what was made.
+    /// The id of what was created.
     pub(crate) fn id(&self) -> Result<String, Trouble> {
         match self {
             Self::Id(id) => Ok(id.clone()),

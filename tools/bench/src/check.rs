@@ -1,9 +1,9 @@
-//! The check at the end: what was sold is paid, and nothing else is gone.
+//! The check after a run: what was sold is paid for, and nothing else is gone.
 //!
-//! Independent of `till audit`, as it asks only what any client may ask: every order that a checkout
-//! touched is read, and then the items and users of those that are paid. An item must have lost exactly the
-//! units of the paid orders' lines, and a user exactly what they cost. Holds only while nobody else uses
-//! the shop.
+//! It is independent of `till audit`, because it asks only what any client may ask. It reads every
+//! order that a checkout touched, and then the items and users of the paid ones. An item must have
+//! lost exactly the units in the paid orders' lines, and a user exactly their cost. This holds only
+//! while nobody else uses the shop.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ use crate::{
     workload::{Fate, Stockroom},
 };
 
-/// Findings that are told in words.
+/// How many findings are told in words.
 const TOLD: usize = 10;
 
-/// What the check saw.
+/// What the check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Orders read: all that were touched.
+    /// Orders read, which are all that checkouts touched.
     pub(crate) orders: usize,
-    /// Of those, paid.
+    /// How many of them are paid.
     pub(crate) paid: usize,
-    /// Items and users compared, and how many there were to compare.
+    /// Items and users compared, and how many could have been.
     pub(crate) compared: usize,
     pub(crate) comparable: usize,
     /// Units and money of the paid orders.
@@ -53,10 +53,10 @@ impl Verdict {
     }
 }
 
-/// Checks; of items and users, `compare_max` at most, drawn at random.
+/// Checks the shop. Compares at most `compare_max` items and users, drawn at random.
 ///
 /// # Errors
-/// In words, when the shop cannot be asked.
+/// In words, when a call to the shop fails.
 pub(crate) async fn check(
     endpoints: &Endpoints,
     room: &Stockroom,
@@ -95,7 +95,7 @@ pub(crate) async fn check(
 
 type Sums = BTreeMap<String, u64>;
 
-/// Units by item and money by user, of the orders that are paid. Notes what callers were told otherwise.
+/// Units by item and money by user, of the paid orders. Records where callers were told otherwise.
 fn sold(
     verdict: &mut Verdict,
     room: &Stockroom,
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(lost.problems().len(), 1);
         let (sneaked, ..) = judge(Fate { refused: true, ..Fate::default() }, true);
         assert_eq!(sneaked.problems().len(), 1);
-        // Nobody knew: either is right.
+        // The outcome was unknown, so both are right.
         for paid in [true, false] {
             let (doubted, ..) = judge(Fate { doubtful: true, ..Fate::default() }, paid);
             assert!(doubted.problems().is_empty());

@@ -1,4 +1,4 @@
-//! Whom the generator asks, by which protocol, and many calls at once.
+//! Clients of the shop by either protocol, and many calls at once.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -15,10 +15,10 @@ use crate::{
     rest::Rest,
 };
 
-/// Calls under way at once while data is prepared or checked.
+/// Calls in flight while data is prepared or checked.
 const AT_ONCE: usize = 64;
 
-/// One caller's way to the shop.
+/// One caller's connection to the shop.
 #[derive(Debug)]
 pub(crate) enum Client {
     Rest(Rest),
@@ -26,7 +26,7 @@ pub(crate) enum Client {
 }
 
 impl Client {
-    /// One call, waited for.
+    /// Makes one call and waits for its outcome.
     pub(crate) async fn call(&mut self, call: &Call) -> Outcome {
         match self {
             Self::Rest(rest) => rest.call(call).await,
@@ -35,17 +35,17 @@ impl Client {
     }
 }
 
-/// Where the shop is.
+/// The addresses of the shop.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoints {
     /// Replicas of the REST face; at least one.
     pub(crate) rest: Vec<Endpoint>,
-    /// For measured calls, when they go by gRPC; a set of channels for each replica.
+    /// Channels for measured calls by gRPC, one set per replica; empty if they go by REST.
     pub(crate) grpc: Vec<Grpc>,
 }
 
 impl Endpoints {
-    /// The way of one of many callers for what is measured.
+    /// The client of this caller for measured calls.
     pub(crate) fn measured(&self, caller: usize) -> Client {
         let shared = caller.checked_rem(self.grpc.len()).and_then(|place| self.grpc.get(place));
         shared.map_or_else(
@@ -54,15 +54,15 @@ impl Endpoints {
         )
     }
 
-    /// A REST connection of one of many callers.
+    /// A REST client for this caller.
     pub(crate) fn rest(&self, caller: usize) -> Rest {
         Rest::new(self.rest[caller % self.rest.len()].clone())
     }
 
-    /// Makes all these calls by REST, many at once; the answers stand in the order of the calls.
+    /// Makes all these calls by REST, many at once. The replies are in the order of the calls.
     ///
     /// # Errors
-    /// The first call that failed, in words; then the rest is left undone.
+    /// The first call that failed, in words. The remaining ones are not made.
     pub(crate) async fn all(&self, what: &str, calls: Vec<Call>) -> Result<Vec<Reply>, String> {
         let progress = Arc::new(Progress::new(what, calls.len()));
         let replies = Arc::new(Mutex::new(vec![None; calls.len()]));
@@ -91,7 +91,7 @@ impl Endpoints {
         Ok(replies.drain(..).flatten().collect())
     }
 
-    /// One call by REST.
+    /// Makes one call by REST.
     ///
     /// # Errors
     /// What went wrong, in words.

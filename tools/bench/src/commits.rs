@@ -1,5 +1,5 @@
-//! What became of the commits of the roles' KV transactions, by their own count: whatever the store is, they
-//! know how often somebody else was faster.
+//! Outcomes of the roles' KV commits, by the roles' own counters. Whatever the store is, they tell
+//! how many commits met a conflict.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use tokio::time::{Duration, timeout};
 
 use crate::{rest::Rest, roles::Process, tally::as_float};
 
-/// Where a role shows what it counts, in Prometheus' text format.
+/// The page of a role's metrics, in Prometheus' text format.
 const PAGE: &str = "/metrics";
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Commits so far by outcome, of all roles together; those that do not answer are left out.
+/// Commits so far by outcome, over all roles. Roles that do not answer are left out.
 pub(crate) async fn counted(processes: &[Process]) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for admin in processes.iter().filter_map(|process| process.admin.clone()) {
@@ -41,7 +41,7 @@ fn add(counts: &mut BTreeMap<String, u64>, page: &str) {
     }
 }
 
-/// What was added between two looks, and how many of a thousand met a conflict; null where nothing is known.
+/// Growth between two readings, and conflicts per thousand commits; null if there were none.
 pub(crate) fn difference(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Value {
     let grown: BTreeMap<&str, u64> = after
         .iter()

@@ -1,4 +1,4 @@
-//! The measured part: callers who do jobs at a pace, and a window that is counted.
+//! The measured part: callers do jobs at a pace, and a window is counted.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,12 +25,12 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) pace: Pace,
-    /// Driven before the window begins.
+    /// Driven before the window begins, and not counted.
     pub(crate) warm_up: Duration,
     /// Length of the window.
     pub(crate) window: Duration,
     pub(crate) seed: u64,
-    /// What is refused as too much is no error.
+    /// Whether refusals as too much are acceptable.
     pub(crate) may_shed: bool,
 }
 
@@ -39,19 +39,19 @@ struct Shared {
     board: Mutex<WorkloadState>,
     tally: Mutex<Tally>,
     arrivals: Option<Mutex<Arrivals>>,
-    /// There is nothing left to ask, or nobody wants to know any more.
+    /// Cancelled when there is nothing left to ask.
     over: CancellationToken,
     changed: Notify,
 }
 
 impl Shared {
     fn tally(&self) -> MutexGuard<'_, Tally> {
-        // A panic elsewhere leaves a count as right as before.
+        // A panic elsewhere leaves the counts consistent.
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn board(&self) -> MutexGuard<'_, WorkloadState> {
-        // As above.
+        // As for the tally.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -62,10 +62,10 @@ impl Shared {
     }
 }
 
-/// Drives a board; `look` is called when the window begins and when it ends.
+/// Drives a workload. Calls `look` when the window begins and when it ends.
 ///
 /// # Errors
-/// In words, when a caller of ours failed (not a call), or what `look` said.
+/// In words, when the task of a caller fails (not a call), or `look` does.
 pub(crate) async fn drive<Looked, Looking>(
     endpoints: &Endpoints,
     board: WorkloadState,
@@ -121,10 +121,10 @@ where
     Ok((board, tally, [before, after]))
 }
 
-/// One caller, until the window ends or there is nothing left.
+/// Runs one caller until the window ends or there is nothing left to ask.
 async fn caller(shared: Arc<Shared>, mut client: Client, pace: Pace, number: usize) {
     if let Pace::Thinking { callers, think } = pace {
-        // Evenly spread, or all would ask at once for ever.
+        // Evenly spread; otherwise all would ask at the same moments for ever.
         let part = u32::try_from(number).unwrap_or_default();
         let whole = u32::try_from(callers).unwrap_or(u32::MAX).max(1);
         sleep(think / whole * part).await;
@@ -171,7 +171,7 @@ async fn perform(shared: &Shared, client: &mut Client, job: Job, due: Instant) {
     }
 }
 
-/// Every step after the first is due when the one before it is answered.
+/// Makes a purchase. Every step after the first is due when the one before it is answered.
 async fn purchase(
     shared: &Shared,
     client: &mut Client,
@@ -192,7 +192,7 @@ async fn purchase(
     step(shared, client, &Call::FindOrder { order }, Kind::FindOrder, Instant::now()).await;
 }
 
-/// A call that must succeed; its answer when it did.
+/// Makes a call that must succeed; returns its reply if it did.
 async fn step(
     shared: &Shared,
     client: &mut Client,

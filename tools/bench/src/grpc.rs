@@ -1,4 +1,4 @@
-//! The same calls by gRPC, without the REST face between.
+//! The same calls by gRPC, past the REST face.
 
 use proto::{
     coordinator::v1::{CheckoutRequest, coordinator_service_client::CoordinatorServiceClient},
@@ -21,7 +21,7 @@ use types::ErrorKind;
 
 use crate::call::{Call, Order, Outcome, Reply, Trouble};
 
-/// Where the roles are; any replica of each.
+/// Addresses of the roles' replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Roles {
     pub(crate) coordinator: Vec<Endpoint>,
@@ -40,7 +40,8 @@ pub(crate) struct Grpc {
 }
 
 impl Grpc {
-    /// Channels to the replicas with this number, modulo how many there are. None when a role is missing.
+    /// Channels to replica `number` of each role, modulo how many there are. None when a role is
+    /// missing.
     pub(crate) fn new(net: &GrpcNet, roles: &Roles, number: usize) -> Option<Self> {
         let channel = |role, replicas: &[Endpoint]| {
             let place = number.checked_rem(replicas.len())?;
@@ -58,7 +59,8 @@ impl Grpc {
         })
     }
 
-    /// One call. Filling is left to REST, where one call fills all shards.
+    /// Makes one call. Fill calls do nothing here: they go by REST, where one call fills all
+    /// shards.
     pub(crate) async fn call(&mut self, call: &Call) -> Outcome {
         match tokio::time::timeout(call.patience(), self.send(call)).await {
             Ok(answer) => answer.map_err(|status| trouble(&status)),
@@ -67,7 +69,7 @@ impl Grpc {
     }
 
     async fn send(&mut self, call: &Call) -> Result<Reply, Status> {
-        // The shop makes up what the callers of gRPC leave out.
+        // The shop generates a request id if it is empty.
         let request_id = String::new;
         Ok(match call.clone() {
             Call::Checkout { order } => {

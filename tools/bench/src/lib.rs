@@ -1,19 +1,20 @@
-//! The load generator, `till bench`: what a shop does in a second, and what that costs.
+//! The load generator, `till bench`: how much a shop does in a second, and what that costs.
 //!
-//! Must not know: how the shop does it. It asks as a client does; besides, it reads `/proc` and the store's
-//! counters, where there are any, to tell the price.
+//! It does not know how the shop works, and makes calls as a client does. To tell the cost it also
+//! reads `/proc`, the roles' metrics and the store's counters, where they exist.
 //!
-//! Modules: [`args`] the command line; [`shop`] starts a shop of its own; [`prepare`] what the shop holds
-//! before the clock starts; [`workload`] which call is next; [`pace`] when it is due; [`drive`] who makes
-//! it; [`client`], [`rest`], [`grpc`] and [`call`] how; [`certificates`] to whom that is not plain; [`tally`]
-//! what is counted; [`roles`] CPU and memory; [`store`] the store's counters; [`commits`] the roles' own of
-//! their KV transactions; [`baseline`] bare transactions to compare with; [`check`] what was sold; [`books`]
-//! the audit; [`overload`] what is left when too much is asked for; [`report`] and [`plot`] figures;
-//! [`progress`] how far something long is.
+//! Modules: [`args`] the command line; [`shop`] starts a shop for the run; [`prepare`] fills the
+//! shop before the clock starts; [`workload`] which call is next; [`pace`] when it is due;
+//! [`drive`] runs the callers; [`client`], [`rest`], [`grpc`] and [`call`] make calls;
+//! [`certificates`] for a shop with TLS; [`tally`] counts and latencies; [`roles`] CPU and memory;
+//! [`store`] the store's counters; [`commits`] the roles' counters of KV transactions; [`baseline`]
+//! bare transactions to compare with; [`check`] checks what was sold; [`books`] the audit;
+//! [`overload`] behaviour under overload; [`report`] and [`plot`] the figures; [`progress`] the
+//! progress of long work.
 //!
-//! Invariants: a latency begins when its call was due, not when it was sent; fresh and repeated checkouts
-//! are never one figure; a run with a finding, an error or a refusal that nobody can explain has no
-//! figures.
+//! Invariants: a latency is measured from when its call was due, not from when it was sent; fresh
+//! and repeated checkouts are never one figure; a run with a finding, an error or an unexplained
+//! refusal has no figures.
 
 mod args;
 mod baseline;
@@ -72,18 +73,18 @@ use crate::{
 /// Why a run has no figures.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It could not be carried out. A retry may help.
+    /// The run could not be carried out. A retry may help.
     #[error("{0}")]
     Run(String),
-    /// It was, but the shop did what it must not do; the report says what.
+    /// The run was carried out, but the shop misbehaved under this many loads. The report says how.
     #[error("no figures for {0} of the loads: the report says why")]
     NoFigures(usize),
     /// A file could not be written.
     #[error("cannot write {path}")]
     File {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// The error of the system.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -95,19 +96,19 @@ impl From<String> for Error {
     }
 }
 
-/// A shop to measure.
+/// The shop to measure.
 struct Subject {
     endpoints: Endpoints,
     processes: Vec<Process>,
-    /// Where the store's counters are.
+    /// Address of the store's counters, if it has any.
     store: Option<Endpoint>,
     pd_endpoints: Vec<String>,
     certificates: Option<Certificates>,
     shop: Option<Shop>,
 }
 
-/// Runs what the arguments ask for; `program` is the executable that is started as a shop with `--up`.
-/// Dropping the future ends everything that it started.
+/// Runs what the arguments ask for. `program` is the executable to start as a shop with `--up`.
+/// Dropping the future ends everything it started.
 ///
 /// # Errors
 /// [`Error`]; with [`Error::NoFigures`] the report is written all the same.
@@ -159,7 +160,7 @@ pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
     if without > 0 { Err(Error::NoFigures(without)) } else { Ok(()) }
 }
 
-/// Finds the shop, or starts it.
+/// Finds the shop, or starts one with `--up`.
 async fn open(
     args: &Args,
     program: &Path,
@@ -239,7 +240,7 @@ async fn measure(
     judged(args, program, subject, (variant, pace), driven).await
 }
 
-/// What is looked at when a window begins and when it ends.
+/// What is recorded when a window begins and when it ends.
 struct Looked {
     roles: Usage,
     own: Usage,
@@ -253,7 +254,7 @@ async fn look(subject: &Subject) -> Result<Looked, String> {
     Ok(Looked { roles: roles::usage(&subject.processes)?, own: roles::own(), counters, commits })
 }
 
-/// Offers too much, and then what the peak was found with; one check of both.
+/// Drives an overload, and then the load of the peak again. One check covers both.
 async fn overloaded(
     args: &Args,
     program: &Path,
@@ -279,7 +280,7 @@ async fn overloaded(
     Ok((over, found))
 }
 
-/// Checks what was driven.
+/// Checks the shop after a load.
 async fn judged(
     args: &Args,
     program: &Path,
@@ -313,7 +314,7 @@ async fn judged(
     })
 }
 
-/// The baseline, under each of the loads.
+/// Measures the baseline under each of the loads.
 async fn bare(args: &Args, subject: &Subject) -> Result<Vec<Point>, String> {
     if subject.pd_endpoints.is_empty() {
         return Err("--baseline needs --up, --pid or --pd-endpoints to find the store".to_owned());
@@ -400,7 +401,8 @@ fn print(text: &str) -> Result<(), Error> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(failed)
 }
 
-/// Every caller holds a connection. Where the limit cannot be raised, connecting will say so.
+/// Raises the limit of open files, because every caller holds a connection. If this fails,
+/// connecting reports it.
 fn raise_file_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();

@@ -1,9 +1,10 @@
-//! More than a shop can do: what it still does then, what that costs, and how soon it is over.
+//! Overload: what a shop still does when it is asked for too much, what that costs, and how soon it
+//! recovers.
 //!
-//! Three loads, one after the other: a closed loop finds the peak; an open loop offers a multiple of it,
-//! whatever is refused; the first one again tells when the shop does again what it did. What is refused as too
-//! much (429, RESOURCE_EXHAUSTED) is counted apart: it is what a shop shall do, and an order that was refused
-//! so must not be paid.
+//! Three loads follow each other. A closed loop finds the peak. An open loop offers a multiple of
+//! it, whatever is refused. The first load again shows when the shop is back near its peak.
+//! Refusals as too much (429, RESOURCE_EXHAUSTED) are counted apart. A shop should refuse this way,
+//! and an order so refused must not be paid.
 
 use std::time::Duration;
 
@@ -17,28 +18,28 @@ use crate::{
     tally::{Kind, Tally, as_float},
 };
 
-/// Role whose memory is told: it stands in front.
+/// The role whose memory is reported, because it is the one that clients reach.
 const FACE: &str = "http-bridge";
-/// Share of the peak from which on a shop has recovered.
+/// The share of the peak at which a shop counts as recovered.
 const RECOVERED: f64 = 0.9;
 
-/// What is asked for.
+/// The overload to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wish {
-    /// Times the peak.
+    /// The multiple of the peak to offer.
     pub(crate) factor: u32,
     /// Calls that may be open at once.
     pub(crate) callers: usize,
 }
 
 impl Wish {
-    /// The load that is too much for a shop with this peak, a second.
+    /// The load that is too much for a shop with this peak, in checkouts per second.
     pub(crate) fn pace(self, peak: f64) -> Pace {
         Pace::Open { rate: (peak * f64::from(self.factor)).max(1.0), callers: self.callers }
     }
 }
 
-/// What was seen.
+/// The effects of an overload.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Findings {
     factor: u32,
@@ -46,26 +47,26 @@ pub(crate) struct Findings {
     offered: f64,
     goodput: f64,
     shed: f64,
-    /// MiB of the REST face: before, when the load ended, its greatest, after recovery.
+    /// RSS of the REST face in MiB: before, at the end of the overload, its maximum, at the end.
     rss: [Value; 4],
-    /// From the end of what was offered until the peak was reached again; none if it was not.
+    /// Time from the end of the overload until the shop recovered; none if it did not.
     recovery: Option<Duration>,
 }
 
-/// What the three loads were: the peak, the overload, and when and how it went on afterwards.
+/// The three loads: the peak, the overload, and the load after it.
 #[derive(Debug)]
 pub(crate) struct Phases<'a> {
     pub(crate) wish: Wish,
     pub(crate) peak: &'a Point,
     pub(crate) over: &'a Point,
-    /// The same load as at the peak, and memory at its end.
+    /// Tally of the load after the overload, which is that of the peak, and memory at its end.
     pub(crate) after: (&'a Tally, &'a Usage),
     /// When the load after the overload began.
     pub(crate) resumed: Instant,
 }
 
 impl Findings {
-    /// Puts the three loads together.
+    /// Evaluates the three loads.
     pub(crate) fn of(phases: &Phases<'_>) -> Self {
         let Phases { wish, peak, over, after, resumed } = phases;
         let (tally, usage) = after;
@@ -96,7 +97,7 @@ impl Findings {
         if self.peak > 0.0 { self.goodput / self.peak } else { 0.0 }
     }
 
-    /// For the report.
+    /// The findings as JSON, for the report.
     pub(crate) fn json(&self) -> Value {
         let [before, under, peak, after] = &self.rss;
         json!({
@@ -111,7 +112,7 @@ impl Findings {
         })
     }
 
-    /// For people.
+    /// The findings as text for people.
     pub(crate) fn table(&self) -> String {
         let recovery = self.recovery.map_or_else(
             || "not within the window".to_owned(),
@@ -135,7 +136,8 @@ impl Findings {
 }
 
 impl Tally {
-    /// When, from the window's begin on, a slice ended in which so many of a kind a second were done.
+    /// Time from the begin of the window to the end of the first slice with at least this rate of a
+    /// kind, per second.
     fn reaches(&self, kind: Kind, rate: f64) -> Option<Duration> {
         let slice = Self::SLICE;
         let whole = self

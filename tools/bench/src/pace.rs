@@ -5,19 +5,20 @@ use std::time::Duration;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
-/// How the load comes about.
+/// How calls are spread over time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Pace {
-    /// So many callers, each of whom asks again as soon as it is answered.
+    /// This many callers, each of which asks again as soon as it is answered.
     Closed { callers: usize },
-    /// So many calls a second on average, whatever becomes of those before, by so many callers at most.
+    /// This many calls per second on average, whatever became of earlier ones, by at most this many
+    /// callers.
     Open { rate: f64, callers: usize },
-    /// So many callers, each of whom thinks between two calls.
+    /// This many callers, each of which thinks between two calls.
     Thinking { callers: usize, think: Duration },
 }
 
 impl Pace {
-    /// Connections that it needs.
+    /// Connections that the pace needs.
     pub(crate) const fn callers(self) -> usize {
         match self {
             Self::Closed { callers }
@@ -26,7 +27,7 @@ impl Pace {
         }
     }
 
-    /// In tables.
+    /// The name in tables.
     pub(crate) fn name(self) -> String {
         match self {
             Self::Closed { callers } => format!("closed loop, {callers} callers"),
@@ -38,8 +39,8 @@ impl Pace {
     }
 }
 
-/// The moments at which calls of an open loop are due: independent of each other (a Poisson process), as
-/// those of many people are, and of how the calls before them fare.
+/// The moments at which calls of an open loop are due. They are independent of each other (a
+/// Poisson process), as the calls of many people are, and independent of how earlier calls fare.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     rng: StdRng,
@@ -49,7 +50,7 @@ pub(crate) struct Arrivals {
 }
 
 impl Arrivals {
-    /// `rate` a second on average, from `begin` on; the same for the same seed.
+    /// `rate` calls per second on average, from `begin` on. The same seed gives the same moments.
     pub(crate) fn new(begin: Instant, rate: f64, seed: u64) -> Self {
         Self { rng: StdRng::seed_from_u64(seed), begin, after: 0.0, rate }
     }

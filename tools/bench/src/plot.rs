@@ -1,4 +1,4 @@
-//! Throughput against latency as a picture: one line for each variant and percentile.
+//! A plot of throughput against latency, with one line for each variant and percentile.
 
 use std::fmt::Write as _;
 
@@ -10,20 +10,20 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 190.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 55.0;
-/// Of lines, told apart in grey, too.
+/// Colours of lines, distinct in grey too.
 const COLOURS: [&str; 6] = ["#1b6ca8", "#d1495b", "#2e933c", "#8f5db7", "#c77d0a", "#555555"];
 
 /// One load of a variant.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PlotPoint {
     pub(crate) variant: &'static str,
-    /// A second.
+    /// Calls per second.
     pub(crate) rate: f64,
     pub(crate) p50_us: u64,
     pub(crate) p99_us: u64,
 }
 
-/// The picture; latency on a logarithmic scale, as percentiles span decades.
+/// The plot as SVG. The scale of latencies is logarithmic, because percentiles span decades.
 pub(crate) fn svg(title: &str, points: &[PlotPoint]) -> String {
     let scale = Scale::of(points);
     let mut text = format!(
@@ -67,10 +67,10 @@ pub(crate) fn svg(title: &str, points: &[PlotPoint]) -> String {
     text
 }
 
-/// From figures to places.
+/// Maps figures to coordinates.
 struct Scale {
     rate_max: f64,
-    /// Powers of ten, milliseconds.
+    /// Limits of the latencies, as powers of ten in milliseconds.
     low: i32,
     high: i32,
 }

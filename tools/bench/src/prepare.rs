@@ -1,4 +1,4 @@
-//! What the shop holds before the clock starts.
+//! Fills the shop before the clock starts.
 
 use crate::{
     call::{Call, Reply},
@@ -9,19 +9,20 @@ use crate::{
 
 /// Price of every item.
 const PRICE: u64 = 1;
-/// As the course's stress test has it.
+/// Stock of an item and credit of a user, as in the course's stress test.
 const STOCK: u64 = 1_000_000;
 const CREDIT: u64 = 1_000_000;
-/// A hot item sells two units an order.
+/// A hot item sells two units per order.
 const HOT_STOCK: u64 = 1_000_000_000;
-/// Up to this many orders are made one by one, three calls each; more come from `batch_init`.
+/// Up to this many orders are created one by one, with three calls each; more by `batch_init`.
 const ONE_BY_ONE_MAX: u64 = 2_000;
-/// Orders that can never be paid, of either sort: enough that no two callers meet at one.
+/// Number of orders that lack stock, and of those that lack credit: enough that no two callers meet
+/// at one.
 const LACKING: usize = 500;
-/// From level to level of popularity.
+/// Growth factor of the number of items from one level of popularity to the next.
 const ZIPF_STEP: u64 = 4;
 
-/// How much of everything.
+/// Numbers of orders, items and users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sizes {
     pub(crate) orders: u64,
@@ -29,7 +30,7 @@ pub(crate) struct Sizes {
     pub(crate) users: u64,
 }
 
-/// Makes it, with progress. What stood there before under the same ids is overwritten.
+/// Fills the shop, and shows progress. Overwrites data with the same ids.
 ///
 /// # Errors
 /// The first call that failed, in words.
@@ -83,7 +84,7 @@ pub(crate) async fn prepare(
     Ok(room)
 }
 
-/// One after the other: orders want to know prices of items.
+/// Makes these calls one after the other, because orders need the prices of items.
 async fn fill(endpoints: &Endpoints, fills: Vec<Call>) -> Result<(), String> {
     let progress = Progress::new("batch_init", fills.len());
     for call in fills {
@@ -93,11 +94,12 @@ async fn fill(endpoints: &Endpoints, fills: Vec<Call>) -> Result<(), String> {
     Ok(())
 }
 
-/// Orders of which some items are far more popular than others, by `batch_init` alone.
+/// Orders in which some items are far more popular than others, by `batch_init` alone.
 ///
-/// Each fill overwrites the first orders of the fill before, and draws from the first items only: 1, 4, 16
-/// ... of them. All levels get as many orders, so an item's share falls with its rank as Zipf's law has it
-/// for the exponent 1, in steps: a mixture of uniform draws over prefixes whose lengths grow geometrically.
+/// Each fill overwrites the first orders of the fill before, and draws from fewer items: from the
+/// first ... 16, 4, 1. Every level keeps the same number of orders. So an item's share falls with
+/// its rank in steps, as by Zipf's law with exponent 1: a mixture of uniform draws over prefixes
+/// whose lengths grow geometrically.
 fn zipf(orders: u64, items: u64, users: u64) -> Vec<Call> {
     let mut widths = vec![items];
     let mut width = 1;
@@ -120,7 +122,7 @@ fn zipf(orders: u64, items: u64, users: u64) -> Vec<Call> {
         .collect()
 }
 
-/// A user and two different items for an order: every item and user in turn, so that none is hot.
+/// A user and two different items for an order, each in turn, so that none is hot.
 fn spread(number: u64, items: u64, users: u64) -> (String, [String; 2]) {
     let items = items.max(2);
     let first = number * 2 % items;
@@ -128,7 +130,7 @@ fn spread(number: u64, items: u64, users: u64) -> (String, [String; 2]) {
     ((number % users.max(1)).to_string(), [first.to_string(), second.to_string()])
 }
 
-/// Makes orders call by call.
+/// Creates orders call by call; returns their ids.
 async fn make(
     endpoints: &Endpoints,
     what: &str,
@@ -136,7 +138,7 @@ async fn make(
 ) -> Result<Vec<String>, String> {
     let calls = wanted.iter().map(|(user, _)| Call::CreateOrder { user: user.clone() }).collect();
     let ids = made(&endpoints.all(what, calls).await?)?;
-    // One line after the other: two additions to one order at once would only wait for each other.
+    // One item after the other: two additions to one order at once would only wait for each other.
     for line in 0..2 {
         let call = |(id, (_, items)): (&String, &(String, [String; 2]))| Call::AddItem {
             order: id.clone(),
@@ -151,7 +153,8 @@ fn made(replies: &[Reply]) -> Result<Vec<String>, String> {
     replies.iter().map(|reply| reply.id().map_err(|trouble| trouble.to_string())).collect()
 }
 
-/// Those of `batch_init`'s orders that have two different items: it draws both at random.
+/// Those of `batch_init`'s orders that have two different items. It draws both items at random, so
+/// they may be equal.
 async fn of_two_items(endpoints: &Endpoints, ids: Vec<String>) -> Result<Vec<String>, String> {
     let calls = ids.iter().map(|id| Call::FindOrder { order: id.clone() }).collect();
     let found = endpoints.all("orders of two items", calls).await?;
@@ -164,7 +167,7 @@ async fn of_two_items(endpoints: &Endpoints, ids: Vec<String>) -> Result<Vec<Str
     Ok(kept)
 }
 
-/// Orders of items without stock, and orders of users without credit.
+/// Adds orders of items without stock, and orders of users without credit.
 async fn lack(endpoints: &Endpoints, room: &mut Stockroom) -> Result<(), String> {
     let items = vec![Call::CreateItem { price: PRICE }; 16];
     let users = vec![Call::CreateUser; 16];

@@ -1,4 +1,4 @@
-//! How far something long is, on standard error: a bar on a terminal, now and then a line elsewhere.
+//! Progress of long work on standard error: a bar on a terminal, otherwise a line now and then.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -9,12 +9,12 @@ use std::{
 use tokio::time::Instant;
 
 const BAR_WIDTH: usize = 30;
-/// Between two looks of a terminal.
+/// Pause between two updates on a terminal.
 const REDRAW: Duration = Duration::from_millis(100);
-/// Between two lines of a log.
+/// Pause between two lines of a log.
 const LINE: Duration = Duration::from_secs(5);
 
-/// The progress of one thing; the last line is written when this is dropped.
+/// The progress of one piece of work. Dropping it writes the last line.
 #[derive(Debug)]
 pub(crate) struct Progress {
     what: String,
@@ -25,7 +25,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Begins something of so many steps.
+    /// Starts work of `total` steps.
     pub(crate) fn new(what: &str, total: usize) -> Self {
         let begun = Instant::now();
         let terminal = io::stderr().is_terminal();
@@ -37,13 +37,13 @@ impl Progress {
         progress
     }
 
-    /// One step is done.
+    /// Counts one step.
     pub(crate) fn step(&self) {
         // Nothing under this lock can panic.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 += 1;
         let pause = if self.terminal { REDRAW } else { LINE };
-        // Asking the clock at every step would be a waste.
+        // Reading the clock at every step would be wasteful.
         if state.0.is_multiple_of(32) && state.1.elapsed() >= pause {
             state.1 = Instant::now();
             self.write(state.0, false);
@@ -57,7 +57,7 @@ impl Progress {
             (true, true) => ("\r", "\n"),
             (false, _) => ("", "\n"),
         };
-        // Nobody is left to tell when this fails.
+        // If this fails, nobody can be told.
         drop(write!(io::stderr(), "{start}{text}{end}"));
         drop(io::stderr().flush());
     }

@@ -1,4 +1,4 @@
-//! A report: as JSON, and as a table for people.
+//! The report, as JSON and as a table for people.
 
 use std::fmt::Write as _;
 
@@ -12,9 +12,9 @@ use crate::{
     tally::{Kind, Percentiles, Tally, as_float, millis},
 };
 
-/// Below this share of the offered rate a shop has not kept up.
+/// With less than this share of the offered rate, a shop has not kept up.
 const KEPT_UP: f64 = 0.95;
-/// Cores from which on the generator, which has one thread, may be what is measured.
+/// CPU cores from which on the generator, which has one thread, may be the limit.
 const GENERATOR_BUSY: f64 = 0.85;
 
 /// Everything known of one measured window.
@@ -24,21 +24,21 @@ pub(crate) struct Point {
     pub(crate) variant: &'static str,
     pub(crate) pace: Pace,
     pub(crate) tally: Tally,
-    /// The shop's roles and the generator, when the window began and when it ended.
+    /// Usage of the shop's roles and of the generator, at the begin and at the end of the window.
     pub(crate) roles: [Usage; 2],
     pub(crate) own: [Usage; 2],
-    /// The store's counters between the two; null where they are not known.
+    /// Growth of the store's counters over the window; null if unknown.
     pub(crate) store: Value,
-    /// What became of the roles' KV transactions between the two; null where it is not known.
+    /// Outcomes of the roles' KV commits over the window; null if unknown.
     pub(crate) commits: Value,
-    /// None when it was left out, or there is nothing to check.
+    /// None if the check was left out, or there is nothing to check.
     pub(crate) verdict: Option<Verdict>,
-    /// None when it was left out, or the store is not known.
+    /// None if the audit was left out, or the store is unknown.
     pub(crate) books: Option<Books>,
 }
 
 impl Point {
-    /// What was counted, and nothing known of the shop.
+    /// A point with a tally, and nothing known about the shop.
     pub(crate) fn of(variant: &'static str, pace: Pace, tally: Tally) -> Self {
         Self {
             variant,
@@ -53,7 +53,7 @@ impl Point {
         }
     }
 
-    /// Why there are no figures; empty when there are.
+    /// Why there are no figures; empty if there are.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = self.tally.problems();
         problems.extend(self.verdict.iter().flat_map(Verdict::problems));
@@ -64,24 +64,24 @@ impl Point {
         problems
     }
 
-    /// What a second brought: whole purchases of `mixed` are several calls.
+    /// Calls per second. A purchase of `mixed` is several calls.
     pub(crate) fn rate(&self) -> f64 {
         self.tally.rate(self.tally.total())
     }
 
-    /// Fresh checkouts a second, or bare transactions.
+    /// Fresh checkouts, or bare transactions, per second.
     pub(crate) fn fresh_rate(&self) -> f64 {
         self.tally.rate(self.tally.count(Kind::Fresh) + self.tally.count(Kind::Bare))
     }
 
-    /// CPU microseconds for each fresh checkout, all roles together.
+    /// CPU microseconds per fresh checkout, over all roles.
     fn cpu_each_us(&self) -> Option<f64> {
         let fresh = self.tally.count(Kind::Fresh);
         let cpu = self.roles[1].cpu_since(&self.roles[0]);
         (fresh > 0 && cpu > 0.0).then(|| cpu * 1e6 / as_float(fresh))
     }
 
-    /// What a reader must know who compares this with other figures.
+    /// What a reader has to know to compare this with other figures.
     fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         if let Pace::Open { rate, .. } = self.pace
@@ -97,12 +97,12 @@ impl Point {
         remarks
     }
 
-    /// Latency of what matters most: the first kind that there is.
+    /// Latency of the most important kind of call: the first one that there is.
     pub(crate) fn latency(&self) -> Option<Percentiles> {
         self.tally.latencies().next().map(|(_, percentiles)| percentiles)
     }
 
-    /// As JSON. With problems there are no figures.
+    /// The point as JSON. It has no figures if there are problems.
     pub(crate) fn json(&self) -> Value {
         let problems = self.problems();
         if !problems.is_empty() {
@@ -153,7 +153,7 @@ impl Point {
         })
     }
 
-    /// For people.
+    /// The point as a table for people.
     pub(crate) fn table(&self) -> String {
         let mut text = format!("\n{}: {}\n", self.variant, self.pace.name());
         let problems = self.problems();
@@ -187,7 +187,7 @@ impl Point {
         }
         self.latency_table(&mut text);
         if self.tally.count(Kind::Bare) > 0 {
-            // No shop took part.
+            // No shop took part, so there is nothing more to tell.
             return text;
         }
         self.cost_table(&mut text);
@@ -304,8 +304,8 @@ fn row(cells: &[String]) -> String {
     text
 }
 
-/// How many times as many fresh checkouts a second the first variant makes as each other one, load by
-/// load; only where both have figures.
+/// The ratios of fresh checkouts per second, of the first variant to each other one, load by load.
+/// Only where both have figures.
 pub(crate) fn ratios(points: &[Point]) -> Vec<Value> {
     let clean = |point: &&Point| point.problems().is_empty();
     let (firsts, others): (Vec<&Point>, Vec<&Point>) = points

@@ -10,7 +10,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::call::{Call, Outcome, Reply, Trouble};
 
-/// A connection to one replica; made when it is needed, and again after it broke.
+/// A connection to one replica, opened when it is needed and again after a failure.
 #[derive(Debug)]
 pub(crate) struct Rest {
     target: Endpoint,
@@ -18,12 +18,12 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// No connection yet.
+    /// A client without a connection yet.
     pub(crate) const fn new(target: Endpoint) -> Self {
         Self { target, sender: None }
     }
 
-    /// One call.
+    /// Makes one call.
     pub(crate) async fn call(&mut self, call: &Call) -> Outcome {
         let (method, path) = call.rest();
         let answer = match timeout(call.patience(), self.send(method, &path)).await {
@@ -33,14 +33,14 @@ impl Rest {
         match answer {
             Ok((status, body)) => judge(status, body),
             Err(problem) => {
-                // What answers late must not be taken for the answer to the next call.
+                // A late answer must not be taken for the answer to the next call.
                 self.sender = None;
                 Err(Trouble::Failed(problem))
             }
         }
     }
 
-    /// One request without a body; the answer's status and body.
+    /// Sends one request without a body; returns the answer's status and body.
     pub(crate) async fn send(
         &mut self,
         method: Method,
@@ -63,7 +63,8 @@ impl Rest {
         let status = response.status();
         let body = response.into_body().collect().await.map_err(gone)?.to_bytes();
         self.sender = Some(sender);
-        // A copy: what arrived is a part of the connection's buffer, and would keep all of it alive.
+        // A copy, because the body is part of the connection's buffer and would keep all of it
+        // alive.
         Ok((status, Bytes::copy_from_slice(&body)))
     }
 }
@@ -74,12 +75,13 @@ async fn connect(target: &Endpoint) -> Result<SendRequest<Empty<Bytes>>, String>
     stream.set_nodelay(true).map_err(|error| failed(&error))?;
     let (sender, connection) =
         handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    // Its error is told to whoever waits for an answer.
+    // The caller that waits for an answer gets the error.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }
 
-/// 2xx is done, 4xx with a reason is refused; 429 is neither: nothing was begun.
+/// 2xx is a success, 429 is too much and nothing was begun, any other 4xx is a refusal. Everything
+/// else is a failure.
 fn judge(status: StatusCode, body: Bytes) -> Outcome {
     if status.is_success() {
         return Ok(Reply::Body(body));

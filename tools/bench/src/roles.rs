@@ -11,22 +11,22 @@ use serde_json::{Value, json};
 
 use crate::{grpc::Roles, tally::as_float};
 
-/// Ticks a second in `/proc/*/stat`: 100 on every Linux that people run (`USER_HZ`).
+/// Ticks per second in `/proc/*/stat` (`USER_HZ`): 100 on all common Linux systems.
 const TICKS: u64 = 100;
 
 /// One process of a shop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
-    /// As on its command line.
+    /// The name of its role, as on its command line.
     pub(crate) role: String,
-    /// Where it listens.
+    /// Addresses it listens on.
     pub(crate) listen: Vec<Endpoint>,
-    /// Where it answers operators.
+    /// Address of its admin listener, if it has one.
     pub(crate) admin: Option<Endpoint>,
 }
 
-/// What a process has used.
+/// What a process has used so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Used {
     ticks: u64,
@@ -34,14 +34,14 @@ pub(crate) struct Used {
     peak_kib: u64,
 }
 
-/// The processes of a shop at one moment.
+/// Usage of a shop's processes at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// By role, then by pid.
     of: BTreeMap<String, BTreeMap<u32, Used>>,
 }
 
-/// The children of a `till up`, by the process tree. Empty where there is no `/proc`.
+/// The child processes of a `till up`; empty where there is no `/proc`.
 pub(crate) fn children(up: u32) -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let mut found: Vec<Process> = entries
@@ -53,7 +53,7 @@ pub(crate) fn children(up: u32) -> Vec<Process> {
     found
 }
 
-/// Where the gRPC roles among them listen.
+/// Addresses of the gRPC roles among these processes.
 pub(crate) fn grpc(processes: &[Process]) -> Roles {
     let of = |role: &str| listening(processes, role);
     Roles {
@@ -64,7 +64,7 @@ pub(crate) fn grpc(processes: &[Process]) -> Roles {
     }
 }
 
-/// Where the replicas of a role listen; the first address of each.
+/// Addresses of a role's replicas; of each the first one.
 pub(crate) fn listening(processes: &[Process], role: &str) -> Vec<Endpoint> {
     let of_role = processes.iter().filter(|process| process.role == role);
     of_role.filter_map(|process| process.listen.first().cloned()).collect()
@@ -72,7 +72,7 @@ pub(crate) fn listening(processes: &[Process], role: &str) -> Vec<Endpoint> {
 
 fn stat(pid: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name stands in brackets and may contain anything; the state comes first after it.
+    // The name is in parentheses and may contain anything. The state is the first field after it.
     let (_, rest) = text.rsplit_once(')')?;
     Some(rest.split_whitespace().map(str::to_owned).collect())
 }
@@ -94,7 +94,7 @@ fn process(pid: u32) -> Option<Process> {
     })
 }
 
-/// An address to listen on as one to connect to.
+/// The address to connect to for an address that is listened on.
 fn reachable(listen: &str) -> Option<Endpoint> {
     let mut address: std::net::SocketAddr = listen.parse().ok()?;
     if address.ip().is_unspecified() {
@@ -118,7 +118,7 @@ fn used(pid: u32) -> Option<Used> {
     Some(Used { ticks: field(14)? + field(15)?, rss_kib: kib("VmRSS:")?, peak_kib: kib("VmHWM:")? })
 }
 
-/// What all of them have used up to now; None for one that is gone.
+/// What these processes have used so far.
 ///
 /// # Errors
 /// In words, when a process has ended: figures of a shop that lost a role mean nothing.
@@ -132,7 +132,7 @@ pub(crate) fn usage(processes: &[Process]) -> Result<Usage, String> {
     Ok(usage)
 }
 
-/// What this process has used up to now.
+/// What this process has used so far.
 pub(crate) fn own() -> Usage {
     let pid = std::process::id();
     let used = used(pid).into_iter().map(|used| (pid, used)).collect();
@@ -140,7 +140,7 @@ pub(crate) fn own() -> Usage {
 }
 
 impl Usage {
-    /// CPU seconds of all of them since an earlier look.
+    /// CPU seconds of all processes since an earlier reading.
     pub(crate) fn cpu_since(&self, before: &Self) -> f64 {
         self.of.keys().map(|role| self.role_cpu(before, role)).sum()
     }
@@ -152,7 +152,7 @@ impl Usage {
         as_float(ticks(self).saturating_sub(ticks(before))) / as_float(TICKS)
     }
 
-    /// CPU seconds since an earlier look, and memory now, by role; null where nothing is known.
+    /// CPU seconds since an earlier reading, and memory now, by role; null if nothing is known.
     pub(crate) fn json(&self, before: &Self) -> Value {
         if self.of.values().all(BTreeMap::is_empty) {
             return Value::Null;
@@ -189,8 +189,8 @@ pub(crate) fn machine(disk: Option<&Path>) -> Value {
     })
 }
 
-/// Median time of a small write made durable where a shop keeps its data: what a commit on one disk cannot
-/// go below. A file system in memory gives itself away here.
+/// Median microseconds of making a small write durable where a shop keeps its data. No commit on
+/// one disk is faster. A low figure gives away a file system in memory.
 fn sync_us(directory: &Path) -> Option<u64> {
     use std::io::Write as _;
     let path: PathBuf = directory.join("sync-probe");
@@ -217,7 +217,7 @@ mod tests {
         let parent = std::process::id();
         let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        // Until it has become another program, it has this one's command line.
+        // Until it executes `sleep`, it has the command line of this process.
         let found = loop {
             let all = children(parent);
             let found = all.into_iter().find(|one| one.pid == child.id() && one.role == "30");
@@ -237,7 +237,7 @@ mod tests {
     fn own_time_grows_with_work() {
         let before = own();
         let begun = std::time::Instant::now();
-        // On a busy machine little of the time that passes is ours.
+        // On a busy machine this process gets only a little of the time that passes.
         while own().cpu_since(&before) < 0.05 {
             assert!(begun.elapsed() < std::time::Duration::from_mins(1));
         }

@@ -1,4 +1,4 @@
-//! A shop of our own for a run: `till up` as a child, on free ports, in a directory of its own.
+//! A shop for a run: `till up` as a child process, on free ports, in its own directory.
 
 use std::{
     fs,
@@ -20,31 +20,32 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How long every role may take until it answers.
+/// How long the roles may take until all of them are ready.
 const START_MAX: Duration = Duration::from_mins(1);
-/// How long it may take to stop in order.
+/// How long an orderly stop may take.
 const STOP_MAX: Duration = Duration::from_secs(40);
-/// Ports of one shop: REST first, the store's, then gRPC, four groups of 100.
+/// Ports of one shop: REST from the first, the store at [`KV`], gRPC from [`GRPC`] in four groups
+/// of 100.
 const BLOCK: u16 = 600;
 const KV: u16 = 60;
 const GRPC: u16 = 100;
 
-/// What kind of shop.
+/// The shop to start.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wish<'a> {
-    /// Where it keeps its data; a temporary directory unless given.
+    /// Where it keeps its data; none means a temporary directory.
     pub(crate) data_dir: Option<&'a Path>,
-    /// Of every role.
+    /// Replicas of every role.
     pub(crate) replicas: u16,
-    /// A TiKV cluster to use; a store of its own when empty.
+    /// A TiKV cluster to use; if empty, the shop has its own store.
     pub(crate) pd_endpoints: &'a [String],
-    /// Certificates to encrypt it by.
+    /// Directory of certificates for TLS.
     pub(crate) tls_dir: Option<&'a Path>,
-    /// Cap of every batch.
+    /// Calls in the largest batch; none means the default.
     pub(crate) batch_calls_max: Option<u16>,
 }
 
-/// A running shop. Dropped, it ends: its standard input is its leash.
+/// A running shop. It ends when this is dropped, because its standard input closes.
 #[derive(Debug)]
 pub(crate) struct Shop {
     process: Child,
@@ -55,10 +56,10 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Starts one and waits until every role answers.
+    /// Starts a shop and waits until every role is ready.
     ///
     /// # Errors
-    /// In words, with the end of what it said.
+    /// In words, with the last lines of its log.
     pub(crate) async fn start(program: &Path, wish: Wish<'_>) -> Result<Self, String> {
         let temporary = match wish.data_dir {
             Some(_) => None,
@@ -122,12 +123,12 @@ impl Shop {
         Err(format!("the shop was not ready within {} s", START_MAX.as_secs()))
     }
 
-    /// Process id of the `till up`.
+    /// Process id of its `till up`.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.process.id()
     }
 
-    /// Its REST faces.
+    /// Addresses of its REST faces.
     pub(crate) fn rest(&self) -> Vec<Endpoint> {
         let face = |replica| SocketAddr::from((Ipv4Addr::LOCALHOST, self.http + replica));
         (0..self.replicas).map(face).map(Endpoint::from).collect()
@@ -138,10 +139,10 @@ impl Shop {
         &self.directory
     }
 
-    /// Stops it as Ctrl-C does; at once when that takes too long.
+    /// Stops it in order (SIGTERM); kills it if that takes too long.
     pub(crate) async fn stop(mut self) {
         if let Some(pid) = self.process.id().and_then(|pid| i32::try_from(pid).ok()) {
-            // When it has just ended on its own, all is as it should be.
+            // This fails if it has just ended by itself, which is fine.
             kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
         }
         if timeout(STOP_MAX, self.process.wait()).await.is_err() {
@@ -150,8 +151,8 @@ impl Shop {
     }
 }
 
-/// The first of a block of ports that nobody uses, below the range that the kernel draws outgoing
-/// connections from.
+/// The first port of a free block. Blocks are below the range from which the kernel draws ports for
+/// outgoing connections.
 fn free_block() -> Result<u16, String> {
     let is_free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     (11_000..32_000)

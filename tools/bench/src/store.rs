@@ -1,5 +1,5 @@
-//! What a checkout costs in the store: its counters, where it has some to show. A dev-kv has; a TiKV
-//! cluster counts for itself, and here nothing is known of it.
+//! What a checkout costs in the store, by the store's counters. dev-kv has such counters; those of
+//! a TiKV cluster are not read.
 
 use http::Method;
 use rpc::net::Endpoint;
@@ -12,16 +12,16 @@ use crate::{
     tally::as_float,
 };
 
-/// Where the counters are.
+/// The page of the counters.
 const PAGE: &str = "/dev-kv/v1/stats";
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where a shop on this machine has its store, when that is one of its own.
+/// Address of the store of a shop on this machine, if it is its own.
 pub(crate) fn place(processes: &[Process]) -> Option<Endpoint> {
     roles::listening(processes, "dev-kv").into_iter().next()
 }
 
-/// The counters at one moment; none where they are not known.
+/// The current counters; none if they are unknown.
 pub(crate) async fn counters(store: Option<&Endpoint>) -> Option<Value> {
     let mut rest = Rest::new(store?.clone());
     let (status, body) = timeout(PATIENCE, rest.send(Method::GET, PAGE)).await.ok()?.ok()?;
@@ -31,7 +31,7 @@ pub(crate) async fn counters(store: Option<&Endpoint>) -> Option<Value> {
     serde_json::from_slice(&body).ok()
 }
 
-/// What happened between two looks, and for each fresh checkout; null where nothing is known.
+/// Growth between two readings, in all and per fresh checkout; null if unknown.
 pub(crate) fn difference(before: Option<&Value>, after: Option<&Value>, fresh: u64) -> Value {
     let (Some(before), Some(after)) = (before, after) else { return Value::Null };
     let grown = |path: &str| {

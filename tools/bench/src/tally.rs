@@ -1,9 +1,9 @@
-//! What happened within the measured window: counts by when calls ended, latencies by when they were meant
-//! to begin.
+//! Counts and latencies of the measured window. Counts go by when calls ended, latencies by when
+//! they were due.
 //!
-//! A rate is what ended within the window. A latency belongs to the window in which its call was *due*, and
-//! is taken from then on, whenever it was sent and however late it ended: a shop that stalls cannot hide it
-//! by not being asked (no coordinated omission).
+//! A rate counts the calls that ended within the window. A latency belongs to the window in which
+//! its call was *due*, and is measured from then on, whenever the call was sent and however late it
+//! ended. So a shop cannot hide a stall by delaying the next calls (no coordinated omission).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// What is told apart in a report.
+/// The kinds of calls that a report tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// The checkout that paid an order.
@@ -22,7 +22,7 @@ pub(crate) enum Kind {
     Refused,
     /// A new order.
     Create,
-    /// One more item.
+    /// One more item in an order.
     Add,
     /// An order read.
     FindOrder,
@@ -35,7 +35,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// In tables and JSON.
+    /// The name in tables and JSON.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Fresh => "checkout",
@@ -54,15 +54,15 @@ impl Kind {
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
-    /// As wished.
+    /// As intended.
     Done(Kind),
     /// Refused, for the reason that was expected.
     Expected(String),
-    /// Refused, and nobody knows why.
+    /// Refused, for a reason that was not expected.
     Unexplained(String),
-    /// Refused as too much, before anything was done.
+    /// Refused as too much, before anything was done (429, RESOURCE_EXHAUSTED).
     Shed(String),
-    /// Anything else.
+    /// Failed in any other way.
     Failed(String),
 }
 
@@ -75,26 +75,26 @@ pub(crate) struct Tally {
     ended: BTreeMap<Kind, u64>,
     /// Expected refusals that ended in the window, by reason.
     refused: BTreeMap<String, u64>,
-    /// Refusals as too much that ended in the window, and how many there were at any time.
+    /// Refusals as too much: those that ended in the window by reason, and all of them.
     shed: BTreeMap<String, u64>,
     shed_ever: u64,
-    /// Whether those are as they shall be, for once.
+    /// Whether refusals as too much are acceptable in this run.
     may_shed: bool,
     /// How many of a kind ended in each slice of the window.
     slices: BTreeMap<Kind, Vec<u64>>,
-    /// Whenever they happened.
+    /// Unexplained refusals and errors, inside and outside the window.
     unexplained: BTreeMap<String, u64>,
     errors: BTreeMap<String, u64>,
 }
 
-/// Microseconds that a latency may have; longer ones count as this.
+/// The longest latency recorded, in microseconds; longer ones count as this.
 const LATENCY_MAX_US: u64 = 600_000_000;
 
 impl Tally {
-    /// What a window is cut into, to see how something goes on.
+    /// Length of the slices of a window, which show how a rate develops.
     pub(crate) const SLICE: Duration = Duration::from_millis(250);
 
-    /// Nothing yet.
+    /// An empty tally.
     pub(crate) const fn new(begin: Instant, end: Instant) -> Self {
         Self {
             begin,
@@ -111,22 +111,22 @@ impl Tally {
         }
     }
 
-    /// From now on what is refused as too much is no error.
+    /// Accepts refusals as too much from now on.
     pub(crate) const fn let_shed(&mut self) {
         self.may_shed = true;
     }
 
-    /// Ends the window early: there is nothing left to ask.
+    /// Ends the window early, because there is nothing left to ask.
     pub(crate) fn close(&mut self, now: Instant) {
         self.end = self.end.min(now).max(self.begin);
     }
 
-    /// When the window ends.
+    /// The end of the window.
     pub(crate) const fn end(&self) -> Instant {
         self.end
     }
 
-    /// A call that was due at `due` ended at `now`.
+    /// Counts a call that was due at `due` and ended at `now`.
     pub(crate) fn add(&mut self, due: Instant, now: Instant, end: End) {
         let within = |moment: Instant| self.begin <= moment && moment < self.end;
         let kind = match end {
@@ -171,7 +171,7 @@ impl Tally {
         }
     }
 
-    /// Seconds of the window.
+    /// Length of the window, in seconds.
     pub(crate) fn seconds(&self) -> f64 {
         self.end.saturating_duration_since(self.begin).as_secs_f64()
     }
@@ -186,12 +186,13 @@ impl Tally {
         self.ended.values().sum()
     }
 
-    /// How many a second.
+    /// A count per second of the window.
     pub(crate) fn rate(&self, count: u64) -> f64 {
         if self.seconds() > 0.0 { as_float(count) / self.seconds() } else { 0.0 }
     }
 
-    /// What nobody can explain; none of it may stand beside figures.
+    /// Errors, unexplained refusals, and unacceptable refusals as too much. With any of them a run
+    /// has no figures.
     pub(crate) fn problems(&self) -> Vec<String> {
         let told = |what: &str, counts: &BTreeMap<String, u64>| -> Vec<String> {
             counts.iter().map(|(text, count)| format!("{count} {what}: {text}")).collect()
@@ -204,17 +205,17 @@ impl Tally {
         problems
     }
 
-    /// Refusals that were expected, by reason.
+    /// Expected refusals in the window, by reason.
     pub(crate) const fn refused(&self) -> &BTreeMap<String, u64> {
         &self.refused
     }
 
-    /// Refusals as too much, by what was said.
+    /// Refusals as too much in the window, by status and reason.
     pub(crate) const fn shed(&self) -> &BTreeMap<String, u64> {
         &self.shed
     }
 
-    /// How many of a kind ended in each slice, as far as there were any.
+    /// How many of a kind ended in each slice, up to the last one with any.
     pub(crate) fn slices(&self, kind: Kind) -> &[u64] {
         self.slices.get(&kind).map_or(&[], Vec::as_slice)
     }
@@ -225,7 +226,7 @@ impl Tally {
     }
 }
 
-/// Three digits, growing as needed.
+/// A histogram with three significant digits that grows as needed.
 fn histogram() -> Histogram<u64> {
     let mut histogram =
         Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are constants that fit");
@@ -233,7 +234,7 @@ fn histogram() -> Histogram<u64> {
     histogram
 }
 
-/// What a report says of a histogram; microseconds.
+/// Percentiles of a histogram, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Percentiles {
     pub(crate) count: u64,
@@ -270,14 +271,14 @@ impl Percentiles {
     }
 }
 
-/// For rates and ratios: counts here are far below 2^53.
+/// A count as a float, for rates and ratios. Counts here are far below 2^53.
 pub(crate) fn as_float(count: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "counts of calls are far below 2^53")]
     let float = count as f64;
     float
 }
 
-/// Milliseconds of a latency in microseconds.
+/// Converts microseconds to milliseconds.
 pub(crate) fn millis(us: u64) -> f64 {
     Duration::from_micros(us).as_secs_f64() * 1e3
 }
@@ -339,7 +340,7 @@ mod tests {
         tally.add(begin, begin, End::Expected("OUT_OF_CREDIT".to_owned()));
         assert_eq!(tally.refused()["OUT_OF_CREDIT"], 1);
         assert_eq!(tally.problems().len(), 2);
-        // Nor is a shop that has enough to do asked for too much, unless that is what is measured.
+        // A refusal as too much is a problem too, unless an overload is measured.
         tally.add(begin, begin, End::Shed("429 OVERLOADED".to_owned()));
         assert_eq!((tally.problems().len(), tally.shed()["429 OVERLOADED"]), (3, 1));
         tally.let_shed();

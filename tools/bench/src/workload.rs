@@ -1,4 +1,4 @@
-//! What the callers ask for: which call comes next, and whether its answer is as it must be.
+//! The workload: which call comes next, and whether its answer is as expected.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -29,7 +29,7 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// As on the command line.
+    /// The name on the command line.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Fresh => "fresh",
@@ -68,44 +68,44 @@ pub(crate) enum Job {
     Checkout { order: usize, id: String, must: Must },
     /// One read.
     Find(Kind, Call),
-    /// A purchase from the first call to the last.
+    /// All calls of a purchase: create an order, add two items, check it out, read it.
     Purchase { user: String, items: [String; 2] },
 }
 
-/// What the shop holds before the clock starts.
+/// The data in the shop when the clock starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Stockroom {
-    /// Items `0..items`, stock and price of each.
+    /// The ids of items are `0..items`; each has this stock.
     pub(crate) items: u64,
     pub(crate) stock: u64,
-    /// Users `0..users`, credit of each.
+    /// The ids of users are `0..users`; each has this credit.
     pub(crate) users: u64,
     pub(crate) credit: u64,
-    /// Ids of orders. Those that can be bought stand first.
+    /// Ids of orders. Those that can be bought come first.
     pub(crate) orders: Vec<String>,
-    /// Where in `orders` those that lack stock stand, and those that lack credit.
+    /// The positions in `orders` of those that lack stock, and of those that lack credit.
     pub(crate) lacking_stock: std::ops::Range<usize>,
     pub(crate) lacking_credit: std::ops::Range<usize>,
 }
 
-/// What the callers know of an order.
+/// What the callers know about an order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Fate {
     /// A checkout was answered with success.
     pub(crate) paid: bool,
     /// A checkout was refused.
     pub(crate) refused: bool,
-    /// A checkout failed: nobody told us whether it is paid.
+    /// A checkout failed, so it is unknown whether it paid.
     pub(crate) doubtful: bool,
 }
 
-/// Deals out jobs, and remembers how they ended.
+/// Deals out jobs, and records how they ended.
 #[derive(Debug)]
 pub(crate) struct WorkloadState {
     workload: Workload,
     room: Stockroom,
     rng: StdRng,
-    /// Numbers of orders still to be bought, for workloads that buy each once.
+    /// Numbers of orders still to be bought, for workloads that buy each one once.
     left: VecDeque<usize>,
     /// Weights of success, lacking stock and lacking credit.
     weights: [u32; 3],
@@ -114,7 +114,7 @@ pub(crate) struct WorkloadState {
 }
 
 impl WorkloadState {
-    /// A board that deals the same jobs in the same order for the same seed.
+    /// A state that deals the same jobs in the same order for the same seed.
     pub(crate) fn new(workload: Workload, room: Stockroom, weights: [u32; 3], seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let buyable = room.lacking_stock.start.min(room.lacking_credit.start);
@@ -128,7 +128,7 @@ impl WorkloadState {
         Self { workload, room, rng, left, weights, turn: 0, fates: BTreeMap::new() }
     }
 
-    /// What comes next; none when there is nothing left to buy.
+    /// The next job; none when there is nothing left to buy.
     pub(crate) fn next(&mut self) -> Option<Job> {
         self.turn += 1;
         match self.workload {
@@ -145,7 +145,7 @@ impl WorkloadState {
         }
     }
 
-    /// True for workloads that buy an order once.
+    /// Whether the workload buys each order once.
     const fn buys_once(&self) -> bool {
         match self.workload {
             Workload::Fresh | Workload::Hot | Workload::Zipf | Workload::Scenarios => true,
@@ -187,7 +187,8 @@ impl WorkloadState {
         } else {
             (self.room.lacking_credit.clone(), Must::LackCredit)
         };
-        // In turn rather than at random: two checkouts of one order at once would wait for each other.
+        // In turn rather than at random, because two checkouts of one order at once would wait for
+        // each other.
         let length = u64::try_from(range.len()).unwrap_or(u64::MAX).max(1);
         let place = usize::try_from(self.turn % length).unwrap_or_default();
         Some(self.checkout(range.start + place, must))
@@ -204,13 +205,13 @@ impl WorkloadState {
         [first.to_string(), second.to_string()]
     }
 
-    /// A new order came to be during the run; its number.
+    /// Adds an order that was created during the run; returns its number.
     pub(crate) fn made(&mut self, id: String) -> usize {
         self.room.orders.push(id);
         self.room.orders.len() - 1
     }
 
-    /// A checkout ended: what that counts as.
+    /// Records how a checkout ended; returns what it counts as.
     pub(crate) fn ended(&mut self, order: usize, must: Must, outcome: Result<(), Trouble>) -> End {
         let fate = self.fates.entry(order).or_default();
         match outcome {
@@ -233,7 +234,8 @@ impl WorkloadState {
                 }
             }
             Err(Trouble::Shed(said)) => {
-                // Nothing was begun, so it must not be paid, and may be tried again: last.
+                // Nothing was begun, so the order must not be paid. It is tried again, as the last
+                // one.
                 fate.refused = true;
                 if must == Must::Succeed && self.buys_once() {
                     self.left.push_front(order);
@@ -247,8 +249,8 @@ impl WorkloadState {
         }
     }
 
-    /// What the shop held, with the orders made meanwhile, and what the callers learnt of the orders that
-    /// they touched.
+    /// The data in the shop, including orders created during the run, and the fates of the orders
+    /// that checkouts touched.
     pub(crate) fn into_parts(self) -> (Stockroom, BTreeMap<usize, Fate>) {
         (self.room, self.fates)
     }

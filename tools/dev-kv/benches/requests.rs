@@ -1,5 +1,6 @@
-//! What single requests take over the wire, one after the other, on a server in the same process: with the disk's
-//! sync for those that write. `cargo bench -p dev-kv`. The load with many at once is `examples/load.rs`.
+//! The time of single requests over the wire, one after the other, to a server in the same process.
+//! Writes include the disk's sync. Run `cargo bench -p dev-kv`. `examples/load.rs` measures many
+//! requests at once.
 
 #![allow(
     missing_docs,
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-/// As in `till`.
+/// The allocator of `till`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -44,7 +45,7 @@ fn context() -> kvrpcpb::Context {
     }
 }
 
-/// A key of 24 bytes, scattered, as in the load.
+/// A key of 24 bytes, scattered as in the load.
 fn key(number: u64) -> Bytes {
     let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     [0, 0, scattered].iter().flat_map(|part| part.to_be_bytes()).collect()
@@ -79,7 +80,7 @@ impl Wire {
         }
     }
 
-    /// Commits fresh keys in one phase.
+    /// Commits new keys in one phase.
     fn write(&mut self, count: u64) {
         let mutations: Vec<_> = (self.written..self.written + count)
             .map(|number| kvrpcpb::Mutation {
@@ -105,7 +106,7 @@ impl Wire {
         self.last_commit_ts = response.one_pc_commit_ts;
     }
 
-    /// Reads keys that were written, some of which are in memory and some on disk.
+    /// Reads written keys, some of which are in memory and some on disk.
     fn read(&mut self, from: u64, count: u64) {
         let request = kvrpcpb::BatchGetRequest {
             context: Some(context()),

@@ -1,9 +1,9 @@
-//! A load with the real client, closed-loop, and what it costs: keys and calls a second, syncs a second, how
-//! long a call takes, the server's own processor time for each key and each call, its memory.
+//! A closed-loop load with the real client, and its cost: keys, calls and syncs per second, the
+//! time of a call, the server's processor time per key and per call, and its memory.
 //!
-//! `cargo run --release -p dev-kv --example load -- --seconds 10`. The server is a child process over a
-//! directory that is removed afterwards, so its processor time is its own; both share the machine. A call is
-//! a transaction with its timestamps, or a batch get with its timestamp.
+//! `cargo run --release -p dev-kv --example load -- --seconds 10`. The server is a child process
+//! over a directory that is removed afterwards, so its processor time is told apart; both share the
+//! machine. A call is a transaction with its timestamps, or a batch get with its timestamp.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tikv_client::transaction::HeartbeatOption;
 use tikv_client::{Backoff, CheckLevel, RetryOptions, TransactionClient, TransactionOptions};
 
-/// As in `till`.
+/// The allocator of `till`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -90,7 +90,7 @@ enum Role {
 fn main() {
     let mut cli = Cli::parse();
     if let Some(Role::Serve(args)) = cli.role.take() {
-        // As dev-kv runs.
+        // The same runtime as dev-kv's.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(serve(args));
         return;
@@ -109,7 +109,7 @@ async fn serve(args: Args) {
     println!("{}", listener.local_addr().unwrap());
     std::io::stdout().flush().unwrap();
     let config = Config::try_from(args).unwrap();
-    // Ends with the pipe to its parent.
+    // Ends when the pipe from the parent closes.
     let parent_gone = tokio::task::spawn_blocking(|| {
         std::io::stdin().read_to_end(&mut Vec::new()).ok();
     });
@@ -120,7 +120,7 @@ async fn serve(args: Args) {
     .unwrap();
 }
 
-/// The child, and what the kernel says of it.
+/// The child process, and its figures from the kernel.
 struct Server {
     child: Child,
     address: String,
@@ -141,15 +141,15 @@ impl Server {
         Self { child, address: address.trim().to_owned() }
     }
 
-    /// Processor time so far.
+    /// Processor time used so far.
     fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 10) // Linux counts in hundredths
+        Duration::from_millis(ticks * 10) // Linux counts in hundredths of a second
     }
 
-    /// Resident memory in MiB: now, and at most so far.
+    /// Resident memory in MiB: now, and at its peak.
     fn memory_mib(&self) -> [u64; 2] {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         ["VmRSS", "VmHWM"].map(|name| {
@@ -183,7 +183,7 @@ fn options() -> TransactionOptions {
         ))
 }
 
-/// A key of 24 bytes; writers do not share keys.
+/// A key of 24 bytes. Writers share no keys.
 fn key(part: u64, writer: u64, number: u64) -> Vec<u8> {
     // Scattered by an odd factor, so that keys do not arrive in order.
     [part, writer, number.wrapping_mul(0x9e37_79b9_7f4a_7c15)]
@@ -233,15 +233,15 @@ async fn load(cli: Cli) {
 #[derive(Clone, Copy)]
 enum Work {
     Write {
-        /// Writers of different parts do not share keys either.
+        /// Prefix of the keys, so that writers of different parts share no keys.
         space: u64,
         one_phase: bool,
-        /// Keys in a transaction.
+        /// Keys per transaction.
         count: u64,
-        /// How many keys before they come again.
+        /// The number of keys after which they repeat; none if they do not.
         again: Option<u64>,
     },
-    /// Of what the first part wrote: this many keys of each writer.
+    /// Reads this many keys of each writer, written by the first part.
     Get(u64),
 }
 
@@ -319,15 +319,15 @@ async fn measure(
     least
 }
 
-/// What one part did and cost.
+/// Work and cost of one part.
 struct Done {
     took: Duration,
     keys: u64,
     failed: u64,
     syncs: u64,
-    /// The server's.
+    /// The server's processor time.
     cpu: Duration,
-    /// Of each call that succeeded.
+    /// Durations of the calls that succeeded.
     times: Vec<Duration>,
 }
 

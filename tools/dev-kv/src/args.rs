@@ -1,4 +1,4 @@
-//! What the server is told at its start.
+//! The options of the server, and its configuration.
 
 use crate::faults::Rule;
 use crate::gc::PdVersion;
@@ -91,7 +91,7 @@ pub struct TlsPaths {
     pub cert: PathBuf,
     /// Private key, PEM.
     pub key: PathBuf,
-    /// Authority of the clients' certificates, PEM; none asks clients for none.
+    /// Certificate authority of the clients, PEM; without it, clients need no certificate.
     pub ca: Option<PathBuf>,
 }
 
@@ -104,7 +104,7 @@ pub struct Config {
     pub pd_listen: Vec<SocketAddr>,
     /// Placement drivers that hang from the start, by number from 1.
     pub pd_hanging: Vec<u64>,
-    /// `host:port` for clients; none is the listener's address.
+    /// `host:port` at which clients reach the server; none means the listener's address.
     pub advertise: Option<String>,
     /// Plain keys to cut regions at.
     pub split_keys: Vec<Vec<u8>>,
@@ -112,32 +112,32 @@ pub struct Config {
     pub keyspaces: Vec<String>,
     /// The PD whose rules of garbage collection hold.
     pub pd_version: PdVersion,
-    /// Memory for rows, in bytes.
+    /// Memory for cached rows, in bytes.
     pub cache_bytes: u64,
-    /// Memory for blocks, in bytes.
+    /// Memory for blocks read from disk, in bytes.
     pub block_cache_bytes: u64,
     /// Memory for the newest rows until they are written to a table, in bytes.
     pub memtable_bytes: u64,
-    /// TLS, if any.
+    /// TLS files; none serves without TLS.
     pub tls: Option<TlsPaths>,
-    /// Judges the certificates of clients that the authority vouches for; none admits them all.
+    /// Decides on client certificates that the authority has issued; none admits them all.
     pub admit: Option<crate::Admit>,
-    /// Faults from the start.
+    /// Faults in force from the start.
     pub faults: Vec<Rule>,
-    /// Seed of the faults' dice.
+    /// Seed of the random numbers for faults.
     pub fault_seed: u64,
-    /// Told after each sync of the data directory; for tests of durability.
+    /// Called after each sync of the data directory; for tests of durability.
     pub sync_probe: Option<crate::SyncProbe>,
-    /// What clients may have it hold.
+    /// Limits on what clients can make the server hold.
     pub bounds: Bounds,
 }
 
-/// What clients may have the server hold.
+/// Limits on what clients can make the server hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Connections at once at one address; more wait to be accepted.
+    /// Connections at once per listening address; more wait to be accepted.
     pub connections_max: usize,
-    /// A connection that has not brought its first request by then is cut.
+    /// A connection that sends no request within this time is cut.
     pub first_request: Duration,
 }
 
@@ -157,7 +157,7 @@ impl std::fmt::Debug for Config {
 }
 
 impl Config {
-    /// Everything at its default, over this directory.
+    /// The default configuration over this data directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
@@ -193,7 +193,7 @@ impl TryFrom<Args> for Config {
 
     /// # Errors
     ///
-    /// An argument that cannot be used; a retry does not help.
+    /// An argument is out of range or malformed. A retry does not help.
     fn try_from(args: Args) -> Result<Self, crate::Error> {
         if args.regions == 0 || args.regions > 10_000 {
             return Err(crate::Error::Config(format!(
@@ -223,7 +223,7 @@ impl TryFrom<Args> for Config {
     }
 }
 
-/// Bytes from hexadecimal digits.
+/// Decodes hexadecimal digits.
 pub(crate) fn parse_hex(text: &str) -> Result<Vec<u8>, crate::Error> {
     let bad = || crate::Error::Config(format!("{text:?} is not hexadecimal"));
     let digits: Vec<u8> = text

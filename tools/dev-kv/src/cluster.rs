@@ -1,4 +1,4 @@
-//! The cluster's own records, kept on disk: regions, keyspaces, and who holds the safe point back.
+//! The cluster's own records, kept on disk: regions, keyspaces, and what holds the safe point back.
 
 use crate::engine::{Engine, EngineError, UpdateError};
 use crate::error::Error;
@@ -18,26 +18,26 @@ pub(crate) enum GcError {
     /// The rules forbid it.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// It could not be kept.
+    /// The engine failed to write the record.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
 
-/// Regions, keyspaces, and what was announced to the collection of garbage.
+/// Regions, keyspaces, and what was announced to garbage collection.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     engine: Arc<Engine>,
     regions: Regions,
     keyspaces: RwLock<Keyspaces>,
-    /// Whose rules hold.
+    /// The PD whose rules of garbage collection hold.
     version: PdVersion,
     announced: tokio::sync::Mutex<Announced>,
-    /// Changes are made one after the other.
+    /// Held during a change of regions or keyspaces, so that there is one at a time.
     changing: tokio::sync::Mutex<()>,
 }
 
 impl Cluster {
-    /// What is on disk, or one region and the default keyspace.
+    /// Loads the records from disk; a new store has one region and the default keyspace.
     pub(crate) fn load(engine: Arc<Engine>, version: PdVersion) -> Result<Self, Error> {
         let read = |name| engine.read_meta(name).map_err(|error| Error::Store(error.to_string()));
         let damaged = |name| Error::Store(format!("the record of {name} is damaged"));
@@ -68,12 +68,12 @@ impl Cluster {
         &self.regions
     }
 
-    /// A keyspace's id.
+    /// A keyspace's id; none if there is no such keyspace.
     pub(crate) fn keyspace(&self, name: &str) -> Option<u32> {
         self.keyspaces.read().unwrap_or_else(PoisonError::into_inner).id(name)
     }
 
-    /// A keyspace's id, and regions of its own for it.
+    /// A keyspace's id. Makes sure that the keyspace has regions of its own.
     pub(crate) async fn load_keyspace(&self, name: &str) -> Result<Option<u32>, EngineError> {
         let id = self.keyspace(name);
         if let Some(id) = id {
@@ -82,7 +82,7 @@ impl Cluster {
         Ok(id)
     }
 
-    /// Splits the region of each plain key at it; answers how many regions are new.
+    /// Splits the regions at these plain keys; returns the number of new regions.
     pub(crate) async fn split_all(&self, keys: &[Bytes]) -> Result<usize, EngineError> {
         let alone = self.changing.lock().await;
         let mut table = Table::clone(&self.regions.now());
@@ -95,12 +95,12 @@ impl Cluster {
         Ok(new)
     }
 
-    /// Splits the region of a plain key at it.
+    /// Splits the region of a plain key at it; returns the number of new regions.
     pub(crate) async fn split(&self, key: &Bytes) -> Result<usize, EngineError> {
         self.split_all(std::slice::from_ref(key)).await
     }
 
-    /// Makes a keyspace, unless it is there.
+    /// Creates a keyspace unless it exists. Returns its id; none if no id is left.
     pub(crate) async fn add_keyspace(&self, name: &str) -> Result<Option<u32>, EngineError> {
         let alone = self.changing.lock().await;
         let mut keyspaces = self.keyspaces.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -112,13 +112,13 @@ impl Cluster {
         Ok(self.keyspace(name))
     }
 
-    /// Whose rules of garbage collection hold.
+    /// The PD whose rules of garbage collection hold.
     pub(crate) fn version(&self) -> PdVersion {
         self.version
     }
 
-    /// Changes what is announced, alone with it. It is told the rules that hold, and the safe point and the
-    /// time in unix seconds.
+    /// Changes what is announced, one change at a time. `change` also gets the PD version, and the
+    /// safe point and the time in unix seconds.
     pub(crate) async fn announce<T>(
         &self,
         change: impl FnOnce(&mut Announced, PdVersion, (u64, i64)) -> Result<T, Refused>,

@@ -1,4 +1,4 @@
-//! Between the wire's messages and the model's types. Syntax is checked here, once.
+//! Conversion between the wire's messages and the model's types. Syntax is checked here, once.
 
 use crate::model::{
     Action, ConflictReason, Lock, LockKind, Mutation, MutationOp, PessimisticAction, Prewrite,
@@ -8,7 +8,7 @@ use crate::wire::kvrpcpb;
 use bytes::Bytes;
 use tonic::Status;
 
-/// A prewrite request; an op that no client sends makes it invalid.
+/// Converts a prewrite request. Fails for an op that does not belong in a prewrite.
 pub(crate) fn prewrite(request: kvrpcpb::PrewriteRequest) -> Result<Prewrite, Status> {
     let actions = request.pessimistic_actions;
     let mutations = request
@@ -29,7 +29,8 @@ pub(crate) fn prewrite(request: kvrpcpb::PrewriteRequest) -> Result<Prewrite, St
                     )));
                 }
             };
-            // The list speaks of the whole transaction, the mutations are one batch: it may be longer.
+            // There may be more actions than mutations: the actions are those of the whole
+            // transaction, the mutations those of one batch.
             let action = match actions.get(position).copied().unwrap_or_default() {
                 1 => PessimisticAction::HoldsLock,
                 2 => PessimisticAction::CheckConstraints,
@@ -51,7 +52,7 @@ pub(crate) fn prewrite(request: kvrpcpb::PrewriteRequest) -> Result<Prewrite, St
     })
 }
 
-/// A lock, with all that clients steer by.
+/// Converts a lock, with all fields that clients use.
 pub(crate) fn lock_info(key: &Bytes, lock: &Lock) -> kvrpcpb::LockInfo {
     let kind = match lock.kind {
         LockKind::Put => kvrpcpb::Op::Put,
@@ -73,7 +74,7 @@ pub(crate) fn lock_info(key: &Bytes, lock: &Lock) -> kvrpcpb::LockInfo {
     }
 }
 
-/// A refusal. TiKV fills the text as well as the field for conflicts.
+/// Converts a refusal. For conflicts TiKV fills the text as well as the field.
 pub(crate) fn key_error(refusal: Refusal) -> kvrpcpb::KeyError {
     let mut error = kvrpcpb::KeyError::default();
     match refusal {
@@ -135,7 +136,7 @@ pub(crate) fn key_error(refusal: Refusal) -> kvrpcpb::KeyError {
     error
 }
 
-/// The action's number.
+/// The action's number on the wire.
 pub(crate) fn action(action: Action) -> i32 {
     match action {
         Action::None => kvrpcpb::Action::NoAction,

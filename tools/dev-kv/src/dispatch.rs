@@ -1,7 +1,7 @@
-//! Brings each call to its service, with the faults that hit it.
+//! Routes each call to its service, and applies the faults that hit it.
 //!
-//! This stands in the way of every request, so the known services are told apart here, without a router's
-//! search; what belongs to none of them goes to the HTTP pages.
+//! Every request passes here. So known services are recognised without the search of a router, and
+//! everything else goes to the HTTP pages.
 
 use crate::engine::Engine;
 use crate::faults::{Fault, Faults, Loss};
@@ -23,12 +23,12 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 
-/// Longest request to the store: a prewrite carries the list of all keys of its transaction.
+/// Longest request to the store, in bytes. A prewrite lists all keys of its transaction.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-/// The services that are here.
+/// The gRPC services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Tikv,
@@ -37,7 +37,7 @@ enum Known {
 }
 
 impl Known {
-    /// The service and the call that a path names.
+    /// The service and the call named by a path; none if it names neither.
     fn of(path: &str) -> Option<(Self, &str)> {
         let (service, rpc) = path.strip_prefix('/')?.split_once('/')?;
         let service = match service {
@@ -50,7 +50,7 @@ impl Known {
     }
 }
 
-/// What a connection's requests go through.
+/// Handles the requests of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatch {
     kv: TikvServer<Kv>,
@@ -58,14 +58,14 @@ pub(crate) struct Dispatch {
     keyspaces: KeyspaceServer<Pd>,
     pages: Router,
     members: Arc<Members>,
-    /// The placement driver at this door.
+    /// Id of the placement driver at this listener.
     member: u64,
     faults: Arc<Faults>,
     engine: Arc<Engine>,
 }
 
 impl Dispatch {
-    /// On a loopback address the pages answer to loopback names only.
+    /// With `on_loopback` the pages answer to loopback names only.
     pub(crate) fn new(pd: Pd, kv: Kv, on_loopback: bool) -> Self {
         Self {
             faults: Arc::clone(&kv.faults),
@@ -89,7 +89,7 @@ impl Dispatch {
         }
     }
 
-    /// Carries a call out when the placement driver does not hang any more.
+    /// Carries a call out once the placement driver no longer hangs.
     async fn wait(
         self,
         service: Known,
@@ -99,7 +99,7 @@ impl Dispatch {
         self.carry_out(service, request).await
     }
 
-    /// Carries a call out that meets a fault.
+    /// Carries out a call that a fault hits.
     async fn disturb(
         self,
         service: Known,
@@ -113,7 +113,7 @@ impl Dispatch {
                 self.carry_out(service, request).await
             }
             Fault::LoseReply { then } => {
-                // Detached: the caller may give up before it is carried out.
+                // Detached, because the caller may give up before the call is carried out.
                 let call = tokio::spawn(self.carry_out(service, request));
                 if let Err(error) = call.await {
                     tracing::warn!(error = %error, "call failed whose reply was to be lost");
@@ -122,7 +122,7 @@ impl Dispatch {
             }
             Fault::LandLate { delay, then } => {
                 let delay = self.faults.draw(delay);
-                // The request has to be here whole: its sender is told that it failed.
+                // Read the whole request first: its sender is told that the call failed.
                 let (head, body) = request.into_parts();
                 let body = axum::body::Body::new(body);
                 let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
@@ -182,7 +182,7 @@ async fn lost(then: Loss) -> Result<Response<Body>, Infallible> {
     }
 }
 
-/// A service answers so what it does not know; it does not say what was asked for.
+/// Whether a service answers that it does not know the call, without naming it.
 fn is_bare_unimplemented(response: &Response<Body>) -> bool {
     let headers = response.headers();
     headers.get(Status::GRPC_STATUS).is_some_and(|status| status == "12")

@@ -1,11 +1,12 @@
-//! The one place where state changes: a mutex, a thread that writes groups to disk, and the waiting for it.
+//! All changes of state: a mutex, a thread that writes groups to disk, and the waiting for it.
 //!
-//! A change is made in memory within one critical section, without waiting for anything, so a caller that
-//! gives up (a dropped request) can never leave half of it. The committer thread takes everything that has
-//! gathered, writes it with one sync, and wakes who waits: the next group gathers meanwhile.
+//! A change is made in memory within one critical section that waits for nothing, so a dropped
+//! request never leaves half a change. The committer thread takes all changes that have gathered,
+//! writes them with one sync, and wakes the waiting callers. The next group gathers meanwhile.
 //!
-//! When the disk refuses a group, everybody waiting is told so, memory is thrown away and the store is opened
-//! anew: what stands on disk is the truth. Until a write succeeds again only reads and timestamps are served.
+//! When the disk refuses a group, all waiting callers get an error, the state in memory is dropped,
+//! and the store is opened again: the disk holds the truth. Until a write succeeds again, only
+//! reads and timestamps are served.
 
 mod cache;
 mod committer;
@@ -35,7 +36,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use types::Clock;
 
-/// A group may grow to this many bytes before further writers wait for the one before it.
+/// A group larger than this many bytes makes further writers wait for the group before it.
 const GROUP_BYTES_MAX: usize = 64 << 20;
 
 /// Reads may be this far ahead of the clock, in milliseconds.
@@ -48,17 +49,17 @@ const META_SAFE_POINT: &str = "safe_point";
 /// Why the engine did not answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum EngineError {
-    /// The disk refused the group; whether the change is there will be known after the next start. A retry
-    /// may help once there is space.
+    /// The disk refused the group. Whether it holds the change is unknown until the store is opened
+    /// again. A retry may help once there is space.
     #[error("the store could not write: {0}")]
     WriteFailed(String),
-    /// The store is being opened anew, or serves reads only, after a failed write.
+    /// After a failed write, the store is being opened again, or serves reads only.
     #[error("the store does not accept writes: {0}")]
     ReadOnly(String),
     /// A row could not be read.
     #[error("the store could not read: {0}")]
     ReadFailed(String),
-    /// Every timestamp below the ceiling is given out.
+    /// Every timestamp below the ceiling has been given out.
     #[error("the timestamp window is used up")]
     WindowUsedUp,
 }
@@ -69,7 +70,7 @@ impl From<StoreError> for EngineError {
     }
 }
 
-/// Why an update did not happen.
+/// Why an update was not carried out.
 #[derive(Debug)]
 pub(crate) enum UpdateError {
     /// The rules forbid it.
@@ -96,22 +97,22 @@ impl From<Failure<EngineError>> for UpdateError {
 /// How an engine is opened.
 #[derive(Clone)]
 pub(crate) struct EngineConfig {
-    /// Where its data is.
+    /// The data directory.
     pub(crate) directory: PathBuf,
     /// Memory for rows, in bytes.
     pub(crate) cache_bytes: u64,
-    /// How its tables are kept.
+    /// Sizes of the storage engine's caches and tables.
     pub(crate) store: StoreConfig,
-    /// Told of every sync.
+    /// Called after every sync.
     pub(crate) probe: Option<SyncProbe>,
 }
 
-/// Opened state, as long as the disk is fine.
+/// What the mutex protects.
 struct Inner {
     state: State,
-    /// None while the store is being opened anew.
+    /// None while the store is being opened again.
     store: Option<Arc<Store>>,
-    /// None once the engine has stopped, so that the next process may have it.
+    /// None once the engine has stopped, so that another process can take the directory.
     directory: Option<Arc<Directory>>,
     /// Why only reads are served.
     read_only: Option<String>,
@@ -120,7 +121,7 @@ struct Inner {
     stopping: bool,
 }
 
-/// The end of a group.
+/// The outcome of writing a group, once it is known.
 #[derive(Debug, Default)]
 struct Done {
     result: OnceLock<Result<(), String>>,
@@ -145,39 +146,39 @@ impl Done {
     }
 }
 
-/// The engine.
+/// The state of the server: memory, store and timestamps.
 pub(crate) struct Engine {
     inner: Mutex<Inner>,
     /// Wakes the committer.
     work: Condvar,
     oracle: Mutex<Oracle>,
-    /// At most one raise of the ceiling at a time.
+    /// Held while the ceiling is raised, so that only one task raises it.
     raising: tokio::sync::Mutex<()>,
     raise_planned: AtomicBool,
     clock: Arc<dyn Clock>,
     cluster_id: u64,
     safe_point: AtomicU64,
-    /// Told when locks were removed.
+    /// Notified when locks were removed.
     unlocked: Notify,
-    /// Told when the safe point moved.
+    /// Notified when the safe point moved.
     safe_point_moved: Notify,
-    /// The collection of garbage is to end.
+    /// Set when garbage collection has to end.
     closing: Arc<AtomicBool>,
     counters: Counters,
     started_at: u64,
     config: EngineConfig,
 }
 
-/// What is held, in memory and on disk.
+/// Sizes of what is held in memory and on disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
-    /// Locks that stand.
+    /// Number of locks.
     pub(crate) locks: usize,
-    /// Rows that are locked or changed.
+    /// Number of rows that are locked or changed.
     pub(crate) live: usize,
-    /// Bytes of rows kept.
+    /// Bytes of cached rows.
     pub(crate) cache_bytes: u64,
-    /// On disk, roughly.
+    /// Approximate sizes on disk.
     pub(crate) store: StoreSize,
 }
 
@@ -194,7 +195,7 @@ pub(crate) struct Counters {
     pub(crate) reads: AtomicU64,
     /// Keys read from disk.
     pub(crate) misses: AtomicU64,
-    /// What clients ask for.
+    /// Calls by name, and what they asked for.
     pub(crate) traffic: Traffic,
 }
 
@@ -205,8 +206,8 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Opens the directory and starts the committer. `new_cluster_id` becomes the cluster's id if it has
-    /// none yet.
+    /// Opens the directory and starts the committer. `new_cluster_id` becomes the cluster's id if
+    /// the directory has none yet.
     pub(crate) fn open(
         config: EngineConfig,
         clock: Arc<dyn Clock>,
@@ -274,19 +275,20 @@ impl Engine {
         self.started_at
     }
 
-    /// Now, in unix seconds.
+    /// The current time, in unix seconds.
     pub(crate) fn unix_seconds(&self) -> u64 {
         self.clock.now().0 / 1000
     }
 
-    /// Whether a read at `version` would bind commits to a time that is far from here.
+    /// Whether `version` is far ahead of the clock and of all timestamps given out. A read there
+    /// would push later commits as far ahead.
     pub(crate) fn is_far_future(&self, version: Ts) -> bool {
         version != TS_MAX
             && version.physical().0 > self.clock.now().0.saturating_add(FUTURE_MS_MAX)
             && version.physical() > self.oracle().latest().physical()
     }
 
-    /// What is held.
+    /// The sizes in memory and on disk.
     pub(crate) fn sizes(&self) -> Result<Sizes, EngineError> {
         let store = self.store()?;
         let held = store.size()?;
@@ -299,24 +301,26 @@ impl Engine {
         })
     }
 
-    /// A record of the store itself.
+    /// A row of the meta table.
     pub(crate) fn read_meta(&self, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
         Ok(self.store()?.meta(name)?)
     }
 
-    /// The safe point: no read below it is answered completely.
+    /// The safe point. Reads below it may miss versions.
     pub(crate) fn safe_point(&self) -> Ts {
         Ts(self.safe_point.load(Ordering::Acquire))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic inside a section is a bug that may have torn memory; what is on disk is still whole, and
-        // the process is about to be looked at. Going on is no worse than refusing everything.
+        // A panic inside a section is a bug that may have torn the state in memory. The disk is
+        // still consistent, and somebody will look at the process. Going on is no worse than
+        // refusing every request.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes state: `decide` looks at it and makes its changes, alone with it, and its answer is given
-    /// when all that it saw and did is on disk. `keys` are those that it will look at.
+    /// Changes state. `decide` runs in the critical section, where it reads the state and makes its
+    /// changes. Its answer is returned once everything it saw and did is on disk. `keys` are those
+    /// it will look at; their rows are read from disk beforehand.
     pub(crate) async fn update<T>(
         &self,
         keys: &[Bytes],
@@ -391,7 +395,7 @@ impl Engine {
         Ok(Entered::Decided(result, pending(&inner.waiting, seen)))
     }
 
-    /// Reads the rows that are not in memory.
+    /// Reads the rows that are not in memory. Also returns the number of the last complete group.
     fn fetch(&self, keys: &[Bytes]) -> Result<(u64, Vec<(Bytes, Current)>), EngineError> {
         let (looked, store, missing) = {
             let inner = self.lock();
@@ -412,7 +416,7 @@ impl Engine {
         Ok((looked, rows))
     }
 
-    /// What reads of `keys` at `version` see, in order; a lock in the way is an error of its key.
+    /// The values of `keys` at `version`, in order. A blocking lock is the error of its key.
     pub(crate) async fn read(
         &self,
         keys: &[Bytes],
@@ -493,7 +497,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A raw key's value and expiry, when it is durable.
+    /// The values and expiries of raw keys, once what they show is durable.
     pub(crate) async fn read_raw(
         &self,
         keys: &[Bytes],
@@ -528,7 +532,7 @@ impl Engine {
         Ok(answers)
     }
 
-    /// The next `count` timestamps; answers the last of them.
+    /// Takes the next `count` timestamps; returns the last of them.
     pub(crate) async fn timestamps(self: &Arc<Self>, count: u64) -> Result<Ts, EngineError> {
         loop {
             let now = self.clock.now().0;
@@ -545,7 +549,7 @@ impl Engine {
         }
     }
 
-    /// Makes sure that timestamps of the present can be given out inside a section.
+    /// Makes sure that timestamps near the present can be taken inside a section.
     pub(crate) async fn prepare_timestamps(self: &Arc<Self>) -> Result<(), EngineError> {
         let wanted = self.oracle().wanted_ceiling(self.clock.now().0);
         match wanted {
@@ -584,7 +588,7 @@ impl Engine {
     async fn raise_ceiling(&self, urgent: bool) -> Result<(), EngineError> {
         let alone = self.raising.lock().await;
         let wanted = self.oracle().wanted_ceiling(self.clock.now().0);
-        // Someone else may have raised it while this one waited.
+        // Another task may have raised it in the meantime.
         let ceiling = match wanted {
             Some((ceiling, now)) if now || !urgent => ceiling,
             Some(_) | None => return Ok(()),
@@ -604,7 +608,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts the ceiling where a full disk takes it still. `error` is why it did not go the usual way.
+    /// Stores the ceiling in the marks, which a full disk can still take. `error` tells why the
+    /// usual write failed.
     async fn mark_ceiling(&self, ceiling: u64, error: EngineError) -> Result<(), EngineError> {
         let Some(directory) = self.lock().directory.clone() else { return Err(error) };
         let raised =
@@ -619,19 +624,20 @@ impl Engine {
 
     /// Waits until some lock is removed, or for this long.
     pub(crate) async fn some_unlock(&self, at_most: Duration) {
-        // An unlock in between is missed at worst for `at_most`, which callers keep short.
+        // An unlock just before this call is missed. That costs at most `at_most`, which callers
+        // keep short.
         drop(tokio::time::timeout(at_most, self.unlocked.notified()).await);
     }
 }
 
 enum Entered<T> {
-    /// Too much is waiting; wait for this.
+    /// Too much is waiting to be written; retry after this.
     Full(Arc<Done>),
-    /// Decided; the answer waits for this.
+    /// Decided. The answer waits for this.
     Decided(Result<T, UpdateError>, Option<Arc<Done>>),
 }
 
-/// The end to wait for before what was last changed in `group` may be told.
+/// What to wait for before a change made in `group` may be reported; none when it is durable.
 fn pending(waiting: &[(u64, Arc<Done>)], group: u64) -> Option<Arc<Done>> {
     waiting.iter().rev().find(|(number, _)| *number == group).map(|(_, done)| Arc::clone(done))
 }
@@ -640,7 +646,7 @@ fn open_store(config: &EngineConfig, directory: &Arc<Directory>) -> Result<Store
     Store::open(Arc::clone(directory), config.store, config.probe.clone())
 }
 
-/// What is in memory right after opening.
+/// The state in memory right after opening.
 fn load_state(store: &Store, config: &EngineConfig, completed: u64) -> Result<State, StoreError> {
     let locks = store.all_locks().collect::<Result<Vec<_>, _>>()?;
     let last_rollback = store.rollbacks_until(TS_MAX).last().transpose()?;

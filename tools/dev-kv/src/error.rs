@@ -1,4 +1,4 @@
-//! What can go wrong with the server as a whole.
+//! Errors of the server as a whole.
 
 /// Why the server did not start, or stopped.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Faults on demand: which RPC, how often, how many times, and what happens to it.
+//! Fault injection: which RPC is hit, how often, and what happens to the call.
 
 use crate::regions::{Region, STORE_ID};
 use crate::wire::errorpb;
@@ -12,18 +12,18 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
-    /// It waits before it is carried out.
+    /// The call waits before it is carried out.
     Latency {
         /// How long, in milliseconds.
         delay: Delay,
     },
-    /// It is carried out; the reply is lost.
+    /// The call is carried out, and its reply is lost.
     LoseReply {
         /// What the caller sees instead.
         #[serde(default)]
         then: Loss,
     },
-    /// The caller is told nothing, or a failure, and the call is carried out later all the same.
+    /// The caller gets a failure or no answer, and the call is carried out later all the same.
     LandLate {
         /// How much later, in milliseconds.
         delay: Delay,
@@ -31,25 +31,25 @@ pub enum Fault {
         #[serde(default)]
         then: Loss,
     },
-    /// It is refused before anything happens, as by a process that is not there.
+    /// The call is refused before anything happens, as if the process were not there.
     Refuse,
-    /// The region says that another peer leads.
+    /// The region reports that another peer leads.
     NotLeader {
-        /// Whether it names the leader (which is the same peer again).
+        /// Whether the error names the leader, which is the same peer again.
         #[serde(default)]
         name_leader: bool,
     },
-    /// The region is split at the request's first key before it is looked at.
+    /// The region is split at the request's first key before the request is checked.
     Split,
-    /// The store is too busy.
+    /// The store reports that it is too busy.
     ServerIsBusy,
-    /// The command came too late for its term.
+    /// The region reports that the command came too late for its term.
     StaleCommand,
-    /// The store has not learned the newest timestamp yet.
+    /// The store reports that it has not learned the newest timestamp yet.
     MaxTimestampNotSynced,
     /// A prewrite in one phase or with async commit falls back to two phases.
     FallBack,
-    /// A commit is told that its timestamp is too low.
+    /// A commit is refused because its timestamp is too low.
     CommitTsExpired,
 }
 
@@ -57,10 +57,10 @@ pub enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
-    /// The connection's failure.
+    /// A failure of the connection.
     #[default]
     Unavailable,
-    /// Nothing, until it gives up.
+    /// Nothing, until the caller gives up.
     Silence,
 }
 
@@ -70,32 +70,33 @@ pub enum Loss {
 pub enum Delay {
     /// Always the same.
     Fixed(u64),
-    /// Evenly between the two.
+    /// Evenly distributed between the two, both included.
     Uniform(u64, u64),
     /// Exponentially distributed with this mean: mostly short, sometimes long.
     Exponential(u64),
 }
 
-/// A fault and whom it hits.
+/// A fault and the calls that it hits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// The RPC's name, such as `KvCommit`; absent is every RPC of the store and the placement driver.
+    /// The RPC's name, such as `KvCommit`; absent means every RPC of the store and the placement
+    /// driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpc: Option<String>,
-    /// The part of its calls that are hit, from 0 to 1.
+    /// The share of its calls that are hit, from 0 to 1.
     #[serde(default = "always")]
     pub probability: f64,
-    /// How many are hit before the rule is used up; absent is no end.
+    /// How many calls are hit before the rule is used up; absent means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
-    /// How many calls that it speaks of are left alone first.
+    /// How many calls that it applies to are left alone first.
     #[serde(default)]
     pub skip: u64,
-    /// For how long the rule holds, in milliseconds from now; absent is no end.
+    /// How long the rule holds, in milliseconds from when it is added; absent means no end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_ms: Option<u64>,
-    /// What happens.
+    /// What happens to a call that is hit.
     pub fault: Fault,
 }
 
@@ -103,7 +104,7 @@ fn always() -> f64 {
     1.0
 }
 
-/// All rules, and what has no RPC.
+/// All rules, and the faults that do not belong to an RPC.
 #[derive(Debug)]
 pub(crate) struct Faults {
     armed: AtomicBool,
@@ -114,7 +115,7 @@ pub(crate) struct Faults {
     clock_shift_ms: std::sync::Arc<AtomicI64>,
 }
 
-/// At which point of a call a rule acts.
+/// The point of a call at which a rule acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Before and after the handler.
@@ -148,7 +149,8 @@ impl Fault {
 }
 
 impl Faults {
-    /// No faults; `seed` fixes the dice, `clock_shift_ms` is what [`Faults::jump_clock`] moves.
+    /// No faults. `seed` starts the random numbers; [`Faults::jump_clock`] changes
+    /// `clock_shift_ms`.
     pub(crate) fn new(seed: u64, clock_shift_ms: std::sync::Arc<AtomicI64>) -> Self {
         Self {
             armed: AtomicBool::new(false),
@@ -172,14 +174,14 @@ impl Faults {
         self.armed.store(true, Ordering::Release);
     }
 
-    /// Removes all rules, thaws timestamps; the clock stays where it was moved to.
+    /// Removes all rules and thaws timestamps. The clock stays shifted.
     pub(crate) fn clear(&self) {
         self.rules().clear();
         self.armed.store(false, Ordering::Release);
         *self.frozen() = None;
     }
 
-    /// The rules that hold, and how often any rule hit.
+    /// The rules in force, and how often rules have hit so far.
     pub(crate) fn list(&self) -> (Vec<Rule>, u64) {
         let now = Instant::now();
         let rules = self.rules();
@@ -222,12 +224,12 @@ impl Faults {
         None
     }
 
-    /// What happens to the whole call.
+    /// The fault that hits the call as a whole, if any.
     pub(crate) fn transport(&self, rpc: &str) -> Option<Fault> {
         self.pick(rpc, Stage::Transport)
     }
 
-    /// What the region says instead of serving the call.
+    /// The error that the region returns instead of serving the call, if any.
     pub(crate) fn region_error(&self, rpc: &str, region: &Region) -> Option<Box<errorpb::Error>> {
         let fault = self.pick(rpc, Stage::Region)?;
         let mut error = Box::new(errorpb::Error {
@@ -262,7 +264,7 @@ impl Faults {
         Some(error)
     }
 
-    /// Whether the request's region is split under it.
+    /// Whether the request's region is split before the request is checked.
     pub(crate) fn splits(&self, rpc: &str) -> bool {
         self.pick(rpc, Stage::Split).is_some()
     }
@@ -272,7 +274,7 @@ impl Faults {
         self.pick(rpc, Stage::Prewrite).is_some()
     }
 
-    /// Whether a commit is told that its timestamp is too low.
+    /// Whether a commit is refused because its timestamp is too low.
     pub(crate) fn commit_ts_expires(&self, rpc: &str) -> bool {
         self.pick(rpc, Stage::Commit).is_some()
     }
@@ -281,7 +283,7 @@ impl Faults {
         self.frozen_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No timestamp stream answers for this long; the connections stay open.
+    /// Stops all answers on timestamp streams for this long. The connections stay open.
     pub(crate) fn freeze(&self, for_ms: u64) {
         *self.frozen() = Some(Instant::now() + Duration::from_millis(for_ms));
     }
@@ -291,7 +293,7 @@ impl Faults {
         loop {
             let until = *self.frozen();
             match until {
-                // In small steps, so that clearing the faults thaws it.
+                // In small steps, so that clearing the faults ends the wait.
                 Some(until) if Instant::now() < until => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -305,7 +307,7 @@ impl Faults {
         self.clock_shift_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
 
-    /// How long a delay is this time.
+    /// Draws the length of a delay.
     pub(crate) fn draw(&self, delay: Delay) -> Duration {
         let milliseconds = match delay {
             Delay::Fixed(exactly) => exactly,
@@ -321,7 +323,7 @@ impl Faults {
         Duration::from_millis(milliseconds)
     }
 
-    /// From 0 up to but without 1.
+    /// A random number from 0 (inclusive) to 1 (exclusive).
     fn dice(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "53 bits are what a float holds exactly")]
         let (numerator, denominator) = ((self.random() >> 11) as f64, (1u64 << 53) as f64);

@@ -1,16 +1,17 @@
-//! Who holds the safe point back, by the rules of PD 8.5 and of PD 9. Pure; [`crate::cluster`] keeps it on disk.
+//! What holds the safe point back, by the rules of PD 8.5 and of PD 9. Pure; [`crate::cluster`]
+//! keeps it on disk.
 //!
-//! PD 8.5 has safe points of services: whoever needs old versions announces the oldest, and whoever collects
-//! garbage does so as the service `gc_worker` and takes the least of all. Nothing makes it: UpdateGCSafePoint
-//! goes anywhere. PD 9 has a second safe point, of transactions, which only those announcements hold back, and
-//! the safe point of garbage must not pass it.
+//! PD 8.5 has service safe points. A service that needs old versions announces the oldest one. The
+//! garbage collector announces as the service `gc_worker`, and takes the lowest of all. Nothing
+//! enforces that: UpdateGCSafePoint accepts any value. PD 9 has a second safe point, of
+//! transactions, which only those announcements hold back. The GC safe point must not pass it.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The service that collects garbage.
+/// The service name of the garbage collector.
 const WORKER: &str = "gc_worker";
-/// An announcement that does not end.
+/// TTL and expiry of an announcement that does not expire.
 const NEVER: i64 = i64::MAX;
 
 /// Whose rules hold.
@@ -26,7 +27,7 @@ pub enum PdVersion {
 }
 
 impl PdVersion {
-    /// As PD and TiKV say it of themselves.
+    /// The version number that PD and TiKV report.
     pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::V8_5 => "8.5.0",
@@ -35,7 +36,7 @@ impl PdVersion {
     }
 }
 
-/// Why a request is refused; the names are PD's.
+/// Why a request is refused. The texts are PD's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("TTL of gc_worker's service safe point must be infinity")]
@@ -61,11 +62,11 @@ pub(crate) enum Refused {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Service {
     safe_point: u64,
-    /// Unix seconds.
+    /// In unix seconds.
     expires_at: i64,
 }
 
-/// The service whose safe point is the least.
+/// The service with the lowest safe point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Least {
     pub(crate) service: String,
@@ -73,25 +74,25 @@ pub(crate) struct Least {
     pub(crate) safe_point: u64,
 }
 
-/// What the safe point of transactions came to.
+/// What became of the transaction safe point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Advanced {
     pub(crate) old: u64,
     pub(crate) new: u64,
-    /// Who holds it back; empty when nobody does.
+    /// The service that holds it back; empty when none does.
     pub(crate) blocker: String,
 }
 
-/// All that was announced.
+/// Everything that was announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Announced {
-    /// Of transactions; only PD 9 looks at it.
+    /// The transaction safe point; only PD 9 uses it.
     txn_safe_point: u64,
     services: BTreeMap<String, Service>,
 }
 
 impl Announced {
-    /// UpdateServiceGCSafePoint. `gc` is the safe point of garbage, `now` in unix seconds.
+    /// UpdateServiceGCSafePoint. `gc` is the GC safe point, `now` the time in unix seconds.
     pub(crate) fn announce(
         &mut self,
         version: PdVersion,
@@ -140,7 +141,8 @@ impl Announced {
         self.services.insert(service.to_owned(), Service { safe_point, expires_at });
     }
 
-    /// The least of those that stand. Without a word of the worker it is the worker's.
+    /// The lowest announcement that has not expired. If the worker has announced nothing yet, this
+    /// counts as the worker's own.
     fn least(&mut self, now: i64) -> Least {
         let known = self.services.contains_key(WORKER);
         self.services.retain(|_, service| service.expires_at >= now);
@@ -157,12 +159,13 @@ impl Announced {
         Least { service: name, ttl, safe_point }
     }
 
-    /// The safe point of transactions; a store that was another version's until now has that of garbage.
+    /// The transaction safe point. A store that another PD version used has none yet; it starts at
+    /// the GC safe point.
     fn txn(&self, gc: u64) -> u64 {
         self.txn_safe_point.max(gc)
     }
 
-    /// AdvanceTxnSafePoint: as far as what is announced allows.
+    /// AdvanceTxnSafePoint: advances as far as the announcements allow.
     pub(crate) fn advance_txn(
         &mut self,
         target: u64,
@@ -181,7 +184,7 @@ impl Announced {
         Ok(Advanced { old, new, blocker })
     }
 
-    /// AdvanceGCSafePoint, before the safe point is raised.
+    /// Checks an AdvanceGCSafePoint before the safe point is raised.
     pub(crate) fn advance_gc(&self, target: u64, gc: u64) -> Result<(), Refused> {
         let txn = self.txn(gc);
         if target < gc {
@@ -193,7 +196,7 @@ impl Announced {
         }
     }
 
-    /// UpdateGCSafePoint, before the safe point is raised; a lower one changes nothing.
+    /// Checks an UpdateGCSafePoint before the safe point is raised. A lower target changes nothing.
     pub(crate) fn update_gc(
         &self,
         version: PdVersion,

@@ -1,4 +1,4 @@
-//! Pages beside the gRPC services: PD's HTTP status, and administration.
+//! HTTP pages beside the gRPC services: PD's status, and administration.
 
 use crate::args::parse_hex;
 use crate::faults::Rule;
@@ -28,7 +28,7 @@ struct Parts {
     kv: Kv,
 }
 
-/// All of them. On a loopback address they answer to loopback names only.
+/// All pages. With `on_loopback` they answer to loopback names only.
 pub(crate) fn pages(pd: Pd, kv: Kv, on_loopback: bool) -> Router {
     let members = members::pages(std::sync::Arc::clone(&pd.members));
     let mut pages = Router::new()
@@ -50,8 +50,8 @@ pub(crate) fn pages(pd: Pd, kv: Kv, on_loopback: bool) -> Router {
     pages
 }
 
-/// Refuses what was meant for another host: the page of a site whose name was made to resolve to this
-/// machine. A request without a host comes from no browser.
+/// Refuses a request that was meant for another host: a website can make its name resolve to this
+/// machine. A request without a host does not come from a browser.
 async fn loopback_names(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     if is_for_loopback(request.uri().authority().map(Authority::as_str), host) {
@@ -62,7 +62,7 @@ async fn loopback_names(request: Request, next: Next) -> Response {
     problem(StatusCode::MISDIRECTED_REQUEST, &detail)
 }
 
-/// What is no page and no service's path; most likely a call of a service that is not here.
+/// Answers any other path, which most likely names a call of a service that dev-kv lacks.
 async fn unknown(uri: Uri) -> Response {
     unimplemented(uri.path()).map(Body::new)
 }

@@ -1,16 +1,17 @@
-//! Names of keyspaces and their ids. An id is a prefix of keys on disk, so a name keeps it for good.
+//! Names of keyspaces and their ids. An id is a prefix of keys on disk, so a name keeps its id for
+//! good.
 
 use crate::store::codec::{put_bytes, take_bytes};
 use bytes::{Buf as _, Bytes};
 
-/// The keyspace that is always there, with PD's id for it.
+/// The keyspace that always exists, with PD's id for it.
 const DEFAULT: (&str, u32) = ("DEFAULT", 0);
 
-/// Ids are three bytes on the wire; PD keeps the largest for itself.
+/// Ids have three bytes on the wire. PD reserves the largest.
 const ID_MAX: u32 = (1 << 24) - 2;
 
-/// Where PD cuts regions for a keyspace: around its raw keys and around its transactional ones, so that none
-/// shares a region with another.
+/// Keys at which PD cuts regions for a keyspace: around its raw and around its transactional keys,
+/// so that it shares no region with another keyspace.
 pub(crate) fn boundaries(id: u32) -> Vec<Bytes> {
     let prefixed = |mode: u8, id: u32| {
         let [_, high, middle, low] = id.to_be_bytes();
@@ -22,12 +23,12 @@ pub(crate) fn boundaries(id: u32) -> Vec<Bytes> {
 /// All keyspaces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Keyspaces {
-    /// In the order they were made; ids count from one.
+    /// In the order of creation; ids count from one.
     names: Vec<String>,
 }
 
 impl Keyspaces {
-    /// The keyspace's id; none when there is no such name.
+    /// The keyspace's id; none if there is no such name.
     pub(crate) fn id(&self, name: &str) -> Option<u32> {
         if name == DEFAULT.0 {
             return Some(DEFAULT.1);
@@ -36,7 +37,7 @@ impl Keyspaces {
         u32::try_from(place + 1).ok()
     }
 
-    /// Makes a keyspace; false when it is there already, or there is no room.
+    /// Creates a keyspace; false if it exists already, or no id is left.
     pub(crate) fn add(&mut self, name: &str) -> bool {
         let room = u32::try_from(self.names.len()).is_ok_and(|count| count < ID_MAX);
         if !room || self.id(name).is_some() {
@@ -46,7 +47,7 @@ impl Keyspaces {
         true
     }
 
-    /// As one row.
+    /// Encodes the names as one row.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for name in &self.names {
@@ -55,7 +56,7 @@ impl Keyspaces {
         out
     }
 
-    /// From one row; none when it is not one.
+    /// Decodes a row; none when it is malformed.
     pub(crate) fn decode(row: &[u8]) -> Option<Self> {
         let mut rest = Bytes::copy_from_slice(row);
         let mut names = Vec::new();

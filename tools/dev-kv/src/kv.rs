@@ -1,4 +1,4 @@
-//! What the store answers: each call checks region and sizes, asks the engine, and converts the answer.
+//! The store's calls. Each one checks region and sizes, asks the engine, and converts the answer.
 
 use crate::cluster::Cluster;
 use crate::convert::{action, key_error, lock_info, prewrite};
@@ -13,17 +13,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
-/// What one request may write, in bytes; TiKV's limit of a raft entry.
+/// Bytes that one request may write; TiKV's limit for a raft entry.
 pub(crate) const WRITE_BYTES_MAX: usize = 8 << 20;
 
 /// How long a pessimistic lock waits when the client does not say.
 const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(1);
 /// The longest wait that a client may ask for.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
-/// A waiter looks again this often, in case it missed the wake-up.
+/// How often a waiter looks again, in case it missed the wake-up.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
-/// The service.
+/// The store's service.
 #[derive(Debug, Clone)]
 pub(crate) struct Kv {
     pub(crate) engine: Arc<Engine>,
@@ -33,13 +33,13 @@ pub(crate) struct Kv {
 
 type RegionError = Box<errorpb::Error>;
 
-/// What an RPC met instead of an answer.
+/// Why a call has no answer.
 pub(crate) enum Stop {
     /// The region cannot serve it; the client tries elsewhere or later.
     Region(RegionError),
     /// The rules forbid it.
     Keys(Vec<kvrpcpb::KeyError>),
-    /// It failed.
+    /// The call failed.
     Status(Status),
 }
 
@@ -52,7 +52,7 @@ impl From<RegionError> for Stop {
 impl From<EngineError> for Stop {
     fn from(error: EngineError) -> Self {
         match error {
-            // Nothing was done, and nothing will be until there is space.
+            // Nothing was done, and nothing can be until there is space.
             EngineError::ReadOnly(why) => Self::Region(busy(format!("writes fail: {why}"))),
             // The outcome is unknown.
             EngineError::WriteFailed(_) => Self::Status(Status::unavailable(error.to_string())),
@@ -113,7 +113,7 @@ impl Kv {
         Ok(region)
     }
 
-    /// The timestamp of a read. One far in the future would hold back every later commit.
+    /// Checks the timestamp of a read. One far in the future would push later commits as far ahead.
     fn version(&self, version: u64) -> Result<Ts, Stop> {
         let version = Ts(version);
         if self.engine.is_far_future(version) {
@@ -313,7 +313,7 @@ impl Kv {
             TxnStatus::RolledBack(done) => response.action = action(done),
             TxnStatus::Committed(commit_ts) => response.commit_version = commit_ts.0,
             TxnStatus::Alive(lock, done) => {
-                // A lock without a life would look like none: it is alive for this answer at least.
+                // Zero would look like no lock to the client.
                 response.lock_ttl = lock.ttl_ms.max(1);
                 response.action = action(done);
                 response.lock_info = Some(lock_info(&question.primary, &lock));
@@ -510,7 +510,7 @@ fn locked_pair(key: Bytes, lock: Box<model::Lock>) -> kvrpcpb::KvPair {
     kvrpcpb::KvPair { error: Some(locked(key.clone(), lock)), key, value: Bytes::new() }
 }
 
-/// Milliseconds; zero is the default, less is not at all.
+/// The wait that a client asks for in milliseconds: zero means the default, less means no wait.
 fn lock_wait(milliseconds: i64) -> Duration {
     match u64::try_from(milliseconds) {
         Ok(0) => LOCK_WAIT_DEFAULT,

@@ -1,4 +1,4 @@
-//! `dev-kv` alone: the same server as `till dev-kv`, for other people's projects.
+//! `dev-kv` alone: the same server as `till dev-kv`, for other projects.
 
 use clap::Parser;
 use dev_kv::{Args, Config, run};
@@ -14,11 +14,11 @@ struct Cli {
 }
 
 const EXIT_USAGE: u8 = 64;
-/// The storage engine's own steps are for those who look for them.
+/// The storage engine's own messages are hidden below warnings.
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
 
-/// One thread serves, another writes to the disk: handing calls from thread to thread costs more than a second
-/// one would give.
+/// One thread serves, and another one writes to the disk. Handing calls between threads costs more
+/// than a second serving thread would gain.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -1,4 +1,4 @@
-//! The placement drivers of the store: one that leads, and others. Each can be told to hang.
+//! The placement drivers of the store, one of which leads. Each can be told to hang.
 
 use crate::problem::problem;
 use crate::wire::pdpb;
@@ -17,12 +17,12 @@ use tokio::sync::watch;
 struct Member {
     id: u64,
     name: String,
-    /// Where clients reach it.
+    /// URL at which clients reach it.
     url: String,
     hangs: watch::Sender<bool>,
 }
 
-/// All of them; at least one.
+/// All placement drivers; at least one.
 #[derive(Debug)]
 pub(crate) struct Members {
     all: Vec<Member>,
@@ -31,10 +31,10 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// The first one's id; it leads until another one is told to.
+    /// Id of the first member. It leads until another one is told to.
     pub(crate) const FIRST: u64 = 1;
 
-    /// Members at these URLs, with the ids from [`Self::FIRST`]; some of them hang.
+    /// Members at these URLs, with ids from [`Self::FIRST`] on. Those with an id in `hanging` hang.
     pub(crate) fn new(urls: impl IntoIterator<Item = String>, hanging: &[u64]) -> Self {
         let member = |(id, url): (u64, String)| {
             let name = if id == Self::FIRST { "dev-kv".into() } else { format!("dev-kv-{id}") };
@@ -58,11 +58,11 @@ impl Members {
         self.by_id(id).is_some_and(|member| *member.hangs.borrow())
     }
 
-    /// Waits for as long as this member hangs.
+    /// Waits while this member hangs.
     pub(crate) async fn while_hanging(&self, id: u64) {
         if let Some(member) = self.by_id(id) {
             let mut hangs = member.hangs.subscribe();
-            // It cannot fail, as the sender is the member's own.
+            // Cannot fail, because the member owns the sender.
             let _ended = hangs.wait_for(|hangs| !hangs).await;
         }
     }
@@ -105,7 +105,7 @@ impl Member {
     }
 }
 
-/// What PD tells of its members, and their administration.
+/// PD's pages about its members, and their administration.
 pub(crate) fn pages(members: Arc<Members>) -> Router {
     Router::new()
         .route("/pd/api/v1/health", get(health))
@@ -122,12 +122,12 @@ async fn list(State(members): State<Arc<Members>>) -> Json<Value> {
     Json(members.page())
 }
 
-/// What becomes of a member.
+/// A change to a member.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Change {
     member: u64,
-    /// Absent is as before.
+    /// Absent means unchanged.
     hangs: Option<bool>,
     #[serde(default)]
     leads: bool,

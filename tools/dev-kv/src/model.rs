@@ -1,12 +1,12 @@
 //! Percolator's rules for one store, as pure decisions: no async, no I/O, no clock, no randomness.
 //!
-//! Each operation looks at keys through a [`View`], and either refuses or appends [`Effect`]s. Nothing is
-//! changed here: the caller applies the effects of a request together, or none of them. Timestamps that a
-//! decision needs come in as arguments.
+//! Each operation looks at keys through a [`View`], and either refuses or appends [`Effect`]s. It
+//! changes no state itself: the caller applies all effects of a request together, or none.
+//! Timestamps that a decision needs are arguments.
 //!
-//! The data model is TiKV's: at most one lock a key, write records ordered by commit timestamp. Rollback
-//! records live apart from the write records, found by (key, start timestamp), so that a rollback and
-//! another transaction's commit can never fall on the same place.
+//! The data model is TiKV's: at most one lock per key, and write records ordered by commit
+//! timestamp. Rollback records are kept apart from the write records, by (key, start timestamp). So
+//! a rollback never collides with another transaction's commit.
 
 mod commit;
 mod pessimistic;
@@ -30,7 +30,7 @@ pub(crate) use types::Timestamp as Ts;
 /// The largest key that a write may carry, in bytes; what TiKV allows in a memcomparable row.
 pub(crate) const KEY_BYTES_MAX: usize = 8 * 1024;
 
-/// The version that asks for the newest value whatever its timestamp.
+/// The version that asks for the newest value, whatever its timestamp.
 pub(crate) const TS_MAX: Ts = Ts(u64::MAX);
 
 /// What a write record does to its key.
@@ -38,13 +38,13 @@ pub(crate) const TS_MAX: Ts = Ts(u64::MAX);
 pub(crate) enum Kind {
     /// A value.
     Put,
-    /// No value from here on.
+    /// The key has no value from here on.
     Delete,
-    /// The key was locked and left as it was; it still conflicts with older writers.
+    /// The key was locked and not changed. The record still conflicts with older writers.
     Lock,
 }
 
-/// What kind of lock stands on a key.
+/// What kind of lock is on a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockKind {
     /// Becomes a value at commit.
@@ -53,37 +53,38 @@ pub(crate) enum LockKind {
     Delete,
     /// Becomes a `Lock` record at commit.
     Lock,
-    /// Taken ahead of the prewrite; vanishes at commit, never blocks a reader.
+    /// Taken before the prewrite. Vanishes at commit and never blocks a reader.
     Pessimistic,
 }
 
 /// A transaction's lock on a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lock {
-    /// Kind, that is, what the commit will write.
+    /// Kind of the lock, which tells what the commit will write.
     pub(crate) kind: LockKind,
     /// The key whose lock decides the transaction.
     pub(crate) primary: Bytes,
-    /// The transaction.
+    /// Start timestamp of the transaction, which identifies it.
     pub(crate) start_ts: Ts,
     /// Life in milliseconds, counted from the physical part of `start_ts`.
     pub(crate) ttl_ms: u64,
     /// The value to be committed; empty unless `kind` is `Put`.
     pub(crate) value: Bytes,
-    /// Where a pessimistic transaction read what it locked; zero for an optimistic one.
+    /// The timestamp at which a pessimistic transaction read what it locked; zero for an optimistic
+    /// one.
     pub(crate) for_update_ts: Ts,
-    /// The commit timestamp may not be below this; zero when nothing was promised to a reader.
+    /// The lowest commit timestamp allowed; zero when nothing was promised to a reader.
     pub(crate) min_commit_ts: Ts,
-    /// Whether all locks standing is already a commit.
+    /// Whether the transaction counts as committed once all its locks are in place.
     pub(crate) async_commit: bool,
-    /// The transaction's size in keys, as its client said.
+    /// The transaction's size in keys, as its client reported it.
     pub(crate) txn_size: u64,
     /// On the primary of an async commit: all other keys.
     pub(crate) secondaries: Vec<Bytes>,
 }
 
 impl Lock {
-    /// Whether the lock's time is over at `now`. Exactly at its end it is still alive.
+    /// Whether the lock has expired at `now`. Exactly at its end it is still alive.
     pub(crate) fn expired(&self, now: Ts) -> bool {
         now == TS_MAX || self.start_ts.physical().0.saturating_add(self.ttl_ms) < now.physical().0
     }
@@ -92,22 +93,22 @@ impl Lock {
 /// A write record without its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Version {
-    /// When it became visible.
+    /// The timestamp from which it is visible.
     pub(crate) commit_ts: Ts,
-    /// The transaction that wrote it.
+    /// Start timestamp of the transaction that wrote it.
     pub(crate) start_ts: Ts,
-    /// What it does.
+    /// What it does to its key.
     pub(crate) kind: Kind,
 }
 
-/// What a decision may know of a key at a glance.
+/// The part of a key's state that needs no search of its history.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct KeyState<'a> {
-    /// The lock that stands on it.
+    /// The lock on the key.
     pub(crate) lock: Option<&'a Lock>,
     /// The newest write record of any kind.
     pub(crate) newest: Option<Version>,
-    /// The newest record that says what the value is (`Put` or `Delete`).
+    /// The newest record that determines the value (`Put` or `Delete`).
     pub(crate) newest_data: Option<Version>,
 }
 
@@ -120,7 +121,7 @@ impl KeyState<'_> {
 
 /// The state that a decision reads.
 pub(crate) trait View {
-    /// Why reading failed, such as a damaged file.
+    /// Why reading failed; for example, a damaged file.
     type Error;
 
     /// Lock and newest records of a key.
@@ -139,69 +140,69 @@ pub(crate) trait View {
 /// One change to the state. The effects of a request are applied together, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Place a lock, or replace the transaction's own.
+    /// Places a lock, or replaces the transaction's own.
     Lock(Bytes, Box<Lock>),
-    /// Remove the lock.
+    /// Removes the lock.
     Unlock(Bytes),
-    /// Add a write record with its value (empty unless it is a `Put`).
+    /// Adds a write record with its value (empty unless it is a `Put`).
     Write(Bytes, Version, Bytes),
-    /// Remember that the transaction may no longer write the key.
+    /// Records that the transaction may no longer write the key.
     Rollback(Bytes, Ts),
 }
 
-/// Why a request was not carried out; the client's key errors.
+/// Why a request was not carried out. The client gets it as a key error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Another transaction's lock stands in the way.
+    /// Another transaction holds a lock on the key.
     Locked {
         /// The key.
         key: Bytes,
-        /// The lock; `ttl_ms` is what the client is told, zero asks it to resolve at once.
+        /// The lock. The client is told its `ttl_ms`; zero asks it to resolve the lock at once.
         lock: Box<Lock>,
     },
-    /// A newer commit than the transaction may overwrite.
+    /// There is a newer commit than the transaction may overwrite.
     Conflict {
-        /// The refused transaction.
+        /// The refused transaction's start timestamp.
         start_ts: Ts,
-        /// The transaction in the way.
+        /// Start timestamp of the transaction in the way.
         conflict_start_ts: Ts,
-        /// When that one committed.
+        /// Its commit timestamp.
         conflict_commit_ts: Ts,
         /// The key.
         key: Bytes,
         /// The refused transaction's primary.
         primary: Bytes,
-        /// What kind of conflict.
+        /// The rule that found the conflict.
         reason: ConflictReason,
     },
-    /// An insert met a value.
+    /// The key has a value, and the transaction inserts it or requires that it has none.
     AlreadyExists(Bytes),
     /// The transaction holds no lock on the key, and did not commit it.
     LockNotFound {
-        /// The transaction.
+        /// The transaction's start timestamp.
         start_ts: Ts,
         /// The key.
         key: Bytes,
     },
     /// The commit timestamp breaks a promise made to a reader.
     CommitTsExpired {
-        /// The transaction.
+        /// The transaction's start timestamp.
         start_ts: Ts,
-        /// What was asked for.
+        /// The commit timestamp that was asked for.
         attempted: Ts,
         /// The key.
         key: Bytes,
-        /// The least that is allowed.
+        /// The lowest commit timestamp that is allowed.
         min_commit_ts: Ts,
     },
     /// The transaction has left no trace on its primary.
     TxnNotFound {
-        /// The transaction.
+        /// The transaction's start timestamp.
         start_ts: Ts,
         /// Its primary, as the caller believes.
         primary: Bytes,
     },
-    /// The lock names another primary.
+    /// The lock names another key as its primary.
     PrimaryMismatch {
         /// The key that was asked about.
         key: Bytes,
@@ -215,15 +216,15 @@ pub(crate) enum Refusal {
 /// Which rule found the conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConflictReason {
-    /// A commit after the transaction's start.
+    /// There is a commit after the transaction's start.
     Optimistic,
-    /// A commit after the timestamp a pessimistic lock was asked for.
+    /// There is a commit after the `for_update_ts` of the request for a pessimistic lock.
     PessimisticRetry,
     /// The transaction was rolled back here before.
     SelfRolledBack,
 }
 
-/// Why an operation did not happen.
+/// Why an operation was not carried out.
 #[derive(Debug)]
 pub(crate) enum Failure<E> {
     /// The rules forbid it.
@@ -239,16 +240,16 @@ impl<E> From<E> for Failure<E> {
 }
 
 impl<E> Failure<E> {
-    /// One refusal.
+    /// A failure with a single refusal.
     pub(crate) fn refused(refusal: Refusal) -> Self {
         Self::Refused(vec![refusal])
     }
 
-    /// A request that can never succeed.
+    /// The failure of a request that can never succeed.
     pub(crate) fn abort(text: impl Into<String>) -> Self {
         Self::refused(Refusal::Abort(text.into()))
     }
 }
 
-/// What an operation answers.
+/// The result of an operation on a [`View`].
 pub(crate) type Outcome<T, V> = Result<T, Failure<<V as View>::Error>>;

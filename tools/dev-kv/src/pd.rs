@@ -1,4 +1,5 @@
-//! The placement driver's services: membership, timestamps, stores, regions, safe point, keyspaces.
+//! The placement driver's services: membership, timestamps, stores, regions, safe points,
+//! keyspaces.
 
 use crate::cluster::{Cluster, GcError};
 use crate::engine::{Engine, EngineError};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
-/// The services.
+/// PD's services, for one member.
 #[derive(Debug, Clone)]
 pub(crate) struct Pd {
     pub(crate) engine: Arc<Engine>,
@@ -24,10 +25,10 @@ pub(crate) struct Pd {
     pub(crate) faults: Arc<Faults>,
     /// `host:port` at which clients reach the store.
     pub(crate) advertise: Arc<str>,
-    /// The placement drivers, and which of them this is.
+    /// All placement drivers; `member` is the id of this one.
     pub(crate) members: Arc<Members>,
     pub(crate) member: u64,
-    /// True when the server stops: timestamp streams end.
+    /// Becomes true when the server stops, which ends timestamp streams.
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
@@ -37,7 +38,7 @@ impl Pd {
         Some(pdpb::ResponseHeader { cluster_id: self.engine.cluster_id(), error: None })
     }
 
-    /// Refuses a request that is meant for another cluster, or for the leader.
+    /// Refuses a request for another cluster, and every request if this member does not lead.
     fn check(&self, header: Option<&pdpb::RequestHeader>) -> Result<(), Status> {
         let asked = header.map_or(0, |header| header.cluster_id);
         let own = self.engine.cluster_id();
@@ -62,7 +63,7 @@ impl Pd {
         }
     }
 
-    /// Refuses a call that PD has since version 9 where an older one is asked for.
+    /// Refuses a call that is new in PD 9 if an older PD is emulated.
     fn since_9(&self, call: &str) -> Result<(), Status> {
         match self.cluster.version() {
             PdVersion::V9 => Ok(()),
@@ -156,7 +157,7 @@ impl PdService for Pd {
         &self,
         request: Request<Streaming<pdpb::TsoRequest>>,
     ) -> Result<Response<Self::TsoStream>, Status> {
-        // One answer a request, in their order; the headers go out before the first.
+        // One answer per request, in order. The headers are sent without waiting for the first one.
         let pd = self.clone();
         let answers = futures::stream::try_unfold(
             (pd, request.into_inner()),

@@ -1,4 +1,4 @@
-//! What a request is told that has no success: over HTTP a problem (RFC 9457), over gRPC a status.
+//! Error responses: a problem document (RFC 9457) over HTTP, a status over gRPC.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -12,7 +12,7 @@ pub(crate) fn problem(status: StatusCode, error: &dyn std::fmt::Display) -> Resp
     (status, kind, body).into_response()
 }
 
-/// The refusal of a call that is not here, by its name.
+/// Refuses a call that dev-kv lacks, and names it.
 pub(crate) fn unimplemented(path: &str) -> axum::http::Response<tonic::body::Body> {
     Status::unimplemented(format!("dev-kv does not implement {path}")).into_http()
 }

@@ -1,5 +1,6 @@
-//! The raw RPCs: single versions, no transactions, optional expiry. Raw keys live apart from transactional
-//! ones. Column families other than the default are refused: nothing else of TiKV's is behind them here.
+//! The raw RPCs: single versions, no transactions, optional expiry. Raw keys are kept apart from
+//! transactional ones. Column families other than the default are refused, because dev-kv keeps
+//! nothing in them.
 
 use crate::engine::{CriticalSection, EngineError, UpdateError};
 use crate::kv::{Kv, Stop, WRITE_BYTES_MAX, too_large};
@@ -10,7 +11,8 @@ use crate::wire::kvrpcpb::{self, ApiVersion};
 use bytes::Bytes;
 use tonic::{Response, Status};
 
-/// Fills the response, or its error fields.
+/// Turns a result into a response. A refusal's text becomes the `string` in its error field, or a
+/// `status` where it has no such field.
 macro_rules! answer {
     ($result:expr, $response:ident, string) => {
         match $result {
@@ -64,7 +66,8 @@ impl From<UpdateError> for Refused {
     }
 }
 
-/// How a client's raw keys compare with region boundaries: with a keyspace they are encoded on the way to PD.
+/// How a client's raw keys compare with region boundaries. With a keyspace, clients encode them for
+/// PD.
 fn keys_of(context: Option<&kvrpcpb::Context>) -> Keys {
     match context.map(kvrpcpb::Context::api_version) {
         Some(ApiVersion::V2) => Keys::Plain,
@@ -90,7 +93,7 @@ fn check<'a>(
     Ok(region)
 }
 
-/// Refuses what TiKV would refuse.
+/// Refuses keys and requests that are too large for TiKV.
 fn check_sizes<'a>(
     region: &Region,
     pairs: impl Iterator<Item = (&'a Bytes, usize)>,
@@ -112,7 +115,7 @@ fn check_sizes<'a>(
 }
 
 impl Kv {
-    /// The expiry, in unix seconds, of what lives for `ttl` seconds; zero is for ever.
+    /// The expiry of a value that lives for `ttl` seconds, in unix seconds; zero means never.
     fn expiry(&self, ttl: u64) -> u64 {
         if ttl == 0 { 0 } else { self.engine.unix_seconds().saturating_add(ttl) }
     }
@@ -199,7 +202,7 @@ pub(crate) async fn batch_put(
         let region = check(kv, "RawBatchPut", request.context.as_ref(), keys, &request.cf)?;
         let sizes = request.pairs.iter().map(|pair| (&pair.key, pair.value.len()));
         check_sizes(&region, sizes)?;
-        // One life for all, one for each, or the older field; a wrong number of them is a mistake.
+        // One TTL for all pairs, one for each, or the older field. Any other number is a mistake.
         let ttls = &request.ttls;
         if ttls.len() > 1 && ttls.len() != request.pairs.len() {
             return Err(Refused::Text(format!(
@@ -293,7 +296,8 @@ struct Direction {
     limit: u32,
 }
 
-/// Scans what of a range lies in the region. Descending, the start is the exclusive upper bound.
+/// Scans the part of a range that lies in the region. In reverse, the start is the exclusive upper
+/// bound.
 async fn scan_range(
     kv: &Kv,
     region: &Region,
@@ -360,7 +364,7 @@ pub(crate) async fn key_ttl(
         let row = kv.engine.read_raw(&keys).await?.into_iter().next();
         let mut response = kvrpcpb::RawGetKeyTtlResponse::default();
         match kv.alive(row.flatten()) {
-            Some((_, 0)) => {} // lives for ever
+            Some((_, 0)) => {} // never expires
             Some((_, expiry)) => {
                 response.ttl = expiry.saturating_sub(kv.engine.unix_seconds());
             }

@@ -1,9 +1,10 @@
-//! The regions: which key belongs to which, their epochs, and splits. The table is pure; who owns it keeps
-//! it on disk.
+//! The regions: which keys belong to which, their epochs, and splits. The table is pure;
+//! [`crate::cluster`] keeps it on disk.
 //!
-//! Boundaries are memcomparable keys, as PD gives them out. A transactional key belongs to the region its
-//! memcomparable form lies in, which comparing it with the decoded boundary tells; a raw key of a client
-//! without a keyspace is compared as it is.
+//! Boundaries are memcomparable keys, as PD returns them. A transactional key belongs to the region
+//! in which its memcomparable form lies. Comparing the plain key with the decoded boundary gives
+//! the same order. A raw key of a client without a keyspace is compared with the encoded boundary
+//! as it is.
 
 use crate::store::codec::{encode_key, put_bytes, take_bytes};
 use crate::wire::{errorpb, kvrpcpb, metapb};
@@ -16,13 +17,13 @@ pub(crate) const STORE_ID: u64 = 1;
 /// One region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Region {
-    /// Its id; never used again.
+    /// Its id, never reused.
     pub(crate) id: u64,
-    /// Goes up with each split.
+    /// Version of its epoch; grows with each split.
     pub(crate) version: u64,
-    /// First key, plain.
+    /// First key, decoded.
     pub(crate) start: Bytes,
-    /// The key after the last one, plain; none is the end of all keys.
+    /// The first key after the region, decoded; none means no end.
     pub(crate) end: Option<Bytes>,
     encoded_start: Bytes,
     encoded_end: Bytes,
@@ -50,7 +51,7 @@ impl Region {
         metapb::Peer { id: self.id, store_id: STORE_ID }
     }
 
-    /// As PD describes it.
+    /// The region as PD describes it.
     pub(crate) fn to_wire(&self) -> metapb::Region {
         metapb::Region {
             id: self.id,
@@ -73,7 +74,7 @@ impl Region {
         }
     }
 
-    /// Cuts a range (an empty end is none) down to the region's.
+    /// Cuts a range down to the region. An empty end means no end.
     pub(crate) fn clip(&self, start: Bytes, end: Bytes, keys: Keys) -> (Bytes, Bytes) {
         let (first, last) = match keys {
             Keys::Plain => (&self.start, self.end.clone().unwrap_or_default()),
@@ -93,11 +94,11 @@ impl Region {
 pub(crate) enum Keys {
     /// By their memcomparable form.
     Plain,
-    /// Byte by byte.
+    /// Byte by byte with the encoded boundary.
     AsGiven,
 }
 
-/// All regions, in key order; they leave no gap.
+/// All regions, in key order and without gaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
     regions: Vec<Region>,
@@ -110,7 +111,7 @@ impl Table {
         Self { regions: vec![Region::new(2, 1, Bytes::new(), None)], next_id: 3 }
     }
 
-    /// All of them.
+    /// All regions, in key order.
     pub(crate) fn all(&self) -> &[Region] {
         &self.regions
     }
@@ -120,7 +121,7 @@ impl Table {
         self.regions.iter().find(|region| region.id == id)
     }
 
-    /// The region that PD's key lies in.
+    /// The region that contains this key, encoded as PD's clients send it.
     pub(crate) fn by_pd_key(&self, key: &[u8]) -> Option<&Region> {
         let after = self.regions.partition_point(|region| region.encoded_start.as_ref() <= key);
         self.regions.get(after.checked_sub(1)?)
@@ -143,7 +144,7 @@ impl Table {
         true
     }
 
-    /// As one row.
+    /// Encodes the table as one row.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = self.next_id.to_be_bytes().to_vec();
         for region in &self.regions {
@@ -154,7 +155,7 @@ impl Table {
         out
     }
 
-    /// From one row; none when it is not one.
+    /// Decodes a row; none when it is malformed.
     pub(crate) fn decode(row: &[u8]) -> Option<Self> {
         let mut rest = Bytes::copy_from_slice(row);
         let number = |rest: &mut Bytes| (rest.remaining() >= 8).then(|| rest.get_u64());
@@ -178,8 +179,8 @@ impl Table {
     }
 }
 
-/// Keys that cut the key space into `count` about equal regions: half of them over all keys by their first
-/// two bytes, half within the default keyspace (API v2), where its clients' keys are.
+/// Keys that cut the key space into `count` regions. Half of them are spread over all keys by their
+/// first two bytes, half over the default keyspace (API v2), where its clients' keys are.
 pub(crate) fn presplit_keys(count: usize) -> Vec<Bytes> {
     let cuts = count.saturating_sub(1);
     let within = cuts / 2;
@@ -210,17 +211,17 @@ impl Regions {
         Self { table: RwLock::new(Arc::new(table)) }
     }
 
-    /// The table now.
+    /// The current table.
     pub(crate) fn now(&self) -> Arc<Table> {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Another table holds.
+    /// Replaces the table.
     pub(crate) fn replace(&self, table: Table) {
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
     }
 
-    /// Checks a request's region, epoch and keys. Answers the region, or what the client is told.
+    /// Checks a request's region, store, epoch and keys. Returns the region, or the client's error.
     pub(crate) fn check<'a>(
         &self,
         context: Option<&kvrpcpb::Context>,

@@ -1,4 +1,4 @@
-//! The port: gRPC and HTTP side by side, TLS, limits, and the end.
+//! The port: gRPC and HTTP side by side, TLS, limits, and shutdown.
 
 use crate::Admit;
 use crate::args::{Bounds, Config, TlsPaths};
@@ -29,20 +29,21 @@ use tokio_rustls::server::TlsStream;
 use types::error::chain;
 use types::{Clock, UnixMillis};
 
-/// Calls that one connection may have open; TiKV's figure is 1024, hyper's default 200 is too low for it.
+/// Calls that one connection may have open. TiKV's figure is 1024, so hyper's default of 200 is too
+/// low.
 const STREAMS_MAX: u32 = 4096;
-/// A quiet connection is pinged this often, and cut when a ping is not answered within this: longer than a role is
-/// stopped for in tests.
+/// An idle connection is pinged this often, and cut if the ping is not answered in time. The
+/// timeout is longer than tests suspend a role.
 const PING_EVERY: Duration = Duration::from_mins(1);
 const PING_TIMEOUT: Duration = Duration::from_mins(1);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Calls get this long to end when the server stops.
+/// Time for calls to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// A connection that does not finish its TLS handshake in this time is closed.
+/// A TLS handshake that takes longer is cut.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// The wall clock, and what faults moved it by.
+/// The wall clock, shifted by faults.
 struct ShiftedClock {
     shift_ms: Arc<AtomicI64>,
 }
@@ -60,7 +61,7 @@ impl Clock for ShiftedClock {
     }
 }
 
-/// Serves until `shutdown` is over, then lets calls end for a few seconds and closes the store.
+/// Serves until `shutdown` completes, then lets calls end for a few seconds and closes the store.
 ///
 /// # Errors
 ///
@@ -133,7 +134,7 @@ pub async fn run(
     let first = accept(&listener, config.bounds, dispatch, tls.clone(), shutdown);
     futures::future::join(first, futures::future::join_all(others)).await;
     engine.close();
-    // Whoever opens the directory next finds it free, so what still reads it is waited for.
+    // The next process must find the directory free, so wait for the task that may still read it.
     if tokio::time::timeout(DRAIN, garbage).await.is_err() {
         tracing::warn!("collection of garbage still under way");
     }
@@ -160,7 +161,7 @@ async fn open(
         },
         probe: config.sync_probe.clone(),
     };
-    // Any number does that differs between stores; it is used once, for a new store.
+    // Any number that differs between stores will do. It is used once, for a new store.
     let new_cluster_id = (clock.now().0 << 20 | u64::from(std::process::id())) & (u64::MAX >> 1);
     let opened =
         tokio::task::spawn_blocking(move || Engine::open(engine_config, clock, new_cluster_id))
@@ -174,8 +175,9 @@ fn is_loopback(listener: &TcpListener) -> bool {
     listener.local_addr().is_ok_and(|address| address.ip().is_loopback())
 }
 
-/// A file that would grow beyond the process's limit ends the process, unless somebody takes the signal: then
-/// the write fails, as on a full disk. Who has taken it once has it for the life of the process.
+/// A write that would grow a file beyond the process's limit ends the process, unless it handles
+/// the signal. Then the write fails, as on a full disk. The handler stays for the life of the
+/// process.
 fn take_large_files_for_a_full_disk() -> std::io::Result<()> {
     let number = nix::sys::signal::Signal::SIGXFSZ as std::ffi::c_int;
     tokio::signal::unix::signal(tokio::signal::unix::SignalKind::from_raw(number)).map(drop)
@@ -192,7 +194,7 @@ async fn prepare(cluster: &Cluster, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// How connections are encrypted, and who may have one.
+/// How connections are encrypted, and which clients are admitted.
 #[derive(Clone)]
 struct Tls {
     acceptor: TlsAcceptor,
@@ -200,7 +202,7 @@ struct Tls {
 }
 
 impl Tls {
-    /// Shakes hands; none when that fails, or when the client is not let in.
+    /// Performs the handshake; none when it fails or the client is not admitted.
     async fn accept(&self, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
         let stream = match tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
@@ -267,7 +269,7 @@ async fn accept(
         let (stream, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, mostly: others have to close some first.
+                // Mostly for lack of file descriptors: other connections have to close first.
                 tracing::warn!(error = %error, "connection not accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -291,7 +293,7 @@ async fn accept(
         });
     }
     if let Some(graceful) = Arc::into_inner(graceful) {
-        // Timestamp streams do not end by themselves.
+        // Some calls never end, such as those that a fault leaves without an answer.
         if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
             tracing::debug!("connections cut after the drain time");
         }

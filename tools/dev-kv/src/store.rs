@@ -1,12 +1,13 @@
-//! The tables on disk, over the embedded engine.
+//! The tables on disk, on top of the storage engine fjall.
 //!
-//! Tables: `current` (each key's newest records), `locks`, `history` (what newer records displaced),
-//! `rollbacks` and `deletions` (these three ordered by timestamp, so that a safe point cuts them off),
-//! `milestones` (short cuts into the history), `raw` (the raw API's keys, apart from the transactional ones)
-//! and `meta`. Row keys that hold a user's key have one byte before it, because the engine has no empty keys.
+//! Tables: `current` (each key's newest records), `locks`, `history` (records that newer ones
+//! displaced), `rollbacks` and `deletions` (these three ordered by timestamp, so that a safe point
+//! cuts off a prefix), `milestones` (short cuts into the history), `raw` (the raw API's keys,
+//! separate from the transactional ones) and `meta`. A row key that holds a user's key has one byte
+//! before it, because the engine does not allow empty keys.
 //!
-//! [`Store::apply`] is the only writer. It returns when the rows are on the disk (`fdatasync`), and nothing
-//! of them is readable before: the engine journals, syncs, and only then shows a batch.
+//! [`Store::apply`] is the only writer. It returns when the rows are on disk (`fdatasync`). No
+//! reader sees them before: the engine journals and syncs a batch before it makes it visible.
 
 mod bloom;
 pub(crate) mod codec;
@@ -36,16 +37,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Why the store cannot answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// The directory holds something else, or another version's data.
+    /// The directory holds other data, or data of another format.
     #[error("{0}")]
     Format(String),
     /// Another process has the directory open.
     #[error("{0} is in use by another process")]
     InUse(String),
-    /// What was written is not there any more; the text names the file and says what to do.
+    /// Data that was written is missing or unreadable; the text names the file and says what to do.
     #[error("{0}")]
     Damaged(String),
-    /// The engine failed; the disk is full, or broken.
+    /// The engine failed; for example, the disk is full or broken.
     #[error("storage engine")]
     Engine(#[from] fjall::Error),
     /// The operating system failed.
@@ -61,26 +62,27 @@ pub(crate) enum StoreError {
 pub(crate) enum RowChange {
     /// The key's newest records; none removes the row.
     Current(Bytes, Option<Current>),
-    /// A displaced record.
+    /// Adds a displaced record to the history.
     History(Bytes, Displaced),
-    /// Removes a displaced record.
+    /// Removes the displaced record with this row key.
     HistoryGone(Vec<u8>),
-    /// A short cut into the key's history, at the commit timestamp of one of its records.
+    /// Adds a short cut into the key's history, at the commit timestamp of one of its records.
     Milestone(Bytes, Ts),
     /// The key's lock; none removes it.
     Lock(Bytes, Option<Arc<Lock>>),
-    /// A rollback record, or its removal.
+    /// Adds the rollback record of the transaction with this start timestamp; false removes it.
     Rollback(Bytes, Ts, bool),
-    /// A deletion that can be dropped at this safe point, or the end of waiting for it.
+    /// Lists a deletion that can be dropped once the safe point reaches its commit timestamp; false
+    /// removes it from the list.
     Deletion(Bytes, Ts, bool),
     /// A raw key's value and expiry (unix seconds, zero for never); none removes it.
     Raw(Bytes, Option<(Bytes, u64)>),
-    /// A record of the store itself.
+    /// A row of the meta table; none removes it.
     Meta(String, Option<Vec<u8>>),
 }
 
 impl RowChange {
-    /// Table, time and key, for the order of a batch.
+    /// Table, timestamp and key: the order of rows in a batch.
     fn place(&self) -> (u8, Ts, &[u8]) {
         match self {
             Self::Current(key, _) => (0, Ts(0), key),
@@ -96,18 +98,19 @@ impl RowChange {
     }
 }
 
-/// Sizes of the engine's parts.
+/// Memory sizes of the storage engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoreConfig {
     /// Memory for blocks read from disk, in bytes.
     pub(crate) block_cache_bytes: u64,
-    /// Memory for the newest rows of a big table, in bytes. Twice as much may be held while it is written.
+    /// Memory for the newest rows of `current` and of `raw` each, in bytes. Up to twice as much is
+    /// held while it is written out.
     pub(crate) memtable_bytes: u64,
 }
 
 /// The open tables.
 pub(crate) struct Store {
-    /// Which keys `current` has; its thread ends before the engine does.
+    /// Which keys `current` has. Dropped first, so that its thread ends before the engine does.
     presence: BloomFilters,
     db: Database,
     current: Keyspace,
@@ -122,7 +125,7 @@ pub(crate) struct Store {
     /// Number of the last write.
     writes: AtomicU64,
     probe: Option<SyncProbe>,
-    /// Dropped last: it is free when the engine has let go of it.
+    /// Dropped last, so that the directory is released only after the engine has closed its files.
     directory: Arc<Directory>,
 }
 
@@ -133,15 +136,16 @@ impl fmt::Debug for Store {
 }
 
 const KEY_PREFIX: u8 = b'k';
-/// Of tables that are small, or written in order: a bigger one saves no merging.
+/// Memtable size of tables that are small or written in key order. A bigger one would save no
+/// merging.
 const SMALL_MEMTABLE_BYTES: u64 = 8 << 20;
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
-/// The number of the write, a row of every batch.
+/// Row of the meta table that every batch writes: the number of the write.
 const WRITES: &str = "writes";
 
 impl Store {
-    /// Opens the tables in the directory, making them if it is new. What was acknowledged and is not there
-    /// any more, or does not read, is refused.
+    /// Opens the tables in the directory, and creates them if it is new. Fails when acknowledged
+    /// writes are missing or cannot be read.
     pub(crate) fn open(
         directory: Arc<Directory>,
         config: StoreConfig,
@@ -199,9 +203,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Applies the changes as one atomic batch, on disk when this returns. When it fails nothing of the
-    /// batch is readable, but it may be found after the next start. `repeated` says that a row may be changed
-    /// twice; the last change counts.
+    /// Applies the changes as one atomic batch, which is on disk when this returns. After an error
+    /// nothing of the batch is readable, but it may show up after the next start. `repeated` tells
+    /// that a row may be changed twice; the last change counts.
     pub(crate) fn apply(&self, changes: &[RowChange], repeated: bool) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
@@ -224,7 +228,8 @@ impl Store {
                 }
             }
         } else {
-            // In key order, neighbours find each other's place in the engine's sorted memory warm.
+            // In key order, successive inserts touch the same part of the engine's memtable, which
+            // is then in the processor's cache.
             let mut ordered: Vec<&RowChange> = changes.iter().collect();
             ordered.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
             for change in ordered {
@@ -251,7 +256,7 @@ impl Store {
         Ok(())
     }
 
-    /// Refuses tables that are older than what was acknowledged.
+    /// Fails when the tables are older than the last acknowledged write.
     fn check_marks(&self) -> Result<(), StoreError> {
         let (found, known) =
             (self.writes.load(Ordering::Relaxed), self.directory.marks().held().writes);
@@ -262,7 +267,8 @@ impl Store {
         Ok(())
     }
 
-    /// The row of a change: its table, whether it is there afterwards, and its bytes in the buffers.
+    /// Encodes the row of a change into the buffers. Returns its table, and whether the row exists
+    /// afterwards.
     fn encode(
         &self,
         change: &RowChange,
@@ -331,7 +337,7 @@ impl Store {
         }
     }
 
-    /// A key's newest records; the default when it has none.
+    /// A key's newest records; empty when it has none.
     pub(crate) fn current(&self, key: &[u8]) -> Result<Current, StoreError> {
         if !self.presence.may_hold(key) {
             return Ok(Current::default());
@@ -361,7 +367,7 @@ impl Store {
         })
     }
 
-    /// Newest records of the keys in `range`, as of one moment, ascending or descending.
+    /// Newest records of the keys in `range`, in a snapshot, ascending or descending.
     pub(crate) fn scan_current(
         &self,
         range: &KeyRange,
@@ -384,7 +390,7 @@ impl Store {
         }
     }
 
-    /// Raw keys in `range`, as of one moment, ascending or descending.
+    /// Raw keys in `range` with their values and expiries, in a snapshot, ascending or descending.
     #[expect(clippy::type_complexity, reason = "a row and its expiry, said once")]
     pub(crate) fn scan_raw(
         &self,
@@ -414,17 +420,17 @@ impl Store {
         timed_rows(&self.deletions, until)
     }
 
-    /// A record of the store itself.
+    /// A row of the meta table.
     pub(crate) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.meta.get(name)?.map(|row| row.to_vec()))
     }
 
-    /// From now on compaction may drop what nobody at or above this timestamp can read.
+    /// Lets compaction drop, from now on, what no read at or above this timestamp can see.
     pub(crate) fn set_safe_point(&self, safe_point: Ts) {
         self.safe_point.fetch_max(safe_point.0, Ordering::Relaxed);
     }
 
-    /// What is held, roughly.
+    /// Approximate sizes.
     pub(crate) fn size(&self) -> Result<StoreSize, StoreError> {
         let big = [&self.current, &self.history, &self.milestones, &self.locks, &self.raw];
         let small = [&self.rollbacks, &self.deletions, &self.meta];
@@ -436,11 +442,11 @@ impl Store {
     }
 }
 
-/// Looks at the journals before the engine does, which would cut off what it cannot read.
+/// Checks the journals before the engine opens them, which would cut off what it cannot read.
 fn inspect(directory: &Directory) -> Result<(), StoreError> {
     let data = directory.data();
     let known = directory.marks().held().writes;
-    // The engine makes its version mark once its first journal is there.
+    // The engine writes this file once its first journal exists.
     if !data.join("version").try_exists()? {
         if known > 0 {
             return Err(lost(directory, &data.display().to_string(), 0, known));
@@ -520,7 +526,7 @@ fn decode_raw(row: &[u8]) -> Result<(Bytes, u64), Corrupt> {
     Ok((Bytes::copy_from_slice(value), u64::from_be_bytes(*expiry)))
 }
 
-/// An eight-byte integer of the meta table.
+/// Decodes an eight-byte integer of the meta table.
 pub(crate) fn decode_u64(row: &[u8]) -> Result<u64, Corrupt> {
     Ok(u64::from_be_bytes(row.try_into().map_err(|_| Corrupt("integer"))?))
 }

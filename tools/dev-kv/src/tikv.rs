@@ -1,4 +1,4 @@
-//! The store's service: every RPC of TiKV that is offered, and where it is answered.
+//! The store's service: maps each RPC of TiKV that dev-kv offers to its implementation.
 
 use crate::kv::{Kv, Stop};
 use crate::raw;
@@ -8,7 +8,7 @@ use crate::wire::kvrpcpb;
 use crate::wire::tikvpb::tikv_server::Tikv;
 use tonic::{Request, Response, Status};
 
-/// Puts a stop into the response's error fields; a status stays one.
+/// Puts a [`Stop`] into the response's error fields. A status stays a status.
 macro_rules! answer {
     ($result:expr, $response:ident, $($field:ident)?) => {
         match $result {

@@ -1,10 +1,10 @@
-//! What clients ask for, counted since the start: figures for `/dev-kv/v1/stats`.
+//! Counters of what clients ask for, since the start; shown on `/dev-kv/v1/stats`.
 
 use crate::wire::kvrpcpb::{Op, PrewriteRequest};
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The calls that are counted by name; all others together are `other`.
+/// The calls that are counted by name; all others count as `other`.
 const NAMED: [&str; 10] = [
     "KvGet",
     "KvBatchGet",
@@ -30,7 +30,7 @@ pub(crate) struct Traffic {
     mutations: AtomicU64,
 }
 
-/// What a prewrite asks for; taken before it is carried out, which consumes it.
+/// What a prewrite asks for. Taken before the prewrite, which consumes the request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
     mutations: u64,
@@ -53,27 +53,27 @@ fn add(counter: &AtomicU64, count: u64) {
 }
 
 impl Traffic {
-    /// A call arrived, whatever becomes of it.
+    /// Counts a call that arrived, whatever its outcome.
     pub(crate) fn called(&self, rpc: &str) {
         let place = NAMED.iter().position(|name| *name == rpc);
         add(place.map_or(&self.other, |place| &self.named[place]), 1);
     }
 
-    /// One request on a stream of timestamps was answered.
+    /// Counts one answered request on a timestamp stream, and its `count` timestamps.
     pub(crate) fn gave_timestamps(&self, count: u32) {
         add(&self.timestamp_requests, 1);
         add(&self.timestamps, count.into());
     }
 
-    /// A prewrite stands. A transaction is counted where its primary is, so once, however many requests its
-    /// keys need.
+    /// Counts a successful prewrite. A transaction is counted with its primary, so only once,
+    /// however many requests its keys need.
     pub(crate) fn prewritten(&self, asked: Asked, one_phase: bool) {
         add(&self.mutations, asked.mutations);
         add(&self.transactions, u64::from(asked.holds_primary));
         add(&self.one_phase, u64::from(one_phase));
     }
 
-    /// All of it, for people and load tools.
+    /// All counters, for people and load tools.
     pub(crate) fn page(&self) -> Value {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut requests: Map<String, Value> = NAMED

@@ -1,36 +1,36 @@
-//! The timestamp oracle: physical milliseconds and a counter, never twice, never back.
+//! The timestamp oracle: physical milliseconds and a counter. Timestamps never repeat or go back.
 //!
-//! A ceiling on disk lies ahead of every timestamp given out. A restart begins at the ceiling, so what an
-//! earlier life gave out is below it even if the clock went back meanwhile. [`Oracle`] is pure; the engine
-//! owns it, its clock, and the ceiling's persistence.
+//! A ceiling on disk is above every timestamp given out. A restart begins at the ceiling, so above
+//! all earlier timestamps, even if the clock went back meanwhile. [`Oracle`] is pure; the engine
+//! owns it, its clock, and the persistence of the ceiling.
 
 use crate::model::Ts;
 
-/// How far ahead of the clock the ceiling is put, in milliseconds.
+/// How far above the clock the ceiling is put, in milliseconds.
 pub(crate) const WINDOW_MS: u64 = 3_000;
 
-/// Timestamps of one millisecond.
+/// Upper bound of the counter within one millisecond, exclusive.
 const LOGICAL_END: u64 = 1 << Ts::LOGICAL_BITS;
 
 /// The oracle's state.
 #[derive(Debug)]
 pub(crate) struct Oracle {
-    /// Milliseconds of the last timestamp.
+    /// Unix milliseconds of the last timestamp.
     physical: u64,
     /// Its counter.
     logical: u64,
-    /// All timestamps stay below this millisecond; it is on disk.
+    /// Timestamps stay below this millisecond. It is on disk.
     ceiling: u64,
 }
 
 impl Oracle {
-    /// An oracle after a restart, when `ceiling` was on disk (zero for a new store).
+    /// An oracle after a restart, with the ceiling found on disk (zero for a new store).
     pub(crate) fn resume(ceiling: u64) -> Self {
         Self { physical: ceiling, logical: 0, ceiling }
     }
 
-    /// Gives out `count` timestamps and answers the last of them; none when the ceiling has to be raised
-    /// first. `now_ms` may be wrong in any way.
+    /// Gives out `count` timestamps and returns the last of them; none when the ceiling has to be
+    /// raised first, or `count` does not fit a millisecond. `now_ms` may be wrong in any way.
     pub(crate) fn take(&mut self, now_ms: u64, count: u64) -> Option<Ts> {
         if count == 0 || count >= LOGICAL_END {
             return None;
@@ -50,7 +50,7 @@ impl Oracle {
         Some(Ts(physical << Ts::LOGICAL_BITS | logical))
     }
 
-    /// Never gives out anything at or below `ts` from now on, as far as the ceiling allows.
+    /// Gives out nothing at or below `ts` from now on, unless `ts` is at or above the ceiling.
     pub(crate) fn skip_past(&mut self, ts: Ts) {
         let physical = ts.physical().0;
         if physical < self.ceiling && self.latest() < ts {
@@ -64,8 +64,8 @@ impl Oracle {
         Ts(self.physical << Ts::LOGICAL_BITS | self.logical)
     }
 
-    /// The ceiling to put on disk next, when it is time: `urgent` when nothing more can be given out at the
-    /// present time without it.
+    /// The ceiling to put on disk next, if one is due, and whether it is urgent: without it nothing
+    /// more can be given out at the present time.
     pub(crate) fn wanted_ceiling(&self, now_ms: u64) -> Option<(u64, bool)> {
         let at = now_ms.max(self.physical);
         let wanted = at.saturating_add(WINDOW_MS);
@@ -78,12 +78,12 @@ impl Oracle {
         }
     }
 
-    /// All timestamps stay below this millisecond.
+    /// Timestamps stay below this millisecond.
     pub(crate) fn ceiling(&self) -> u64 {
         self.ceiling
     }
 
-    /// The ceiling is on disk.
+    /// Notes that this ceiling is on disk. Never lowers the ceiling.
     pub(crate) fn raise(&mut self, ceiling: u64) {
         self.ceiling = self.ceiling.max(ceiling);
     }

@@ -1,5 +1,5 @@
-//! PD's and TiKV's messages and services, as compiled from `proto/`: TiKV's names and numbers, the part that
-//! dev-kv speaks. The clients are there for tests.
+//! PD's and TiKV's messages and services, compiled from `proto/`: the part that dev-kv speaks, with
+//! TiKV's names and numbers. The clients are for tests.
 
 #![allow(
     missing_docs,

@@ -1,4 +1,4 @@
-//! The matrix of faults over real processes, whole: every fault upon every role, under load.
+//! The matrix of faults over real processes: every fault in every role, under load.
 
 use crate::{
     command,
@@ -33,7 +33,7 @@ fn matrix(workspace: &Workspace, replicas: u16) -> Part {
     tally.map(Outcome::Ran).ok_or_else(|| "the matrix was not run to its end".to_owned())
 }
 
-/// The counts of the last line, such as `22 passed, 0 failed`.
+/// Parses the counts of the last line, such as `22 passed, 0 failed`.
 fn parse(line: &str) -> Option<Tally> {
     let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
     Some(Tally { passed: passed.parse().ok()?, failed: failed.parse().ok()? })

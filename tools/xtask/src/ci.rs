@@ -1,10 +1,10 @@
-//! The whole run: what must hold before anything lands. Cheap parts first.
+//! Everything that must pass before a change lands. Cheap parts come first.
 
 use crate::{
     client_rust, command, deps, history, outside, report::Report, test, tidy, workspace::Workspace,
 };
 
-/// Runs every part, whatever became of those before it.
+/// Runs every part, even if an earlier one fails.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     report.part("format", || command::check(&mut workspace.cargo(&["fmt", "--all", "--check"])));
     report.part("deps", || deps::check(workspace));

@@ -1,9 +1,9 @@
 //! tikv-client's own integration and failpoint tests, run against dev-kv.
 //!
-//! The package's source is copied below the target directory and built there, apart from this workspace: its
-//! tests arm failpoints and need an HTTP client. What is changed in the copy: the toolchain file goes (it
-//! names an older compiler), the HTTP client builds without a native TLS library, and the copy is a
-//! workspace of its own. The tests themselves are as published.
+//! The package's source is copied below the target directory and built there, outside this
+//! workspace, as its tests arm failpoints and need an HTTP client. Three things change in the copy:
+//! the toolchain file goes (it names an older compiler), the HTTP client builds without a native
+//! TLS library, and the copy becomes a workspace of its own. The tests are as published.
 
 use std::ffi::OsString;
 use std::fs;
@@ -18,16 +18,16 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The published version whose tests are run; the one that the project depends on.
+/// The published version whose tests run; the project depends on the same one.
 const PACKAGE: &str = "tikv-client-0.4.0";
 
 /// How long the server may take to listen.
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// Regions of the store when nobody says how many.
+/// Number of regions without `--regions`.
 const REGIONS_DEFAULT: usize = 1;
 
-/// The number of regions that the arguments after the command ask for.
+/// Parses the number of regions from the arguments after the command.
 pub(crate) fn regions(arguments: &[String]) -> Result<usize, String> {
     match arguments {
         [] => Ok(REGIONS_DEFAULT),
@@ -39,7 +39,7 @@ pub(crate) fn regions(arguments: &[String]) -> Result<usize, String> {
     }
 }
 
-/// Runs all of them, transactional and raw, against a new store of this many regions.
+/// Runs all tests, transactional and raw, against a new store with this many regions.
 pub(crate) fn run(workspace: &Workspace, regions: usize) -> Part {
     let work = workspace.scratch("client-rust")?;
     let copy = copy_package(&work)?;
@@ -72,7 +72,8 @@ fn package_source() -> Result<PathBuf, String> {
         .ok_or_else(|| format!("{PACKAGE} is not below {}: run cargo fetch", sources.display()))
 }
 
-/// Copies the package and adapts its manifest. An earlier copy is replaced, what it built is kept.
+/// Copies the package and adapts its manifest. It replaces an earlier copy, but keeps what that one
+/// built.
 fn copy_package(work: &Path) -> Result<PathBuf, String> {
     let copy = work.join(PACKAGE);
     if copy.exists() {
@@ -117,7 +118,7 @@ fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }
 
-/// Builds the test programs; answers where they are.
+/// Builds the test programs, and returns their paths.
 fn build_tests(work: &Path, copy: &Path) -> Result<Vec<PathBuf>, String> {
     let output = cargo()
         .current_dir(copy)
@@ -139,7 +140,7 @@ fn build_tests(work: &Path, copy: &Path) -> Result<Vec<PathBuf>, String> {
     }
 }
 
-/// Paths from cargo's lines `Executable tests/x.rs (path)`.
+/// Parses the paths from cargo's lines `Executable tests/x.rs (path)`.
 fn executables(said: &str, copy: &Path) -> Vec<PathBuf> {
     said.lines()
         .filter(|line| line.trim_start().starts_with("Executable "))
@@ -148,10 +149,11 @@ fn executables(said: &str, copy: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Keys that cut the store into this many regions, hexadecimal: as a cluster comes to be cut by what the suite
-/// writes first, keys of transactions in the default keyspace, half of them from 0 to 1000, half over all
-/// numbers of 32 bits. Raw keys stay in one region, as there: the client's descending raw scan visits regions
-/// in ascending order and joins their answers as they come, which is in order for one region alone.
+/// Keys, in hexadecimal, that split the store into this many regions. They split what the suite
+/// writes first, as would happen in a cluster: keys of transactions in the default keyspace. Half
+/// of them lie from 0 to 1000, half over all numbers of 32 bits. Raw keys stay in one region, as in
+/// a cluster: the client's descending raw scan visits regions in ascending order and concatenates
+/// their answers, which is right for one region only.
 fn cuts(regions: usize) -> Vec<String> {
     let cuts = regions.saturating_sub(1);
     let low = cuts / 2;
@@ -161,7 +163,7 @@ fn cuts(regions: usize) -> Vec<String> {
     low.chain(high).map(|key| format!("78000000{key:08x}")).collect()
 }
 
-/// dev-kv over a directory of its own, stopped when dropped.
+/// dev-kv over a directory of its own; stops when dropped.
 #[derive(Debug)]
 struct Server {
     child: Child,
@@ -200,7 +202,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It is gone either way; its data is scratch.
+        // The process is gone either way, and its data is scratch.
         self.child.kill().ok();
         self.child.wait().ok();
         fs::remove_dir_all(&self.data).ok();
@@ -225,7 +227,7 @@ fn run_one(test: &Path, copy: &Path, server: &Server, regions: usize) -> Result<
     Ok(tally)
 }
 
-/// What a line of a test program says of one test. A test's own output may stand before its verdict.
+/// What a line of a test program says of one test. A test's own output may come before its verdict.
 fn verdict(line: &str) -> Tally {
     if line == "ok" || (line.starts_with("test ") && line.ends_with(" ... ok")) {
         Tally::PASSED

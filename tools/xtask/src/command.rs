@@ -1,4 +1,4 @@
-//! Running other programs: their output is streamed, their input is empty.
+//! Runs other programs. Their output is streamed, and their input is empty.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -7,12 +7,12 @@ use std::{
 
 use crate::report::{Outcome, Part, Tally};
 
-/// For messages: the program and its arguments.
+/// The program and its arguments, for messages.
 fn name(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
     let text = words.join(" ");
-    // What is run in another place is told without the way there.
+    // For a command that runs inside the machine, leaves out how it gets there.
     let text = text.rsplit_once(" -- ").map_or(text.as_str(), |(_, inner)| inner);
     text.chars().take(120).collect()
 }
@@ -21,7 +21,7 @@ fn ended(command: &Command, status: std::process::ExitStatus) -> Result<(), Stri
     if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", name(command))) }
 }
 
-/// Runs it, its output passing through.
+/// Runs a command, and passes its output through.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let status = command
         .stdin(Stdio::null())
@@ -30,12 +30,12 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     ended(command, status)
 }
 
-/// Runs it as one check.
+/// Runs a command as one check.
 pub(crate) fn check(command: &mut Command) -> Part {
     run(command).map(|()| Outcome::Ran(Tally::PASSED))
 }
 
-/// Runs it and returns what it wrote to its standard output.
+/// Runs a command, and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     let output = command
         .stdin(Stdio::null())
@@ -46,7 +46,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|error| error.to_string())
 }
 
-/// Runs it and returns all that it wrote, and whether it succeeded; prints nothing.
+/// Runs a command without printing. Returns whether it succeeded, and all of its output.
 pub(crate) fn quietly(command: &mut Command) -> Result<(bool, String), String> {
     let output = command
         .stdin(Stdio::null())
@@ -57,7 +57,7 @@ pub(crate) fn quietly(command: &mut Command) -> Result<(bool, String), String> {
     Ok((output.status.success(), text))
 }
 
-/// Runs it and returns what it wrote to its standard output; when it fails, all that it wrote.
+/// Runs a command, and returns its standard output. If it fails, the error has all of its output.
 pub(crate) fn captured(command: &mut Command) -> Result<String, String> {
     let output = command
         .stdin(Stdio::null())
@@ -71,8 +71,8 @@ pub(crate) fn captured(command: &mut Command) -> Result<String, String> {
     Err(format!("{} ended with {}: {}", name(command), output.status, text.trim()))
 }
 
-/// Runs it, passing each line of its standard output on as it comes, and shows each to `look`. Tells
-/// whether it succeeded.
+/// Runs a command, prints each line of its standard output as it comes, and calls `look` with it.
+/// Returns whether the command succeeded.
 pub(crate) fn watch(command: &mut Command, mut look: impl FnMut(&str)) -> Result<bool, String> {
     let mut child = command
         .stdin(Stdio::null())

@@ -1,5 +1,5 @@
-//! Who may depend on whom, and which sources may name what. The table is the architecture: a new edge is
-//! a change of it, and rare.
+//! Which crate may depend on which, and which sources may name what. The table is the architecture:
+//! a new edge changes it, and is rare.
 
 use std::path::{Path, PathBuf};
 
@@ -11,30 +11,30 @@ use crate::{
     workspace::Workspace,
 };
 
-/// A name and the names that go with it, blanks between.
+/// A name, and the names that go with it, separated by blanks.
 type Table = &'static [(&'static str, &'static str)];
 
-/// What each crate's own code may use of the workspace. Tests may use any of it.
+/// The crates of the workspace that each crate's own code may use. Tests may use any.
 const EDGES: Table = &[
     ("types", ""),
     ("telemetry", ""),
     ("twopc", "types"),
     ("journal", ""),
     ("proto", "types"),
-    // It measures the store, for whichever role looks.
+    // For metrics of the store, which every role has.
     ("storage", "types telemetry journal"),
     ("rpc", "types telemetry"),
     ("participant", "types twopc journal proto storage rpc telemetry"),
-    // What stands in the store, judged from outside: it must share no code with those who wrote it.
+    // It judges the store from outside, so it must share no code with the writers.
     ("audit", "types proto storage"),
-    // A service stands on `participant` and on what that stands on; never on another service.
+    // A service depends on `participant` and on its dependencies, but never on another service.
     ("order", "participant types twopc journal proto storage rpc telemetry"),
     ("stock", "participant types twopc journal proto storage rpc telemetry"),
     ("payment", "participant types twopc journal proto storage rpc telemetry"),
     ("coordinator", "audit types twopc proto storage rpc telemetry"),
     ("http-bridge", "types proto rpc telemetry"),
     ("dev-kv", "types telemetry"),
-    // A client of the shop; the store for its baseline of bare transactions alone.
+    // A client of the shop. It uses the store only for its baseline of bare transactions.
     ("bench", "types proto storage rpc telemetry"),
     (
         "till",
@@ -44,7 +44,7 @@ const EDGES: Table = &[
     ("xtask", ""),
 ];
 
-/// Dependencies from outside that only these crates may use directly, in their own code.
+/// External dependencies that only these crates may use directly in their own code.
 const RESERVED: Table = &[
     ("tikv-client", "storage"),
     ("axum", "http-bridge rpc dev-kv"),
@@ -66,14 +66,15 @@ const RESERVED: Table = &[
     ),
 ];
 
-/// All that these crates may use from outside, in their own code: nothing that waits, reads or writes.
+/// The only external dependencies that these crates may use in their own code: nothing that waits,
+/// reads or writes.
 const PURE: Table = &[
     ("types", "thiserror uuid"),
     ("twopc", "bytes thiserror"),
     ("journal", "bytes rustc-hash thiserror"),
 ];
 
-/// What pure sources must not name.
+/// Words that pure sources must not contain.
 const IMPURE_WORDS: &[&str] = &[
     "async fn",
     ".await",
@@ -93,13 +94,13 @@ const IMPURE_WORDS: &[&str] = &[
     "HashSet",
 ];
 
-/// What a word in own code needs: that its file stands below one of these. Tests may say anything.
+/// Words that own code may contain only in certain places. Tests may contain them anywhere.
 struct Reserved {
-    /// Any of these.
+    /// The words.
     words: &'static [&'static str],
-    /// Beginnings of paths.
+    /// Beginnings of the paths of files that may contain them.
     below: &'static [&'static str],
-    /// Why it is not allowed, and what is.
+    /// Why the words are not allowed elsewhere, and what to do instead.
     reason: &'static str,
 }
 
@@ -135,7 +136,7 @@ const RESERVED_WORDS: &[Reserved] = &[
     },
     Reserved {
         words: &["dev_kv", "dev-kv", "DevKv"],
-        // The generator reads its counters, where there are any.
+        // The load generator reads dev-kv's counters, if there are any.
         below: &["tools/dev-kv/src/", "till/src/", "tools/bench/src/store"],
         reason: "no service can tell which store it runs on",
     },
@@ -146,10 +147,10 @@ const RESERVED_WORDS: &[Reserved] = &[
     },
 ];
 
-/// The feature by which rules can be broken.
+/// The feature with which rules can be broken.
 const MUTATIONS: &str = "mutations";
 
-/// Checks all of it.
+/// Checks all packages and sources.
 pub(crate) fn check(workspace: &Workspace) -> Part {
     let mut checks = Checks::default();
     for package in &workspace.packages {
@@ -212,8 +213,8 @@ fn check_package(workspace: &Workspace, package: &Value, name: &str) -> Result<(
     Ok(())
 }
 
-/// Rules are broken in simulation alone: no manifest but the simulation's turns that on, and that one
-/// only on demand.
+/// Only the simulation may break rules: no other manifest turns that on, and the simulation's does
+/// so only on demand.
 fn check_mutations(package: &Value, name: &str) -> Result<(), String> {
     let says = |value: &Value| value.as_str().is_some_and(|text| text.contains(MUTATIONS));
     let turns_on = |list: &Value| list.as_array().into_iter().flatten().any(says);
@@ -247,7 +248,7 @@ fn has(row: &str, name: &str) -> bool {
     row.split(' ').any(|each| each == name)
 }
 
-/// Modules in files of their own that a file declares for tests alone; without `.rs`.
+/// Modules in files of their own that a file declares for tests only, as paths without `.rs`.
 fn test_modules(file: &Path, text: &str) -> Vec<PathBuf> {
     let is_root = ["lib.rs", "main.rs"].iter().any(|root| file.ends_with(root));
     let folder = if is_root { file.with_file_name("") } else { file.with_extension("") };
@@ -260,7 +261,7 @@ fn test_modules(file: &Path, text: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// True when the word stands there whole, not as a part of a longer name.
+/// True if the line has the word as a whole, not as a part of a longer name.
 fn says(line: &str, word: &str) -> bool {
     let in_name = |character: char| character.is_alphanumeric() || character == '_';
     let goes_on = word.ends_with(in_name);
@@ -272,7 +273,7 @@ fn says(line: &str, word: &str) -> bool {
     })
 }
 
-/// What stands before a file's tests.
+/// The part of a file before its tests.
 fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
 }
@@ -317,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_table_has_no_way_back() {
-        // Rows stand in an order in which each uses only rows before it.
+        // In the order of the rows each one uses only earlier rows.
         for (index, (name, allowed)) in EDGES.iter().enumerate() {
             for target in allowed.split_terminator(' ') {
                 let before = EDGES[..index].iter().any(|(earlier, _)| *earlier == target);

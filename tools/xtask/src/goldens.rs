@@ -1,4 +1,4 @@
-//! Golden files: what tests compare with, written anew from what they see.
+//! Golden files: rewrites what tests compare with.
 
 use crate::{
     report::{Outcome, Part},
@@ -6,8 +6,8 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Runs the tests with `UPDATE_GOLDEN=1`: a test with a golden file writes it instead of comparing. Read
-/// the difference before you commit it.
+/// Runs the tests with `UPDATE_GOLDEN=1`, so that a test with a golden file writes it instead of
+/// comparing. Read the diff before you commit it.
 pub(crate) fn write(workspace: &Workspace) -> Part {
     let outcome = test::rust(workspace, &[("UPDATE_GOLDEN", "1")])?;
     if let Outcome::Ran(_) = outcome {

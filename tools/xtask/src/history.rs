@@ -1,4 +1,5 @@
-//! Histories of real processes under kills and stops, for as long as somebody likes. See docs/reliability.md.
+//! Histories of real processes under kills and stops, for any length of time. See
+//! docs/reliability.md.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::{
     workspace::Workspace,
 };
 
-/// What is asked for.
+/// The options of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
     minutes: u64,
@@ -18,12 +19,12 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// So long, to the minute, over the usual replicas.
+    /// This long, in whole minutes, with the default replicas.
     pub(crate) fn of(time: Duration) -> Self {
         Self { minutes: (time.as_secs() / 60).max(1), ..Self::default() }
     }
 
-    /// Reads what comes after `cargo xtask history`.
+    /// Parses the arguments after `cargo xtask history`.
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         let mut wanted = Self::default();
         let mut args = args.iter();
@@ -46,7 +47,7 @@ impl Default for Wanted {
     }
 }
 
-/// Builds, and runs them as one part.
+/// Builds everything, then runs the histories and the second checker.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report, wanted: Wanted) {
     if test::build(workspace, report) {
         report.part("histories", || histories(workspace, wanted));
@@ -54,7 +55,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report, wanted: Wanted) {
     }
 }
 
-/// Judges the histories that stand there once more, by a checker of other hands.
+/// Judges the existing histories once more, with an independent checker.
 pub(crate) fn second_checker(workspace: &Workspace) -> Part {
     let histories = workspace.scratch("histories")?;
     let Some(mut tests) = go::go(&workspace.scratch("go")?) else {

@@ -1,15 +1,15 @@
-//! Docker and Kubernetes, run and not assumed.
+//! Runs the shop in Docker and Kubernetes for real.
 //!
-//! Must not know: how any role works. It deploys the shop as a user does, puts it under load, breaks and upgrades
-//! it, and holds the books to what clients were told.
+//! Must not know: how any role works. It deploys the shop as a user does, puts it under load,
+//! breaks and upgrades it, and compares the books with what clients were told.
 //!
-//! Modules: [`docker`] the shop in compose; [`machine`] namespaces in which everything runs and with which
-//! everything goes; [`engine`] Docker, [`compose`] its projects; [`bases`] stand-ins for images that no package
-//! registry has; [`image`] the project's own; [`load`] buyers who keep book; [`steps`]
-//! the table.
+//! Modules: [`docker`] is the shop in compose; [`machine`] has the namespaces in which everything
+//! runs and which take everything with them; [`engine`] is Docker and [`compose`] its projects;
+//! [`bases`] are stand-ins for images that no package registry has; [`image`] is the project's own;
+//! [`load`] are buyers that keep books; [`steps`] is the table.
 //!
-//! Invariants: nothing stays on the host but files below the target directory; a stand-in is never called the
-//! thing that it stands for; a table names the commit and what stood in for what.
+//! Invariants: nothing stays on the host but files below the target directory; a stand-in never
+//! bears the name of the original; a table names the commit and what stood in for what.
 
 use std::process::Command;
 
@@ -37,30 +37,31 @@ mod store;
 mod usage;
 mod variants;
 
-/// What can be run.
+/// What to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// The image and the compose files.
     Docker(Source),
     /// The chart on one node.
     Kubernetes(Source),
-    /// The cluster at `PD_ENDPOINTS`, with roles killed for so many minutes.
+    /// The cluster at `PD_ENDPOINTS`, with roles killed for this many minutes.
     Store(u64),
-    /// A shell beside an engine of our own, for a person.
+    /// An interactive shell with an engine of our own.
     Shell,
 }
 
 /// Where the image comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// An executable put into the Dockerfile's last stage: a path, or the one of a profile of cargo's.
+    /// An executable that is put into the Dockerfile's last stage: a path, or a cargo profile to
+    /// build it by.
     Executable(String),
-    /// All stages of the Dockerfile, by this profile.
+    /// All stages of the Dockerfile, with this cargo profile.
     Dockerfile(String),
 }
 
 impl Wanted {
-    /// Reads what comes after `cargo xtask live`.
+    /// Parses the arguments after `cargo xtask live`.
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["docker"] => Ok(Self::Docker(Source::Executable("release".to_owned()))),
@@ -88,7 +89,7 @@ impl Wanted {
     }
 }
 
-/// Runs it and prints its table, which also stands below the target directory.
+/// Runs it and prints its table, which is also written below the target directory.
 pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
     let mut steps = Steps::default();
     let (name, done) = match wanted {
@@ -107,7 +108,7 @@ pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
     Ok(Outcome::Ran(steps.tally()))
 }
 
-/// The day and the commit of a table.
+/// A table's heading: the date and the commit.
 fn head(workspace: &Workspace) -> Result<String, String> {
     let git = |args: &[&str]| {
         let mut git = Command::new("git");

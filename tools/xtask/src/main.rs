@@ -1,16 +1,17 @@
-//! The project's task runner: `cargo xtask` says what it can do.
+//! The project's task runner: `cargo xtask` lists its commands.
 //!
-//! Must not know: how any role works. It builds, checks, runs and counts. Of our own crates it links none,
-//! so that it is there within seconds, whatever state they are in.
+//! Must not know: how any role works. It builds, checks, runs and counts. It links none of our own
+//! crates, so that it builds within seconds, whatever state they are in.
 //!
-//! Modules: [`ci`] the whole run; [`test`] all tests; [`client_rust`] tikv-client's own tests; [`deps`] who
-//! may depend on whom; [`tidy`] what the sources look like; [`goldens`]; [`sim`] and [`soak`] the simulation;
-//! [`mutants`] small changes that tests must notice; [`chaos`] and [`history`] faults of real processes; [`outside`]
-//! tools of others, against a running [`shop`]; [`tour`] README's tours; [`python`] the
-//! virtual environment; [`command`], [`report`] and [`workspace`] underneath.
+//! Modules: [`ci`] is the whole run; [`test`] runs all tests, [`client_rust`] tikv-client's own;
+//! [`deps`] checks dependencies and [`tidy`] the sources; [`goldens`] rewrites golden files;
+//! [`sim`] and [`soak`] run the simulation; [`mutants`] makes small changes that tests must notice;
+//! [`chaos`] and [`history`] put faults on real processes; [`outside`] runs other projects' tools
+//! against a running [`shop`]; [`tour`] runs README's tours; [`python`] has the virtual
+//! environment; [`command`], [`report`] and [`workspace`] are underneath.
 //!
-//! Invariants: nothing is written outside the target directory (but by `goldens`, `k8s` and `live`); what could not
-//! run is said so and is never counted as passed; processes are ended by their id.
+//! Invariants: only `goldens`, `k8s` and `live` write outside the target directory; a part that
+//! could not run says so and never counts as passed; processes are ended by their id.
 
 #![allow(clippy::print_stdout, reason = "printing is what a task runner is for")]
 
@@ -137,7 +138,7 @@ fn usage(problem: &str) -> ExitCode {
     ExitCode::from(64)
 }
 
-/// To a tenth of a second, for people.
+/// Rounded to a tenth of a second, for people.
 fn rounded(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }

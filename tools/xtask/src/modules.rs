@@ -1,20 +1,22 @@
-//! Modules of one crate: siblings never use each other in a circle.
+//! Checks that sibling modules of a crate never use each other in a circle.
 //!
-//! Parents and their children are one: a parent declares what its children fill in. Paths are read as text, from
-//! `crate`, `self` and `super` on; names that a parent exports again count as the parent's.
+//! A parent and its children count as one, as the parent declares what its children fill in. Paths
+//! are found in the text, starting at `crate`, `self` or `super`. A name that a parent re-exports
+//! counts as the parent's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
 
-/// A module, by its path below the crate's root.
+/// A module, as its path below the crate's root.
 type Module = Vec<String>;
 
-/// Which siblings use which, below one parent.
+/// Which siblings below one parent use which.
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
-/// The circles among the modules of a crate whose sources, without its tests, are these. Paths are relative to `src`.
+/// The circles among the modules of a crate with these sources, tests left out. Paths are relative
+/// to `src`.
 pub(crate) fn circles<'a>(sources: impl IntoIterator<Item = (&'a Path, &'a str)>) -> Vec<String> {
     let sources: Vec<(Module, &str)> =
         sources.into_iter().map(|(file, text)| (module_of(file), text)).collect();
@@ -36,7 +38,7 @@ pub(crate) fn circles<'a>(sources: impl IntoIterator<Item = (&'a Path, &'a str)>
     below.iter().flat_map(|(parent, uses)| circles_of(parent, uses)).collect()
 }
 
-/// Each group of siblings that reach each other.
+/// The groups of siblings that reach each other.
 fn circles_of(parent: &[String], uses: &Uses) -> Vec<String> {
     let reached: BTreeMap<&String, BTreeSet<&String>> =
         uses.keys().map(|module| (module, reached_from(module, uses))).collect();
@@ -54,7 +56,7 @@ fn circles_of(parent: &[String], uses: &Uses) -> Vec<String> {
     circles.into_iter().map(told).collect()
 }
 
-/// What a module uses, itself or by others.
+/// What a module uses, directly or through others.
 fn reached_from<'a>(module: &String, uses: &'a Uses) -> BTreeSet<&'a String> {
     let mut reached = BTreeSet::new();
     let mut next: Vec<&String> = uses.get(module).into_iter().flatten().collect();
@@ -76,7 +78,7 @@ fn module_of(file: &Path) -> Module {
     parts
 }
 
-/// Every path of the crate that a module's text names, from the crate's root on.
+/// Every path in a module's text that lies in its crate, from the crate's root.
 fn paths(module: &[String], text: &str) -> Vec<Module> {
     let mut paths = Vec::new();
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -105,7 +107,7 @@ fn paths(module: &[String], text: &str) -> Vec<Module> {
     paths
 }
 
-/// Adds the paths that a use tree names, and answers what comes after it.
+/// Adds the paths of a use tree, and returns the text after it.
 fn tree<'a>(base: &[String], text: &'a str, paths: &mut Vec<Module>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut rest) = text.strip_prefix('{') {

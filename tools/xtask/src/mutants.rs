@@ -1,8 +1,8 @@
-//! Small changes of the code that decides, drawn at random: some test of its crate, or the simulation, must notice
-//! each.
+//! Small random changes of the code that decides. Each must be noticed by a test of its crate, or
+//! by the simulation.
 //!
-//! cargo-mutants makes them and runs the tests; `.cargo/mutants.toml` names those that no test can notice, each
-//! with its reason.
+//! cargo-mutants makes them and runs the tests. `.cargo/mutants.toml` lists those that no test can
+//! notice, each with its reason.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
@@ -14,8 +14,8 @@ use crate::{
     workspace::Workspace,
 };
 
-/// What decides: the protocol, what a shard does with its calls, what a coordinator does with answers, and the
-/// services' rules.
+/// The code that decides: the protocol, what a shard does with its calls, what a coordinator does
+/// with answers, and the services' rules.
 const FILES: [&str; 14] = [
     "libs/twopc/src/**/*.rs",
     "libs/participant/src/balance.rs",
@@ -32,12 +32,12 @@ const FILES: [&str; 14] = [
     "payment/src/rules.rs",
     "stock/src/rules.rs",
 ];
-/// Seeds of the simulation for those that the tests of their crate do not notice.
+/// Number of simulation seeds for mutants that the tests of their crate do not notice.
 const SEEDS: &str = "300";
-/// Of so many mutants at most one may survive.
+/// At most one of this many mutants may survive.
 const SURVIVES_ONE_IN: usize = 20;
 
-/// Which mutants.
+/// Which mutants to draw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
     seed: u64,
@@ -50,7 +50,7 @@ impl Wanted {
         Self { seed, count }
     }
 
-    /// Reads what comes after `cargo xtask mutants`.
+    /// Parses the arguments after `cargo xtask mutants`.
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         let mut wanted = Self { seed: 0, count: 20 };
         let mut args = args.iter();
@@ -67,8 +67,8 @@ impl Wanted {
     }
 }
 
-/// Draws a sample, has every mutant of it tested, and prints those that survive: those that the tests of their own
-/// crate do not notice, nor some hundred seeds of the simulation.
+/// Draws a sample, tests every mutant of it, and prints the survivors: those that neither the tests
+/// of their own crate nor some hundred seeds of the simulation notice.
 pub(crate) fn run(workspace: &Workspace, wanted: Wanted) -> Part {
     if !command::quietly(&mut workspace.cargo(&["mutants", "--version"]))?.0 {
         let reason = "there is no cargo-mutants (cargo install --locked cargo-mutants)";
@@ -104,13 +104,13 @@ fn of_files(workspace: &Workspace, args: &[&str]) -> Command {
     cargo
 }
 
-/// What became of mutants.
+/// The result of testing mutants.
 struct Tested {
     survived: Vec<String>,
     unviable: usize,
 }
 
-/// Has these mutants tested, each by the tests of its crate unless `args` say otherwise.
+/// Tests these mutants, each by the tests of its crate unless `args` say otherwise.
 fn tested(
     workspace: &Workspace,
     folder: &str,
@@ -123,19 +123,19 @@ fn tested(
     for name in sample {
         test.arg("--re").arg(format!("^{}$", escaped(name)));
     }
-    // It fails when one survives.
+    // The command fails if a mutant survives.
     command::watch(test.args(args), |_| {})?;
     verdict(&folder.join("mutants.out"), sample.len())
 }
 
-/// Names of mutants, as `cargo mutants --list --json` tells them.
+/// Parses the names of mutants from `cargo mutants --list --json`.
 fn names(list: &str) -> Result<BTreeSet<String>, String> {
     let list: Value = serde_json::from_str(list).map_err(|error| error.to_string())?;
     let list = list.as_array().ok_or("cargo-mutants lists nothing")?;
     Ok(list.iter().filter_map(|mutant| mutant["name"].as_str()).map(ToOwned::to_owned).collect())
 }
 
-/// Those that hash to the least: which ones these are depends on nothing but their names and the seed.
+/// The names with the smallest hashes, so that the sample depends only on names and seed.
 fn draw(names: BTreeSet<String>, Wanted { seed, count }: Wanted) -> Vec<String> {
     let mut names: Vec<String> = names.into_iter().collect();
     names.sort_by_cached_key(|name| hash(seed, name));
@@ -153,7 +153,7 @@ fn hash(seed: u64, name: &str) -> u64 {
     hash ^ (hash >> 31)
 }
 
-/// The text as a regular expression that matches it alone.
+/// A regular expression that matches exactly this text.
 fn escaped(name: &str) -> String {
     let special = |letter: char| letter.is_ascii_punctuation() && !"/_:,".contains(letter);
     let escaped =
@@ -161,7 +161,7 @@ fn escaped(name: &str) -> String {
     escaped.collect()
 }
 
-/// Reads what cargo-mutants has written.
+/// Reads the results of cargo-mutants.
 fn verdict(results: &Path, drawn: usize) -> Result<Tested, String> {
     let lines = |name: &str| -> Result<Vec<String>, String> {
         let path = results.join(name);

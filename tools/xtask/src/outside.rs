@@ -1,4 +1,4 @@
-//! Tools of others: they know nothing of how we meant it.
+//! Tools of other projects, which know nothing of our intentions.
 
 use std::process::Command;
 
@@ -25,7 +25,7 @@ mod settings;
 mod shell;
 pub(crate) mod values;
 
-/// cargo-deny, by `deny.toml`.
+/// Runs cargo-deny by `deny.toml`.
 pub(crate) fn deny(workspace: &Workspace, report: &mut Report) {
     report.part("cargo-deny", || deny_tree(workspace));
     report.part("cargo-deny advisories", || deny_advisories(workspace));
@@ -38,7 +38,7 @@ fn deny_tree(workspace: &Workspace) -> Part {
     command::check(&mut deny)
 }
 
-/// The database of advisories comes from GitHub, which not every machine reaches.
+/// The advisory database comes from GitHub, which not every machine can reach.
 fn deny_advisories(workspace: &Workspace) -> Part {
     let mut deny = tools(workspace)?.tool("cargo-deny");
     deny.args(["--locked", "check", "advisories"]).current_dir(&workspace.root);
@@ -57,7 +57,7 @@ fn tools(workspace: &Workspace) -> Result<Venv, String> {
     Venv::ready(workspace, "tools", &workspace.root.join("tools/xtask/requirements.txt"))
 }
 
-/// What the shop is deployed with: chart, plain objects, scripts.
+/// Checks what deploys the shop: chart, plain objects, scripts.
 pub(crate) fn deployment(workspace: &Workspace, report: &mut Report) {
     report.part("helm", || chart::helm(workspace));
     report.part("kubernetes-validate", || chart::schemas(workspace));
@@ -70,7 +70,7 @@ pub(crate) fn deployment(workspace: &Workspace, report: &mut Report) {
     report.part("deploy scripts", || shell::deploy(workspace));
 }
 
-/// The documents of a YAML text.
+/// Parses the documents of a YAML text.
 fn yaml(workspace: &Workspace, text: &str) -> Result<Vec<Value>, String> {
     const READ: &str = "\
 import json, sys, yaml
@@ -83,7 +83,7 @@ with open(sys.argv[1]) as text:
     serde_json::from_str(&json).map_err(|error| error.to_string())
 }
 
-/// What looks at a running shop.
+/// Runs the tools that look at a running shop.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     report.part("settings", || settings::check(workspace));
     let mut started = None;
@@ -105,7 +105,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     report.part("shop stops", || shop.stop().map(|()| Outcome::Ran(Tally::PASSED)));
 }
 
-/// README's tours, by a shell, where they find the shop.
+/// Runs README's tours in a shell, at the addresses of this shop.
 fn readme(workspace: &Workspace, shop: &Shop) -> Part {
     if Command::new("curl").arg("--version").output().is_err() {
         return Ok(Outcome::NotRun("curl is not installed".to_owned()));
@@ -123,7 +123,8 @@ fn readme(workspace: &Workspace, shop: &Shop) -> Part {
         places.push((usual, shop.address(role)?));
     }
     let mut tally = Tally::default();
-    // A refusal is an answer by gRPC, too, and grpcurl says it elsewhere and by its exit code.
+    // gRPC refusals are part of the tour, and grpcurl prints them to standard error and exits with
+    // an error.
     for (heading, all) in [("A tour by REST", ""), ("A tour by gRPC", "2>&1 || true")] {
         let ended = tour::run(workspace, heading, |line| {
             let line =
@@ -136,7 +137,7 @@ fn readme(workspace: &Workspace, shop: &Shop) -> Part {
     Ok(Outcome::Ran(tally))
 }
 
-/// The document that the shop serves about itself must be valid OpenAPI.
+/// Checks that the document which the shop serves about itself is valid OpenAPI.
 fn openapi(workspace: &Workspace, shop: &Shop) -> Part {
     const VALIDATE: &str = "\
 import json, sys, urllib.request

@@ -1,4 +1,4 @@
-//! Virtual environments below the target directory, made once for each list of requirements.
+//! Virtual environments below the target directory, made once per list of requirements.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -13,14 +13,14 @@ use std::{
 
 use crate::{command, workspace::Workspace};
 
-/// An environment with everything that a list asks for.
+/// An environment with all packages of a list.
 #[derive(Debug)]
 pub(crate) struct Venv {
     path: PathBuf,
 }
 
 impl Venv {
-    /// The environment for this list; made when it is not there, or when the list has changed.
+    /// The environment for this list. It is made if it is missing or the list has changed.
     pub(crate) fn ready(
         workspace: &Workspace,
         name: &str,
@@ -48,19 +48,19 @@ impl Venv {
         Ok(venv)
     }
 
-    /// Its interpreter; leaves no byte code beside the sources.
+    /// The environment's interpreter, set to write no bytecode beside the sources.
     pub(crate) fn python(&self) -> Command {
         self.tool("python")
     }
 
-    /// Where to look for programs: first of all among those that the list brought along.
+    /// A PATH that starts with the environment's programs.
     pub(crate) fn search_path(&self) -> Result<OsString, String> {
         let usual = env::var_os("PATH").unwrap_or_default();
         let folders = iter::once(self.path.join("bin")).chain(env::split_paths(&usual));
         env::join_paths(folders).map_err(|error| error.to_string())
     }
 
-    /// A program that the list brought along.
+    /// A program of the environment.
     pub(crate) fn tool(&self, name: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(self.path.join("bin").join(name.as_ref()));
         command.env("PYTHONDONTWRITEBYTECODE", "1");
@@ -68,7 +68,8 @@ impl Venv {
     }
 }
 
-/// Changes with the list. `DefaultHasher` may change with the toolchain: then it is made anew.
+/// Differs when the list does. `DefaultHasher` may change with the toolchain; then the environment
+/// is made anew.
 fn fingerprint(list: &str) -> String {
     let mut hasher = DefaultHasher::new();
     list.hash(&mut hasher);

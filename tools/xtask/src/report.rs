@@ -1,10 +1,10 @@
-//! Parts, their seconds, and what is counted.
+//! Parts of a run, with their times and counts.
 
 use std::{ops::AddAssign, time::Instant};
 
 use crate::rounded;
 
-/// How many tests held.
+/// Numbers of passed and failed tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
@@ -14,7 +14,7 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) const PASSED: Self = Self { passed: 1, failed: 0 };
 
-    /// Counts one check, and tells when it failed.
+    /// Counts one check, and prints it if it failed.
     pub(crate) fn check(&mut self, what: &str, result: Result<(), String>) {
         match result {
             Ok(()) => self.passed += 1,
@@ -26,14 +26,14 @@ impl Tally {
     }
 }
 
-/// Many small checks that count as one when all hold, and each when it does not.
+/// Many small checks: together they count as one pass, but each failure counts.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     failed: u64,
 }
 
 impl Checks {
-    /// Tells of a check that failed.
+    /// Prints and counts a check if it failed.
     pub(crate) fn check(&mut self, what: &str, result: Result<(), String>) {
         if let Err(problem) = result {
             println!("FAILED {what}: {problem}");
@@ -41,7 +41,7 @@ impl Checks {
         }
     }
 
-    /// What they count.
+    /// What the checks count for.
     pub(crate) fn tally(&self) -> Tally {
         Tally { passed: u64::from(self.failed == 0), failed: self.failed }
     }
@@ -54,16 +54,16 @@ impl AddAssign for Tally {
     }
 }
 
-/// What became of a part.
+/// The outcome of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It ran.
     Ran(Tally),
-    /// It could not be run here, for this reason.
+    /// It could not run here, for this reason.
     NotRun(String),
 }
 
-/// A part that stopped half-way counts as one failure.
+/// The result of a part. An error means that it stopped half-way, and counts as one failure.
 pub(crate) type Part = Result<Outcome, String>;
 
 /// All parts of a run.
@@ -74,7 +74,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Runs a part, and prints its seconds.
+    /// Runs a part, and prints its outcome and time.
     pub(crate) fn part(&mut self, name: &str, run: impl FnOnce() -> Part) {
         println!("==> {name}");
         let began = Instant::now();
@@ -100,7 +100,7 @@ impl Report {
         self.lines.push(line);
     }
 
-    /// Prints every part's line again, and the sum alone on the last line.
+    /// Prints every part's line again, and the totals alone on the last line.
     pub(crate) fn close(&self, took: &str) {
         println!();
         for line in &self.lines {
@@ -110,7 +110,7 @@ impl Report {
         println!("{} passed, {} failed", self.total.passed, self.total.failed);
     }
 
-    /// True when something ran and nothing failed.
+    /// True if something ran and nothing failed.
     pub(crate) fn all_passed(&self) -> bool {
         self.total.failed == 0 && self.total.passed > 0
     }

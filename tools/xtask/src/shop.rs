@@ -1,4 +1,4 @@
-//! A running shop for tools of others to look at: `till up` in a directory of its own.
+//! A running shop for the tools of other projects: `till up` in a directory of its own.
 
 use std::{
     fs,
@@ -13,16 +13,17 @@ use serde_json::Value;
 
 use crate::{command, workspace::Workspace};
 
-/// How long every role may take until it answers.
+/// Longest time until every role is ready.
 const START_MAX: Duration = Duration::from_mins(1);
-/// How long it may take to stop in order.
+/// Longest time of an orderly stop.
 const STOP_MAX: Duration = Duration::from_secs(40);
-/// Ports of one shop: REST from the first, the store's in between, gRPC from this far on.
+/// Ports of one shop: a block, whose first port is REST's, and the offsets of the store's ports and
+/// of gRPC's.
 const BLOCK: u16 = 600;
 const KV: u16 = 60;
 const GRPC: u16 = 100;
 
-/// A shop. Dropped, it is killed with everything that it started.
+/// A shop. Dropping it kills it with all its processes.
 #[derive(Debug)]
 pub(crate) struct Shop {
     process: Child,
@@ -31,12 +32,13 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Starts one of each role on free ports and waits until every role answers.
+    /// Starts one replica of each role on free ports, and waits until every role is ready.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self, String> {
         Self::over(workspace, &workspace.till(), 1, None)
     }
 
-    /// Starts so many of each role by this executable, over a cluster or over a store of their own.
+    /// Starts a shop with this executable and number of replicas, over a cluster or a store of its
+    /// own.
     pub(crate) fn over(
         workspace: &Workspace,
         till: &Path,
@@ -88,22 +90,22 @@ impl Shop {
         Err(format!("the shop was not ready within {} s", START_MAX.as_secs()))
     }
 
-    /// Where the REST face is.
+    /// URL of REST.
     pub(crate) fn rest(&self) -> Result<String, String> {
         Ok(format!("http://{}", self.address("http-bridge")?))
     }
 
-    /// Where the first replica of a role listens.
+    /// Address of a role's first replica.
     pub(crate) fn address(&self, role: &str) -> Result<&str, String> {
         self.said_of(role, "address")
     }
 
-    /// Where the first replica of a role answers operators.
+    /// URL of the admin listener of a role's first replica.
     pub(crate) fn admin(&self, role: &str) -> Result<String, String> {
         Ok(format!("http://{}", self.said_of(role, "admin")?))
     }
 
-    /// Where all replicas of a role answer operators.
+    /// URLs of the admin listeners of all replicas of a role.
     pub(crate) fn admins(&self, role: &str) -> Result<Vec<String>, String> {
         let found = self.children().filter(|child| child["role"] == role);
         let found: Option<Vec<String>> =
@@ -118,7 +120,7 @@ impl Shop {
             .ok_or_else(|| format!("no {role} runs"))
     }
 
-    /// Kills the first replica of a role, which `till up` starts again.
+    /// Kills the first replica of a role; `till up` restarts it.
     pub(crate) fn kill(&mut self, role: &str) -> Result<(), String> {
         self.read_status();
         let child = self.children().find(|child| child["role"] == role);
@@ -135,7 +137,7 @@ impl Shop {
         self.status["children"].as_array().into_iter().flatten()
     }
 
-    /// Stops it as Ctrl-C does.
+    /// Stops the shop in order, as Ctrl-C does.
     pub(crate) fn stop(mut self) -> Result<(), String> {
         signal("TERM", self.process.id())?;
         let began = Instant::now();
@@ -155,12 +157,12 @@ impl Drop for Shop {
             let mut pids = vec![u64::from(self.process.id())];
             pids.extend(self.children().filter_map(|child| child["pid"].as_u64()));
             for pid in pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()) {
-                // It may have ended by itself meanwhile.
+                // It may have ended already.
                 let _ended = signal("KILL", pid);
             }
             let _status = self.process.wait();
         }
-        // What is left below the target directory harms nobody.
+        // Leftovers below the target directory do no harm.
         let _removed = fs::remove_dir_all(&self.data);
     }
 }
@@ -169,14 +171,14 @@ fn signal(name: &str, pid: u32) -> Result<(), String> {
     command::run(Command::new("kill").args(["-s", name, &pid.to_string()]))
 }
 
-/// An address of this machine that nobody listens on at the moment.
+/// A local address with a port that is free now.
 pub(crate) fn free_address() -> Result<String, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
     listener.local_addr().map(|address| address.to_string()).map_err(|error| error.to_string())
 }
 
-/// The first of a block of ports that nobody uses, below the range that the kernel draws outgoing
-/// connections from.
+/// The first port of a block whose ports for a shop are free, below the range of outgoing
+/// connections.
 fn free_block() -> Result<u16, String> {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     (11_000..32_000)

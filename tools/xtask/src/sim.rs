@@ -1,4 +1,4 @@
-//! The simulation: whole shops in one process, thousands of them. See docs/reliability.md.
+//! The simulation: thousands of whole shops, each in one process. See docs/reliability.md.
 
 use std::process::Command;
 
@@ -8,20 +8,20 @@ use crate::{
     workspace::Workspace,
 };
 
-/// What is asked for.
+/// What to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// This many seeds, from this one on.
+    /// This many seeds, starting at `from`.
     Seeds { count: u64, from: u64, coverage: bool },
-    /// One seed, with everything that happens printed.
+    /// One seed, printing everything that happens.
     Replay(u64),
-    /// Every break of a rule, or this one, each until it is noticed or this many seeds have passed; with `all`, until
-    /// so many have noticed that it is 1 in 100 of 2,000.
+    /// Every break of a rule, or only this one, until it is noticed or `count` seeds have passed.
+    /// With `all`, until enough seeds have noticed to show 1 in 100 of 2,000.
     Mutations { only: Option<String>, count: u64, all: bool },
 }
 
 impl Wanted {
-    /// Reads what comes after `cargo xtask sim`.
+    /// Parses the arguments after `cargo xtask sim`.
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         let mut wanted = Self::Seeds { count: 2_000, from: 0, coverage: false };
         let mut args = args.iter().map(String::as_str).peekable();
@@ -90,12 +90,12 @@ impl Wanted {
     }
 }
 
-/// Runs it as one part.
+/// Runs it as one part of the report.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report, wanted: &Wanted) {
     report.part("simulation", || once(workspace, wanted));
 }
 
-/// Runs it.
+/// Runs it once.
 pub(crate) fn once(workspace: &Workspace, wanted: &Wanted) -> Part {
     command::check(&mut wanted.command(workspace))
 }

@@ -1,6 +1,6 @@
-//! What takes too long for every run: the matrix of faults, a million orders audited and a million sold,
-//! dev-kv's long tests, small changes of the code, input at random in far more cases than the tests try, then the simulation for as long
-//! as one likes, each time on seeds that were never run before.
+//! What takes too long for every run: the matrix of faults, a million orders audited and a million
+//! sold, dev-kv's long tests, mutants, random input in far more cases than the tests try, and then
+//! the simulation for any length of time, always on seeds that never ran before.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,13 +12,13 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Regions for tikv-client's own tests; `ci` runs them with one.
+/// Regions for tikv-client's own tests, which `ci` runs with one.
 const REGIONS: usize = 42;
 
-/// Seeds between two looks at the clock.
+/// Number of seeds between two checks of the time.
 const ROUND: u64 = 500;
 
-/// Reads what comes after `cargo xtask soak`.
+/// Parses the arguments after `cargo xtask soak`.
 pub(crate) fn parse(args: &[String]) -> Result<Duration, String> {
     match args {
         [] => Ok(Duration::from_hours(1)),
@@ -34,7 +34,7 @@ fn minutes_at_most(minutes: u32) -> Result<u32, String> {
     if minutes <= 10_000 { Ok(minutes) } else { Err("--minutes is at most 10000".to_owned()) }
 }
 
-/// Runs what is too long for every day, then round after round of the simulation until the time is over.
+/// Runs the long tests, then rounds of the simulation until the time is over.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
     chaos::run(workspace, report);
     report.part("audit of a million orders", || audit(workspace));
@@ -49,10 +49,10 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
     report.part("soak", || rounds(workspace, time));
 }
 
-/// Mutants of one soak.
+/// Number of mutants in a soak.
 const MUTANTS: usize = 20;
 
-/// Seconds of the epoch, so that no two soaks draw the same.
+/// Seconds since the epoch, so that no two soaks draw the same seeds.
 fn unheard_of() -> Result<u64, String> {
     #[allow(clippy::disallowed_methods, reason = "it is here to differ each time")]
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
@@ -64,8 +64,8 @@ fn audit(workspace: &Workspace) -> Part {
     test::rust_counted(cargo.env("AUDIT_ORDERS", "1000000"))
 }
 
-/// What a checkout costs among a million orders, items and users; docs/performance.md has it for fewer. The
-/// figures are printed, and fail nothing: an offence against the books does.
+/// Measures a checkout among a million orders, items and users; docs/performance.md has fewer. The
+/// figures are only printed, but an offence against the books is a failure.
 fn million(workspace: &Workspace) -> Part {
     let mut cargo = workspace.cargo(&["run", "--release", "--package", "till", "--", "bench"]);
     cargo
@@ -75,7 +75,7 @@ fn million(workspace: &Workspace) -> Part {
     command::check(&mut cargo)
 }
 
-/// Ten million keys do not make it take more memory than this.
+/// Most memory of dev-kv with ten million keys, in MiB.
 const MEMORY_MAX_MIB: &str = "800";
 
 fn dev_kv_full(workspace: &Workspace) -> Part {
@@ -88,7 +88,7 @@ fn dev_kv_full(workspace: &Workspace) -> Part {
     command::check(&mut cargo)
 }
 
-/// A hundred kills under load, and one key written a million times.
+/// A hundred kills under load, and a million writes of one key.
 fn dev_kv(workspace: &Workspace) -> Part {
     let mut cargo = workspace.cargo(&["test", "-p", "dev-kv", "--test", "it", "--"]);
     cargo
@@ -100,10 +100,10 @@ fn dev_kv(workspace: &Workspace) -> Part {
     test::rust_counted(&mut cargo)
 }
 
-/// Tests that make up their input: packages, and what their names have in common.
+/// Packages with tests of random input, and a filter for the names of those tests.
 const FUZZ: [(&str, &str); 3] =
     [("http-bridge", "fuzz::"), ("storage", "formats::"), ("dev-kv", "hostile::")];
-/// For each property; the tests themselves are content with 256.
+/// Cases for each property; by default the tests try 256.
 const FUZZ_CASES: &str = "100000";
 
 fn fuzz(workspace: &Workspace) -> Outcome {

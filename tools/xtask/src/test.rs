@@ -9,7 +9,7 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Builds, then runs everything.
+/// Builds, then runs all tests.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     if build(workspace, report) {
         report.part("rust tests", || {
@@ -21,8 +21,8 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     }
 }
 
-/// Executables and tests at once, so that both share one build of every dependency.
-/// Tells whether they are there now.
+/// Builds executables and tests in one go, so that both share one build of every dependency.
+/// Returns whether that succeeded.
 pub(crate) fn build(workspace: &Workspace, report: &mut Report) -> bool {
     let mut built = false;
     report.part("build", || {
@@ -34,7 +34,7 @@ pub(crate) fn build(workspace: &Workspace, report: &mut Report) -> bool {
     built
 }
 
-/// The tests of every crate. They find the executable in `TILL_BIN`.
+/// Runs the tests of every crate, which find the executable by `TILL_BIN`.
 pub(crate) fn rust(workspace: &Workspace, environment: &[(&str, &str)]) -> Part {
     let mut cargo = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
     cargo.env("TILL_BIN", workspace.till()).envs(environment.iter().copied());
@@ -42,7 +42,7 @@ pub(crate) fn rust(workspace: &Workspace, environment: &[(&str, &str)]) -> Part 
     rust_counted(&mut cargo)
 }
 
-/// What the store has to promise, asked of the cluster at `PD_ENDPOINTS`.
+/// Tests what a store must promise, on the cluster at `PD_ENDPOINTS`.
 fn cluster(workspace: &Workspace) -> Part {
     if std::env::var_os("PD_ENDPOINTS").is_none() {
         return Ok(Outcome::NotRun("PD_ENDPOINTS names no TiKV cluster".to_owned()));
@@ -50,7 +50,7 @@ fn cluster(workspace: &Workspace) -> Part {
     rust_counted(&mut workspace.cargo(&["test", "-p", "storage", "--test", "cluster"]))
 }
 
-/// Runs a `cargo test`, counting what it says.
+/// Runs a `cargo test`, and adds up its counts.
 pub(crate) fn rust_counted(cargo: &mut Command) -> Part {
     let mut tally = Tally::default();
     let succeeded = command::watch(cargo, |line| {
@@ -64,7 +64,7 @@ pub(crate) fn rust_counted(cargo: &mut Command) -> Part {
     Ok(Outcome::Ran(tally))
 }
 
-/// The counts of a line such as `test result: ok. 29 passed; 0 failed; 0 ignored; ...`.
+/// Parses a line such as `test result: ok. 29 passed; 0 failed; 0 ignored; ...`.
 fn parse(line: &str) -> Option<Tally> {
     let counts = line.strip_prefix("test result: ")?;
     let count = |word: &str| -> Option<u64> {
@@ -75,7 +75,7 @@ fn parse(line: &str) -> Option<Tally> {
     Some(Tally { passed: count("passed")?, failed: count("failed")? })
 }
 
-/// The suites in `test/`, by pytest.
+/// Runs the suites in `test/` by pytest.
 fn python(workspace: &Workspace) -> Part {
     let suites = workspace.root.join("test");
     let venv = Venv::ready(workspace, "tests", &suites.join("requirements.txt"))?;
@@ -90,9 +90,9 @@ fn python(workspace: &Workspace) -> Part {
     counted(&mut pytest, &results)
 }
 
-/// Runs pytest, and counts what it wrote to this file.
+/// Runs pytest, and reads the counts from the file that it writes.
 pub(crate) fn counted(pytest: &mut Command, results: &Path) -> Part {
-    // A file of an earlier run must not be counted for this one.
+    // A file of an earlier run must not count for this one.
     if results.exists() {
         std::fs::remove_file(results).map_err(|error| error.to_string())?;
     }
@@ -106,7 +106,7 @@ pub(crate) fn counted(pytest: &mut Command, results: &Path) -> Part {
     }
 }
 
-/// The counts of the first `<testsuite ...>`. A skipped test counts as neither.
+/// Parses the counts of the first `<testsuite ...>`. Skipped tests are neither passed nor failed.
 fn junit(xml: &str) -> Option<Tally> {
     let suite = xml.split("<testsuite ").nth(1)?.split('>').next()?;
     let count = |name: &str| -> Option<u64> {

@@ -1,4 +1,4 @@
-//! What the sources look like: lengths, leftovers, docs, line ends, links.
+//! Checks the form of the sources: lengths, leftovers, docs, line ends, links.
 
 use std::path::{Path, PathBuf};
 
@@ -12,18 +12,18 @@ mod functions;
 mod invariants;
 mod links;
 
-/// Longest source file, in lines: about 500.
+/// Most lines of a source file: about 500.
 const FILE_LINES_MAX: usize = 550;
-/// Longest function in Python, in lines: about 70.
+/// Most lines of a Python function: about 70. Clippy bounds those of Rust.
 const FUNCTION_LINES_MAX: usize = 80;
 
-/// What may be longer, and why.
+/// A file that may be longer, and the reason.
 struct Exemption {
     path: &'static str,
     reason: &'static str,
 }
 
-/// Tables, protocols and state machines that would only be harder to read in pieces.
+/// Tables, protocols and state machines that would be harder to read in pieces.
 const EXEMPT: &[Exemption] = &[
     Exemption {
         path: "tools/dev-kv/src/engine.rs",
@@ -39,7 +39,7 @@ const EXEMPT: &[Exemption] = &[
     },
 ];
 
-/// What must not stand anywhere, and why. Split, so that this file does not say it.
+/// What no file may contain, and why. The words are split so that this file passes.
 const FORBIDDEN: &[(&str, &str)] = &[
     (concat!("TO", "DO"), "finish it or leave it out"),
     (concat!("FIX", "ME"), "finish it or leave it out"),
@@ -135,7 +135,7 @@ fn check_lengths(file: &Path, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Every crate and every Python module says first what it is.
+/// Every crate and every Python module must start with a description.
 fn check_head(file: &Path, text: &str) -> Result<(), String> {
     let is_root = ["lib.rs", "main.rs", "build.rs"].iter().any(|root| file.ends_with(root));
     if is_root && !text.starts_with("//!") {

@@ -1,17 +1,18 @@
-//! README's tours, to the letter: what its commands print is what it says they print, but for ids and times.
+//! README's tours, to the letter: its commands must print what it says, except for ids and times.
 
 use std::path::Path;
 
 use crate::workspace::Workspace;
 
-/// One command of a tour and the lines that it is said to print.
+/// One command of a tour, and the lines that it should print.
 #[derive(Debug, PartialEq, Eq)]
 struct Stop {
     command: String,
     lines: Vec<String>,
 }
 
-/// Runs every command below a heading by `run`, which returns what it printed; tells how many there were.
+/// Runs every command below a heading by `run`, which returns the output. Returns a text with their
+/// number.
 pub(crate) fn run(
     workspace: &Workspace,
     heading: &str,
@@ -55,10 +56,11 @@ fn stops(text: &str, heading: &str) -> Vec<Stop> {
     stops
 }
 
-/// Digits of a time: no amount has so many.
+/// Fewest digits of a time: no amount has as many.
 const TIME_DIGITS: usize = 13;
 
-/// Without white space, and with every time and every base64 text alike: those differ each time.
+/// The text without white space, with all times and all base64 texts alike, as those differ each
+/// time.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     for part in text.split('"') {

@@ -1,4 +1,4 @@
-//! Where things are, and what cargo knows of them.
+//! Paths of the project, and cargo's view of it.
 
 use std::{
     env,
@@ -20,7 +20,7 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Locates the project, and asks cargo about it.
     pub(crate) fn find() -> Result<Self, String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .ancestors()
@@ -36,33 +36,34 @@ impl Workspace {
         Ok(Self { root, target: PathBuf::from(target), packages })
     }
 
-    /// A cargo command in the root.
+    /// A cargo command in the project's root.
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
         let mut command = cargo();
         command.args(args).current_dir(&self.root);
         command
     }
 
-    /// The executable that `cargo build -p till` makes.
+    /// The executable of `cargo build -p till`.
     pub(crate) fn till(&self) -> PathBuf {
         self.target.join("debug/till")
     }
 
-    /// A directory of our own below the target directory.
+    /// Makes a directory for our own use below the target directory.
     pub(crate) fn scratch(&self, name: &str) -> Result<PathBuf, String> {
         let path = self.target.join("xtask").join(name);
         std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(path)
     }
 
-    /// The same, and nothing of an earlier run stands there.
+    /// Makes the same directory, without leftovers of an earlier run.
     pub(crate) fn emptied(&self, name: &str) -> Result<PathBuf, String> {
         let path = self.scratch(name)?;
         std::fs::remove_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         self.scratch(name)
     }
 
-    /// Every file that is, or may become, part of the project: tracked, or neither tracked nor ignored.
+    /// Every file that is or may become part of the project: tracked, or neither tracked nor
+    /// ignored.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>, String> {
         let mut git = Command::new("git");
         git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -78,7 +79,7 @@ impl Workspace {
         Ok(files)
     }
 
-    /// The text of a file; none when it is not UTF-8.
+    /// A file's text; none if it is not UTF-8.
     pub(crate) fn read(&self, file: &Path) -> Result<Option<String>, String> {
         let bytes = std::fs::read(self.root.join(file))
             .map_err(|error| format!("{}: {error}", file.display()))?;
@@ -86,7 +87,7 @@ impl Workspace {
     }
 }
 
-/// The cargo that runs us.
+/// The cargo that runs this program.
 fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }

@@ -72,7 +72,7 @@ fn frames_and_blocks_of_headers_are_whole_or_not() {
         for frame in frames {
             bytes.extend_from_slice(frame);
         }
-        // However it is cut.
+        // Wherever the bytes are split.
         for size in [1, 2, 7, 24, 1_000] {
             let mut inbound = Inbound::default();
             for part in bytes.chunks(size) {

@@ -1,4 +1,4 @@
-//! The services of the shop in memory.
+//! The services of the in-memory shop.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ use super::{Item, Order, SHARDS, World, refuse};
 
 type Reply<T> = Result<Response<T>, Status>;
 
-/// What the replica at an endpoint serves.
+/// The services of the replica at an endpoint.
 pub(crate) fn routes(world: &World, endpoint: &str) -> Routes {
     let (_, health) = tonic_health::server::health_reporter();
     let routes = Routes::new(health);
@@ -91,7 +91,8 @@ fn derived<T>(request_id: &str, derive: impl Fn(&RequestId) -> T) -> T {
     derive(&RequestId::new(request_id).unwrap())
 }
 
-/// The numbers below `count` whose ids lie on the shards that were asked for.
+/// The `count` ids from `first` on, without those that are not on the requested shards. No shards
+/// means all.
 fn numbers(first: u64, count: u64, shards: &[u32]) -> impl Iterator<Item = String> {
     let shards: Vec<ShardId> =
         shards.iter().map(|shard| ShardId(u16::try_from(*shard).unwrap())).collect();
@@ -408,7 +409,7 @@ impl CoordinatorService for World {
             if order.lines.is_empty() {
                 return Err(refuse(Reason::EmptyOrder));
             }
-            // An item may have several lines, one for each price.
+            // An item may have several lines, one per price.
             let mut wanted = BTreeMap::new();
             for (item_id, quantity, _) in &order.lines {
                 *wanted.entry(item_id).or_insert(0_u64) += quantity;
@@ -450,7 +451,7 @@ impl CoordinatorService for World {
     }
 }
 
-/// What a replica of the coordinator tells operators: what stands in the shop's reports and audits.
+/// The operator calls of a coordinator replica, answered from the shop's reports and audits.
 struct Operators {
     world: World,
     endpoint: String,
@@ -512,7 +513,7 @@ impl TransactionService for Operators {
     }
 }
 
-/// As the coordinator says it.
+/// The status with which the coordinator says so.
 fn unknown_transaction() -> Status {
     struct Unknown;
     impl types::Classify for Unknown {

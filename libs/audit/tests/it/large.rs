@@ -1,4 +1,4 @@
-//! An audit of more orders than anybody writes in a test: the store makes them up while they are read.
+//! Audits more orders than a test could write: the store makes them up while they are read.
 //!
 //! `AUDIT_ORDERS=1000000 cargo test -p audit --test it large -- --nocapture` is the soak.
 
@@ -28,13 +28,13 @@ use crate::shop::NOW;
 const SHARDS: u16 = 16;
 const CREDIT: u64 = 1 << 40;
 
-/// Every order is paid: one unit of item `number % items` at 3 by user `number % users`.
+/// Every order is paid: one unit of item `number % items` at price 3, by user `number % users`.
 #[derive(Debug, Clone)]
 struct Fair {
     rest: MemKv,
     orders: Arc<Vec<Vec<String>>>,
     count: u64,
-    /// Items, and as many users.
+    /// Number of items, and of users.
     pool: u64,
     pools: Arc<Vec<Vec<String>>>,
     /// This item has one unit too many.
@@ -189,7 +189,7 @@ impl Kv for Fair {
     }
 }
 
-/// The most memory that this process has used, where the system tells.
+/// Peak memory of this process, if the system reports it.
 fn peak() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("no VmHWM").to_owned()
@@ -204,7 +204,7 @@ async fn fifty_thousand_paid_orders_are_audited_in_little_memory() {
     let fair = Fair::open(count, pool, None).await;
     println!("before {}", peak());
     let begun = Instant::now();
-    // Less than the claims of the orders need, so that they go to files and are merged.
+    // Less than the orders' claims need, so that they go to files and are merged.
     let options = Options { memory_bytes: 1 << 20, ..Options::default() };
     let report = audit::run(&fair, &options, &mut |_| {}).await.unwrap();
     println!("{count} orders in {:?}, {}", begun.elapsed(), peak());

@@ -1,4 +1,5 @@
-//! A clean shop is found clean; every planted violation is named.
+//! Audits a sound shop, which must be clean, and one with each violation planted, which must be
+//! named.
 
 use audit::{Invariant, Options, Report};
 use storage::{
@@ -8,12 +9,12 @@ use storage::{
 
 use crate::shop::{NOW, Part, Shop, ago, credit_hold, journal_key, key, record, stock_hold};
 
-/// Options that show everything.
+/// Options that report everything.
 fn options() -> Options {
     Options { page: 2, ..Options::default() }
 }
 
-/// Expects these findings, each by its invariant and who it is about, and no other.
+/// Expects these findings and no others, each by its invariant and subject.
 #[track_caller]
 fn expect(report: &Report, expected: &[(Invariant, &str)]) {
     let mut found: Vec<_> = report
@@ -66,7 +67,7 @@ async fn what_does_not_fit_in_memory_makes_no_difference() {
 #[tokio::test(start_paused = true)]
 async fn a_record_that_follows_behind_is_judged_as_its_journal_shows_it() {
     let shop = Shop::open().await;
-    // A unit that is in the record, and not in the journal, and the other way round.
+    // A unit that is in the record and not in the journal, and the other way round.
     let read = ItemRecord {
         price: 3,
         available: 3,
@@ -80,7 +81,7 @@ async fn a_record_that_follows_behind_is_judged_as_its_journal_shows_it() {
     shop.edit(item(), |item: &mut ItemRecord| item.available += 1).await;
     shop.show(Owner::Stock, Kind::Item, "a", Some(&read)).await;
     expect(&shop.audit(&options()).await, &[]);
-    // Users and orders that no record shows yet, in pages of two.
+    // Users and orders that no record shows yet, read in pages of two.
     for id in ["before", "u0", "zz"] {
         let user = UserRecord { available: 5, supplied: 5, ..UserRecord::default() };
         shop.show(Owner::Payment, Kind::User, id, Some(&user)).await;
@@ -93,7 +94,7 @@ async fn a_record_that_follows_behind_is_judged_as_its_journal_shows_it() {
     expect(&report, &[]);
     assert_eq!((report.counts.users, report.counts.orders), (4, 13));
     assert_eq!(shop.order("new3").await, Some(record("new3", 1, None)));
-    // An order that is gone, though its record is there.
+    // An order that is deleted, although its record still exists.
     shop.show(Owner::Order, Kind::Order, "o4", None::<&OrderRecord>).await;
     assert_eq!(shop.order("o4").await, None);
     assert_eq!(shop.audit(&options()).await.counts.orders, 12);
@@ -152,14 +153,14 @@ async fn an_order_that_was_overwritten_since_is_not_paid_twice() {
     shop.put(order("o3"), &fresh).await;
     let report = shop.audit(&options()).await;
     expect(&report, &[]);
-    // What the lost order bought cannot be counted any more; at payment it is still held.
+    // What the lost order bought can no longer be counted. At payment it is still held.
     assert_eq!(report.counts.judged_in_part, 1);
-    // What was bought before the item began is none of its business.
+    // What was bought before the item's incarnation began does not count for it.
     let earlier = OrderRecord { last_overwritten_paid_at: ago(100_000), ..fresh };
     shop.put(order("o3"), &earlier).await;
     expect(&shop.audit(&options()).await, &[(Invariant::Stock, "item a")]);
     shop.put(order("o3"), &OrderRecord { last_overwritten_paid_at: ago(100), ..earlier }).await;
-    // Too much is too much all the same.
+    // Too much is an offence all the same.
     shop.edit(item(), |item: &mut ItemRecord| item.available = 9).await;
     expect(&shop.audit(&options()).await, &[(Invariant::Stock, "item a")]);
 }
@@ -232,7 +233,7 @@ async fn a_branch_that_is_final_before_the_primary_is_named() {
         let shop = Shop::open().await;
         let second = Part { order: "o2", number: 2, deadline_ms: NOW.0 + 1_000 };
         shop.journal("payment", "u", vec![second.decided(committed)], 100).await;
-        // It is held no more and was not bought.
+        // The money is no longer held, and bought nothing.
         let found = [(Invariant::OneOutcome, T2), (Invariant::Credit, "user u")];
         expect(&shop.audit(&options()).await, &found);
     }
@@ -241,7 +242,7 @@ async fn a_branch_that_is_final_before_the_primary_is_named() {
 #[tokio::test(start_paused = true)]
 async fn a_fence_counts_only_when_it_was_written_in_time() {
     let shop = Shop::open().await;
-    // Of transaction 1 nobody knows any more but the order that it paid.
+    // Only the order that it paid still knows transaction 1.
     let late = Part { order: "o1", number: 1, deadline_ms: NOW.0 - 5_000 };
     shop.journal("stock", "a", vec![late.fenced()], 100).await;
     expect(&shop.audit(&options()).await, &[]);
@@ -293,7 +294,7 @@ async fn a_damaged_record_is_named_and_the_rest_is_judged() {
     let shop = Shop::open().await;
     shop.put(order("o4"), &record("o4", 1, None)).await;
     shop.edit(user(), |user: &mut UserRecord| user.available += 1).await;
-    // Not a record of an item at all.
+    // The value is not an item's record at all.
     let nonsense = UserRecord { available: 1, ..UserRecord::default() };
     shop.put(key(Owner::Order, Kind::Order, "o4"), &nonsense).await;
     let report = shop.audit(&options()).await;

@@ -1,4 +1,4 @@
-//! A small shop as it stands in the store, all of it known: what a service would have written.
+//! A small shop in the store, all of whose content is known: what the services would have written.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use storage::{
 use types::{ShardId, Timestamp, TxId, UnixMillis, shard_of};
 
 pub(crate) const SHARDS: u16 = 2;
-/// Where the shop's time begins; what is held is from a second before.
+/// The time at which the shop is audited; holds are from a second before.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
 /// A moment before [`NOW`].
@@ -34,7 +34,7 @@ pub(crate) fn tx(number: u8) -> TxId {
     TxId([number; 16])
 }
 
-/// The branches of an order by user "u" of item "a".
+/// The branches of an order of item "a" by user "u".
 fn branches(order: &str) -> Vec<Branch> {
     let branch = |service: &str, id| Branch {
         service: service.to_owned(),
@@ -59,7 +59,7 @@ pub(crate) fn credit_hold(amount: u64) -> Vec<u8> {
         .encode_to_vec()
 }
 
-/// Events of one branch of a transaction of an order.
+/// The events of one branch of an order's transaction.
 pub(crate) struct Part<'a> {
     pub(crate) order: &'a str,
     pub(crate) number: u8,
@@ -98,15 +98,15 @@ impl Part<'_> {
     }
 }
 
-/// The shop. Change it by [`Shop::edit`], then audit it.
+/// The shop. Change it with [`Shop::edit`], then audit it.
 pub(crate) struct Shop {
     kv: MemKv,
 }
 
 impl Shop {
-    /// Item "a" (10 supplied at 3) and user "u" (100 supplied). Order "o1" bought 1, and everybody has
-    /// forgotten how. Order "o2" is held for 2 by transaction 2. Order "o3" bought 4 by transaction 3,
-    /// of which payment does not know yet. Order "o4" is unpaid.
+    /// Item "a" (10 supplied, at price 3) and user "u" (100 supplied). Order "o1" bought 1, and
+    /// every branch has forgotten the transaction. Order "o2" is held for 2 by transaction 2. Order
+    /// "o3" bought 4 by transaction 3, which payment does not know yet. Order "o4" is unpaid.
     pub(crate) async fn open() -> Self {
         let clock = Arc::new(TokioClock::starting_at(NOW));
         let shop = Self { kv: MemKv::new(clock) };
@@ -143,7 +143,7 @@ impl Shop {
         audit::run(&self.kv, options, &mut |_| {}).await.unwrap()
     }
 
-    /// Appends a journal entry, written so many milliseconds ago, to the shard of `id`.
+    /// Appends a journal entry to the shard of `id`, written this many milliseconds ago.
     pub(crate) async fn journal(&self, service: &str, id: &str, events: Vec<TxEvent>, ms: u64) {
         let owner = match service {
             "order" => Owner::Order,
@@ -162,7 +162,8 @@ impl Shop {
         txn.commit().await.unwrap();
     }
 
-    /// Appends an entry that shows a record, or that it is gone, to the journal of the shard of `id`. Its records do not.
+    /// Appends an entry to the journal of the shard of `id` that shows a record, or its deletion.
+    /// The record itself is unchanged.
     pub(crate) async fn show<M: prost::Message>(
         &self,
         owner: Owner,
@@ -182,7 +183,7 @@ impl Shop {
         self.put(space.journal(last.unwrap_or(0) + 1), &entry).await;
     }
 
-    /// An order as it is looked up for people.
+    /// Looks up an order, as for people.
     pub(crate) async fn order(&self, id: &str) -> Option<OrderRecord> {
         audit::lookup::order(&self.kv, &id.parse().unwrap()).await.unwrap()
     }
@@ -222,7 +223,7 @@ pub(crate) fn journal_key(owner: Owner, id: &str) -> Key {
     Space::new(owner, ShardId(shard_of(id, SHARDS).0)).journal(1)
 }
 
-/// An order of so many of "a" for "u", bought by a transaction or not.
+/// An order of this many of "a" for "u", paid by a transaction or unpaid.
 pub(crate) fn record(order: &str, quantity: u64, payer: Option<u8>) -> OrderRecord {
     let receipt = |branch: Branch, receipt: Vec<u8>| Receipt {
         branch: Some(branch),

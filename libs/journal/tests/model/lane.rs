@@ -1,4 +1,4 @@
-//! A lane: one writer of the shard, which keeps the rules by the crate's types.
+//! A lane: one writer of the shard. It follows the rules by using the crate's types.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use crate::{
     store::{Append, Entry, Ops, ROWS, Store, Timestamp, Value, each, effect, key, value},
 };
 
-/// What a lane remembers of an entry until it is trimmed.
+/// What a lane remembers of an entry until the entry is trimmed.
 #[derive(Debug, Clone)]
 pub(crate) struct Mark {
     pub(crate) seq: u64,
@@ -17,37 +17,37 @@ pub(crate) struct Mark {
     pub(crate) says: bool,
 }
 
-/// An append whose answer the lane waits for.
+/// An append whose reply the lane waits for.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) append: Rc<Append>,
-    /// When it was committed; none while it is in flight.
+    /// When it was committed, in milliseconds; none while it is in flight.
     pub(crate) committed_ms: Option<u64>,
 }
 
-/// The piece of a checkpoint that the lane has under way.
+/// The state of the piece that the lane is writing.
 #[derive(Debug, Clone)]
 pub(crate) enum Writing {
     /// Its KV transaction is in flight.
     Sent(Rc<Piece>, Timestamp),
-    /// It is durable, and the lane has not heard.
+    /// It is durable, but the lane has not heard.
     Landed(Rc<Piece>, Timestamp),
-    /// Its KV transaction has found another head, and the lane has not heard.
+    /// Its KV transaction has found another head, but the lane has not heard.
     Moved(Head),
 }
 
-/// A batch between the start of its KV transaction and what it does.
+/// A batch whose KV transaction has started, but has not acted yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Attempt {
-    /// What is to be written; none for a read.
+    /// Operations to write; none for a read.
     pub(crate) ops: Ops,
-    /// It says the fact again.
+    /// Whether it states the fact again.
     pub(crate) carries: bool,
     pub(crate) start: Timestamp,
     pub(crate) is_trusted: bool,
     /// The store as of its start.
     pub(crate) snapshot: Rc<Store>,
-    /// What the rows truly are at its start.
+    /// The true values of the rows at its start.
     pub(crate) truth: [Value; ROWS],
 }
 
@@ -65,7 +65,8 @@ pub(crate) struct Lane {
     pub(crate) attempt: Option<Attempt>,
     pub(crate) sent: Option<Sent>,
     pub(crate) writing: Option<Writing>,
-    /// When the tail was last known by a look, for a lane that trusts while an append is undetermined.
+    /// Start of the last look, in milliseconds. Only a lane that trusts while an append is
+    /// undetermined uses it.
     pub(crate) looked_ms: Option<u64>,
 }
 
@@ -102,7 +103,8 @@ impl Lane {
         self.tail.begin(now)
     }
 
-    /// Makes the state that of the journal in `store`, and tells what became of undetermined appends.
+    /// Brings the lane's state up to the journal in `store`. Returns what the look showed, and the
+    /// fate of undetermined appends.
     pub(crate) fn look(&mut self, store: &Store, scope: &Scope) -> Result<(Look, Fate), String> {
         let mut head = store.head.unwrap_or_default();
         if !head.follows(self.checkpoint.head()) || (self.is_open && store.head.is_none()) {
@@ -178,7 +180,7 @@ impl Lane {
         value
     }
 
-    /// Applies operations to what this lane knows, as an entry that follows.
+    /// Applies operations to what this lane knows, and returns the append of the next entry.
     pub(crate) fn apply(&mut self, attempt: &Attempt, scope: &Scope) -> Append {
         let mut images = [None; ROWS];
         for op in each(attempt.ops) {
@@ -232,20 +234,20 @@ impl Lane {
         true
     }
 
-    /// Nobody knows what became of its append.
+    /// Gives up on its append, whose outcome is unknown.
     pub(crate) fn doubt(&mut self, append: &Append) {
         self.tail.undetermined(append.entry.author);
         self.undetermined.push((append.entry.author, append.entry.ops));
     }
 
-    /// Forgets undetermined appends against the rules.
+    /// Forgets undetermined appends, which breaks the rules.
     pub(crate) fn clear_undetermined(&mut self) {
         let seq = self.tail.seq();
         self.tail.restart(&Head { oldest: seq + 1, ..Head::default() });
         self.undetermined.clear();
     }
 
-    /// Hears what came of its piece.
+    /// Hears the result of its piece.
     pub(crate) fn hear_piece(&mut self, writing: &Writing, scope: &Scope) {
         match writing {
             Writing::Landed(piece, start) => {
@@ -264,7 +266,7 @@ impl Lane {
         self.marks.retain(|mark| mark.seq >= oldest);
     }
 
-    /// Whether an entry that this lane knows says the fact.
+    /// Whether an entry that this lane knows states the fact.
     pub(crate) fn knows_fact(&self) -> bool {
         self.marks.iter().any(|mark| mark.says)
     }

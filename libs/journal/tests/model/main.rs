@@ -1,17 +1,18 @@
 //! Exhaustive bounded check of the rules of a shard's journal.
 //!
-//! Two lanes drive the crate's own types against a modelled store with snapshot isolation. Between any two of their
-//! steps any time may pass and anything else may happen: an append or a piece of a checkpoint lands, late or never, its
-//! reply comes, or nobody hears of it, entries are trimmed, garbage collection forgets removed keys and the conflict
-//! with them. After every step a reader from outside, a lane that reads, and whoever was answered must have seen the
-//! truth, which is what each entry did when it landed.
+//! Two lanes drive the crate's own types against a model of a store with snapshot isolation.
+//! Between any two of their steps, any time may pass and anything else may happen. An append or a
+//! piece of a checkpoint lands on time, late or never. Its reply arrives or is lost. Entries are
+//! trimmed. Garbage collection forgets removed keys, and the conflicts with them. After every step,
+//! a reader from outside, a lane that reads and every caller that was answered must have seen the
+//! truth: what each entry did when it landed.
 //!
-//! The search is breadth-first, so that the first counter-example is a shortest one, and it is printed step by step.
-//! States merge when they behave the same (`print`): times count by the bounds that they have crossed, so that a path
-//! through one of several ages in the same class stands for all of them.
+//! The search is breadth-first, so the first counter-example is a shortest one. It is printed step
+//! by step. States merge when they behave the same (`print`). Times count only by the bounds that
+//! they have crossed, so one age stands for all ages of its class.
 //!
-//! Bounds of a default run, all of them exhausted; in all 2.9 million states and 26 s of one core, rules that are
-//! left out included:
+//! Bounds of a default run, all of them exhausted: 2.9 million states and 26 s of one core in
+//! total, including the searches with a rule left out:
 //!
 //! | operations | besides appends and pieces | time jumps by, in s | states |
 //! |---|---|---|---|
@@ -24,12 +25,12 @@
 //! | 3 | a fact; reads; nothing | 5; 0.9, 5; 5, 601 | 160,079; 222,910; 135,601 |
 //! | 3 | rows that are written early | | 6,952 |
 //!
-//! A piece holds one row, where entries have up to two; with three operations it holds all, but in the last line. One
-//! undetermined append may be in flight, and any number that are lost. A deep run
-//! (`JOURNAL_MODEL_DEEP`) takes larger bounds, and some minutes.
+//! A piece holds one row, where entries have up to two. With three operations it holds all rows,
+//! except in the last line. One undetermined append may be in flight; any number may be lost. A
+//! deep run (`JOURNAL_MODEL_DEEP`) takes larger bounds, and some minutes.
 //!
-//! Each rule that is left out on purpose must break something ([`BROKEN`]). Two need not, and the search says so
-//! ([`HARMLESS`]).
+//! Leaving out a rule of [`BROKEN`] must break something. Leaving out one of the two in
+//! [`HARMLESS`] breaks nothing, as the search confirms.
 
 mod lane;
 mod print;
@@ -48,13 +49,13 @@ const TRUST_AND_AGE: &[u64] = &[900, 5_000];
 const AGE_AND_GARBAGE: &[u64] = &[5_000, 601_000];
 const WHOLE: &[usize] = &[usize::MAX];
 
-/// Most states of one search.
+/// Maximum number of states of one search.
 const STATES: usize = 4_000_000;
 
-/// A narrow scope, where a counter-example needs many operations.
+/// A narrow scope, for counter-examples that need many operations.
 const NARROW: Scope = Scope { ops: 3, ticks: AGE, budgets: WHOLE, with: &[], ..Scope::SMALL };
 
-/// Rules that are left out, and the scope in which that shows.
+/// Rules whose absence breaks something, each with the scope that shows it.
 const BROKEN: [(Break, Scope); 23] = [
     (Break::AppendWithoutInsert, Scope::SMALL),
     (Break::TrustFromReply, Scope { ops: 4, ..NARROW }),
@@ -87,11 +88,11 @@ const BROKEN: [(Break, Scope); 23] = [
     (Break::LateYesBelieved, Scope { ticks: AGE_AND_GARBAGE, ..NARROW }),
 ];
 
-/// Rules without which nothing breaks, and the scope in which that was searched.
+/// Rules whose absence breaks nothing, each with the scope that was searched.
 ///
-/// Trust while an append is undetermined: within the trust window nothing that landed in the place of the append can
-/// be trimmed yet, so the insert of a rerun decides. Trust from the commit: at that time the entry was the last one,
-/// as its successor starts later.
+/// Trust while an append is undetermined: an entry that landed in the append's place cannot be
+/// trimmed within the trust window, so the insert of a rerun decides. Trust from the commit: the
+/// entry was the last one at that time, because its successor starts later.
 const HARMLESS: [(Break, Scope); 2] = [
     (
         Break::TrustWhileUndetermined,
@@ -100,7 +101,7 @@ const HARMLESS: [(Break, Scope); 2] = [
     (Break::TrustFromCommit, NARROW),
 ];
 
-/// Explores a scope, and says what came of it.
+/// Explores a scope and prints the result.
 fn search(scope: &Scope) -> Found {
     let found = explore(scope, STATES);
     let Found { states, is_whole, depth, seconds, broken, .. } = &found;
@@ -166,7 +167,7 @@ fn the_rules_hold_for_three_operations() {
     holds(&Scope { ticks: AGE_AND_GARBAGE, ..NARROW });
 }
 
-/// One lane writes a row early, and the other one, which knows less, writes an older image over it.
+/// One lane writes a row early. The other lane, which knows less, writes an older image over it.
 #[test]
 fn the_rules_hold_for_rows_that_are_written_early() {
     holds(&Scope { ops: 3, ticks: &[], with: &[], ..Scope::SMALL });
@@ -187,8 +188,9 @@ fn a_rule_that_is_stricter_than_it_must_be_is_known() {
     }
 }
 
-/// Larger bounds, some minutes: `JOURNAL_MODEL_DEEP=1 cargo test -p journal deep`. The first two are exhausted, with
-/// 1.0 and 1.8 million states; the others go as far as [`STATES`].
+/// Larger bounds, which take some minutes: `JOURNAL_MODEL_DEEP=1 cargo test -p journal deep`. The
+/// first two scopes are exhausted, with 1.0 and 1.8 million states. The others go as far as
+/// [`STATES`].
 #[test]
 fn the_rules_hold_in_a_deep_search() {
     if std::env::var_os("JOURNAL_MODEL_DEEP").is_none() {

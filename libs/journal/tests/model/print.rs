@@ -1,5 +1,5 @@
-//! What tells one state from another: times count by the bounds that they have crossed, writers and runs by the order
-//! in which they turn up, and lanes are interchangeable.
+//! What tells one state from another. Times count by the bounds that they have crossed, writers and
+//! runs count by the order in which they appear, and lanes are interchangeable.
 
 use std::{
     cmp::Ordering,
@@ -15,7 +15,7 @@ use crate::{
     world::{Status, World},
 };
 
-/// The canonical form of a state, being written.
+/// Writes the canonical form of a state.
 #[derive(Debug)]
 struct Print<'a> {
     world: &'a World,
@@ -27,7 +27,8 @@ struct Print<'a> {
 }
 
 impl World {
-    /// A hash that is equal for states that behave the same. Two others share one with a chance of 2^-64.
+    /// A hash that is equal for states that behave the same. Two states that behave differently
+    /// collide with a chance of 2^-64.
     pub(crate) fn print(&self, scope: &Scope) -> u64 {
         let print = match self.rank(0).cmp(&self.rank(1)) {
             Ordering::Less => Print::of(self, [0, 1], scope),
@@ -39,7 +40,7 @@ impl World {
         hasher.finish()
     }
 
-    /// What mostly tells one lane from the other, whatever its place.
+    /// A key that usually tells the two lanes apart, independent of their order.
     fn rank(&self, lane: usize) -> (u64, u8, usize, bool, u8, Head) {
         let Lane { tail, checkpoint, undetermined, sent, writing, .. } = &*self.lanes[lane];
         let writing = match writing {
@@ -93,7 +94,7 @@ impl<'a> Print<'a> {
         self.put(u8::try_from(at + 1).unwrap_or(u8::MAX));
     }
 
-    /// How many bounds lie behind a time.
+    /// Writes how many of the bounds the age of a time has reached.
     fn age(&mut self, ms: u64, bounds: &[u64]) {
         let age = self.world.now.saturating_sub(ms);
         let crossed = bounds.iter().filter(|bound| age >= **bound).count();
@@ -106,7 +107,8 @@ impl<'a> Print<'a> {
         self.put(small(head.oldest));
     }
 
-    /// An entry's age lets its predecessor go; that of the first one lets nothing go.
+    /// Writes an entry. Its age decides only whether its predecessor may be trimmed, so the age of
+    /// the first entry is left out.
     fn entry(&mut self, entry: &Entry, is_first: bool) {
         self.author(Some(entry.author));
         self.author(entry.previous);
@@ -187,7 +189,7 @@ impl<'a> Print<'a> {
     fn lane(&mut self, lane: &Lane, may_write: bool) {
         self.put(small(lane.tail.seq()));
         self.author(lane.tail.author());
-        // Each probe is one tick away: how long the tail is still trusted.
+        // How long the tail is still trusted: now, and one tick of 900 ms later.
         for later in [0, 900].iter().filter(|_| may_write) {
             self.flag(lane.tail.clone().begin(self.world.now + later));
         }
@@ -212,7 +214,8 @@ impl<'a> Print<'a> {
         self.writing(lane.writing.as_ref());
     }
 
-    /// Of undetermined appends only those that stand somewhere or may still land make a difference.
+    /// Writes only the undetermined appends that stand or may still land. The others make no
+    /// difference.
     fn undetermined(&mut self, lane: &Lane) {
         let world = self.world;
         let stands = |author: &Author| {
@@ -234,8 +237,8 @@ impl<'a> Print<'a> {
         self.put(u8::MAX);
     }
 
-    /// What a checkpoint holds is seen by what it would write, and by its images. No piece that it makes from a head
-    /// that others have moved on lands, so that it does not matter from which.
+    /// Writes a checkpoint as its images and what it would write. When others have moved the head
+    /// on, no piece made from the old head lands, so it does not matter which head that is.
     fn checkpoint(&mut self, lane: &Lane) {
         let current = self.world.store.head.unwrap_or_default();
         let is_stale =

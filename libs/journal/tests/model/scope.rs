@@ -1,33 +1,33 @@
 //! What a search covers, and the rule that it leaves out.
 
-/// A rule that the lanes or the store leave out on purpose. The crate's own code stays as it is.
+/// A rule that the lanes or the store leave out on purpose. The crate's own code stays unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Break {
-    /// An append puts its entry and does not insert it.
+    /// An append puts its entry instead of inserting it.
     AppendWithoutInsert,
-    /// Trust counts from when the lane hears of its append.
+    /// Trust counts from when the lane hears that its append is committed.
     TrustFromReply,
     /// Trust counts from the commit of an append.
     TrustFromCommit,
-    /// A lane appends without a look although an append of its own is undetermined.
+    /// A lane appends without a look although one of its appends is undetermined.
     TrustWhileUndetermined,
-    /// The calls of an undetermined append run again although it stands.
+    /// The calls of an undetermined append run again although the append stands.
     UndeterminedForgotten,
     /// The conflict of a rerun counts as the outcome of the earlier runs.
     ConflictSettles,
-    /// Calls whose fate nobody can know run again.
+    /// Calls run again although nobody can know their fate.
     UnknownRunsAgain,
     /// An operation is answered "expired" while an earlier run of it may still land.
     ExpiredWhileUndetermined,
-    /// A look takes an own entry below the head's oldest for one that stands.
+    /// A look believes that the lane's own entry stands although it is below the head's oldest.
     BelowOldestBelieved,
     /// A look ignores the head's oldest.
     LookWithoutOldest,
-    /// A read relies on what the lane knew.
+    /// A read relies on what the lane knew, without a look.
     ReadWithoutLook,
-    /// A row is loaded from its record although an image is newer.
+    /// A row is loaded from its record although there is a newer image.
     LoadWithoutOverlay,
-    /// A durable piece renews trust as an append does.
+    /// A durable piece renews trust, as an append does.
     CheckpointRenewsTrust,
     /// A durable piece drops images while a batch is running.
     PruneUnderBatch,
@@ -35,21 +35,21 @@ pub(crate) enum Break {
     PieceIncludesInFlight,
     /// A piece leaves out its first row.
     PieceSkipsRow,
-    /// A piece goes on whatever head it finds.
+    /// A piece goes on although it finds another head than the one it was made for.
     PieceIgnoresHead,
-    /// Entries are trimmed that the records do not show.
+    /// Entries that the records do not show are trimmed.
     TrimAboveFlushed,
-    /// An entry is trimmed by its own age.
+    /// An entry is trimmed by its own age instead of its successor's.
     TrimByOwnAge,
-    /// Entries are trimmed whatever facts they carry.
+    /// Entries are trimmed although the facts in them are needed.
     TrimForgetsFacts,
-    /// A fact counts as said again while the entry that says so is in flight.
+    /// A fact counts as carried forward while the entry that carries it is still in flight.
     CarriedBeforeDurable,
     /// The last entry is trimmed by its own age.
     LastEntryTrimmed,
-    /// A reader from outside takes records for the truth.
+    /// A reader from outside takes the records alone for the truth.
     OutsideWithoutOverlay,
-    /// A reader from outside reads records later than the journal.
+    /// A reader from outside reads the records at a later timestamp than the journal.
     OutsideAtTwoTimestamps,
     /// A commit counts however late it is.
     LateYesBelieved,
@@ -58,7 +58,7 @@ pub(crate) enum Break {
 /// What may happen besides appends and pieces that land.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Feature {
-    /// Lanes look without anything to write, and read rows.
+    /// Lanes look with nothing to write, and read rows.
     Reads,
     /// The outcome of an append may stay undetermined.
     Doubts,
@@ -68,7 +68,7 @@ pub(crate) enum Feature {
     Facts,
     /// Lanes keep the rows that they have read.
     Caches,
-    /// A lane may stop between the start of a KV transaction and what it does in it.
+    /// A lane may stop between the start of a KV transaction and its actions in it.
     Split,
     /// The shard has no head yet: the first append writes it.
     Fresh,
@@ -77,17 +77,17 @@ pub(crate) enum Feature {
 /// Bounds of a search.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scope {
-    /// Operations; they arrive in order, each at either lane.
+    /// Number of operations. They arrive in order, each at either lane.
     pub(crate) ops: u8,
-    /// Undetermined appends that may be in flight at once.
+    /// How many undetermined appends may be in flight at once.
     pub(crate) stray_appends: usize,
-    /// Pieces given up by their lane that may be in flight at once.
+    /// How many pieces that their lanes have given up may be in flight at once.
     pub(crate) stray_pieces: usize,
-    /// Restarts of lanes.
+    /// How many times lanes may restart.
     pub(crate) crashes: u8,
     /// How far time may jump in one step, in milliseconds.
     pub(crate) ticks: &'static [u64],
-    /// Bytes of pieces.
+    /// Budgets of pieces, in bytes.
     pub(crate) budgets: &'static [usize],
     /// What else may happen.
     pub(crate) with: &'static [Feature],
@@ -95,7 +95,8 @@ pub(crate) struct Scope {
     pub(crate) without: Option<Break>,
 }
 
-/// Trust and trim age, the life of a KV transaction, and garbage collection.
+/// Time jumps, in milliseconds, that reach the bounds of trust, trim age, the life of a KV
+/// transaction and garbage collection.
 pub(crate) const TICKS: &[u64] = &[900, 5_000, 61_000, 601_000];
 
 impl Scope {

@@ -1,4 +1,4 @@
-//! Breadth-first search, so that the counter-example found is a shortest one.
+//! Breadth-first search, so the first counter-example is a shortest one.
 
 use std::{mem, time::Instant};
 
@@ -6,25 +6,26 @@ use rustc_hash::FxHashSet;
 
 use crate::{scope::Scope, steps::Step, world::World};
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) states: usize,
-    /// Nothing in scope was left out.
+    /// Whether the whole scope was explored.
     pub(crate) is_whole: bool,
     pub(crate) depth: usize,
     pub(crate) seconds: f32,
-    /// What it came across.
+    /// The events that it came across, one bit each.
     pub(crate) seen: u16,
-    /// A shortest path to what breaks, and what does.
+    /// A shortest path to a broken rule, and the problem.
     pub(crate) broken: Option<(Vec<Step>, String)>,
 }
 
-/// Explores every state in scope, or up to the first that breaks, or up to so many.
+/// Explores every state in scope. Stops at the first step that breaks a rule, or beyond `most`
+/// states.
 pub(crate) fn explore(scope: &Scope, most: usize) -> Found {
     let begun = Instant::now();
     let mut visited = FxHashSet::default();
-    // By state, apart from the first: the one before it, and the step between.
+    // For each state but the first: its predecessor, and the step between them.
     let mut steps: Vec<(usize, Step)> = Vec::new();
     let first = World::new(scope);
     visited.insert(first.print(scope));

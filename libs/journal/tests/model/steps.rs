@@ -1,4 +1,4 @@
-//! What may happen next.
+//! The steps that may happen next.
 
 use std::{fmt, rc::Rc};
 
@@ -117,11 +117,11 @@ impl fmt::Display for Step {
     }
 }
 
-/// Where steps lead.
+/// A step, with the state that follows or the rule that it breaks.
 pub(crate) type Next = (Step, Result<World, String>);
 
 impl World {
-    /// All that may happen next, and where it leads, or what it breaks.
+    /// Collects every step that may happen next.
     pub(crate) fn successors(&self, scope: &Scope, out: &mut Vec<Next>) {
         for lane in 0..2 {
             self.batches(lane, scope, out);
@@ -157,7 +157,7 @@ impl World {
         out.push((step, checked.map(|()| world)));
     }
 
-    /// Batches that a lane may begin, or goes on with.
+    /// Collects the batches that a lane may begin or continue.
     fn batches(&self, lane: usize, scope: &Scope, out: &mut Vec<Next>) {
         if let Some(attempt) = &self.lanes[lane].attempt {
             let mut world = self.next();
@@ -218,7 +218,7 @@ impl World {
         out.push((step, done.map(|_| world)));
     }
 
-    /// What may become of the append that a lane waits for.
+    /// Collects the possible outcomes of the append that a lane waits for.
     fn answers(&self, lane: usize, scope: &Scope, out: &mut Vec<Next>) {
         let Some(Sent { append, committed_ms }) = &self.lanes[lane].sent else { return };
         if let Some(committed_ms) = *committed_ms {
@@ -267,7 +267,7 @@ impl World {
         });
     }
 
-    /// What a lane may do about its checkpoint.
+    /// Collects what a lane may do about its checkpoint.
     fn checkpoints(&self, lane: usize, scope: &Scope, out: &mut Vec<Next>) {
         let this = &self.lanes[lane];
         let early =
@@ -320,7 +320,7 @@ impl World {
         });
     }
 
-    /// What nobody waits for reaches the store.
+    /// Lets appends and pieces that nobody waits for reach the store.
     fn strays(&self, scope: &Scope, out: &mut Vec<Next>) {
         for at in 0..self.stray_appends.len() {
             let mut world = self.next();

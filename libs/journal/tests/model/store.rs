@@ -4,22 +4,23 @@ use journal::{Author, Head, Image, LIFE_MAX_MS, Piece};
 
 use bytes::Bytes;
 
-/// Records.
+/// Number of records.
 pub(crate) const ROWS: usize = 2;
-/// Removed keys are forgotten, and the conflict with them, this long after the removal.
+/// The store forgets a removed key, and the conflict with it, this long after the removal, in
+/// milliseconds.
 pub(crate) const GC_MS: u64 = 10 * LIFE_MAX_MS;
 
 const KEYS: [&[u8]; ROWS] = [b"a", b"b"];
 static VALUES: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-/// A record's value: the operations that it shows, one bit each; none where there is no record.
+/// A record's value: the operations that it shows, one bit each. None where there is no record.
 pub(crate) type Value = Option<u8>;
 
-/// Operations, one bit each.
+/// A set of operations, one bit each.
 pub(crate) type Ops = u8;
 
-/// What an operation makes of a record. Operation 0 writes both, so that a piece may end between them; operation 2
-/// removes one.
+/// What an operation makes of a record; none if it leaves the record alone. Operation 0 writes both
+/// records, so that a piece may end between them. Operation 2 removes one.
 pub(crate) fn effect(op: u8, row: usize, value: Value) -> Option<Value> {
     let set = || Some(Some(value.unwrap_or(0) | 1 << op));
     match (op, row) {
@@ -50,7 +51,7 @@ pub(crate) struct Entry {
     pub(crate) start: Timestamp,
     pub(crate) ops: Ops,
     pub(crate) images: [Option<Value>; ROWS],
-    /// It says the fact.
+    /// Whether it states the fact.
     pub(crate) says: bool,
 }
 
@@ -85,7 +86,7 @@ fn row_of(key: &Bytes) -> usize {
 pub(crate) struct Append {
     pub(crate) seq: u64,
     pub(crate) entry: Entry,
-    /// What the head must say where there is none yet.
+    /// The head to write where the shard has none yet.
     pub(crate) opens: Option<Head>,
 }
 
@@ -93,7 +94,7 @@ pub(crate) struct Append {
 #[derive(Debug, Clone, Default)]
 struct Slot {
     entry: Option<Entry>,
-    /// Order of its newest version; 0 where there is none, or it is forgotten.
+    /// Order of its newest version; 0 if there is none, or if it was forgotten.
     version: u64,
     removed_ms: u64,
 }
@@ -123,7 +124,7 @@ impl Store {
         self.slots.get(usize::try_from(seq.checked_sub(1)?).ok()?)
     }
 
-    /// What stands under an entry's key.
+    /// The entry with this number, if it stands.
     pub(crate) fn entry(&self, seq: u64) -> Option<&Entry> {
         self.peek(seq)?.entry.as_ref()
     }
@@ -142,7 +143,8 @@ impl Store {
         self.peek(seq).is_some_and(|slot| slot.version > start.order)
     }
 
-    /// Every writer of a record here writes the head, too: no version of a record needs to be compared.
+    /// Whether the head was written after `start`. Every writer of a record also writes the head,
+    /// so versions of records need not be compared.
     pub(crate) fn has_newer_head(&self, start: Timestamp) -> bool {
         self.head_version > start.order
     }
@@ -174,7 +176,7 @@ impl Store {
         }
     }
 
-    /// Forgets what was removed long ago.
+    /// Forgets keys that were removed at least [`GC_MS`] ago.
     pub(crate) fn collect_garbage(&mut self, now: u64) {
         for slot in &mut self.slots {
             if slot.entry.is_none() && now.saturating_sub(slot.removed_ms) >= GC_MS {
@@ -183,7 +185,8 @@ impl Store {
         }
     }
 
-    /// What a reader from outside makes of a row, who reads everything at one timestamp and records from `records`.
+    /// A row as a reader from outside sees it. It reads the head and the journal here, and the
+    /// records from `records`.
     pub(crate) fn read(&self, row: usize, records: &Self) -> Value {
         let head = self.head.unwrap_or_default();
         let mut found = records.rows[row];

@@ -10,7 +10,7 @@ use crate::{
     store::{Append, Ops, ROWS, Store, Timestamp, Value, each, effect},
 };
 
-/// What became of an operation, as far as its caller can know.
+/// The state of an operation, as far as its caller can know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
     /// It has not arrived.
@@ -21,11 +21,12 @@ pub(crate) enum Status {
     Acknowledged,
     /// Its caller was told that it did nothing: it never takes effect.
     Expired,
-    /// Its caller was told that its fate is unknown, or is told nothing: it takes effect at most once.
+    /// Its caller was told that its fate is unknown, or was told nothing. It takes effect at most
+    /// once.
     Unknown,
 }
 
-/// What a search must come across, so that it proves something: one bit each.
+/// Events that a search must come across to prove anything, one bit each.
 pub(crate) mod seen {
     pub(crate) const STANDS: u16 = 1;
     pub(crate) const VOID: u16 = 2;
@@ -61,11 +62,11 @@ pub(crate) struct World {
     pub(crate) lanes: [Rc<Lane>; 2],
     /// Appends that nobody waits for and that may still land.
     pub(crate) stray_appends: Vec<Rc<Append>>,
-    /// Pieces likewise.
+    /// Pieces that nobody waits for and that may still land.
     pub(crate) stray_pieces: Vec<(Rc<Piece>, Timestamp)>,
     starts: u8,
     pub(crate) crashes: u8,
-    /// What the rows truly are: what each entry did when it landed.
+    /// The true values of the rows: what each entry did when it landed.
     pub(crate) truth: [Value; ROWS],
     /// The number of the last entry that ever stood.
     pub(crate) last: u64,
@@ -105,7 +106,7 @@ impl World {
         Rc::make_mut(&mut self.lanes[lane])
     }
 
-    /// The store gives out a timestamp.
+    /// Takes a new timestamp from the store.
     pub(crate) fn timestamp(&mut self) -> Timestamp {
         self.order += 1;
         Timestamp { order: self.order, ms: self.now }
@@ -129,7 +130,7 @@ impl World {
         self.set(new, Status::Queued(lane));
     }
 
-    /// A lane begins a KV transaction.
+    /// A lane begins the KV transaction of a batch.
     pub(crate) fn begin(&mut self, lane: usize, ops: Ops, carries: bool, scope: &Scope) -> Attempt {
         self.enqueue(lane, ops);
         let start = self.timestamp();
@@ -139,7 +140,8 @@ impl World {
         Attempt { ops, carries, start, is_trusted, snapshot, truth }
     }
 
-    /// A lane does what it began: looks, answers a read or sends an append. False where the batch cannot be.
+    /// A lane continues its batch: it looks, answers a read or sends an append. False if the batch
+    /// would carry a fact that the lane does not know.
     pub(crate) fn run(
         &mut self,
         lane: usize,
@@ -222,12 +224,12 @@ impl World {
         }
     }
 
-    /// Callers are told that their operations came too late and did nothing.
+    /// Tells callers that their operations came too late and did nothing.
     pub(crate) fn expire(&mut self, lane: usize) {
         self.set(self.queued(lane), Status::Expired);
     }
 
-    /// An append reaches the store. False where it conflicts.
+    /// An append reaches the store. False if it conflicts.
     pub(crate) fn land(&mut self, append: &Append, scope: &Scope) -> Result<bool, String> {
         if self.store.refuses(append, !scope.lacks(Break::AppendWithoutInsert)) {
             return Ok(false);
@@ -264,7 +266,7 @@ impl World {
         Ok(true)
     }
 
-    /// A piece reaches the store. False where it conflicts.
+    /// A piece reaches the store. False if it conflicts.
     pub(crate) fn land_piece(&mut self, piece: &Piece, start: Timestamp, scope: &Scope) -> bool {
         if self.store.has_newer_head(start) {
             return false;
@@ -288,7 +290,8 @@ impl World {
         self.lane(lane).writing = Some(writing);
     }
 
-    /// A lane stops for good and another one starts in its place; what it has in flight stays there.
+    /// A lane stops for good and a new one starts in its place. What is in flight stays in flight,
+    /// as far as the scope allows.
     pub(crate) fn crash(&mut self, lane: usize, scope: &Scope) {
         self.crashes += 1;
         self.starts += 1;
@@ -312,7 +315,7 @@ impl World {
         Rc::make_mut(&mut self.store).collect_garbage(now);
     }
 
-    /// What must be true at any time.
+    /// Checks what must be true in every state.
     pub(crate) fn check(&self, scope: &Scope) -> Result<(), String> {
         let store = &self.store;
         for (row, truth) in self.truth.iter().enumerate() {

@@ -1,15 +1,17 @@
-//! What calls under a request id came to, remembered so that no attempt of a call contradicts another.
+//! Remembers the outcome of calls under their request ids, so that no attempt of a call contradicts
+//! another.
 //!
-//! One rule for operations and transactions alike. A success is remembered under the request id: every later
-//! attempt gets the first answer. A refusal is remembered under the id that belongs to this one call: every
-//! attempt that is still under way is refused alike, and a later call under the client's own id is judged
-//! anew. A transaction's outcome is remembered where it becomes true, at its primary.
+//! Operations and transactions follow one rule. A success is remembered under the request id: every
+//! later attempt gets the first answer. A refusal is remembered under the id that belongs to this
+//! one call: attempts that are still under way are refused alike, and a later call under the
+//! client's own id is judged anew. A transaction's outcome is remembered at its primary, where it
+//! becomes true.
 //!
-//! What stands under a client's own id is a record of its own, read when the id comes and kept in memory no longer
-//! than its image, which goes when the record is written: however many keys clients use, they take no memory for long,
-//! and a start reads only those that the records do not show. Minted ids are
-//! repeated by processes of the shop alone and soon: what stands under them is in the journal and in memory until
-//! the call is over.
+//! Outcomes under a client's own id are records of their own. They are read when the id comes, and
+//! stay in memory no longer than their image, which goes when the record is written. So any number
+//! of keys takes memory only briefly, and a start reads only those that the records do not show.
+//! Minted ids are repeated only by processes of the shop, and soon, so their outcomes stay in the
+//! journal and in memory until the call is over.
 
 use bytes::Bytes;
 use prost::Message;
@@ -28,27 +30,28 @@ use types::{
 use super::{Answer, Core, Domain, rows::RECORD_BYTES};
 use crate::records::Row;
 
-/// What a call under a request id came to.
+/// The remembered outcome of a call under a request id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remembered {
     pub(super) fingerprint: u64,
     outcome: Told,
     pub(super) keep_until: UnixMillis,
-    /// Number of the last journal entry that says this.
+    /// Number of the last journal entry that states this.
     pub(super) last_seq: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Told {
-    /// An operation succeeded; its reply as the domain encodes it.
+    /// An operation succeeded: its reply as the domain encodes it.
     Done(Bytes),
     /// A transaction has committed.
     Committed(TxId),
-    /// Refused; an encoded vote. With a timestamp the refusal binds attempts that began at or before it.
+    /// An encoded vote. With a timestamp, the refusal binds only attempts that began at or before
+    /// it.
     Refused(Bytes, Option<Timestamp>),
 }
 
-/// What an attempt is told because of what another one came to.
+/// The outcome of an earlier attempt, which decides the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Recalled {
     /// The reply of the operation that succeeded.
@@ -57,26 +60,27 @@ pub(super) enum Recalled {
     Committed(TxId),
     /// The refusal.
     Refused(Refused),
-    /// The id stands for another call.
+    /// The id already stands for another call.
     Reused,
 }
 
-/// A refusal whose reason need not be one of ours.
+/// A NO, whose reason need not be one of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused(Vote);
 
 impl Refused {
-    /// From a NO.
+    /// Wraps a NO.
     pub(super) const fn new(vote: Vote) -> Self {
         Self(vote)
     }
 
-    /// As a vote.
+    /// The refusal as a vote.
     pub(super) fn vote(self) -> Vote {
         self.0
     }
 
-    /// As an answer to who has it remembered: in its own words, where its reason is not ours.
+    /// The refusal as an answer to a Refuse. If its reason is not one of ours, it is passed on
+    /// unchanged as a vote.
     pub(super) fn answer<R>(self) -> Answer<R> {
         match &self.0 {
             Vote::No { reason, .. } if Reason::parse(reason).is_none() => Answer::Vote(self.0),
@@ -86,7 +90,7 @@ impl Refused {
         }
     }
 
-    /// As an answer to an operation.
+    /// The refusal as an answer to an operation. A reason that is not ours becomes INTERNAL.
     pub(super) fn refusal(self) -> Refusal {
         match self.0 {
             Vote::No { reason, metadata } => {
@@ -100,7 +104,7 @@ impl Refused {
 }
 
 impl<D: Domain> Core<D> {
-    /// What another attempt of this call came to. `began` is when the attempt at hand began, where that is
+    /// The outcome of another attempt of this call. `began` is when the current attempt began, if
     /// known.
     pub(super) fn recall(
         &mut self,
@@ -121,18 +125,18 @@ impl<D: Domain> Core<D> {
         }
         match &self.known(call.call_id.as_ref()?)?.outcome {
             Told::Refused(vote, None) => Some(refused(vote)),
-            // Nothing else is remembered under the id of one call.
+            // The id of a single call holds no other outcome.
             Told::Refused(..) | Told::Done(_) | Told::Committed(_) => None,
         }
     }
 
-    /// Rows in which it stands what attempts of this call came to.
+    /// Rows that hold the outcomes of this call's attempts.
     pub(super) fn answer_rows(call: &ClientCall) -> impl Iterator<Item = Row> {
         let ids = std::iter::once(&call.id).chain(&call.call_id);
         ids.filter(|id| !id.is_minted()).map(answer_row)
     }
 
-    /// Takes a row of answers, as it stands at the batch's start timestamp, into memory.
+    /// Loads a row of answers, as of the batch's start timestamp.
     pub(super) fn load_answer(&mut self, row: Row, value: Option<&[u8]>) -> Result<(), KvError> {
         let corrupt = |error: InvalidField| KvError::Corrupt {
             key: codec::hex(&self.space.key(&row)),
@@ -149,8 +153,8 @@ impl<D: Domain> Core<D> {
         Ok(())
     }
 
-    /// What stands under an id at the batch's start. Where it is not in memory the batch is void, and begins again
-    /// once the row is loaded.
+    /// The unexpired outcome under an id, including what this batch has remembered. If it is not in
+    /// memory, the batch is void and begins again once the row is loaded.
     fn known(&mut self, id: &RequestId) -> Option<Remembered> {
         let known = if id.is_minted() {
             self.answers.get(id)
@@ -174,10 +178,11 @@ impl<D: Domain> Core<D> {
         self.remember(call, &call.id, Told::Done(reply));
     }
 
-    /// Remembers a refusal, so that it binds whatever is still under way of this call, and of earlier ones under
-    /// the client's own id.
+    /// Remembers a refusal. It binds attempts that are still under way: those of this call, and
+    /// those of earlier calls under the client's own id.
     pub(super) fn remember_refusal(&mut self, call: &ClientCall, refusal: &Vote) {
-        // Nobody listens to a call that is over, and no attempt of it takes effect any more.
+        // The caller of an ended call has stopped waiting, and no attempt of it takes effect any
+        // more.
         if call.is_over(self.run.start.physical()) || Mutation::RefusalForgotten.is_on() {
             return;
         }
@@ -191,7 +196,7 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Remembers, at its primary, that a transaction has committed.
+    /// Remembers at the primary that a transaction has committed.
     pub(super) fn remember_commit(&mut self, meta: &TxMeta) {
         if let Some(call) = &meta.call
             && meta.is_primary(self.table.branch())
@@ -206,10 +211,11 @@ impl<D: Domain> Core<D> {
         if matches!(outcome, Told::Refused(..))
             && self.known(id).is_some_and(|known| !matches!(known.outcome, Told::Refused(..)))
         {
-            // A success is what every attempt is told from then on.
+            // A success is final: every later attempt is told of it.
             return;
         }
-        // No attempt of any call that has come in by now takes effect later: a later end is refused.
+        // Calls that end later than this are refused, so no attempt that has arrived by now takes
+        // effect after it.
         let latest = start.plus_ms(CALL_AHEAD_MAX_MS);
         let keep_until = match outcome {
             _ if id.is_minted() => {
@@ -224,10 +230,10 @@ impl<D: Domain> Core<D> {
         self.tell(id, Remembered { fingerprint: call.fingerprint, outcome, keep_until, last_seq });
     }
 
-    /// Makes an answer part of the state and of the batch.
+    /// Adds an answer to the state and to the batch.
     fn tell(&mut self, id: &RequestId, known: Remembered) {
         if !id.is_minted() {
-            // Release 0.1 kept it in the journal.
+            // Release 0.1 kept such answers in the journal.
             self.answers.remove(id);
             let row = answer_row(id);
             self.run.bytes += row.len() + known.encode(None).encoded_len() + RECORD_BYTES;
@@ -242,13 +248,14 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// The rows of answers that the batch at hand writes.
+    /// The rows of answers that the current batch writes.
     pub(super) fn told_rows(&self) -> impl Iterator<Item = (Row, Option<storage::Value>)> {
         let told = self.run.told.iter().filter(|_| !Mutation::RequestIdApart.is_on());
         told.map(|(row, known)| (row.clone(), Some(codec::encode(&known.encode(None)))))
     }
 
-    /// Another writer changed this row: what was known of it is outdated. False where it is no row of answers.
+    /// Drops what is known of a row that another writer changed. Returns false if it is not a row
+    /// of answers.
     pub(super) fn forget_answer(&mut self, row: &[u8]) -> bool {
         let Some(id) = id_in(row) else { return false };
         self.loaded_answers.remove(row);
@@ -256,7 +263,7 @@ impl<D: Domain> Core<D> {
         true
     }
 
-    /// Takes what an earlier batch remembered into the state.
+    /// Takes an answer from an earlier entry into the state.
     pub(super) fn take_answer(
         &mut self,
         answer: &RequestAnswer,
@@ -268,7 +275,7 @@ impl<D: Domain> Core<D> {
         Ok(())
     }
 
-    /// Says again what is remembered under an id, so that an older journal entry can be trimmed.
+    /// Repeats the answer under an id in the current batch, so that an older entry can be trimmed.
     pub(super) fn carry_answer(&mut self, id: &RequestId) {
         if let Some(known) = self.answers.get(id).cloned() {
             self.tell(id, Remembered { last_seq: self.run.seq, ..known });
@@ -277,7 +284,7 @@ impl<D: Domain> Core<D> {
 }
 
 impl Remembered {
-    /// With its id, unless that stands in its key.
+    /// Encodes the answer; `id` is left out where the record's key contains it.
     fn encode(&self, id: Option<&RequestId>) -> RequestAnswer {
         let (outcome, reply, told_ts) = match &self.outcome {
             Told::Done(reply) => (Outcome::Unspecified, reply.clone(), 0),
@@ -316,31 +323,32 @@ impl Remembered {
     }
 }
 
-/// The row of what stands under a client's own id.
+/// The row that holds the outcomes under a client's own id.
 fn answer_row(id: &RequestId) -> Row {
     record_key(Kind::Answer, id.as_str().as_bytes())
 }
 
-/// The client's id whose answers are in a row; none where it is another kind of row.
+/// The client's own id whose outcomes a row holds. `None` for other kinds of rows.
 pub(super) fn id_in(row: &[u8]) -> Option<RequestId> {
     let id = row.strip_prefix(&[Kind::Answer.byte()])?;
     RequestId::new(std::str::from_utf8(id).ok()?).ok()
 }
 
-/// The id that an answer in the journal is remembered under.
+/// The id under which an answer in the journal is remembered.
 pub(super) fn id_of(answer: &RequestAnswer) -> Result<Option<RequestId>, InvalidField> {
     tx_meta::decode_id(&answer.request_id, &answer.minted_id)
         .map_err(|error| InvalidField::new("request_id", error))
 }
 
-/// Whether a refusal binds an attempt. What began at or before it was told did so before its client knew:
-/// the answers of a batch go out when the batch is durable, and a later call reads at a later timestamp.
+/// Whether a refusal binds an attempt. An attempt that began at or before `until` began before its
+/// client knew of the refusal: answers go out once their batch is durable, and a later call reads
+/// at a later timestamp.
 fn binds(until: Option<Timestamp>, began: Option<Timestamp>) -> bool {
     until.is_none_or(|until| began.is_some_and(|began| began <= until))
 }
 
 fn refused(vote: &[u8]) -> Recalled {
-    // What does not decode was written by a newer release: refused it was all the same.
+    // A vote that does not decode was written by a newer release. It is a refusal all the same.
     let vote = decode_vote(vote).ok().flatten().filter(|vote| matches!(vote, Vote::No { .. }));
     Recalled::Refused(Refused(vote.unwrap_or_else(|| (&Refusal::new(Reason::Internal)).into())))
 }

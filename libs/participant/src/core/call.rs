@@ -1,23 +1,23 @@
-//! What a lane is asked, and what it answers.
+//! Calls to a lane, and its answers.
 
 use types::{Branch, BranchState, ClientCall, Refusal, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
 use super::Domain;
 use crate::records::Receipt;
 
-/// Names a call within its lane.
+/// Identifies a call within its lane.
 pub type CallId = u64;
 
-/// What a lane is asked.
+/// A call to a lane.
 #[derive(Debug)]
 pub enum Call<D: Domain> {
     /// An operation of the service.
     Op {
         /// The operation.
         op: D::Op,
-        /// Makes it take effect once; none for reads.
+        /// Makes the operation take effect once. `None` for reads.
         call: Option<ClientCall>,
-        /// Whether it may wait here for others; else the answer is [`Answer::Waiting`].
+        /// Whether the call may wait for others. If not, the answer is [`Answer::Waiting`].
         may_wait: bool,
     },
     /// A Prepare.
@@ -26,37 +26,38 @@ pub enum Call<D: Domain> {
         meta: TxMeta,
         /// What it asks for.
         payload: D::Payload,
-        /// Whether it may wait here for others; else the answer is [`Answer::Waiting`].
+        /// Whether the call may wait for others. If not, the answer is [`Answer::Waiting`].
         may_wait: bool,
     },
-    /// A Prepare that no state of the shard can answer with YES.
+    /// A Prepare that cannot get a YES, whatever the shard's state is.
     Reject {
         /// The transaction.
         meta: TxMeta,
-        /// Why not.
+        /// The reason for the NO.
         refusal: Refusal,
     },
     /// A Commit.
     Commit {
         /// The transaction.
         meta: TxMeta,
-        /// To the primary only.
+        /// The receipts of all branches. Sent to the primary only.
         receipts: Vec<Receipt>,
     },
     /// An Abort.
     Abort {
         /// The transaction.
         meta: TxMeta,
-        /// Whether a branch said for sure that it does not commit: by a NO, a CONTENDED, or a fence without a vote.
+        /// Whether a branch is known not to commit: by a NO, a CONTENDED, or a fence without a
+        /// vote.
         evidence: bool,
-        /// To the primary only: the NO that the client will be told.
+        /// The NO that the client will be told. Sent to the primary only.
         refusal: Option<Vote>,
     },
     /// A Query.
     Query {
         /// The transaction.
         meta: TxMeta,
-        /// Whether to leave a fence where nothing is known.
+        /// Whether to leave a fence if the transaction is unknown here.
         fence: bool,
     },
     /// A Forget.
@@ -68,9 +69,9 @@ pub enum Call<D: Domain> {
     Refuse {
         /// The call.
         call: ClientCall,
-        /// When the attempt that found the refusal began, where that is known.
+        /// When the attempt that led to the refusal began, if known.
         began: Option<Timestamp>,
-        /// What its caller is told: a NO, whose reason need not be one of ours.
+        /// The NO that the caller is told. Its reason need not be one of ours.
         refusal: Vote,
     },
 }
@@ -103,7 +104,7 @@ impl<D: Domain> Clone for Call<D> {
 }
 
 impl<D: Domain> Call<D> {
-    /// True for what usually leaves something to write.
+    /// Whether the call usually writes something.
     pub const fn is_mutation(&self) -> bool {
         match self {
             Self::Op { call, .. } => call.is_some(),
@@ -117,7 +118,7 @@ impl<D: Domain> Call<D> {
         }
     }
 
-    /// True once it must not take effect any more, by the store's clock.
+    /// Whether the call must no longer take effect, by the store's clock.
     pub fn is_over(&self, now: UnixMillis) -> bool {
         match self {
             Self::Prepare { meta, .. } | Self::Reject { meta, .. } => now >= meta.deadline,
@@ -130,7 +131,7 @@ impl<D: Domain> Call<D> {
         }
     }
 
-    /// The transaction that it is about.
+    /// The transaction that the call is about, if it is about one.
     pub const fn tx_id(&self) -> Option<TxId> {
         match self {
             Self::Prepare { meta, .. }
@@ -143,7 +144,7 @@ impl<D: Domain> Call<D> {
         }
     }
 
-    /// True for what nobody waits for: it may ride along with a later batch.
+    /// Whether nobody waits for the answer, so that the call may ride along with a later batch.
     pub fn is_patient(&self, branch: &Branch) -> bool {
         match self {
             Self::Commit { meta, .. } => !meta.is_primary(branch),
@@ -158,32 +159,32 @@ impl<D: Domain> Call<D> {
     }
 }
 
-/// What a call is answered.
+/// A lane's answer to a call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer<R> {
-    /// An operation succeeded.
+    /// The operation succeeded, and its reply holds as of this timestamp.
     Done(R, Timestamp),
-    /// An operation was refused, or a call is from now on.
+    /// The operation was refused, or the call is refused from now on.
     Refused(Refusal),
-    /// An operation came when its call was over; it did nothing.
+    /// The operation came after the end of its call and did nothing.
     Expired,
-    /// The call has succeeded before, by this transaction.
+    /// The call has already succeeded, by this transaction.
     Committed(TxId),
     /// A Prepare's vote.
     Vote(Vote),
-    /// It would have to wait for this transaction.
+    /// The call would have to wait for this transaction.
     Waiting(Box<TxMeta>),
-    /// What stands after a Commit or Query, and the vote that was given.
+    /// The state after a Commit or Query, and the vote that the branch gave.
     State(BranchState, Option<Vote>),
-    /// What stands after an Abort.
+    /// The state after an Abort.
     Aborted {
-        /// ABORTED, or what stood in its way.
+        /// ABORTED, or the final state that prevented the abort.
         state: BranchState,
-        /// The refusal that came along is remembered, and no other attempt of the call takes effect.
+        /// The refusal that came along is remembered, so no other attempt of the call takes effect.
         refused: bool,
     },
     /// A Forget was noted.
     Forgotten,
-    /// Too many wait already.
+    /// Too many calls are waiting already.
     Overloaded,
 }

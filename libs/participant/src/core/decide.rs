@@ -1,4 +1,4 @@
-//! What each kind of call comes to on the state at hand.
+//! What each kind of call does to the current state.
 
 use twopc::participant::{Decision, Event, Gate};
 use types::{
@@ -19,7 +19,7 @@ impl<D: Domain> Core<D> {
         self.run.answers.push((id, answer));
     }
 
-    /// Answers a call or lets it wait. `waited` is the place it had in the queue, which it keeps.
+    /// Answers a call or lets it wait. `waited` is the call's place in the queue, which it keeps.
     pub(super) fn decide(&mut self, id: CallId, call: &Call<D>, waited: Option<&Waiter<D>>) {
         self.run.change += 1;
         match call {
@@ -66,8 +66,9 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Remembers that a call is refused; none when it is. Else what stands in the way: what the call came to
-    /// before, or an attempt of it that is under way, as nobody knows what that comes to.
+    /// Remembers that a call is refused, and returns `None`. Otherwise returns what prevents it: an
+    /// outcome that the call already has, or an attempt that is under way, whose outcome is not
+    /// known yet.
     fn refuse(
         &mut self,
         call: &ClientCall,
@@ -86,11 +87,11 @@ impl<D: Domain> Core<D> {
         None
     }
 
-    /// What an operation is answered because of what another attempt came to.
+    /// The answer to an operation whose outcome another attempt has determined.
     fn recalled(&self, recalled: Recalled) -> Answer<D::Reply> {
         match recalled {
-            // A reply that does not decode was written by a newer release: executed again the operation would
-            // take effect twice.
+            // A reply that does not decode was written by a newer release. Executing the operation
+            // again would make it take effect twice.
             Recalled::Done(reply) => match self.domain.decode_reply(&reply) {
                 Ok(reply) => Answer::Done(reply, self.run.start),
                 Err(_) => Answer::Refused(Refusal::new(Reason::Internal)),
@@ -101,13 +102,14 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Whether a call that asks until `not_after` may still take effect by the batch at hand. None when it may.
+    /// Why a call can no longer take effect in the current batch, or asks for an end too far ahead.
+    /// `None` when it may.
     fn over(&self, call: &ClientCall) -> Option<Answer<D::Reply>> {
         let (start, not_after) = (self.run.start.physical(), call.not_after?);
         if call.is_over(start) {
             return (!Mutation::EndIgnored.is_on()).then_some(Answer::Expired);
         }
-        // What the call comes to would be forgotten before it is over.
+        // The outcome of the call would be forgotten before the call is over.
         (start.plus_ms(CALL_AHEAD_MAX_MS) < not_after).then(|| {
             let refusal = Refusal::new(Reason::InvalidArgument);
             Answer::Refused(refusal.with("till-not-after-ms", not_after.0))
@@ -144,7 +146,8 @@ impl<D: Domain> Core<D> {
                 self.answer(id, Answer::Done(reply, start));
             }
             Executed::Refused(refusal) => {
-                // A later call may carry the client's own id, and succeed.
+                // Refused attempts stay refused, but a later call with the client's own id may
+                // succeed.
                 if let Some(client) = client {
                     self.remember_refusal(client, &(&refusal).into());
                 }
@@ -176,7 +179,7 @@ impl<D: Domain> Core<D> {
         }
         let priority = meta.priority;
         if waited.is_none() {
-            // Who is younger than a waiter gets neither its place nor the unit.
+            // A transaction that is younger than a waiter gets neither its place nor the unit.
             let rows = self.domain.payload_rows(payload);
             if let Some(row) = rows.iter().find(|row| self.older_waits_on(row, priority)) {
                 return self.contended(id, meta.clone(), row);
@@ -209,8 +212,9 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Whether the vote on this transaction is still to be found. Else it is answered here: the first one again,
-    /// FENCED, or what another attempt of the same call leaves for this one.
+    /// Whether the vote on this transaction is still open. If not, answers the Prepare: with the
+    /// first vote again, with FENCED, or with the vote that another attempt of the same call
+    /// implies.
     fn has_no_vote(&mut self, id: CallId, meta: &TxMeta) -> bool {
         if let Gate::Reject(vote) = self.table.gate(meta, self.run.start) {
             self.answer(id, Answer::Vote(vote));
@@ -228,14 +232,14 @@ impl<D: Domain> Core<D> {
         self.answer(id, Answer::Vote(vote));
     }
 
-    /// The vote that another attempt of the same call leaves; none where the call came to nothing yet. Known at
-    /// the primary alone.
+    /// The vote that an earlier attempt of the same call implies. `None` if the call has no outcome
+    /// yet. Only the primary knows.
     fn vote_of_the_call(&mut self, meta: &TxMeta) -> Option<Vote> {
         let call = self.call_of(meta)?;
         let refusal = match self.recall(call, Some(began(meta)))? {
             Recalled::Refused(refused) => return Some(refused.vote()),
             Recalled::Committed(tx_id) => Refusal::new(Reason::AlreadyDone).with("tx_id", tx_id),
-            // An operation of the same name and content is no transaction.
+            // An operation has the same request id, so it is not this transaction's call.
             Recalled::Reused | Recalled::Done(_) => Refusal::new(Reason::RequestIdReused),
         };
         Some((&refusal).into())
@@ -266,10 +270,11 @@ impl<D: Domain> Core<D> {
         self.park(id, Waiter { call: call.clone(), row, priority, since });
     }
 
-    /// Votes CONTENDED, naming the oldest transaction on the row; durable, as a fence.
+    /// Votes CONTENDED and names the oldest transaction on the row. The vote is durable, as a
+    /// fence.
     pub(super) fn contended(&mut self, id: CallId, meta: TxMeta, row: &[u8]) {
         let Some(blocker) = self.blocker_on(row).cloned() else {
-            // Nobody is in the way any more: a new attempt finds its way.
+            // The blocker is gone, so a new attempt can succeed.
             return self.answer(id, Answer::Vote(Vote::Fenced));
         };
         let vote = Vote::Contended { blocker: Box::new(blocker) };
@@ -277,8 +282,8 @@ impl<D: Domain> Core<D> {
         self.answer(id, Answer::Vote(vote));
     }
 
-    /// Carries out what the table decided about a Commit, Abort or Query. Returns what stands, and the vote that
-    /// was given.
+    /// Carries out the table's decision on a Commit, Abort or Query. Returns the state of the
+    /// branch, and the vote that it gave.
     fn conclude(
         &mut self,
         meta: &TxMeta,
@@ -310,14 +315,14 @@ impl<D: Domain> Core<D> {
         (decision.state, vote)
     }
 
-    /// Rows that the domain changed may serve whoever waits on them.
+    /// Marks the rows that the domain changed, as their waiters may go on now.
     fn take_changes(&mut self) {
         let changed = std::mem::take(&mut self.run.changed);
         self.rows_to_recheck.extend(changed);
     }
 }
 
-/// When a transaction's first attempt read.
+/// Timestamp at which the transaction's first attempt read.
 const fn began(meta: &TxMeta) -> Timestamp {
     Timestamp(meta.priority.begin_ts)
 }

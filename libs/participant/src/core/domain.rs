@@ -1,14 +1,14 @@
-//! What a service decides.
+//! The decisions of a service.
 
 use types::TxId;
 
 use super::Rows;
 use crate::records::{Executed, Judged, Receipt, Records, Row};
 
-/// Pure decisions of one service. Nothing here may be async, do I/O, or look at a clock: the only time
-/// is the start timestamp of the KV transaction ([`Rows::stamp`]).
+/// The decisions of one service, which are pure. They are not async, do no I/O, and read no clock:
+/// the only time is the start timestamp of the KV transaction ([`Rows::stamp`]).
 ///
-/// A method that answers anything but success must leave the rows as they were.
+/// A method that does not succeed must leave the rows as they were.
 pub trait Domain: Records {
     /// Rows that an operation reads.
     fn op_rows(&self, op: &Self::Op) -> Vec<Row>;
@@ -25,7 +25,7 @@ pub trait Domain: Records {
     fn prepare(&self, payload: &Self::Payload, rows: &mut Rows<'_, Self>) -> Judged<Self::Hold>
     where
         Self: Sized;
-    /// Makes a hold final. Receipts come to the primary only.
+    /// Makes a hold final. Only the primary gets receipts.
     fn commit(
         &self,
         tx_id: TxId,
@@ -34,7 +34,7 @@ pub trait Domain: Records {
         rows: &mut Rows<'_, Self>,
     ) where
         Self: Sized;
-    /// Gives a hold back.
+    /// Returns what a hold has set aside.
     fn abort(&self, hold: &Self::Hold, rows: &mut Rows<'_, Self>)
     where
         Self: Sized;

@@ -1,8 +1,8 @@
-//! Facts to journal entries and back, and when an entry may be trimmed.
+//! Converts facts to journal entries and back, and decides when an entry may be trimmed.
 //!
-//! Entries are trimmed oldest first, so what is replayed is always the latest part of the history. An entry may go
-//! when the records show it, and everything else in it may be forgotten or was said again by a later one that stands;
-//! the few facts that keep an old entry alive are carried forward.
+//! Entries are trimmed oldest first, so a replay always reads the latest part of the history. An
+//! entry may go once the records show its images, and everything else in it may be forgotten or is
+//! repeated by a later entry. The few facts that keep an old entry alive are carried forward.
 
 use prost::Message;
 use proto::{InvalidField, convert};
@@ -19,44 +19,45 @@ use super::{
 };
 use crate::records::Row;
 
-/// Entries trimmed at once at most.
+/// Most entries trimmed at once.
 const TRIM_MAX: usize = 256;
-/// Trimmable entries that are worth a write of their own.
+/// Trimmable entries that justify a write of their own.
 const TRIM_IDLE_MIN: u64 = 4;
-/// An entry older than this, in milliseconds, is emptied by carrying its last facts forward. Most calls are over by
-/// then, and what they came to goes with their entry.
+/// Age in milliseconds after which an entry is emptied by carrying its last facts forward. Most
+/// calls are over by then, so their outcomes go with the entry.
 const CARRY_AFTER_MS: u64 = 35_000;
-/// Bytes of entries beyond which the oldest ones are emptied however young they are.
+/// Length of the journal in bytes beyond which the oldest entries are emptied, however young they
+/// are.
 const JOURNAL_BYTES_MAX: usize = 16 << 20;
-/// Entries that are emptied by one batch at most.
+/// Most entries that one batch empties.
 const CARRY_ENTRIES: usize = 8;
-/// Facts that one batch carries forward at most because entries are old. Because they are many bytes it carries any
-/// number.
+/// Most facts that one batch carries forward because entries are old. It does not apply while the
+/// journal is longer than [`JOURNAL_BYTES_MAX`].
 const CARRY_MAX: usize = 64;
 
-/// First byte of what stands for a call among the rows that are held; no kind of record has it.
+/// First byte of the rows that stand for calls among the held rows. No kind of record has it.
 const CALL: u8 = 0;
 
-/// What stands for a call among the rows that are held.
+/// The row that stands for a call among the held rows.
 pub(super) fn row_of(id: &RequestId) -> Row {
     let mut row = vec![CALL];
     row.extend_from_slice(id.as_str().as_bytes());
     row
 }
 
-/// What a journal entry keeps alive.
+/// The facts for which a journal entry is needed.
 #[derive(Debug)]
 pub(super) struct Mark {
     seq: u64,
     start: Timestamp,
-    /// Length of its entry.
+    /// Length of the entry.
     bytes: usize,
     txs: Vec<TxId>,
     requests: Vec<RequestId>,
 }
 
 impl<D: Domain> Core<D> {
-    /// Makes a fact part of the state and of the batch.
+    /// Adds a fact to the state and to the batch.
     pub(super) fn record(&mut self, event: Event<D::Hold>) {
         let encoded = self.encode_event(&event);
         self.run.bytes += encoded.encoded_len() + 4;
@@ -67,7 +68,7 @@ impl<D: Domain> Core<D> {
         self.apply(event, seq);
     }
 
-    /// Makes a fact part of the state.
+    /// Adds a fact to the state.
     pub(super) fn apply(&mut self, event: Event<D::Hold>, seq: u64) {
         let tx_id = event.tx_id();
         let held = match &event {
@@ -95,20 +96,21 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// What an unfinished transaction keeps others from: the rows of its hold, and its call.
+    /// Rows that an unfinished transaction blocks: those of its hold, and the one of its call.
     fn held_rows(&self, meta: &TxMeta, hold: &D::Hold) -> Vec<Row> {
         let mut rows = self.domain.hold_rows(hold);
         rows.extend(self.call_row(meta));
         rows
     }
 
-    /// Stands for the call of a transaction among the rows that it holds, at its primary. So of two attempts of
-    /// one call the second waits until it is known what the first came to. No record has such a row.
+    /// The row that stands for a transaction's call among the rows that it holds, at its primary.
+    /// It makes a second attempt of the same call wait until the outcome of the first is known. No
+    /// record has such a row.
     pub(super) fn call_row(&self, meta: &TxMeta) -> Option<Row> {
         Some(row_of(&self.call_of(meta)?.id))
     }
 
-    /// Notes what a durable entry keeps alive.
+    /// Notes the facts for which a durable entry is needed.
     pub(super) fn mark(&mut self, seq: u64, entry: &record::JournalEntry) {
         let txs = entry.events.iter().filter_map(event_tx_id).collect();
         let requests = entry.requests.iter();
@@ -124,7 +126,8 @@ impl<D: Domain> Core<D> {
         });
     }
 
-    /// Says again in the batch at hand what little keeps the oldest entries alive, where they are old or many.
+    /// Repeats the few facts that keep the oldest entries alive in the current batch, if the
+    /// entries are old or the journal is long.
     pub(super) fn carry_forward(&mut self) {
         let start = self.run.start;
         let mut carried = 0;
@@ -144,8 +147,9 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Where the journal may begin for a KV transaction that starts at `start` or later, by what its entries say.
-    /// Between batches only: what the batch at hand carries forward does not stand yet.
+    /// Entry number at which the journal may begin, by what its entries say, for a KV transaction
+    /// that starts at `start` or later. Call between batches only: facts that the current batch
+    /// carries forward are not durable yet.
     pub(super) fn may_begin_at(&self, start: Timestamp) -> u64 {
         let mut oldest = self.checkpoint.head().oldest;
         for (index, mark) in self.journal.iter().enumerate().take(TRIM_MAX) {
@@ -161,7 +165,8 @@ impl<D: Domain> Core<D> {
         oldest
     }
 
-    /// Whether the successor of an entry is old enough for it to go: others may rely on finding it.
+    /// Whether the successor of an entry is old enough for the entry to go. Others may rely on
+    /// finding a younger one.
     fn is_superseded(&self, index: usize, start: Timestamp) -> bool {
         self.journal
             .get(index + 1)
@@ -195,7 +200,7 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Drops from memory what only trimmed entries said. Only when the trimming is durable.
+    /// Drops from memory what only trimmed entries said. Call only once the trimming is durable.
     pub(super) fn forget_before(&mut self, oldest: u64) {
         while self.journal.front().is_some_and(|mark| mark.seq < oldest) {
             let Some(mark) = self.journal.pop_front() else { break };
@@ -213,7 +218,8 @@ impl<D: Domain> Core<D> {
         self.answers.settle();
     }
 
-    /// Whether trimming alone is worth a write for a KV transaction that starts at `start` or later.
+    /// Whether trimming alone justifies a write, for a KV transaction that starts at `start` or
+    /// later.
     pub fn wants_trim(&self, start: Timestamp) -> bool {
         self.may_begin_at(start) >= self.checkpoint.head().oldest.saturating_add(TRIM_IDLE_MIN)
     }
@@ -313,7 +319,7 @@ fn event_tx_id(event: &record::TxEvent) -> Option<TxId> {
     TxId::from_slice(bytes).ok()
 }
 
-/// Whether the simulation keeps this fact out of the journal.
+/// Whether a mutation of the simulation keeps this fact out of the journal.
 fn is_left_out<H>(event: &Event<H>) -> bool {
     match event {
         Event::Decided { committed: false, .. } => Mutation::ReturnNotJournaled.is_on(),

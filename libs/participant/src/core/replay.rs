@@ -1,4 +1,4 @@
-//! What the journal of a shard shows: taking it into the state, and having the records follow it.
+//! Takes journal entries into the state, and lets the records follow the journal.
 
 use bytes::Bytes;
 use journal::{Author, Fate, Head, Image, Look, Piece};
@@ -10,24 +10,25 @@ use types::Timestamp;
 use super::{Core, Domain, Run, rows};
 
 impl<D: Domain> Core<D> {
-    /// The next piece of a checkpoint up to entry `upto`, of about `budget` bytes, for a KV transaction that starts
-    /// at `start` or later. Between batches only.
+    /// The next piece of a checkpoint up to entry `upto`, of about `budget` bytes, for a KV
+    /// transaction that starts at `start` or later. Call between batches only.
     pub fn piece(&self, upto: u64, start: Timestamp, budget: usize) -> Option<Piece> {
         self.checkpoint.piece(upto, self.may_begin_at(start), budget)
     }
 
-    /// A piece is durable. Between batches only.
+    /// Notes that a piece is durable. Call between batches only.
     pub fn landed(&mut self, piece: &Piece) {
         self.checkpoint.landed(piece);
         self.forget_before(piece.after.oldest);
     }
 
-    /// A KV transaction that wrote nothing has found this head. Between batches only.
+    /// Takes the head that a KV transaction found without writing anything. Call between batches
+    /// only.
     pub fn found(&mut self, head: Head) {
         self.checkpoint.seen(head);
     }
 
-    /// Forgets everything, for a replay from the oldest entry on that stands. Waiters stay.
+    /// Forgets everything but the waiters, for a replay from the oldest entry in the journal.
     pub fn restart(&mut self, head: &Head) {
         self.damage = None;
         self.tail.restart(head);
@@ -44,17 +45,17 @@ impl<D: Domain> Core<D> {
         self.journal_bytes = 0;
         self.records = rows::Cache::new(self.limits.records);
         self.run = Run::default();
-        // What they wait for may be gone from the journal, too.
+        // The transactions that they wait for may be gone from the journal, too.
         self.rows_to_recheck.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
     }
 
-    /// Makes the state that of the journal's end: takes the head, and the entries that follow [`Core::tail`] (where
-    /// some of them are trimmed, those from the oldest on), as one look has shown them. Tells what became of
-    /// batches whose outcome was unknown.
+    /// Brings the state to the journal's end. Takes the head and the entries after [`Core::tail`]
+    /// from one look; if some of those entries are trimmed, `entries` begins at the oldest one
+    /// instead. Returns the fate of batches whose outcome was unknown.
     ///
     /// # Errors
-    /// [`InvalidField`] when an entry does not decode, or is not the next one; a retry does not help, and whatever is
-    /// shown later, each further look says the same: what was taken until then is half a state.
+    /// [`InvalidField`] when an entry does not decode or is not the next one. A retry does not
+    /// help: the state is then incomplete, and every further look returns the same error.
     pub fn look(
         &mut self,
         found: shard::Found,
@@ -93,7 +94,7 @@ impl<D: Domain> Core<D> {
         Ok(fate)
     }
 
-    /// Takes what another writer (or an earlier run) wrote into the state.
+    /// Applies an entry that another writer or an earlier run wrote.
     fn take(&mut self, seq: u64, entry: &record::JournalEntry) -> Result<(), InvalidField> {
         let taken = self.tail.take(seq, author(entry)?, shard::previous_author(entry));
         taken.map_err(|damage| InvalidField::new("journal", damage))?;

@@ -9,13 +9,13 @@ use types::{Mutation, Priority, Stamp, TxId};
 use super::{Core, Domain, Run};
 use crate::records::{Holder, Row};
 
-/// What a changed record adds to a batch besides its row and its value, in bytes.
+/// Bytes that a changed record adds to a batch besides its row and its value.
 pub(super) const RECORD_BYTES: usize = 8;
 
-/// Records as they stand at the end of the journal, absent ones included. Two generations: what is read
-/// moves to the young one; when that is half full the old one is dropped. Looked up only, never walked
-/// through: nothing depends on the order of a hash map. Records are boxed, as about half of the places of a
-/// hash map are empty.
+/// Records as of the end of the journal, including absent ones. There are two generations. A read
+/// moves a record to the young one; when that is half full, the old one is dropped. The cache is
+/// never iterated, so nothing depends on the order of a hash map. Records are boxed because about
+/// half of the slots of a hash map are empty.
 #[derive(Debug)]
 pub(super) struct Cache<R> {
     young: FxHashMap<Row, Option<Box<R>>>,
@@ -55,7 +55,7 @@ impl<R> Cache<R> {
         self.young.remove(row);
     }
 
-    /// Makes room. Never called in the middle of a batch, whose records must stay.
+    /// Makes room. Call between batches only: a batch needs its records to stay.
     pub(super) fn rotate(&mut self) {
         if self.young.len() > self.limit / 2 {
             self.old = std::mem::take(&mut self.young);
@@ -63,7 +63,7 @@ impl<R> Cache<R> {
     }
 }
 
-/// The rows of a shard as a domain sees and changes them within one batch.
+/// The rows of a shard as a domain reads and changes them within one batch.
 #[derive(Debug)]
 pub struct Rows<'a, D: Domain> {
     domain: &'a D,
@@ -74,7 +74,7 @@ pub struct Rows<'a, D: Domain> {
 }
 
 impl<D: Domain> Rows<'_, D> {
-    /// Names the change that the call at hand makes.
+    /// The stamp of the change that the current call makes.
     pub fn stamp(&self) -> Stamp {
         let change = if Mutation::StampsShared.is_on() { 0 } else { self.run.change };
         Stamp { start: self.run.start, change }
@@ -86,7 +86,7 @@ impl<D: Domain> Rows<'_, D> {
             return self.run.dirty.get(row).and_then(Option::as_ref);
         }
         if !self.records.contains(row) {
-            // The batch is void now; the lane loads the row and begins again.
+            // The batch is void now: the lane loads the row and begins again.
             self.run.missing.insert(row.to_vec());
             return None;
         }
@@ -115,7 +115,7 @@ impl<D: Domain> Rows<'_, D> {
         self.run.changed.insert(row);
     }
 
-    /// Who holds something on a row, oldest first.
+    /// Holders of something on a row, oldest first.
     pub fn holders(&self, row: &[u8]) -> impl Iterator<Item = Holder<'_, D::Hold>> {
         holders_of(self.holders, row).filter_map(|(priority, tx_id)| {
             let hold = self.table.get(tx_id)?.hold.as_ref()?;
@@ -124,7 +124,7 @@ impl<D: Domain> Rows<'_, D> {
     }
 }
 
-/// Who holds something on a row, oldest first.
+/// Transactions that hold something on a row, oldest first.
 pub(super) fn holders_of(
     holders: &UndoMap<(Row, Priority, TxId), ()>,
     row: &[u8],
@@ -143,7 +143,7 @@ impl<D: Domain> Core<D> {
             || self.loaded_answers.contains_key(row)
     }
 
-    /// The domain's view, with the domain that is to look through it.
+    /// The domain, and its view of the rows.
     pub(super) fn rows(&mut self) -> (std::sync::Arc<D>, Rows<'_, D>) {
         let rows = Rows {
             domain: &*self.domain,

@@ -1,7 +1,8 @@
-//! Wait-die: who may wait for whom, and who is served first.
+//! Wait-die: which transactions may wait for which, and the order in which waiters are served.
 //!
-//! An older transaction may wait for a younger one's hold, never the other way round, so waiting cannot go
-//! in a circle (Rosenkrantz, Stearns, Lewis 1978). Calls that hold nothing may always wait.
+//! An older transaction may wait for a younger one's hold, but never the other way round, so there
+//! is no cycle of waiting (Rosenkrantz, Stearns, Lewis 1978). Calls that hold nothing may always
+//! wait.
 
 use types::{Mutation, Priority, TxId, TxMeta, UnixMillis, Vote};
 
@@ -48,10 +49,10 @@ impl<D: Domain> Core<D> {
         Some(waiter)
     }
 
-    /// Drops a call that nobody waits for any more. Only between batches.
+    /// Drops a waiting call whose caller is gone. Call between batches only.
     pub fn cancel(&mut self, id: CallId) {
         if let Some(waiter) = self.unpark(id) {
-            // Whoever stood behind it may be next.
+            // The call behind it may be next.
             self.rows_to_recheck.insert(waiter.row);
         }
         self.waiters.settle();
@@ -59,8 +60,8 @@ impl<D: Domain> Core<D> {
         self.waiting.settle();
     }
 
-    /// Drops the calls that wait and need a row which cannot be read. Between batches, or before one is undone.
-    /// Returns them.
+    /// Drops the waiting calls that need a row which cannot be read, and returns them. Call between
+    /// batches only.
     pub fn give_up(&mut self, row: &Row) -> Vec<CallId> {
         let needs = self
             .waiters
@@ -74,13 +75,13 @@ impl<D: Domain> Core<D> {
         ids
     }
 
-    /// Calls that wait, for the lane to see whether somebody still wants them.
+    /// The waiting calls, so that the lane can check whether their callers are still there.
     pub fn waiting_calls(&self) -> impl Iterator<Item = CallId> {
         self.waiters.iter().map(|(id, _)| *id)
     }
 
-    /// Transactions that others have waited for since before `since`, each once, with what is needed to
-    /// have them resolved.
+    /// Transactions that others have been waiting for since before `since`, each once, with what is
+    /// needed to resolve them.
     pub fn blockers(&self, since: UnixMillis) -> Vec<TxMeta> {
         let mut blockers = std::collections::BTreeMap::new();
         for (_, waiter) in self.waiters.iter().filter(|(_, waiter)| waiter.since < since) {
@@ -99,7 +100,8 @@ impl<D: Domain> Core<D> {
         self.table.get(tx_id).map(|entry| &entry.meta)
     }
 
-    /// True when somebody younger holds something on the row, so that waiting for it is allowed.
+    /// Whether waiting is allowed: a transaction younger than `priority` holds something on the
+    /// row.
     pub(super) fn may_wait_on(&self, row: &[u8], priority: Priority) -> bool {
         let mut holders = holders_of(&self.holders, row);
         if Mutation::YoungerWaits.is_on() {
@@ -108,7 +110,7 @@ impl<D: Domain> Core<D> {
         holders.next_back().is_some_and(|(holder, _)| holder > priority)
     }
 
-    /// True when a transaction older than `priority` waits on the row.
+    /// Whether a call that is older than `priority` and keeps its place waits on the row.
     pub(super) fn older_waits_on(&self, row: &[u8], priority: Priority) -> bool {
         let least = Priority { begin_ts: 0, nonce: 0 };
         self.queue.range((row.to_vec(), least, 0)..(row.to_vec(), priority, 0)).any(
@@ -118,7 +120,7 @@ impl<D: Domain> Core<D> {
         )
     }
 
-    /// Reads wait, but keep no place: what they wait for is not used up.
+    /// Whether a waiting call keeps its place. Reads do not: they use nothing up.
     fn keeps_place(call: &Call<D>) -> bool {
         match call {
             Call::Prepare { .. } | Call::Op { call: Some(_), .. } => true,
@@ -132,8 +134,8 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Calls whose time is over take no effect any more: a Prepare past its deadline, an operation past its
-    /// call's end.
+    /// Answers waiters whose time is over: a Prepare past its deadline, an operation past the end
+    /// of its call. They must no longer take effect.
     pub(super) fn expire_waiters(&mut self) {
         let now = self.run.start.physical();
         let late = self.waiters.iter().filter(|(_, waiter)| waiter.call.is_over(now));
@@ -156,7 +158,7 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Lets the waiting Prepares of a transaction see what has become known of it.
+    /// Decides the waiting Prepares of a transaction again, as its state has changed.
     pub(super) fn wake_transaction(&mut self, tx_id: TxId) {
         let ids: Vec<CallId> = self
             .waiting
@@ -171,9 +173,9 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Serves waiters whose row changed, oldest first, until nothing changes any more. Who stands behind
-    /// one that must wait on is not served, but looks whether it may still wait. Those for whom a batch has no room are
-    /// served by the next one.
+    /// Serves waiters whose row changed, oldest first, until nothing changes any more. If one must
+    /// go on waiting, those behind it are not served; they are only checked for whether they may
+    /// still wait. Waiters that find no room in this batch are served by the next one.
     pub(super) fn serve_waiters(&mut self) {
         while self.has_room()
             && let Some(row) = self.rows_to_recheck.pop_first()
@@ -200,7 +202,7 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Sends a Prepare away that may no longer wait here.
+    /// Sends a Prepare away if it may no longer wait here.
     fn check_turn(&mut self, id: CallId, row: &[u8]) {
         let Some(waiter) = self.waiters.get(&id) else { return };
         let Call::Prepare { meta, .. } = &waiter.call else { return };

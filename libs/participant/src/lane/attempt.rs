@@ -1,4 +1,4 @@
-//! One try at one batch.
+//! One attempt at one batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,19 +18,19 @@ use crate::{
     records::Row,
 };
 
-/// Calls that are looked at for one batch at least.
+/// Fewest queued calls that an attempt considers for its batch.
 const WINDOW_MIN: usize = 64;
 
-/// Why a try must be repeated.
+/// Why an attempt must be repeated.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AttemptError {
-    /// The store did not answer a read, or refused the write for a reason that a retry may cure.
+    /// A read failed, the write is definitely not committed, or the journal is damaged.
     #[error("the store failed")]
     Kv(#[source] KvError),
-    /// Its entry's number is taken: by another replica, or by an earlier run of one's own.
+    /// The entry's number is taken, by another replica or by an earlier run of this lane.
     #[error("the entry's number is taken")]
     Conflict,
-    /// Nobody knows whether the batch landed.
+    /// It is unknown whether the batch landed.
     #[error("the outcome of a batch is unknown: {0}")]
     Undetermined(String),
 }
@@ -63,7 +63,7 @@ impl<D: Domain> Lane<D> {
             if batch.is_some() || looked {
                 break (taken, batch);
             }
-            // No append proves that the state was current.
+            // Without an append, nothing proves that the state was current.
             self.core.undo();
             self.look(&mut *txn).await?;
             looked = true;
@@ -78,7 +78,7 @@ impl<D: Domain> Lane<D> {
             return Ok(());
         };
         if began.elapsed() >= TXN_LIFE_MAX {
-            // What it read may be garbage collected by now; a fresh one reads again.
+            // What it read may be garbage collected by now. A fresh transaction reads again.
             self.core.undo();
             return Err(KvError::Unavailable("the store was too slow".to_owned()).into());
         }
@@ -90,8 +90,8 @@ impl<D: Domain> Lane<D> {
         let space = self.core.space();
         append(&mut *txn, space, batch.seq, &batch.entry, batch.opens.as_ref());
         let outcome = txn.commit().await;
-        // A store may name a commit timestamp close to the start though the commit was late: a late reply proves no
-        // more than a late commit does.
+        // A store may report a commit timestamp close to the start although the commit was late. So
+        // a late reply proves no more than a late commit does.
         let waited = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let replied = Timestamp::from_physical(start.physical().plus_ms(waited.saturating_add(1)));
         let unknown = match outcome {
@@ -124,13 +124,14 @@ impl<D: Domain> Lane<D> {
         Err(AttemptError::Undetermined(unknown))
     }
 
-    /// Whether something is queued that an append will tell of: it fails should the journal have grown.
+    /// Whether a queued call will probably need an append, which fails if the journal has grown.
     fn wants_to_write(&self) -> bool {
         self.queued.iter().any(|(_, call)| call.is_mutation())
     }
 
-    /// Applies what is queued to the state, with the rows that it needs: as the journal shows them, else as their
-    /// records stand at the transaction's start. Returns the calls that were taken.
+    /// Applies queued calls to the state, and loads the rows that they need: from their images in
+    /// the journal, else from their records at the transaction's start. Returns the calls that were
+    /// taken.
     async fn apply(&mut self, txn: &mut dyn Txn) -> Result<Vec<CallId>, KvError> {
         loop {
             match self.fill(txn) {
@@ -140,7 +141,7 @@ impl<D: Domain> Lane<D> {
                 }
                 Err(rows) => {
                     self.core.undo();
-                    // Those of the calls behind it as well, so that one read is enough.
+                    // Includes the rows of the calls behind it, so that one read is enough.
                     let mut wanted = self.missing_rows();
                     wanted.extend(rows);
                     self.load(txn, wanted.into_iter().collect()).await?;
@@ -149,8 +150,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Makes the state that of the journal at the transaction's start, and learns what became of runs whose fate was
-    /// unknown.
+    /// Brings the state to the journal's end as of the transaction's start, and settles runs of
+    /// unknown outcome.
     async fn look(&mut self, txn: &mut dyn Txn) -> Result<(), KvError> {
         let space = self.core.space();
         if self.skips_look() {
@@ -178,8 +179,9 @@ impl<D: Domain> Lane<D> {
         Ok(())
     }
 
-    /// Whether it is still the store that the lane was opened on: a shard that goes back belongs to another one,
-    /// perhaps of other shards. Nothing is written there; the role ends when it notices.
+    /// Fails unless this is still the store that the lane was opened on. A head that goes back
+    /// belongs to another store, perhaps with another number of shards. Nothing is written there,
+    /// and the role ends once it notices.
     async fn check_store(&self, txn: &mut dyn Txn) -> Result<(), KvError> {
         match read_schema(txn).await? {
             Some(schema) if schema == self.seams.schema => Ok(()),
@@ -187,7 +189,7 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Whether the simulation has this try rely on what is in memory.
+    /// Whether a mutation of the simulation makes this attempt rely on what is in memory.
     fn skips_look(&self) -> bool {
         let reads = || {
             let is_read = |call: &Call<D>| matches!(call, Call::Op { call: None, .. });
@@ -196,8 +198,8 @@ impl<D: Domain> Lane<D> {
         Mutation::ReadWithoutLook.is_on() && self.undetermined.is_empty() && reads()
     }
 
-    /// Answers the calls of runs whose fate is known by now. Those of runs whose fate nobody will ever know are told
-    /// so, and never run again.
+    /// Settles runs of unknown outcome by their fate. The calls of a run that stands are answered.
+    /// If the fate can never be known, the calls fail and never run again.
     fn settle_undetermined(&mut self, fate: Fate) {
         match fate {
             Fate::Settled | Fate::Open => {}
@@ -219,7 +221,7 @@ impl<D: Domain> Lane<D> {
                 }
             }
             Fate::Unknown => {
-                // Waiters that such a run served among them.
+                // These include waiters that such a run served.
                 let of_one = |undetermined: Undetermined<D>| {
                     undetermined
                         .taken
@@ -237,8 +239,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Sends the answers of the batch that was just settled. It took the first calls of the queue, and
-    /// what it did not answer waits in the core.
+    /// Sends the answers of the batch that was just settled. It took the first calls of the queue.
+    /// Those that it did not answer wait in the core.
     fn deliver(&mut self, taken: usize, answers: Vec<(CallId, Answer<D::Reply>)>) {
         self.queued.drain(..taken);
         for (id, answer) in answers {
@@ -246,8 +248,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Sends the answers of a batch that turned out to stand. What it took and did not answer is offered
-    /// again, as others ran since, unless it waits in the core by now.
+    /// Sends the answers of a batch that turned out to stand. A call that it took without answering
+    /// is offered again, unless it waits in the core by now, because other batches ran since.
     fn conclude(&mut self, done: Undetermined<D>) {
         let answered: BTreeSet<CallId> = done.answers.iter().map(|(id, _)| *id).collect();
         let waiting: BTreeSet<CallId> = self.core.waiting_calls().collect();
@@ -288,13 +290,13 @@ impl<D: Domain> Lane<D> {
         calls.flat_map(|(_, call)| self.core.missing_for(call)).collect()
     }
 
-    /// How many calls are looked at for one batch: some more than the last one took, as looking at those
-    /// that it has no room for would cost the more the longer the queue is.
+    /// How many queued calls to consider for one batch: some more than the last batch took. The
+    /// cost of considering calls for which there is no room grows with the queue.
     fn window(&self) -> usize {
         (2 * self.took).clamp(WINDOW_MIN, self.core.limits().batch_calls.max(WINDOW_MIN))
     }
 
-    /// Reads rows into memory. A damaged one fails the calls that need it, and no others.
+    /// Reads rows into memory. A damaged row fails only the calls that need it.
     async fn load(&mut self, txn: &mut dyn Txn, rows: Vec<Row>) -> Result<(), KvError> {
         let space = self.core.space();
         let keys = rows.iter().filter(|row| !self.core.has_image(row));
@@ -313,7 +315,7 @@ impl<D: Domain> Lane<D> {
         Ok(())
     }
 
-    /// Fails the calls that need a damaged row, those that wait among them.
+    /// Fails the calls that need a damaged row, waiting ones included.
     fn fail_callers_of(&mut self, row: &Row, error: &KvError) {
         if self.damaged.insert(row.clone()) {
             tracing::error!(%error, branch = %self.core.branch(), "damaged record");
@@ -333,7 +335,8 @@ impl<D: Domain> Lane<D> {
     }
 }
 
-/// The store's schema as of these reads. One that cannot be understood is another store's.
+/// The store's schema as of these reads. A schema that this program cannot use belongs to another
+/// store.
 pub(super) async fn read_schema(txn: &mut dyn Txn) -> Result<Option<Schema>, KvError> {
     match schema::read_from(txn).await {
         Ok(schema) => Ok(schema),
@@ -342,7 +345,7 @@ pub(super) async fn read_schema(txn: &mut dyn Txn) -> Result<Option<Schema>, KvE
     }
 }
 
-/// It is another store than the one that the lane was opened on.
+/// The error for a store other than the one that the lane was opened on.
 pub(super) fn made_anew() -> KvError {
     KvError::Unavailable("the store was made anew".to_owned())
 }

@@ -1,4 +1,5 @@
-//! The records, written behind the journal: one piece of a checkpoint after the other, beside the batches.
+//! Writes the records behind the journal, one piece of a checkpoint after the other, beside the
+//! batches.
 
 use std::sync::Arc;
 
@@ -21,56 +22,56 @@ use super::{
 };
 use crate::core::Domain;
 
-/// Bytes of one piece, about: the store's client cuts a prewrite at 16 KiB, and what goes in one request commits in
-/// one phase, so that no lock outlives its writer.
+/// Approximate bytes of one piece. The store's client splits a prewrite at 16 KiB, and a single
+/// request commits in one phase, so that no lock outlives its writer.
 const PIECE_BYTES: usize = 14 << 10;
 /// Bytes that the records may lag behind before a checkpoint begins.
 const CHECKPOINT_BYTES: usize = 256 << 10;
 /// Bytes that the records may lag behind before batches wait for them.
 const LAG_MAX: usize = 8 << 20;
-/// How long a batch waits for them at most: a store that takes entries and no records is no reason to stop, and every
-/// reason to be slow.
+/// Longest that a batch waits for the records. A store that takes entries but no records should
+/// slow a lane down, not stop it.
 const LAG_WAIT: Duration = Duration::from_millis(500);
-/// How long pieces fail before a person should look.
+/// How long pieces must fail before the log warns an operator.
 const FAILS_LONG: Duration = Duration::from_secs(30);
 /// Pause after a piece that was not written.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What came of a piece.
+/// Outcome of a piece.
 pub(super) enum Written {
     /// It is durable.
     Landed(Piece),
-    /// Somebody else has moved the head on.
+    /// Another replica has moved the head to this one.
     Moved(Head),
-    /// It may or may not be durable, or the store is another one: a later piece or look finds out.
+    /// It may or may not be durable, or the store is another one. A later piece or look finds out.
     Failed(KvError),
 }
 
-/// A checkpoint on its way.
+/// The checkpoint in progress.
 #[derive(Default)]
 pub(super) struct Writing {
-    /// The piece under way; one at a time.
+    /// The piece being written. There is at most one.
     piece: JoinSet<Written>,
-    /// Up to which entry it goes; none while no checkpoint is written.
+    /// Last entry of the checkpoint. `None` while no checkpoint is written.
     upto: Option<u64>,
-    /// Since when the records lag behind.
+    /// When the records began to lag behind.
     lags_since: Option<Instant>,
-    /// Nothing is tried before.
+    /// No piece is tried before this time.
     not_before: Option<Instant>,
-    /// Since when pieces fail.
+    /// When pieces began to fail.
     fails_since: Option<Instant>,
 }
 
 impl Writing {
-    /// What came of the piece under way; never, without one.
+    /// Outcome of the piece being written. `None` without one.
     pub(super) async fn next(&mut self) -> Option<Written> {
         self.piece.join_next().await?.ok()
     }
 }
 
 impl<D: Domain> Lane<D> {
-    /// Takes what has come of a piece, and begins the next one where it is time. Between batches only: a batch may
-    /// read records as they were before.
+    /// Processes the outcome of a piece, and begins the next one when it is due. Call between
+    /// batches only: a batch may read records as they were before the piece.
     pub(super) fn write_checkpoint(&mut self) {
         while let Some(Some(written)) = self.checkpoint.next().now_or_never() {
             self.checkpoint_written(written);
@@ -78,7 +79,7 @@ impl<D: Domain> Lane<D> {
         self.begin_piece();
     }
 
-    /// Waits for the records where they lag too far behind.
+    /// Waits for the records if they lag too far behind.
     pub(super) async fn catch_up_with_checkpoint(&mut self) {
         let until = Instant::now() + LAG_WAIT;
         while self.core.checkpoint().bytes() > LAG_MAX && Instant::now() < until {
@@ -91,7 +92,7 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Takes what came of a piece.
+    /// Processes the outcome of a piece, and begins the next one when it is due.
     pub(super) fn checkpoint_written(&mut self, written: Written) {
         match written {
             Written::Landed(piece) => {
@@ -108,7 +109,8 @@ impl<D: Domain> Lane<D> {
         self.begin_piece();
     }
 
-    /// Logs why a piece is not written; as a warning once it goes on for long, and now and then from then on.
+    /// Logs why a piece was not written. Once pieces have failed for long, this is a warning every
+    /// [`FAILS_LONG`].
     fn tell_failed(&mut self, error: &KvError) {
         let (branch, now) = (self.core.branch(), Instant::now());
         let since = *self.checkpoint.fails_since.get_or_insert(now);
@@ -147,7 +149,7 @@ impl<D: Domain> Lane<D> {
                 let (kv, space) = (Arc::clone(&self.seams.kv), self.core.space());
                 self.checkpoint.piece.spawn(write(kv, space, self.seams.schema, piece));
             }
-            // What was appended meanwhile has a time of its own.
+            // The lag of entries appended meanwhile is counted anew.
             None => self.checkpoint.lags_since = None,
         }
     }
@@ -156,12 +158,13 @@ impl<D: Domain> Lane<D> {
         let lags = self.checkpoint.lags_since;
         self.core.checkpoint().bytes() >= CHECKPOINT_BYTES
             || lags.is_some_and(|since| now - since >= self.options.checkpoint_after)
-            // While the records lag, entries are trimmed by the pieces that come anyway.
+            // While the records lag, their pieces trim entries along the way.
             || (self.core.checkpoint().is_empty() && self.core.wants_trim(self.heard))
     }
 }
 
-/// Writes a piece, if the head is the one that it was made for, in the store that the lane was opened on.
+/// Writes a piece if the head is still the one that it was made for, and the store is the one that
+/// the lane was opened on.
 async fn write(kv: SharedKv, space: Space, schema: Schema, piece: Piece) -> Written {
     match try_to_write(&*kv, space, schema, &piece).await {
         Ok(None) => Written::Landed(piece),
@@ -170,7 +173,7 @@ async fn write(kv: SharedKv, space: Space, schema: Schema, piece: Piece) -> Writ
     }
 }
 
-/// Returns the head that was found, where somebody else has moved it on.
+/// Returns the head that was found, if another replica has moved it.
 async fn try_to_write(
     kv: &dyn Kv,
     space: Space,

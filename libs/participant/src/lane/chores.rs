@@ -1,5 +1,5 @@
-//! What a lane does without being asked: it looks at the journal, has the records follow, drops who is gone, and has
-//! unfinished transactions resolved.
+//! What a lane does without being asked: it looks at the journal, writes checkpoints, drops waiters
+//! whose callers are gone, and asks to have unfinished transactions resolved.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,15 +10,17 @@ use types::{Entropy, TxId, UnixMillis};
 use super::{Lane, LaneOptions, attempt::AttemptError, metrics::again};
 use crate::core::Domain;
 
-/// Transactions that a lane asks about at once, so that no storm arises.
+/// Most transactions that a lane asks about at once, to avoid a storm of questions.
 const ASKED_AT_ONCE: usize = 64;
-/// A transaction is asked about again after this, in milliseconds.
+/// Milliseconds after which a lane asks about a transaction again.
 const ASK_AGAIN_MS: u64 = 500;
-/// An outcome that some branch has not acknowledged this long after the deadline is looked after.
+/// Milliseconds after its deadline from which a transaction is asked about if some branch has not
+/// acknowledged its outcome.
 const ACKNOWLEDGE_GRACE_MS: u64 = 3_000;
 
-/// How long a lane leaves a shard that nobody writes to its last writer. Drawn for each lane: when a shop starts, all
-/// replicas find the same shards abandoned, and should not step in at the same moment.
+/// How long a lane leaves an unwritten shard to its last writer. Each lane draws its own value:
+/// when a shop starts, all replicas find the same shards abandoned, and should not step in at the
+/// same moment.
 pub(super) fn spread(options: &LaneOptions, entropy: &dyn Entropy) -> Duration {
     let least = options.abandoned;
     let millis = u64::try_from(least.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -26,7 +28,7 @@ pub(super) fn spread(options: &LaneOptions, entropy: &dyn Entropy) -> Duration {
 }
 
 impl<D: Domain> Lane<D> {
-    /// Looks what there is to do besides answering.
+    /// Does what is due besides answering.
     pub(super) async fn chores(&mut self) {
         self.cancel_unwanted();
         let now = self.seams.clock.now();
@@ -43,9 +45,9 @@ impl<D: Domain> Lane<D> {
         self.tell_votes(now);
     }
 
-    /// Whether this lane writes checkpoints and trims the journal: the last to have appended to it does. The others
-    /// know the same journal, and if they tried as well, each would be in the way of all others. They step in once
-    /// the last writer is gone.
+    /// Whether this lane writes checkpoints and trims the journal: the last lane to have appended
+    /// to it does. The others know the same journal, but would only get in each other's way. They
+    /// step in once the last writer is gone.
     pub(super) fn trims(&self) -> bool {
         self.core.tail().is_by(&self.writer)
             || self.moved.is_some_and(|at| at.elapsed() >= self.options.abandoned)
@@ -64,10 +66,10 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Lists the transactions that somebody should have resolved by now, and begins to ask about them: those
-    /// that have been in others' way for long first, then votes past their deadline and outcomes that nobody
-    /// acknowledges. The latter in an order of the lane's own, so that many lanes with the same list do not
-    /// all begin at the same end.
+    /// Lists the transactions that should have been resolved by now, and begins to ask about them.
+    /// Those that have blocked others for long come first, then votes past their deadline and
+    /// unacknowledged outcomes. The overdue ones start at a random point, so that many lanes with
+    /// the same list do not all begin at the same end.
     fn ask_about_the_unfinished(&mut self) {
         let now = self.seams.clock.now();
         self.asked.retain(|_, at| now.since(*at) < ASK_AGAIN_MS);
@@ -85,8 +87,8 @@ impl<D: Domain> Lane<D> {
         self.ask_on();
     }
 
-    /// Asks the coordinator role about the next listed transactions, so many at a time. Called again whenever an
-    /// answer has come.
+    /// Asks the coordinator role about the next listed transactions, up to [`ASKED_AT_ONCE`] at a
+    /// time. Called again whenever an answer has come.
     pub(super) fn ask_on(&mut self) {
         while self.asking.len() < ASKED_AT_ONCE
             && let Some(meta) = self.to_ask.pop_front()

@@ -1,4 +1,4 @@
-//! What a lane tells of itself in metrics.
+//! A lane's metrics, spans and trace events.
 
 use storage::{KvError, codec};
 use telemetry::{metrics::LaneVotes, semconv, trace};
@@ -9,18 +9,18 @@ use types::{BranchState, Timestamp, UnixMillis, Vote};
 use super::{Lane, attempt::AttemptError};
 use crate::core::{Answer, Call, CallId, Domain};
 
-/// Target of the events that tell each call of each batch, at level TRACE.
+/// Target of the events that report each call of each batch, at level TRACE.
 const CALLS: &str = "participant::calls";
 
-/// A look at all votes is taken once in so many ticks.
+/// Number of ticks between two counts of all votes.
 const LOOK_EVERY: u32 = 5;
 
-/// What is kept for it.
+/// A lane's state for its metrics.
 #[derive(Debug)]
 pub(super) struct LaneMetrics {
     votes: LaneVotes,
     ticks: u32,
-    /// When the oldest call was queued that no batch has taken yet, about.
+    /// About when the oldest call that no batch has taken was queued.
     waiting_since: Option<Instant>,
 }
 
@@ -36,12 +36,13 @@ impl LaneMetrics {
         self.waiting_since.get_or_insert_with(Instant::now);
     }
 
-    /// A batch has ended; what is queued now has been waiting since it began, at most.
+    /// A batch has ended. The wait of calls that are still queued counts from now, so it is a lower
+    /// bound.
     pub(super) fn batch_ended(&mut self, nothing_queued: bool) {
         self.waiting_since = (!nothing_queued).then(Instant::now);
     }
 
-    /// A batch of so many calls, begun at `begun`, was answered.
+    /// A batch of `calls` calls, begun at `begun`, was answered.
     pub(super) fn answered(&self, kind: &str, calls: usize, begun: Instant) {
         if calls == 0 {
             return;
@@ -67,7 +68,7 @@ pub(super) fn again(error: &AttemptError) {
 }
 
 impl<D: Domain> Lane<D> {
-    /// The span of one try at a batch: in the trace of the oldest call that it may take.
+    /// The span of one attempt at a batch, in the trace of the oldest call that it may take.
     pub(super) fn batch_span(&self) -> Span {
         let waiting = self.queued.iter().take(self.core.limits().batch_calls);
         let origins = waiting.filter_map(|(id, _)| Some(&self.callers.get(id)?.origin));
@@ -81,7 +82,7 @@ impl<D: Domain> Lane<D> {
         })
     }
 
-    /// Links the batch at hand to the calls that it took.
+    /// Links the current batch to the calls that it took.
     pub(super) fn link_batch(&self, taken: &[CallId]) {
         if trace::is_on() {
             let batch = Span::current();
@@ -91,8 +92,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Tells whoever listens which calls a durable batch took and answered, in order. A call that it took and did
-    /// not answer waits, and a later batch answers it.
+    /// Reports which calls a durable batch took and answered, in order. A call that it took without
+    /// answering waits, and a later batch answers it.
     pub(super) fn tell_calls(
         &self,
         start: Timestamp,
@@ -115,7 +116,7 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Now and then: how many votes have no outcome, and how old they are.
+    /// Every [`LOOK_EVERY`] ticks, reports how many votes have no outcome, and how old they are.
     pub(super) fn tell_votes(&mut self, now: UnixMillis) {
         self.metrics.ticks = self.metrics.ticks.wrapping_add(1);
         if !self.metrics.ticks.is_multiple_of(LOOK_EVERY) {
@@ -129,7 +130,7 @@ impl<D: Domain> Lane<D> {
     }
 }
 
-/// What kind of call it is: of an operation the name that the service gives it.
+/// The kind of a call. For an operation, this is the service's name for it.
 fn kind_of<D: Domain>(call: &Call<D>) -> String {
     match call {
         Call::Op { op, .. } => {

@@ -1,4 +1,5 @@
-//! A shard's core by itself, batch by batch, without a lane and a store: what is trimmed, noted, undone and woken.
+//! Tests a shard's core batch by batch, without a lane or a store: what is trimmed, noted, undone
+//! and woken.
 
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
@@ -15,7 +16,7 @@ use types::{BranchState, ClientCall, Money, Priority, Timestamp, TxId, TxMeta, U
 
 use crate::shop::{ORIGIN, branch, client_call, item, said, units};
 
-/// What the replicas of one shard have written.
+/// What the replicas of one shard have written, in place of a store.
 #[derive(Default)]
 struct Store {
     head: Head,
@@ -26,7 +27,7 @@ struct Store {
 }
 
 impl Store {
-    /// A replica that knows all of it.
+    /// A replica that has read everything.
     fn replica(&self) -> Core<Stock> {
         self.replica_within(Limits::default())
     }
@@ -37,7 +38,7 @@ impl Store {
         core
     }
 
-    /// Tells a replica what it does not know yet.
+    /// Gives a replica the entries that it does not know yet.
     fn catch_up(&self, core: &mut Core<Stock>) {
         let unknown = self.entries.range(core.tail().seq() + 1..);
         let entries = unknown.map(|(seq, entry)| (*seq, entry.clone())).collect();
@@ -45,7 +46,7 @@ impl Store {
         core.look(found, entries).unwrap();
     }
 
-    /// Offers calls to one batch. Returns what it answers, in a word each.
+    /// Offers calls to one batch. Returns its answers, in a word each.
     fn offer(&self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
         for (row, value) in &self.records {
             core.load(row.clone(), Some(value)).unwrap();
@@ -62,14 +63,14 @@ impl Store {
         core.take_answers().iter().map(|(_, answer)| word(answer)).collect()
     }
 
-    /// Offers calls, makes their batch durable, and has the records follow.
+    /// Offers calls, makes their batch durable, and writes a checkpoint.
     fn write(&mut self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
         let answers = self.append(core, at_ms, calls);
         self.checkpoint(core, at_ms);
         answers
     }
 
-    /// Offers calls, and makes their batch durable.
+    /// Offers calls and makes their batch durable.
     fn append(&mut self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
         let answers = self.offer(core, at_ms, calls);
         if let Some((seq, entry)) = rig::settle(core) {
@@ -78,7 +79,7 @@ impl Store {
         answers
     }
 
-    /// Writes all pieces of a checkpoint. Tells how many that were.
+    /// Writes all pieces of a checkpoint. Returns how many there were.
     fn checkpoint(&mut self, core: &mut Core<Stock>, at_ms: u64) -> usize {
         let start = Timestamp::from_physical(at(at_ms));
         let pieces = rig::checkpoint(core, start, 100, &mut self.head, &mut self.records);
@@ -86,13 +87,13 @@ impl Store {
         pieces
     }
 
-    /// Numbers of the journal entries that stand.
+    /// Numbers of the journal entries that are not trimmed.
     fn entries(&self) -> Vec<u64> {
         self.entries.keys().copied().collect()
     }
 }
 
-/// A store in which item "0" has this many units, and a replica of it.
+/// A store in which item "0" has `number` units, and a replica.
 fn stocked(number: u64) -> (Store, Core<Stock>) {
     let mut store = Store::default();
     let mut core = store.replica();
@@ -116,7 +117,7 @@ fn add() -> Call<Stock> {
     op(Op::Add(item("0"), units(1)))
 }
 
-/// A transaction of an order and this shard; the smaller its number the older it is.
+/// A transaction of an order and this shard. Lower numbers are older.
 fn tx(number: u8) -> TxMeta {
     TxMeta {
         tx_id: TxId([number; 16]),
@@ -127,13 +128,13 @@ fn tx(number: u8) -> TxMeta {
     }
 }
 
-/// A transaction of this call whose primary is this shard.
+/// A transaction for this call, with this shard as its primary.
 fn attempt(number: u8, call: &ClientCall) -> TxMeta {
     let branches = [branch("stock"), branch("other")].into();
     TxMeta { branches, call: Some(call.clone()), ..tx(number) }
 }
 
-/// One unit of item "0".
+/// Asks for one unit of item "0".
 fn prepare(meta: &TxMeta) -> Call<Stock> {
     prepare_units(meta, 1)
 }
@@ -162,14 +163,14 @@ fn word(answer: &Answer<Reply>) -> String {
     }
 }
 
-/// Everybody waits.
+/// No call is answered: all of them wait.
 const NOBODY: [&str; 0] = [];
 
 #[test]
 fn a_journal_entry_goes_once_its_successor_is_old_and_the_last_one_never() {
     let (mut store, mut core) = stocked(1);
     store.write(&mut core, 4_000, &[add()]);
-    // The first entry is older than that by now.
+    // The first entry is old enough by now, but its successor is not.
     store.write(&mut core, 4_000 + TRIM_AGE_MS - 1, &[add()]);
     assert_eq!(store.entries(), [1, 2, 3]);
     store.write(&mut core, 4_000 + TRIM_AGE_MS, &[add()]);
@@ -204,7 +205,7 @@ fn what_the_records_do_not_show_is_not_trimmed_and_the_journal_shows_it() {
     let mut behind = store.replica();
     assert_eq!(store.offer(&mut behind, 10, &[add()]), ["5 left"], "the record shows one unit");
     behind.undo();
-    // The records follow, and are all that a replica has that starts then.
+    // After a checkpoint, a replica that starts then reads only the records.
     store.checkpoint(&mut core, 60_000);
     assert_eq!(store.entries(), [4]);
     assert!(core.checkpoint().is_empty());
@@ -239,7 +240,7 @@ fn what_an_entry_says_alone_keeps_it_and_all_behind_it() {
     assert!(!core.wants_trim(Timestamp::from_physical(at(20_000))));
     store.write(&mut core, 10_001, &[commit(&held)]);
     assert_eq!(store.entries().first(), Some(&6), "it may be forgotten");
-    // What keeps an entry of 35 seconds alive is said again.
+    // Facts that keep an entry alive are carried forward once it is older than 35 seconds.
     let stuck = tx(2);
     let stuck = TxMeta { deadline: at(90_000), ..stuck };
     store.write(&mut core, 20_000, &[prepare(&stuck)]);
@@ -259,7 +260,7 @@ fn a_refusal_is_noted_even_if_the_abort_changes_nothing() {
     let call = client_call("~call", "buy");
     let (mut store, mut core) = stocked(9);
     let first = attempt(1, &call);
-    // Somebody else found out that it was refused, and aborted it without a word why.
+    // Another coordinator found the refusal, and aborted without passing it on.
     store.write(&mut core, 10, &[prepare(&first), abort(&first)]);
     let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
     let refused = Call::Abort { meta: first, evidence: true, refusal: Some(no) };
@@ -288,14 +289,14 @@ fn what_succeeded_stays_so_though_another_attempt_is_refused() {
 #[test]
 fn what_a_minted_call_came_to_keeps_its_entry_until_the_call_is_over() {
     let not_after = Some(at(30_000));
-    // What stands under a client's own id is a record, and in no entry.
+    // An outcome under a client's own id is a record, and in no entry.
     for id in ["~minted", "own"] {
         let (mut store, mut core) = stocked(9);
         let call = Some(ClientCall { not_after, ..client_call(id, "add") });
         let add_once = Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true };
         assert_eq!(store.write(&mut core, 10, std::slice::from_ref(&add_once)), ["10 left"]);
         store.write(&mut core, 10, &[add()]);
-        // What an entry of 20 seconds keeps alive is said again, each time it is needed.
+        // These batches trim nothing that the call still needs.
         for at_ms in [15_000, 15_001, 29_000, 30_000] {
             store.write(&mut core, at_ms, &[add()]);
         }
@@ -310,7 +311,7 @@ fn what_a_minted_call_came_to_keeps_its_entry_until_the_call_is_over() {
     }
 }
 
-/// So few bytes that they come before the bound of calls.
+/// So few bytes that their bound is reached before the bound on calls.
 const LIMITS: Limits = Limits {
     records: 1_000,
     waiters: 100,
@@ -326,7 +327,7 @@ fn what_another_replica_remembered_meanwhile_is_read_anew() {
     let add_once = Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true };
     let mut other = store.replica();
     assert_eq!(store.offer(&mut other, 10, std::slice::from_ref(&add_once)), ["10 left"]);
-    // The first replica's batch is the one that becomes durable.
+    // Only the first replica's batch becomes durable.
     other.undo();
     assert_eq!(store.write(&mut core, 10, std::slice::from_ref(&add_once)), ["10 left"]);
     store.catch_up(&mut other);
@@ -335,7 +336,7 @@ fn what_another_replica_remembered_meanwhile_is_read_anew() {
     assert_eq!(answers, ["10 left"], "added once");
 }
 
-/// Offers calls of a kind to one batch while there is room. Returns how many, and the bytes that it writes.
+/// Offers calls to one batch while it has room. Returns their number, and the bytes of the batch.
 fn filled(call: impl Fn(u64) -> Call<Stock>) -> (u64, usize) {
     let (store, _) = stocked(1);
     let mut core = store.replica_within(LIMITS);
@@ -394,7 +395,7 @@ fn a_waiting_prepare_ends_exactly_at_its_deadline() {
 fn whoever_is_of_the_holders_own_age_does_not_wait() {
     let (mut store, mut core) = stocked(1);
     store.write(&mut core, 10, &[prepare(&tx(9))]);
-    // The next attempt of the same call: it keeps the place of the first one.
+    // The next attempt of the same call keeps the priority of the first one.
     let again = TxMeta { tx_id: TxId([1; 16]), ..tx(9) };
     assert_eq!(store.write(&mut core, 20, &[prepare(&again)]), ["CONTENDED by 9"]);
 }
@@ -409,7 +410,7 @@ fn a_try_that_is_undone_leaves_who_waits_as_it_was() {
     core.undo();
     assert!(!core.has_waiters(), "it is offered again");
     assert_eq!(store.write(&mut core, 30, &[prepare(&waits)]), NOBODY);
-    // By its own abort, and by the holder's.
+    // It is undone whether its own abort ends the wait, or the holder's.
     for (call, expected) in
         [(abort(&waits), ["FENCED", "ABORTED"]), (abort(&holder), ["ABORTED", "YES"])]
     {
@@ -471,7 +472,8 @@ fn behind_one_who_waits_on_only_who_may_still_wait_does() {
     // Both may wait for the youngest holder.
     assert_eq!(store.write(&mut core, 20, &[prepare(&tx(3))]), NOBODY);
     assert_eq!(store.write(&mut core, 30, &[prepare_units(&tx(1), 2)]), NOBODY);
-    // One unit comes back; the oldest needs two, and who is behind waits for somebody older now.
+    // One unit comes back. The oldest waiter needs two, so the one behind it now waits for an older
+    // one.
     let answers = store.write(&mut core, 40, &[abort(&tx(9))]);
     assert_eq!(answers, ["ABORTED", "CONTENDED by 2"]);
     assert!(core.has_waiters());
@@ -490,7 +492,7 @@ fn who_needs_a_row_that_cannot_be_read_is_given_up_and_who_is_behind_is_next() {
     assert_eq!(store.write(&mut core, 31, &[op(Op::Subtract(item("0"), units(1)))]), NOBODY);
     let rows = core.rows_of(&both);
     let row = |number: u8| rows.iter().find(|row| row.last() == Some(&number)).unwrap();
-    // One that nobody needs; one that is needed by who waits for another; one that is waited for.
+    // In turn: a row that no call needs, one that a waiter needs, and one that is waited for.
     assert!(core.give_up(&b"other".to_vec()).is_empty());
     assert_eq!(core.give_up(row(b'1')).len(), 1);
     assert!(core.has_waiters());

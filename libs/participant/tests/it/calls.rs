@@ -1,4 +1,5 @@
-//! What one attempt of a client's call leaves for the others: its success, its refusal, its end.
+//! Tests what one attempt of a client's call leaves for the others: its success, its refusal, its
+//! end.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,7 +26,7 @@ use crate::shop::{
     said, stock, units,
 };
 
-/// A transaction of this call whose primary is the shard of stock.
+/// A transaction for this call, with the shard of stock as its primary.
 fn attempt(shop: &Shop, number: u8, call: &ClientCall) -> TxMeta {
     TxMeta {
         priority: Priority { begin_ts: Timestamp::from_physical(shop.clock.now()).0, nonce: 0 },
@@ -35,7 +36,7 @@ fn attempt(shop: &Shop, number: u8, call: &ClientCall) -> TxMeta {
     }
 }
 
-/// Ends a transaction because it was refused elsewhere.
+/// Aborts a transaction because another branch refused it.
 async fn refuse(lane: &Handle, meta: &TxMeta) {
     let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
     let call = Call::Abort { meta: meta.clone(), evidence: true, refusal: Some(no) };
@@ -53,7 +54,7 @@ fn refused(answer: &Answer<Reply>) -> Reason {
     }
 }
 
-/// The ids under which calls come: the client's own, with and without one of the call, and a minted one.
+/// Calls with each kind of id: a client's own without and with a call id, and a minted one.
 fn each_kind(what: &str) -> [ClientCall; 3] {
     let minted = |number| RequestId::minted(uuid::Uuid::from_u128(number));
     let bare = client_call("a-key", what);
@@ -187,7 +188,7 @@ async fn a_refusal_that_was_found_elsewhere_binds_unless_the_call_has_succeeded(
         let late = ask(&lane, Op::Add(item("a"), units(1)), &call).await;
         assert_eq!(refused(&late), Reason::ItemNotFound);
     }
-    // For a reason of somebody else's, in his own words.
+    // A refusal whose reason is not one of ours keeps its own words.
     let call = client_call("~blocked", "buy");
     let blocked = Vote::No { reason: "BLOCKED".to_owned(), metadata: BTreeMap::new() };
     for refusal in [blocked.clone(), (&Refusal::new(Reason::ItemNotFound)).into()] {
@@ -205,7 +206,7 @@ async fn a_refusal_that_was_found_elsewhere_binds_unless_the_call_has_succeeded(
     commit(&lane, &bought).await;
     let answer = lane.call(refuse(&call)).await.unwrap();
     assert_eq!(answer, Answer::Committed(bought.tx_id));
-    // While an attempt is under way nobody knows what it comes to.
+    // While an attempt is under way, its outcome is unknown.
     let call = client_call("under way", "buy");
     let under_way = attempt(&shop, 2, &call);
     assert_eq!(said(&prepare(&lane, &under_way, "a", 1).await), "YES");
@@ -293,7 +294,7 @@ async fn of_two_transactions_of_one_call_one_takes_effect_however_they_meet() {
                 ..attempt(&shop, number + 2, &call)
             },
         );
-        // The younger one is sent away, and the older one waits.
+        // The younger attempt is sent away, and the older one waits.
         assert_eq!(said(&prepare(&lane, &older, "a", 1).await), "YES");
         let vote = said(&prepare(&lane, &younger, "a", 1).await);
         assert_eq!(vote, format!("CONTENDED by {}", number + 1));
@@ -328,7 +329,7 @@ async fn a_refusal_under_a_clients_own_key_binds_every_call_that_had_come_in() {
         began: Some(Timestamp::from_physical(shop.clock.now())),
         ..client_call("key", "take")
     };
-    // The client's first call hangs somewhere; its second one is refused.
+    // The client's first call hangs somewhere, and its second one is refused.
     let first = came_in(1);
     breathe().await;
     let second = came_in(2);
@@ -351,7 +352,8 @@ fn journal(shop: &Shop) -> Vec<JournalEntry> {
     contents.range(range).map(|(key, value)| codec::decode_packed(key, value).unwrap()).collect()
 }
 
-/// However many ids clients use: replicas keep none of them in memory, and one that starts reads none.
+/// Replicas keep no client's ids in memory, however many there are, and a replica that starts reads
+/// none.
 #[tokio::test(start_paused = true)]
 async fn what_stands_under_clients_own_ids_is_in_no_journal_and_is_told_for_ten_minutes() {
     let shop = Shop::new();
@@ -386,7 +388,8 @@ async fn what_stands_under_clients_own_ids_is_in_no_journal_and_is_told_for_ten_
     assert!(matches!(ask(&started, more(), &call(7)).await, Answer::Done(Reply::Stock(301), _)));
 }
 
-/// What one replica was told under an id the others know at once, with or without having read it before.
+/// An outcome that one replica has is known to the others at once, whether or not they have read
+/// the id before.
 #[tokio::test(start_paused = true)]
 async fn replicas_tell_each_other_what_stands_under_an_id() {
     let shop = Shop::new();
@@ -408,7 +411,7 @@ async fn replicas_tell_each_other_what_stands_under_an_id() {
     }
 }
 
-/// A repeat that comes in the batch of the first call, and calls of two ids in one batch.
+/// A repeat in the batch of the first call, and calls of two ids in one batch.
 #[tokio::test(start_paused = true)]
 async fn a_repeat_in_the_same_batch_is_told_what_the_first_call_came_to() {
     let shop = Shop::new();
@@ -464,7 +467,8 @@ async fn a_refusal_stands_only_if_no_other_attempt_holds_or_has_succeeded() {
         let attempt = |number: u8| attempt(&shop, number, &call);
         let (first, second) = (attempt(10 * number + 1), attempt(10 * number + 2));
         assert_eq!(said(&prepare(&lane, &first, "a", 1).await), "YES");
-        // Somebody else ends the first attempt, and the second one comes before the first one's refusal.
+        // Another coordinator ends the first attempt. The second attempt arrives before the first
+        // one's refusal.
         let ended = Call::Abort { meta: first.clone(), evidence: true, refusal: None };
         lane.call(ended).await.unwrap();
         assert_eq!(said(&prepare(&lane, &second, "a", 1).await), "YES");
@@ -480,7 +484,7 @@ async fn a_refusal_stands_only_if_no_other_attempt_holds_or_has_succeeded() {
     }
 }
 
-/// The janitor and a call meet on one answer, at its last moment and right after it.
+/// The janitor and a call reach one answer in its last millisecond, and right after that.
 #[tokio::test(start_paused = true)]
 async fn an_answer_stands_to_the_last_millisecond_and_its_successor_outlives_a_sweep() {
     let shop = Shop::new();

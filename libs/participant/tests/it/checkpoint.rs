@@ -1,4 +1,4 @@
-//! Records that follow the journal, and journals that are damaged.
+//! Tests records that follow the journal, and damaged journals.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,9 +22,9 @@ async fn a_damaged_journal_stops_its_shard_for_good() {
     let undecodable = record::JournalEntry { events: vec![undecodable], ..Default::default() };
     for entries in [
         vec![(1, undecodable)],
-        // A gap.
+        // Entry 2 is missing.
         vec![(1, record::JournalEntry::default()), (3, record::JournalEntry::default())],
-        // The second one was appended to another entry than the first one.
+        // The second entry was not appended to the first one.
         vec![(1, record::JournalEntry::default()), (2, record::JournalEntry::default())],
     ] {
         let shop = Shop::new();
@@ -71,7 +71,7 @@ async fn a_record_that_changes_often_is_written_once_for_many_entries() {
     assert!(entries < 8, "{entries} entries are left");
 }
 
-/// Takes entries, and no records.
+/// A store that takes entries, but no records.
 #[derive(Debug)]
 struct NoRecords;
 
@@ -106,7 +106,7 @@ async fn batches_are_slow_while_records_lag_too_far_behind() {
     let slow_from = slow_from.expect("nothing waits for the records");
     assert!((100..300).contains(&slow_from), "{slow_from}");
     assert!(begun.elapsed() > Duration::from_secs(40), "{:?}", begun.elapsed());
-    // What was appended stands.
+    // Everything that was appended stands.
     create(&lane, "b").await;
     assert_eq!(stock(&shop.lane(4), "7").await, 1);
 }

@@ -1,4 +1,4 @@
-//! batch_init: every record is written once, however many parts it takes.
+//! Tests batch_init: every record is written once, however many parts there are.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::shop::{Shop, client_call, units};
 const SHARDS: u16 = 4;
 const ITEMS: u64 = 1_000;
 
-/// Gives all items of these shards three units.
+/// Creates all items of these shards, with three units each.
 async fn filled(shards: &Shards<Stock>, of: &[u16], call: &ClientCall) -> u64 {
     let shard_ids = of.iter().map(|shard| ShardId(*shard)).collect();
     let plan = Fill { numbers: 0..ITEMS, shards: shard_ids, call: call.clone() };
@@ -22,7 +22,7 @@ async fn filled(shards: &Shards<Stock>, of: &[u16], call: &ClientCall) -> u64 {
     fill(shards, plan, op).await.unwrap()
 }
 
-/// Units of each item that is there.
+/// Units of each item that exists.
 async fn stock(shards: &Shards<Stock>) -> Vec<u64> {
     let mut found = Vec::new();
     for id in (0..ITEMS).map(ItemId::numbered) {

@@ -1,4 +1,4 @@
-//! Operations: once, in batches, across replicas and restarts.
+//! Tests operations: that they happen once, in batches, across replicas and restarts.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,7 +29,7 @@ async fn an_operation_under_one_request_id_happens_once() {
     assert_eq!(stock(&lane, "a").await, 6);
     let reused = add(&lane, "a", 6, request("r", 2)).await;
     assert_eq!(reused, Err(Reason::RequestIdReused));
-    // Another replica, and one after a restart, know it too.
+    // Another replica knows it too, as does one after a restart.
     assert_eq!(add(&shop.lane(2), "a", 5, request("r", 1)).await, Ok(5));
 }
 
@@ -61,7 +61,7 @@ async fn a_refusal_of_a_minted_request_id_stays_a_refusal_on_every_replica() {
     };
     assert_eq!(ask(&lane, 7).await, Err(Reason::OutOfStock));
     add(&lane, "a", 5, None).await.unwrap();
-    // A copy that was late.
+    // A late copy of the refused call.
     assert_eq!(ask(&other, 7).await, Err(Reason::OutOfStock));
     assert_eq!(ask(&other, 8).await, Err(Reason::RequestIdReused), "another call is told apart");
     assert_eq!(stock(&other, "a").await, 6);
@@ -89,7 +89,7 @@ async fn calls_that_wait_together_share_one_commit() {
     assert_eq!(stock(&lane, "a").await, 200);
 }
 
-/// Makes every call to the store take a moment, so that replicas meet.
+/// Delays every call to the store, so that replicas overlap.
 #[derive(Debug)]
 struct Slow;
 
@@ -194,7 +194,7 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
     let lane = shop.stocked(1).await;
     create(&lane, "b").await;
     let key = Space::new(Owner::Stock, ShardId(0)).record(Kind::Item, b"b");
-    // Until the records follow, the journal shows it.
+    // The journal has the image until the records follow.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let mut txn = shop.kv.begin().await.unwrap();
     assert!(txn.read_ts().0 > 0);
@@ -210,7 +210,7 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
 #[tokio::test(start_paused = true)]
 async fn a_tail_is_not_trusted_once_what_others_appended_may_be_trimmed() {
     let mut shop = Shop::new();
-    // Nothing but its calls makes this lane look.
+    // This lane looks only when it is called.
     shop.options.refresh = Duration::from_hours(1);
     let lane = shop.stocked(1).await;
     let other = shop.lane(2);
@@ -220,12 +220,12 @@ async fn a_tail_is_not_trusted_once_what_others_appended_may_be_trimmed() {
     }
     let first = Space::new(Owner::Stock, ShardId(0)).journal(3);
     assert!(!shop.kv.contents().contains_key(&first), "it was there when the lane looked last");
-    // With an id, as what has none is taken for a read, before which a lane looks.
+    // The request id makes this a mutation: without one, the lane would look first, as for a read.
     assert_eq!(add(&lane, "a", 1, request("late", 1)).await, Ok(22));
     assert_eq!(stock(&other, "a").await, 22);
 }
 
-/// Journal entries that stand.
+/// Number of journal entries that are not trimmed.
 fn journal(shop: &Shop) -> usize {
     shop.kv.contents().keys().filter(|key| key[3] == 2).count()
 }
@@ -241,7 +241,7 @@ async fn replicas_that_do_not_write_a_shard_leave_its_journal_to_the_one_that_do
         assert_eq!(said(&prepare(&lane, &meta, "a", 1).await), "YES");
         commit(&lane, &meta).await;
     }
-    // Long enough for the others to have looked, and for all of it to be trimmed.
+    // Long enough for the others to look, and for everything to be trimmed.
     tokio::time::sleep(Duration::from_secs(25)).await;
     assert!(journal(&shop) < 8, "{} entries are left", journal(&shop));
     assert_eq!(shop.kv.stats().conflicts, 0, "nobody was in anybody's way");
@@ -313,10 +313,11 @@ async fn a_shard_that_an_earlier_release_wrote_is_taken_from_it_at_once() {
         let head = reads.get(&space.head()).await.unwrap().unwrap();
         let refused = codec::decode_any::<record::Head>(&space.head(), &head, codec::FORMAT_2);
         assert!(refused.is_err(), "earlier releases must not read it any more: {refused:?}");
-        // An earlier replica that trusts the head without reading it appends its next batch as this entry.
+        // An earlier replica that trusts the head without reading it would append its next batch as
+        // this entry.
         let next = reads.get(&space.journal(8)).await.unwrap();
         assert!(next.is_some(), "its place must be taken");
-        // What it held and left behind goes on.
+        // What the earlier release held and left unfinished goes on.
         assert_eq!(stock(&lane, "a").await, 2);
         assert_eq!(add(&lane, "a", 1, None).await, Ok(3));
     }
@@ -338,7 +339,7 @@ async fn a_damaged_record_fails_a_call_that_waits_for_it_and_stops_no_other() {
         lane.begin(call).unwrap()
     };
     breathe().await;
-    // Another replica, of a release with another format, changes the item.
+    // A replica of a release with another format changes the item.
     let image = record::Image {
         row: participant::records::row(Kind::Item, "a").into(),
         value: vec![99].into(),
@@ -409,7 +410,7 @@ async fn a_store_that_was_made_anew_beneath_a_lane_is_not_written() {
 async fn a_shard_that_was_begun_anew_beneath_a_lane_is_read_anew() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
-    // Long enough for its records to follow, so that the head goes back.
+    // Long enough for the records to follow, so that the head goes back.
     tokio::time::sleep(Duration::from_secs(3)).await;
     shop.make_anew(SCHEMA.created.0).await;
     let other = shop.lane(2);

@@ -1,5 +1,6 @@
-//! Lanes over the store in memory, with the stock service's domain: goal: every rule of a participant
-//! holds through conflicts, crashes and undetermined commits. Method: paused time, one thread.
+//! Tests lanes over the store in memory, with the stock service's domain. Goal: every rule of a
+//! participant holds through conflicts, crashes and undetermined commits. Method: paused time, one
+//! thread.
 
 #![allow(
     clippy::unwrap_used,

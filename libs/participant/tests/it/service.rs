@@ -1,4 +1,4 @@
-//! The gRPC face: what can never be answered with YES has an end all the same.
+//! Tests the gRPC service: a Prepare that can never get a YES can still be resolved.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -35,7 +35,7 @@ fn on(shop: &Shop, number: u8, shard: u16) -> (TxMeta, Branch) {
     (TxMeta { branches: [branch("order"), here.clone()].into(), ..shop.tx(number) }, here)
 }
 
-/// Asks for a vote; the reason if it is NO.
+/// Asks for a vote. Returns the reason of a NO.
 async fn vote(
     service: &Participant<Stock>,
     (meta, branch): &(TxMeta, Branch),
@@ -148,7 +148,7 @@ fn a_shard_of_many_keeps_its_part_of_the_records() {
     }
 }
 
-/// Shards are wanted by who may know fewer or more of them than there are.
+/// A caller may know of fewer or more shards than there are.
 #[tokio::test(start_paused = true)]
 async fn parts_of_a_whole_are_of_the_shards_that_there_are() {
     let shop = Shop::new();

@@ -1,4 +1,4 @@
-//! A shard of stock to test with.
+//! A shard of stock for the tests.
 
 use std::{
     collections::VecDeque,
@@ -27,13 +27,13 @@ use types::{
     Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
 };
 
-/// Where the tests' time begins.
+/// When the tests' clock starts.
 pub(crate) const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
 
-/// The store that the tests' lanes are opened on.
+/// The schema of the store that the tests' lanes are opened on.
 pub(crate) const SCHEMA: Schema = Schema { shards: 1, created: Timestamp(1) };
 
-/// Remembers what it was asked to resolve.
+/// Records the transactions that it was asked to resolve.
 #[derive(Debug, Default)]
 pub(crate) struct Asked(pub(crate) Mutex<Vec<TxId>>);
 
@@ -44,7 +44,7 @@ impl AskResolve for Asked {
     }
 }
 
-/// Lets the next commits come to these verdicts.
+/// Gives the next commits these verdicts, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Script(pub(crate) Mutex<VecDeque<Verdict>>);
 
@@ -100,7 +100,7 @@ impl Shop {
         handle
     }
 
-    /// All lanes of a replica of a service of so many shards.
+    /// All lanes of a replica of a service with `count` shards.
     pub(crate) fn shards(&self, count: u16) -> Arc<Shards<Stock>> {
         let domain = Arc::new(Stock);
         let shards = Arc::new(Shards::closed(&*domain).unwrap());
@@ -108,7 +108,7 @@ impl Shop {
         shards
     }
 
-    /// A lane on a shard in which item "a" has this many units.
+    /// A lane on a shard in which item "a" has `units` units.
     pub(crate) async fn stocked(&self, units: u64) -> Handle {
         let lane = self.lane(1);
         create(&lane, "a").await;
@@ -118,7 +118,7 @@ impl Shop {
         lane
     }
 
-    /// Puts entries behind the end of the journal, each at so many numbers after it, as another writer would.
+    /// Appends entries as another writer would, each at its distance from the end of the journal.
     pub(crate) async fn put_entries(&self, entries: Vec<(u64, record::JournalEntry)>) {
         let space = Space::new(Owner::Stock, ShardId(0));
         let mut txn = self.kv.begin().await.unwrap();
@@ -138,7 +138,7 @@ impl Shop {
         txn.commit().await.unwrap();
     }
 
-    /// Empties the store and leaves a schema in it, of this time.
+    /// Empties the store, and leaves a schema with this timestamp.
     pub(crate) async fn make_anew(&self, created: u64) {
         let mut txn = self.kv.begin().await.unwrap();
         for key in self.kv.contents().into_keys() {
@@ -154,7 +154,7 @@ impl Shop {
         self.clock.now().plus_ms(2_000)
     }
 
-    /// A transaction of an order and this shard; the smaller its number the older it is.
+    /// A transaction of an order and this shard. Lower numbers are older.
     pub(crate) fn tx(&self, number: u8) -> TxMeta {
         TxMeta {
             tx_id: TxId([number; 16]),
@@ -183,7 +183,7 @@ pub(crate) fn request(id: &str, call: u64) -> Option<ClientCall> {
     Some(client_call(id, &call.to_string()))
 }
 
-/// A client's call of this content under this id.
+/// A client's call with this content, under this id.
 pub(crate) fn client_call(id: &str, what: &str) -> ClientCall {
     ClientCall::new(RequestId::new(id).unwrap(), what)
 }
@@ -216,7 +216,7 @@ pub(crate) async fn add(
     op(lane, Op::Add(item(id), units(amount)), request).await.map(|reply| stock_of(&reply))
 }
 
-/// Adds under a client's id, or hears that its time is over.
+/// Adds under a client's id, or returns that its time is over.
 pub(crate) async fn add_or_expire(
     lane: &Handle,
     id: &str,
@@ -278,7 +278,7 @@ pub(crate) async fn query(lane: &Handle, meta: &TxMeta, fence: bool) -> BranchSt
     state(lane, Call::Query { meta: meta.clone(), fence }).await
 }
 
-/// Long enough for whatever can happen now to happen.
+/// Waits long enough for everything that can happen now.
 pub(crate) async fn breathe() {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }

@@ -1,4 +1,4 @@
-//! Votes, outcomes, fences and waiting.
+//! Tests votes, outcomes, fences and waiting.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ fn soon(lane: &Handle, meta: &TxMeta, amount: u64) -> tokio::task::JoinHandle<St
 async fn a_fence_that_was_left_over_what_was_forgotten_is_no_contradiction() {
     let shop = Shop::new();
     let lane = shop.stocked(5).await;
-    // Whoever sends a Commit has the primary's word, so this shard had voted and forgotten.
+    // A Commit is sent only on the primary's word, so this shard must have voted and forgotten.
     let forgotten = shop.tx(1);
     assert_eq!(query(&lane, &forgotten, true).await, BranchState::Aborted);
     assert_eq!(commit(&lane, &forgotten).await, BranchState::Committed);
-    // What gave its hold back is one.
+    // A Commit after the hold was given back is a contradiction.
     let aborted = shop.tx(2);
     assert_eq!(said(&prepare(&lane, &aborted, "a", 2).await), "YES");
     assert_eq!(abort(&lane, &aborted).await, BranchState::Aborted);
@@ -133,7 +133,7 @@ async fn returned_units_serve_the_oldest_waiter_first() {
     breathe().await;
     abort(&lane, &holder).await;
     assert_eq!(first.await.unwrap(), "YES");
-    // The second waits for nobody younger any more.
+    // The second one could only wait for an older transaction now.
     assert_eq!(second.await.unwrap(), "CONTENDED by 3");
 }
 

@@ -1,4 +1,4 @@
-//! Commits whose outcome nobody knows, and stores that are not there.
+//! Tests commits of unknown outcome, and stores that are not there.
 
 use std::{
     sync::{
@@ -48,7 +48,8 @@ async fn a_run_that_landed_late_gives_its_own_answers() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
     let other = shop.lane(2);
-    // The first try lands while the second is on its way, and another replica writes in between.
+    // The first attempt lands while the second is on its way, and another replica writes in
+    // between.
     let late = undetermined(Landing::Late(Duration::from_millis(1)));
     shop.script.0.lock().unwrap().push_back(late);
     let meta = shop.tx(1);
@@ -60,7 +61,8 @@ async fn a_run_that_landed_late_gives_its_own_answers() {
     assert_eq!(stock(&other, "a").await, 2);
 }
 
-/// A lane hears nothing of its append for a long time, while another replica appends, checkpoints and trims.
+/// A lane does not hear of its append for a long time, while another replica appends, checkpoints
+/// and trims.
 #[tokio::test(start_paused = true)]
 async fn calls_whose_fate_is_trimmed_are_told_so_and_never_run_again() {
     for landing in [Landing::Landed, Landing::Lost] {
@@ -86,13 +88,13 @@ async fn calls_whose_fate_is_trimmed_are_told_so_and_never_run_again() {
         assert_eq!(asked.await.unwrap(), Err(LaneError::Unavailable), "{landing:?}");
         let landed = u64::from(landing == Landing::Landed);
         assert_eq!(stock(&lane, "a").await, 31 + landed);
-        // Repeated under its key, it is answered, or takes effect now.
+        // A repetition under the same key is answered, or takes effect now.
         add(&lane, "a", 1, request("in doubt", 1)).await.unwrap();
         assert_eq!(stock(&other, "a").await, 32);
     }
 }
 
-/// A call's time is over while its append is in doubt, and may yet land.
+/// A call's time ends while its append is in doubt and may still land.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_told_it_did_nothing_does_nothing_later() {
     let shop = Shop::new();
@@ -112,7 +114,7 @@ async fn a_call_that_is_told_it_did_nothing_does_nothing_later() {
     assert_eq!(stock(&shop.lane(2), "a").await, 10);
 }
 
-/// While on: the first commit comes to this unknown outcome, and nothing else is answered.
+/// While on, the first commit has this unknown outcome, and all later calls fail.
 #[derive(Debug, Default)]
 struct Away(Mutex<Option<Landing>>, AtomicBool);
 
@@ -130,7 +132,7 @@ impl Faults for Away {
     }
 }
 
-/// What is appended together with a checkpoint of another replica's, over a store that loses calls.
+/// Appends and checkpoints of several replicas, over a store that loses calls.
 #[tokio::test(start_paused = true)]
 async fn records_follow_the_journal_whatever_becomes_of_their_pieces() {
     for seed in 0..20 {
@@ -151,7 +153,7 @@ async fn records_follow_the_journal_whatever_becomes_of_their_pieces() {
         drop(lanes);
         let fresh = shop.lane(9);
         assert_eq!(stock(&fresh, "a").await, expected, "seed {seed}");
-        // The last writer's lane writes what is left.
+        // The lane of the last writer writes what is left.
         add(&fresh, "a", 1, None).await.unwrap();
         tokio::time::sleep(Duration::from_secs(5)).await;
         let contents = shop.kv.contents();
@@ -171,7 +173,7 @@ async fn a_store_that_fails_for_a_while_is_only_slower() {
     assert_eq!(add(&lane, "a", 1, request("r", 1)).await, Ok(2));
 }
 
-/// While on: no KV transaction begins; counts the tries.
+/// While on, no KV transaction begins, and attempts are counted.
 #[derive(Debug, Default)]
 struct Closed(AtomicBool, AtomicUsize);
 
@@ -202,7 +204,7 @@ async fn a_store_that_is_away_is_asked_less_and_less_often() {
     assert_eq!(asked.await.unwrap(), Ok(2));
 }
 
-/// Adds from three replicas through a store in chaos: each acknowledged addition is there once.
+/// Adds from three replicas through a store in chaos. Each acknowledged addition takes effect once.
 #[tokio::test(start_paused = true)]
 async fn chaos_loses_and_doubles_nothing() {
     for seed in 0..60 {

@@ -4,7 +4,7 @@ fn peer(identity: &str) -> Peer {
     Peer(Some(identity.parse().unwrap()))
 }
 
-/// One method of each kind that the table tells apart, and all who may call it.
+/// One method for each case of the table, with everyone who may call it.
 const EDGES: &[(&str, &[&str])] = &[
     ("till.order.v1.OrderService/GetOrder", &["http-bridge", "client/x", "coordinator"]),
     ("till.order.v1.OrderService/AddItem", &["http-bridge", "client/x"]),

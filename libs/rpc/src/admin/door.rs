@@ -1,4 +1,5 @@
-//! The socket of an admin listener. Its connections are few and end by themselves, whatever their clients do.
+//! Serves the socket of an admin listener. Its connections are limited in number, and each ends in
+//! time, whatever its client does.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -15,14 +16,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// What clients may take.
+/// Limits for clients.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// Connections at once; more wait to be accepted.
+    /// Upper limit on concurrent connections. More wait to be accepted.
     connections_max: usize,
-    /// Longest time without the whole head of a request, idle time included.
+    /// Upper limit on the time without a complete request head, including idle time.
     patience: Duration,
-    /// Longest life of a connection; what it is at then has `farewell` more.
+    /// Upper limit on a connection's life. A request under way at its end has `farewell` more.
     age: Duration,
     farewell: Duration,
 }
@@ -38,7 +39,7 @@ impl Default for Bounds {
     }
 }
 
-/// After a connection could not be accepted.
+/// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves for as long as it is polled.
@@ -72,7 +73,7 @@ async fn connection(stream: TcpStream, router: Router, bounds: Bounds) {
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     if timeout(bounds.age, &mut connection).await.is_err() {
         connection.as_mut().graceful_shutdown();
-        // What does not end now is cut: a body that does not come, or an answer that nobody takes.
+        // The rest is cut: a body that does not arrive, or an answer that nobody takes.
         let _cut = timeout(bounds.farewell, connection).await;
     }
 }
@@ -107,7 +108,7 @@ mod tests {
         stream
     }
 
-    /// Whether the connection ends within two seconds, once everything was read.
+    /// Whether the connection ends within two seconds while everything is read from it.
     async fn ends(mut stream: TcpStream) -> bool {
         let mut answer = Vec::new();
         timeout(Duration::from_secs(2), stream.read_to_end(&mut answer)).await.is_ok()

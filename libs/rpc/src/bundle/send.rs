@@ -1,7 +1,7 @@
-//! The caller's side: calls that are made in one turn of the event loop go together.
+//! The caller's side: calls made in one turn of the event loop share a bundle.
 //!
-//! The first call to an empty queue starts a task, which runs when those that were ready before it have
-//! run, and takes whatever they made. So there is no timer, a bundle is as large as the load makes it, and a
+//! The first call to an empty queue starts a task. It runs after the tasks that were ready before
+//! it, and takes all calls that these made. So there is no timer, bundles grow with the load, and a
 //! bundle never waits for the answers of another.
 
 use std::{
@@ -32,15 +32,15 @@ use crate::{MESSAGE_BYTES_MAX, access, deadline};
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
 
-/// Calls with a larger body go by themselves: what a bundle saves is nothing to them.
+/// Calls with a larger body are sent alone, because a bundle would save them nothing.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-/// How long a callee that knows no bundles is not offered any.
+/// How long a callee without bundles is not offered any.
 const PLAIN_FOR: Duration = Duration::from_mins(1);
-/// What encoding adds to a call, and to each of its headers, at most.
+/// Upper limit on what encoding adds to a call, and to each of its headers.
 const FRAMES_BYTES: usize = 24;
 
-/// A connection whose unary calls go in bundles when there are several at once; alone, as they are. No
-/// other than unary calls may be made over it.
+/// A connection whose unary calls are bundled when there are several at once; a single call is sent
+/// as it is. It carries unary calls only.
 #[derive(Clone)]
 pub(crate) struct Bundling<S> {
     plain: S,
@@ -53,14 +53,14 @@ struct Queue {
     plain_until: Option<Instant>,
 }
 
-/// A call, and who waits for its answer.
+/// A call, and the sender for its answer.
 struct Waiting {
     parts: Parts,
     body: bytes::Bytes,
     answer: oneshot::Sender<Result<Response, BoxError>>,
 }
 
-/// What became of all calls of a bundle.
+/// The error that failed all calls of a bundle.
 #[derive(Debug, Clone)]
 struct Together(Arc<dyn error::Error + Send + Sync>);
 
@@ -76,8 +76,8 @@ impl error::Error for Together {
     }
 }
 
-/// The stream of answers ended too early. A text, and not the error that it was, as a status among its causes
-/// could be taken for an answer.
+/// The stream of answers ended too early. It holds a text and not the error, because a status among
+/// its causes could be taken for an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer came before the stream of answers ended: {0}")]
 struct Unanswered(String);
@@ -88,7 +88,7 @@ impl<S> Bundling<S> {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Nothing under this lock leaves the queue half-changed, so a panic elsewhere does not matter.
+        // No change under this lock is left half-done, so a panic elsewhere does not matter.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -154,12 +154,12 @@ where
             Some(left) => timeout(left, answered).await.map_err(|_| TimeoutExpired(()))?,
             None => answered.await,
         };
-        // Gone without a word only when the runtime ends.
+        // The sender is dropped without an answer only when the runtime ends.
         answered?
     }
 
     async fn send(self) {
-        // What was ready runs first, and so does what the sockets have to say: bundles are larger for it.
+        // Other ready tasks and the sockets get a turn first, which makes bundles larger.
         tokio::task::yield_now().await;
         let mut waiting = mem::take(&mut self.queue().waiting);
         waiting.retain(|waiting| !waiting.answer.is_closed());
@@ -184,7 +184,7 @@ where
         }
     }
 
-    /// Ends early when nobody waits for the answer.
+    /// Sends one call. Ends early if nobody waits for the answer.
     async fn carry_alone(self, waiting: Waiting) {
         let Waiting { parts, body, mut answer } = waiting;
         let call = self.plain(http::Request::from_parts(parts, whole(body)));
@@ -211,12 +211,12 @@ where
             Err(refused) => refused,
         };
         if error::Error::source(&refused).is_some() {
-            // Nobody said this: the connection did not hold, or there was none.
+            // No callee said this: the connection broke, or there was none.
             let together = Together(Arc::new(refused));
             return fail(bundle, || together.clone().into());
         }
-        // It knows no bundles, as it is older than they are; where callers are judged, what it does not know is
-        // forbidden.
+        // The callee is older than bundles. If it judges its callers, it forbids what it does not
+        // know.
         if matches!(refused.code(), Code::Unimplemented | Code::PermissionDenied) {
             self.queue().plain_until = Some(Instant::now() + PLAIN_FOR);
             let alone = bundle.into_iter().map(|waiting| self.clone().carry_alone(waiting));
@@ -230,7 +230,7 @@ where
 }
 
 impl Waiting {
-    /// Greatest length that it can have in a bundle, in bytes.
+    /// Upper bound on its length in a bundle, in bytes.
     fn bytes(&self) -> usize {
         let headers = self.parts.headers.iter();
         let headers: usize =
@@ -251,7 +251,7 @@ fn whole(data: bytes::Bytes) -> Body {
     Body::new(Whole::new(data))
 }
 
-/// Hands out answers as they come, and tells the rest when there will be none.
+/// Hands out answers as they come, and fails the remaining calls when the stream ends.
 async fn tell(bundle: Vec<Waiting>, mut answers: tonic::Streaming<CallResponse>) {
     let mut waiting: Vec<_> = bundle.into_iter().map(|waiting| Some(waiting.answer)).collect();
     let ended = loop {

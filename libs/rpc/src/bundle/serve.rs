@@ -1,4 +1,4 @@
-//! The callee's side: each call of a bundle goes the way that it would go alone.
+//! The callee's side: each call of a bundle is handled as if it had come alone.
 
 use std::{
     convert::Infallible,
@@ -34,18 +34,18 @@ use crate::{
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
 
-/// What stands before each answer of a list, at most.
+/// Upper limit on the bytes before each answer in a list.
 const LISTED_BYTES: usize = 8;
 
-/// Takes bundles apart; lets all else through.
+/// Splits bundles into their calls, and passes every other request on.
 #[derive(Debug, Clone)]
 pub(crate) struct Unbundling {
     guard: Guard<Routes>,
 }
 
 impl Unbundling {
-    /// In front of this guard, which looks at each call of a bundle; at the bundle itself only for whether
-    /// its caller may send any.
+    /// Puts this in front of a guard. The guard sees each call of a bundle; for the bundle itself
+    /// it only checks whether the caller may send any.
     pub(crate) const fn new(guard: Guard<Routes>) -> Self {
         Self { guard }
     }
@@ -89,7 +89,7 @@ impl Service<Request> for Unbundling {
 /// Makes the calls of one bundle.
 struct Unpacking {
     guard: Guard<Routes>,
-    /// Who sent it, and so makes its calls.
+    /// The sender of the bundle, who counts as the caller of its calls.
     peer: Option<Peer>,
 }
 
@@ -108,7 +108,7 @@ impl ServerStreamingService<CallRequest> for Unpacking {
             .zip(calls)
             .map(|(index, call)| answer(self.guard.clone(), self.peer.clone(), index, call))
             .collect();
-        // What is ready together goes together, and holds nothing up.
+        // Answers that are ready together are sent together, and hold nothing up.
         let together = answers.ready_chunks(CALLS_MAX).flat_map(|answers| {
             let shares = split(answers, |answer| answer.encoded_len() + LISTED_BYTES);
             stream::iter(shares.map(|answers| Ok(CallResponse { answers })))
@@ -135,7 +135,7 @@ async fn answer(guard: Guard<Routes>, peer: Option<Peer>, index: u32, call: Call
     }
 }
 
-/// As [`Guard`] does it for a request that comes by itself; the deadline covers the answer's body, too.
+/// Like [`Guard`] for a request that comes alone. The deadline covers the answer's body as well.
 async fn carry_out(
     mut guard: Guard<Routes>,
     request: Request,

@@ -64,7 +64,7 @@ fn what_is_no_header_is_named() {
     assert!(unpack(vec![header("a b")]).unwrap_err().contains("\"a b\""));
     let broken = Header { value: Bytes::from_static(b"a\nb"), ..header("known") };
     assert!(unpack(vec![broken]).unwrap_err().contains("known"));
-    // A map of headers has room for some 24,000, and panics beyond.
+    // A header map has room for about 24,000 headers, and panics beyond that.
     let many = |count| vec![header("a"); count];
     assert_eq!(unpack(many(HEADERS_MAX)).unwrap().len(), HEADERS_MAX);
     for count in [HEADERS_MAX + 1, 30_000] {

@@ -1,5 +1,5 @@
-//! What callers can have this process hold: connections, and the bytes of requests. Each is bounded, in time and for
-//! all of them together.
+//! Bounds the requests that callers can make this process hold, and the bytes of those requests, in
+//! time and in total.
 
 use std::{
     pin::Pin,
@@ -20,9 +20,11 @@ use types::{Reason, Refusal};
 
 use crate::status::{to_status, unfinished};
 
-/// Of each request so many bytes are not counted: as many requests as may be in flight have room for them.
+/// Bytes of each request that are not counted. There is room for these for all requests that may be
+/// in flight.
 const FREE_BYTES: usize = 16 * 1024;
-/// A byte of a request that is compressed counts as so many, all of them: as much as gzip makes of it at most.
+/// How many bytes one byte of a compressed request counts as, which is the most that gzip makes of
+/// it. All of its bytes are counted.
 const INFLATED: usize = 1_032;
 
 /// Places for requests of one kind, and room for their bytes. Clones share them.
@@ -34,13 +36,14 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// So many places.
+    /// A bound with `most` places.
     pub(super) fn new(most: usize, held: Held) -> Self {
         Self { taken: Arc::default(), most, held }
     }
 
-    /// The request with its body counted, and what keeps its place and its bytes until it is dropped; none where no
-    /// place is left. Bodies that may take their time, as streams do, are not `timed`.
+    /// Returns the request with its body counted, and a value that keeps its place and its bytes
+    /// until dropped; `None` if no place is left. Bodies that may take their time, like those of
+    /// streams, are not `timed`.
     pub(crate) fn admit(
         &self,
         request: http::Request<Body>,
@@ -55,7 +58,7 @@ impl Bound {
     }
 }
 
-/// Counts one request for as long as it lives.
+/// Counts one request for as long as this lives.
 #[derive(Debug)]
 struct Place(Arc<AtomicUsize>);
 
@@ -73,7 +76,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// The answer; its request is in flight until it was taken, or nobody wants it any more.
+    /// Returns the answer. Its request stays in flight until the answer was taken or is dropped.
     pub(crate) fn until_taken(self, answer: Body) -> Body {
         Body::new(answer.map_frame(move |frame| {
             let _kept = &self;
@@ -91,12 +94,13 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// At most so many bytes; a body that is not here after `patience` is given up.
+    /// At most `bytes_max` bytes. A body that is not complete within `patience` is given up.
     pub(super) fn new(bytes_max: usize, patience: Duration) -> Self {
         Self { bytes: Arc::default(), bytes_max, patience }
     }
 
-    /// The request with its body counted, until both the body and what is returned are dropped.
+    /// Returns the request with its body counted until both the body and the returned share are
+    /// dropped.
     fn bind(&self, request: http::Request<Body>, timed: bool) -> (http::Request<Body>, Arc<Share>) {
         let encoding = request.headers().get("grpc-encoding");
         let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
@@ -110,17 +114,17 @@ impl Held {
     }
 }
 
-/// What one request holds, for as long as it lives.
+/// The bytes that one request holds, for as long as this lives.
 #[derive(Debug)]
 struct Share {
     held: Held,
     read: AtomicUsize,
-    /// What a byte counts.
+    /// How many bytes each byte counts as.
     each: usize,
 }
 
 impl Share {
-    /// So many bytes more. False when more is held than may be.
+    /// Adds bytes. Returns false if more is held than allowed.
     fn add(&self, bytes: usize) -> bool {
         let bytes = bytes.saturating_mul(self.each);
         let before = self.read.fetch_add(bytes, Ordering::Relaxed);
@@ -143,12 +147,12 @@ const fn counted(bytes: usize) -> usize {
     bytes.saturating_sub(FREE_BYTES)
 }
 
-/// The body of a request as it comes in.
+/// The body of a request as it arrives.
 struct Counted {
     body: Body,
     share: Arc<Share>,
     patience: Option<Duration>,
-    /// Runs from the first time on that a part of the body was not there.
+    /// Starts the first time that the next part of the body has not arrived.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -197,7 +201,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// A request whose body is these chunks, and then nothing more for ever.
+    /// A request whose body has these chunks, and then never ends.
     fn request(chunks: &[usize]) -> http::Request<Body> {
         let chunks = chunks.iter().map(|len| Ok::<_, Status>(Frame::data(vec![0; *len].into())));
         let chunks = stream::iter(chunks.collect::<Vec<_>>()).chain(stream::pending());

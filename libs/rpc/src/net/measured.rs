@@ -1,4 +1,4 @@
-//! What surrounds every call that this process makes.
+//! Measures and traces every call that this process makes.
 
 use std::{
     pin::Pin,
@@ -35,12 +35,12 @@ where
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         let begun = Instant::now();
-        // Probes are nobody's request.
+        // Probes belong to no request, so they get no span.
         let method = request.uri().path().trim_start_matches('/');
         let asks = !method.starts_with("grpc.");
         let span = if asks { span(method, "client") } else { Span::none() };
         trace::inject(&span, request.headers_mut());
-        // Of generated code, so a closed set.
+        // Paths come from generated code, so this label has a bounded set of values.
         let path = request.uri().path_and_query().cloned();
         let answer = self.0.call(request);
         Box::pin(async move {

@@ -1,8 +1,9 @@
-//! Sends a request again that the callee did not look at because it was ending the connection.
+//! Resends a request that the callee did not look at because it was ending the connection.
 //!
-//! A callee ends a connection well when it is old, or when it stops itself: it answers what it has begun, and
-//! says so by GOAWAY. A request that came too late for that has had no effect for sure, so it goes out again, over
-//! a new connection to the same callee. Any other end of a connection proves nothing and is left to the caller.
+//! A callee ends a connection gracefully when the connection is old or the callee shuts down: it
+//! answers what it has begun, and sends GOAWAY. A request that came too late has certainly had no
+//! effect, so it is sent again over a new connection to the same callee. Any other end of a
+//! connection proves nothing and is left to the caller.
 
 use std::{
     error::Error,
@@ -16,10 +17,11 @@ use tower::{BoxError, Service, ServiceExt as _};
 
 use crate::bundle::Whole;
 
-/// Connections that may end under one request: a callee that ends each of them has no time for it.
+/// Upper limit on the connections that may end under one request. A callee that ends each of them
+/// has no time for it.
 const CONNECTIONS_MAX: usize = 8;
 
-/// A connection over which requests are sent that are read whole before: no callee may be streamed to.
+/// Sends requests over a connection. Each is read whole first, so streaming requests do not work.
 #[derive(Debug, Clone)]
 pub(super) struct Resending<S>(pub(super) S);
 
@@ -62,16 +64,16 @@ where
     }
 }
 
-/// True when the callee has not begun the request for sure.
+/// True if the callee has certainly not begun the request.
 fn was_not_begun(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        // The connection ended while the request waited for its turn.
+        // The connection ended while the request was queued.
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
             return true;
         }
-        // RFC 9113, section 6.8: a stream that ends by GOAWAY is above the last one that the callee looked at. The
-        // others go on after it.
+        // RFC 9113, section 6.8: a stream that GOAWAY ends has a number above the last one that the
+        // callee looked at. The other streams continue after it.
         if let Some(error) = error.downcast_ref::<h2::Error>() {
             return error.is_go_away()
                 && error.is_remote()

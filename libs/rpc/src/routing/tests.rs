@@ -6,7 +6,7 @@ use tower::util::BoxCloneSyncService;
 use super::*;
 use crate::net::NetError;
 
-/// A network on which nobody answers.
+/// A network on which every call fails.
 #[derive(Debug)]
 struct Nowhere;
 
@@ -18,7 +18,7 @@ impl Net for Nowhere {
     }
 }
 
-/// A service that describes itself.
+/// A service that answers Describe.
 struct Stock;
 
 impl tonic::server::UnaryService<DescribeRequest> for Stock {
@@ -33,7 +33,7 @@ impl tonic::server::UnaryService<DescribeRequest> for Stock {
     }
 }
 
-/// A network on which every replica but one describes itself.
+/// A network on which every replica but one answers Describe.
 #[derive(Debug)]
 struct Describing {
     deaf: Endpoint,
@@ -72,7 +72,7 @@ fn routes(router: &Router, shards: u16) -> Vec<Endpoint> {
     (0..shards).map(|shard| router.route(ShardId(shard)).unwrap().endpoint).collect()
 }
 
-/// How a call to a replica ends that is not there.
+/// The failure of a call to a replica that is gone.
 fn gone() -> Failure {
     Failure::new(Reason::Unavailable, "nobody is there")
 }

@@ -1,4 +1,4 @@
-//! The settings of everybody who serves by gRPC.
+//! The settings of every role that serves gRPC.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// The options for these services, with these descriptors and certificates.
+    /// The options for these services, descriptors and certificates.
     pub fn options(
         &self,
         services: Vec<&'static str>,
@@ -62,12 +62,12 @@ pub struct StopArgs {
 }
 
 impl StopArgs {
-    /// Between saying that we are not ready and closing the door.
+    /// Time between saying that we are not ready and closing the listeners.
     pub const fn lame_duck(&self) -> Duration {
         Duration::from_millis(self.lame_duck_ms)
     }
 
-    /// Longest wait for what is in flight.
+    /// Upper limit on waiting for requests in flight.
     pub const fn drain_timeout(&self) -> Duration {
         Duration::from_millis(self.drain_timeout_ms)
     }

@@ -1,7 +1,8 @@
-//! `grpc.health.v1.Health`: readiness, in the words of gRPC.
+//! `grpc.health.v1.Health`: readiness in gRPC's terms.
 //!
-//! tonic-health's own service refuses to watch a name that it does not know; the protocol wants SERVICE_UNKNOWN and a
-//! stream that stays open, as clients that balance their load take a refusal for a server without health.
+//! tonic-health's own service refuses to watch a name that it does not know. The protocol requires
+//! SERVICE_UNKNOWN and a stream that stays open, because clients that balance their load take a
+//! refusal for a server without health.
 
 use futures::{
     FutureExt as _, StreamExt as _, future,
@@ -18,7 +19,7 @@ use tonic_health::pb::{
 use super::{LIVE, Readiness, State};
 use crate::status::unknown_service;
 
-/// Says how every service of this process is. All of them are as ready as the process.
+/// Reports the health of every service of this process. All of them are as ready as the process.
 #[derive(Debug)]
 pub(super) struct Told {
     services: Vec<&'static str>,
@@ -27,7 +28,8 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Knows "", [`LIVE`] and these names. Watches end once `closing` is true, as they would hold up the end.
+    /// Knows "", [`LIVE`] and these names. Watches end once `closing` is true, because they would
+    /// otherwise hold up the shutdown.
     pub(super) const fn new(
         services: Vec<&'static str>,
         readiness: Readiness,

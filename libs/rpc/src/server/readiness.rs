@@ -1,22 +1,22 @@
-//! Whether a role may be sent requests.
+//! Whether requests may be sent to a role.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// What a role says of itself.
+/// The readiness of a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Starting, or without its store.
     NotReady,
-    /// Send requests.
+    /// Requests may be sent.
     Ready,
-    /// Ending, for good.
+    /// Shutting down, for good.
     Draining,
 }
 
 impl State {
-    /// For people.
+    /// The name of the state, for people.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotReady => "not ready",
@@ -26,7 +26,7 @@ impl State {
     }
 }
 
-/// A role's word on whether it may be sent requests. Cheap to clone; clones share it. Begins not ready.
+/// A role's readiness, which starts as not ready. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     state: Arc<watch::Sender<State>>,
@@ -39,32 +39,33 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Not ready yet.
+    /// Starts as not ready.
     pub fn new() -> Self {
         Self { state: Arc::new(watch::Sender::new(State::NotReady)) }
     }
 
-    /// Requests may come. No effect once draining.
+    /// Says that requests may be sent. No effect once draining.
     pub fn ready(&self) {
         self.set(State::Ready);
     }
 
-    /// No requests for now: the store cannot be reached, for instance. No effect once draining.
+    /// Says that no requests should be sent for now, for instance because the store cannot be
+    /// reached. No effect once draining.
     pub fn not_ready(&self) {
         self.set(State::NotReady);
     }
 
-    /// No more requests, for good.
+    /// Says that no more requests should be sent, for good.
     pub fn drain(&self) {
         self.set(State::Draining);
     }
 
-    /// The present word.
+    /// The current state.
     pub fn state(&self) -> State {
         *self.state.borrow()
     }
 
-    /// Every word from now on, the present one first.
+    /// All states from now on, starting with the current one.
     pub fn subscribe(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }

@@ -78,7 +78,7 @@ pub(super) fn pack<M: Message + Name>(message: &M) -> prost_types::Any {
     prost_types::Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
-/// None for a detail of another type, and for a damaged one.
+/// `None` for a detail of another type, and for a damaged one.
 pub(super) fn unpack<M: Message + Name + Default>(any: &prost_types::Any) -> Option<M> {
     (any.type_url == M::type_url()).then(|| M::decode(any.value.as_slice()).ok()).flatten()
 }

@@ -30,7 +30,7 @@ impl Classify for Sample {
 }
 
 fn sample(kind: ErrorKind) -> Sample {
-    // Of two kinds with one code the reason tells the rarer one.
+    // These kinds share their code with a more common one, so only the reason tells them apart.
     let reason = if kind == ErrorKind::RequestIdReused {
         Reason::RequestIdReused.as_str()
     } else if kind == ErrorKind::Changed {
@@ -74,7 +74,7 @@ fn every_kind_comes_back_as_it_went() {
         assert_eq!(failure.reason, error.reason);
         assert_eq!(failure.metadata, error.metadata());
         assert_eq!(failure.retry_after, retry_after(kind));
-        // Said on by a caller in the middle, it stays what it is.
+        // It stays the same when a caller in the middle passes it on.
         assert_eq!(Failure::from_status(&to_status(&failure)), failure);
     }
 }

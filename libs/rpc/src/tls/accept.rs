@@ -1,4 +1,4 @@
-//! Connections that were accepted, plain or encrypted.
+//! Accepted connections, plain or encrypted.
 
 use std::{
     io,
@@ -19,44 +19,46 @@ use tonic::transport::server::Connected;
 use super::{Tls, verify};
 use crate::access::Peer;
 
-/// Handshakes at once on all listeners; more wait to be accepted.
+/// Upper limit on concurrent handshakes over all listeners. More wait to be accepted.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
-/// Longest that a handshake may take.
+/// Upper limit on the duration of a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// HTTP/2 begins with so many bytes of its client.
+/// Length of the preface that an HTTP/2 client sends first.
 const PREFACE_BYTES: usize = 24;
 
 /// One connection.
 pub(crate) struct Conn {
     stream: Stream,
-    /// Bytes that its client has to send before it is known what it wants. Once it speaks HTTP/2, pings tell whether it
-    /// is still there.
+    /// Bytes that the client must still send until it is known to speak HTTP/2. After that, pings
+    /// tell whether it is still there.
     missing: usize,
-    /// Runs until it is cut, whatever it is at: first for what is missing, then for its life.
+    /// When it fires, the connection is cut, even amid a call. It first waits for the missing
+    /// bytes, then for the end of the connection's life.
     ends: Option<Pin<Box<Sleep>>>,
     life_ends: Option<Instant>,
     _place: OwnedSemaphorePermit,
 }
 
 enum Stream {
-    /// As it came.
+    /// A plain TCP connection.
     Plain(TcpStream),
-    /// Encrypted, and who it is.
+    /// An encrypted connection, and its peer.
     Tls(Box<TlsStream<TcpStream>>, Peer),
 }
 
-/// How long a connection may last.
+/// Time limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Life {
-    /// Until its client has said what it wants.
+    /// How long the client may take to send the preface.
     pub(crate) beginning: Duration,
-    /// Until it is cut, where it ever is.
+    /// How long the connection may last in all; `None` for no limit.
     pub(crate) whole: Option<Duration>,
 }
 
-/// Shakes hands, where that is asked for; none when that fails, as it is the caller's trouble. The connection keeps its
-/// place, and is broken when its life is over.
+/// Performs the handshake if there are certificates. Returns `None` if it fails, which is the
+/// caller's problem. The connection keeps its place until dropped, and breaks when its life is
+/// over.
 pub(crate) async fn accept(
     tls: Option<&Tls>,
     stream: TcpStream,
@@ -111,7 +113,7 @@ impl AsyncRead for Conn {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // It is read from for as long as it is served, so this is looked at in time.
+        // A connection that is served is always being read, so this is checked in time.
         if this.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

@@ -16,7 +16,7 @@ use tower::Service;
 use super::Tls;
 use crate::access::Identity;
 
-/// Makes connections to one callee, with the certificates as they are then.
+/// Connects to one callee, with the certificates current at that time.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     tls: Tls,
@@ -35,7 +35,7 @@ impl Connector {
         stream.set_nodelay(true)?;
         let config = self.tls.client(self.callee.as_ref()).map_err(io::Error::other)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        // Said for the sake of proxies; identities are what is verified.
+        // The name only serves proxies; what is verified is the identity.
         let name = ServerName::try_from(host.to_owned())
             .or_else(|_| ServerName::try_from("till".to_owned()))
             .map_err(io::Error::other)?;

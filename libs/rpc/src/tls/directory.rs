@@ -1,37 +1,37 @@
-//! A directory with everybody's certificates.
+//! A directory with the certificates of all identities.
 
 use std::path::{Path, PathBuf};
 
 use super::TlsArgs;
 use crate::access::TRUST_DOMAIN;
 
-/// Where the certificates of a whole shop are: `ca.pem` of the authority, `NAME.pem` and `NAME.key` of each
-/// identity. It knows the names; whether the files are there shows when they are read.
+/// The certificates of a whole shop: `ca.pem` of the authority, and `NAME.pem` and `NAME.key` of
+/// each identity. This only builds paths; a missing file shows when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsDir(PathBuf);
 
 impl TlsDir {
-    /// The one at this path.
+    /// The directory at this path.
     pub const fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The certificate of the authority.
+    /// The path of the authority's certificate.
     pub fn ca(&self) -> PathBuf {
         self.0.join("ca.pem")
     }
 
-    /// The certificate of an identity.
+    /// The path of an identity's certificate.
     pub fn certificate(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}.pem"))
     }
 
-    /// The private key of that certificate.
+    /// The path of the private key of that certificate.
     pub fn key(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}.key"))
     }
@@ -45,7 +45,7 @@ impl TlsDir {
         }
     }
 
-    /// The settings of somebody who believes the authority and shows nothing.
+    /// The settings of a caller that trusts the authority but has no certificate.
     pub fn args_without_identity(&self) -> TlsArgs {
         TlsArgs {
             tls_ca_file: Some(self.ca()),

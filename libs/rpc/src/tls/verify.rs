@@ -1,4 +1,4 @@
-//! Who a certificate is.
+//! Reads and checks the identity in a certificate.
 
 use std::sync::Arc;
 
@@ -18,32 +18,32 @@ use webpki::EndEntityCert;
 
 use crate::access::Identity;
 
-/// Why a certificate is nobody's that we know. A retry does not help.
+/// Why a certificate has no identity that we accept. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
-    /// It does not parse.
+    /// The certificate does not parse.
     #[error("it is no certificate of the usual form")]
     Malformed,
-    /// It has no URI name of the trust domain.
+    /// It has no URI name in the trust domain.
     #[error("it has no URI name that begins with spiffe://{0}/")]
     Nobody(String),
-    /// It has several.
+    /// It has several such names.
     #[error("it has several URI names that begin with spiffe://{0}/")]
     Several(String),
-    /// It has one that nobody can be.
+    /// Its name is not a valid identity.
     #[error("its name is unknown")]
     Unknown(#[source] crate::access::IdentityError),
-    /// It is somebody else's.
+    /// It belongs to another identity.
     #[error("it is {found}'s, not {expected}'s")]
     Other {
-        /// Who it is.
+        /// The identity in the certificate.
         found: String,
-        /// Who it should be.
+        /// The identity that was expected.
         expected: String,
     },
 }
 
-/// The one identity that a certificate carries.
+/// The only identity that a certificate carries.
 pub(super) fn identity(
     certificate: &CertificateDer<'_>,
     trust_domain: &str,
@@ -57,7 +57,7 @@ pub(super) fn identity(
     first.map_err(NoIdentity::Unknown)
 }
 
-/// Refuses another identity than the one that is expected, if any is.
+/// Refuses an identity other than the expected one, if there is one.
 pub(super) fn must_be(found: &Identity, expected: Option<&Identity>) -> Result<(), NoIdentity> {
     match expected {
         Some(expected) if found != expected => {
@@ -67,7 +67,7 @@ pub(super) fn must_be(found: &Identity, expected: Option<&Identity>) -> Result<(
     }
 }
 
-/// Judges who was called: signed by the authority, and the one that is expected.
+/// Verifies a callee: its certificate is signed by the authority and carries the expected identity.
 #[derive(Debug)]
 pub(super) struct Callee {
     roots: Arc<RootCertStore>,

@@ -1,4 +1,4 @@
-//! Many calls in one request: each has its own fate, and the one beside it makes no difference.
+//! Bundles: each call succeeds or fails on its own, and is unaffected by the others in its bundle.
 
 use std::{
     net::SocketAddr,
@@ -42,7 +42,7 @@ fn path(method: &str) -> String {
     format!("/{NAME}/{method}")
 }
 
-/// Makes calls of these methods at once; all together.
+/// Makes concurrent calls of these methods.
 async fn calls(transport: &Transport, methods: &[&str]) -> Vec<Result<Text, Failure>> {
     join_all(methods.iter().map(|method| call(transport, method, PATIENCE))).await
 }
@@ -108,7 +108,7 @@ async fn a_slow_call_holds_up_no_other() {
         told.iter().flatten().map(|told| &told.text).collect::<Vec<_>>(),
         ["hello bundled", "hello bundled"]
     );
-    // It came in a bundle with one of them or both, and still waits.
+    // The slow call was bundled with one or both of them, and still waits.
     assert!(!slow.is_finished());
     shop.go.add_permits(1);
     slow.await.unwrap().unwrap();
@@ -139,7 +139,7 @@ async fn the_bound_on_what_is_in_flight_counts_each_call_and_no_bundle() {
     assert_eq!(refused, [Some(ErrorKind::Overloaded); 3]);
     shop.go.add_permits(2);
     assert_eq!(kinds(waiting.await.unwrap()), [None, None]);
-    // Their places are free again.
+    // The places of the ended calls are free again.
     assert_eq!(kinds(calls(&transport, &["Echo", "Echo"]).await), [None, None]);
 }
 
@@ -152,10 +152,10 @@ async fn each_call_ends_at_its_own_deadline() {
     let begun = Instant::now();
     let hasty = call(&transport, "Wait", Duration::from_millis(100)).await.unwrap_err();
     assert_eq!(hasty.kind, ErrorKind::Deadline, "{hasty}");
-    // The callee speaks a little sooner than the connection gives up.
+    // The callee answers slightly before the connection gives up.
     assert!(begun.elapsed() >= Duration::from_millis(98));
     assert!(!patient.is_finished());
-    // The callee's own clock may be a little behind: one for either.
+    // The callee may not have ended the hasty call yet, so there is a permit for each.
     shop.go.add_permits(2);
     patient.await.unwrap().unwrap();
 }
@@ -172,11 +172,11 @@ async fn a_callee_that_says_nothing_is_given_up_at_the_deadline() {
 
 fn bundled(method: &str, timeout: &str) -> BundledCall {
     let header = Header { name: "grpc-timeout".to_owned(), value: timeout.to_owned().into() };
-    // An empty message behind its prefix.
+    // The prefix of an empty message.
     BundledCall { path: path(method), headers: vec![header], body: vec![0; 5].into() }
 }
 
-/// The callers' side of a bundle by hand.
+/// Sends a bundle directly, as a bundling caller would.
 async fn bundle(shop: &Shop, calls: Vec<BundledCall>) -> Result<Vec<Answer>, Status> {
     let mut client = BundleServiceClient::new(shop.connect());
     let told = async {
@@ -243,7 +243,7 @@ async fn a_broken_connection_fails_what_was_not_answered() {
     let waiting = tokio::spawn(async move { calls(&waiting, &["Wait", "Wait"]).await });
     shop.until_begun(2).await;
     shop.go.add_permits(1);
-    // An answer has come through when the place behind it is passed.
+    // Long enough for the answer to pass through the proxy.
     tokio::time::sleep(Duration::from_millis(200)).await;
     between.abort();
     let told = kinds(waiting.await.unwrap());
@@ -270,7 +270,7 @@ async fn calls_to_nobody_were_not_sent() {
     }
 }
 
-/// Answers the first call of each bundle, and then ends as it is told.
+/// Answers the first call of each bundle, then ends with this status.
 struct Half(Option<Status>);
 
 #[tonic::async_trait]
@@ -287,7 +287,7 @@ impl BundleService for Half {
 
 #[tokio::test]
 async fn a_stream_that_ends_early_fails_what_was_not_answered() {
-    // Whatever the stream ends with, it is nobody's answer to a call.
+    // The status that ends the stream is not an answer to any call.
     for end in [None, Some(invalid_field("calls", "were too much"))] {
         let (listener, address) = listen().await;
         let server = Server::builder().add_service(BundleServiceServer::new(Half(end)));

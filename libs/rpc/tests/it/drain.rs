@@ -1,4 +1,5 @@
-//! How a role ends: it says so first, finishes what it began, and does not wait for ever.
+//! How a role shuts down: it says so first, finishes the calls in flight, and does not wait for
+//! ever.
 
 use std::{
     net::SocketAddr,
@@ -33,10 +34,10 @@ async fn a_role_says_not_serving_first_and_finishes_what_is_in_flight() {
     shop.end.send(()).unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap().status, NOT_SERVING);
     assert_eq!(shop.readiness.state(), State::Draining);
-    // The door is still open: who has not heard of it yet is served.
+    // The listeners are still open, so a caller that does not know yet is served.
     let late = GrpcNet::default().connect(&shop.address.into());
     call(&late, "Echo", PATIENCE).await.unwrap();
-    // Then the watch ends, the door closes, and only the call in flight is waited for.
+    // Then the watch ends, the listeners close, and only the call in flight is waited for.
     let ended = tokio::time::timeout(PATIENCE, watch.next()).await;
     assert!(ended.expect("the watch ends").is_none());
     assert!(!waiting.is_finished());
@@ -67,7 +68,7 @@ async fn what_never_ends_is_waited_for_no_longer_than_the_drain_timeout() {
     assert!(took >= Duration::from_millis(310), "{took:?}");
 }
 
-/// Hands connections on to a server, and counts them.
+/// A proxy that forwards connections to a server, and counts them.
 async fn counted(shop: &Shop) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, server) = (listener.local_addr().unwrap(), shop.address);
@@ -102,8 +103,8 @@ async fn connections_end_when_they_are_old_and_no_call_fails_for_it() {
     assert!((4..=12).contains(&connections), "{connections} connections were made");
 }
 
-/// Calls without a pause from many tasks, as they come in a shop: some of them are always on their way when a
-/// connection ends.
+/// Calls without pause from many tasks, as in a shop, so that some calls are always under way when
+/// a connection ends.
 async fn call_on(transport: &Transport, until: Instant) -> usize {
     let callers = (0..32).map(|_| {
         let transport = transport.clone();

@@ -1,4 +1,5 @@
-//! The kit over real sockets: what a caller sees of a role that starts, works, is overloaded, and ends.
+//! The kit over real sockets: what a caller sees of a role that starts, works, is overloaded, and
+//! shuts down.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

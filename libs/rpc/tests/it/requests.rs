@@ -1,4 +1,4 @@
-//! What a caller is told: errors, overload, deadlines, health, reflection.
+//! What callers are answered: errors, overload, deadlines, health, reflection.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ async fn nobody_there_is_unavailable() {
     assert_eq!(failure.kind, ErrorKind::Unavailable);
 }
 
-/// A test for each version of reflection: their messages are alike, and their types are not.
+/// A test for each version of reflection. Their messages are alike, but their types differ.
 macro_rules! reflection_is_complete {
     ($test:ident, $version:ident) => {
         #[tokio::test]
@@ -103,7 +103,8 @@ macro_rules! reflection_is_complete {
                 .map(|version| format!("grpc.reflection.{version}.ServerReflection"));
             let [v1, v1alpha] = &reflection;
             assert_eq!(names, ["grpc.health.v1.Health", v1, v1alpha, NAME]);
-            // Whoever lists services asks next what they are. (Nothing describes the kit's own.)
+            // A client that lists services asks next for their descriptors. (The kit's own service
+            // has none.)
             for name in names.iter().filter(|name| *name != NAME) {
                 let described = ask(MessageRequest::FileContainingSymbol(name.clone())).await;
                 let found = matches!(described, MessageResponse::FileDescriptorResponse(_));
@@ -126,7 +127,7 @@ async fn who_watches_an_unknown_service_is_told_so_and_stays() {
     shop.until_health("", SERVING).await;
     let more = timeout(Duration::from_millis(200), watch.next()).await;
     assert!(more.is_err(), "it goes on and says nothing: {more:?}");
-    // It holds nothing up.
+    // The watch does not hold up the shutdown.
     shop.end.send(()).unwrap();
     let ended = timeout(PATIENCE, watch.next()).await.expect("the watch ends");
     assert!(ended.is_none(), "{ended:?}");
@@ -143,7 +144,7 @@ async fn a_watch_tells_changes_alone() {
     assert_eq!(watch.next().await.unwrap().unwrap().status, SERVING);
     shop.readiness.not_ready();
     assert_eq!(watch.next().await.unwrap().unwrap().status, NOT_SERVING);
-    // To watchers, draining is more of the same.
+    // Draining is no news to watchers.
     shop.end.send(()).unwrap();
     let ended = timeout(PATIENCE, watch.next()).await.expect("the watch ends");
     assert!(ended.is_none(), "{ended:?}");
@@ -160,7 +161,8 @@ async fn compressed_requests_are_taken() {
     assert_eq!(watch.next().await.unwrap().unwrap().status, SERVING);
 }
 
-/// A bare connection, and what comes back on it within a second: `None` when it is still open then.
+/// Sends bytes over a bare connection. Returns what comes back within a second, or `None` if the
+/// connection is still open then.
 async fn raw(shop: &Shop, bytes: &[u8]) -> Option<Vec<u8>> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(shop.address).await.unwrap();
@@ -215,7 +217,8 @@ async fn requests_hold_so_many_bytes_together() {
     say(&transport, &path("Echo"), &long, PATIENCE).await.unwrap();
 }
 
-/// A stream over HTTP/2 whose client grants no window for its answer: the connection, while the answer is kept.
+/// Opens a stream over HTTP/2 whose client grants no window for the answer. Returns the connection,
+/// while the answer is kept.
 async fn take_nothing(shop: &Shop, path: &str, message: &'static [u8]) -> Untaken {
     let stream = tokio::net::TcpStream::connect(shop.address).await.unwrap();
     let mut client = h2::client::Builder::new();
@@ -238,7 +241,7 @@ struct Untaken {
     _kept: (http::Response<h2::RecvStream>, h2::client::SendRequest<bytes::Bytes>),
 }
 
-/// A text of five bytes.
+/// A message with a text of five bytes.
 const HELLO: &[u8] = b"\0\0\0\0\x07\x0a\x05hello";
 
 #[tokio::test]
@@ -288,7 +291,7 @@ async fn a_stream_of_reflection_may_take_its_time() {
     let (questions, asked) = tokio::sync::mpsc::channel(1);
     questions.send(list()).await.unwrap();
     let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
-    // Ours would read the stream to its end first.
+    // Our own transport would read the stream to its end first.
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", shop.address));
     let mut client = ServerReflectionClient::new(endpoint.unwrap().connect().await.unwrap());
     let mut answers = client.server_reflection_info(asked).await.unwrap().into_inner();

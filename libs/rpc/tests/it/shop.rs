@@ -1,4 +1,4 @@
-//! A service to call, a server around it, and clients.
+//! A service to call, a server for it, and clients.
 
 use std::{
     convert::Infallible,
@@ -29,14 +29,14 @@ use tonic::{
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_prost::ProstCodec;
 
-/// One text either way.
+/// A text, both as the request and as the response.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Text {
     #[prost(string, tag = "1")]
     pub(crate) text: String,
 }
 
-/// A service that echoes, waits until it is let go, says how it was called, or panics.
+/// A service that echoes, waits for a permit, reports how it was called, or panics.
 #[derive(Clone)]
 pub(crate) struct Echo {
     go: Arc<Semaphore>,
@@ -55,7 +55,7 @@ impl NamedService for Echo {
     const NAME: &'static str = NAME;
 }
 
-/// One call of one method.
+/// A call of one method.
 struct Call {
     echo: Echo,
     method: String,
@@ -73,7 +73,7 @@ impl UnaryService<Text> for Call {
                 echo.begun.add_permits(1);
                 echo.go.acquire().await.unwrap().forget();
             }
-            // The connection names itself to who is called alone.
+            // A call sent alone carries the connection's user agent.
             let alone = request.metadata().contains_key("user-agent");
             let mut text = request.into_inner();
             if method == "Way" {
@@ -110,10 +110,10 @@ impl tower::Service<http::Request<Body>> for Echo {
 pub(crate) struct Shop {
     pub(crate) address: SocketAddr,
     pub(crate) readiness: Readiness,
-    /// Tells the server to end.
+    /// Tells the server to shut down.
     pub(crate) end: oneshot::Sender<()>,
     pub(crate) served: JoinHandle<Result<(), ServeError>>,
-    /// One permit lets one waiting call go.
+    /// Each permit lets one waiting call finish.
     pub(crate) go: Arc<Semaphore>,
     begun: Arc<Semaphore>,
 }
@@ -148,18 +148,18 @@ impl Shop {
         GrpcNet::default().connect(&self.address.into())
     }
 
-    /// A new connection whose calls go together.
+    /// A new connection that bundles its calls.
     pub(crate) fn connect_bundling(&self) -> Transport {
         GrpcNet::default().bundling().connect(&self.address.into())
     }
 
-    /// Returns when so many more calls wait.
+    /// Returns once this many more calls have begun.
     pub(crate) async fn until_begun(&self, calls: u32) {
         let begun = tokio::time::timeout(PATIENCE, self.begun.acquire_many(calls));
         begun.await.expect("they begin in time").unwrap().forget();
     }
 
-    /// Starts a call that waits to be let go; returns when it is in the handler.
+    /// Starts a call that waits for a permit. Returns once it is in the handler.
     pub(crate) async fn begin_waiting(
         &self,
         transport: &Transport,
@@ -170,12 +170,12 @@ impl Shop {
         call
     }
 
-    /// What health says of a service now, over a new connection: 1 SERVING, 2 NOT_SERVING.
+    /// The health of a service now, over a new connection: 1 SERVING, 2 NOT_SERVING.
     pub(crate) async fn health(&self, service: &str) -> Result<i32, Status> {
         self.health_over(self.connect(), service).await
     }
 
-    /// What health says of a service now, over this connection.
+    /// The health of a service now, over this connection.
     pub(crate) async fn health_over(
         &self,
         transport: Transport,
@@ -186,7 +186,7 @@ impl Shop {
         Ok(answer.into_inner().status)
     }
 
-    /// Waits until health says so.
+    /// Waits until health reports this status.
     pub(crate) async fn until_health(&self, service: &str, status: i32) {
         tokio::time::timeout(PATIENCE, async {
             while self.health(service).await.ok() != Some(status) {
@@ -198,7 +198,7 @@ impl Shop {
     }
 }
 
-/// No step of a test takes longer.
+/// Upper limit on any step of a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const SERVING: i32 = 1;
 pub(crate) const NOT_SERVING: i32 = 2;

@@ -1,4 +1,4 @@
-//! What is told to whom over TLS: certificates are made here, by an authority of the test's own.
+//! Who may do what over TLS. An authority of the test's own makes the certificates.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -37,7 +37,7 @@ impl Authority {
         self.directory.path().join(name)
     }
 
-    /// Writes a certificate with these URI names over the files of this name.
+    /// Writes a certificate with these URI names to the files of this name, and overwrites them.
     fn write(&self, file: &str, uris: &[&str]) {
         let mut params = CertificateParams::default();
         params.subject_alt_names =
@@ -50,7 +50,7 @@ impl Authority {
         fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
     }
 
-    /// The settings of somebody who has the certificate of this name.
+    /// The settings of a process with the certificate of this name.
     fn args(&self, file: &str) -> TlsArgs {
         TlsDir::new(self.directory.path().to_owned()).args(file)
     }
@@ -62,7 +62,7 @@ impl Authority {
         self.args(&file)
     }
 
-    /// The settings of somebody who has no certificate.
+    /// The settings of a process without a certificate.
     fn nobody(&self) -> TlsArgs {
         TlsArgs { tls_cert_file: None, tls_key_file: None, ..self.args("none") }
     }
@@ -88,7 +88,7 @@ const GET_ITEM: &str = "/till.stock.v1.StockService/GetItem";
 async fn callers_may_do_what_their_certificate_lets_them() {
     let authority = Authority::new();
     let shop = serving(&authority.of("stock"));
-    // A call that is let through finds no such service here: that is all that it has to show.
+    // An allowed call fails because no such service is here, which shows that it was let through.
     for (caller, path, kind) in [
         ("coordinator", PREPARE, ErrorKind::Internal),
         ("order", PREPARE, ErrorKind::Forbidden),
@@ -110,7 +110,7 @@ async fn calls_of_a_bundle_are_judged_one_by_one() {
     let shop = serving(&authority.of("stock"));
     for (caller, kinds) in [
         ("http-bridge", [ErrorKind::Internal, ErrorKind::Forbidden]),
-        // It may send no bundles, and its calls go alone then.
+        // The coordinator may not send bundles, so its calls are sent alone.
         ("coordinator", [ErrorKind::Forbidden, ErrorKind::Internal]),
         ("operator/ann", [ErrorKind::Forbidden, ErrorKind::Forbidden]),
     ] {
@@ -137,7 +137,7 @@ async fn a_caller_without_a_certificate_learns_how_we_are_and_nothing_else() {
 async fn a_caller_of_another_authority_is_not_let_in() {
     let (authority, other) = (Authority::new(), Authority::new());
     let shop = serving(&authority.of("stock"));
-    // It believes us, and shows what we do not believe.
+    // This caller trusts us, and shows a certificate that we do not trust.
     let mut args = other.of("coordinator");
     args.tls_ca_file = authority.of("order").tls_ca_file;
     let transport = connect(&args, "stock", &shop);
@@ -221,7 +221,7 @@ async fn certificates_that_changed_count_for_new_connections() {
     assert_eq!(reach(Role::Stock).await, ErrorKind::Internal);
     assert!(!tls.reload().unwrap(), "nothing has changed");
 
-    // A file that is half there changes nothing.
+    // A half-written file changes nothing.
     fs::write(authority.path("stock.pem"), "-----BEGIN CERTIFICATE-----\nMII").unwrap();
     tls.reload().unwrap_err();
     assert_eq!(reach(Role::Stock).await, ErrorKind::Internal);

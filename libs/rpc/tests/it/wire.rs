@@ -1,4 +1,5 @@
-//! What a caller is told that writes its bytes without a gRPC library: the codes that the protocol means.
+//! What a caller is answered that writes its bytes without a gRPC library: the codes that the
+//! protocol requires.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use types::ErrorKind;
 
 use crate::shop::{NAME, PATIENCE, Shop, options};
 
-/// A message of one frame: a flag (1: compressed), the length that it claims, and its bytes.
+/// A message frame: a flag (1: compressed), the claimed length, and the bytes.
 fn frame(flag: u8, length: usize, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::new();
     frame.put_u8(flag);
@@ -25,10 +26,10 @@ fn frame(flag: u8, length: usize, message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Field 1, a text of two bytes of which one is there.
+/// Field 1, a text of two bytes of which only one is present.
 const TORN: &[u8] = &[0x0a, 2, b'x'];
 
-/// What an HTTP/2 client is told that knows nothing of gRPC, and so ends no call by itself.
+/// The answer to an HTTP/2 client that knows nothing of gRPC, and so ends no call by itself.
 async fn told(shop: &Shop, method: &str, headers: &[(&str, &str)], body: Bytes) -> Status {
     let stream = TcpStream::connect(shop.address).await.unwrap();
     let (mut client, connection) =
@@ -72,7 +73,7 @@ async fn a_request_that_does_not_decode_is_the_callers_mistake() {
     }
     let status = told(&shop, "Echo", &[], frame(0, 0, &[])).await;
     assert_eq!(status.code(), Code::Ok, "{status:?}");
-    // What a handler says stays what it is.
+    // A handler's own status is unchanged.
     let status = told(&shop, "Panic", &[], frame(0, 0, &[])).await;
     assert_eq!(status.code(), Code::Internal, "{status:?}");
 }
@@ -104,7 +105,7 @@ async fn one_number_is_the_greatest_message() {
     let status = told(&shop, "Echo", &[], frame(0, MESSAGE_BYTES_MAX + 1, &[])).await;
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     assert!(status.message().contains(&MESSAGE_BYTES_MAX.to_string()), "{status:?}");
-    // Of this length it may be; it is only not there.
+    // This length is allowed; only the bytes are missing.
     let status = told(&shop, "Echo", &[], frame(0, MESSAGE_BYTES_MAX, &[])).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
 }
@@ -117,7 +118,7 @@ async fn who_waits_beyond_its_own_deadline_is_told_that_it_passed() {
         assert_eq!(status.code(), Code::DeadlineExceeded, "{left}: {status:?}");
         assert_eq!(Failure::from_status(&status).kind, ErrorKind::Deadline);
     }
-    // Nobody waits longer than it has to.
+    // A long deadline delays no answer.
     let status = timeout(
         Duration::from_secs(5),
         told(&shop, "Echo", &[("grpc-timeout", "1H")], frame(0, 0, &[])),

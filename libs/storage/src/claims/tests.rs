@@ -22,7 +22,7 @@ async fn an_id_belongs_to_the_first_call_until_it_expires() {
     let kv = store();
     let claim = |call: &'static str| claim_request_id_owned(kv.clone(), call);
     let now = || kv.begin().map(|txn| Claim::Claimed(txn.unwrap().read_ts()));
-    // As of after it came in.
+    // The timestamp is later than the claim's arrival.
     let (before, claimed) = (now().await, claim("POST /a").await.unwrap());
     assert!(before < claimed && claimed < now().await);
     assert!(matches!(claim("POST /a").await, Ok(Claim::Claimed(_))));
@@ -48,7 +48,7 @@ async fn of_racing_calls_exactly_one_gets_the_id_in_chaos() {
             let kv = kv.clone();
             calls.spawn(async move {
                 loop {
-                    // As a client would: again, after a failure.
+                    // Repeats after a failure, as a client would.
                     if let Ok(claim) = claim_request_id_owned(kv.clone(), call).await {
                         return (call, claim);
                     }
@@ -63,7 +63,7 @@ async fn of_racing_calls_exactly_one_gets_the_id_in_chaos() {
             .collect();
         let first = winners.first().copied().unwrap_or_else(|| panic!("SEED={seed}: nobody"));
         assert!(winners.iter().all(|call| *call == first), "SEED={seed}: {told:?}");
-        // Nothing that lands late changes it.
+        // Nothing that lands late changes the winner.
         advance(Duration::from_secs(10)).await;
         for (call, claim) in told {
             let again = claim_request_id_owned(calm.clone(), call).await.unwrap();

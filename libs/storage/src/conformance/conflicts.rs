@@ -1,4 +1,4 @@
-//! What happens when two write.
+//! Cases about concurrent writers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use types::Timestamp;
 use super::{Bench, Failure, Outcome, ensure, number};
 use crate::kv::{CommitError, Key, Value};
 
-/// Says what is wrong unless a commit was turned down as a conflict.
+/// Fails unless a commit was rejected as a conflict.
 fn expect_conflict(outcome: &Result<Timestamp, CommitError>, what: &str) -> Outcome {
     ensure!(*outcome == Err(CommitError::Conflict), "{what} should conflict: {outcome:?}");
     Ok(())
@@ -45,7 +45,7 @@ pub(super) async fn blind_writes_conflict(bench: Bench) -> Outcome {
 }
 
 pub(super) async fn an_insert_finds_what_its_snapshot_does_not_show(bench: Bench) -> Outcome {
-    // Written before it began: only an insert minds.
+    // The value is older than the transaction: only an insert conflicts with it.
     bench.put("a", "1").await?;
     let mut inserting = bench.kv.begin().await?;
     inserting.put(bench.key("beside"), b"2".to_vec());
@@ -53,12 +53,12 @@ pub(super) async fn an_insert_finds_what_its_snapshot_does_not_show(bench: Bench
     expect_conflict(&inserting.commit().await, "an insert of what is there")?;
     bench.expect("a", Some("1")).await?;
     bench.expect("beside", None).await?;
-    // Written after it began.
+    // The value is newer than the transaction.
     let mut inserting = bench.kv.begin().await?;
     inserting.insert(bench.key("b"), b"2".to_vec());
     bench.put("b", "1").await?;
     expect_conflict(&inserting.commit().await, "an insert of what came meanwhile")?;
-    // What never was, and what was removed.
+    // Keys that never had a value, and keys whose value was removed, can be inserted.
     let mut removing = bench.kv.begin().await?;
     removing.delete(bench.key("b"));
     removing.commit().await?;
@@ -82,7 +82,7 @@ pub(super) async fn removals_conflict(bench: Bench) -> Outcome {
     expect_conflict(&putting.commit().await, "a put after a removal")?;
     expect_conflict(&again.commit().await, "a removal after a removal")?;
     bench.expect("a", None).await?;
-    // What was not there can be removed, and that conflicts too.
+    // A key without a value can be removed, and that conflicts too.
     let mut putting = bench.kv.begin().await?;
     putting.put(bench.key("never"), b"2".to_vec());
     bench.write(&[("never", None)]).await?;
@@ -125,8 +125,7 @@ pub(super) async fn nothing_written_always_commits(bench: Bench) -> Outcome {
     bench.expect("a", Some("1")).await
 }
 
-/// 240 keys of 200 bytes and two of 40,000: several prewrite requests. Half of the keys are odd, so that
-/// they lie in other regions than the rest where there are several.
+/// 240 keys of 200 bytes and two of 40,000, which takes several prewrite requests.
 pub(super) async fn a_big_batch_is_one_transaction(bench: Bench) -> Outcome {
     let key = |number: u32| bench.key(format!("{number:05}"));
     let sizes = |number: u32| if number < 2 { 40_000 } else { 200 };
@@ -143,7 +142,7 @@ pub(super) async fn a_big_batch_is_one_transaction(bench: Bench) -> Outcome {
     ensure!(seen == expected, "{} keys of 242 stand", seen.len());
     let earlier = bench.kv.snapshot(before).scan(bench.all(), 1_000).await?;
     ensure!(earlier.is_empty(), "{} keys show before they were written", earlier.len());
-    // One key in conflict turns the whole batch down.
+    // One conflicting key rejects the whole batch.
     let mut loser = bench.kv.begin().await?;
     for number in 0..242 {
         loser.put(key(number), vec![b'y'; sizes(number)]);
@@ -157,7 +156,8 @@ pub(super) async fn a_big_batch_is_one_transaction(bench: Bench) -> Outcome {
     Ok(())
 }
 
-/// Adds to a number until it is certain that it stood exactly once, by a marker written with it.
+/// Adds to a number until that certainly happened exactly once. A marker written along with it
+/// proves it.
 pub(super) async fn add_once(bench: &Bench, counter: &str, marker: &str) -> Outcome {
     for attempt in 0..400_u64 {
         sleep(Duration::from_millis((attempt * 7) % 50)).await;
@@ -171,7 +171,7 @@ pub(super) async fn add_once(bench: &Bench, counter: &str, marker: &str) -> Outc
         txn.put(bench.key(counter), (before + 1).to_string().into_bytes());
         match txn.commit().await {
             Ok(_) => return Ok(()),
-            // Whatever happened, the next attempt sees it or makes it impossible.
+            // The next attempt either sees this one or prevents it.
             Err(CommitError::Conflict | CommitError::Failed(_) | CommitError::Undetermined(_)) => {}
         }
     }
@@ -222,7 +222,7 @@ pub(super) async fn transfers_keep_the_sum_at_every_moment(bench: Bench) -> Outc
                 let amount = has.min(step + 1);
                 txn.put(from, (has - amount).to_string().into_bytes());
                 txn.put(to, (had + amount).to_string().into_bytes());
-                // Whether or not it stands, it stands whole.
+                // A transfer may or may not land, but never in part.
                 drop(txn.commit().await);
             }
             Ok(())

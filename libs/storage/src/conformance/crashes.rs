@@ -1,4 +1,4 @@
-//! What is left of those who went away, and of the past.
+//! Cases about dead writers and old versions.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ pub(super) async fn a_dropped_transaction_has_no_effect(bench: Bench) -> Outcome
     bench.expect("a", Some("3")).await
 }
 
-/// A commit whose future is dropped on the way, as when its process dies, holds nobody up for long.
+/// A commit whose future is dropped on the way, as when its process dies, does not block others for
+/// long.
 pub(super) async fn a_dead_writers_locks_are_cleared(bench: Bench) -> Outcome {
     bench.put("a", "0").await?;
     for step in 0..6_u64 {
@@ -35,7 +36,7 @@ pub(super) async fn a_dead_writers_locks_are_cleared(bench: Bench) -> Outcome {
     Ok(())
 }
 
-/// Reads both keys, however long locks stand in the way, up to a limit.
+/// Reads both keys as soon as locks allow, within a limit.
 async fn alive_within(
     bench: &Bench,
     limit: Duration,
@@ -61,8 +62,8 @@ async fn alive_within(
         .unwrap_or_else(|_| Err(Failure::Wrong("a dead writer's locks stand".to_owned())))
 }
 
-/// The way to live with an undetermined commit: a new transaction that reads the marker and writes it
-/// again. Whatever the first one did or will still do, the effect happens once.
+/// How to settle an undetermined commit: a new transaction reads the marker and writes it again.
+/// The effect then happens once, no matter what the first one did or will still do.
 pub(super) async fn an_undetermined_commit_is_settled_by_its_marker(bench: Bench) -> Outcome {
     const STEPS: u64 = 24;
     for step in 0..STEPS {
@@ -71,7 +72,7 @@ pub(super) async fn an_undetermined_commit_is_settled_by_its_marker(bench: Bench
         let before = number(txn.get(&bench.key("counter")).await?.as_deref())?;
         txn.put(bench.key(&marker), Value::new());
         txn.put(bench.key("counter"), (before + 1).to_string().into_bytes());
-        // Given up on at some moment: before it was sent, on the way, when it is done.
+        // The commit is given up before it is sent, on the way, or when it is done.
         let given_up = timeout(Duration::from_micros(step * 250), txn.commit()).await;
         if !matches!(given_up, Ok(Ok(_))) {
             add_once(&bench, "counter", &marker).await?;
@@ -79,7 +80,7 @@ pub(super) async fn an_undetermined_commit_is_settled_by_its_marker(bench: Bench
     }
     let count = number(bench.newest("counter").await?.as_deref())?;
     ensure!(count == STEPS, "{STEPS} increments made {count}");
-    // Nor does anything land afterwards.
+    // Nothing lands afterwards either.
     sleep(Duration::from_millis(300)).await;
     let count = number(bench.newest("counter").await?.as_deref())?;
     ensure!(count == STEPS, "later, {STEPS} increments made {count}");
@@ -97,7 +98,7 @@ pub(super) async fn garbage_collection_keeps_the_newest(bench: Bench) -> Outcome
     bench.expect("a", Some("3")).await?;
     bench.expect("old", Some("1")).await?;
     bench.expect("gone", None).await?;
-    // At the safe point itself everything is still there.
+    // A snapshot at the safe point itself still shows everything.
     let mut snapshot = bench.kv.snapshot(safe_point);
     let a = snapshot.get(&bench.key("a")).await?;
     ensure!(a.as_deref() == Some(b"2"), "at the safe point stands {a:?}");

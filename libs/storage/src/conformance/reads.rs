@@ -1,4 +1,4 @@
-//! What reads show.
+//! Cases about what reads show.
 
 use super::{Bench, Failure, Outcome, ensure, names, show};
 use crate::kv::{Key, Value};
@@ -41,7 +41,7 @@ pub(super) async fn a_snapshot_shows_its_moment_and_stays(bench: Bench) -> Outco
 pub(super) async fn a_transaction_sees_its_own_writes(bench: Bench) -> Outcome {
     bench.write(&[("a", Some("a")), ("b", Some("b")), ("c", Some("c")), ("d", Some("d"))]).await?;
     let mut txn = bench.kv.begin().await?;
-    // Known to the transaction before it changes, and not.
+    // The transaction has read the first key before it changes it, but not the others.
     txn.get(&bench.key("b")).await?;
     txn.delete(bench.key("b"));
     txn.put(bench.key("bb"), b"new".to_vec());
@@ -101,7 +101,8 @@ pub(super) async fn a_deleted_key_is_gone(bench: Bench) -> Outcome {
 }
 
 pub(super) async fn keys_of_any_bytes_keep_their_order(bench: Bench) -> Outcome {
-    // Around the 8-byte groups of TiKV's key encoding, and the bytes that it treats as special.
+    // Lengths around the 8-byte groups of TiKV's key encoding, and the bytes that it treats
+    // specially.
     let mut keys: Vec<Key> = Vec::new();
     for length in 0..=17 {
         for byte in [0x00, b'k', 0xfe, 0xff] {
@@ -191,7 +192,7 @@ pub(super) async fn a_batch_get_returns_what_is_there(bench: Bench) -> Outcome {
     ensure!(got == expected, "a batch get shows {got:?}");
     let nothing = snapshot.batch_get(Vec::new()).await?;
     ensure!(nothing.is_empty(), "a batch get of nothing shows {nothing:?}");
-    // The second time from the cache, the third time afresh.
+    // The same snapshot may answer from a cache. A new one cannot.
     let again = snapshot.batch_get(vec![bench.key("a"), bench.key("missing")]).await?;
     ensure!(again == expected[..1], "asked again, it shows {again:?}");
     let a = bench.kv.snapshot(now).get(&bench.key("a")).await?;
@@ -200,7 +201,7 @@ pub(super) async fn a_batch_get_returns_what_is_there(bench: Bench) -> Outcome {
         .ok_or_else(|| Failure::Wrong("a get and a batch get differ".to_owned()))
 }
 
-/// More than gRPC's usual 4 MiB in one answer.
+/// The answer exceeds gRPC's usual limit of 4 MiB.
 pub(super) async fn a_large_answer_arrives_whole(bench: Bench) -> Outcome {
     const BYTES: usize = 1 << 20;
     let keys: Vec<Key> = (0..6_u8).map(|number| bench.key([number])).collect();

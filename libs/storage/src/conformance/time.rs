@@ -1,4 +1,4 @@
-//! What timestamps promise.
+//! Cases about timestamps.
 
 use std::collections::BTreeSet;
 
@@ -56,8 +56,8 @@ pub(super) async fn each_transaction_begins_at_its_own_moment(bench: Bench) -> O
     Ok(())
 }
 
-/// Real-time order, which lanes and reads stand on: whoever asks for a timestamp after a commit was
-/// acknowledged sees that commit, from whichever task.
+/// Real-time order, on which lanes and reads rely: a timestamp that any task requests after a
+/// commit was acknowledged shows that commit.
 pub(super) async fn what_is_committed_is_seen_from_then_on(bench: Bench) -> Outcome {
     let mut tasks: JoinSet<Outcome> = JoinSet::new();
     for task in 0..4_u8 {

@@ -13,7 +13,7 @@ fn store() -> MemKv {
     MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
 }
 
-/// The store does not collect garbage.
+/// A store that does not collect garbage.
 #[derive(Debug)]
 struct Declines;
 
@@ -26,7 +26,7 @@ impl Faults for Declines {
     }
 }
 
-/// Notes when and by whom garbage is collected.
+/// Records when garbage is collected, and by which process.
 #[derive(Debug, Default)]
 struct Watch(Mutex<Vec<(u32, Instant)>>);
 
@@ -39,7 +39,7 @@ impl Faults for Watch {
     }
 }
 
-/// Starts a janitor; it ends when the sender is dropped or used.
+/// Starts a janitor. It ends when the sender is dropped or used.
 fn start(kv: &MemKv, process: u32) -> oneshot::Sender<()> {
     let kv = kv.process(process).shared();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -61,7 +61,7 @@ async fn one_of_many_sweeps_every_few_minutes_and_another_takes_over() {
     let holder = sweeps.first().map(|(process, _)| *process).unwrap();
     assert!(sweeps.iter().all(|(process, _)| *process == holder), "{sweeps:?}");
     assert!((6..=7).contains(&sweeps.len()), "{sweeps:?}");
-    // It goes away without a word.
+    // The holder goes away without giving up its lease.
     janitors[usize::try_from(holder).unwrap()] = None;
     sleep(Duration::from_mins(3)).await;
     let sweeps = std::mem::take(&mut *watch.0.lock().unwrap());
@@ -93,7 +93,7 @@ async fn an_announced_reader_holds_the_safe_point_back_until_it_is_done() {
     assert_eq!(sweep(&kv, config).await.unwrap().safe_point, Ok(early));
     withdraw_reader(&kv, "early").await.unwrap();
     assert_eq!(sweep(&kv, config).await.unwrap().safe_point, Ok(late));
-    // Announced again it stands for longer.
+    // Another announcement extends the first.
     announce_reader(&kv, "late", late, 3_600_000).await.unwrap();
     advance(Duration::from_mins(45)).await;
     assert_eq!(sweep(&kv, config).await.unwrap().safe_point, Ok(late));
@@ -115,7 +115,8 @@ async fn what_a_sweep_may_have_passed_cannot_be_announced() {
     advance(Duration::from_mins(20)).await;
     let lapsed = announce_reader(&kv, "audit", at, 60_000).await;
     assert_eq!(lapsed, Err(AnnounceError::TooOld), "it lapsed");
-    // The safe point never passes what is announced, at whatever moment of a sweep that happens.
+    // Twice the age suffices for the safe point never to pass an announced timestamp, whenever
+    // during a sweep the announcement comes.
     assert!(
         JanitorConfig::default().life_ms >= 2 * u64::try_from(READER_AGE_MAX.as_millis()).unwrap()
     );
@@ -155,7 +156,7 @@ async fn expired_answers_are_removed_from_every_shard_and_the_others_stay() {
             txn.put(space.record(Kind::Answer, id), codec::encode(&answer));
         }
     }
-    // One that is damaged, or of a newer release, is in nobody's way.
+    // A record that is damaged, or of a newer release, blocks nothing.
     let first = Space::new(Owner::SHARDED[0], ShardId(0));
     txn.put(first.record(Kind::Answer, b"damaged"), b"?".to_vec());
     txn.commit().await.unwrap();

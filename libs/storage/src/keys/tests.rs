@@ -1,4 +1,4 @@
-//! The layout of keys is for ever: what is written here as hex lies in somebody's store.
+//! The layout of keys never changes: stores already hold keys like the ones written here in hex.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Trouble on demand: what may happen to a call, and a seeded policy that makes it happen.
+//! Trouble on demand: what can happen to a call, and a seeded policy that decides it.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use types::Timestamp;
 
 use crate::kv::KvError;
 
-/// Which call.
+/// The kind of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
     /// [`crate::Kv::timestamp`].
@@ -35,38 +35,38 @@ pub enum Op {
 /// A call, as [`Faults`] see it.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
-    /// Whose call: the number given to [`super::MemKv::process`].
+    /// The calling process: the number given to [`super::MemKv::process`].
     pub process: u32,
-    /// How many calls the store has had, this one included.
+    /// The number of calls that the store has had, including this one.
     pub number: u64,
-    /// Which call.
+    /// The kind of the call.
     pub op: Op,
-    /// The transaction's or snapshot's timestamp, or the safe point; 0 where there is none.
+    /// The transaction's or snapshot's timestamp, or the safe point; 0 if there is none.
     pub start_ts: Timestamp,
-    /// The key, the least of the keys, the start of the range or, of a commit, the primary.
+    /// The key, the least of the keys, the start of the range, or a commit's primary.
     pub key: &'a [u8],
 }
 
 /// What happens to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Passes before the effect.
+    /// Delay before the effect.
     pub delay_before: Duration,
     /// The effect.
     pub verdict: Verdict,
-    /// Passes between the effect and the answer.
+    /// Delay between the effect and the answer.
     pub delay_after: Duration,
 }
 
 impl Plan {
-    /// At once, without trouble.
+    /// Proceeds at once, without trouble.
     pub const PROCEED: Self = Self {
         delay_before: Duration::ZERO,
         verdict: Verdict::Proceed,
         delay_after: Duration::ZERO,
     };
 
-    /// At once, with this verdict.
+    /// Takes effect at once, with this verdict.
     pub const fn at_once(verdict: Verdict) -> Self {
         Self { verdict, ..Self::PROCEED }
     }
@@ -75,24 +75,24 @@ impl Plan {
 /// The effect of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should.
+    /// The call works as it should.
     Proceed,
     /// The call fails with this and has no effect.
     Fail(KvError),
-    /// A commit is told that somebody else was first; other calls proceed.
+    /// A commit is told of a write conflict. Other calls proceed.
     Conflict,
-    /// A commit is told that nobody knows; other calls proceed.
+    /// A commit is told that its outcome is unknown. Other calls proceed.
     Undetermined(Landing),
     /// The call has no effect and never returns: its process is dead.
     Vanish,
 }
 
-/// What became of a commit that is undetermined.
+/// The outcome of an undetermined commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Landing {
-    /// It landed, if nothing conflicted (else the caller is told of the conflict).
+    /// It landed if nothing conflicted. Otherwise the caller is told of the conflict.
     Landed,
-    /// It did not and never will.
+    /// It did not land, and never will.
     Lost,
     /// It lands after this delay, unless something conflicts by then.
     Late(Duration),
@@ -101,14 +101,14 @@ pub enum Landing {
 /// Whether a call's answer reaches its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum After {
-    /// It does.
+    /// The answer reaches the caller.
     Return,
-    /// It never does: the caller's process is dead.
+    /// The answer is lost: the caller's process is dead.
     Vanish,
 }
 
-/// Hooks around every call of the store in memory: for trouble, and for crashing a process right before
-/// or right after any effect.
+/// Hooks around every call of the store in memory. They cause trouble, or crash a process right
+/// before or right after any effect.
 pub trait Faults: Send + Sync + fmt::Debug {
     /// Decides what happens to a call. Called before anything else.
     fn before(&self, call: &Call<'_>) -> Plan {
@@ -123,20 +123,20 @@ pub trait Faults: Send + Sync + fmt::Debug {
     }
 }
 
-/// No trouble.
+/// Causes no trouble.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoFaults;
 
 impl Faults for NoFaults {}
 
-/// How often trouble comes, each in calls per thousand, and how slow calls are.
+/// How often each kind of trouble comes, in calls per thousand, and how slow calls are.
 #[derive(Debug, Clone)]
 pub struct ChaosRates {
     /// Any call: [`KvError::Unavailable`], without effect.
     pub unavailable: u32,
     /// Reads: [`KvError::Locked`].
     pub locked: u32,
-    /// Commits: a conflict that is none.
+    /// Commits: a conflict although there is none.
     pub conflict: u32,
     /// Commits: undetermined, and landed.
     pub landed: u32,
@@ -144,9 +144,9 @@ pub struct ChaosRates {
     pub lost: u32,
     /// Commits: undetermined, and late.
     pub late: u32,
-    /// Milliseconds by which a late commit is late.
+    /// Milliseconds until a late commit lands.
     pub late_ms: RangeInclusive<u64>,
-    /// Milliseconds before and again after the effect of each call.
+    /// Milliseconds of delay before the effect of each call, and again after it.
     pub delay_ms: RangeInclusive<u64>,
 }
 
@@ -174,7 +174,7 @@ pub struct Chaos {
 }
 
 impl Chaos {
-    /// A policy of its own stream of random numbers.
+    /// A policy with its own stream of random numbers, from `seed`.
     pub fn new(seed: u64, rates: ChaosRates) -> Self {
         Self { rates, rng: Mutex::new(ChaCha8Rng::seed_from_u64(seed)) }
     }

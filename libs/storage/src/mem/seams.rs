@@ -1,4 +1,4 @@
-//! A clock and a source of random numbers that simulation and tests can repeat.
+//! A repeatable clock and source of random numbers, for simulation and tests.
 
 use std::{
     fmt,
@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
 use types::{Clock, Entropy, UnixMillis};
 
-/// A wall clock that starts at a given moment and goes as tokio's clock goes: it stands still while that
-/// is paused.
+/// A wall clock that starts at a given moment and follows tokio's clock. It stands still while
+/// tokio's clock is paused.
 #[derive(Debug, Clone, Copy)]
 pub struct TokioClock {
     origin: UnixMillis,
@@ -19,7 +19,7 @@ pub struct TokioClock {
 }
 
 impl TokioClock {
-    /// Shows `origin` now.
+    /// A clock that shows `origin` now.
     pub fn starting_at(origin: UnixMillis) -> Self {
         Self { origin, started: Instant::now() }
     }
@@ -36,7 +36,7 @@ impl Clock for TokioClock {
 pub struct SeededEntropy(Mutex<ChaCha8Rng>);
 
 impl SeededEntropy {
-    /// A stream of its own.
+    /// A stream of its own, from `seed`.
     pub fn new(seed: u64) -> Self {
         Self(Mutex::new(ChaCha8Rng::seed_from_u64(seed)))
     }

@@ -13,7 +13,7 @@ fn store() -> MemKv {
     MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
 }
 
-/// Does this to the commits of whose primary is `b"x"`.
+/// Applies this to commits whose primary is `b"x"`.
 #[derive(Debug)]
 struct OnCommit(Verdict, After);
 
@@ -138,7 +138,7 @@ async fn a_transaction_that_lived_too_long_is_turned_down() {
     assert_eq!(get(&kv, b"a").await, None);
 }
 
-/// Some tasks under chaos; what each saw, and what stands in the end.
+/// Runs some tasks under chaos. Returns what each saw, what stands in the end, and the counts.
 async fn history(seed: u64) -> (Vec<Vec<String>>, BTreeMap<Key, Value>, Stats) {
     let kv = store().with_faults(Arc::new(Chaos::new(seed, ChaosRates::default())));
     let mut tasks = JoinSet::new();

@@ -15,7 +15,7 @@ pub(super) struct MemReads {
     at: Timestamp,
 }
 
-/// A KV transaction: a view, and what it will write.
+/// A KV transaction: a view, and its buffered writes.
 pub(super) struct MemTxn {
     reads: MemReads,
     primary: Key,
@@ -137,12 +137,13 @@ impl Txn for MemTxn {
         let land = |writes| kv.state().commit(kv.store.clock.as_ref(), at, writes, &inserts);
         let unknown = |what: &str| Err(CommitError::Undetermined(what.to_owned()));
         let outcome = match entered.1.verdict.clone() {
-            // A call that vanishes never comes here.
+            // A call that vanishes does not get here.
             Verdict::Proceed | Verdict::Vanish => land(writes).ok_or(CommitError::Conflict),
             Verdict::Fail(error) => Err(CommitError::Failed(error)),
             Verdict::Conflict => Err(CommitError::Conflict),
             Verdict::Undetermined(Landing::Lost) => unknown("the request was lost"),
-            // What TiKV makes of a rollback after such an error: the primary stands, the rest is gone.
+            // The result of a rollback after such an error in TiKV: the primary stands, and the
+            // other keys are gone.
             Verdict::Undetermined(Landing::Landed)
                 if Mutation::RollbackAfterUndetermined.is_on() =>
             {
@@ -150,7 +151,7 @@ impl Txn for MemTxn {
                 unknown("the reply was lost")
             }
             Verdict::Undetermined(Landing::Landed) => {
-                // A real store says so when it refuses; only a success can lose its reply unnoticed.
+                // A real store reports a refusal. Only the reply to a success can be lost.
                 if land(writes).is_some() {
                     unknown("the reply was lost")
                 } else {

@@ -1,20 +1,20 @@
-//! Whether the files of certificates have changed.
+//! Watches the certificate files for changes.
 
 use std::{path::PathBuf, time::Duration};
 
 use super::TikvTls;
 
-/// How often the files are looked at.
+/// Interval between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// The files as they were seen last.
+/// The files as they were last read.
 pub(super) struct Certificates {
     paths: Vec<PathBuf>,
     seen: Option<Vec<Vec<u8>>>,
 }
 
 impl Certificates {
-    /// Nothing ever changes where there is no TLS.
+    /// Watches the files of this configuration. Without TLS nothing ever changes.
     pub(super) fn of(tls: Option<&TikvTls>) -> Self {
         let paths = tls
             .map(|tls| vec![tls.ca.clone(), tls.cert.clone(), tls.key.clone()])
@@ -22,8 +22,8 @@ impl Certificates {
         Self { paths, seen: None }
     }
 
-    /// Waits until some file differs from what was seen first, or at the last return. A file that cannot
-    /// be read is in the middle of a change.
+    /// Waits until a file differs from the first reading, or from the one at the last return. A
+    /// file that cannot be read is taken to be in the middle of a change.
     pub(super) async fn changed(&mut self) {
         if self.paths.is_empty() {
             return std::future::pending().await;

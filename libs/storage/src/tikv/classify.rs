@@ -1,9 +1,9 @@
-//! What the client's errors mean.
+//! Interprets the client's errors.
 //!
-//! A commit goes through prewrite (conflicts and locks show here; nothing is committed yet, except by a
-//! one-phase commit, for which the prewrite is the commit) and then the commit of the primary, which
-//! decides. The client does not say in which of them an error arose; the shape of the error tells it
-//! where it tells at all:
+//! A commit is a prewrite followed by the commit of the primary, which decides. Conflicts and locks
+//! show in the prewrite. It commits nothing yet, except in a one-phase commit, where the prewrite
+//! is the commit. The client does not say in which of the two an error arose. Only the shape of
+//! some errors tells:
 //! - key errors of a prewrite come in `MultipleKeyErrors`; those of the primary's commit come bare;
 //! - only a prewrite meets foreign locks.
 
@@ -30,29 +30,29 @@ pub(super) struct Orphan {
 /// What an error of `commit()` means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum CommitVerdict {
-    /// Somebody else wrote first. For good: a request still on its way meets the same. A rollback clears
-    /// the locks that other requests of the prewrite may have left.
+    /// Another transaction wrote first. Definite: a request still on its way conflicts as well. A
+    /// rollback clears the locks that other requests of the prewrite may have left.
     Conflict,
-    /// The primary's lock was cleared by somebody else before it was committed. For good.
+    /// Another client cleared the primary's lock before the primary was committed. Definite.
     Cleared,
-    /// The prewrite failed, so no commit was sent. But an earlier attempt at a one-phase prewrite may
-    /// still be on its way; for good once a rollback is acknowledged.
+    /// The prewrite failed, so no commit was sent. An earlier attempt at a one-phase prewrite may
+    /// still be on its way, so this is definite only once a rollback is acknowledged.
     NotPrewritten { error: KvError, orphan: Option<Orphan> },
-    /// The store fell back from one-phase commit: locks stand, nothing is committed. For good once a
-    /// rollback is acknowledged.
+    /// The store fell back from one-phase commit: locks stand, and nothing is committed. Definite
+    /// once a rollback is acknowledged.
     OnePhaseDeclined,
     /// Nothing was sent.
     Misused(String),
-    /// Nobody knows.
+    /// The outcome is unknown.
     Undetermined(String),
 }
 
 /// What an error of a read means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ReadVerdict {
-    /// The way to the store failed.
+    /// The connection to the store failed.
     Unreachable,
-    /// The store answered that it cannot now.
+    /// The store answered that it cannot serve the read now.
     Busy,
     /// A lock outlasted the client's patience.
     Locked(Option<Orphan>),
@@ -60,11 +60,11 @@ pub(super) enum ReadVerdict {
     Refused,
 }
 
-/// Judges an error of `commit()`: undetermined unless proved otherwise.
+/// Interprets an error of `commit()`: undetermined unless proved otherwise.
 pub(super) fn commit(error: &Error) -> CommitVerdict {
     let mut leaves = Vec::new();
     flatten(error, false, &mut leaves);
-    // One definite failure of a prewrite decides, whatever became of its other requests.
+    // One definite failure of a prewrite decides, whatever happened to its other requests.
     let verdicts: Vec<CommitVerdict> = leaves.iter().map(commit_leaf).collect();
     let rank = |verdict: &CommitVerdict| match verdict {
         CommitVerdict::Conflict => 0,
@@ -78,7 +78,7 @@ pub(super) fn commit(error: &Error) -> CommitVerdict {
     verdicts.into_iter().min_by_key(rank).unwrap_or_else(unknown)
 }
 
-/// Judges an error of a read.
+/// Interprets an error of a read.
 pub(super) fn read(error: &Error) -> ReadVerdict {
     let mut leaves = Vec::new();
     flatten(error, false, &mut leaves);
@@ -112,9 +112,9 @@ pub(super) fn read(error: &Error) -> ReadVerdict {
 /// An error without the wrappers around it.
 struct Leaf<'a> {
     error: &'a Error,
-    /// It came in the wrapper that only prewrites (and reads) use.
+    /// It came in the wrapper that only prewrites and reads use.
     of_prewrite: bool,
-    /// The client itself says that nobody knows.
+    /// The client itself says that the outcome is undetermined.
     doubted: bool,
 }
 
@@ -152,14 +152,14 @@ fn commit_leaf(leaf: &Leaf<'_>) -> CommitVerdict {
         Error::DuplicateKeyInsertion | Error::InvalidTransactionType | Error::NoPrimaryKey => {
             CommitVerdict::Misused(leaf.error.to_string())
         }
-        // Lost replies and requests, a busy store, a second commit, and whatever else there may be.
+        // Includes lost requests and replies, a busy store, and a second commit.
         _ => unknown(),
     }
 }
 
 fn commit_key_error(error: &ProtoKeyError, of_prewrite: bool) -> CommitVerdict {
     let failed = |error, orphan| CommitVerdict::NotPrewritten { error, orphan };
-    // A key to be inserted exists: its writer was first, too.
+    // A key to be inserted exists, so another writer was first.
     if error.conflict.is_some() || error.already_exist.is_some() {
         CommitVerdict::Conflict
     } else if error.retryable.contains("TxnLockNotFound") {

@@ -1,13 +1,15 @@
-//! When the client's word for a commit may be taken.
+//! Decides when the client's report of a successful commit can be believed.
 //!
-//! Version 0.4 of the client loses errors: when a prewrite or a commit is cut into requests and the lookup of
-//! a region fails, it has no request to send, so none fails, and `commit()` says yes to what was never sent.
-//! (Reads report such errors.) The lookup is needed only where the client does not know the region: at first,
-//! and after it dropped the region because some request failed. So:
-//! - requests of a commit are never repeated by the client, so that a failure is an error here and not
-//!   another lookup there;
-//! - every failure of any call is counted, and a commit's yes is believed only while nothing has failed since
-//!   a commit to the same shard was confirmed; else it is confirmed by reading what it wrote.
+//! Version 0.4 of the client loses errors. It cuts a prewrite or a commit into requests. If the
+//! lookup of a region fails, it has no request to send, so none fails, and `commit()` reports
+//! success for something never sent. (Reads report such errors.) A lookup is needed only while the
+//! client does not know the region: at first, and after it dropped the region because a request
+//! failed. Therefore:
+//! - the client never repeats the requests of a commit, so that a failure shows up here as an error
+//!   and does not lead to another lookup in the client;
+//! - failures of all calls are counted, and a commit's success is believed only if nothing has
+//!   failed since a commit to the same shard was confirmed. Otherwise the commit is confirmed by
+//!   reading what it wrote.
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +21,9 @@ use std::{
 
 use crate::kv::Key;
 
-/// Owner and shard: regions are split along them.
+/// Length of a key's owner and shard, along which regions are split.
 const PREFIX: usize = 3;
-/// Shards remembered at most; beyond that, all are confirmed anew.
+/// Most shards remembered. Beyond that, all are confirmed again.
 const SHARDS_MAX: usize = 16_384;
 
 /// A stretch of time in which nothing failed.
@@ -31,7 +33,7 @@ pub(super) struct ErrorEpoch {
     failures: u64,
 }
 
-/// See the module.
+/// Counts failures, and remembers which shards had a commit confirmed since the last one.
 #[derive(Debug, Default)]
 pub(super) struct CommitVerifier {
     failures: AtomicU64,
@@ -44,7 +46,7 @@ impl CommitVerifier {
         self.failures.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The stretch that lasts now, with this generation of the client.
+    /// The current stretch, with this generation of the client.
     pub(super) fn calm(&self, generation: u64) -> ErrorEpoch {
         ErrorEpoch { generation, failures: self.failures.load(Ordering::Acquire) }
     }
@@ -55,7 +57,7 @@ impl CommitVerifier {
         confirmed.get(prefix(primary)) == Some(&calm)
     }
 
-    /// Notes that a commit with this primary was confirmed, which began in this stretch.
+    /// Notes that a commit with this primary was confirmed, and that it began in this stretch.
     pub(super) fn confirm(&self, primary: &[u8], calm: ErrorEpoch) {
         let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         if confirmed.len() >= SHARDS_MAX {

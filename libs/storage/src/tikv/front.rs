@@ -1,8 +1,9 @@
-//! Tells a client of one placement driver alone.
+//! Shows the client only one placement driver.
 //!
-//! The client learns the members' addresses from PD, and asks all of them while it connects. What it needs is one
-//! answer to GetMembers; it gets that from here, on loopback and for as long as it takes to connect, with the leader as
-//! the only member. It then asks the leader itself, and from there on talks to nobody else.
+//! The client learns the members' addresses from PD, and asks all of them while it connects. It
+//! needs a single answer to GetMembers, which this server gives it on loopback while it connects.
+//! The answer names the leader as the only member. The client then asks the leader itself, and
+//! talks to nobody else from then on.
 
 use std::{
     io::{self, Write as _},
@@ -29,17 +30,18 @@ use super::{
     },
 };
 
-/// It listens until it is dropped.
+/// A PD server on loopback that listens until it is dropped.
 #[derive(Debug)]
 pub(super) struct Front {
     address: SocketAddr,
-    /// The authorities that the client has to trust for it.
+    /// The authorities that the client must trust to connect here.
     authorities: Option<NamedTempFile>,
     server: AbortHandle,
 }
 
 impl Front {
-    /// Opens one; with TLS where the store has it, as the client speaks either to everybody.
+    /// Starts the server. It uses TLS if the store does, as the client uses the same for all
+    /// connections.
     pub(super) async fn open(leader: &Leader, tls: Option<&TikvTls>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -71,7 +73,7 @@ impl Front {
         self.address.to_string()
     }
 
-    /// The file of authorities for the client, where there is TLS.
+    /// The file of authorities for the client, if there is TLS.
     pub(super) fn authorities(&self) -> Option<&Path> {
         self.authorities.as_ref().map(NamedTempFile::path)
     }
@@ -83,7 +85,7 @@ impl Drop for Front {
     }
 }
 
-/// A certificate that nobody else can show, as its key never leaves this process.
+/// A certificate that nobody else can use, as its key never leaves this process.
 fn certify(address: SocketAddr) -> Result<(Identity, String), rcgen::Error> {
     let key = rcgen::KeyPair::generate()?;
     let names = rcgen::CertificateParams::new([address.ip().to_string()])?;
@@ -91,7 +93,7 @@ fn certify(address: SocketAddr) -> Result<(Identity, String), rcgen::Error> {
     Ok((Identity::from_pem(&certificate, key.serialize_pem()), certificate))
 }
 
-/// A file of the store's authorities and this certificate.
+/// A file with the store's authorities and this certificate.
 fn trusting(authorities: &[u8], certificate: &str) -> io::Result<NamedTempFile> {
     let shared_memory = |_| NamedTempFile::new_in("/dev/shm");
     let mut file = NamedTempFile::new().or_else(shared_memory)?;
@@ -102,7 +104,7 @@ fn trusting(authorities: &[u8], certificate: &str) -> io::Result<NamedTempFile> 
     Ok(file)
 }
 
-/// Answers that there is one member, which leads.
+/// Answers that the leader is the only member.
 #[derive(Debug)]
 struct Only(GetMembersResponse);
 

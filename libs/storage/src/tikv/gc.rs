@@ -1,9 +1,10 @@
-//! Garbage collection, by the calls that PD has for whoever drives it; the client has one of them only.
+//! Garbage collection by PD's own calls, only one of which the client has.
 //!
-//! Who reads old versions (a backup, a change feed) announces the oldest that it needs. PD 8.5 and before only
-//! answer the least that was announced to whoever announces as the service `gc_worker`, and raise the safe
-//! point to whatever is asked: to ask first is up to us. PD 9 has a safe point of transactions, which what is
-//! announced holds back, and refuses to raise the one of garbage beyond it.
+//! A reader of old versions (a backup, a change feed) announces the oldest version that it needs.
+//! PD 8.5 and before return the oldest announcement to a caller that announces as the service
+//! `gc_worker`. They raise the safe point to whatever is asked for, so asking first is our duty. PD
+//! 9 has a safe point for transactions, which announcements hold back, and it refuses to raise the
+//! one for garbage beyond it.
 
 use std::{error::Error, time::Duration};
 
@@ -21,20 +22,20 @@ use super::{
 };
 use crate::kv::KvError;
 
-/// The service that collects garbage; what it announces does not end.
+/// The service that collects garbage. Its announcement never expires.
 const WORKER: &str = "gc_worker";
 const FOREVER: i64 = i64::MAX;
-/// How long the search for the leader may take.
+/// Longest that the search for the leader may take.
 const LEADER_WAIT: Duration = Duration::from_secs(10);
-/// How long PD may take for a call.
+/// Longest that a call to PD may take.
 const CALL_WAIT: Duration = Duration::from_secs(10);
 
-/// PD's leader, for one collection.
+/// A connection to PD's leader for one collection.
 #[derive(Debug)]
 pub(super) struct Driver {
     pd: PdClient<Channel>,
     cluster_id: u64,
-    /// Whether PD has the states of garbage collection.
+    /// Whether PD has the calls of PD 9.
     has_states: bool,
 }
 
@@ -57,7 +58,7 @@ impl Driver {
         Ok(Self { pd, cluster_id: leader.cluster_id, has_states: true })
     }
 
-    /// Announces that nothing below `target` will be read, and answers up to where that holds for everybody
+    /// Announces that nothing below `target` will be read. Returns how far that holds for everybody
     /// who announced something.
     pub(super) async fn announce(&mut self, target: Timestamp) -> Result<Timestamp, KvError> {
         let header = self.header();
@@ -68,7 +69,7 @@ impl Driver {
                     held_back(target, answer.new_txn_safe_point, &answer.blocker_description);
                     return Ok(Timestamp(answer.new_txn_safe_point));
                 }
-                // Somebody else went further.
+                // Another collector went further.
                 Some(why) if is_decreasing(&why) => return Ok(target),
                 Some(why) => return Err(unavailable("AdvanceTxnSafePoint", &why)),
             },
@@ -92,8 +93,8 @@ impl Driver {
         Ok(target.min(Timestamp(answer.min_safe_point)))
     }
 
-    /// Raises the safe point to where [`Driver::announce`] allowed, once no locks are left below. Answers the
-    /// one that holds.
+    /// Raises the safe point to where [`Driver::announce`] allowed, once no locks are left below
+    /// it. Returns the safe point that applies.
     pub(super) async fn raise(&mut self, target: Timestamp) -> Result<Timestamp, KvError> {
         let header = self.header();
         if !self.has_states {
@@ -124,13 +125,13 @@ impl Driver {
     }
 }
 
-/// What PD says against a request.
+/// The reason for which PD refused a request, if it did.
 fn refused(header: Option<pdpb::ResponseHeader>) -> Option<String> {
     let error = header?.error?;
     (error.r#type != 0).then_some(error.message)
 }
 
-/// Whether a safe point was further already, which PD 9 takes for an error.
+/// Whether the safe point was already further ahead, which PD 9 reports as an error.
 fn is_decreasing(problem: &str) -> bool {
     problem.contains("ErrDecreasing")
 }

@@ -1,9 +1,9 @@
 //! Finds the placement driver that leads and answers.
 //!
-//! The client would ask one member after the other and wait for as long as one of them hangs: each address that it
-//! is given, then, before it turns to the leader, every other member that PD lists. So all are asked from here, at
-//! once, each with a deadline of its own, until one says of itself that it leads. The client is told of that one
-//! alone, by [`super::front`].
+//! The client asks one member after the other, and waits for as long as one of them hangs. It asks
+//! each address that it is given, and then, before it turns to the leader, every other member that
+//! PD lists. So this module asks all members at once, each with its own deadline, until one says
+//! that it is the leader. [`super::front`] tells the client of that member only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,13 +36,15 @@ pub(super) mod wire {
 
 use wire::{GetMembersRequest, GetMembersResponse, Member, pd_client::PdClient};
 
-/// Between two questions to one member: short, so that a store that appears is found at once.
+/// Pause between two requests to one member. It is short so that a store that appears is found at
+/// once.
 const ASK_GAP: Duration = Duration::from_millis(50);
 const ASK_GAP_MAX: Duration = Duration::from_secs(1);
-/// How long the first leader that was found waits for the other addresses to say that they are of its cluster.
+/// How long the first leader found waits for the other addresses to confirm that they are in its
+/// cluster.
 const AGREE: Duration = Duration::from_millis(500);
 
-/// The member that leads, by an address at which it answers.
+/// The leading member, with an address at which it answers.
 #[derive(Debug, Clone)]
 pub(super) struct Leader {
     pub(super) cluster_id: u64,
@@ -50,25 +52,25 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    /// Where it answers.
+    /// The address at which it answers.
     pub(super) fn address(&self) -> &str {
         self.member.client_urls.first().map_or("", |url| bare(url))
     }
 }
 
-/// Where members have been seen, and how they are asked.
+/// The known addresses of members, and the settings for asking them.
 #[derive(Debug)]
 pub(super) struct Members {
     configured: BTreeSet<String>,
-    /// As the last leader said.
+    /// Addresses that the last leader listed.
     listed: BTreeSet<String>,
-    /// Known from the first leader on: another cluster's would hold other data.
+    /// Set by the first leader. Another cluster would hold other data.
     cluster_id: Option<u64>,
     tls: Option<TikvTls>,
     patience: Duration,
 }
 
-/// A member's answer, and what is told where it is no leader.
+/// A member's answer, or why it is of no use.
 type Answer = Result<GetMembersResponse, String>;
 
 impl Members {
@@ -86,7 +88,7 @@ impl Members {
         }
     }
 
-    /// The leader, however long it takes until there is one that answers.
+    /// Finds the leader, however long it takes until one answers.
     pub(super) async fn leader(&mut self) -> Leader {
         let (leader, listed) = self.search().await;
         self.cluster_id = Some(leader.cluster_id);
@@ -112,14 +114,14 @@ impl Members {
                 Said::Nothing => {}
             }
             asking.push(self.ask_after((pause * 2).clamp(ASK_GAP, ASK_GAP_MAX), address));
-            // The leader is asked again meanwhile, so this is looked at often.
+            // The leader keeps being asked, so this check runs often.
             if let Some((_, leader, listed)) =
                 found.take_if(|(at, ..)| search.agrees(&self.configured, at.elapsed()))
             {
                 return (leader, listed);
             }
         }
-        // Each address is asked again and again, and there is at least one.
+        // Unreachable: each address is asked over and over, and there is at least one.
         std::future::pending().await
     }
 
@@ -139,7 +141,7 @@ impl Members {
     }
 }
 
-/// The way to a member; with TLS where the store has it, by the certificates as they are now.
+/// The endpoint of a member. If the store has TLS, it uses the certificates as they are now.
 pub(super) async fn endpoint(
     address: &str,
     tls: Option<&TikvTls>,
@@ -153,23 +155,23 @@ pub(super) async fn endpoint(
     Ok(Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?)
 }
 
-/// What one answer says.
+/// The meaning of one answer.
 enum Said {
-    /// It leads, and knows these addresses.
+    /// The member leads, and knows these addresses.
     Leads(Leader, BTreeSet<String>),
-    /// One leads at these addresses, which have not been asked yet.
+    /// Another member leads, at these addresses, which have not been asked yet.
     Follows(Vec<String>),
     Nothing,
 }
 
-/// What has been said so far.
+/// The answers so far.
 #[derive(Debug)]
 struct Search {
     asked: BTreeSet<String>,
     cluster_id: Option<u64>,
-    /// What each address said last.
+    /// The last answer of each address.
     heard: BTreeMap<String, String>,
-    /// Addresses of another cluster than those before.
+    /// Addresses of a cluster other than the first one found.
     foreign: BTreeSet<String>,
     told: bool,
 }
@@ -180,8 +182,8 @@ impl Search {
         Self { asked, cluster_id, heard, foreign, told: false }
     }
 
-    /// Whether nothing speaks against the leader that was found so long ago. Addresses of two clusters are a
-    /// person's mistake, and to choose one would part the data.
+    /// Whether nothing contradicts the leader that was found `found_ago` ago. Addresses of two
+    /// clusters are an operator's mistake, and choosing one of them would split the data.
     fn agrees(&self, configured: &BTreeSet<String>, found_ago: Duration) -> bool {
         let all_heard = configured.iter().all(|address| self.heard.contains_key(address));
         self.foreign.is_empty() && (all_heard || found_ago >= AGREE)
@@ -212,7 +214,8 @@ impl Search {
         said
     }
 
-    /// Says once why there is no leader: when all have been heard, or some of another cluster.
+    /// Warns once when there is no leader: all addresses have answered, or some are of another
+    /// cluster.
     fn tell(&mut self, last: &Said) {
         let none = !matches!(last, Said::Leads(..)) && self.heard.len() >= self.asked.len();
         if !self.told && (none || !self.foreign.is_empty()) {
@@ -222,7 +225,8 @@ impl Search {
     }
 }
 
-/// The leader that a member names, all addresses that it knows, and whether it names itself.
+/// The leader that a member names, all addresses that it knows, and whether it is the leader
+/// itself.
 fn leader_of(
     address: &str,
     answer: GetMembersResponse,

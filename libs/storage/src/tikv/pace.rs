@@ -1,4 +1,4 @@
-//! Deadlines, pauses between attempts, and how often trouble is told.
+//! Deadlines, pauses between attempts, and a limit on repeated warnings.
 
 use std::{panic::AssertUnwindSafe, sync::Mutex, time::Duration};
 
@@ -15,11 +15,11 @@ pub(super) enum Interrupted {
     /// The deadline passed.
     #[error("no answer in time")]
     TimedOut,
-    /// The client panicked: this version does on answers that it does not expect, as when PD has no
-    /// leader.
+    /// The client panicked. This version panics on answers that it does not expect, for example
+    /// while PD has no leader.
     #[error("the client panicked")]
     Panicked,
-    /// There is a newer client.
+    /// A newer client has replaced this one.
     #[error("the client was replaced")]
     Replaced,
 }
@@ -30,12 +30,13 @@ impl From<Interrupted> for KvError {
     }
 }
 
-/// Awaits a call of the client, which has no deadlines of its own, up to a deadline.
+/// Awaits a call of the client until a deadline. The client has no deadlines of its own.
 pub(super) async fn bounded<F: Future>(
     deadline: Instant,
     call: F,
 ) -> Result<F::Output, Interrupted> {
-    // Whatever a panic leaves half done is the client's own and is not used again, or behind its locks.
+    // State that a panic leaves half done belongs to the client. It is not used again, or is behind
+    // the client's locks.
     match timeout_at(deadline, AssertUnwindSafe(call).catch_unwind()).await {
         Ok(Ok(output)) => Ok(output),
         Ok(Err(_)) => Err(Interrupted::Panicked),
@@ -58,7 +59,7 @@ impl Default for Pause {
 impl Pause {
     const MAX: Duration = Duration::from_millis(500);
 
-    /// Pauses, unless the deadline comes first: then false.
+    /// Pauses. Returns false at once if the deadline would come first.
     pub(super) async fn wait_until(&mut self, deadline: Instant) -> bool {
         let pause = self.next.mul_f64(rand::rng().random_range(0.5..1.0));
         if Instant::now() + pause >= deadline {
@@ -70,7 +71,7 @@ impl Pause {
     }
 }
 
-/// Lets a thing be told at most once in five seconds.
+/// Lets something be logged at most once in five seconds.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     last: Mutex<Option<Instant>>,
@@ -79,7 +80,7 @@ pub(super) struct Throttle {
 impl Throttle {
     const GAP: Duration = Duration::from_secs(5);
 
-    /// True when it may be told now.
+    /// Whether it may be logged now.
     pub(super) fn ready(&self) -> bool {
         let mut last = lock(&self.last);
         let ready = last.is_none_or(|last| last.elapsed() >= Self::GAP);

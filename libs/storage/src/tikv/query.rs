@@ -1,4 +1,4 @@
-//! Reads: each through a snapshot of its own, again and again until the call's deadline.
+//! Reads. Each attempt uses a snapshot of its own, and attempts repeat until the call's deadline.
 
 use std::{collections::BTreeMap, fmt, ops::Bound, ops::Range, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::kv::{Key, KvError, Reads, Value, Writes};
 
 type Pairs = Vec<(Key, Value)>;
 
-/// Most pairs asked of the store at once. The client asks every region of the range for as many.
+/// Most pairs requested at once. The client asks every region in the range for that many.
 const PAGE: usize = 512;
 
 /// A view at one timestamp.
@@ -25,7 +25,7 @@ pub(super) struct TikvReads {
     at: Timestamp,
 }
 
-/// A question to the store.
+/// A read request to the store.
 #[derive(Debug, Clone)]
 enum Query {
     Get(Key),
@@ -34,7 +34,7 @@ enum Query {
 }
 
 impl Query {
-    /// The keys that it concerns.
+    /// The keys that the request covers.
     fn span(&self) -> Range<Key> {
         match self {
             Self::Get(key) => span([key]),
@@ -43,7 +43,7 @@ impl Query {
         }
     }
 
-    /// Asks once. A new snapshot each time, as it caches what it has read.
+    /// Asks once, with a new snapshot, as a snapshot caches what it has read.
     async fn ask(self, client: TransactionClient, at: Timestamp) -> Result<Pairs, Error> {
         let options = base_options(TransactionOptions::new_optimistic());
         let at = tikv_client::Timestamp::from_version(at.0);
@@ -60,7 +60,7 @@ impl Query {
     }
 }
 
-/// The smallest range that holds these keys.
+/// The smallest range that contains these keys.
 pub(super) fn span<'a>(keys: impl IntoIterator<Item = &'a Key>) -> Range<Key> {
     let (mut start, mut end) = (None, None);
     for key in keys {
@@ -77,7 +77,7 @@ impl TikvReads {
         Self { inner, at }
     }
 
-    /// Asks until there is an answer or the deadline passes.
+    /// Repeats a request until there is an answer or the deadline passes.
     async fn query(&self, query: Query) -> Result<Pairs, KvError> {
         let inner = &self.inner;
         let deadline = inner.deadline();
@@ -100,7 +100,7 @@ impl TikvReads {
                     ReadVerdict::Refused => return Err(KvError::Refused(error.to_string())),
                     ReadVerdict::Locked(orphan) => {
                         if let Some(orphan) = orphan {
-                            // Its age, by the reads' timestamp and what has passed since.
+                            // The lock's age is judged by the reads' timestamp and the time since.
                             let waited = inner.waited(deadline);
                             let now = Timestamp::from_physical(self.at.physical().plus_ms(waited));
                             inner.clear_orphan(orphan, query.span(), now);
@@ -159,7 +159,7 @@ impl TikvReads {
         Ok(pairs.into_iter().collect())
     }
 
-    /// Page by page; each page is overlaid with what this transaction has written in it.
+    /// Scans page by page. Each page is overlaid with what this transaction has written in it.
     pub(super) async fn scan_over(
         &self,
         range: Range<Key>,
@@ -169,7 +169,7 @@ impl TikvReads {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut found = Pairs::new();
         let mut start = range.start;
-        // The client panics on a range that ends before it begins.
+        // The client panics on a range whose end is before its start.
         while start < range.end && found.len() < limit {
             let own_count = own.range::<[u8], _>(half_open(&start, &range.end)).count();
             let want = (limit - found.len()).saturating_add(own_count).min(PAGE);
@@ -202,7 +202,7 @@ fn half_open<'a>(start: &'a [u8], end: &'a [u8]) -> (Bound<&'a [u8]>, Bound<&'a 
 }
 
 impl Inner {
-    /// Milliseconds since a call with this deadline began.
+    /// Milliseconds since the start of the call with this deadline.
     fn waited(&self, deadline: Instant) -> u64 {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);

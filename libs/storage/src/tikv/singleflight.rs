@@ -1,4 +1,4 @@
-//! Natural batching: while one request is under way, the next callers gather for one more.
+//! Natural batching: while one request is under way, later callers gather for the next one.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,7 +6,8 @@ use tokio::sync::oneshot;
 
 use super::lock;
 
-/// Callers who want the same thing, each of them from a request that is sent after it called.
+/// Shares requests between callers. Each caller gets the result of a request that is sent after its
+/// call.
 #[derive(Debug)]
 pub(super) struct Singleflight<T> {
     state: Arc<Mutex<State<T>>>,
@@ -14,7 +15,7 @@ pub(super) struct Singleflight<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    /// Somebody sends requests for all.
+    /// A task sends requests for all callers.
     running: bool,
     waiting: Vec<oneshot::Sender<T>>,
 }
@@ -26,8 +27,8 @@ impl<T> Default for Singleflight<T> {
 }
 
 impl<T: Clone + Send + 'static> Singleflight<T> {
-    /// The result of a request that is sent after this call, shared by all who wait for the same one.
-    /// None when the request panicked.
+    /// The result of a request that is sent after this call, shared by all callers that wait for
+    /// it. `None` if the request panicked.
     pub(super) async fn share<F>(&self, fetch: impl Fn() -> F + Send + 'static) -> Option<T>
     where
         F: Future<Output = T> + Send + 'static,
@@ -39,18 +40,19 @@ impl<T: Clone + Send + 'static> Singleflight<T> {
             !std::mem::replace(&mut state.running, true)
         };
         if first {
-            // A task of its own: a caller that goes away must not take the others' request with it.
+            // This is a task of its own so that a caller that goes away does not take the others'
+            // request with it.
             tokio::spawn(run(Running(Arc::clone(&self.state)), fetch));
         }
         receiver.await.ok()
     }
 }
 
-/// Ends the run when its task ends, even by a panic; who waits then hears of it.
+/// Ends the run when its task ends, even by a panic. Waiting callers then get `None`.
 struct Running<T>(Arc<Mutex<State<T>>>);
 
 impl<T> Running<T> {
-    /// Those who wait; none ends the run in the same moment.
+    /// The waiting callers. `None` ends the run under the same lock.
     fn take(&self) -> Option<Vec<oneshot::Sender<T>>> {
         let mut state = lock(&self.0);
         let waiting = std::mem::take(&mut state.waiting);
@@ -73,7 +75,7 @@ async fn run<T: Clone, F: Future<Output = T>>(running: Running<T>, fetch: impl F
     while let Some(waiting) = running.take() {
         let result = fetch().await;
         for sender in waiting {
-            // Who went away does not need it.
+            // A caller that went away does not need the result.
             drop(sender.send(result.clone()));
         }
     }

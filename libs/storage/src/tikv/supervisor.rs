@@ -1,9 +1,10 @@
-//! Keeps a client that answers: builds it in the background, and anew when it has gone silent.
+//! Keeps a working client: builds it in the background, and again when it has gone silent.
 //!
-//! The client heals most things by itself, except a stream of timestamps that is open but frozen, and
-//! connections that are half dead. Both show as silence or as failure after failure; a new client starts
-//! from the configured addresses. It also reads its certificates once only, so that new ones need a new
-//! client; the old one stays until that one has connected.
+//! The client recovers from most failures by itself, but not from a stream of timestamps that is
+//! open but frozen, nor from half-dead connections. Both show as silence or as repeated failures. A
+//! new client starts from the configured addresses. The client also reads its certificates only
+//! once, so new ones need a new client. The old client stays in use until the new one has
+//! connected.
 
 use std::{
     fmt,
@@ -30,18 +31,18 @@ use super::{
 };
 use crate::kv::KvError;
 
-/// Failures in a row, of any calls, after which the client is built anew.
+/// Consecutive failures, of any calls, after which the client is rebuilt.
 const FAILURES_MAX: u32 = 8;
-/// Between two clients; doubled while new ones do not answer either.
+/// Shortest time between two clients. Doubled while new clients do not answer either.
 const REBUILD_GAP: Duration = Duration::from_secs(1);
 const REBUILD_GAP_MAX: Duration = Duration::from_secs(8);
-/// Between attempts to connect: short, so that a store that appears is found at once.
+/// Pause between attempts to connect. It is short so that a store that appears is found at once.
 const CONNECT_GAP: Duration = Duration::from_millis(50);
 const CONNECT_GAP_MAX: Duration = Duration::from_secs(1);
-/// How long a call waits for the first client.
+/// Longest that a call waits for the first client.
 const FIRST_CLIENT_WAIT: Duration = Duration::from_secs(2);
 
-/// A client, and how many there were before it.
+/// A client and its number, counted from 1.
 #[derive(Clone)]
 pub(super) struct Generation {
     number: u64,
@@ -54,7 +55,7 @@ impl fmt::Debug for Generation {
     }
 }
 
-/// See the module.
+/// Builds clients in the background and hands out the newest.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     shared: Arc<Shared>,
@@ -66,7 +67,7 @@ pub(super) struct Supervisor {
 struct Shared {
     /// Failures since the last answer.
     failures: AtomicU32,
-    /// The youngest generation that somebody wants replaced.
+    /// The newest generation that is to be replaced.
     dismissed: AtomicU64,
     changed: Notify,
 }
@@ -80,7 +81,7 @@ impl Supervisor {
         Self { shared, current, builder: builder.abort_handle() }
     }
 
-    /// The newest client. Waits a little for the first one.
+    /// The newest client. Waits up to [`FIRST_CLIENT_WAIT`] for the first one.
     pub(super) async fn client(&self, deadline: Instant) -> Result<Generation, KvError> {
         if let Some(generation) = self.current.borrow().as_ref() {
             return Ok(generation.clone());
@@ -98,8 +99,8 @@ impl Supervisor {
         self.current.borrow().as_ref().map_or(0, |generation| generation.number)
     }
 
-    /// Awaits a call of this client up to a deadline, or until there is a newer one: whoever waits for a client
-    /// that has gone silent would wait in vain.
+    /// Awaits a call of this client until a deadline, or until there is a newer client: a client
+    /// that has gone silent may never answer.
     pub(super) async fn bounded<F: Future>(
         &self,
         generation: &Generation,
@@ -124,7 +125,7 @@ impl Supervisor {
         }
     }
 
-    /// Notes that a call failed on its way.
+    /// Notes that the connection failed during a call.
     pub(super) fn failed(&self, generation: &Generation) {
         let failures = self.shared.failures.fetch_add(1, Ordering::Relaxed);
         if failures.saturating_add(1) >= FAILURES_MAX {
@@ -132,7 +133,7 @@ impl Supervisor {
         }
     }
 
-    /// Has the client replaced, unless it has been already.
+    /// Requests that the client be replaced, unless that has happened.
     pub(super) fn went_silent(&self, generation: &Generation) {
         self.shared.dismissed.fetch_max(generation.number, Ordering::AcqRel);
         self.shared.changed.notify_one();
@@ -181,7 +182,7 @@ async fn build(
     }
 }
 
-/// A connected client, however long it takes.
+/// Connects a client, however long it takes.
 async fn connect(config: &TikvConfig, members: &mut Members) -> TransactionClient {
     let mut gap = CONNECT_GAP;
     let mut told = false;
@@ -200,13 +201,13 @@ async fn connect(config: &TikvConfig, members: &mut Members) -> TransactionClien
     }
 }
 
-/// A client of this leader; or why there is none.
+/// Connects a client to this leader. The error says why not.
 async fn connect_to(config: &TikvConfig, leader: &Leader) -> Result<TransactionClient, String> {
     let deadline = Instant::now() + Duration::from_millis(config.connect_timeout_ms);
     let front = Front::open(leader, config.tls.as_ref()).await;
     let front = front.map_err(|error| format!("cannot tell the client of its leader: {error}"))?;
     let settings = config.client_config(front.authorities());
-    // PD may accept the connection and say nothing; the client would wait for ever.
+    // PD may accept the connection and never answer. The client would then wait for ever.
     let attempt = TransactionClient::new_with_config(vec![front.address()], settings);
     match bounded(deadline, Box::pin(attempt)).await {
         Ok(Ok(client)) => Ok(client),

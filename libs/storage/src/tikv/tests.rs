@@ -18,7 +18,7 @@ async fn a_hung_and_a_panicking_call_both_end() {
     assert_eq!(bounded(deadline, async { 7 }).await, Ok(7));
 }
 
-/// Hands out rising numbers; each request waits for a permit.
+/// Issues rising numbers. Each request waits for a permit.
 struct Oracle {
     permits: Semaphore,
     requests: AtomicU64,

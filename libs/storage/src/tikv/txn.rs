@@ -1,4 +1,4 @@
-//! KV transactions: what they write is kept here and handed to the client at the commit.
+//! KV transactions. Their writes are buffered here and handed to the client at the commit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,17 +22,17 @@ use super::{
 };
 use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value, Writes};
 
-/// Longest key that TiKV takes, in bytes.
+/// Longest key that TiKV accepts, in bytes.
 const KEY_BYTES_MAX: usize = 8 << 10;
-/// Longest value, in bytes: a mutation must fit into one entry of TiKV's log, of 8 MiB.
+/// Longest value, in bytes. A mutation must fit into one entry of TiKV's log, which is 8 MiB.
 const VALUE_BYTES_MAX: usize = 6 << 20;
-/// Longest that a rollback is waited for.
+/// Longest wait for a rollback.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Optimistic, and without async commit: this version of the client can lose those.
+/// Optimistic, and without async commit, which can lose commits in this version of the client.
 pub(super) fn options(one_phase: bool) -> TransactionOptions {
     let options = base_options(TransactionOptions::new_optimistic()).retry_options(RetryOptions {
-        // See `trust`.
+        // See `commit_verifier`.
         region_backoff: Backoff::no_backoff(),
         lock_backoff: CLIENT_BACKOFF,
     });
@@ -44,15 +44,15 @@ pub(super) struct TikvTxn {
     inner: Arc<Inner>,
     reads: TikvReads,
     transaction: Transaction,
-    /// A one-phase commit was asked for. The client leaves it off by itself when the writes do not fit
-    /// into one request (16 KiB of keys and values, one region).
+    /// Whether a one-phase commit was requested. The client itself does without if the writes do
+    /// not fit into one request (16 KiB of keys and values, one region).
     one_phase: bool,
     primary: Key,
     writes: Writes,
-    /// Those of the writes that must find nothing there.
+    /// The written keys that must have no value yet.
     inserts: BTreeSet<Key>,
     begun: Instant,
-    /// The stretch without failures in which it began.
+    /// The stretch without failures in which the transaction began.
     calm: ErrorEpoch,
 }
 
@@ -106,12 +106,12 @@ impl TikvTxn {
         Ok(())
     }
 
-    /// Whether the client's yes will do.
+    /// Whether a success that the client reports can be believed.
     fn is_believed(&self) -> bool {
         self.inner.calm() == self.calm && self.inner.trust.holds(&self.primary, self.calm)
     }
 
-    /// Reads what was written, at the timestamp that the client named for the commit.
+    /// Reads back what was written, at the commit timestamp that the client reported.
     async fn confirm(
         &self,
         at: Option<tikv_client::Timestamp>,
@@ -137,8 +137,8 @@ impl TikvTxn {
         }
     }
 
-    /// After a commit that met a region which had moved or was split: reads, unlike commits, learn where it is
-    /// now, and the client keeps what they learn.
+    /// Reads once after a commit whose region had moved or was split. Unlike commits, reads learn
+    /// the new location, and the client keeps it.
     async fn look_around(&self, error: &Error, span: Range<Key>) {
         if classify::read(error) == ReadVerdict::Busy
             && let Err(error) = self.reads.scan_over(span, 1, &Writes::new()).await
@@ -147,19 +147,19 @@ impl TikvTxn {
         }
     }
 
-    /// Rolls back. True when the store acknowledged it: then nothing of this transaction can land any
-    /// more.
+    /// Rolls back. Returns true if the store acknowledged it: then nothing of this transaction can
+    /// land any more.
     async fn rolled_back(&mut self) -> bool {
         let deadline = Instant::now() + ROLLBACK_TIMEOUT;
         matches!(bounded(deadline, Box::pin(self.transaction.rollback())).await, Ok(Ok(())))
     }
 
-    /// Answers after an error that came before any commit was sent.
+    /// Maps an error that came before any commit was sent.
     async fn not_prewritten(&mut self, error: KvError) -> CommitError {
         if self.rolled_back().await || !self.one_phase {
             CommitError::Failed(error)
         } else {
-            // An earlier attempt at a one-phase prewrite may land yet.
+            // An earlier attempt at a one-phase prewrite may still land.
             CommitError::Undetermined(format!("{error}, and no rollback was acknowledged"))
         }
     }
@@ -212,7 +212,8 @@ impl Txn for TikvTxn {
         self.hand_over().await.map_err(CommitError::Failed)?;
         let supervisor = &self.inner.supervisor;
         let generation = supervisor.client(Instant::now()).await.ok();
-        // Once, whatever comes of it: a second commit() gives other keys another commit timestamp.
+        // Called once, whatever happens: a second commit() would give other keys another commit
+        // timestamp.
         let attempt = Box::pin(self.transaction.commit());
         let error = match bounded(self.inner.deadline(), attempt).await {
             Ok(Ok(Some(at))) if written.is_none() && self.is_believed() => {
@@ -238,7 +239,7 @@ impl Txn for TikvTxn {
                 self.rolled_back().await;
                 Err(CommitError::Conflict)
             }
-            // Should the prewrite have been sent in one phase and its answer lost, it may have landed.
+            // A one-phase prewrite whose answer was lost may have landed.
             CommitVerdict::Cleared if self.one_phase => {
                 Err(CommitError::Undetermined("the primary has no lock".to_owned()))
             }

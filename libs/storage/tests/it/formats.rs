@@ -1,5 +1,5 @@
-//! What every release has stored stays readable: one sample of each record, as its bytes, for each
-//! release. `UPDATE_GOLDEN=1` writes those of this release, and no other.
+//! Checks that everything any release has stored stays readable. Each release has one sample of
+//! each record, in bytes. `UPDATE_GOLDEN=1` writes those of this release only.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs};
 
@@ -13,7 +13,7 @@ use storage::{
 use types::ShardId;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/stored");
-/// The release that the sources are of.
+/// The release of these sources.
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 fn branch(service: &str, shard: u32) -> r::Branch {
@@ -124,7 +124,8 @@ fn log() -> r::TransactionLog {
     }
 }
 
-/// Whether a value is what it was when it was written: nothing is lost by reading it.
+/// Decodes a value, and returns whether it encodes to the same bytes again, so that nothing was
+/// lost.
 type Reads = fn(&[u8], &[u8]) -> Result<bool, KvError>;
 
 fn reads<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<bool, KvError> {
@@ -132,7 +133,7 @@ fn reads<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<bool, KvError
     Ok(codec::encode_as(format, &message) == value)
 }
 
-/// Name, key and value of each sample, and how it is read.
+/// Name, key and value of each sample, and its check.
 fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
     let space = |owner| Space::new(owner, ShardId(258));
     let store = Space::new(Owner::Store, ShardId(0));

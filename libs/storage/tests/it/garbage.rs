@@ -1,4 +1,5 @@
-//! Garbage collection by the rules of PD 8.5 and of PD 9: the same call does what each of them asks for.
+//! Tests garbage collection by the rules of PD 8.5 and of PD 9: the same call does what each of
+//! them requires.
 
 use dev_kv::{
     PdVersion,
@@ -11,7 +12,7 @@ use crate::{server::Server, tikv::connect};
 
 const VERSIONS: [PdVersion; 2] = [PdVersion::V8_5, PdVersion::V9];
 
-/// Announces, as a backup does, that old versions are needed from here on; 0 seconds take it back.
+/// Announces, as a backup does, that old versions are needed from `at` on. 0 seconds withdraw that.
 async fn announce(server: &Server, at: Timestamp, seconds: i64) {
     let mut pd = PdClient::connect(format!("http://{}", server.endpoint())).await.unwrap();
     let request = UpdateServiceGcSafePointRequest {
@@ -45,7 +46,7 @@ async fn what_somebody_announced_holds_the_safe_point_back_until_it_ends() {
         assert_eq!(seen.as_deref(), Some(&b"2"[..]), "{version:?}");
         announce(&server, backup, 0).await;
         assert_eq!(kv.collect_garbage(last).await, Ok(last), "{version:?}");
-        // Another janitor comes late.
+        // A late janitor asks for an earlier safe point.
         assert!(kv.collect_garbage(first).await.is_ok(), "{version:?}");
         assert_eq!(kv.collect_garbage(last).await, Ok(last), "{version:?}");
     }

@@ -1,4 +1,5 @@
-//! The conformance suite on every backend, and the wrapper's rules against a server with faults.
+//! Runs the conformance suite on every backend, and tests the wrapper's rules on a server with
+//! faults.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 

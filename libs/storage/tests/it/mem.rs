@@ -1,4 +1,4 @@
-//! The store in memory: the suite, calm and in chaos, and determinism.
+//! Tests the store in memory: the suite, calm and in chaos, and determinism.
 
 use std::sync::Arc;
 
@@ -37,11 +37,11 @@ async fn the_store_in_memory_conforms_when_slow() {
     }
 }
 
-/// The case that stands for every lane: whatever became of a commit, its marker settles it.
+/// This case stands for every lane: whatever happened to a commit, its marker settles it.
 #[tokio::test(start_paused = true)]
 async fn markers_settle_undetermined_commits_in_chaos() {
     for seed in 0..100 {
-        // Reads and timestamps stay calm: the suite takes their failure for the store's.
+        // Reads and timestamps do not fail: the suite would count that against the store.
         let rates = ChaosRates { unavailable: 0, locked: 0, ..ChaosRates::default() };
         let kv = store().with_faults(Arc::new(Chaos::new(seed, rates))).shared();
         for case in conformance::CASES {

@@ -1,4 +1,5 @@
-//! Placement drivers that hang, refuse, have no name or are replaced: the backend goes on with those that live.
+//! Tests placement drivers that hang, refuse, have no name or are replaced: the backend goes on
+//! with the others.
 
 use std::{
     path::PathBuf,
@@ -13,7 +14,8 @@ use tokio::{net::TcpListener, time::timeout};
 
 use crate::server::Server;
 
-/// Longest that a step may take that needs one member to live; each that hangs is given `PATIENCE_MS`.
+/// Longest that a step may take if one member works. Each member that hangs is given up after
+/// `PATIENCE_MS`.
 const SOON: Duration = Duration::from_secs(5);
 const PATIENCE_MS: u64 = 1_500;
 
@@ -25,7 +27,7 @@ fn config(endpoints: Vec<String>) -> TikvConfig {
     config
 }
 
-/// A store with so many placement drivers.
+/// A store with `members` placement drivers.
 fn start(members: usize) -> Server {
     Server::start_configured(|config| {
         config.pd_listen = vec!["127.0.0.1:0".parse().unwrap(); members - 1];
@@ -42,7 +44,7 @@ async fn until_it_answers(kv: &TikvKv) {
 #[tokio::test]
 async fn a_role_starts_beside_endpoints_that_hang_refuse_or_have_no_name() {
     let server = Server::start();
-    // It takes connections and says nothing, as a process that is stopped does.
+    // It accepts connections and never answers, like a stopped process.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refusing = Server::reserve();
     let useless = [
@@ -63,7 +65,7 @@ async fn a_role_starts_beside_endpoints_that_hang_refuse_or_have_no_name() {
     until_it_answers(&TikvKv::connect(config(endpoints)).await.unwrap()).await;
 }
 
-/// The client would ask each member that PD lists before it turns to the leader.
+/// The client alone would ask each member that PD lists before it turns to the leader.
 #[tokio::test]
 async fn a_role_starts_while_a_member_hangs_that_it_was_not_told_of() {
     for (leader, hanging) in [(1, 2), (1, 3), (2, 1), (3, 1), (3, 2)] {
@@ -84,7 +86,7 @@ async fn a_backend_follows_a_new_leader_while_the_old_one_hangs() {
     let server = start(3);
     let kv = TikvKv::connect(config(server.members().await)).await.unwrap();
     until_it_answers(&kv).await;
-    // Round twice, so that the member that hangs has every place among the members.
+    // Goes round so that the hanging member takes every place among the members.
     for next in [2, 3, 1, 2] {
         let leader = (next + 1) % 3 + 1;
         server.member(leader, Some(true), false).await;
@@ -99,7 +101,8 @@ async fn a_backend_follows_a_new_leader_while_the_old_one_hangs() {
 #[tokio::test]
 async fn addresses_of_two_stores_are_not_connected_to() {
     let one = Server::start();
-    // Clusters are told apart by the millisecond of their beginning: the first one has begun once it answers.
+    // Clusters are told apart by the millisecond in which they began. The first one has begun once
+    // it answers.
     let first = TikvKv::connect(config(vec![one.endpoint().to_string()])).await.unwrap();
     until_it_answers(&first).await;
     tokio::time::sleep(Duration::from_millis(2)).await;

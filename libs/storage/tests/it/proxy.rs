@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that can hold back or cut what flows through it.
+//! A TCP proxy on loopback that can hold back or cut its connections.
 
 use std::{
     net::SocketAddr,
@@ -15,18 +15,18 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What becomes of the bytes of a connection.
+/// What happens to the bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// They pass.
     Pass,
-    /// All wait; the connection stays open.
+    /// They wait, and the connection stays open.
     Hold,
     /// The connection is closed.
     Cut,
 }
 
-/// See the module. Ends when it is dropped.
+/// A proxy that runs until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     addr: SocketAddr,
@@ -50,12 +50,12 @@ impl Proxy {
         Self { addr, connections, accept }
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Decides over the connections that there are now; later ones pass.
+    /// Sets the flow of all present connections. Later ones pass.
     pub(crate) fn existing(&self, flow: Flow) {
         for connection in self.connections.lock().unwrap().iter() {
             connection.send_replace(flow);

@@ -1,4 +1,4 @@
-//! A development server in this process, on a runtime of its own, with its faults.
+//! A development server in this process, on its own runtime, with its faults.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::proxy::Proxy;
 
-/// An address and a directory for a server that does not run.
+/// The address and directory of a server that does not run.
 #[derive(Debug)]
 pub(crate) struct Stopped {
     addr: SocketAddr,
@@ -29,7 +29,7 @@ pub(crate) struct Server {
     proxy: Option<Proxy>,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<Result<(), dev_kv::Error>>>,
-    /// None once it is being ended.
+    /// `None` once the server is being stopped.
     runtime: Option<Runtime>,
 }
 
@@ -50,13 +50,13 @@ impl Server {
         Self::start_configured(|_| {})
     }
 
-    /// An empty store, configured.
+    /// An empty store with this configuration.
     pub(crate) fn start_configured(configure: impl FnOnce(&mut dev_kv::Config)) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self::run(listener, tempfile::tempdir().unwrap(), None, configure)
     }
 
-    /// An empty store of one region that follows the rules of this version's PD.
+    /// An empty store of one region that follows the rules of this version of PD.
     pub(crate) fn start_as(version: dev_kv::PdVersion) -> Self {
         Self::start_configured(|config| config.pd_version = version)
     }
@@ -102,7 +102,7 @@ impl Server {
         Self { addr, dir: Some(dir), proxy, stop, task, runtime }
     }
 
-    /// Where clients reach it.
+    /// The address at which clients reach it.
     pub(crate) fn endpoint(&self) -> SocketAddr {
         self.proxy.as_ref().map_or(self.addr, Proxy::addr)
     }
@@ -111,14 +111,14 @@ impl Server {
         self.proxy.as_ref().unwrap()
     }
 
-    /// Stops it; what it holds stays.
+    /// Stops it. Its data stays.
     pub(crate) async fn stop(mut self) -> Stopped {
         drop(self.stop.take());
         self.task.take().unwrap().await.unwrap().unwrap();
         Stopped { addr: self.addr, dir: self.dir.take().unwrap() }
     }
 
-    /// Adds a rule of faults.
+    /// Adds a fault rule.
     pub(crate) async fn fault(&self, rule: Value) {
         self.ask("POST", "faults", &rule).await;
     }
@@ -131,14 +131,14 @@ impl Server {
         self.ask("POST", "freeze-tso", &json!({ "for_ms": for_ms })).await;
     }
 
-    /// Cuts regions before these keys.
+    /// Splits regions before these keys.
     pub(crate) async fn split_at(&self, keys: &[&str]) {
         let hex = |key: &&str| storage::codec::hex(key.as_bytes());
         let keys: Vec<String> = keys.iter().map(hex).collect();
         self.ask("POST", "split", &json!({ "keys": keys })).await;
     }
 
-    /// The addresses of its placement drivers, in the order of their numbers from 1.
+    /// The addresses of its placement drivers, by their numbers from 1.
     pub(crate) async fn members(&self) -> Vec<String> {
         let response = self.ask("GET", "members", &Value::Null).await;
         let (_, body) = response.split_once("\r\n\r\n").unwrap();
@@ -150,7 +150,7 @@ impl Server {
         page["members"].as_array().unwrap().iter().map(url).collect()
     }
 
-    /// Has a placement driver hang, answer, or lead.
+    /// Makes a placement driver hang, answer, or lead.
     pub(crate) async fn member(&self, number: u64, hangs: Option<bool>, leads: bool) {
         let change = json!({ "member": number, "hangs": hangs, "leads": leads });
         self.ask("POST", "members", &change).await;
@@ -174,7 +174,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // As if killed: what it does at this moment is not waited for.
+        // Acts like a kill: it does not wait for work in progress.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -1,4 +1,5 @@
-//! The conformance suite on the TiKV backend over the development server, calm and with faults.
+//! Runs the conformance suite on the TiKV backend over the development server, calm and with
+//! faults.
 
 use std::{sync::Arc, time::Instant};
 
@@ -40,7 +41,7 @@ async fn it_conforms_while_leaders_change() {
     run_cases(&kv, &[]).await;
 }
 
-/// Reads get past them; a commit that meets one is undetermined.
+/// Reads succeed in spite of these faults. A commit that meets one is undetermined.
 fn leader_faults() -> [(f64, serde_json::Value); 3] {
     [
         (0.05, json!({"kind": "not_leader", "name_leader": true})),
@@ -49,7 +50,8 @@ fn leader_faults() -> [(f64, serde_json::Value); 3] {
     ]
 }
 
-/// Whatever becomes of commits, markers settle them: nothing is lost, nothing happens twice.
+/// Whatever happens to commits, their markers settle them: nothing is lost, and nothing happens
+/// twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn markers_settle_undetermined_commits() {
     let server = Server::start();

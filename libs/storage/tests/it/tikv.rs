@@ -1,5 +1,5 @@
-//! The TiKV backend on a server with faults: a test for each rule that the client's traps call for, which
-//! fails without it.
+//! Tests the TiKV backend on a server with faults. Each rule that works around a trap of the client
+//! has a test that fails without it.
 
 use std::{
     sync::Arc,
@@ -19,7 +19,7 @@ use crate::{
     server::Server,
 };
 
-/// A backend with short times, so that silence is noticed within a test's patience.
+/// A backend with short time-outs, so that silence is noticed within a test's patience.
 pub(crate) async fn connect(endpoint: impl ToString) -> Arc<TikvKv> {
     let mut config = TikvConfig::new(vec![endpoint.to_string()]);
     config.timestamp_timeout_ms = 500;
@@ -39,7 +39,7 @@ async fn connect_impatient(endpoint: impl ToString) -> Arc<TikvKv> {
     kv
 }
 
-/// Writes what a test begins with, with all patience.
+/// Writes what a test starts with, with the usual time-outs.
 async fn given(server: &Server, pairs: &[(&str, &str)]) {
     let kv = connect(server.endpoint()).await;
     for pair in pairs {
@@ -94,7 +94,7 @@ async fn the_same_backend_goes_on_after_the_store_was_killed_and_is_back() {
     }
 }
 
-/// The client alone would hang for ever: the stream is open and nothing errs.
+/// The client alone would hang for ever: the stream is open, and nothing fails.
 #[tokio::test]
 async fn a_client_gone_silent_is_replaced() {
     let server = Server::start_behind_proxy().await;
@@ -134,11 +134,11 @@ async fn frozen_timestamps_are_bounded_in_time_and_thaw() {
     }
 }
 
-/// A lost reply of the primary's commit looks like any other error, and the transaction is durable. To
-/// roll back then would take away the keys of other regions only.
+/// A lost reply to the primary's commit looks like any other error, but the transaction is durable.
+/// A rollback would then remove only the keys of other regions.
 #[tokio::test]
 async fn a_lost_commit_reply_is_undetermined_and_the_transaction_stays_whole() {
-    // Either our patience ends first, or the client's.
+    // Either our deadline ends the wait, or the client's.
     for (then, impatient) in [("silence", true), ("unavailable", true), ("unavailable", false)] {
         let server = Server::start();
         let kv = if impatient {
@@ -163,7 +163,7 @@ async fn a_lost_commit_reply_is_undetermined_and_the_transaction_stays_whole() {
     }
 }
 
-/// For a one-phase commit the prewrite is the commit.
+/// In a one-phase commit, the prewrite is the commit.
 #[tokio::test]
 async fn a_lost_reply_of_a_one_phase_commit_is_undetermined() {
     let server = Server::start();
@@ -194,7 +194,7 @@ async fn a_commit_that_never_arrived_is_undetermined_too() {
     assert_eq!(put(kv.as_ref(), &[("a", "3")]).await, Ok(()));
 }
 
-/// The client hands these to its caller at once.
+/// The client returns these errors to its caller at once.
 #[tokio::test]
 async fn a_busy_store_is_tried_again_by_reads_and_leaves_commits_undetermined() {
     let server = Server::start();
@@ -217,8 +217,8 @@ async fn a_busy_store_is_tried_again_by_reads_and_leaves_commits_undetermined() 
     }
 }
 
-/// The store may fall back to two phases; the client then leaves its locks and fails. And with async
-/// commit it would call a transaction committed that never is.
+/// The store may fall back to two phases. The client then fails and leaves its locks. With async
+/// commit, it would report a commit that never happens.
 #[tokio::test]
 async fn a_declined_one_phase_commit_fails_for_sure_and_the_next_does_without() {
     let server = Server::start();
@@ -235,7 +235,7 @@ async fn a_declined_one_phase_commit_fails_for_sure_and_the_next_does_without() 
     assert_eq!(get(kv.as_ref(), "b").await, Ok(Some("3".into())));
 }
 
-/// What was not acknowledged may be on its way yet.
+/// Without an acknowledged rollback, the prewrite may still be on its way.
 #[tokio::test]
 async fn without_an_acknowledged_rollback_a_one_phase_commit_stays_undetermined() {
     let server = Server::start();
@@ -247,7 +247,8 @@ async fn without_an_acknowledged_rollback_a_one_phase_commit_stays_undetermined(
     assert!(is_undetermined(&outcome), "{outcome:?}");
 }
 
-/// Of several prewrite requests one meets a conflict; the locks of the others would stand for seconds.
+/// One of several prewrite requests meets a conflict. The locks of the others would stand for
+/// seconds.
 #[tokio::test]
 async fn a_conflict_leaves_no_locks_behind() {
     let server = Server::start();
@@ -272,7 +273,7 @@ async fn an_address_given_twice_counts_once() {
     assert_eq!(put(kv.as_ref(), &[("a", "1")]).await, Ok(()));
 }
 
-/// Runs a writer that dies: its runtime ends, and with it whatever the client does in the background.
+/// Runs a writer that dies: its runtime ends, and the client's background work with it.
 async fn let_die<F>(writer: impl FnOnce() -> F + Send + 'static)
 where
     F: Future<Output = ()>,
@@ -284,7 +285,7 @@ where
     died.await.unwrap();
 }
 
-/// Leaves the locks of a transaction over "a" and "z", which lie in two regions.
+/// Leaves the locks of a transaction on "a" and "z", which lie in two regions.
 async fn die_committing(server: &Server) {
     server.fault(json!({"rpc": "KvCommit", "fault": {"kind": "refuse"}})).await;
     let endpoint = server.endpoint();
@@ -297,7 +298,8 @@ async fn die_committing(server: &Server) {
     server.clear_faults().await;
 }
 
-/// The client's own patience with a lock is half as long as a dead writer's lock is honoured.
+/// The client's default patience with a lock is half the time for which a dead writer's lock is
+/// honoured.
 #[tokio::test]
 async fn one_read_outlasts_a_dead_writers_lock() {
     let server = Server::start();
@@ -320,14 +322,15 @@ async fn one_commit_outlasts_a_dead_writers_lock() {
     assert_eq!(put(kv.as_ref(), &[("z", "mine")]).await, Ok(()));
 }
 
-/// Prewrites the first of several requests only, so that its locks name a primary that never was.
+/// Prewrites only the first of several requests, so that its locks name a primary that was never
+/// written.
 async fn leave_orphans(server: &Server) {
     server.fault(json!({"rpc": "KvPrewrite", "skip": 1, "fault": {"kind": "refuse"}})).await;
     let endpoint = server.endpoint();
     let_die(move || async move {
         let kv = connect_impatient(endpoint).await;
         let mut txn = kv.begin().await.unwrap();
-        // Requests go out in the order of their keys; the primary is in the last one.
+        // Requests go out in key order, and the primary is in the last one.
         txn.put(b"o/9".to_vec(), b"primary".to_vec());
         for number in 0..8 {
             txn.put(format!("o/{number}").into_bytes(), vec![b'x'; 12_000]);
@@ -388,11 +391,12 @@ async fn a_commit_whose_lock_was_cleared_meanwhile_is_no_success() {
     assert_eq!(get(reader.as_ref(), "z").await, Ok(Some("old".into())));
 }
 
-/// The client loses the errors of its lookups of regions and says yes to a commit of which it sent nothing.
+/// The client loses the errors of region lookups, and reports success for a commit of which it sent
+/// nothing.
 #[tokio::test]
 async fn a_commit_that_was_never_sent_is_no_success() {
     let server = Server::start();
-    // A client that knows no region yet, so that both phases look it up.
+    // This client knows no region yet, so both phases look it up.
     let kv = connect_impatient(server.endpoint()).await;
     server.fault(json!({"rpc": "GetRegion", "fault": {"kind": "refuse"}})).await;
     let outcome = put(kv.as_ref(), &[("a", "never sent")]).await;
@@ -400,7 +404,7 @@ async fn a_commit_that_was_never_sent_is_no_success() {
     server.clear_faults().await;
     let kv = connect(server.endpoint()).await;
     assert_eq!(get(kv.as_ref(), "a").await, Ok(None));
-    // One that knows them, and forgets them as its request fails.
+    // This one knows the region, and forgets it when its request fails.
     put(kv.as_ref(), &[("a", "1")]).await.unwrap();
     server.fault(json!({"rpc": "KvPrewrite", "count": 1, "fault": {"kind": "refuse"}})).await;
     server.fault(json!({"rpc": "GetRegion", "fault": {"kind": "refuse"}})).await;
@@ -411,7 +415,7 @@ async fn a_commit_that_was_never_sent_is_no_success() {
     assert_eq!(put(kv.as_ref(), &[("a", "2")]).await, Ok(()));
 }
 
-/// With the client's defaults every commit leaves a task that sleeps for ten seconds.
+/// With the client's defaults, every commit leaves a task that sleeps for ten seconds.
 #[tokio::test]
 async fn commits_leave_no_tasks_behind() {
     let server = Server::start();
@@ -436,7 +440,7 @@ async fn a_dropped_transaction_panics_nobody() {
     assert_eq!(get(kv.as_ref(), "a").await, Ok(None));
 }
 
-/// Garbage may be collected beneath a transaction that lives on and on.
+/// Versions that an old transaction reads may be collected while it runs.
 #[tokio::test]
 async fn a_transaction_that_lived_too_long_is_turned_down() {
     let server = Server::start();

@@ -1,5 +1,5 @@
-//! One instrument and its series: every set of label values is bound to the instrument once, so that a
-//! measurement costs a look-up and an addition, and no allocation.
+//! One instrument and its series. Each set of label values is bound to the instrument once, so that
+//! a measurement costs a look-up and an addition, and no allocation.
 
 use std::{
     collections::HashMap,
@@ -14,15 +14,15 @@ use opentelemetry::{
 };
 use rustc_hash::FxHasher;
 
-/// Series of one instrument at most. Labels are closed sets, so this is a safeguard; beyond it everything
-/// is counted as one series that says so, as OpenTelemetry has it.
+/// Most series of one instrument. Labels are closed sets, so this is a safeguard. Beyond it
+/// everything is counted in one overflow series, as OpenTelemetry specifies.
 const SERIES_MAX: usize = 1_000;
 const OVERFLOW: &str = "otel.metric.overflow";
 
 type Buckets<B, const N: usize> =
     HashMap<u64, Vec<([Box<str>; N], B)>, BuildHasherDefault<FxHasher>>;
 
-/// Makes the series with these attributes.
+/// Makes the series that has these attributes.
 type Bind<B> = Box<dyn Fn(&[KeyValue]) -> B + Send + Sync>;
 
 /// An instrument whose series differ by `N` labels.
@@ -55,7 +55,7 @@ impl<B, const N: usize> Family<B, N> {
         }
     }
 
-    /// Hands the series with these values over; an empty value leaves its label out.
+    /// Calls `measure` with the series of these values. An empty value leaves its label out.
     pub(super) fn with(&self, values: [&str; N], measure: impl FnOnce(&B)) {
         let hash = hash(&values);
         {
@@ -118,8 +118,9 @@ impl<const N: usize> Durations<N> {
         Self(Family::new(labels, always, move |attributes| histogram.bind(attributes)))
     }
 
-    /// Notes one duration. The values are those of the labels, in the metric's order; an empty one leaves
-    /// its label out. They must come from closed sets: never ids, nothing that a client made up.
+    /// Records one duration. `values` are the label values in the metric's order; an empty one
+    /// leaves its label out. They must come from closed sets: never ids, nothing that a client made
+    /// up.
     pub fn record(&self, took: std::time::Duration, values: [&str; N]) {
         self.0.with(values, |series| series.record(took.as_secs_f64()));
     }
@@ -134,7 +135,7 @@ impl<const N: usize> Sizes<N> {
         Self(Family::new(labels, &[], move |attributes| histogram.bind(attributes)))
     }
 
-    /// Notes one size; the values as in [`Durations::record`].
+    /// Records one size; `values` as in [`Durations::record`].
     pub fn record(&self, size: usize, values: [&str; N]) {
         let size = u64::try_from(size).unwrap_or(u64::MAX);
         self.0.with(values, |series| series.record(size));
@@ -150,12 +151,12 @@ impl<const N: usize> Counts<N> {
         Self(Family::new(labels, &[], move |attributes| counter.bind(attributes)))
     }
 
-    /// Counts some; the values as in [`Durations::record`]. 0 makes a series appear.
+    /// Adds `number`; `values` as in [`Durations::record`]. Adding 0 makes a series appear.
     pub fn add(&self, number: u64, values: [&str; N]) {
         self.0.with(values, |series| series.add(number));
     }
 
-    /// Counts one; the values as in [`Durations::record`].
+    /// Adds one; `values` as in [`Durations::record`].
     pub fn one(&self, values: [&str; N]) {
         self.add(1, values);
     }

@@ -1,4 +1,4 @@
-//! What is so now: kept here by whoever knows it, and read when somebody looks.
+//! Current state: set by the code that knows it, and read when metrics are collected.
 
 use std::{
     sync::{
@@ -8,29 +8,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many of something are under way.
+/// How many of something are in progress.
 #[derive(Debug, Clone, Default)]
 pub struct Active(Arc<AtomicI64>);
 
 impl Active {
-    /// One more, until the guard is dropped.
+    /// Counts one more until the guard is dropped.
     pub fn enter(&self) -> Entered {
         self.0.fetch_add(1, Ordering::Relaxed);
         Entered(Arc::clone(&self.0))
     }
 
-    /// So many more, or fewer, without a guard.
+    /// Adds `count`, which may be negative, without a guard.
     pub fn add(&self, count: i64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// How many there are.
+    /// The current count.
     pub fn get(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Counts one in [`Active`] for as long as it lives.
+/// Counts one in [`Active`] until it is dropped.
 #[must_use = "it counts for as long as it is kept"]
 #[derive(Debug)]
 pub struct Entered(Arc<AtomicI64>);
@@ -45,19 +45,20 @@ impl Drop for Entered {
 #[derive(Debug, Clone, Default)]
 pub struct Votes(Arc<Mutex<Vec<Weak<Slot>>>>);
 
-/// What one lane says.
+/// The numbers of one lane.
 #[derive(Debug, Default)]
 struct Slot {
     unresolved: AtomicU64,
     overdue_ms: AtomicU64,
 }
 
-/// One lane's word on its votes, for as long as it lives.
+/// Reports the votes of one lane. They count until it is dropped.
 #[derive(Debug)]
 pub struct LaneVotes(Arc<Slot>);
 
 impl LaneVotes {
-    /// So many votes have no outcome; the oldest is this long past its deadline, 0 when none is.
+    /// Sets how many votes have no outcome, and how many milliseconds the oldest is past its
+    /// deadline: 0 if none is past it.
     pub fn set(&self, unresolved: u64, overdue_ms: u64) {
         self.0.unresolved.store(unresolved, Ordering::Relaxed);
         self.0.overdue_ms.store(overdue_ms, Ordering::Relaxed);
@@ -65,7 +66,7 @@ impl LaneVotes {
 }
 
 impl Votes {
-    /// A place for one lane's word.
+    /// A handle for one lane.
     pub fn lane(&self) -> LaneVotes {
         let slot = Arc::new(Slot::default());
         let mut slots = lock(&self.0);
@@ -74,8 +75,8 @@ impl Votes {
         LaneVotes(slot)
     }
 
-    /// How many there are in all, and how long the oldest is past its deadline, in milliseconds; none
-    /// where there are no lanes.
+    /// The number of votes in all, and how many milliseconds the oldest is past its deadline; none
+    /// if there are no lanes.
     pub fn totals(&self) -> Option<(u64, u64)> {
         let slots = lock(&self.0);
         let told = slots.iter().filter_map(Weak::upgrade).map(|slot| {
@@ -87,48 +88,50 @@ impl Votes {
     }
 }
 
-/// What an audit of the books came to.
+/// The result of an audit of the books.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audited {
-    /// Offences by invariant; empty when all is well.
+    /// Number of offences by invariant; empty if the audit is clean.
     pub offences: Vec<(&'static str, u64)>,
-    /// Transactions with a vote without an outcome.
+    /// Transactions that have a vote but no outcome.
     pub unresolved: u64,
-    /// How long it took.
+    /// How long the audit took.
     pub took: Duration,
-    /// When it was finished, by this process's clock.
+    /// When it finished, by this process's clock.
     pub finished: Instant,
 }
 
-/// The last audit, while this process does them.
+/// The last audit; none while another process does the audits.
 #[derive(Debug, Clone, Default)]
 pub struct AuditState(Arc<Mutex<Option<Audited>>>);
 
 impl AuditState {
-    /// Replaces the last audit; none: somebody else does them.
+    /// Replaces the last audit; none if another process does them now.
     pub fn set(&self, audited: Option<Audited>) {
         *lock(&self.0) = audited;
     }
 
-    /// The last audit.
+    /// The last audit, if this process does them.
     pub fn get(&self) -> Option<Audited> {
         lock(&self.0).clone()
     }
 }
 
-/// How old the store's safe point is, as far as the replica knows that sweeps the store.
+/// Age of the store's safe point, as known to the replica that sweeps the store.
 #[derive(Debug, Clone, Default)]
 pub struct SafePointAge(Arc<Mutex<Watched>>);
 
 #[derive(Debug, Default)]
 struct Watched {
     watches: bool,
-    /// When the safe point was now; for want of better, when this replica first swept the store.
+    /// When the safe point was equal to the current time. Until that is known: when this replica
+    /// first swept the store.
     since: Option<Instant>,
 }
 
 impl SafePointAge {
-    /// Whether this replica sweeps the store; it says nothing while another one does.
+    /// Says whether this replica sweeps the store. [`SafePointAge::get`] is none while another one
+    /// does.
     pub fn watch(&self, watches: bool) {
         let mut watched = lock(&self.0);
         watched.watches = watches;
@@ -137,36 +140,37 @@ impl SafePointAge {
         }
     }
 
-    /// The safe point is this old now.
+    /// Sets the safe point's age as of now.
     pub fn set(&self, age: Duration) {
         let now = Instant::now();
         lock(&self.0).since = Some(now.checked_sub(age).unwrap_or(now));
     }
 
-    /// How old it is.
+    /// The age by now; none while another replica sweeps the store.
     pub fn get(&self) -> Option<Duration> {
         let watched = lock(&self.0);
         watched.since.filter(|_| watched.watches).map(|since| since.elapsed())
     }
 }
 
-/// Whether this process may be sent requests, as it said last.
+/// Whether this process is ready to take requests, as it last said.
 #[derive(Debug, Clone, Default)]
 pub struct Ready(Arc<Mutex<Option<bool>>>);
 
 impl Ready {
-    /// Says so.
+    /// Sets whether this process is ready.
     pub fn set(&self, ready: bool) {
         *lock(&self.0) = Some(ready);
     }
 
-    /// What was said last; none by what is asked for nothing.
+    /// What was last set; none if nothing was.
     pub fn get(&self) -> Option<bool> {
         *lock(&self.0)
     }
 }
 
-/// What stands behind these locks is replaced as a whole, so a panic elsewhere does not matter.
+/// Each value behind these locks is replaced as a whole, so a panic while one is held leaves it
+/// sound.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,20 +1,22 @@
-//! `key=value,key=value` as OpenTelemetry's variables have it: W3C Baggage, percent-encoded.
+//! `key=value,key=value` as in OpenTelemetry's variables: W3C Baggage, percent-encoded.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use super::ExportError;
 
-/// The pairs of `text`, decoded, in their order. Blanks around a pair do not count, nor do empty members.
+/// The pairs of `text`, decoded and in order. Blanks around a pair and empty members are ignored.
 ///
 /// # Errors
-/// [`ExportError::Pair`] names the variable and the member, and never what it says: that may be a credential.
+/// [`ExportError::Pair`] names the variable and the member, but never its text: that may be a
+/// credential.
 pub(super) fn parse(variable: &str, text: &str) -> Result<Vec<(String, String)>, ExportError> {
     let members = text.split(',').map(str::trim).enumerate().filter(|(_, it)| !it.is_empty());
     members.map(|(at, member)| pair(member).map_err(|it| refused(variable, at, it))).collect()
 }
 
-/// Judges pairs that are sent as headers. The exporters read them by themselves, and pass over what does not fit.
+/// Checks pairs that are sent as headers. The exporters read them themselves, and ignore what is
+/// wrong.
 pub(super) fn check_headers(variable: &str, text: &str) -> Result<(), ExportError> {
     for (at, (key, value)) in parse(variable, text)?.into_iter().enumerate() {
         if HeaderName::try_from(&key).is_err() {

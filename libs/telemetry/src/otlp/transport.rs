@@ -1,4 +1,4 @@
-//! How telemetry gets to its collector: gRPC or HTTP, plain or over TLS.
+//! Makes the exporters to a collector: gRPC or HTTP, plain or over TLS.
 
 use std::{fmt, fs, sync::Arc, time::Duration};
 
@@ -22,7 +22,8 @@ use super::{
     variables::{File, Link, Protocol},
 };
 
-/// Stands for no time-out where one is asked for, and can be added to any time.
+/// Used where an API wants a time-out and there is none. It is small enough to be added to any
+/// time.
 const NEVER: Duration = Duration::from_hours(10 * 365 * 24);
 
 macro_rules! exporter {
@@ -74,7 +75,7 @@ impl File {
         }
     }
 
-    /// What is in it, where that is certificates.
+    /// Reads the file, and checks that it holds certificates.
     fn read_certificates(&self) -> Result<Vec<u8>, ExportError> {
         let pem = self.read()?;
         self.certificates_in(&pem).map(|_| pem)
@@ -91,7 +92,7 @@ impl File {
     }
 }
 
-/// TLS as the variables have it; none for an endpoint that is plain by its scheme.
+/// TLS as the variables ask for; none if the endpoint's scheme is plain HTTP.
 fn grpc_tls(link: &Link) -> Result<Option<ClientTlsConfig>, ExportError> {
     if is_plain(link) {
         return Ok(None);
@@ -110,11 +111,12 @@ fn grpc_tls(link: &Link) -> Result<Option<ClientTlsConfig>, ExportError> {
 }
 
 fn is_plain(link: &Link) -> bool {
-    // Without a scheme it is TLS, unless OTEL_EXPORTER_OTLP_INSECURE says otherwise: the exporter knows.
+    // Without a scheme the exporter uses TLS unless OTEL_EXPORTER_OTLP_INSECURE forbids it, and
+    // reads that variable itself.
     link.endpoint.to_ascii_lowercase().starts_with("http://")
 }
 
-/// A client that works from any thread: exporters run on threads of their own, beside the runtime.
+/// A client that works from any thread: exporters run on threads of their own, outside the runtime.
 fn http_client(link: &Link) -> Result<Arc<dyn HttpClient>, ExportError> {
     let runtime = Handle::current();
     if is_plain(link) {
@@ -156,7 +158,7 @@ fn internal(error: &impl fmt::Display) -> ExportError {
     opentelemetry_otlp::ExporterBuildError::InternalFailure(error.to_string()).into()
 }
 
-/// A client that needs a runtime, with one.
+/// A client that needs a runtime, together with one.
 struct Lent<C> {
     client: Arc<C>,
     runtime: Handle,

@@ -1,5 +1,6 @@
-//! What OpenTelemetry's variables ask for. The SDK reads most of them itself, and passes over what it does
-//! not understand; so that nobody waits for telemetry that never comes, it is refused here by its name.
+//! What OpenTelemetry's variables ask for. The SDK reads most of them itself, and ignores what it
+//! does not understand. Here such a value is an error that names the variable, so that nobody waits
+//! for telemetry that never comes.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,10 +8,10 @@ use http::{Uri, uri::Scheme};
 
 use super::{ExportError, pairs};
 
-/// As the specification has it.
+/// The default of the specification, for one export.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Numbers that the SDK reads.
+/// Variables that hold a number and that the SDK reads.
 const COUNTS: [&str; 12] = [
     "OTEL_BSP_SCHEDULE_DELAY",
     "OTEL_BSP_EXPORT_TIMEOUT",
@@ -35,7 +36,7 @@ const SAMPLERS: [&str; 6] = [
     "parentbased_traceidratio",
 ];
 
-/// What is sent.
+/// A kind of telemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     Traces,
@@ -44,7 +45,7 @@ pub(crate) enum Signal {
 }
 
 impl Signal {
-    /// As it stands in names of variables.
+    /// Its spelling in names of variables.
     const fn upper(self) -> &'static str {
         match self {
             Self::Traces => "TRACES",
@@ -70,58 +71,58 @@ impl Signal {
     }
 }
 
-/// How it is sent.
+/// The OTLP transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Grpc,
     Http,
 }
 
-/// A file, and the variable that named it.
+/// A file, and the variable that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct File {
     pub(super) variable: String,
     pub(super) path: PathBuf,
 }
 
-/// The way of one signal to its collector. What is not here the exporters read themselves: headers,
-/// compression, whether an endpoint without a scheme is plain.
+/// How one signal gets to its collector. The exporters read the rest themselves: headers,
+/// compression, and whether an endpoint without a scheme is plain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(super) signal: Signal,
     pub(super) protocol: Protocol,
     pub(super) endpoint: String,
-    /// For one export, with its retries; none: it may take as long as it takes.
+    /// Limit for one export with its retries; none if there is no limit.
     pub(super) timeout: Option<Duration>,
-    /// Who vouches for the collector; the system's authorities unless told.
+    /// The CA certificates that the collector is checked against; none for the system's.
     pub(super) authority: Option<File>,
-    /// Our certificate and its key.
+    /// The client certificate and its key.
     pub(super) identity: Option<(File, File)>,
 }
 
-/// What is sent where; nothing unless told.
+/// Where each signal is sent. By default nothing is sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(super) traces: Option<Link>,
     pub(super) metrics: Option<Link>,
     pub(super) logs: Option<Link>,
-    /// What is said of this process, beside what it says itself.
+    /// Resource attributes of this process, beside its own.
     pub(crate) attributes: Vec<(String, String)>,
-    /// What stands in `OTEL_SDK_DISABLED` and is neither true nor false.
+    /// The value of `OTEL_SDK_DISABLED` if it is neither true nor false.
     pub(crate) misread_switch: Option<String>,
 }
 
 impl Wanted {
-    /// As [`Wanted::told`], by the environment of this process.
+    /// [`Wanted::told`] with the environment of this process.
     pub(crate) fn by_environment() -> Result<Self, ExportError> {
         Self::told(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
     }
 
-    /// What the variables say, of which `read` gives the values.
+    /// Parses the variables, whose values come from `read`.
     pub(crate) fn told(read: impl Fn(&str) -> Option<String>) -> Result<Self, ExportError> {
         let variables = Variables(&read);
         let mut wanted = Self { attributes: variables.attributes()?, ..Self::default() };
-        // The specification: what is not "true", in whatever case, is false.
+        // By the specification every value but "true", in upper or lower case, means false.
         let switch =
             variables.one("OTEL_SDK_DISABLED").map(|(_, value)| value.to_ascii_lowercase());
         match switch.as_deref() {
@@ -149,19 +150,19 @@ type Said = (String, String);
 struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
 
 impl Variables<'_> {
-    /// Empty is the same as not set.
+    /// A variable that is set. An empty one counts as unset.
     fn one(&self, name: &str) -> Option<Said> {
         let value = (self.0)(name).filter(|value| !value.is_empty())?;
         Some((name.to_owned(), value))
     }
 
-    /// What is said for this signal, or else for all.
+    /// The variable of this signal, or else the one of all signals.
     fn either(&self, signal: Signal, what: &str) -> Option<Said> {
         self.one(&format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.upper()))
             .or_else(|| self.one(&format!("OTEL_EXPORTER_OTLP_{what}")))
     }
 
-    /// What is said of this process. Its name goes before what stands among the attributes.
+    /// The resource attributes. `OTEL_SERVICE_NAME` comes last, so that it overrides the attribute.
     fn attributes(&self) -> Result<Vec<(String, String)>, ExportError> {
         let mut attributes = match self.one("OTEL_RESOURCE_ATTRIBUTES") {
             Some((variable, value)) => pairs::parse(&variable, &value)?,
@@ -177,7 +178,7 @@ impl Variables<'_> {
         match exporter.as_ref().map(|(_, value)| value.as_str()) {
             None | Some("otlp") => {}
             Some("none") => return Ok(None),
-            // Metrics are there to be fetched in any case.
+            // Metrics are served at `/metrics` in any case.
             Some("prometheus") if signal == Signal::Metrics => return Ok(None),
             Some(_) => return refuse(exporter, "otlp or none"),
         }
@@ -185,7 +186,7 @@ impl Variables<'_> {
         let told = self.either(signal, "PROTOCOL");
         let protocol = match told.as_ref().map(|(_, value)| value.to_ascii_lowercase()).as_deref() {
             Some("grpc") => Protocol::Grpc,
-            // As the specification has it.
+            // The default of the specification.
             None | Some("http/protobuf") => Protocol::Http,
             Some(_) => return refuse(told, "grpc or http/protobuf"),
         };
@@ -193,7 +194,7 @@ impl Variables<'_> {
         let timeout = match self.either(signal, "TIMEOUT") {
             None => Some(TIMEOUT),
             Some((variable, value)) => match value.parse() {
-                // As the specification has it.
+                // By the specification 0 means no limit.
                 Ok(0) => None,
                 Ok(millis) => Some(Duration::from_millis(millis)),
                 Err(_) => return refuse(Some((variable, value)), "a number of milliseconds"),
@@ -227,7 +228,7 @@ impl Variables<'_> {
         Ok(Some(Link { signal, protocol, endpoint, timeout, authority, identity }))
     }
 
-    /// Judges what the SDK reads by itself.
+    /// Checks the variables that the SDK reads itself.
     fn check(&self) -> Result<(), ExportError> {
         for said in COUNTS.iter().filter_map(|name| self.one(name)) {
             if said.1.parse::<u32>().is_err() {
@@ -262,7 +263,7 @@ impl Variables<'_> {
     }
 }
 
-/// An endpoint that its exporter can use: gRPC takes one without a scheme, too.
+/// Checks that the exporter can use this endpoint. gRPC also takes one without a scheme.
 fn endpoint_of(said: Said, protocol: Protocol) -> Result<String, ExportError> {
     let uri = said.1.parse::<Uri>().ok();
     let scheme = uri.as_ref().and_then(Uri::scheme);
@@ -297,7 +298,7 @@ mod tests {
     fn nothing_is_sent_unless_an_endpoint_is_named() {
         assert_eq!(told(&[]).unwrap(), Wanted::default());
         assert_eq!(told(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]).unwrap(), Wanted::default());
-        // Nothing is judged that nobody reads.
+        // The variables are checked only if something reads them.
         assert_eq!(told(&[("OTEL_TRACES_SAMPLER", "odd")]).unwrap(), Wanted::default());
         let all = told(&[ENDPOINT]).unwrap();
         assert!(all.traces.is_some() && all.metrics.is_some() && all.logs.is_some());

@@ -1,4 +1,4 @@
-//! Exporters whose failures are told once for each outage, and whose patience has an end.
+//! Exporters that log one failure per outage and keep to a time-out.
 
 use std::{
     future::Future,
@@ -22,12 +22,12 @@ use super::{
     variables::{Link, Signal},
 };
 
-/// Which signals cannot be sent right now: a bit for each.
+/// Which signals cannot be sent right now, one bit each.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health(Arc<AtomicU8>);
 
 impl Health {
-    /// Watches an exporter. Must be called within a tokio runtime, whose timers bound each export.
+    /// Wraps an exporter. Must be called within a tokio runtime, whose timers bound each export.
     pub(super) fn watch<E>(&self, exporter: E, link: &Link) -> Watched<E> {
         Watched {
             exporter,
@@ -38,8 +38,8 @@ impl Health {
         }
     }
 
-    /// Notes how an export ended. The first that fails is told, and when none fails any more; what is in
-    /// between would be the same line again and again.
+    /// Notes how an export ended. It logs only the first failure of an outage and its end, when no
+    /// signal fails any more; more lines would say the same.
     fn note(&self, signal: Signal, ended: &OTelSdkResult) {
         let bit = signal.bit();
         match ended {
@@ -62,7 +62,7 @@ impl Health {
     }
 }
 
-/// An exporter that is watched.
+/// An exporter whose results are noted.
 #[derive(Debug)]
 pub(super) struct Watched<E> {
     exporter: E,
@@ -73,7 +73,8 @@ pub(super) struct Watched<E> {
 }
 
 impl<E> Watched<E> {
-    /// An export, within its time. The threads that export belong to no runtime, so the timer is lent.
+    /// Runs an export within its time-out. The exporting threads belong to no runtime, so the timer
+    /// borrows one.
     async fn bounded(&self, export: impl Future<Output = OTelSdkResult> + Send) -> OTelSdkResult {
         let ended = match self.timeout {
             None => export.await,
@@ -149,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps what is logged.
+    /// A writer that keeps what is logged.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -177,7 +178,7 @@ mod tests {
                 health.note(Signal::Traces, &down());
                 health.note(Signal::Logs, &down());
             }
-            // Others are still down.
+            // Traces are still down.
             health.note(Signal::Logs, &Ok(()));
             health.note(Signal::Metrics, &Ok(()));
             health.note(Signal::Logs, &down());

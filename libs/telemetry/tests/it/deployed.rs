@@ -1,6 +1,6 @@
-//! Dashboard and alerts ask for what is exported. Goal: a metric or label that is renamed here must be renamed
-//! there, or a panel is empty and an alert silent. Method: every name in every expression is looked up in the
-//! declarations.
+//! Dashboard and alerts ask for what is exported. Goal: a metric or label that is renamed in the
+//! code must be renamed there, or a panel is empty and an alert silent. Method: look up every name
+//! of every expression in the declarations.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -9,7 +9,7 @@ use telemetry::semconv::{Kind, METRICS, Metric, label};
 
 /// Labels that the exporter or Prometheus itself adds.
 const ALWAYS: [&str; 4] = ["service_name", "instance", "job", "le"];
-/// Words of PromQL that stand where a metric could.
+/// PromQL keywords that can stand where a metric could.
 const WORDS: [&str; 9] =
     ["by", "on", "and", "or", "unless", "without", "ignoring", "group_left", "group_right"];
 
@@ -36,7 +36,7 @@ fn alerts() -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// What an expression names: metrics, and labels.
+/// The metrics and labels that an expression names.
 #[derive(Debug, Default, PartialEq)]
 struct Named {
     metrics: BTreeSet<String>,
@@ -45,7 +45,7 @@ struct Named {
 
 fn named(expression: &str) -> Named {
     let mut named = Named::default();
-    // Texts are values of labels.
+    // Quoted texts are label values.
     let bare: String = expression.split('"').step_by(2).collect::<Vec<_>>().join("\"\"");
     let (mut in_braces, mut in_list, mut in_brackets) = (false, false, false);
     let mut last = String::new();

@@ -1,4 +1,4 @@
-//! The table of metrics in docs/telemetry.md is the declarations.
+//! The table of metrics in docs/telemetry.md matches the declarations.
 
 use std::{env, fmt::Write as _, fs, path::Path};
 

@@ -1,6 +1,6 @@
-//! What `/metrics` answers is what is declared: names, kinds and labels. Goal: whoever builds on a name (a
-//! dashboard, an alert) builds on what is exported. Method: every instrument is used once, and the text is
-//! compared with the declarations; in a process of its own, whose environment names a collector that takes nothing.
+//! `/metrics` serves the declared names, kinds and labels. Goal: a dashboard or an alert can rely
+//! on the names. Method: use every instrument once, and compare the text with the declarations. The
+//! test runs in a process of its own, whose environment names a collector that takes nothing.
 
 use std::{
     any::Any,
@@ -22,7 +22,7 @@ use telemetry::{
 /// Set in the process that exports.
 const EXPORTS: &str = "TEST_EXPORTS";
 
-/// Uses everything once; what is returned must live until the text is read.
+/// Uses every instrument once. The result must live until the text is read.
 fn use_all() -> impl Any {
     let metrics = telemetry::metrics();
     let took = Duration::from_millis(3);
@@ -73,13 +73,13 @@ fn every_declared_metric_is_exported_by_its_name_and_nothing_else_is() {
     assert!(output.status.success() && out.contains("1 passed"), "{out}{errors}");
 }
 
-/// More spans and lines than their queues have room for, as the collector takes nothing.
+/// Makes more spans and lines than their queues have room for, as the collector takes nothing.
 fn overflow() {
     for number in 0..1_000 {
         drop(tracing::debug_span!(target: trace::TARGET, "one of many"));
         tracing::info!(number, "one of many");
         if number == 0 {
-            // The first ones go out, and those behind them wait.
+            // The first ones are on their way, and the next ones wait behind them.
             thread::sleep(Duration::from_millis(100));
         }
     }
@@ -153,7 +153,7 @@ fn what_a_full_queue_drops_is_counted(text: &str) {
     }
 }
 
-/// Of the same process, so of the same test.
+/// Needs the same process, so it is part of the same test.
 fn too_many_series_become_one() {
     for number in 0..1_200 {
         telemetry::metrics().kv_commits.one([&format!("kind {number}")]);

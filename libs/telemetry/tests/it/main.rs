@@ -1,4 +1,4 @@
-//! What telemetry does in a process of its own: one process has one set of instruments.
+//! Tests in a process of their own, as a process has one set of instruments.
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 

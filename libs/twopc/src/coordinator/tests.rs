@@ -1,5 +1,5 @@
-//! Goal: every path through the machine does what docs/protocol.md says. Method: one text table for each
-//! path, `input => outputs`; an input answers the message that is outstanding at its index.
+//! Goal: every path through the machine does what docs/protocol.md says. Method: one text table for
+//! each path, `input => outputs`. An input answers the message that is outstanding at its index.
 
 use std::fmt::Write as _;
 
@@ -83,8 +83,8 @@ fn show(outputs: &[Output], pending: &mut [MessageId]) -> String {
     text
 }
 
-/// Runs a table: the first line says how the machine starts and what it puts out, every other one an
-/// input and what comes of it.
+/// Runs a table. The first line says how the machine starts, with its outputs. Every other line is
+/// an input, with its outputs.
 fn check(table: &str) {
     let mut lines = table.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| {
         let (input, outputs) = line.split_once("=>").unwrap_or_else(|| panic!("{line:?}"));
@@ -264,7 +264,7 @@ fn a_deadline_after_the_commit_point_changes_nothing() {
 
 #[test]
 fn whoever_loses_adopts_what_stands() {
-    // A resolver saw all votes, among them the one that did not reach us.
+    // A resolver saw every vote, including the one that did not reach this machine.
     check(
         "begin 2           => 0:prepare 1:prepare
          0 yes             =>
@@ -345,7 +345,7 @@ fn an_absent_primary_is_fenced_once_nobody_remembers_a_commit() {
          0 absent       => 1:query 2:query
          1 committed    => COMMITTED .",
     );
-    // Its vote landed between the two questions.
+    // The primary's vote landed between the two questions.
     check(
         "heir 2            => 0:query
          0 absent          => 1:query

@@ -1,20 +1,20 @@
-//! Breadth-first search, so that the counter-example found is a shortest one.
+//! Breadth-first search, so the first counter-example is a shortest one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::world::{Kind, Print, Scope, World};
 use crate::message::BranchIndex;
 
-/// What the search came to.
+/// The result of a search.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// Different states seen.
+    /// Number of different states seen.
     pub(super) states: usize,
-    /// A shortest way to a broken invariant, and which.
+    /// A shortest path to a broken invariant, and which invariant it breaks.
     pub(super) broken: Option<(Vec<String>, String)>,
 }
 
-/// Explores every state in scope, or up to the first broken invariant.
+/// Explores every state in scope. Stops at the first broken invariant.
 pub(super) fn explore(scope: &Scope) -> Found {
     let mut seen = BTreeSet::new();
     let mut steps: Vec<(usize, super::world::Step)> = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn explore(scope: &Scope) -> Found {
     Found { states: seen.len(), broken: None }
 }
 
-/// Shows every state in scope to `look`.
+/// Calls `look` with every state in scope.
 pub(super) fn visit(scope: &Scope, mut look: impl FnMut(&World)) {
     let mut seen = BTreeSet::new();
     let mut queue = VecDeque::from([World::new(scope)]);
@@ -54,9 +54,10 @@ pub(super) fn visit(scope: &Scope, mut look: impl FnMut(&World)) {
     }
 }
 
-/// Which kind of message came right after which other one at one branch, in every order of events in scope.
+/// The pairs of message kinds that can arrive one right after the other at one branch, over every
+/// order of events in scope.
 pub(super) fn meetings(scope: &Scope) -> BTreeSet<(Kind, Kind)> {
-    // By state: what may have come to a branch right before it.
+    // For each state, the messages that may have arrived just before it, with their branch.
     let mut before: BTreeMap<Print, BTreeSet<(BranchIndex, Kind)>> = BTreeMap::new();
     visit(scope, |world| {
         for (step, next) in world.successors(scope) {

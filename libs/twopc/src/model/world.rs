@@ -21,11 +21,11 @@ use crate::{
 pub(super) enum Actor {
     /// The transaction's coordinator.
     Coordinator,
-    /// Anybody who resolves it, once, before or after the deadline.
+    /// Anybody who resolves the transaction, once, before or after the deadline.
     Asker,
 }
 
-/// A rule of the table that is taken out.
+/// A rule of the table that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Loose {
     /// P5: a known transaction gets its first answer.
@@ -34,11 +34,11 @@ pub(super) enum Loose {
     VotesLate,
     /// P4: nothing is dropped before the deadline.
     ForgetsBeforeTheDeadline,
-    /// P5: the primary keeps an outcome until all have acknowledged.
+    /// P5: the primary keeps an outcome until every branch has acknowledged.
     PrimaryForgetsUnacknowledged,
     /// P2: a final state never changes.
     AbortsWhatIsCommitted,
-    /// P14: an Abort leaves a fence where nothing is known.
+    /// P6: an Abort leaves a fence where nothing is known.
     AbortLeavesNoFence,
     /// P1: a NO is durable.
     NoIsNotDurable,
@@ -56,17 +56,18 @@ impl Loose {
     ];
 }
 
-/// What is explored.
+/// What a search explores.
 #[derive(Debug, Clone)]
 pub(super) struct Scope {
     pub(super) branches: u16,
-    /// Which transaction, and in what role.
+    /// The transaction and the role of each actor.
     pub(super) actors: Vec<(usize, Actor)>,
-    /// Branch 0 is one order, branch 1 the last unit of one item; else every verdict is possible.
+    /// If true, branch 0 is one order and branch 1 the last unit of one item. If false, every
+    /// verdict is possible.
     pub(super) shop: bool,
-    /// Verdicts that a branch may come to, of those that [`Cell::verdicts`] lists.
+    /// How many of the verdicts in [`Cell::verdicts`] a branch may reach, from the first.
     pub(super) verdicts: usize,
-    /// Whether tables forget.
+    /// Whether tables may forget.
     pub(super) forgetful: bool,
     pub(super) without: Option<Rule>,
     pub(super) loose: Option<Loose>,
@@ -87,7 +88,7 @@ impl Scope {
     }
 }
 
-/// What truly happened at a branch, whatever its table has forgotten.
+/// What truly happened at a branch, even if its table has forgotten it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Truth {
     Nothing,
@@ -103,11 +104,12 @@ enum Truth {
 #[derive(Debug, Clone)]
 struct Cell {
     table: TransactionTable<()>,
-    /// Nothing was written since the deadline passed, so a vote that began before may still land.
+    /// Nothing was written since the deadline passed, so a vote that began before it may still
+    /// land.
     quiet: bool,
     /// By transaction.
     truth: Vec<Truth>,
-    /// By transaction: the table dropped what it knew.
+    /// By transaction: whether the table dropped what it knew, as the rules allow.
     forgot: Vec<bool>,
 }
 
@@ -118,14 +120,14 @@ struct Running {
     replies: BTreeSet<(BranchIndex, MessageId, Reply)>,
     answer: Option<&'static str>,
     violation: Option<String>,
-    /// The order was paid when this one began.
+    /// Whether the order was already paid when this actor began.
     began_paid: bool,
 }
 
-/// 128 bits: two of 10^8 states collide with a chance of 10^-22.
+/// A 128-bit fingerprint. Among 10^8 states the chance of any collision is below 10^-22.
 pub(super) type Print = (u64, u64);
 
-/// Two multiply-and-rotate hashes in one pass, as hashing is most of the search's time.
+/// Two multiply-and-rotate hashes in one pass, because hashing takes most of the search's time.
 struct Mix(u64, u64);
 
 impl Mix {
@@ -166,7 +168,7 @@ fn print(value: &impl Hash) -> Print {
     (mix.0 ^ (mix.0 >> 31), mix.1 ^ (mix.1 >> 29))
 }
 
-/// A part of a state, shared by the states that have it alike, and its fingerprint.
+/// A part of a state and its fingerprint. A state shares its unchanged parts with its successors.
 #[derive(Debug)]
 struct Part<T>(Rc<T>, Print);
 
@@ -191,7 +193,7 @@ impl<T> Deref for Part<T> {
     }
 }
 
-/// What no state changes.
+/// What is the same in every state.
 #[derive(Debug)]
 struct Fixed {
     roles: Vec<(usize, Actor)>,
@@ -204,7 +206,7 @@ struct Fixed {
 pub(super) struct World {
     actors: Vec<Option<Part<Running>>>,
     cells: Vec<Part<Cell>>,
-    /// Every message ever sent, by transaction and branch, its content aside: see [`World::bit`].
+    /// The kind of every message ever sent, by transaction and branch; see [`World::bit`].
     sent: u64,
     late: bool,
     fixed: Rc<Fixed>,
@@ -236,13 +238,13 @@ impl Kind {
     }
 }
 
-/// What happens.
+/// One event.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Start(usize),
-    /// A message has its effect; the reply is lost, or nobody wants it.
+    /// A message takes effect. The reply is lost, or nobody waits for it.
     Effect(usize, BranchIndex, Kind, &'static str),
-    /// The message that an actor waits on has its effect; the reply is under way.
+    /// A message whose reply an actor waits for takes effect. The reply is on its way.
     Deliver(usize, BranchIndex, Kind, &'static str),
     Receive(usize, BranchIndex, Reply),
     Deadline,
@@ -251,7 +253,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// The message that has its effect, and where.
+    /// The message that takes effect, and its branch.
     pub(super) const fn message(&self) -> Option<(BranchIndex, Kind)> {
         match self {
             Self::Effect(_, branch, kind, _) | Self::Deliver(_, branch, kind, _) => {
@@ -319,7 +321,7 @@ impl World {
         }
     }
 
-    /// Tells states apart.
+    /// A fingerprint that tells states apart.
     pub(super) fn print(&self) -> Print {
         let actors: Vec<Option<Print>> =
             self.actors.iter().map(|part| part.as_ref().map(|part| part.1)).collect();
@@ -342,12 +344,12 @@ impl World {
         all.filter(|(tx, branch, kind)| self.sent & self.bit(*tx, *branch, *kind) != 0)
     }
 
-    /// Everything that was answered.
+    /// Every outcome that was answered.
     pub(super) fn answers(&self) -> impl Iterator<Item = &'static str> {
         self.actors.iter().flatten().filter_map(|running| running.answer)
     }
 
-    /// Everything that may happen next.
+    /// Every event that may happen next, with the state that follows.
     pub(super) fn successors(&self, scope: &Scope) -> Vec<(Step, Self)> {
         let mut next = Vec::new();
         if !self.late {
@@ -361,7 +363,7 @@ impl World {
         }
         for (tx, branch, kind) in self.was_sent() {
             if self.is_waited_for(tx, branch, kind) {
-                // That it arrives and its reply is never read is the same as a lost reply.
+                // An actor delivers it. A reply that is never read is the same as a lost one.
                 continue;
             }
             for (how, cell, _) in self.cells[branch].deliver(self, scope, tx, kind) {
@@ -405,7 +407,8 @@ impl World {
         let mut out = Vec::new();
         let mut machine = match role {
             Actor::Coordinator => Transaction::begin(meta, &mut out),
-            // Nobody knows of a transaction before it was begun. Equal actors start in their order.
+            // Nobody knows of a transaction before it has begun. Equal actors start in order,
+            // because other orders lead to equivalent states.
             Actor::Asker if !self.was_sent().any(|(sent, _, _)| sent == tx) => return,
             Actor::Asker
                 if index > 0
@@ -473,7 +476,7 @@ impl World {
         world
     }
 
-    /// Carries out what a machine wants done.
+    /// Carries out a machine's outputs.
     fn take(&mut self, index: usize, tx: usize, mut running: Running, out: Vec<Output>) {
         for output in out {
             match output {
@@ -495,7 +498,8 @@ impl World {
                 Output::Finished => {}
             }
         }
-        // What no longer counts leaves the state, and what does gets the same number in every state.
+        // Drop messages and replies that no longer count, and give the rest the same message id, so
+        // that equal states merge.
         let places = &mut running.machine.places;
         let counts = |branch: &BranchIndex, message_id: &MessageId| {
             places[*branch].pending == Some(*message_id)
@@ -515,7 +519,7 @@ impl World {
         self.actors[index] = Some(running.into());
     }
 
-    /// The rules of docs/invariants.md, by their names.
+    /// Checks the rules of docs/invariants.md, by their names.
     pub(super) fn check(&self) -> Result<(), String> {
         let fail = |what: String| Err(what);
         for tx in 0..self.cells[PRIMARY].truth.len() {
@@ -547,14 +551,15 @@ impl World {
                     Some("refused" | "contended") if alive || !any(&[Truth::Against]) => {
                         return fail(format!("P9: a refusal was answered: {truth:?}"));
                     }
-                    // Where everybody forgot nobody can know; the caller looks at the order again.
+                    // When every branch has forgotten, nobody can know. The caller reads the order
+                    // again.
                     Some("fenced") if alive && !everybody_forgot => {
                         return fail(format!("P4: FENCED was answered: {truth:?}"));
                     }
                     _ => {}
                 }
                 if self.fixed.shop && running.began_paid && running.answer == Some("refused") {
-                    // Of a paid order only its own primary may say NO.
+                    // Once an order is paid, only its own primary may vote NO.
                     if truth[PRIMARY] != Truth::Against {
                         return fail("P9: a paid order was refused".to_owned());
                     }
@@ -581,7 +586,7 @@ impl World {
 }
 
 impl Cell {
-    /// What a message may do here: how, the cell after, and the reply.
+    /// The possible effects of a message here: a description, the cell after it, and the reply.
     fn deliver(
         &self,
         world: &World,
@@ -691,7 +696,7 @@ impl Cell {
                 let fenced = Event::Fenced { meta: meta.clone(), vote: Some(vote.clone()) };
                 ("and gets a CONTENDED", Some(fenced))
             }
-            // Nothing durable: a lane may say so when whoever was in the way has just gone.
+            // Not durable: a lane may answer so when the blocker has just gone.
             Vote::Fenced => ("and gets a FENCED", None),
         };
         if let Some(event) = event {
@@ -717,7 +722,7 @@ impl Cell {
         }
     }
 
-    /// Makes a fact durable, and the truth with it.
+    /// Makes a fact durable and updates the truth.
     fn write(&mut self, world: &World, tx: usize, event: Event<()>) {
         let truth = &mut self.truth[tx];
         *truth = match (&event, *truth) {

@@ -1,4 +1,4 @@
-//! Goal: what a table says at the very edges: of the deadline, of what a journal entry says alone.
+//! Goal: a table is right at the very edges: at the deadline, and at what one journal entry states.
 
 #![allow(clippy::arithmetic_side_effects, reason = "small numbers, and tests panic on overflow")]
 
@@ -20,7 +20,7 @@ fn tx(number: u8) -> TxMeta {
     TxMeta { deadline: DEADLINE, ..meta(number, 2) }
 }
 
-/// The table of the first branch, which is the primary, or of the second one.
+/// The table of a branch: 0 is the primary, 1 is the second branch.
 fn table(place: usize) -> TransactionTable<u8> {
     TransactionTable::new(branch(place))
 }
@@ -41,7 +41,7 @@ fn decided(meta: &TxMeta, committed: bool) -> Event<u8> {
     Event::Decided { tx_id: meta.tx_id, committed }
 }
 
-/// Those whose end somebody should have seen to.
+/// Ids of the overdue transactions.
 fn overdue(table: &TransactionTable<u8>, now: u64, grace_ms: u64) -> Vec<TxId> {
     table.overdue(UnixMillis(now), grace_ms).map(|meta| meta.tx_id).collect()
 }
@@ -140,7 +140,7 @@ fn an_aborted_vote_is_told_apart_from_a_bare_fence() {
     let Entry { state, hold, vote, gave_back, .. } = table.get(meta.tx_id).unwrap().clone();
     assert_eq!((state, hold, vote, gave_back), (BranchState::Aborted, None, None, true));
     assert_eq!(table.commit(&meta).state, BranchState::Aborted);
-    // Commit follows votes that were all YES: this branch had voted, and forgotten.
+    // Commit is sent only after every branch voted YES, so this one had voted and then forgotten.
     let forgotten = tx(2);
     table.apply(fenced(&forgotten), 3);
     assert_eq!(table.commit(&forgotten).state, BranchState::Committed);

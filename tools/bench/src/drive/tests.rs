@@ -6,7 +6,7 @@ use tokio::{
 use super::*;
 use crate::workload::{Stockroom, Workload};
 
-/// Answers whatever it is asked; the very first answer takes its time.
+/// A shop that gives every request this answer. The very first one takes as long as `stall`.
 async fn shop(stall: Duration, answer: &'static str) -> Endpoints {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -61,13 +61,13 @@ async fn run(endpoints: &Endpoints, board: WorkloadState, pace: Pace) -> (Worklo
 #[tokio::test]
 async fn a_stall_is_felt_by_every_call_that_was_due_meanwhile() {
     let stall = Duration::from_millis(400);
-    // One caller: while it waits, all others that are due wait for it.
+    // There is one caller: while it waits, all other calls that are due wait for it.
     let endpoints = shop(stall, OK).await;
     let open = Pace::Open { rate: 200.0, callers: 1 };
     let (_, tally) = run(&endpoints, board(Workload::Stress, 9), open).await;
     let slow = tally.latencies().map(|(_, found)| found.p50).max().unwrap();
     assert!(slow > 50_000, "half of all calls were due while the shop stood still: {slow} us");
-    // Whoever asks only when it has been answered does not notice.
+    // A caller that asks only after it has been answered does not notice.
     let endpoints = shop(stall, OK).await;
     let (_, tally) = run(&endpoints, board(Workload::Stress, 9), Pace::Closed { callers: 1 }).await;
     let blind = tally.latencies().map(|(_, found)| found.p50).max().unwrap();

@@ -1,4 +1,4 @@
-//! Newest records of keys, in bounded memory.
+//! The newest records of keys, in bounded memory.
 
 use crate::store::codec::Current;
 use bytes::Bytes;
@@ -6,11 +6,11 @@ use quick_cache::unsync::Cache;
 use quick_cache::{DefaultHashBuilder, Weighter};
 use std::fmt;
 
-/// Bookkeeping of an entry in bytes, besides its key and value; measured, rounded up.
+/// Bookkeeping per entry in bytes, besides key and value; measured and rounded up.
 const OVERHEAD: u64 = 192;
 
-/// Larger values keep the buffer they came in; smaller ones are copied, or one of them would hold a whole
-/// request's memory.
+/// Values smaller than this are copied; otherwise one of them would keep a whole request's buffer
+/// alive. Larger ones keep the buffer they came in.
 const COPY_BELOW: usize = 2 * 1024;
 
 #[derive(Clone)]
@@ -50,12 +50,12 @@ impl RowCache {
         }
     }
 
-    /// The row, when it is here.
+    /// The row, if it is cached.
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Current> {
         self.rows.get(key)
     }
 
-    /// Keeps the row; an empty one is forgotten, because absence is cheap to find out again.
+    /// Caches the row. An empty row is dropped instead, because absence is cheap to find out again.
     pub(crate) fn put(&mut self, key: &[u8], row: &Current) {
         if row.newest().is_none() {
             self.rows.remove(key);
@@ -74,7 +74,7 @@ impl RowCache {
         self.rows.insert(Bytes::copy_from_slice(key), row);
     }
 
-    /// Bytes held.
+    /// Bytes of all entries.
     pub(crate) fn weight(&self) -> u64 {
         self.rows.weight()
     }

@@ -8,15 +8,15 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Rows let go within one hold of the mutex.
+/// Rows retired within one hold of the mutex.
 const RETIRE_AT_ONCE: usize = 256;
 
-/// Between two attempts to write again after a failure: at first, and at most while there seems to be room and
-/// they fail all the same.
+/// Pause before an attempt to write again after a failure: the first one, and the longest while
+/// attempts fail although there seems to be room.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 const RETRY_EVERY_MAX: Duration = Duration::from_secs(8);
 
-/// The running thread. Dropping it writes what is waiting, and stops.
+/// The running thread. Dropping this writes all waiting changes and stops the thread.
 #[derive(Debug)]
 pub(crate) struct Committer {
     engine: Arc<Engine>,
@@ -43,14 +43,14 @@ impl Drop for Committer {
         {
             tracing::error!("committer panicked");
         }
-        // The directory is free for the next process once the last request lets go of the store.
+        // Another process can take the directory once the last request has dropped the store.
         let mut inner = self.engine.lock();
         inner.store = None;
         inner.directory = None;
     }
 }
 
-/// Keys of the last group on disk, which are let go after the next one.
+/// Keys of the last written group. They are retired after the next one.
 #[derive(Default)]
 struct Retiring {
     number: u64,
@@ -58,13 +58,14 @@ struct Retiring {
     raw_keys: Vec<Bytes>,
 }
 
-/// The way back to writing after a failure.
+/// State of the recovery from a failed write.
 struct Recovery {
-    /// Before the next attempt.
+    /// Pause before the next attempt.
     pause: Duration,
-    /// Whether a write failed since the store was opened. The storage engine then refuses all others.
+    /// Whether a write failed since the store was opened. The storage engine then refuses all
+    /// further writes.
     spoiled: bool,
-    /// Whether it was logged that the store does not open.
+    /// Whether it was logged that the store cannot be opened.
     told: bool,
 }
 
@@ -92,7 +93,7 @@ fn run(engine: &Engine) {
             continue;
         }
         if inner.state.open.changes.is_empty() {
-            return; // stopping, and nothing is waiting
+            return; // stopping, and no change is waiting
         }
         let group = inner.state.close_group();
         let next = inner.state.open.number;
@@ -163,7 +164,7 @@ fn retire(engine: &Engine, old: &Retiring) {
     }
 }
 
-/// Everybody waiting is told; nothing is served until the store is opened anew.
+/// Fails all waiting callers, and closes the store until it can be opened again.
 fn fail(engine: &Engine, why: &str) {
     let waiting = {
         let mut inner = engine.lock();
@@ -176,8 +177,8 @@ fn fail(engine: &Engine, why: &str) {
     }
 }
 
-/// Tries to write, once there is room: a success ends the time of reads only. The store stays open for reads
-/// as long as an attempt would be in vain.
+/// Tries to write once there is room. A success ends the read-only time. The store stays open for
+/// reads while there is no room.
 fn recover(engine: &Engine, recovery: &mut Recovery) {
     let (store, directory) = {
         let inner = engine.lock();
@@ -204,10 +205,11 @@ fn recover(engine: &Engine, recovery: &mut Recovery) {
     }
 }
 
-/// Opens the store anew. What a failed write left behind is on disk or not from then on.
+/// Opens the store again. This settles whether a failed write is on disk.
 fn reopen(engine: &Engine, recovery: &mut Recovery) {
     let Some(directory) = engine.lock().directory.clone() else { return };
-    // Requests that still hold the old store keep the engine's files locked; the next round comes soon.
+    // Requests that still hold the old store keep the engine's files locked. The next attempt
+    // follows soon.
     match open_anew(engine, &directory) {
         Ok(()) => {
             recovery.spoiled = false;
@@ -234,7 +236,7 @@ fn open_anew(engine: &Engine, directory: &Arc<Directory>) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Writes something, and the ceiling, which may have been raised where the disk took it.
+/// Writes a test row, and the ceiling, which may have been raised in the marks meanwhile.
 fn probe(engine: &Engine, store: &Store) -> bool {
     let ceiling = engine.oracle().ceiling().to_be_bytes().to_vec();
     let meta = |name: &str, row| RowChange::Meta(name.to_owned(), Some(row));

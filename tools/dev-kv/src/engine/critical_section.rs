@@ -1,4 +1,4 @@
-//! The critical section: the model's view of the state, and the timestamps given out inside it.
+//! The critical section: the model's view of the state, and the timestamps taken inside it.
 
 use super::EngineError;
 use super::state::State;
@@ -6,13 +6,14 @@ use crate::model::{KeyState, Kind, Lock, TS_MAX, Ts, Version, View, blocks_read}
 use crate::store::{Store, StoreError};
 use bytes::Bytes;
 
-/// One request's time alone with the state.
+/// One request's exclusive access to the state.
 pub(crate) struct CriticalSection<'a> {
     pub(super) state: &'a mut State,
     pub(super) store: &'a Store,
-    /// The newest group that anything looked at was changed in.
+    /// The newest group that changed anything looked at here. The answer waits for it to be
+    /// durable.
     pub(super) seen: u64,
-    /// Takes the next timestamp, above the given one if the ceiling allows.
+    /// Takes the next timestamp, above the given one as far as the ceiling allows.
     pub(super) take_ts: &'a mut dyn FnMut(Ts) -> Result<Ts, EngineError>,
 }
 
@@ -23,14 +24,14 @@ impl std::fmt::Debug for CriticalSection<'_> {
 }
 
 impl CriticalSection<'_> {
-    /// A timestamp above all that were given out, and above all that anything was read at. Whoever gets a
-    /// later one enters after this section.
+    /// A timestamp above all that were given out, and above all that anything was read at. A
+    /// request that gets a later one enters after this section.
     pub(crate) fn fresh_ts(&mut self) -> Result<Ts, EngineError> {
         let ts = (self.take_ts)(self.state.max_read_ts)?;
         Ok(ts.max(Ts(self.state.max_read_ts.0.saturating_add(1))))
     }
 
-    /// Keys that the transaction may hold locks on.
+    /// Keys that the transaction may hold locks on, in order.
     pub(crate) fn locks_of(&self, start_ts: Ts) -> Vec<Bytes> {
         self.state.locks_of(start_ts)
     }
@@ -51,30 +52,30 @@ impl CriticalSection<'_> {
         self.state.write_raw(key, value);
     }
 
-    /// Changes a record of the store itself.
+    /// Changes a row of the meta table.
     pub(crate) fn write_meta(&mut self, name: &str, value: Option<Vec<u8>>) {
         self.state.write_meta(name, value);
     }
 
-    /// Changes a row that nothing in memory stands for.
+    /// Changes a row that has no counterpart in memory.
     pub(crate) fn change(&mut self, change: crate::store::RowChange) {
         self.state.open.repeated = true;
         self.state.open.changes.push(change);
     }
 
-    /// The state itself, for maintenance.
+    /// State and store, for maintenance.
     pub(crate) fn state(&mut self) -> (&mut State, &Store) {
         (self.state, self.store)
     }
 
-    /// Something is read at `version`: what commits from now on commits later.
+    /// Records a read at `version`, so that later calls of [`Self::fresh_ts`] stay above it.
     pub(crate) fn reads_at(&mut self, version: Ts) {
         if version != TS_MAX {
             self.state.max_read_ts = self.state.max_read_ts.max(version);
         }
     }
 
-    /// What a read at `version` sees.
+    /// What memory knows of the key at `version`; records the read unless a lock blocks it.
     pub(crate) fn look(&mut self, key: &Bytes, version: Ts, bypass: &[u64]) -> Look {
         if let Some(live) = self.state.live.get(key) {
             self.seen = self.seen.max(live.group);
@@ -107,18 +108,18 @@ impl CriticalSection<'_> {
     }
 }
 
-/// What memory says of a key.
+/// What memory knows of a key.
 #[derive(Debug, Clone)]
 pub(crate) enum Look {
-    /// This lock is in the way.
+    /// This lock blocks the read.
     Blocked(Box<Lock>),
-    /// Its value, or that it has none.
+    /// The key's value; none when it has none.
     Value(Option<Bytes>),
-    /// Nothing: the disk has to be asked.
+    /// Memory does not know; the disk has to be read.
     OnDisk,
 }
 
-/// What the disk says of a key at `version`.
+/// The key's value on disk at `version`.
 pub(crate) fn value_on_disk(
     store: &Store,
     key: &[u8],
@@ -159,7 +160,8 @@ impl View for CriticalSection<'_> {
         if let Some(version) = row.lock.filter(own).or(row.newest_data().filter(own)) {
             return Ok(Some(version));
         }
-        // Every older record has an older commit, and a commit comes after its start.
+        // All older records were committed before the newest one, and a commit comes after its
+        // start.
         if row.newest().is_none_or(|newest| newest.commit_ts < start_ts) {
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! Garbage collection, and erasing ranges.
+//! Garbage collection, and erasing ranges of keys.
 
 use super::{Engine, EngineError, META_SAFE_POINT, UpdateError};
 use crate::model::Ts;
@@ -7,11 +7,11 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Rows changed within one section.
+/// Rows changed within one critical section.
 const AT_ONCE: usize = 1024;
 
 impl Engine {
-    /// Raises the safe point; a lower one than before changes nothing. Answers the one that holds.
+    /// Raises the safe point; never lowers it. Returns the one that holds.
     pub(crate) async fn raise_safe_point(&self, safe_point: Ts) -> Result<Ts, EngineError> {
         if safe_point <= self.safe_point() {
             return Ok(self.safe_point());
@@ -43,7 +43,7 @@ impl Engine {
         }
     }
 
-    /// Drops what nobody at or above the safe point can read.
+    /// Drops what no read at or above the safe point can see.
     pub(crate) async fn collect_garbage(
         self: &Arc<Self>,
         safe_point: Ts,
@@ -70,13 +70,13 @@ impl Engine {
         blocking(move || store.compact_history(&closing)).await
     }
 
-    /// Ends the collection of garbage at its next step.
+    /// Stops garbage collection at its next step.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.safe_point_moved.notify_one();
     }
 
-    /// Erases everything of the transactional keys in the range, whatever its timestamps.
+    /// Erases all transactional data in the range, whatever its timestamps.
     pub(crate) async fn destroy_range(
         self: &Arc<Self>,
         range: KeyRange,
@@ -183,7 +183,7 @@ impl Engine {
         .map_err(engine_error)
     }
 
-    /// Goes through rows on disk, as of one moment, and changes something for each, some at a time.
+    /// Walks rows on disk, as of one moment, and applies `change` to each, [`AT_ONCE`] per section.
     async fn in_chunks(
         self: &Arc<Self>,
         rows: impl FnOnce(&Store) -> Rows + Send + 'static,

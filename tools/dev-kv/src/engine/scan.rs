@@ -1,4 +1,4 @@
-//! Reading ranges: what is on disk, under what is live.
+//! Range reads: rows on disk, with the live rows laid over them.
 
 use super::critical_section::{CriticalSection, Look, value_on_disk};
 use super::{Done, Engine, EngineError, pending};
@@ -12,15 +12,15 @@ use std::sync::Arc;
 /// A range to read.
 #[derive(Debug, Clone)]
 pub(crate) struct ScanRequest {
-    /// Which keys.
+    /// The keys to read.
     pub(crate) range: KeyRange,
-    /// At most this many of them; locked ones count.
+    /// At most this many pairs; locked keys count.
     pub(crate) limit: usize,
-    /// When.
+    /// The timestamp to read at.
     pub(crate) version: Ts,
-    /// Descending.
+    /// Whether to go in descending order.
     pub(crate) reverse: bool,
-    /// Transactions whose locks do not matter.
+    /// Start timestamps of transactions whose locks do not block.
     pub(crate) bypass: Vec<u64>,
 }
 
@@ -31,7 +31,8 @@ pub(crate) type ScannedPair = (Bytes, Result<Bytes, Box<Lock>>);
 type Overlay = (Bytes, Look);
 
 impl Engine {
-    /// The keys of a range that have a value, in order. Reads the disk: may take a while.
+    /// The keys of a range that have a value or a blocking lock, in order. Reads the disk and may
+    /// take a while.
     pub(crate) async fn scan(
         self: &Arc<Self>,
         request: ScanRequest,
@@ -59,7 +60,8 @@ impl Engine {
         } else {
             overlay.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         }
-        // Taken after the look at memory: what left memory since is on disk.
+        // The snapshot is taken after memory was read, so rows retired since then are on disk in
+        // it.
         let mut rows = store.scan_current(&request.range, request.reverse).peekable();
         let mut overlay = overlay.into_iter().peekable();
         let mut pairs = Vec::new();
@@ -82,7 +84,8 @@ impl Engine {
         Ok((pairs, seen))
     }
 
-    /// What memory knows of the range. Looks at every live row: they are few, a group or two and the locks.
+    /// What memory knows of the range. Scans all live rows; these are only one or two groups and
+    /// the locks.
     #[expect(clippy::type_complexity, reason = "three parts of one look, used once")]
     fn overlay(
         &self,
@@ -120,7 +123,8 @@ impl Engine {
         Ok((store, overlay, seen))
     }
 
-    /// Raw keys of a range with their values and expiries, in order.
+    /// Raw keys of a range that have not expired at `alive_at` (unix seconds), with their values,
+    /// in order.
     pub(crate) async fn scan_raw(
         self: &Arc<Self>,
         range: KeyRange,
@@ -215,7 +219,8 @@ impl Engine {
     ) -> Result<Vec<(Bytes, Arc<Lock>)>, EngineError> {
         let (mut locks, seen) = {
             let mut inner = self.lock();
-            // Whoever cleans up to a timestamp wants no lock of an older transaction to appear behind it.
+            // The caller cleans up to this timestamp, so later async and one-phase commits must be
+            // above it.
             if max_version != crate::model::TS_MAX && !self.is_far_future(max_version) {
                 inner.state.max_read_ts = inner.state.max_read_ts.max(max_version);
             }

@@ -1,12 +1,15 @@
-//! What is in memory: locks, rows with changes that are not on disk yet, the cache, and the open group.
+//! The state in memory: locks, rows with changes that are not on disk yet, the cache, and the open
+//! group.
 //!
-//! Changes are made here first, in a *group* that is open, and go to disk together; meanwhile the next group
-//! gathers. A row whose change is not on disk is *live*, marked with its group's number: whoever looks at it
-//! answers only when that group is durable. So nothing is ever said that a crash could take back.
+//! A change is made here first, in the open *group*. All changes of a group go to disk together,
+//! while the next group gathers. A row whose change is not on disk is *live* and carries the number
+//! of its group. A request that looks at it is answered only when that group is durable, so no
+//! answer tells of anything that a crash could undo.
 //!
-//! A live row without a lock is retired one group after its own was written. A reader that missed it here and
-//! read the disk may put what it found into the cache as long as at most one group was completed since it
-//! looked: until then a change would still be live (see [`State::admits`]).
+//! A live row without a lock is retired once the group after its own is written. A reader that did
+//! not find a row here and read it from disk may put it into the cache, as long as at most one
+//! group was completed since it looked: until then a change would still be live (see
+//! [`State::admits`]).
 
 use super::cache::RowCache;
 use crate::model::{Effect, KeyState, Kind, Lock, Ts, Version};
@@ -17,21 +20,21 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-/// Rollbacks remembered by timestamp before they are only on disk.
+/// Rollbacks remembered by timestamp in memory; with more of them the disk is asked instead.
 const ROLLBACKS_IN_MEMORY: usize = 200_000;
 
 /// A row that is locked or changed.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
-    /// The lock.
+    /// The lock on the key.
     pub(crate) lock: Option<Arc<Lock>>,
-    /// Newest records; none when the disk (or the cache) knows them.
+    /// Its newest records; none when only the disk or the cache has them.
     pub(crate) current: Option<Current>,
-    /// What changes that are not on disk yet displaced, newest first.
+    /// Records that changes not yet on disk have displaced, newest first.
     pub(crate) displaced: Vec<Displaced>,
     /// The group of the last change.
     pub(crate) group: u64,
-    /// The group whose list has the key, to retire it.
+    /// The group whose list has the key, so that it is listed once per group.
     listed: u64,
     /// The group that last changed the lock's row.
     lock_row: u64,
@@ -42,26 +45,26 @@ pub(crate) struct Live {
 /// The group that gathers changes.
 #[derive(Debug)]
 pub(crate) struct Group {
-    /// Its number; one more than the last.
+    /// Its number, one more than that of the group before.
     pub(crate) number: u64,
     /// Its changes, in order.
     pub(crate) changes: Vec<RowChange>,
-    /// Bytes of keys and values in them, roughly.
+    /// Approximate bytes of keys and values in the changes.
     pub(crate) bytes: usize,
-    /// Whether a row is changed twice.
+    /// Whether some row is changed more than once.
     pub(crate) repeated: bool,
-    /// Keys to retire later.
+    /// Keys to retire after it is written.
     pub(crate) touched: Vec<Bytes>,
-    /// Raw keys to retire later.
+    /// Raw keys to retire after it is written.
     pub(crate) raw_touched: Vec<Bytes>,
     /// Rollback records in it.
     pub(crate) rollbacks: Vec<(Ts, Bytes)>,
-    /// Whether a lock was removed, which lock waiters want to know.
+    /// Whether a lock was removed; requests that wait for a lock are woken then.
     pub(crate) unlocked: bool,
 }
 
 impl Live {
-    /// Has the group look at the key when it is retired.
+    /// Lists the key in the group, which will retire it.
     fn list(&mut self, key: &Bytes, open: &mut Group) {
         if std::mem::replace(&mut self.listed, open.number) != open.number {
             open.touched.push(key.clone());
@@ -84,15 +87,16 @@ impl Group {
     }
 }
 
-/// All of it. Behind one mutex; no operation on it waits for anything but memory, except reading a row that
-/// was evicted between two looks.
+/// The whole state, behind one mutex. Its operations wait for nothing but memory, except that a row
+/// which was evicted between two looks is read from disk.
 #[derive(Debug)]
 pub(crate) struct State {
     /// Rows that are locked or changed.
     pub(crate) live: FxHashMap<Bytes, Live>,
-    /// Raw rows with changes that are not on disk yet, with their group.
+    /// Raw rows with changes that are not on disk yet: value and expiry, and the group of the
+    /// change.
     pub(crate) raw_live: FxHashMap<Bytes, (Option<(Bytes, u64)>, u64)>,
-    /// Newest records of unchanged rows.
+    /// Newest records of rows that are not live.
     pub(crate) cache: RowCache,
     /// The open group.
     pub(crate) open: Group,
@@ -108,26 +112,27 @@ pub(crate) struct State {
 /// A transaction's locks.
 #[derive(Debug, Default)]
 struct Held {
-    /// Every key that it locked; some may be free again.
+    /// Every key that it locked; some may be unlocked again.
     keys: Vec<Bytes>,
     /// How many it still holds.
     count: usize,
 }
 
-/// Which transactions may have rollback records. Prewrites ask for every key, nearly always in vain.
+/// Which transactions may have rollback records. Prewrites ask for every key, and nearly always the
+/// answer is no.
 #[derive(Debug)]
 struct Rollbacks {
-    /// Of transactions up to this one the disk must be asked.
+    /// For transactions up to this one, the disk has to be asked.
     asked_until: Ts,
-    /// Later transactions with a rollback record somewhere.
+    /// Later transactions that have a rollback record on some key.
     known: FxHashSet<Ts>,
     /// Records that are not on disk yet.
     pending: FxHashSet<(Ts, Bytes)>,
 }
 
 impl State {
-    /// The state of a store that holds these locks; of transactions up to `asked_until` rollback records may
-    /// be on disk.
+    /// The state of a store that holds these locks. Rollback records of transactions up to
+    /// `asked_until` may be on disk; `completed` is the number of the last group.
     pub(crate) fn new(
         cache_bytes: u64,
         locks: Vec<(Bytes, Lock)>,
@@ -159,12 +164,12 @@ impl State {
         state
     }
 
-    /// How many locks stand.
+    /// The number of locks.
     pub(crate) fn lock_count(&self) -> usize {
         self.lock_count
     }
 
-    /// Keys that the transaction may hold locks on.
+    /// Keys that the transaction may hold locks on, sorted.
     pub(crate) fn locks_of(&self, start_ts: Ts) -> Vec<Bytes> {
         let mut keys = self.held_by.get(&start_ts).map_or_else(Vec::new, |held| held.keys.clone());
         keys.sort_unstable();
@@ -172,7 +177,7 @@ impl State {
         keys
     }
 
-    /// Newest records of a key, when they are in memory.
+    /// Newest records of a key, if they are in memory.
     pub(crate) fn current(&self, key: &[u8]) -> Option<&Current> {
         match self.live.get(key) {
             Some(Live { current: Some(current), .. }) => Some(current),
@@ -180,13 +185,13 @@ impl State {
         }
     }
 
-    /// Whether what was read from the disk, after a look in vain when `looked` groups were complete, is
-    /// still the newest.
+    /// Whether a row read from disk is still the newest. The reader did not find it in memory when
+    /// `looked` was the last complete group.
     pub(crate) fn admits(&self, key: &[u8], looked: u64) -> bool {
         self.completed <= looked + 1 && self.live.get(key).is_none_or(|live| live.current.is_none())
     }
 
-    /// Takes rows read from the disk into the live ones, for a change that follows.
+    /// Makes rows that were read from disk live, for a change that follows.
     pub(crate) fn stage(&mut self, rows: Vec<(Bytes, Current)>, looked: u64) {
         if self.completed > looked + 1 {
             return; // see `admits`
@@ -200,7 +205,7 @@ impl State {
         }
     }
 
-    /// Lock and newest records, the latter when they are in memory.
+    /// Lock and newest records, whether the latter are in memory, and the group of the last change.
     pub(crate) fn key_state(&self, key: &[u8]) -> (KeyState<'_>, bool, u64) {
         let live = self.live.get(key);
         let current = live.and_then(|live| live.current.as_ref()).or_else(|| self.cache.get(key));
@@ -212,21 +217,21 @@ impl State {
         (state, current.is_some(), live.map_or(0, |live| live.group))
     }
 
-    /// Whether the transaction may have been rolled back on the key: for sure, or for the disk to say.
+    /// Whether the transaction was rolled back on the key; none when the disk has to be asked.
     pub(crate) fn rolled_back(&self, key: &Bytes, start_ts: Ts) -> Option<bool> {
         if start_ts > self.rollbacks.asked_until && !self.rollbacks.known.contains(&start_ts) {
             return Some(false);
         }
-        // One allocation-free probe would need a borrowed pair; this path is rare.
+        // A probe without allocation would need a borrowed pair. This path is rare.
         if self.rollbacks.pending.contains(&(start_ts, key.clone())) {
             return Some(true);
         }
         None
     }
 
-    /// Makes the changes of one request, in the open group.
+    /// Applies the effects of one request, in the open group.
     pub(crate) fn apply(&mut self, effects: Vec<Effect>, store: &Store) -> Result<(), StoreError> {
-        // Everything that can fail is read before anything is changed.
+        // Read everything that can fail before changing anything.
         for effect in &effects {
             if let Effect::Write(key, ..) = effect {
                 self.ensure_current(key, store)?;
@@ -268,7 +273,7 @@ impl State {
         live
     }
 
-    /// Marks the lock's row as changed.
+    /// Marks the row of the lock as changed in the open group.
     fn touch_lock(&mut self, key: &Bytes) -> &mut Live {
         let number = self.open.number;
         self.open.bytes += key.len();
@@ -349,7 +354,8 @@ impl State {
         self.open.changes.push(RowChange::Rollback(key, start_ts, true));
     }
 
-    /// Drops a deletion that nobody can read any more, with the row itself if it is still the newest.
+    /// Drops a deletion that no read can see any more, and the row itself if that is its newest
+    /// record.
     pub(crate) fn drop_deletion(
         &mut self,
         key: &Bytes,
@@ -372,7 +378,7 @@ impl State {
         Ok(())
     }
 
-    /// Erases the key: lock, records, everything but its history rows.
+    /// Erases the key: its lock and its records, but not its history rows.
     pub(crate) fn erase(&mut self, key: &Bytes) {
         self.unlock(key.clone());
         self.open.repeated = true;
@@ -382,7 +388,7 @@ impl State {
         self.open.changes.push(RowChange::Current(key.clone(), None));
     }
 
-    /// Changes a raw row.
+    /// Changes a raw row; none removes it.
     pub(crate) fn write_raw(&mut self, key: Bytes, value: Option<(Bytes, u64)>) {
         self.open.bytes += key.len() + value.as_ref().map_or(0, |(value, _)| value.len());
         let row = (value.clone(), self.open.number);
@@ -395,7 +401,7 @@ impl State {
         self.open.changes.push(RowChange::Raw(key, value));
     }
 
-    /// Changes a record of the store itself.
+    /// Changes a row of the meta table; none removes it.
     pub(crate) fn write_meta(&mut self, name: &str, value: Option<Vec<u8>>) {
         self.open.repeated = true;
         self.open.changes.push(RowChange::Meta(name.to_owned(), value));
@@ -407,7 +413,7 @@ impl State {
         std::mem::replace(&mut self.open, next)
     }
 
-    /// The group is on disk.
+    /// Notes that the group is on disk.
     pub(crate) fn complete(&mut self, number: u64, rollbacks: &[(Ts, Bytes)]) {
         self.completed = number;
         for record in rollbacks {
@@ -420,7 +426,8 @@ impl State {
         }
     }
 
-    /// Lets go of rows that were changed in group `number` or earlier, which is on disk.
+    /// Retires rows last changed in group `number` or earlier, which is on disk. Their records move
+    /// to the cache; locked rows stay live.
     pub(crate) fn retire(&mut self, keys: &[Bytes], number: u64) {
         for key in keys {
             let Entry::Occupied(mut entry) = self.live.entry(key.clone()) else {
@@ -428,7 +435,7 @@ impl State {
             };
             let live = entry.get_mut();
             if live.group > number {
-                continue; // its later group lets it go
+                continue; // retired with its later group
             }
             live.displaced.clear();
             if let Some(row) = live.current.take() {
@@ -440,7 +447,7 @@ impl State {
         }
     }
 
-    /// Lets go of raw rows likewise.
+    /// Drops raw rows in the same way.
     pub(crate) fn retire_raw(&mut self, keys: &[Bytes], number: u64) {
         for key in keys {
             if self.raw_live.get(key).is_some_and(|(_, group)| *group <= number) {

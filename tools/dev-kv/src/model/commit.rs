@@ -1,9 +1,10 @@
-//! The second phase: commit, roll back, and resolving what another transaction left.
+//! The second phase: commit, rollback, and resolving the locks that another transaction left.
 
 use super::{Effect, Failure, Kind, LockKind, Outcome, Refusal, Ts, Version, View};
 use bytes::Bytes;
 
-/// Commits the transaction's locks on `keys`. All of them, or none: one bad key refuses the request.
+/// Commits the transaction's locks on `keys`: all of them, or none. One bad key refuses the
+/// request.
 pub(crate) fn commit<V: View>(
     view: &mut V,
     keys: &[Bytes],
@@ -20,7 +21,7 @@ pub(crate) fn commit<V: View>(
     for key in keys {
         let held = view.key(key)?.lock.filter(|lock| lock.start_ts == start_ts);
         let Some(lock) = held else {
-            // Repeated, even with another timestamp: what was committed stands.
+            // A repeated commit succeeds, even with another timestamp. The first one holds.
             if view.commit_of(key, start_ts)?.is_some() {
                 continue;
             }
@@ -50,8 +51,8 @@ pub(crate) fn commit<V: View>(
     Ok(())
 }
 
-/// Takes the transaction back on `keys` and bars it from them for good. Refused as a whole when one of them
-/// is committed.
+/// Rolls the transaction back on `keys` and bars it from them for good. Refused as a whole when it
+/// is committed on one of them.
 pub(crate) fn rollback<V: View>(
     view: &mut V,
     keys: &[Bytes],
@@ -77,8 +78,8 @@ pub(crate) fn rollback<V: View>(
     Ok(())
 }
 
-/// Finishes the transaction's locks on `keys` as its primary was decided: `commit_ts` zero is a rollback.
-/// Keys on which it holds no lock are left alone.
+/// Finishes the transaction's locks on `keys` as its primary was decided; a `commit_ts` of zero is
+/// a rollback. Skips keys on which it holds no lock.
 pub(crate) fn resolve<V: View>(
     view: &mut V,
     keys: &[Bytes],

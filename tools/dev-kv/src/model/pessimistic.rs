@@ -8,26 +8,26 @@ use bytes::Bytes;
 /// A request for pessimistic locks.
 #[derive(Debug, Clone)]
 pub(crate) struct LockRequest {
-    /// The keys, each with whether it must have no value.
+    /// The keys, each with whether it is required to have no value.
     pub(crate) keys: Vec<(Bytes, bool)>,
     /// The key that decides the transaction.
     pub(crate) primary: Bytes,
-    /// The transaction.
+    /// The transaction's start timestamp.
     pub(crate) start_ts: Ts,
-    /// The locks' life.
+    /// How long the locks live, in milliseconds from the physical part of `start_ts`.
     pub(crate) ttl_ms: u64,
-    /// A commit after this is a conflict.
+    /// A commit after this timestamp is a conflict.
     pub(crate) for_update_ts: Ts,
     /// Floor for the commit timestamp.
     pub(crate) min_commit_ts: Ts,
-    /// Whether to answer what the keys hold.
+    /// Whether to return the newest values of the keys.
     pub(crate) return_values: bool,
 }
 
-/// The newest values, one a key in the order of the request; empty when none were asked for.
+/// The newest values, one per key in the order of the request; empty when none were asked for.
 pub(crate) type LockAnswer = Vec<Option<Bytes>>;
 
-/// Locks every key, or none. Repeating a request that succeeded is harmless.
+/// Locks every key, or none. Repeating a successful request is harmless.
 pub(crate) fn pessimistic_lock<V: View>(
     view: &mut V,
     request: &LockRequest,
@@ -64,7 +64,8 @@ pub(crate) fn pessimistic_lock<V: View>(
     Ok(values)
 }
 
-/// Whether a lock has to be written; `lock` takes over what the transaction's own lock has that is more.
+/// Whether a lock has to be written. Raises the fields of `lock` to those of the transaction's own
+/// lock where these are higher, and keeps its primary.
 fn check_one<V: View>(
     view: &mut V,
     request: &LockRequest,
@@ -120,8 +121,8 @@ fn check_one<V: View>(
     Ok(true)
 }
 
-/// Drops the transaction's pessimistic locks that were taken up to `for_update_ts`. Leaves no record: the
-/// transaction may lock the keys again.
+/// Drops the transaction's pessimistic locks that were taken at or before `for_update_ts`. Leaves
+/// no record, so the transaction may lock the keys again.
 pub(crate) fn pessimistic_rollback<V: View>(
     view: &mut V,
     keys: &[Bytes],

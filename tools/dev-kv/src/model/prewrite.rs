@@ -1,4 +1,4 @@
-//! The first phase: locks on every key, or, in one phase, the commit itself.
+//! The first phase: locks on every key, or the commit itself when it is one-phase.
 
 use super::{
     ConflictReason, Effect, Failure, KEY_BYTES_MAX, KeyState, Kind, Lock, LockKind, Outcome,
@@ -13,15 +13,15 @@ pub(crate) enum MutationOp {
     Put,
     /// Remove the value.
     Delete,
-    /// Only keep others from writing.
+    /// Lock the key without changing it.
     Lock,
-    /// Write a value where there is none.
+    /// Write a value; refuse if there is one already.
     Insert,
     /// Refuse if there is a value; write nothing.
     CheckNotExists,
 }
 
-/// What a pessimistic transaction claims to have done with a key before.
+/// What a pessimistic transaction claims to have done with a key before its prewrite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PessimisticAction {
     /// It never locked it.
@@ -32,16 +32,16 @@ pub(crate) enum PessimisticAction {
     CheckConstraints,
 }
 
-/// One key's change.
+/// A change to one key.
 #[derive(Debug, Clone)]
 pub(crate) struct Mutation {
-    /// The kind of change.
+    /// What is done to the key.
     pub(crate) op: MutationOp,
     /// The key.
     pub(crate) key: Bytes,
     /// The value; empty unless a value is written.
     pub(crate) value: Bytes,
-    /// For a pessimistic transaction.
+    /// The claim of a pessimistic transaction; not used for an optimistic one.
     pub(crate) action: PessimisticAction,
 }
 
@@ -52,46 +52,47 @@ pub(crate) struct Prewrite {
     pub(crate) mutations: Vec<Mutation>,
     /// The key that decides the transaction.
     pub(crate) primary: Bytes,
-    /// The transaction.
+    /// The transaction's start timestamp.
     pub(crate) start_ts: Ts,
-    /// The locks' life.
+    /// How long the locks live, in milliseconds from the physical part of `start_ts`.
     pub(crate) ttl_ms: u64,
-    /// Zero for an optimistic transaction.
+    /// The newest timestamp at which it took pessimistic locks; zero for an optimistic transaction.
     pub(crate) for_update_ts: Ts,
-    /// The caller's floor for the commit timestamp.
+    /// The caller's lower bound for the commit timestamp.
     pub(crate) min_commit_ts: Ts,
-    /// Size in keys, as the client says.
+    /// Size of the transaction in keys, as the client reports it.
     pub(crate) txn_size: u64,
-    /// All other keys when the transaction commits by its locks alone.
+    /// All other keys of an async commit; none for an ordinary one.
     pub(crate) async_commit: Option<Vec<Bytes>>,
-    /// Commit within this very request.
+    /// Whether to commit within this request.
     pub(crate) one_phase: bool,
 }
 
 /// A successful prewrite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Prewritten {
-    /// For an async commit: the least commit timestamp; zero when it fell back to two phases.
+    /// For an async commit, the lowest commit timestamp; zero when it fell back to two phases.
     pub(crate) min_commit_ts: Ts,
-    /// When it committed in one phase; zero when it did not.
+    /// The commit timestamp of a one-phase commit; zero when it was none.
     pub(crate) one_phase_commit_ts: Ts,
 }
 
 /// What to do with one key.
 enum Plan {
-    /// Lock or commit it, with this life for a lock; `held` when the transaction's own lock stands there.
+    /// Lock the key for this long, or commit it. `held` tells that the transaction's own
+    /// pessimistic lock is on it.
     Write { ttl_ms: u64, held: bool },
-    /// The transaction's lock stands already, with this floor.
+    /// The transaction's lock is already there, with this lower bound for the commit.
     Standing { min_commit_ts: Ts },
     /// The transaction is already committed here.
     Committed { commit_ts: Ts },
-    /// Only checked.
+    /// The key was only checked.
     Nothing,
 }
 
-/// Locks every key of the request, or commits them all when it is one phase. `fresh` is a timestamp that the
-/// oracle gave out inside the section in which the effects become visible: no reader with a later one can
-/// have looked before.
+/// Locks every key of the request, or commits them all when it is one-phase. `fresh` is a timestamp
+/// that the oracle gave out inside the critical section in which the effects become visible. So no
+/// reader with a later timestamp can have looked before.
 pub(crate) fn prewrite<V: View>(
     view: &mut V,
     request: &Prewrite,
@@ -126,7 +127,8 @@ pub(crate) fn prewrite<V: View>(
     }
 }
 
-/// Decides one key. A lock in the way is the inner error, because all of them are collected.
+/// Decides one key. A lock in the way is the inner error, because these are collected over all
+/// keys.
 fn plan<V: View>(
     view: &mut V,
     request: &Prewrite,
@@ -162,7 +164,7 @@ fn plan<V: View>(
             return Err(lost_pessimistic_lock(request, key));
         }
         if pessimistic {
-            lock.ttl_ms = 0; // the client resolves it whatever its age
+            lock.ttl_ms = 0; // makes the client resolve it whatever its age
         }
         return Ok(Err(Refusal::Locked { key: key.clone(), lock }));
     }
@@ -184,7 +186,7 @@ fn plan<V: View>(
     }))
 }
 
-/// The conflict that an unlocked key has with the request, if any.
+/// The conflict between the request and a key without a lock, if there is one.
 fn conflict<V: View>(
     view: &mut V,
     request: &Prewrite,
@@ -240,7 +242,7 @@ fn lost_pessimistic_lock<E>(request: &Prewrite, key: &Bytes) -> Failure<E> {
     ))
 }
 
-/// Writes the locks; answers the floor for an async commit.
+/// Writes the locks. Returns the lowest commit timestamp of an async commit; zero in two phases.
 fn place_locks(request: &Prewrite, plans: &[Plan], floor: Ts, out: &mut Vec<Effect>) -> Ts {
     let mut answer = Ts(0);
     let mut fell_back = request.async_commit.is_none();
@@ -288,8 +290,8 @@ fn lock(request: &Prewrite, mutation: &Mutation, ttl_ms: u64, floor: Ts) -> Lock
     }
 }
 
-/// Writes the records themselves; answers their commit timestamp, or that of the first time when the request
-/// is a repetition.
+/// Writes the records themselves. Returns their commit timestamp; for a repeated request, that of
+/// the first one.
 fn commit_at_once(request: &Prewrite, plans: &[Plan], commit_ts: Ts, out: &mut Vec<Effect>) -> Ts {
     let first = plans.iter().find_map(|plan| match plan {
         Plan::Committed { commit_ts } => Some(*commit_ts),

@@ -1,4 +1,5 @@
-//! What became of a transaction: asked of its primary, of its secondaries, and told by its heart-beat.
+//! The fate of a transaction: asked of its primary or its secondaries, and prolonged by
+//! heart-beats.
 
 use super::{Effect, Failure, Lock, LockKind, Outcome, Refusal, Ts, View};
 use bytes::Bytes;
@@ -7,53 +8,53 @@ use bytes::Bytes;
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "the wire's own switches, each independent")]
 pub(crate) struct CheckStatus {
-    /// Where the asker believes the transaction is decided.
+    /// The key that the asker takes for the transaction's primary.
     pub(crate) primary: Bytes,
-    /// The transaction.
+    /// The transaction's start timestamp.
     pub(crate) lock_ts: Ts,
-    /// The asker's own transaction.
+    /// Start timestamp of the asker's own transaction.
     pub(crate) caller_start_ts: Ts,
-    /// Now; the largest timestamp ends every lock.
+    /// The current time; the largest timestamp makes every lock expire.
     pub(crate) current_ts: Ts,
-    /// Bar a transaction that left no trace.
+    /// Bar a transaction that has left no trace.
     pub(crate) rollback_if_not_exist: bool,
     /// Treat an async commit as an ordinary one.
     pub(crate) force_sync_commit: bool,
-    /// The lock in the asker's way was a pessimistic one.
+    /// The lock in the asker's way is a pessimistic one.
     pub(crate) resolving_pessimistic_lock: bool,
     /// Refuse when the lock names another primary.
     pub(crate) verify_is_primary: bool,
 }
 
-/// What the question itself did.
+/// What the question itself changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Nothing.
+    /// Nothing changed.
     None,
-    /// The lock's time was over: rolled back.
+    /// The lock had expired and was rolled back.
     TtlExpireRollback,
-    /// There was no trace: barred.
+    /// The transaction had left no trace and was barred.
     LockNotExistRollback,
-    /// The lock will commit above the asker's timestamp.
+    /// The lock will commit above the asker's start timestamp.
     MinCommitTsPushed,
-    /// The pessimistic lock's time was over: dropped.
+    /// The pessimistic lock had expired and was dropped.
     TtlExpirePessimisticRollback,
-    /// There was no trace, and the asker waits for a pessimistic lock only.
+    /// There was no trace, and nothing was done, as the asker only waits for a pessimistic lock.
     LockNotExistDoNothing,
 }
 
 /// What became of the transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TxnStatus {
-    /// It was or is now rolled back, or nothing is known of it.
+    /// It is rolled back, or has left no trace.
     RolledBack(Action),
     /// It is committed.
     Committed(Ts),
-    /// It still holds its primary.
+    /// It still holds its primary with this lock.
     Alive(Box<Lock>, Action),
 }
 
-/// Finds out what became of a transaction, ending it when its time is over.
+/// Finds out what became of a transaction, and ends it when its lock has expired.
 pub(crate) fn check_txn_status<V: View>(
     view: &mut V,
     request: &CheckStatus,
@@ -67,8 +68,9 @@ pub(crate) fn check_txn_status<V: View>(
         if !foreign {
             return Ok(held_primary(request, lock, out));
         }
-        // A pessimistic lock of a statement that chose another primary is left over; anything else is a
-        // caller's mistake that must not end the transaction.
+        // A pessimistic lock may be left from a statement that chose another primary; it is
+        // dropped. In all other cases the caller is mistaken, and that must not end the
+        // transaction.
         if lock.kind != LockKind::Pessimistic || request.resolving_pessimistic_lock {
             return Err(Failure::refused(Refusal::PrimaryMismatch {
                 key: key.clone(),
@@ -84,7 +86,7 @@ pub(crate) fn check_txn_status<V: View>(
         return Ok(TxnStatus::RolledBack(Action::None));
     }
     if !request.rollback_if_not_exist {
-        out.clear(); // a refusal changes nothing
+        out.clear(); // a refused request changes nothing
         return Err(Failure::refused(Refusal::TxnNotFound { start_ts, primary: key.clone() }));
     }
     if request.resolving_pessimistic_lock {
@@ -94,11 +96,11 @@ pub(crate) fn check_txn_status<V: View>(
     Ok(TxnStatus::RolledBack(Action::LockNotExistRollback))
 }
 
-/// The primary is held: alive, or ended now.
+/// Handles a primary that is locked: it stays alive, or ends now.
 fn held_primary(request: &CheckStatus, lock: &Lock, out: &mut Vec<Effect>) -> TxnStatus {
     let key = &request.primary;
     if lock.async_commit && !request.force_sync_commit {
-        // Its secondaries may make it committed already; only asking them tells.
+        // The transaction may be committed already. Only its secondaries can tell.
         return TxnStatus::Alive(Box::new(lock.clone()), Action::None);
     }
     if !lock.expired(request.current_ts) {
@@ -114,18 +116,19 @@ fn held_primary(request: &CheckStatus, lock: &Lock, out: &mut Vec<Effect>) -> Tx
     TxnStatus::RolledBack(Action::TtlExpireRollback)
 }
 
-/// What the secondaries of an async commit say.
+/// The state of an async commit, as seen from some of its secondaries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SecondaryStatus {
-    /// All locks stand.
+    /// All locks are in place.
     Locked(Vec<(Bytes, Box<Lock>)>),
-    /// One is committed.
+    /// One key is committed, at this timestamp.
     Committed(Ts),
-    /// One is missing, and is barred now: the transaction cannot commit any more.
+    /// One lock is missing, and its key is barred: the transaction can no longer commit.
     RolledBack,
 }
 
-/// Asks secondaries for their locks; a missing one is barred, which ends the transaction.
+/// Looks for the locks of these secondaries. Bars a key whose lock is missing, which ends the
+/// transaction.
 pub(crate) fn check_secondary_locks<V: View>(
     view: &mut V,
     keys: &[Bytes],
@@ -152,7 +155,7 @@ pub(crate) fn check_secondary_locks<V: View>(
     Ok(SecondaryStatus::Locked(locks))
 }
 
-/// Prolongs the primary's lock; never shortens it. Answers its life in milliseconds.
+/// Prolongs the primary's lock; never shortens it. Returns its life in milliseconds.
 pub(crate) fn heart_beat<V: View>(
     view: &mut V,
     primary: &Bytes,

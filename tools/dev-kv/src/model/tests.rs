@@ -1,5 +1,6 @@
-//! The rules, over a naive store: a map of versions and nothing clever. One part goes through situations one
-//! by one; the other lets random transactions run and compares what readers see with a history kept aside.
+//! Tests of the rules over a naive store, which is a map of versions. Most go through single
+//! situations. A property test runs random transactions and compares what readers see with a
+//! separate history.
 
 use super::*;
 use proptest::prelude::*;
@@ -38,7 +39,7 @@ impl Naive {
         }
     }
 
-    /// What a reader sees, or the lock in its way.
+    /// What a reader sees, or the lock that blocks it.
     fn read(&self, key: &Bytes, version: Ts) -> Result<Option<Bytes>, Box<Lock>> {
         if let Some(lock) = self.locks.get(key)
             && blocks_read(key, lock, version, &[])
@@ -52,7 +53,7 @@ impl Naive {
             .and_then(|(record, value)| (record.kind == Kind::Put).then(|| value.clone())))
     }
 
-    /// Runs an operation and applies what it did.
+    /// Runs an operation and applies its effects.
     fn run<T>(
         &mut self,
         operation: impl FnOnce(&mut Self, &mut Vec<Effect>) -> Outcome<T, Self>,
@@ -337,7 +338,7 @@ fn an_async_commit_keeps_its_secondaries_on_the_primary() {
     assert_eq!(done.min_commit_ts, Ts(20));
     assert_eq!(kv.locks[&key("a")].secondaries, [key("b")]);
     assert!(kv.locks[&key("b")].secondaries.is_empty());
-    // Readers never end it by its age.
+    // A reader never ends it, whatever its age.
     let status =
         kv.run(|kv, out| check_txn_status(kv, &status_question("a", 10, TS_MAX), out)).unwrap();
     assert!(matches!(status, TxnStatus::Alive(_, Action::None)));
@@ -470,7 +471,7 @@ fn a_pessimistic_prewrite_needs_the_lock_it_claims() {
     assert!(
         matches!(refused.as_slice(), [Refusal::Abort(text)] if text.contains("PessimisticLockNotFound"))
     );
-    // Nobody wrote since it began: the lock that got lost did no harm.
+    // There is no commit since its start, so the lost lock did no harm.
     let claims = Prewrite { start_ts: Ts(40), for_update_ts: Ts(40), ..claims };
     prewrite_on(&mut kv, &claims).unwrap();
 }
@@ -523,8 +524,8 @@ struct Remembered {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Each answered commit is in the history from its timestamp on, wholly; each reader that is answered sees
-    /// exactly the history at its timestamp, and goes on seeing it.
+    /// An acknowledged commit is in the history from its timestamp on, as a whole. A reader that is
+    /// answered sees exactly the history at its timestamp, and so does every later reader at it.
     #[test]
     fn readers_see_the_history_of_answered_commits(
         steps in proptest::collection::vec(any_step(), 1..80),

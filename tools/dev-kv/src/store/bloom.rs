@@ -1,9 +1,9 @@
-//! Which keys have a row at all, by a Bloom filter in memory: a fresh key is found to be fresh without
-//! searching the engine for it.
+//! Bloom filters in memory that tell which keys have a row at all. A new key is recognised without
+//! a search in the engine.
 //!
-//! Blocks of one cache line, after Putze, Sanders, Singler: "Cache-, hash- and space-efficient Bloom
-//! filters" (2009). The filter of a store that has rows is filled by a scan in the background; until it is
-//! done, every key may be there. A full filter is replaced by a larger one in the same way.
+//! A block is one cache line, after Putze, Sanders, Singler: "Cache-, hash- and space-efficient
+//! Bloom filters" (2009). When a store has rows already, a scan in the background fills its filter;
+//! until then every key may have a row. A full filter is replaced by a larger one in the same way.
 
 use super::{StoreError, user_key};
 use fjall::{Database, Keyspace, Readable as _};
@@ -12,22 +12,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
-/// Words of 64 bits in a block: a cache line.
+/// 64-bit words in a block, which is a cache line.
 const BLOCK_WORDS: usize = 8;
 const BLOCK_BITS: u64 = 512;
-/// Bits set for a key, all in one block.
+/// Bits set per key, all in one block.
 const PROBES: u32 = 6;
 const BITS_PER_KEY: usize = 10;
-/// Keys that the first filter is made for (5 MiB), and how much larger the next one is. Each next one costs a scan
-/// of the table: a first one for a quarter of them took 6.1 us of processor time for each of 2 million fresh keys,
-/// this one less than 6.
+/// Capacity of the first filter in keys (5 MiB), and the growth factor from one filter to the next.
+/// Each next one costs a scan of the table. Starting with a quarter of this capacity took 6.1 us of
+/// processor time for each of 2 million new keys; this one takes less than 6.
 const KEYS_FIRST: usize = 4 << 20;
 const GROWTH: usize = 4;
 
 #[derive(Debug)]
 struct Filter {
     words: Box<[AtomicU64]>,
-    /// Keys added that were not there before, nearly.
+    /// Approximate number of distinct keys added.
     keys: AtomicU64,
     capacity: usize,
 }
@@ -39,10 +39,11 @@ impl Filter {
         Self { words, keys: AtomicU64::new(0), capacity }
     }
 
-    /// Its block's words, and the bits of the key in them: word and mask.
+    /// The key's bits, all in one block, each as a word and a mask.
     fn bits(&self, hash: u64) -> impl Iterator<Item = (&AtomicU64, u64)> {
         let blocks = self.words.len() / BLOCK_WORDS;
-        // The upper half picks the block, evenly, by multiplication; the lower half picks the bits.
+        // The upper half of the hash picks the block, evenly, by multiplication. The lower half
+        // picks the bits.
         let block = usize::try_from(((hash >> 32) * blocks as u64) >> 32).unwrap_or(0);
         let words = self.words.get(block * BLOCK_WORDS..).unwrap_or_default();
         let mut rest = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -74,9 +75,9 @@ impl Filter {
 
 #[derive(Debug, Default)]
 struct Filters {
-    /// Holds every key that has a row.
+    /// Holds every key that has a row; none while the first one is filled.
     now: Option<Filter>,
-    /// Is being filled, to take its place.
+    /// Is being filled, to replace `now`.
     next: Option<Arc<Filter>>,
 }
 
@@ -87,28 +88,28 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// The keys of one table.
+/// Filter of the keys of one table.
 #[derive(Debug, Default)]
 pub(super) struct BloomFilters {
     shared: Arc<Shared>,
     filling: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// While it is held, no filter begins to be filled: the rows of a batch go to disk under it, and their keys
-/// are added under it.
+/// A guard to hold while a batch goes to disk and its keys are added. No filling starts meanwhile,
+/// so a key is in the scanned snapshot or is added to the new filter.
 pub(super) struct Adding<'a> {
     presence: &'a BloomFilters,
     filters: RwLockReadGuard<'a, Filters>,
 }
 
 impl BloomFilters {
-    /// Whether the key may have a row.
+    /// Whether the key may have a row. False is certain.
     pub(super) fn may_hold(&self, key: &[u8]) -> bool {
         let filters = self.shared.filters.read().unwrap_or_else(PoisonError::into_inner);
         filters.now.as_ref().is_none_or(|filter| filter.may_hold(self.shared.hasher.hash_one(key)))
     }
 
-    /// Starts with what the table holds.
+    /// Starts the filter with the rows of the table.
     pub(super) fn begin(&self, db: &Database, table: &Keyspace) {
         if table.iter().next().is_none() {
             let mut filters = self.shared.filters.write().unwrap_or_else(PoisonError::into_inner);
@@ -119,13 +120,13 @@ impl BloomFilters {
         }
     }
 
-    /// Begins to add keys.
+    /// Takes the guard to add keys under.
     pub(super) fn adding(&self) -> Adding<'_> {
         let filters = self.shared.filters.read().unwrap_or_else(PoisonError::into_inner);
         Adding { presence: self, filters }
     }
 
-    /// Makes room for more keys, if there is need.
+    /// Starts to fill a larger filter, if this one is full.
     pub(super) fn grow(&self, db: &Database, table: &Keyspace) {
         let capacity = {
             let filters = self.shared.filters.read().unwrap_or_else(PoisonError::into_inner);
@@ -142,7 +143,7 @@ impl BloomFilters {
         let rows = {
             let mut filters = self.shared.filters.write().unwrap_or_else(PoisonError::into_inner);
             filters.next = Some(Arc::clone(&next));
-            // Every row is either in this snapshot or added to the filter later.
+            // Every row is in this snapshot, or is added to the filter later.
             db.snapshot().iter(table)
         };
         let shared = Arc::clone(&self.shared);
@@ -155,7 +156,7 @@ impl BloomFilters {
                 match filled {
                     Ok(true) => filters.now = next,
                     Ok(false) => {}
-                    // The former filter, or none, is still right.
+                    // The old filter, or none, is still correct.
                     Err(error) => {
                         tracing::warn!(error = %types::error::chain(&error), "keys not counted");
                     }
@@ -170,7 +171,7 @@ impl BloomFilters {
     }
 }
 
-/// Adds every row's key; false when it was told to stop.
+/// Adds the key of every row; false when it was told to stop.
 fn add_all(shared: &Shared, filter: &Filter, rows: fjall::Iter) -> Result<bool, StoreError> {
     for row in rows {
         if shared.stop.load(Ordering::Relaxed) {
@@ -195,7 +196,7 @@ impl Drop for BloomFilters {
 }
 
 impl Adding<'_> {
-    /// The key has a row.
+    /// Adds a key that has a row.
     pub(super) fn add(&self, key: &[u8]) {
         let hash = self.presence.shared.hasher.hash_one(key);
         if let Some(filter) = &self.filters.now {

@@ -1,13 +1,13 @@
-//! How rows look on disk, and the key encodings. Fixed-size integers are big-endian; decoders check lengths
-//! and answer `Corrupt` rather than guess.
+//! Encodings of rows and row keys on disk. Fixed-size integers are big-endian. Decoders check
+//! lengths and return `Corrupt` rather than guess.
 
 use crate::model::{Kind, Lock, LockKind, Ts, Version};
 use bytes::{Buf, Bytes};
 
-/// Values that a key's walk may pass from one milestone to the next.
+/// Values of a key between two milestones, which bounds a walk through its history.
 pub(crate) const STEPS_MAX: u8 = 64;
 
-/// A row that no version of this program wrote.
+/// A row that no version of this program can have written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("corrupt {0} row")]
 pub(crate) struct Corrupt(pub(crate) &'static str);
@@ -15,11 +15,11 @@ pub(crate) struct Corrupt(pub(crate) &'static str);
 /// What the `current` table holds for a key: its newest records. Older ones are history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Current {
-    /// The newest record that says what the value is.
+    /// The newest record that determines the value, with the value.
     pub(crate) data: Option<(Version, Bytes)>,
-    /// The newest `Lock` record, when it is newer than that.
+    /// The newest `Lock` record, if it is newer than `data`.
     pub(crate) lock: Option<Version>,
-    /// How many values were displaced since the last milestone.
+    /// Values displaced since the last milestone.
     pub(crate) steps: u8,
 }
 
@@ -29,19 +29,20 @@ impl Current {
         self.lock.or(self.newest_data())
     }
 
-    /// The newest record that says what the value is.
+    /// The newest record that determines the value.
     pub(crate) fn newest_data(&self) -> Option<Version> {
         self.data.as_ref().map(|(version, _)| *version)
     }
 
-    /// Adds a record. Answers those that went into the history, and whether it is a milestone there.
+    /// Adds a record. Returns the records that move to the history, and whether it is a milestone
+    /// there.
     ///
-    /// A correct client's records come in the order of their commits. Another's join the history behind the
-    /// newest one.
+    /// A correct client's records arrive in the order of their commits. Late ones go straight into
+    /// the history.
     pub(crate) fn add(&mut self, version: Version, value: Bytes) -> (Vec<Displaced>, bool) {
         let mut displaced = Vec::new();
         let mut displace = |version: Version, value: Bytes, until: Ts| {
-            // Of one moment there is one record.
+            // A key keeps one record per commit timestamp.
             if version.commit_ts != until {
                 displaced.push(Displaced { version, value, until });
             }
@@ -79,7 +80,7 @@ impl Current {
         (displaced, milestone)
     }
 
-    /// Bytes that the row takes in memory, roughly.
+    /// Approximate bytes of the row in memory.
     pub(crate) fn weight(&self) -> usize {
         self.data.as_ref().map_or(0, |(_, value)| value.len())
     }
@@ -92,7 +93,8 @@ pub(crate) struct Displaced {
     pub(crate) version: Version,
     /// Its value.
     pub(crate) value: Bytes,
-    /// The commit timestamp of the record that displaced it. From this safe point on nobody can read it.
+    /// Commit timestamp of the record that displaced it. Once the safe point reaches this, no read
+    /// sees it.
     pub(crate) until: Ts,
 }
 
@@ -153,7 +155,7 @@ pub(crate) fn decode_current(mut row: &[u8]) -> Result<Current, Corrupt> {
     Ok(Current { data, lock, steps })
 }
 
-/// Encodes a history row's value; two of its timestamps are in the key.
+/// Encodes a history row's value. Two of its timestamps are in the key.
 pub(crate) fn encode_displaced(row: &Displaced, out: &mut Vec<u8>) {
     out.clear();
     out.push(match row.version.kind {
@@ -184,7 +186,7 @@ pub(crate) fn decode_displaced(key: &[u8], mut row: &[u8]) -> Result<Displaced, 
     })
 }
 
-/// The safe point from which a history row is garbage.
+/// The safe point at which a history row becomes garbage.
 pub(crate) fn history_until(mut row_key: &[u8]) -> Option<Ts> {
     take_ts(&mut row_key)
 }
@@ -206,7 +208,7 @@ pub(crate) fn encode_lock(lock: &Lock, out: &mut Vec<u8>) {
     }
     put_bytes(out, &lock.primary);
     put_bytes(out, &lock.value);
-    put_bytes(out, &[]); // room for a later field: its length is always there
+    put_bytes(out, &[]); // an empty field, reserved for a later one
     for secondary in &lock.secondaries {
         put_bytes(out, secondary);
     }
@@ -293,8 +295,9 @@ fn take_version(rest: &mut &[u8], kind: Kind) -> Option<Version> {
 const GROUP: usize = 8;
 const MARKER: u8 = 0xff;
 
-/// Appends the memcomparable form of a key, as TiKV and PD use it: groups of eight bytes, zero padded, each
-/// followed by 0xff less the padding's length. Its order is the key's own, and none is a prefix of another.
+/// Appends the memcomparable form of a key, as TiKV and PD use it: groups of eight bytes, zero
+/// padded, each followed by 0xff minus the length of the padding. It keeps the order of keys, and
+/// no form is a prefix of another.
 pub(crate) fn encode_key(key: &[u8], out: &mut Vec<u8>) {
     let mut chunks = key.chunks_exact(GROUP);
     for chunk in &mut chunks {
@@ -310,7 +313,7 @@ pub(crate) fn encode_key(key: &[u8], out: &mut Vec<u8>) {
     out.push(MARKER - u8::try_from(GROUP - rest.len()).unwrap_or(0));
 }
 
-/// The key whose memcomparable form this is; none when it is not one.
+/// The key with this memcomparable form; none when it is malformed.
 pub(crate) fn decode_key(encoded: &[u8]) -> Option<Vec<u8>> {
     let mut key = Vec::with_capacity(encoded.len());
     let mut rest = encoded;
@@ -333,8 +336,8 @@ pub(crate) fn decode_key(encoded: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The history key of a record: in the order in which records were displaced; of one moment, by key; of one
-/// key, newest first.
+/// The history key of a record. Orders by the timestamp of displacement, then by key, then newest
+/// first.
 pub(crate) fn history_key(key: &[u8], until: Ts, commit_ts: Ts, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&until.0.to_be_bytes());
@@ -347,19 +350,19 @@ pub(crate) fn history_user_key(row_key: &[u8]) -> Option<Vec<u8>> {
     decode_key(row_key.get(8..row_key.len().checked_sub(8)?)?)
 }
 
-/// A milestone: by key, then by the commit timestamp of the record it stands at.
+/// A milestone's key. Orders by key, then by the commit timestamp of the record it is at.
 pub(crate) fn milestone_key(key: &[u8], at: Ts, out: &mut Vec<u8>) {
     out.clear();
     encode_key(key, out);
     out.extend_from_slice(&at.0.to_be_bytes());
 }
 
-/// Where a milestone stands.
+/// The commit timestamp a milestone is at.
 pub(crate) fn milestone_at(row_key: &[u8]) -> Option<Ts> {
     row_key.last_chunk::<8>().map(|at| Ts(u64::from_be_bytes(*at)))
 }
 
-/// A key ordered by timestamp first: rollback records, and deletions that wait for the safe point.
+/// A key prefixed with a timestamp: rollback records, and deletions that wait for the safe point.
 pub(crate) fn timed_key(ts: Ts, key: &[u8], out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&ts.0.to_be_bytes());

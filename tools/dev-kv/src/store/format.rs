@@ -1,4 +1,5 @@
-//! Whose the directory is, and its format mark. Only this program's data of this very format is opened.
+//! Ownership of the data directory, and its format mark. Only data of exactly this format is
+//! opened.
 
 use super::StoreError;
 use super::marks::Marks;
@@ -7,17 +8,18 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-/// Raised whenever rows change their form; there is no conversion, a development store is made anew.
+/// Raised whenever the form of rows changes. There is no conversion: start a development store
+/// anew.
 const FORMAT: u32 = 2;
 const FILE: &str = "dev-kv.format";
-/// Held by the process that has the directory.
+/// Locked by the process that owns the directory.
 const LOCK: &str = "dev-kv.lock";
-/// Written and removed again, to see whether there is room.
+/// Written and removed again, to find out whether there is room.
 const ROOM: &str = "dev-kv.room";
-/// So much must be free before writes are tried again: a small table, and some writes.
+/// Bytes that must be free before writes are tried again: a small table, and some writes.
 const ROOM_BYTES: usize = 1 << 20;
 
-/// A data directory that this process has, until the last of these is dropped.
+/// A data directory that this process owns until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
@@ -26,20 +28,20 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Takes it; refuses one that holds anything else or is another process's, and marks an absent or empty
-    /// one.
+    /// Takes ownership, and marks an absent or empty directory. Fails when it holds anything else
+    /// or another process owns it.
     pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
         let lock = take(path)?;
         fs::remove_file(path.join(ROOM)).ok(); // left by a process that was killed
         Ok(Self { path: path.to_owned(), marks: Marks::open(path)?, _lock: lock })
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the store must at least hold.
+    /// What the store must hold at least.
     pub(crate) fn marks(&self) -> &Marks {
         &self.marks
     }
@@ -49,7 +51,7 @@ impl Directory {
         self.path.join("data")
     }
 
-    /// Whether the disk has room, and files may grow beyond the longest journal.
+    /// Whether the disk has room, and a file may grow beyond the longest journal.
     pub(crate) fn has_room(&self) -> bool {
         let room = self.path.join(ROOM);
         let written = self.write_as_a_journal(&room);
@@ -102,7 +104,8 @@ fn take(directory: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Complete or absent, never half: a crash in between leaves a draft that is written again.
+/// Creates the mark. It appears complete or not at all; a crash in between leaves a draft that is
+/// overwritten.
 fn mark(directory: &Path, path: &Path) -> Result<(), StoreError> {
     let draft = directory.join("dev-kv.format.new");
     let mut file = File::create(&draft)?;

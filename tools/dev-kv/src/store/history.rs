@@ -1,12 +1,14 @@
-//! Displaced records, in the order of time.
+//! Displaced records, ordered by the time of their displacement.
 //!
-//! A row's key begins with the timestamp at which its record was displaced. So rows are always added at the
-//! end of the table, which costs an LSM tree next to nothing: tables on disk do not overlap, and are moved
-//! down its levels instead of being merged. And what a safe point makes garbage is the beginning of the table.
+//! A row's key begins with the timestamp at which its record was displaced. So rows are always
+//! added at the end of the table. This costs an LSM tree next to nothing: its tables do not
+//! overlap, and move down the levels without being merged. The garbage below a safe point is a
+//! prefix of the table.
 //!
-//! A key's records are a chain: each one's commit timestamp is the one at which it displaced those before it.
-//! Whoever looks for an old record walks down from the newest. A key that changes often has a *milestone*
-//! after every so many records, ordered by key, from where a walk may begin.
+//! A key's records form a chain: each record displaced the ones before it at its own commit
+//! timestamp. A search for an old record walks down from the newest. A key that changes often has a
+//! *milestone* after every [`codec::STEPS_MAX`] values. Milestones are ordered by key, and a walk
+//! may begin at one.
 
 use super::codec::{self, Displaced};
 use super::{KeyRange, Store, StoreError, reclaim};
@@ -19,12 +21,12 @@ use std::time::Duration;
 #[cfg(test)]
 mod tests;
 
-/// Between two looks at whether the memory of a table is on disk.
+/// Pause between two checks whether a memtable has been flushed.
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 
 impl Store {
-    /// The displaced `Put` or `Delete` that was in force at `version`, when the newest one was committed at
-    /// `newest`, later than that.
+    /// The displaced `Put` or `Delete` that was in force at `version`. The key's newest one was
+    /// committed at `newest`, which is above `version`.
     pub(crate) fn history_at(
         &self,
         key: &[u8],
@@ -53,8 +55,8 @@ impl Store {
         Ok(found)
     }
 
-    /// The displaced record that transaction `start_ts` committed on the key. `later` are the commit
-    /// timestamps of records that are known, among them those of the newest on disk.
+    /// The displaced record that transaction `start_ts` committed on the key. `later` are the
+    /// commit timestamps of known records, including the newest ones on disk.
     pub(crate) fn history_of(
         &self,
         key: &[u8],
@@ -67,7 +69,7 @@ impl Store {
                 if version.start_ts == start_ts {
                     return Ok(Some(version));
                 }
-                // Whatever was displaced before its start was committed before it, too.
+                // A record displaced before the transaction's start was also committed before it.
                 if version.commit_ts < at && version.commit_ts > start_ts {
                     later.push(version.commit_ts);
                 }
@@ -76,8 +78,8 @@ impl Store {
         Ok(None)
     }
 
-    /// What the record committed at `at` displaced: a `Put` or `Delete`, a `Lock`, or both; more when a client
-    /// committed out of order.
+    /// What the record committed at `at` displaced: a `Put` or `Delete`, a `Lock`, or both. More if
+    /// a client committed out of order.
     fn displaced_at(
         &self,
         key: &[u8],
@@ -92,7 +94,7 @@ impl Store {
         })
     }
 
-    /// The first milestone of a key after `version`.
+    /// The key's first milestone after `version`.
     fn milestone_after(&self, key: &[u8], version: Ts) -> Result<Option<Ts>, StoreError> {
         let (mut from, mut to) = (Vec::new(), Vec::new());
         codec::milestone_key(key, Ts(version.0.saturating_add(1)), &mut from);
@@ -101,7 +103,7 @@ impl Store {
         Ok(Some(codec::milestone_at(&first.key()?).ok_or(codec::Corrupt("milestone"))?))
     }
 
-    /// Row keys of the history of all keys in `range`. Reads the whole history.
+    /// History row keys of all user keys in `range`. Reads the whole history.
     pub(crate) fn scan_history_keys(
         &self,
         range: &KeyRange,
@@ -119,22 +121,22 @@ impl Store {
         })
     }
 
-    /// Rewrites the history without its garbage. Takes as long as reading it does; writers go on. Once
-    /// `closing` is set it ends soon, its work undone.
+    /// Rewrites the history without its garbage. Takes as long as reading it; writes continue
+    /// meanwhile. Once `closing` is set it stops soon, without effect.
     pub(crate) fn compact_history(&self, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
         self.compact(&self.history, closing)?;
         self.compact(&self.milestones, closing)
     }
 
     fn compact(&self, table: &Keyspace, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
-        // What is still in memory is not compacted. The engine's own way to wait for the flush would wait for
-        // ever when the thread that flushes has failed.
+        // Compaction skips what is still in memory. The engine's own wait for a flush would never
+        // return if the flushing thread has failed.
         table.rotate_memtable()?;
         while table.sealed_memtable_count() > 0 {
             if closing.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            // Fails once such a thread has.
+            // Fails once the flushing thread has failed.
             self.db.persist(PersistMode::Buffer)?;
             std::thread::sleep(FLUSH_POLL);
         }

@@ -1,13 +1,15 @@
-//! What stands in the storage engine's journals, looked at before the engine opens them.
+//! Checks the storage engine's journals before the engine opens them.
 //!
-//! The engine takes whatever it cannot read for the end of a journal, and cuts it off. Only one thing may be
-//! cut off: the torn tail of the last write, which nobody was told of. Everything else that does not read is
-//! damage, and so are journals that are missing and writes that are missing between two others.
+//! The engine takes the first thing it cannot read for the end of a journal, and cuts off the rest.
+//! Only the torn tail of the last write may be cut off, because it was never acknowledged. Anything
+//! else that cannot be read is damage. So is a missing journal, or a write missing between two
+//! others.
 //!
-//! A journal is a row of batches: a start with the number of items and a sequence number, the items, and an
-//! end with a checksum of the items and four magic bytes. Behind the last one it holds zeros, as far as it
-//! was made long in advance. Every batch of ours holds a row with the number of the write, one more than in
-//! the batch before; batches of releases before this row are taken without it.
+//! A journal is a sequence of batches. A batch has a start with the number of items and a sequence
+//! number, the items, and an end with a checksum of the items and four magic bytes. The file is
+//! allocated in advance, so zeros may follow the last batch. Every batch holds a row with the
+//! number of the write, one more than in the batch before. Batches of releases without this row are
+//! accepted.
 
 use super::{StoreError, WRITES};
 use std::fs::{self, File};
@@ -25,29 +27,30 @@ const END: u8 = 3;
 const CLEAR: u8 = 4;
 /// Ends every batch.
 const MAGIC: [u8; 4] = *b"FJL\x03";
-/// Sequence numbers have no checksum. They grow with each batch, and by a few with each table.
+/// Bounds for sequence numbers, which have no checksum. They grow with each batch, and by a few
+/// with each table.
 const SEQNO_GAP_MAX: u64 = 1 << 32;
 const SEQNO_MAX: u64 = 1 << 56;
-/// What a disk writes at once or not at all.
+/// A disk writes this many bytes at once or not at all.
 const SECTOR: u64 = 512;
-/// Bytes looked at at once.
+/// Bytes scanned at a time.
 const BLOCK: u64 = 64 << 10;
 const BUFFER: usize = 64 << 10;
-/// As many as are looked at at once.
+/// Zeros to compare a block with.
 static ZEROS: [u8; BUFFER] = [0; BUFFER];
 
-/// The last write found.
+/// The last write in the journals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LastWrite {
     /// Its number.
     pub(super) number: u64,
     /// The journal that holds it.
     pub(super) file: PathBuf,
-    /// Where it ends.
+    /// The byte after it.
     pub(super) end: u64,
 }
 
-/// A tail of the last write that is not whole.
+/// The torn tail of the last write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Torn {
     /// The journal that holds it.
@@ -67,7 +70,8 @@ pub(super) struct Contents {
     pub(super) torn: Option<Torn>,
 }
 
-/// Reads all journals of the engine's directory, which is to hold some. Changes nothing.
+/// Reads all journals in the engine's directory, and changes nothing. Fails when there is no
+/// journal.
 pub(super) fn inspect(directory: &Path) -> Result<Contents, StoreError> {
     let mut contents = Contents::default();
     let mut seqno = None;
@@ -162,12 +166,12 @@ fn damaged(file: &Path, offset: u64, problem: &str) -> StoreError {
     ))
 }
 
-/// Why a batch could not be read.
+/// Why a batch cannot be read.
 #[derive(Debug)]
 enum Stop {
-    /// It goes on behind the end of what is written.
+    /// It extends beyond the written part of the journal.
     Short,
-    /// It is written, and wrong. The next one would begin here, if that is known.
+    /// It is written, but wrong. If the second field is known, the next batch would begin there.
     Wrong(&'static str, Option<u64>),
     /// The file cannot be read.
     Io(io::Error),
@@ -187,9 +191,9 @@ struct Batch {
 
 struct Journal {
     file: BufReader<File>,
-    /// Where the next byte is read.
+    /// Position of the next byte to read.
     at: u64,
-    /// Behind this there are zeros only.
+    /// The bytes from here on are all zero.
     end: u64,
 }
 
@@ -218,7 +222,7 @@ impl Journal {
         Ok(bytes)
     }
 
-    /// Goes on by this many bytes, if they are there.
+    /// Advances by this many bytes, if they are written.
     fn reserve(&mut self, count: u64) -> Result<(), Stop> {
         let after = self.at.checked_add(count).filter(|after| *after <= self.end);
         self.at = after.ok_or(Stop::Short)?;
@@ -239,7 +243,7 @@ impl Journal {
         Ok(bytes)
     }
 
-    /// The batch that begins here.
+    /// Reads the batch that begins at `at`.
     fn batch(&mut self, at: u64) -> Result<Batch, Stop> {
         if self.at != at {
             self.file.seek(SeekFrom::Start(at))?;
@@ -268,7 +272,7 @@ impl Journal {
         Ok(Batch { seqno, write, end: self.at })
     }
 
-    /// An item of a batch; the number of the write, when it is that.
+    /// Reads an item of a batch; returns the number of the write if the item holds it.
     fn item(&mut self, hash: &mut Xxh3) -> Result<Option<u64>, Stop> {
         match self.hashed::<1>(hash)? {
             [ITEM] => {}
@@ -278,7 +282,8 @@ impl Journal {
             }
             _ => return Err(Stop::Wrong("its batch holds what is no item", None)),
         }
-        // Kind of value, compression, table, length of the key, of the value, and of it as it is stored.
+        // Kind of value, compression, table, and three lengths: key, value, and the value as
+        // stored.
         let head: [u8; 20] = self.hashed(hash)?;
         let [.., k0, k1, _, _, _, _, v0, v1, v2, v3] = head;
         let key = self.hashed_vec(u16::from_le_bytes([k0, k1]).into(), hash)?;
@@ -298,10 +303,10 @@ impl Journal {
         Ok(None)
     }
 
-    /// Why the batch at `at`, which does not read, cannot be the torn tail of the last write; none if it can.
+    /// Why the unreadable batch at `at` cannot be the torn tail of the last write; none if it can.
     ///
-    /// A torn write is a piece of a batch: it ends too early, or sectors within it are still zeros. It is
-    /// followed by nothing.
+    /// A torn write is an incomplete batch with nothing after it: it ends too early, or some of its
+    /// sectors are still zeros.
     fn damage(&mut self, at: u64, stop: &Stop) -> Result<Option<String>, StoreError> {
         let (problem, next) = match stop {
             Stop::Wrong(problem, next) => (*problem, *next),
@@ -318,13 +323,13 @@ impl Journal {
         Ok((whole && !self.has_hole(at)?).then(|| problem.to_owned()))
     }
 
-    /// A whole batch somewhere after `at`.
+    /// Position of a whole batch after `at`, if there is one. `next` is tried first.
     fn later_batch(&mut self, at: u64, next: Option<u64>) -> Result<Option<u64>, StoreError> {
         let mut candidates: Vec<u64> = next.into_iter().collect();
         let mut block = Vec::new();
         let mut start = at;
         while start < self.end {
-            // Blocks overlap, so that no end of a batch is missed between two.
+            // Blocks overlap, so that an end of a batch across two blocks is found.
             read_at(self.file.get_ref(), start, (start + BLOCK + 3).min(self.end), &mut block)?;
             let ends = block.windows(MAGIC.len()).enumerate().filter(|(_, bytes)| **bytes == MAGIC);
             candidates.extend(ends.map(|(place, _)| start + place as u64 + MAGIC.len() as u64));
@@ -347,7 +352,7 @@ impl Journal {
         Ok(last == MAGIC)
     }
 
-    /// Whether a sector of what begins at `at` was never written.
+    /// Whether a sector of the data from `at` on is all zeros, so that it was never written.
     fn has_hole(&self, at: u64) -> io::Result<bool> {
         let mut sector = Vec::new();
         let mut start = at;
@@ -363,12 +368,13 @@ impl Journal {
     }
 }
 
-/// Whether these bytes, [`BLOCK`] at most, are all zero. A journal holds megabytes of them.
+/// Whether these bytes, at most [`BLOCK`], are all zero. Fast, because journals hold megabytes of
+/// zeros.
 fn is_zero(bytes: &[u8]) -> bool {
     ZEROS.get(..bytes.len()).is_some_and(|zeros| zeros == bytes)
 }
 
-/// The bytes of a file from `start` to `end`, which it is to have.
+/// Reads the bytes of a file from `start` to `end`; fails when it is shorter.
 fn read_at(file: &File, start: u64, end: u64, into: &mut Vec<u8>) -> io::Result<()> {
     let length = usize::try_from(end.saturating_sub(start)).map_err(io::Error::other)?;
     into.clear();

@@ -1,12 +1,13 @@
-//! What the store must at least hold when it comes back: the number of the last write that was synced, and
-//! the ceiling of timestamps.
+//! Marks: what the store must hold at least when it is opened again. These are the number of the
+//! last synced write, and the ceiling of timestamps.
 //!
-//! Journals that lost their end read well, and so does a table that is older than its journal. So the number
-//! of each write is kept a second time, outside of the storage engine. It is written after the sync of the
-//! write itself, and not synced: after a loss of power it may be behind, but never ahead.
+//! A journal that lost its end still reads well, and so does a table that is older than its
+//! journal. So the number of each write is kept a second time, outside of the storage engine. It is
+//! written after the write itself is synced, and is not synced. After a power loss it may be
+//! behind, but never ahead.
 //!
-//! The ceiling is kept here while the engine cannot write. The file never grows and is changed in place, so a
-//! full disk takes it still.
+//! The ceiling is kept here while the engine cannot write. The file never grows and is changed in
+//! place, so this works on a full disk too.
 
 use super::StoreError;
 use std::fs::{self, File};
@@ -19,26 +20,26 @@ use xxhash_rust::xxh3::xxh3_64;
 #[cfg(test)]
 mod tests;
 
-/// Its name in the data directory.
+/// The file's name in the data directory.
 pub(super) const FILE: &str = "dev-kv.marks";
 const MAGIC: [u8; 8] = *b"dkvmark1";
-/// The two copies of the record, of which one is written at a time, are this far from each other.
+/// Distance between the two copies of the record. They are written in turn.
 const COPY: u64 = 512;
 const LENGTH: usize = 40;
 
-/// The marks.
+/// The values of the marks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Held {
     /// Number of the last write that is on disk.
     pub(crate) writes: u64,
-    /// All timestamps given out are below this millisecond.
+    /// All timestamps given out are below this, in unix milliseconds.
     pub(crate) ceiling: u64,
 }
 
 #[derive(Debug)]
 struct Inner {
     file: File,
-    /// Of the record written last; the copies take turns.
+    /// Counts the records written; its parity picks the copy.
     turn: u64,
     held: Held,
 }
@@ -51,7 +52,7 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Those of the directory; makes them when there are none.
+    /// Opens the marks of the directory; creates them if there are none.
     pub(super) fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(FILE);
         let file = match File::options().read(true).write(true).open(&path) {
@@ -78,7 +79,7 @@ impl Marks {
         Ok(Self { path, inner: Mutex::new(Inner { file, turn, held }) })
     }
 
-    /// Complete or absent, never half.
+    /// Creates the file. It appears complete or not at all.
     fn make(directory: &Path, path: &Path) -> io::Result<File> {
         let draft = directory.join("dev-kv.marks.new");
         let file =
@@ -96,24 +97,24 @@ impl Marks {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The marks.
+    /// The current values.
     pub(crate) fn held(&self) -> Held {
         self.lock().held
     }
 
-    /// Where they are.
+    /// The file's path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The write of this number is on disk.
+    /// Records that the write with this number is on disk. Not synced.
     pub(super) fn wrote(&self, writes: u64) -> io::Result<()> {
         let mut inner = self.lock();
         let held = Held { writes, ..inner.held };
         inner.write(held)
     }
 
-    /// Puts the ceiling on disk; a lower one than before changes nothing.
+    /// Raises the ceiling and syncs it; never lowers it.
     pub(crate) fn raise_ceiling(&self, ceiling: u64) -> io::Result<()> {
         let mut inner = self.lock();
         let held = Held { ceiling: ceiling.max(inner.held.ceiling), ..inner.held };
@@ -143,7 +144,7 @@ fn encode(turn: u64, held: Held) -> Vec<u8> {
     record
 }
 
-/// Turn, writes and ceiling, when the record is whole.
+/// Turn, writes and ceiling; none when the record is damaged.
 fn decode(record: &[u8; LENGTH]) -> Option<(u64, u64, u64)> {
     let (content, checksum) = record.split_last_chunk::<8>()?;
     if u64::from_be_bytes(*checksum) != xxh3_64(content) {

@@ -1,30 +1,30 @@
-//! Ranges of keys, as the wire says them and as the engine takes them.
+//! Ranges of keys, as in requests and as the engine takes them.
 
 use super::{KEY_PREFIX, prefixed};
 use bytes::Bytes;
 use std::ops::Bound;
 
-/// Keys from `start` up to but without `end`; no end is the end of all keys.
+/// The keys from `start` (inclusive) to `end` (exclusive); without an end, all from `start` on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyRange {
     /// The first key.
     pub(crate) start: Bytes,
-    /// The key after the last one.
+    /// The first key after the range.
     pub(crate) end: Option<Bytes>,
 }
 
 impl KeyRange {
-    /// A range as the wire says it: an empty end is none.
+    /// A range as in a request: an empty end means no end.
     pub(crate) fn new(start: Bytes, end: Bytes) -> Self {
         Self { start, end: (!end.is_empty()).then_some(end) }
     }
 
-    /// Whether the key lies within.
+    /// Whether the key is in the range.
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         key >= self.start.as_ref() && self.end.as_ref().is_none_or(|end| key < end.as_ref())
     }
 
-    /// Whether no key can lie within.
+    /// Whether no key can be in the range.
     pub(crate) fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.start)
     }

@@ -1,5 +1,5 @@
-//! Garbage that compaction drops by itself: history rows that nobody at or above the safe point can read, and
-//! milestones at which nobody begins any more.
+//! Garbage that compaction drops by itself: history rows that no read at or above the safe point
+//! can see, and milestones at which no such read begins.
 
 use super::codec;
 use crate::model::Ts;
@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 thread_local! {
-    /// Set while this thread runs a compaction that may be given up.
+    /// Set while this thread runs a compaction that can be interrupted.
     static INTERRUPT: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
 }
 
-/// Runs a compaction on this thread that fails as soon as `interrupt` is set.
+/// Runs a compaction on this thread; it fails as soon as `interrupt` is set.
 pub(super) fn interruptible<T>(interrupt: &Arc<AtomicBool>, compact: impl FnOnce() -> T) -> T {
     INTERRUPT.set(Some(Arc::clone(interrupt)));
     let result = compact();
@@ -23,7 +23,7 @@ pub(super) fn interruptible<T>(interrupt: &Arc<AtomicBool>, compact: impl FnOnce
     result
 }
 
-/// The filter for a table, when it has one.
+/// The compaction filter of a table, if it has one.
 pub(super) fn filter_for(table: &str, safe_point: &Arc<AtomicU64>) -> Option<Arc<dyn Factory>> {
     let garbage_from: fn(&[u8]) -> Option<Ts> = match table {
         "history" => codec::history_until,
@@ -35,7 +35,7 @@ pub(super) fn filter_for(table: &str, safe_point: &Arc<AtomicU64>) -> Option<Arc
 
 struct Filters {
     safe_point: Arc<AtomicU64>,
-    /// The safe point from which a row with this key is garbage.
+    /// Decodes the safe point at which a row with this key becomes garbage.
     garbage_from: fn(&[u8]) -> Option<Ts>,
 }
 
@@ -65,7 +65,7 @@ impl CompactionFilter for Filter {
             return Err(std::io::Error::from(std::io::ErrorKind::Interrupted).into());
         }
         let garbage = (self.garbage_from)(item.key()).is_some_and(|from| from.0 <= self.safe_point);
-        // Such a row is written once, so nothing older can come back from below.
+        // Such a row is written only once, so dropping it reveals no older version.
         Ok(if garbage { Verdict::Destroy } else { Verdict::Keep })
     }
 }

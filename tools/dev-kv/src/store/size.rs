@@ -1,12 +1,12 @@
-//! What a store takes.
+//! The size of a store.
 
-/// What a store holds.
+/// Sizes of a store on disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoreSize {
-    /// Bytes on disk.
+    /// Bytes on disk, of tables and journals.
     pub(crate) disk_bytes: u64,
-    /// Of these, bytes of tables; the rest are journals, which are made large and used again.
+    /// Bytes of tables. The rest are journals, which are allocated in advance and reused.
     pub(crate) table_bytes: u64,
-    /// Displaced records.
+    /// Approximate number of displaced records.
     pub(crate) history_rows: usize,
 }

@@ -1,4 +1,4 @@
-//! What every client does all the time.
+//! The basic operations of every client.
 
 use crate::support::{Server, get, now, optimistic, put, snapshot_now};
 use dev_kv::wire::pdpb;
@@ -74,7 +74,7 @@ async fn a_restart_keeps_data_cluster_and_clients() {
     let cluster = cluster_id(&server).await;
     let server = server.restart(|_| {}).await;
     assert_eq!(cluster_id(&server).await, cluster);
-    // The old client notices, and goes on.
+    // The old client notices the restart and goes on.
     for _ in 0..40 {
         if client.current_timestamp().await.is_ok() {
             break;

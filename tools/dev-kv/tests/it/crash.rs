@@ -1,4 +1,4 @@
-//! What survives: kill -9, power loss, other people's directories.
+//! What survives kill -9 and power loss, and that other directories are refused.
 
 use crate::support::{Process, Server, free_address, get, http, now, optimistic, put};
 use dev_kv::wire::kvrpcpb::{CommitRequest, PrewriteResponse};
@@ -17,7 +17,7 @@ const ACCOUNTS: u64 = 16;
 const OPENING: u64 = 1_000;
 const WRITERS: u64 = 8;
 
-/// The writes of a transfer as of `at`: two accounts, and the writer's marker in two keys.
+/// The writes of a transfer as of `at`: two accounts, and two keys with the writer's marker.
 async fn writes(
     client: &TransactionClient,
     at: Timestamp,
@@ -42,9 +42,10 @@ async fn writes(
     Ok(writes)
 }
 
-/// A transfer in one phase, by the real client. What counts as acknowledged is what can be read: tikv-client
-/// 0.4 may say that a commit succeeded which it never sent, when the placement driver is away (see
-/// `a_commit_that_was_never_sent_is_called_a_success`), and here that is killed together with the store.
+/// A transfer in one phase, by the real client. It counts as acknowledged only if it can be read.
+/// The reason: tikv-client 0.4 may report success for a commit that it never sent, when the
+/// placement driver is away (see `a_commit_that_was_never_sent_is_called_a_success`). Here the
+/// driver is killed together with the store.
 async fn in_one_phase(
     client: &TransactionClient,
     writer: u64,
@@ -63,8 +64,8 @@ async fn in_one_phase(
     Ok(marker == Some(round.to_string().into_bytes()))
 }
 
-/// A transfer in two phases, by hand: the same trap makes the client commit the other keys of a transaction
-/// whose primary it never committed.
+/// A transfer in two phases, by hand. In the same situation the client would commit the other keys
+/// of a transaction whose primary it never committed.
 async fn in_two_phases(
     client: &TransactionClient,
     kv: &mut TikvClient<Channel>,
@@ -89,12 +90,12 @@ async fn in_two_phases(
     let committed = done.is_ok_and(|response| response.get_ref().error.is_none());
     if committed {
         commit.keys = writes.into_iter().skip(1).map(|(key, _)| key.into()).collect();
-        kv.kv_commit(commit).await.ok(); // who meets the locks finds the primary committed
+        kv.kv_commit(commit).await.ok(); // if it fails, readers find the primary committed
     }
     Ok(committed)
 }
 
-/// Sum of the accounts, and the markers, at one timestamp.
+/// The sum of the accounts, and the markers, at one timestamp.
 async fn audit(client: &TransactionClient) -> tikv_client::Result<(u64, Vec<u64>)> {
     let mut snapshot = client.snapshot(client.current_timestamp().await?, optimistic());
     let pairs = snapshot.scan("account".to_owned().."n".to_owned(), 1_000).await?;
@@ -115,7 +116,7 @@ async fn audit(client: &TransactionClient) -> tikv_client::Result<(u64, Vec<u64>
     Ok((sum, markers))
 }
 
-/// An audit once the client reads again.
+/// Audits as soon as the client can read again.
 async fn audit_soon(client: &TransactionClient, kill: u64) -> (u64, Vec<u64>) {
     let mut last_error = None;
     for _ in 0..40 {
@@ -128,8 +129,9 @@ async fn audit_soon(client: &TransactionClient, kill: u64) -> (u64, Vec<u64>) {
     panic!("after kill {kill} the client does not read: {last_error:?}");
 }
 
-/// Kills the server at random moments under load. Nothing acknowledged is lost, nothing is torn, the sum stays
-/// the same, and the clients of the first hour go on. `TILL_DEV_KV_KILLS=100` for a longer run.
+/// Kills the server at random moments under load. Nothing acknowledged is lost, no transfer is
+/// torn, the sum stays the same, and clients from before a kill go on. `TILL_DEV_KV_KILLS=100`
+/// makes a longer run.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
     let kills = std::env::var_os("TILL_DEV_KV_KILLS")
@@ -186,7 +188,7 @@ async fn nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
         stop.store(true, Ordering::Relaxed);
         process.kill();
         process = Process::start(&address, &data).await;
-        // Locks of the torn moment would live for seconds; make that no time.
+        // Locks left by the kill would live for seconds. The jump ends them at once.
         http(&address, "POST", "/dev-kv/v1/jump-clock", &json!({ "by_ms": 30_000 })).await;
         for (writer, task) in writers.into_iter().enumerate() {
             next[writer] = task.await.unwrap();
@@ -207,9 +209,10 @@ async fn nothing_acknowledged_is_lost_when_it_is_killed_under_load() {
 /// The journals and the marks as they were at the last sync.
 type Image = Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>;
 
-/// What of a journal can have been written; the rest is preallocated.
+/// The part of a journal that may be written; the rest is preallocated.
 const JOURNAL_HEAD: usize = 4 << 20;
-/// What is known to be on disk; it is not synced, and so may be as old as the last sync.
+/// The file with the number of the last write. It is not synced, so it may be as old as the last
+/// sync.
 const MARKS: &str = "dev-kv.marks";
 
 fn synced(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -240,9 +243,9 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Power loss: of the journal only what was synced is left, or that and a torn piece of what came after. The
-/// image is taken some time after the sync and before anybody is told, so a reply that does not wait for its
-/// sync finds itself without its data.
+/// Simulates power loss: only the synced part of the journal is left, or that and a torn piece of
+/// what follows. The image is taken some time after the sync and before the write is acknowledged.
+/// A reply that does not wait for its sync finds an image without its data.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_with_what_was_not_synced() {
     let image: Image = Image::default();
@@ -263,13 +266,13 @@ async fn nothing_acknowledged_is_lost_with_what_was_not_synced() {
             let mut txn = client.begin_with_options(options).await.unwrap();
             txn.put("k".to_owned(), format!("{round} {one_phase}")).await.unwrap();
             txn.commit().await.unwrap();
-            // The lights go out right after the answer.
+            // The power fails right after the answer.
             let synced = image.lock().unwrap().clone();
             let data = directory.path().join(format!("{round}-{one_phase}"));
             copy_tree(server.data(), &data);
             for (name, mut content) in synced {
                 if round.is_multiple_of(3) && name != Path::new(MARKS) {
-                    // Half of a batch, from its beginning.
+                    // Half of a batch, from its start.
                     let end = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
                     content.truncate(end);
                     let before = content[..end - 4].windows(4).rposition(|end| end == b"FJL\x03");
@@ -281,7 +284,7 @@ async fn nothing_acknowledged_is_lost_with_what_was_not_synced() {
             }
             let after = Server::open(&data, |_| {}).await;
             let reader = after.client().await;
-            // A two-phase commit's own lock may be what is found; reading resolves it.
+            // The image may hold the lock of a two-phase commit. Reading resolves it.
             let value = get(&reader, "k").await;
             assert_eq!(value, Some(format!("{round} {one_phase}")));
             assert!(now(&reader).await > now(&client).await - (1 << 18), "time went back");
@@ -321,7 +324,7 @@ async fn another_formats_or_programs_directory_is_refused() {
     assert!(error.contains("not written by dev-kv"), "{error}");
 }
 
-/// The client's handler may go away at any time; what it sent lands whole or not at all.
+/// A caller may give up at any time. Its request lands whole or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_whose_caller_gave_up_land_whole_or_not_at_all() {
     let server = Server::start_with(|config| {

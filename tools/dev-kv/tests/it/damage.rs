@@ -1,4 +1,4 @@
-//! What of a data directory is refused, and what is taken.
+//! Which damage to a data directory is refused, and which is accepted.
 
 use crate::support::{Process, Server, free_address, get, put};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use tikv_client::TransactionClient;
 
 const KEYS: usize = 20;
 
-/// A directory with some keys, left by kill -9; its only journal, and what that holds.
+/// A directory with some keys, left by kill -9, with its only journal and the journal's content.
 async fn killed() -> (TempDir, PathBuf, Vec<u8>) {
     let directory = TempDir::new().unwrap();
     let address = free_address();
@@ -25,14 +25,14 @@ async fn killed() -> (TempDir, PathBuf, Vec<u8>) {
     (directory, journal, content)
 }
 
-/// Why it does not start.
+/// Why the server does not start.
 async fn refused(data: &Path) -> String {
     let server = Server::open(data, |_| {}).await;
     let ended = tokio::time::timeout(Duration::from_secs(10), server.ended()).await;
     ended.expect("it starts").unwrap_err().to_string()
 }
 
-/// It starts and has every key.
+/// Checks that the server starts and has every key.
 async fn opens_whole(data: &Path) {
     let server = Server::open(data, |_| {}).await;
     let client = server.client().await;
@@ -45,7 +45,7 @@ async fn opens_whole(data: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_journal_is_refused_with_file_and_offset_and_stays_as_it_is() {
     let (directory, journal, content) = killed().await;
-    // The trailer, a tag and a length somewhere in the middle: each looked like the end.
+    // The trailer, a tag and a length somewhere in the middle. The engine takes each for the end.
     let magic = |from: usize| {
         from + content[from..].windows(4).position(|bytes| bytes == b"FJL\x03").unwrap()
     };
@@ -86,11 +86,11 @@ async fn a_journal_that_lost_its_end_or_itself_is_refused_and_what_is_left_opens
 #[tokio::test(flavor = "multi_thread")]
 async fn the_torn_tail_of_the_last_write_is_dropped_and_its_bytes_are_logged() {
     let (directory, journal, content) = killed().await;
-    // A piece of a batch, from its beginning.
+    // A piece of a batch, from its start.
     let last = content.len() - 4;
     let begins = 4 + content[..last].windows(4).rposition(|bytes| bytes == b"FJL\x03").unwrap();
     let piece = &content[begins..begins + (content.len() - begins) / 2];
-    // Zeros at the end of a journal are room for what comes.
+    // Zeros at the end of a journal are preallocated room.
     let bytes = piece.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     std::fs::write(&journal, [&content[..], piece].concat()).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_dev-kv"));

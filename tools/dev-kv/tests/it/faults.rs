@@ -1,4 +1,4 @@
-//! Faults on demand, as the real client meets them.
+//! Injected faults, as the real client meets them.
 
 use crate::support::{Server, eventually, get, http, http_as, now, optimistic, put};
 use crate::wire::Wire;
@@ -95,9 +95,9 @@ async fn a_lost_reply_hides_a_commit_that_is_there() {
     server.stop().await;
 }
 
-/// A trap of tikv-client 0.4 that users of it must know: errors of looking up regions are dropped when it
-/// cuts a prewrite or a commit into requests, so that none is left, and none has failed. When this fails, the
-/// client has been mended, and who confirms commits by reading can stop.
+/// A trap of tikv-client 0.4 for its users. When it cuts a prewrite or a commit into requests, it
+/// drops errors of looking up regions. Then no request is left, and none has failed. If this test
+/// fails, the client is fixed, and commits need no longer be confirmed by reading.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_was_never_sent_is_called_a_success() {
     let server = Server::start().await;
@@ -134,8 +134,8 @@ async fn a_repetition_after_a_lost_reply_has_one_effect() {
     server.stop().await;
 }
 
-/// The marker protocol: whatever became of the first try, running the whole operation again after reading the
-/// marker makes it happen once.
+/// The marker protocol: a repeated operation reads the marker first, so it happens once, whatever
+/// became of the first try.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_landing_meets_the_marker_of_the_second_try() {
     let server = Server::start().await;
@@ -161,7 +161,7 @@ async fn a_late_landing_meets_the_marker_of_the_second_try() {
     };
     let first = tokio::time::timeout(Duration::from_millis(100), spend()).await;
     assert!(first.is_err(), "undetermined by then");
-    // Again at once, and again after the first has landed or failed.
+    // Tries again at once, and again after the first try has landed or failed.
     eventually("one of them is known", async || spend().await.is_ok()).await;
     tokio::time::sleep(Duration::from_millis(800)).await;
     assert!(!spend().await.unwrap(), "it has happened");
@@ -247,7 +247,7 @@ async fn a_rule_that_says_nothing_known_is_refused() {
     server.stop().await;
 }
 
-/// A page of a site whose name resolves to this machine calls the server by that name.
+/// A website whose name resolves to this machine would call the server by that name.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_loopback_another_name_gets_at_no_page() {
     let directory = TempDir::new().unwrap();

@@ -53,7 +53,7 @@ async fn after_a_failed_write_reads_go_on_and_writes_come_back() {
     server.stop().await;
 }
 
-/// A real full disk, as near as a test gets without one: files may not grow beyond a limit.
+/// The closest to a full disk without a disk of its own: a limit on the size of files.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_writes_fail_reads_go_on_and_nothing_is_damaged() {
     let directory = TempDir::new().unwrap();
@@ -111,8 +111,8 @@ async fn on_a_full_disk_writes_fail_reads_go_on_and_nothing_is_damaged() {
     process.stop();
 }
 
-/// Longer than timestamps were given out for in advance: every read and every timestamp is answered at once, and
-/// every write is refused with its reason.
+/// Runs longer than timestamps were reserved in advance. Every read and every timestamp is answered
+/// at once, and every write is refused with its reason.
 async fn while_full(address: &str, version: u64) {
     let client = TransactionClient::new(vec![address.to_owned()]).await.unwrap();
     let wire = Wire::at(address).await;
@@ -120,7 +120,7 @@ async fn while_full(address: &str, version: u64) {
         let request = GetRequest { context: whole(), key: "first".into(), version };
         wire.kv.clone().kv_get(request).await.unwrap().into_inner()
     };
-    // A failed write has the store opened anew, which takes a moment.
+    // After a failed write the store is opened again, which takes a moment.
     eventually("the store is open again", async || read().await.region_error.is_none()).await;
     let began = Instant::now();
     let mut last = 0;
@@ -139,7 +139,7 @@ async fn while_full(address: &str, version: u64) {
     }
 }
 
-/// A file system of its own, where one may be made.
+/// A separate file system, where one can be mounted.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -157,7 +157,7 @@ impl Drop for Disk {
     }
 }
 
-/// Needs to be root; elsewhere the limit on files stands for it.
+/// Needs root. Without it, the limit on files has to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_file_system_without_room_reads_and_timestamps_go_on_until_there_is_some() {
     let directory = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Safe points, garbage, and erasing ranges.
+//! Safe points, garbage collection, and erasing ranges.
 
 use crate::support::{Server, eventually, get, now, optimistic, put};
 use crate::wire::Wire;
@@ -43,7 +43,7 @@ async fn old_versions_vanish_and_what_can_be_read_stays() {
     put(&client, "k", "last").await;
     assert!(client.gc(Timestamp::from_version(safe_point)).await.unwrap());
     assert!(!client.gc(Timestamp::from_version(safe_point - 1)).await.unwrap());
-    // What was in force at the safe point, and the two since.
+    // The version in force at the safe point, and the two since.
     eventually("two old versions are left", async || history_rows(&server).await == 2).await;
     assert_eq!(wire.get("k", safe_point).await, Ok(Some("19".to_owned())));
     assert_eq!(wire.get("k", middle).await, Ok(Some("after".to_owned())));
@@ -90,11 +90,12 @@ async fn erasing_a_range_takes_versions_and_locks_and_nothing_else() {
     server.stop().await;
 }
 
-/// What a value of a hot key is long; all that are ever written would be several times `TABLES_MAX`.
+/// Bytes of a hot key's value. All values written together exceed `TABLES_MAX` several times.
 const HOT_VALUE: usize = 512;
 const TABLES_MAX: u64 = 2 << 20;
 
-/// Writes each key so often, one key's writes one after the other, different keys' together.
+/// Writes each key this many times. Writes of one key are sequential, those of different keys
+/// concurrent.
 async fn write_often(client: &TransactionClient, keys: usize, rounds: usize) -> Duration {
     let started = Instant::now();
     let writers: Vec<_> = (0..keys)
@@ -121,7 +122,7 @@ fn number_from(variable: &str) -> Option<usize> {
     std::env::var_os(variable)?.to_str()?.parse().ok()
 }
 
-/// Some hot keys. `TILL_DEV_KV_HOT_KEYS=1 TILL_DEV_KV_HOT_WRITES=1000000` makes one as hot as it gets.
+/// Writes some hot keys. `TILL_DEV_KV_HOT_KEYS=1 TILL_DEV_KV_HOT_WRITES=1000000` is the extreme.
 #[tokio::test(flavor = "multi_thread")]
 async fn hot_keys_neither_slow_down_nor_grow_the_store() {
     const PARTS: usize = 5;
@@ -142,13 +143,14 @@ async fn hot_keys_neither_slow_down_nor_grow_the_store() {
         assert!(tables < TABLES_MAX, "{tables} bytes of tables after {times:?}");
         assert!(stats["disk_bytes"].as_u64().unwrap() < 400 << 20, "{stats}");
     }
-    // Other work shares the machine: only a trend beyond that is a failure.
+    // Other work shares the machine, so only a trend beyond that is a failure.
     assert!(times[PARTS - 1] < times[0] * 3, "it slowed down: {times:?}");
     println!("{writes} writes of {keys} keys: {times:?}");
     server.stop().await;
 }
 
-/// A collection in the background keeps neither a stopped server nor a dropped runtime waiting.
+/// Garbage collection in the background delays neither the stop of a server nor the drop of its
+/// runtime.
 #[test]
 fn a_server_may_end_in_the_middle_of_a_collection() {
     for orderly in [true, false, false] {
@@ -170,7 +172,7 @@ fn a_server_may_end_in_the_middle_of_a_collection() {
                 }
                 Some(server)
             });
-            // Takes its directory away, as a test does that fails.
+            // Removes its directory, as a failing test does.
             drop(server);
             drop(runtime);
             ended.send(()).unwrap();

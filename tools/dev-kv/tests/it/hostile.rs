@@ -1,5 +1,5 @@
-//! Requests that no client sends: arbitrary bytes and arbitrary messages. Each gets an answer, and the server
-//! goes on.
+//! Requests that no client sends: arbitrary bytes and arbitrary messages. Each gets an answer, and
+//! the server goes on.
 
 use crate::support::{Server, get, put, whole};
 use bytes::Bytes;
@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// Nothing need take longer.
+/// Nothing should take longer than this.
 const LONG: Duration = Duration::from_secs(20);
-/// Something may well take longer.
+/// Slow operations may take longer than this.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Bytes as they are.
+/// A codec that passes bytes through.
 #[derive(Debug, Clone, Copy, Default)]
 struct Plain;
 
@@ -123,7 +123,7 @@ fn any_ts() -> impl Strategy<Value = u64> {
     prop_oneof![0u64..40, Just(u64::MAX), Just(u64::MAX - 1), any::<u64>()]
 }
 
-/// A context, mostly of the region that there is.
+/// A context, mostly that of the only region.
 fn any_context() -> impl Strategy<Value = Option<kvrpcpb::Context>> {
     prop_oneof![
         8 => Just(whole()),
@@ -327,14 +327,14 @@ async fn no_message_and_no_bytes_end_the_server() {
     let mut runner = TestRunner::deterministic();
     let calls = any_call();
     let mut answered = 0;
-    // PROPTEST_CASES asks for more than these.
+    // PROPTEST_CASES can ask for more.
     let cases = ProptestConfig::default().cases.max(4_000);
     for _ in 0..cases {
         let (path, body) = calls.new_tree(&mut runner).unwrap().current();
         match call(&channel, path, Bytes::from(body)).await {
             Ok(_) => answered += 1,
             Err(status) => {
-                // A panic in a handler would reset its stream, which is told as Unknown or Cancelled.
+                // A panic in a handler resets its stream, which shows as Unknown or Cancelled.
                 let proper = matches!(
                     status.code(),
                     tonic::Code::Internal
@@ -370,7 +370,7 @@ async fn what_is_too_large_is_told_as_such() {
     server.stop().await;
 }
 
-/// Asks for the version over HTTP/1.1, and leaves the connection open.
+/// Asks for the version over HTTP/1.1 and leaves the connection open.
 async fn version_over(stream: &mut TcpStream) -> std::io::Result<usize> {
     stream.write_all(b"GET /pd/api/v1/version HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
     stream.read(&mut [0; 1024]).await

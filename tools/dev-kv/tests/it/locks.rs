@@ -1,4 +1,4 @@
-//! Locks that outlive their client: who waits, who resolves, and how they end.
+//! Locks that outlive their client: waiting for them, resolving them, and how they end.
 
 use crate::support::{Server, eventually, get, now, optimistic, put as put_key, snapshot_now};
 use crate::wire::{Wire, bytes, ms, prewrite, put};
@@ -29,7 +29,7 @@ async fn a_reader_waits_for_a_live_lock_and_then_says_so() {
     server.stop().await;
 }
 
-/// A prewritten transaction whose client is gone.
+/// Prewrites a transaction whose client then disappears; returns its start timestamp.
 async fn crashed(client: &TransactionClient, wire: &Wire, keys: &[&str], ttl_ms: u64) -> u64 {
     let start = now(client).await;
     let mutations = keys.iter().map(|key| put(key, "torn")).collect();
@@ -165,7 +165,7 @@ async fn a_lock_tells_all_about_itself() {
         secondaries,
     };
     assert_eq!(locks, [expected("a", bytes(&["b"])), expected("b", Vec::new())]);
-    // The same after a restart: it comes from the disk.
+    // The same after a restart, when the locks come from disk.
     let server = server.restart(|_| {}).await;
     let wire = Wire::new(&server).await;
     assert_eq!(wire.locks().await, locks);

@@ -1,4 +1,4 @@
-//! The server against the real client, and against hand-written messages.
+//! Tests of the server with the real client and with hand-written messages.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
 

@@ -1,4 +1,4 @@
-//! Pessimistic transactions of the real client.
+//! Pessimistic transactions with the real client.
 
 use crate::support::{Server, get, pessimistic, put, whole};
 use crate::wire::{Wire, bytes, ms, mutation};
@@ -103,7 +103,7 @@ async fn an_expired_pessimistic_lock_gives_way_and_its_owner_cannot_commit() {
     put(&client, "k", "0").await;
     let mut slow = client.begin_with_options(pessimistic()).await.unwrap();
     slow.put("k".to_owned(), "slow").await.unwrap();
-    // Twenty seconds pass in no time.
+    // Moves the clock past the lock's life.
     server.tell("/dev-kv/v1/jump-clock", serde_json::json!({ "by_ms": 25_000 })).await;
     let mut fast = client.begin_with_options(pessimistic()).await.unwrap();
     fast.put("k".to_owned(), "fast").await.unwrap();

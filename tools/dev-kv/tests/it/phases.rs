@@ -1,4 +1,4 @@
-//! Commits in one phase and by locks alone, against readers that come in between.
+//! One-phase and async commits, with readers in between.
 
 use crate::support::{Server, get, now, optimistic, snapshot_now};
 use crate::wire::{Wire, bytes, ms, prewrite, put};
@@ -137,9 +137,9 @@ async fn a_commit_below_its_floor_is_told_the_floor() {
     server.stop().await;
 }
 
-/// Writers commit a counter in two keys, in one phase and by locks alone; readers take a timestamp and look at
-/// both keys. What a reader once saw at its timestamp it sees again later, and the two keys agree: nothing
-/// commits at or below a timestamp after somebody read there.
+/// A writer commits a counter in two keys, by one-phase and by async commits. Readers take a
+/// timestamp and read both keys. The two keys agree, and a later read at the same timestamp sees
+/// the same: nothing commits at or below a timestamp after a read there.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_read_misses_a_commit_below_its_timestamp() {
     const ROUNDS: u64 = 10_000;
@@ -175,7 +175,7 @@ async fn no_read_misses_a_commit_below_its_timestamp() {
                 while done.fetch_add(1, Ordering::Relaxed) < ROUNDS {
                     let version = now(&client).await;
                     let (a, b) = tokio::join!(wire.get("a", version), wire.get("b", version));
-                    // A lock in the way is an answer that is asked for again, not one that counts.
+                    // A lock in the way does not count as an answer.
                     if let (Ok(a), Ok(b)) = (a, b) {
                         assert_eq!(a, b, "torn at {version}");
                         seen.push((version, a));

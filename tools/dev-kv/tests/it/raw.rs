@@ -1,4 +1,4 @@
-//! Raw keys.
+//! Raw keys, with the real client.
 
 use crate::support::Server;
 use std::collections::BTreeMap;
@@ -8,8 +8,8 @@ async fn raw(server: &Server) -> RawClient {
     RawClient::new(vec![server.address.clone()]).await.unwrap()
 }
 
-/// This client's raw scan never ends in the last region when it finds less than its limit: its keys are kept
-/// out of there.
+/// This client's raw scan never ends in the last region if it finds less than its limit. So the
+/// tests keep their keys out of that region.
 async fn bounded() -> Server {
     let server = Server::start().await;
     server.split(&["~"]).await;

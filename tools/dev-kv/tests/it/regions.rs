@@ -1,4 +1,4 @@
-//! Several regions: order, limits, wrong epochs, splits under a running client.
+//! Several regions: order, limits, wrong epochs, and splits while a client is running.
 
 use crate::support::{Server, get, optimistic, put, snapshot_now, whole};
 use crate::wire::Wire;
@@ -49,7 +49,7 @@ async fn a_split_under_a_running_client_is_not_noticed() {
         put(&client, key, "after").await;
         assert_eq!(get(&client, key).await.as_deref(), Some("after"));
     }
-    // The table is on disk.
+    // The region table survives a restart.
     let server = server.restart(|_| {}).await;
     assert_eq!(server.page("/pd/api/v1/regions").await["count"], json!(3));
     let client = server.client().await;
@@ -110,7 +110,8 @@ async fn a_wrong_region_epoch_store_or_key_is_told_as_such() {
     server.stop().await;
 }
 
-/// Keys that are hard on encodings: zeros, 0xff, lengths around the group of eight, prefixes of each other.
+/// Keys that are hard for encodings: zeros, 0xff, lengths around the group of eight, prefixes of
+/// each other.
 fn hard_keys() -> Vec<Vec<u8>> {
     let mut keys = vec![vec![0], vec![0, 0], vec![0xff], vec![0xff; 8], vec![0xff; 9], vec![0; 8]];
     for length in [1, 6, 7, 8, 9, 15, 16, 17, 24] {

@@ -1,4 +1,4 @@
-//! A server in this process, on a free port and a directory of its own.
+//! A server in this process, on a free port and with its own directory.
 
 use dev_kv::wire::kvrpcpb;
 use dev_kv::wire::pdpb::pd_client::PdClient;
@@ -25,17 +25,17 @@ pub(crate) struct Server {
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), Error>>,
     data: PathBuf,
-    // Removed when the server is dropped, unless it was handed on.
+    // Removed when the server is dropped, unless a restart has taken it.
     directory: Option<TempDir>,
 }
 
 impl Server {
-    /// A new store.
+    /// Starts a server on a new store.
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    /// A new store, configured.
+    /// Starts a server on a new store, with this configuration.
     pub(crate) async fn start_with(configure: impl FnOnce(&mut Config)) -> Self {
         let directory = TempDir::new().unwrap();
         let mut server = Self::open(&directory.path().join("kv"), configure).await;
@@ -43,13 +43,13 @@ impl Server {
         server
     }
 
-    /// The store in this directory.
+    /// Starts a server on the store in this directory.
     pub(crate) async fn open(data: &Path, configure: impl FnOnce(&mut Config)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::open_on(listener, data, configure)
     }
 
-    /// The store in this directory, behind this listener.
+    /// Starts a server on the store in this directory, with this listener.
     pub(crate) fn open_on(
         listener: TcpListener,
         data: &Path,
@@ -76,28 +76,28 @@ impl Server {
         server
     }
 
-    /// Stops it and waits for the end.
+    /// Stops it and waits until it has ended.
     pub(crate) async fn stop(mut self) {
         self.stop.take().unwrap().send(()).ok();
         (&mut self.task).await.unwrap().unwrap();
     }
 
-    /// How it ended by itself.
+    /// Waits until it ends by itself.
     pub(crate) async fn ended(mut self) -> Result<(), Error> {
         (&mut self.task).await.unwrap()
     }
 
-    /// Where its data is.
+    /// Its data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
-    /// The real client.
+    /// A real client of it.
     pub(crate) async fn client(&self) -> TransactionClient {
         TransactionClient::new(vec![self.address.clone()]).await.unwrap()
     }
 
-    /// Hand-written messages to the store.
+    /// A client for hand-written messages to the store.
     pub(crate) async fn kv(&self) -> TikvClient<Channel> {
         TikvClient::connect(format!("http://{}", self.address))
             .await
@@ -105,27 +105,27 @@ impl Server {
             .max_decoding_message_size(usize::MAX)
     }
 
-    /// Hand-written messages to the placement driver.
+    /// A client for hand-written messages to the placement driver.
     pub(crate) async fn pd(&self) -> PdClient<Channel> {
         PdClient::connect(format!("http://{}", self.address)).await.unwrap()
     }
 }
 
-/// The server as a process of its own.
+/// The server as a separate process.
 pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) address: String,
 }
 
 impl Process {
-    /// On this directory.
+    /// Starts one over this directory.
     pub(crate) async fn start(address: &str, data: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dev-kv"));
         command.args(["--listen", address, "--data-dir"]).arg(data);
         Self::spawn(command, address).await
     }
 
-    /// By this command.
+    /// Starts one by this command.
     pub(crate) async fn spawn(mut command: Command, address: &str) -> Self {
         let child = command.stderr(Stdio::null()).spawn().unwrap();
         let process = Self { child, address: address.to_owned() };
@@ -136,13 +136,13 @@ impl Process {
         process
     }
 
-    /// kill -9.
+    /// Kills it (SIGKILL).
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM, and its orderly end.
+    /// Stops it (SIGTERM) and checks that it ends in order.
     pub(crate) fn stop(mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -157,13 +157,13 @@ impl Drop for Process {
     }
 }
 
-/// An address that nobody listens on.
+/// An address on which nobody listens.
 pub(crate) fn free_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
-/// One HTTP/1.1 request; the status and the body.
+/// Makes one HTTP/1.1 request; returns status and body.
 pub(crate) async fn http(
     address: &str,
     method: &str,
@@ -173,7 +173,7 @@ pub(crate) async fn http(
     http_as(address, address, method, path, body).await
 }
 
-/// The same, of a client that calls the server by this name.
+/// The same, with this name in the Host header.
 pub(crate) async fn http_as(
     host: &str,
     address: &str,
@@ -208,13 +208,13 @@ impl Server {
         http(&self.address, "DELETE", "/dev-kv/v1/faults", &serde_json::Value::Null).await;
     }
 
-    /// Sends a command that answers nothing.
+    /// Sends a command whose answer does not matter.
     pub(crate) async fn tell(&self, path: &str, body: serde_json::Value) {
         let (status, answer) = http(&self.address, "POST", path, &body).await;
         assert!(status < 300, "{path}: {answer}");
     }
 
-    /// A page.
+    /// Reads a page.
     pub(crate) async fn page(&self, path: &str) -> serde_json::Value {
         let (status, body) = http(&self.address, "GET", path, &serde_json::Value::Null).await;
         assert_eq!(status, 200, "{path}");
@@ -230,7 +230,7 @@ impl Server {
     }
 }
 
-/// Optimistic, without heart-beats, patient enough to outlive a lock's life.
+/// Optimistic, without heart-beats, and with enough retries to outlive a lock.
 pub(crate) fn optimistic() -> TransactionOptions {
     TransactionOptions::new_optimistic()
         .drop_check(CheckLevel::Warn)
@@ -241,34 +241,34 @@ pub(crate) fn optimistic() -> TransactionOptions {
         ))
 }
 
-/// Pessimistic, otherwise the same.
+/// Pessimistic, without heart-beats.
 pub(crate) fn pessimistic() -> TransactionOptions {
     TransactionOptions::new_pessimistic()
         .drop_check(CheckLevel::Warn)
         .heartbeat_option(HeartbeatOption::NoHeartbeat)
 }
 
-/// Everything committed so far.
+/// A snapshot of everything committed so far.
 pub(crate) async fn snapshot_now(client: &TransactionClient) -> tikv_client::Snapshot {
     let now = client.current_timestamp().await.unwrap();
     client.snapshot(now, optimistic())
 }
 
-/// Writes one key, and answers its commit timestamp.
+/// Writes one key; returns its commit timestamp.
 pub(crate) async fn put(client: &TransactionClient, key: &str, value: &str) -> u64 {
     let mut txn = client.begin_with_options(optimistic()).await.unwrap();
     txn.put(key.to_owned(), value.to_owned()).await.unwrap();
     txn.commit().await.unwrap().unwrap().version()
 }
 
-/// Reads one key now.
+/// Reads the current value of one key.
 pub(crate) async fn get(client: &TransactionClient, key: &str) -> Option<String> {
     let mut snapshot = snapshot_now(client).await;
     let value = snapshot.get(key.to_owned()).await.unwrap();
     value.map(|value| String::from_utf8(value).unwrap())
 }
 
-/// The context of a request to a store's only region.
+/// The context of a request to the only region of a store.
 #[expect(clippy::unnecessary_wraps, reason = "as messages take it")]
 pub(crate) fn whole() -> Option<kvrpcpb::Context> {
     Some(kvrpcpb::Context {
@@ -279,12 +279,12 @@ pub(crate) fn whole() -> Option<kvrpcpb::Context> {
     })
 }
 
-/// A timestamp as a number.
+/// A new timestamp, as a number.
 pub(crate) async fn now(client: &TransactionClient) -> u64 {
     Timestamp::version(&client.current_timestamp().await.unwrap())
 }
 
-/// Waits until `condition` holds, for at most ten seconds.
+/// Waits until `condition` holds, for at most half a minute.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     for _ in 0..600 {
         if condition().await {

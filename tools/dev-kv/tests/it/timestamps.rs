@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// One stream's answers to requests of these counts, each as (count, last timestamp).
+/// The answers of one stream to requests with these counts, each as (count, last timestamp).
 async fn ask(server: &Server, counts: Vec<u32>) -> Vec<(u32, u64)> {
     let requests =
         counts.into_iter().map(|count| pdpb::TsoRequest { count, ..pdpb::TsoRequest::default() });
@@ -59,7 +59,7 @@ async fn a_restart_with_the_clock_set_back_stays_ahead() {
     let server = Server::start().await;
     server.tell("/dev-kv/v1/jump-clock", json!({ "by_ms": 3_600_000 })).await;
     let before = ask(&server, vec![1]).await[0].1;
-    // The new process knows nothing of the jump: for it the clock is an hour behind.
+    // The new process knows nothing of the jump, so its clock is an hour behind.
     let server = server.restart(|_| {}).await;
     let after = ask(&server, vec![1]).await[0].1;
     assert!(after > before);

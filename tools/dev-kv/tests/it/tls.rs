@@ -1,4 +1,4 @@
-//! TLS by file paths; `tls/make.sh` made the files.
+//! TLS by file paths. `tls/make.sh` has made the files.
 
 use crate::support::{Server, get, put};
 use dev_kv::TlsPaths;

@@ -5,7 +5,7 @@ use crate::wire::{Wire, mutation, prewrite, put};
 use dev_kv::wire::kvrpcpb::{Op, write_conflict::Reason};
 use tikv_client::{Error, TransactionClient};
 
-/// Whether the error, or one that it is made of, is a key error of this kind.
+/// Whether the error, or one of those it consists of, is a key error of this kind.
 fn tells(error: &Error, kind: fn(&tikv_client::ProtoKeyError) -> bool) -> bool {
     if let Error::MultipleKeyErrors(errors) | Error::ExtractedErrors(errors) = error {
         return errors.iter().any(|error| tells(error, kind));
@@ -88,7 +88,7 @@ async fn an_insert_succeeds_only_where_nothing_is() {
     delete(&client, "new").await;
     assert_eq!(get(&client, "new").await, None);
     insert(&client, "new").await.unwrap();
-    // Insert and delete in one transaction become "must not exist".
+    // An insert and a delete in one transaction become "must not exist".
     let mut txn = client.begin_with_options(optimistic()).await.unwrap();
     txn.insert("new".to_owned(), "again").await.unwrap();
     txn.delete("new".to_owned()).await.unwrap();
@@ -161,7 +161,7 @@ async fn after_a_rollback_neither_prewrite_nor_commit_succeed() {
     assert!(error.retryable.contains("TxnLockNotFound"), "{error:?}");
     let error = wire.commit(&["other"], 11, 20).await.unwrap_err();
     assert!(error.retryable.contains("TxnLockNotFound"), "never prewritten: {error:?}");
-    // It outlives the memory of it.
+    // The rollback outlives the process.
     let server = server.restart(|_| {}).await;
     let wire = Wire::new(&server).await;
     let errors = wire.refused(10, vec![put("k", "1")]).await;
@@ -230,7 +230,7 @@ async fn out_of_order_commits_of_a_careless_client_keep_their_places() {
     let wire = Wire::new(&server).await;
     wire.prewrite(10, vec![put("k", "late")]).await;
     wire.commit(&["k"], 10, 50).await.unwrap();
-    // Pessimistic prewrites that skip the check may commit below what is there.
+    // A pessimistic prewrite without the check may commit below an existing record.
     let mut request = prewrite(12, vec![put("k", "early")]);
     request.for_update_ts = 12;
     assert_eq!(wire.send(request).await.errors, []);

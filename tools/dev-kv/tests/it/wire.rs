@@ -1,4 +1,4 @@
-//! Hand-written messages, for what the real client does not do on purpose.
+//! Hand-written messages, for cases that the real client cannot be made to produce.
 
 use crate::support::{Server, whole};
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use dev_kv::wire::kvrpcpb::{self, Op};
 use dev_kv::wire::tikvpb::tikv_client::TikvClient;
 use tonic::transport::Channel;
 
-/// A store's wire, with the requests of one region.
+/// A connection to a store with a single region.
 #[derive(Clone)]
 pub(crate) struct Wire {
     pub(crate) kv: TikvClient<Channel>,
@@ -55,7 +55,7 @@ impl Wire {
         Self { kv: server.kv().await }
     }
 
-    /// That of a process.
+    /// A connection to the store at this address.
     pub(crate) async fn at(address: &str) -> Self {
         Self { kv: TikvClient::connect(format!("http://{address}")).await.unwrap() }
     }
@@ -67,13 +67,13 @@ impl Wire {
         self.kv.clone().kv_prewrite(request).await.unwrap().into_inner()
     }
 
-    /// A prewrite that has to succeed.
+    /// Sends a prewrite that has to succeed.
     pub(crate) async fn prewrite(&self, start_ts: u64, mutations: Vec<kvrpcpb::Mutation>) {
         let response = self.send(prewrite(start_ts, mutations)).await;
         assert_eq!(response, kvrpcpb::PrewriteResponse::default());
     }
 
-    /// A prewrite that has to be refused; its errors.
+    /// Sends a prewrite that has to be refused; returns its errors.
     pub(crate) async fn refused(
         &self,
         start_ts: u64,

@@ -1,5 +1,6 @@
-//! Stand-ins for the images that the project's files name and that package registries do not have: the same
-//! Debian from its own packages, and programs from Go modules. They exist in our own engine alone.
+//! Stand-ins for images that the project's files name and that package registries do not have: the
+//! same Debian from its own packages, and programs from Go modules. They exist only in our own
+//! engine.
 
 use std::{
     fs,
@@ -21,26 +22,27 @@ const FRONTEND: Module = Module::new(
 const FRONTEND_IMAGE: &str = "docker/dockerfile:1";
 const RUNTIME_IMAGE: &str = "gcr.io/distroless/cc-debian12:nonroot";
 const RUST_IMAGE: &str = "rust:1.95.0-slim-bookworm";
-/// A shell and curl, for what the chart's test and checks of ours ask from within a pod.
+/// A shell and curl, for the chart's test and for our checks from within a pod.
 pub(crate) const SHELL_IMAGE: &str = "curlimages/curl:8.17.0";
 
-/// A file system's packages, how they are unpacked, and what is done to it afterwards.
+/// A file system: its packages, how they are unpacked, and what is done to it afterwards.
 struct Base {
     name: &'static str,
-    /// mmdebstrap's: `extract` runs no maintainer's script.
+    /// mmdebstrap's variant; `extract` runs no maintainer scripts.
     variant: &'static str,
     packages: &'static str,
     hooks: Vec<String>,
 }
 
-/// What distroless images have for users.
+/// Adds the users of distroless images.
 const USERS: &str = "\
 printf 'root:x:0:0:root:/root:/sbin/nologin\\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\\n\
 nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\\n' >\"$1/etc/passwd\"; \
 printf 'root:x:0:\\ntty:x:5:\\nnobody:x:65534:\\nnonroot:x:65532:\\n' >\"$1/etc/group\"; \
 install -d -m 1777 \"$1/tmp\"; install -d -o 65532 -g 65532 \"$1/home/nonroot\"";
 
-/// The authorities that this machine trusts: registries may be reached through one of its own.
+/// Adds the CA certificates that this machine trusts, as it may reach registries through a proxy
+/// with a CA of its own.
 const AUTHORITIES: &str =
     "install -D -m 644 /etc/ssl/certs/ca-certificates.crt \"$1/etc/ssl/certs/ca-certificates.crt\"";
 
@@ -64,7 +66,7 @@ pub(crate) fn runtime(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), 
     engine.import(&base.tar(workspace)?, &changes, RUNTIME_IMAGE)
 }
 
-/// The base with a shell and curl.
+/// An image with a shell and curl.
 pub(crate) fn shell(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), String> {
     if engine.has_image(SHELL_IMAGE) {
         return Ok(());
@@ -79,7 +81,7 @@ pub(crate) fn shell(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), St
     engine.import(&base.tar(workspace)?, &changes, SHELL_IMAGE)
 }
 
-/// What holds a pod's namespaces: it only waits.
+/// The image that holds a pod's namespaces. It only waits.
 pub(crate) fn pause(workspace: &Workspace, engine: &Engine<'_>, name: &str) -> Result<(), String> {
     if engine.has_image(name) {
         return Ok(());
@@ -89,7 +91,7 @@ pub(crate) fn pause(workspace: &Workspace, engine: &Engine<'_>, name: &str) -> R
     engine.import(&folder(workspace)?.join("shell.tar"), &changes, name)
 }
 
-/// The toolchain that runs us, on Debian's smallest with a linker.
+/// The Rust toolchain that runs us, on the smallest Debian that has a linker.
 pub(crate) fn rust(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), String> {
     if engine.has_image(RUST_IMAGE) {
         return Ok(());
@@ -105,7 +107,7 @@ pub(crate) fn rust(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), Str
         toolchain.display(),
         cargo.parent().ok_or("cargo in no folder")?.display(),
     );
-    // Without it rustup would fetch what it takes for its default.
+    // Without these settings rustup would download its default toolchain.
     let settings = "printf 'version = \"12\"\\ndefault_toolchain = \"1.95.0-x86_64-unknown-linux-gnu\"\\n\
                     profile = \"minimal\"\\n' >\"$1/usr/local/rustup/settings.toml\"";
     let base = Base {
@@ -124,7 +126,7 @@ pub(crate) fn rust(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), Str
     engine.import(&base.tar(workspace)?, &changes, RUST_IMAGE)
 }
 
-/// What reads Dockerfiles: their first line names it.
+/// The frontend that reads Dockerfiles, which their first line names.
 pub(crate) fn frontend(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), String> {
     if engine.has_image(FRONTEND_IMAGE) {
         return Ok(());
@@ -164,7 +166,7 @@ pub(crate) fn program_image(
 }
 
 impl Base {
-    /// The file system as a tar file, made when it is not there.
+    /// The file system as a tar file, made if it is missing.
     fn tar(&self, workspace: &Workspace) -> Result<PathBuf, String> {
         let tar = folder(workspace)?.join(format!("{}.tar", self.name));
         if tar.exists() {

@@ -1,4 +1,4 @@
-//! The chart in a namespace of the node, over a dev-kv with a volume of its own.
+//! The chart in a namespace of the node, over a dev-kv that has a volume of its own.
 
 use std::{fs, os::unix::fs::chown, path::PathBuf, time::Duration};
 
@@ -13,18 +13,18 @@ use super::{
 pub(crate) const ROLES: [&str; 5] = ["order", "stock", "payment", "coordinator", "http-bridge"];
 const CHART: &str = "helm-config/till";
 const VALUES: &str = "tools/xtask/live/node/values.yaml";
-/// What the chart selects its pods by, less the namespace.
+/// The labels by which the chart selects its pods in a namespace.
 pub(crate) const OURS: &str = "app.kubernetes.io/name=till";
 const USER: u32 = 65532;
 
-/// A release called `till`.
+/// A Helm release called `till`.
 #[derive(Debug)]
 pub(crate) struct Release<'a> {
     pub(crate) node: &'a Node<'a>,
     pub(crate) namespace: &'static str,
-    /// The chart's folder: the project's own unless another one is given.
+    /// The chart's folder: the project's own, or that of an earlier release.
     pub(crate) chart: String,
-    /// Further arguments of every `helm upgrade`.
+    /// More arguments for every `helm upgrade`.
     more: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ impl<'a> Release<'a> {
         self
     }
 
-    /// The namespace, which admits locked-down pods alone, and the store in it.
+    /// Makes the namespace, which admits only restricted pods, and the store in it.
     pub(crate) fn store(&self, image: &str) -> Result<String, String> {
         let namespace = self.namespace;
         if self.node.kubectl(&["get", "namespace", namespace]).is_err() {
@@ -60,7 +60,7 @@ impl<'a> Release<'a> {
         Ok(format!("dev-kv of {image}"))
     }
 
-    /// Where its data is on this machine.
+    /// The store's data on this machine.
     fn data(&self) -> PathBuf {
         self.node.workspace.target.join("live/data").join(self.namespace)
     }
@@ -73,7 +73,7 @@ impl<'a> Release<'a> {
         self.node.helm(&[&["--namespace", self.namespace], args].concat())
     }
 
-    /// Installs or upgrades to this image and waits until every role is ready.
+    /// Installs this image, or upgrades to it, and waits until every role is ready.
     pub(crate) fn upgrade(&self, image: &str, more: &[&str]) -> Result<String, String> {
         let (repository, tag) = image.split_once(':').ok_or("an image without a tag")?;
         let endpoints = format!("store.pdEndpoints={{store-0.store.{}:2379}}", self.namespace);
@@ -102,7 +102,7 @@ impl<'a> Release<'a> {
         self.told()
     }
 
-    /// Pods and restarts, in words.
+    /// A summary of pods and restarts.
     pub(crate) fn told(&self) -> Result<String, String> {
         let pods = self.pods(OURS)?;
         let restarts: u64 = pods.iter().map(restarts).sum();
@@ -110,7 +110,7 @@ impl<'a> Release<'a> {
         Ok(format!("{ready} of {} pods ready, {restarts} restarts", pods.len()))
     }
 
-    /// Pods that are not being deleted.
+    /// Pods that are not being deleted, without those of `helm test`.
     pub(crate) fn pods(&self, labels: &str) -> Result<Vec<Value>, String> {
         let mut pods = self.node.list(self.namespace, "pods", labels)?;
         pods.retain(|pod| {
@@ -124,7 +124,7 @@ impl<'a> Release<'a> {
         self.pods(&format!("{OURS},app.kubernetes.io/component={role}"))
     }
 
-    /// Waits until each role has as many ready pods as it wants, and no other.
+    /// Waits until every rollout is complete and no old pod is left.
     pub(crate) fn settled(&self) -> Result<(), String> {
         for role in ROLES {
             let deployment = format!("deployment/till-{role}");
@@ -141,7 +141,7 @@ impl<'a> Release<'a> {
         })
     }
 
-    /// The bridge at a port of the node's.
+    /// The bridge's URL, at a port of the node.
     pub(crate) fn url(&self) -> Result<String, String> {
         let port = self.kubectl(&[
             "get",
@@ -153,7 +153,7 @@ impl<'a> Release<'a> {
         Ok(format!("http://{}:{port}", node::ADDRESS))
     }
 
-    /// As many buyers as a busy machine serves without a pause.
+    /// A load with as many buyers as a busy machine can serve without a pause.
     pub(crate) fn load(&self) -> Result<Load, String> {
         self.load_of("8")
     }
@@ -169,7 +169,7 @@ impl<'a> Release<'a> {
         )
     }
 
-    /// `helm test`, as documented.
+    /// Runs `helm test` as documented.
     pub(crate) fn test(&self, more: &[&str]) -> Result<String, String> {
         let said = self.helm(&[&["test", "till", "--timeout", "3m"], more].concat())?;
         if !said.contains("Phase:          Succeeded") {
@@ -181,7 +181,7 @@ impl<'a> Release<'a> {
         Ok("Succeeded".to_owned())
     }
 
-    /// Events that a person would be warned by.
+    /// Kubernetes' events of type Warning.
     pub(crate) fn warnings(&self) -> Result<Vec<String>, String> {
         let text = self.kubectl(&[
             "get",
@@ -194,7 +194,7 @@ impl<'a> Release<'a> {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// Removes the release and its namespace.
+    /// Removes the release, its namespace and its data.
     pub(crate) fn down(&self) -> Result<String, String> {
         self.helm(&["uninstall", "till", "--wait", "--timeout", "3m"])?;
         self.remove()?;

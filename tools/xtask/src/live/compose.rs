@@ -1,4 +1,4 @@
-//! A project of compose files on our engine.
+//! A compose project on our engine.
 
 use std::{process::Command, time::Duration};
 
@@ -10,12 +10,12 @@ use super::{
 };
 use crate::command;
 
-/// Compose files, the variables that they are given, and what runs of them.
+/// Compose files with their size and variables, and the containers that run of them.
 #[derive(Debug)]
 pub(crate) struct Project<'a> {
     pub(crate) machine: &'a Machine,
     pub(crate) engine: &'a Engine<'a>,
-    /// As the files name it.
+    /// The project's name, as in the files.
     name: &'static str,
     files: Vec<&'static str>,
     size: &'static str,
@@ -27,7 +27,7 @@ pub(crate) struct Project<'a> {
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) service: String,
-    /// Of its first process, as the machine counts.
+    /// Id of its first process, outside of the container.
     pub(crate) pid: String,
     pub(crate) restarts: u64,
     pub(crate) is_healthy: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// Its address in a network of the project, such as `calls`.
+    /// The container's address in a network of the project, such as `calls`.
     pub(crate) fn address(&self, network: &str) -> Result<String, String> {
         let found = self.networks.as_object().into_iter().flatten();
         let mut found = found.filter(|(name, _)| name.ends_with(&format!("_{network}")));
@@ -57,7 +57,7 @@ impl<'a> Project<'a> {
         Self { machine, engine, name, files: files.to_vec(), size, environment: Vec::new() }
     }
 
-    /// With this variable in the shell that runs compose.
+    /// Adds an environment variable for compose.
     pub(crate) fn with(mut self, name: &'static str, value: String) -> Self {
         self.environment.push((name, value));
         self
@@ -76,7 +76,7 @@ impl<'a> Project<'a> {
         command::captured(&mut self.compose(args))
     }
 
-    /// Starts everything and waits until it is healthy.
+    /// Starts everything, and waits until it is healthy.
     pub(crate) fn up(&self) -> Result<String, String> {
         self.quietly(&["up", "--detach", "--wait", "--wait-timeout", "120", "--no-build"])?;
         Ok(format!("{} containers healthy", self.containers()?.len()))
@@ -101,7 +101,7 @@ impl<'a> Project<'a> {
         found.next().ok_or_else(|| format!("no {service} runs"))
     }
 
-    /// Waits until all are healthy again.
+    /// Waits until all containers are healthy again.
     pub(crate) fn recovered(&self) -> Result<(), String> {
         wait("not healthy again", Duration::from_mins(1), || {
             let ill = self.containers()?.into_iter().find(|container| !container.is_healthy);
@@ -109,7 +109,7 @@ impl<'a> Project<'a> {
         })
     }
 
-    /// Removes everything of it, volumes too, and looks whether that is so.
+    /// Removes the project with its volumes, and checks that nothing is left.
     pub(crate) fn down(&self) -> Result<String, String> {
         self.quietly(&["down", "--volumes", "--timeout", "40"])?;
         let label = format!("label=com.docker.compose.project={}", self.name);
@@ -136,7 +136,7 @@ fn container(told: &Value) -> Container {
         service: text(&told["Config"]["Labels"]["com.docker.compose.service"]),
         pid: state["Pid"].to_string(),
         restarts: told["RestartCount"].as_u64().unwrap_or(0),
-        // What nobody asks how it is, is well when it runs.
+        // A container without a health check counts as healthy while it runs.
         is_healthy: health.as_str().map_or(state["Running"] == true, |health| health == "healthy"),
         was_out_of_memory: state["OOMKilled"] == true,
         networks: told["NetworkSettings"]["Networks"].clone(),

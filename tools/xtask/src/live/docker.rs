@@ -1,4 +1,4 @@
-//! The shop in Docker, as docs/deploy.md tells people to run it, with dev-kv in place of PD and TiKV.
+//! The shop in Docker, run as docs/deploy.md describes, with dev-kv in place of PD and TiKV.
 
 use std::{
     fs,
@@ -26,12 +26,12 @@ const THREE: &[&str] =
     &["compose.yaml", "compose.ha.yaml", "compose.dev-kv.yaml", "tools/xtask/live/ha.yaml"];
 
 const REST: &str = "http://localhost:8000";
-/// Services of the smallest shop; the last one has all the data.
+/// Services of the smallest shop. The last one has all the data.
 const SERVICES: [&str; 6] = ["http-bridge", "coordinator", "order", "stock", "payment", "dev-kv"];
-/// The one user of the image.
+/// The only user of the image.
 const USER: u32 = 65532;
 
-/// A person's shell in which `docker` talks to an engine of our own.
+/// Runs an interactive shell in which `docker` talks to an engine of our own.
 pub(crate) fn shell(workspace: &Workspace) -> Result<(), String> {
     engine::packages()?;
     let machine = machine(workspace, Network::Own)?;
@@ -46,7 +46,7 @@ pub(crate) fn machine(workspace: &Workspace, network: Network) -> Result<Machine
     Machine::start(&workspace.root, &workspace.target.join("live/log"), network)
 }
 
-/// Runs all of it.
+/// Runs all steps.
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
     steps.need("engine's packages", || Ok(((), engine::packages()?)))?;
     if let Source::Dockerfile(profile) = source {
@@ -85,7 +85,7 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> 
     Ok(())
 }
 
-/// The image's own command: a whole shop in one container, as docs/deploy.md starts it.
+/// The image's default command: a whole shop in one container, started as in docs/deploy.md.
 fn alone(workspace: &Workspace, engine: &Engine<'_>) -> Result<String, String> {
     engine.quietly(&[
         "run",
@@ -110,7 +110,7 @@ fn alone(workspace: &Workspace, engine: &Engine<'_>) -> Result<String, String> {
     done
 }
 
-/// `compose.yaml` in the small size: what a person does with it, and what happens to it.
+/// `compose.yaml` in the small size: what people do with it, and what can happen to it.
 fn small(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
     if !steps.run("compose.yaml: up --wait", || project.up()) {
         steps.run("compose.yaml: what it logged", || Err(project.quietly(&["logs"])?));
@@ -151,7 +151,7 @@ fn tls(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>, certific
     steps.run("compose.tls.yaml: down", || project.down());
 }
 
-/// Two of each role over a list of three endpoints.
+/// Two replicas of each role, over a list of three endpoints.
 fn several(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
     if !steps.run("compose.ha.yaml, medium: up --wait", || project.up()) {
         return;
@@ -178,7 +178,7 @@ fn rest_tour(workspace: &Workspace, machine: &Machine) -> Result<String, String>
     tour::run(workspace, "A tour by REST", |line| machine.shell(line))
 }
 
-/// The gRPC ports are not published: the tour goes to the containers' own addresses.
+/// The gRPC ports are not published, so the tour goes to the containers' own addresses.
 fn grpc_tour(workspace: &Workspace, project: &Project<'_>) -> Result<String, String> {
     let grpcurl = GRPCURL.program(workspace)?.ok_or("go is not installed")?;
     let folder = grpcurl.parent().ok_or("a program in no folder")?.display().to_string();
@@ -191,12 +191,12 @@ fn grpc_tour(workspace: &Workspace, project: &Project<'_>) -> Result<String, Str
     }
     tour::run(workspace, "A tour by gRPC", |line| {
         let line = places.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to));
-        // A refusal is an answer here, and grpcurl's exit code says so.
+        // Refusals are part of the tour, and grpcurl exits with an error for them.
         project.machine.shell(&format!("PATH={folder}:$PATH; {line} 2>&1 || true"))
     })
 }
 
-/// What the files say of users, capabilities and file systems holds of the processes.
+/// Checks that processes have the users, capabilities and file systems that the files say.
 fn locked_down(project: &Project<'_>) -> Result<String, String> {
     for container in project.containers()? {
         let pid = &container.pid;
@@ -216,7 +216,7 @@ fn locked_down(project: &Project<'_>) -> Result<String, String> {
                 return Err(format!("{}: {name} {found}, not {wanted}", container.service));
             }
         }
-        // Not even root of the host writes there.
+        // Not even the host's root can write there.
         let touch = format!("cd /proc/{pid}/root; touch usr/local/bin/it 2>&1 || true");
         let said = project.machine.shell(&touch)?;
         if !said.contains("Read-only file system") {
@@ -240,7 +240,7 @@ fn consistency(
     Ok(format!("no mismatch; {filled}"))
 }
 
-/// `till bench` from outside, and then how much memory each container had at most.
+/// Runs `till bench` from outside; returns the peak memory of each container.
 fn bench(workspace: &Workspace, project: &Project<'_>) -> Result<String, String> {
     let mut bench = project.machine.command(workspace.target.join("release/till"));
     bench
@@ -258,7 +258,7 @@ fn bench(workspace: &Workspace, project: &Project<'_>) -> Result<String, String>
     Ok(format!("64 callers, books checked; most MB of their limits: {}", most.join(", ")))
 }
 
-/// Megabytes that a container had at most, and may have.
+/// A container's peak memory and its limit, in MiB.
 fn peak(machine: &Machine, container: &Container) -> Result<String, String> {
     let below = format!("{}/{}", machine.group, container.id);
     let (old, new) =
@@ -276,7 +276,8 @@ fn peak(machine: &Machine, container: &Container) -> Result<String, String> {
     Ok(format!("{}/{}", megabytes(peak)?, megabytes(limit)?))
 }
 
-/// kill -9 of each container's process under load. `docker kill` would count as stopped by hand.
+/// Kills each container's process by SIGKILL under load. After `docker kill` Docker would not
+/// restart it, as if a person had stopped it.
 fn kills(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
     let enter = |program: &_| project.machine.command(Path::new(program));
     let mut load = match Load::start(workspace, enter, &[REST.to_owned()], &[]) {
@@ -300,7 +301,7 @@ fn kills(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
             project.recovered()?;
             std::thread::sleep(Duration::from_secs(2));
             let stretch = load.stretch(service)?;
-            // The bridge is what clients are connected to; everybody else is asked again for them.
+            // Clients are connected to the bridge. Any other role's call is retried for them.
             if service != "http-bridge" {
                 stretch.within(0)?;
             }
@@ -320,7 +321,7 @@ fn audit(project: &Project<'_>) -> Result<String, String> {
     held.map(|line| line.trim().to_owned()).ok_or(said)
 }
 
-/// What a person sees of it: lines by level, and no ERROR, which would ask for somebody.
+/// Counts log lines by level. There must be no ERROR, which asks for a person.
 fn logs(project: &Project<'_>) -> Result<String, String> {
     let text = project.quietly(&["logs", "--no-color"])?;
     let with = |level: &str| text.lines().filter(|line| line.contains(level)).collect::<Vec<_>>();
@@ -335,7 +336,7 @@ fn logs(project: &Project<'_>) -> Result<String, String> {
     ))
 }
 
-/// A role that is pointed nowhere says where it looks, lives, and is not ready.
+/// A role with a wrong store endpoint logs where it looks, stays alive, and is not ready.
 fn wrong_store(project: &Project<'_>) -> Result<String, String> {
     let name = "till-wrong-store";
     let variable = "PD_ENDPOINTS=nowhere:2379";
@@ -358,7 +359,7 @@ fn wrong_store(project: &Project<'_>) -> Result<String, String> {
     }
 }
 
-/// Certificates by the very commands of docs/security.md, readable by the image's user.
+/// Makes certificates with the commands of docs/security.md, readable by the image's user.
 pub(crate) fn make(workspace: &Workspace, folder: &Path) -> Result<String, String> {
     let page = workspace.read(Path::new("docs/security.md"))?.unwrap_or_default();
     let script = page

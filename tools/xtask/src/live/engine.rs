@@ -1,4 +1,5 @@
-//! A Docker engine of our own, in the machine, with its data below the target directory; and its clients.
+//! A Docker engine of our own in the machine, with its data below the target directory, and its
+//! client.
 
 use std::{
     fs,
@@ -15,12 +16,12 @@ use crate::{
     workspace::Workspace,
 };
 
-/// In the machine's own /run.
+/// Lies in the machine's own /run.
 const SOCKET: &str = "unix:///run/docker.sock";
 const BUILDX: Module = Module::new("github.com/docker/buildx", "v0.23.0", &["./cmd/buildx"])
     .linked("-X github.com/docker/buildx/version.Version=v0.23.0");
 
-/// Debian's packages: the engine, what makes base images, and what a node of Kubernetes needs.
+/// Debian packages: the engine, the tools that make base images, and what a Kubernetes node needs.
 const PACKAGES: [&str; 9] = [
     "docker.io",
     "mmdebstrap",
@@ -32,7 +33,7 @@ const PACKAGES: [&str; 9] = [
     "conntrack",
     "ipset",
 ];
-/// A program of each of them.
+/// One program of each package.
 const PROGRAMS: [&str; 9] = [
     "/usr/sbin/dockerd",
     "/usr/bin/mmdebstrap",
@@ -45,7 +46,7 @@ const PROGRAMS: [&str; 9] = [
     "/usr/sbin/ipset",
 ];
 
-/// Installs the programs that are missing; tells why where that is not possible.
+/// Installs the missing programs. The error says why that is not possible.
 pub(crate) fn packages() -> Result<String, String> {
     if PROGRAMS.iter().all(|program| Path::new(program).exists()) {
         return Ok("already there".to_owned());
@@ -69,7 +70,7 @@ pub(crate) struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    /// Starts dockerd and gives its client compose and buildx.
+    /// Starts dockerd, and gives its client compose and buildx.
     pub(crate) fn start(
         workspace: &Workspace,
         machine: &'a Machine,
@@ -100,26 +101,26 @@ impl<'a> Engine<'a> {
         self.machine
     }
 
-    /// A command in the machine, for which `docker` means this engine.
+    /// A command in the machine for which `docker` means this engine.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = self.machine.command(program);
         command.env("DOCKER_HOST", SOCKET).env("DOCKER_CONFIG", &self.config);
         command
     }
 
-    /// A command of its client.
+    /// A `docker` command.
     pub(crate) fn docker(&self, args: &[&str]) -> Command {
         let mut docker = self.command("docker");
         docker.args(args);
         docker
     }
 
-    /// Runs one and returns what it wrote to its standard output.
+    /// Runs a `docker` command, and returns its standard output.
     pub(crate) fn quietly(&self, args: &[&str]) -> Result<String, String> {
         command::captured(&mut self.docker(args)).map(|text| text.trim().to_owned())
     }
 
-    /// What a container has logged.
+    /// A container's log.
     pub(crate) fn logs(&self, container: &str) -> Result<String, String> {
         command::quietly(&mut self.docker(&["logs", container])).map(|(_, text)| text)
     }
@@ -128,7 +129,7 @@ impl<'a> Engine<'a> {
         self.quietly(&["image", "inspect", "--format", "{{.Id}}", name]).is_ok()
     }
 
-    /// Makes an image of a file system, with these instructions of a Dockerfile.
+    /// Makes an image from a file system and Dockerfile instructions.
     pub(crate) fn import(&self, tar: &Path, changes: &[&str], name: &str) -> Result<(), String> {
         let mut import = self.docker(&["import"]);
         for change in changes {
@@ -139,7 +140,7 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// A folder of client configuration with both plugins.
+/// The client's configuration folder, with both plugins.
 fn plugins(workspace: &Workspace) -> Result<PathBuf, String> {
     let config = workspace.target.join("live/docker-config");
     let folder = config.join("cli-plugins");

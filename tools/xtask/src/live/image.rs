@@ -1,4 +1,5 @@
-//! The project's image: whole by its Dockerfile, or by the last stage alone from an executable that exists.
+//! The project's image: by the whole Dockerfile, or by its last stage alone from an existing
+//! executable.
 
 use std::{
     fs,
@@ -9,12 +10,12 @@ use std::{
 use super::{bases, engine::Engine};
 use crate::{command, workspace::Workspace};
 
-/// What compose files and chart name.
+/// The name in compose files and chart.
 pub(crate) const IMAGE: &str = "till:0.2.0";
-/// The name of the Dockerfile's stage whose place the executable takes.
+/// The Dockerfile's stage that the executable replaces.
 const STAGE: &str = "build";
 
-/// The executable at this path, or the one that cargo builds by this profile.
+/// The executable at this path, or the one that cargo builds with this profile.
 pub(crate) fn executable(workspace: &Workspace, profile: &str) -> Result<PathBuf, String> {
     if profile.contains('/') {
         return Ok(PathBuf::from(profile));
@@ -25,7 +26,7 @@ pub(crate) fn executable(workspace: &Workspace, profile: &str) -> Result<PathBuf
     Ok(workspace.target.join(folder).join("till"))
 }
 
-/// Makes the image `name` from this executable in seconds.
+/// Makes the image `name` from this executable, which takes seconds.
 pub(crate) fn of_executable(
     workspace: &Workspace,
     engine: &Engine<'_>,
@@ -34,7 +35,7 @@ pub(crate) fn of_executable(
 ) -> Result<String, String> {
     bases::frontend(workspace, engine)?;
     bases::runtime(workspace, engine)?;
-    // What the build stage would leave, and what the last stage takes of the project.
+    // The result of the build stage, and the project's files that the last stage copies.
     let context = workspace.target.join("live/context");
     let out = context.join("stage/src/out");
     for folder in ["bin", "data"] {
@@ -63,14 +64,14 @@ pub(crate) fn of_executable(
     size(engine, name)
 }
 
-/// A Dockerfile of the last stage alone, whose build stage holds what is in `stage/`.
+/// A Dockerfile with only the last stage, and `stage/` in place of the build stage.
 fn last_stage(dockerfile: &str) -> Result<String, String> {
     let head = dockerfile.lines().next().unwrap_or_default();
     let at = dockerfile.rfind("\nFROM ").ok_or("a Dockerfile without a second stage")?;
     Ok(format!("{head}\nFROM scratch AS {STAGE}\nCOPY stage /\n{}", &dockerfile[at..]))
 }
 
-/// Builds the image as `docker build` does, every stage of it.
+/// Builds the image like `docker build`, with all its stages.
 pub(crate) fn whole(
     workspace: &Workspace,
     engine: &Engine<'_>,

@@ -1,5 +1,5 @@
-//! The chart on a real Kubernetes, as docs/deploy.md tells people to install it: what a person does with it, and
-//! then upgrades, losses and pressure under load.
+//! The chart on a real Kubernetes, installed as docs/deploy.md describes: first what people do with
+//! it, then upgrades, losses and pressure under load.
 
 use std::{
     thread,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::workspace::Workspace;
 
-/// Another build of the same formats, to upgrade to and back from.
+/// Another build with the same formats, for an upgrade and a downgrade.
 const OTHER: &str = "till:0.1.1";
 
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
@@ -60,7 +60,7 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> 
     Ok(())
 }
 
-/// One pod of each role, and what they use.
+/// Measures what one pod of each role uses.
 fn measured(steps: &mut Steps, node: &Node<'_>) {
     let release = Release::new(node, "measured").with(&["--set", "defaults.replicas=1"]);
     if steps.run("one of each, to measure", || {
@@ -72,7 +72,7 @@ fn measured(steps: &mut Steps, node: &Node<'_>) {
     steps.run("uninstall what was measured", || release.down());
 }
 
-/// The image, and another build of it.
+/// Makes the image, and another tag of it as a second build.
 fn images(workspace: &Workspace, engine: &Engine<'_>, source: &Source) -> Result<String, String> {
     let profile = match source {
         Source::Executable(profile) | Source::Dockerfile(profile) => profile,
@@ -84,7 +84,7 @@ fn images(workspace: &Workspace, engine: &Engine<'_>, source: &Source) -> Result
     Ok(first)
 }
 
-/// What a person does first.
+/// The first steps of a user.
 fn fresh(steps: &mut Steps, release: &Release<'_>) -> Result<(), String> {
     steps.need("store", || Ok(((), release.store(image::IMAGE)?)))?;
     let is_up = steps.run("helm install, three of each role", || {
@@ -99,7 +99,7 @@ fn fresh(steps: &mut Steps, release: &Release<'_>) -> Result<(), String> {
         return Err("the chart was not installed".to_owned());
     }
     steps.run("describe, warnings", || {
-        // Probes that ask a pod which has hardly begun: as many as the machine is busy.
+        // Some probes fail while a pod has barely started: the busier the machine, the more.
         let (early, others): (Vec<String>, Vec<String>) = release
             .warnings()?
             .into_iter()
@@ -115,7 +115,7 @@ fn fresh(steps: &mut Steps, release: &Release<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Everything that happens to a shop that people buy in.
+/// Everything that can happen to a shop while people buy.
 fn under_load(steps: &mut Steps, release: &Release<'_>) {
     let mut load = match release.load() {
         Ok(load) => load,
@@ -159,7 +159,8 @@ fn under_load(steps: &mut Steps, release: &Release<'_>) {
     steps.run("helm test after all of it", || release.test(&["--logs"]));
 }
 
-/// A pod is deleted as a drain of its node would; how long it takes to end is said beside what it may take.
+/// Deletes a pod, as a drain of its node would. Reports how long it took to end, and how long it
+/// may take.
 fn deletion(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String, String> {
     let pods = release.of(role)?;
     let pod = pods.first().ok_or("no pod")?;
@@ -172,7 +173,8 @@ fn deletion(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String
     Ok(format!("gone after {took:.1} s of {grace}; {calls}"))
 }
 
-/// Evicts every pod, all at once and again until each is gone, as `kubectl drain` does; counts the refusals.
+/// Evicts all pods, again and again until each is gone, as `kubectl drain` does; returns the number
+/// of refusals.
 fn evictions(release: &Release<'_>) -> Result<u64, String> {
     let mut left: Vec<String> =
         release.pods(OURS)?.iter().map(|pod| chart::name(pod).to_owned()).collect();
@@ -212,7 +214,7 @@ fn evict(release: &Release<'_>, pod: &str) -> Result<(), String> {
     crate::command::captured(bash.args(["-ec", &line])).map(drop)
 }
 
-/// The first process of a pod's container, as the machine counts.
+/// Id of the first process in a pod's container, on the machine.
 fn pid(release: &Release<'_>, pod: &str) -> Result<String, String> {
     let format = "jsonpath={.status.containerStatuses[0].containerID}";
     let id = release.kubectl(&["get", "pod", pod, "--output", format])?;
@@ -223,7 +225,8 @@ fn pid(release: &Release<'_>, pod: &str) -> Result<String, String> {
     line.split_whitespace().nth(1).map(str::to_owned).ok_or_else(|| line.to_owned())
 }
 
-/// The kernel ends a role's process. Who waits for an answer of a bridge gets none; anybody else is asked again.
+/// Kills a role's process. A client that waits for a killed bridge gets no answer; the calls of any
+/// other role are retried.
 fn kill(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String, String> {
     let pods = release.of(role)?;
     let pod = pods.first().ok_or("no pod")?;
@@ -237,7 +240,7 @@ fn kill(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String, St
         if chart::restarts(&pod) > before && is_ready { Ok(()) } else { Err(name.to_owned()) }
     })?;
     thread::sleep(Duration::from_secs(2));
-    // Each buyer has at most one call under way.
+    // Each buyer has at most one call in flight.
     let most = if role == "http-bridge" { 8 } else { 0 };
     load.stretch(role)?.within(most)
 }

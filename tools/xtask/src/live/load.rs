@@ -1,4 +1,4 @@
-//! Buyers who keep book: `test/live/drive.py`, run beside what is broken or upgraded under them.
+//! Buyers that keep books: runs `test/live/drive.py` while the shop is broken or upgraded.
 
 use std::{
     ffi::OsStr,
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{command, python::Venv, workspace::Workspace};
 
-/// A load that runs until it is asked for its audit.
+/// A load that runs until its audit.
 #[derive(Debug)]
 pub(crate) struct Load {
     process: Child,
@@ -19,18 +19,19 @@ pub(crate) struct Load {
     output: BufReader<ChildStdout>,
 }
 
-/// The calls of one stretch of a load.
+/// The calls of one stretch of the load.
 #[derive(Debug)]
 pub(crate) struct Stretch {
     pub(crate) calls: u64,
-    /// 5xx, 429, broken connections, no answer in time.
+    /// 5xx, 429, broken connections, and no answer in time.
     pub(crate) failed: u64,
     of: String,
     slowest_ms: u64,
 }
 
 impl Stretch {
-    /// What came of it, where at most so many calls failed: none for a change that was planned.
+    /// The summary of the stretch; an error if more than `most` calls failed, which is 0 for a
+    /// planned change, or if there were none.
     pub(crate) fn within(&self, most: u64) -> Result<String, String> {
         if self.failed > most {
             return Err(format!("{self}: more than {most}"));
@@ -53,7 +54,8 @@ impl fmt::Display for Stretch {
 }
 
 impl Load {
-    /// Fills the shop at these addresses and begins. `enter` makes a command that runs where they are reached.
+    /// Fills the shop at these URLs and starts the load. `enter` makes a command that runs where
+    /// the URLs can be reached.
     pub(crate) fn start(
         workspace: &Workspace,
         enter: impl FnOnce(&OsStr) -> Command,
@@ -80,7 +82,7 @@ impl Load {
         Ok(load)
     }
 
-    /// Ends a stretch of this name and tells what it had.
+    /// Ends the current stretch under this name, and returns it.
     pub(crate) fn stretch(&mut self, name: &str) -> Result<Stretch, String> {
         writeln!(self.input, "{name}").map_err(|error| format!("the load has ended: {error}"))?;
         let told = self.hear("stretch")?;
@@ -93,7 +95,7 @@ impl Load {
         })
     }
 
-    /// Ends the load and holds the shop to its books.
+    /// Ends the load, and compares the shop with the buyers' books.
     pub(crate) fn audit(mut self) -> Result<String, String> {
         drop(self.input);
         let told = {
@@ -111,7 +113,7 @@ impl Load {
         ))
     }
 
-    /// The next thing that it says, which must have this key.
+    /// The next message of the load, which must have this key.
     fn hear(&mut self, key: &str) -> Result<Value, String> {
         let mut line = String::new();
         self.output.read_line(&mut line).map_err(|error| error.to_string())?;
@@ -121,7 +123,8 @@ impl Load {
     }
 }
 
-/// Runs a script of `test/` where `enter` leads, in the environment of the tests; what it wrote, if it succeeded.
+/// Runs a script of `test/` by `enter`, in the tests' environment. Returns its output if it
+/// succeeds.
 pub(crate) fn script(
     workspace: &Workspace,
     enter: impl FnOnce(&OsStr) -> Command,

@@ -1,8 +1,9 @@
 //! A machine inside this one: namespaces of its own for network, mounts and processes.
 //!
-//! Everything that an engine or a node makes (bridges, firewall rules, mounts, containers) lives in them and is
-//! gone when their first process ends, which it does with the task runner. Only control groups are shared with
-//! the host: a machine has one of its own, which [`Machine::down`] removes.
+//! Everything that an engine or a node makes (bridges, firewall rules, mounts, containers) lives in
+//! these namespaces. It is gone when their first process ends, which it does with the task runner.
+//! The host shares only its control groups: a machine has one of its own, which [`Machine::down`]
+//! removes.
 
 use std::{
     fs,
@@ -15,7 +16,7 @@ use std::{
 
 use crate::command;
 
-/// The first process: it collects ended children, and ends when its input does.
+/// The first process: it reaps children, and ends when its input is closed.
 const INIT: &str = "\
 set -e
 mount --make-rshared /
@@ -24,19 +25,20 @@ if [ $0 = Own ]; then ip link set lo up; echo 1 >/proc/sys/net/ipv4/ip_forward; 
 echo ready
 read -r _ || true";
 
-/// Whose network a machine has.
+/// Which network a machine uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
-    /// One of its own, which leads nowhere else: every port is free.
+    /// A network of its own without any route out: every port is free.
     Own,
-    /// The host's, for builds that fetch packages. Nothing in it may change addresses or firewall rules.
+    /// The host's network, for builds that download packages. Nothing there may change addresses or
+    /// firewall rules.
     Host,
 }
 
 #[derive(Debug)]
 pub(crate) struct Machine {
     holder: Child,
-    /// Its first process, as the host counts.
+    /// Id of its first process on the host.
     init: String,
     /// Working directory of every command.
     root: PathBuf,
@@ -46,7 +48,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Starts one; needs root. `logs` takes what its services say.
+    /// Starts a machine; needs root. Its services log to `logs`.
     pub(crate) fn start(root: &Path, logs: &Path, network: Network) -> Result<Self, String> {
         fs::create_dir_all(logs).map_err(|error| format!("{}: {error}", logs.display()))?;
         let mut unshare = Command::new("unshare");
@@ -80,7 +82,7 @@ impl Machine {
         Ok(Self { holder, init, root: root.to_owned(), logs: logs.to_owned(), group })
     }
 
-    /// A command in it, in the project's root.
+    /// A command in the machine, in the project's root.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");
         command
@@ -92,7 +94,8 @@ impl Machine {
         command
     }
 
-    /// Starts a service, which runs until it ends or the machine does; what it says goes to a file of this name.
+    /// Starts a service, which runs until it or the machine ends. Its output goes to a log of this
+    /// name.
     pub(crate) fn spawn(&self, name: &str, service: &mut Command) -> Result<(), String> {
         let file = self.logs.join(format!("{name}.log"));
         let log = fs::File::create(&file).map_err(|error| error.to_string())?;
@@ -106,20 +109,20 @@ impl Machine {
             .map_err(|error| format!("cannot start {name}: {error}"))
     }
 
-    /// What a service said last, for a failure's message.
+    /// The last ten lines of a service's log, for an error message.
     pub(crate) fn tail(&self, name: &str) -> String {
         let text = fs::read_to_string(self.logs.join(format!("{name}.log"))).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(10).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    /// Runs a shell's line in it and returns what it wrote.
+    /// Runs a shell command in the machine, and returns its output.
     pub(crate) fn shell(&self, line: &str) -> Result<String, String> {
         let (succeeded, text) = command::quietly(self.command("bash").args(["-ec", line]))?;
         if succeeded { Ok(text) } else { Err(format!("{line}: {text}")) }
     }
 
-    /// Ends every process in it, and removes the control groups that they leave.
+    /// Ends every process of the machine, and removes the control groups that are left.
     pub(crate) fn down(&mut self) -> Result<(), String> {
         drop(self.holder.stdin.take());
         self.holder.wait().map_err(|error| error.to_string())?;
@@ -138,12 +141,12 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // A failure was told by whoever asked; the namespaces end in any case.
+        // Callers of `down` have seen a failure; the namespaces end in any case.
         let _down = self.down();
     }
 }
 
-/// The one hierarchy of control groups, or each of the old kind.
+/// The one hierarchy of control groups, or with version 1 each of them.
 fn hierarchies() -> Vec<PathBuf> {
     let root = PathBuf::from("/sys/fs/cgroup");
     if root.join("cgroup.controllers").exists() {
@@ -153,7 +156,7 @@ fn hierarchies() -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink()).collect()
 }
 
-/// Removes a control group and those below it; a group with processes stays.
+/// Removes a control group and those below it. A group that has processes stays.
 fn removed(group: &Path) -> bool {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
@@ -163,7 +166,7 @@ fn removed(group: &Path) -> bool {
     fs::remove_dir(group).is_ok()
 }
 
-/// Waits until `ready` holds; what it says last is the problem when it never does.
+/// Waits until `ready` succeeds. After `longest` its last error is the problem.
 pub(crate) fn wait(
     what: &str,
     longest: Duration,

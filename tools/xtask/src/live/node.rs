@@ -1,8 +1,8 @@
-//! One node of Kubernetes in the machine, of its Go modules and Debian's packages: control plane, kubelet, names,
-//! a firewall that enforces network policies, and a metrics server.
+//! One Kubernetes node in the machine, from Go modules and Debian packages: control plane, kubelet,
+//! DNS, a firewall that enforces network policies, and a metrics server.
 //!
-//! The API server and pods share one bridge, whose address is the node's. Everything that the node keeps is in
-//! the machine's memory but the images' layers.
+//! The API server and the pods share one bridge, whose address is the node's. The node keeps
+//! everything but image layers in the machine's memory.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -48,16 +48,16 @@ pub(crate) const ADDRESS: &str = "10.250.0.1";
 const NAME: &str = "node0";
 const PODS: &str = "10.250.0.0/24";
 const SERVICES: &str = "10.96.0.0/16";
-/// Off the port of PD, which is etcd's own.
+/// Not on etcd's default port, which PD uses.
 const ETCD: &str = "http://127.0.0.1:12379";
 const ETCD_PEER: &str = "http://127.0.0.1:12380";
 const CONFIG: &str = "/run/pki/admin.conf";
-/// What pods' sandboxes run, and the names.
+/// The images of pod sandboxes, and of DNS.
 const PAUSE_IMAGE: &str = "sandbox:1";
 const COREDNS_IMAGE: &str = "coredns:1";
 
-/// What the API server is told. The node's name is known to nobody, so that kubelets are found by address; the
-/// request headers are the metrics server's.
+/// The API server's arguments. The node's name cannot be resolved, so kubelets are reached by
+/// address. The request headers are for the metrics server.
 const API_SERVER: &[&str] = &[
     "--etcd-servers",
     ETCD,
@@ -121,7 +121,7 @@ pub(crate) struct Node<'a> {
     layers: PathBuf,
 }
 
-/// Builds what is not there yet; minutes the first time.
+/// Builds the missing programs, which takes minutes the first time.
 pub(crate) fn programs(workspace: &Workspace) -> Result<String, String> {
     for module in [KUBERNETES, ROUTER, COREDNS, HELM] {
         module.folder(workspace)?.ok_or("go is not installed")?;
@@ -130,7 +130,7 @@ pub(crate) fn programs(workspace: &Workspace) -> Result<String, String> {
 }
 
 impl<'a> Node<'a> {
-    /// Starts everything and waits until the node is ready.
+    /// Starts everything, and waits until the node is ready.
     pub(crate) fn start(workspace: &'a Workspace, machine: &'a Machine) -> Result<Self, String> {
         let folder =
             |module: Module| module.folder(workspace)?.ok_or("go is not installed".to_owned());
@@ -172,7 +172,8 @@ impl<'a> Node<'a> {
         Ok(node)
     }
 
-    /// Starts the metrics server, which horizontal autoscaling needs, and waits for its first figures.
+    /// Starts the metrics server, which horizontal autoscaling needs, and waits for its first
+    /// values.
     pub(crate) fn measure(&self) -> Result<String, String> {
         let metrics = METRICS.program(self.workspace)?.ok_or("go is not installed")?;
         self.service(
@@ -206,7 +207,7 @@ impl<'a> Node<'a> {
         Ok("metrics-server 0.8.0 answers".to_owned())
     }
 
-    /// The bridge, certificates and files of settings, where the services look for them.
+    /// Makes the bridge, certificates and settings where the services expect them.
     fn lay_out(&self) -> Result<(), String> {
         let files = self.workspace.root.join("tools/xtask/live/node");
         let line = format!(
@@ -320,7 +321,7 @@ impl<'a> Node<'a> {
                 "iptables",
                 "--cluster-cidr",
                 PODS,
-                // Not ours to set.
+                // These belong to the host.
                 "--conntrack-max-per-core",
                 "0",
                 "--conntrack-tcp-timeout-established",
@@ -340,7 +341,7 @@ impl<'a> Node<'a> {
         self.machine.spawn(name, self.machine.command(program).args(args))
     }
 
-    /// Takes images of the engine's, and starts what the cluster needs of them.
+    /// Loads images from the engine, and starts the cluster's own workloads from them.
     pub(crate) fn furnish(&self, engine: &Engine<'_>, images: &[&str]) -> Result<(), String> {
         bases::shell(self.workspace, engine)?;
         bases::pause(self.workspace, engine, PAUSE_IMAGE)?;
@@ -373,7 +374,7 @@ impl<'a> Node<'a> {
         if succeeded { Ok(()) } else { Err(text) }
     }
 
-    /// A command in the machine, for which kubectl and helm mean this node.
+    /// A command in the machine for which kubectl and helm mean this node.
     pub(crate) fn command(&self, program: impl AsRef<std::path::Path>) -> Command {
         let mut command = self.machine.command(program);
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -387,7 +388,7 @@ impl<'a> Node<'a> {
         command
     }
 
-    /// What kubectl says, if it succeeds.
+    /// Runs kubectl, and returns its output if it succeeds.
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, String> {
         let mut kubectl = self.command(self.kubernetes.join("kubectl"));
         command::captured(kubectl.args(args)).map(|text| text.trim().to_owned())
@@ -397,7 +398,7 @@ impl<'a> Node<'a> {
         command::captured(self.command(&self.helm).args(args)).map(|text| text.trim().to_owned())
     }
 
-    /// The objects of a kind in a namespace that have these labels.
+    /// The objects of a kind in a namespace, selected by labels.
     pub(crate) fn list(
         &self,
         namespace: &str,
@@ -419,7 +420,7 @@ impl<'a> Node<'a> {
         Ok(told["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Applies objects from a text.
+    /// Applies objects given as text.
     pub(crate) fn apply(&self, namespace: &str, objects: &str) -> Result<String, String> {
         let file = self.workspace.target.join("live/apply.yaml");
         fs::write(&file, objects).map_err(|error| error.to_string())?;

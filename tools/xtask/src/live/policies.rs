@@ -1,5 +1,5 @@
-//! Network policies where something enforces them: each edge of the table works, each other one is refused, asked
-//! from within pods that carry the roles' labels.
+//! Network policies where something enforces them. Every edge of the table works, and every other
+//! one is refused, as seen from pods that carry the roles' labels.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +9,7 @@ use super::{
     machine::wait,
 };
 
-/// Who calls whom, as docs/security.md has it, and on which port each listens. The bridge is anybody's.
+/// Who calls whom by docs/security.md, and the port of each. Anybody may call the bridge.
 const CALLS: [(&str, u16, &[&str]); 5] = [
     ("coordinator", 7000, &["http-bridge", "order", "stock", "payment"]),
     ("order", 7100, &["http-bridge", "coordinator"]),
@@ -19,20 +19,20 @@ const CALLS: [(&str, u16, &[&str]); 5] = [
 ];
 const METRICS: u16 = 9100;
 const STORE: u16 = 2379;
-/// CoreDNS says there that it is ready; roles may ask it for names alone.
+/// CoreDNS' readiness port; roles may only ask it for names.
 const NAMES_READY: u16 = 8181;
-/// A namespace from which metrics may be read, and one from which only the bridge is reached.
+/// A namespace that may read metrics, and one that reaches only the bridge.
 const MONITORING: &str = "monitoring";
 const ELSEWHERE: &str = "elsewhere";
 
-/// A pod that asks: where it is and whom it passes for.
+/// A pod that asks, and the role that it poses as.
 struct Asker {
     namespace: &'static str,
     pod: String,
     role: Option<&'static str>,
 }
 
-/// What it asks, and whether it may.
+/// A connection to try, and whether it is allowed.
 struct Question {
     what: String,
     address: String,
@@ -40,7 +40,7 @@ struct Question {
     may: bool,
 }
 
-/// Asks everything of everybody.
+/// Tries every connection from every pod.
 pub(crate) fn check(release: &Release<'_>) -> Result<String, String> {
     let askers = askers(release)?;
     let done = ask_all(release, &askers);
@@ -67,7 +67,8 @@ fn ask_all(release: &Release<'_>, askers: &[Asker]) -> Result<String, String> {
     Ok(format!("{allowed} edges work, {refused} are refused, from {} pods", askers.len()))
 }
 
-/// A pod with the labels of each role, which no service lists as it is never ready, and two that are no role.
+/// A pod with the labels of each role, and two without a role. They are never ready, so that no
+/// service lists them.
 fn askers(release: &Release<'_>) -> Result<Vec<Asker>, String> {
     let mut askers: Vec<Asker> = ROLES
         .into_iter()
@@ -116,12 +117,12 @@ fn askers(release: &Release<'_>) -> Result<Vec<Asker>, String> {
             if phase == "Running" { Ok(()) } else { Err(format!("{}: {phase}", asker.pod)) }
         })?;
     }
-    // The firewall learns of pods a moment after they run.
+    // The firewall learns of pods shortly after they start.
     std::thread::sleep(Duration::from_secs(3));
     Ok(askers)
 }
 
-/// A pod of each role, the store, and whoever answers for names.
+/// Addresses of a pod of each role, of the store, and of the DNS server.
 fn addresses(release: &Release<'_>) -> Result<BTreeMap<&'static str, String>, String> {
     let mut found = BTreeMap::new();
     for role in ROLES {
@@ -159,13 +160,13 @@ fn questions(
         questions.push(Question { what, address: addresses[place].clone(), port, may });
     };
     for (callee, port, callers) in CALLS {
-        // A role may call the bridge only if it is let out to it, and no role is.
+        // A role could call the bridge only if its egress allowed that, and no role's does.
         let may = match asker.role {
             Some(role) => callee != "http-bridge" && callers.contains(&role),
             None => callee == "http-bridge",
         };
-        // kube-router counts a packet between two pods of one policy as let in by it, whoever sends it; and the
-        // bridge's lets everybody in.
+        // kube-router counts a packet between two pods of one policy as allowed by it, whichever of
+        // them sends it, and the bridge's policy lets everybody in.
         if callee != "http-bridge" || asker.role != Some(callee) {
             put(format!("{callee}:{port}"), callee, port, may);
         }
@@ -195,9 +196,10 @@ fn questions(
     Ok(questions)
 }
 
-/// Connects to each, within 2 s; true where a connection is made.
+/// Tries each connection for up to 2 s; true if it is made.
 fn ask(release: &Release<'_>, asker: &Asker, questions: &[Question]) -> Result<Vec<bool>, String> {
-    // The time until a connection is made, or 0; what is spoken over it is of no matter.
+    // curl prints the time until the connection was made, or 0. What is spoken over it does not
+    // matter.
     let connect = |Question { address, port, .. }: &Question| {
         let limits = "--connect-timeout 2 --max-time 3";
         format!(

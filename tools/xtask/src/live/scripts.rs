@@ -1,5 +1,6 @@
-//! The deploy scripts and the plain files, run to their end, with stand-ins for what no package registry has:
-//! minikube, the charts of tidb-operator and of ingress-nginx, and the operator itself, whose part a thread plays.
+//! Runs the deploy scripts and the plain files to their end. Stand-ins replace what no package
+//! registry has: minikube, the charts of tidb-operator and ingress-nginx, and the operator itself,
+//! which a thread plays.
 
 use std::{
     fs,
@@ -21,7 +22,7 @@ use crate::{command, outside::values::operator_labels};
 
 const STANDINS: &str = "tools/xtask/live/standins";
 
-/// Both scripts, and `kubectl apply --filename k8s/`.
+/// Runs both scripts, and `kubectl apply --filename k8s/`.
 pub(crate) fn run(steps: &mut Steps, node: &Node<'_>) {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -45,8 +46,8 @@ fn cluster(node: &Node<'_>) -> Result<String, String> {
     tested(node)
 }
 
-/// As docs/deploy.md has it: the store by the script, the rest by kubectl. CPU requests are made small enough for
-/// one node.
+/// As in docs/deploy.md: the script installs the store, kubectl the rest. CPU requests are reduced
+/// to fit one node.
 fn plain(node: &Node<'_>) -> Result<String, String> {
     script(node, "deploy-charts-cluster.sh --store-only", &[])?;
     let release = Release::new(node, "till");
@@ -66,7 +67,7 @@ fn plain(node: &Node<'_>) -> Result<String, String> {
     Ok(format!("{told}; {bought}"))
 }
 
-/// The purchase of `helm test`, from within the bridge's own network.
+/// Runs the purchase of `helm test` from the machine, at the bridge's service.
 fn buy(release: &Release<'_>) -> Result<String, String> {
     let address = release.kubectl(&[
         "get",
@@ -81,7 +82,7 @@ fn buy(release: &Release<'_>) -> Result<String, String> {
     Ok(said.lines().last().unwrap_or_default().to_owned())
 }
 
-/// Runs a script in the machine with the stand-ins before everything else.
+/// Runs a script in the machine, with the stand-ins first in the PATH.
 fn script(node: &Node<'_>, line: &str, variables: &[(&str, &str)]) -> Result<String, String> {
     let shims = shims(node)?;
     let mut bash = node.command("bash");
@@ -90,7 +91,7 @@ fn script(node: &Node<'_>, line: &str, variables: &[(&str, &str)]) -> Result<Str
     command::captured(&mut bash)
 }
 
-/// What the script says to run at its end, and then everything is removed.
+/// Runs the command that the script suggests at its end, then removes everything.
 fn tested(node: &Node<'_>) -> Result<String, String> {
     let release = Release::new(node, "till");
     let told = release.told()?;
@@ -118,7 +119,7 @@ fn remove(node: &Node<'_>) -> Result<(), String> {
     node.kubectl(&["delete", "namespace", "till", "--timeout", "120s"]).map(drop)
 }
 
-/// Programs that pass most of their arguments on, and answer the rest themselves.
+/// Programs that replace some of their arguments, or all of what they do, and pass the rest on.
 fn shims(node: &Node<'_>) -> Result<PathBuf, String> {
     let folder = node.workspace.target.join("live/shims");
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
@@ -139,7 +140,7 @@ fn shims(node: &Node<'_>) -> Result<PathBuf, String> {
         "#!/bin/bash\n{real}\ncase \"$*\" in\n  *addons\\ enable\\ ingress) helm upgrade --install ingress-nginx \
          {standins}/ingress-nginx --namespace ingress-nginx --create-namespace ;;\nesac\n"
     );
-    // The node has the image already.
+    // Does nothing, as the node already has the image.
     let docker = "#!/bin/sh\nexit 0\n".to_owned();
     for (name, text) in
         [("kubectl", kubectl), ("helm", helm), ("minikube", minikube), ("docker", docker)]
@@ -152,8 +153,8 @@ fn shims(node: &Node<'_>) -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-/// The operator's part: a store for each TidbCluster, with the labels that it would have, and then the condition
-/// that people wait for.
+/// Plays the operator: makes a store for each TidbCluster, with the operator's labels, and then
+/// sets the condition that users wait for.
 fn operate(node: &Node<'_>, is_over: &AtomicBool) {
     while !is_over.load(Ordering::Relaxed) {
         let clusters =
@@ -162,7 +163,7 @@ fn operate(node: &Node<'_>, is_over: &AtomicBool) {
             clusters.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         for cluster in clusters["items"].as_array().into_iter().flatten() {
             let is_ready = cluster["status"]["conditions"][0]["status"] == "True";
-            // Whatever goes wrong is tried again, and waited for by the script.
+            // A failure is retried, and the script waits.
             if !is_ready && let Err(problem) = reconcile(node, cluster) {
                 println!("stand-in for tidb-operator: {problem}");
             }

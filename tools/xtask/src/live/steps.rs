@@ -1,4 +1,4 @@
-//! The table of a run: step, seconds, result.
+//! The table of a run: step, seconds and result.
 
 use std::{fmt::Write as _, time::Instant};
 
@@ -11,14 +11,14 @@ struct Line {
     result: Result<String, String>,
 }
 
-/// What was done, in order.
+/// The steps that ran, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
     lines: Vec<Line>,
 }
 
 impl Steps {
-    /// Runs a step, whose result is a short text; true if it succeeded.
+    /// Runs a step, whose result is a short text; true if it succeeds.
     pub(crate) fn run(&mut self, step: &str, run: impl FnOnce() -> Result<String, String>) -> bool {
         println!("==> {step}");
         let began = Instant::now();
@@ -33,7 +33,7 @@ impl Steps {
         succeeded
     }
 
-    /// As [`Steps::run`], for a step without which nothing after it makes sense.
+    /// [`Steps::run`] for a step without which the next ones make no sense.
     pub(crate) fn need<T>(
         &mut self,
         step: &str,
@@ -59,7 +59,7 @@ impl Steps {
         tally
     }
 
-    /// The table, in Markdown, so that it can stand in a page.
+    /// The table in Markdown, ready for a page.
     pub(crate) fn table(&self) -> String {
         let mut text = "| step | seconds | result |\n|---|---:|---|\n".to_owned();
         for Line { step, seconds, result } in &self.lines {
@@ -69,7 +69,7 @@ impl Steps {
                     format!("**failed**: {}", problem.lines().next().unwrap_or_default())
                 }
             };
-            // A string takes whatever is written to it.
+            // Writing to a string cannot fail.
             let _written = writeln!(text, "| {step} | {seconds:.1} | {result} |");
         }
         text

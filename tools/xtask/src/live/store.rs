@@ -1,8 +1,9 @@
-//! Whether a store is one that the shop can stand on: everything that the project asks of a store, asked of the
-//! cluster at `PD_ENDPOINTS`, in one table.
+//! Checks whether the shop can rely on a store: everything that the project requires of one, tried
+//! on the cluster at `PD_ENDPOINTS`, in one table.
 //!
-//! The cluster should be a fresh one: the conformance suite and the shop write to it. `--minutes` is how long roles
-//! are killed under load; garbage is collected every five minutes, so that ten see it twice.
+//! The cluster should be fresh, as the conformance suite and the shop write to it. `--minutes` is
+//! how long roles are killed under load. Garbage is collected every five minutes, so that ten
+//! minutes see it twice.
 
 use std::{
     env,
@@ -25,14 +26,14 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Killed in turn; the store is the cluster's.
+/// Roles to kill in turn. The store belongs to the cluster.
 const ROLES: [&str; 5] = ["coordinator", "order", "stock", "payment", "http-bridge"];
-/// Between two kills.
+/// Pause between two kills.
 const PAUSE: Duration = Duration::from_secs(12);
-/// A bridge that is killed breaks the connections of all buyers until it is back.
+/// Most failed calls per kill of the bridge, which breaks all buyers' connections until it is back.
 const BROKEN_MAX: u64 = 2_000;
 
-/// Runs everything against the cluster.
+/// Runs all steps against the cluster.
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, minutes: u64) -> Result<(), String> {
     let endpoints = env::var_os("PD_ENDPOINTS")
         .and_then(|endpoints| endpoints.into_string().ok())
@@ -83,7 +84,7 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, minutes: u64) -> Res
     Ok(())
 }
 
-/// One role after the other is killed while people buy; then the books are compared.
+/// Kills one role after the other while people buy, then compares the books.
 fn kills(workspace: &Workspace, shop: &mut Shop, longest: Duration) -> Result<String, String> {
     let seconds = (longest.as_secs() + 120).to_string();
     let mut load = Load::start(
@@ -113,7 +114,7 @@ fn kills(workspace: &Workspace, shop: &mut Shop, longest: Duration) -> Result<St
     Ok(format!("{kills} kills, {calls} calls, {failed} failed; {books}"))
 }
 
-/// How often the coordinators have told the store up to where old versions may go.
+/// How often the coordinators told the store up to where it may drop old versions.
 fn garbage_collections(shop: &Shop) -> Result<u64, String> {
     let mut sum = 0;
     for admin in shop.admins("coordinator")? {
@@ -124,7 +125,7 @@ fn garbage_collections(shop: &Shop) -> Result<u64, String> {
     Ok(sum)
 }
 
-/// From the count of calls of that name that did not fail.
+/// The number of such calls in the metrics, without those that failed.
 fn sweeps(metrics: &str) -> u64 {
     let counts = metrics.lines().filter(|line| {
         let has_failed = line.contains("error_type=") && !line.contains("error_type=\"\"");

@@ -1,5 +1,5 @@
-//! What each role uses of CPU and memory: idle, under half of the load that it can take, and under all of it, as
-//! the metrics server tells it. docs/deploy.md has the table, and the chart's requests follow from it.
+//! CPU and memory of each role by the metrics server: idle, at half of the load that it can take,
+//! and at all of it. docs/deploy.md has the table, and the chart's requests follow from it.
 
 use std::{collections::BTreeMap, process::Child, thread, time::Duration};
 
@@ -15,10 +15,10 @@ use super::{
 const SETTLE: Duration = Duration::from_secs(25);
 const CALLERS: &str = "64";
 
-/// Thousandths of a CPU of all pods of a role, and the most MiB that one of them has.
+/// By role: thousandths of a CPU of all its pods, and the most MiB of one of them.
 type Usage = BTreeMap<String, (u64, u64)>;
 
-/// Measures a fresh release of one pod of each role.
+/// Measures a fresh release that has one pod of each role.
 pub(crate) fn measure(steps: &mut Steps, release: &Release<'_>) {
     steps.run("usage, idle", || {
         wait("the metrics server tells nothing", Duration::from_secs(90), || {
@@ -44,7 +44,7 @@ pub(crate) fn measure(steps: &mut Steps, release: &Release<'_>) {
     });
 }
 
-/// What is used while the bench runs like this, and how many checkouts a second it made.
+/// The bench's checkouts per second at this pace, and the usage meanwhile.
 fn under(release: &Release<'_>, pace: &[&str]) -> Result<(u64, Usage), String> {
     let file = release.node.workspace.target.join("live/bench.json");
     let mut bench =
@@ -65,7 +65,7 @@ fn under(release: &Release<'_>, pace: &[&str]) -> Result<(u64, Usage), String> {
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null());
     let mut bench: Child = bench.spawn().map_err(|error| error.to_string())?;
-    // It fills the shop, warms up, and then measures.
+    // First the bench fills the shop and warms up, then it measures.
     thread::sleep(Duration::from_secs(15) + SETTLE);
     let used = usage(release)?;
     let status = bench.wait().map_err(|error| error.to_string())?;
@@ -87,7 +87,7 @@ fn whole(rate: f64) -> u64 {
     rate.round() as u64
 }
 
-/// By role, and `store`.
+/// Usage by role, and of `store`.
 fn usage(release: &Release<'_>) -> Result<Usage, String> {
     let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{}/pods", release.namespace);
     let told: Value = serde_json::from_str(&release.node.kubectl(&["get", "--raw", &path])?)
@@ -109,7 +109,7 @@ fn usage(release: &Release<'_>) -> Result<Usage, String> {
     if found.is_empty() { Err(format!("no metrics of {OURS}")) } else { Ok(found) }
 }
 
-/// Nanocores, or bytes: what the metrics server writes as `12345n` and `6789Ki`.
+/// Nanocores or bytes, from the metrics server's texts such as `12345n` and `6789Ki`.
 fn quantity(text: &str) -> u64 {
     let digits = text.trim_end_matches(|last: char| !last.is_ascii_digit());
     let number: u64 = digits.parse().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Other ways to have the chart: encrypted, scaled by load, pointed at a store that is not there, and over the data
+//! Other variants of the chart: encrypted, scaled by load, with a missing store, and over the data
 //! of an earlier release.
 
 use std::{fs, process::Command, thread, time::Duration};
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{command, workspace::Workspace};
 
-/// The release that everything stored must be read of.
+/// The earlier release, whose data must still be readable.
 const EARLIER: &str = "0cbe141";
 
-/// Mutual TLS, by a secret for each role.
+/// Mutual TLS with a secret for each role.
 pub(crate) fn tls(steps: &mut Steps, node: &Node<'_>) {
     let release = Release::new(node, "tls").with(&[
         "--set",
@@ -59,7 +59,7 @@ pub(crate) fn tls(steps: &mut Steps, node: &Node<'_>) {
     steps.run("grpc.tls: uninstall", || release.down());
 }
 
-/// More pods while people buy, and fewer when they have gone.
+/// More pods while people buy, and fewer afterwards.
 pub(crate) fn autoscaling(steps: &mut Steps, release: &Release<'_>) {
     steps.run("autoscaling, up and down under load", || {
         let values = [
@@ -89,7 +89,7 @@ pub(crate) fn autoscaling(steps: &mut Steps, release: &Release<'_>) {
     });
 }
 
-/// A store that is not there: the pods say so, wait, and are not restarted.
+/// With a missing store the pods say so, wait, and are not restarted.
 pub(crate) fn wrong_store(steps: &mut Steps, node: &Node<'_>) {
     let release = Release::new(node, "nowhere").with(&["--set", "defaults.replicas=1"]);
     steps.run("store.pdEndpoints leads nowhere", || {
@@ -118,7 +118,8 @@ pub(crate) fn wrong_store(steps: &mut Steps, node: &Node<'_>) {
     });
 }
 
-/// All roles of the earlier release stop, the store's data stays, all of this one start. People go on asking.
+/// All roles of the earlier release stop, the store's data stays, and all roles of this release
+/// start. Clients keep calling.
 pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'_>) {
     let tag = format!("till:{EARLIER}");
     let mut earlier = Release::new(node, "earlier").with(&["--set", "defaults.replicas=2"]);
@@ -162,7 +163,7 @@ pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'
     steps.run(&format!("from {EARLIER}: uninstall"), || earlier.down());
 }
 
-/// The earlier release's chart and executable, built once of its commit.
+/// The earlier release's chart and executable, built once from its commit.
 fn build_earlier(workspace: &Workspace) -> Result<(String, std::path::PathBuf), String> {
     let folder = workspace.target.join("live/earlier").join(EARLIER);
     let source = folder.join("src");
@@ -176,7 +177,7 @@ fn build_earlier(workspace: &Workspace) -> Result<(String, std::path::PathBuf), 
         )?;
     }
     if !executable.exists() {
-        // The same target directory: what it shares with this release is compiled already.
+        // In the same target directory, where the shared dependencies are compiled already.
         let mut cargo = workspace.cargo(&["build", "--release", "--locked", "--package", "till"]);
         command::run(cargo.current_dir(&source).env("CARGO_TARGET_DIR", &workspace.target))?;
         fs::copy(workspace.target.join("release/till"), &executable)

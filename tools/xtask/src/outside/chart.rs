@@ -1,5 +1,5 @@
-//! The chart: helm lints and renders it, Kubernetes' own schemas judge what comes out, and `k8s/` holds the
-//! same objects as plain files.
+//! The chart: helm lints and renders it, Kubernetes' own schemas judge the result, and `k8s/` has
+//! the same objects as plain files.
 
 use std::{
     collections::BTreeSet,
@@ -20,15 +20,15 @@ use crate::{
 pub(crate) const HELM: Module = Module::new("helm.sh/helm/v3", "v3.22.0", &["./cmd/helm"]);
 const CHART: &str = "helm-config/till";
 const PLAIN: &str = "k8s";
-/// What the plain files are rendered from.
+/// The values of the plain files.
 const PLAIN_VALUES: &str = "helm-config/k8s-values.yaml";
 pub(super) const EVERYTHING: &str = "helm-config/till/ci/everything-values.yaml";
-/// Goes into a folder of its own, as the deploy scripts apply it before everything else.
+/// Goes into a folder of its own, as the deploy scripts apply it first.
 const STORE: &str = "tidb-cluster.yaml";
-/// Oldest and newest Kubernetes that the objects must be right for.
+/// Oldest and newest Kubernetes that the objects must be valid for.
 const KUBERNETES: [&str; 2] = ["1.32.0", "1.37.0"];
 
-/// Every set of values that the chart must render with; none: its defaults.
+/// The values that the chart must render with; none for its defaults.
 const VALUES: [Option<&str>; 7] = [
     None,
     Some("helm-config/till-minikube-values.yaml"),
@@ -39,7 +39,7 @@ const VALUES: [Option<&str>; 7] = [
     Some("helm-config/till/ci/bare-values.yaml"),
 ];
 
-/// Values that must be refused, and a word of the reason.
+/// Values that must be refused, and a word of the error.
 const REFUSED: [(&str, &str); 6] = [
     ("otlp.endpoint=collector", "pattern"),
     ("store.tidbCluster.enabled=false", "no store"),
@@ -51,7 +51,7 @@ const REFUSED: [(&str, &str); 6] = [
 
 pub(super) const NO_GO: &str = "go is not installed";
 
-/// helm, and the project that it reads.
+/// helm, and the project whose chart it reads.
 pub(super) struct Helm<'a> {
     program: PathBuf,
     pub(super) workspace: &'a Workspace,
@@ -69,7 +69,7 @@ impl<'a> Helm<'a> {
         helm
     }
 
-    /// What helm would install under this name, with these files of values.
+    /// Renders a release of this name with these files of values.
     pub(super) fn release(&self, name: &str, values: &[&str]) -> Result<String, String> {
         let mut helm = self.command(&["template", name, CHART, "--kube-version", KUBERNETES[1]]);
         for file in values {
@@ -79,7 +79,7 @@ impl<'a> Helm<'a> {
         if succeeded { Ok(text) } else { Err(text) }
     }
 
-    /// What helm would install.
+    /// Renders the chart.
     fn template(&self, values: Option<&str>, more: &[&str]) -> Result<String, String> {
         let mut helm = self.command(&["template", "till", CHART, "--kube-version", KUBERNETES[1]]);
         helm.args(more);
@@ -91,7 +91,8 @@ impl<'a> Helm<'a> {
     }
 }
 
-/// `helm lint` and `helm template` with every set of values, and with values that must be refused.
+/// Runs `helm lint` and `helm template` with every set of values, and with values that must be
+/// refused.
 pub(super) fn helm(workspace: &Workspace) -> Part {
     let Some(helm) = Helm::ready(workspace)? else {
         return Ok(Outcome::NotRun(NO_GO.to_owned()));
@@ -120,8 +121,8 @@ pub(super) fn helm(workspace: &Workspace) -> Part {
     Ok(Outcome::Ran(tally))
 }
 
-/// kubernetes-validate over everything that helm renders, and over the load test's own objects. Custom
-/// resources have no schema there: they are named, and not counted.
+/// Runs kubernetes-validate over everything that helm renders, and over the load test's own
+/// objects. It has no schema for custom resources: these are listed, but not counted.
 pub(super) fn schemas(workspace: &Workspace) -> Part {
     let Some(helm) = Helm::ready(workspace)? else {
         return Ok(Outcome::NotRun(NO_GO.to_owned()));
@@ -167,14 +168,14 @@ pub(super) fn schemas(workspace: &Workspace) -> Part {
     Ok(Outcome::Ran(tally))
 }
 
-/// What the load test in Kubernetes is made of.
+/// The files of the load test in Kubernetes.
 fn load_test(workspace: &Workspace) -> Result<Vec<PathBuf>, String> {
     let mut files = workspace.files()?;
     files.retain(|file| file.starts_with("test/stress-k8s/kubernetes-config"));
     Ok(files)
 }
 
-/// What helm would install with every option on. None without go.
+/// The rendered objects with every option on; none without go.
 pub(super) fn everything(workspace: &Workspace) -> Result<Option<Vec<Value>>, String> {
     let Some(helm) = Helm::ready(workspace)? else {
         return Ok(None);
@@ -182,13 +183,13 @@ pub(super) fn everything(workspace: &Workspace) -> Result<Option<Vec<Value>>, St
     super::yaml(workspace, &helm.template(Some(EVERYTHING), &[])?).map(Some)
 }
 
-/// What the chart takes for values.
+/// The schema of the chart's values.
 pub(super) fn schema(workspace: &Workspace) -> Result<Value, String> {
     let text = workspace.read(&Path::new(CHART).join("values.schema.json"))?.unwrap_or_default();
     serde_json::from_str(&text).map_err(|error| error.to_string())
 }
 
-/// Every value says what it is.
+/// Checks that every value has a description.
 pub(super) fn described(workspace: &Workspace) -> Result<(), String> {
     let schema = schema(workspace)?;
     let mut silent = Vec::new();
@@ -199,7 +200,7 @@ pub(super) fn described(workspace: &Workspace) -> Result<(), String> {
 fn look(schema: &Value, path: &str, silent: &mut Vec<String>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
-        // Requests and limits are known to everybody who sets them.
+        // Requests and limits need no description.
         let is_known = name == "cpu" || name == "memory";
         if property["description"].as_str().is_none_or(str::is_empty) && !is_known {
             silent.push(path.clone());
@@ -211,7 +212,7 @@ fn look(schema: &Value, path: &str, silent: &mut Vec<String>) {
     }
 }
 
-/// `k8s/` must be what the chart renders, file by file.
+/// Checks that `k8s/` is what the chart renders, file by file.
 pub(super) fn plain(workspace: &Workspace) -> Part {
     let Some(helm) = Helm::ready(workspace)? else {
         return Ok(Outcome::NotRun(NO_GO.to_owned()));
@@ -238,7 +239,7 @@ pub(super) fn plain(workspace: &Workspace) -> Part {
     Ok(Outcome::Ran(tally))
 }
 
-/// Writes `k8s/` anew.
+/// Rewrites `k8s/`.
 pub(crate) fn write_plain(workspace: &Workspace) -> Part {
     let helm = Helm::ready(workspace)?.ok_or(NO_GO)?;
     let wanted = plain_files(&helm)?;
@@ -255,7 +256,7 @@ pub(crate) fn write_plain(workspace: &Workspace) -> Part {
     Ok(Outcome::Ran(Tally::PASSED))
 }
 
-/// One file for each template, without helm's own tests.
+/// One file for each template, without helm's tests.
 fn plain_files(helm: &Helm<'_>) -> Result<Vec<(PathBuf, String)>, String> {
     const SOURCE: &str = "# Source: till/templates/";
     let rendered = helm.template(Some(PLAIN_VALUES), &["--skip-tests"])?;

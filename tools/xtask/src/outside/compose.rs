@@ -1,6 +1,6 @@
-//! The compose files, as `docker compose config` reads them with every size. What becomes of them on an engine is
-//! seen by `cargo xtask live docker`; here stands what that cannot see: sizes larger than a machine, and screens
-//! that nobody but this machine may reach.
+//! Reads the compose files by `docker compose config`, with every size. `cargo xtask live docker`
+//! runs them on an engine. This checks what that cannot: sizes larger than a machine, and screens
+//! that only this machine may reach.
 
 use std::{os::unix::process::CommandExt as _, path::Path, process::Command};
 
@@ -22,7 +22,7 @@ const SMALLEST: &[&str] = &["compose.yaml", "compose.dev-kv.yaml"];
 const ENCRYPTED: &[&str] = &["compose.yaml", "compose.tls.yaml"];
 const THREE: &[&str] = &["compose.yaml", "compose.ha.yaml"];
 
-/// Files, a size, and what its limits come to: hundredths of a CPU.
+/// Files, a size, and the sum of its limits in hundredths of a CPU.
 const SIZES: &[(&[&str], &str, u64)] = &[
     (ONE, "env/small.env", 200),
     (SMALLEST, "env/small.env", 190),
@@ -31,7 +31,7 @@ const SIZES: &[(&[&str], &str, u64)] = &[
     (THREE, "env/large.env", 9_000),
 ];
 
-/// May be reached from other machines; whatever else is published asks nobody who comes.
+/// Services that other machines may reach. Everything else that is published has no access control.
 const GUARDED: [&str; 2] = ["http-bridge", "locust-master"];
 
 pub(super) fn check(workspace: &Workspace) -> Part {
@@ -45,7 +45,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
             .and_then(|project| sum(&project, *cpus));
         tally.check(&what, result);
     }
-    // What is used when no size is named stands in the files themselves, and in .env.
+    // The defaults, without a size, come from the files themselves and from .env.
     let small = config(workspace, &compose, ONE, &["--env-file", SIZES[0].1])?;
     let same = config(workspace, &compose, ONE, &[])? == small;
     tally.check(
@@ -56,7 +56,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     Ok(Outcome::Ran(tally))
 }
 
-/// Everything that there is, every profile on. None without go.
+/// The project with every profile on; none without go.
 pub(super) fn whole(workspace: &Workspace) -> Result<Option<Value>, String> {
     let compose = COMPOSE.program(workspace)?;
     compose.map(|compose| everything(workspace, &compose)).transpose()
@@ -102,7 +102,7 @@ fn sum(project: &Value, wanted: u64) -> Result<(), String> {
     if sum == wanted { Ok(()) } else { Err(format!("comes to {sum} hundredths, not {wanted}")) }
 }
 
-/// Of a CPU, from a decimal such as `0.15`.
+/// Parses hundredths of a CPU from a decimal such as `0.15`.
 fn hundredths(text: &str) -> Option<u64> {
     let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
     let rest: u64 = format!("{rest:0<2}").parse().ok()?;

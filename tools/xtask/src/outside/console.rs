@@ -1,4 +1,5 @@
-//! The console in a browser: bought by keyboard, looked at in every size and colour, read by axe-core.
+//! The console in a browser: buys by keyboard, looks right in every size and colour, and passes
+//! axe-core.
 
 use std::{
     fs,
@@ -16,11 +17,12 @@ use crate::{
     workspace::Workspace,
 };
 
-/// What Chromium is called, by distribution.
+/// Names of Chromium in various distributions.
 const BROWSERS: [&str; 4] =
     ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome"];
 
-/// Runs the suite beside the console's files; screenshots stay below the target directory.
+/// Runs the suite that lies beside the console's files. Screenshots stay below the target
+/// directory.
 pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
     let runs = |name: &&&str| Command::new(name).arg("--version").output().is_ok();
     let Some(browser) = BROWSERS.iter().find(runs) else {
@@ -48,7 +50,7 @@ pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
 
 const KEY: &str = "the-key-of-this-shop";
 
-/// Another bridge of the shop, which asks for [`KEY`]. Dropped, it ends.
+/// Another bridge of the shop, which requires [`KEY`]. It ends when this is dropped.
 struct Guarded {
     process: Child,
     rest: String,
@@ -73,7 +75,7 @@ impl Guarded {
             .stderr(log)
             .spawn()
             .map_err(|error| format!("cannot start a bridge: {error}"))?;
-        // From here on it is ended whatever happens.
+        // From here on the drop ends it, whatever happens.
         let guarded = Self { process, rest: format!("http://{here}") };
         let mut ask = Command::new(workspace.till());
         ask.args(["health", "--http", "--endpoint", &here]);
@@ -89,13 +91,13 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ended = self.process.kill();
         let _status = self.process.wait();
     }
 }
 
-/// The program's whole path, which a browser's driver asks for.
+/// The program's absolute path, which the browser driver needs.
 fn path_of(program: &str) -> String {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&folders).map(|folder| folder.join(program));

@@ -1,4 +1,5 @@
-//! Generators of clients: what they make of openapi.json is whole, and each client calls a shop.
+//! Client generators: their output for openapi.json must be complete, and each client must be able
+//! to call a shop.
 
 use std::{
     fs,
@@ -16,9 +17,9 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The generators' versions, and a call for each client.
+/// Holds the generators' versions, and a call for each client.
 const FOLDER: &str = "tools/xtask/generators";
-/// What pip and npm say where they do not reach their registry.
+/// Messages of pip and npm when they cannot reach their registry.
 const UNREACHED: [&str; 9] = [
     "ENOTFOUND",
     "EAI_AGAIN",
@@ -32,7 +33,7 @@ const UNREACHED: [&str; 9] = [
 ];
 const KEY: &str = "Idempotency-Key";
 
-/// A client in Python, by openapi-python-client.
+/// A Python client by openapi-python-client.
 pub(super) fn python(workspace: &Workspace, shop: &Shop) -> Part {
     let source = workspace.root.join(FOLDER);
     let venv = match Venv::ready(workspace, "generators", &source.join("requirements.txt")) {
@@ -46,7 +47,7 @@ pub(super) fn python(workspace: &Workspace, shop: &Shop) -> Part {
         .arg(description(&folder, shop)?)
         .arg("--output-path")
         .arg(folder.join("till_client"))
-        // A tool beside it formats what it makes.
+        // It formats its output with a tool of the same environment.
         .env("PATH", venv.search_path()?);
     command::captured(&mut generate)?;
     let mut call = venv.python();
@@ -55,7 +56,7 @@ pub(super) fn python(workspace: &Workspace, shop: &Shop) -> Part {
     Ok(Outcome::Ran(Tally::PASSED))
 }
 
-/// A client in TypeScript, by openapi-typescript.
+/// A TypeScript client by openapi-typescript.
 pub(super) fn typescript(workspace: &Workspace, shop: &Shop) -> Part {
     let npm = match modules(workspace) {
         Ok(npm) => npm,
@@ -74,7 +75,7 @@ pub(super) fn typescript(workspace: &Workspace, shop: &Shop) -> Part {
     Ok(Outcome::Ran(Tally::PASSED))
 }
 
-/// A collection for Postman, by openapi-to-postmanv2, which newman runs.
+/// A Postman collection by openapi-to-postmanv2, which newman runs.
 pub(super) fn postman(workspace: &Workspace, shop: &Shop) -> Part {
     let npm = match modules(workspace) {
         Ok(npm) => npm,
@@ -111,7 +112,7 @@ pub(super) fn postman(workspace: &Workspace, shop: &Shop) -> Part {
     Ok(Outcome::Ran(tally))
 }
 
-/// What could not be had is not run for want of its registry, else it failed.
+/// Not run if a registry could not be reached, else a failure.
 fn missing(what: &str, problem: String) -> Part {
     if UNREACHED.iter().any(|sign| problem.contains(sign)) {
         return Ok(Outcome::NotRun(format!("{what} cannot be fetched here")));
@@ -119,7 +120,7 @@ fn missing(what: &str, problem: String) -> Part {
     Err(problem)
 }
 
-/// The folder that npm has filled; else what became of the part.
+/// The folder with npm's packages, or the result of the part without them.
 fn modules(workspace: &Workspace) -> Result<PathBuf, Part> {
     let is_there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
     if !["node", "npm"].iter().all(is_there) {
@@ -128,7 +129,7 @@ fn modules(workspace: &Workspace) -> Result<PathBuf, Part> {
     install(workspace).map_err(|problem| missing("npm's packages", problem))
 }
 
-/// Installs what the list names, when that is not there or the list has changed.
+/// Installs the listed packages if they are missing or the list has changed.
 fn install(workspace: &Workspace) -> Result<PathBuf, String> {
     let list = Path::new(FOLDER).join("package.json");
     let list = workspace.read(&list)?.ok_or_else(|| format!("no {}", list.display()))?;
@@ -152,7 +153,7 @@ fn program(npm: &Path, name: &str) -> Command {
     Command::new(npm.join("node_modules/.bin").join(name))
 }
 
-/// An empty folder of this name.
+/// Makes an empty folder of this name.
 fn fresh(parent: &Path, name: &str) -> Result<PathBuf, String> {
     let folder = parent.join(name);
     let told = |error: std::io::Error| format!("{}: {error}", folder.display());
@@ -163,7 +164,7 @@ fn fresh(parent: &Path, name: &str) -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-/// What the shop says about itself, as a file.
+/// Saves the shop's own openapi.json to a file.
 fn description(folder: &Path, shop: &Shop) -> Result<PathBuf, String> {
     const FETCH: &str = "\
 import sys, urllib.request
@@ -175,7 +176,7 @@ urllib.request.urlretrieve(sys.argv[1], sys.argv[2])
     Ok(file)
 }
 
-/// Every request of a collection.
+/// Collects all requests of a collection.
 fn requests<'a>(item: &'a Value, found: &mut Vec<&'a Value>) {
     if item["request"].is_object() {
         found.push(item);
@@ -185,7 +186,7 @@ fn requests<'a>(item: &'a Value, found: &mut Vec<&'a Value>) {
     }
 }
 
-/// Holds every key in a collection to this.
+/// Checks every idempotency key of a collection.
 fn keys(collection: &Value, holds: impl Fn(&Value) -> bool) -> Result<(), String> {
     let mut found = Vec::new();
     requests(collection, &mut found);
@@ -198,7 +199,7 @@ fn keys(collection: &Value, holds: impl Fn(&Value) -> bool) -> Result<(), String
     }
 }
 
-/// What a collection calls the request to this path.
+/// The collection's name for the request to this path.
 fn name_of(collection: &Value, path: &[&str]) -> Result<String, String> {
     let mut found = Vec::new();
     requests(collection, &mut found);
@@ -210,7 +211,7 @@ fn name_of(collection: &Value, path: &[&str]) -> Result<String, String> {
     name.map(str::to_owned).ok_or_else(|| format!("no request to {path:?}"))
 }
 
-/// What newman reports must be two items, which are not the same.
+/// newman must report two different items.
 fn two_items(report: &Value) -> Result<(), String> {
     let ends = report["run"]["executions"].as_array().into_iter().flatten();
     let ids: Vec<Value> = ends

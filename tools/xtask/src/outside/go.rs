@@ -1,4 +1,4 @@
-//! Programs that come as Go modules, built once below the target directory.
+//! Programs from Go modules, built once below the target directory.
 
 use std::{
     fs,
@@ -10,17 +10,18 @@ use serde_json::Value;
 
 use crate::{command, workspace::Workspace};
 
-/// A Go module and the programs that are built of it.
+/// A Go module, and the programs to build from it.
 #[derive(Debug)]
 pub(crate) struct Module {
     path: &'static str,
     version: &'static str,
-    /// Below the module's folder, as `go build` takes them: `./cmd/helm`.
+    /// Packages below the module's folder, in the form of `go build`: `./cmd/helm`.
     packages: &'static [&'static str],
     tags: &'static str,
-    /// Variables that the linker sets, `-X name=value ...`: what a program says of its version.
+    /// Variables that the linker sets, `-X name=value ...`, such as a program's own version.
     linked: &'static str,
-    /// Takes what the module replaces by folders of its own from the module proxy instead, at this version.
+    /// The version at which modules that this one replaces by folders of its own are taken from the
+    /// module proxy instead.
     unreplaced: Option<&'static str>,
 }
 
@@ -45,11 +46,11 @@ impl Module {
         Self { unreplaced: Some(version), ..self }
     }
 
-    /// The folder of its programs, each named as go names it; they are built when one of them is missing. None
-    /// without go.
+    /// The folder of the module's programs, each with go's name for it. Builds them if one is
+    /// missing. None without go.
     pub(crate) fn folder(&self, workspace: &Workspace) -> Result<Option<PathBuf>, String> {
         let go_folder = workspace.scratch("go")?;
-        // The version is part of the place, so that a new one is built when it changes.
+        // The path includes the version, so that a changed version is built.
         let programs = go_folder.join(self.version);
         if self.packages.iter().all(|package| programs.join(self.name(package)).exists()) {
             return Ok(Some(programs));
@@ -67,19 +68,19 @@ impl Module {
         fs::create_dir_all(&programs).map_err(|error| error.to_string())?;
         let linked = format!("-s -w {}", self.linked);
         build.args(["-tags", self.tags, "-trimpath", "-ldflags", &linked, "-o"]);
-        // A trailing slash: a folder for all of them.
+        // With a trailing slash it is a folder for all programs.
         build.arg(programs.join("")).args(self.packages).current_dir(source);
         command::run(&mut build)?;
         Ok(Some(programs))
     }
 
-    /// The one program of a module that makes one. None without go.
+    /// The program of a module that has only one. None without go.
     pub(crate) fn program(&self, workspace: &Workspace) -> Result<Option<PathBuf>, String> {
         let package = self.packages.first().ok_or("a module without a program")?;
         Ok(self.folder(workspace)?.map(|folder| folder.join(self.name(package))))
     }
 
-    /// The last part of a package's path, or of the module's for the package at its root.
+    /// The last part of the package's path, or of the module's path for the package at its root.
     fn name(&self, package: &'static str) -> &'static str {
         let path = if package == "." { self.path } else { package };
         path.rsplit('/').next().unwrap_or(path)
@@ -93,7 +94,7 @@ impl Module {
     }
 }
 
-/// A copy of a module's source whose go.mod takes what it replaced from the proxy.
+/// A copy of a module's source, whose go.mod takes the replaced modules from the proxy.
 fn unreplaced(
     go_folder: &Path,
     source: &Path,
@@ -119,7 +120,7 @@ fn unreplaced(
     Ok(copy)
 }
 
-/// A go that installs below the target directory; none where go is not installed.
+/// A go command that installs below the target directory; none if go is not installed.
 pub(crate) fn go(folder: &Path) -> Option<Command> {
     let program = ["go", "/usr/local/go/bin/go"]
         .into_iter()
@@ -128,9 +129,9 @@ pub(crate) fn go(folder: &Path) -> Option<Command> {
     command
         .env("GOPATH", folder)
         .env("GOCACHE", folder.join("cache"))
-        // Programs that run in an image must not ask for a C library.
+        // Programs for images must not need a C library.
         .env("CGO_ENABLED", "0")
-        // A module's workspace may name modules that are not part of it.
+        // A module's workspace file may name modules that are not part of it.
         .env("GOWORK", "off")
         // Without -modcacherw the module cache cannot be removed with the target directory.
         .env("GOFLAGS", "-modcacherw -buildvcs=false");

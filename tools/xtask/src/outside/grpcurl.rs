@@ -1,4 +1,4 @@
-//! grpcurl: reflection, and every service called with JSON, as a person at a shell would.
+//! grpcurl: uses reflection, and calls every service with JSON, like a person at a shell.
 
 use std::{path::Path, process::Command};
 
@@ -15,7 +15,7 @@ use crate::{
 pub(crate) const GRPCURL: Module =
     Module::new("github.com/fullstorydev/grpcurl", "v1.9.3", &["./cmd/grpcurl"]);
 
-/// Each role and the services that it must list beside health and reflection.
+/// Each role, and the services that it must list besides health and reflection.
 const SERVICES: &[(&str, &[&str])] = &[
     ("order", &["till.order.v1.OrderService", "till.participant.v1.ParticipantService"]),
     ("stock", &["till.stock.v1.StockService", "till.participant.v1.ParticipantService"]),
@@ -23,7 +23,7 @@ const SERVICES: &[(&str, &[&str])] = &[
     ("coordinator", &["till.coordinator.v1.CoordinatorService"]),
 ];
 
-/// Installs it when it is missing, then calls.
+/// Installs grpcurl if it is missing, then makes the calls.
 pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
     let Some(program) = GRPCURL.program(workspace)? else {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
@@ -52,7 +52,7 @@ impl Grpcurl<'_> {
         command::quietly(&mut command)
     }
 
-    /// Calls a method; the answer, or what grpcurl says of the refusal.
+    /// Calls a method; returns the answer, or grpcurl's text about the refusal.
     fn call(&self, role: &str, method: &str, request: &Value) -> Result<Value, String> {
         let data = request.to_string();
         let (succeeded, text) = self.run(role, &["-emit-defaults", "-d", &data], &[method])?;
@@ -63,7 +63,7 @@ impl Grpcurl<'_> {
         }
     }
 
-    /// A call that must be refused; what grpcurl says of it.
+    /// Makes a call that must be refused; returns grpcurl's text about it.
     fn refused(&self, role: &str, method: &str, request: &Value) -> Result<String, String> {
         match self.call(role, method, request) {
             Ok(answer) => Err(format!("{method} was not refused: {answer}")),
@@ -89,7 +89,7 @@ impl Grpcurl<'_> {
         Ok(())
     }
 
-    /// An order of one item for a user with this credit; returns order, item, user.
+    /// Makes an order of one item for a user with this credit; returns order, item and user.
     fn order(&self, credit: u64) -> Result<[Value; 3], String> {
         let stock = |method: &str, request: Value| {
             self.call("stock", &format!("till.stock.v1.StockService/{method}"), &request)

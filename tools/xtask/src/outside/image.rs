@@ -1,4 +1,4 @@
-//! The Dockerfiles, as hadolint reads them. `cargo xtask live docker` builds and runs what they make.
+//! Lints the Dockerfiles by hadolint. `cargo xtask live docker` builds and runs the images.
 
 use super::tools;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     workspace::Workspace,
 };
 
-/// hadolint over every Dockerfile of the project.
+/// Runs hadolint over every Dockerfile of the project.
 pub(super) fn lint(workspace: &Workspace) -> Part {
     let mut tally = Tally::default();
     for file in workspace.files()? {

@@ -1,5 +1,5 @@
-//! The alerts, and what compose's Prometheus is told: promtool, Prometheus' own, reads them, and says what the
-//! alerts make of series that we made up.
+//! The alerts, and the configuration of compose's Prometheus. Prometheus' own promtool reads both,
+//! and evaluates the alerts on made-up series.
 
 use std::{fs, process::Command};
 
@@ -10,8 +10,8 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Of all the ways in which it finds whom to scrape, the tags leave those that we use: the others are clients of
-/// every cloud.
+/// Of all service discoveries the tags keep only those that we use: the others are clients of every
+/// cloud.
 const PROMTOOL: Module =
     Module::new("github.com/prometheus/prometheus", "v0.313.5", &["./cmd/promtool"])
         .tags("remove_all_sd,enable_dns_sd");
@@ -23,7 +23,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     let Some(program) = PROMTOOL.program(workspace)? else {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
     };
-    // Side by side, as in compose: both name the alerts by their bare name.
+    // Side by side, as in compose, as both refer to the alerts by their file name.
     let folder = workspace.scratch("promtool")?;
     for file in [ALERTS, TESTS, CONFIG] {
         let from = workspace.root.join(file);

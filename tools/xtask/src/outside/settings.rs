@@ -1,4 +1,5 @@
-//! What chart and compose files say to the executable, it must understand: no setting without effect.
+//! The executable must know every setting that chart and compose files give it: none is without
+//! effect.
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
@@ -12,17 +13,20 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Read by libraries, or before the command line is: help does not list it as a variable.
+/// Read by libraries, or before the command line is parsed, so that help does not list them as
+/// variables.
 const UNLISTED: &[&str] = &["TILL_LOG", "TMPDIR"];
 
-/// OpenTelemetry's own begin so. They are read before the command line is, by every command alike; a page lists them.
+/// Prefix of OpenTelemetry's own variables. Every command reads them before its command line. A
+/// page lists them.
 const TELEMETRY: &str = "OTEL_";
 const TELEMETRY_PAGE: &str = "docs/telemetry.md";
 
-/// What containers run; the last one only in `helm test`.
+/// The commands that containers run; the last one only in `helm test`.
 const COMMANDS: [&str; 6] = ["http-bridge", "coordinator", "order", "stock", "payment", "audit"];
 
-/// Every variable that a role is given stands in its help, or on the page of those that all of them read.
+/// Checks that each variable that a role is given is in its help, or on the page of those that all
+/// roles read.
 pub(super) fn check(workspace: &Workspace) -> Part {
     let Some(objects) = chart::everything(workspace)? else {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
@@ -73,7 +77,7 @@ fn known(help: &str, page: &str, names: &BTreeSet<String>) -> Result<(), String>
     }
 }
 
-/// The script of `helm test`, against a shop.
+/// Runs the script of `helm test` against a shop.
 pub(super) fn helm_test(workspace: &Workspace, shop: &Shop) -> Part {
     if Command::new("curl").arg("--version").output().is_err() {
         return Ok(Outcome::NotRun("curl is not installed".to_owned()));

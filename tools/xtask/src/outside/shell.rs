@@ -1,5 +1,5 @@
-//! Shell scripts: shellcheck reads them, and the deploy scripts run against tools that only note what they
-//! were asked. What a cluster would say to it is not run here.
+//! Shell scripts: shellcheck reads them, and the deploy scripts run against tools that only record
+//! their arguments. How a cluster would react is not tested here.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     workspace::Workspace,
 };
 
-/// shellcheck over every script of the project.
+/// Runs shellcheck over every script of the project.
 pub(super) fn check(workspace: &Workspace) -> Part {
     let mut tally = Tally::default();
     for file in scripts(workspace)? {
@@ -28,7 +28,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     Ok(Outcome::Ran(tally))
 }
 
-/// By their name, or by their first line.
+/// Files with a script's name or first line.
 fn scripts(workspace: &Workspace) -> Result<Vec<PathBuf>, String> {
     let mut scripts = Vec::new();
     for file in workspace.files()? {
@@ -42,13 +42,13 @@ fn scripts(workspace: &Workspace) -> Result<Vec<PathBuf>, String> {
     Ok(scripts)
 }
 
-/// What each deploy script calls.
+/// Each deploy script, and the tools that it calls.
 const DEPLOY: [(&str, &[&str]); 2] = [
     ("deploy-charts-minikube.sh", &["kubectl", "helm", "minikube"]),
     ("deploy-charts-cluster.sh", &["kubectl", "helm"]),
 ];
 
-/// Runs the deploy scripts twice against stand-ins, and once without each tool.
+/// Runs each deploy script twice against stand-ins, and once without each tool.
 pub(super) fn deploy(workspace: &Workspace) -> Part {
     let mut tally = Tally::default();
     for (script, programs) in DEPLOY {
@@ -81,7 +81,7 @@ impl<'a> Stage<'a> {
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         fs::write(&calls, "").map_err(|error| error.to_string())?;
         for program in programs.iter().chain(&["docker"]) {
-            // minikube tells its profile's state, kubectl a context; neither changes anything.
+            // minikube reports its profile's state and kubectl a context; neither changes anything.
             let text = format!(
                 "#!/bin/sh\necho \"{program} $*\" >> '{}'\ncase \"$*\" in *current-context*) echo a-cluster ;; \
                  *version*) echo v3.22.0 ;; esac\n",
@@ -110,7 +110,7 @@ impl<'a> Stage<'a> {
         Ok(if succeeded { Ok(text) } else { Err(text) })
     }
 
-    /// Without an image named, one script makes it and the other says that it needs one.
+    /// If no image is named, one script builds it and the other asks for it.
     fn image(&self) -> Result<Result<(), String>, String> {
         let mut command = self.command(&self.folder);
         let (succeeded, text) = command::quietly(command.env_remove("IMAGE"))?;
@@ -120,7 +120,7 @@ impl<'a> Stage<'a> {
         Ok(if is_made || is_asked { Ok(()) } else { Err(text) })
     }
 
-    /// The store is waited for, and nothing of ours is installed.
+    /// With `--store-only` the script waits for the store, and installs nothing of ours.
     fn store_only(&self) -> Result<Result<(), String>, String> {
         fs::write(&self.calls, "").map_err(|error| error.to_string())?;
         let (succeeded, text) = command::quietly(self.command(&self.folder).arg("--store-only"))?;
@@ -131,7 +131,7 @@ impl<'a> Stage<'a> {
         Ok(if is_right { Ok(()) } else { Err(format!("{text}{calls}")) })
     }
 
-    /// Whatever is installed has a version.
+    /// Checks that every installed chart has a version.
     fn pins(&self) -> Result<(), String> {
         let calls = fs::read_to_string(&self.calls).map_err(|error| error.to_string())?;
         let installs: Vec<&str> = calls.lines().filter(|call| call.contains("--install")).collect();
@@ -144,8 +144,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// It must stop at once, naming what is missing. The real tool may be in /usr/bin: its place is taken by
-    /// an empty PATH but for the other stand-ins and what a shell script cannot do without.
+    /// The script must stop at once and name the missing tool. The real tool may be in /usr/bin, so
+    /// the PATH has only the other stand-ins and what a shell script needs.
     fn run_without(&self, program: &str) -> Result<Result<(), String>, String> {
         let folder = self.folder.with_extension(format!("without-{program}"));
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;

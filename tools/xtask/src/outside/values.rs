@@ -1,5 +1,5 @@
-//! What values make of the chart: numbers stay whole, names are valid whatever the release is called, users can be
-//! unset, and policies select the pods that tidb-operator makes.
+//! The chart with unusual values: numbers stay integers, names are valid for any release name,
+//! users can be unset, and policies select the pods that tidb-operator makes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +11,9 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The largest integer that a float holds exactly, and so the largest that values can have.
+/// The largest integer that a float holds exactly, and so the largest possible value.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
-/// Release names that helm takes and a Service does not.
+/// Release names that helm allows and that are no valid name of a Service.
 const RELEASES: [&str; 4] = ["7.shop", "a.b", "42", "9-to-5"];
 
 pub(super) fn check(workspace: &Workspace) -> Part {
@@ -40,7 +40,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     Ok(Outcome::Ran(tally))
 }
 
-/// What helm would install under this name with these values over those that turn everything on.
+/// Renders a release with these values on top of those that turn everything on.
 fn rendered(helm: &Helm<'_>, release: &str, values: &Value) -> Result<Vec<Value>, String> {
     let file = helm.workspace.scratch("rendered")?.join("values.yaml");
     std::fs::write(&file, values.to_string()).map_err(|error| error.to_string())?;
@@ -48,8 +48,8 @@ fn rendered(helm: &Helm<'_>, release: &str, values: &Value) -> Result<Vec<Value>
     super::yaml(helm.workspace, &text)
 }
 
-/// Every number of the schema, as large as it may be, is found again as it was given. Time-outs are added up, and
-/// defaults give way to roles.
+/// Sets every number of the schema to its largest, and checks that each appears unchanged.
+/// Exceptions are time-outs, which are added up, and defaults, which roles override.
 fn numbers(helm: &Helm<'_>) -> Result<(), String> {
     let schema = chart::schema(helm.workspace)?;
     let mut given = BTreeMap::new();
@@ -69,8 +69,8 @@ fn numbers(helm: &Helm<'_>) -> Result<(), String> {
     odd.map_or(Ok(()), |text| Err(format!("rendered as {text}")))
 }
 
-/// Values that set every number that a schema names to the largest that it allows; `given` gets each by its path.
-/// Where there is no limit each number is another one.
+/// Values that set every number of a schema to the largest that it allows. `given` gets each by its
+/// path. Numbers without a limit all differ.
 fn largest(
     root: &Value,
     schema: &Value,
@@ -95,7 +95,7 @@ fn largest(
         if let Some(value) =
             largest(root, &schema["additionalProperties"], &format!("{path}.*"), given)
         {
-            // A name that serves as a variable, a label and an annotation.
+            // A valid name for a variable, a label and an annotation.
             made.insert("TILL_LARGE".to_owned(), value);
         }
         return (!made.is_empty()).then_some(Value::Object(made));
@@ -108,7 +108,7 @@ fn largest(
     Some(json!(number))
 }
 
-/// Every text and every number, as text.
+/// Collects every text and every number, as text.
 fn scalars(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Array(list) => list.iter().for_each(|item| scalars(item, found)),
@@ -124,7 +124,7 @@ fn is_exponent(text: &str) -> bool {
     has_exponent && text.parse::<f64>().is_ok()
 }
 
-/// Services have names of RFC 1035, and labels are texts.
+/// Service names must follow RFC 1035, and labels must be texts.
 fn names(objects: &[Value]) -> Result<(), String> {
     let mut services = 0;
     for object in objects {
@@ -152,7 +152,7 @@ fn names(objects: &[Value]) -> Result<(), String> {
     if services > 0 { Ok(()) } else { Err("no Service".to_owned()) }
 }
 
-/// The specifications of all pods, those of `helm test` among them.
+/// The specifications of all pods, with those of `helm test`.
 fn pods(objects: &[Value]) -> impl Iterator<Item = &Value> {
     objects.iter().filter_map(|object| match object["kind"].as_str()? {
         "Pod" => Some(&object["spec"]),
@@ -180,7 +180,7 @@ fn users(helm: &Helm<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// What is set for one role is in its pods, and in nobody else's.
+/// Options of one role must be in its pods, and in no others.
 fn options(helm: &Helm<'_>) -> Result<(), String> {
     let own = json!({
         "podLabels": {"own": "label"},
@@ -224,8 +224,9 @@ fn ingress(helm: &Helm<'_>) -> Result<(), String> {
     if class.is_null() { Ok(()) } else { Err(format!("ingressClassName {class}")) }
 }
 
-/// What no run of the chart shows: nobody is killed before they have drained, the ingress outwaits the bridge and
-/// repeats POSTs only where request ids are its own, and roles are let out to their collector.
+/// Checks what no run of the chart shows: no pod is killed before it has drained; the ingress waits
+/// longer than the bridge, and repeats POSTs only if it mints the request ids itself; roles can
+/// reach their collector.
 fn fits(helm: &Helm<'_>) -> Result<(), String> {
     for is_minted in [true, false] {
         let objects = rendered(helm, "till", &json!({"ingress": {"mintsRequestId": is_minted}}))?;
@@ -259,7 +260,7 @@ fn fits(helm: &Helm<'_>) -> Result<(), String> {
                 return Err("the bridge takes request ids of others".to_owned());
             }
         }
-        // The endpoint of the values that turn everything on.
+        // The port of the endpoint in the values that turn everything on.
         let lets_out = |policy: &&Value| {
             let rules = policy["spec"]["egress"].as_array();
             rules.into_iter().flatten().any(|rule| rule["ports"][0]["port"] == 4317)
@@ -277,8 +278,8 @@ fn variable<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
     list.iter().find(|one| one["name"] == name)?["value"].as_str()
 }
 
-/// The labels that tidb-operator v1 gives to the pods of a cluster's component: it takes the instance from the
-/// TidbCluster's label of that name, and from its own name where it has none.
+/// The labels that tidb-operator v1 gives to a component's pods. The instance is the TidbCluster's
+/// label of that name, or else the cluster's own name.
 pub(crate) fn operator_labels(cluster: &Value, component: &str) -> Value {
     let metadata = &cluster["metadata"];
     let own = &metadata["labels"]["app.kubernetes.io/instance"];
@@ -291,7 +292,7 @@ pub(crate) fn operator_labels(cluster: &Value, component: &str) -> Value {
     })
 }
 
-/// Each role that needs the store is let out to PD's and TiKV's pods.
+/// Checks that the policy of each role that needs the store allows PD's and TiKV's pods.
 fn selects_store(objects: &[Value]) -> Result<(), String> {
     let cluster = objects.iter().find(|object| object["kind"] == "TidbCluster");
     let cluster = cluster.ok_or("no TidbCluster")?;

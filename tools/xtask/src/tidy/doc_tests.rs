@@ -1,5 +1,5 @@
-//! Tests are named by sentences, and our pages name tests: each such name must be that of a function that is
-//! there.
+//! Our pages name tests, which are named by sentences. Each such name must be that of an existing
+//! function.
 
 use std::{
     collections::BTreeSet,
@@ -9,9 +9,10 @@ use std::{
 use super::links::prose;
 use crate::{report::Checks, workspace::Workspace};
 
-/// Words of a name from which on it is taken for a sentence.
+/// Number of words from which on a name counts as a sentence.
 const WORDS_MIN: usize = 5;
-/// Metrics have long names, too; a test of libs/telemetry holds them to what is exported.
+/// Prefixes of metrics, which have long names, too. A test of libs/telemetry compares them with
+/// what is exported.
 const METRICS: [&str; 5] = ["till_", "rpc_", "http_server_", "db_client_", "otel_sdk_"];
 
 /// Checks the names on all pages.
@@ -28,7 +29,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Names of all functions that these files define.
+/// Names of all functions in these files.
 pub(super) fn functions_of(
     workspace: &Workspace,
     files: &[PathBuf],
@@ -54,7 +55,7 @@ fn look_up(text: &str, functions: &BTreeSet<String>) -> Result<(), String> {
     Err(format!("names tests that are not there: {}", unknown.join(", ")))
 }
 
-/// Names of the functions that a file defines, in Rust or Python.
+/// Names of the functions that a Rust or Python file defines.
 fn defined(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
         let (_, rest) = line.split_once("fn ").or_else(|| line.split_once("def "))?;
@@ -63,7 +64,7 @@ fn defined(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Names in a line of a page, in backticks, that are sentences; the module before them left out.
+/// Names in backticks that are sentences, without their modules.
 fn sentences(line: &str) -> impl Iterator<Item = &str> {
     let quoted = line.split('`').skip(1).step_by(2);
     quoted.filter_map(|code| code.rsplit("::").next()).filter(|name| {

@@ -1,6 +1,8 @@
-//! How long Python's functions are, told from their layout. Clippy measures those of Rust (`too_many_lines`).
+//! Lengths of Python's functions, from their layout. Clippy measures those of Rust
+//! (`too_many_lines`).
 
-/// Names and lengths of a Python file's functions, from `def` to the last line that is further in.
+/// Names and lengths of a Python file's functions, from `def` to the last line that is indented
+/// further.
 pub(super) fn of_python(text: &str) -> Vec<(&str, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let indent = |line: &str| line.len() - line.trim_start().len();

@@ -1,5 +1,5 @@
-//! The registry of invariants, `docs/invariants.md`: each has one name and somebody who would notice, and whatever
-//! names one names one that is there.
+//! The registry of invariants, `docs/invariants.md`. Each has one name and an existing guard, and
+//! each name that is used elsewhere must be in the registry.
 
 use std::{
     collections::BTreeSet,
@@ -9,20 +9,20 @@ use std::{
 use super::{doc_tests::functions_of, links::prose};
 use crate::{report::Checks, workspace::Workspace};
 
-/// The registry.
+/// The registry's page.
 const PAGE: &str = "docs/invariants.md";
-/// Breaks of rules, by name.
+/// Names the breaks of rules.
 const MUTATIONS: &str = "libs/types/src/mutation.rs";
-/// Guards that are no test of their own.
+/// Guards that are not single tests.
 const KINDS: [&str; 4] = ["model", "sequences", "simulation", "audit"];
 /// Sources whose comments and messages name rules.
 const SOURCES: [&str; 6] =
     ["libs/twopc/", "libs/journal/", "libs/participant/", "libs/audit/", "coordinator/", "till/"];
 
-/// A row of the registry: a name, and who would notice.
+/// A row of the registry: a name, and its guards.
 type Row<'a> = (&'a str, Vec<&'a str>);
 
-/// Checks the registry, and that everybody else names what stands in it.
+/// Checks the registry, and every use of its names.
 pub(super) fn check(
     workspace: &Workspace,
     files: &[PathBuf],
@@ -70,7 +70,7 @@ fn guarded(guards: &[&str], is_there: impl Fn(&str) -> bool) -> Result<(), Strin
     }
 }
 
-/// Whether names in this file are those of invariants.
+/// Whether names in this file mean invariants.
 fn names_rules(file: &Path) -> bool {
     match file.extension().and_then(|extension| extension.to_str()) {
         Some("md") => file != Path::new("CHANGELOG.md"),
@@ -79,7 +79,7 @@ fn names_rules(file: &Path) -> bool {
     }
 }
 
-/// A line of a table whose first cell is the name of an invariant.
+/// Parses a line of a table whose first cell is the name of an invariant.
 fn row(line: &str) -> Option<Row<'_>> {
     let mut cells = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim);
     let name = cells.next().filter(|name| is_name(name) || *name == "R")?;
@@ -92,7 +92,7 @@ fn named(line: &str) -> impl Iterator<Item = &str> {
     line.split(|char: char| !char.is_alphanumeric() && char != '_').filter(|word| is_name(word))
 }
 
-/// One of the letters, and a number.
+/// Whether the word is one of the letters with a number.
 fn is_name(word: &str) -> bool {
     let number = word.strip_prefix(['P', 'J', 'L', 'S', 'E', 'I']);
     number.is_some_and(|number| {

@@ -1,5 +1,5 @@
-//! Links between our own pages: each must lead to a file that is there, and to a heading that is there; and to
-//! each page of `docs/` some other page must lead.
+//! Links between our own pages. Each must lead to an existing file and heading, and each page of
+//! `docs/` must be reached from another page.
 
 use std::{
     collections::BTreeSet,
@@ -29,7 +29,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Follows the links of one page, and notes where they lead.
+/// Follows the links of one page, and records where they lead.
 fn follow(
     workspace: &Workspace,
     file: &Path,
@@ -52,7 +52,7 @@ fn follow(
     if dead.is_empty() { Ok(()) } else { Err(format!("links to nothing: {}", dead.join(", "))) }
 }
 
-/// The file that a link of a page leads to; none where there is no such file, or no such heading in it.
+/// The file that a page's link leads to; none if the file or the heading does not exist.
 fn target(workspace: &Workspace, file: &Path, link: &str) -> Result<Option<PathBuf>, String> {
     let folder = file.parent().unwrap_or(Path::new(""));
     let (path, heading) = link.split_once('#').unwrap_or((link, ""));
@@ -68,7 +68,7 @@ fn target(workspace: &Workspace, file: &Path, link: &str) -> Result<Option<PathB
     Ok(is_there.then_some(there))
 }
 
-/// The lines that are no code.
+/// The lines outside of code blocks.
 pub(super) fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut in_code = false;
     text.lines().filter(move |line| {
@@ -83,7 +83,8 @@ fn targets(line: &str) -> impl Iterator<Item = &str> {
     line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next())
 }
 
-/// What a heading is called in a link: lowercase, hyphens for blanks, and of the rest only letters and digits.
+/// A heading's anchor: lowercase, with hyphens for blanks, and of the other characters only
+/// letters, digits, `-` and `_`.
 fn anchor(line: &str) -> Option<String> {
     let heading = line.trim_start_matches('#');
     let is_heading = heading.len() < line.len() && heading.starts_with(' ');
@@ -98,7 +99,7 @@ fn anchor(line: &str) -> Option<String> {
     })
 }
 
-/// The path without `.` and `..`; none when it leaves the project.
+/// The path without `.` and `..`; none if it leaves the project.
 fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for component in path.components() {

@@ -12,7 +12,7 @@ fn conflict(reason: i32) -> Error {
     key_error(|error| {
         error.conflict = Some(Default::default());
         error.conflict.as_mut().unwrap().reason = reason;
-        // As TiKV fills it for conflicts, too.
+        // TiKV also fills this in for conflicts.
         error.retryable = "Error(Txn(Error(Mvcc(Error(WriteConflict)))))".to_owned();
     })
 }
@@ -85,10 +85,11 @@ fn a_commit_error_is_undetermined_unless_proved_otherwise() {
         (Error::ExtractedErrors(vec![lock_not_found()]), "cleared"),
         (Error::DuplicateKeyInsertion, "misused"),
         (Error::InvalidTransactionType, "misused"),
-        // One request of the prewrite failed for good, another got lost: no commit was sent.
+        // One request of the prewrite definitely failed and another got lost, so no commit was
+        // sent.
         (of_prewrite(vec![internal(), conflict(1)]), "conflict"),
         (of_prewrite(vec![internal(), orphaned(7)]), "orphan"),
-        // The rest may or may not have landed.
+        // These commits may or may not have landed.
         (aborted(), "undetermined"),
         (busy(), "undetermined"),
         (internal(), "undetermined"),

@@ -13,7 +13,7 @@ fn open() -> (TempDir, Store) {
     (directory, store)
 }
 
-/// Writes records of a key one by one, as the engine does.
+/// Writes the records of a key one by one, as the engine does.
 fn write(store: &Store, key: &Bytes, records: impl IntoIterator<Item = Version>) -> Current {
     let mut current = Current::default();
     for version in records {
@@ -33,7 +33,7 @@ fn put(commit_ts: u64) -> Version {
     Version { commit_ts: Ts(commit_ts), start_ts: Ts(commit_ts - 1), kind: Kind::Put }
 }
 
-/// What a reader at `version` sees by the rows on disk.
+/// What a reader at `version` sees in the rows on disk.
 fn read(store: &Store, key: &[u8], version: Ts) -> Option<Version> {
     match store.current(key).unwrap().newest_data()? {
         newest if newest.commit_ts <= version => Some(newest),
@@ -56,7 +56,7 @@ fn a_read_far_below_walks_no_further_than_from_one_milestone_to_the_next() {
         );
     }
     assert_eq!(read(&store, &key, Ts(9)), None);
-    // Its neighbours have nothing of it.
+    // Neighbouring keys do not find its milestones.
     assert_eq!(store.milestone_after(b"ho", Ts(0)).unwrap(), None);
     assert_eq!(store.milestone_after(b"hot\0", Ts(0)).unwrap(), None);
 }
@@ -73,7 +73,8 @@ fn a_range_of_keys_finds_its_history_and_no_others() {
     assert_eq!(keys, [b"b".to_vec(), b"bb".to_vec(), b"b".to_vec(), b"bb".to_vec()]);
 }
 
-/// A record's kind, and how long after the one before it its transaction started and committed.
+/// A record's kind, the time from the record before it to its start, and from its start to its
+/// commit.
 fn any_step() -> impl Strategy<Value = (Kind, u64, u64)> {
     let kind = prop_oneof![4 => Just(Kind::Put), 1 => Just(Kind::Delete), 2 => Just(Kind::Lock)];
     (kind, 1..4u64, 1..4u64)
@@ -82,8 +83,8 @@ fn any_step() -> impl Strategy<Value = (Kind, u64, u64)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
-    /// Whatever was written, in the order of commits or (by a client that is wrong) with two of them exchanged:
-    /// every read and every search finds what a plain list of records says.
+    /// Records are written in the order of commits, or with two of them swapped, as a faulty client
+    /// may do. Every read and every search finds what a plain list of records says.
     #[test]
     fn walks_find_what_a_list_of_records_says(
         steps in proptest::collection::vec(any_step(), 1..150),

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 const CONFIG: StoreConfig = StoreConfig { block_cache_bytes: 1 << 20, memtable_bytes: 1 << 20 };
 
-/// A store of this many writes, closed again: its directory and its only journal.
+/// A store with this many writes, closed again: its directory and its only journal.
 fn written(writes: u8) -> (TempDir, PathBuf) {
     let temporary = TempDir::new().unwrap();
     let directory = Arc::new(Directory::take(temporary.path()).unwrap());
@@ -24,7 +24,7 @@ fn raw(write: u8) -> RowChange {
     RowChange::Raw(Bytes::from(vec![b'r', write]), Some((value, 0)))
 }
 
-/// What the journal holds before its zeros, and where its batches begin.
+/// The journal's content before its zeros, and where its batches begin.
 fn parts(journal: &Path) -> (Vec<u8>, Vec<u64>) {
     let mut opened = Journal::open(journal).unwrap();
     let mut starts = vec![0];
@@ -53,8 +53,8 @@ fn a_flipped_bit_anywhere_is_refused_by_the_marks_and_nearly_anywhere_without_th
             flipped[place] ^= 1 << bit;
             fs::write(&journal, &flipped).unwrap();
             let found = journal::inspect(journal.parent().unwrap());
-            // The number that orders batches has no checksum. When it stays larger than those before, and
-            // smaller than those after, everything is read all the same.
+            // The number that orders batches has no checksum. If it stays larger than those before
+            // and smaller than those after, everything reads as before.
             let harmless = found.as_ref().is_ok_and(|found| *found == whole);
             assert!(harmless || judged(directory.path()).is_err(), "byte {place}, bit {bit}");
             match found {
@@ -81,7 +81,7 @@ fn a_journal_cut_anywhere_is_refused_by_the_marks_and_has_a_torn_tail_without_th
     let marks = directory.path().join(super::super::marks::FILE);
     let known = fs::read(&marks).unwrap();
     for length in 0..content.len() {
-        // Made long in advance or not, the rest is zeros or nothing.
+        // The rest is zeros if the file was allocated in advance, or else nothing.
         for zeros in [0, 1_000] {
             let mut cut = content[..length].to_vec();
             cut.resize(length + zeros, 0);
@@ -104,7 +104,7 @@ fn a_journal_cut_anywhere_is_refused_by_the_marks_and_has_a_torn_tail_without_th
             assert_eq!(found.last.map_or(0, |last| last.number), written as u64, "{length}");
         }
     }
-    // Those that the journal never reached are missed when the tables are read.
+    // Writes that are missing in the journal are noticed when the tables are read.
     fs::write(&journal, []).unwrap();
     fs::write(&marks, &known).unwrap();
     for _ in 0..2 {
@@ -184,7 +184,7 @@ fn a_torn_write_with_a_journal_behind_it_is_refused() {
     assert!(error.contains("torn, but") && error.contains("1.jnl"), "{error}");
 }
 
-/// Stores of releases that did not number their writes go on, and are numbered from then on.
+/// A store of a release that did not number its writes opens, and numbers them from then on.
 #[test]
 fn a_store_without_numbers_opens_and_gets_them() {
     let temporary = TempDir::new().unwrap();
