@@ -149,7 +149,7 @@ impl TryFrom<&wire::Branch> for Branch {
         let service = Service::new(&branch.service)
             .map_err(|error| InvalidField::new("branch.service", error))?;
         let shard = u16::try_from(branch.shard)
-            .map_err(|_| InvalidField::new("branch.shard", "must be below 4096"))?;
+            .map_err(|_| InvalidField::new("branch.shard", "must be below 65536"))?;
         Ok(Self { service, shard: ShardId(shard) })
     }
 }

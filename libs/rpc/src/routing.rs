@@ -18,7 +18,7 @@ use std::{
 
 use tokio::time::Instant;
 use tonic::codegen::http::uri::PathAndQuery;
-use types::{Classify, ErrorKind, Reason, ShardId};
+use types::{Classify, ErrorKind, Reason, SHARDS_MAX, ShardId};
 
 use crate::{
     access::{Identity, Role},
@@ -483,7 +483,7 @@ async fn ask(transport: Transport) -> Result<Description, Failure> {
     };
     let DescribeResponse { service, shards } = answer?;
     match u16::try_from(shards) {
-        Ok(shards) if shards > 0 => Ok(Description { service, shards }),
+        Ok(shards) if (1..=SHARDS_MAX).contains(&shards) => Ok(Description { service, shards }),
         _ => {
             let text = format!("{shards} shards are impossible");
             Err(Failure::new(Reason::Internal, text))

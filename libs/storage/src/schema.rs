@@ -11,7 +11,7 @@ mod tests;
 use std::{borrow::Cow, time::Duration};
 
 use tokio::time::sleep;
-use types::{Classify, ErrorKind, ShardId, Timestamp};
+use types::{Classify, ErrorKind, SHARDS_MAX, ShardId, Timestamp};
 
 use crate::{
     codec,
@@ -28,9 +28,6 @@ pub const VERSION: u32 = 3;
 /// Default number of shards of every service. It is low because a fat batch costs little more than
 /// a thin one, and high enough for as many replicas to share the work.
 pub const SHARDS_DEFAULT: u16 = 4;
-/// Most shards of a service.
-pub const SHARDS_MAX: u16 = 4_096;
-
 /// Longest pause between two attempts to reach a store that is not there.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Attempts to write the record before the error is returned.

@@ -233,7 +233,11 @@ impl fmt::Debug for TxId {
     }
 }
 
-/// Number of a shard within its service, 0 to 4095.
+/// Most shards of a service.
+pub const SHARDS_MAX: u16 = 4_096;
+
+/// Number of a shard within its service, below [`SHARDS_MAX`] where there is such
+/// a shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ShardId(pub u16);
 

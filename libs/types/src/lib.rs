@@ -24,8 +24,8 @@ pub mod tx;
 pub use amount::{AMOUNT_MAX, Amount, AmountError, Money, Quantity};
 pub use error::{Classify, ErrorKind, Reason, Refusal};
 pub use id::{
-    Branch, IdError, ItemId, OrderId, Priority, RequestId, Service, ShardId, TxId, UserId, fnv1a,
-    shard_of,
+    Branch, IdError, ItemId, OrderId, Priority, RequestId, SHARDS_MAX, Service, ShardId, TxId,
+    UserId, fnv1a, shard_of,
 };
 pub use mutation::Mutation;
 pub use time::{

@@ -30,12 +30,13 @@ fn a_transaction_survives_the_way_there_and_back() {
 #[test]
 fn what_does_not_convert_is_named() {
     type Break = fn(&mut wire::TxMeta);
-    let breaks: [(&str, Break); 7] = [
+    let breaks: [(&str, Break); 8] = [
         ("tx_id", |meta| meta.tx_id = vec![7; 15].into()),
         ("tx.priority", |meta| meta.priority = None),
         ("tx.branches", |meta| meta.branches.clear()),
         ("tx.branches", |meta| meta.branches[1] = meta.branches[0].clone()),
         ("branch.service", |meta| meta.branches[0].service = "Order".to_owned()),
+        ("branch.shard", |meta| meta.branches[0].shard = 65_536),
         ("request_id", |meta| meta.request_id = "r".repeat(129)),
         ("call_id", |meta| meta.call_id = "c".repeat(129)),
     ];
