@@ -13,12 +13,13 @@ use types::{BranchState, TxMeta};
 use crate::state::Coordinator;
 
 /// Shortest and longest pause before a transaction is queried again.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
-/// In milliseconds. The store is asked for the time only if our clock is less than this before the
-/// deadline, or past it.
+const QUERY_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// How far our clock may lag behind the store's, in milliseconds. The store is asked for the time
+/// only once our clock is within this of the deadline, or past it.
 const CLOCK_DOUBT_MS: u64 = 1_000;
 
-/// The outcome of a resolution; `None` if the transaction broke the protocol.
+/// The outcome of a resolution; `None` if the transaction broke the protocol or the process is
+/// stopping.
 pub type Resolution = Option<Outcome>;
 
 impl Coordinator {
@@ -64,7 +65,7 @@ impl Coordinator {
     /// Waits until a transaction is out of the way. Before its deadline the transaction is only
     /// queried; past it, the transaction is resolved.
     pub(crate) async fn wait_for(&self, meta: &TxMeta) {
-        let mut backoff = Backoff::new(self.entropy(), LOOK_AGAIN.0, LOOK_AGAIN.1);
+        let mut backoff = Backoff::new(self.entropy(), QUERY_PAUSE.0, QUERY_PAUSE.1);
         loop {
             if self.now() > meta.deadline {
                 self.resolve(meta.clone()).await;

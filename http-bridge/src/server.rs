@@ -84,13 +84,13 @@ enum Door {
 pub async fn serve(
     bridge: Bridge,
     listeners: Vec<TcpListener>,
-    patience: ConnectionTimeouts,
+    timeouts: ConnectionTimeouts,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
     let (close, door) = watch::channel(Door::Open);
     let connections = TaskTracker::new();
     let router = bridge.router();
-    let most = usize::try_from(patience.connections_max).unwrap_or(usize::MAX);
+    let most = usize::try_from(timeouts.connections_max).unwrap_or(usize::MAX);
     let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
     let mut doors = Vec::new();
     for listener in listeners {
@@ -103,7 +103,7 @@ pub async fn serve(
             held: bridge.held().clone(),
             door: door.clone(),
             connections: connections.clone(),
-            patience: patience.clone(),
+            timeouts: timeouts.clone(),
             places: Arc::clone(&places),
             entropy: bridge.entropy(),
         };
@@ -113,9 +113,9 @@ pub async fn serve(
     shutdown.await;
     tracing::info!("draining");
     bridge.drain();
-    tokio::time::sleep(patience.lame_duck).await;
+    tokio::time::sleep(timeouts.lame_duck).await;
     close.send_replace(Door::Closed);
-    let end = Instant::now() + patience.drain;
+    let end = Instant::now() + timeouts.drain;
     for door in doors {
         // The task ends as soon as the door is closed. The panic hook has logged any panic in it.
         let _ended = door.await;
@@ -142,7 +142,7 @@ struct Acceptor {
     held: Held,
     door: watch::Receiver<Door>,
     connections: TaskTracker,
-    patience: ConnectionTimeouts,
+    timeouts: ConnectionTimeouts,
     places: Arc<Semaphore>,
     entropy: Arc<dyn Entropy>,
 }
@@ -184,7 +184,7 @@ impl Acceptor {
 
     /// Maximum age of one connection. None when connections may grow old.
     fn age(&self) -> Option<Duration> {
-        let most = self.patience.max_age;
+        let most = self.timeouts.max_age;
         if most.is_zero() {
             return None;
         }
@@ -204,7 +204,7 @@ impl Acceptor {
         let streams = Streams {
             activity: Arc::clone(&activity),
             held: self.held.clone(),
-            patience: self.patience.header_read,
+            patience: self.timeouts.header_read,
         };
         let builder = builder(streams);
         let service = self.service(&activity);
@@ -212,7 +212,7 @@ impl Acceptor {
         tokio::pin!(connection);
         let mut leaving = None;
         loop {
-            let mut wake = activity.next_check(&self.patience);
+            let mut wake = activity.next_check(&self.timeouts);
             if leaving.is_some() {
                 wake = wake.max(Instant::now() + LOOK_AGAIN);
             }
@@ -225,7 +225,7 @@ impl Acceptor {
                 }
                 () = activity.cutting() => return,
                 () = tokio::time::sleep_until(wake) => {
-                    match (activity.verdict(&self.patience), leaving) {
+                    match (activity.verdict(&self.timeouts), leaving) {
                         (Verdict::Keep, _) => {}
                         (Verdict::Cut, _) => return,
                         (Verdict::Leave, None) => {

@@ -44,8 +44,8 @@ fn encode(operation: &impl Message) -> Encoded {
     Encoded(operation.encode_to_vec().into())
 }
 
-/// The operations of one transaction. A *seat* is the index of a branch among its branches. The
-/// methods return none for a seat that does not exist.
+/// The operations of one transaction. An *index* is the position of a branch among its branches.
+/// The methods return none for an index that does not exist.
 #[derive(Debug, Clone)]
 pub struct Operations {
     tx_id: Bytes,
@@ -62,53 +62,53 @@ impl Operations {
     }
 
     /// Asks a branch for its vote. The payload is for the service alone.
-    pub fn prepare(&self, seat: usize, payload: Bytes) -> Option<Encoded> {
-        let prepare = Prepare { tx: self.tx.clone(), branch: self.branch(seat)?, payload };
+    pub fn prepare(&self, index: usize, payload: Bytes) -> Option<Encoded> {
+        let prepare = Prepare { tx: self.tx.clone(), branch: self.branch(index)?, payload };
         Some(encode(&Operation { prepare: Some(prepare), ..Operation::default() }))
     }
 
-    /// Commits the transaction. `receipts` go to the primary only, one for each seat.
+    /// Commits the transaction. `receipts` go to the primary only, one for each index.
     pub fn commit(
         &self,
-        seat: usize,
+        index: usize,
         receipts: impl IntoIterator<Item = Vec<u8>>,
     ) -> Option<Encoded> {
         let receipts = self.branches.iter().zip(receipts);
         let receipts = receipts
             .map(|(branch, receipt)| Receipt { branch: branch.clone(), receipt: receipt.into() });
         let receipts = receipts.collect();
-        let commit = Commit { tx: self.tx.clone(), branch: self.branch(seat)?, receipts };
+        let commit = Commit { tx: self.tx.clone(), branch: self.branch(index)?, receipts };
         Some(encode(&Operation { commit: Some(commit), ..Operation::default() }))
     }
 
-    /// Aborts the transaction. To the primary only: `evidence` is the seat at which a NO, a
+    /// Aborts the transaction. To the primary only: `evidence` is the index at which a NO, a
     /// CONTENDED or a fence was seen, and `refusal` is what the client will be told.
     pub fn abort(
         &self,
-        seat: usize,
+        index: usize,
         evidence: Option<usize>,
         refusal: Option<wire::vote::No>,
     ) -> Option<Encoded> {
-        let evidence = evidence.and_then(|seat| self.branch(seat));
-        let (tx, branch) = (self.tx.clone(), self.branch(seat)?);
+        let evidence = evidence.and_then(|index| self.branch(index));
+        let (tx, branch) = (self.tx.clone(), self.branch(index)?);
         let abort = Abort { tx, branch, evidence, refusal };
         Some(encode(&Operation { abort: Some(abort), ..Operation::default() }))
     }
 
     /// Asks what a branch knows. With `fence`, a branch that knows nothing leaves a fence.
-    pub fn query(&self, seat: usize, fence: bool) -> Option<Encoded> {
-        let query = Query { tx: self.tx.clone(), branch: self.branch(seat)?, fence };
+    pub fn query(&self, index: usize, fence: bool) -> Option<Encoded> {
+        let query = Query { tx: self.tx.clone(), branch: self.branch(index)?, fence };
         Some(encode(&Operation { query: Some(query), ..Operation::default() }))
     }
 
     /// Tells the primary that it may forget the transaction.
-    pub fn forget(&self, seat: usize) -> Option<Encoded> {
-        let forget = Forget { tx_id: self.tx_id.clone(), branch: self.branch(seat)? };
+    pub fn forget(&self, index: usize) -> Option<Encoded> {
+        let forget = Forget { tx_id: self.tx_id.clone(), branch: self.branch(index)? };
         Some(encode(&Operation { forget: Some(forget), ..Operation::default() }))
     }
 
-    fn branch(&self, seat: usize) -> Option<Bytes> {
-        self.branches.get(seat).cloned()
+    fn branch(&self, index: usize) -> Option<Bytes> {
+        self.branches.get(index).cloned()
     }
 }
 
@@ -246,10 +246,10 @@ mod tests {
 
     #[test]
     fn a_participant_sees_what_the_generated_types_would_have_sent() {
-        let (meta, seat) = (meta(), 1);
+        let (meta, index) = (meta(), 1);
         let operations = Operations::new(&meta);
         let tx = Some(shared::TxMeta::from(&meta));
-        let branch = Some(shared::Branch::from(&meta.branches[seat]));
+        let branch = Some(shared::Branch::from(&meta.branches[index]));
         let payload = Bytes::from_static(b"payload");
         let receipts = vec![vec![1], Vec::new()];
         let named = meta.branches.iter().zip(&receipts).map(|(branch, receipt)| wire::Receipt {
@@ -260,7 +260,7 @@ mod tests {
         let evidence = Some(shared::Branch::from(&meta.branches[0]));
         let pairs = [
             (
-                operations.prepare(seat, payload.clone()),
+                operations.prepare(index, payload.clone()),
                 Op::Prepare(wire::PrepareRequest {
                     tx: tx.clone(),
                     branch: branch.clone(),
@@ -268,7 +268,7 @@ mod tests {
                 }),
             ),
             (
-                operations.commit(seat, receipts.clone()),
+                operations.commit(index, receipts.clone()),
                 Op::Commit(wire::CommitRequest {
                     tx: tx.clone(),
                     branch: branch.clone(),
@@ -276,7 +276,7 @@ mod tests {
                 }),
             ),
             (
-                operations.commit(seat, []),
+                operations.commit(index, []),
                 Op::Commit(wire::CommitRequest {
                     tx: tx.clone(),
                     branch: branch.clone(),
@@ -284,7 +284,7 @@ mod tests {
                 }),
             ),
             (
-                operations.abort(seat, Some(0), Some(no.clone())),
+                operations.abort(index, Some(0), Some(no.clone())),
                 Op::Abort(wire::AbortRequest {
                     tx: tx.clone(),
                     branch: branch.clone(),
@@ -293,7 +293,7 @@ mod tests {
                 }),
             ),
             (
-                operations.abort(seat, None, None),
+                operations.abort(index, None, None),
                 Op::Abort(wire::AbortRequest {
                     tx: tx.clone(),
                     branch: branch.clone(),
@@ -302,11 +302,11 @@ mod tests {
                 }),
             ),
             (
-                operations.query(seat, true),
+                operations.query(index, true),
                 Op::Query(wire::QueryRequest { tx, branch: branch.clone(), fence: true }),
             ),
             (
-                operations.forget(seat),
+                operations.forget(index),
                 Op::Forget(wire::ForgetRequest { tx_id: vec![7; 16].into(), branch }),
             ),
         ];

@@ -41,8 +41,7 @@ pub(crate) enum Trouble {
 #[derive(Debug, Clone)]
 pub(crate) enum Verdict {
     Vote(Vote),
-    /// Another transaction is in the way. An Apply says so; the call Prepare takes this long and is
-    /// then a YES.
+    /// Another transaction is in the way: an Apply says so, a Prepare takes this long, then YES.
     Wait(Duration),
     /// The order has changed since it was read: the vote is NO, and the order gets another etag.
     Changed,
@@ -339,7 +338,7 @@ impl Fake {
     }
 
     /// Takes the refusal that comes with an Abort. Returns whether it stands.
-    fn is_refused(&self, request: &wire::AbortRequest) -> bool {
+    fn take_refusal(&self, request: &wire::AbortRequest) -> bool {
         let meta = convert::tx_meta(request.tx.as_ref()).unwrap();
         let mut state = self.state();
         let reason = request.refusal.as_ref().map(|no| no.reason.clone());
@@ -367,7 +366,7 @@ impl Fake {
             }
             Op::Abort(request) => {
                 let (tx, branch) = (request.tx.as_ref(), request.branch.as_ref());
-                let refused = self.is_refused(&request);
+                let refused = self.take_refusal(&request);
                 let evidence = request.evidence.is_some();
                 let (state, _) =
                     self.conclude("abort", tx, branch, |table, meta| table.abort(meta, evidence));

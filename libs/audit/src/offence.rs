@@ -14,7 +14,8 @@ pub enum Invariant {
     /// I4. An order is paid exactly if one committed transaction bought its lines at its cost, and
     /// that one bought nothing else.
     PaidOnce,
-    /// I5. No branch is committed where another one aborted, and none is final before the primary.
+    /// I5. No branch is committed where another one aborted (a fence written past the deadline
+    /// apart), and none commits or gives back before the primary is final.
     OneOutcome,
     /// I7. No hold stands longer than a grace past its transaction's deadline.
     HoldsEnd,

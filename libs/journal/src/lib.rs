@@ -37,7 +37,7 @@ pub type Writer = [u8; 16];
 pub struct Author {
     /// The start of a process that wrote it.
     pub writer: Writer,
-    /// The number of the writer's try, counted from 1. No two tries share a number.
+    /// The number of the writer's run, counted from 1. No two runs share a number.
     pub run: u64,
 }
 

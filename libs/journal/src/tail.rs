@@ -7,7 +7,7 @@ use crate::{Author, Head, LIFE_MAX_MS, TRUST_MS, Writer};
 pub enum Look {
     /// No entry follows, so the known state is current.
     Current,
-    /// Another writer has appended, or one of this writer's undetermined tries has landed. Entries
+    /// Another writer has appended, or one of this writer's undetermined runs has landed. Entries
     /// from this number on must be taken.
     Behind(u64),
     /// The next entry is trimmed, so everything known is void. Entries from this number on must be
@@ -20,7 +20,7 @@ pub enum Look {
 pub enum Fate {
     /// There were none.
     Settled,
-    /// This try stands, and no other one ever will.
+    /// This run stands, and no other one ever will.
     Stands(Author),
     /// None of them will ever stand, because another entry has their place. Their calls run again.
     Void,
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_trusted_while_an_append_is_is_undetermined() {
+    fn nothing_is_trusted_while_an_append_is_undetermined() {
         let mut tail = known(3, US, 10_000);
         tail.undetermined(US);
         tail.looked(10_000);

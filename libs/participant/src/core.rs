@@ -238,7 +238,7 @@ impl<D: Domain> Core<D> {
     }
 
     /// True when waiters must be tried again, or one of them is past its end.
-    pub fn wants_look(&self, now: UnixMillis) -> bool {
+    pub fn has_due_waiters(&self, now: UnixMillis) -> bool {
         (!self.rows_to_recheck.is_empty() && self.has_waiters())
             || self.waiters.iter().any(|(_, waiter)| waiter.call.is_over(now))
     }
@@ -326,11 +326,11 @@ impl<D: Domain> Core<D> {
             return Offered::Missing(missing);
         }
         self.decide(id, call, None);
-        self.look_again()
+        self.recheck_waiters()
     }
 
     /// Serves waiters whose row changed, oldest first.
-    pub fn look_again(&mut self) -> Offered {
+    pub fn recheck_waiters(&mut self) -> Offered {
         self.serve_waiters();
         if self.run.missing.is_empty() {
             Offered::Taken

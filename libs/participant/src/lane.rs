@@ -108,8 +108,8 @@ impl Default for LaneOptions {
     }
 }
 
-/// Why a call got no answer. The outcome of a mutation is then unknown: repeat it with its request
-/// id.
+/// Why a call got no answer. After `Unavailable` the outcome of a mutation is unknown: repeat it
+/// with its request id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LaneError {
     /// The lane is stopping, or the store does not answer. Retry.
@@ -118,8 +118,7 @@ pub enum LaneError {
     /// Too many calls are queued, and nothing was begun. Retry later.
     #[error("the shard is overloaded")]
     Overloaded,
-    /// The time within which the call could take effect is over, and it did nothing. Retrying the same call
-    /// does not help.
+    /// The call's end has passed, and it did nothing. Only an attempt with a later end helps.
     #[error("the time for this call is over")]
     Expired,
     /// Stored data does not decode. A retry does not help.
@@ -380,7 +379,7 @@ impl<D: Domain> Lane<D> {
         // waiter would keep the lane due without pause.
         let rested = self.refreshed.is_none_or(|at| at.elapsed() >= self.options.linger);
         let now = if rested { self.seams.clock.now() } else { UnixMillis(0) };
-        if self.core.wants_look(now) {
+        if self.core.has_due_waiters(now) {
             return true;
         }
         let branch = self.core.branch();

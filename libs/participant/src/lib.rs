@@ -8,9 +8,9 @@
 //! the lanes of a service; [`service`] the gRPC service `till.participant.v1`; [`role`] what the
 //! three executables share; `rig` (feature) a shard for the tests of domains.
 //!
-//! Invariants: a write is answered only once it is durable. A read is answered only after a look at
-//! the journal, as of a timestamp taken after the call arrived. A batch that did not commit leaves
-//! no trace in memory.
+//! Invariants: an answer that rests on an entry goes out only once that entry is durable. Any other
+//! answer, a read's or a refusal's, goes out only after a look at the journal, as of a timestamp
+//! taken after the call arrived. A batch that did not commit leaves no trace in memory.
 
 pub mod balance;
 pub mod core;

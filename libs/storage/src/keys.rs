@@ -1,5 +1,13 @@
-//! The registry of key spaces: service (1 byte) + shard (2 bytes, big-endian) + kind (1 byte) + id.
+//! The registry of key spaces: owner (1 byte) + shard (2 bytes, big-endian) + kind (1 byte) + id.
 //! Append-only: a published byte is never changed or reused.
+//!
+//! | owner | kinds |
+//! |---|---|
+//! | `T` store | `s` schema, `l` lease |
+//! | `c` coordinator | `r` request claim, `t` transaction log |
+//! | `o` order | 01 head, 02 journal, `a` answer, `o` order |
+//! | `p` payment | 01, 02, `a`, `u` user, `y` payment |
+//! | `s` stock | 01, 02, `a`, `i` item |
 
 #[cfg(test)]
 mod tests;

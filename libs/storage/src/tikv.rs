@@ -14,7 +14,7 @@
 //!   that leads and answers. [`front`] keeps the client from asking the others, as it waits for
 //!   ever for one that hangs.
 //! - [`commit_verifier`]: the client may report success for a commit that it never sent.
-//! - [`singleflight`]: callers that wait for a timestamp at the same time share one.
+//! - [`next_flight`]: callers that wait for a timestamp at the same time share one.
 //! - [`gc`]: PD's calls for garbage collection, most of which the client lacks.
 //! - Orphaned locks block the client, so they are cleared in the background.
 
@@ -24,9 +24,9 @@ mod commit_verifier;
 mod front;
 mod gc;
 mod members;
+mod next_flight;
 mod pace;
 mod query;
-mod singleflight;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -56,9 +56,9 @@ use types::Timestamp;
 use crate::kv::{Key, Kv, KvError, Reads, Txn};
 use classify::Orphan;
 use commit_verifier::{CommitVerifier, ErrorEpoch};
+use next_flight::NextFlight;
 use pace::{Pause, Throttle, bounded};
 use query::TikvReads;
-use singleflight::Singleflight;
 use supervisor::Supervisor;
 use txn::TikvTxn;
 
@@ -153,8 +153,8 @@ pub struct TikvKv {
 struct Inner {
     config: TikvConfig,
     supervisor: Supervisor,
-    trust: CommitVerifier,
-    timestamps: Singleflight<Result<Timestamp, KvError>>,
+    verifier: CommitVerifier,
+    timestamps: NextFlight<Result<Timestamp, KvError>>,
     /// Set when the store declines a one-phase commit.
     one_phase_off_until: Mutex<Option<Instant>>,
     clearing: AtomicBool,
@@ -194,9 +194,9 @@ impl TikvKv {
         Ok(Arc::new(Self {
             inner: Arc::new(Inner {
                 supervisor: Supervisor::start(&config),
-                trust: CommitVerifier::default(),
+                verifier: CommitVerifier::default(),
                 config,
-                timestamps: Singleflight::default(),
+                timestamps: NextFlight::default(),
                 one_phase_off_until: Mutex::default(),
                 clearing: AtomicBool::new(false),
                 orphan_warnings: Throttle::default(),
@@ -227,12 +227,12 @@ impl Kv for TikvKv {
 
     async fn begin(&self) -> Result<Box<dyn Txn>, KvError> {
         let one_phase = self.inner.one_phase();
-        let calm = self.inner.calm();
+        let epoch = self.inner.epoch();
         let begin = |client: TransactionClient| async move {
             client.begin_with_options(txn::options(one_phase)).await
         };
         let transaction: Transaction = self.inner.ask_oracle(begin).await?;
-        Ok(Box::new(TikvTxn::new(Arc::clone(&self.inner), transaction, one_phase, calm)))
+        Ok(Box::new(TikvTxn::new(Arc::clone(&self.inner), transaction, one_phase, epoch)))
     }
 
     fn snapshot(&self, at: Timestamp) -> Box<dyn Reads> {
@@ -290,7 +290,7 @@ impl Inner {
                     interrupted.to_string()
                 }
             };
-            self.trust.failed();
+            self.verifier.failed();
             if !pause.wait_until(deadline).await {
                 return Err(KvError::Unavailable(problem));
             }
@@ -298,8 +298,8 @@ impl Inner {
     }
 
     /// The current stretch without failures.
-    fn calm(&self) -> ErrorEpoch {
-        self.trust.calm(self.supervisor.generation())
+    fn epoch(&self) -> ErrorEpoch {
+        self.verifier.epoch(self.supervisor.generation())
     }
 
     /// Whether to ask for a one-phase commit. The client itself does without if the writes do not

@@ -180,7 +180,9 @@ impl Transaction {
             (Phase::Polling(why), Reply::State(state, vote)) => {
                 self.on_primary(why, state, vote, out);
             }
-            (Phase::Recovering, Reply::State(state, vote)) => self.on_look(index, state, vote, out),
+            (Phase::Recovering, Reply::State(state, vote)) => {
+                self.on_recovering(index, state, vote, out);
+            }
             (Phase::Tallying, Reply::State(state, vote)) => {
                 self.on_gathered(index, state, vote, out);
             }
@@ -219,9 +221,9 @@ impl Transaction {
         } else if let Some(evidence) = self.evidence() {
             // A refusal also needs the primary's vote, to tell that the primary is as it was read.
             let refuses = self.places.iter().any(|place| is_no(&place.known));
-            let word = !matches!(self.known(PRIMARY), BranchKnowledge::Nothing)
+            let has_primarys_word = !matches!(self.known(PRIMARY), BranchKnowledge::Nothing)
                 || !self.holds(Rule::PrimarysWord);
-            if !refuses || word {
+            if !refuses || has_primarys_word {
                 self.decide_abort(evidence, out);
             }
         }
@@ -359,7 +361,7 @@ impl Transaction {
     /// Why the transaction was aborted. A NO counts only together with the primary's own vote, YES
     /// or NO.
     fn failure(&self) -> Outcome {
-        let word = match self.known(PRIMARY) {
+        let has_primarys_word = match self.known(PRIMARY) {
             BranchKnowledge::Yes(_) => true,
             known @ (BranchKnowledge::Nothing
             | BranchKnowledge::Against(_)
@@ -383,7 +385,7 @@ impl Transaction {
                 | BranchKnowledge::Fence => {}
             }
         }
-        if word && !refused.is_empty() {
+        if has_primarys_word && !refused.is_empty() {
             Outcome::Refused(refused)
         } else if blockers.is_empty() {
             Outcome::Fenced

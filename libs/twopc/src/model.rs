@@ -52,7 +52,7 @@ fn one(branches: u16, actors: &[(usize, Actor)]) -> Scope {
 }
 
 #[test]
-fn one_transaction_is_safe_where_books_forget() {
+fn one_transaction_is_safe_where_tables_forget() {
     assert!(holds(&one(2, &[COORDINATOR, ASKER])) > 100_000);
     assert!(holds(&Scope { verdicts: 3, ..one(3, &[COORDINATOR]) }) > 10_000);
 }
@@ -95,7 +95,7 @@ fn every_rule_of_the_machine_is_needed() {
 }
 
 #[test]
-fn every_rule_of_the_book_is_needed() {
+fn every_rule_of_the_table_is_needed() {
     for loose in Loose::ALL {
         println!("loose {loose:?}:");
         breaks(&Scope { loose: Some(loose), ..one(2, &[COORDINATOR, ASKER]) });

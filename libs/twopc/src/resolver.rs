@@ -26,7 +26,7 @@ impl Transaction {
             return self.decide_abort(self.places.len().saturating_sub(1), out);
         }
         match self.known(PRIMARY) {
-            BranchKnowledge::Yes(_) => self.gather(out),
+            BranchKnowledge::Yes(_) => self.tally(out),
             BranchKnowledge::Nothing | BranchKnowledge::Against(_) | BranchKnowledge::Fence => {
                 self.ask_primary(Polling::First, out);
             }
@@ -60,9 +60,11 @@ impl Transaction {
             }
             (Polling::First | Polling::Fencing, BranchState::Prepared) => {
                 self.learn(PRIMARY, BranchState::Prepared, vote);
-                self.gather(out);
+                self.tally(out);
             }
-            (Polling::First, BranchState::Absent) if self.may_fence() => self.look(out),
+            (Polling::First, BranchState::Absent) if self.may_fence() => {
+                self.ask_whether_forgotten(out);
+            }
             (Polling::First, BranchState::Absent) => self.give_up(out),
             // It has forgotten since, which it may do only after every branch has acknowledged.
             (Polling::Again, BranchState::Absent) => {
@@ -76,7 +78,7 @@ impl Transaction {
     }
 
     /// The primary knows nothing. Asks the other branches whether it forgot.
-    fn look(&mut self, out: &mut Vec<Output>) {
+    fn ask_whether_forgotten(&mut self, out: &mut Vec<Output>) {
         self.drop_pending();
         self.phase = Phase::Recovering;
         self.send_all(1, &Message::Query { fence: false }, out);
@@ -85,7 +87,7 @@ impl Transaction {
         }
     }
 
-    pub(crate) fn on_look(
+    pub(crate) fn on_recovering(
         &mut self,
         index: BranchIndex,
         state: BranchState,
@@ -103,7 +105,7 @@ impl Transaction {
     }
 
     /// The primary is PREPARED. Asks every other branch whose vote is not known.
-    fn gather(&mut self, out: &mut Vec<Output>) {
+    fn tally(&mut self, out: &mut Vec<Output>) {
         self.drop_pending();
         self.phase = Phase::Tallying;
         if let Some(evidence) = self.evidence() {

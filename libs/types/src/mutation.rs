@@ -1,4 +1,5 @@
-//! Deliberate breaks of the rules, for the simulation alone, which must notice each of them.
+//! Deliberate breaks of the rules, for the simulation alone, which must
+//! notice all but those that docs/reliability.md names.
 //!
 //! Without the feature `mutations` no rule is ever broken, and the checks compile to nothing.
 //! `till` refuses to compile with the feature. With it, a thread may break one rule at a time.

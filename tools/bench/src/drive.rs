@@ -36,7 +36,7 @@ pub(crate) struct Plan {
 
 /// What the callers share.
 struct Shared {
-    board: Mutex<WorkloadState>,
+    state: Mutex<WorkloadState>,
     tally: Mutex<Tally>,
     arrivals: Option<Mutex<Arrivals>>,
     /// Cancelled when there is nothing left to ask.
@@ -50,9 +50,9 @@ impl Shared {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn board(&self) -> MutexGuard<'_, WorkloadState> {
+    fn state(&self) -> MutexGuard<'_, WorkloadState> {
         // As for the tally.
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ran_out(&self) {
@@ -68,7 +68,7 @@ impl Shared {
 /// In words, when the task of a caller fails (not a call), or `look` does.
 pub(crate) async fn drive<Looked, Looking>(
     endpoints: &Endpoints,
-    board: WorkloadState,
+    state: WorkloadState,
     plan: Plan,
     mut look: impl FnMut() -> Looking,
 ) -> Result<(WorkloadState, Tally, [Looked; 2]), String>
@@ -86,7 +86,7 @@ where
         tally.let_shed();
     }
     let shared = Arc::new(Shared {
-        board: Mutex::new(board),
+        state: Mutex::new(state),
         tally: Mutex::new(tally),
         arrivals,
         over: CancellationToken::new(),
@@ -116,9 +116,9 @@ where
     }
     drop(progress);
     let shared = Arc::into_inner(shared).ok_or("a caller is still there")?;
-    let board = shared.board.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let state = shared.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     let tally = shared.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok((board, tally, [before, after]))
+    Ok((state, tally, [before, after]))
 }
 
 /// Runs one caller until the window ends or there is nothing left to ask.
@@ -144,7 +144,7 @@ async fn caller(shared: Arc<Shared>, mut client: Client, pace: Pace, number: usi
             () = sleep_until(due) => {}
             () = shared.over.cancelled() => return,
         }
-        let job = shared.board().next();
+        let job = shared.state().next();
         let Some(job) = job else {
             shared.ran_out();
             return;
@@ -181,7 +181,7 @@ async fn purchase(
 ) {
     let made = step(shared, client, &Call::CreateOrder { user }, Kind::Create, due).await;
     let Some(Ok(order)) = made.map(|reply| reply.id()) else { return };
-    let number = shared.board().made(order.clone());
+    let number = shared.state().made(order.clone());
     for item in items {
         let call = Call::AddItem { order: order.clone(), item };
         if step(shared, client, &call, Kind::Add, Instant::now()).await.is_none() {
@@ -219,7 +219,7 @@ async fn checkout(
 ) {
     let outcome = client.call(&Call::Checkout { order: id }).await.map(drop);
     let now = Instant::now();
-    let end = shared.board().ended(order, must, outcome);
+    let end = shared.state().ended(order, must, outcome);
     shared.tally().add(due, now, end);
 }
 

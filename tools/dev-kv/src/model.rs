@@ -7,6 +7,9 @@
 //! The data model is TiKV's: at most one lock per key, and write records ordered by commit
 //! timestamp. Rollback records are kept apart from the write records, by (key, start timestamp). So
 //! a rollback never collides with another transaction's commit.
+//!
+//! Modules: `prewrite` locks and checks conflicts; `pessimistic` locks beforehand; `commit` commits
+//! and rolls back; `status` asks about transactions; `read` says which lock blocks a read.
 
 mod commit;
 mod pessimistic;

@@ -111,7 +111,7 @@ pub(crate) struct StoreConfig {
 /// The open tables.
 pub(crate) struct Store {
     /// Which keys `current` has. Dropped first, so that its thread ends before the engine does.
-    presence: BloomFilters,
+    filters: BloomFilters,
     db: Database,
     current: Keyspace,
     history: Keyspace,
@@ -177,7 +177,7 @@ impl Store {
             })
         };
         let store = Self {
-            presence: BloomFilters::default(),
+            filters: BloomFilters::default(),
             current: table("current", config.memtable_bytes)?,
             history: table("history", SMALL_MEMTABLE_BYTES)?,
             milestones: table("milestones", SMALL_MEMTABLE_BYTES)?,
@@ -199,7 +199,7 @@ impl Store {
         if let Some(row) = store.meta("safe_point")? {
             store.set_safe_point(Ts(decode_u64(&row)?));
         }
-        store.presence.begin(&store.db, &store.current);
+        store.filters.begin(&store.db, &store.current);
         Ok(store)
     }
 
@@ -239,7 +239,7 @@ impl Store {
         }
         let writes = self.writes.load(Ordering::Relaxed).wrapping_add(1);
         batch.insert(&self.meta, WRITES, writes.to_be_bytes());
-        let adding = self.presence.adding();
+        let adding = self.filters.adding();
         batch.commit()?;
         self.writes.store(writes, Ordering::Relaxed);
         for change in changes {
@@ -248,7 +248,7 @@ impl Store {
             }
         }
         drop(adding);
-        self.presence.grow(&self.db, &self.current);
+        self.filters.grow(&self.db, &self.current);
         if let Some(probe) = &self.probe {
             probe(self.directory.path())?;
         }
@@ -339,7 +339,7 @@ impl Store {
 
     /// A key's newest records; empty when it has none.
     pub(crate) fn current(&self, key: &[u8]) -> Result<Current, StoreError> {
-        if !self.presence.may_hold(key) {
+        if !self.filters.may_hold(key) {
             return Ok(Current::default());
         }
         let mut row_key = Vec::with_capacity(key.len() + 1);

@@ -44,9 +44,9 @@ impl From<KvError> for AttemptError {
 impl<D: Domain> Lane<D> {
     /// Begins a KV transaction, makes the state current, applies what is queued, and commits.
     pub(super) async fn attempt(&mut self) -> Result<(), AttemptError> {
-        let begun = Instant::now();
+        let called_at = Instant::now();
         let mut txn = self.seams.kv.begin().await?;
-        let began = Instant::now();
+        let txn_began = Instant::now();
         let start = txn.read_ts();
         self.seams.store_time.hear(start);
         self.heard = start;
@@ -72,12 +72,12 @@ impl<D: Domain> Lane<D> {
         self.link_batch(&taken);
         let Some(batch) = batch else {
             self.core.settle_read();
-            self.metrics.answered("read", taken.len(), begun);
+            self.metrics.answered("read", taken.len(), called_at);
             self.tell_calls(start, taken.len(), &answers);
             self.deliver(taken.len(), answers);
             return Ok(());
         };
-        if began.elapsed() >= TXN_LIFE_MAX {
+        if txn_began.elapsed() >= TXN_LIFE_MAX {
             // What it read may be garbage collected by now. A fresh transaction reads again.
             self.core.undo();
             return Err(KvError::Unavailable("the store was too slow".to_owned()).into());
@@ -92,14 +92,14 @@ impl<D: Domain> Lane<D> {
         let outcome = txn.commit().await;
         // A store may report a commit timestamp close to the start although the commit was late. So
         // a late reply proves no more than a late commit does.
-        let waited = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let waited = u64::try_from(txn_began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let replied = Timestamp::from_physical(start.physical().plus_ms(waited.saturating_add(1)));
         let unknown = match outcome {
             Ok(committed) if self.core.settle(&batch, committed.max(replied)) => {
                 self.undetermined.clear();
                 self.refreshed = Some(Instant::now());
                 self.moved = self.refreshed;
-                self.metrics.answered("write", taken.len(), begun);
+                self.metrics.answered("write", taken.len(), called_at);
                 self.tell_calls(start, taken.len(), &answers);
                 self.deliver(taken.len(), answers);
                 return Ok(());
@@ -268,7 +268,7 @@ impl<D: Domain> Lane<D> {
     /// Offers queued calls to the core until the batch is full.
     fn fill(&mut self, txn: &dyn Txn) -> Result<Vec<CallId>, Vec<Row>> {
         self.core.begin(txn.read_ts());
-        if let Offered::Missing(rows) = self.core.look_again() {
+        if let Offered::Missing(rows) = self.core.recheck_waiters() {
             return Err(rows);
         }
         let mut taken = Vec::new();

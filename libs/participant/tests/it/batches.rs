@@ -52,7 +52,7 @@ impl Store {
             core.load(row.clone(), Some(value)).unwrap();
         }
         core.begin(Timestamp::from_physical(at(at_ms)));
-        assert_eq!(core.look_again(), Offered::Taken);
+        assert_eq!(core.recheck_waiters(), Offered::Taken);
         for call in calls {
             let id = self.calls.replace(self.calls.get() + 1);
             for row in core.missing_for(call) {
@@ -383,9 +383,9 @@ fn a_waiting_prepare_ends_exactly_at_its_deadline() {
     store.write(&mut core, 10, &[prepare(&tx(9))]);
     let waits = TxMeta { deadline: at(500), ..tx(1) };
     assert_eq!(store.write(&mut core, 20, &[prepare(&waits)]), NOBODY);
-    assert!(!core.wants_look(at(499)));
+    assert!(!core.has_due_waiters(at(499)));
     assert_eq!(store.write(&mut core, 499, &[]), NOBODY);
-    assert!(core.wants_look(at(500)));
+    assert!(core.has_due_waiters(at(500)));
     let answers = store.write(&mut core, 500, &[]);
     assert_eq!(answers, ["FENCED"]);
     assert!(!core.has_waiters());
@@ -420,7 +420,7 @@ fn a_try_that_is_undone_leaves_who_waits_as_it_was() {
             assert!(!core.has_waiters());
             core.undo();
             assert!(core.has_waiters(), "it was answered in vain");
-            assert!(core.wants_look(UnixMillis(0)));
+            assert!(core.has_due_waiters(UnixMillis(0)));
         }
     }
     let answers = store.write(&mut core, 50, &[abort(&holder)]);
@@ -436,11 +436,11 @@ fn what_another_replica_wrote_wakes_who_waits() {
         let (mut store, mut core) = stocked(1);
         store.write(&mut core, 10, &[prepare(&holder)]);
         assert_eq!(store.write(&mut core, 20, &[prepare(&waits)]), NOBODY);
-        assert!(!core.wants_look(UnixMillis(0)));
+        assert!(!core.has_due_waiters(UnixMillis(0)));
         let mut other = store.replica();
         store.write(&mut other, 30, std::slice::from_ref(&change));
         store.catch_up(&mut core);
-        assert!(core.wants_look(UnixMillis(0)), "{change:?}");
+        assert!(core.has_due_waiters(UnixMillis(0)), "{change:?}");
         let answers = store.write(&mut core, 40, &[]);
         assert_eq!(answers, [vote], "{change:?}");
     }
@@ -496,8 +496,8 @@ fn who_needs_a_row_that_cannot_be_read_is_given_up_and_who_is_behind_is_next() {
     assert!(core.give_up(&b"other".to_vec()).is_empty());
     assert_eq!(core.give_up(row(b'1')).len(), 1);
     assert!(core.has_waiters());
-    assert!(core.wants_look(UnixMillis(0)), "who stood behind it may be next");
+    assert!(core.has_due_waiters(UnixMillis(0)), "who stood behind it may be next");
     assert_eq!(core.give_up(row(b'0')).len(), 1);
     assert!(!core.has_waiters());
-    assert!(!core.wants_look(UnixMillis(0)), "nothing is to be read of it any more");
+    assert!(!core.has_due_waiters(UnixMillis(0)), "nothing is to be read of it any more");
 }

@@ -48,14 +48,14 @@ impl ServerArgs {
 /// How whoever serves stops, by gRPC or by REST, as it is set from outside.
 #[derive(clap::Args, Clone, Debug)]
 pub struct StopArgs {
-    /// On shutdown: milliseconds between saying that we are not ready (NOT_SERVING) and closing the door, so
+    /// On shutdown: milliseconds between saying that we are not ready (NOT_SERVING) and closing the listeners, so
     /// that balancers see it.
     #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
           value_parser = value_parser!(u64).range(..=600_000))]
     pub lame_duck_ms: u64,
 
-    /// On shutdown: milliseconds that requests and transactions in flight have to finish, after the door is
-    /// closed.
+    /// On shutdown: milliseconds that requests and transactions in flight have to finish, after the
+    /// listeners are closed.
     #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
           value_parser = value_parser!(u64).range(..=3_600_000))]
     pub drain_timeout_ms: u64,

@@ -47,23 +47,23 @@ impl CommitVerifier {
     }
 
     /// The current stretch, with this generation of the client.
-    pub(super) fn calm(&self, generation: u64) -> ErrorEpoch {
+    pub(super) fn epoch(&self, generation: u64) -> ErrorEpoch {
         ErrorEpoch { generation, failures: self.failures.load(Ordering::Acquire) }
     }
 
     /// Whether a commit with this primary was confirmed in this stretch.
-    pub(super) fn holds(&self, primary: &[u8], calm: ErrorEpoch) -> bool {
+    pub(super) fn holds(&self, primary: &[u8], epoch: ErrorEpoch) -> bool {
         let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
-        confirmed.get(prefix(primary)) == Some(&calm)
+        confirmed.get(prefix(primary)) == Some(&epoch)
     }
 
     /// Notes that a commit with this primary was confirmed, and that it began in this stretch.
-    pub(super) fn confirm(&self, primary: &[u8], calm: ErrorEpoch) {
+    pub(super) fn confirm(&self, primary: &[u8], epoch: ErrorEpoch) {
         let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         if confirmed.len() >= SHARDS_MAX {
             confirmed.clear();
         }
-        confirmed.insert(prefix(primary).to_vec(), calm);
+        confirmed.insert(prefix(primary).to_vec(), epoch);
     }
 }
 
@@ -77,14 +77,14 @@ mod tests {
 
     #[test]
     fn a_word_is_taken_until_something_fails() {
-        let trust = CommitVerifier::default();
-        let calm = trust.calm(1);
-        assert!(!trust.holds(b"o\0\x01head", calm), "nothing was confirmed yet");
-        trust.confirm(b"o\0\x01head", calm);
-        assert!(trust.holds(b"o\0\x01other", trust.calm(1)));
-        assert!(!trust.holds(b"o\0\x02head", trust.calm(1)), "another shard");
-        assert!(!trust.holds(b"o\0\x01head", trust.calm(2)), "another client");
-        trust.failed();
-        assert!(!trust.holds(b"o\0\x01head", trust.calm(1)));
+        let verifier = CommitVerifier::default();
+        let epoch = verifier.epoch(1);
+        assert!(!verifier.holds(b"o\0\x01head", epoch), "nothing was confirmed yet");
+        verifier.confirm(b"o\0\x01head", epoch);
+        assert!(verifier.holds(b"o\0\x01other", verifier.epoch(1)));
+        assert!(!verifier.holds(b"o\0\x02head", verifier.epoch(1)), "another shard");
+        assert!(!verifier.holds(b"o\0\x01head", verifier.epoch(2)), "another client");
+        verifier.failed();
+        assert!(!verifier.holds(b"o\0\x01head", verifier.epoch(1)));
     }
 }

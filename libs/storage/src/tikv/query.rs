@@ -92,7 +92,7 @@ impl TikvReads {
                 }
                 Err(Interrupted::Replaced) => KvError::from(Interrupted::Replaced),
                 Err(interrupted) => {
-                    inner.trust.failed();
+                    inner.verifier.failed();
                     inner.supervisor.went_silent(&generation);
                     return Err(interrupted.into());
                 }
@@ -114,7 +114,7 @@ impl TikvReads {
                     }
                 },
             };
-            inner.trust.failed();
+            inner.verifier.failed();
             if !pause.wait_until(deadline).await {
                 return Err(problem);
             }

@@ -33,10 +33,10 @@ async fn ask(oracle: Arc<Oracle>) -> u64 {
 #[tokio::test(start_paused = true)]
 async fn callers_share_a_request_that_is_sent_after_they_called() {
     let oracle = Arc::new(Oracle { permits: Semaphore::new(0), requests: AtomicU64::new(0) });
-    let gather = Arc::new(Singleflight::default());
+    let flight = Arc::new(NextFlight::default());
     let call = || {
-        let (oracle, gather) = (Arc::clone(&oracle), Arc::clone(&gather));
-        async move { gather.share(move || ask(Arc::clone(&oracle))).await }
+        let (oracle, flight) = (Arc::clone(&oracle), Arc::clone(&flight));
+        async move { flight.share(move || ask(Arc::clone(&oracle))).await }
     };
     let first = tokio::spawn(call());
     sleep(Duration::from_millis(1)).await;
@@ -57,10 +57,10 @@ async fn callers_share_a_request_that_is_sent_after_they_called() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_does_not_take_the_request_with_it() {
     let oracle = Arc::new(Oracle { permits: Semaphore::new(0), requests: AtomicU64::new(0) });
-    let gather = Arc::new(Singleflight::default());
+    let flight = Arc::new(NextFlight::default());
     let call = || {
-        let (oracle, gather) = (Arc::clone(&oracle), Arc::clone(&gather));
-        async move { gather.share(move || ask(Arc::clone(&oracle))).await }
+        let (oracle, flight) = (Arc::clone(&oracle), Arc::clone(&flight));
+        async move { flight.share(move || ask(Arc::clone(&oracle))).await }
     };
     let gone = timeout(Duration::from_millis(1), call()).await;
     assert!(gone.is_err());
@@ -72,9 +72,9 @@ async fn a_caller_that_goes_away_does_not_take_the_request_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_panics_hangs_nobody() {
-    let gather: Singleflight<u64> = Singleflight::default();
-    assert_eq!(gather.share(|| async { "".parse::<u64>().expect("a header") }).await, None);
-    assert_eq!(gather.share(|| async { 7 }).await, Some(7));
+    let flight: NextFlight<u64> = NextFlight::default();
+    assert_eq!(flight.share(|| async { "".parse::<u64>().expect("a header") }).await, None);
+    assert_eq!(flight.share(|| async { 7 }).await, Some(7));
 }
 
 #[tokio::test]

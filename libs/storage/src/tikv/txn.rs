@@ -53,7 +53,7 @@ pub(super) struct TikvTxn {
     inserts: BTreeSet<Key>,
     begun: Instant,
     /// The stretch without failures in which the transaction began.
-    calm: ErrorEpoch,
+    epoch: ErrorEpoch,
 }
 
 impl TikvTxn {
@@ -61,7 +61,7 @@ impl TikvTxn {
         inner: Arc<Inner>,
         transaction: Transaction,
         one_phase: bool,
-        calm: ErrorEpoch,
+        epoch: ErrorEpoch,
     ) -> Self {
         let at = Timestamp(transaction.start_timestamp().version());
         Self {
@@ -73,7 +73,7 @@ impl TikvTxn {
             writes: Writes::new(),
             inserts: BTreeSet::new(),
             begun: Instant::now(),
-            calm,
+            epoch,
         }
     }
 
@@ -108,7 +108,7 @@ impl TikvTxn {
 
     /// Whether a success that the client reports can be believed.
     fn is_believed(&self) -> bool {
-        self.inner.calm() == self.calm && self.inner.trust.holds(&self.primary, self.calm)
+        self.inner.epoch() == self.epoch && self.inner.verifier.holds(&self.primary, self.epoch)
     }
 
     /// Reads back what was written, at the commit timestamp that the client reported.
@@ -130,7 +130,7 @@ impl TikvTxn {
                 if found.into_iter().collect::<BTreeMap<_, _>>() != due.collect() {
                     return unknown("the store does not have what was committed".to_owned());
                 }
-                self.inner.trust.confirm(&self.primary, self.calm);
+                self.inner.verifier.confirm(&self.primary, self.epoch);
                 Ok(at)
             }
             Err(error) => unknown(format!("a commit could not be confirmed: {error}")),
@@ -223,7 +223,7 @@ impl Txn for TikvTxn {
             Ok(Ok(at)) => return self.confirm(at, written).await,
             Ok(Err(error)) => error,
             Err(interrupted) => {
-                self.inner.trust.failed();
+                self.inner.verifier.failed();
                 if let Some(generation) = generation {
                     supervisor.went_silent(&generation);
                 }
@@ -232,7 +232,7 @@ impl Txn for TikvTxn {
         };
         let verdict = classify::commit(&error);
         if verdict != CommitVerdict::Conflict {
-            self.inner.trust.failed();
+            self.inner.verifier.failed();
         }
         match verdict {
             CommitVerdict::Conflict => {

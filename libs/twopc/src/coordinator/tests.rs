@@ -98,8 +98,8 @@ fn check(table: &str) {
     let mut answered = false;
     let mut machine = match how {
         "begin" => Transaction::begin(&meta, &mut out),
-        "heir" => Transaction::resolve(&meta, true, &mut out),
-        "stranger" => Transaction::resolve(&meta, false, &mut out),
+        "resolver" => Transaction::resolve(&meta, true, &mut out),
+        "observer" => Transaction::resolve(&meta, false, &mut out),
         how => panic!("no start {how:?}"),
     };
     assert_eq!(show(&out, &mut pending), expected, "{start}");
@@ -278,13 +278,13 @@ fn whoever_loses_adopts_what_stands() {
 #[test]
 fn a_resolver_adopts_a_final_primary() {
     check(
-        "heir 2            => 0:query
+        "resolver 2            => 0:query
          0 committed yes   => 1:commit0
          1 acked committed => COMMITTED 0:forget
          0 forgotten       => .",
     );
     check(
-        "stranger 2      => 0:query
+        "observer 2      => 0:query
          0 aborted       => 1:abort
          1 acked aborted => FENCED 0:forget
          0 forgotten     => .",
@@ -294,7 +294,7 @@ fn a_resolver_adopts_a_final_primary() {
 #[test]
 fn a_resolver_commits_what_all_voted_for() {
     check(
-        "stranger 3        => 0:query
+        "observer 3        => 0:query
          0 prepared yes    => 1:query 2:query
          1 prepared yes    =>
          2 prepared yes    => 0:commit3
@@ -308,17 +308,17 @@ fn a_resolver_commits_what_all_voted_for() {
 #[test]
 fn before_the_deadline_a_stranger_only_asks() {
     check(
-        "stranger 2 => 0:query
+        "observer 2 => 0:query
          0 absent   => UNDECIDED[0, 1] .",
     );
     check(
-        "stranger 3     => 0:query
+        "observer 3     => 0:query
          0 prepared yes => 1:query 2:query
          1 absent       =>
          2 prepared yes => UNDECIDED[1] .",
     );
     check(
-        "stranger 3      => 0:query
+        "observer 3      => 0:query
          0 prepared yes  => 1:query 2:query
          1 absent        =>
          2 aborted no    => 0:abort(2)
@@ -331,7 +331,7 @@ fn before_the_deadline_a_stranger_only_asks() {
 #[test]
 fn an_absent_primary_is_fenced_once_nobody_remembers_a_commit() {
     check(
-        "heir 3          => 0:query
+        "resolver 3          => 0:query
          0 absent        => 1:query 2:query
          1 prepared yes  =>
          2 absent        => 0:fence
@@ -341,13 +341,13 @@ fn an_absent_primary_is_fenced_once_nobody_remembers_a_commit() {
          0 forgotten     => .",
     );
     check(
-        "heir 3         => 0:query
+        "resolver 3         => 0:query
          0 absent       => 1:query 2:query
          1 committed    => COMMITTED .",
     );
     // The primary's vote landed between the two questions.
     check(
-        "heir 2            => 0:query
+        "resolver 2            => 0:query
          0 absent          => 1:query
          1 absent          => 0:fence
          0 prepared yes    => 1:fence
@@ -360,7 +360,7 @@ fn an_absent_primary_is_fenced_once_nobody_remembers_a_commit() {
 #[test]
 fn a_committed_branch_sends_a_resolver_back_to_the_primary() {
     check(
-        "heir 3            => 0:query
+        "resolver 3            => 0:query
          0 prepared yes    => 1:fence 2:fence
          1 committed yes   => 0:query
          0 committed yes   => 1:commit0 2:commit0
@@ -369,7 +369,7 @@ fn a_committed_branch_sends_a_resolver_back_to_the_primary() {
          0 forgotten       => .",
     );
     check(
-        "heir 2            => 0:query
+        "resolver 2            => 0:query
          0 prepared yes    => 1:fence
          1 committed yes   => 0:query
          0 absent          => COMMITTED .",
@@ -390,17 +390,17 @@ fn contradictions_are_reported_and_not_acted_on() {
          0 acked committed => <the primary is COMMITTED although branch 1 voted NO> .",
     );
     check(
-        "heir 2            => 0:query
+        "resolver 2            => 0:query
          0 aborted         => 1:abort
          1 acked committed => <branch 1 is COMMITTED although the primary is not> .",
     );
     check(
-        "heir 2          => 0:query
+        "resolver 2          => 0:query
          0 committed     => 1:commit0
          1 acked aborted => <branch 1 is ABORTED although the primary is COMMITTED> .",
     );
     check(
-        "heir 2          => 0:query
+        "resolver 2          => 0:query
          0 prepared yes  => 1:fence
          1 committed     => 0:query
          0 prepared yes  => <branch 1 is COMMITTED although the primary is not> .",

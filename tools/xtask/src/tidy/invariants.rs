@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{doc_tests::functions_of, links::prose};
+use super::links::prose;
 use crate::{report::Checks, workspace::Workspace};
 
 /// The registry's page.
@@ -16,8 +16,23 @@ const MUTATIONS: &str = "libs/types/src/mutation.rs";
 /// Guards that are not single tests.
 const KINDS: [&str; 4] = ["model", "sequences", "simulation", "audit"];
 /// Sources whose comments and messages name rules.
-const SOURCES: [&str; 6] =
-    ["libs/twopc/", "libs/journal/", "libs/participant/", "libs/audit/", "coordinator/", "till/"];
+const SOURCES: [&str; 12] = [
+    "libs/audit/",
+    "libs/journal/",
+    "libs/participant/",
+    "libs/rpc/",
+    "libs/storage/",
+    "libs/twopc/",
+    "libs/types/",
+    "coordinator/",
+    "order/",
+    "payment/",
+    "stock/",
+    "till/",
+];
+
+/// The pages that state these rules in full.
+const RULES: [(char, &str); 2] = [('P', "docs/protocol.md"), ('J', "docs/journal.md")];
 
 /// A row of the registry: a name, and its guards.
 type Row<'a> = (&'a str, Vec<&'a str>);
@@ -32,19 +47,33 @@ pub(super) fn check(
     let rows: Vec<Row<'_>> = prose(&page).filter_map(row).collect();
     let names: BTreeSet<&str> = rows.iter().map(|(name, _)| *name).collect();
     let breaks = workspace.read(Path::new(MUTATIONS))?.unwrap_or_default();
-    let functions = functions_of(workspace, files)?;
-    let is_there = |guard: &str| {
+    let tests = tests_of(workspace, files)?;
+    let is_test = |guard: &str| {
+        let (module, name) = guard.rsplit_once("::").unwrap_or(("", guard));
+        let module = module.split("::").next().unwrap_or_default();
+        let lies_in = |file: &Path| file.with_extension("").iter().any(|part| part == module);
+        tests.iter().any(|(file, test)| test == name && (module.is_empty() || lies_in(file)))
+    };
+    let is_there = |row: &str, guard: &str| {
         KINDS.contains(&guard)
-            || names.contains(guard)
+            || (guard != row && names.contains(guard))
             || breaks.contains(&format!("Self::{guard},"))
             || (guard.contains('/') && workspace.root.join(guard).exists())
-            || guard.rsplit("::").next().is_some_and(|name| functions.contains(name))
+            || is_test(guard)
     };
     let twice =
         if names.len() < rows.len() { Err("a name stands twice".to_owned()) } else { Ok(()) };
     checks.check(PAGE, twice);
     for (name, guards) in &rows {
-        checks.check(name, guarded(guards, is_there));
+        checks.check(name, guarded(guards, |guard| is_there(name, guard)));
+    }
+    for (letter, page) in RULES {
+        let text = workspace.read(Path::new(page))?.unwrap_or_default();
+        for name in names.iter().filter(|name| name.starts_with(letter)) {
+            let told = text.contains(&format!("**{name}, "));
+            let told = if told { Ok(()) } else { Err(format!("{page} has no such rule")) };
+            checks.check(name, told);
+        }
     }
     for file in files.iter().filter(|file| names_rules(file)) {
         let text = workspace.read(file)?.unwrap_or_default();
@@ -58,6 +87,37 @@ pub(super) fn check(
         checks.check(&file.display().to_string(), known);
     }
     Ok(())
+}
+
+/// Every test in Rust and Python, with the file that it is in.
+fn tests_of(workspace: &Workspace, files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>, String> {
+    let mut tests = Vec::new();
+    for file in files {
+        let extension = file.extension().and_then(|extension| extension.to_str());
+        if !matches!(extension, Some("rs" | "py")) {
+            continue;
+        }
+        let text = workspace.read(file)?.unwrap_or_default();
+        tests.extend(tests_in(&text).map(|test| (file.clone(), test.to_owned())));
+    }
+    Ok(tests)
+}
+
+/// The names of the functions that a test runner calls: in Rust by their attribute, in Python by
+/// their name.
+fn tests_in(text: &str) -> impl Iterator<Item = &str> {
+    let mut marked = false;
+    text.lines().filter_map(move |line| {
+        let line = line.trim_start();
+        marked |= line == "#[test]" || line.starts_with("#[tokio::test");
+        let name = line.split_once("fn ").map(|(_, rest)| rest);
+        let name = name.and_then(|rest| rest.split(['(', '<']).next());
+        if let Some(name) = name {
+            return std::mem::take(&mut marked).then_some(name);
+        }
+        let python = line.strip_prefix("async ").unwrap_or(line).strip_prefix("def ")?;
+        python.split('(').next().filter(|name| name.starts_with("test_"))
+    })
 }
 
 fn guarded(guards: &[&str], is_there: impl Fn(&str) -> bool) -> Result<(), String> {
@@ -119,6 +179,16 @@ mod tests {
         assert!(guarded(&["model"], is_there).is_ok());
         assert!(guarded(&[], is_there).is_err());
         assert!(guarded(&["model", "a_test_that_has_gone"], is_there).is_err());
+    }
+
+    #[test]
+    fn tests_are_told_from_other_functions() {
+        let text = "fn helper() {}\n#[tokio::test(start_paused = true)]\n#[should_panic]\nasync fn it_holds() {\n\
+                    }\nfn other() {}\n    #[test]\n    fn so_does_this(a in 0..3u8) {\ndef test_of_python(shop):\ndef no():";
+        assert_eq!(
+            tests_in(text).collect::<Vec<_>>(),
+            ["it_holds", "so_does_this", "test_of_python"]
+        );
     }
 
     #[test]

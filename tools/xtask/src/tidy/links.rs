@@ -20,6 +20,10 @@ pub(super) fn check(
         let text = workspace.read(file)?.unwrap_or_default();
         let result = follow(workspace, file, &text, &mut reached);
         checks.check(&file.display().to_string(), result);
+        // README also names files of the course's template.
+        if file != Path::new("README.md") {
+            checks.check(&file.display().to_string(), stand(workspace, files, &text));
+        }
     }
     for file in files.iter().filter(is_page).filter(|file| file.starts_with("docs")) {
         let is_reached = file.ancestors().any(|path| reached.contains(path));
@@ -66,6 +70,34 @@ fn target(workspace: &Workspace, file: &Path, link: &str) -> Result<Option<PathB
     let page = workspace.read(&there)?.unwrap_or_default();
     let is_there = prose(&page).filter_map(anchor).any(|anchor| anchor == heading);
     Ok(is_there.then_some(there))
+}
+
+/// Checks that the files and folders that a page names in backticks are there.
+fn stand(workspace: &Workspace, files: &[PathBuf], text: &str) -> Result<(), String> {
+    let top = |path: &str| {
+        let folder = path.split('/').next().unwrap_or_default();
+        files.iter().any(|file| file.starts_with(folder))
+    };
+    let gone: Vec<&str> = prose(text)
+        .flat_map(paths)
+        .filter(|path| top(path) && !workspace.root.join(path).exists())
+        .collect();
+    if gone.is_empty() { Ok(()) } else { Err(format!("names no file: {}", gone.join(", "))) }
+}
+
+/// What stands in backticks and looks like the path of one file or folder. Words in capitals are
+/// placeholders.
+fn paths(line: &str) -> impl Iterator<Item = &str> {
+    let quoted = line.split('`').skip(1).step_by(2);
+    quoted.filter(|code| {
+        let plain = |char: char| char.is_ascii_alphanumeric() || "_.-/".contains(char);
+        let placeholder = |part: &str| {
+            let name = part.split('.').next().unwrap_or_default();
+            name.len() > 1 && name.chars().all(|char| char.is_ascii_uppercase())
+        };
+        let relative = code.contains('/') && !code.starts_with('/');
+        relative && code.chars().all(plain) && !code.split('/').any(placeholder)
+    })
 }
 
 /// The lines outside of code blocks.
@@ -138,6 +170,12 @@ mod tests {
         assert_eq!(anchor("# `till up` 2"), "till-up-2");
         assert_eq!(anchor("#hashtag"), "");
         assert_eq!(anchor("text"), "");
+    }
+
+    #[test]
+    fn paths_are_told_from_other_words() {
+        let line = "`order/src/rules.rs`, `a::b`, `proto/SERVICE/v1/x.proto`, `/docs`, `a b/c`";
+        assert_eq!(paths(line).collect::<Vec<_>>(), ["order/src/rules.rs"]);
     }
 
     #[test]

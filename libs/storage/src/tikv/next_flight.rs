@@ -9,7 +9,7 @@ use super::lock;
 /// Shares requests between callers. Each caller gets the result of a request that is sent after its
 /// call.
 #[derive(Debug)]
-pub(super) struct Singleflight<T> {
+pub(super) struct NextFlight<T> {
     state: Arc<Mutex<State<T>>>,
 }
 
@@ -20,13 +20,13 @@ struct State<T> {
     waiting: Vec<oneshot::Sender<T>>,
 }
 
-impl<T> Default for Singleflight<T> {
+impl<T> Default for NextFlight<T> {
     fn default() -> Self {
         Self { state: Arc::new(Mutex::new(State { running: false, waiting: Vec::new() })) }
     }
 }
 
-impl<T: Clone + Send + 'static> Singleflight<T> {
+impl<T: Clone + Send + 'static> NextFlight<T> {
     /// The result of a request that is sent after this call, shared by all callers that wait for
     /// it. `None` if the request panicked.
     pub(super) async fn share<F>(&self, fetch: impl Fn() -> F + Send + 'static) -> Option<T>
