@@ -18,8 +18,8 @@ impl Net for Nowhere {
     }
 }
 
-/// A service that answers Describe.
-struct Stock;
+/// A service that answers Describe with this many shards.
+struct Stock(u32);
 
 impl tonic::server::UnaryService<DescribeRequest> for Stock {
     type Response = DescribeResponse;
@@ -28,7 +28,7 @@ impl tonic::server::UnaryService<DescribeRequest> for Stock {
     fn call(&mut self, _: tonic::Request<DescribeRequest>) -> Self::Future {
         std::future::ready(Ok(tonic::Response::new(DescribeResponse {
             service: "stock".to_owned(),
-            shards: 16,
+            shards: self.0,
         })))
     }
 }
@@ -38,12 +38,13 @@ impl tonic::server::UnaryService<DescribeRequest> for Stock {
 struct Describing {
     deaf: Endpoint,
     asked: Arc<AtomicUsize>,
+    shards: u32,
 }
 
 impl Net for Describing {
     fn connect(&self, endpoint: &Endpoint) -> Transport {
         let deaf = *endpoint == self.deaf;
-        let asked = Arc::clone(&self.asked);
+        let (asked, shards) = (Arc::clone(&self.asked), self.shards);
         BoxCloneSyncService::new(tower::service_fn(move |request: http::Request<Body>| {
             assert_eq!(request.uri().path(), DESCRIBE);
             asked.fetch_add(1, Ordering::Relaxed);
@@ -52,7 +53,7 @@ impl Net for Describing {
                     return Ok(Status::unavailable("starting").into_http());
                 }
                 let codec = tonic_prost::ProstCodec::<DescribeResponse, DescribeRequest>::default();
-                Ok(tonic::server::Grpc::new(codec).unary(Stock, request).await)
+                Ok(tonic::server::Grpc::new(codec).unary(Stock(shards), request).await)
             }
         }))
     }
@@ -197,13 +198,24 @@ async fn replicas_that_are_alike_take_turns() {
 #[tokio::test(start_paused = true)]
 async fn shards_are_asked_for_until_somebody_answers_and_then_remembered() {
     let asked = Arc::new(AtomicUsize::new(0));
-    let net = Describing { deaf: "127.0.0.1:7200".parse().unwrap(), asked: Arc::clone(&asked) };
+    let deaf = "127.0.0.1:7200".parse().unwrap();
+    let net = Describing { deaf, asked: Arc::clone(&asked), shards: 16 };
     let router = Router::new(target(2), Arc::new(net));
     for _ in 0..3 {
         assert_eq!(router.shards().await, Ok(16));
     }
     assert_eq!(router.describe().await.unwrap().service, "stock");
     assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_has_as_many_shards_as_there_can_be_and_no_more() {
+    for (shards, expected) in [(0, None), (4_096, Some(4_096)), (4_097, None), (65_536, None)] {
+        let deaf = "127.0.0.1:1".parse().unwrap();
+        let net = Describing { deaf, asked: Arc::default(), shards };
+        let router = Router::new(target(1), Arc::new(net));
+        assert_eq!(router.shards().await.ok(), expected, "{shards}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
