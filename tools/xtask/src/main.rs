@@ -48,28 +48,28 @@ mod workspace;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  ci        everything that must hold: format, lints, deps, tidy, tests, tools of others
+  ci        everything that must hold: format, lints, deps, tidy, tests, third-party tools
   test      all tests: Rust, then Python against real processes
-  deps      who may depend on whom, and which sources may name what
-  tidy      lengths, leftovers, docs, links
-  outside   tools of others: cargo-deny, what deploys the shop, then README's tours, grpcurl, an
-            OpenAPI validator and generated clients against one
-  deploy    of these, only what deploys the shop: chart, compose files, image, scripts
-  k8s       writes k8s/ anew, from the chart
+  deps      which crate may depend on which, which sources may name what, circles among modules
+  tidy      lengths, leftovers, docs, links, invariants and what guards them
+  outside   third-party tools: cargo-deny, the deployment files, then README's tours, grpcurl, an
+            OpenAPI validator and generated clients against a shop
+  deploy    of these, only the deployment files: chart, compose files, image, scripts
+  k8s       regenerates k8s/ from the chart
   sim       the simulation: --seeds N [--from S]; --coverage prints which calls met; --seed S replays one and
             prints all that happens;
             --mutations, --mutation NAME break rules, each of which must be noticed; --shares by how many seeds
   soak      the matrix of faults, a million orders audited and sold, tikv-client's tests over 42 regions,
             dev-kv killed 100 times, a key written a million times and ten million keys, fuzzing, small
             changes; then histories, and the simulation on seeds never run before, for --minutes N each
-  mutants   small changes of what decides, drawn at random, each of which tests must notice:
+  mutants   small changes of the code that decides, drawn at random, which tests must notice:
             --seed N --count M; needs cargo-mutants
-  history   people of real processes under kills and stops, what they are told judged: --minutes N,
-            --replicas R
-  chaos     every fault upon every role of real processes, over one and over two replicas of each
-  live      the shop for real: docker [--executable PROFILE | --build PROFILE], kubernetes, shell; a cluster
+  history   clients of real processes under kills and stops, and a judgement of their answers:
+            --minutes N, --replicas R
+  chaos     every fault on every role of real processes, with one and with two replicas of each
+  live      real engines: docker [--executable PROFILE | --build PROFILE], kubernetes, shell; a cluster
             that PD_ENDPOINTS names: store [--minutes N]
-  goldens   writes the golden files anew, from what the tests see
+  goldens   regenerates the golden files from what the tests see
   client-tests [--regions N]
             tikv-client's own tests against dev-kv, cut into N regions (1)";
 
