@@ -49,7 +49,7 @@ def test_every_workload_has_figures(small_shop, workload):
     assert set(point["refused"]) == ({"OUT_OF_STOCK", "OUT_OF_CREDIT"} if workload == "scenarios" else set())
     if workload in ("fresh", "hot", "zipf"):
         each = point["store"]["per_fresh_checkout"]
-        assert each["mutations"] > 1 and each["transactions"] > 0
+        assert each["mutations"] > 0 and each["transactions"] > 0
 
 
 def test_an_open_loop_keeps_its_rate_over_grpc_too(small_shop, tmp_path):
