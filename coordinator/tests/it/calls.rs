@@ -16,7 +16,7 @@ use proto::{
 };
 use rpc::{call::CallMeta, status::Failure};
 use tonic::{Code, Request};
-use types::{ErrorKind, Reason, TxId, UnixMillis, Vote};
+use types::{ErrorKind, Reason, Refusal, TxId, UnixMillis, Vote};
 
 use crate::{
     fake::{Trouble, Verdict},
@@ -367,4 +367,19 @@ async fn what_an_id_is_claimed_for_has_1_to_1024_bytes() {
         assert_eq!(failure.is_none(), fits, "{len}");
         assert!(failure.is_none_or(|failure| failure.fields[0].0 == "call"));
     }
+}
+
+/// The vote says so, and the primary keeps no memory of refusals that could say it as well.
+#[tokio::test(start_paused = true)]
+async fn a_primary_whose_vote_names_the_transaction_that_succeeded_is_believed() {
+    let shop = with_loyalty();
+    let first = TxId([9; 16]);
+    shop.payment.forget_refusals(Code::Unimplemented);
+    let done = Refusal::new(Reason::AlreadyDone).with("tx_id", first);
+    shop.payment.verdicts([Verdict::Vote((&done).into())]);
+    assert_eq!(run(&shop, &[("payment", 0), ("loyalty", 0)]).await, Ok(first));
+    // Nobody else knows.
+    shop.loyalty.verdicts([Verdict::Vote((&done).into())]);
+    let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
+    assert_eq!(told.reason, "ALREADY_DONE");
 }

@@ -304,12 +304,17 @@ async fn an_outcome_that_is_not_known_in_time_is_said_to_be_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_cannot_be_read_is_unavailable_and_nothing_was_begun() {
-    let shop = Shop::open();
-    shop.order.freeze(true);
-    let failure = shop.checkout(Duration::from_secs(5)).await.unwrap_err();
-    assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Unavailable, "UNAVAILABLE"));
-    assert_eq!(shop.log(), Vec::<String>::new());
+async fn an_order_that_cannot_be_read_is_unavailable_in_time_and_nothing_was_begun() {
+    for is_frozen in [true, false] {
+        let shop = Shop::open();
+        shop.order.freeze(is_frozen);
+        shop.order.troubles([Trouble::Lost; 1_000]);
+        let began = shop.clock.now();
+        let failure = shop.checkout(Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!((failure.kind, &*failure.reason), (ErrorKind::Unavailable, "UNAVAILABLE"));
+        assert!(shop.clock.now().since(began) < 5_000, "before the caller gives up");
+        assert_eq!(shop.log(), Vec::<String>::new());
+    }
 }
 
 #[tokio::test(start_paused = true)]

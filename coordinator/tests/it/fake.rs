@@ -508,8 +508,7 @@ impl OrderService for Fake {
         &self,
         request: Request<order::GetOrderRequest>,
     ) -> Result<Response<order::GetOrderResponse>, Status> {
-        let mut frozen = self.frozen.subscribe();
-        frozen.wait_for(|frozen| !frozen).await.unwrap();
+        self.arrive().await?;
         self.read(request.into_inner()).map(Response::new)
     }
 

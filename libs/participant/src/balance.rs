@@ -117,6 +117,7 @@ mod tests {
         for other in [Stamp::new(6, 2), Stamp::new(7, 1), Stamp::new(7, 3)] {
             assert_eq!(balance.give_back(units(3), other), balance, "{other:?}");
         }
+        assert_eq!(balance.give_back(units(4), THIS), balance, "more than there ever was");
     }
 
     #[test]

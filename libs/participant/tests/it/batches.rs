@@ -311,6 +311,46 @@ fn what_a_minted_call_came_to_keeps_its_entry_until_the_call_is_over() {
     }
 }
 
+#[test]
+fn what_is_said_again_of_a_call_lets_its_first_entry_go() {
+    let (mut store, mut core) = stocked(9);
+    let call = Some(ClientCall { not_after: Some(at(100_000)), ..client_call("~minted", "add") });
+    let add_once = Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true };
+    store.write(&mut core, 10, std::slice::from_ref(&add_once));
+    let first = core.tail().seq();
+    for seconds in 1..80 {
+        store.write(&mut core, seconds * 1_000, &[add()]);
+    }
+    assert!(store.head.oldest > first, "{:?}", store.entries());
+    let mut other = store.replica();
+    assert_eq!(store.offer(&mut other, 80_000, &[add_once]), ["10 left"], "the first answer");
+}
+
+#[test]
+fn facts_are_said_again_once_the_entries_that_are_left_have_many_bytes() {
+    const MANY: usize = 16 << 20;
+    let (mut store, mut core) = stocked(9);
+    store.append(&mut core, 10, &[prepare(&tx(1))]);
+    let fill = op(Op::Init { numbers: (1..10_000).collect(), stock: units(1), price: Money::ZERO });
+    store.append(&mut core, 20, std::slice::from_ref(&fill));
+    let fit = MANY / store.entries[&core.tail().seq()].encoded_len();
+    for _ in 1..fit - 1 {
+        store.append(&mut core, 20, std::slice::from_ref(&fill));
+    }
+    let start = Timestamp::from_physical(at(30_000));
+    rig::checkpoint(&mut core, start, 1 << 20, &mut store.head, &mut store.records);
+    assert_eq!(core.checkpoint().head().oldest, 2, "only the first one is needed no more");
+    let mut filled = fit - 1;
+    while store.entries.range(3..).all(|(_, entry)| entry.events.is_empty()) {
+        assert!(filled < fit + 2, "{filled} entries, and {fit} are enough");
+        store.append(&mut core, 30_000, std::slice::from_ref(&fill));
+        // Facts come along with what is small.
+        store.append(&mut core, 30_000, &[add()]);
+        filled += 1;
+    }
+    assert!(filled >= fit, "{filled} entries, and {fit} are not too many");
+}
+
 /// So few bytes that their bound is reached before the bound on calls.
 const LIMITS: Limits = Limits {
     records: 1_000,

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
-use participant::{core::Call, lane::LaneError};
+use participant::{
+    core::{Answer, Call},
+    lane::LaneError,
+};
 use stock::records::Op;
 use storage::{
     Kv as _, codec,
@@ -12,7 +15,7 @@ use storage::{
     record,
 };
 use tokio::time::timeout;
-use types::{Money, Reason, ShardId};
+use types::{BranchState, Money, Reason, ShardId};
 
 use crate::shop::{
     Handle, SCHEMA, Shop, abort, add, breathe, commit, create, item, op, prepare, request, said,
@@ -418,4 +421,39 @@ async fn a_shard_that_was_begun_anew_beneath_a_lane_is_read_anew() {
     assert_eq!(add(&lane, "a", 1, None).await, Err(Reason::ItemNotFound));
     assert_eq!(add(&lane, "b", 1, None).await, Ok(1));
     assert_eq!(stock(&other, "b").await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_nobody_can_ask_any_more_answers_what_is_queued() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    // It may ride along with something later, which never comes.
+    let commit = Call::Commit { meta: shop.tx(1), receipts: Vec::new() };
+    let queued = lane.begin(commit).unwrap();
+    drop(lane);
+    let answer = queued.answer().await;
+    assert!(matches!(answer, Ok(Answer::State(BranchState::Committed, _))), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_nobody_can_ask_any_more_lets_go_who_waits_for_others() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let (older, younger) = (shop.tx(1), shop.tx(2));
+    assert_eq!(said(&prepare(&lane, &younger, "a", 1).await), "YES");
+    let payload = vec![(item("a"), units(1))];
+    let waits = lane.begin(Call::Prepare { meta: older, payload, may_wait: true }).unwrap();
+    breathe().await;
+    drop(lane);
+    let answer = timeout(Duration::from_secs(1), waits.answer()).await;
+    assert_eq!(answer.unwrap(), Err(LaneError::Unavailable));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_goes_on_though_nobody_waits_for_it_any_more() {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let call = request("r", 1);
+    drop(lane.begin(Call::Op { op: Op::Add(item("a"), units(1)), call, may_wait: true }).unwrap());
+    assert_eq!(stock(&lane, "a").await, 2);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use participant::core::{Answer, Call};
 use stock::records::Op;
 use tokio::time::{Instant, timeout};
-use types::{BranchState, TxMeta};
+use types::{BranchState, Priority, TxMeta};
 
 use crate::shop::{
     Handle, Shop, abort, add, branch, breathe, commit, item, prepare, query, said, stock, subtract,
@@ -294,4 +294,17 @@ async fn a_primary_keeps_an_outcome_until_every_branch_acknowledged() {
         abort(&lane, &shop.tx(number)).await;
     }
     assert_eq!(query(&lane, &meta, false).await, BranchState::Absent, "acknowledged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_without_a_request_id_keeps_no_place() {
+    let shop = Shop::new();
+    let lane = shop.stocked(2).await;
+    assert_eq!(said(&prepare(&lane, &shop.tx(1), "a", 1).await), "YES");
+    let both = Op::Subtract(item("a"), units(2));
+    let _waits = lane.begin(Call::Op { op: both, call: None, may_wait: true }).unwrap();
+    breathe().await;
+    let priority = Priority { begin_ts: u64::MAX, nonce: 0 };
+    let younger = TxMeta { priority, ..shop.tx(2) };
+    assert_eq!(said(&prepare(&lane, &younger, "a", 1).await), "YES");
 }

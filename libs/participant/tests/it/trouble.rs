@@ -282,3 +282,31 @@ async fn a_clock_that_is_ahead_does_not_keep_the_store_busy() {
     assert!(begun < 60, "{begun} KV transactions in a second");
     assert_eq!(waits.await.unwrap(), "FENCED", "by the store's clock");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_waits_for_any_more_is_not_begun_once_the_store_is_back() {
+    let mut shop = Shop::new();
+    shop.stocked(1).await;
+    let closed = Arc::new(Closed::default());
+    shop.kv = shop.kv.with_faults(closed.clone());
+    let lane = shop.lane(2);
+    assert_eq!(stock(&lane, "a").await, 1);
+    closed.0.store(true, Ordering::Relaxed);
+    let asked = add(&lane, "a", 1, request("r", 1));
+    tokio::time::timeout(Duration::from_secs(3), asked).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    closed.0.store(false, Ordering::Relaxed);
+    assert_eq!(stock(&lane, "a").await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_nobody_asks_looks_at_its_journal_now_and_then() {
+    let mut shop = Shop::new();
+    shop.stocked(1).await;
+    let begun = Arc::new(Begun::default());
+    shop.kv = shop.kv.with_faults(begun.clone());
+    let _lane = shop.lane(2);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let begun = begun.0.load(Ordering::Relaxed);
+    assert!((10..20).contains(&begun), "{begun} KV transactions in a minute");
+}
