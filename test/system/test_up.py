@@ -110,7 +110,9 @@ def test_rest_and_nothing_else_listens_for_others_when_told_to(by):
         assert bound["http-bridge-0"] == [("0.0.0.0", str(shop.ports.http))]
         for name in ("order-0", "stock-0", "payment-0", "coordinator-0", "dev-kv-0"):
             assert all(host in ("127.0.0.1", "[::1]") for host, _ in bound[name]), (name, bound[name])
-        assert f"http://localhost:{shop.ports.http}" in shop.log.read_text(errors="replace")
+        # The shop may answer before `till up` has noticed that it does.
+        url = f"http://localhost:{shop.ports.http}"
+        wait_until("the greeting", lambda: url in shop.log.read_text(errors="replace"), 10)
 
 
 async def test_with_a_file_of_keys_changes_need_one(tmp_path):
