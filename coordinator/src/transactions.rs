@@ -12,7 +12,7 @@ use proto::{
 };
 use rpc::status::{invalid_field, to_status};
 use tonic::{Request, Response, Status};
-use types::{Branch, SHARDS_MAX};
+use types::Branch;
 
 use crate::{
     error::CheckoutError,
@@ -36,9 +36,6 @@ fn plan(coordinator: &Coordinator, branches: Vec<BranchRequest>) -> Result<Plann
         let branch = convert::branch(request.branch.as_ref()).map_err(|error| invalid(&error))?;
         if !coordinator.participants().knows(&branch.service) {
             return Err(invalid_field("branches.branch.service", "is not registered here"));
-        }
-        if branch.shard.0 >= SHARDS_MAX {
-            return Err(invalid_field("branches.branch.shard", "must be below 4096"));
         }
         if named.contains(&branch) {
             return Err(invalid_field("branches", "must all be different"));

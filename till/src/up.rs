@@ -45,7 +45,7 @@ use self::{
     plan::{Ports, REPLICAS_MAX, Role, Spec, Wish},
     status::{ChildStatus, Status},
 };
-use types::error::chain;
+use types::{SHARDS_MAX, error::chain};
 
 use crate::{
     common::{Failure, Process, Stop},
@@ -96,7 +96,7 @@ pub(crate) struct Args {
     /// Shards of every service, chosen when a store is first used; leave it out afterwards. One for each
     /// replica in a new data directory unless given.
     #[arg(long, env = "TILL_SHARDS", value_name = "COUNT",
-          value_parser = value_parser!(u16).range(1..=4096))]
+          value_parser = value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     shards: Option<u16>,
     /// Directory of certificates: ca.pem, and NAME.pem and NAME.key for each role, dev-kv among them. Every
     /// gRPC hop, that to dev-kv too, is then mutual TLS, and roles may only do what theirs may. Where there is

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::{Args, value_parser};
+use types::SHARDS_MAX;
 
 use crate::{
     kv::{KvError, SharedKv},
@@ -25,7 +26,7 @@ pub struct StoreArgs {
 
     /// Number of shards of every service, 1 to 4096. Chosen once, when the store is first used; leave it
     /// out afterwards.
-    #[arg(long, env = "TILL_SHARDS", value_parser = value_parser!(u16).range(1..=4096))]
+    #[arg(long, env = "TILL_SHARDS", value_parser = value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     pub shards: Option<u16>,
 
     /// Milliseconds after which a call to the store counts as unanswered.
