@@ -133,10 +133,6 @@ impl Records for Orders {
         codec::encode(&stored(order))
     }
 
-    fn record_bytes(&self, order: &Order) -> usize {
-        codec::encoded_len(&stored(order))
-    }
-
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Order, KvError> {
         let record: OrderRecord = codec::decode(row, value)?;
         decode_order(record)
@@ -161,13 +157,12 @@ impl Records for Orders {
     }
 
     fn decode_reply(&self, bytes: &[u8]) -> Result<Reply, InvalidField> {
-        let cost = u64::decode(bytes).map_err(|error| InvalidField::new("reply", error))?;
+        let cost = convert::message("reply", bytes)?;
         Ok(Reply::TotalCost(cost))
     }
 
     fn decode_payload(&self, bytes: &[u8]) -> Result<Lock, InvalidField> {
-        let payload =
-            wire::LockOrder::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
+        let payload: wire::LockOrder = convert::message("payload", bytes)?;
         let order_id = convert::order_id("payload.order_id", &payload.order_id)?;
         let stamp = match payload.etag.as_str() {
             // A coordinator of release 0.1 sends the version alone. Only changes made by that
@@ -179,8 +174,7 @@ impl Records for Orders {
     }
 
     fn decode_query(&self, bytes: &[u8]) -> Result<Op, InvalidField> {
-        let query = wire::GetOrderRequest::decode(bytes)
-            .map_err(|error| InvalidField::new("query", error))?;
+        let query: wire::GetOrderRequest = convert::message("query", bytes)?;
         Ok(Op::Get(convert::order_id("query.order_id", &query.order_id)?))
     }
 

@@ -103,13 +103,6 @@ impl Records for Payment {
         }
     }
 
-    fn record_bytes(&self, record: &Record) -> usize {
-        match record {
-            Record::User(credit) => codec::encoded_len(&stored_user(credit)),
-            Record::Payment(payment) => codec::encoded_len(&stored_payment(payment)),
-        }
-    }
-
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Record, KvError> {
         let corrupt = |error: AmountError| KvError::Corrupt {
             key: codec::hex(row),
@@ -136,8 +129,7 @@ impl Records for Payment {
     }
 
     fn decode_hold(&self, bytes: &[u8]) -> Result<HeldCredit, InvalidField> {
-        let hold = wire::HoldCreditReceipt::decode(bytes)
-            .map_err(|error| InvalidField::new("hold", error))?;
+        let hold: wire::HoldCreditReceipt = convert::message("hold", bytes)?;
         Ok(HeldCredit {
             user_id: convert::user_id("hold.user_id", &hold.user_id)?,
             amount: convert::money("hold.amount", hold.amount, 0)?,
@@ -154,13 +146,12 @@ impl Records for Payment {
     }
 
     fn decode_reply(&self, bytes: &[u8]) -> Result<Reply, InvalidField> {
-        let credit = u64::decode(bytes).map_err(|error| InvalidField::new("reply", error))?;
+        let credit = convert::message("reply", bytes)?;
         Ok(Reply::Credit(credit))
     }
 
     fn decode_payload(&self, bytes: &[u8]) -> Result<(UserId, Money), InvalidField> {
-        let payload =
-            wire::HoldCredit::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
+        let payload: wire::HoldCredit = convert::message("payload", bytes)?;
         Ok((
             convert::user_id("payload.user_id", &payload.user_id)?,
             convert::money("payload.amount", payload.amount, 0)?,

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use prost::Message;
 use types::{
     AmountError, Branch, BranchState, ClientCall, IdError, ItemId, Money, OrderId, Priority,
     Quantity, Refusal, RequestId, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, UserId,
@@ -9,6 +10,14 @@ use types::{
 };
 
 use crate::{participant::v1 as participant, types::v1 as wire};
+
+/// Decodes the message in a field's bytes.
+///
+/// # Errors
+/// [`InvalidField`]; a retry does not help.
+pub fn message<M: Message + Default>(field: &'static str, bytes: &[u8]) -> Result<M, InvalidField> {
+    M::decode(bytes).map_err(|error| InvalidField::new(field, error))
+}
 
 /// Greatest number of branches of a transaction.
 pub const BRANCHES_MAX: usize = 256;

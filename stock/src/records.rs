@@ -85,10 +85,6 @@ impl Records for Stock {
         codec::encode(&stored(item))
     }
 
-    fn record_bytes(&self, item: &Item) -> usize {
-        codec::encoded_len(&stored(item))
-    }
-
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Item, KvError> {
         let record: ItemRecord = codec::decode(row, value)?;
         let corrupt = |error: types::AmountError| KvError::Corrupt {
@@ -110,8 +106,7 @@ impl Records for Stock {
     }
 
     fn decode_hold(&self, bytes: &[u8]) -> Result<Vec<HeldLine>, InvalidField> {
-        let hold = wire::HoldStockReceipt::decode(bytes)
-            .map_err(|error| InvalidField::new("hold", error))?;
+        let hold: wire::HoldStockReceipt = convert::message("hold", bytes)?;
         let lines = hold.lines.into_iter().map(|line| {
             Ok(HeldLine {
                 item_id: convert::item_id("hold.lines.item_id", &line.item_id)?,
@@ -131,13 +126,12 @@ impl Records for Stock {
     }
 
     fn decode_reply(&self, bytes: &[u8]) -> Result<Reply, InvalidField> {
-        let units = u64::decode(bytes).map_err(|error| InvalidField::new("reply", error))?;
+        let units = convert::message("reply", bytes)?;
         Ok(Reply::Stock(units))
     }
 
     fn decode_payload(&self, bytes: &[u8]) -> Result<Vec<(ItemId, Quantity)>, InvalidField> {
-        let payload =
-            wire::HoldStock::decode(bytes).map_err(|error| InvalidField::new("payload", error))?;
+        let payload: wire::HoldStock = convert::message("payload", bytes)?;
         if payload.lines.is_empty() || payload.lines.len() > LINES_MAX {
             return Err(InvalidField::new("payload.lines", "must be 1 to 1000"));
         }

@@ -24,7 +24,7 @@ use std::{
 
 use journal::{Author, Checkpoint, Head, Tail};
 use proto::InvalidField;
-use storage::{KvError, keys::Space, record};
+use storage::{KvError, Value, keys::Space, record};
 use twopc::{participant::TransactionTable, undo::UndoMap};
 use types::{
     Branch, ClientCall, Mutation, Priority, RequestId, Timestamp, TxId, TxMeta, UnixMillis,
@@ -140,7 +140,7 @@ struct Run<D: Domain> {
     seq: u64,
     /// Number of the current call within the batch, counted from 1: the `change` of its stamps.
     change: u32,
-    dirty: BTreeMap<Row, Option<D::Record>>,
+    dirty: BTreeMap<Row, Changed<D::Record>>,
     events: Vec<record::TxEvent>,
     requests: Vec<record::RequestAnswer>,
     /// Rows of answers to write.
@@ -150,6 +150,14 @@ struct Run<D: Domain> {
     changed: BTreeSet<Row>,
     missing: BTreeSet<Row>,
     bytes: usize,
+}
+
+/// A row that the batch has changed. Both are none if the row was removed.
+#[derive(Debug)]
+struct Changed<R> {
+    record: Option<R>,
+    /// The stored form, for the batch's entry.
+    value: Option<Value>,
 }
 
 impl<D: Domain> Default for Run<D> {
@@ -351,12 +359,11 @@ impl<D: Domain> Core<D> {
             return None;
         }
         self.carry_forward();
-        let records = self.run.dirty.iter().map(|(row, record)| {
-            (row.clone(), record.as_ref().map(|record| self.domain.encode_record(record)))
-        });
-        let images = records.chain(self.told_rows()).map(|(row, value)| record::Image {
-            row: row.into(),
-            value: value.map(Into::into).unwrap_or_default(),
+        let dirty = self.run.dirty.iter_mut();
+        let records: Vec<_> =
+            dirty.map(|(row, changed)| (row.clone(), changed.value.take())).collect();
+        let images = records.into_iter().chain(self.told_rows()).map(|(row, value)| {
+            record::Image { row: row.into(), value: value.map(Into::into).unwrap_or_default() }
         });
         let previous = self.tail.author();
         let entry = record::JournalEntry {
@@ -413,7 +420,7 @@ impl<D: Domain> Core<D> {
         self.waiting.settle();
         let run = std::mem::take(&mut self.run);
         self.loaded_answers.clear();
-        self.records.extend(run.dirty);
+        self.records.extend(run.dirty.into_iter().map(|(row, changed)| (row, changed.record)));
         self.records.rotate();
     }
 

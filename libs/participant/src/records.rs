@@ -70,8 +70,6 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 
     /// The stored form of a record.
     fn encode_record(&self, record: &Self::Record) -> Value;
-    /// Length of a record's stored form in bytes.
-    fn record_bytes(&self, record: &Self::Record) -> usize;
     /// A record from its stored form.
     ///
     /// # Errors

@@ -77,11 +77,6 @@ pub fn encode_as(format: u8, message: &impl Message) -> Value {
     value
 }
 
-/// Length of [`encode`]'s result, in bytes.
-pub fn encoded_len(message: &impl Message) -> usize {
-    1 + message.encoded_len()
-}
-
 /// Decodes a stored message of format 1.
 ///
 /// # Errors

@@ -209,12 +209,15 @@ fn what_is_stored_is_read_as_it_was() {
 }
 
 #[test]
-fn the_length_of_a_record_is_that_of_its_stored_form() {
+fn the_greatest_records_are_read_as_they_were() {
     let (amount, incarnation) = (money(AMOUNT_MAX), Stamp::new(u64::MAX, u32::MAX));
     let user = Balance { available: amount, supplied: u64::MAX, incarnation };
     let payment = OrderPayment { amount, paid: true, incarnation };
-    for record in [Record::User(user), Record::Payment(payment)] {
-        assert_eq!(Payment.encode_record(&record).len(), Payment.record_bytes(&record));
+    let payment_row = payment_row(&user_id("u"), &order());
+    for (row, record) in
+        [(user_row(&user_id("u")), Record::User(user)), (payment_row, Record::Payment(payment))]
+    {
+        assert_eq!(Payment.decode_record(&row, &Payment.encode_record(&record)), Ok(record));
     }
 }
 

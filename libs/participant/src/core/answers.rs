@@ -361,6 +361,6 @@ pub(super) fn decode_vote(bytes: &[u8]) -> Result<Option<Vote>, InvalidField> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    let vote = WireVote::decode(bytes).map_err(|error| InvalidField::new("vote", error))?;
+    let vote: WireVote = convert::message("vote", bytes)?;
     convert::vote(Some(&vote)).map(Some)
 }

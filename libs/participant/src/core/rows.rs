@@ -1,12 +1,11 @@
 //! Records in memory, and the view of them that a domain gets.
 
-use std::collections::BTreeMap;
-
 use rustc_hash::FxHashMap;
+use storage::Value;
 use twopc::{participant::TransactionTable, undo::UndoMap};
 use types::{Mutation, Priority, Stamp, TxId};
 
-use super::{Core, Domain, Run};
+use super::{Changed, Core, Domain, Run};
 use crate::records::{Holder, Row};
 
 /// Bytes that a changed record adds to a batch besides its row and its value.
@@ -44,7 +43,7 @@ impl<R> Cache<R> {
         self.young.insert(row, record.map(Box::new));
     }
 
-    pub(super) fn extend(&mut self, records: BTreeMap<Row, Option<R>>) {
+    pub(super) fn extend(&mut self, records: impl Iterator<Item = (Row, Option<R>)>) {
         for (row, record) in records {
             self.insert(row, record);
         }
@@ -83,7 +82,7 @@ impl<D: Domain> Rows<'_, D> {
     /// A record, as changed by this batch so far.
     pub fn get(&mut self, row: &[u8]) -> Option<&D::Record> {
         if self.run.dirty.contains_key(row) {
-            return self.run.dirty.get(row).and_then(Option::as_ref);
+            return self.run.dirty.get(row).and_then(|changed| changed.record.as_ref());
         }
         if !self.records.contains(row) {
             // The batch is void now: the lane loads the row and begins again.
@@ -104,12 +103,11 @@ impl<D: Domain> Rows<'_, D> {
     }
 
     fn change(&mut self, row: Row, record: Option<D::Record>) {
-        let len = |record: &Option<D::Record>| {
-            record.as_ref().map_or(0, |record| self.domain.record_bytes(record))
-        };
-        self.run.bytes += len(&record);
-        match self.run.dirty.insert(row.clone(), record) {
-            Some(before) => self.run.bytes -= len(&before),
+        let len = |value: &Option<Value>| value.as_ref().map_or(0, Vec::len);
+        let value = record.as_ref().map(|record| self.domain.encode_record(record));
+        self.run.bytes += len(&value);
+        match self.run.dirty.insert(row.clone(), Changed { record, value }) {
+            Some(before) => self.run.bytes -= len(&before.value),
             None => self.run.bytes += row.len() + RECORD_BYTES,
         }
         self.run.changed.insert(row);

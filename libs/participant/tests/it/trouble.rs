@@ -18,7 +18,7 @@ use storage::{
 };
 use types::{ShardId, Timestamp};
 
-use crate::shop::{ORIGIN, Shop, abort, add, add_or_expire, prepare, request, said, stock};
+use crate::shop::{Handle, ORIGIN, Shop, abort, add, add_or_expire, prepare, request, said, stock};
 
 fn undetermined(landing: Landing) -> Verdict {
     Verdict::Undetermined(landing)
@@ -187,8 +187,8 @@ impl Faults for Closed {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_is_asked_less_and_less_often() {
+/// A lane with one unit of item "a", whose store has just closed.
+async fn lane_of_a_closed_store() -> (Handle, Arc<Closed>) {
     let mut shop = Shop::new();
     shop.stocked(1).await;
     let closed = Arc::new(Closed::default());
@@ -196,6 +196,12 @@ async fn a_store_that_is_away_is_asked_less_and_less_often() {
     let lane = shop.lane(2);
     assert_eq!(stock(&lane, "a").await, 1);
     closed.0.store(true, Ordering::Relaxed);
+    (lane, closed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_asked_less_and_less_often() {
+    let (lane, closed) = lane_of_a_closed_store().await;
     let asked = tokio::spawn(async move { add(&lane, "a", 1, request("r", 1)).await });
     tokio::time::sleep(Duration::from_secs(10)).await;
     let tries = closed.1.load(Ordering::Relaxed);
@@ -285,13 +291,7 @@ async fn a_clock_that_is_ahead_does_not_keep_the_store_busy() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_nobody_waits_for_any_more_is_not_begun_once_the_store_is_back() {
-    let mut shop = Shop::new();
-    shop.stocked(1).await;
-    let closed = Arc::new(Closed::default());
-    shop.kv = shop.kv.with_faults(closed.clone());
-    let lane = shop.lane(2);
-    assert_eq!(stock(&lane, "a").await, 1);
-    closed.0.store(true, Ordering::Relaxed);
+    let (lane, closed) = lane_of_a_closed_store().await;
     let asked = add(&lane, "a", 1, request("r", 1));
     tokio::time::timeout(Duration::from_secs(3), asked).await.unwrap_err();
     tokio::time::sleep(Duration::from_secs(3)).await;

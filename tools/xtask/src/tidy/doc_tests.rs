@@ -30,10 +30,7 @@ pub(super) fn check(
 }
 
 /// Names of all functions in these files.
-pub(super) fn functions_of(
-    workspace: &Workspace,
-    files: &[PathBuf],
-) -> Result<BTreeSet<String>, String> {
+fn functions_of(workspace: &Workspace, files: &[PathBuf]) -> Result<BTreeSet<String>, String> {
     let mut functions = BTreeSet::new();
     for file in files.iter().filter(|file| has(file, &["rs", "py"])) {
         let text = workspace.read(file)?.unwrap_or_default();
