@@ -173,13 +173,14 @@ struct Search {
     heard: BTreeMap<String, String>,
     /// Addresses of a cluster other than the first one found.
     foreign: BTreeSet<String>,
+    found: bool,
     told: bool,
 }
 
 impl Search {
     fn new(cluster_id: Option<u64>, asked: BTreeSet<String>) -> Self {
         let (heard, foreign) = (BTreeMap::new(), BTreeSet::new());
-        Self { asked, cluster_id, heard, foreign, told: false }
+        Self { asked, cluster_id, heard, foreign, found: false, told: false }
     }
 
     /// Whether nothing contradicts the leader that was found `found_ago` ago. Addresses of two
@@ -200,6 +201,7 @@ impl Search {
                     (Said::Nothing, text)
                 } else if leads {
                     self.foreign.remove(address);
+                    self.found = true;
                     (Said::Leads(leader, listed), "leads".to_owned())
                 } else {
                     self.foreign.remove(address);
@@ -210,18 +212,18 @@ impl Search {
             }
         };
         self.heard.insert(address.to_owned(), text);
-        self.tell(&said);
-        said
-    }
-
-    /// Warns once when there is no leader: all addresses have answered, or some are of another
-    /// cluster.
-    fn tell(&mut self, last: &Said) {
-        let none = !matches!(last, Said::Leads(..)) && self.heard.len() >= self.asked.len();
-        if !self.told && (none || !self.foreign.is_empty()) {
+        if !self.told && self.is_worth_telling() {
             tracing::warn!(members = ?self.heard, "cannot reach the store yet");
             self.told = true;
         }
+        said
+    }
+
+    /// Whether an operator should know why the search goes on: all addresses have answered and none
+    /// leads, or some are of another cluster.
+    fn is_worth_telling(&self) -> bool {
+        let has_no_leader = !self.found && self.heard.len() >= self.asked.len();
+        has_no_leader || !self.foreign.is_empty()
     }
 }
 
@@ -298,6 +300,20 @@ mod tests {
         assert!(!search.agrees(&both, AGREE));
         search.weigh("b:1", answer(7, member(1, &["http://a:1"])));
         assert!(search.agrees(&both, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_search_that_found_the_leader_warns_of_nothing() {
+        let mut search = Search::new(None, addresses(&["a:1", "b:1"]));
+        search.weigh("a:1", answer(7, member(1, &["http://a:1"])));
+        search.weigh("b:1", answer(7, member(1, &["http://a:1"])));
+        assert!(!search.told, "the last answer is a follower's, but the leader is known");
+        let mut search = Search::new(None, addresses(&["a:1", "b:1"]));
+        search.weigh("a:1", answer(7, member(2, &["http://c:1"])));
+        search.weigh("b:1", answer(7, member(2, &["http://c:1"])));
+        assert!(!search.told, "the leader has not been asked yet");
+        search.weigh("c:1", Err("no answer in 3000 ms".to_owned()));
+        assert!(search.told);
     }
 
     #[test]
