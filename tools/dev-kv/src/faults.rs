@@ -193,15 +193,19 @@ impl Faults {
         (holding, self.hits.load(Ordering::Relaxed))
     }
 
-    /// The fault that hits this call now, if any.
+    /// The fault of this stage that hits this call now, if any.
     fn pick(&self, rpc: &str, stage: Stage) -> Option<Fault> {
+        self.pick_where(rpc, |fault| fault.stage() == stage)
+    }
+
+    fn pick_where(&self, rpc: &str, is_wanted: impl Fn(&Fault) -> bool) -> Option<Fault> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
         }
         let now = Instant::now();
         let mut rules = self.rules();
         for (rule, until) in rules.iter_mut() {
-            let speaks = rule.fault.stage() == stage
+            let speaks = is_wanted(&rule.fault)
                 && rule.rpc.as_deref().is_none_or(|name| name == rpc)
                 && until.is_none_or(|until| now < until)
                 && rule.count != Some(0);
@@ -227,6 +231,14 @@ impl Faults {
     /// The fault that hits the call as a whole, if any.
     pub(crate) fn transport(&self, rpc: &str) -> Option<Fault> {
         self.pick(rpc, Stage::Transport)
+    }
+
+    /// How long a message on an open stream waits.
+    pub(crate) fn latency(&self, rpc: &str) -> Duration {
+        match self.pick_where(rpc, |fault| matches!(fault, Fault::Latency { .. })) {
+            Some(Fault::Latency { delay }) => self.draw(delay),
+            Some(_) | None => Duration::ZERO,
+        }
     }
 
     /// The error that the region returns instead of serving the call, if any.

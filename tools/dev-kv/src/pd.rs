@@ -14,8 +14,12 @@ use crate::wire::{keyspacepb, metapb, pdpb};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
+
+/// Most requests of one timestamp stream that wait for their answers. Further ones are not read yet.
+const TSO_WAITING: usize = 1_024;
 
 /// PD's services, for one member.
 #[derive(Debug, Clone)]
@@ -157,24 +161,33 @@ impl PdService for Pd {
         &self,
         request: Request<Streaming<pdpb::TsoRequest>>,
     ) -> Result<Response<Self::TsoStream>, Status> {
+        // Requests are read as they come, so that the delays of several overlap.
+        let (arrived, requests) = mpsc::channel(TSO_WAITING);
+        let faults = Arc::clone(&self.faults);
+        let mut stream = request.into_inner();
+        tokio::spawn(async move {
+            while let Some(request) = stream.message().await.transpose() {
+                let due = Instant::now() + faults.latency("Tso");
+                if arrived.send((request, due)).await.is_err() {
+                    return;
+                }
+            }
+        });
         // One answer per request, in order. The headers are sent without waiting for the first one.
         let pd = self.clone();
-        let answers = futures::stream::try_unfold(
-            (pd, request.into_inner()),
-            |(mut pd, mut requests)| async move {
+        let answers =
+            futures::stream::try_unfold((pd, requests), |(mut pd, mut requests)| async move {
                 let request = tokio::select! {
-                    request = requests.message() => request?,
+                    request = requests.recv() => request,
                     _ = pd.stopping.wait_for(|stopping| *stopping) => None,
                 };
-                match request {
-                    Some(request) => {
-                        let answer = pd.next_timestamps(&request).await?;
-                        Ok(Some((answer, (pd, requests))))
-                    }
-                    None => Ok(None),
+                let Some((request, due)) = request else { return Ok(None) };
+                if due > Instant::now() {
+                    tokio::time::sleep_until(due).await;
                 }
-            },
-        );
+                let answer = pd.next_timestamps(&request?).await?;
+                Ok(Some((answer, (pd, requests))))
+            });
         Ok(Response::new(Box::pin(answers)))
     }
 
