@@ -20,6 +20,12 @@ pub use tail::{Damage, Fate, Look, Tail};
 /// one that appends.
 pub const TRUST_MS: u64 = 1_000;
 
+/// How long before the commit of entry `n` a KV transaction may have started that appends entry `n +
+/// 1` without a look, in milliseconds of the store's time. A writer that is always busy begins the
+/// next KV transaction while an append is under way. Together with [`TRUST_MS`] it must stay below
+/// [`TRIM_AGE_MS`].
+pub const EARLY_MS: u64 = 1_000;
+
 /// A KV transaction may trim an entry only if it starts at least this long after the start of the
 /// entry's successor, in milliseconds. Far longer than [`TRUST_MS`].
 pub const TRIM_AGE_MS: u64 = 5_000;

@@ -1,6 +1,6 @@
 //! The end of a journal as one writer knows it.
 
-use crate::{Author, Head, LIFE_MAX_MS, TRUST_MS, Writer};
+use crate::{Author, EARLY_MS, Head, LIFE_MAX_MS, TRUST_MS, Writer};
 
 /// What a look at the head and at the entry after the last known one has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Tail {
     /// Start of the last KV transaction that showed or appended entry `seq` as the last one, in
     /// milliseconds.
     known_at: Option<u64>,
+    /// Commit of entry `seq` if this writer appended it last, in milliseconds; else 0.
+    committed_ms: u64,
     /// Appends of unknown outcome, all for the place after `seq`.
     undetermined: Vec<Author>,
 }
@@ -94,13 +96,14 @@ impl Tail {
     }
 
     /// Begins a KV transaction at `start_ms`. Returns whether it may append without a look: the
-    /// tail was known at most [`TRUST_MS`] ago, and no append is undetermined. This uses up the
-    /// trust until [`Tail::appended`] or [`Tail::looked`] renews it. Neither a conflict nor a
+    /// tail was known at most [`TRUST_MS`] ago, no append is undetermined, and the transaction
+    /// started at most [`EARLY_MS`] before the last entry was committed. This uses up the trust until [`Tail::appended`] or [`Tail::looked`] renews it. Neither a conflict nor a
     /// checkpoint does.
     pub fn begin(&mut self, start_ms: u64) -> bool {
         let known_at = self.known_at.take();
         self.undetermined.is_empty()
             && known_at.is_some_and(|at| start_ms.saturating_sub(at) <= TRUST_MS)
+            && self.committed_ms.saturating_sub(start_ms) <= EARLY_MS
     }
 
     /// Judges what a look has shown: the head, and the author of the entry after the last known one
@@ -162,6 +165,7 @@ impl Tail {
     /// are taken, and it appends nothing.
     pub const fn looked(&mut self, start_ms: u64) {
         self.known_at = Some(start_ms);
+        self.committed_ms = 0;
     }
 
     /// The store says that the append of entry `seq + 1` is committed. Returns whether that counts.
@@ -176,6 +180,7 @@ impl Tail {
             seq: self.seq.saturating_add(1),
             author: Some(author),
             known_at: Some(start_ms),
+            committed_ms: commit_ms,
             undetermined: Vec::new(),
         };
         true
@@ -197,7 +202,7 @@ mod tests {
     const THEM: Author = Author { writer: [2; 16], run: 1 };
 
     fn known(seq: u64, author: Author, at_ms: u64) -> Tail {
-        Tail { seq, author: Some(author), known_at: Some(at_ms), undetermined: Vec::new() }
+        Tail { seq, author: Some(author), known_at: Some(at_ms), ..Tail::default() }
     }
 
     #[test]
@@ -215,6 +220,21 @@ mod tests {
         assert!(tail.begin(10_500));
         assert!(tail.appended(US, 10_500, 13_000));
         assert!(!tail.begin(13_000));
+    }
+
+    #[test]
+    fn an_append_may_begin_before_the_one_before_it_is_committed_but_not_long_before() {
+        let appended = |commit_ms| {
+            let mut tail = known(3, US, 10_000);
+            assert!(tail.begin(10_500));
+            assert!(tail.appended(US, 10_500, commit_ms));
+            tail
+        };
+        assert!(appended(10_501 + EARLY_MS).begin(10_501));
+        assert!(!appended(10_502 + EARLY_MS).begin(10_501));
+        let mut tail = appended(20_000);
+        tail.looked(20_001);
+        assert!(tail.begin(20_001), "the look has shown the entry");
     }
 
     #[test]

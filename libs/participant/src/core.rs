@@ -215,6 +215,11 @@ impl<D: Domain> Core<D> {
         self.is_open
     }
 
+    /// Whether the journal is damaged. Nothing in memory can be relied on then.
+    pub const fn is_damaged(&self) -> bool {
+        self.damage.is_some()
+    }
+
     /// Images that the records do not show yet.
     pub const fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint

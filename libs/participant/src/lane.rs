@@ -8,7 +8,9 @@
 mod attempt;
 mod checkpoint;
 mod chores;
+mod early;
 mod metrics;
+mod reads;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,7 +27,7 @@ use rustc_hash::FxHashMap;
 use storage::{KvError, SharedKv, schema::Schema};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tracing::Instrument as _;
@@ -255,6 +257,14 @@ pub struct Lane<D: Domain> {
     damaged: BTreeSet<Row>,
     /// Number of calls that the last batch took.
     took: usize,
+    /// The KV transaction of the next batch, if it was begun early.
+    early: Option<JoinHandle<Result<early::Begun, KvError>>>,
+    /// Reads that are answered beside the batches.
+    reads: reads::Reads<D>,
+    /// Whether the current batch has read rows from the store.
+    has_read: bool,
+    /// Whether the current batch followed the one before it at once.
+    is_rolling: bool,
     metrics: LaneMetrics,
 }
 
@@ -303,6 +313,10 @@ impl<D: Domain> Lane<D> {
             moved: None,
             damaged: BTreeSet::new(),
             took: 0,
+            early: None,
+            reads: reads::Reads::default(),
+            has_read: false,
+            is_rolling: false,
             metrics: LaneMetrics::default(),
         };
         (lane, LaneHandle { sender })
@@ -322,28 +336,35 @@ impl<D: Domain> Lane<D> {
                 },
                 Some(_) = self.asking.join_next() => self.ask_on(),
                 Some(written) = self.checkpoint.next() => self.checkpoint_written(written),
+                Some(shown) = self.reads.next() => self.answer_reads(shown),
                 () = sleep_until(linger) => {}
                 _ = tick.tick() => self.chores().await,
             }
             self.drain();
-            while self.is_due() {
+            while self.is_due() || self.begin_reads() {
                 // The queue exceeds one batch, so it pays to drop calls whose callers are gone.
                 if self.queued.len() > self.options.limits.batch_calls {
                     self.drop_unwanted();
                 }
                 self.catch_up_with_checkpoint().await;
                 self.batch().await;
+                self.is_rolling = true;
                 self.drain();
                 // A lane that is always busy would not get to these in the select above.
                 while self.asking.try_join_next().is_some() {
                     self.ask_on();
+                }
+                if let Some(Some(shown)) = self.reads.next().now_or_never() {
+                    self.answer_reads(shown);
                 }
                 self.write_checkpoint();
                 if tick.tick().now_or_never().is_some() {
                     self.chores().await;
                 }
             }
+            self.is_rolling = false;
         }
+        self.give_reads_back();
         while !self.queued.is_empty()
             && self.callers.values().any(|caller| !caller.reply.is_closed())
         {
@@ -383,10 +404,17 @@ impl<D: Domain> Lane<D> {
             return true;
         }
         let branch = self.core.branch();
-        let urgent = self.queued.iter().any(|(_, call)| !call.is_patient(branch));
+        let mut has_patient = false;
+        for (_, call) in &self.queued {
+            if call.is_patient(branch) {
+                has_patient = true;
+            } else if !self.goes_beside(call) {
+                return true;
+            }
+        }
         let lingered =
             self.patient_since.is_some_and(|since| since.elapsed() >= self.options.linger);
-        urgent || (!self.queued.is_empty() && (lingered || self.core.has_waiters()))
+        has_patient && (lingered || self.core.has_waiters())
     }
 
     /// Runs one batch until it is durable, or until nobody wants it any more.
@@ -412,6 +440,7 @@ impl<D: Domain> Lane<D> {
             }
         }
         self.metrics.batch_ended(self.queued.is_empty());
+        self.reads.batch_ended();
         if self.queued.is_empty() {
             self.patient_since = None;
         }

@@ -44,11 +44,42 @@ pub(crate) struct Attempt {
     /// Whether it states the fact again.
     pub(crate) carries: bool,
     pub(crate) start: Timestamp,
+    pub(crate) is_early: bool,
     pub(crate) is_trusted: bool,
     /// The store as of its start.
     pub(crate) snapshot: Rc<Store>,
     /// The true values of the rows at its start.
     pub(crate) truth: [Value; ROWS],
+}
+
+/// A KV transaction that was begun while an append was under way.
+#[derive(Debug, Clone)]
+pub(crate) struct Early {
+    pub(crate) start: Timestamp,
+    /// The store as of its start.
+    pub(crate) snapshot: Rc<Store>,
+    /// The true values of the rows at its start.
+    pub(crate) truth: [Value; ROWS],
+}
+
+/// A look beside the batches.
+#[derive(Debug, Clone)]
+pub(crate) struct Beside {
+    /// The head that the lane knew when the look began.
+    pub(crate) head: Head,
+    /// The last entry that the lane knew then.
+    pub(crate) known: u64,
+    /// The store as of its start.
+    pub(crate) snapshot: Rc<Store>,
+    /// The true values of the rows at its start, and after each entry since.
+    pub(crate) truths: Vec<[Value; ROWS]>,
+}
+
+impl Beside {
+    /// The last entry as of the look's start.
+    pub(crate) fn last(&self) -> u64 {
+        self.snapshot.scan(self.known + 1).last().map_or(self.known, |(seq, _)| *seq)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +99,11 @@ pub(crate) struct Lane {
     /// Start of the last look, in milliseconds. Only a lane that trusts while an append is
     /// undetermined uses it.
     pub(crate) looked_ms: Option<u64>,
+    pub(crate) early: Option<Early>,
+    pub(crate) beside: Option<Beside>,
+    /// Start of the last append that is known to stand, in milliseconds. Only a lane that believes
+    /// every early transaction uses it.
+    pub(crate) appended_ms: Option<u64>,
 }
 
 impl Lane {
@@ -85,6 +121,9 @@ impl Lane {
             sent: None,
             writing: None,
             looked_ms: None,
+            early: None,
+            beside: None,
+            appended_ms: None,
         }
     }
 
@@ -93,8 +132,13 @@ impl Lane {
         self.attempt.is_none() && self.sent.is_none()
     }
 
-    /// Whether a batch that starts now may append without a look.
+    /// Whether a batch that starts at `now` may append without a look.
     pub(crate) fn begin(&mut self, now: u64, scope: &Scope) -> bool {
+        let appended = self.appended_ms.take();
+        if scope.lacks(Break::EarlyBelieved) && self.undetermined.is_empty() {
+            let trust = |at| now.saturating_sub(at) <= journal::TRUST_MS;
+            return appended.is_some_and(trust) || self.tail.begin(now);
+        }
         let looked = self.looked_ms.take();
         if scope.lacks(Break::TrustWhileUndetermined) && !self.undetermined.is_empty() {
             let trust = |at| now.saturating_sub(at) <= journal::TRUST_MS;
@@ -180,11 +224,29 @@ impl Lane {
         value
     }
 
+    /// Whether a look beside the batches proves that the lane's state has every entry as of its
+    /// start.
+    pub(crate) fn proves(&self, beside: &Beside, scope: &Scope) -> bool {
+        let Some(head) = beside.snapshot.head else { return false };
+        let has_all = head.oldest <= self.tail.seq() + 1 && beside.last() <= self.tail.seq();
+        let is_sound = self.is_open && !self.tail.is_undetermined() && head.follows(&beside.head);
+        is_sound && (has_all || scope.lacks(Break::BesideBelieved))
+    }
+
+    /// Whether every row that the operations change is in memory.
+    pub(crate) fn has_rows(&self, ops: Ops) -> bool {
+        let changes = |row: usize| each(ops).any(|op| effect(op, row, None).is_some());
+        (0..ROWS).all(|row| self.cache[row].is_some() || !changes(row))
+    }
+
     /// Applies operations to what this lane knows, and returns the append of the next entry.
     pub(crate) fn apply(&mut self, attempt: &Attempt, scope: &Scope) -> Append {
         let mut images = [None; ROWS];
         for op in each(attempt.ops) {
             for (row, image) in images.iter_mut().enumerate() {
+                if effect(op, row, None).is_none() {
+                    continue;
+                }
                 let before = image.unwrap_or_else(|| self.load(row, &attempt.snapshot, scope));
                 *image = effect(op, row, before).or(*image);
             }
@@ -214,6 +276,7 @@ impl Lane {
         let late = !scope.lacks(Break::LateYesBelieved);
         let believed_ms = if late { committed_ms } else { start_ms };
         if !self.tail.appended(append.entry.author, start_ms, believed_ms) {
+            self.early = None;
             self.undetermined.push((append.entry.author, append.entry.ops));
             return false;
         }
@@ -224,6 +287,7 @@ impl Lane {
             self.tail.looked(committed_ms);
         }
         self.undetermined.clear();
+        self.appended_ms = Some(start_ms);
         self.is_open = true;
         self.push(append.seq, &append.entry);
         if scope.has(Feature::Caches) {
@@ -236,6 +300,7 @@ impl Lane {
 
     /// Gives up on its append, whose outcome is unknown.
     pub(crate) fn doubt(&mut self, append: &Append) {
+        self.early = None;
         self.tail.undetermined(append.entry.author);
         self.undetermined.push((append.entry.author, append.entry.ops));
     }

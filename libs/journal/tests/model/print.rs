@@ -6,7 +6,7 @@ use std::{
     hash::{DefaultHasher, Hasher},
 };
 
-use journal::{Author, Head, LIFE_MAX_MS, Piece, TRIM_AGE_MS, TRUST_MS};
+use journal::{Author, EARLY_MS, Head, LIFE_MAX_MS, Piece, TRIM_AGE_MS, TRUST_MS};
 
 use crate::{
     lane::{Attempt, Lane, Sent, Writing},
@@ -211,6 +211,8 @@ impl<'a> Print<'a> {
             None => self.put(0),
         }
         self.sent(lane.sent.as_ref(), may_write);
+        self.early(lane, may_write);
+        self.beside(lane);
         self.writing(lane.writing.as_ref());
     }
 
@@ -308,6 +310,43 @@ impl<'a> Print<'a> {
         self.flag(committed_ms - append.entry.start.ms > LIFE_MAX_MS);
     }
 
+    fn early(&mut self, lane: &Lane, may_write: bool) {
+        let Some(early) = lane.early.as_ref().filter(|_| may_write) else { return self.put(0) };
+        self.put(1);
+        self.flag(lane.tail.clone().begin(early.start.ms));
+        if let Some(Sent { committed_ms: Some(committed_ms), .. }) = lane.sent {
+            self.flag(committed_ms.saturating_sub(early.start.ms) > EARLY_MS);
+        }
+        self.age(early.start.ms, &[1, EARLY_MS + 1, TRIM_AGE_MS, LIFE_MAX_MS + 1]);
+        for seq in 1..=self.world.store.end() {
+            self.flag(self.world.store.has_newer_entry(seq, early.start));
+        }
+        self.flag(self.world.store.has_newer_head(early.start));
+        if self.scope.lacks(Break::EarlyReads) {
+            self.store(&early.snapshot);
+        }
+        if self.scope.lacks(Break::EarlyBelieved)
+            && let Some(appended_ms) = lane.appended_ms
+        {
+            self.age(appended_ms, &[1, TRUST_MS + 1]);
+        }
+    }
+
+    /// Writes what a look has shown, and what a read may return.
+    fn beside(&mut self, lane: &Lane) {
+        let Some(beside) = &lane.beside else { return self.put(0) };
+        self.put(1);
+        self.flag(beside.snapshot.head.is_some_and(|head| head.follows(&beside.head)));
+        self.put(small(beside.snapshot.head.unwrap_or_default().oldest));
+        self.put(small(beside.last()));
+        for truth in &beside.truths {
+            for value in truth {
+                self.put(code(*value));
+            }
+        }
+        self.put(u8::MAX);
+    }
+
     fn writing(&mut self, writing: Option<&Writing>) {
         match writing {
             None => self.put(0),
@@ -338,6 +377,7 @@ impl<'a> Print<'a> {
         self.put(1);
         self.put(attempt.ops);
         self.flag(attempt.carries);
+        self.flag(attempt.is_early);
         self.flag(attempt.is_trusted);
         self.store(&attempt.snapshot);
         for value in attempt.truth {

@@ -53,6 +53,13 @@ pub(crate) enum Break {
     OutsideAtTwoTimestamps,
     /// A commit counts however late it is.
     LateYesBelieved,
+    /// A KV transaction that was begun early is used however late the append before it was
+    /// committed.
+    EarlyBelieved,
+    /// A look beside the batches is believed although it shows entries that the lane does not know.
+    BesideBelieved,
+    /// A KV transaction that was begun early reads rows that are not in memory.
+    EarlyReads,
 }
 
 /// What may happen besides appends and pieces that land.
@@ -72,6 +79,10 @@ pub(crate) enum Feature {
     Split,
     /// The shard has no head yet: the first append writes it.
     Fresh,
+    /// A lane may begin its next KV transaction while an append is under way.
+    Early,
+    /// A lane may look beside its batches, and read when it has heard what the look shows.
+    Beside,
 }
 
 /// Bounds of a search.

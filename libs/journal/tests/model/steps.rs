@@ -5,7 +5,7 @@ use std::{fmt, rc::Rc};
 use journal::Head;
 
 use crate::{
-    lane::{Sent, Writing},
+    lane::{Attempt, Sent, Writing},
     scope::{Break, Feature, Scope},
     store::{Ops, each},
     world::{Status, World, seen},
@@ -14,9 +14,12 @@ use crate::{
 /// One step, for the path to a counter-example.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
-    Write { lane: usize, ops: Ops, carries: bool, is_trusted: bool, seq: u64 },
+    Write { lane: usize, ops: Ops, carries: bool, is_trusted: bool, is_early: bool, seq: u64 },
     Read { lane: usize },
     Begin { lane: usize, ops: Ops, is_trusted: bool },
+    BeginEarly { lane: usize },
+    BeginBeside { lane: usize },
+    EndBeside { lane: usize },
     Finish { lane: usize },
     Piece { lane: usize, before: Head, after: Head, is_moved: bool },
     Append { lane: Option<usize>, seq: u64, lands: bool },
@@ -62,9 +65,10 @@ impl fmt::Display for Step {
             Self::Write { lane, ops: 0, .. } => {
                 write!(f, "{} looks, and has nothing to write", name(lane))
             }
-            Self::Write { lane, ops, carries, is_trusted, seq } => {
+            Self::Write { lane, ops, carries, is_trusted, is_early, seq } => {
                 let also = if carries { ", the fact again," } else { "" };
-                let (lane, how, ops) = (name(lane), how(is_trusted), Names(ops));
+                let how = if is_early { "began early" } else { how(is_trusted) };
+                let (lane, ops) = (name(lane), Names(ops));
                 write!(f, "{lane} {how}, and sends entry {seq} with operation {ops}{also}")
             }
             Self::Read { lane } => write!(f, "{} reads", name(lane)),
@@ -72,6 +76,13 @@ impl fmt::Display for Step {
             Self::Begin { lane, ops, is_trusted } => {
                 let (lane, how, ops) = (name(lane), how(is_trusted), Names(ops));
                 write!(f, "{lane} begins a batch with operation {ops}, and {how}")
+            }
+            Self::BeginEarly { lane } => {
+                write!(f, "{} begins its next KV transaction early", name(lane))
+            }
+            Self::BeginBeside { lane } => write!(f, "{} begins a look for reads", name(lane)),
+            Self::EndBeside { lane } => {
+                write!(f, "{} hears of its look, and reads if it may", name(lane))
             }
             Self::Finish { lane } => write!(f, "{} goes on, and sends or answers", name(lane)),
             Self::Piece { lane, before, after, is_moved } => {
@@ -159,6 +170,15 @@ impl World {
 
     /// Collects the batches that a lane may begin or continue.
     fn batches(&self, lane: usize, scope: &Scope, out: &mut Vec<Next>) {
+        if scope.has(Feature::Beside) && self.lanes[lane].is_idle() {
+            if self.lanes[lane].beside.is_none() {
+                self.go(Step::BeginBeside { lane }, scope, out, |world| world.begin_beside(lane));
+            } else {
+                let mut world = self.next();
+                let read = world.end_beside(lane, scope);
+                out.push((Step::EndBeside { lane }, read.map(|()| world)));
+            }
+        }
         if let Some(attempt) = &self.lanes[lane].attempt {
             let mut world = self.next();
             world.lane(lane).attempt = None;
@@ -197,30 +217,43 @@ impl World {
     fn batch(&self, lane: usize, ops: Ops, carries: bool, scope: &Scope, out: &mut Vec<Next>) {
         let mut world = self.next();
         let attempt = world.begin(lane, ops, carries, scope);
-        let is_trusted = attempt.is_trusted;
+        world.go_on(lane, attempt, scope, out);
+        let mut world = self.next();
+        if let Some(attempt) = world.use_early(lane, ops, carries, scope) {
+            world.go_on(lane, attempt, scope, out);
+        }
+    }
+
+    /// Collects what a batch that has begun may do next.
+    fn go_on(mut self, lane: usize, attempt: Attempt, scope: &Scope, out: &mut Vec<Next>) {
+        let Attempt { ops, carries, is_trusted, is_early, .. } = attempt;
         if scope.has(Feature::Split) {
-            world.lane(lane).attempt = Some(attempt);
-            out.push((Step::Begin { lane, ops, is_trusted }, Ok(world)));
+            self.lane(lane).attempt = Some(attempt);
+            out.push((Step::Begin { lane, ops, is_trusted }, Ok(self)));
             return;
         }
-        let done = world.run(lane, attempt, scope);
+        let done = self.run(lane, attempt, scope);
         if done == Ok(false) {
             return;
         }
-        let sent = world.lanes[lane].sent.as_ref().map(|sent| &sent.append);
+        let sent = self.lanes[lane].sent.as_ref().map(|sent| &sent.append);
         let step = match sent {
             None if ops == 0 => Step::Read { lane },
-            None => Step::Write { lane, ops: 0, carries, is_trusted, seq: 0 },
+            None => Step::Write { lane, ops: 0, carries, is_trusted, is_early, seq: 0 },
             Some(append) => {
-                Step::Write { lane, ops: append.entry.ops, carries, is_trusted, seq: append.seq }
+                let (ops, seq) = (append.entry.ops, append.seq);
+                Step::Write { lane, ops, carries, is_trusted, is_early, seq }
             }
         };
-        out.push((step, done.map(|_| world)));
+        out.push((step, done.map(|_| self)));
     }
 
     /// Collects the possible outcomes of the append that a lane waits for.
     fn answers(&self, lane: usize, scope: &Scope, out: &mut Vec<Next>) {
         let Some(Sent { append, committed_ms }) = &self.lanes[lane].sent else { return };
+        if scope.has(Feature::Early) && self.lanes[lane].early.is_none() {
+            self.go(Step::BeginEarly { lane }, scope, out, |world| world.begin_early(lane));
+        }
         if let Some(committed_ms) = *committed_ms {
             let mut world = self.next();
             world.lane(lane).sent = None;
@@ -239,6 +272,9 @@ impl World {
         let clears = !lands && scope.lacks(Break::ConflictSettles);
         let changed = world.lane(lane);
         changed.sent = lands.then(|| Sent { append: Rc::clone(append), committed_ms });
+        if !lands {
+            changed.early = None;
+        }
         if clears {
             changed.clear_undetermined();
         }
@@ -246,7 +282,10 @@ impl World {
         let checked = landed.and_then(|_| world.check(scope));
         out.push((step, checked.map(|()| world)));
         if lands && scope.has(Feature::Failures) {
-            self.go(Step::Refuse { lane }, scope, out, |world| world.lane(lane).sent = None);
+            self.go(Step::Refuse { lane }, scope, out, |world| {
+                world.lane(lane).sent = None;
+                world.lane(lane).early = None;
+            });
         }
         self.doubt(lane, false, false, scope, out);
         if self.stray_appends.len() < scope.stray_appends {

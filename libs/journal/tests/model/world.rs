@@ -5,7 +5,7 @@ use std::rc::Rc;
 use journal::{Fate, Head, Look, Piece};
 
 use crate::{
-    lane::{Attempt, Lane, Sent, Writing},
+    lane::{Attempt, Beside, Early, Lane, Sent, Writing},
     scope::{Break, Feature, Scope},
     store::{Append, Ops, ROWS, Store, Timestamp, Value, each, effect},
 };
@@ -39,6 +39,10 @@ pub(crate) mod seen {
     pub(crate) const ORPHAN: u16 = 256;
     pub(crate) const MOVED: u16 = 512;
     pub(crate) const TRUSTED: u16 = 1024;
+    pub(crate) const EARLY: u16 = 2048;
+    pub(crate) const BESIDE: u16 = 4096;
+    /// Every search of the widest scope comes across these. [`EARLY`] and [`BESIDE`] have scopes of
+    /// their own.
     pub(crate) const NAMES: [&str; 11] = [
         "an undetermined append stands",
         "another entry has its place",
@@ -133,11 +137,67 @@ impl World {
     /// A lane begins the KV transaction of a batch.
     pub(crate) fn begin(&mut self, lane: usize, ops: Ops, carries: bool, scope: &Scope) -> Attempt {
         self.enqueue(lane, ops);
+        self.lane(lane).early = None;
         let start = self.timestamp();
         let (snapshot, truth) = (Rc::clone(&self.store), self.truth);
         let trusted = self.lane(lane).begin(start.ms, scope);
         let is_trusted = if ops == 0 { scope.lacks(Break::ReadWithoutLook) } else { trusted };
-        Attempt { ops, carries, start, is_trusted, snapshot, truth }
+        Attempt { ops, carries, start, is_early: false, is_trusted, snapshot, truth }
+    }
+
+    /// A lane uses the KV transaction that it began early. None if it may not.
+    pub(crate) fn use_early(
+        &mut self,
+        lane: usize,
+        ops: Ops,
+        carries: bool,
+        scope: &Scope,
+    ) -> Option<Attempt> {
+        self.enqueue(lane, ops);
+        let Early { start, snapshot, truth } = self.lane(lane).early.take()?;
+        let may_read = scope.lacks(Break::EarlyReads);
+        let is_ready = ops != 0 && (may_read || self.lanes[lane].has_rows(self.queued(lane) & ops));
+        let is_trusted = is_ready && self.lane(lane).begin(start.ms, scope);
+        is_trusted.then_some(Attempt {
+            ops,
+            carries,
+            start,
+            is_early: true,
+            is_trusted,
+            snapshot,
+            truth,
+        })
+    }
+
+    /// A lane begins a look beside its batches.
+    pub(crate) fn begin_beside(&mut self, lane: usize) {
+        let (head, known) = (*self.lanes[lane].checkpoint.head(), self.lanes[lane].tail.seq());
+        let (snapshot, truths) = (Rc::clone(&self.store), vec![self.truth]);
+        self.lane(lane).beside = Some(Beside { head, known, snapshot, truths });
+    }
+
+    /// A lane reads what it has in memory, if its look proves that this is current.
+    pub(crate) fn end_beside(&mut self, lane: usize, scope: &Scope) -> Result<(), String> {
+        let Some(beside) = self.lane(lane).beside.take() else { return Ok(()) };
+        if !self.lanes[lane].proves(&beside, scope) {
+            return Ok(());
+        }
+        self.seen |= seen::BESIDE;
+        let cache = self.lanes[lane].cache;
+        let has_read = |truth: &[Value; ROWS]| {
+            cache.iter().zip(truth).all(|(value, truth)| value.is_none_or(|value| value == *truth))
+        };
+        if beside.truths.iter().any(has_read) {
+            return Ok(());
+        }
+        Err(format!("a lane reads {cache:?}, the truth was one of {:?}", beside.truths))
+    }
+
+    /// A lane begins its next KV transaction while its append is under way.
+    pub(crate) fn begin_early(&mut self, lane: usize) {
+        let start = self.timestamp();
+        let (snapshot, truth) = (Rc::clone(&self.store), self.truth);
+        self.lane(lane).early = Some(Early { start, snapshot, truth });
     }
 
     /// A lane continues its batch: it looks, answers a read or sends an append. False if the batch
@@ -149,7 +209,7 @@ impl World {
         scope: &Scope,
     ) -> Result<bool, String> {
         if attempt.is_trusted {
-            self.seen |= seen::TRUSTED;
+            self.seen |= if attempt.is_early { seen::EARLY } else { seen::TRUSTED };
         } else {
             let (look, fate) = self.lane(lane).look(&attempt.snapshot, scope)?;
             if matches!(look, Look::Lost(_)) {
@@ -263,6 +323,14 @@ impl World {
             }
         }
         self.done |= ops;
+        for lane in 0..2 {
+            let truth = self.truth;
+            if self.lanes[lane].beside.is_some()
+                && let Some(beside) = &mut self.lane(lane).beside
+            {
+                beside.truths.push(truth);
+            }
+        }
         Ok(true)
     }
 

@@ -118,6 +118,11 @@ impl<D: Domain> Call<D> {
         }
     }
 
+    /// Whether the call only reads records.
+    pub const fn is_read(&self) -> bool {
+        matches!(self, Self::Op { call: None, .. })
+    }
+
     /// Whether the call must no longer take effect, by the store's clock.
     pub fn is_over(&self, now: UnixMillis) -> bool {
         match self {

@@ -116,6 +116,25 @@ impl<D: Domain> Core<D> {
         })
     }
 
+    /// Answers a read from the state, outside any batch. `at` is the start of the look which shows
+    /// that the state is current. None if only a batch can answer the call: rows are not in memory,
+    /// the call must wait for others, or it would write.
+    pub fn read(&mut self, call: &Call<D>, at: Timestamp) -> Option<Answer<D::Reply>> {
+        let Call::Op { op, call: None, .. } = call else { return None };
+        if !self.missing_for(call).is_empty() {
+            return None;
+        }
+        let (domain, mut rows) = self.rows();
+        let executed = domain.execute(op, &mut rows);
+        let has_read = self.run.dirty.is_empty() && self.run.missing.is_empty();
+        self.run = super::Run::default();
+        match executed {
+            Executed::Done(reply) if has_read => Some(Answer::Done(reply, at)),
+            Executed::Refused(refusal) if has_read => Some(Answer::Refused(refusal)),
+            Executed::Done(_) | Executed::Refused(_) | Executed::Wait(_) => None,
+        }
+    }
+
     fn execute(
         &mut self,
         id: CallId,

@@ -12,9 +12,12 @@ use storage::{
 use tokio::time::Instant;
 use types::{Mutation, Timestamp};
 
-use super::{Lane, LaneError, Undetermined};
+use super::{
+    Lane, LaneError, Undetermined,
+    early::{Begun, begin},
+};
 use crate::{
-    core::{Answer, Call, CallId, Domain, Offered},
+    core::{Answer, Batch, Call, CallId, Domain, Offered},
     records::Row,
 };
 
@@ -42,42 +45,71 @@ impl From<KvError> for AttemptError {
 }
 
 impl<D: Domain> Lane<D> {
-    /// Begins a KV transaction, makes the state current, applies what is queued, and commits.
+    /// Applies what is queued in a KV transaction on a current state, and commits.
     pub(super) async fn attempt(&mut self) -> Result<(), AttemptError> {
         let called_at = Instant::now();
-        let mut txn = self.seams.kv.begin().await?;
-        let txn_began = Instant::now();
+        self.runs += 1;
+        let author = Author { writer: self.writer, run: self.runs };
+        self.has_read = false;
+        let early = self.take_early().await;
+        let early = early.and_then(|early| self.apply_early(early, author));
+        if let Some((begun, taken, batch)) = early {
+            return self.append(begun, taken, &batch, called_at).await;
+        }
+        let mut begun = begin(&self.seams.kv).await?;
+        let (taken, batch) = self.apply_now(&mut *begun.txn, author).await?;
+        if let Some(batch) = batch {
+            return self.append(begun, taken, &batch, called_at).await;
+        }
+        let answers = self.core.take_answers();
+        self.link_batch(&taken);
+        self.core.settle_read();
+        self.metrics.answered("read", taken.len(), called_at);
+        self.tell_calls(begun.txn.read_ts(), taken.len(), &answers);
+        self.deliver(taken.len(), answers);
+        Ok(())
+    }
+
+    /// Applies what is queued in a KV transaction that has just begun: on the known state if that
+    /// is trusted, else after a look. Returns the calls that were taken, and the batch unless it
+    /// has nothing to write.
+    async fn apply_now(
+        &mut self,
+        txn: &mut dyn Txn,
+        author: Author,
+    ) -> Result<(Vec<CallId>, Option<Batch>), AttemptError> {
         let start = txn.read_ts();
-        self.seams.store_time.hear(start);
-        self.heard = start;
+        self.hear(start);
         let trusted = self.core.is_trusted(start) && self.wants_to_write();
         let mut looked = !trusted;
         if looked {
-            self.look(&mut *txn).await?;
+            self.look(txn).await?;
         }
-        self.runs += 1;
-        let author = Author { writer: self.writer, run: self.runs };
-        let (taken, batch) = loop {
-            let taken = self.apply(&mut *txn).await?;
+        loop {
+            let taken = self.apply(txn).await?;
             let batch = self.core.finish(author);
             if batch.is_some() || looked {
-                break (taken, batch);
+                return Ok((taken, batch));
             }
             // Without an append, nothing proves that the state was current.
             self.core.undo();
-            self.look(&mut *txn).await?;
+            self.look(txn).await?;
             looked = true;
-        };
+        }
+    }
+
+    /// Appends a batch, and sends its answers once it is durable.
+    async fn append(
+        &mut self,
+        Begun { mut txn, at }: Begun,
+        taken: Vec<CallId>,
+        batch: &Batch,
+        called_at: Instant,
+    ) -> Result<(), AttemptError> {
+        let start = txn.read_ts();
         let answers = self.core.take_answers();
         self.link_batch(&taken);
-        let Some(batch) = batch else {
-            self.core.settle_read();
-            self.metrics.answered("read", taken.len(), called_at);
-            self.tell_calls(start, taken.len(), &answers);
-            self.deliver(taken.len(), answers);
-            return Ok(());
-        };
-        if txn_began.elapsed() >= TXN_LIFE_MAX {
+        if at.elapsed() >= TXN_LIFE_MAX {
             // What it read may be garbage collected by now. A fresh transaction reads again.
             self.core.undo();
             return Err(KvError::Unavailable("the store was too slow".to_owned()).into());
@@ -87,15 +119,15 @@ impl<D: Domain> Lane<D> {
                 self.send(id, Ok(answer));
             }
         }
-        let space = self.core.space();
-        append(&mut *txn, space, batch.seq, &batch.entry, batch.opens.as_ref());
+        append(&mut *txn, self.core.space(), batch.seq, &batch.entry, batch.opens.as_ref());
+        self.begin_early(taken.len());
         let outcome = txn.commit().await;
         // A store may report a commit timestamp close to the start although the commit was late. So
         // a late reply proves no more than a late commit does.
-        let waited = u64::try_from(txn_began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let waited = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
         let replied = Timestamp::from_physical(start.physical().plus_ms(waited.saturating_add(1)));
         let unknown = match outcome {
-            Ok(committed) if self.core.settle(&batch, committed.max(replied)) => {
+            Ok(committed) if self.core.settle(batch, committed.max(replied)) => {
                 self.undetermined.clear();
                 self.refreshed = Some(Instant::now());
                 self.moved = self.refreshed;
@@ -108,24 +140,33 @@ impl<D: Domain> Lane<D> {
                 format!("begun at {start:?}, committed at {committed:?}, told at {replied:?}")
             }
             Err(CommitError::Conflict) => {
+                self.early = None;
                 self.core.undo();
                 return Err(AttemptError::Conflict);
             }
             Err(CommitError::Failed(error)) => {
+                self.early = None;
                 self.core.undo();
                 return Err(error.into());
             }
             Err(CommitError::Undetermined(what)) => {
-                self.core.doubt(&batch);
+                self.core.doubt(batch);
                 what
             }
         };
-        self.undetermined.push(Undetermined { author, taken, answers });
+        self.early = None;
+        self.undetermined.push(Undetermined { author: batch.author, taken, answers });
         Err(AttemptError::Undetermined(unknown))
     }
 
+    /// Processes the start timestamp of a batch.
+    pub(super) fn hear(&mut self, start: Timestamp) {
+        self.seams.store_time.hear(start);
+        self.heard = start;
+    }
+
     /// Whether a queued call will probably need an append, which fails if the journal has grown.
-    fn wants_to_write(&self) -> bool {
+    pub(super) fn wants_to_write(&self) -> bool {
         self.queued.iter().any(|(_, call)| call.is_mutation())
     }
 
@@ -134,7 +175,7 @@ impl<D: Domain> Lane<D> {
     /// taken.
     async fn apply(&mut self, txn: &mut dyn Txn) -> Result<Vec<CallId>, KvError> {
         loop {
-            match self.fill(txn) {
+            match self.fill(txn.read_ts()) {
                 Ok(taken) => {
                     self.took = taken.len();
                     return Ok(taken);
@@ -266,8 +307,8 @@ impl<D: Domain> Lane<D> {
     }
 
     /// Offers queued calls to the core until the batch is full.
-    fn fill(&mut self, txn: &dyn Txn) -> Result<Vec<CallId>, Vec<Row>> {
-        self.core.begin(txn.read_ts());
+    pub(super) fn fill(&mut self, start: Timestamp) -> Result<Vec<CallId>, Vec<Row>> {
+        self.core.begin(start);
         if let Offered::Missing(rows) = self.core.recheck_waiters() {
             return Err(rows);
         }
@@ -296,8 +337,9 @@ impl<D: Domain> Lane<D> {
         (2 * self.took).clamp(WINDOW_MIN, self.core.limits().batch_calls.max(WINDOW_MIN))
     }
 
-    /// Reads rows into memory. A damaged row fails only the calls that need it.
+    /// Reads rows into memory, in the batch's KV transaction. A damaged row fails only the calls that need it.
     async fn load(&mut self, txn: &mut dyn Txn, rows: Vec<Row>) -> Result<(), KvError> {
+        self.has_read = true;
         let space = self.core.space();
         let keys = rows.iter().filter(|row| !self.core.has_image(row));
         let keys: Vec<_> = keys.map(|row| space.key(row)).collect();

@@ -13,6 +13,7 @@ mod calls;
 mod checkpoint;
 mod fill;
 mod lane;
+mod pace;
 mod service;
 mod shop;
 mod transactions;

@@ -1,0 +1,78 @@
+//! Begins the next KV transaction of a busy lane while an append is under way, so that a batch waits
+//! for one answer of the store instead of two.
+//!
+//! Such a transaction started before the last entry was committed. It must not read: what it would
+//! read may be older than what the lane knows. So it serves a batch only if all rows are in memory
+//! and the known state is trusted (J2). Otherwise a fresh transaction takes its place.
+
+use std::{sync::Arc, time::Duration};
+
+use journal::Author;
+use storage::{KvError, SharedKv, Txn};
+use tokio::time::Instant;
+
+use super::Lane;
+use crate::core::{Batch, CallId, Domain};
+
+/// An older transaction is not used: the start decides whether a call is past its end, and which
+/// calls had come in when another was refused (P12). A commit may be late by as much anyway.
+const AGE_MAX: Duration = Duration::from_millis(100);
+
+/// A KV transaction, and when it was asked for.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) txn: Box<dyn Txn>,
+    pub(super) at: Instant,
+}
+
+/// Begins a KV transaction.
+pub(super) async fn begin(kv: &SharedKv) -> Result<Begun, KvError> {
+    let at = Instant::now();
+    Ok(Begun { txn: kv.begin().await?, at })
+}
+
+impl<D: Domain> Lane<D> {
+    /// Begins the next KV transaction if another batch is likely to follow at once: calls are left
+    /// over, or this batch itself followed at once. A lane whose rows are often not in memory could
+    /// not use it.
+    pub(super) fn begin_early(&mut self, taken: usize) {
+        self.early = None;
+        if !self.has_read && (self.is_rolling || self.queued.len() > taken) {
+            let kv = Arc::clone(&self.seams.kv);
+            self.early = Some(tokio::spawn(async move { begin(&kv).await }));
+        }
+    }
+
+    /// The KV transaction that was begun early, if it is still young.
+    pub(super) async fn take_early(&mut self) -> Option<Begun> {
+        let begun = self.early.take()?.await.ok()?.ok()?;
+        (begun.at.elapsed() < AGE_MAX).then_some(begun)
+    }
+
+    /// Applies what is queued to the known state, without a read. None if that is not possible.
+    pub(super) fn apply_early(
+        &mut self,
+        begun: Begun,
+        author: Author,
+    ) -> Option<(Begun, Vec<CallId>, Batch)> {
+        if !self.wants_to_write() {
+            return None;
+        }
+        let start = begun.txn.read_ts();
+        let Ok(taken) = self.fill(start) else {
+            self.core.undo();
+            return None;
+        };
+        match self.core.finish(author) {
+            Some(batch) if self.core.is_trusted(start) => {
+                self.hear(start);
+                self.took = taken.len();
+                Some((begun, taken, batch))
+            }
+            Some(_) | None => {
+                self.core.undo();
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Answers reads beside the batches, so that no call waits for a batch that only reads.
+//!
+//! A look of its own shows that the lane's state has every entry that was committed at or before
+//! its start, which is after the reads came (J2). The lane answers them between two batches, from
+//! its state as it is by then. When more calls are waiting for a batch anyway, reads go along with
+//! them: the append then proves that the state was current.
+
+use std::sync::Arc;
+
+use journal::Head;
+use storage::{
+    KvError, SharedKv,
+    keys::Space,
+    shard::{Found, read_tail},
+};
+use tokio::{task::JoinSet, time::Instant};
+use types::{Mutation, Timestamp};
+
+use super::{Lane, early::begin};
+use crate::core::{Call, CallId, Domain};
+
+/// What a look has shown.
+pub(super) struct Shown {
+    start: Timestamp,
+    found: Found,
+    /// The last entry as of the look's start.
+    last: u64,
+}
+
+/// Reads that wait for a look. One look at a time is under way.
+pub(super) struct Reads<D: Domain> {
+    look: JoinSet<Result<Shown, KvError>>,
+    waiting: Vec<(CallId, Call<D>)>,
+    /// The head that the lane knew when the look began.
+    head: Head,
+    began: Instant,
+    /// Whether the next batch must take what reads are queued.
+    in_batch: bool,
+}
+
+impl<D: Domain> Default for Reads<D> {
+    fn default() -> Self {
+        Self {
+            look: JoinSet::new(),
+            waiting: Vec::new(),
+            head: Head::default(),
+            began: Instant::now(),
+            in_batch: true,
+        }
+    }
+}
+
+impl<D: Domain> Reads<D> {
+    /// The result of the look under way. `None` without one.
+    pub(super) async fn next(&mut self) -> Option<Result<Shown, KvError>> {
+        self.look.join_next().await?.ok()
+    }
+
+    /// A batch has ended: it has taken what reads were queued.
+    pub(super) const fn batch_ended(&mut self) {
+        self.in_batch = false;
+    }
+}
+
+impl<D: Domain> Lane<D> {
+    /// Whether a call may be answered beside the batches.
+    pub(super) fn goes_beside(&self, call: &Call<D>) -> bool {
+        call.is_read() && !self.reads.in_batch && self.undetermined.is_empty()
+    }
+
+    /// Begins a look for the queued reads, unless one is under way. Returns whether a batch must
+    /// take them instead, as their rows are not in memory or the state was never current.
+    pub(super) fn begin_reads(&mut self) -> bool {
+        let beside = |(_, call): &(CallId, Call<D>)| self.goes_beside(call);
+        if !self.reads.look.is_empty() || !self.queued.iter().any(beside) {
+            return false;
+        }
+        let is_loaded = |call: &Call<D>| self.core.missing_for(call).is_empty();
+        let mut reads = self.queued.iter().filter(|queued| beside(queued));
+        if !self.core.is_open() || !reads.all(|(_, call)| is_loaded(call)) {
+            self.reads.in_batch = true;
+            return true;
+        }
+        let (waiting, queued) = std::mem::take(&mut self.queued)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(_, call)| call.is_read());
+        self.queued = queued.into();
+        self.reads.waiting = waiting;
+        self.reads.head = *self.core.checkpoint().head();
+        self.reads.began = Instant::now();
+        let (kv, space) = (Arc::clone(&self.seams.kv), self.core.space());
+        self.reads.look.spawn(look(kv, space, self.core.tail().seq()));
+        false
+    }
+
+    /// Answers the reads that waited for this look. Those that cannot be answered go to the next
+    /// batch. Call between batches only.
+    pub(super) fn answer_reads(&mut self, shown: Result<Shown, KvError>) {
+        let waiting = std::mem::take(&mut self.reads.waiting);
+        let taken = waiting.len();
+        let shown = shown.ok().filter(|shown| self.proves(shown));
+        for (id, call) in waiting.into_iter().rev() {
+            let answer = shown.as_ref().and_then(|shown| self.core.read(&call, shown.start));
+            if let Some(answer) = answer {
+                self.send(id, Ok(answer));
+            } else {
+                self.reads.in_batch = true;
+                self.queued.push_front((id, call));
+            }
+        }
+        if shown.is_some() {
+            // What was read as of a timestamp is not followed by a batch of an earlier one.
+            self.early = None;
+        }
+        if !self.reads.in_batch {
+            self.metrics.answered("read", taken, self.reads.began);
+        }
+    }
+
+    /// Returns reads that wait for a look to the queue.
+    pub(super) fn give_reads_back(&mut self) {
+        self.reads.look.abort_all();
+        self.answer_reads(Err(KvError::Unavailable("the lane stops".to_owned())));
+    }
+
+    /// Whether the state has every entry that was committed when the look began. It may have later
+    /// ones, which are this lane's own.
+    fn proves(&self, shown: &Shown) -> bool {
+        let tail = self.core.tail();
+        let is_same_store = shown.found.is_current && shown.found.head.follows(&self.reads.head);
+        let has_all = shown.found.head.oldest <= tail.seq() + 1 && shown.last <= tail.seq();
+        let is_sound = !self.core.is_damaged() && !tail.is_undetermined();
+        is_sound && (is_same_store && has_all || Mutation::ReadWithoutLook.is_on())
+    }
+}
+
+/// Looks at the head and at what follows entry `known`.
+async fn look(kv: SharedKv, space: Space, known: u64) -> Result<Shown, KvError> {
+    let mut txn = begin(&kv).await?.txn;
+    let (found, entries) = read_tail(&mut *txn, space, known).await?;
+    let last = entries.last().map_or(known, |(seq, _)| *seq);
+    Ok(Shown { start: txn.read_ts(), found, last })
+}

@@ -1,0 +1,105 @@
+//! Tests how many answers of the store a call waits for. Every call to the store takes 10 ms of
+//! paused time, so the clock counts them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures::future::join;
+use storage::mem::{Call as KvCall, Faults, Op as KvOp, Plan};
+use tokio::time::Instant;
+
+use crate::shop::{Handle, Shop, add, request, stock};
+
+const STEP: Duration = Duration::from_millis(10);
+
+/// Delays every call to the store, or calls of one kind, and counts begun transactions.
+#[derive(Debug, Default)]
+struct Slow {
+    only: Option<KvOp>,
+    begun: AtomicU64,
+}
+
+impl Faults for Slow {
+    fn before(&self, call: &KvCall<'_>) -> Plan {
+        if call.op == KvOp::Begin {
+            self.begun.fetch_add(1, Relaxed);
+        }
+        let is_slow = self.only.is_none_or(|op| call.op == op);
+        Plan { delay_before: if is_slow { STEP } else { Duration::ZERO }, ..Plan::PROCEED }
+    }
+}
+
+/// A shop with 1,000 units of item "a", with a store that is slow at everything or at one thing.
+async fn slow(only: Option<KvOp>) -> (Shop, Handle, Arc<Slow>) {
+    let mut shop = Shop::new();
+    let store = Arc::new(Slow { only, ..Slow::default() });
+    shop.kv = shop.kv.with_faults(store.clone());
+    let lane = shop.stocked(1_000).await;
+    (shop, lane, store)
+}
+
+/// How many steps `what` takes.
+async fn steps(what: impl Future) -> u128 {
+    let began = Instant::now();
+    what.await;
+    began.elapsed().as_millis() / STEP.as_millis()
+}
+
+/// Adds one unit after the other, by calls whose ids the bridge minted: those need no record.
+async fn adds(lane: &Handle, caller: &str, count: u64) {
+    for call in 0..count {
+        add(lane, "a", 1, request(&format!("~{caller}-{call}"), call)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_lane_waits_for_one_answer_of_the_store_for_each_batch() {
+    let (_shop, lane, _) = slow(None).await;
+    // Each caller comes while the other one's batch is appended, so the two take turns.
+    let second = async {
+        tokio::time::sleep(STEP * 3 / 2).await;
+        adds(&lane, "y", 20).await;
+    };
+    let taken = steps(join(adds(&lane, "x", 20), second)).await;
+    assert!(taken <= 2 * 20 + 5, "{taken} steps for 40 batches");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_with_one_caller_asks_for_no_timestamp_in_vain() {
+    let (_shop, lane, store) = slow(None).await;
+    let before = store.begun.load(Relaxed);
+    adds(&lane, "x", 10).await;
+    let begun = store.begun.load(Relaxed) - before;
+    assert!(begun <= 12, "{begun} KV transactions for ten batches");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_does_not_wait_for_a_read_that_came_before_it() {
+    let (_shop, lane, _) = slow(Some(KvOp::BatchGet)).await;
+    adds(&lane, "x", 1).await;
+    let read = tokio::spawn({
+        let lane = lane.clone();
+        async move { (stock(&lane, "a").await, Instant::now()) }
+    });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    adds(&lane, "y", 1).await;
+    let written = Instant::now();
+    let (units, read) = read.await.unwrap();
+    assert!(written < read, "the write waited for the look of the read");
+    assert_eq!(units, 1_002, "the read is answered from the state as it is by then");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_beside_the_batches_sees_what_another_replica_wrote() {
+    let (shop, lane, _) = slow(None).await;
+    let other = shop.lane(2);
+    for call in 1..20 {
+        add(&other, "a", 1, request(&format!("~other-{call}"), call)).await.unwrap();
+        assert_eq!(stock(&lane, "a").await, 1_000 + call);
+    }
+}
