@@ -91,6 +91,9 @@ impl Wanted {
 
 /// Runs it and prints its table, which is also written below the target directory.
 pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
+    let directory = workspace.target.join("live");
+    std::fs::create_dir_all(&directory)
+        .map_err(|error| format!("{}: {error}", directory.display()))?;
     let mut steps = Steps::default();
     let (name, done) = match wanted {
         Wanted::Docker(source) => ("docker", docker::run(workspace, &mut steps, source)),
@@ -102,7 +105,7 @@ pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
     };
     let table = format!("{}\n\n{}", head(workspace)?, steps.table());
     println!("\n{table}");
-    let file = workspace.target.join("live").join(format!("{name}.md"));
+    let file = directory.join(format!("{name}.md"));
     std::fs::write(&file, &table).map_err(|error| format!("{}: {error}", file.display()))?;
     done?;
     Ok(Outcome::Ran(steps.tally()))
