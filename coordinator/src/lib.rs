@@ -310,3 +310,48 @@ async fn probe(kv: &SharedKv, readiness: &Readiness, store_time: &StoreTime) {
         tokio::time::sleep(if there { PROBE_EVERY } else { Duration::from_millis(100) }).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use storage::{
+        keys::{Kind, Owner, Space},
+        mem::{MemKv, SeededEntropy, TokioClock},
+    };
+    use types::{ShardId, UnixMillis};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The lease of who sweeps the store is taken before the first sweep.
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_sweeps_the_store() {
+        let args = Cli::parse_from(["coordinator"]).args;
+        let clock: Arc<dyn Clock> =
+            Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000)));
+        let store = MemKv::new(Arc::clone(&clock));
+        let kv = store.shared();
+        let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(1));
+        let net: Arc<dyn Net> = Arc::new(GrpcNet::default());
+        let coordinator = Coordinator::with(
+            &(&args).into(),
+            &Extras::default(),
+            &net,
+            Arc::clone(&kv),
+            clock,
+            Arc::clone(&entropy),
+        );
+        let stop = CancellationToken::new();
+        let chores = tokio::spawn(chores(&args, &coordinator, &kv, &entropy, &stop));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let lease = Space::new(Owner::Store, ShardId(0)).record(Kind::Lease, b"janitor");
+        assert!(store.contents().contains_key(&lease), "nobody sweeps");
+        stop.cancel();
+        chores.await.unwrap();
+    }
+}

@@ -181,7 +181,7 @@ impl Args {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory as _, Parser};
 
     use super::*;
 
@@ -199,6 +199,47 @@ mod tests {
         assert_eq!(args.settings().in_flight_max, 20_000);
         assert!(!args.settings().trust_request_id);
         assert!(args.connection_timeouts().keep_alive_idle >= Duration::from_secs(75));
+    }
+
+    #[test]
+    fn origins_and_hosts_get_from_the_command_line_to_the_bridge() {
+        let flags = [
+            "till",
+            "--cors-origin=https://a.example,https://b.example",
+            "--cors-origin=https://c.example",
+            "--allowed-host=till,shop.example",
+            "--allowed-host=other.example",
+        ];
+        let settings = Cli::try_parse_from(flags).unwrap().args.settings();
+        let origins = ["https://a.example", "https://b.example", "https://c.example"];
+        assert_eq!(settings.cors_origins, origins.map(|text| text.parse::<Origin>().unwrap()));
+        let hosts = ["till", "shop.example", "other.example"];
+        assert_eq!(settings.allowed_hosts, hosts.map(|text| text.parse::<Host>().unwrap()));
+        let command = Cli::command();
+        for (flag, variable) in
+            [("cors-origin", "TILL_CORS_ORIGINS"), ("allowed-host", "TILL_ALLOWED_HOSTS")]
+        {
+            let known = command.get_arguments().find(|known| known.get_long() == Some(flag));
+            assert_eq!(known.unwrap().get_env(), Some(std::ffi::OsStr::new(variable)), "--{flag}");
+        }
+    }
+
+    #[test]
+    fn an_old_connection_has_time_for_the_longest_answer_and_until_it_is_taken() {
+        let grace = |request: &str, batch_init: &str| {
+            let flags = [
+                "till",
+                "--request-timeout-ms",
+                request,
+                "--batch-init-timeout-ms",
+                batch_init,
+                "--header-read-timeout-ms",
+                "3000",
+            ];
+            Cli::try_parse_from(flags).unwrap().args.connection_timeouts().grace
+        };
+        assert_eq!(grace("20000", "50000"), Duration::from_secs(53));
+        assert_eq!(grace("20000", "10000"), Duration::from_secs(23));
     }
 
     #[test]

@@ -67,4 +67,15 @@ mod tests {
         drop((most, over));
         assert!(held.take(HELD_BYTES_MAX).is_some());
     }
+
+    #[test]
+    fn operators_see_what_is_held() {
+        // More than all other tests of this process count together.
+        let much = 1 << 40;
+        let is_seen = || telemetry::metrics().http_held.get() >= signed(much / 2);
+        let share = Held::default().add(much);
+        assert!(is_seen());
+        drop(share);
+        assert!(!is_seen());
+    }
 }

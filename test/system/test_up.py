@@ -92,9 +92,14 @@ def test_it_listens_on_loopback_of_both_families_and_says_so():
             hosts = [host for host, _ in addresses]
             expected = [shown for _, _, shown in FAMILIES] if name != "dev-kv-0" else ["127.0.0.1"]
             assert hosts == expected, (name, hosts)
-        text = shop.log.read_text(errors="replace")
+        # The shop may answer before `till up` has noticed that it does.
+        said = "The shop is ready,"
+        greeting = wait_until("the greeting", lambda: shop.log.read_text(errors="replace").partition(said)[2], 10)
         for name in ("http-bridge-0", "order-0", "stock-0", "payment-0", "coordinator-0"):
-            assert " ".join(f"{host}:{port}" for host, port in bound[name]) in text, name
+            addresses = " ".join(f"{host}:{port}" for host, port in bound[name])
+            assert addresses in greeting, name
+            log = (shop.data_dir / "logs" / f"{name}.log").read_text(errors="replace")
+            assert any("listening" in line and addresses in line for line in log.splitlines()), (name, log)
         outer = outer_address()
         if outer is not None and not outer.startswith("127."):
             for name in bound:

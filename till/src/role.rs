@@ -224,6 +224,22 @@ mod tests {
     }
 
     #[test]
+    fn a_role_listens_on_loopback_of_both_families_unless_told_otherwise() {
+        let args =
+            Grpc { listen: Vec::new(), insecure: false, admin: Admin::default(), role: Nothing {} };
+        let addresses = closed(&args, false, 7100).unwrap();
+        assert_eq!(addresses, rpc::listen::loopback(7100));
+        let bound = sockets(&rpc::listen::loopback(0), &args.admin, 0).unwrap();
+        let has_ipv6 = rpc::listen::tcp(&["[::1]:0".parse().unwrap()]).is_ok();
+        for listeners in [&bound.work, &bound.admin] {
+            let addresses = rpc::listen::addresses(listeners);
+            assert!(addresses.iter().all(|address| address.ip().is_loopback()), "{addresses:?}");
+            assert!(addresses.iter().any(SocketAddr::is_ipv4), "{addresses:?}");
+            assert_eq!(addresses.iter().any(SocketAddr::is_ipv6), has_ipv6, "{addresses:?}");
+        }
+    }
+
+    #[test]
     fn plain_grpc_beyond_this_machine_needs_a_word() {
         assert!(listening_on("127.0.0.1:1", false).is_ok());
         assert!(listening_on("[::1]:1", false).is_ok());

@@ -89,15 +89,8 @@ enum Question {
 /// Asks, and prints the answer.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let net = GrpcNet::with_tls(args.tls.load()?);
-    let callee = Identity::of(Role::Coordinator);
-    let channel = net.channel(Some(&callee), &args.coordinator);
-    let client =
-        TransactionServiceClient::new(channel).max_decoding_message_size(rpc::MESSAGE_BYTES_MAX);
-    let mut coordinator = Coordinator {
-        endpoint: args.coordinator.clone(),
-        client,
-        time: Duration::from_millis(args.timeout_ms),
-    };
+    let time = Duration::from_millis(args.timeout_ms);
+    let mut coordinator = Coordinator::at(&args.coordinator, &net, time);
     let (text, code) = match &args.question {
         Question::Explain { subject } => (coordinator.explain(subject).await?, 0),
         Question::List { unresolved: _, overdue_ms, limit } => {
@@ -150,6 +143,14 @@ struct Coordinator {
 }
 
 impl Coordinator {
+    /// One that takes answers of any length that a role sends.
+    fn at(endpoint: &Endpoint, net: &GrpcNet, time: Duration) -> Self {
+        let callee = Identity::of(Role::Coordinator);
+        let client = TransactionServiceClient::new(net.channel(Some(&callee), endpoint))
+            .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX);
+        Self { endpoint: endpoint.clone(), client, time }
+    }
+
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         rpc::deadline::set(&mut request, self.time);
@@ -324,9 +325,76 @@ fn describe_log(log: &LogReport) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use proto::{coordinator::v1::LogStep, participant::v1::vote::No, types::v1::TxMeta};
+    use proto::{
+        coordinator::v1::{
+            ExplainTransactionResponse, GetAuditRequest, GetAuditResponse, ListUnresolvedResponse,
+            LogStep, ResolveByIdResponse, RunTransactionRequest, RunTransactionResponse,
+            transaction_service_server::{TransactionService, TransactionServiceServer},
+        },
+        participant::v1::vote::No,
+        types::v1::TxMeta,
+    };
+    use tonic::{Request, Response, transport::server::TcpIncoming};
 
     use super::*;
+
+    /// A coordinator that knows so many unresolved transactions, each of an order with a long name.
+    struct Busy(usize);
+
+    type Reply<T> = Result<Response<T>, Status>;
+
+    #[tonic::async_trait]
+    impl TransactionService for Busy {
+        async fn run_transaction(
+            &self,
+            _: Request<RunTransactionRequest>,
+        ) -> Reply<RunTransactionResponse> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn explain_transaction(
+            &self,
+            _: Request<ExplainTransactionRequest>,
+        ) -> Reply<ExplainTransactionResponse> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn list_unresolved(
+            &self,
+            _: Request<ListUnresolvedRequest>,
+        ) -> Reply<ListUnresolvedResponse> {
+            let order_id = "o".repeat(1024);
+            let report = TransactionReport { order_id, ..TransactionReport::default() };
+            let transactions = vec![report; self.0];
+            Ok(Response::new(ListUnresolvedResponse { transactions, left_out: 0 }))
+        }
+
+        async fn resolve_by_id(
+            &self,
+            _: Request<ResolveByIdRequest>,
+        ) -> Reply<ResolveByIdResponse> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn get_audit(&self, _: Request<GetAuditRequest>) -> Reply<GetAuditResponse> {
+            Err(Status::unimplemented(""))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_more_than_4_mib_is_taken() {
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let endpoint = Endpoint::from(incoming.local_addr().unwrap());
+        let server = tonic::transport::Server::builder()
+            .add_service(TransactionServiceServer::new(Busy(5 * 1024)))
+            .serve_with_incoming(incoming);
+        let server = tokio::spawn(server);
+        let time = Duration::from_secs(10);
+        let mut coordinator = Coordinator::at(&endpoint, &GrpcNet::default(), time);
+        let (text, code) = coordinator.list(0, 10_000).await.unwrap();
+        assert!(text.len() > 5 * 1024 * 1024 && code == UNRESOLVED, "{} bytes", text.len());
+        server.abort();
+    }
 
     #[test]
     fn a_report_names_every_vote_and_who_is_in_the_way() {

@@ -233,27 +233,34 @@ fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
 /// process may still take one first. The child then reports that, again and again.
 async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<Vec<SocketAddr>, CannotListen> {
     loop {
-        let all = rpc::listen::tcp(&spec.listen)
-            .and_then(|work| Ok((work, rpc::listen::tcp(&spec.admin)?)));
+        let all = match rpc::listen::tcp(&spec.listen) {
+            Ok(work) => match rpc::listen::tcp(&spec.admin) {
+                Ok(_closed_again) => Ok(work),
+                Err(source) => Err((ADMIN_PORTS, source)),
+            },
+            Err(source) => Err((ports_of(spec.role), source)),
+        };
         match all {
-            Ok((work, _closed_again)) => return Ok(rpc::listen::addresses(&work)),
-            Err(ListenError::Taken { .. }) if begun.elapsed() < PORT_PATIENCE => {
+            Ok(work) => return Ok(rpc::listen::addresses(&work)),
+            Err((_, ListenError::Taken { .. })) if begun.elapsed() < PORT_PATIENCE => {
                 sleep(PROBE_EVERY).await;
             }
-            Err(source) => {
-                return Err(CannotListen {
-                    child: spec.name.clone(),
-                    flag: match spec.role {
-                        Role::HttpBridge => "--http-port or --listen",
-                        Role::DevKv => "--kv-port",
-                        Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
-                            "--grpc-port-base"
-                        }
-                    },
-                    source,
-                });
+            Err((flag, source)) => {
+                return Err(CannotListen { child: spec.name.clone(), flag, source });
             }
         }
+    }
+}
+
+/// The flag that chooses the admin ports of all roles.
+const ADMIN_PORTS: &str = "--grpc-port-base";
+
+/// The flags that choose the work ports of a role.
+const fn ports_of(role: Role) -> &'static str {
+    match role {
+        Role::HttpBridge => "--http-port or --listen",
+        Role::DevKv => "--kv-port",
+        Role::Coordinator | Role::Order | Role::Stock | Role::Payment => "--grpc-port-base",
     }
 }
 
@@ -400,4 +407,42 @@ async fn drain(children: &mut JoinSet<()>) {
 fn tell(text: &str) {
     drop(io::stdout().write_all(text.as_bytes()));
     drop(io::stdout().flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_flag_that_chooses_a_taken_port_is_named() {
+        let taken = rpc::listen::tcp(&[(Ipv4Addr::LOCALHOST, 0).into()]).unwrap();
+        let taken = taken[0].local_addr().unwrap();
+        let free: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let begun = Instant::now().checked_sub(PORT_PATIENCE).unwrap();
+        for (role, work) in [
+            (Role::HttpBridge, "--http-port or --listen"),
+            (Role::DevKv, "--kv-port"),
+            (Role::Order, "--grpc-port-base"),
+        ] {
+            for (listen, admin, flag) in [(taken, free, work), (free, taken, "--grpc-port-base")] {
+                let spec = Spec {
+                    name: "child".to_owned(),
+                    role,
+                    replica: 0,
+                    program: PathBuf::new(),
+                    args: Vec::new(),
+                    listen: vec![listen],
+                    address: listen,
+                    admin: [admin, admin],
+                };
+                let error = wait_for_ports(&spec, begun).await.unwrap_err();
+                assert_eq!(error.flag, flag, "{role:?}: {}", chain(&error));
+                let is_taken =
+                    matches!(error.source, ListenError::Taken { address } if address == taken);
+                assert!(is_taken, "{role:?}: {}", chain(&error));
+            }
+        }
+    }
 }

@@ -228,3 +228,47 @@ impl Streams {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::held::HELD_BYTES_MAX;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_hurried_while_too_much_is_held() {
+        let held = Held::default();
+        let patience = Duration::from_secs(30);
+        for (bytes, time) in [(HELD_BYTES_MAX, patience), (HELD_BYTES_MAX + 1, HURRY)] {
+            let _share = held.add(bytes);
+            let began = Instant::now();
+            let activity = Arc::new(Activity::new(began, None, held.clone()));
+            let streams = Streams { activity, held: held.clone(), patience };
+            let waiting = async {
+                Progress::note();
+                std::future::pending::<()>().await;
+            };
+            PROGRESS.scope(RefCell::default(), streams.run(waiting)).await;
+            let took = began.elapsed();
+            assert!(took >= time && took < time + HURRY / 2, "{bytes} held: {took:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_held_until_its_stream_has_ended() {
+        let held = Held::default();
+        for (length, bytes) in [
+            (0, STREAM_BYTES),
+            (5, STREAM_BYTES + 5),
+            // All answers share the bytes of a long one.
+            (1024 * 1024, STREAM_BYTES + 64 * 1024),
+        ] {
+            let answered = async {
+                let _body = Paced::body(Body::from(vec![b'x'; length]), &held);
+                assert!(held.take(HELD_BYTES_MAX - bytes).is_some(), "{length}: it holds more");
+                assert!(held.take(HELD_BYTES_MAX - bytes + 1).is_none(), "{length}: it holds less");
+            };
+            PROGRESS.scope(RefCell::default(), answered).await;
+            assert!(held.take(HELD_BYTES_MAX).is_some(), "{length}: it is still held");
+        }
+    }
+}

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use http::Request;
 use http_bridge::ConnectionTimeouts;
-use tokio::{io::AsyncWriteExt as _, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant, timeout},
+};
 
 use crate::sockets::{LONG, Server, call, connection_timeouts, is_closed, receive};
 
@@ -55,7 +58,7 @@ async fn what_only_begins_loses_its_connection() {
             assert!(receive(&mut stream).await.starts_with("HTTP/1.1 200 "));
         }
         let mut rest = Vec::new();
-        let ended = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest);
+        let ended = stream.read_to_end(&mut rest);
         assert!(timeout(LONG, ended).await.is_ok(), "{answered:?} {begun:?}");
     }
     server.stop().await;
@@ -183,5 +186,44 @@ async fn one_connection_has_so_many_streams_at_once_and_no_more() {
     let (response, _) = client.send_request(get("/healthz"), true).unwrap();
     timeout(LONG, response).await.unwrap().unwrap();
     assert_eq!(client.current_max_send_streams(), 256);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn so_much_of_a_body_is_read_ahead_and_no_more() {
+    let server = Server::start(connection_timeouts());
+    let mut stream = server.connect().await;
+    stream.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+    // A client may send as much of a stream as its window is large, whatever becomes of it.
+    let mut head = [0; 9];
+    timeout(LONG, stream.read_exact(&mut head)).await.unwrap().unwrap();
+    assert_eq!((head[3], head[4]), (4, 0), "the first frame has the server's settings");
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length.try_into().unwrap()];
+    timeout(LONG, stream.read_exact(&mut payload)).await.unwrap().unwrap();
+    // INITIAL_WINDOW_SIZE is the fourth setting.
+    let window = payload.chunks(6).find(|setting| setting[..2] == [0, 4]).unwrap();
+    assert_eq!(window[2..], (64u32 * 1024).to_be_bytes());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_asked_to_end_does_not_stay_open() {
+    let keep_alive_idle = Duration::from_millis(200);
+    let server = Server::start(ConnectionTimeouts { keep_alive_idle, ..connection_timeouts() });
+    let mut stream = server.connect().await;
+    stream.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+    timeout(LONG, stream.read_exact(&mut [0; 9])).await.unwrap().unwrap();
+    // From here on time passes at once.
+    tokio::time::pause();
+    let began = Instant::now();
+    // The client hears that it has to end, and does nothing. For the pings that it does not answer
+    // either, the connection would be closed after 50 s.
+    let mut said = Vec::new();
+    let ended = timeout(Duration::from_mins(5), stream.read_to_end(&mut said)).await;
+    tokio::time::resume();
+    assert!(ended.is_ok(), "it is still open");
+    let took = began.elapsed();
+    assert!((Duration::from_secs(8)..Duration::from_secs(25)).contains(&took), "{took:?}");
     server.stop().await;
 }

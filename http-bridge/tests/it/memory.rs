@@ -11,12 +11,17 @@ use std::{
     time::Duration,
 };
 
+use axum::body::Body;
 use bytes::Bytes;
 use http::Request;
+use http_body_util::BodyExt as _;
 use http_bridge::ConnectionTimeouts;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use crate::sockets::{Server, connection_timeouts};
+use crate::{
+    shop::Front,
+    sockets::{Server, connection_timeouts},
+};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -143,6 +148,34 @@ async fn answers_that_are_not_taken_share_their_bytes() {
     let growth = bridge.growth(before).await;
     report("streams whose answer waits", kept.len(), growth);
     assert!(growth < 8 * 256 * 20 * KIB, "{} MiB", growth / MIB);
+}
+
+/// The first part of a file's answer.
+async fn first_part(router: &axum::Router, path: &str) -> Bytes {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let response = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+    assert_eq!(response.status(), 200, "{path}");
+    let part = response.into_body().frame().await.unwrap().unwrap();
+    part.into_data().unwrap()
+}
+
+#[tokio::test]
+async fn all_answers_share_the_bytes_of_a_file() {
+    let bridge = Front::filled().bridge;
+    let rest = bridge.router();
+    let operators = bridge.operators_console();
+    for (router, path) in [
+        (&rest, "/openapi.json"),
+        (&rest, "/docs/swagger-ui-bundle.js"),
+        (&rest, "/docs/swagger-ui.css"),
+        (&rest, "/console"),
+        (&rest, "/console/console.css"),
+        (&operators, "/console/operate.js"),
+    ] {
+        let (one, other) = (first_part(router, path).await, first_part(router, path).await);
+        assert!(!one.is_empty(), "{path}");
+        assert_eq!(one.as_ptr(), other.as_ptr(), "{path} is copied");
+    }
 }
 
 #[tokio::test]

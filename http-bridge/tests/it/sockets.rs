@@ -328,3 +328,24 @@ async fn one_connection_too_many_waits_for_another_to_end() {
     assert!(answer.await.starts_with("HTTP/1.1 200 "));
     server.stop().await;
 }
+
+#[tokio::test]
+async fn operators_see_how_many_connections_are_open() {
+    // More than all other tests of this process open together.
+    const MANY: i64 = 300;
+    let server = Server::start(connection_timeouts());
+    let is_seen = || telemetry::metrics().http_connections.get() >= MANY;
+    let until = async |seen: bool| {
+        while is_seen() != seen {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let mut connections = Vec::new();
+    for _ in 0..MANY {
+        connections.push(server.connect().await);
+    }
+    timeout(LONG, until(true)).await.expect("they are counted");
+    drop(connections);
+    timeout(LONG, until(false)).await.expect("their end is counted");
+    server.stop().await;
+}

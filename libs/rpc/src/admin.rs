@@ -12,7 +12,7 @@ use std::{fmt, io, net::TcpListener, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{StatusCode, header, uri::Authority},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
@@ -27,6 +27,9 @@ use crate::server::{self, Readiness};
 
 /// Content type of the metrics.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Longest body that a route reads. A longer one is refused with 413.
+const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// A role's report on itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,6 +122,7 @@ impl Admin {
             .route("/metrics", get(metrics))
             .with_state(self)
             .merge(more)
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
     }
 
     /// Serves on these sockets for as long as the guard is kept, which is until the role has
@@ -218,6 +222,21 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         assert!(body.ends_with("others 1\n"), "{body}");
         assert_eq!(get(&router, "/more").await.1, "more");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_long_is_refused() {
+        let echo = Router::new().route("/echo", axum::routing::post(async |body: String| body));
+        let router = Admin::new(Ready::new(Readiness::new(), Map::new)).with_routes(echo).router();
+        for (length, status) in [
+            (2 * 1024 * 1024, StatusCode::OK),
+            (2 * 1024 * 1024 + 1, StatusCode::PAYLOAD_TOO_LARGE),
+        ] {
+            let body = axum::body::Body::from("x".repeat(length));
+            let request = Request::post("/echo").body(body).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{length}");
+        }
     }
 
     #[tokio::test]

@@ -211,3 +211,57 @@ fn record(response: &http::Response<Body>) {
         tracing::debug!("request answered");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Full};
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    const HEALTH: &str = "/grpc.health.v1.Health/Watch";
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn request(path: &str, bytes: usize) -> http::Request<Body> {
+        let body = Body::new(Full::new(Bytes::from(vec![0; bytes])));
+        http::Request::post(format!("http://till{path}")).body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn so_many_calls_that_anybody_may_make_are_in_flight_and_no_more() {
+        let silent = tower::service_fn(|_: http::Request<Body>| {
+            std::future::pending::<Result<http::Response<Body>, Infallible>>()
+        });
+        let mut guard = GuardLayer::new(1, usize::MAX, PATIENCE, false).layer(silent);
+        let mut asked: Vec<_> = (0..4_096).map(|_| guard.call(request(HEALTH, 0))).collect();
+        let refused = guard.call(request(HEALTH, 0)).now_or_never().expect("an answer at once");
+        let Ok(refused) = refused;
+        assert_eq!(code_of(&refused), Code::ResourceExhausted);
+        drop(asked.pop());
+        assert!(guard.call(request(HEALTH, 0)).now_or_never().is_none(), "there is a place");
+    }
+
+    #[tokio::test]
+    async fn calls_that_anybody_may_make_hold_so_many_bytes_and_no_more() {
+        let reading = tower::service_fn(|request: http::Request<Body>| async {
+            let read = request.into_body().collect().await;
+            let answer: http::Response<Body> =
+                read.map_or_else(Status::into_http, |_| http::Response::default());
+            Ok::<_, Infallible>(answer)
+        });
+        let mut guard = GuardLayer::new(1, usize::MAX, PATIENCE, false).layer(reading);
+        // The first 16 KiB of each do not count.
+        let most = 16 * 1024 * 1024 + 16 * 1024;
+        for (path, bytes, code) in [
+            (HEALTH, most, Code::Ok),
+            (HEALTH, most + 1, Code::ResourceExhausted),
+            ("/test.v1.EchoService/Echo", most + 1, Code::Ok),
+        ] {
+            let Ok(answer) = guard.call(request(path, bytes)).await;
+            assert_eq!(code_of(&answer), code, "{path}: {bytes} bytes");
+        }
+    }
+}

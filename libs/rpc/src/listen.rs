@@ -174,6 +174,16 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_is_not_of_every_host_is_not_left_out() {
+        // An address for documentation, which no host has.
+        let lacking: SocketAddr = "[2001:db8::1]:0".parse().unwrap();
+        let error = tcp(&[loopback(0)[0], lacking]).unwrap_err();
+        let is_named =
+            matches!(&error, ListenError::Failed { address, .. } if address.ip() == lacking.ip());
+        assert!(is_named, "{error}");
+    }
+
+    #[test]
     fn no_address_is_an_error() {
         assert!(matches!(tcp(&[]), Err(ListenError::Nothing)));
     }

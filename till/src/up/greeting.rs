@@ -75,3 +75,43 @@ fn bound(specs: &[Spec], role: Role) -> String {
     let all = specs.iter().filter(|spec| spec.role == role).flat_map(|spec| &spec.listen);
     all.map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::up::plan::{self, Ports};
+
+    #[test]
+    fn the_user_is_told_every_address_that_was_bound() {
+        let wish = Wish {
+            program: "till".into(),
+            replicas: 2,
+            ports: Ports { http: 8000, grpc_base: 7000, kv: 2379 },
+            listen: Vec::new(),
+            pd_endpoints: None,
+            shards: None,
+            data_dir: "/data".into(),
+            worker_threads: 1,
+            log_format: "pretty".to_owned(),
+            participants: Vec::new(),
+            checkout_participants: Vec::new(),
+            api_key_file: None,
+            certificates: None,
+        };
+        let mut specs = plan::children(&wish);
+        // This one's IPv6 address could not be bound.
+        let stock = specs.iter_mut().find(|spec| spec.name == "stock-1").unwrap();
+        stock.bound(vec!["127.0.0.1:7201".parse().unwrap()]);
+        let text = text(&wish, &specs, Path::new("/data/logs"), Duration::from_secs(1));
+        for line in [
+            "it listens on     127.0.0.1:8000 [::1]:8000 127.0.0.1:8001 [::1]:8001\n",
+            "order gRPC        127.0.0.1:7100 [::1]:7100 127.0.0.1:7101 [::1]:7101\n",
+            "stock gRPC        127.0.0.1:7200 [::1]:7200 127.0.0.1:7201\n",
+            "payment gRPC      127.0.0.1:7300 [::1]:7300 127.0.0.1:7301 [::1]:7301\n",
+            "coordinator gRPC  127.0.0.1:7000 [::1]:7000 127.0.0.1:7001 [::1]:7001\n",
+            "storage           dev-kv on 127.0.0.1:2379 (",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+    }
+}

@@ -480,6 +480,22 @@ mod tests {
     }
 
     #[test]
+    fn children_are_told_to_listen_on_loopback_of_both_families() {
+        for spec in children(&wish(2, None)) {
+            let told = |flag: &str| -> Vec<SocketAddr> {
+                let flags = spec.args.windows(2).filter(|pair| pair[0] == flag);
+                flags.map(|pair| pair[1].parse().unwrap()).collect()
+            };
+            let port = spec.address.port();
+            let work = rpc::listen::loopback(port);
+            let work = if spec.role == Role::DevKv { &work[..1] } else { &work };
+            assert_eq!(told("--listen"), work, "{}", spec.name);
+            let admin = rpc::listen::loopback(spec.admin[0].port());
+            assert_eq!(told("--admin-listen"), admin, "{}", spec.name);
+        }
+    }
+
+    #[test]
     fn a_child_is_asked_where_it_listens() {
         let listen = |listen: &[&str]| {
             let mut spec = children(&wish(1, None)).remove(1);

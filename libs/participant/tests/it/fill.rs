@@ -1,12 +1,17 @@
 //! Tests batch_init: every record is written once, however many parts there are.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use participant::{
     fill::{Fill, fill},
     shards::Shards,
 };
 use stock::records::{Op, Reply, Stock};
+use storage::mem::{Call as KvCall, Faults, Plan};
+use tokio::time::timeout;
 use types::{ClientCall, ItemId, Money, ShardId};
 
 use crate::shop::{Shop, client_call, units};
@@ -61,4 +66,43 @@ async fn only_the_shards_that_are_named_are_filled() {
         assert_eq!(u64::try_from(stock(&shards).await.len()), Ok(written));
     }
     assert!((ITEMS / 2..ITEMS).contains(&written), "{written}");
+}
+
+/// Never answers a call to the store.
+#[derive(Debug)]
+struct Silent;
+
+impl Faults for Silent {
+    fn before(&self, _: &KvCall<'_>) -> Plan {
+        Plan { delay_before: Duration::from_hours(1), ..Plan::PROCEED }
+    }
+}
+
+/// Creates all items of the only shard, until it is done or a moment has passed. Returns how many
+/// records each operation had that was begun.
+async fn operations(shop: &Shop) -> Vec<usize> {
+    let shards = shop.shards(1);
+    let begun = Mutex::new(Vec::new());
+    let call = client_call("fill", "fill");
+    let plan = Fill { numbers: 0..ITEMS, shards: vec![ShardId(0)], call };
+    let filling = fill(&shards, plan, |numbers| {
+        begun.lock().unwrap().push(numbers.len());
+        Op::Init { numbers, stock: units(3), price: Money::ZERO }
+    });
+    drop(timeout(Duration::from_millis(100), filling).await);
+    begun.into_inner().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_has_so_many_records_at_most() {
+    let sizes = operations(&Shop::new()).await;
+    assert_eq!(sizes.iter().sum::<usize>(), 1_000, "{sizes:?}");
+    assert_eq!(sizes.iter().max(), Some(&64), "{sizes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_operations_of_a_shard_are_in_flight_at_most() {
+    let mut shop = Shop::new();
+    shop.kv = shop.kv.with_faults(Arc::new(Silent));
+    assert_eq!(operations(&shop).await.len(), 8);
 }

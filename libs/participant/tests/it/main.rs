@@ -14,6 +14,7 @@ mod checkpoint;
 mod fill;
 mod lane;
 mod pace;
+mod page;
 mod service;
 mod shop;
 mod transactions;

@@ -83,6 +83,7 @@ fn health_and_reflection_are_free() {
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     ] {
         assert!(check(None, path).is_ok(), "{path}");
         assert!(check(Some(&Peer(None)), path).is_ok(), "{path}");

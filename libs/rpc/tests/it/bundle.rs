@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, future::join_all, stream};
+use prost::Message as _;
 use proto::bundle::v1::{
     Answer, BundledCall, CallRequest, CallResponse, Header,
     bundle_service_client::BundleServiceClient,
@@ -28,7 +29,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, transport::Server};
 use types::ErrorKind;
 
-use crate::shop::{Echo, NAME, PATIENCE, Shop, Text, call, call_path, options, say};
+use crate::{
+    requests::take_nothing,
+    shop::{Echo, NAME, PATIENCE, Shop, Text, call, call_path, options, say},
+};
 
 const BUNDLE: &str = "/till.bundle.v1.BundleService/Call";
 
@@ -141,6 +145,37 @@ async fn the_bound_on_what_is_in_flight_counts_each_call_and_no_bundle() {
     assert_eq!(kinds(waiting.await.unwrap()), [None, None]);
     // The places of the ended calls are free again.
     assert_eq!(kinds(calls(&transport, &["Echo", "Echo"]).await), [None, None]);
+}
+
+#[tokio::test]
+async fn so_many_bundles_are_in_flight_and_no_more() {
+    let shop = open(Options { in_flight_max: 1, ..options() });
+    let first = bundle(&shop, vec![bundled("Wait", "10S")]);
+    let second = async {
+        shop.until_begun(1).await;
+        let refused = bundle(&shop, Vec::new()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        shop.go.add_permits(1);
+    };
+    let (first, ()) = futures::future::join(first, second).await;
+    assert_eq!(first.unwrap().len(), 1);
+    let freed = async {
+        while bundle(&shop, Vec::new()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, freed).await.expect("its place is free again");
+}
+
+#[tokio::test]
+async fn a_bundle_whose_answers_nobody_takes_is_in_flight() {
+    let shop = open(Options { in_flight_max: 1, ..options() });
+    let calls = CallRequest { calls: vec![bundled("Echo", "10S")] }.encode_to_vec();
+    let length = u32::try_from(calls.len()).unwrap().to_be_bytes();
+    let message = [&[0][..], &length[..], &calls[..]].concat();
+    let _untaken = take_nothing(&shop, BUNDLE, message).await;
+    let refused = bundle(&shop, Vec::new()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use rpc::server::{LIVE, Options};
+use rpc::{
+    net::{GrpcNet, Net as _, NetOptions},
+    server::{LIVE, Options},
+};
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tonic::codec::CompressionEncoding;
@@ -68,7 +71,7 @@ async fn nobody_there_is_unavailable() {
     shop.served.abort();
     let error = shop.served.await.unwrap_err();
     assert!(error.is_cancelled());
-    let transport = rpc::net::Net::connect(&rpc::net::GrpcNet::default(), &shop.address.into());
+    let transport = GrpcNet::default().connect(&shop.address.into());
     let failure = call(&transport, "Echo", PATIENCE).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Unavailable);
 }
@@ -188,6 +191,45 @@ async fn a_connection_that_does_not_begin_is_cut() {
 }
 
 #[tokio::test]
+async fn a_caller_that_answers_no_ping_is_cut() {
+    let short = Duration::from_millis(100);
+    let shop =
+        Shop::open(Options { keep_alive_interval: short, keep_alive_timeout: short, ..options() });
+    // The preface and empty SETTINGS.
+    let begun = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    assert!(raw(&shop, begun).await.is_some(), "it is still open");
+}
+
+#[tokio::test]
+async fn a_callee_that_answers_no_ping_is_given_up_before_the_deadline() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let short = Duration::from_millis(100);
+    let net = GrpcNet::new(NetOptions {
+        keep_alive_interval: short,
+        keep_alive_timeout: short,
+        ..NetOptions::default()
+    });
+    let transport = net.connect(&silent.local_addr().unwrap().into());
+    let failure = call(&transport, "Echo", Duration::from_secs(5)).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Unavailable, "{failure}");
+}
+
+#[tokio::test]
+async fn one_connection_has_so_many_streams_at_once_and_no_more() {
+    for (options, streams) in [(options(), 10_000), (Options { streams_max: 3, ..options() }, 3)] {
+        let shop = Shop::open(options);
+        let stream = tokio::net::TcpStream::connect(shop.address).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        let mut client = client.ready().await.unwrap();
+        let request = http::Request::post(format!("http://{}/{NAME}/Echo", shop.address));
+        let (answer, _) = client.send_request(request.body(()).unwrap(), true).unwrap();
+        timeout(PATIENCE, answer).await.unwrap().unwrap();
+        assert_eq!(client.current_max_send_streams(), streams);
+    }
+}
+
+#[tokio::test]
 async fn one_connection_too_many_waits_for_a_place() {
     let shop = Shop::open(Options { connections_max: 1, ..options() });
     let (first, second) = (shop.connect(), shop.connect());
@@ -219,7 +261,11 @@ async fn requests_hold_so_many_bytes_together() {
 
 /// Opens a stream over HTTP/2 whose client grants no window for the answer. Returns the connection,
 /// while the answer is kept.
-async fn take_nothing(shop: &Shop, path: &str, message: &'static [u8]) -> Untaken {
+pub(crate) async fn take_nothing(
+    shop: &Shop,
+    path: &str,
+    message: impl Into<bytes::Bytes>,
+) -> Untaken {
     let stream = tokio::net::TcpStream::connect(shop.address).await.unwrap();
     let mut client = h2::client::Builder::new();
     client.initial_window_size(0);
@@ -230,13 +276,13 @@ async fn take_nothing(shop: &Shop, path: &str, message: &'static [u8]) -> Untake
         .body(())
         .unwrap();
     let (answer, mut body) = client.send_request(request, false).unwrap();
-    body.send_data(bytes::Bytes::from_static(message), true).unwrap();
+    body.send_data(message.into(), true).unwrap();
     let answer = answer.await.unwrap();
     assert_eq!(answer.status(), 200);
     Untaken { driven, _kept: (answer, client) }
 }
 
-struct Untaken {
+pub(crate) struct Untaken {
     driven: tokio::task::JoinHandle<()>,
     _kept: (http::Response<h2::RecvStream>, h2::client::SendRequest<bytes::Bytes>),
 }
@@ -265,7 +311,7 @@ async fn an_answer_that_nobody_takes_is_in_flight() {
 async fn what_everybody_may_ask_takes_no_place_of_a_caller() {
     let shop = Shop::open(Options { in_flight_max: 1, ..options() });
     let watch = "/grpc.health.v1.Health/Watch";
-    let _untaken = take_nothing(&shop, watch, b"\0\0\0\0\0").await;
+    let _untaken = take_nothing(&shop, watch, &b"\0\0\0\0\0"[..]).await;
     call(&shop.connect(), "Echo", PATIENCE).await.unwrap();
 }
 

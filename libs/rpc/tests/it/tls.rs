@@ -11,6 +11,7 @@ use rpc::{
     tls::{TlsArgs, TlsDir},
 };
 use tempfile::TempDir;
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 use types::ErrorKind;
 
 use crate::shop::{PATIENCE, SERVING, Shop, call, call_path, options};
@@ -196,11 +197,44 @@ async fn a_callers_slow_handshake_keeps_nobody_waiting() {
     let shop = serving(&authority.of("stock"));
     let mut silent = Vec::new();
     for _ in 0..50 {
-        silent.push(tokio::net::TcpStream::connect(shop.address).await.unwrap());
+        silent.push(TcpStream::connect(shop.address).await.unwrap());
     }
     let transport = connect(&authority.of("order"), "stock", &shop);
-    let health = tokio::time::timeout(Duration::from_secs(3), shop.health_over(transport, ""));
+    let health = timeout(Duration::from_secs(3), shop.health_over(transport, ""));
     assert_eq!(health.await.unwrap().unwrap(), SERVING);
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_ends_its_connection() {
+    let authority = Authority::new();
+    let shop = serving(&authority.of("stock"));
+    let mut silent = TcpStream::connect(shop.address).await.unwrap();
+    let mut said = Vec::new();
+    let ended = timeout(Duration::from_secs(15), silent.read_to_end(&mut said)).await;
+    assert!(ended.is_ok(), "it is still open");
+}
+
+#[tokio::test]
+async fn so_many_handshakes_go_on_at_once_and_no_more() {
+    let authority = Authority::new();
+    let shop = serving(&authority.of("stock"));
+    let caller = authority.of("order");
+    let is_served = async || {
+        let health = shop.health_over(connect(&caller, "stock", &shop), "");
+        matches!(timeout(Duration::from_millis(500), health).await, Ok(Ok(SERVING)))
+    };
+    let mut silent = Vec::new();
+    for _ in 0..256 {
+        silent.push(TcpStream::connect(shop.address).await.unwrap());
+    }
+    assert!(!is_served().await, "there is a place for one more");
+    drop(silent);
+    let freed = async {
+        while !is_served().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, freed).await.expect("their places are free again");
 }
 
 #[tokio::test]

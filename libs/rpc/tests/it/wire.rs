@@ -9,13 +9,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use proto::bundle::v1::{
     BundledCall, CallRequest, Header, bundle_service_client::BundleServiceClient,
 };
-use rpc::{MESSAGE_BYTES_MAX, status::Failure};
+use rpc::{COMPRESSION, MESSAGE_BYTES_MAX, status::Failure};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_stream::StreamExt as _;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status, codegen::http::uri::PathAndQuery};
+use tonic_prost::ProstCodec;
 use types::ErrorKind;
 
-use crate::shop::{NAME, PATIENCE, Shop, options};
+use crate::shop::{NAME, PATIENCE, Shop, Text, options};
 
 /// A message frame: a flag (1: compressed), the claimed length, and the bytes.
 fn frame(flag: u8, length: usize, message: &[u8]) -> Bytes {
@@ -108,6 +109,20 @@ async fn one_number_is_the_greatest_message() {
     // This length is allowed; only the bytes are missing.
     let status = told(&shop, "Echo", &[], frame(0, MESSAGE_BYTES_MAX, &[])).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_message_that_grows_too_large_is_told_so_like_any_that_is() {
+    let shop = Shop::open(options());
+    let mut client = tonic::client::Grpc::new(shop.connect()).send_compressed(COMPRESSION);
+    client.ready().await.unwrap();
+    // Its text alone has the greatest length.
+    let request = Request::new(Text { text: "x".repeat(MESSAGE_BYTES_MAX) });
+    let path = PathAndQuery::try_from(format!("/{NAME}/Echo")).unwrap();
+    let codec = ProstCodec::<Text, Text>::default();
+    let status = client.unary(request, path, codec).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert!(status.message().contains(&MESSAGE_BYTES_MAX.to_string()), "{status:?}");
 }
 
 #[tokio::test]

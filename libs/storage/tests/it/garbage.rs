@@ -66,3 +66,25 @@ async fn the_janitor_sweeps_with_either() {
         }
     }
 }
+
+/// A PD before 9 answers UNIMPLEMENTED to the calls of 9, and gets those that it knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_version_of_pd_is_asked_by_its_own_calls() {
+    const BEFORE_9: [&str; 2] = ["UpdateServiceGCSafePoint", "UpdateGCSafePoint"];
+    const SINCE_9: &str = "AdvanceGCSafePoint";
+    for version in VERSIONS {
+        let server = Server::start_as(version);
+        let kv = connect(server.endpoint()).await;
+        let at = put(kv.as_ref(), "1").await;
+        for call in BEFORE_9.into_iter().chain([SINCE_9]) {
+            server.look_out_for(call).await;
+        }
+        assert_eq!(kv.collect_garbage(at).await, Ok(at), "{version:?}");
+        for call in BEFORE_9 {
+            let expected = version == PdVersion::V8_5;
+            assert_eq!(server.was_called(call).await, expected, "{call} of {version:?}");
+        }
+        let expected = version == PdVersion::V9;
+        assert_eq!(server.was_called(SINCE_9).await, expected, "{SINCE_9} of {version:?}");
+    }
+}

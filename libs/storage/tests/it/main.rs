@@ -9,5 +9,6 @@ mod mem;
 mod members;
 mod proxy;
 mod server;
+mod silence;
 mod suite;
 mod tikv;

@@ -1,11 +1,13 @@
 //! Tests the store in memory: the suite, calm and in chaos, and determinism.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc, time::Duration};
 
 use storage::{
     conformance,
-    mem::{Chaos, ChaosRates, MemKv, TokioClock},
+    janitor::{self, JanitorConfig},
+    mem::{Chaos, ChaosRates, MemKv, SeededEntropy, TokioClock},
 };
+use tokio::time::timeout;
 use types::UnixMillis;
 
 fn store() -> MemKv {
@@ -56,5 +58,19 @@ async fn markers_settle_undetermined_commits_in_chaos() {
                 assert_eq!(outcome, Ok(()), "SEED={seed} {}", case.name);
             }
         }
+    }
+}
+
+/// No other test of this process runs a janitor, which would set the same metric.
+#[tokio::test(start_paused = true)]
+async fn the_replica_that_sweeps_tells_how_old_the_safe_point_is_and_the_others_do_not() {
+    let kv = store();
+    let age = &telemetry::metrics().safe_point_age;
+    for (process, sweeps) in [(1, true), (2, false)] {
+        let (kv, entropy) = (kv.process(process).shared(), SeededEntropy::new(process.into()));
+        let swept = janitor::run(kv, &entropy, JanitorConfig::default(), pending());
+        assert!(timeout(Duration::from_secs(1), swept).await.is_err(), "it goes on");
+        let told = age.get().map(|age| age >= Duration::from_mins(10));
+        assert_eq!(told, sweeps.then_some(true), "process {process}");
     }
 }

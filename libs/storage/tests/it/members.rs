@@ -99,6 +99,29 @@ async fn a_backend_follows_a_new_leader_while_the_old_one_hangs() {
 }
 
 #[tokio::test]
+async fn a_role_that_was_told_of_a_follower_alone_finds_the_leader() {
+    let server = start(3);
+    let members = server.members().await;
+    for (leader, told) in [(1, 2), (1, 3), (2, 3), (3, 1)] {
+        server.member(leader, None, true).await;
+        let kv = TikvKv::connect(config(vec![members[told - 1].clone()])).await.unwrap();
+        until_it_answers(&kv).await;
+    }
+}
+
+/// The only member that it was told of is the one that hangs.
+#[tokio::test]
+async fn a_backend_follows_a_new_leader_that_only_the_old_one_told_it_of() {
+    let server = start(3);
+    let members = server.members().await;
+    let kv = TikvKv::connect(config(vec![members[0].clone()])).await.unwrap();
+    until_it_answers(&kv).await;
+    server.member(1, Some(true), false).await;
+    server.member(2, None, true).await;
+    until_it_answers(&kv).await;
+}
+
+#[tokio::test]
 async fn addresses_of_two_stores_are_not_connected_to() {
     let one = Server::start();
     // Clusters are told apart by the millisecond in which they began. The first one has begun once

@@ -127,6 +127,20 @@ impl Server {
         self.ask("DELETE", "faults", &Value::Null).await;
     }
 
+    /// Looks out for a call of this name, without disturbing it. See [`Server::was_called`].
+    pub(crate) async fn look_out_for(&self, rpc: &str) {
+        let nothing = json!({"kind": "latency", "delay": {"fixed": 0}});
+        self.fault(json!({"rpc": rpc, "count": 1, "fault": nothing})).await;
+    }
+
+    /// Whether a call has come that it was to look out for.
+    pub(crate) async fn was_called(&self, rpc: &str) -> bool {
+        let response = self.ask("GET", "faults", &Value::Null).await;
+        let (_, body) = response.split_once("\r\n\r\n").unwrap();
+        let page: Value = serde_json::from_str(body).unwrap();
+        page["rules"].as_array().unwrap().iter().all(|rule| rule["rpc"] != rpc)
+    }
+
     pub(crate) async fn freeze_timestamps(&self, for_ms: u64) {
         self.ask("POST", "freeze-tso", &json!({ "for_ms": for_ms })).await;
     }

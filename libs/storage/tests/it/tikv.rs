@@ -47,7 +47,7 @@ async fn given(server: &Server, pairs: &[(&str, &str)]) {
     }
 }
 
-async fn put(kv: &dyn Kv, pairs: &[(&str, &str)]) -> Result<(), CommitError> {
+pub(crate) async fn put(kv: &dyn Kv, pairs: &[(&str, &str)]) -> Result<(), CommitError> {
     let mut txn = kv.begin().await.map_err(CommitError::Failed)?;
     for (key, value) in pairs {
         txn.put(key.as_bytes().to_vec(), value.as_bytes().to_vec());

@@ -2,11 +2,13 @@
 
 use crate::support::{Server, eventually, get, http, http_as, now, optimistic, put};
 use crate::wire::Wire;
+use dev_kv::wire::pdpb::{GetMembersRequest, pd_client::PdClient};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tikv_client::{Config, Error, TransactionClient};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 async fn write(client: &TransactionClient, key: &str, value: &str) -> tikv_client::Result<()> {
     let mut txn = client.begin_with_options(optimistic()).await?;
@@ -88,7 +90,7 @@ async fn a_lost_reply_hides_a_commit_that_is_there() {
     put(&client, "k", "old").await;
     let lost = json!({ "kind": "lose_reply", "then": "silence" });
     server.fault(json!({ "rpc": "KvCommit", "fault": lost })).await;
-    let attempt = tokio::time::timeout(Duration::from_secs(1), write(&client, "k", "new"));
+    let attempt = timeout(Duration::from_secs(1), write(&client, "k", "new"));
     assert!(!matches!(attempt.await, Ok(Ok(()))), "the reply came through");
     server.no_faults().await;
     assert_eq!(get(&client, "k").await.as_deref(), Some("new"));
@@ -159,7 +161,7 @@ async fn a_late_landing_meets_the_marker_of_the_second_try() {
         txn.put("balance".to_owned(), (balance - 1).to_string()).await?;
         txn.commit().await.map(|_| true)
     };
-    let first = tokio::time::timeout(Duration::from_millis(100), spend()).await;
+    let first = timeout(Duration::from_millis(100), spend()).await;
     assert!(first.is_err(), "undetermined by then");
     // Tries again at once, and again after the first try has landed or failed.
     eventually("one of them is known", async || spend().await.is_ok()).await;
@@ -272,6 +274,62 @@ async fn on_loopback_another_name_gets_at_no_page() {
         assert_eq!(read.await.0, if other == 421 { 421 } else { 200 }, "{bound}");
         server.stop().await;
     }
+}
+
+/// The second placement driver of a store has its own listener.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_loopback_another_name_gets_at_no_page_of_a_further_placement_driver() {
+    let server = Server::start_with(two_members).await;
+    let address = member_url(&server, 2).await.replace("http://", "");
+    let rule = json!({ "rpc": "KvGet", "fault": { "kind": "refuse" } });
+    for (host, status) in [("localhost:2379", 204), ("127.0.0.1", 204), ("evil.example", 421)] {
+        let told = http_as(host, &address, "POST", "/dev-kv/v1/faults", &rule).await;
+        assert_eq!(told.0, status, "{host}");
+    }
+    server.stop().await;
+}
+
+fn two_members(config: &mut dev_kv::Config) {
+    config.pd_listen = vec!["127.0.0.1:0".parse().unwrap()];
+}
+
+/// Where the placement driver with this number is, counted from 1.
+async fn member_url(server: &Server, number: usize) -> String {
+    let page = server.page("/dev-kv/v1/members").await;
+    page["members"][number - 1]["client_urls"][0].as_str().unwrap().to_owned()
+}
+
+/// Whether the placement driver with this number answers a call within half a second.
+async fn answers(server: &Server, number: usize) -> bool {
+    let mut pd = PdClient::connect(member_url(server, number).await).await.unwrap();
+    let call = pd.get_members(GetMembersRequest { header: None });
+    timeout(Duration::from_millis(500), call).await.is_ok_and(|answer| answer.is_ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_placement_driver_that_hangs_from_the_start_answers_once_it_no_longer_does() {
+    let server = Server::start_with(|config| {
+        two_members(config);
+        config.pd_hanging = vec![2];
+    })
+    .await;
+    assert!(answers(&server, 1).await);
+    assert!(!answers(&server, 2).await, "it hangs");
+    server.tell("/dev-kv/v1/members", json!({ "member": 2, "hangs": false })).await;
+    assert!(answers(&server, 2).await);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_placement_driver_that_is_told_to_hang_answers_no_call_and_the_others_go_on() {
+    let server = Server::start_with(two_members).await;
+    assert!(answers(&server, 1).await);
+    server.tell("/dev-kv/v1/members", json!({ "member": 1, "hangs": true })).await;
+    assert!(!answers(&server, 1).await, "it hangs");
+    assert!(answers(&server, 2).await);
+    server.tell("/dev-kv/v1/members", json!({ "member": 1, "hangs": false })).await;
+    assert!(answers(&server, 1).await);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

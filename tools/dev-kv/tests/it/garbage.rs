@@ -2,6 +2,7 @@
 
 use crate::support::{Server, eventually, get, now, optimistic, put};
 use crate::wire::Wire;
+use dev_kv::PdVersion;
 use dev_kv::wire::pdpb;
 use std::time::{Duration, Instant};
 use tikv_client::{Timestamp, TimestampExt as _, TransactionClient};
@@ -178,5 +179,26 @@ fn a_server_may_end_in_the_middle_of_a_collection() {
             ended.send(()).unwrap();
         });
         assert!(end.recv_timeout(Duration::from_secs(20)).is_ok(), "it hangs");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_calls_of_pd_9_are_not_there_before_9() {
+    for (version, text, known) in
+        [(PdVersion::V8_5, "8.5.0", false), (PdVersion::V9, "9.0.0", true)]
+    {
+        let server = Server::start_with(|config| config.pd_version = version).await;
+        assert_eq!(server.page("/pd/api/v1/version").await["version"], text);
+        let mut pd = server.pd().await;
+        let request = pdpb::AdvanceTxnSafePointRequest { header: None, target: 100 };
+        let txn = pd.advance_txn_safe_point(request).await.map(drop);
+        let request = pdpb::AdvanceGcSafePointRequest { header: None, target: 100 };
+        let gc = pd.advance_gc_safe_point(request).await.map(drop);
+        for answer in [txn, gc] {
+            let code = answer.map_err(|status| status.code());
+            let expected = if known { Ok(()) } else { Err(tonic::Code::Unimplemented) };
+            assert_eq!(code, expected, "{version:?}");
+        }
+        server.stop().await;
     }
 }

@@ -4,7 +4,9 @@ use crate::support::{Server, now};
 use dev_kv::wire::pdpb;
 use futures::StreamExt as _;
 use serde_json::json;
+use std::path::Path;
 use std::time::{Duration, Instant};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The answers of one stream to requests with these counts, each as (count, last timestamp).
 async fn ask(server: &Server, counts: Vec<u32>) -> Vec<(u32, u64)> {
@@ -51,6 +53,26 @@ async fn a_full_millisecond_goes_on_in_the_next_and_counts_come_back() {
         assert!(ts & 0x3_ffff >= u64::from(count) - 1, "the batch crosses a millisecond");
         last = ts;
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn latency_delays_each_request_of_an_open_stream_and_delays_overlap() {
+    let server = Server::start().await;
+    let (sender, requests) = futures::channel::mpsc::unbounded();
+    let mut answers = server.pd().await.tso(requests).await.unwrap().into_inner();
+    let delay = json!({ "kind": "latency", "delay": { "fixed": 300 } });
+    server.fault(json!({ "rpc": "Tso", "fault": delay })).await;
+    let began = Instant::now();
+    for _ in 0..20 {
+        let request = pdpb::TsoRequest { count: 1, ..pdpb::TsoRequest::default() };
+        sender.unbounded_send(request).unwrap();
+    }
+    for _ in 0..20 {
+        answers.next().await.unwrap().unwrap();
+        assert!(began.elapsed() >= Duration::from_millis(300));
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "the delays add up");
     server.stop().await;
 }
 
@@ -102,5 +124,35 @@ async fn another_clusters_client_is_turned_away() {
     let request = pdpb::GetStoreRequest { header, store_id: 1 };
     let status = server.pd().await.get_store(request).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+    server.stop().await;
+}
+
+/// Raises the ceiling of timestamps in the file that takes it while the disk is full, as if the
+/// process had been killed then. Each of its two records is a magic number, the record's turn, the
+/// number of writes, the ceiling and a checksum.
+fn mark_ceiling(data: &Path, ceiling: u64) {
+    let path = data.join("dev-kv.marks");
+    let mut file = std::fs::read(&path).unwrap();
+    for place in [0, 512] {
+        let record = &mut file[place..place + 40];
+        record[24..32].copy_from_slice(&ceiling.to_be_bytes());
+        let checksum = xxh3_64(&record[..32]);
+        record[32..].copy_from_slice(&checksum.to_be_bytes());
+    }
+    std::fs::write(path, file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timestamps_go_on_above_what_was_given_out_while_the_disk_was_full() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let data = directory.path().join("kv");
+    let server = Server::open(&data, |_| {}).await;
+    let before = now(&server.client().await).await >> 18;
+    server.stop().await;
+    let ceiling = before + 3_600_000;
+    mark_ceiling(&data, ceiling);
+    let server = Server::open(&data, |_| {}).await;
+    let after = now(&server.client().await).await >> 18;
+    assert!(after >= ceiling, "{after} is below {ceiling}");
     server.stop().await;
 }

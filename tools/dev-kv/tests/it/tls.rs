@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tikv_client::TransactionClient;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 fn file(name: &str) -> PathBuf {
@@ -82,4 +84,21 @@ async fn a_certificate_that_is_not_there_is_named() {
     .await;
     let error = server.ended().await.unwrap_err().to_string();
     assert!(error.contains("nowhere.pem"), "{error}");
+}
+
+/// The time limit is ten seconds. That on a first request begins only after the handshake.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_does_not_end_is_cut() {
+    let server = Server::start_with(|config| {
+        let (cert, key) = (file("ours.pem"), file("ours.key"));
+        config.tls = Some(TlsPaths { cert, key, ca: None });
+        config.bounds.first_request = Duration::from_mins(10);
+    })
+    .await;
+    // The head of a record that holds the beginning of a handshake, and no more.
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(&[22, 3, 1, 2, 0]).await.unwrap();
+    let cut = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut [0; 64])).await;
+    assert!(matches!(cut, Ok(Ok(0) | Err(_))), "{cut:?}");
+    server.stop().await;
 }

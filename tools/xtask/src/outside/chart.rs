@@ -79,6 +79,44 @@ impl<'a> Helm<'a> {
         if succeeded { Ok(text) } else { Err(text) }
     }
 
+    /// Renders what helm prints after an installation. `helm template` leaves that out, so this
+    /// renders a copy of the chart that has the same text in a ConfigMap.
+    pub(super) fn notes(&self, name: &str, values: &[&str]) -> Result<String, String> {
+        const OBJECT: &str = "templates/notes.yaml";
+        let copy = self.workspace.emptied("notes")?;
+        for file in self.workspace.files()? {
+            let Ok(inner) = file.strip_prefix(CHART) else { continue };
+            let copied = copy.join(inner);
+            let folder = copied.parent().ok_or("a file without a folder")?;
+            fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+            fs::copy(self.workspace.root.join(&file), &copied)
+                .map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+        let notes = fs::read_to_string(copy.join("templates/NOTES.txt"));
+        let notes = notes.map_err(|error| format!("NOTES.txt: {error}"))?;
+        let object = [
+            "{{- define \"notes\" }}\n",
+            &notes,
+            "{{- end }}\n",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: notes}\n",
+            "data:\n  notes: {{ include \"notes\" . | toJson }}\n",
+        ];
+        write(&copy.join(OBJECT), &object.concat())?;
+        let mut helm = Command::new(&self.program);
+        helm.arg("template").arg(name).arg(&copy).args(["--kube-version", KUBERNETES[1]]);
+        helm.args(["--show-only", OBJECT]).current_dir(&self.workspace.root);
+        for file in values {
+            helm.args(["--values", file]);
+        }
+        let (succeeded, text) = command::quietly(&mut helm)?;
+        if !succeeded {
+            return Err(text);
+        }
+        let objects = super::yaml(self.workspace, &text)?;
+        let notes = objects.first().and_then(|object| object["data"]["notes"].as_str());
+        notes.map(str::to_owned).ok_or_else(|| format!("no notes: {text}"))
+    }
+
     /// Renders the chart.
     fn template(&self, values: Option<&str>, more: &[&str]) -> Result<String, String> {
         let mut helm = self.command(&["template", "till", CHART, "--kube-version", KUBERNETES[1]]);

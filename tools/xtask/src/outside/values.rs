@@ -1,7 +1,10 @@
 //! The chart with unusual values: numbers stay integers, names are valid for any release name,
 //! users can be unset, and policies select the pods that tidb-operator makes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -23,18 +26,27 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     let mut tally = Tally::default();
     tally.check("numbers render as integers", numbers(&helm));
     for release in RELEASES {
-        let own_name = json!({"fullnameOverride": ""});
+        let annotations = json!({"example.com/number": 42});
+        let own_name = json!({
+            "fullnameOverride": "",
+            "bridge": {"service": {"annotations": annotations}},
+        });
         let result = rendered(&helm, release, &own_name).and_then(|objects| names(&objects));
         tally.check(&format!("a release called {release}"), result);
     }
     tally.check("users can be set and unset", users(&helm));
+    tally.check("contexts of containers can be set", contexts(&helm));
     tally.check("each role has options of its own", options(&helm));
     tally.check("an ingress of the default class", ingress(&helm));
     for instance in ["", "shop-db"] {
         let values = json!({"store": {"tidbCluster": {"instance": instance}}});
-        let result = rendered(&helm, "till", &values).and_then(|objects| selects_store(&objects));
+        let objects = rendered(&helm, "till", &values)?;
+        let result = selects_store(&objects, instance);
         tally.check(&format!("policies select the store's pods, instance {instance:?}"), result);
+        let result = notes_select_store(&helm, &values, &objects);
+        tally.check(&format!("NOTES select the store's pods, instance {instance:?}"), result);
     }
+    tally.check("NodeLocal DNSCache by docs/deploy.md", node_local_dns(&helm));
     tally.check("time-outs and ports fit each other", fits(&helm));
     tally.check("values.schema.json", chart::described(workspace));
     Ok(Outcome::Ran(tally))
@@ -42,10 +54,16 @@ pub(super) fn check(workspace: &Workspace) -> Part {
 
 /// Renders a release with these values on top of those that turn everything on.
 fn rendered(helm: &Helm<'_>, release: &str, values: &Value) -> Result<Vec<Value>, String> {
-    let file = helm.workspace.scratch("rendered")?.join("values.yaml");
-    std::fs::write(&file, values.to_string()).map_err(|error| error.to_string())?;
-    let text = helm.release(release, &[chart::EVERYTHING, &file.to_string_lossy()])?;
+    let file = written(helm, &values.to_string())?;
+    let text = helm.release(release, &[chart::EVERYTHING, &file])?;
     super::yaml(helm.workspace, &text)
+}
+
+/// Writes values to a file. Returns its path.
+fn written(helm: &Helm<'_>, values: &str) -> Result<String, String> {
+    let file = helm.workspace.scratch("rendered")?.join("values.yaml");
+    std::fs::write(&file, values).map_err(|error| error.to_string())?;
+    Ok(file.to_string_lossy().into_owned())
 }
 
 /// Sets every number of the schema to its largest, and checks that each appears unchanged.
@@ -124,20 +142,16 @@ fn is_exponent(text: &str) -> bool {
     has_exponent && text.parse::<f64>().is_ok()
 }
 
-/// Service names must follow RFC 1035, and labels must be texts.
+/// Service names must follow RFC 1035, and labels, annotations and the selectors of Services must
+/// be texts.
 fn names(objects: &[Value]) -> Result<(), String> {
     let mut services = 0;
     for object in objects {
         let metadata = &object["metadata"];
-        if let Some((name, value)) = metadata["labels"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .find(|(_, value)| !value.is_string())
-        {
-            return Err(format!("the label {name} is {value}"));
-        }
+        texts("label", &metadata["labels"])?;
+        texts("annotation", &metadata["annotations"])?;
         if object["kind"] == "Service" {
+            texts("label of the selector", &object["spec"]["selector"])?;
             let name = metadata["name"].as_str().unwrap_or_default();
             let is_valid = name.len() <= 63
                 && name.starts_with(|first: char| first.is_ascii_lowercase())
@@ -150,6 +164,12 @@ fn names(objects: &[Value]) -> Result<(), String> {
         }
     }
     if services > 0 { Ok(()) } else { Err("no Service".to_owned()) }
+}
+
+/// Checks that every value of a map is a text.
+fn texts(what: &str, map: &Value) -> Result<(), String> {
+    let odd = map.as_object().into_iter().flatten().find(|(_, value)| !value.is_string());
+    odd.map_or(Ok(()), |(name, value)| Err(format!("the {what} {name} is {value}")))
 }
 
 /// The specifications of all pods, with those of `helm test`.
@@ -180,7 +200,28 @@ fn users(helm: &Helm<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Options of one role must be in its pods, and in no others.
+fn contexts(helm: &Helm<'_>) -> Result<(), String> {
+    for is_read_only in [true, false] {
+        let context = json!({"readOnlyRootFilesystem": is_read_only});
+        let values = json!({"defaults": {"securityContext": context}});
+        for pod in pods(&rendered(helm, "till", &values)?) {
+            let containers = ["initContainers", "containers"].map(|kind| pod[kind].as_array());
+            for container in containers.into_iter().flatten().flatten() {
+                let (name, found) = (&container["name"], &container["securityContext"]);
+                if found["readOnlyRootFilesystem"] != is_read_only {
+                    return Err(format!("{name} has {found}"));
+                }
+                if found["allowPrivilegeEscalation"] != false {
+                    return Err(format!("{name}: the rest of the context is lost"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Options of one role must be in its pods, and in no others. Secrets for images must be in all,
+/// and defaults in the pod of `helm test` as well.
 fn options(helm: &Helm<'_>) -> Result<(), String> {
     let own = json!({
         "podLabels": {"own": "label"},
@@ -209,10 +250,17 @@ fn options(helm: &Helm<'_>) -> Result<(), String> {
         if found != [is_stock; 7] {
             return Err(format!("{}: {found:?}", object["metadata"]["name"]));
         }
-        let is_secret = spec["imagePullSecrets"] == json!([{"name": "registry"}]);
-        if !is_secret {
-            return Err(format!("imagePullSecrets {}", spec["imagePullSecrets"]));
+    }
+    for pod in pods(&objects) {
+        if pod["imagePullSecrets"] != json!([{"name": "registry"}]) {
+            return Err(format!("imagePullSecrets {}", pod["imagePullSecrets"]));
         }
+    }
+    let test =
+        objects.iter().find(|object| object["kind"] == "Pod").ok_or("no pod of helm test")?;
+    let spec = &test["spec"];
+    if spec["nodeSelector"]["disk"] != "ssd" || spec["tolerations"][0]["key"] != "shop" {
+        return Err("the pod of helm test may not run where the others do".to_owned());
     }
     Ok(())
 }
@@ -292,10 +340,20 @@ pub(crate) fn operator_labels(cluster: &Value, component: &str) -> Value {
     })
 }
 
-/// Checks that the policy of each role that needs the store allows PD's and TiKV's pods.
-fn selects_store(objects: &[Value]) -> Result<(), String> {
+fn cluster(objects: &[Value]) -> Result<&Value, String> {
     let cluster = objects.iter().find(|object| object["kind"] == "TidbCluster");
-    let cluster = cluster.ok_or("no TidbCluster")?;
+    cluster.ok_or_else(|| "no TidbCluster".to_owned())
+}
+
+/// Checks that the pods of the store are of this instance, if one is given, and that the policy of
+/// each role that needs the store allows PD's and TiKV's pods.
+fn selects_store(objects: &[Value], instance: &str) -> Result<(), String> {
+    let cluster = cluster(objects)?;
+    let labels = operator_labels(cluster, "pd");
+    let found = &labels["app.kubernetes.io/instance"];
+    if !instance.is_empty() && found != instance {
+        return Err(format!("the store's pods are of instance {found}"));
+    }
     let mut policies = 0;
     for policy in objects.iter().filter(|object| object["kind"] == "NetworkPolicy") {
         let name = &policy["metadata"]["name"];
@@ -316,6 +374,38 @@ fn selects_store(objects: &[Value]) -> Result<(), String> {
         }
     }
     if policies == 4 { Ok(()) } else { Err(format!("{policies} policies")) }
+}
+
+/// Checks that what helm prints after an installation selects the pods of the store.
+fn notes_select_store(helm: &Helm<'_>, values: &Value, objects: &[Value]) -> Result<(), String> {
+    let labels = operator_labels(cluster(objects)?, "pd");
+    let instance = labels["app.kubernetes.io/instance"].as_str().unwrap_or_default();
+    let file = written(helm, &values.to_string())?;
+    let notes = helm.notes("till", &[chart::EVERYTHING, &file])?;
+    let wanted = format!("get pods --selector app.kubernetes.io/instance={instance}");
+    let is_there = notes.lines().any(|line| line.ends_with(&wanted));
+    if is_there { Ok(()) } else { Err(format!("no `{wanted}` in: {notes}")) }
+}
+
+/// Checks that the values on the page let every role out to NodeLocal DNSCache.
+fn node_local_dns(helm: &Helm<'_>) -> Result<(), String> {
+    let page = helm.workspace.read(Path::new("docs/deploy.md"))?.unwrap_or_default();
+    let values = page
+        .split_once("With NodeLocal DNSCache")
+        .and_then(|(_, rest)| rest.split_once("```yaml\n"))
+        .and_then(|(_, rest)| rest.split_once("```"));
+    let (values, _) = values.ok_or("the page does not say what it needs")?;
+    let file = written(helm, values)?;
+    let text = helm.release("till", &[chart::EVERYTHING, &file])?;
+    let objects = super::yaml(helm.workspace, &text)?;
+    let cache = json!({"ipBlock": {"cidr": "169.254.20.10/32"}});
+    let lets_out = |policy: &&Value| {
+        let mut rules = policy["spec"]["egress"].as_array().into_iter().flatten();
+        rules.any(|rule| rule["ports"][0]["port"] == 53 && rule["to"] == json!([cache]))
+    };
+    let policies = objects.iter().filter(|object| object["kind"] == "NetworkPolicy");
+    let count = policies.filter(lets_out).count();
+    if count == 5 { Ok(()) } else { Err(format!("{count} roles are let out to it")) }
 }
 
 fn is_selected(selector: &Value, labels: &Value) -> bool {
