@@ -27,7 +27,7 @@ use rustc_hash::FxHashMap;
 use storage::{KvError, SharedKv, schema::Schema};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
 use tracing::Instrument as _;
@@ -258,7 +258,7 @@ pub struct Lane<D: Domain> {
     /// Number of calls that the last batch took.
     took: usize,
     /// The KV transaction of the next batch, if it was begun early.
-    early: Option<JoinHandle<Result<early::Begun, KvError>>>,
+    early: Option<early::Early>,
     /// Reads that are answered beside the batches.
     reads: reads::Reads<D>,
     /// Whether the current batch has read rows from the store.
@@ -330,13 +330,16 @@ impl<D: Domain> Lane<D> {
             let linger = self.patient_since.map(|since| since + self.options.linger);
             tokio::select! {
                 biased;
-                envelope = self.inbox.recv() => match envelope {
-                    Some(envelope) => self.admit(envelope),
-                    None => break,
-                },
+                Some(shown) = self.reads.next() => self.answer_reads(shown),
+                // Reads stay queued while a look hangs. Beyond the bound, callers are refused.
+                envelope = self.inbox.recv(), if self.queued.len() < self.options.queue => {
+                    match envelope {
+                        Some(envelope) => self.admit(envelope),
+                        None => break,
+                    }
+                }
                 Some(_) = self.asking.join_next() => self.ask_on(),
                 Some(written) = self.checkpoint.next() => self.checkpoint_written(written),
-                Some(shown) = self.reads.next() => self.answer_reads(shown),
                 () = sleep_until(linger) => {}
                 _ = tick.tick() => self.chores().await,
             }
@@ -424,6 +427,7 @@ impl<D: Domain> Lane<D> {
             Duration::from_millis(1),
             Duration::from_millis(500),
         );
+        let mut is_done = true;
         loop {
             let span = self.batch_span();
             match self.attempt().instrument(span).await {
@@ -434,13 +438,14 @@ impl<D: Domain> Lane<D> {
                     self.drain();
                     self.drop_unwanted();
                     if self.queued.is_empty() && self.undetermined.is_empty() {
+                        is_done = false;
                         break;
                     }
                 }
             }
         }
         self.metrics.batch_ended(self.queued.is_empty());
-        self.reads.batch_ended();
+        self.reads.batch_ended(is_done);
         if self.queued.is_empty() {
             self.patient_since = None;
         }

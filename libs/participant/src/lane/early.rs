@@ -9,13 +9,16 @@ use std::{sync::Arc, time::Duration};
 
 use journal::Author;
 use storage::{KvError, SharedKv, Txn};
-use tokio::time::Instant;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 
 use super::Lane;
 use crate::core::{Batch, CallId, Domain};
 
-/// An older transaction is not used: the start decides whether a call is past its end, and which
-/// calls had come in when another was refused (P12). A commit may be late by as much anyway.
+/// An older transaction is not used: the start decides whether a call is past its end, and goes with
+/// the answers of reads (P11). A commit may be late by as much anyway.
 const AGE_MAX: Duration = Duration::from_millis(100);
 
 /// A KV transaction, and when it was asked for.
@@ -23,6 +26,13 @@ const AGE_MAX: Duration = Duration::from_millis(100);
 pub(super) struct Begun {
     pub(super) txn: Box<dyn Txn>,
     pub(super) at: Instant,
+}
+
+/// A KV transaction that was asked for early, and when.
+#[derive(Debug)]
+pub(super) struct Early {
+    at: Instant,
+    begun: JoinHandle<Result<Begun, KvError>>,
 }
 
 /// Begins a KV transaction.
@@ -39,14 +49,15 @@ impl<D: Domain> Lane<D> {
         self.early = None;
         if !self.has_read && (self.is_rolling || self.queued.len() > taken) {
             let kv = Arc::clone(&self.seams.kv);
-            self.early = Some(tokio::spawn(async move { begin(&kv).await }));
+            let begun = tokio::spawn(async move { begin(&kv).await });
+            self.early = Some(Early { at: Instant::now(), begun });
         }
     }
 
-    /// The KV transaction that was begun early, if it is still young.
+    /// The KV transaction that was begun early, if it is of use and still young.
     pub(super) async fn take_early(&mut self) -> Option<Begun> {
-        let begun = self.early.take()?.await.ok()?.ok()?;
-        (begun.at.elapsed() < AGE_MAX).then_some(begun)
+        let Early { at, begun } = self.early.take().filter(|_| self.wants_to_write())?;
+        timeout_at(at + AGE_MAX, begun).await.ok()?.ok()?.ok()
     }
 
     /// Applies what is queued to the known state, without a read. None if that is not possible.
@@ -55,9 +66,6 @@ impl<D: Domain> Lane<D> {
         begun: Begun,
         author: Author,
     ) -> Option<(Begun, Vec<CallId>, Batch)> {
-        if !self.wants_to_write() {
-            return None;
-        }
         let start = begun.txn.read_ts();
         let Ok(taken) = self.fill(start) else {
             self.core.undo();

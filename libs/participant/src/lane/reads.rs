@@ -53,12 +53,14 @@ impl<D: Domain> Default for Reads<D> {
 impl<D: Domain> Reads<D> {
     /// The result of the look under way. `None` without one.
     pub(super) async fn next(&mut self) -> Option<Result<Shown, KvError>> {
-        self.look.join_next().await?.ok()
+        let shown = self.look.join_next().await?;
+        Some(shown.unwrap_or_else(|error| Err(KvError::Unavailable(error.to_string()))))
     }
 
-    /// A batch has ended: it has taken what reads were queued.
-    pub(super) const fn batch_ended(&mut self) {
-        self.in_batch = false;
+    /// A batch has ended. If it was given up, rows that it loaded may be newer than the known state,
+    /// and only the look of another batch brings both together.
+    pub(super) const fn batch_ended(&mut self, is_done: bool) {
+        self.in_batch = !is_done;
     }
 }
 
@@ -88,6 +90,7 @@ impl<D: Domain> Lane<D> {
         self.reads.waiting = waiting;
         self.reads.head = *self.core.checkpoint().head();
         self.reads.began = Instant::now();
+        self.metrics.batch_ended(self.queued.is_empty());
         let (kv, space) = (Arc::clone(&self.seams.kv), self.core.space());
         self.reads.look.spawn(look(kv, space, self.core.tail().seq()));
         false
@@ -97,11 +100,12 @@ impl<D: Domain> Lane<D> {
     /// batch. Call between batches only.
     pub(super) fn answer_reads(&mut self, shown: Result<Shown, KvError>) {
         let waiting = std::mem::take(&mut self.reads.waiting);
-        let taken = waiting.len();
+        let mut answered = 0;
         let shown = shown.ok().filter(|shown| self.proves(shown));
         for (id, call) in waiting.into_iter().rev() {
             let answer = shown.as_ref().and_then(|shown| self.core.read(&call, shown.start));
             if let Some(answer) = answer {
+                answered += 1;
                 self.send(id, Ok(answer));
             } else {
                 self.reads.in_batch = true;
@@ -112,9 +116,7 @@ impl<D: Domain> Lane<D> {
             // What was read as of a timestamp is not followed by a batch of an earlier one.
             self.early = None;
         }
-        if !self.reads.in_batch {
-            self.metrics.answered("read", taken, self.reads.began);
-        }
+        self.metrics.answered("read", answered, self.reads.began);
     }
 
     /// Returns reads that wait for a look to the queue.
@@ -124,13 +126,15 @@ impl<D: Domain> Lane<D> {
     }
 
     /// Whether the state has every entry that was committed when the look began. It may have later
-    /// ones, which are this lane's own.
+    /// ones: this lane's own, or what a batch has found since.
     fn proves(&self, shown: &Shown) -> bool {
         let tail = self.core.tail();
         let is_same_store = shown.found.is_current && shown.found.head.follows(&self.reads.head);
         let has_all = shown.found.head.oldest <= tail.seq() + 1 && shown.last <= tail.seq();
         let is_sound = !self.core.is_damaged() && !tail.is_undetermined();
-        is_sound && (is_same_store && has_all || Mutation::ReadWithoutLook.is_on())
+        !self.reads.in_batch
+            && is_sound
+            && (is_same_store && has_all || Mutation::ReadWithoutLook.is_on())
     }
 }
 

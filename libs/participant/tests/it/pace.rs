@@ -10,10 +10,15 @@ use std::{
 };
 
 use futures::future::join;
+use participant::{
+    core::{Answer, Call},
+    lane::LaneError,
+};
+use stock::records::Op;
 use storage::mem::{Call as KvCall, Faults, Op as KvOp, Plan};
 use tokio::time::Instant;
 
-use crate::shop::{Handle, Shop, add, request, stock};
+use crate::shop::{Handle, Shop, add, item, request, stock};
 
 const STEP: Duration = Duration::from_millis(10);
 
@@ -101,5 +106,33 @@ async fn a_read_beside_the_batches_sees_what_another_replica_wrote() {
     for call in 1..20 {
         add(&other, "a", 1, request(&format!("~other-{call}"), call)).await.unwrap();
         assert_eq!(stock(&lane, "a").await, 1_000 + call);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_beyond_the_bound_are_refused_while_a_look_hangs() {
+    let mut shop = Shop::new();
+    shop.options.queue = 4;
+    let store = Slow { only: Some(KvOp::BatchGet), ..Slow::default() };
+    shop.kv = shop.kv.with_faults(Arc::new(store));
+    let lane = shop.stocked(1).await;
+    let read = || Call::Op { op: Op::Get(item("a")), call: None, may_wait: true };
+    let (mut begun, mut refused) = (Vec::new(), 0);
+    for _ in 0..40 {
+        match lane.begin(read()) {
+            Ok(pending) => begun.push(pending),
+            Err(error) => {
+                assert_eq!(error, LaneError::Overloaded);
+                refused += 1;
+            }
+        }
+        // The lane takes from its inbox what it may, and no time passes.
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(refused >= 20, "only {refused} of 40 reads were refused");
+    for pending in begun {
+        assert!(matches!(pending.answer().await, Ok(Answer::Done(..))));
     }
 }
