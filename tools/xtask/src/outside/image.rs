@@ -20,3 +20,34 @@ pub(super) fn lint(workspace: &Workspace) -> Part {
     }
     Ok(Outcome::Ran(tally))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    /// The lines of a file in the project's root, without comments.
+    fn lines(file: &str) -> Vec<String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+        lines.map(str::to_owned).collect()
+    }
+
+    /// Every role inherits the image's variables, so one of them for all would bind them all to the
+    /// same port.
+    #[test]
+    fn each_role_is_told_by_a_flag_where_to_listen_and_none_by_a_variable() {
+        let files = ["Dockerfile", "compose.yaml", "compose.dev-kv.yaml", "compose.ha.yaml"];
+        for file in files.into_iter().chain(["compose.tls.yaml"]) {
+            let set = lines(file).into_iter().find(|line| line.contains("TILL_LISTEN"));
+            assert_eq!(set, None, "{file}");
+        }
+        let whole_shop = r#"CMD ["up", "--listen", "[::]", "--listen", "0.0.0.0"]"#;
+        assert!(lines("Dockerfile").iter().any(|line| line == whole_shop), "not {whole_shop}");
+        for role in ["http-bridge", "coordinator", "order", "stock", "payment"] {
+            let command = format!("command: [{role}, --listen, \"0.0.0.0:");
+            let is_told = lines("compose.yaml").iter().any(|line| line.contains(&command));
+            assert!(is_told, "compose.yaml starts {role} without --listen");
+        }
+    }
+}
