@@ -194,16 +194,29 @@ async fn so_much_of_a_body_is_read_ahead_and_no_more() {
     let server = Server::start(connection_timeouts());
     let mut stream = server.connect().await;
     stream.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
-    // A client may send as much of a stream as its window is large, whatever becomes of it.
-    let mut head = [0; 9];
-    timeout(LONG, stream.read_exact(&mut head)).await.unwrap().unwrap();
-    assert_eq!((head[3], head[4]), (4, 0), "the first frame has the server's settings");
-    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-    let mut payload = vec![0; length.try_into().unwrap()];
-    timeout(LONG, stream.read_exact(&mut payload)).await.unwrap().unwrap();
-    // INITIAL_WINDOW_SIZE is the fourth setting.
-    let window = payload.chunks(6).find(|setting| setting[..2] == [0, 4]).unwrap();
-    assert_eq!(window[2..], (64u32 * 1024).to_be_bytes());
+    // A client may send as much as the windows are large, whatever becomes of it.
+    let (mut of_stream, mut of_connection) = (None, None);
+    while of_stream.is_none() || of_connection.is_none() {
+        let mut head = [0; 9];
+        timeout(LONG, stream.read_exact(&mut head)).await.unwrap().unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length.try_into().unwrap()];
+        timeout(LONG, stream.read_exact(&mut payload)).await.unwrap().unwrap();
+        let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+        match (head[3], number(&head[5..])) {
+            // SETTINGS, unless it acknowledges ours. INITIAL_WINDOW_SIZE is the fourth.
+            (4, 0) if head[4] == 0 => {
+                let window = payload.chunks(6).find(|setting| setting[..2] == [0, 4]);
+                of_stream = window.map(|setting| number(&setting[2..]));
+                assert!(of_stream.is_some(), "{payload:?}");
+            }
+            // WINDOW_UPDATE of the connection, which begins with 65,535.
+            (8, 0) => of_connection = Some(65_535 + number(&payload)),
+            _ => {}
+        }
+    }
+    assert_eq!((of_stream, of_connection), (Some(64 * 1024), Some(256 * 1024)));
+    drop(stream);
     server.stop().await;
 }
 
