@@ -14,6 +14,7 @@ use storage::{
     shard::{Found, read_tail},
 };
 use tokio::{task::JoinSet, time::Instant};
+use tracing::Instrument as _;
 use types::{Mutation, Timestamp};
 
 use super::{Lane, early::begin};
@@ -83,6 +84,7 @@ impl<D: Domain> Lane<D> {
             self.reads.in_batch = true;
             return true;
         }
+        let span = self.batch_span();
         let (waiting, queued) = std::mem::take(&mut self.queued)
             .into_iter()
             .partition::<Vec<_>, _>(|(_, call)| call.is_read());
@@ -92,7 +94,9 @@ impl<D: Domain> Lane<D> {
         self.reads.began = Instant::now();
         self.metrics.batch_ended(self.queued.is_empty());
         let (kv, space) = (Arc::clone(&self.seams.kv), self.core.space());
-        self.reads.look.spawn(look(kv, space, self.core.tail().seq()));
+        let ids: Vec<CallId> = self.reads.waiting.iter().map(|(id, _)| *id).collect();
+        span.in_scope(|| self.link_batch(&ids));
+        self.reads.look.spawn(look(kv, space, self.core.tail().seq()).instrument(span));
         false
     }
 
