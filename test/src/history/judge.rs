@@ -113,10 +113,19 @@ impl Judge<'_> {
         self.entries.iter().filter(|entry| entry.ask == Ask::InitOrders).count()
     }
 
-    /// False for item 0 and user 0 if orders were drawn more than once. Drawing overwrites who
-    /// bought what, so those are left to the audit.
+    /// False for what a drawn order may hold if orders were drawn more than once: user 0, item 0 and
+    /// each item that was added to one. Drawing overwrites who bought what, so those are left to the
+    /// audit.
     fn is_known(&self, pot: Pot) -> bool {
-        self.draws() == 1 || !matches!(pot, Pot::Item(0) | Pot::User(0))
+        let was_added = |item| {
+            let adds = |ask: &Ask| matches!(ask, Ask::AddItem(order, of, _) if *of == item && is_drawn(order));
+            self.entries.iter().any(|entry| adds(&entry.ask))
+        };
+        let may_be_drawn = match pot {
+            Pot::Item(item) => item == 0 || was_added(item),
+            Pot::User(user) => user == 0,
+        };
+        self.draws() <= 1 || !may_be_drawn
     }
 
     fn pot_spans(&self, pot: Pot) -> Vec<Span<FundsCall>> {
@@ -475,3 +484,6 @@ fn order_call(entry: &Entry, of: &str, tokens: &mut Tokens) -> Option<OrderCall>
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
