@@ -332,7 +332,7 @@ impl<D: Domain> Lane<D> {
                 biased;
                 Some(shown) = self.reads.next() => self.answer_reads(shown),
                 // Reads stay queued while a look hangs. Beyond the bound, callers are refused.
-                envelope = self.inbox.recv(), if self.queued.len() < self.options.queue => {
+                envelope = self.inbox.recv(), if self.has_place() => {
                     match envelope {
                         Some(envelope) => self.admit(envelope),
                         None => break,
@@ -345,10 +345,7 @@ impl<D: Domain> Lane<D> {
             }
             self.drain();
             while self.is_due() || self.begin_reads() {
-                // The queue exceeds one batch, so it pays to drop calls whose callers are gone.
-                if self.queued.len() > self.options.limits.batch_calls {
-                    self.drop_unwanted();
-                }
+                self.shorten_queue();
                 self.catch_up_with_checkpoint().await;
                 self.batch().await;
                 self.is_rolling = true;
@@ -386,10 +383,15 @@ impl<D: Domain> Lane<D> {
         self.queued.push_back((id, call));
     }
 
+    /// Whether another call may be queued.
+    fn has_place(&self) -> bool {
+        self.queued.len() < self.options.queue
+    }
+
     /// Takes calls from the inbox, up to the bound. The others stay there. Once the inbox is full
     /// too, callers are refused.
     fn drain(&mut self) {
-        while self.queued.len() < self.options.queue
+        while self.has_place()
             && let Ok(envelope) = self.inbox.try_recv()
         {
             self.admit(envelope);
@@ -427,27 +429,32 @@ impl<D: Domain> Lane<D> {
             Duration::from_millis(1),
             Duration::from_millis(500),
         );
-        let mut is_done = true;
-        loop {
+        let is_done = loop {
             let span = self.batch_span();
             match self.attempt().instrument(span).await {
-                Ok(()) => break,
+                Ok(()) => break true,
                 Err(error) => {
                     self.report(&error);
                     tokio::time::sleep(backoff.pause()).await;
                     self.drain();
                     self.drop_unwanted();
                     if self.queued.is_empty() && self.undetermined.is_empty() {
-                        is_done = false;
-                        break;
+                        break false;
                     }
                 }
             }
-        }
+        };
         self.metrics.batch_ended(self.queued.is_empty());
         self.reads.batch_ended(is_done);
         if self.queued.is_empty() {
             self.patient_since = None;
+        }
+    }
+
+    /// Drops calls whose callers are gone, which pays if the queue exceeds one batch.
+    fn shorten_queue(&mut self) {
+        if self.queued.len() > self.options.limits.batch_calls {
+            self.drop_unwanted();
         }
     }
 

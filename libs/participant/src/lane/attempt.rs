@@ -12,10 +12,7 @@ use storage::{
 use tokio::time::Instant;
 use types::{Mutation, Timestamp};
 
-use super::{
-    Lane, LaneError, Undetermined,
-    early::{Begun, begin},
-};
+use super::{Lane, LaneError, Undetermined, early::Begun};
 use crate::{
     core::{Answer, Batch, Call, CallId, Domain, Offered},
     records::Row,
@@ -56,17 +53,16 @@ impl<D: Domain> Lane<D> {
         if let Some((begun, taken, batch)) = early {
             return self.append(begun, taken, &batch, called_at).await;
         }
-        let mut begun = begin(&self.seams.kv).await?;
-        let (taken, batch) = self.apply_now(&mut *begun.txn, author).await?;
+        let at = Instant::now();
+        let mut txn = self.seams.kv.begin().await?;
+        let (taken, batch) = self.apply_now(&mut *txn, author).await?;
         if let Some(batch) = batch {
-            return self.append(begun, taken, &batch, called_at).await;
+            return self.append(Begun { txn, at }, taken, &batch, called_at).await;
         }
         let answers = self.core.take_answers();
         self.link_batch(&taken);
         self.core.settle_read();
-        self.metrics.answered("read", taken.len(), called_at);
-        self.tell_calls(begun.txn.read_ts(), taken.len(), &answers);
-        self.deliver(taken.len(), answers);
+        self.settled("read", txn.read_ts(), taken.len(), answers, called_at);
         Ok(())
     }
 
@@ -131,9 +127,7 @@ impl<D: Domain> Lane<D> {
                 self.undetermined.clear();
                 self.refreshed = Some(Instant::now());
                 self.moved = self.refreshed;
-                self.metrics.answered("write", taken.len(), called_at);
-                self.tell_calls(start, taken.len(), &answers);
-                self.deliver(taken.len(), answers);
+                self.settled("write", start, taken.len(), answers, called_at);
                 return Ok(());
             }
             Ok(committed) => {
@@ -282,7 +276,16 @@ impl<D: Domain> Lane<D> {
 
     /// Sends the answers of the batch that was just settled. It took the first calls of the queue.
     /// Those that it did not answer wait in the core.
-    fn deliver(&mut self, taken: usize, answers: Vec<(CallId, Answer<D::Reply>)>) {
+    fn settled(
+        &mut self,
+        kind: &str,
+        start: Timestamp,
+        taken: usize,
+        answers: Vec<(CallId, Answer<D::Reply>)>,
+        called_at: Instant,
+    ) {
+        self.metrics.answered(kind, taken, called_at);
+        self.tell_calls(start, self.queued.iter().take(taken), &answers);
         self.queued.drain(..taken);
         for (id, answer) in answers {
             self.send(id, Ok(answer));
@@ -337,7 +340,8 @@ impl<D: Domain> Lane<D> {
         (2 * self.took).clamp(WINDOW_MIN, self.core.limits().batch_calls.max(WINDOW_MIN))
     }
 
-    /// Reads rows into memory, in the batch's KV transaction. A damaged row fails only the calls that need it.
+    /// Reads rows into memory, in the batch's KV transaction. A damaged row fails only the calls
+    /// that need it.
     async fn load(&mut self, txn: &mut dyn Txn, rows: Vec<Row>) -> Result<(), KvError> {
         self.has_read = true;
         let space = self.core.space();

@@ -31,9 +31,7 @@ impl<D: Domain> Lane<D> {
     /// Does what is due besides answering.
     pub(super) async fn chores(&mut self) {
         self.cancel_unwanted();
-        if self.queued.len() > self.options.limits.batch_calls {
-            self.drop_unwanted();
-        }
+        self.shorten_queue();
         let now = self.seams.clock.now();
         let stale = self.refreshed.is_none_or(|at| at.elapsed() >= self.options.refresh);
         if stale && self.queued.is_empty() {

@@ -1,5 +1,5 @@
-//! Begins the next KV transaction of a busy lane while an append is under way, so that a batch waits
-//! for one answer of the store instead of two.
+//! Begins the next KV transaction of a busy lane while an append is under way, so that a batch
+//! waits for one answer of the store instead of two.
 //!
 //! Such a transaction started before the last entry was committed. It must not read: what it would
 //! read may be older than what the lane knows. So it serves a batch only if all rows are in memory
@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use journal::Author;
-use storage::{KvError, SharedKv, Txn};
+use storage::{KvError, Txn};
 use tokio::{
     task::JoinHandle,
     time::{Instant, timeout_at},
@@ -17,8 +17,8 @@ use tokio::{
 use super::Lane;
 use crate::core::{Batch, CallId, Domain};
 
-/// An older transaction is not used: the start decides whether a call is past its end, and goes with
-/// the answers of reads (P11). A commit may be late by as much anyway.
+/// An older transaction is not used: the start decides whether a call is past its end, and goes
+/// with the answers of reads (P11). A commit may be late by as much anyway.
 const AGE_MAX: Duration = Duration::from_millis(100);
 
 /// A KV transaction, and when it was asked for.
@@ -31,14 +31,8 @@ pub(super) struct Begun {
 /// A KV transaction that was asked for early, and when.
 #[derive(Debug)]
 pub(super) struct Early {
+    txn: JoinHandle<Result<Box<dyn Txn>, KvError>>,
     at: Instant,
-    begun: JoinHandle<Result<Begun, KvError>>,
-}
-
-/// Begins a KV transaction.
-pub(super) async fn begin(kv: &SharedKv) -> Result<Begun, KvError> {
-    let at = Instant::now();
-    Ok(Begun { txn: kv.begin().await?, at })
 }
 
 impl<D: Domain> Lane<D> {
@@ -49,15 +43,16 @@ impl<D: Domain> Lane<D> {
         self.early = None;
         if !self.has_read && (self.is_rolling || self.queued.len() > taken) {
             let kv = Arc::clone(&self.seams.kv);
-            let begun = tokio::spawn(async move { begin(&kv).await });
-            self.early = Some(Early { at: Instant::now(), begun });
+            let txn = tokio::spawn(async move { kv.begin().await });
+            self.early = Some(Early { txn, at: Instant::now() });
         }
     }
 
     /// The KV transaction that was begun early, if it is of use and still young.
     pub(super) async fn take_early(&mut self) -> Option<Begun> {
-        let Early { at, begun } = self.early.take().filter(|_| self.wants_to_write())?;
-        timeout_at(at + AGE_MAX, begun).await.ok()?.ok()?.ok()
+        let Early { txn, at } = self.early.take().filter(|_| self.wants_to_write())?;
+        let txn = timeout_at(at + AGE_MAX, txn).await.ok()?.ok()?.ok()?;
+        Some(Begun { txn, at })
     }
 
     /// Applies what is queued to the known state, without a read. None if that is not possible.

@@ -36,8 +36,8 @@ impl LaneMetrics {
         self.waiting_since.get_or_insert_with(Instant::now);
     }
 
-    /// A batch has ended. The wait of calls that are still queued counts from now, so it is a lower
-    /// bound.
+    /// A batch has ended, or reads were taken from the queue. The wait of calls that are still
+    /// queued counts from now, so it is a lower bound.
     pub(super) fn batch_ended(&mut self, nothing_queued: bool) {
         self.waiting_since = (!nothing_queued).then(Instant::now);
     }
@@ -94,17 +94,17 @@ impl<D: Domain> Lane<D> {
 
     /// Reports which calls a durable batch took and answered, in order. A call that it took without
     /// answering waits, and a later batch answers it.
-    pub(super) fn tell_calls(
+    pub(super) fn tell_calls<'a>(
         &self,
         start: Timestamp,
-        taken: usize,
+        taken: impl Iterator<Item = &'a (CallId, Call<D>)>,
         answers: &[(CallId, Answer<D::Reply>)],
     ) {
         if !tracing::enabled!(target: CALLS, tracing::Level::TRACE) {
             return;
         }
         let (branch, batch, lane) = (self.core.branch(), start.0, codec::hex(&self.writer));
-        for (id, call) in self.queued.iter().take(taken) {
+        for (id, call) in taken {
             let rows = self.core.rows_of(call);
             let rows: Vec<_> = rows.iter().map(|row| String::from_utf8_lossy(row)).collect();
             let tx = call.tx_id().map(|tx_id| tx_id.to_string());

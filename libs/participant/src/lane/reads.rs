@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument as _;
 use types::{Mutation, Timestamp};
 
-use super::{Lane, early::begin};
+use super::Lane;
 use crate::core::{Call, CallId, Domain};
 
 /// What a look has shown.
@@ -104,23 +104,31 @@ impl<D: Domain> Lane<D> {
     /// batch. Call between batches only.
     pub(super) fn answer_reads(&mut self, shown: Result<Shown, KvError>) {
         let waiting = std::mem::take(&mut self.reads.waiting);
-        let mut answered = 0;
-        let shown = shown.ok().filter(|shown| self.proves(shown));
-        for (id, call) in waiting.into_iter().rev() {
-            let answer = shown.as_ref().and_then(|shown| self.core.read(&call, shown.start));
-            if let Some(answer) = answer {
-                answered += 1;
-                self.send(id, Ok(answer));
+        let start = shown.ok().filter(|shown| self.proves(shown)).map(|shown| shown.start);
+        let mut answers = Vec::new();
+        let mut taken = Vec::new();
+        let mut left = Vec::new();
+        for (id, call) in waiting {
+            if let Some(answer) = start.and_then(|start| self.core.read(&call, start)) {
+                answers.push((id, answer));
+                taken.push((id, call));
             } else {
-                self.reads.in_batch = true;
-                self.queued.push_front((id, call));
+                left.push((id, call));
             }
         }
-        if shown.is_some() {
-            // What was read as of a timestamp is not followed by a batch of an earlier one.
-            self.early = None;
+        if !left.is_empty() {
+            self.reads.in_batch = true;
+            left.extend(std::mem::take(&mut self.queued));
+            self.queued = left.into();
         }
-        self.metrics.answered("read", answered, self.reads.began);
+        let Some(start) = start else { return };
+        // What was read as of a timestamp is not followed by a batch of an earlier one.
+        self.early = None;
+        self.metrics.answered("read", answers.len(), self.reads.began);
+        self.tell_calls(start, taken.iter(), &answers);
+        for (id, answer) in answers {
+            self.send(id, Ok(answer));
+        }
     }
 
     /// Returns reads that wait for a look to the queue.
@@ -144,7 +152,7 @@ impl<D: Domain> Lane<D> {
 
 /// Looks at the head and at what follows entry `known`.
 async fn look(kv: SharedKv, space: Space, known: u64) -> Result<Shown, KvError> {
-    let mut txn = begin(&kv).await?.txn;
+    let mut txn = kv.begin().await?;
     let (found, entries) = read_tail(&mut *txn, space, known).await?;
     let last = entries.last().map_or(known, |(seq, _)| *seq);
     Ok(Shown { start: txn.read_ts(), found, last })

@@ -14,7 +14,6 @@ mod checkpoint;
 mod fill;
 mod lane;
 mod pace;
-mod page;
 mod service;
 mod shop;
 mod transactions;

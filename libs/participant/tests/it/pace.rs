@@ -2,8 +2,9 @@
 //! paused time, so the clock counts them.
 
 use std::{
+    fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,6 +18,7 @@ use participant::{
 use stock::records::Op;
 use storage::mem::{Call as KvCall, Faults, Op as KvOp, Plan};
 use tokio::time::Instant;
+use tracing::{Event, Metadata, Subscriber, field::Field, span};
 
 use crate::shop::{Handle, Shop, add, item, request, stock};
 
@@ -135,4 +137,45 @@ async fn reads_beyond_the_bound_are_refused_while_a_look_hangs() {
     for pending in begun {
         assert!(matches!(pending.answer().await, Ok(Answer::Done(..))));
     }
+}
+
+/// Collects the answers that lanes tell of, at level TRACE.
+#[derive(Debug, Default, Clone)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Told {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "participant::calls"
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            if field.name() == "answer" || field.name() == "call" {
+                self.0.lock().unwrap().push(format!("{value:?}").replace('"', ""));
+            }
+        });
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_beside_the_batches_is_told_as_any_call() {
+    let told = Told::default();
+    let _told = tracing::subscriber::set_default(told.clone());
+    let (_shop, lane, _) = slow(None).await;
+    adds(&lane, "x", 1).await;
+    told.0.lock().unwrap().clear();
+    assert_eq!(stock(&lane, "a").await, 1_001);
+    assert_eq!(*told.0.lock().unwrap(), ["Get", "done"]);
 }
