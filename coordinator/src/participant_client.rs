@@ -1,5 +1,5 @@
-//! Sends messages to branches in batches: while one Apply is under way to a shard, the next one
-//! gathers.
+//! Sends messages to branches in batches: while a few Applies are under way to a shard, the next
+//! one gathers.
 //!
 //! There is one outbox per shard and urgency. A shard's lane answers a batch once all of it is
 //! durable, so messages for different shards must not wait for each other. A lane may delay
@@ -34,8 +34,8 @@ use types::{Branch, Service};
 
 /// Upper limit on the operations in one Apply, unless a lower one is set.
 const BATCH_MAX: usize = 512;
-/// Applies under way to one shard at once. A call that reaches the lane while a batch is under way is
-/// in the next one, so a message must not wait here until an Apply is answered.
+/// Applies under way to one shard at once. A call that reaches the lane while a batch is under way
+/// is in the next one, so a message must not wait here until an Apply is answered.
 const IN_FLIGHT: usize = 4;
 /// Upper limit on the messages waiting for one shard. Further ones are sent again later.
 const QUEUE: usize = 16_384;

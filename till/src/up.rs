@@ -233,15 +233,13 @@ fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
 /// process may still take one first. The child then reports that, again and again.
 async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<Vec<SocketAddr>, CannotListen> {
     loop {
-        let all = match rpc::listen::tcp(&spec.listen) {
-            Ok(work) => match rpc::listen::tcp(&spec.admin) {
-                Ok(_closed_again) => Ok(work),
-                Err(source) => Err((ADMIN_PORTS, source)),
-            },
-            Err(source) => Err((ports_of(spec.role), source)),
-        };
+        let blaming = |flag| move |source| (flag, source);
+        let work = rpc::listen::tcp(&spec.listen).map_err(blaming(ports_of(spec.role)));
+        let all = work.and_then(|work| {
+            Ok((work, rpc::listen::tcp(&spec.admin).map_err(blaming(PORT_BASE))?))
+        });
         match all {
-            Ok(work) => return Ok(rpc::listen::addresses(&work)),
+            Ok((work, _closed_again)) => return Ok(rpc::listen::addresses(&work)),
             Err((_, ListenError::Taken { .. })) if begun.elapsed() < PORT_PATIENCE => {
                 sleep(PROBE_EVERY).await;
             }
@@ -252,15 +250,15 @@ async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<Vec<SocketAddr>, 
     }
 }
 
-/// The flag that chooses the admin ports of all roles.
-const ADMIN_PORTS: &str = "--grpc-port-base";
+/// The flag that chooses the work ports of most roles, and the admin ports of all.
+const PORT_BASE: &str = "--grpc-port-base";
 
 /// The flags that choose the work ports of a role.
 const fn ports_of(role: Role) -> &'static str {
     match role {
         Role::HttpBridge => "--http-port or --listen",
         Role::DevKv => "--kv-port",
-        Role::Coordinator | Role::Order | Role::Stock | Role::Payment => "--grpc-port-base",
+        Role::Coordinator | Role::Order | Role::Stock | Role::Payment => PORT_BASE,
     }
 }
 

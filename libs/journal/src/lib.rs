@@ -20,8 +20,8 @@ pub use tail::{Damage, Fate, Look, Tail};
 /// one that appends.
 pub const TRUST_MS: u64 = 1_000;
 
-/// How long before the commit of entry `n` a KV transaction may have started that appends entry `n +
-/// 1` without a look, in milliseconds of the store's time. A writer that is always busy begins the
+/// How long before the commit of an entry a KV transaction may have started that appends the next
+/// one without a look, in milliseconds of the store's time. A writer that is always busy begins the
 /// next KV transaction while an append is under way. Together with [`TRUST_MS`] it must stay below
 /// [`TRIM_AGE_MS`].
 pub const EARLY_MS: u64 = 1_000;

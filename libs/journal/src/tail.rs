@@ -97,8 +97,9 @@ impl Tail {
 
     /// Begins a KV transaction at `start_ms`. Returns whether it may append without a look: the
     /// tail was known at most [`TRUST_MS`] ago, no append is undetermined, and the transaction
-    /// started at most [`EARLY_MS`] before the last entry was committed. This uses up the trust until [`Tail::appended`] or [`Tail::looked`] renews it. Neither a conflict nor a
-    /// checkpoint does.
+    /// started at most [`EARLY_MS`] before the last entry was committed. This uses up the trust
+    /// until [`Tail::appended`] or [`Tail::looked`] renews it. Neither a conflict nor a checkpoint
+    /// does.
     pub fn begin(&mut self, start_ms: u64) -> bool {
         let known_at = self.known_at.take();
         self.undetermined.is_empty()

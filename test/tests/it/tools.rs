@@ -63,6 +63,14 @@ fn the_limits_on_the_page_are_those_in_force() {
     for line in [
         format!("| an id | {} bytes |", types::id::ID_LEN_MAX),
         "| an amount, a price, a quantity | 2^53 - 1 |".to_owned(),
+        "| the units of an item, the credit of a user | 2^53 - 1 at a time, with what unfinished \
+         checkouts have set aside | 409 `OVERFLOW` |"
+            .to_owned(),
+        // What was ever added is counted in 64 bits.
+        "| what an item or user ever got, since it was made or `batch_init` overwrote it | 2^64 - \
+         1, less what was taken off outside of checkouts; so a payment that was cancelled does not \
+         count | 409 `OVERFLOW` |"
+            .to_owned(),
         format!("| an order | {} lines;", order::rules::LINES_MAX),
         format!("| a checkout | {} branches:", proto::convert::BRANCHES_MAX),
         format!("| `n` of a `batch_init` | {} |", grouped(proto::convert::BATCH_COUNT_MAX)),

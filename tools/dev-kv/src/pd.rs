@@ -18,7 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Most requests of one timestamp stream that wait for their answers. Further ones are not read yet.
+/// Most requests of one timestamp stream that wait for their answers. Further ones are not read
+/// yet.
 const TSO_WAITING: usize = 1_024;
 
 /// PD's services, for one member.

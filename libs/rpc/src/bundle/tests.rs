@@ -82,3 +82,15 @@ fn a_share_is_no_larger_than_a_bundle_may_be() {
     assert_eq!(shares(vec![half, half, 1, half]), [vec![half, half], vec![1, half]]);
     assert_eq!(shares(vec![1, 3 * half, 1]), [vec![1], vec![3 * half], vec![1]]);
 }
+
+#[test]
+fn the_limits_of_a_bundle_are_those_on_the_page() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/rest.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let row = page.lines().find(|line| line.starts_with("| a bundle, in which roles send calls"));
+    let row = row.expect("docs/rest.md has no row of a bundle");
+    let mib = BYTES_MAX / 1024 / 1024;
+    let limits = format!("| {CALLS_MAX} calls, {mib} MiB | `INVALID_ARGUMENT`, `OUT_OF_RANGE`;");
+    assert!(row.contains(&limits), "{row}");
+    assert_eq!((CALLS_MAX, BYTES_MAX), (256, 1024 * 1024));
+}

@@ -1,5 +1,5 @@
-//! Tests a store that does not answer, or fails again and again: each call ends by its deadline, and
-//! the client is replaced.
+//! Tests a store that does not answer, or fails again and again: each call ends by its deadline,
+//! and the client is replaced.
 
 use std::{
     sync::Arc,

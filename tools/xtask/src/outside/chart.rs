@@ -71,12 +71,7 @@ impl<'a> Helm<'a> {
 
     /// Renders a release of this name with these files of values.
     pub(super) fn release(&self, name: &str, values: &[&str]) -> Result<String, String> {
-        let mut helm = self.command(&["template", name, CHART, "--kube-version", KUBERNETES[1]]);
-        for file in values {
-            helm.args(["--values", file]);
-        }
-        let (succeeded, text) = command::quietly(&mut helm)?;
-        if succeeded { Ok(text) } else { Err(text) }
+        self.render(name, CHART, values, &[])
     }
 
     /// Renders what helm prints after an installation. `helm template` leaves that out, so this
@@ -102,16 +97,8 @@ impl<'a> Helm<'a> {
             "data:\n  notes: {{ include \"notes\" . | toJson }}\n",
         ];
         write(&copy.join(OBJECT), &object.concat())?;
-        let mut helm = Command::new(&self.program);
-        helm.arg("template").arg(name).arg(&copy).args(["--kube-version", KUBERNETES[1]]);
-        helm.args(["--show-only", OBJECT]).current_dir(&self.workspace.root);
-        for file in values {
-            helm.args(["--values", file]);
-        }
-        let (succeeded, text) = command::quietly(&mut helm)?;
-        if !succeeded {
-            return Err(text);
-        }
+        let more = ["--show-only", OBJECT];
+        let text = self.render(name, &copy.to_string_lossy(), values, &more)?;
         let objects = super::yaml(self.workspace, &text)?;
         let notes = objects.first().and_then(|object| object["data"]["notes"].as_str());
         notes.map(str::to_owned).ok_or_else(|| format!("no notes: {text}"))
@@ -119,10 +106,21 @@ impl<'a> Helm<'a> {
 
     /// Renders the chart.
     fn template(&self, values: Option<&str>, more: &[&str]) -> Result<String, String> {
-        let mut helm = self.command(&["template", "till", CHART, "--kube-version", KUBERNETES[1]]);
+        self.render("till", CHART, values.as_slice(), more)
+    }
+
+    /// Renders the chart at this place, or returns what helm complains of.
+    fn render(
+        &self,
+        name: &str,
+        chart: &str,
+        values: &[&str],
+        more: &[&str],
+    ) -> Result<String, String> {
+        let mut helm = self.command(&["template", name, chart, "--kube-version", KUBERNETES[1]]);
         helm.args(more);
-        if let Some(values) = values {
-            helm.args(["--values", values]);
+        for file in values {
+            helm.args(["--values", file]);
         }
         let (succeeded, text) = command::quietly(&mut helm)?;
         if succeeded { Ok(text) } else { Err(text) }
