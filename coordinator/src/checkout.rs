@@ -12,7 +12,7 @@ use proto::{
         ReadRequest, operation::Operation as Op, operation_result::Result as OpResult,
     },
 };
-use rpc::{retry::Backoff, status::Failure};
+use rpc::{retry::Backoff, routing::Patience, status::Failure};
 use tokio::time::Instant;
 use types::{
     Classify as _, ClientCall, ErrorKind, OrderId, Reason, Refusal, Timestamp, TxId, TxMeta,
@@ -231,21 +231,12 @@ impl Coordinator {
         if let Some(read) = self.read_along(order_id, shards, until).await {
             return Ok(read);
         }
-        let router = self.order_router();
-        let route = router.route(shard_of(order_id.as_str(), shards.order));
-        let route = route.map_err(|error| Failure::from_status(&rpc::status::to_status(&error)))?;
-        let mut client = OrderServiceClient::new(route.transport);
-        let mut request = tonic::Request::new(GetOrderRequest { order_id: order_id.to_string() });
         let left = until.saturating_duration_since(Instant::now());
-        rpc::deadline::set(&mut request, left.min(READ_TIMEOUT));
-        match client.get_order(request).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => {
-                let failure = Failure::from_status(&status);
-                router.failed_waiting(&route.endpoint, &failure);
-                Err(failure)
-            }
-        }
+        let shard = shard_of(order_id.as_str(), shards.order);
+        let request = GetOrderRequest { order_id: order_id.to_string() };
+        let send =
+            async |transport, request| OrderServiceClient::new(transport).get_order(request).await;
+        self.order_router().call(shard, Patience::Wait(left.min(READ_TIMEOUT)), request, send).await
     }
 
     /// Reads the order in the same batch as other messages to its shard. Returns `None` for

@@ -21,7 +21,7 @@ use proto::{
 };
 use rpc::{
     MESSAGE_BYTES_MAX,
-    routing::{RouteError, Router},
+    routing::{Patience, RouteError, Router},
     status::Failure,
 };
 use telemetry::{
@@ -162,20 +162,13 @@ impl ParticipantClient {
             let message = "only a Prepare may wait".to_owned();
             return Err(SendError::Refused { code: 13, message });
         };
+        let send = async |transport, request| {
+            let client = ParticipantServiceClient::new(transport);
+            client.max_decoding_message_size(MESSAGE_BYTES_MAX).prepare(request).await
+        };
+        let patience = Patience::Wait(ATTEMPT_TIMEOUT);
         let router = self.router(&branch.service)?;
-        let route = router.route(branch.shard)?;
-        let mut client = ParticipantServiceClient::new(route.transport)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let mut request = tonic::Request::new(request);
-        rpc::deadline::set(&mut request, ATTEMPT_TIMEOUT);
-        match client.prepare(request).await {
-            Ok(response) => Ok(OpResult::Prepare(response.into_inner())),
-            Err(status) => {
-                let failure = Failure::from_status(&status);
-                router.failed_waiting(&route.endpoint, &failure);
-                Err(failure.into())
-            }
-        }
+        Ok(OpResult::Prepare(router.call(branch.shard, patience, request, send).await?))
     }
 
     /// True if the service is configured here.
@@ -282,17 +275,12 @@ async fn apply(
     branch: &Branch,
 ) -> Result<Vec<OpResult>, SendError> {
     let sent = operations.len();
-    let route = router.route(branch.shard)?;
-    let mut request = tonic::Request::new(operations.into_iter().collect());
-    rpc::deadline::set(&mut request, ATTEMPT_TIMEOUT);
-    let response = encoded::apply(route.transport, request, MESSAGE_BYTES_MAX).await;
-    let response = response.map_err(|status| {
-        let failure = Failure::from_status(&status);
-        router.failed(&route.endpoint, &failure);
-        failure
-    })?;
+    let send = |transport, request| encoded::apply(transport, request, MESSAGE_BYTES_MAX);
+    let patience = Patience::Answer(ATTEMPT_TIMEOUT);
+    let operations = operations.into_iter().collect();
+    let response = router.call(branch.shard, patience, operations, send).await?;
     let results: Vec<OpResult> =
-        response.into_inner().results.into_iter().filter_map(|result| result.result).collect();
+        response.results.into_iter().filter_map(|result| result.result).collect();
     if results.len() == sent {
         return Ok(results);
     }
@@ -301,7 +289,43 @@ async fn apply(
 
 #[cfg(test)]
 mod tests {
+    use proto::participant::v1::PrepareRequest;
+    use rpc::net::{Endpoint, Net, NetError, Transport, in_process};
+
     use super::*;
+
+    /// A network on which nobody ever answers.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Net for Silent {
+        fn connect(&self, _: &Endpoint) -> Transport {
+            in_process(tower::service_fn(async |_: http::Request<tonic::body::Body>| {
+                std::future::pending::<Result<_, NetError>>().await
+            }))
+        }
+    }
+
+    /// A Prepare waits for transactions that are in the way, and an Apply for nothing.
+    #[tokio::test(start_paused = true)]
+    async fn silence_tells_of_a_replica_that_was_sent_an_apply_and_not_of_one_that_waits() {
+        let service = Service::new("stock").unwrap();
+        let branch = Branch { service: service.clone(), shard: types::ShardId(0) };
+        let prepare: Encoded = Op::Prepare(PrepareRequest::default()).into();
+        for (waits, keeps) in [(true, true), (false, false)] {
+            let router = Router::new("a:1,b:1".parse().unwrap(), Arc::new(Silent));
+            let routers = BTreeMap::from([(service.clone(), router.clone())]);
+            let client = ParticipantClient::new(routers, None);
+            let first = router.route(branch.shard).unwrap().endpoint;
+            let answer = if waits {
+                client.prepare_and_wait(&branch, &prepare).await
+            } else {
+                client.send(&branch, prepare.clone(), false).await
+            };
+            assert!(matches!(answer, Err(SendError::Failed(_))), "{answer:?}");
+            assert_eq!(router.route(branch.shard).unwrap().endpoint == first, keeps);
+        }
+    }
 
     #[test]
     fn applies_can_be_made_smaller_and_never_larger() {

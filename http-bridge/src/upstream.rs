@@ -12,13 +12,12 @@ use proto::participant::v1::{
 };
 use rpc::{
     call::CallMeta,
-    deadline,
     net::Transport,
     retry::Backoff,
-    routing::{Route, Router},
+    routing::{Patience, Route, Router},
     status::Failure,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tonic::{ConnectError, Response, Status};
 use types::{ErrorKind, Reason, ShardId, UnixMillis, shard_of};
 
@@ -214,36 +213,25 @@ impl Bridge {
         let route = route(ask).await?;
         let left = ask.deadline.saturating_duration_since(Instant::now());
         let time = ask.attempt_timeout.map_or(left, |most| left.min(most));
-        let failed = |failure: &Failure| {
-            if self.is_silence(ask, time) {
-                ask.service.failed(&route.endpoint, failure);
-            } else {
-                ask.service.failed_waiting(&route.endpoint, failure);
-            }
-        };
+        let patience =
+            if self.is_silence(ask, time) { Patience::Answer(time) } else { Patience::Wait(time) };
         let mut request = tonic::Request::new(request);
-        deadline::set(&mut request, time);
         meta.set(&mut request);
         if let Some(unanswered) = unanswered {
             request.extensions_mut().insert(unanswered);
         }
-        match timeout(time, send(route.transport, request)).await {
-            Ok(Ok(response)) => {
-                self.store_time().hear_answer(response.metadata());
-                Ok(response.into_inner())
-            }
-            Ok(Err(status)) => {
-                self.store_time().hear_answer(status.metadata());
-                let failure = Failure::from_status(&status);
-                failed(&failure);
-                Err(classify(&status, failure))
-            }
-            Err(_) => {
-                let cause = format!("{} did not answer in time", route.endpoint);
-                failed(&Failure::new(Reason::OutcomeUnknown, cause.clone()));
-                Err(AttemptError::Again { maybe_done: true, overloaded: None, cause })
-            }
-        }
+        let answer = self.heard(route.call(patience, request, send).await);
+        answer.map_err(|status| classify(&status))
+    }
+
+    /// Notes the store's time as an answer tells it.
+    fn heard<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, Status> {
+        let metadata = match &answer {
+            Ok(response) => response.metadata(),
+            Err(status) => status.metadata(),
+        };
+        self.store_time().hear_answer(metadata);
+        answer.map(Response::into_inner)
     }
 
     /// Whether a replica that does not answer within `time` counts as silent. Close to its deadline
@@ -283,25 +271,13 @@ impl Bridge {
         if self.store_time().now().is_some() {
             return Ok(());
         }
-        let service = &self.shop().order;
-        let route = service.any().map_err(|error| error.to_string())?;
-        let mut request = tonic::Request::new(DescribeRequest {});
-        deadline::set(&mut request, self.settings().attempt_timeout);
-        let mut client = ParticipantServiceClient::new(route.transport);
-        match timeout(self.settings().attempt_timeout, client.describe(request)).await {
-            Ok(Ok(response)) => self.store_time().hear_answer(response.metadata()),
-            Ok(Err(status)) => {
-                self.store_time().hear_answer(status.metadata());
-                service.failed(&route.endpoint, &Failure::from_status(&status));
-                return Err(chain(&status));
-            }
-            Err(_) => {
-                let cause = format!("{} did not answer in time", route.endpoint);
-                service.failed(&route.endpoint, &Failure::new(Reason::Unavailable, cause.clone()));
-                return Err(cause);
-            }
-        }
-        Ok(())
+        let route = self.shop().order.any().map_err(|error| error.to_string())?;
+        let send = async |transport, request| {
+            ParticipantServiceClient::new(transport).describe(request).await
+        };
+        let patience = Patience::Answer(self.settings().attempt_timeout);
+        let answer = route.call(patience, tonic::Request::new(DescribeRequest {}), send).await;
+        self.heard(answer).map(drop).map_err(|status| chain(&status))
     }
 }
 
@@ -318,8 +294,9 @@ async fn route(ask: &UpstreamCall<'_>) -> Result<Route, AttemptError> {
     ask.service.route(shard).map_err(|error| AttemptError::not_sent(&error))
 }
 
-/// What a failed call means for the caller. `failure` is what its status says.
-fn classify(status: &Status, failure: Failure) -> AttemptError {
+/// What a failed call means for the caller.
+fn classify(status: &Status) -> AttemptError {
+    let failure = Failure::from_status(status);
     let again = |maybe_done, overloaded| AttemptError::Again {
         maybe_done,
         overloaded,

@@ -16,7 +16,7 @@ use proto::{
     stock::v1::{GetItemRequest, stock_service_client::StockServiceClient},
 };
 use rpc::{
-    routing::Router,
+    routing::{Patience, Router},
     status::{Failure, to_status},
 };
 use tonic::{Request, Response, Status};
@@ -61,17 +61,14 @@ impl Grpc {
     async fn price(&self, id: &ItemId, left: Option<Duration>) -> Result<Money, Failure> {
         let from_status = |status: Status| Failure::from_status(&status);
         let shards = self.stock.shards().await.map_err(|error| from_status(to_status(&error)))?;
-        let route = self.stock.route(shard_of(id.as_str(), shards));
-        let route = route.map_err(|error| from_status(to_status(&error)))?;
-        let mut client = StockServiceClient::new(route.transport);
-        let mut request = Request::new(GetItemRequest { item_id: id.to_string() });
-        rpc::deadline::set(&mut request, left.unwrap_or(PRICE_TIMEOUT).min(PRICE_TIMEOUT));
-        let answer = client.get_item(request).await.map_err(|status| {
-            let failure = from_status(status);
-            self.stock.failed_waiting(&route.endpoint, &failure);
-            failure
-        })?;
-        let price = answer.into_inner().item.map(|item| item.price).unwrap_or_default();
+        let request = GetItemRequest { item_id: id.to_string() };
+        let send =
+            async |transport, request| StockServiceClient::new(transport).get_item(request).await;
+        // Stock waits while a transaction is about to change the item.
+        let patience = Patience::Wait(left.unwrap_or(PRICE_TIMEOUT).min(PRICE_TIMEOUT));
+        let shard = shard_of(id.as_str(), shards);
+        let answer = self.stock.call(shard, patience, request, send).await?;
+        let price = answer.item.map(|item| item.price).unwrap_or_default();
         checked(money("price", price, 0)).map_err(from_status)
     }
 }

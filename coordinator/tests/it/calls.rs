@@ -26,7 +26,7 @@ use crate::{
 const TIME: Duration = Duration::from_secs(30);
 
 fn with_loyalty() -> Shop {
-    let participants = vec!["loyalty=loyalty:1".parse().unwrap()];
+    let participants = vec!["loyalty=loyalty-0:1,loyalty-1:1".parse().unwrap()];
     Shop::open_with(&Extras { participants, ..Extras::default() })
 }
 

@@ -303,6 +303,16 @@ async fn an_outcome_that_is_not_known_in_time_is_said_to_be_unknown() {
     shop.quiet().await;
 }
 
+/// The order waits for another checkout for longer than one read may take.
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_order_waits_keeps_its_shards() {
+    let shop = Shop::open();
+    shop.order.keep_readers_waiting(Duration::from_secs(6));
+    shop.checkout(Duration::from_secs(15)).await.unwrap_err();
+    assert_eq!(shop.replicas_called("/till.order.v1.OrderService/GetOrder"), 1);
+    shop.quiet().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_order_that_cannot_be_read_is_unavailable_in_time_and_nothing_was_begun() {
     for is_frozen in [true, false] {

@@ -32,7 +32,11 @@ const TIME: Duration = Duration::from_secs(30);
 /// Settings that log every transaction.
 fn keeps_all() -> Extras {
     let log = LogSettings { sample_one_in: 1, ..LogSettings::default() };
-    Extras { participants: vec!["loyalty=loyalty:1".parse().unwrap()], log, ..Extras::default() }
+    Extras {
+        participants: vec!["loyalty=loyalty-0:1,loyalty-1:1".parse().unwrap()],
+        log,
+        ..Extras::default()
+    }
 }
 
 async fn explain(shop: &Shop, subject: Subject) -> Result<Vec<TransactionReport>, Failure> {

@@ -24,7 +24,7 @@ const TIME: Duration = Duration::from_secs(30);
 /// Settings that register loyalty. Pass its name as well to add it to every checkout.
 fn extras(in_checkouts: &[&str]) -> Extras {
     Extras {
-        participants: vec!["loyalty=loyalty:1".parse().unwrap()],
+        participants: vec!["loyalty=loyalty-0:1,loyalty-1:1".parse().unwrap()],
         checkout_participants: in_checkouts
             .iter()
             .map(|name| Service::new(name).unwrap())

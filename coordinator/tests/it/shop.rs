@@ -1,6 +1,10 @@
 //! A coordinator, its participants, and the calls that clients make.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use coordinator::{Coordinator, Extras, Settings};
 use proto::{
@@ -13,13 +17,14 @@ use proto::{
 };
 use rpc::{
     net::{Endpoint, Net, NetError, Transport, in_process},
+    routing::Target,
     status::Failure,
 };
 use storage::{
     SharedKv,
     mem::{MemKv, SeededEntropy, TokioClock},
 };
-use tonic::{Request, body::Body, metadata::MetadataMap, service::Routes};
+use tonic::{Request, body::Body, service::Routes};
 use tower::{ServiceExt as _, service_fn};
 use types::{
     Branch, Clock, Priority, Reason, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
@@ -30,24 +35,33 @@ use crate::fake::{Fake, Log, Verdict};
 /// The time at which each test begins.
 const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
 
-/// A network whose endpoints are routes in this process.
+/// The endpoints that were called, and by which path.
+type Called = Arc<Mutex<BTreeSet<(Endpoint, String)>>>;
+
+/// A network in this process. Each service has two replicas, which are the same.
 #[derive(Debug)]
-struct Wires(BTreeMap<String, Routes>);
+struct Wires {
+    routes: BTreeMap<&'static str, Routes>,
+    called: Called,
+}
 
 impl Net for Wires {
     fn connect(&self, endpoint: &Endpoint) -> Transport {
-        let routes = self.0.get(endpoint.as_str()).unwrap().clone();
+        let (service, _) = endpoint.as_str().split_once('-').unwrap();
+        let routes = self.routes.get(service).unwrap().clone();
+        let (called, endpoint) = (Arc::clone(&self.called), endpoint.clone());
         in_process(service_fn(move |request: http::Request<Body>| {
+            let path = request.uri().path().to_owned();
+            called.lock().unwrap().insert((endpoint.clone(), path));
             let routes = routes.clone();
-            async move {
-                // Gives up when the caller's time is over, as a connection does.
-                let metadata = MetadataMap::from_headers(request.headers().clone());
-                let time = rpc::deadline::of(&metadata).unwrap_or(Duration::from_mins(1));
-                let answered = tokio::time::timeout(time, routes.oneshot(request)).await;
-                answered.map_err(NetError::new)?.map_err(NetError::new)
-            }
+            async move { routes.oneshot(request).await.map_err(NetError::new) }
         }))
     }
+}
+
+/// Where the replicas of a service are.
+fn at(service: &str) -> Target {
+    format!("{service}-0:1,{service}-1:1").parse().unwrap()
 }
 
 /// A coordinator with all its participants.
@@ -61,6 +75,7 @@ pub(crate) struct Shop {
     pub(crate) kv: SharedKv,
     pub(crate) clock: Arc<dyn Clock>,
     log: Log,
+    called: Called,
 }
 
 /// The checkout of order "o" with item "a". Every service has one shard, so every branch is shard
@@ -86,30 +101,29 @@ impl Shop {
             ..Order::default()
         });
         let participant = |fake: &Fake| Routes::new(ParticipantServiceServer::new(fake.clone()));
-        let wires = BTreeMap::from([
-            (
-                "order:1".to_owned(),
-                participant(&order).add_service(OrderServiceServer::new(order.clone())),
-            ),
-            ("stock:1".to_owned(), participant(&stock)),
-            ("payment:1".to_owned(), participant(&payment)),
-            ("loyalty:1".to_owned(), participant(&loyalty)),
+        let orders = participant(&order).add_service(OrderServiceServer::new(order.clone()));
+        let routes = BTreeMap::from([
+            ("order", orders),
+            ("stock", participant(&stock)),
+            ("payment", participant(&payment)),
+            ("loyalty", participant(&loyalty)),
         ]);
+        let called = Called::default();
         let settings = Settings {
-            order_endpoints: "order:1".parse().unwrap(),
-            stock_endpoints: "stock:1".parse().unwrap(),
-            payment_endpoints: "payment:1".parse().unwrap(),
+            order_endpoints: at("order"),
+            stock_endpoints: at("stock"),
+            payment_endpoints: at("payment"),
             request_id_retention_ms: 600_000,
             vote_window_ms: 2_000,
             batch_calls_max: None,
         };
-        let net: Arc<dyn Net> = Arc::new(Wires(wires));
+        let net: Arc<dyn Net> = Arc::new(Wires { routes, called: Arc::clone(&called) });
         let kv = MemKv::new(Arc::clone(&clock)).shared();
         let entropy = Arc::new(SeededEntropy::new(1));
         let store = Arc::clone(&kv);
         let coordinator =
             Coordinator::with(&settings, extras, &net, store, Arc::clone(&clock), entropy);
-        Self { coordinator, order, stock, payment, loyalty, kv, clock, log }
+        Self { coordinator, order, stock, payment, loyalty, kv, clock, log, called }
     }
 
     /// Checks out order "o" within this time.
@@ -160,6 +174,12 @@ impl Shop {
             branches: ["order", "stock", "payment"].map(branch).into(),
             call: None,
         }
+    }
+
+    /// How many replicas a method was called at, given by its path.
+    pub(crate) fn replicas_called(&self, method: &str) -> usize {
+        let called = self.called.lock().unwrap();
+        called.iter().filter(|(_, path)| path == method).count()
     }
 
     /// The operations so far, as `service kind answer`.

@@ -16,10 +16,10 @@ use rpc::{
     env::{SystemClock, SystemEntropy},
     listen::Listeners,
     net::{GrpcNet, Net},
-    routing::Router,
+    routing::{Patience, Router},
     served,
     server::{Readiness, ServeError, ServerArgs, serve},
-    status::{Failure, invalid_field, to_status},
+    status::{invalid_field, to_status},
     store_time::{self, StoreTime},
     tls::{TlsArgs, TlsError},
 };
@@ -247,13 +247,14 @@ impl AskResolve for ThroughCoordinator {
         // Lanes of several shards may ask about one transaction. They ask the same replica, which
         // resolves it once.
         let bytes = [meta.tx_id.0[14], meta.tx_id.0[15]];
-        let Ok(route) = self.coordinator.route(ShardId(u16::from_be_bytes(bytes))) else { return };
-        let mut client = CoordinatorServiceClient::new(route.transport);
-        let mut request = tonic::Request::new(ResolveRequest { tx: Some((&meta).into()) });
-        rpc::deadline::set(&mut request, RESOLVE_TIMEOUT);
-        if let Err(status) = client.resolve(request).await {
-            tracing::debug!(%status, tx = %meta.tx_id, "a transaction could not be resolved yet");
-            self.coordinator.failed(&route.endpoint, &Failure::from_status(&status));
+        let shard = ShardId(u16::from_be_bytes(bytes));
+        let request = ResolveRequest { tx: Some((&meta).into()) };
+        let send = async |transport, request| {
+            CoordinatorServiceClient::new(transport).resolve(request).await
+        };
+        let patience = Patience::Answer(RESOLVE_TIMEOUT);
+        if let Err(failure) = self.coordinator.call(shard, patience, request, send).await {
+            tracing::debug!(%failure, tx = %meta.tx_id, "a transaction could not be resolved yet");
         }
     }
 }

@@ -17,16 +17,18 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tonic::codegen::http::uri::PathAndQuery;
+use tonic::{Request, Status, codegen::http::uri::PathAndQuery};
 use types::{Classify, ErrorKind, Reason, SHARDS_MAX, ShardId};
 
 use crate::{
     access::{Identity, Role},
-    deadline,
-    net::{Endpoint, EndpointError, Net, Transport},
+    net::{Endpoint, EndpointError, Net, NetError, Transport},
     status::Failure,
 };
 
+pub use call::Patience;
+
+mod call;
 #[cfg(test)]
 mod tests;
 
@@ -109,10 +111,11 @@ impl Classify for RouteError {
 /// A replica and the connection to it.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// The chosen replica. Pass it to [`Router::failed`] if a call to it fails.
+    /// The chosen replica.
     pub endpoint: Endpoint,
-    /// The transport for a generated client.
+    /// The transport for a generated client. [`Route::call`] also reports a replica that is gone.
     pub transport: Transport,
+    router: Router,
 }
 
 /// A service's description of itself.
@@ -213,9 +216,7 @@ impl Router {
             .iter()
             .filter(|(_, replica)| replica.is_live(now))
             .max_by_key(|(endpoint, _)| score(endpoint, shard));
-        best.or_else(|| first_to_recover(&replicas))
-            .map(Route::from)
-            .ok_or_else(|| self.no_replica())
+        self.route_to(best.or_else(|| first_to_recover(&replicas)))
     }
 
     /// Any replica, in turn, except those that are marked down. For a service whose replicas are
@@ -229,18 +230,17 @@ impl Router {
         let live: Vec<_> = replicas.iter().filter(|(_, replica)| replica.is_live(now)).collect();
         let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
         let chosen = turn.checked_rem(live.len()).and_then(|index| live.get(index).copied());
-        chosen
-            .or_else(|| first_to_recover(&replicas))
-            .map(Route::from)
-            .ok_or_else(|| self.no_replica())
+        self.route_to(chosen.or_else(|| first_to_recover(&replicas)))
     }
 
-    /// Reports how a call to a replica failed. If the failure suggests that the replica is gone or
-    /// hangs, it is passed over for about a second, and others serve its shards meanwhile. Any
-    /// other failure was sent by a live replica, so it keeps its shards: moving them would only
-    /// make two replicas write them.
-    pub fn failed(&self, endpoint: &Endpoint, failure: &Failure) {
-        let Some(why) = silence(failure) else { return };
+    fn route_to(&self, chosen: Option<(&Endpoint, &Replica)>) -> Result<Route, RouteError> {
+        let (endpoint, replica) = chosen.ok_or_else(|| self.no_replica())?;
+        let (endpoint, transport) = (endpoint.clone(), replica.transport.clone());
+        Ok(Route { endpoint, transport, router: self.clone() })
+    }
+
+    /// Passes a replica over for [`DOWN_FOR`], because a call to it failed like this.
+    fn pass_over(&self, endpoint: &Endpoint, why: &'static str, failure: &Failure) {
         let now = Instant::now();
         let mut replicas = self.shared.replicas();
         let Some(replica) = replicas.get_mut(endpoint) else { return };
@@ -257,15 +257,6 @@ impl Router {
             service, replica = %endpoint, why, %failure,
             "replica passed over, others serve its shards"
         );
-    }
-
-    /// Like [`Router::failed`], for a call that may have waited for something other than the
-    /// replica, such as another transaction. If such a call times out, that says nothing about the
-    /// replica.
-    pub fn failed_waiting(&self, endpoint: &Endpoint, failure: &Failure) {
-        if failure.kind != ErrorKind::Deadline {
-            self.failed(endpoint, failure);
-        }
     }
 
     /// The number of shards of the service. Asks until one replica has answered, and remembers the
@@ -304,11 +295,9 @@ impl Router {
     async fn ask_all(&self) -> Result<Description, RouteError> {
         let mut last = self.no_replica();
         for _ in 0..self.endpoints().len() {
-            let route = self.any()?;
-            match ask(route.transport).await {
+            match ask(&self.any()?).await {
                 Ok(description) => return Ok(description),
                 Err(failure) => {
-                    self.failed(&route.endpoint, &failure);
                     last = RouteError::NotDescribed {
                         target: self.shared.target.to_string(),
                         failure: Box::new(failure),
@@ -327,12 +316,6 @@ impl Router {
 impl Replica {
     fn is_live(&self, now: Instant) -> bool {
         self.outage.as_ref().is_none_or(|outage| outage.last + DOWN_FOR <= now)
-    }
-}
-
-impl From<(&Endpoint, &Replica)> for Route {
-    fn from((endpoint, replica): (&Endpoint, &Replica)) -> Self {
-        Self { endpoint: endpoint.clone(), transport: replica.transport.clone() }
     }
 }
 
@@ -390,28 +373,6 @@ fn first_to_recover(replicas: &BTreeMap<Endpoint, Replica>) -> Option<(&Endpoint
     replicas.iter().min_by_key(|(_, replica)| replica.outage.as_ref().map(|outage| outage.last))
 }
 
-/// Why a replica may be gone if a call to it ended like this; `None` if it must be alive. A lane
-/// that is not open yet and a draining replica say UNAVAILABLE themselves, and want to be passed
-/// over.
-fn silence(failure: &Failure) -> Option<&'static str> {
-    match failure.kind {
-        ErrorKind::Unavailable => Some("unavailable"),
-        // Only a live replica says that the call came too late.
-        ErrorKind::Deadline if failure.reason == Reason::Expired.as_str() => None,
-        ErrorKind::Deadline => Some("no_answer"),
-        ErrorKind::InvalidInput
-        | ErrorKind::NotFound
-        | ErrorKind::Rejected
-        | ErrorKind::AlreadyExists
-        | ErrorKind::RequestIdReused
-        | ErrorKind::Changed
-        | ErrorKind::Contended
-        | ErrorKind::Overloaded
-        | ErrorKind::Forbidden
-        | ErrorKind::Internal => None,
-    }
-}
-
 /// FNV-1a over the endpoint and the shard, then the final mix of MurmurHash3, so that neighbouring
 /// shards have independent scores.
 fn score(endpoint: &Endpoint, shard: ShardId) -> u64 {
@@ -467,21 +428,16 @@ struct DescribeResponse {
     shards: u32,
 }
 
-async fn ask(transport: Transport) -> Result<Description, Failure> {
-    let call = async move {
+async fn ask(route: &Route) -> Result<Description, Failure> {
+    let send = async |transport, request| {
         let mut client = tonic::client::Grpc::new(transport);
-        client.ready().await?;
-        let mut request = tonic::Request::new(DescribeRequest {});
-        deadline::set(&mut request, DESCRIBE_TIMEOUT);
+        client.ready().await.map_err(|error: NetError| Status::from_error(error.into()))?;
         let codec = tonic_prost::ProstCodec::<DescribeRequest, DescribeResponse>::default();
-        let path = PathAndQuery::from_static(DESCRIBE);
-        Ok::<_, Failure>(client.unary(request, path, codec).await?.into_inner())
+        client.unary(request, PathAndQuery::from_static(DESCRIBE), codec).await
     };
-    let Ok(answer) = tokio::time::timeout(DESCRIBE_TIMEOUT, call).await else {
-        let text = format!("no answer within {} ms", DESCRIBE_TIMEOUT.as_millis());
-        return Err(Failure::new(Reason::Unavailable, text));
-    };
-    let DescribeResponse { service, shards } = answer?;
+    let patience = Patience::Answer(DESCRIBE_TIMEOUT);
+    let answer = route.call(patience, Request::new(DescribeRequest {}), send).await?;
+    let DescribeResponse { service, shards } = answer.into_inner();
     match u16::try_from(shards) {
         Ok(shards) if (1..=SHARDS_MAX).contains(&shards) => Ok(Description { service, shards }),
         _ => {

@@ -1,8 +1,8 @@
 //! A whole shop in this process: one replica of each role over the store in memory.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -17,44 +17,63 @@ use rpc::{
     routing::{Router, Target},
 };
 use storage::mem::{MemKv, SeededEntropy};
-use tonic::{metadata::MetadataMap, service::Routes};
+use tonic::service::Routes;
 use tower::{ServiceExt as _, service_fn};
 use types::{Clock, Entropy};
 
-/// A network whose endpoints are routes in this process.
+/// A network in this process. Each role has two replicas, which are the same.
 #[derive(Debug, Clone, Default)]
-struct Wires(Arc<Mutex<BTreeMap<String, Routes>>>);
+struct Wires(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    routes: BTreeMap<&'static str, Routes>,
+    /// The method that is never answered, if there is one.
+    hangs: Option<&'static str>,
+    /// The endpoints at which it was called.
+    hung: BTreeSet<Endpoint>,
+}
 
 impl Wires {
-    fn serve(&self, role: &str, routes: Routes) {
-        self.0.lock().unwrap().insert(format!("{role}:1"), routes);
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    fn serve(&self, role: &'static str, routes: Routes) {
+        self.state().routes.insert(role, routes);
     }
 }
 
 impl Net for Wires {
     fn connect(&self, endpoint: &Endpoint) -> Transport {
-        let (wires, endpoint) = (self.clone(), endpoint.to_string());
+        let (wires, endpoint) = (self.clone(), endpoint.clone());
         in_process(service_fn(move |request: Request<tonic::body::Body>| {
-            let routes = wires.0.lock().unwrap().get(&endpoint).cloned();
+            let mut state = wires.state();
+            let hangs = state.hangs == Some(request.uri().path());
+            if hangs {
+                state.hung.insert(endpoint.clone());
+            }
+            let (role, _) = endpoint.as_str().split_once('-').unwrap();
+            let routes = state.routes.get(role).cloned();
             async move {
+                if hangs {
+                    return std::future::pending().await;
+                }
                 let routes = routes.ok_or_else(|| NetError::new("connection refused"))?;
-                // Gives up when the caller's deadline has passed, like a connection.
-                let metadata = MetadataMap::from_headers(request.headers().clone());
-                let time = rpc::deadline::of(&metadata).unwrap_or(Duration::from_mins(1));
-                let answered = tokio::time::timeout(time, routes.oneshot(request)).await;
-                answered.map_err(NetError::new)?.map_err(NetError::new)
+                routes.oneshot(request).await.map_err(NetError::new)
             }
         }))
     }
 }
 
 fn at(role: &str) -> Target {
-    format!("{role}:1").parse().unwrap()
+    format!("{role}-0:1,{role}-1:1").parse().unwrap()
 }
 
 /// The shop, by its REST API.
 pub(crate) struct Shop {
     rest: axum::Router,
+    wires: Wires,
 }
 
 impl Shop {
@@ -97,7 +116,18 @@ impl Shop {
             cors_origins: Vec::new(),
             allowed_hosts: Vec::new(),
         };
-        Self { rest: Bridge::new(shop, settings, Arc::clone(clock), entropy).router() }
+        let rest = Bridge::new(shop, settings, Arc::clone(clock), entropy).router();
+        Self { rest, wires }
+    }
+
+    /// Makes a method of a service hang, given by its path.
+    pub(crate) fn hang(&self, method: &'static str) {
+        self.wires.state().hangs = Some(method);
+    }
+
+    /// How many replicas were called by the method that hangs.
+    pub(crate) fn replicas_that_hung(&self) -> usize {
+        self.wires.state().hung.len()
     }
 
     /// Calls `METHOD path` with this idempotency key; an empty one means none. Returns the status

@@ -8,6 +8,7 @@ mod dynamic;
 mod grpc;
 mod in_process;
 mod release_0_1;
+mod replicas;
 mod telemetry;
 mod tls;
 mod tools;

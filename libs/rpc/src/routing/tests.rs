@@ -1,10 +1,10 @@
 use std::collections::BTreeSet;
 
-use tonic::{Status, body::Body};
+use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 
 use super::*;
-use crate::net::NetError;
+use crate::{deadline, status::to_status};
 
 /// A network on which every call fails.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl tonic::server::UnaryService<DescribeRequest> for Stock {
     type Response = DescribeResponse;
     type Future = std::future::Ready<Result<tonic::Response<DescribeResponse>, Status>>;
 
-    fn call(&mut self, _: tonic::Request<DescribeRequest>) -> Self::Future {
+    fn call(&mut self, _: Request<DescribeRequest>) -> Self::Future {
         std::future::ready(Ok(tonic::Response::new(DescribeResponse {
             service: "stock".to_owned(),
             shards: self.0,
@@ -73,9 +73,30 @@ fn routes(router: &Router, shards: u16) -> Vec<Endpoint> {
     (0..shards).map(|shard| router.route(ShardId(shard)).unwrap().endpoint).collect()
 }
 
-/// The failure of a call to a replica that is gone.
-fn gone() -> Failure {
-    Failure::new(Reason::Unavailable, "nobody is there")
+/// Passes a replica over, as a call to it does if it is gone.
+fn down(router: &Router, endpoint: &Endpoint) {
+    let gone = Failure::new(Reason::Unavailable, "nobody is there");
+    router.pass_over(endpoint, "unavailable", &gone);
+}
+
+/// The time that a call is given in these tests.
+const TIME: Duration = Duration::from_millis(300);
+
+/// Calls a replica that answers like this, or never, and returns whether it keeps its shards.
+async fn keeps(patience: Patience, answer: Option<Status>) -> bool {
+    let (router, shard) = (router(3), ShardId(5));
+    let first = router.route(shard).unwrap().endpoint;
+    let (begun, is_silent) = (Instant::now(), answer.is_none());
+    let send = async |_: Transport, request: Request<()>| {
+        assert_eq!(deadline::of(request.metadata()), Some(TIME), "the callee is told");
+        match answer {
+            Some(status) => Err::<tonic::Response<()>, _>(status),
+            None => std::future::pending().await,
+        }
+    };
+    router.call(shard, patience, (), send).await.unwrap_err();
+    assert_eq!(begun.elapsed(), if is_silent { TIME } else { Duration::ZERO });
+    router.route(shard).unwrap().endpoint == first
 }
 
 #[test]
@@ -111,7 +132,7 @@ async fn a_failed_replica_is_passed_over_for_a_second() {
     let router = router(3);
     let shard = ShardId(5);
     let first = router.route(shard).unwrap().endpoint;
-    router.failed(&first, &gone());
+    down(&router, &first);
     let second = router.route(shard).unwrap().endpoint;
     assert_ne!(second, first);
     tokio::time::advance(DOWN_FOR).await;
@@ -120,30 +141,21 @@ async fn a_failed_replica_is_passed_over_for_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_refuses_a_call_keeps_its_shards() {
-    let router = router(3);
-    let shard = ShardId(5);
-    let first = router.route(shard).unwrap().endpoint;
     for reason in Reason::ALL.iter().copied() {
-        router.failed(&first, &Failure::new(reason, "said so"));
-        let moves = reason != Reason::Expired
-            && matches!(reason.kind(), ErrorKind::Unavailable | ErrorKind::Deadline);
-        let kept = router.route(shard).unwrap().endpoint == first;
-        assert_eq!(kept, !moves, "{reason:?}");
-        tokio::time::advance(DOWN_FOR).await;
+        let said = || Some(to_status(&Failure::new(reason, "said so")));
+        let is_late = reason.kind() == ErrorKind::Deadline && reason != Reason::Expired;
+        let is_gone = reason.kind() == ErrorKind::Unavailable;
+        let kept = keeps(Patience::Answer(TIME), said()).await;
+        assert_eq!(kept, !is_gone && !is_late, "{reason:?}");
+        let kept = keeps(Patience::Wait(TIME), said()).await;
+        assert_eq!(kept, !is_gone, "{reason:?}, and it may have waited");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waited_in_vain_leaves_a_replica_its_shards() {
-    let router = router(3);
-    let shard = ShardId(5);
-    let first = router.route(shard).unwrap().endpoint;
-    for reason in Reason::ALL.iter().copied() {
-        router.failed_waiting(&first, &Failure::new(reason, "said so"));
-        let kept = router.route(shard).unwrap().endpoint == first;
-        assert_eq!(kept, reason.kind() != ErrorKind::Unavailable, "{reason:?}");
-        tokio::time::advance(DOWN_FOR).await;
-    }
+async fn a_silent_replica_keeps_its_shards_only_if_it_may_wait() {
+    assert!(!keeps(Patience::Answer(TIME), None).await);
+    assert!(keeps(Patience::Wait(TIME), None).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,7 +168,7 @@ async fn an_outage_is_over_when_no_call_has_failed_for_a_while() {
         replicas.get(&first).unwrap().outage.as_ref().map(|outage| outage.calls)
     };
     for failed in 1..=3 {
-        router.failed(&first, &gone());
+        down(&router, &first);
         assert_eq!(calls(), Some(failed), "one outage");
         tokio::time::advance(DOWN_FOR * 2).await;
         assert_eq!(router.route(shard).unwrap().endpoint, first, "it is tried again meanwhile");
@@ -172,15 +184,15 @@ async fn when_all_are_down_the_first_to_recover_is_tried() {
     let router = router(2);
     let shard = ShardId(5);
     let first = router.route(shard).unwrap().endpoint;
-    router.failed(&first, &gone());
+    down(&router, &first);
     let second = router.route(shard).unwrap().endpoint;
     tokio::time::advance(DOWN_FOR / 10).await;
-    router.failed(&second, &gone());
+    down(&router, &second);
     assert_eq!(router.route(shard).unwrap().endpoint, first);
-    router.failed(&first, &gone());
-    router.failed(&first, &gone());
+    down(&router, &first);
+    down(&router, &first);
     tokio::time::advance(DOWN_FOR / 10).await;
-    router.failed(&first, &gone());
+    down(&router, &first);
     assert_eq!(router.route(shard).unwrap().endpoint, second);
 }
 
@@ -190,9 +202,9 @@ async fn replicas_that_are_alike_take_turns() {
     let turn = || router.any().unwrap().endpoint;
     let seen: BTreeSet<Endpoint> = (0..3).map(|_| turn()).collect();
     assert_eq!(seen.len(), 3);
-    let down = turn();
-    router.failed(&down, &gone());
-    assert!((0..6).all(|_| turn() != down));
+    let turned_down = turn();
+    down(&router, &turned_down);
+    assert!((0..6).all(|_| turn() != turned_down));
 }
 
 #[tokio::test(start_paused = true)]

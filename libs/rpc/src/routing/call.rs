@@ -1,0 +1,114 @@
+//! One call to one replica, and what its end says of that replica.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+use types::{ErrorKind, Reason, ShardId};
+
+use super::{Route, Router};
+use crate::{
+    deadline,
+    net::Transport,
+    status::{Failure, to_status},
+};
+
+/// The time that a call is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// The replica answers at once. If it does not within this time, it is gone or hangs, and is
+    /// passed over.
+    Answer(Duration),
+    /// The replica may spend this time on waiting for something else, such as another transaction.
+    /// Then its silence says nothing about it.
+    Wait(Duration),
+}
+
+impl Patience {
+    const fn time(self) -> Duration {
+        match self {
+            Self::Answer(time) | Self::Wait(time) => time,
+        }
+    }
+
+    /// Why a replica may be gone if a call to it ended like this. `None` if it must be alive, or if
+    /// the failure says nothing about it. A lane that is not open yet and a draining replica say
+    /// UNAVAILABLE themselves, and want to be passed over.
+    fn judge(self, failure: &Failure) -> Option<&'static str> {
+        match (failure.kind, self) {
+            (ErrorKind::Unavailable, _) => Some("unavailable"),
+            // Only a live replica says that the call came too late.
+            (ErrorKind::Deadline, _) if failure.reason == Reason::Expired.as_str() => None,
+            (ErrorKind::Deadline, Self::Answer(_)) => Some("no_answer"),
+            (ErrorKind::Deadline, Self::Wait(_))
+            | (
+                ErrorKind::InvalidInput
+                | ErrorKind::NotFound
+                | ErrorKind::Rejected
+                | ErrorKind::AlreadyExists
+                | ErrorKind::RequestIdReused
+                | ErrorKind::Changed
+                | ErrorKind::Contended
+                | ErrorKind::Overloaded
+                | ErrorKind::Forbidden
+                | ErrorKind::Internal,
+                _,
+            ) => None,
+        }
+    }
+}
+
+impl Route {
+    /// Makes one call. A replica that seems to be gone or to hang is passed over for about a
+    /// second, and others serve its shards meanwhile. Any other failure was sent by a live replica,
+    /// so it keeps its shards: moving them would only make two replicas write them.
+    ///
+    /// # Errors
+    /// The status that was answered, or OUTCOME_UNKNOWN when the time is over. The call may have
+    /// arrived all the same.
+    pub async fn call<Req, Res, Fut>(
+        &self,
+        patience: Patience,
+        mut request: Request<Req>,
+        send: impl FnOnce(Transport, Request<Req>) -> Fut,
+    ) -> Result<Response<Res>, Status>
+    where
+        Fut: Future<Output = Result<Response<Res>, Status>>,
+    {
+        deadline::set(&mut request, patience.time());
+        let answer = timeout(patience.time(), send(self.transport.clone(), request)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            let text = format!("{} did not answer in time", self.endpoint);
+            Err(to_status(&Failure::new(Reason::OutcomeUnknown, text)))
+        });
+        if let Err(status) = &answer {
+            let failure = Failure::from_status(status);
+            if let Some(why) = patience.judge(&failure) {
+                self.router.pass_over(&self.endpoint, why, &failure);
+            }
+        }
+        answer
+    }
+}
+
+impl Router {
+    /// Makes one call to the replica that serves a shard, as [`Route::call`] does.
+    ///
+    /// # Errors
+    /// What was answered; UNAVAILABLE if no replica is known. The call may have arrived all the
+    /// same.
+    pub async fn call<Req, Res, Fut>(
+        &self,
+        shard: ShardId,
+        patience: Patience,
+        message: Req,
+        send: impl FnOnce(Transport, Request<Req>) -> Fut,
+    ) -> Result<Res, Failure>
+    where
+        Fut: Future<Output = Result<Response<Res>, Status>>,
+    {
+        let route = self.route(shard).map_err(|error| to_status(&error))?;
+        let answer = route.call(patience, Request::new(message), send).await;
+        Ok(answer?.into_inner())
+    }
+}
