@@ -37,6 +37,7 @@ mod mutants;
 mod outside;
 mod python;
 mod report;
+mod roles;
 mod shop;
 mod sim;
 mod soak;

@@ -8,6 +8,7 @@ use crate::{
     command,
     python::Venv,
     report::{Outcome, Part, Report, Tally},
+    roles::{self, Role},
     shop::Shop,
     tour,
     workspace::Workspace,
@@ -113,14 +114,9 @@ fn readme(workspace: &Workspace, shop: &Shop) -> Part {
     let Some(grpcurl) = grpcurl::GRPCURL.folder(workspace)? else {
         return Ok(Outcome::NotRun("go is not installed".to_owned()));
     };
-    let mut places = vec![("localhost:8000", shop.address("http-bridge")?)];
-    for (usual, role) in [
-        ("localhost:7000", "coordinator"),
-        ("localhost:7100", "order"),
-        ("localhost:7200", "stock"),
-        ("localhost:7300", "payment"),
-    ] {
-        places.push((usual, shop.address(role)?));
+    let mut places = Vec::new();
+    for Role { name, port, .. } in &roles::ROLES {
+        places.push((format!("localhost:{port}"), shop.address(name)?));
     }
     let mut tally = Tally::default();
     // gRPC refusals are part of the tour, and grpcurl prints them to standard error and exits with

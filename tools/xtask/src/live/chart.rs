@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::chown, path::PathBuf, time::Duration};
 
+use crate::roles;
+
 use serde_json::Value;
 
 use super::{
@@ -10,7 +12,6 @@ use super::{
     node::{self, Node},
 };
 
-pub(crate) const ROLES: [&str; 5] = ["order", "stock", "payment", "coordinator", "http-bridge"];
 const CHART: &str = "helm-config/till";
 const VALUES: &str = "tools/xtask/live/node/values.yaml";
 /// The labels by which the chart selects its pods in a namespace.
@@ -126,7 +127,7 @@ impl<'a> Release<'a> {
 
     /// Waits until every rollout is complete and no old pod is left.
     pub(crate) fn settled(&self) -> Result<(), String> {
-        for role in ROLES {
+        for role in roles::NAMES {
             let deployment = format!("deployment/till-{role}");
             self.kubectl(&["rollout", "status", &deployment, "--timeout", "120s"])?;
         }

@@ -17,7 +17,13 @@ use super::{
     machine::{Machine, Network, wait},
     steps::Steps,
 };
-use crate::{command, outside::grpcurl::GRPCURL, tour, workspace::Workspace};
+use crate::{
+    command,
+    outside::grpcurl::GRPCURL,
+    roles::{self, Role},
+    tour,
+    workspace::Workspace,
+};
 
 const SMALL: &str = "env/small.env";
 const ONE: &[&str] = &["compose.yaml", "compose.dev-kv.yaml"];
@@ -26,8 +32,6 @@ const THREE: &[&str] =
     &["compose.yaml", "compose.ha.yaml", "compose.dev-kv.yaml", "tools/xtask/live/ha.yaml"];
 
 const REST: &str = "http://localhost:8000";
-/// Services of the smallest shop. The last one has all the data.
-const SERVICES: [&str; 6] = ["http-bridge", "coordinator", "order", "stock", "payment", "dev-kv"];
 /// The only user of the image.
 const USER: u32 = 65532;
 
@@ -183,10 +187,8 @@ fn grpc_tour(workspace: &Workspace, project: &Project<'_>) -> Result<String, Str
     let grpcurl = GRPCURL.program(workspace)?.ok_or("go is not installed")?;
     let folder = grpcurl.parent().ok_or("a program in no folder")?.display().to_string();
     let mut places = Vec::new();
-    for (port, service) in
-        [(7000, "coordinator"), (7100, "order"), (7200, "stock"), (7300, "payment")]
-    {
-        let address = project.container(service)?.address("calls")?;
+    for Role { name, port, .. } in roles::grpc() {
+        let address = project.container(name)?.address("calls")?;
         places.push((format!("localhost:{port}"), format!("{address}:{port}")));
     }
     tour::run(workspace, "A tour by gRPC", |line| {
@@ -287,7 +289,8 @@ fn kills(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
             return;
         }
     };
-    for service in SERVICES {
+    // The store is last, as it has all the data.
+    for service in roles::NAMES.into_iter().chain(["dev-kv"]) {
         steps.run(&format!("kill -9 of {service} under load"), || {
             let before = project.container(service)?;
             std::thread::sleep(Duration::from_secs(2));

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Source, bases,
-    chart::{self, OURS, ROLES, Release},
+    chart::{self, OURS, Release},
     docker, engine,
     engine::Engine,
     image,
@@ -21,7 +21,7 @@ use super::{
     steps::Steps,
     usage, variants,
 };
-use crate::workspace::Workspace;
+use crate::{roles, workspace::Workspace};
 
 /// Another build with the same formats, for an upgrade and a downgrade.
 const OTHER: &str = "till:0.1.1";
@@ -136,7 +136,7 @@ fn under_load(steps: &mut Steps, release: &Release<'_>) {
         release.settled()?;
         load.stretch("back")?.within(0)
     });
-    for role in ROLES {
+    for role in roles::NAMES {
         steps.run(&format!("kubectl delete pod, {role}"), || deletion(release, role, &mut load));
     }
     steps.run("eviction of every pod, against the budgets", || {
@@ -145,7 +145,7 @@ fn under_load(steps: &mut Steps, release: &Release<'_>) {
         let calls = load.stretch("evictions")?.within(0)?;
         Ok(format!("{refusals} evictions refused until their turn; {calls}"))
     });
-    for role in ROLES {
+    for role in roles::NAMES {
         steps.run(&format!("kill -9 in a pod, {role}"), || kill(release, role, &mut load));
     }
     steps.run("kill -9 of the store", || {

@@ -3,20 +3,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use crate::roles::{self, Role};
+
 use super::{
     bases,
-    chart::{OURS, ROLES, Release},
+    chart::{OURS, Release},
     machine::wait,
 };
 
-/// Who calls whom by docs/security.md, and the port of each. Anybody may call the bridge.
-const CALLS: [(&str, u16, &[&str]); 5] = [
-    ("coordinator", 7000, &["http-bridge", "order", "stock", "payment"]),
-    ("order", 7100, &["http-bridge", "coordinator"]),
-    ("stock", 7200, &["http-bridge", "coordinator", "order"]),
-    ("payment", 7300, &["http-bridge", "coordinator"]),
-    ("http-bridge", 8000, &ROLES),
-];
 const METRICS: u16 = 9100;
 const STORE: u16 = 2379;
 /// CoreDNS' readiness port; roles may only ask it for names.
@@ -70,7 +64,7 @@ fn ask_all(release: &Release<'_>, askers: &[Asker]) -> Result<String, String> {
 /// A pod with the labels of each role, and two without a role. They are never ready, so that no
 /// service lists them.
 fn askers(release: &Release<'_>) -> Result<Vec<Asker>, String> {
-    let mut askers: Vec<Asker> = ROLES
+    let mut askers: Vec<Asker> = roles::NAMES
         .into_iter()
         .map(|role| Asker {
             namespace: release.namespace,
@@ -125,7 +119,7 @@ fn askers(release: &Release<'_>) -> Result<Vec<Asker>, String> {
 /// Addresses of a pod of each role, of the store, and of the DNS server.
 fn addresses(release: &Release<'_>) -> Result<BTreeMap<&'static str, String>, String> {
     let mut found = BTreeMap::new();
-    for role in ROLES {
+    for role in roles::NAMES {
         let pod = release.of(role)?.into_iter().find(|pod| {
             pod["metadata"]["name"].as_str().is_some_and(|name| !name.starts_with("as-"))
         });
@@ -159,10 +153,9 @@ fn questions(
     let mut put = |what: String, place: &str, port: u16, may: bool| {
         questions.push(Question { what, address: addresses[place].clone(), port, may });
     };
-    for (callee, port, callers) in CALLS {
-        // A role could call the bridge only if its egress allowed that, and no role's does.
+    for Role { name: callee, port, callers, .. } in roles::ROLES {
         let may = match asker.role {
-            Some(role) => callee != "http-bridge" && callers.contains(&role),
+            Some(role) => callers.contains(&role),
             None => callee == "http-bridge",
         };
         // kube-router counts a packet between two pods of one policy as allowed by it, whichever of

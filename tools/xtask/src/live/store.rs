@@ -21,13 +21,12 @@ use super::{
 use crate::{
     command,
     report::{Outcome, Tally},
+    roles,
     shop::Shop,
     test,
     workspace::Workspace,
 };
 
-/// Roles to kill in turn. The store belongs to the cluster.
-const ROLES: [&str; 5] = ["coordinator", "order", "stock", "payment", "http-bridge"];
 /// Pause between two kills.
 const PAUSE: Duration = Duration::from_secs(12);
 /// Most failed calls per kill of the bridge, which breaks all buyers' connections until it is back.
@@ -95,7 +94,8 @@ fn kills(workspace: &Workspace, shop: &mut Shop, longest: Duration) -> Result<St
     )?;
     let began = Instant::now();
     let (mut kills, mut calls, mut failed) = (0, 0, 0);
-    for role in ROLES.into_iter().cycle() {
+    // The store belongs to the cluster.
+    for role in roles::NAMES.into_iter().cycle() {
         if began.elapsed() >= longest {
             break;
         }

@@ -4,7 +4,7 @@
 use std::{fs, process::Command, thread, time::Duration};
 
 use super::{
-    chart::{OURS, ROLES, Release},
+    chart::{OURS, Release},
     docker,
     engine::Engine,
     image,
@@ -12,7 +12,7 @@ use super::{
     node::Node,
     steps::Steps,
 };
-use crate::{command, workspace::Workspace};
+use crate::{command, roles, workspace::Workspace};
 
 /// The earlier release, whose data must still be readable.
 const EARLIER: &str = "0cbe141";
@@ -29,7 +29,7 @@ pub(crate) fn tls(steps: &mut Steps, node: &Node<'_>) {
         let folder = node.workspace.target.join("live/certs");
         docker::make(node.workspace, &folder)?;
         release.store(image::IMAGE)?;
-        for role in ROLES {
+        for role in roles::NAMES {
             let file = |entry: &str, name: &str| {
                 format!("--from-file={entry}={}", folder.join(name).display())
             };

@@ -12,6 +12,7 @@ use crate::{
     command,
     python::Venv,
     report::{Outcome, Part},
+    roles::{self, Role},
     shop::{self, Shop},
     test,
     workspace::Workspace,
@@ -66,8 +67,8 @@ impl Guarded {
         let mut bridge = Command::new(workspace.till());
         bridge.args(["http-bridge", "--admin-listen", "127.0.0.1:0"]);
         bridge.args(["--listen", &here]).arg("--api-key-file").arg(&keys);
-        for role in ["order", "stock", "payment", "coordinator"] {
-            bridge.arg(format!("--{role}-endpoints")).arg(shop.address(role)?);
+        for Role { name, .. } in roles::grpc() {
+            bridge.arg(format!("--{name}-endpoints")).arg(shop.address(name)?);
         }
         let process = bridge
             .stdin(Stdio::null())

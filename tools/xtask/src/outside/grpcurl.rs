@@ -8,20 +8,13 @@ use super::go::Module;
 use crate::{
     command,
     report::{Outcome, Part, Tally},
+    roles::{self, Role},
     shop::Shop,
     workspace::Workspace,
 };
 
 pub(crate) const GRPCURL: Module =
     Module::new("github.com/fullstorydev/grpcurl", "v1.9.3", &["./cmd/grpcurl"]);
-
-/// Each role, and the services that it must list besides health and reflection.
-const SERVICES: &[(&str, &[&str])] = &[
-    ("order", &["till.order.v1.OrderService", "till.participant.v1.ParticipantService"]),
-    ("stock", &["till.stock.v1.StockService", "till.participant.v1.ParticipantService"]),
-    ("payment", &["till.payment.v1.PaymentService", "till.participant.v1.ParticipantService"]),
-    ("coordinator", &["till.coordinator.v1.CoordinatorService"]),
-];
 
 /// Installs grpcurl if it is missing, then makes the calls.
 pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
@@ -30,8 +23,8 @@ pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
     };
     let grpc = Grpcurl { program: &program, shop };
     let mut tally = Tally::default();
-    for (role, services) in SERVICES {
-        tally.check(role, grpc.lists(role, services));
+    for Role { name, services, .. } in roles::grpc() {
+        tally.check(name, grpc.lists(name, services));
     }
     tally.check("a checkout in JSON", grpc.buys());
     tally.check("a refusal in JSON", grpc.is_refused());

@@ -25,6 +25,8 @@ pub(super) fn lint(workspace: &Workspace) -> Part {
 mod tests {
     use std::{fs, path::Path};
 
+    use crate::roles;
+
     /// The lines of a file in the project's root, without comments.
     fn lines(file: &str) -> Vec<String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -44,7 +46,7 @@ mod tests {
         }
         let whole_shop = r#"CMD ["up", "--listen", "[::]", "--listen", "0.0.0.0"]"#;
         assert!(lines("Dockerfile").iter().any(|line| line == whole_shop), "not {whole_shop}");
-        for role in ["http-bridge", "coordinator", "order", "stock", "payment"] {
+        for role in roles::NAMES {
             let command = format!("command: [{role}, --listen, \"0.0.0.0:");
             let is_told = lines("compose.yaml").iter().any(|line| line.contains(&command));
             assert!(is_told, "compose.yaml starts {role} without --listen");

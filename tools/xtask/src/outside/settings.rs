@@ -9,6 +9,7 @@ use super::{chart, compose};
 use crate::{
     command,
     report::{Outcome, Part, Tally},
+    roles,
     shop::Shop,
     workspace::Workspace,
 };
@@ -22,8 +23,8 @@ const UNLISTED: &[&str] = &["TILL_LOG", "TMPDIR"];
 const TELEMETRY: &str = "OTEL_";
 const TELEMETRY_PAGE: &str = "docs/telemetry.md";
 
-/// The commands that containers run; the last one only in `helm test`.
-const COMMANDS: [&str; 6] = ["http-bridge", "coordinator", "order", "stock", "payment", "audit"];
+/// What `helm test` runs besides the roles.
+const TEST: &str = "audit";
 
 /// Checks that each variable that a role is given is in its help, or on the page of those that all
 /// roles read.
@@ -36,7 +37,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     };
     let page = workspace.read(Path::new(TELEMETRY_PAGE))?.unwrap_or_default();
     let mut tally = Tally::default();
-    for role in COMMANDS {
+    for role in roles::NAMES.into_iter().chain([TEST]) {
         let help = command::output(Command::new(workspace.till()).args([role, "--help"]))?;
         tally
             .check(&format!("{role} in the chart"), known(&help, &page, &in_chart(&objects, role)));
