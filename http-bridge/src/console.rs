@@ -151,7 +151,7 @@ async fn stats(State(bridge): State<Bridge>, Extension(door): Extension<Door>) -
     // A request through the public listener is itself in flight.
     let own = usize::from(door == Door::Public);
     let in_flight = bridge.in_flight_now().saturating_sub(own);
-    Json(Stats::of(&telemetry::metrics::text(), bridge.replica(), in_flight))
+    Json(Stats::now(bridge.replica(), in_flight))
 }
 
 /// A call to any replica of the coordinator.

@@ -19,10 +19,12 @@ use opentelemetry_sdk::{
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 mod family;
+mod sample;
 mod state;
 
 pub use self::{
     family::{Counts, Durations, Sizes},
+    sample::{Sample, samples},
     state::{Active, AuditState, Audited, Entered, LaneVotes, Ready, SafePointAge, Votes},
 };
 use crate::{

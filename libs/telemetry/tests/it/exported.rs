@@ -128,6 +128,7 @@ fn all_is_exported() {
         assert_eq!(labels, expected, "{name}: {text}");
     }
     what_a_full_queue_drops_is_counted(&text);
+    counters_and_histograms_are_read_within_the_process();
     let has = |line: &str| assert!(text.lines().any(|one| one == line), "{line} is not in {text}");
     has("till_votes_unresolved{service_name=\"till-test\"} 5");
     has("till_votes_unresolved_age_seconds{service_name=\"till-test\"} 1.5");
@@ -151,6 +152,22 @@ fn what_a_full_queue_drops_is_counted(text: &str) {
         let dropped: u64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();
         assert!((900..1_000).contains(&dropped), "{line}");
     }
+}
+
+fn counters_and_histograms_are_read_within_the_process() {
+    let only = |metric| {
+        let samples = metrics::samples(metric);
+        let [sample] = &samples[..] else { panic!("{samples:?}") };
+        sample.clone()
+    };
+    let problems = only(&semconv::HTTP_PROBLEMS);
+    assert_eq!((problems.count, problems.label(semconv::REASON)), (1, "OUT_OF_STOCK"));
+    assert_eq!(problems.buckets, []);
+    let durations = only(&semconv::HTTP_SERVER_DURATION);
+    assert_eq!((durations.count, durations.label(semconv::HTTP_STATUS)), (1, "200"));
+    let below = |bound: f64| durations.buckets.iter().find(|(upper, _)| *upper == bound);
+    assert_eq!((below(0.002), below(0.004)), (Some(&(0.002, 0)), Some(&(0.004, 1))));
+    assert!(durations.buckets.iter().all(|(bound, _)| bound.is_finite()));
 }
 
 /// Needs the same process, so it is part of the same test.
