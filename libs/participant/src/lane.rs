@@ -77,7 +77,8 @@ impl fmt::Debug for Seams {
 pub struct LaneOptions {
     /// Bounds on memory and batches.
     pub limits: Limits,
-    /// Bound on queued calls, and again on those in the inbox. Beyond both, callers are refused.
+    /// Bound on queued calls, reads that wait for a look among them, and again on those in the
+    /// inbox. Beyond both, callers are refused.
     pub queue: usize,
     /// Longest that a call whose answer nobody awaits may wait for a batch to ride along with.
     pub linger: Duration,
@@ -155,10 +156,11 @@ struct Envelope<D: Domain> {
     caller: Caller<D>,
 }
 
-/// The way back to a caller, and the span in which it called.
+/// The way back to a caller, the span in which it called, and when it did.
 struct Caller<D: Domain> {
     reply: Reply<D>,
     origin: Origin,
+    since: Instant,
 }
 
 /// A handle to a lane.
@@ -189,7 +191,7 @@ impl<D: Domain> LaneHandle<D> {
     /// [`LaneError`]: the lane did not take the call.
     pub fn begin(&self, call: Call<D>) -> Result<Pending<D>, LaneError> {
         let (reply, answer) = oneshot::channel();
-        let caller = Caller { reply, origin: Origin::here() };
+        let caller = Caller { reply, origin: Origin::here(), since: Instant::now() };
         self.sender.try_send(Envelope { call, caller }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => LaneError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => LaneError::Unavailable,
@@ -248,8 +250,6 @@ pub struct Lane<D: Domain> {
     heard: Timestamp,
     /// The checkpoint being written.
     checkpoint: checkpoint::Writing,
-    /// When the oldest patient call was queued.
-    patient_since: Option<Instant>,
     refreshed: Option<Instant>,
     /// When the journal was last seen to grow.
     moved: Option<Instant>,
@@ -308,7 +308,6 @@ impl<D: Domain> Lane<D> {
             asking: JoinSet::new(),
             heard: Timestamp::default(),
             checkpoint: checkpoint::Writing::default(),
-            patient_since: None,
             refreshed: None,
             moved: None,
             damaged: BTreeSet::new(),
@@ -327,7 +326,7 @@ impl<D: Domain> Lane<D> {
         let mut tick = tokio::time::interval(self.options.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let linger = self.patient_since.map(|since| since + self.options.linger);
+            let linger = self.linger_end();
             tokio::select! {
                 biased;
                 Some(shown) = self.reads.next() => self.answer_reads(shown),
@@ -373,19 +372,15 @@ impl<D: Domain> Lane<D> {
     }
 
     fn admit(&mut self, Envelope { call, caller }: Envelope<D>) {
-        self.metrics.queued();
-        if call.is_patient(self.core.branch()) {
-            self.patient_since.get_or_insert_with(Instant::now);
-        }
         let id = self.next_id;
         self.next_id += 1;
         self.callers.insert(id, caller);
         self.queued.push_back((id, call));
     }
 
-    /// Whether another call may be queued.
+    /// Whether another call may be queued. Reads that wait for a look count, as they may come back.
     fn has_place(&self) -> bool {
-        self.queued.len() < self.options.queue
+        self.queued.len() + self.reads.count() < self.options.queue
     }
 
     /// Takes calls from the inbox, up to the bound. The others stay there. Once the inbox is full
@@ -409,17 +404,21 @@ impl<D: Domain> Lane<D> {
             return true;
         }
         let branch = self.core.branch();
-        let mut has_patient = false;
-        for (_, call) in &self.queued {
-            if call.is_patient(branch) {
-                has_patient = true;
-            } else if !self.goes_beside(call) {
-                return true;
-            }
-        }
-        let lingered =
-            self.patient_since.is_some_and(|since| since.elapsed() >= self.options.linger);
-        has_patient && (lingered || self.core.has_waiters())
+        let is_urgent = |call: &Call<D>| !call.is_patient(branch) && !self.goes_beside(call);
+        self.queued.iter().any(|(_, call)| is_urgent(call))
+            || self.linger_end().is_some_and(|end| end <= Instant::now() || self.core.has_waiters())
+    }
+
+    /// When the oldest patient call in the queue has lingered long enough. None without one.
+    fn linger_end(&self) -> Option<Instant> {
+        let branch = self.core.branch();
+        let (id, _) = self.queued.iter().find(|(_, call)| call.is_patient(branch))?;
+        self.called_at(*id).map(|since| since + self.options.linger)
+    }
+
+    /// When a call that is not answered yet was made.
+    fn called_at(&self, id: CallId) -> Option<Instant> {
+        self.callers.get(&id).map(|caller| caller.since)
     }
 
     /// Runs one batch until it is durable, or until nobody wants it any more.
@@ -430,7 +429,7 @@ impl<D: Domain> Lane<D> {
             Duration::from_millis(500),
         );
         let is_done = loop {
-            let span = self.batch_span();
+            let span = self.batch_span(self.queued.iter());
             match self.attempt().instrument(span).await {
                 Ok(()) => break true,
                 Err(error) => {
@@ -444,11 +443,7 @@ impl<D: Domain> Lane<D> {
                 }
             }
         };
-        self.metrics.batch_ended(self.queued.is_empty());
         self.reads.batch_ended(is_done);
-        if self.queued.is_empty() {
-            self.patient_since = None;
-        }
     }
 
     /// Drops calls whose callers are gone, which pays if the queue exceeds one batch.

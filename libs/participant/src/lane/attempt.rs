@@ -12,7 +12,7 @@ use storage::{
 use tokio::time::Instant;
 use types::{Mutation, Timestamp};
 
-use super::{Lane, LaneError, Undetermined, early::Begun};
+use super::{Lane, LaneError, Undetermined, early::Begun, metrics};
 use crate::{
     core::{Answer, Batch, Call, CallId, Domain, Offered},
     records::Row,
@@ -284,7 +284,8 @@ impl<D: Domain> Lane<D> {
         answers: Vec<(CallId, Answer<D::Reply>)>,
         called_at: Instant,
     ) {
-        self.metrics.answered(kind, taken, called_at);
+        let since = self.queued.front().and_then(|(id, _)| self.called_at(*id));
+        metrics::answered(kind, taken, called_at, since);
         self.tell_calls(start, self.queued.iter().take(taken), &answers);
         self.queued.drain(..taken);
         for (id, answer) in answers {

@@ -52,7 +52,8 @@ impl<D: Domain> Lane<D> {
     pub(super) async fn take_early(&mut self) -> Option<Begun> {
         let Early { txn, at } = self.early.take().filter(|_| self.wants_to_write())?;
         let txn = timeout_at(at + AGE_MAX, txn).await.ok()?.ok()?.ok()?;
-        Some(Begun { txn, at })
+        // A transaction that has arrived long ago is ready, whatever the time.
+        (at.elapsed() < AGE_MAX).then_some(Begun { txn, at })
     }
 
     /// Applies what is queued to the known state, without a read. None if that is not possible.

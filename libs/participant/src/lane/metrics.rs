@@ -20,39 +20,25 @@ const LOOK_EVERY: u32 = 5;
 pub(super) struct LaneMetrics {
     votes: LaneVotes,
     ticks: u32,
-    /// About when the oldest call that no batch has taken was queued.
-    waiting_since: Option<Instant>,
 }
 
 impl Default for LaneMetrics {
     fn default() -> Self {
-        Self { votes: telemetry::metrics().votes.lane(), ticks: 0, waiting_since: None }
+        Self { votes: telemetry::metrics().votes.lane(), ticks: 0 }
     }
 }
 
-impl LaneMetrics {
-    /// A call was queued.
-    pub(super) fn queued(&mut self) {
-        self.waiting_since.get_or_insert_with(Instant::now);
+/// A batch of `calls` calls, begun at `begun`, was answered. The oldest of them was made at
+/// `since`.
+pub(super) fn answered(kind: &str, calls: usize, begun: Instant, since: Option<Instant>) {
+    if calls == 0 {
+        return;
     }
-
-    /// A batch has ended, or reads were taken from the queue. The wait of calls that are still
-    /// queued counts from now, so it is a lower bound.
-    pub(super) fn batch_ended(&mut self, nothing_queued: bool) {
-        self.waiting_since = (!nothing_queued).then(Instant::now);
-    }
-
-    /// A batch of `calls` calls, begun at `begun`, was answered.
-    pub(super) fn answered(&self, kind: &str, calls: usize, begun: Instant) {
-        if calls == 0 {
-            return;
-        }
-        let metrics = telemetry::metrics();
-        metrics.lane_batch_size.record(calls, [kind]);
-        metrics.lane_batch_duration.record(begun.elapsed(), [kind]);
-        if let Some(since) = self.waiting_since {
-            metrics.lane_wait.record(begun.saturating_duration_since(since), [kind]);
-        }
+    let metrics = telemetry::metrics();
+    metrics.lane_batch_size.record(calls, [kind]);
+    metrics.lane_batch_duration.record(begun.elapsed(), [kind]);
+    if let Some(since) = since {
+        metrics.lane_wait.record(begun.saturating_duration_since(since), [kind]);
     }
 }
 
@@ -68,10 +54,13 @@ pub(super) fn again(error: &AttemptError) {
 }
 
 impl<D: Domain> Lane<D> {
-    /// The span of one attempt at a batch, in the trace of the oldest call that it may take.
-    pub(super) fn batch_span(&self) -> Span {
-        let waiting = self.queued.iter().take(self.core.limits().batch_calls);
-        let origins = waiting.filter_map(|(id, _)| Some(&self.callers.get(id)?.origin));
+    /// The span of one attempt at a batch, in the trace of the oldest call that it may take of these.
+    pub(super) fn batch_span<'a>(
+        &self,
+        calls: impl Iterator<Item = &'a (CallId, Call<D>)> + Clone,
+    ) -> Span {
+        let calls = calls.take(self.core.limits().batch_calls);
+        let origins = calls.filter_map(|(id, _)| Some(&self.callers.get(id)?.origin));
         trace::batch(&origins, || {
             tracing::debug_span!(
                 target: trace::TARGET,

@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument as _;
 use types::{Mutation, Timestamp};
 
-use super::Lane;
+use super::{Lane, metrics};
 use crate::core::{Call, CallId, Domain};
 
 /// What a look has shown.
@@ -52,6 +52,11 @@ impl<D: Domain> Default for Reads<D> {
 }
 
 impl<D: Domain> Reads<D> {
+    /// How many reads wait for a look.
+    pub(super) const fn count(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The result of the look under way. `None` without one.
     pub(super) async fn next(&mut self) -> Option<Result<Shown, KvError>> {
         let shown = self.look.join_next().await?;
@@ -84,18 +89,17 @@ impl<D: Domain> Lane<D> {
             self.reads.in_batch = true;
             return true;
         }
-        let span = self.batch_span();
         let (waiting, queued) = std::mem::take(&mut self.queued)
             .into_iter()
             .partition::<Vec<_>, _>(|(_, call)| call.is_read());
         self.queued = queued.into();
+        let span = self.batch_span(waiting.iter());
+        let ids: Vec<CallId> = waiting.iter().map(|(id, _)| *id).collect();
+        span.in_scope(|| self.link_batch(&ids));
         self.reads.waiting = waiting;
         self.reads.head = *self.core.checkpoint().head();
         self.reads.began = Instant::now();
-        self.metrics.batch_ended(self.queued.is_empty());
         let (kv, space) = (Arc::clone(&self.seams.kv), self.core.space());
-        let ids: Vec<CallId> = self.reads.waiting.iter().map(|(id, _)| *id).collect();
-        span.in_scope(|| self.link_batch(&ids));
         self.reads.look.spawn(look(kv, space, self.core.tail().seq()).instrument(span));
         false
     }
@@ -124,7 +128,8 @@ impl<D: Domain> Lane<D> {
         let Some(start) = start else { return };
         // What was read as of a timestamp is not followed by a batch of an earlier one.
         self.early = None;
-        self.metrics.answered("read", answers.len(), self.reads.began);
+        let since = answers.first().and_then(|(id, _)| self.called_at(*id));
+        metrics::answered("read", answers.len(), self.reads.began, since);
         self.tell_calls(start, taken.iter(), &answers);
         for (id, answer) in answers {
             self.send(id, Ok(answer));

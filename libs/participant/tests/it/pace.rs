@@ -2,9 +2,10 @@
 //! paused time, so the clock counts them.
 
 use std::{
+    cell::RefCell,
     fmt,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -62,6 +63,16 @@ async fn adds(lane: &Handle, caller: &str, count: u64) {
     for call in 0..count {
         add(lane, "a", 1, request(&format!("~{caller}-{call}"), call)).await.unwrap();
     }
+}
+
+/// Makes batches follow each other at once, so that the lane begins a transaction early.
+async fn rolls(lane: &Handle, caller: &str) {
+    let second = format!("{caller}-too");
+    let second = async {
+        tokio::time::sleep(STEP * 3 / 2).await;
+        adds(lane, &second, 3).await;
+    };
+    join(adds(lane, caller, 3), second).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,11 +150,67 @@ async fn reads_beyond_the_bound_are_refused_while_a_look_hangs() {
     }
 }
 
-/// Collects the answers that lanes tell of, at level TRACE.
-#[derive(Debug, Default, Clone)]
-struct Told(Arc<Mutex<Vec<String>>>);
+/// A patient call of a batch must not leave a timer behind, which would wake the lane for ever.
+#[tokio::test(start_paused = true)]
+async fn a_lane_rests_after_a_batch_that_leaves_reads_behind_a_patient_call() {
+    let mut shop = Shop::new();
+    shop.options.linger = STEP;
+    shop.options.limits.batch_calls = 4;
+    let store = Slow { only: Some(KvOp::BatchGet), ..Slow::default() };
+    shop.kv = shop.kv.with_faults(Arc::new(store));
+    let lane = shop.stocked(1).await;
+    let read = || Call::Op { op: Op::Get(item("a")), call: None, may_wait: true };
+    let patient = Call::Forget { tx_id: types::TxId([9; 16]) };
+    let mut pending = Vec::new();
+    // Looks take the reads of the first two rounds. The third one's are behind the patient call
+    // while the second look is under way, and more than its batch takes.
+    for calls in [vec![read()], vec![patient, read()], (0..8).map(|_| read()).collect()] {
+        pending.extend(calls.into_iter().map(|call| lane.begin(call).unwrap()));
+        tokio::time::sleep(STEP * 6 / 10).await;
+    }
+    // Paused time goes on only while every task rests.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for pending in pending {
+        pending.answer().await.unwrap();
+    }
+}
 
-impl Subscriber for Told {
+/// The start of a transaction goes with what is read, and decides what came too late.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_was_begun_early_is_not_used_once_it_is_old() {
+    let (_shop, lane, store) = slow(None).await;
+    for (pause, begun, taken) in [(0, 0, 1), (150, 1, 2)] {
+        rolls(&lane, &format!("before-{pause}")).await;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let before = store.begun.load(Relaxed);
+        let did = steps(adds(&lane, &format!("after-{pause}"), 1)).await;
+        assert_eq!((store.begun.load(Relaxed) - before, did), (begun, taken), "after {pause} ms");
+    }
+}
+
+/// What was read as of a timestamp is not followed by a batch of an earlier one.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_was_begun_before_a_look_is_not_used_after_it() {
+    let (_shop, lane, store) = slow(None).await;
+    rolls(&lane, "x").await;
+    let before = store.begun.load(Relaxed);
+    stock(&lane, "a").await;
+    adds(&lane, "z", 1).await;
+    assert_eq!(store.begun.load(Relaxed) - before, 2, "one for the look, and one for the batch");
+}
+
+thread_local! {
+    /// The calls and answers that lanes of this test told of.
+    static TOLD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Collects what lanes tell of their calls, at level TRACE. It is for all threads: tracing may
+/// remember for the whole process that nobody listens, if a thread without a subscriber comes
+/// first.
+#[derive(Debug)]
+struct Listener;
+
+impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == "participant::calls"
     }
@@ -159,7 +226,8 @@ impl Subscriber for Told {
     fn event(&self, event: &Event<'_>) {
         event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
             if field.name() == "answer" || field.name() == "call" {
-                self.0.lock().unwrap().push(format!("{value:?}").replace('"', ""));
+                let word = format!("{value:?}").replace('"', "");
+                TOLD.with_borrow_mut(|told| told.push(word));
             }
         });
     }
@@ -171,11 +239,10 @@ impl Subscriber for Told {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_beside_the_batches_is_told_as_any_call() {
-    let told = Told::default();
-    let _told = tracing::subscriber::set_default(told.clone());
+    tracing::subscriber::set_global_default(Listener).unwrap();
     let (_shop, lane, _) = slow(None).await;
     adds(&lane, "x", 1).await;
-    told.0.lock().unwrap().clear();
+    TOLD.take();
     assert_eq!(stock(&lane, "a").await, 1_001);
-    assert_eq!(*told.0.lock().unwrap(), ["Get", "done"]);
+    assert_eq!(TOLD.take(), ["Get", "done"]);
 }
