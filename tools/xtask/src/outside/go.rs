@@ -59,12 +59,13 @@ impl Module {
             return Ok(None);
         };
         let mut source = self.download(download)?;
+        // A module's archive has the list of its vendored packages, and not the packages.
+        let mut dependencies = "-mod=readonly";
         if let Some(version) = self.unreplaced {
             source = unreplaced(&go_folder, &source, self, version)?;
-            build.arg("build").arg("-mod=mod");
-        } else {
-            build.arg("build");
+            dependencies = "-mod=mod";
         }
+        build.args(["build", dependencies]);
         fs::create_dir_all(&programs).map_err(|error| error.to_string())?;
         let linked = format!("-s -w {}", self.linked);
         build.args(["-tags", self.tags, "-trimpath", "-ldflags", &linked, "-o"]);
