@@ -12,7 +12,7 @@ use proto::{
         ReadRequest, operation::Operation as Op, operation_result::Result as OpResult,
     },
 };
-use rpc::{retry::Backoff, routing::Patience, status::Failure};
+use rpc::{retry::Backoff, routing::Patience, status::Failure, unary};
 use tokio::time::Instant;
 use types::{
     Classify as _, ClientCall, ErrorKind, OrderId, Reason, Refusal, Timestamp, TxId, TxMeta,
@@ -234,8 +234,7 @@ impl Coordinator {
         let left = until.saturating_duration_since(Instant::now());
         let shard = shard_of(order_id.as_str(), shards.order);
         let request = GetOrderRequest { order_id: order_id.to_string() };
-        let send =
-            async |transport, request| OrderServiceClient::new(transport).get_order(request).await;
+        let send = unary!(OrderServiceClient::get_order);
         self.order_router().call(shard, Patience::Wait(left.min(READ_TIMEOUT)), request, send).await
     }
 

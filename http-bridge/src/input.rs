@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use proto::coordinator::v1::{
     ClaimRequestIdRequest, coordinator_service_client::CoordinatorServiceClient,
 };
+use rpc::unary;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use types::{
@@ -270,11 +271,8 @@ impl Input {
         };
         let request =
             ClaimRequestIdRequest { request_id: id.as_str().to_owned(), call: self.call() };
-        let claimed = bridge
-            .ask(ask, request, |transport, request| async move {
-                CoordinatorServiceClient::new(transport).claim_request_id(request).await
-            })
-            .await?;
+        let send = unary!(CoordinatorServiceClient::claim_request_id);
+        let claimed = bridge.ask(ask, request, send).await?;
         Ok((id, Some(Timestamp(claimed.read_ts))))
     }
 

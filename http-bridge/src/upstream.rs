@@ -16,6 +16,7 @@ use rpc::{
     retry::Backoff,
     routing::{Patience, Route, Router},
     status::Failure,
+    unary,
 };
 use tokio::time::{Instant, timeout_at};
 use tonic::{ConnectError, Response, Status};
@@ -272,9 +273,7 @@ impl Bridge {
             return Ok(());
         }
         let route = self.shop().order.any().map_err(|error| error.to_string())?;
-        let send = async |transport, request| {
-            ParticipantServiceClient::new(transport).describe(request).await
-        };
+        let send = unary!(ParticipantServiceClient::describe);
         let patience = Patience::Answer(self.settings().attempt_timeout);
         let answer = route.call(patience, tonic::Request::new(DescribeRequest {}), send).await;
         self.heard(answer).map(drop).map_err(|status| chain(&status))

@@ -18,6 +18,7 @@ use proto::{
 use rpc::{
     routing::{Patience, Router},
     status::{Failure, to_status},
+    unary,
 };
 use tonic::{Request, Response, Status};
 use types::{ClientCall, ItemId, Money, OrderId, Reason, Refusal, shard_of};
@@ -62,8 +63,7 @@ impl Grpc {
         let from_status = |status: Status| Failure::from_status(&status);
         let shards = self.stock.shards().await.map_err(|error| from_status(to_status(&error)))?;
         let request = GetItemRequest { item_id: id.to_string() };
-        let send =
-            async |transport, request| StockServiceClient::new(transport).get_item(request).await;
+        let send = unary!(StockServiceClient::get_item);
         // Stock waits while a transaction is about to change the item.
         let patience = Patience::Wait(left.unwrap_or(PRICE_TIMEOUT).min(PRICE_TIMEOUT));
         let shard = shard_of(id.as_str(), shards);

@@ -14,6 +14,7 @@ use proto::{
         order_service_client::OrderServiceClient,
     },
 };
+use rpc::unary;
 use serde::Serialize;
 use serde_json::json;
 use types::{AMOUNT_MAX, Money, OrderId, Reason};
@@ -147,11 +148,7 @@ pub(super) async fn create(
     let place = OrderId::derived(&change.request_id);
     let request = CreateOrderRequest { user_id: user_id.to_string(), request_id: change.id() };
     let ask = change.ask(&bridge.shop().order, Target::Key(place.as_str()));
-    let created = bridge
-        .ask(ask, request, |transport, request| async move {
-            OrderServiceClient::new(transport).create_order(request).await
-        })
-        .await?;
+    let created = bridge.ask(ask, request, unary!(OrderServiceClient::create_order)).await?;
     Ok(Json(OrderCreated { order_id: created.order_id }))
 }
 
@@ -168,11 +165,7 @@ pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> Answer<R
     let order_id = input.order_id()?;
     let ask = read(&bridge, &input, &bridge.shop().order, order_id.as_str());
     let request = GetOrderRequest { order_id: order_id.to_string() };
-    let found = bridge
-        .ask(ask, request, |transport, request| async move {
-            OrderServiceClient::new(transport).get_order(request).await
-        })
-        .await?;
+    let found = bridge.ask(ask, request, unary!(OrderServiceClient::get_order)).await?;
     let order = found.order.ok_or_else(|| incomplete("GetOrder"))?;
     let etag = HeaderValue::from_str(&etag::quoted(&order.etag)).ok();
     let mut response = Json(OrderFound::from(order)).into_response();
@@ -227,11 +220,7 @@ async fn add(bridge: &Bridge, input: &mut Input, quantity: Quantity) -> Answer<T
         request_id: change.id(),
     };
     let ask = change.ask(&bridge.shop().order, Target::Key(order_id.as_str()));
-    let added = bridge
-        .ask(ask, request, |transport, request| async move {
-            OrderServiceClient::new(transport).add_item(request).await
-        })
-        .await?;
+    let added = bridge.ask(ask, request, unary!(OrderServiceClient::add_item)).await?;
     let total = added.total_cost;
     Ok(Text(format!("Item: {item_id} added to: {order_id} price updated to: {total}")))
 }
@@ -254,11 +243,7 @@ pub(super) async fn remove_item(State(bridge): State<Bridge>, input: Input) -> A
         request_id: change.id(),
     };
     let ask = change.ask(&bridge.shop().order, Target::Key(order_id.as_str()));
-    let removed = bridge
-        .ask(ask, request, |transport, request| async move {
-            OrderServiceClient::new(transport).remove_item(request).await
-        })
-        .await?;
+    let removed = bridge.ask(ask, request, unary!(OrderServiceClient::remove_item)).await?;
     let total = removed.total_cost;
     Ok(Text(format!("Item: {item_id} removed from: {order_id} price updated to: {total}")))
 }
@@ -275,11 +260,7 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer
     let change = Change::begin(&bridge, &input).await?;
     let request = RemoveOrderRequest { order_id: order_id.to_string(), request_id: change.id() };
     let ask = change.ask(&bridge.shop().order, Target::Key(order_id.as_str()));
-    bridge
-        .ask(ask, request, |transport, request| async move {
-            OrderServiceClient::new(transport).remove_order(request).await
-        })
-        .await?;
+    bridge.ask(ask, request, unary!(OrderServiceClient::remove_order)).await?;
     Ok(Text(format!("Order: {order_id} removed")))
 }
 
@@ -354,16 +335,7 @@ pub(super) async fn batch_init(
         first: part.numbers.start,
         shard_count: part.shard_count,
     };
-    let fill =
-        bridge.fill(
-            &bridge.shop().order,
-            count,
-            change.whole(),
-            request,
-            |transport, request| async move {
-                OrderServiceClient::new(transport).batch_init(request).await
-            },
-        );
-    fill.await?;
+    let send = unary!(OrderServiceClient::batch_init);
+    bridge.fill(&bridge.shop().order, count, change.whole(), request, send).await?;
     Ok(Json(Done::of("orders")))
 }

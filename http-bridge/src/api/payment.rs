@@ -6,6 +6,7 @@ use proto::payment::v1::{
     GetPaymentStatusRequest, GetUserRequest, PayRequest,
     payment_service_client::PaymentServiceClient,
 };
+use rpc::unary;
 use serde::Serialize;
 use types::{OrderId, UserId};
 use utoipa::ToSchema;
@@ -57,11 +58,7 @@ pub(super) async fn create_user(
     let place = UserId::derived(&change.request_id);
     let request = CreateUserRequest { request_id: change.id() };
     let ask = change.ask(&bridge.shop().payment, Target::Key(place.as_str()));
-    let created = bridge
-        .ask(ask, request, |transport, request| async move {
-            PaymentServiceClient::new(transport).create_user(request).await
-        })
-        .await?;
+    let created = bridge.ask(ask, request, unary!(PaymentServiceClient::create_user)).await?;
     Ok(Json(UserCreated { user_id: created.user_id }))
 }
 
@@ -77,11 +74,7 @@ pub(super) async fn find_user(
     let user_id = input.user_id()?;
     let ask = read(&bridge, &input, &bridge.shop().payment, user_id.as_str());
     let request = GetUserRequest { user_id: user_id.to_string() };
-    let found = bridge
-        .ask(ask, request, |transport, request| async move {
-            PaymentServiceClient::new(transport).get_user(request).await
-        })
-        .await?;
+    let found = bridge.ask(ask, request, unary!(PaymentServiceClient::get_user)).await?;
     let user = found.user.ok_or_else(|| incomplete("GetUser"))?;
     Ok(Json(UserFound { user_id: user.user_id, credit: user.credit }))
 }
@@ -103,11 +96,7 @@ pub(super) async fn add_funds(State(bridge): State<Bridge>, mut input: Input) ->
     let change = Change::begin(&bridge, &input).await?;
     let request = AddFundsRequest { user_id: user_id.to_string(), amount, request_id: change.id() };
     let ask = change.ask(&bridge.shop().payment, Target::Key(user_id.as_str()));
-    let added = bridge
-        .ask(ask, request, |transport, request| async move {
-            PaymentServiceClient::new(transport).add_funds(request).await
-        })
-        .await?;
+    let added = bridge.ask(ask, request, unary!(PaymentServiceClient::add_funds)).await?;
     Ok(updated(&user_id, added.credit))
 }
 
@@ -156,11 +145,7 @@ async fn spend(
         request_id: change.id(),
     };
     let ask = change.ask(&bridge.shop().payment, Target::Key(user_id.as_str()));
-    let left = bridge
-        .ask(ask, request, |transport, request| async move {
-            PaymentServiceClient::new(transport).pay(request).await
-        })
-        .await?;
+    let left = bridge.ask(ask, request, unary!(PaymentServiceClient::pay)).await?;
     Ok(updated(user_id, left.credit))
 }
 
@@ -181,11 +166,7 @@ pub(super) async fn cancel(State(bridge): State<Bridge>, input: Input) -> Answer
         request_id: change.id(),
     };
     let ask = change.ask(&bridge.shop().payment, Target::Key(user_id.as_str()));
-    let cancelled = bridge
-        .ask(ask, request, |transport, request| async move {
-            PaymentServiceClient::new(transport).cancel_payment(request).await
-        })
-        .await?;
+    let cancelled = bridge.ask(ask, request, unary!(PaymentServiceClient::cancel_payment)).await?;
     Ok(updated(&user_id, cancelled.credit))
 }
 
@@ -205,11 +186,7 @@ pub(super) async fn status(
     let ask = read(&bridge, &input, &bridge.shop().payment, user_id.as_str());
     let request =
         GetPaymentStatusRequest { user_id: user_id.to_string(), order_id: order_id.to_string() };
-    let status = bridge
-        .ask(ask, request, |transport, request| async move {
-            PaymentServiceClient::new(transport).get_payment_status(request).await
-        })
-        .await?;
+    let status = bridge.ask(ask, request, unary!(PaymentServiceClient::get_payment_status)).await?;
     Ok(Json(PaymentStatus { paid: status.paid }))
 }
 
@@ -233,15 +210,7 @@ pub(super) async fn batch_init(
         first: part.numbers.start,
         shard_count: part.shard_count,
     };
-    let fill = bridge.fill(
-        &bridge.shop().payment,
-        count,
-        change.whole(),
-        request,
-        |transport, request| async move {
-            PaymentServiceClient::new(transport).batch_init(request).await
-        },
-    );
-    fill.await?;
+    let send = unary!(PaymentServiceClient::batch_init);
+    bridge.fill(&bridge.shop().payment, count, change.whole(), request, send).await?;
     Ok(Json(Done::of("users")))
 }

@@ -5,6 +5,7 @@ use proto::stock::v1::{
     AddStockRequest, BatchInitRequest, CreateItemRequest, GetItemRequest, SubtractStockRequest,
     stock_service_client::StockServiceClient,
 };
+use rpc::unary;
 use serde::Serialize;
 use types::ItemId;
 use utoipa::ToSchema;
@@ -62,11 +63,7 @@ pub(super) async fn create(
     let place = ItemId::derived(&change.request_id);
     let request = CreateItemRequest { price, request_id: change.id() };
     let ask = change.ask(&bridge.shop().stock, Target::Key(place.as_str()));
-    let created = bridge
-        .ask(ask, request, |transport, request| async move {
-            StockServiceClient::new(transport).create_item(request).await
-        })
-        .await?;
+    let created = bridge.ask(ask, request, unary!(StockServiceClient::create_item)).await?;
     Ok(Json(ItemCreated { item_id: created.item_id }))
 }
 
@@ -79,11 +76,7 @@ pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> Answer<J
     let item_id = input.item_id()?;
     let ask = read(&bridge, &input, &bridge.shop().stock, item_id.as_str());
     let request = GetItemRequest { item_id: item_id.to_string() };
-    let found = bridge
-        .ask(ask, request, |transport, request| async move {
-            StockServiceClient::new(transport).get_item(request).await
-        })
-        .await?;
+    let found = bridge.ask(ask, request, unary!(StockServiceClient::get_item)).await?;
     let item = found.item.ok_or_else(|| incomplete("GetItem"))?;
     Ok(Json(ItemFound { stock: item.stock, price: item.price }))
 }
@@ -105,11 +98,7 @@ pub(super) async fn add(State(bridge): State<Bridge>, mut input: Input) -> Answe
     let change = Change::begin(&bridge, &input).await?;
     let request = AddStockRequest { item_id: item_id.to_string(), amount, request_id: change.id() };
     let ask = change.ask(&bridge.shop().stock, Target::Key(item_id.as_str()));
-    let added = bridge
-        .ask(ask, request, |transport, request| async move {
-            StockServiceClient::new(transport).add_stock(request).await
-        })
-        .await?;
+    let added = bridge.ask(ask, request, unary!(StockServiceClient::add_stock)).await?;
     Ok(updated(&item_id, added.stock))
 }
 
@@ -127,11 +116,7 @@ pub(super) async fn subtract(State(bridge): State<Bridge>, mut input: Input) -> 
     let request =
         SubtractStockRequest { item_id: item_id.to_string(), amount, request_id: change.id() };
     let ask = change.ask(&bridge.shop().stock, Target::Key(item_id.as_str()));
-    let left = bridge
-        .ask(ask, request, |transport, request| async move {
-            StockServiceClient::new(transport).subtract_stock(request).await
-        })
-        .await?;
+    let left = bridge.ask(ask, request, unary!(StockServiceClient::subtract_stock)).await?;
     Ok(updated(&item_id, left.stock))
 }
 
@@ -157,16 +142,7 @@ pub(super) async fn batch_init(
         first: part.numbers.start,
         shard_count: part.shard_count,
     };
-    let fill =
-        bridge.fill(
-            &bridge.shop().stock,
-            count,
-            change.whole(),
-            request,
-            |transport, request| async move {
-                StockServiceClient::new(transport).batch_init(request).await
-            },
-        );
-    fill.await?;
+    let send = unary!(StockServiceClient::batch_init);
+    bridge.fill(&bridge.shop().stock, count, change.whole(), request, send).await?;
     Ok(Json(Done::of("stock")))
 }

@@ -22,6 +22,7 @@ use rpc::{
     status::{invalid_field, to_status},
     store_time::{self, StoreTime},
     tls::{TlsArgs, TlsError},
+    unary,
 };
 use storage::{
     KvError, SharedKv,
@@ -249,9 +250,7 @@ impl AskResolve for ThroughCoordinator {
         let bytes = [meta.tx_id.0[14], meta.tx_id.0[15]];
         let shard = ShardId(u16::from_be_bytes(bytes));
         let request = ResolveRequest { tx: Some((&meta).into()) };
-        let send = async |transport, request| {
-            CoordinatorServiceClient::new(transport).resolve(request).await
-        };
+        let send = unary!(CoordinatorServiceClient::resolve);
         let patience = Patience::Answer(RESOLVE_TIMEOUT);
         if let Err(failure) = self.coordinator.call(shard, patience, request, send).await {
             tracing::debug!(%failure, tx = %meta.tx_id, "a transaction could not be resolved yet");

@@ -58,3 +58,12 @@ macro_rules! served {
             .accept_compressed($crate::COMPRESSION)
     };
 }
+
+/// Calls a method of a generated client, as [`routing::Router::call`] takes it. This is a macro
+/// because generated clients have no trait.
+#[macro_export]
+macro_rules! unary {
+    ($client:ident::$method:ident) => {
+        |transport, request| async move { $client::new(transport).$method(request).await }
+    };
+}
