@@ -15,11 +15,8 @@ pub mod rules;
 
 use std::sync::Arc;
 
-use participant::role::{Parts, RoleArgs, RoleError};
-use proto::{
-    order::v1::order_service_server::{OrderServiceServer, SERVICE_NAME},
-    participant::v1::participant_service_server::SERVICE_NAME as PARTICIPANT,
-};
+use participant::role::{self, Parts, RoleArgs, RoleError};
+use proto::order::v1::order_service_server::{OrderServiceServer, SERVICE_NAME};
 use rpc::{
     access::{Identity, Role},
     endpoints::StockEndpoints,
@@ -57,9 +54,8 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
-    let services = vec![SERVICE_NAME, PARTICIPANT];
     let stock = args.stock.stock_endpoints;
     let routes = |parts: &Parts<records::Orders>| routes(parts, stock);
-    let role = RoleArgs { tls: args.role.tls.acting_as(Role::Order), ..args.role };
-    participant::role::run(records::Orders, role, listeners, services, routes, shutdown).await
+    let own = (Role::Order, SERVICE_NAME);
+    role::run(records::Orders, own, args.role, listeners, routes, shutdown).await
 }

@@ -12,11 +12,8 @@ pub mod grpc;
 pub mod records;
 pub mod rules;
 
-use participant::role::{Parts, RoleArgs, RoleError};
-use proto::{
-    participant::v1::participant_service_server::SERVICE_NAME as PARTICIPANT,
-    payment::v1::payment_service_server::{PaymentServiceServer, SERVICE_NAME},
-};
+use participant::role::{self, Parts, RoleArgs, RoleError};
+use proto::payment::v1::payment_service_server::{PaymentServiceServer, SERVICE_NAME};
 use rpc::{access::Role, listen::Listeners, served};
 use tonic::service::Routes;
 
@@ -43,7 +40,6 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
-    let services = vec![SERVICE_NAME, PARTICIPANT];
-    let role = RoleArgs { tls: args.role.tls.acting_as(Role::Payment), ..args.role };
-    participant::role::run(records::Payment, role, listeners, services, routes, shutdown).await
+    let own = (Role::Payment, SERVICE_NAME);
+    role::run(records::Payment, own, args.role, listeners, routes, shutdown).await
 }

@@ -12,11 +12,8 @@ pub mod grpc;
 pub mod records;
 pub mod rules;
 
-use participant::role::{Parts, RoleArgs, RoleError};
-use proto::{
-    participant::v1::participant_service_server::SERVICE_NAME as PARTICIPANT,
-    stock::v1::stock_service_server::{SERVICE_NAME, StockServiceServer},
-};
+use participant::role::{self, Parts, RoleArgs, RoleError};
+use proto::stock::v1::stock_service_server::{SERVICE_NAME, StockServiceServer};
 use rpc::{access::Role, listen::Listeners, served};
 use tonic::service::Routes;
 
@@ -43,7 +40,6 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
-    let services = vec![SERVICE_NAME, PARTICIPANT];
-    let role = RoleArgs { tls: args.role.tls.acting_as(Role::Stock), ..args.role };
-    participant::role::run(records::Stock, role, listeners, services, routes, shutdown).await
+    let own = (Role::Stock, SERVICE_NAME);
+    role::run(records::Stock, own, args.role, listeners, routes, shutdown).await
 }

@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use clap::{Args, value_parser};
 use proto::{
     coordinator::v1::{ResolveRequest, coordinator_service_client::CoordinatorServiceClient},
-    participant::v1::participant_service_server::ParticipantServiceServer,
+    participant::v1::participant_service_server::{
+        ParticipantServiceServer, SERVICE_NAME as PARTICIPANT,
+    },
 };
 use rpc::{
-    access::{self, Identity},
+    access::{Identity, Role},
     admin::{Admin, Ready},
     endpoints::CoordinatorEndpoints,
     env::{SystemClock, SystemEntropy},
@@ -258,29 +260,30 @@ impl AskResolve for ThroughCoordinator {
     }
 }
 
-/// Serves until `shutdown` is done, then drains.
+/// Serves until `shutdown` is done, then drains. `own` is the role, and the full name of the gRPC
+/// service that it serves beside the participant service.
 ///
 /// # Errors
 /// [`RoleError`]; an operator must act.
 pub async fn run<D: Domain>(
     domain: D,
+    (role, own): (Role, &'static str),
     args: RoleArgs,
     listeners: Listeners,
-    services: Vec<&'static str>,
     routes: impl FnOnce(&Parts<D>) -> Routes,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
-    let tls = args.tls.load_to_serve()?;
+    let tls = args.tls.acting_as(role).load_to_serve()?;
     let net: Arc<dyn Net> = Arc::new(GrpcNet::with_tls(tls.clone()));
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let parts = Parts::new(domain, Arc::clone(&net), entropy)?;
     let kv = args.store.connect().await?;
     let readiness = Readiness::new();
-    let options = args.server.options(services, proto::DESCRIPTORS, tls);
+    let options = args.server.options(vec![own, PARTICIPANT], proto::DESCRIPTORS, tls);
 
     let _admin = admin(&parts, &readiness).serve(listeners.admin).map_err(RoleError::Admin)?;
     let server = serve(routes(&parts), listeners.work, options, readiness.clone(), shutdown);
-    let callee = Identity::of(access::Role::Coordinator);
+    let callee = Identity::of(Role::Coordinator);
     let coordinator = Router::to(callee, args.coordinator.coordinator_endpoints, net);
     let stay_ready = async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
