@@ -1,6 +1,6 @@
 //! Garbage collection, and erasing ranges of keys.
 
-use super::{Engine, EngineError, META_SAFE_POINT, UpdateError};
+use super::{CriticalSection, Engine, EngineError, META_SAFE_POINT, UpdateError};
 use crate::model::Ts;
 use crate::store::{KeyRange, RowChange, Store, StoreError};
 use bytes::Bytes;
@@ -84,13 +84,13 @@ impl Engine {
         if range.is_empty() {
             return Ok(());
         }
-        let live: Vec<Bytes> = {
-            let inner = self.lock();
-            let keys = inner.state.live.keys();
-            keys.filter(|key| range.contains(key)).cloned().collect()
-        };
+        let live = within(&range, self.lock().state.live.keys());
         for keys in live.chunks(AT_ONCE) {
-            self.erase(keys).await?;
+            self.change_each(keys, |section, key| {
+                section.state().0.erase(key);
+                Ok(())
+            })
+            .await?;
         }
         let rows = range.clone();
         self.in_chunks(
@@ -145,20 +145,13 @@ impl Engine {
         if range.is_empty() {
             return Ok(());
         }
-        let live: Vec<Bytes> = {
-            let inner = self.lock();
-            let keys = inner.state.raw_live.keys();
-            keys.filter(|key| range.contains(key)).cloned().collect()
-        };
+        let live = within(&range, self.lock().state.raw_live.keys());
         for keys in live.chunks(AT_ONCE) {
-            self.update(&[], |section| {
-                for key in keys {
-                    section.write_raw(key.clone(), None);
-                }
-                Ok(((), Vec::new()))
+            self.change_each(keys, |section, key| {
+                section.write_raw(key.clone(), None);
+                Ok(())
             })
-            .await
-            .map_err(engine_error)?;
+            .await?;
         }
         self.in_chunks(
             move |store| {
@@ -172,10 +165,15 @@ impl Engine {
         .await
     }
 
-    async fn erase(&self, keys: &[Bytes]) -> Result<(), EngineError> {
+    /// Applies `change` to each of these, all within one section.
+    async fn change_each<T>(
+        &self,
+        all: &[T],
+        change: impl Fn(&mut CriticalSection<'_>, &T) -> Result<(), StoreError>,
+    ) -> Result<(), EngineError> {
         self.update(&[], |section| {
-            for key in keys {
-                section.state().0.erase(key);
+            for one in all {
+                change(section, one).map_err(EngineError::from)?;
             }
             Ok(((), Vec::new()))
         })
@@ -187,7 +185,7 @@ impl Engine {
     async fn in_chunks(
         self: &Arc<Self>,
         rows: impl FnOnce(&Store) -> Rows + Send + 'static,
-        change: impl Fn(&mut super::CriticalSection<'_>, &(Ts, Bytes)) -> Result<(), StoreError>,
+        change: impl Fn(&mut CriticalSection<'_>, &(Ts, Bytes)) -> Result<(), StoreError>,
     ) -> Result<(), EngineError> {
         let store = self.store()?;
         let (to_here, mut chunks) = tokio::sync::mpsc::channel(2);
@@ -209,14 +207,7 @@ impl Engine {
             if self.closing.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            self.update(&[], |section| {
-                for row in &chunk {
-                    change(section, row).map_err(EngineError::from)?;
-                }
-                Ok(((), Vec::new()))
-            })
-            .await
-            .map_err(engine_error)?;
+            self.change_each(&chunk, &change).await?;
         }
         match reader.await {
             Ok(result) => result.map_err(|error: StoreError| error.into()),
@@ -233,6 +224,11 @@ impl Engine {
 }
 
 type Rows = Box<dyn Iterator<Item = Result<(Ts, Bytes), StoreError>>>;
+
+/// Those of the keys that are in the range.
+fn within<'a>(range: &KeyRange, keys: impl Iterator<Item = &'a Bytes>) -> Vec<Bytes> {
+    keys.filter(|key| range.contains(key)).cloned().collect()
+}
 
 fn engine_error(error: UpdateError) -> EngineError {
     match error {

@@ -335,11 +335,7 @@ async fn a_placement_driver_that_is_told_to_hang_answers_no_call_and_the_others_
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_implemented_is_named() {
     let server = Server::start().await;
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
+    let channel = server.channel().await;
     for path in ["/tikvpb.Tikv/Coprocessor", "/pdpb.PD/Bootstrap", "/tikvpb.Tikv/KvGC", "/a.B/C"] {
         let mut grpc = tonic::client::Grpc::new(channel.clone());
         grpc.ready().await.unwrap();

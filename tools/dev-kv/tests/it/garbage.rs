@@ -1,7 +1,7 @@
 //! Safe points, garbage collection, and erasing ranges.
 
 use crate::support::{Server, eventually, get, now, optimistic, put};
-use crate::wire::Wire;
+use crate::wire::{Wire, started};
 use dev_kv::PdVersion;
 use dev_kv::wire::pdpb;
 use std::time::{Duration, Instant};
@@ -28,9 +28,7 @@ async fn the_safe_point_only_rises_and_survives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_versions_vanish_and_what_can_be_read_stays() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     put(&client, "deleted", "x").await;
     for round in 0..20 {
         put(&client, "k", &round.to_string()).await;
@@ -59,9 +57,7 @@ async fn old_versions_vanish_and_what_can_be_read_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn erasing_a_range_takes_versions_and_locks_and_nothing_else() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     for round in 0..3 {
         for key in 0..30 {
             put(&client, &format!("k{key:02}"), &round.to_string()).await;

@@ -320,11 +320,7 @@ fn any_call() -> impl Strategy<Value = Call> {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_message_and_no_bytes_end_the_server() {
     let server = Server::start().await;
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
+    let channel = server.channel().await;
     let mut runner = TestRunner::deterministic();
     let calls = any_call();
     let mut answered = 0;
@@ -408,11 +404,7 @@ async fn more_connections_than_there_may_be_wait_until_one_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_beyond_256_mib_is_refused_by_its_header() {
     let server = Server::start().await;
-    let mut channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
+    let mut channel = server.channel().await;
     let length: u32 = (256 << 20) + 1;
     let header = Bytes::from([&[0][..], &length.to_be_bytes()].concat());
     let request = axum::http::Request::post("/tikvpb.Tikv/KvPrewrite")

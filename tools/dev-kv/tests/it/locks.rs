@@ -1,7 +1,9 @@
 //! Locks that outlive their client: waiting for them, resolving them, and how they end.
 
-use crate::support::{Server, eventually, get, now, optimistic, put as put_key, snapshot_now};
-use crate::wire::{Wire, bytes, ms, prewrite, put};
+use crate::support::{
+    Server, eventually, get, now, optimistic, put as put_key, resolve_all_locks, snapshot_now,
+};
+use crate::wire::{Wire, bytes, ms, prewrite, put, started};
 use bytes::Bytes;
 use dev_kv::wire::kvrpcpb::{self, Action};
 use std::time::Duration;
@@ -9,9 +11,7 @@ use tikv_client::{Error, Timestamp, TimestampExt as _, TransactionClient};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_waits_for_a_live_lock_and_then_says_so() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     let start = now(&client).await;
     let mut request = prewrite(start, vec![put("k", "1")]);
     request.lock_ttl = 60_000;
@@ -41,9 +41,7 @@ async fn crashed(client: &TransactionClient, wire: &Wire, keys: &[&str], ttl_ms:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crashed_client_is_rolled_back_once_its_time_is_over() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     put_key(&client, "a", "old").await;
     let start = crashed(&client, &wire, &["a", "b"], 300).await;
     assert_eq!(wire.locks().await.len(), 2);
@@ -59,9 +57,7 @@ async fn a_crashed_client_is_rolled_back_once_its_time_is_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_after_the_primary_is_a_commit() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     let start = crashed(&client, &wire, &["a", "b"], 60_000).await;
     let commit = now(&client).await;
     wire.commit(&["a"], start, commit).await.unwrap();
@@ -73,9 +69,7 @@ async fn a_crash_after_the_primary_is_a_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secondary_without_a_primary_is_cleaned_up_and_stays_dead() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     let start = now(&client).await;
     let mut request = prewrite(start, vec![put("b", "orphan")]);
     request.primary_lock = Bytes::from_static(b"a");
@@ -91,15 +85,7 @@ async fn a_secondary_without_a_primary_is_cleaned_up_and_stays_dead() {
     let status = wire.kv.clone().kv_check_txn_status(question).await.unwrap().into_inner();
     let missing = status.error.unwrap().txn_not_found.unwrap();
     assert_eq!((missing.start_ts, &missing.primary_key[..]), (start, &b"a"[..]));
-    let safe_point = Timestamp::from_version(now(&client).await);
-    client
-        .cleanup_locks(
-            tikv_client::BoundRange::from(..),
-            &safe_point,
-            tikv_client::transaction::ResolveLocksOptions::default(),
-        )
-        .await
-        .unwrap();
+    resolve_all_locks(&client).await;
     assert_eq!(wire.locks().await, []);
     let errors = wire.refused(start, vec![put("a", "1"), put("b", "orphan")]).await;
     assert_eq!(errors[0].conflict.as_ref().unwrap().reason, 3);
@@ -245,9 +231,7 @@ async fn a_scan_names_every_lock_in_its_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orphans_block_nobody_for_longer_than_their_life() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     crashed(&client, &wire, &["a", "b", "c"], 500).await;
     let mut snapshot = snapshot_now(&client).await;
     let range = "a".to_owned().."d".to_owned();

@@ -1,7 +1,7 @@
 //! Pessimistic transactions with the real client.
 
 use crate::support::{Server, get, pessimistic, put, whole};
-use crate::wire::{Wire, bytes, ms, mutation};
+use crate::wire::{Wire, bytes, ms, mutation, started};
 use dev_kv::wire::kvrpcpb::{self, Op, write_conflict::Reason};
 use std::time::{Duration, Instant};
 
@@ -115,9 +115,7 @@ async fn an_expired_pessimistic_lock_gives_way_and_its_owner_cannot_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn finished_pessimistic_transactions_leave_no_locks() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     let mut txn = client.begin_with_options(pessimistic()).await.unwrap();
     txn.put("a".to_owned(), "1").await.unwrap();
     txn.delete("b".to_owned()).await.unwrap();

@@ -1,17 +1,14 @@
 //! One-phase and async commits, with readers in between.
 
-use crate::support::{Server, get, now, optimistic, snapshot_now};
-use crate::wire::{Wire, bytes, ms, prewrite, put};
+use crate::support::{Server, get, now, optimistic, resolve_all_locks, snapshot_now};
+use crate::wire::{Wire, bytes, ms, prewrite, put, started};
 use dev_kv::wire::kvrpcpb;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tikv_client::{Timestamp, TimestampExt as _};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_one_phase_commit_answers_the_first_timestamp() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     let start = now(&client).await;
     let mut request = prewrite(start, vec![put("a", "1"), put("b", "2")]);
     request.try_one_pc = true;
@@ -45,9 +42,7 @@ async fn what_does_not_fit_one_phase_commits_in_two() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_by_locks_alone_ends_at_the_largest_floor() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     let start = now(&client).await;
     let part = |keys: &[&str]| {
         let mut request = prewrite(start, keys.iter().map(|key| put(key, "1")).collect());
@@ -69,15 +64,7 @@ async fn a_commit_by_locks_alone_ends_at_the_largest_floor() {
     };
     let answer = wire.kv.clone().kv_check_secondary_locks(question).await.unwrap().into_inner();
     assert_eq!(answer.locks.len(), 2);
-    let safe_point = Timestamp::from_version(now(&client).await);
-    client
-        .cleanup_locks(
-            tikv_client::BoundRange::from(..),
-            &safe_point,
-            tikv_client::transaction::ResolveLocksOptions::default(),
-        )
-        .await
-        .unwrap();
+    resolve_all_locks(&client).await;
     assert_eq!(wire.locks().await, []);
     assert_eq!(wire.get("c", second).await, Ok(Some("1".to_owned())));
     assert_eq!(wire.get("c", second - 1).await, Ok(None));
@@ -86,9 +73,7 @@ async fn a_commit_by_locks_alone_ends_at_the_largest_floor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_by_locks_alone_with_a_lock_missing_is_rolled_back() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     let start = now(&client).await;
     let mut request = prewrite(start, vec![put("a", "1")]);
     request.use_async_commit = true;
@@ -143,9 +128,7 @@ async fn a_commit_below_its_floor_is_told_the_floor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_read_misses_a_commit_below_its_timestamp() {
     const ROUNDS: u64 = 10_000;
-    let server = Server::start().await;
-    let client = server.client().await;
-    let wire = Wire::new(&server).await;
+    let (server, client, wire) = started().await;
     let done = Arc::new(AtomicU64::new(0));
     let writer = {
         let (wire, client, done) = (wire.clone(), client.clone(), done.clone());

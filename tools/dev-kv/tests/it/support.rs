@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
-use tikv_client::transaction::HeartbeatOption;
+use tikv_client::transaction::{HeartbeatOption, ResolveLocksOptions};
 use tikv_client::{
-    Backoff, CheckLevel, RetryOptions, Timestamp, TimestampExt as _, TransactionClient,
+    Backoff, BoundRange, CheckLevel, RetryOptions, Timestamp, TimestampExt as _, TransactionClient,
     TransactionOptions,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 /// A running server.
 pub(crate) struct Server {
@@ -95,6 +95,12 @@ impl Server {
     /// A real client of it.
     pub(crate) async fn client(&self) -> TransactionClient {
         TransactionClient::new(vec![self.address.clone()]).await.unwrap()
+    }
+
+    /// A connection for messages of any kind.
+    pub(crate) async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        endpoint.connect().await.unwrap()
     }
 
     /// A client for hand-written messages to the store.
@@ -266,6 +272,13 @@ pub(crate) async fn get(client: &TransactionClient, key: &str) -> Option<String>
     let mut snapshot = snapshot_now(client).await;
     let value = snapshot.get(key.to_owned()).await.unwrap();
     value.map(|value| String::from_utf8(value).unwrap())
+}
+
+/// Resolves all locks, as the real client does before garbage is collected.
+pub(crate) async fn resolve_all_locks(client: &TransactionClient) {
+    let now = client.current_timestamp().await.unwrap();
+    let options = ResolveLocksOptions::default();
+    client.cleanup_locks(BoundRange::from(..), &now, options).await.unwrap();
 }
 
 /// The context of a request to the only region of a store.

@@ -4,6 +4,7 @@ use crate::support::{Server, whole};
 use bytes::Bytes;
 use dev_kv::wire::kvrpcpb::{self, Op};
 use dev_kv::wire::tikvpb::tikv_client::TikvClient;
+use tikv_client::TransactionClient;
 use tonic::transport::Channel;
 
 /// A connection to a store with a single region.
@@ -48,6 +49,13 @@ pub(crate) fn prewrite(
         txn_size: u64::MAX,
         ..kvrpcpb::PrewriteRequest::default()
     }
+}
+
+/// A server on a new store, a real client of it, and a connection to it.
+pub(crate) async fn started() -> (Server, TransactionClient, Wire) {
+    let server = Server::start().await;
+    let (client, wire) = (server.client().await, Wire::new(&server).await);
+    (server, client, wire)
 }
 
 impl Wire {
