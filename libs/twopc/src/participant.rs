@@ -229,56 +229,43 @@ impl<H: Clone> TransactionTable<H> {
     /// On replay an outcome may come without its vote, because the vote's journal entry was already
     /// trimmed. Then the whole transaction may be forgotten, so the outcome is left out.
     pub fn apply(&mut self, event: Event<H>, seq: u64) -> Option<H> {
-        match event {
+        let first = |meta, state, hold, vote| Entry {
+            meta,
+            state,
+            hold,
+            vote,
+            gave_back: false,
+            acknowledged: false,
+            told_seq: seq,
+            last_seq: seq,
+        };
+        let entry = match event {
             Event::Prepared { meta, hold, receipt } => {
-                let entry = Entry {
-                    meta,
-                    state: BranchState::Prepared,
-                    hold: Some(hold),
-                    vote: Some(Vote::Yes { receipt }),
-                    gave_back: false,
-                    acknowledged: false,
-                    told_seq: seq,
-                    last_seq: seq,
-                };
-                self.entries.insert(entry.meta.tx_id, entry);
-                None
+                first(meta, BranchState::Prepared, Some(hold), Some(Vote::Yes { receipt }))
             }
-            Event::Fenced { meta, vote } => {
-                let entry = Entry {
-                    meta,
-                    state: BranchState::Aborted,
-                    hold: None,
-                    vote,
-                    gave_back: false,
-                    acknowledged: false,
-                    told_seq: seq,
-                    last_seq: seq,
-                };
-                self.entries.insert(entry.meta.tx_id, entry);
-                None
+            Event::Fenced { meta, vote } => first(meta, BranchState::Aborted, None, vote),
+            Event::Carried(entry) => Entry { told_seq: seq, last_seq: seq, ..*entry },
+            Event::Decided { tx_id, committed } => {
+                return self.change(tx_id, seq, |entry| {
+                    if committed {
+                        entry.state = BranchState::Committed;
+                    } else {
+                        entry.state = BranchState::Aborted;
+                        entry.vote = None;
+                        entry.gave_back = true;
+                    }
+                    entry.hold.take()
+                });
             }
-            Event::Decided { tx_id, committed } => self.change(tx_id, seq, |entry| {
-                if committed {
-                    entry.state = BranchState::Committed;
-                } else {
-                    entry.state = BranchState::Aborted;
-                    entry.vote = None;
-                    entry.gave_back = true;
-                }
-                entry.hold.take()
-            }),
-            Event::Acknowledged { tx_id } => self.change(tx_id, seq, |entry| {
-                entry.acknowledged = true;
-                None
-            }),
-            Event::Carried(mut entry) => {
-                entry.told_seq = seq;
-                entry.last_seq = seq;
-                self.entries.insert(entry.meta.tx_id, *entry);
-                None
+            Event::Acknowledged { tx_id } => {
+                return self.change(tx_id, seq, |entry| {
+                    entry.acknowledged = true;
+                    None
+                });
             }
-        }
+        };
+        self.entries.insert(entry.meta.tx_id, entry);
+        None
     }
 
     fn change(

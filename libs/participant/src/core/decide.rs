@@ -273,16 +273,10 @@ impl<D: Domain> Core<D> {
         waited: Option<&Waiter<D>>,
     ) {
         if waited.is_none() && self.waiters.len() >= self.limits.waiters {
-            return match call {
-                Call::Prepare { meta, .. } => self.contended(id, meta.clone(), &row),
-                Call::Op { .. }
-                | Call::Reject { .. }
-                | Call::Commit { .. }
-                | Call::Abort { .. }
-                | Call::Query { .. }
-                | Call::Forget { .. }
-                | Call::Refuse { .. } => self.answer(id, Answer::Overloaded),
-            };
+            if let Call::Prepare { meta, .. } = call {
+                return self.contended(id, meta.clone(), &row);
+            }
+            return self.answer(id, Answer::Overloaded);
         }
         let since: UnixMillis =
             waited.map_or_else(|| self.run.start.physical(), |waiter| waiter.since);

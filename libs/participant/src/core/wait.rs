@@ -143,16 +143,8 @@ impl<D: Domain> Core<D> {
         for id in late {
             if let Some(waiter) = self.unpark(id) {
                 self.rows_to_recheck.insert(waiter.row);
-                let answer = match waiter.call {
-                    Call::Prepare { .. } => Answer::Vote(Vote::Fenced),
-                    Call::Op { .. }
-                    | Call::Reject { .. }
-                    | Call::Commit { .. }
-                    | Call::Abort { .. }
-                    | Call::Query { .. }
-                    | Call::Forget { .. }
-                    | Call::Refuse { .. } => Answer::Expired,
-                };
+                let votes = matches!(waiter.call, Call::Prepare { .. });
+                let answer = if votes { Answer::Vote(Vote::Fenced) } else { Answer::Expired };
                 self.answer(id, answer);
             }
         }

@@ -17,6 +17,19 @@ fn soon(lane: &Handle, meta: &TxMeta, amount: u64) -> tokio::task::JoinHandle<St
     tokio::spawn(async move { said(&prepare(&lane, &meta, "a", amount).await) })
 }
 
+/// A lane whose only unit the second transaction holds and the first, older one waits for, with
+/// both of them and the vote to come.
+async fn contested() -> (Handle, TxMeta, TxMeta, tokio::task::JoinHandle<String>) {
+    let shop = Shop::new();
+    let lane = shop.stocked(1).await;
+    let (old, young) = (shop.tx(1), shop.tx(2));
+    assert_eq!(said(&prepare(&lane, &young, "a", 1).await), "YES");
+    let waiting = soon(&lane, &old, 1);
+    breathe().await;
+    assert!(!waiting.is_finished());
+    (lane, old, young, waiting)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fence_that_was_left_over_what_was_forgotten_is_no_contradiction() {
     let shop = Shop::new();
@@ -88,25 +101,14 @@ async fn no_vote_is_written_past_its_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn the_older_waits_for_the_younger_and_gets_the_unit() {
-    let shop = Shop::new();
-    let lane = shop.stocked(1).await;
-    let (old, young) = (shop.tx(1), shop.tx(2));
-    assert_eq!(said(&prepare(&lane, &young, "a", 1).await), "YES");
-    let waiting = soon(&lane, &old, 1);
-    breathe().await;
-    assert!(!waiting.is_finished());
+    let (lane, _, young, waiting) = contested().await;
     abort(&lane, &young).await;
     assert_eq!(waiting.await.unwrap(), "YES");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_older_is_refused_when_the_younger_buys() {
-    let shop = Shop::new();
-    let lane = shop.stocked(1).await;
-    let (old, young) = (shop.tx(1), shop.tx(2));
-    assert_eq!(said(&prepare(&lane, &young, "a", 1).await), "YES");
-    let waiting = soon(&lane, &old, 1);
-    breathe().await;
+    let (lane, _, young, waiting) = contested().await;
     commit(&lane, &young).await;
     assert_eq!(waiting.await.unwrap(), "OUT_OF_STOCK", "only once the hold is final");
 }
@@ -171,11 +173,7 @@ async fn a_subtraction_waits_for_holds_in_its_way() {
 
 #[tokio::test(start_paused = true)]
 async fn a_prepare_stops_waiting_at_its_deadline() {
-    let shop = Shop::new();
-    let lane = shop.stocked(1).await;
-    let (old, young) = (shop.tx(1), shop.tx(2));
-    assert_eq!(said(&prepare(&lane, &young, "a", 1).await), "YES");
-    let waiting = soon(&lane, &old, 1);
+    let (lane, _, young, waiting) = contested().await;
     let vote = timeout(Duration::from_secs(4), waiting).await.unwrap().unwrap();
     assert_eq!(vote, "FENCED");
     abort(&lane, &young).await;
@@ -184,12 +182,7 @@ async fn a_prepare_stops_waiting_at_its_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn an_abort_ends_the_wait_of_its_own_prepare() {
-    let shop = Shop::new();
-    let lane = shop.stocked(1).await;
-    let (old, young) = (shop.tx(1), shop.tx(2));
-    assert_eq!(said(&prepare(&lane, &young, "a", 1).await), "YES");
-    let waiting = soon(&lane, &old, 1);
-    breathe().await;
+    let (lane, old, _, waiting) = contested().await;
     assert_eq!(abort(&lane, &old).await, BranchState::Aborted);
     assert_eq!(timeout(Duration::from_millis(500), waiting).await.unwrap().unwrap(), "FENCED");
 }
