@@ -84,9 +84,7 @@ impl Ask {
                     starting_stock: *starting_stock,
                     item_price: PRICE,
                     request_id,
-                    shards: Vec::new(),
-                    first: 0,
-                    shard_count: 0,
+                    ..stock::BatchInitRequest::default()
                 };
                 said(to.batch_init(within(request, time)).await, |_| Said::Done)
             }
@@ -148,9 +146,7 @@ impl Ask {
                     count: USERS,
                     starting_money: *starting_money,
                     request_id,
-                    shards: Vec::new(),
-                    first: 0,
-                    shard_count: 0,
+                    ..payment::BatchInitRequest::default()
                 };
                 said(to.batch_init(within(request, time)).await, |_| Said::Done)
             }
@@ -200,9 +196,7 @@ impl Ask {
                     user_count: 1,
                     item_price: PRICE,
                     request_id,
-                    shards: Vec::new(),
-                    first: 0,
-                    shard_count: 0,
+                    ..order::BatchInitRequest::default()
                 };
                 said(to.batch_init(within(request, time)).await, |_| Said::Done)
             }

@@ -6,7 +6,7 @@ use order::records::{Draw, Lock, Op, Order, Orders, Reply};
 use participant::core::Call;
 use types::{ItemId, Money, OrderId, Quantity, Stamp, TxMeta, UserId};
 
-use crate::rig::{Book, Model, Subject, commit, exhaust, op};
+use crate::rig::{Book, Model, Subject, abort, commit, exhaust, op, prepare};
 
 /// A call on an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl Subject for Orders {
         let draw = Draw { seed: 1, item_count: 1, user_count: 1, item_price: price };
         let lock = |tx, stamp: Option<&Stamp>| {
             let payload = Lock { order_id: OrderId::numbered(0), stamp: *stamp? };
-            Some(Call::Prepare { meta: meta(tx), payload, may_wait: false })
+            Some(prepare::<Self>(meta(tx), payload))
         };
         Some(match step {
             Create => op(Op::Create(id, UserId::numbered(0)), None),
@@ -193,7 +193,7 @@ impl Subject for Orders {
             Prepare(tx) => lock(tx, tokens.last())?,
             PrepareOld(tx) => lock(tx, tokens.first())?,
             Commit(tx) => commit(meta(tx)),
-            Abort(tx) => Call::Abort { meta: meta(tx), evidence: true, refusal: None },
+            Abort(tx) => abort(meta(tx)),
         })
     }
 

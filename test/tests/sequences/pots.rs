@@ -7,7 +7,7 @@ use payment::records::Payment;
 use stock::records::Stock;
 use types::{ItemId, Money, OrderId, Quantity, Stamp, TxMeta, UserId};
 
-use crate::rig::{Book, Model, Subject, commit, exhaust, op};
+use crate::rig::{Book, Model, Subject, abort, commit, exhaust, op, prepare};
 
 /// A call on an item or user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,13 +202,9 @@ impl Subject for Stock {
                 let (stock, price) = (units(amount), cents(1));
                 op(Op::Init { numbers: vec![0], stock, price }, None)
             }
-            Prepare(tx, amount) => Call::Prepare {
-                meta: meta(tx),
-                payload: vec![(item, units(amount))],
-                may_wait: false,
-            },
+            Prepare(tx, amount) => prepare(meta(tx), vec![(item, units(amount))]),
             Commit(tx) => commit(meta(tx)),
-            Abort(tx) => Call::Abort { meta: meta(tx), evidence: true, refusal: None },
+            Abort(tx) => abort(meta(tx)),
             PayFor | Cancel | FindPayment => return None,
         })
     }
@@ -252,11 +248,9 @@ impl Subject for Payment {
             Cancel => op(Op::Cancel(user, order), None),
             FindPayment => op(Op::Status(user, order), None),
             Init(amount) => op(Op::Init { numbers: vec![0], credit: cents(amount) }, None),
-            Prepare(tx, amount) => {
-                Call::Prepare { meta: meta(tx), payload: (user, cents(amount)), may_wait: false }
-            }
+            Prepare(tx, amount) => prepare(meta(tx), (user, cents(amount))),
             Commit(tx) => commit(meta(tx)),
-            Abort(tx) => Call::Abort { meta: meta(tx), evidence: true, refusal: None },
+            Abort(tx) => abort(meta(tx)),
             AddKeyed(_) | TakeMinted(_) => return None,
         })
     }

@@ -176,6 +176,16 @@ fn meta(branch: &Branch, tx: u8) -> TxMeta {
     }
 }
 
+/// A Prepare that does not wait.
+pub(crate) fn prepare<D: Domain>(meta: TxMeta, payload: D::Payload) -> Call<D> {
+    Call::Prepare { meta, payload, may_wait: false }
+}
+
+/// An Abort by somebody who knows that a branch does not commit.
+pub(crate) fn abort<D: Domain>(meta: TxMeta) -> Call<D> {
+    Call::Abort { meta, evidence: true, refusal: None }
+}
+
 /// The Commit of a transaction that has one branch.
 pub(crate) fn commit<D: Domain>(meta: TxMeta) -> Call<D> {
     let receipts = vec![Receipt { branch: meta.branches[0].clone(), receipt: Vec::new() }];
