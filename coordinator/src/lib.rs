@@ -216,7 +216,7 @@ pub async fn run(
     };
     let store = Arc::clone(&kv);
     let coordinator =
-        Coordinator::with(&(&args).into(), &extras, &net, store, clock, Arc::clone(&entropy));
+        Coordinator::new(&(&args).into(), &extras, &net, store, clock, Arc::clone(&entropy));
     let readiness = Readiness::new();
     let options = args.server.options(SERVED.to_vec(), proto::DESCRIPTORS, tls);
 
@@ -338,7 +338,7 @@ mod tests {
         let kv = store.shared();
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(1));
         let net: Arc<dyn Net> = Arc::new(GrpcNet::default());
-        let coordinator = Coordinator::with(
+        let coordinator = Coordinator::new(
             &(&args).into(),
             &Extras::default(),
             &net,

@@ -67,20 +67,9 @@ impl fmt::Debug for Coordinator {
 }
 
 impl Coordinator {
-    /// A coordinator over the given network, store, clock and entropy. Must be called within a
-    /// tokio runtime.
+    /// A coordinator over the given network, store, clock and entropy. The extras are further
+    /// participants and log settings. Must be called within a tokio runtime.
     pub fn new(
-        settings: &Settings,
-        net: &Arc<dyn Net>,
-        kv: SharedKv,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
-    ) -> Self {
-        Self::with(settings, &Extras::default(), net, kv, clock, entropy)
-    }
-
-    /// Like [`Coordinator::new`], with optional extras: further participants and log settings.
-    pub fn with(
         settings: &Settings,
         extras: &Extras,
         net: &Arc<dyn Net>,

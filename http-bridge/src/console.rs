@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use axum::{
     Extension, Json, Router,
-    extract::{Request, State},
+    extract::{FromRequestParts, Request, State},
     middleware::{Next, from_fn},
     response::{Redirect, Response},
     routing::{get, post},
 };
 use futures::future::join_all;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use proto::coordinator::v1::{
     AuditVerdict, ExplainTransactionRequest, GetAuditRequest, GetAuditResponse,
     ListUnresolvedRequest, ResolveByIdRequest, explain_transaction_request::Subject,
@@ -123,27 +123,33 @@ struct Situation {
 
 async fn state(
     State(bridge): State<Bridge>,
+    operator: Result<Operator, Problem>,
     Extension(door): Extension<Door>,
-    headers: HeaderMap,
 ) -> Json<Situation> {
     Json(Situation {
         version: env!("CARGO_PKG_VERSION"),
         shop: door == Door::Public,
-        operator: admit(&bridge, door, &headers).is_ok(),
+        operator: operator.is_ok(),
         operator_key: door == Door::Public && bridge.asks_for_keys(),
     })
 }
 
 /// Lets operators in: through their own listener, or with the bridge's API key through the public
-/// one.
-///
-/// # Errors
-/// NO_API_KEY when a key would do; FORBIDDEN when none is configured, so that nobody can have one.
-fn admit(bridge: &Bridge, door: Door, headers: &HeaderMap) -> Result<(), Problem> {
-    match door {
-        Door::Operators => Ok(()),
-        Door::Public if bridge.asks_for_keys() => bridge.admit(headers),
-        Door::Public => Err(Problem::operators_only()),
+/// one. Everybody else gets NO_API_KEY when a key would do, and FORBIDDEN when none is configured,
+/// so that nobody can have one.
+struct Operator;
+
+impl FromRequestParts<Bridge> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, bridge: &Bridge) -> Result<Self, Problem> {
+        match parts.extensions.get::<Door>() {
+            Some(Door::Operators) => Ok(Self),
+            Some(Door::Public) if bridge.asks_for_keys() => {
+                bridge.admit(&parts.headers).map(|()| Self)
+            }
+            Some(Door::Public) | None => Err(Problem::operators_only()),
+        }
     }
 }
 
@@ -211,13 +217,7 @@ async fn of_order(State(bridge): State<Bridge>, input: Input) -> Answer<Transact
     Ok(Json(Transactions { transactions, left_out: 0 }))
 }
 
-async fn explain(
-    State(bridge): State<Bridge>,
-    Extension(door): Extension<Door>,
-    headers: HeaderMap,
-    input: Input,
-) -> Answer<Transactions> {
-    admit(&bridge, door, &headers)?;
+async fn explain(State(bridge): State<Bridge>, _: Operator, input: Input) -> Answer<Transactions> {
     let subject: OrderId = input.id("subject")?;
     let mut transactions = Vec::new();
     // Ids that the order service mints look like a TxId.
@@ -234,11 +234,9 @@ async fn explain(
 
 async fn unresolved(
     State(bridge): State<Bridge>,
-    Extension(door): Extension<Door>,
-    headers: HeaderMap,
+    _: Operator,
     input: Input,
 ) -> Answer<Transactions> {
-    admit(&bridge, door, &headers)?;
     let request = ListUnresolvedRequest { overdue_ms: 0, limit: LISTED_MAX };
     let ask = coordinator(&bridge, &input, Effect::None);
     let listed = bridge
@@ -261,11 +259,10 @@ struct Resolved {
 
 async fn resolve(
     State(bridge): State<Bridge>,
-    Extension(door): Extension<Door>,
+    _: Operator,
     headers: HeaderMap,
     input: Input,
 ) -> Answer<Resolved> {
-    admit(&bridge, door, &headers)?;
     if headers.get(FROM_CONSOLE).is_none_or(|value| value != "1") {
         return Err(Problem::invalid("Till-Console", &"must be 1"));
     }
@@ -325,12 +322,7 @@ impl From<AuditVerdict> for Verdict {
     }
 }
 
-async fn audit(
-    State(bridge): State<Bridge>,
-    Extension(door): Extension<Door>,
-    headers: HeaderMap,
-) -> Answer<Audit> {
-    admit(&bridge, door, &headers)?;
+async fn audit(State(bridge): State<Bridge>, _: Operator) -> Answer<Audit> {
     let service = &bridge.shop().coordinator;
     // Each call of `any` takes the next replica in turn.
     let routes = (0..service.endpoints().len().max(1)).map(|_| service.any());

@@ -135,8 +135,7 @@ impl Records for Orders {
 
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Order, KvError> {
         let record: OrderRecord = codec::decode(row, value)?;
-        decode_order(record)
-            .map_err(|error| KvError::Corrupt { key: codec::hex(row), problem: error.to_string() })
+        decode_order(record).map_err(|error| codec::corrupt(row, &error))
     }
 
     fn encode_hold(&self, order_id: &OrderId) -> Vec<u8> {

@@ -104,10 +104,7 @@ impl Records for Payment {
     }
 
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Record, KvError> {
-        let corrupt = |error: AmountError| KvError::Corrupt {
-            key: codec::hex(row),
-            problem: error.to_string(),
-        };
+        let corrupt = |error: AmountError| codec::corrupt(row, &error);
         if row.first() == Some(&Kind::Payment.byte()) {
             let record: PaymentRecord = codec::decode(row, value)?;
             return Ok(Record::Payment(OrderPayment {

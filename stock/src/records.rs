@@ -4,7 +4,7 @@ use participant::{balance::Balance, records::Records};
 use prost::Message as _;
 use proto::{InvalidField, convert, stock::v1 as wire};
 use storage::{KvError, Value, codec, keys::Owner, record::ItemRecord};
-use types::{ItemId, Money, Quantity, Stamp};
+use types::{AmountError, ItemId, Money, Quantity, Stamp};
 
 /// The service's name in branches.
 pub const NAME: &str = "stock";
@@ -87,10 +87,7 @@ impl Records for Stock {
 
     fn decode_record(&self, row: &[u8], value: &[u8]) -> Result<Item, KvError> {
         let record: ItemRecord = codec::decode(row, value)?;
-        let corrupt = |error: types::AmountError| KvError::Corrupt {
-            key: codec::hex(row),
-            problem: error.to_string(),
-        };
+        let corrupt = |error: AmountError| codec::corrupt(row, &error);
         Ok(Item {
             price: Money::new(record.price).map_err(corrupt)?,
             stock: Balance {

@@ -122,7 +122,7 @@ impl Shop {
         let entropy = Arc::new(SeededEntropy::new(1));
         let store = Arc::clone(&kv);
         let coordinator =
-            Coordinator::with(&settings, extras, &net, store, Arc::clone(&clock), entropy);
+            Coordinator::new(&settings, extras, &net, store, Arc::clone(&clock), entropy);
         Self { coordinator, order, stock, payment, loyalty, kv, clock, log, called }
     }
 

@@ -8,7 +8,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use prost::Message;
 
@@ -53,15 +53,13 @@ pub fn encode_packed(message: &impl Message) -> Value {
 /// [`KvError::Corrupt`] for an unknown format or damaged bytes; a retry does not help.
 pub fn decode_packed<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, KvError> {
     let Some((&FORMAT_4, packed)) = value.split_first() else { return decode(key, value) };
-    let corrupt = |problem: String| KvError::Corrupt { key: hex(key), problem };
     let (length, block) =
-        lz4_flex::block::uncompressed_size(packed).map_err(|error| corrupt(error.to_string()))?;
+        lz4_flex::block::uncompressed_size(packed).map_err(|error| corrupt(key, &error))?;
     if length > UNPACKED_MAX {
-        return Err(corrupt(format!("{length} bytes once unpacked")));
+        return Err(corrupt(key, &format!("{length} bytes once unpacked")));
     }
-    let plain = lz4_flex::decompress(block, length);
-    let plain = plain.map_err(|error| corrupt(error.to_string()))?;
-    M::decode(bytes::Bytes::from(plain)).map_err(|error| corrupt(error.to_string()))
+    let plain = lz4_flex::decompress(block, length).map_err(|error| corrupt(key, &error))?;
+    M::decode(bytes::Bytes::from(plain)).map_err(|error| corrupt(key, &error))
 }
 
 /// Encodes a stored message in format 1.
@@ -94,15 +92,19 @@ pub fn decode_any<M: Message + Default>(
     value: &[u8],
     newest: u8,
 ) -> Result<(u8, M), KvError> {
-    let corrupt = |problem: String| KvError::Corrupt { key: hex(key), problem };
     match value.split_first() {
         Some((format, body)) if (FORMAT_1..=newest).contains(format) => match M::decode(body) {
             Ok(message) => Ok((*format, message)),
-            Err(error) => Err(corrupt(error.to_string())),
+            Err(error) => Err(corrupt(key, &error)),
         },
-        Some((format, _)) => Err(corrupt(format!("unknown format {format}"))),
-        None => Err(corrupt("empty value".to_owned())),
+        Some((format, _)) => Err(corrupt(key, &format!("unknown format {format}"))),
+        None => Err(corrupt(key, &"empty value")),
     }
+}
+
+/// The error for what is stored under a key and does not decode.
+pub fn corrupt(key: &[u8], problem: &dyn Display) -> KvError {
+    KvError::Corrupt { key: hex(key), problem: problem.to_string() }
 }
 
 /// Lower-case hex, for messages about keys.

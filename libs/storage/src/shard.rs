@@ -124,12 +124,8 @@ pub async fn read_journal<R: Reads + ?Sized>(
 
 fn journal_seq(space: Space, key: &[u8]) -> Result<u64, KvError> {
     let id = space.strip(key).and_then(|record| record.get(1..));
-    id.and_then(|id| <[u8; 8]>::try_from(id).ok()).map(u64::from_be_bytes).ok_or_else(|| {
-        KvError::Corrupt {
-            key: codec::hex(key),
-            problem: "a journal key must end in 8 bytes".to_owned(),
-        }
-    })
+    let seq = id.and_then(|id| <[u8; 8]>::try_from(id).ok()).map(u64::from_be_bytes);
+    seq.ok_or_else(|| codec::corrupt(key, &"a journal key must end in 8 bytes"))
 }
 
 /// Appends an entry by inserting it under its number, which no other entry may have. If the shard

@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::body::Body;
-use coordinator::Coordinator;
+use coordinator::{Coordinator, Extras};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use http_bridge::Bridge;
@@ -98,8 +98,14 @@ impl Shop {
             vote_window_ms: 2_000,
             batch_calls_max: None,
         };
-        let coordinator =
-            Coordinator::new(&settings, &net, kv.shared(), Arc::clone(clock), Arc::clone(&entropy));
+        let coordinator = Coordinator::new(
+            &settings,
+            &Extras::default(),
+            &net,
+            kv.shared(),
+            Arc::clone(clock),
+            Arc::clone(&entropy),
+        );
         wires.serve("coordinator", coordinator::routes(coordinator));
         let shop = http_bridge::Shop {
             order: router("order"),

@@ -319,7 +319,7 @@ impl Seams {
         let points = self.foreign.then(|| format!("{FOREIGN}={POINTS}").parse().unwrap());
         let extras = Extras { participants: points.into_iter().collect(), ..Extras::default() };
         let (net, clock, entropy) = (&self.net, self.clock, self.entropy);
-        coordinator::routes(Coordinator::with(&settings, &extras, net, kv, clock, entropy))
+        coordinator::routes(Coordinator::new(&settings, &extras, net, kv, clock, entropy))
     }
 
     fn parts<D: Domain>(self, domain: D) -> Parts<D> {

@@ -138,15 +138,12 @@ impl<D: Domain> Core<D> {
 
     /// Loads a row of answers, as of the batch's start timestamp.
     pub(super) fn load_answer(&mut self, row: Row, value: Option<&[u8]>) -> Result<(), KvError> {
-        let corrupt = |error: InvalidField| KvError::Corrupt {
-            key: codec::hex(&self.space.key(&row)),
-            problem: error.to_string(),
-        };
         let known = match value {
             None => None,
             Some(value) => {
                 let answer = codec::decode(&row, value)?;
-                Some(Remembered::decode(&answer, 0).map_err(corrupt)?)
+                let known = Remembered::decode(&answer, 0);
+                Some(known.map_err(|error| codec::corrupt(&self.space.key(&row), &error))?)
             }
         };
         self.loaded_answers.insert(row, known);

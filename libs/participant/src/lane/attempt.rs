@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use journal::{Author, Fate};
 use storage::{
-    CommitError, KvError, Txn,
+    CommitError, KvError, Txn, codec,
     kv::TXN_LIFE_MAX,
     schema::{self, Schema, SchemaError},
     shard::{append, read_tail},
@@ -206,10 +206,7 @@ impl<D: Domain> Lane<D> {
         }
         let looked = self.core.look(found, entries);
         self.settle_undetermined(*looked.as_ref().unwrap_or(&Fate::Unknown));
-        looked.map_err(|error| KvError::Corrupt {
-            key: storage::codec::hex(&space.head()),
-            problem: error.to_string(),
-        })?;
+        looked.map_err(|error| codec::corrupt(&space.head(), &error))?;
         self.refreshed = Some(Instant::now());
         Ok(())
     }
