@@ -29,12 +29,13 @@ use telemetry::{
     trace::{self, Origin},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tonic::Request;
 use tracing::{Instrument as _, Span};
 use types::{Branch, Service};
 
 /// Upper limit on the operations in one Apply, unless a lower one is set.
 const BATCH_MAX: usize = 512;
-/// Applies under way to one shard at once. A call that reaches the lane while a batch is under way
+/// Applies of one urgency under way to one shard at once. A call that reaches the lane while a batch is under way
 /// is in the next one, so a message must not wait here until an Apply is answered.
 const IN_FLIGHT: usize = 4;
 /// Upper limit on the messages waiting for one shard. Further ones are sent again later.
@@ -167,8 +168,9 @@ impl ParticipantClient {
             client.max_decoding_message_size(MESSAGE_BYTES_MAX).prepare(request).await
         };
         let patience = Patience::Wait(ATTEMPT_TIMEOUT);
-        let router = self.router(&branch.service)?;
-        Ok(OpResult::Prepare(router.call(branch.shard, patience, request, send).await?))
+        let route = self.router(&branch.service)?.route(branch.shard)?;
+        let answer = route.call(patience, Request::new(request), send).await;
+        Ok(OpResult::Prepare(answer.map_err(Failure::from)?.into_inner()))
     }
 
     /// True if the service is configured here.
@@ -277,10 +279,10 @@ async fn apply(
     let sent = operations.len();
     let send = |transport, request| encoded::apply(transport, request, MESSAGE_BYTES_MAX);
     let patience = Patience::Answer(ATTEMPT_TIMEOUT);
-    let operations = operations.into_iter().collect();
-    let response = router.call(branch.shard, patience, operations, send).await?;
-    let results: Vec<OpResult> =
-        response.results.into_iter().filter_map(|result| result.result).collect();
+    let request = Request::new(operations.into_iter().collect());
+    let answer = router.route(branch.shard)?.call(patience, request, send).await;
+    let results = answer.map_err(Failure::from)?.into_inner().results;
+    let results: Vec<OpResult> = results.into_iter().filter_map(|result| result.result).collect();
     if results.len() == sent {
         return Ok(results);
     }
@@ -324,6 +326,21 @@ mod tests {
             };
             assert!(matches!(answer, Err(SendError::Failed(_))), "{answer:?}");
             assert_eq!(router.route(branch.shard).unwrap().endpoint == first, keeps);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_without_an_address_is_told_from_one_that_fails() {
+        let service = Service::new("stock").unwrap();
+        let branch = Branch { service: service.clone(), shard: types::ShardId(0) };
+        let router = Router::new("dns:nowhere.invalid:1".parse().unwrap(), Arc::new(Silent));
+        let client = ParticipantClient::new(BTreeMap::from([(service, router)]), None);
+        let prepare: Encoded = Op::Prepare(PrepareRequest::default()).into();
+        for answer in [
+            client.prepare_and_wait(&branch, &prepare).await,
+            client.send(&branch, prepare.clone(), false).await,
+        ] {
+            assert_eq!(answer.map_err(|error| error.label()), Err("no_route"));
         }
     }
 

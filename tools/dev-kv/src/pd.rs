@@ -167,7 +167,13 @@ impl PdService for Pd {
         let faults = Arc::clone(&self.faults);
         let mut stream = request.into_inner();
         tokio::spawn(async move {
-            while let Some(request) = stream.message().await.transpose() {
+            loop {
+                // The stream ends with its answers, so that a stopping server need not wait for it.
+                let request = tokio::select! {
+                    request = stream.message() => request,
+                    () = arrived.closed() => return,
+                };
+                let Some(request) = request.transpose() else { return };
                 let due = Instant::now() + faults.latency("Tso");
                 if arrived.send((request, due)).await.is_err() {
                     return;
@@ -178,14 +184,18 @@ impl PdService for Pd {
         let pd = self.clone();
         let answers =
             futures::stream::try_unfold((pd, requests), |(mut pd, mut requests)| async move {
+                let next = async {
+                    let (request, due) = requests.recv().await?;
+                    if due > Instant::now() {
+                        tokio::time::sleep_until(due).await;
+                    }
+                    Some(request)
+                };
                 let request = tokio::select! {
-                    request = requests.recv() => request,
+                    request = next => request,
                     _ = pd.stopping.wait_for(|stopping| *stopping) => None,
                 };
-                let Some((request, due)) = request else { return Ok(None) };
-                if due > Instant::now() {
-                    tokio::time::sleep_until(due).await;
-                }
+                let Some(request) = request else { return Ok(None) };
                 let answer = pd.next_timestamps(&request?).await?;
                 Ok(Some((answer, (pd, requests))))
             });

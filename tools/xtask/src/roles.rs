@@ -23,7 +23,10 @@ pub(crate) const ROLES: [Role; 5] = [
     Role {
         name: "coordinator",
         port: 7000,
-        services: &["till.coordinator.v1.CoordinatorService"],
+        services: &[
+            "till.coordinator.v1.CoordinatorService",
+            "till.coordinator.v1.TransactionService",
+        ],
         callers: &["http-bridge", "order", "stock", "payment"],
     },
     Role {

@@ -314,7 +314,10 @@ impl<'a> Print<'a> {
         let Some(early) = lane.early.as_ref().filter(|_| may_write) else { return self.put(0) };
         self.put(1);
         self.flag(lane.tail.clone().begin(early.start.ms));
-        if let Some(Sent { committed_ms: Some(committed_ms), .. }) = lane.sent {
+        if let Some(Sent { append, committed_ms, .. }) = &lane.sent {
+            // Once the append is answered, these decide whether the tail trusts this transaction.
+            self.flag(early.start.ms.saturating_sub(append.entry.start.ms) > TRUST_MS);
+            let committed_ms = committed_ms.unwrap_or_default();
             self.flag(committed_ms.saturating_sub(early.start.ms) > EARLY_MS);
         }
         self.age(early.start.ms, &[1, EARLY_MS + 1, TRIM_AGE_MS, LIFE_MAX_MS + 1]);

@@ -338,8 +338,8 @@ pub(super) fn id_of(answer: &RequestAnswer) -> Result<Option<RequestId>, Invalid
 }
 
 /// Whether a refusal binds an attempt. An attempt that began at or before `until` began before its
-/// client knew of the refusal: answers go out once their batch is durable, and a later call reads
-/// at a later timestamp.
+/// client knew of the refusal: answers go out once their batch is durable, and a later call under
+/// the client's own id begins at a timestamp that the store issues after that.
 fn binds(until: Option<Timestamp>, began: Option<Timestamp>) -> bool {
     until.is_none_or(|until| began.is_some_and(|began| began <= until))
 }

@@ -167,7 +167,8 @@ impl<D: Domain> Call<D> {
 /// A lane's answer to a call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer<R> {
-    /// The operation succeeded, and its reply holds as of this timestamp.
+    /// The operation succeeded. The KV transaction that shows it started at this timestamp. What a
+    /// read shows may be newer (P11).
     Done(R, Timestamp),
     /// The operation was refused, or the call is refused from now on.
     Refused(Refusal),

@@ -12,7 +12,7 @@ use storage::{
 use tokio::time::Instant;
 use types::{Mutation, Timestamp};
 
-use super::{Lane, LaneError, Undetermined, early::Begun, metrics};
+use super::{Lane, LaneError, Undetermined, early::Begun};
 use crate::{
     core::{Answer, Batch, Call, CallId, Domain, Offered},
     records::Row,
@@ -281,8 +281,8 @@ impl<D: Domain> Lane<D> {
         answers: Vec<(CallId, Answer<D::Reply>)>,
         called_at: Instant,
     ) {
-        let since = self.queued.front().and_then(|(id, _)| self.called_at(*id));
-        metrics::answered(kind, taken, called_at, since);
+        let oldest = self.queued.front().map(|(id, _)| *id);
+        self.batch_answered(kind, taken, called_at, oldest);
         self.tell_calls(start, self.queued.iter().take(taken), &answers);
         self.queued.drain(..taken);
         for (id, answer) in answers {

@@ -28,20 +28,6 @@ impl Default for LaneMetrics {
     }
 }
 
-/// A batch of `calls` calls, begun at `begun`, was answered. The oldest of them was made at
-/// `since`.
-pub(super) fn answered(kind: &str, calls: usize, begun: Instant, since: Option<Instant>) {
-    if calls == 0 {
-        return;
-    }
-    let metrics = telemetry::metrics();
-    metrics.lane_batch_size.record(calls, [kind]);
-    metrics.lane_batch_duration.record(begun.elapsed(), [kind]);
-    if let Some(since) = since {
-        metrics.lane_wait.record(begun.saturating_duration_since(since), [kind]);
-    }
-}
-
 /// A batch must be tried again.
 pub(super) fn again(error: &AttemptError) {
     let reason = match error {
@@ -54,6 +40,25 @@ pub(super) fn again(error: &AttemptError) {
 }
 
 impl<D: Domain> Lane<D> {
+    /// A batch of `calls` calls, begun at `begun`, is about to be answered.
+    pub(super) fn batch_answered(
+        &self,
+        kind: &str,
+        calls: usize,
+        begun: Instant,
+        oldest: Option<CallId>,
+    ) {
+        if calls == 0 {
+            return;
+        }
+        let metrics = telemetry::metrics();
+        metrics.lane_batch_size.record(calls, [kind]);
+        metrics.lane_batch_duration.record(begun.elapsed(), [kind]);
+        if let Some(since) = oldest.and_then(|id| self.called_at(id)) {
+            metrics.lane_wait.record(begun.saturating_duration_since(since), [kind]);
+        }
+    }
+
     /// The span of one attempt at a batch, in the trace of the oldest call that it may take of these.
     pub(super) fn batch_span<'a>(
         &self,

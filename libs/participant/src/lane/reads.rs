@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument as _;
 use types::{Mutation, Timestamp};
 
-use super::{Lane, metrics};
+use super::Lane;
 use crate::core::{Call, CallId, Domain};
 
 /// What a look has shown.
@@ -128,8 +128,8 @@ impl<D: Domain> Lane<D> {
         let Some(start) = start else { return };
         // What was read as of a timestamp is not followed by a batch of an earlier one.
         self.early = None;
-        let since = answers.first().and_then(|(id, _)| self.called_at(*id));
-        metrics::answered("read", answers.len(), self.reads.began, since);
+        let oldest = answers.first().map(|(id, _)| *id);
+        self.batch_answered("read", answers.len(), self.reads.began, oldest);
         self.tell_calls(start, taken.iter(), &answers);
         for (id, answer) in answers {
             self.send(id, Ok(answer));

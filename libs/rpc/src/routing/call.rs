@@ -60,12 +60,13 @@ impl Patience {
 
 impl Route {
     /// Makes one call. A replica that seems to be gone or to hang is passed over for about a
-    /// second, and others serve its shards meanwhile. Any other failure was sent by a live replica,
-    /// so it keeps its shards: moving them would only make two replicas write them.
+    /// second, and others serve its shards meanwhile. Any other failure leaves a replica its shards:
+    /// moving them would only make two replicas write them.
     ///
     /// # Errors
-    /// The status that was answered, or OUTCOME_UNKNOWN when the time is over. The call may have
-    /// arrived all the same.
+    /// The status that was answered. When the time is over, the connection says so, or this does if
+    /// the connection hangs, too; [`Failure`] reads both as `Deadline`. The call may have arrived
+    /// all the same.
     pub async fn call<Req, Res, Fut>(
         &self,
         patience: Patience,
@@ -78,8 +79,11 @@ impl Route {
         deadline::set(&mut request, patience.time());
         let answer = timeout(patience.time(), send(self.transport.clone(), request)).await;
         let answer = answer.unwrap_or_else(|_| {
-            let text = format!("{} did not answer in time", self.endpoint);
-            Err(to_status(&Failure::new(Reason::OutcomeUnknown, text)))
+            tracing::debug!(replica = %self.endpoint, "no answer in time");
+            Err(to_status(&Failure::new(
+                Reason::OutcomeUnknown,
+                "a replica did not answer in time",
+            )))
         });
         if let Err(status) = &answer {
             let failure = Failure::from_status(status);

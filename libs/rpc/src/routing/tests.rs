@@ -159,6 +159,26 @@ async fn a_silent_replica_keeps_its_shards_only_if_it_may_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_does_not_describe_itself_is_passed_over() {
+    /// A network on which nobody ever answers.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Net for Silent {
+        fn connect(&self, _: &Endpoint) -> Transport {
+            BoxCloneSyncService::new(tower::service_fn(async |_: http::Request<Body>| {
+                std::future::pending().await
+            }))
+        }
+    }
+
+    let router = Router::new(target(2), Arc::new(Silent));
+    router.describe().await.unwrap_err();
+    let replicas = router.shared.replicas();
+    assert!(replicas.values().all(|replica| replica.outage.is_some()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_is_over_when_no_call_has_failed_for_a_while() {
     let router = router(3);
     let shard = ShardId(5);

@@ -165,8 +165,7 @@ fn counters_and_histograms_are_read_within_the_process() {
     assert_eq!(problems.buckets, []);
     let durations = only(&semconv::HTTP_SERVER_DURATION);
     assert_eq!((durations.count, durations.label(semconv::HTTP_STATUS)), (1, "200"));
-    let below = |bound: f64| durations.buckets.iter().find(|(upper, _)| *upper == bound);
-    assert_eq!((below(0.002), below(0.004)), (Some(&(0.002, 0)), Some(&(0.004, 1))));
+    assert!(durations.buckets.contains(&(0.002, 0)) && durations.buckets.contains(&(0.004, 1)));
     assert!(durations.buckets.iter().all(|(bound, _)| bound.is_finite()));
 }
 
