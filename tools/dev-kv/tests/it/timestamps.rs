@@ -76,6 +76,26 @@ async fn latency_delays_each_request_of_an_open_stream_and_delays_overlap() {
     server.stop().await;
 }
 
+/// Clients keep their stream of requests open, and a timestamp may be late.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_neither_for_open_streams_nor_for_late_timestamps() {
+    let server = Server::start().await;
+    let request = || pdpb::TsoRequest { count: 1, ..pdpb::TsoRequest::default() };
+    let (idle, requests) = futures::channel::mpsc::unbounded();
+    let mut answers = server.pd().await.tso(requests).await.unwrap().into_inner();
+    idle.unbounded_send(request()).unwrap();
+    answers.next().await.unwrap().unwrap();
+    let (late, requests) = futures::channel::mpsc::unbounded();
+    let _never = server.pd().await.tso(requests).await.unwrap();
+    let delay = json!({ "kind": "latency", "delay": { "fixed": 300_000 } });
+    server.fault(json!({ "rpc": "Tso", "fault": delay })).await;
+    late.unbounded_send(request()).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let began = Instant::now();
+    server.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_with_the_clock_set_back_stays_ahead() {
     let server = Server::start().await;
