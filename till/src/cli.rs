@@ -11,7 +11,7 @@ use rpc::tls::TlsArgs;
 use crate::{audit, common::Process, health, participant_check, tx, up};
 
 /// A checkout that never loses a cent: order, stock and payment services, a coordinator that runs
-/// two-phase commit across them, and a REST face. Without a command: `till up`.
+/// two-phase commit across them, and a REST face. Without any argument: `till up`.
 #[derive(Debug, Parser)]
 #[command(name = "till", version)]
 pub(crate) struct Cli {

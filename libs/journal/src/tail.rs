@@ -62,9 +62,10 @@ pub struct Tail {
     seq: u64,
     author: Option<Author>,
     /// Start of the last KV transaction that showed or appended entry `seq` as the last one, in
-    /// milliseconds.
+    /// milliseconds. `None` once it was used up.
     known_at: Option<u64>,
-    /// Commit of entry `seq` if this writer appended it last, in milliseconds; else 0.
+    /// Commit of the last entry that this writer appended, in milliseconds; 0 after a look or a
+    /// restart.
     committed_ms: u64,
     /// Appends of unknown outcome, all for the place after `seq`.
     undetermined: Vec<Author>,

@@ -21,13 +21,8 @@ const SEEDS: u64 = 1_000;
 const ENOUGH: usize = 20;
 
 /// Breaks that this simulation does not notice; docs/reliability.md says why.
-const HOLES: &[Mutation] = &[
-    Mutation::PrimaryNotBelieved,
-    Mutation::RefusalWithoutPrimary,
-    Mutation::YoungerWaits,
-    Mutation::FenceDroppedEarly,
-    Mutation::DeadlineIgnored,
-];
+const HOLES: &[Mutation] =
+    &[Mutation::PrimaryNotBelieved, Mutation::RefusalWithoutPrimary, Mutation::YoungerWaits];
 
 /// The first `enough` seeds that notice the break with what each says, and how many were tried.
 /// Threads may run a few seeds ahead.

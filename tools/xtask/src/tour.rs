@@ -1,4 +1,5 @@
-//! README's tours, to the letter: its commands must print what it says, except for ids and times.
+//! README's tours: each command must print the lines that README shows, in that order, except for
+//! ids and times. It may print more.
 
 use std::path::Path;
 
