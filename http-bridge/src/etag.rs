@@ -22,7 +22,7 @@ pub(crate) fn quoted(token: &str) -> String {
 /// Matches any content.
 const ANY: &str = "*";
 /// A token that no order has. It stands for a weak tag or a quoted `*`, which never match.
-const NONE: &str = "W/";
+const NEVER_MATCHES: &str = "W/";
 
 /// The tokens that If-Match names, or [`ANY`] alone. None when the header is absent.
 pub(crate) fn if_match(headers: &HeaderMap) -> Option<Result<Vec<String>, Malformed>> {
@@ -30,7 +30,7 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Option<Result<Vec<String>, Malfor
         let mut tokens = Vec::new();
         for value in headers.get_all(header::IF_MATCH) {
             let text = value.to_str().map_err(|_| Malformed::Form)?;
-            list(text, &mut tokens)?;
+            parse_list(text, &mut tokens)?;
         }
         // A list is not empty, and `*` is not a member of one.
         if tokens.is_empty() || (tokens.len() > 1 && tokens.iter().any(|token| token == ANY)) {
@@ -40,7 +40,7 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Option<Result<Vec<String>, Malfor
     })
 }
 
-fn list(text: &str, tokens: &mut Vec<String>) -> Result<(), Malformed> {
+fn parse_list(text: &str, tokens: &mut Vec<String>) -> Result<(), Malformed> {
     let mut rest = text.trim();
     if rest == ANY {
         tokens.push(rest.to_owned());
@@ -53,7 +53,7 @@ fn list(text: &str, tokens: &mut Vec<String>) -> Result<(), Malformed> {
         };
         let tag = tag.strip_prefix('"').ok_or(Malformed::Form)?;
         let (token, behind) = tag.split_once('"').ok_or(Malformed::Form)?;
-        tokens.push(if weak || token == ANY { NONE.to_owned() } else { token.to_owned() });
+        tokens.push(if weak || token == ANY { NEVER_MATCHES.to_owned() } else { token.to_owned() });
         rest = behind.trim_start();
         if !rest.is_empty() {
             // A list may have empty elements.

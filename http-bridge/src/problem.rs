@@ -88,7 +88,7 @@ const OF_HTTP: [ProblemType; 7] = [
         reason: "NO_API_KEY",
         status: StatusCode::UNAUTHORIZED,
         title: "The call needs an API key",
-        detail: "Calls that change something need a key that counts here, as Authorization: Bearer KEY.",
+        detail: "Calls that change something need a valid API key, as Authorization: Bearer KEY.",
     },
     ProblemType {
         reason: "CROSS_ORIGIN",

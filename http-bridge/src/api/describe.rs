@@ -25,9 +25,9 @@ Orders, stock, payment, and a checkout that takes effect as a whole or not at al
 * Every POST and DELETE may be repeated. With an `Idempotency-Key` it takes effect at most once: after a \
 success the repeated call gets the first answer, while a refusal is not remembered. The key stands for one \
 method and path; another call with it is refused with 422.
-* 2xx is done. 4xx is refused, and nothing was changed. 503 means that the outcome is not known, or not yet: \
-repeat the call with the same key, after the pause that `Retry-After` tells.
-* What was refused is said as `application/problem+json` (RFC 9457), without ids or amounts.";
+* 2xx is done. 4xx is refused, and nothing was changed. 503 is not answered: with `UNAVAILABLE` nothing was \
+done, with `OUTCOME_UNKNOWN` it may have been. Repeat the call with the same key, after the seconds in `Retry-After`.
+* Every refusal is an `application/problem+json` (RFC 9457), without ids or amounts.";
 
 /// Name of the security scheme for API keys.
 const API_KEY: &str = "api_key";
@@ -63,7 +63,7 @@ pub(super) fn complete(mut document: Document) -> Document {
     components.schemas.insert("Problem".to_owned(), ProblemBody::schema());
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("Needed only where the bridge was told to want it."))
+        .description(Some("Required only if the bridge has a file of API keys."))
         .build();
     components.add_security_scheme(API_KEY, SecurityScheme::Http(key));
     for (path, item) in &mut document.paths.paths {
@@ -79,8 +79,8 @@ pub(super) fn complete(mut document: Document) -> Document {
             finish(operation, path);
         }
         if let Some(operation) = item.get.as_mut() {
-            let of_path = path.contains("_id}");
-            add_problems(operation, if of_path { &[400] } else { &[] });
+            let has_id = path.contains("_id}");
+            add_problems(operation, if has_id { &[400] } else { &[] });
             add_problems(operation, &[421, 431]);
             add_problems(operation, if probe { &[413] } else { &[413, 429, 500] });
             add_problems(operation, if path.starts_with("/problems") { &[] } else { &[503] });
@@ -100,14 +100,14 @@ fn add_problems(operation: &mut Operation, statuses: &[u16]) {
 fn general(status: u16) -> &'static str {
     match status {
         400 => "A parameter of the path, or a header, is malformed; the member field names it.",
-        401 => "The bridge was told to want an API key, and the call carries none that counts.",
+        401 => "The bridge requires an API key, and the request has no valid one.",
         403 => "A browser sent the call for a page of another origin.",
         413 => "The body is longer than 64 KiB.",
         421 => "The bridge listens on a loopback address, and the request names another host.",
         422 => "The Idempotency-Key stands for another method or path.",
         429 => "Overload; nothing was begun.",
         431 => "The head is longer than 64 KiB.",
-        503 => "UNAVAILABLE or OUTCOME_UNKNOWN: time was over before the answer was definite.",
+        503 => "UNAVAILABLE: nothing was done. OUTCOME_UNKNOWN: it may have been, or is still under way.",
         _ => "A bug, or damaged data.",
     }
 }
@@ -157,7 +157,7 @@ fn correlation_id() -> Parameter {
         .build()
 }
 
-/// Adds the headers of all answers and the bodies of all problems.
+/// Adds X-Request-Id, Retry-After and the bodies of problems.
 fn finish(operation: &mut Operation, path: &str) {
     add_parameter(operation, correlation_id());
     for (status, response) in &mut operation.responses.responses {
