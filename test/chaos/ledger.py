@@ -61,7 +61,7 @@ class Ledger:
 
     async def _ask(self, client, rng, path):
         """Posts until the answer is definite."""
-        key = str(uuid.UUID(int=rng.getrandbits(128)))
+        key = str(uuid.uuid4())
         return await self._until_definite(lambda: client.post(path, key=key), path)
 
     async def _until_definite(self, call, what):

@@ -88,7 +88,7 @@ class Doors:
         return self.rng.choice(self.bridges)
 
     def key(self):
-        return str(uuid.UUID(int=self.rng.getrandbits(128)))
+        return str(uuid.uuid4())
 
     async def _soon(self, late=0.0):
         await asyncio.sleep(late + self.rng.uniform(0, SPREAD_SECONDS))

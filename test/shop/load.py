@@ -47,7 +47,7 @@ class Market:
             rng = random.Random(f"{seed}-{number}")
             while not over():
                 order = str(rng.randrange(self.orders))
-                key = str(uuid.UUID(int=rng.getrandbits(128)))
+                key = str(uuid.uuid4())
                 while not await self._ask(client, order, key) and not over():
                     await asyncio.sleep(0.05)
 
