@@ -7,8 +7,8 @@ call() { # METHOD PATH
   curl --silent --show-error --fail-with-body --max-time 40 --request "$1" "$SHOP$2"
 }
 
-id() { # the one string in {"some_id":"..."}
-  sed 's/.*: *"\([^"]*\)".*/\1/'
+new() { # PATH, whose answer is {"some_id":"..."}: prints that id
+  made=$(call POST "$1") && echo "$made" | sed 's/.*: *"\([^"]*\)".*/\1/'
 }
 
 expect() { # WHAT FOUND PART
@@ -18,11 +18,11 @@ expect() { # WHAT FOUND PART
   esac
 }
 
-user=$(call POST /payment/create_user | id)
+user=$(new /payment/create_user)
 call POST "/payment/add_funds/$user/20" && echo
-item=$(call POST /stock/item/create/7 | id)
+item=$(new /stock/item/create/7)
 call POST "/stock/add/$item/5" && echo
-order=$(call POST "/orders/create/$user" | id)
+order=$(new "/orders/create/$user")
 call POST "/orders/addItem/$order/$item/2" && echo
 
 call POST "/orders/checkout/$order" && echo

@@ -107,7 +107,9 @@ fn general(status: u16) -> &'static str {
         422 => "The Idempotency-Key stands for another method or path.",
         429 => "Overload; nothing was begun.",
         431 => "The head is longer than 64 KiB.",
-        503 => "UNAVAILABLE: nothing was done. OUTCOME_UNKNOWN: it may have been, or is still under way.",
+        503 => {
+            "UNAVAILABLE: nothing was done. OUTCOME_UNKNOWN: it may have been, or is still under way."
+        }
         _ => "A bug, or damaged data.",
     }
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     chart::{self, OURS, Release},
+    machine::wait,
     node::Node,
     steps::Steps,
 };
@@ -76,6 +77,14 @@ fn buy(release: &Release<'_>) -> Result<String, String> {
         "--output",
         "jsonpath={.spec.clusterIP}",
     ])?;
+    // The node learns of a service's pods a moment after they are ready.
+    wait("the bridge does not answer", Duration::from_secs(30), || {
+        release
+            .node
+            .machine
+            .shell(&format!("curl --silent --fail http://{address}/readyz"))
+            .map(drop)
+    })?;
     let mut shell = release.node.machine.command("sh");
     shell.arg("helm-config/till/files/checkout.sh").env("SHOP", format!("http://{address}"));
     let said = command::captured(&mut shell)?;
