@@ -29,6 +29,7 @@ main() {
     exit 0
   fi
   [ -n "${IMAGE:-}" ] || fail "say which image the nodes fetch: IMAGE=registry.example.com/till:0.2.0"
+  case "${IMAGE##*/}" in *:*) ;; *) fail "IMAGE needs a tag: $IMAGE:0.2.0" ;; esac
 
   say "ingress-nginx $INGRESS_NGINX"
   helm_here upgrade --install ingress-nginx ingress-nginx --repo https://kubernetes.github.io/ingress-nginx \
@@ -38,7 +39,7 @@ main() {
   local own=()
   [ -z "${VALUES:-}" ] || own=(--values "$VALUES")
   install_till --values "$CONFIG/till-cluster-values.yaml" \
-    --set "image.repository=${IMAGE%:*}" --set-string "image.tag=${IMAGE##*:}" "${own[@]}"
+    --set "image.repository=${IMAGE%:*}" --set-string "image.tag=${IMAGE##*:}" ${own[@]+"${own[@]}"}
 
   say "done. The shop's address:"
   kube get service ingress-nginx-controller --namespace ingress-nginx

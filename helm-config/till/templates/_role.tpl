@@ -11,6 +11,11 @@ metadata:
 spec:
   {{- if not $own.autoscaling.enabled }}
   replicas: {{ $own.replicas | int64 }}
+  {{- else }}
+  {{- with (lookup "apps/v1" "Deployment" .root.Release.Namespace $name).spec }}
+  # As many as there are: without a number they would be 1, and at 0 the autoscaler rests.
+  replicas: {{ max (int64 $own.autoscaling.minReplicas) (int64 .replicas) }}
+  {{- end }}
   {{- end }}
   revisionHistoryLimit: 3
   strategy:
@@ -38,6 +43,8 @@ metadata:
   labels: {{- include "till.labels" . | nindent 4 }}
 spec:
   maxUnavailable: 1
+  # Without the store no pod is ready. Nodes can be drained all the same.
+  unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels: {{- include "till.selector" . | nindent 6 }}
 {{- end -}}

@@ -8,8 +8,8 @@
 //! [`bases`] are stand-ins for images that no package registry has; [`image`] is the project's own;
 //! [`load`] are buyers that keep books; [`steps`] is the table.
 //!
-//! Invariants: nothing stays on the host but files below the target directory; a stand-in never
-//! bears the name of the original; a table names the commit and what stood in for what.
+//! Invariants: nothing keeps running on the host, and files stay below the target directory alone,
+//! but for Debian's packages; a table names the commit. docs/deploy.md says what stood in for what.
 
 use std::process::Command;
 
@@ -81,10 +81,9 @@ impl Wanted {
                 Ok(Self::Store(minutes))
             }
             ["shell"] => Ok(Self::Shell),
-            _ => Err(
-                "after live comes one of: docker [--executable PROFILE | --build PROFILE], shell"
-                    .to_owned(),
-            ),
+            _ => Err("after live comes one of: docker [--executable PROFILE | --build PROFILE], \
+                 kubernetes [--executable PROFILE], store [--minutes N], shell"
+                .to_owned()),
         }
     }
 }

@@ -86,7 +86,7 @@ impl<'a> Engine<'a> {
             .args(["--default-address-pool", "base=10.240.0.0/16,size=24", "--data-root"])
             .arg(data);
         if network == Network::Host {
-            service.args(["--bridge", "none", "--iptables=false"]);
+            service.args(["--bridge", "none", "--iptables=false", "--ip-forward=false"]);
         }
         machine.spawn("dockerd", &mut service)?;
         let engine = Self { machine, config };
@@ -94,6 +94,16 @@ impl<'a> Engine<'a> {
             engine.quietly(&["info"]).map(drop)
         })
         .map_err(|problem| format!("{problem}\n{}", machine.tail("dockerd")))?;
+        // What an earlier run left that was interrupted.
+        for (list, remove) in
+            [("ps --all --quiet", "rm --force"), ("volume ls --quiet", "volume rm")]
+        {
+            let left = engine.quietly(&list.split(' ').collect::<Vec<_>>())?;
+            for one in left.split_whitespace() {
+                engine.quietly(&remove.split(' ').chain([one]).collect::<Vec<_>>())?;
+            }
+        }
+        engine.quietly(&["network", "prune", "--force"])?;
         Ok(engine)
     }
 

@@ -2,6 +2,7 @@
 //! it, then upgrades, losses and pressure under load.
 
 use std::{
+    collections::BTreeSet,
     thread,
     time::{Duration, Instant},
 };
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{roles, workspace::Workspace};
 
-/// Another build with the same formats, for an upgrade and a downgrade.
+/// Another tag of the same build, for an upgrade and a downgrade.
 const OTHER: &str = "till:0.1.1";
 
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
@@ -125,8 +126,8 @@ fn under_load(steps: &mut Steps, release: &Release<'_>) {
         }
     };
     thread::sleep(Duration::from_secs(5));
-    steps.run("load alone", || Ok(load.stretch("alone")?.to_string()));
-    steps.run("rolling upgrade to another build", || {
+    steps.run("load alone", || load.stretch("alone")?.within(0));
+    steps.run("rolling upgrade to another tag of the build", || {
         release.upgrade(OTHER, &[])?;
         release.settled()?;
         load.stretch("upgrade")?.within(0)
@@ -156,7 +157,33 @@ fn under_load(steps: &mut Steps, release: &Release<'_>) {
         load.stretch("store")?.within(200)
     });
     steps.run("the buyers' books", || load.audit());
+    steps.run("restarts after all of it", || restarts(release));
     steps.run("helm test after all of it", || release.test(&["--logs"]));
+}
+
+/// Checks that the only restarts are those of the killed processes: no probe failed under load, and
+/// no pod reached its limit of memory.
+fn restarts(release: &Release<'_>) -> Result<String, String> {
+    let mut killed = 0;
+    for pod in release.pods(OURS)? {
+        let status = &pod["status"]["containerStatuses"][0];
+        let reason = &status["lastState"]["terminated"]["reason"];
+        if reason == "OOMKilled" {
+            return Err(format!("{} ran out of memory", chart::name(&pod)));
+        }
+        killed += chart::restarts(&pod);
+    }
+    let warnings = release.warnings()?;
+    if let Some(warning) = warnings.iter().find(|warning| warning.contains("Liveness probe failed"))
+    {
+        return Err(warning.clone());
+    }
+    let wanted = u64::try_from(roles::NAMES.len()).unwrap_or_default();
+    if killed == wanted {
+        Ok(format!("{killed}, those that were killed; no liveness probe failed"))
+    } else {
+        Err(format!("{killed} restarts, and {wanted} processes were killed"))
+    }
 }
 
 /// Deletes a pod, as a drain of its node would. Reports how long it took to end, and how long it
@@ -174,11 +201,11 @@ fn deletion(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String
 }
 
 /// Evicts all pods, again and again until each is gone, as `kubectl drain` does; returns the number
-/// of refusals.
+/// of refusals. The budget of each role must have held back one of its pods.
 fn evictions(release: &Release<'_>) -> Result<u64, String> {
     let mut left: Vec<String> =
         release.pods(OURS)?.iter().map(|pod| chart::name(pod).to_owned()).collect();
-    let mut refusals = 0;
+    let (mut refusals, mut refused) = (0, BTreeSet::new());
     let began = Instant::now();
     while !left.is_empty() {
         if began.elapsed() > Duration::from_secs(400) {
@@ -190,6 +217,7 @@ fn evictions(release: &Release<'_>) -> Result<u64, String> {
                 Ok(()) => {}
                 Err(problem) if problem.contains("disruption budget") => {
                     refusals += 1;
+                    refused.extend(roles::NAMES.into_iter().find(|role| pod.contains(role)));
                     still.push(pod);
                 }
                 Err(problem) if problem.contains("not found") => {}
@@ -199,7 +227,10 @@ fn evictions(release: &Release<'_>) -> Result<u64, String> {
         left = still;
         thread::sleep(Duration::from_secs(1));
     }
-    if refusals == 0 { Err("no budget held anything back".to_owned()) } else { Ok(refusals) }
+    match roles::NAMES.into_iter().find(|role| !refused.contains(role)) {
+        Some(role) => Err(format!("no budget held {role} back")),
+        None => Ok(refusals),
+    }
 }
 
 fn evict(release: &Release<'_>, pod: &str) -> Result<(), String> {

@@ -11,6 +11,10 @@ use serde_json::Value;
 
 use crate::{command, python::Venv, workspace::Workspace};
 
+/// The longest that a call may take while something is changed or killed, in milliseconds. A call
+/// that is not answered is not failed before 30 s.
+const SLOWEST_MS: u64 = 15_000;
+
 /// A load that runs until its audit.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -31,10 +35,13 @@ pub(crate) struct Stretch {
 
 impl Stretch {
     /// The summary of the stretch; an error if more than `most` calls failed, which is 0 for a
-    /// planned change, or if there were none.
+    /// planned change, if one took longer than [`SLOWEST_MS`], or if there were none.
     pub(crate) fn within(&self, most: u64) -> Result<String, String> {
         if self.failed > most {
             return Err(format!("{self}: more than {most}"));
+        }
+        if self.slowest_ms > SLOWEST_MS {
+            return Err(format!("{self}: slower than {SLOWEST_MS} ms"));
         }
         if self.calls == 0 {
             return Err("nobody called meanwhile".to_owned());

@@ -141,8 +141,11 @@ impl<'a> Node<'a> {
             helm: folder(HELM)?.join("helm"),
             layers: workspace.target.join("live/containerd"),
         };
-        if node.layers.exists() {
-            fs::remove_dir_all(&node.layers).map_err(|error| error.to_string())?;
+        // Data of namespaces is left if a run was interrupted.
+        for folder in [&node.layers, &workspace.target.join("live/data")] {
+            if folder.exists() {
+                fs::remove_dir_all(folder).map_err(|error| error.to_string())?;
+            }
         }
         node.lay_out()?;
         node.control_plane()?;
