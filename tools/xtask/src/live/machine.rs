@@ -40,6 +40,9 @@ pub(crate) enum Network {
     Host,
 }
 
+/// What names of control groups begin with; the id of the machine's first process follows.
+const GROUPS: &str = "till-live-";
+
 #[derive(Debug)]
 pub(crate) struct Machine {
     holder: Child,
@@ -80,8 +83,9 @@ impl Machine {
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
             .map_err(|error| error.to_string())?;
         let init = children.trim().to_owned();
-        let group = format!("till-live-{init}");
+        let group = format!("{GROUPS}{init}");
         for hierarchy in hierarchies() {
+            sweep(&hierarchy);
             fs::create_dir_all(hierarchy.join(&group)).map_err(|error| error.to_string())?;
         }
         Ok(Self { holder, init, root: root.to_owned(), logs: logs.to_owned(), group })
@@ -159,6 +163,17 @@ fn hierarchies() -> Vec<PathBuf> {
     }
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink()).collect()
+}
+
+/// Removes the groups of machines that have ended: an interrupted run leaves its own.
+fn sweep(hierarchy: &Path) {
+    for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let init = name.to_str().and_then(|name| name.strip_prefix(GROUPS));
+        if init.is_some_and(|init| !Path::new("/proc").join(init).exists()) {
+            removed(&entry.path());
+        }
+    }
 }
 
 /// Removes a control group and those below it. A group that has processes stays.
