@@ -184,7 +184,7 @@ pub(crate) struct Rest<A: clap::Args> {
 /// The store for development, which has an address of its own to listen on.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Kv {
-    /// Allow --listen to name an address that other machines reach without TLS.
+    /// Allow --listen and --pd-listen to name addresses that other machines reach without TLS.
     #[arg(long, env = "TILL_INSECURE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]

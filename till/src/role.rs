@@ -79,8 +79,8 @@ pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failur
             keep(on, &stop, |on, end| coordinator::run(args.role, on, end)).await
         }
         Command::DevKv(args) => {
-            let encrypted = args.role.tls_cert_file.is_some();
-            let addresses = allowed(&[args.role.listen], args.insecure || encrypted)?;
+            let open = args.insecure || args.role.tls_cert_file.is_some();
+            let addresses = of_kv(&args.role, open)?;
             if let Some(file) = &args.role.tls_cert_file {
                 let domain = args.tls_trust_domain.as_deref().unwrap_or(TRUST_DOMAIN);
                 rpc::tls::check_nobodys(file, "dev-kv", domain)?;
@@ -194,6 +194,12 @@ fn closed<A: clap::Args>(
     allowed(&addresses, args.insecure || encrypted)
 }
 
+/// The address of dev-kv's store. Those of its further placement drivers are held to the same rule.
+fn of_kv(args: &dev_kv::Args, open: bool) -> Result<Vec<SocketAddr>, Refused> {
+    allowed(&args.pd_listen, open)?;
+    allowed(&[args.listen], open)
+}
+
 /// Returns the addresses, unless other machines can reach one of them and `open` is false.
 fn allowed(addresses: &[SocketAddr], open: bool) -> Result<Vec<SocketAddr>, Refused> {
     match addresses.iter().find(|address| !address.ip().is_loopback()) {
@@ -236,6 +242,25 @@ mod tests {
             assert!(addresses.iter().all(|address| address.ip().is_loopback()), "{addresses:?}");
             assert!(addresses.iter().any(SocketAddr::is_ipv4), "{addresses:?}");
             assert_eq!(addresses.iter().any(SocketAddr::is_ipv6), has_ipv6, "{addresses:?}");
+        }
+    }
+
+    #[test]
+    fn each_door_of_dev_kv_that_others_reach_needs_a_word() {
+        #[derive(clap::Parser)]
+        struct Kv {
+            #[command(flatten)]
+            args: dev_kv::Args,
+        }
+        for (flag, value, is_open) in [
+            ("--listen", "127.0.0.1:1", true),
+            ("--listen", "0.0.0.0:1", false),
+            ("--pd-listen", "[::1]:1", true),
+            ("--pd-listen", "0.0.0.0:1", false),
+        ] {
+            let kv: Kv = clap::Parser::parse_from(["till", "--data-dir", "d", flag, value]);
+            assert_eq!(of_kv(&kv.args, false).is_ok(), is_open, "{flag} {value}");
+            assert!(of_kv(&kv.args, true).is_ok());
         }
     }
 

@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod bounds;
+mod whole;
 
 /// Upper limits on the health and reflection calls in flight at once, including watches, and on the
 /// bytes of their requests.
@@ -242,6 +243,28 @@ mod tests {
         assert_eq!(code_of(&refused), Code::ResourceExhausted);
         drop(asked.pop());
         assert!(guard.call(request(HEALTH, 0)).now_or_never().is_none(), "there is a place");
+    }
+
+    /// A decoder reserves what the first five bytes of a message announce.
+    #[tokio::test]
+    async fn a_message_reaches_its_decoder_when_all_of_it_has_come() {
+        let reading = tower::service_fn(|request: http::Request<Body>| async {
+            let first = request.into_body().frame().await;
+            Ok::<_, Infallible>(http::Response::new(Body::empty())).inspect(|_| drop(first))
+        });
+        let mut guard = GuardLayer::new(9, usize::MAX, PATIENCE, false).layer(reading);
+        for (path, bytes, reads) in [
+            (HEALTH, &[0, 4, 0, 0, 0][..], false),
+            ("/test.v1.EchoService/Echo", &[0, 4, 0, 0, 0][..], false),
+            ("/test.v1.EchoService/Echo", &[0, 0, 0, 0, 1, 7][..], true),
+        ] {
+            let frame = http_body::Frame::data(Bytes::copy_from_slice(bytes));
+            let frames = futures::stream::iter([Ok::<_, Status>(frame)]);
+            let open = futures::StreamExt::chain(frames, futures::stream::pending());
+            let body = Body::new(http_body_util::StreamBody::new(open));
+            let request = http::Request::post(format!("http://till{path}")).body(body).unwrap();
+            assert_eq!(guard.call(request).now_or_never().is_some(), reads, "{path} {bytes:?}");
+        }
     }
 
     #[tokio::test]

@@ -106,6 +106,10 @@ pub fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
     listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
 }
 
+/// Bytes that the kernel keeps of answers which a client does not take, for each connection. Linux
+/// takes twice as much. Unless it is set, the kernel lets it grow to 4 MiB.
+const SEND_BUFFER: usize = 64 * 1024;
+
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -114,6 +118,8 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // Lets a restarted process reuse its port while old connections linger. Two listeners at once
     // stay impossible.
     socket.set_reuse_address(true)?;
+    // Connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -158,6 +164,21 @@ mod tests {
                 format!("port {} is taken: another process listens on {taken}", taken.port())
             );
         }
+    }
+
+    #[test]
+    fn the_kernel_keeps_little_of_what_a_client_does_not_take() {
+        let listener = tcp(&[(Ipv4Addr::LOCALHOST, 0).into()]).unwrap().remove(0);
+        listener.set_nonblocking(false).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let sent = std::iter::from_fn(|| io::Write::write(&mut &server, &[0; 4_096]).ok());
+        let sent: usize = sent.sum();
+        // The client's own buffer takes some of it.
+        let kept = sent - socket2::SockRef::from(&client).recv_buffer_size().unwrap().min(sent);
+        assert!(kept <= 4 * SEND_BUFFER, "{kept} of {sent} bytes");
+        assert_eq!(socket2::SockRef::from(&server).send_buffer_size().unwrap(), 2 * SEND_BUFFER);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 use types::{Reason, Refusal};
 
+use super::whole::Whole;
 use crate::status::{to_status, unfinished};
 
 /// Bytes of each request that are not counted. There is room for these for all requests that may be
@@ -41,7 +42,7 @@ impl Bound {
         Self { taken: Arc::default(), most, held }
     }
 
-    /// Returns the request with its body counted, and a value that keeps its place and its bytes
+    /// Returns the request with its body counted and in whole messages, and a value that keeps its place and its bytes
     /// until dropped; `None` if no place is left. Bodies that may take their time, like those of
     /// streams, are not `timed`.
     pub(crate) fn admit(
@@ -54,6 +55,7 @@ impl Bound {
             return None;
         }
         let (request, share) = self.held.bind(request, timed);
+        let request = request.map(|body| Body::new(Whole::new(body)));
         Some((request, Kept { _place: place, _share: share }))
     }
 }
