@@ -68,6 +68,16 @@ struct State {
     cut: bool,
 }
 
+impl State {
+    /// How long the connection may be idle. One that holds a long buffer keeps others from theirs.
+    fn idle_max(&self, patience: &ConnectionTimeouts) -> Duration {
+        match self.buffer {
+            Some(_) => patience.keep_alive_idle.min(patience.header_read),
+            None => patience.keep_alive_idle,
+        }
+    }
+}
+
 /// Tracks one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
@@ -187,7 +197,7 @@ impl Activity {
             next = next.min(since + patience.header_read);
         }
         if state.busy == 0 {
-            next = next.min(state.idle + patience.keep_alive_idle);
+            next = next.min(state.idle + state.idle_max(patience));
         }
         if let Some(until) = self.until {
             next = next.min(until.max(now + PAUSE));
@@ -207,7 +217,7 @@ impl Activity {
             && self.until.is_some_and(|until| until + patience.grace <= now);
         let stuck = [state.partial, state.stalled].into_iter().flatten().any(too_long);
         let idle = state.busy == 0
-            && now.saturating_duration_since(state.idle) >= patience.keep_alive_idle;
+            && now.saturating_duration_since(state.idle) >= state.idle_max(patience);
         if state.cut || stuck || outlived {
             Verdict::Cut
         } else if idle || (is_http2 && self.is_old(now)) {

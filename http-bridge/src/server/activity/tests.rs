@@ -115,6 +115,25 @@ async fn an_idle_connection_over_http2_is_left_whatever_it_pings() {
     assert_eq!(activity.verdict(&PATIENCE), Verdict::Leave);
 }
 
+/// hyper's buffer stays as long as it once was.
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_that_holds_a_long_buffer_is_left_soon() {
+    let activity = activity();
+    activity.read(PREFACE);
+    activity.read(SETTINGS);
+    let stream = activity.open();
+    // A DATA frame of 9,000 bytes, which comes in two parts.
+    let frame = [&[0, 0x23, 0x28, 0, 0, 0, 0, 0, 1][..], &[7; 9_000]].concat();
+    assert!(activity.read(&frame[..8_500]));
+    assert!(activity.read(&frame[8_500..]));
+    advance(Duration::from_secs(100)).await;
+    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep, "a stream is open");
+    drop(stream);
+    assert!(activity.next_check(&PATIENCE) <= Instant::now() + PATIENCE.header_read);
+    advance(PATIENCE.header_read).await;
+    assert_eq!(activity.verdict(&PATIENCE), Verdict::Leave);
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_more_of_long_heads_is_held_than_may_be() {
     let held = Held::default();
