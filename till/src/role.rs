@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rpc::{
     access::{self, TRUST_DOMAIN},
     admin,
@@ -57,6 +58,7 @@ enum Refused {
 
 /// Runs a role until it is told to end.
 pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failure> {
+    let files = open_files();
     match command {
         Command::Order(args) => {
             let addresses = closed(&args, args.role.role.tls.is_on(), port::ORDER)?;
@@ -89,7 +91,8 @@ pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failur
             let admit = args.tls_trust_domain.clone().map(admit);
             keep(on, &stop, |on, end| dev_kv(args.role, admit, on, end)).await
         }
-        Command::HttpBridge(args) => {
+        Command::HttpBridge(mut args) => {
+            args.role.connections_max = connections(args.role.connections_max, files);
             let addresses = or_default(&args.listen, &rpc::listen::everywhere(port::HTTP));
             let on = sockets(&addresses, &args.admin, admin_port::HTTP)?;
             keep(on, &stop, |on, end| http_bridge::run(args.role, on, end)).await
@@ -208,6 +211,26 @@ fn allowed(addresses: &[SocketAddr], open: bool) -> Result<Vec<SocketAddr>, Refu
     }
 }
 
+/// Lets this process open as many files as the system allows, and returns how many: each connection
+/// is one.
+fn open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
+}
+
+/// How many connections a bridge takes at once if it wants so many. Some files are left to the
+/// operators' door and to connections to the services.
+fn connections(wanted: u32, files: u64) -> u32 {
+    let most = u32::try_from(files - (files / 4).min(1_024)).unwrap_or(u32::MAX).max(1);
+    if most < wanted {
+        tracing::info!(open_files = files, connections = most, "fewer connections than wanted");
+    }
+    most.min(wanted)
+}
+
 fn or_default(given: &[SocketAddr], usual: &[SocketAddr]) -> Vec<SocketAddr> {
     if given.is_empty() { usual.to_vec() } else { given.to_vec() }
 }
@@ -262,6 +285,21 @@ mod tests {
             assert_eq!(of_kv(&kv.args, false).is_ok(), is_open, "{flag} {value}");
             assert!(of_kv(&kv.args, true).is_ok());
         }
+    }
+
+    #[test]
+    fn connections_leave_some_files_to_others() {
+        for (wanted, files, taken) in
+            [(50_000, 1_000_000, 50_000), (50_000, 20_000, 18_976), (50_000, 200, 150), (9, 1, 1)]
+        {
+            assert_eq!(connections(wanted, files), taken, "{wanted} of {files}");
+        }
+    }
+
+    #[test]
+    fn a_process_may_open_what_the_system_allows() {
+        let files = open_files();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _)| soft), Ok(files));
     }
 
     #[test]

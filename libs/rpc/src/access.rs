@@ -245,6 +245,11 @@ pub(crate) fn is_reflection(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
+/// True for streams of health and reflection, which stay open for as long as their caller likes.
+pub(crate) fn stays_open(path: &str) -> bool {
+    is_reflection(path) || path == "/grpc.health.v1.Health/Watch"
+}
+
 /// The roles that may call a method, given its path (`/till.stock.v1.StockService/GetItem`). Empty
 /// if the table has no row for it.
 pub fn callers(path: &str) -> &'static [Role] {

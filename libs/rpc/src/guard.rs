@@ -28,9 +28,10 @@ use crate::{
 mod bounds;
 mod whole;
 
-/// Upper limits on the health and reflection calls in flight at once, including watches, and on the
-/// bytes of their requests.
-const FREE_MAX: usize = 4_096;
+/// Upper limits on the calls of health and reflection in flight at once, for streams that stay open
+/// and for the others each, and on the bytes of all of them. Whoever fills the one leaves the other
+/// to probes.
+const FREE_MAX: usize = 2_048;
 const FREE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How much earlier than tonic a handler is ended when its caller's time is over, because tonic
@@ -48,6 +49,8 @@ pub(crate) struct GuardLayer {
     /// Calls that anybody may make have their own places and their own room, so that nobody can use
     /// them to keep the role's callers out.
     free: Bound,
+    /// Those of them that stay open.
+    streams: Bound,
     /// Bundles have as many places as requests. The calls in them take places of their own.
     bundles: Bound,
 }
@@ -62,11 +65,13 @@ impl GuardLayer {
         judges: bool,
     ) -> Self {
         let held = Held::new(bytes_max, patience);
+        let of_free = Held::new(FREE_BYTES_MAX, patience);
         Self {
             judges,
             methods: Arc::default(),
             requests: Bound::new(in_flight_max, held.clone()),
-            free: Bound::new(FREE_MAX, Held::new(FREE_BYTES_MAX, patience)),
+            free: Bound::new(FREE_MAX, of_free.clone()),
+            streams: Bound::new(FREE_MAX, of_free),
             bundles: Bound::new(in_flight_max, held),
         }
     }
@@ -135,7 +140,11 @@ where
             return futures::future::ok(refused).boxed();
         }
         let is_free = access::is_free(path);
-        let bound = if is_free { &self.layer.free } else { &self.layer.requests };
+        let bound = match (is_free, access::stays_open(path)) {
+            (true, true) => &self.layer.streams,
+            (true, false) => &self.layer.free,
+            (false, _) => &self.layer.requests,
+        };
         // Reflection is a stream of questions, and the next one may take its time.
         let is_timed = !access::is_reflection(path);
         let Some((request, kept)) = bound.admit(request, is_timed) else {
@@ -237,12 +246,14 @@ mod tests {
             std::future::pending::<Result<http::Response<Body>, Infallible>>()
         });
         let mut guard = GuardLayer::new(1, usize::MAX, PATIENCE, false).layer(silent);
-        let mut asked: Vec<_> = (0..4_096).map(|_| guard.call(request(HEALTH, 0))).collect();
+        let mut asked: Vec<_> = (0..2_048).map(|_| guard.call(request(HEALTH, 0))).collect();
         let refused = guard.call(request(HEALTH, 0)).now_or_never().expect("an answer at once");
         let Ok(refused) = refused;
         assert_eq!(code_of(&refused), Code::ResourceExhausted);
         drop(asked.pop());
         assert!(guard.call(request(HEALTH, 0)).now_or_never().is_none(), "there is a place");
+        let probe = guard.call(request("/grpc.health.v1.Health/Check", 0));
+        assert!(probe.now_or_never().is_none(), "watches keep no probe out");
     }
 
     /// A decoder reserves what the first five bytes of a message announce.
