@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 /// anew.
 const FORMAT: u32 = 2;
 const FILE: &str = "dev-kv.format";
+/// Holds the storage engine's files.
+const DATA: &str = "data";
 /// Locked by the process that owns the directory.
 const LOCK: &str = "dev-kv.lock";
 /// Written and removed again, to find out whether there is room.
@@ -48,7 +50,7 @@ impl Directory {
 
     /// Where the storage engine keeps its journals and tables.
     pub(super) fn data(&self) -> PathBuf {
-        self.path.join("data")
+        self.path.join(DATA)
     }
 
     /// Whether the disk has room, and a file may grow beyond the longest journal.
@@ -99,6 +101,14 @@ fn take(directory: &Path) -> Result<File, StoreError> {
             ))),
             None => Err(not_ours(directory)),
         },
+        Err(error) if error.kind() == ErrorKind::NotFound && directory.join(DATA).exists() => {
+            Err(StoreError::Damaged(format!(
+                "{0} is missing, and there is data, of a format that nobody knows now. Restore the \
+                 file from a copy; or write \"dev-kv format {FORMAT}\" into {0} if this release made \
+                 the data",
+                path.display()
+            )))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => mark(directory, &path).map(|()| lock),
         Err(error) => Err(error.into()),
     }

@@ -64,6 +64,19 @@ async fn a_damaged_journal_is_refused_with_file_and_offset_and_stays_as_it_is() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn data_without_its_format_is_refused_and_opens_once_that_is_back() {
+    let (directory, _, _) = killed().await;
+    let format = directory.path().join("dev-kv.format");
+    let content = std::fs::read(&format).unwrap();
+    std::fs::remove_file(&format).unwrap();
+    let error = refused(directory.path()).await;
+    assert!(error.contains("dev-kv.format is missing"), "{error}");
+    assert!(!format.exists(), "what is refused is not changed");
+    std::fs::write(&format, content).unwrap();
+    opens_whole(directory.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_lost_its_end_or_itself_is_refused_and_what_is_left_opens_as_told() {
     let (directory, journal, content) = killed().await;
     std::fs::write(&journal, &content[..content.len() / 2]).unwrap();
