@@ -152,6 +152,9 @@ pub(crate) async fn run(args: Args, process: &Process, stop: Stop) -> Result<Exi
     let data_dir = DataDir::open(&args.data_dir, args.fresh)?;
     let wish = wish(&args, process, data_dir.path())?;
     let mut specs = plan::children(&wish);
+    if let Some(problem) = plan::collision(&specs) {
+        return Err(problem.into());
+    }
     let probe = Probe::new(&wish)?;
     for spec in &mut specs {
         let bound = wait_for_ports(spec, begun).await?;
