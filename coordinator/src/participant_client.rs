@@ -35,8 +35,9 @@ use types::{Branch, Service};
 
 /// Upper limit on the operations in one Apply, unless a lower one is set.
 const BATCH_MAX: usize = 512;
-/// Applies of one urgency under way to one shard at once. A call that reaches the lane while a batch is under way
-/// is in the next one, so a message must not wait here until an Apply is answered.
+/// Applies of one urgency under way to one shard at once. A call that reaches the lane while a
+/// batch is under way is in the next one, so a message must not wait here until an Apply is
+/// answered.
 const IN_FLIGHT: usize = 4;
 /// Upper limit on the messages waiting for one shard. Further ones are sent again later.
 const QUEUE: usize = 16_384;

@@ -42,8 +42,8 @@ struct Outcome {
 impl Stats {
     /// Reads the metrics of this process.
     pub(super) fn now(replica: u64, in_flight: usize) -> Self {
-        let durations = samples(&semconv::HTTP_SERVER_DURATION);
-        let problems = samples(&semconv::HTTP_PROBLEMS);
+        let [durations, problems] =
+            samples([&semconv::HTTP_SERVER_DURATION, &semconv::HTTP_PROBLEMS]);
         let replica = format!("{replica:016x}");
         Self { replica, in_flight, ..Self::of(&durations, &problems) }
     }

@@ -266,7 +266,8 @@ async fn counts_are_told_through_both_doors_and_name_their_process() {
     let front = Front::filled();
     assert_eq!(front.call("GET /stock/find/1").await.status, 200);
     let stats = front.call("GET /console/api/stats").await.json();
-    // Tests set up no metrics. The tests of `stats`, of telemetry and of the browser check that requests count.
+    // Tests set up no metrics. The tests of `stats`, of telemetry and of the browser check that
+    // requests count.
     assert_eq!((&stats["in_flight"], &stats["requests"]), (&json!(0), &json!(0)));
     let again = operate(&front, "GET /console/api/stats", &[]).await.json();
     assert_eq!(again["replica"], stats["replica"]);

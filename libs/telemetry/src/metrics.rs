@@ -16,7 +16,7 @@ use opentelemetry_sdk::{
     Resource,
     metrics::{MeterProviderBuilder, SdkMeterProvider},
 };
-use prometheus::{Encoder as _, Registry, TextEncoder};
+use prometheus::{Encoder as _, Registry, TextEncoder, proto::MetricFamily};
 
 mod family;
 mod sample;
@@ -105,13 +105,17 @@ pub fn metrics() -> &'static Metrics {
 
 /// The body of `/metrics`, in Prometheus' text format; empty if no metrics are set up.
 pub fn text() -> String {
-    let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let Some(registry) = registry else { return String::new() };
     let mut text = Vec::new();
-    if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
+    if let Err(error) = TextEncoder::new().encode(&gathered(), &mut text) {
         tracing::warn!(%error, "metrics could not be written down");
     }
     String::from_utf8(text).unwrap_or_default()
+}
+
+/// What all instruments have counted; nothing if no metrics are set up.
+fn gathered() -> Vec<MetricFamily> {
+    let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner).clone();
+    registry.map(|registry| registry.gather()).unwrap_or_default()
 }
 
 /// The provider of the instruments, and the registry that Prometheus reads.

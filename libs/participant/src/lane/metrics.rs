@@ -59,7 +59,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// The span of one attempt at a batch, in the trace of the oldest call that it may take of these.
+    /// The span of one attempt at a batch, in the trace of the oldest call that it may take of
+    /// these.
     pub(super) fn batch_span<'a>(
         &self,
         calls: impl Iterator<Item = &'a (CallId, Call<D>)> + Clone,

@@ -42,9 +42,9 @@ impl Bound {
         Self { taken: Arc::default(), most, held }
     }
 
-    /// Returns the request with its body counted and in whole messages, and a value that keeps its place and its bytes
-    /// until dropped; `None` if no place is left. Bodies that may take their time, like those of
-    /// streams, are not `timed`.
+    /// Returns the request with its body counted and in whole messages, and a value that keeps its
+    /// place and its bytes until dropped; `None` if no place is left. Bodies that may take their
+    /// time, like those of streams, are not `timed`.
     pub(crate) fn admit(
         &self,
         request: http::Request<Body>,
@@ -103,15 +103,18 @@ impl Held {
 
     /// Returns the request with its body counted until both the body and the returned share are
     /// dropped.
-    fn bind(&self, request: http::Request<Body>, timed: bool) -> (http::Request<Body>, Arc<Share>) {
+    fn bind(
+        &self,
+        request: http::Request<Body>,
+        timed: bool,
+    ) -> (http::Request<Counted>, Arc<Share>) {
         let encoding = request.headers().get("grpc-encoding");
         let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
         let (before, each) = if is_compressed { (FREE_BYTES, INFLATED) } else { (0, 1) };
         let share = Arc::new(Share { held: self.clone(), read: AtomicUsize::new(before), each });
         let counted = Arc::clone(&share);
         let patience = timed.then_some(self.patience);
-        let request = request
-            .map(|body| Body::new(Counted { body, share: counted, patience, waiting: None }));
+        let request = request.map(|body| Counted { body, share: counted, patience, waiting: None });
         (request, share)
     }
 }
@@ -210,7 +213,7 @@ mod tests {
         http::Request::new(Body::new(StreamBody::new(chunks)))
     }
 
-    async fn next(request: &mut http::Request<Body>) -> Result<usize, Code> {
+    async fn next(request: &mut http::Request<Counted>) -> Result<usize, Code> {
         let body = request.body_mut();
         let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await.unwrap();
         frame.map(|frame| frame.data_ref().map_or(0, Bytes::len)).map_err(|status| status.code())

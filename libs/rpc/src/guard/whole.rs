@@ -33,17 +33,23 @@ impl<B> Whole<B> {
         Self { body, arriving, withheld: Vec::new(), ready: VecDeque::new() }
     }
 
-    /// Takes what has arrived. Releases what is complete.
-    fn take(&mut self, mut data: Bytes) {
-        let complete = self.arriving.read(&data);
-        if complete > 0 {
-            let end = data.split_to(complete);
+    /// Takes what has arrived. Returns or releases what is complete.
+    fn take(&mut self, mut data: Bytes) -> Option<Frame<Bytes>> {
+        let complete = data.split_to(self.arriving.read(&data));
+        // Most messages are one frame.
+        let is_alone = self.withheld.is_empty();
+        let complete = (!complete.is_empty()).then(|| Frame::data(complete));
+        if complete.is_some() {
             self.release();
-            self.ready.push_back(Frame::data(end));
         }
         if !data.is_empty() {
             self.withheld.push(data);
         }
+        if is_alone {
+            return complete;
+        }
+        self.ready.extend(complete);
+        None
     }
 
     fn release(&mut self) {
@@ -63,7 +69,11 @@ impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Whole<B> {
         while this.ready.is_empty() {
             match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.take(data),
+                    Ok(data) => {
+                        if let Some(frame) = this.take(data) {
+                            return Poll::Ready(Some(Ok(frame)));
+                        }
+                    }
                     Err(trailers) => {
                         this.release();
                         this.ready.push_back(trailers);
@@ -186,6 +196,8 @@ mod tests {
     fn what_the_decoder_has_to_refuse_is_passed_on() {
         let too_long = [&[0], &u32::MAX.to_be_bytes()[..]].concat();
         assert_eq!(frames(&[&too_long, &[7; 10]], false), (vec![5, 10], false));
+        let by_one = [&[0], &((64_u32 << 20) + 1).to_be_bytes()[..]].concat();
+        assert_eq!(frames(&[&by_one], false), (vec![5], false));
         assert_eq!(frames(&[&message(9)[..7]], true), (vec![7], true), "it ends within a message");
     }
 }

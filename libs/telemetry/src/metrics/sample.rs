@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::proto::{LabelPair, MetricType};
+use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
-use super::REGISTRY;
+use super::gathered;
 use crate::semconv::{self, Metric};
 
 /// What an instrument has counted with one set of labels.
@@ -25,19 +25,24 @@ impl Sample {
     }
 }
 
-/// The samples of a counter or a histogram; empty if no metrics are set up.
-pub fn samples(of: &Metric) -> Vec<Sample> {
-    let registry = REGISTRY.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-    let name = of.prometheus();
-    let families = registry.map(|registry| registry.gather()).unwrap_or_default();
-    let family = families.into_iter().find(|family| family.name() == name);
-    let read = |metric: &prometheus::proto::Metric, kind| {
+/// The samples of these counters and histograms; none if no metrics are set up.
+pub fn samples<const N: usize>(of: [&Metric; N]) -> [Vec<Sample>; N] {
+    let families = gathered();
+    of.map(|metric| {
+        let name = metric.prometheus();
+        let family = families.iter().find(|family| family.name() == name);
+        family.map(samples_of).unwrap_or_default()
+    })
+}
+
+fn samples_of(family: &MetricFamily) -> Vec<Sample> {
+    let kind = family.get_field_type();
+    let read = |metric: &proto::Metric| {
         let pair = |pair: &LabelPair| (pair.name().to_owned(), pair.value().to_owned());
-        let labels = metric.get_label().iter().map(pair).collect();
         let histogram = metric.get_histogram();
         let buckets = histogram.get_bucket().iter();
         Sample {
-            labels,
+            labels: metric.get_label().iter().map(pair).collect(),
             count: match kind {
                 MetricType::HISTOGRAM => histogram.get_sample_count(),
                 MetricType::COUNTER
@@ -48,11 +53,7 @@ pub fn samples(of: &Metric) -> Vec<Sample> {
             buckets: buckets.map(|one| (one.upper_bound(), one.cumulative_count())).collect(),
         }
     };
-    let samples = family.map(|family| {
-        let kind = family.get_field_type();
-        family.get_metric().iter().map(|metric| read(metric, kind)).collect()
-    });
-    samples.unwrap_or_default()
+    family.get_metric().iter().map(read).collect()
 }
 
 #[allow(

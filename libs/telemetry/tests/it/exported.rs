@@ -156,7 +156,7 @@ fn what_a_full_queue_drops_is_counted(text: &str) {
 
 fn counters_and_histograms_are_read_within_the_process() {
     let only = |metric| {
-        let samples = metrics::samples(metric);
+        let [samples] = metrics::samples([metric]);
         let [sample] = &samples[..] else { panic!("{samples:?}") };
         sample.clone()
     };
