@@ -79,9 +79,7 @@ pub(super) fn complete(mut document: Document) -> Document {
             finish(operation, path);
         }
         if let Some(operation) = item.get.as_mut() {
-            let has_id = path.contains("_id}");
-            add_problems(operation, if has_id { &[400] } else { &[] });
-            add_problems(operation, &[421, 431]);
+            add_problems(operation, &[400, 421, 431]);
             add_problems(operation, if probe { &[413] } else { &[413, 429, 500] });
             add_problems(operation, if path.starts_with("/problems") { &[] } else { &[503] });
             finish(operation, path);

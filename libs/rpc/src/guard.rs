@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use admission::{Bound, Held, Limits, Requests};
 use futures::{FutureExt as _, future::BoxFuture};
 use telemetry::{metrics::Entered, semconv, trace::Origin};
 use tokio::time::{Instant, timeout};
@@ -17,16 +18,11 @@ use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 use types::{Reason, Refusal};
 
-use bounds::{Bound, Held};
-
 use crate::{
-    access, deadline,
+    MESSAGE_BYTES_MAX, access, deadline,
     spans::{answered, span},
-    status::{code_name, code_of, expired, to_status, unreadable},
+    status::{code_name, code_of, expired, overloaded, to_status, unfinished, unreadable},
 };
-
-mod bounds;
-mod whole;
 
 /// Upper limits on the calls of health and reflection in flight at once, for streams that stay open
 /// and for the others each, and on the bytes of all of them. Whoever fills the one leaves the other
@@ -64,15 +60,23 @@ impl GuardLayer {
         patience: Duration,
         judges: bool,
     ) -> Self {
-        let held = Held::new(bytes_max, patience);
-        let of_free = Held::new(FREE_BYTES_MAX, patience);
+        let held = |bytes_max| {
+            Held::new(Limits {
+                bytes_max,
+                message_bytes_max: MESSAGE_BYTES_MAX,
+                patience,
+                overloaded,
+                unfinished,
+            })
+        };
+        let (of_requests, of_free) = (held(bytes_max), held(FREE_BYTES_MAX));
         Self {
             judges,
             methods: Arc::default(),
-            requests: Bound::new(in_flight_max, held.clone()),
+            requests: Bound::new(in_flight_max, of_requests.clone()),
             free: Bound::new(FREE_MAX, of_free.clone()),
             streams: Bound::new(FREE_MAX, of_free),
-            bundles: Bound::new(in_flight_max, held),
+            bundles: Bound::new(in_flight_max, of_requests),
         }
     }
 
@@ -146,9 +150,9 @@ where
             (false, _) => &self.layer.requests,
         };
         // Reflection is a stream of questions, and the next one may take its time.
-        let is_timed = !access::is_reflection(path);
-        let Some((request, kept)) = bound.admit(request, is_timed) else {
-            let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
+        let requests = if access::is_reflection(path) { Requests::Many } else { Requests::One };
+        let Some((request, kept)) = bound.admit(request, requests) else {
+            let refused = overloaded().into_http();
             call.answered(&refused);
             return futures::future::ok(refused).boxed();
         };

@@ -137,6 +137,11 @@ pub(crate) fn expired() -> Status {
     to_status(&Refusal::new(Reason::OutcomeUnknown))
 }
 
+/// The error for a caller whose request finds no place or no room. Nothing was begun.
+pub(crate) fn overloaded() -> Status {
+    to_status(&Refusal::new(Reason::Overloaded))
+}
+
 /// The error for a caller whose request did not arrive whole in time. Nothing was begun.
 pub(crate) fn unfinished() -> Status {
     Status::deadline_exceeded("the request's body did not come in time")

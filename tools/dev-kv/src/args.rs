@@ -139,11 +139,23 @@ pub struct Bounds {
     pub connections_max: usize,
     /// A connection that sends no request within this time is cut.
     pub first_request: Duration,
+    /// Requests in flight at once, their untaken answers among them; more are refused.
+    pub in_flight_max: usize,
+    /// Bytes of all requests in flight, over 16 KiB of each. One request may have all of them.
+    pub held_bytes_max: usize,
+    /// A request that is not complete within this time is given up.
+    pub patience: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { connections_max: 10_000, first_request: Duration::from_secs(30) }
+        Self {
+            connections_max: 10_000,
+            first_request: Duration::from_secs(30),
+            in_flight_max: 20_000,
+            held_bytes_max: 512 << 20,
+            patience: Duration::from_secs(30),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every request passes here. So known services are recognised without the search of a router, and
 //! everything else goes to the HTTP pages.
 
+use crate::args::Bounds;
 use crate::engine::Engine;
 use crate::faults::{Fault, Faults, Loss};
 use crate::http;
@@ -13,6 +14,7 @@ use crate::problem::unimplemented;
 use crate::wire::keyspacepb::keyspace_server::KeyspaceServer;
 use crate::wire::pdpb::pd_server::PdServer;
 use crate::wire::tikvpb::tikv_server::TikvServer;
+use admission::{Bound, Held, Limits, Requests};
 use axum::Router;
 use axum::http::{Request, Response};
 use futures::future::BoxFuture;
@@ -25,6 +27,8 @@ use tonic::codegen::Service as _;
 
 /// Longest request to the store, in bytes. A prewrite lists all keys of its transaction.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
+/// The call whose requests are a stream.
+const STREAM: &str = "Tso";
 
 type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
@@ -62,14 +66,16 @@ pub(crate) struct Dispatch {
     member: u64,
     faults: Arc<Faults>,
     engine: Arc<Engine>,
+    bound: Bound,
 }
 
 impl Dispatch {
     /// With `on_loopback` the pages answer to loopback names only.
-    pub(crate) fn new(pd: Pd, kv: Kv, on_loopback: bool) -> Self {
+    pub(crate) fn new(pd: Pd, kv: Kv, bound: Bound, on_loopback: bool) -> Self {
         Self {
             faults: Arc::clone(&kv.faults),
             engine: Arc::clone(&kv.engine),
+            bound,
             pages: http::pages(pd.clone(), kv.clone(), on_loopback),
             members: Arc::clone(&pd.members),
             member: pd.member,
@@ -81,12 +87,35 @@ impl Dispatch {
         }
     }
 
+    /// Places and room for the requests of all connections.
+    pub(crate) fn bound(bounds: &Bounds) -> Bound {
+        let held = Held::new(Limits {
+            bytes_max: bounds.held_bytes_max,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            patience: bounds.patience,
+            overloaded,
+            unfinished: || Status::deadline_exceeded("the request's body did not come in time"),
+        });
+        Bound::new(bounds.in_flight_max, held)
+    }
+
     fn carry_out(&self, service: Known, request: Request<Body>) -> Answer {
         match service {
             Known::Tikv => self.kv.clone().call(request),
             Known::Pd => self.pd.clone().call(request),
             Known::Keyspace => self.keyspaces.clone().call(request),
         }
+    }
+
+    fn answer(&self, service: Known, rpc: &str, request: Request<Body>) -> Answer {
+        self.engine.counters().traffic.called(rpc);
+        if let Some(fault) = self.faults.transport(rpc) {
+            return Box::pin(self.clone().disturb(service, request, fault));
+        }
+        if service != Known::Tikv && self.members.hangs(self.member) {
+            return Box::pin(self.clone().wait(service, request));
+        }
+        self.carry_out(service, request)
     }
 
     /// Carries a call out once the placement driver no longer hangs.
@@ -153,24 +182,31 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let request = request.map(Body::new);
-        let Some((service, rpc)) = Known::of(request.uri().path()) else {
-            let page = self.pages.clone().call(request);
-            return Box::pin(async move { Ok(page.await?.map(Body::new)) });
-        };
-        self.engine.counters().traffic.called(rpc);
-        if let Some(fault) = self.faults.transport(rpc) {
-            return Box::pin(self.clone().disturb(service, request, fault));
-        }
-        if service != Known::Tikv && self.members.hangs(self.member) {
-            return Box::pin(self.clone().wait(service, request));
-        }
         let uri = request.uri().clone();
-        let answer = self.carry_out(service, request);
+        let known = Known::of(uri.path());
+        let is_stream = known.is_some_and(|(_, rpc)| rpc == STREAM);
+        let requests = if is_stream { Requests::Many } else { Requests::One };
+        let Some((request, kept)) = self.bound.admit(request, requests) else {
+            return Box::pin(std::future::ready(Ok(overloaded().into_http())));
+        };
+        let answer = match known {
+            Some((service, rpc)) => self.answer(service, rpc, request),
+            None => {
+                let page = self.pages.clone().call(request);
+                Box::pin(async move { Ok(page.await?.map(Body::new)) })
+            }
+        };
         Box::pin(async move {
             let response = answer.await?;
-            Ok(if is_bare_unimplemented(&response) { unimplemented(uri.path()) } else { response })
+            let response =
+                if is_bare_unimplemented(&response) { unimplemented(uri.path()) } else { response };
+            Ok(response.map(|body| kept.until_taken(body)))
         })
     }
+}
+
+fn overloaded() -> Status {
+    Status::resource_exhausted("dev-kv has too many requests in flight, or too many bytes of them")
 }
 
 async fn lost(then: Loss) -> Result<Response<Body>, Infallible> {

@@ -121,16 +121,21 @@ pub async fn run(
         shutdown.await;
         stop.send_replace(true);
     };
+    let bound = Dispatch::bound(&config.bounds);
     let others = (Members::FIRST + 1..).zip(&further).map(|(member, listener)| {
-        let dispatch =
-            Dispatch::new(Pd { member, ..pd.clone() }, kv.clone(), is_loopback(listener));
+        let dispatch = Dispatch::new(
+            Pd { member, ..pd.clone() },
+            kv.clone(),
+            bound.clone(),
+            is_loopback(listener),
+        );
         let mut stopping = stopping.clone();
         accept(listener, config.bounds, dispatch, tls.clone(), async move {
             // An error means that the sender is gone, and the server with it.
             let _ended = stopping.wait_for(|stopping| *stopping).await;
         })
     });
-    let dispatch = Dispatch::new(pd.clone(), kv.clone(), is_loopback(&listener));
+    let dispatch = Dispatch::new(pd.clone(), kv.clone(), bound.clone(), is_loopback(&listener));
     let first = accept(&listener, config.bounds, dispatch, tls.clone(), shutdown);
     futures::future::join(first, futures::future::join_all(others)).await;
     engine.close();

@@ -63,8 +63,8 @@ impl<D: Domain> Reads<D> {
         Some(shown.unwrap_or_else(|error| Err(KvError::Unavailable(error.to_string()))))
     }
 
-    /// A batch has ended. If it was given up, rows that it loaded may be newer than the known state,
-    /// and only the look of another batch brings both together.
+    /// A batch has ended. One that was given up may leave rows that are newer than the known state.
+    /// A look would show that and answer nothing, so the reads go with the next batch at once.
     pub(super) const fn batch_ended(&mut self, is_done: bool) {
         self.in_batch = !is_done;
     }

@@ -310,3 +310,29 @@ async fn a_lane_that_nobody_asks_looks_at_its_journal_now_and_then() {
     let begun = begun.0.load(Ordering::Relaxed);
     assert!((10..20).contains(&begun), "{begun} KV transactions in a minute");
 }
+
+/// While on, the next KV transaction panics as it begins.
+#[derive(Debug, Default)]
+struct Panics(AtomicBool);
+
+impl Faults for Panics {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        let panics = call.op == Op::Begin && self.0.swap(false, Ordering::Relaxed);
+        assert!(!panics, "as the test asks");
+        Plan::PROCEED
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_panics_leaves_its_reads_to_the_next_batch() {
+    let mut shop = Shop::new();
+    shop.stocked(1).await;
+    let panics = Arc::new(Panics::default());
+    shop.kv = shop.kv.with_faults(panics.clone());
+    let lane = shop.lane(2);
+    assert_eq!(stock(&lane, "a").await, 1, "in a batch, which loads the row");
+    panics.0.store(true, Ordering::Relaxed);
+    let read = tokio::time::timeout(Duration::from_secs(10), stock(&lane, "a"));
+    assert_eq!(read.await, Ok(1));
+    assert!(!panics.0.load(Ordering::Relaxed), "a look has begun");
+}

@@ -15,6 +15,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_io_timeout::TimeoutStream;
 
 /// Limits for clients.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ pub(super) struct Bounds {
     connections_max: usize,
     /// Upper limit on the time without a complete request head, including idle time.
     patience: Duration,
+    /// Upper limit on the time in which a client takes nothing of its answer.
+    stall: Duration,
     /// Upper limit on a connection's life. A request under way at its end has `farewell` more.
     age: Duration,
     farewell: Duration,
@@ -33,6 +36,7 @@ impl Default for Bounds {
         Self {
             connections_max: 256,
             patience: Duration::from_secs(75),
+            stall: Duration::from_secs(5),
             age: Duration::from_mins(10),
             farewell: Duration::from_secs(30),
         }
@@ -70,10 +74,13 @@ async fn connection(stream: TcpStream, router: Router, bounds: Bounds) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(bounds.patience);
     let service = TowerToHyperService::new(router);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(bounds.stall));
+    let io = TokioIo::new(Box::pin(stream));
+    let mut connection = pin!(builder.serve_connection(io, service));
     if timeout(bounds.age, &mut connection).await.is_err() {
         connection.as_mut().graceful_shutdown();
-        // The rest is cut: a body that does not arrive, or an answer that nobody takes.
+        // The rest is cut: a body that does not arrive, or an answer that is taken slowly.
         let _cut = timeout(bounds.farewell, connection).await;
     }
 }
@@ -89,6 +96,11 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(200);
     const LONG: Duration = Duration::from_mins(1);
+
+    /// Few places, and patience that no test exhausts.
+    fn bounds() -> Bounds {
+        Bounds { connections_max: 9, patience: LONG, stall: LONG, age: LONG, farewell: LONG }
+    }
 
     async fn open(bounds: Bounds) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -116,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_does_not_come_ends_its_connection() {
-        let bounds = Bounds { connections_max: 9, patience: SHORT, age: LONG, farewell: LONG };
+        let bounds = Bounds { patience: SHORT, ..bounds() };
         let address = open(bounds).await;
         for begun in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"] {
             assert!(ends(send(address, begun).await).await, "{begun:?}");
@@ -125,7 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn whatever_a_connection_is_at_it_ends_with_its_age() {
-        let bounds = Bounds { connections_max: 9, patience: LONG, age: SHORT, farewell: SHORT };
+        let bounds = Bounds { age: SHORT, farewell: SHORT, ..bounds() };
         let address = open(bounds).await;
         let unfinished = "POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n1";
         assert!(ends(send(address, unfinished).await).await);
@@ -137,8 +149,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_that_nobody_takes_gives_its_place_back() {
+        let address = open(Bounds { connections_max: 1, stall: SHORT, ..bounds() }).await;
+        let untaken = send(address, "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let get = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        assert!(ends(send(address, get).await).await);
+        drop(untaken);
+    }
+
+    #[tokio::test]
     async fn one_connection_too_many_waits_for_a_place() {
-        let bounds = Bounds { connections_max: 1, patience: LONG, age: LONG, farewell: LONG };
+        let bounds = Bounds { connections_max: 1, ..bounds() };
         let address = open(bounds).await;
         let first = send(address, "").await;
         let get = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use admission::Requests;
 use futures::{
     FutureExt as _, StreamExt as _,
     future::BoxFuture,
@@ -17,7 +18,6 @@ use tokio::time::timeout;
 use tonic::{Status, body::Body, server::ServerStreamingService, service::Routes};
 use tonic_prost::ProstCodec;
 use tower::Service;
-use types::{Reason, Refusal};
 
 use super::{
     Answer, BYTES_MAX, CALLS_MAX, Call, CallRequest, CallResponse, PATH, STATUS, STATUS_OK, Whole,
@@ -28,7 +28,7 @@ use crate::{
     access::Peer,
     deadline,
     guard::Guard,
-    status::{expired, invalid_field, to_status, unreadable},
+    status::{expired, invalid_field, overloaded, unreadable},
 };
 
 type Request = http::Request<Body>;
@@ -69,8 +69,8 @@ impl Service<Request> for Unbundling {
         }
         let peer = request.extensions().get().cloned();
         let unpacking = Unpacking { guard: self.guard.clone(), peer };
-        let Some((request, kept)) = self.guard.bundles().admit(request, true) else {
-            let refused = to_status(&Refusal::new(Reason::Overloaded)).into_http();
+        let Some((request, kept)) = self.guard.bundles().admit(request, Requests::One) else {
+            let refused = overloaded().into_http();
             return future::ready(Ok(refused)).boxed();
         };
         async move {

@@ -9,16 +9,8 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use prost::Message as _;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::codegen::Service as _;
-
-/// Nothing should take longer than this.
-const LONG: Duration = Duration::from_secs(20);
-/// Slow operations may take longer than this.
-const SHORT: Duration = Duration::from_millis(300);
 
 /// A codec that passes bytes through.
 #[derive(Debug, Clone, Copy, Default)]
@@ -365,78 +357,4 @@ async fn what_is_too_large_is_told_as_such() {
     let response = wire.send(crate::wire::prewrite(10, vec![long])).await;
     assert!(response.errors[0].abort.contains("too large"));
     server.stop().await;
-}
-
-/// Asks for the version over HTTP/1.1 and leaves the connection open.
-async fn version_over(stream: &mut TcpStream) -> std::io::Result<usize> {
-    stream.write_all(b"GET /pd/api/v1/version HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
-    stream.read(&mut [0; 1024]).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_asks_for_nothing_is_cut_and_one_that_has_asked_is_not() {
-    let server = Server::start_with(|config| config.bounds.first_request = SHORT).await;
-    for begun in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM", b"GET /pd/api/v1/version HTT"] {
-        let mut stream = TcpStream::connect(&server.address).await.unwrap();
-        stream.write_all(begun).await.unwrap();
-        let cut = timeout(LONG, stream.read(&mut [0; 64])).await.expect("it stays open");
-        assert!(matches!(cut, Ok(0) | Err(_)), "{begun:?}: {cut:?}");
-    }
-    let mut stream = TcpStream::connect(&server.address).await.unwrap();
-    assert!(version_over(&mut stream).await.unwrap() > 0);
-    tokio::time::sleep(3 * SHORT).await;
-    assert!(version_over(&mut stream).await.unwrap() > 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn more_connections_than_there_may_be_wait_until_one_ends() {
-    let server = Server::start_with(|config| config.bounds.connections_max = 1).await;
-    let mut first = TcpStream::connect(&server.address).await.unwrap();
-    assert!(version_over(&mut first).await.unwrap() > 0);
-    let mut second = TcpStream::connect(&server.address).await.unwrap();
-    assert!(timeout(SHORT, version_over(&mut second)).await.is_err(), "one too many");
-    drop(first);
-    let answered = timeout(LONG, second.read(&mut [0; 1024])).await.expect("its turn has come");
-    assert!(answered.unwrap() > 0);
-}
-
-/// The header of a gRPC message tells its length, so that nothing of it has to be sent.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_beyond_256_mib_is_refused_by_its_header() {
-    let server = Server::start().await;
-    let mut channel = server.channel().await;
-    let length: u32 = (256 << 20) + 1;
-    let header = Bytes::from([&[0][..], &length.to_be_bytes()].concat());
-    let request = axum::http::Request::post("/tikvpb.Tikv/KvPrewrite")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(tonic::body::Body::new(axum::body::Body::from(header)))
-        .unwrap();
-    std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
-    let answer = timeout(LONG, channel.call(request)).await.expect("no answer").unwrap();
-    let status = tonic::Status::from_header_map(answer.headers()).expect("a refusal");
-    assert_eq!(status.code(), tonic::Code::OutOfRange, "{status:?}");
-    server.stop().await;
-}
-
-/// HTTP/2 tells the bound in the first frame, SETTINGS, and its implementation keeps to it.
-#[tokio::test(flavor = "multi_thread")]
-async fn one_connection_is_told_how_many_calls_it_may_have_open() {
-    const SETTINGS: u8 = 4;
-    const STREAMS_MAX: u16 = 3;
-    let server = Server::start().await;
-    let mut stream = TcpStream::connect(&server.address).await.unwrap();
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    // Our own SETTINGS, without any.
-    stream.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).await.unwrap();
-    let mut head = [0; 9];
-    timeout(LONG, stream.read_exact(&mut head)).await.expect("no frame").unwrap();
-    assert_eq!(head[3], SETTINGS);
-    let mut told = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
-    timeout(LONG, stream.read_exact(&mut told)).await.expect("no settings").unwrap();
-    let streams = told
-        .chunks_exact(6)
-        .find(|setting| u16::from_be_bytes([setting[0], setting[1]]) == STREAMS_MAX)
-        .map(|setting| u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]));
-    assert_eq!(streams, Some(4_096));
 }

@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -13,24 +14,27 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use crate::MESSAGE_BYTES_MAX;
+use crate::held::Share;
 
 /// Bytes before each message: one says whether it is compressed, four its length, big-endian.
 const PREFIX: usize = 5;
 
 /// A request's body, whose data frames come in whole messages.
-pub(super) struct Whole<B> {
+pub(crate) struct Whole<B> {
     body: B,
     arriving: Arriving,
     /// Parts of a message that has not arrived completely.
     withheld: Vec<Bytes>,
     ready: VecDeque<Frame<Bytes>>,
+    /// The share of a stream, which holds no more than is withheld.
+    of_stream: Option<Arc<Share>>,
 }
 
 impl<B> Whole<B> {
-    pub(super) fn new(body: B) -> Self {
-        let arriving = Arriving::default();
-        Self { body, arriving, withheld: Vec::new(), ready: VecDeque::new() }
+    /// The body, whose decoder refuses messages of more than `longest` bytes.
+    pub(crate) fn new(body: B, longest: usize, of_stream: Option<Arc<Share>>) -> Self {
+        let arriving = Arriving { longest, prefix: [0; PREFIX], of_prefix: 0, missing: 0 };
+        Self { body, arriving, withheld: Vec::new(), ready: VecDeque::new(), of_stream }
     }
 
     /// Takes what has arrived. Returns or releases what is complete.
@@ -41,6 +45,9 @@ impl<B> Whole<B> {
         let complete = (!complete.is_empty()).then(|| Frame::data(complete));
         if complete.is_some() {
             self.release();
+            if let Some(share) = &self.of_stream {
+                share.keep(data.len());
+            }
         }
         if !data.is_empty() {
             self.withheld.push(data);
@@ -98,8 +105,10 @@ impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Whole<B> {
 }
 
 /// What has arrived of the current message.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Arriving {
+    /// Longest message that the decoder does not refuse, in bytes.
+    longest: usize,
     prefix: [u8; PREFIX],
     /// Bytes of the prefix that have arrived.
     of_prefix: usize,
@@ -131,7 +140,7 @@ impl Arriving {
                 if self.missing == 0 {
                     self.of_prefix = 0;
                     complete = at;
-                } else if self.missing > MESSAGE_BYTES_MAX {
+                } else if self.missing > self.longest {
                     complete = data.len();
                 }
             }
@@ -160,7 +169,7 @@ mod tests {
         let chunks = chunks.iter().map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk))));
         let chunks = stream::iter(chunks.collect::<Vec<_>>());
         let chunks = if ends { chunks.boxed() } else { chunks.chain(stream::pending()).boxed() };
-        let mut body = Whole::new(StreamBody::new(chunks));
+        let mut body = Whole::new(StreamBody::new(chunks), 64 << 20, None);
         let mut lengths = Vec::new();
         loop {
             match body.frame().now_or_never() {
@@ -190,6 +199,21 @@ mod tests {
         let both = [small.clone(), large.clone()].concat();
         assert_eq!(frames(&[&both[..10], &both[10..]], true), (vec![8, 2, 1_003], true));
         assert_eq!(frames(&[&[small.clone(), small].concat()], true), (vec![16], true));
+    }
+
+    #[test]
+    fn the_longest_message_passes_once_it_is_complete() {
+        let longest = message(64 << 20);
+        let (most, last) = longest.split_at(longest.len() - 1);
+        assert_eq!(frames(&[most], false), (vec![], false));
+        assert_eq!(frames(&[most, last], false), (vec![most.len(), 1], false));
+    }
+
+    #[test]
+    fn messages_before_one_that_is_cut_off_pass_on_their_own() {
+        let two_and_a_half = [message(3), message(4), message(9)[..7].to_vec()].concat();
+        assert_eq!(frames(&[&two_and_a_half], false), (vec![8 + 9], false));
+        assert_eq!(frames(&[&two_and_a_half], true), (vec![8 + 9, 7], true));
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! Bounds the requests that callers can make this process hold, and the bytes of those requests, in
-//! time and in total.
+//! The bytes of requests: how many there are in total, and how long they may take to arrive.
 
 use std::{
     pin::Pin,
@@ -13,13 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
-use types::{Reason, Refusal};
-
-use super::whole::Whole;
-use crate::status::{to_status, unfinished};
 
 /// Bytes of each request that are not counted. There is room for these for all requests that may be
 /// in flight.
@@ -28,92 +22,60 @@ const FREE_BYTES: usize = 16 * 1024;
 /// it. All of its bytes are counted.
 const INFLATED: usize = 1_032;
 
-/// Places for requests of one kind, and room for their bytes. Clones share them.
-#[derive(Debug, Clone)]
-pub(crate) struct Bound {
-    taken: Arc<AtomicUsize>,
-    most: usize,
-    held: Held,
+/// What requests may hold, and what a caller is told whose request exceeds it.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of all requests that are not answered yet, over 16 KiB of each; of a compressed one,
+    /// what they may become.
+    pub bytes_max: usize,
+    /// Bytes of one message: the limit of the decoder, which refuses longer ones.
+    pub message_bytes_max: usize,
+    /// A body that is not complete within this time is given up.
+    pub patience: Duration,
+    /// Makes the error of a request that exceeds `bytes_max`.
+    pub overloaded: fn() -> Status,
+    /// Makes the error of a request that exceeds `patience`.
+    pub unfinished: fn() -> Status,
 }
 
-impl Bound {
-    /// A bound with `most` places.
-    pub(super) fn new(most: usize, held: Held) -> Self {
-        Self { taken: Arc::default(), most, held }
-    }
-
-    /// Returns the request with its body counted and in whole messages, and a value that keeps its
-    /// place and its bytes until dropped; `None` if no place is left. Bodies that may take their
-    /// time, like those of streams, are not `timed`.
-    pub(crate) fn admit(
-        &self,
-        request: http::Request<Body>,
-        timed: bool,
-    ) -> Option<(http::Request<Body>, Kept)> {
-        let place = Place(Arc::clone(&self.taken));
-        if self.taken.fetch_add(1, Ordering::Relaxed) >= self.most {
-            return None;
-        }
-        let (request, share) = self.held.bind(request, timed);
-        let request = request.map(|body| Body::new(Whole::new(body)));
-        Some((request, Kept { _place: place, _share: share }))
-    }
-}
-
-/// Counts one request for as long as this lives.
-#[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Keeps a request in flight.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    _place: Place,
-    _share: Arc<Share>,
-}
-
-impl Kept {
-    /// Returns the answer. Its request stays in flight until the answer was taken or is dropped.
-    pub(crate) fn until_taken(self, answer: Body) -> Body {
-        Body::new(answer.map_frame(move |frame| {
-            let _kept = &self;
-            frame
-        }))
-    }
+/// How many messages the body of a request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requests {
+    /// One, which is due and held until it is answered.
+    One,
+    /// A stream of them, the next of which may take its time. Each is held until it has arrived.
+    Many,
 }
 
 /// The bytes of all requests that are not answered yet. Clones share the count.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub struct Held {
     bytes: Arc<AtomicUsize>,
-    bytes_max: usize,
-    patience: Duration,
+    pub(crate) limits: Limits,
 }
 
 impl Held {
-    /// At most `bytes_max` bytes. A body that is not complete within `patience` is given up.
-    pub(super) fn new(bytes_max: usize, patience: Duration) -> Self {
-        Self { bytes: Arc::default(), bytes_max, patience }
+    /// Nothing is held yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { bytes: Arc::default(), limits }
     }
 
     /// Returns the request with its body counted until both the body and the returned share are
     /// dropped.
-    fn bind(
+    pub(crate) fn bind(
         &self,
         request: http::Request<Body>,
-        timed: bool,
+        requests: Requests,
     ) -> (http::Request<Counted>, Arc<Share>) {
         let encoding = request.headers().get("grpc-encoding");
         let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
-        let (before, each) = if is_compressed { (FREE_BYTES, INFLATED) } else { (0, 1) };
-        let share = Arc::new(Share { held: self.clone(), read: AtomicUsize::new(before), each });
+        let (free, each) = if is_compressed { (0, INFLATED) } else { (FREE_BYTES, 1) };
+        let share = Arc::new(Share { held: self.clone(), bytes: AtomicUsize::new(0), free, each });
         let counted = Arc::clone(&share);
-        let patience = timed.then_some(self.patience);
+        let patience = match requests {
+            Requests::One => Some(self.limits.patience),
+            Requests::Many => None,
+        };
         let request = request.map(|body| Counted { body, share: counted, patience, waiting: None });
         (request, share)
     }
@@ -121,9 +83,11 @@ impl Held {
 
 /// The bytes that one request holds, for as long as this lives.
 #[derive(Debug)]
-struct Share {
+pub(crate) struct Share {
     held: Held,
-    read: AtomicUsize,
+    bytes: AtomicUsize,
+    /// How many of them are not counted.
+    free: usize,
     /// How many bytes each byte counts as.
     each: usize,
 }
@@ -132,28 +96,39 @@ impl Share {
     /// Adds bytes. Returns false if more is held than allowed.
     fn add(&self, bytes: usize) -> bool {
         let bytes = bytes.saturating_mul(self.each);
-        let before = self.read.fetch_add(bytes, Ordering::Relaxed);
-        let more = counted(before + bytes) - counted(before);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let more = self.counted(before + bytes) - self.counted(before);
         more == 0
-            || self.held.bytes.fetch_add(more, Ordering::Relaxed) + more <= self.held.bytes_max
+            || self.held.bytes.fetch_add(more, Ordering::Relaxed) + more
+                <= self.held.limits.bytes_max
+    }
+
+    /// Gives back all bytes but so many, of those that were added.
+    pub(crate) fn keep(&self, bytes: usize) {
+        self.clear();
+        self.add(bytes);
+    }
+
+    fn clear(&self) {
+        let counted = self.counted(self.bytes.swap(0, Ordering::Relaxed));
+        if counted > 0 {
+            self.held.bytes.fetch_sub(counted, Ordering::Relaxed);
+        }
+    }
+
+    const fn counted(&self, bytes: usize) -> usize {
+        bytes.saturating_sub(self.free)
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let bytes = counted(*self.read.get_mut());
-        if bytes > 0 {
-            self.held.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
+        self.clear();
     }
 }
 
-const fn counted(bytes: usize) -> usize {
-    bytes.saturating_sub(FREE_BYTES)
-}
-
 /// The body of a request as it arrives.
-struct Counted {
+pub(crate) struct Counted {
     body: Body,
     share: Arc<Share>,
     patience: Option<Duration>,
@@ -176,13 +151,13 @@ impl http_body::Body for Counted {
                 Some(Err(_)) | None => 0,
             };
             let fits = this.share.add(bytes);
-            let overloaded = || Some(Err(to_status(&Refusal::new(Reason::Overloaded))));
-            return Poll::Ready(if fits { frame } else { overloaded() });
+            let overloaded = this.share.held.limits.overloaded;
+            return Poll::Ready(if fits { frame } else { Some(Err(overloaded())) });
         }
         let Some(patience) = this.patience else { return Poll::Pending };
         let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(waiting.as_mut().poll(cx));
-        Poll::Ready(Some(Err(unfinished())))
+        Poll::Ready(Some(Err((this.share.held.limits.unfinished)())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -206,6 +181,16 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
+    fn held(bytes_max: usize) -> Held {
+        Held::new(Limits {
+            bytes_max,
+            message_bytes_max: usize::MAX,
+            patience: PATIENCE,
+            overloaded: || Status::resource_exhausted("too much is held"),
+            unfinished: || Status::deadline_exceeded("it does not come"),
+        })
+    }
+
     /// A request whose body has these chunks, and then never ends.
     fn request(chunks: &[usize]) -> http::Request<Body> {
         let chunks = chunks.iter().map(|len| Ok::<_, Status>(Frame::data(vec![0; *len].into())));
@@ -221,24 +206,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_requests_together_hold_so_much_until_they_are_answered() {
-        let held = Held::new(100, PATIENCE);
-        let (mut first, share) = held.bind(request(&[FREE_BYTES, 60]), true);
-        let (mut second, _share) = held.bind(request(&[FREE_BYTES + 40, 1]), true);
+        let held = held(100);
+        let (mut first, share) = held.bind(request(&[FREE_BYTES, 60]), Requests::One);
+        let (mut second, _share) = held.bind(request(&[FREE_BYTES + 40, 1]), Requests::One);
         assert_eq!(next(&mut first).await, Ok(FREE_BYTES));
         assert_eq!(next(&mut first).await, Ok(60));
         assert_eq!(next(&mut second).await, Ok(FREE_BYTES + 40), "as much as may be");
         assert_eq!(next(&mut second).await, Err(Code::ResourceExhausted));
         drop(first);
-        let (mut third, _share) = held.bind(request(&[FREE_BYTES + 1]), true);
+        let (mut third, _share) = held.bind(request(&[FREE_BYTES + 1]), Requests::One);
         assert_eq!(next(&mut third).await, Err(Code::ResourceExhausted), "it is not answered yet");
         drop(share);
-        let (mut fourth, _share) = held.bind(request(&[FREE_BYTES + 58]), true);
+        let (mut fourth, _share) = held.bind(request(&[FREE_BYTES + 58]), Requests::One);
         assert_eq!(next(&mut fourth).await, Ok(FREE_BYTES + 58));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_compressed_counts_as_what_it_may_become() {
-        let held = Held::new(10 * INFLATED, PATIENCE);
+        let held = held(10 * INFLATED);
         for (encoding, second) in
             [(None, Ok(9)), (Some("identity"), Ok(9)), (Some("gzip"), Err(Code::ResourceExhausted))]
         {
@@ -246,7 +231,7 @@ mod tests {
             if let Some(encoding) = encoding {
                 request.headers_mut().insert("grpc-encoding", encoding.parse().unwrap());
             }
-            let (mut request, _share) = held.bind(request, true);
+            let (mut request, _share) = held.bind(request, Requests::One);
             assert_eq!(next(&mut request).await, Ok(9));
             assert_eq!(next(&mut request).await, second, "{encoding:?}");
         }
@@ -254,13 +239,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_given_up_and_a_stream_is_not() {
-        let held = Held::new(100, PATIENCE);
+        let held = held(100);
         let began = Instant::now();
-        let (mut timed, _share) = held.bind(request(&[1]), true);
+        let (mut timed, _share) = held.bind(request(&[1]), Requests::One);
         assert_eq!(next(&mut timed).await, Ok(1));
         assert_eq!(next(&mut timed).await, Err(Code::DeadlineExceeded));
         assert_eq!(began.elapsed(), PATIENCE);
-        let (mut open, _share) = held.bind(request(&[1]), false);
+        let (mut open, _share) = held.bind(request(&[1]), Requests::Many);
         assert_eq!(next(&mut open).await, Ok(1));
         assert!(next(&mut open).now_or_never().is_none());
         advance(PATIENCE * 10).await;
