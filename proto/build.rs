@@ -1,5 +1,5 @@
-//! Compiles the contracts with protox (no protoc needed) into `OUT_DIR`, and keeps the descriptor set
-//! for gRPC reflection.
+//! Compiles the contracts with protox (no protoc needed) into `OUT_DIR`, and keeps the descriptor
+//! set for gRPC reflection.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

@@ -8,9 +8,9 @@
 //! sends batches of messages to a shard; [`tx_log`] records transactions for operators; [`driver`]
 //! drives a `twopc` machine; `state` holds what the other modules share; [`resolve`] finds the
 //! outcome of somebody else's transaction; `attempts` retries a call until it has a definite
-//! result, and asks for votes within a `vote_window`; [`checkout`] buys one order; `run_plan` runs a plan
-//! supplied by a caller; [`operator`] answers operators; `service` and `transactions` are the two
-//! gRPC services, over `wire`. Beside them, [`watch`] audits the books periodically,
+//! result, and asks for votes within a `vote_window`; [`checkout`] buys one order; `run_plan` runs
+//! a plan supplied by a caller; [`operator`] answers operators; `service` and `transactions` are
+//! the two gRPC services, over `wire`. Beside them, [`watch`] audits the books periodically,
 //! [`participants`] configures services beyond our own, [`error`] has the errors, and
 //! `singleflight` shares one answer between concurrent callers.
 //!
@@ -99,8 +99,8 @@ pub struct Args {
           value_parser = value_parser!(u64).range(..=86_400))]
     pub audit_every_s: u64,
 
-    /// Transactions that the log keeps, about: those that were retried, resolved, slow or sampled. 0 for no
-    /// log.
+    /// Transactions that the log keeps, about: those that were retried, resolved, slow or sampled.
+    /// 0 for no log.
     #[arg(long, env = "TILL_TX_LOG_MAX", default_value_t = 10_000, value_name = "COUNT",
           value_parser = value_parser!(u64).range(..=1_000_000))]
     pub tx_log_max: u64,
@@ -119,7 +119,8 @@ pub struct Args {
           value_parser = value_parser!(u64).range(1_000..=86_400_000))]
     pub request_id_retention_ms: u64,
 
-    /// Milliseconds that branches have to vote, by the store's clock; more while the store is slower than that.
+    /// Milliseconds that branches have to vote, by the store's clock; more while the store is
+    /// slower than that.
     #[arg(long, env = "TILL_VOTE_WINDOW_MS", default_value_t = 2_000,
           value_parser = value_parser!(u64).range(100..=30_000))]
     pub vote_window_ms: u64,

@@ -14,8 +14,8 @@ const OURS: [&str; 3] = ["order", "stock", "payment"];
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ParticipantArgs {
     /// A further service that speaks till.participant.v1, as NAME=host:port[,host:port...] or
-    /// NAME=dns:host:port; may be repeated. The variable separates several by semicolons. Every replica of the
-    /// coordinator needs the same ones.
+    /// NAME=dns:host:port; may be repeated. The variable separates several by semicolons. Every
+    /// replica of the coordinator needs the same ones.
     #[arg(long, env = "TILL_PARTICIPANTS", value_name = "NAME=ENDPOINTS", value_delimiter = ';')]
     pub participant: Vec<Participant>,
 

@@ -1,5 +1,5 @@
-//! The REST face of the shop: the course's HTTP API in front of the order, stock and payment services and
-//! the coordinator.
+//! The REST face of the shop: the course's HTTP API in front of the order, stock and payment
+//! services and the coordinator.
 //!
 //! Must not know: the store, the commit protocol, what a call means beyond its limits. Apart from
 //! its connections it keeps nothing between requests that a kill could lose, so any number of

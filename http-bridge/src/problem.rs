@@ -447,7 +447,8 @@ pub(crate) fn in_place_of(written: &[u8]) -> Option<Bytes> {
     Some(Bytes::from(head + &body))
 }
 
-/// Why a call was not answered with success (RFC 9457). Contains no ids and no amounts of the request.
+/// Why a call was not answered with success (RFC 9457). Contains no ids and no amounts of the
+/// request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemBody {

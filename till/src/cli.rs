@@ -44,7 +44,8 @@ pub(crate) enum Command {
     Bench(Box<bench::Args>),
     /// Ask a role whether it may be sent requests; tells by the exit code.
     Health(health::Args),
-    /// Check the books of the whole shop as of one moment: 0 when every invariant holds, 2 when not.
+    /// Check the books of the whole shop as of one moment: 0 when every invariant holds, 2 when
+    /// not.
     Audit(Box<audit::Args>),
     /// Ask what became of transactions.
     Tx(tx::Args),
@@ -141,20 +142,23 @@ fn contradiction(one: &str, other: &str) -> clap::Error {
 /// What operators ask of a role, beside its work.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Admin {
-    /// Address for /metrics, /livez and /readyz, which are for operators; may be repeated. The role's usual
-    /// admin port on 127.0.0.1 and [::1] unless given; 9100 is the custom in containers.
+    /// Address for /metrics, /livez and /readyz, which are for operators; may be repeated. The
+    /// role's usual admin port on 127.0.0.1 and [::1] unless given; 9100 is the custom in
+    /// containers.
     #[arg(long, env = "TILL_ADMIN_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) admin_listen: Vec<SocketAddr>,
 }
 
-/// A role that speaks gRPC: without encryption it listens on this machine only, unless told otherwise.
+/// A role that speaks gRPC: without encryption it listens on this machine only, unless told
+/// otherwise.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Grpc<A: clap::Args> {
-    /// Address to listen on; may be repeated. The role's usual port on 127.0.0.1 and [::1] unless given.
+    /// Address to listen on; may be repeated. The role's usual port on 127.0.0.1 and [::1] unless
+    /// given.
     #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) listen: Vec<SocketAddr>,
-    /// Allow --listen to name addresses that other machines reach although gRPC is plain: whoever reaches
-    /// them may do anything.
+    /// Allow --listen to name addresses that other machines reach although gRPC is plain: whoever
+    /// reaches them may do anything.
     #[arg(long, env = "TILL_INSECURE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
@@ -189,9 +193,9 @@ pub(crate) struct Kv {
           default_value_t = false, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub(crate) insecure: bool,
-    /// The domain of identities, the first part of their URI: with it, and with --tls-ca-file, order, stock, payment,
-    /// coordinator and operators are let in, by their certificates, and nobody else. Unless given, everybody is for
-    /// whom the authority vouches.
+    /// The domain of identities, the first part of their URI: with it, and with --tls-ca-file,
+    /// order, stock, payment, coordinator and operators are let in, by their certificates, and
+    /// nobody else. Unless given, everybody is for whom the authority vouches.
     #[arg(long, env = "TILL_DEV_KV_TLS_TRUST_DOMAIN", value_name = "DOMAIN", requires = "tls_ca_file",
           value_parser = rpc::tls::trust_domain)]
     pub(crate) tls_trust_domain: Option<String>,

@@ -1,4 +1,5 @@
-//! Every role of the shop in one executable: reads the command line, sets the process up, runs one role.
+//! Every role of the shop in one executable: reads the command line, sets the process up, runs one
+//! role.
 //!
 //! Must not know: how a role does its work (its crate does), nor the wire.
 //!
@@ -25,8 +26,8 @@ mod settings;
 mod tx;
 mod up;
 
-/// A checkout allocates a few hundred times on its way through the roles; with the C library's allocator
-/// that was a quarter of all processor time.
+/// A checkout allocates a few hundred times on its way through the roles; with the C library's
+/// allocator that was a quarter of all processor time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

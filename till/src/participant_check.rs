@@ -1,4 +1,5 @@
-//! `till participant check`: the conformance kit of `till.participant.v1`, for a service in any language.
+//! `till participant check`: the conformance kit of `till.participant.v1`, for a service in any
+//! language.
 //!
 //! Modules: [`subject`] the service under test and transactions to test it with; [`payload`] what
 //! it is asked for; [`checks`] the demands, one function each.
@@ -36,10 +37,11 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Put a service to the test: does it speak till.participant.v1 as docs/participants.md demands?
+    /// Put a service to the test: does it speak till.participant.v1 as docs/participants.md
+    /// demands?
     ///
-    /// Exit codes: 0 when it does, 2 when not. What the payload asks for happens up to four times, for good: use a
-    /// service that is there for the test.
+    /// Exit codes: 0 when it does, 2 when not. What the payload asks for happens up to four times,
+    /// for good: use a service that is there for the test.
     Check(Box<CheckArgs>),
 }
 
@@ -48,8 +50,9 @@ struct CheckArgs {
     /// Where the service listens.
     #[arg(value_name = "HOST:PORT")]
     address: Endpoint,
-    /// A payload that it will vote YES to, as JSON of the message that it takes: order's, stock's and payment's own,
-    /// till.coordinator.v1.CheckoutPayload for others. Without any, only what needs no vote is tested.
+    /// A payload that it will vote YES to, as JSON of the message that it takes: order's, stock's
+    /// and payment's own, till.coordinator.v1.CheckoutPayload for others. Without any, only what
+    /// needs no vote is tested.
     #[arg(long, value_name = "JSON", group = "payload")]
     payload_json: Option<String>,
     /// A file with such a payload, encoded.

@@ -58,8 +58,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Question {
-    /// Tell all that is known of a transaction, or of the transactions of an order; exit code 1 when nothing
-    /// is.
+    /// Tell all that is known of a transaction, or of the transactions of an order; exit code 1
+    /// when nothing is.
     Explain {
         /// A TxId as logs show it; anything else is an order.
         #[arg(value_name = "TX_ID|ORDER_ID")]
@@ -78,8 +78,8 @@ enum Question {
               value_parser = value_parser!(u32).range(1..=1_000))]
         limit: u32,
     },
-    /// Find out, and where it must be, decide what became of a transaction; exit code 2 while that is not
-    /// due.
+    /// Find out, and where it must be, decide what became of a transaction; exit code 2 while that
+    /// is not due.
     Resolve {
         /// As logs show it.
         tx_id: TxId,

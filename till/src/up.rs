@@ -72,16 +72,17 @@ pub(crate) struct Args {
     /// Delete what the data directory holds first.
     #[arg(long)]
     fresh: bool,
-    /// Address for REST to listen on, IP or IP:PORT; may be repeated. 127.0.0.1 and [::1], this machine alone, unless
-    /// given; 0.0.0.0 and [::] for everybody. Nothing else listens beyond this machine.
+    /// Address for REST to listen on, IP or IP:PORT; may be repeated. 127.0.0.1 and [::1], this
+    /// machine alone, unless given; 0.0.0.0 and [::] for everybody. Nothing else listens beyond
+    /// this machine.
     #[arg(long, env = "TILL_LISTEN", value_name = "ADDRESS", value_delimiter = ',')]
     listen: Vec<RestAddress>,
     /// Port of REST; further replicas take the following ones.
     #[arg(long, env = "TILL_HTTP_PORT", default_value_t = 8000, value_name = "PORT",
           value_parser = value_parser!(u16).range(1..=i64::from(PORT_BASE_MAX)))]
     http_port: u16,
-    /// gRPC: coordinators from this port on, orders 100 above, stock 200, payment 300. For operators
-    /// (/metrics): each of them 50 above, the bridges 450, dev-kv 449.
+    /// gRPC: coordinators from this port on, orders 100 above, stock 200, payment 300. For
+    /// operators (/metrics): each of them 50 above, the bridges 450, dev-kv 449.
     #[arg(long, env = "TILL_GRPC_PORT_BASE", default_value_t = 7000, value_name = "PORT",
           value_parser = value_parser!(u16).range(1..=i64::from(PORT_BASE_MAX)))]
     grpc_port_base: u16,
@@ -89,23 +90,24 @@ pub(crate) struct Args {
     #[arg(long, env = "TILL_KV_PORT", default_value_t = 2379, value_name = "PORT",
           value_parser = value_parser!(u16).range(1..))]
     kv_port: u16,
-    /// Placement drivers of a TiKV cluster to keep everything in, host:port[,host:port...]; a dev-kv in the
-    /// data directory unless given.
+    /// Placement drivers of a TiKV cluster to keep everything in, host:port[,host:port...]; a
+    /// dev-kv in the data directory unless given.
     #[arg(long, env = "PD_ENDPOINTS", value_name = "ENDPOINTS")]
     pd_endpoints: Option<String>,
-    /// Shards of every service, chosen when a store is first used; leave it out afterwards. One for each
-    /// replica in a new data directory unless given.
+    /// Shards of every service, chosen when a store is first used; leave it out afterwards. One for
+    /// each replica in a new data directory unless given.
     #[arg(long, env = "TILL_SHARDS", value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     shards: Option<u16>,
-    /// Directory of certificates: ca.pem, and NAME.pem and NAME.key for each role, dev-kv among them. Every
-    /// gRPC hop, that to dev-kv too, is then mutual TLS, and roles may only do what theirs may. Where there is
-    /// nothing in it, an authority and certificates for a year are made, those of an operator and a client
-    /// too.
+    /// Directory of certificates: ca.pem, and NAME.pem and NAME.key for each role, dev-kv among
+    /// them. Every gRPC hop, that to dev-kv too, is then mutual TLS, and roles may only do what
+    /// theirs may. Where there is nothing in it, an authority and certificates for a year are made,
+    /// those of an operator and a client too.
     #[arg(long, env = "TILL_TLS_DIR", value_name = "DIR")]
     tls_dir: Option<PathBuf>,
-    /// File of keys, one a line, 16 to 512 visible ASCII characters each: with it, calls over REST that may change
-    /// something need one of them, as `Authorization: Bearer KEY`. It is read again when it changes.
+    /// File of keys, one a line, 16 to 512 visible ASCII characters each: with it, calls over REST
+    /// that may change something need one of them, as `Authorization: Bearer KEY`. It is read again
+    /// when it changes.
     #[arg(long, env = "TILL_API_KEY_FILE", value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Inherited by the roles, which listen on this machine only; stands here to be refused beside

@@ -269,8 +269,9 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer
 /// A refusal is not final: the same order may be checked out again. A success is: repeated, it is
 /// answered alike and charges nothing.
 ///
-/// With If-Match the order is bought only as its ETag said when it was read: if somebody changed it since,
-/// nothing is tried. An order that is paid already is answered alike if it was sold as the header says.
+/// With If-Match the order is bought only as its ETag said when it was read: if somebody changed it
+/// since, nothing is tried. An order that is paid already is answered alike if it was sold as the
+/// header says.
 #[utoipa::path(post, path = "/orders/checkout/{order_id}", tag = "orders", operation_id = "checkout",
     params(OrderIdIn, IfMatchIn, KeepLogIn),
     responses((status = 200, description = "The order is paid.", body = String,

@@ -17,8 +17,8 @@ macro_rules! parameter {
 }
 
 parameter! {
-    /// Names an order: an opaque text of at most 128 bytes, percent-encoded where the path needs it.
-    /// Orders of a batch_init are called "0", "1" and so on.
+    /// Names an order: an opaque text of at most 128 bytes, percent-encoded where the path needs
+    /// it. Orders of a batch_init are called "0", "1" and so on.
     OrderIdIn, order_id: String,
     min_length = 1, max_length = 128, pattern = r"^[^/\x00-\x1f\x7f-\x9f]+$", example = "17"
 }
@@ -84,8 +84,9 @@ parameter! {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "documents a parameter; `input` reads it")]
 pub(super) struct KeepLogIn {
-    /// 1 keeps the log of what the checkout did, step by step, for the console or `till tx explain` to show.
-    /// Otherwise only some are kept: what was tried again, was slow, and one in a thousand.
+    /// 1 keeps the log of what the checkout did, step by step, for the console or `till tx explain`
+    /// to show. Otherwise only some are kept: what was tried again, was slow, and one in a
+    /// thousand.
     #[param(rename = "Till-Keep-Log", pattern = "^1$", example = "1", nullable = false)]
     keep_log: Option<String>,
 }
@@ -95,8 +96,8 @@ pub(super) struct KeepLogIn {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "documents a parameter; `input` reads it")]
 pub(super) struct IfMatchIn {
-    /// The ETag with which the order was read, or a list of such; `*` for any. The order is bought only if it is
-    /// as one of them says.
+    /// The ETag with which the order was read, or a list of such; `*` for any. The order is bought
+    /// only if it is as one of them says.
     #[param(rename = "If-Match", nullable = false)]
     if_match: Option<String>,
 }

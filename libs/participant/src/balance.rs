@@ -37,7 +37,8 @@ impl<A: Amount> Balance<A> {
     /// Adds to the balance. `held` is what unfinished transactions hold of this incarnation.
     ///
     /// # Errors
-    /// [`Reason::Overflow`] when there would be more than the greatest amount if all holds came back.
+    /// [`Reason::Overflow`] when there would be more than the greatest amount if all holds came
+    /// back.
     pub fn supply(self, amount: A, held: A) -> Result<Self, Reason> {
         let available = self.available.plus(amount).ok_or(Reason::Overflow)?;
         available.plus(held).ok_or(Reason::Overflow)?;

@@ -47,13 +47,14 @@ const ALPN: &[u8] = b"h2";
 /// The settings, the same for everybody who serves or calls by gRPC.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
 pub struct TlsArgs {
-    /// PEM file of the authorities that sign the certificates of all roles. With it gRPC is encrypted both
-    /// ways; what is listened on needs the two below as well. Files are read again when they change.
+    /// PEM file of the authorities that sign the certificates of all roles. With it gRPC is
+    /// encrypted both ways; what is listened on needs the two below as well. Files are read again
+    /// when they change.
     #[arg(long, global = true, env = "TILL_TLS_CA_FILE", value_name = "FILE")]
     pub tls_ca_file: Option<PathBuf>,
 
-    /// PEM file of our certificate, those between it and the authority included. Its URI name says who we
-    /// are: spiffe://till/ROLE.
+    /// PEM file of our certificate, those between it and the authority included. Its URI name says
+    /// who we are: spiffe://till/ROLE.
     #[arg(long, global = true, env = "TILL_TLS_CERT_FILE", value_name = "FILE",
           requires_all = ["tls_key_file", "tls_ca_file"])]
     pub tls_cert_file: Option<PathBuf>,

@@ -24,8 +24,8 @@ pub struct StoreArgs {
     )]
     pub pd_endpoints: Vec<String>,
 
-    /// Number of shards of every service, 1 to 4096. Chosen once, when the store is first used; leave it
-    /// out afterwards.
+    /// Number of shards of every service, 1 to 4096. Chosen once, when the store is first used;
+    /// leave it out afterwards.
     #[arg(long, env = "TILL_SHARDS", value_parser = value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     pub shards: Option<u16>,
 

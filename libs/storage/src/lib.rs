@@ -1,5 +1,5 @@
-//! The store beneath every service: the [`Kv`] and [`Txn`] seam, its backends, the registry of keys,
-//! a shard's head and journal, and the schema gate.
+//! The store beneath every service: the [`Kv`] and [`Txn`] seam, its backends, the registry of
+//! keys, a shard's head and journal, and the schema gate.
 //!
 //! Must not know: what an order, an item or a user is, or which store it runs on (only [`tikv`]
 //! names `tikv_client`).
@@ -14,8 +14,8 @@
 //! begins with a format byte, and an unknown one is `Corrupt`, never guessed at. Only a writer that
 //! knows the end of a shard's journal appends to it ([`shard`]).
 
-/// Implements [`kv::Reads`] for a type by reads that are overlaid with a transaction's own writes. Takes a name for
-/// `self`, where the reads are, and the writes.
+/// Implements [`kv::Reads`] for a type by reads that are overlaid with a transaction's own writes.
+/// Takes a name for `self`, where the reads are, and the writes.
 macro_rules! reads_over {
     ($type:ty, |$this:ident| $reads:expr, $own:expr) => {
         #[async_trait]

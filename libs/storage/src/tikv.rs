@@ -70,7 +70,8 @@ const DECODED_BYTES_MAX: usize = 64 << 20;
 const CLIENT_BACKOFF: Backoff = Backoff::no_jitter_backoff(2, 500, 20);
 /// How long one-phase commits are not requested after the store has declined one.
 const ONE_PHASE_PAUSE: Duration = Duration::from_mins(1);
-/// An orphaned lock younger than this may belong to a transaction that is about to write its primary.
+/// An orphaned lock younger than this may belong to a transaction that is about to write its
+/// primary.
 const ORPHAN_AGE_MIN: Duration = Duration::from_secs(5);
 
 /// Addresses of the store, and time-outs for it.

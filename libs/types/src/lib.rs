@@ -1,4 +1,5 @@
-//! The vocabulary of every crate: ids, [`Money`], [`Quantity`], [`Timestamp`], [`Clock`], error kinds.
+//! The vocabulary of every crate: ids, [`Money`], [`Quantity`], [`Timestamp`], [`Clock`], error
+//! kinds.
 //!
 //! Must not know: async, I/O, randomness, the wire, the store. Domain types are not serializable,
 //! because a serializable type is a compatibility promise.

@@ -3,8 +3,8 @@
 //! ```json
 //! {"format": 1, "calm": false,
 //!  "world": {"items": 4, "users": 4, "drawn": 2, "price": 2, "payment": 1},
-//!  "calls": [{"call": "add_item", "order": "7b...", "item": 1, "units": 2, "began": 4, "ended": 9, "quiet": false,
-//!             "answer": {"is": "amount", "amount": 4}}],
+//!  "calls": [{"call": "add_item", "order": "7b...", "item": 1, "units": 2, "began": 4, "ended": 9,
+//!             "quiet": false, "answer": {"is": "amount", "amount": 4}}],
 //!  "closed": [{"order": "7b...", "user": 1, "lines": [[1, 2]], "paid": true}]}
 //! ```
 //!

@@ -113,9 +113,9 @@ impl Judge<'_> {
         self.entries.iter().filter(|entry| entry.ask == Ask::InitOrders).count()
     }
 
-    /// False for what a drawn order may hold if orders were drawn more than once: user 0, item 0 and
-    /// each item that was added to one. Drawing overwrites who bought what, so those are left to the
-    /// audit.
+    /// False for what a drawn order may hold if orders were drawn more than once: user 0, item 0
+    /// and each item that was added to one. Drawing overwrites who bought what, so those are left
+    /// to the audit.
     fn is_known(&self, pot: Pot) -> bool {
         let was_added = |item| {
             let adds = |ask: &Ask| matches!(ask, Ask::AddItem(order, of, _) if *of == item && is_drawn(order));

@@ -25,7 +25,8 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// Opens `<dir>/<name>.log` for appending. `colour` numbers the role; names are padded to `width`.
+    /// Opens `<dir>/<name>.log` for appending. `colour` numbers the role; names are padded to
+    /// `width`.
     ///
     /// # Errors
     /// Those of the file system. A retry does not help.

@@ -7,8 +7,8 @@ use rpc::net::Endpoint;
 
 use crate::{overload, pace::Pace, prepare::Sizes, workload::Workload};
 
-/// Measure a shop: prepares data, drives a load, checks what was sold, and only then prints figures.
-/// Overwrites the shop's items, users and orders.
+/// Measure a shop: prepares data, drives a load, checks what was sold, and only then prints
+/// figures. Overwrites the shop's items, users and orders.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Start a shop of this executable's own for the run, in a new directory.
@@ -29,11 +29,12 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_name = "COUNT", requires = "up",
           value_parser = value_parser!(u16).range(1..=50))]
     pub(crate) replicas: u16,
-    /// With --up: directory for the shop's data; one in the system's temporary directory unless given.
+    /// With --up: directory for the shop's data; one in the system's temporary directory unless
+    /// given.
     #[arg(long, value_name = "DIR", requires = "up")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Directory of certificates, as `till up --tls-dir` has it: with --up the shop is encrypted by them; calls
-    /// by --grpc are a client's, and the store is read as an operator.
+    /// Directory of certificates, as `till up --tls-dir` has it: with --up the shop is encrypted by
+    /// them; calls by --grpc are a client's, and the store is read as an operator.
     #[arg(long, env = "TILL_TLS_DIR", value_name = "DIR")]
     pub(crate) tls_dir: Option<PathBuf>,
     /// What is asked for.
@@ -43,8 +44,8 @@ pub struct Args {
     #[arg(long)]
     pub(crate) grpc: bool,
 
-    /// Closed loop: callers who ask again as soon as they are answered. Several make a series. With --rate:
-    /// calls that may be open at once.
+    /// Closed loop: callers who ask again as soon as they are answered. Several make a series. With
+    /// --rate: calls that may be open at once.
     #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "64",
           value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) concurrency: Vec<u32>,
@@ -56,8 +57,8 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", value_delimiter = ',',
           value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) users: Vec<u32>,
-    /// Find the peak with --concurrency callers, then offer so many times as much by an open loop, then see how
-    /// soon the peak is there again: 429 is no error then. 5 unless a number is given.
+    /// Find the peak with --concurrency callers, then offer so many times as much by an open loop,
+    /// then see how soon the peak is there again: 429 is no error then. 5 unless a number is given.
     #[arg(long, value_name = "FACTOR", num_args = 0..=1, require_equals = true,
           default_missing_value = "5", conflicts_with_all = ["rate", "users", "compare", "baseline"],
           value_parser = value_parser!(u32).range(2..=100))]
@@ -94,7 +95,8 @@ pub struct Args {
     /// Scenarios: weights of success, lacking stock and lacking credit.
     #[arg(long, default_value = "80,10,10", value_name = "A,B,C", value_parser = weights)]
     pub(crate) mix: Mix,
-    /// Items and users that the check at the end reads at most; orders that were touched are all read.
+    /// Items and users that the check at the end reads at most; orders that were touched are all
+    /// read.
     #[arg(long, default_value_t = 500_000, value_name = "COUNT")]
     pub(crate) check_max: usize,
     /// Leave the check at the end out; the report says so.
@@ -104,14 +106,15 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub(crate) seed: u64,
 
-    /// Measure again with this changed: batch=1 caps every batch of the shop at one call. Needs --up.
+    /// Measure again with this changed: batch=1 caps every batch of the shop at one call. Needs
+    /// --up.
     #[arg(long, value_enum, value_name = "CHANGE", requires = "up")]
     pub(crate) compare: Option<Compare>,
     /// Measure bare KV transactions of a checkout's shape on the same store, too.
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) baseline: Option<Baseline>,
-    /// Placement drivers of a TiKV cluster: for the shop of --up, and for the baseline. A shop's own store
-    /// is found without.
+    /// Placement drivers of a TiKV cluster: for the shop of --up, and for the baseline. A shop's
+    /// own store is found without.
     #[arg(long, env = "PD_ENDPOINTS", value_name = "ENDPOINTS", value_delimiter = ',')]
     pub(crate) pd_endpoints: Vec<String>,
     /// File for the report as JSON; - for standard output, instead of the table.

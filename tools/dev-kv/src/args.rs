@@ -18,7 +18,8 @@ pub struct Args {
     #[arg(long, env = "TILL_DEV_KV_LISTEN", default_value = "127.0.0.1:2379")]
     pub listen: SocketAddr,
 
-    /// Addresses of further placement drivers of the store, each of which can be told to hang or to lead.
+    /// Addresses of further placement drivers of the store, each of which can be told to hang or to
+    /// lead.
     #[arg(long, env = "TILL_DEV_KV_PD_LISTEN", value_delimiter = ',')]
     pub pd_listen: Vec<SocketAddr>,
 
@@ -54,7 +55,8 @@ pub struct Args {
     #[arg(long, env = "TILL_DEV_KV_BLOCK_CACHE_MIB", default_value_t = 64)]
     pub block_cache_mib: u32,
 
-    /// Memory for the newest rows until they are written to a table, in MiB. Less means more merging.
+    /// Memory for the newest rows until they are written to a table, in MiB. Less means more
+    /// merging.
     #[arg(long, env = "TILL_DEV_KV_MEMTABLE_MIB", default_value_t = 32,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub memtable_mib: u32,

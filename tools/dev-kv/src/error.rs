@@ -3,8 +3,8 @@
 /// Why the server did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The data directory cannot be used: in use by another process, of another format, not ours, or
-    /// unreadable. Retrying helps only in the first case.
+    /// The data directory cannot be used: in use by another process, of another format, not ours,
+    /// or unreadable. Retrying helps only in the first case.
     #[error("data directory: {0}")]
     Store(String),
     /// The TLS files cannot be used. Retrying does not help.

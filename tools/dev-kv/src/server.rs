@@ -65,8 +65,8 @@ impl Clock for ShiftedClock {
 ///
 /// # Errors
 ///
-/// When the data directory, the TLS files or the configuration cannot be used. Once it serves, errors of
-/// single connections and calls do not end it.
+/// When the data directory, the TLS files or the configuration cannot be used. Once it serves,
+/// errors of single connections and calls do not end it.
 pub async fn run(
     config: Config,
     listener: TcpListener,

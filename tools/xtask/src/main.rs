@@ -7,9 +7,9 @@
 //! [`deps`] checks dependencies and [`tidy`] the sources; [`goldens`] rewrites golden files;
 //! [`sim`] and [`soak`] run the simulation; [`mutants`] makes small changes that tests must notice;
 //! [`chaos`] and [`history`] put faults on real processes; [`outside`] runs other projects' tools
-//! against a running [`shop`], [`live`] in containers; [`tour`] runs README's tours; [`roles`] lists
-//! the roles, [`modules`] what modules use; [`python`] has the virtual environment; [`command`],
-//! [`report`] and [`workspace`] are underneath.
+//! against a running [`shop`], [`live`] in containers; [`tour`] runs README's tours; [`roles`]
+//! lists the roles, [`modules`] what modules use; [`python`] has the virtual environment;
+//! [`command`], [`report`] and [`workspace`] are underneath.
 //!
 //! Invariants: only `goldens`, `k8s` and `live` write outside the target directory; a part that
 //! could not run says so and never counts as passed; processes are ended by their id.

@@ -60,8 +60,8 @@ impl Patience {
 
 impl Route {
     /// Makes one call. A replica that seems to be gone or to hang is passed over for about a
-    /// second, and others serve its shards meanwhile. Any other failure leaves a replica its shards:
-    /// moving them would only make two replicas write them.
+    /// second, and others serve its shards meanwhile. Any other failure leaves a replica its
+    /// shards: moving them would only make two replicas write them.
     ///
     /// # Errors
     /// The status that was answered. When the time is over, the connection says so, or this does if

@@ -15,8 +15,8 @@ pub struct ServerArgs {
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub in_flight_max: u32,
 
-    /// Seconds after which a connection is ended, well, so that callers make a new one; a tenth less for some
-    /// processes, so that they do not do it together. 0 for never.
+    /// Seconds after which a connection is ended, well, so that callers make a new one; a tenth
+    /// less for some processes, so that they do not do it together. 0 for never.
     #[arg(long, env = "TILL_MAX_CONNECTION_AGE_S", default_value_t = 600,
           value_parser = value_parser!(u64).range(..=86_400))]
     pub max_connection_age_s: u64,
@@ -48,8 +48,8 @@ impl ServerArgs {
 /// How whoever serves stops, by gRPC or by REST, as it is set from outside.
 #[derive(clap::Args, Clone, Debug)]
 pub struct StopArgs {
-    /// On shutdown: milliseconds between saying that we are not ready (NOT_SERVING) and closing the listeners, so
-    /// that balancers see it.
+    /// On shutdown: milliseconds between saying that we are not ready (NOT_SERVING) and closing the
+    /// listeners, so that balancers see it.
     #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
           value_parser = value_parser!(u64).range(..=600_000))]
     pub lame_duck_ms: u64,

@@ -30,7 +30,8 @@ impl Engine {
         Ok(self.safe_point())
     }
 
-    /// Collects garbage whenever the safe point moves, and once at the start, until the engine closes.
+    /// Collects garbage whenever the safe point moves, and once at the start, until the engine
+    /// closes.
     pub(crate) async fn collect_garbage_forever(self: Arc<Self>) {
         while !self.closing.load(Ordering::Relaxed) {
             let safe_point = self.safe_point();
