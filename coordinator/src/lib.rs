@@ -94,23 +94,24 @@ pub struct Args {
     #[command(flatten)]
     pub participants: ParticipantArgs,
 
-    /// Seconds between two audits of the books, by whichever replica holds the lease; 0 for none.
+    /// Seconds between two audits of the books, which the replica that holds the lease runs. 0 for
+    /// none.
     #[arg(long, env = "TILL_AUDIT_EVERY_S", default_value_t = 0, value_name = "SECONDS",
           value_parser = value_parser!(u64).range(..=86_400))]
     pub audit_every_s: u64,
 
-    /// Transactions that the log keeps, about: those that were retried, resolved, slow or sampled.
-    /// 0 for no log.
+    /// Approximate number of transactions that the log keeps: those that were retried, resolved,
+    /// slow or sampled, among others. 0 for no log.
     #[arg(long, env = "TILL_TX_LOG_MAX", default_value_t = 10_000, value_name = "COUNT",
           value_parser = value_parser!(u64).range(..=1_000_000))]
     pub tx_log_max: u64,
 
-    /// Milliseconds after which a transaction that is not answered is slow.
+    /// Milliseconds after which an unanswered transaction counts as slow.
     #[arg(long, env = "TILL_TX_LOG_SLOW_MS", default_value_t = 500,
           value_parser = value_parser!(u64).range(1..=600_000))]
     pub tx_log_slow_ms: u64,
 
-    /// One transaction in so many is logged whatever it is like; 0 for none.
+    /// One transaction in this many is logged regardless of what happens to it. 0 for none.
     #[arg(long, env = "TILL_TX_LOG_SAMPLE", default_value_t = 1_000, value_name = "COUNT")]
     pub tx_log_sample: u64,
 
@@ -119,8 +120,8 @@ pub struct Args {
           value_parser = value_parser!(u64).range(1_000..=86_400_000))]
     pub request_id_retention_ms: u64,
 
-    /// Milliseconds that branches have to vote, by the store's clock; more while the store is
-    /// slower than that.
+    /// Milliseconds that branches have to vote, by the store's clock. The coordinator allows more
+    /// while votes come too late.
     #[arg(long, env = "TILL_VOTE_WINDOW_MS", default_value_t = 2_000,
           value_parser = value_parser!(u64).range(100..=30_000))]
     pub vote_window_ms: u64,
@@ -129,7 +130,7 @@ pub struct Args {
     #[command(flatten)]
     pub server: ServerArgs,
 
-    /// Messages that go to a shard at once at most: 1 shows what batching is worth.
+    /// Limit on messages sent to a shard at once. 1 turns batching off, to measure what it gains.
     #[arg(long, env = "TILL_BATCH_CALLS_MAX", hide = true, value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..))]
     pub batch_calls_max: Option<u16>,

@@ -19,7 +19,7 @@ pub struct ParticipantArgs {
     #[arg(long, env = "TILL_PARTICIPANTS", value_name = "NAME=ENDPOINTS", value_delimiter = ';')]
     pub participant: Vec<Participant>,
 
-    /// A participant that has a branch in every checkout; may be repeated.
+    /// Name of a --participant that takes part in every checkout; may be repeated.
     #[arg(long, env = "TILL_CHECKOUT_PARTICIPANTS", value_name = "NAME", value_delimiter = ';')]
     pub checkout_participant: Vec<String>,
 }

@@ -27,44 +27,45 @@ pub struct Args {
     #[command(flatten)]
     pub coordinator: CoordinatorEndpoints,
 
-    /// Milliseconds after which a request is answered with 503, batch_init apart. At most a minute:
-    /// what a call came to is remembered for no longer.
+    /// Milliseconds after which a request other than batch_init is answered with 503. At most a
+    /// minute, because a call's result is not sure to be remembered for longer.
     #[arg(long, env = "TILL_REQUEST_TIMEOUT_MS", default_value_t = 30_000,
           value_parser = value_parser!(u64).range(1..=CALL_LIFE_MAX_MS))]
     pub request_timeout_ms: u64,
 
-    /// Milliseconds after which a batch_init is answered with 503. It is made of parts, none of
-    /// which lives longer than a minute, and no further one is begun once its client has left.
+    /// Milliseconds after which a batch_init is answered with 503. It is done in parts of at most a
+    /// minute each; no further part begins once its client has left.
     #[arg(long, env = "TILL_BATCH_INIT_TIMEOUT_MS", default_value_t = 3_600_000,
           value_parser = value_parser!(u64).range(1..=3_600_000))]
     pub batch_init_timeout_ms: u64,
 
-    /// Milliseconds after which a replica that says nothing is asked no longer, and another one is
-    /// asked the same; batch_init apart.
+    /// Milliseconds to wait for a replica before the same is asked of another one. Not for
+    /// batch_init.
     #[arg(long, env = "TILL_ATTEMPT_TIMEOUT_MS", default_value_t = 8_000,
           value_parser = value_parser!(u64).range(1..=CALL_LIFE_MAX_MS))]
     pub attempt_timeout_ms: u64,
 
-    /// Requests that may be in flight at once; one more is answered with 429 before it starts.
+    /// Limit on requests in flight. Further ones are answered with 429 before they start.
     #[arg(long, env = "TILL_IN_FLIGHT_MAX", default_value_t = 20_000,
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub in_flight_max: u32,
 
-    /// Take X-Request-Id as the request id where there is no Idempotency-Key. Only behind an own
-    /// ingress that mints one for each request of a client: honest callers reuse it to correlate.
+    /// Use X-Request-Id as the request id if there is no Idempotency-Key. Safe only behind your own
+    /// ingress, if it sets a new one on each request: clients reuse theirs to correlate requests,
+    /// and a repeated id counts as a retry.
     #[arg(long, env = "TILL_TRUST_REQUEST_ID")]
     pub trust_request_id: bool,
 
-    /// File of API keys, one a line: calls that change something, batch_init among them, and the
-    /// console's operator part need one of them as "Authorization: Bearer KEY". Read again when it
-    /// changes. Unless given everybody may call, and operators are served on the admin listener
-    /// alone.
+    /// File of API keys, one per line. Calls that may change something, including batch_init, and
+    /// the console's operator part need one of them as "Authorization: Bearer KEY". The file is
+    /// read again when it changes. Without it everybody may call, and the operator part is served
+    /// on the admin listener only.
     #[arg(long, env = "TILL_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// An origin (https://shop.example) whose pages may call in browsers; may be repeated. Calls
-    /// that change something are refused to pages of all others. The variable separates several by
-    /// commas.
+    /// An origin, such as https://shop.example, whose pages may call from a browser; may be
+    /// repeated. Pages of other origins may not make calls that change something. The variable
+    /// separates several by commas.
     #[arg(
         long = "cors-origin",
         env = "TILL_CORS_ORIGINS",
@@ -73,9 +74,9 @@ pub struct Args {
     )]
     pub cors_origins: Vec<Origin>,
 
-    /// A host that requests may name where the bridge listens on a loopback address, beside
-    /// localhost, loopback addresses and host.docker.internal; may be repeated. Elsewhere every
-    /// host is answered to. The variable separates several by commas.
+    /// A host that requests on a loopback listener may name, in addition to localhost, loopback
+    /// addresses and host.docker.internal; may be repeated. Other listeners accept every host. The
+    /// variable separates several by commas.
     #[arg(
         long = "allowed-host",
         env = "TILL_ALLOWED_HOSTS",
@@ -84,8 +85,8 @@ pub struct Args {
     )]
     pub allowed_hosts: Vec<Host>,
 
-    /// Milliseconds within which the head of a request must have come, counted from its first byte;
-    /// and within which a client must have taken something of what it is sent.
+    /// Milliseconds that a client has to send the head of a request, from its first byte. Also the
+    /// longest time in which a client may take none of the answer's bytes.
     #[arg(long, env = "TILL_HEADER_READ_TIMEOUT_MS", default_value_t = 30_000,
           value_parser = value_parser!(u64).range(1..=600_000))]
     pub header_read_timeout_ms: u64,
@@ -95,14 +96,14 @@ pub struct Args {
           value_parser = value_parser!(u64).range(75_000..=86_400_000))]
     pub keep_alive_idle_ms: u64,
 
-    /// Seconds after which a connection is ended, well: with the next answer over HTTP/1.1, by
-    /// GOAWAY over HTTP/2. Each lives up to a tenth less, so that they do not end together. 0 for
-    /// never.
+    /// Seconds after which a connection is closed gracefully: after the next answer over HTTP/1.1,
+    /// by GOAWAY over HTTP/2. Each lives up to a tenth less, so that they do not all close at the
+    /// same time. 0 for never.
     #[arg(long, env = "TILL_MAX_CONNECTION_AGE_S", default_value_t = 1_800,
           value_parser = value_parser!(u64).range(..=86_400))]
     pub max_connection_age_s: u64,
 
-    /// Connections at once; further ones wait to be accepted.
+    /// Limit on open connections. Further ones wait to be accepted.
     #[arg(long, env = "TILL_CONNECTIONS_MAX", default_value_t = 50_000,
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
@@ -123,7 +124,7 @@ pub struct Settings {
     pub attempt_timeout: Duration,
     /// Maximum number of requests in flight.
     pub in_flight_max: u32,
-    /// Whether X-Request-Id may stand for Idempotency-Key.
+    /// Whether X-Request-Id serves as the request id if there is no Idempotency-Key.
     pub trust_request_id: bool,
     /// Origins whose pages may call in browsers.
     pub cors_origins: Vec<Origin>,

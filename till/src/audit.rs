@@ -26,10 +26,11 @@ pub(crate) struct Args {
     /// The store.
     #[command(flatten)]
     store: StoreArgs,
-    /// Nothing has gone on for a while: no vote may be unresolved (I8).
+    /// Assume that the shop has been idle for a while, and count every unresolved vote as an
+    /// offence (I8).
     #[arg(long, env = "TILL_AUDIT_QUIET")]
     quiet: bool,
-    /// How long past its deadline a hold may stand (I7).
+    /// Milliseconds past its deadline that a hold may last (I7).
     #[arg(
         long,
         env = "TILL_AUDIT_GRACE_MS",
@@ -37,15 +38,15 @@ pub(crate) struct Args {
         value_name = "MILLISECONDS"
     )]
     grace_ms: u64,
-    /// Offences that are shown with their records; all are counted.
+    /// Number of offences to show with their records. All are counted.
     #[arg(long, env = "TILL_AUDIT_OFFENCES_MAX", default_value_t = 100, value_name = "COUNT",
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     offences_max: u32,
-    /// Memory for sorting; what is more goes to temporary files in TMPDIR.
+    /// Memory for sorting, in MiB. What does not fit goes to temporary files in TMPDIR.
     #[arg(long, env = "TILL_AUDIT_MEMORY_MIB", default_value_t = 64, value_name = "MIB",
           value_parser = value_parser!(u32).range(1..=65_536))]
     memory_mib: u32,
-    /// Tell the findings as one JSON document.
+    /// Print the findings as one JSON document.
     #[arg(long, env = "TILL_AUDIT_JSON")]
     json: bool,
 }

@@ -11,7 +11,7 @@ use rpc::tls::TlsArgs;
 use crate::{audit, common::Process, health, participant_check, tx, up};
 
 /// A checkout that never loses a cent: order, stock and payment services, a coordinator that runs
-/// two-phase commit across them, and a REST face. Without any argument: `till up`.
+/// two-phase commit across them, and a REST face. Without arguments, runs `till up`.
 #[derive(Debug, Parser)]
 #[command(name = "till", version)]
 pub(crate) struct Cli {
@@ -40,12 +40,12 @@ pub(crate) enum Command {
     HttpBridge(Box<Rest<http_bridge::Args>>),
     /// Run a one-node store that speaks TiKV's wire protocol. For development and tests.
     DevKv(Box<Kv>),
-    /// Drive a load and tell what the shop does in a second, and what that costs.
+    /// Load a shop, and report its throughput, its latency and what they cost.
     Bench(Box<bench::Args>),
-    /// Ask a role whether it may be sent requests; tells by the exit code.
+    /// Ask a role whether it is ready for requests: exit code 0 if it is, 1 if not.
     Health(health::Args),
-    /// Check the books of the whole shop as of one moment: 0 when every invariant holds, 2 when
-    /// not.
+    /// Check the books of the whole shop as of one moment: exit code 0 if every invariant holds, 2
+    /// if not.
     Audit(Box<audit::Args>),
     /// Ask what became of transactions.
     Tx(tx::Args),
@@ -142,9 +142,8 @@ fn contradiction(one: &str, other: &str) -> clap::Error {
 /// What operators ask of a role, beside its work.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Admin {
-    /// Address for /metrics, /livez and /readyz, which are for operators; may be repeated. The
-    /// role's usual admin port on 127.0.0.1 and [::1] unless given; 9100 is the custom in
-    /// containers.
+    /// Address on which operators find /metrics, /livez and /readyz; may be repeated. By default
+    /// the role's usual admin port on 127.0.0.1 and [::1]. Containers use port 9100.
     #[arg(long, env = "TILL_ADMIN_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) admin_listen: Vec<SocketAddr>,
 }
@@ -153,12 +152,12 @@ pub(crate) struct Admin {
 /// otherwise.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Grpc<A: clap::Args> {
-    /// Address to listen on; may be repeated. The role's usual port on 127.0.0.1 and [::1] unless
-    /// given.
+    /// Address to listen on; may be repeated. By default the role's usual port on 127.0.0.1 and
+    /// [::1].
     #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) listen: Vec<SocketAddr>,
-    /// Allow --listen to name addresses that other machines reach although gRPC is plain: whoever
-    /// reaches them may do anything.
+    /// Allow --listen to name addresses that other machines can reach although gRPC is not
+    /// encrypted. Anybody who reaches them may then do anything.
     #[arg(long, env = "TILL_INSECURE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
@@ -174,7 +173,7 @@ pub(crate) struct Grpc<A: clap::Args> {
 /// A role that speaks HTTP to everybody.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Rest<A: clap::Args> {
-    /// Address to listen on; may be repeated. Port 8000 of [::] and 0.0.0.0 unless given.
+    /// Address to listen on; may be repeated. By default port 8000 of [::] and 0.0.0.0.
     #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) listen: Vec<SocketAddr>,
     /// For operators.
@@ -185,17 +184,18 @@ pub(crate) struct Rest<A: clap::Args> {
     pub(crate) role: A,
 }
 
-/// The store for development, which has an address of its own to listen on.
+/// The store for development. It has its own setting for the address to listen on.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Kv {
-    /// Allow --listen and --pd-listen to name addresses that other machines reach without TLS.
+    /// Allow --listen and --pd-listen to name addresses that other machines can reach although
+    /// there is no TLS.
     #[arg(long, env = "TILL_INSECURE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub(crate) insecure: bool,
-    /// The domain of identities, the first part of their URI: with it, and with --tls-ca-file,
-    /// order, stock, payment, coordinator and operators are let in, by their certificates, and
-    /// nobody else. Unless given, everybody is for whom the authority vouches.
+    /// Trust domain of the callers' identities, the host in spiffe://DOMAIN/ROLE. With it and
+    /// --tls-ca-file, only certificates of order, stock, payment, the coordinator and operators are
+    /// accepted. By default every certificate that the authority signed is.
     #[arg(long, env = "TILL_DEV_KV_TLS_TRUST_DOMAIN", value_name = "DOMAIN", requires = "tls_ca_file",
           value_parser = rpc::tls::trust_domain)]
     pub(crate) tls_trust_domain: Option<String>,

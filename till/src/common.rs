@@ -15,17 +15,17 @@ pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 /// What every command takes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Process {
-    /// Threads that run tasks; one for each core unless given.
+    /// Number of threads that run tasks. By default one per core.
     #[arg(long, global = true, env = "TILL_WORKER_THREADS", value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..=1024))]
     pub(crate) worker_threads: Option<u16>,
     /// Format of log lines: pretty or json. TILL_LOG filters them (info,rpc=debug).
     #[arg(long, global = true, env = "TILL_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
     pub(crate) log_format: telemetry::Format,
-    /// Show what is in force and where it comes from, and end.
+    /// Print the settings in force and the source of each, and exit.
     #[arg(long, global = true)]
     pub(crate) print_config: bool,
-    /// End at once when standard input ends: `till up` holds its other end.
+    /// Exit at once when standard input ends: `till up` holds its other end.
     #[arg(long, global = true, hide = true)]
     pub(crate) exit_with_parent: bool,
 }

@@ -26,19 +26,20 @@ pub(crate) const DEV_KV: &str = "/pd/api/v1/health";
 /// Whom to ask.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Where the role listens.
+    /// Address of the role.
     #[arg(long, value_name = "HOST:PORT")]
     endpoint: Endpoint,
     /// The role speaks HTTP (http-bridge), not gRPC.
     #[arg(long)]
     http: bool,
-    /// Path that answers 2xx when all is well.
+    /// Path to GET; a 2xx answer means ready.
     #[arg(long, default_value = HTTP_BRIDGE, requires = "http")]
     path: String,
-    /// A gRPC service's full name, or till.live for: alive at all. Ready as a whole unless given.
+    /// What to ask for by gRPC: a service's full name, or till.live for whether the process is
+    /// alive. By default whether the whole role is ready.
     #[arg(long, default_value = "", conflicts_with = "http")]
     service: String,
-    /// Longest wait for the answer.
+    /// Milliseconds to wait for the answer.
     #[arg(long, default_value_t = 2000, value_parser = value_parser!(u64).range(1..=600_000))]
     timeout_ms: u64,
     /// Certificates; a role answers this whoever asks.

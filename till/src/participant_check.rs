@@ -37,11 +37,10 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Put a service to the test: does it speak till.participant.v1 as docs/participants.md
-    /// demands?
+    /// Test whether a service speaks till.participant.v1 as docs/participants.md demands.
     ///
-    /// Exit codes: 0 when it does, 2 when not. What the payload asks for happens up to four times,
-    /// for good: use a service that is there for the test.
+    /// Exit codes: 0 if it does, 2 if not. What the payload asks for is done up to four times and
+    /// not undone, so use a service that exists only for the test.
     Check(Box<CheckArgs>),
 }
 
@@ -50,25 +49,25 @@ struct CheckArgs {
     /// Where the service listens.
     #[arg(value_name = "HOST:PORT")]
     address: Endpoint,
-    /// A payload that it will vote YES to, as JSON of the message that it takes: order's, stock's
-    /// and payment's own, till.coordinator.v1.CheckoutPayload for others. Without any, only what
-    /// needs no vote is tested.
+    /// A payload that the service votes YES to, as JSON. Order, stock and payment each take a
+    /// message of their own, other services till.coordinator.v1.CheckoutPayload. Without a payload,
+    /// only what needs no vote is tested.
     #[arg(long, value_name = "JSON", group = "payload")]
     payload_json: Option<String>,
-    /// A file with such a payload, encoded.
+    /// A file with such a payload, encoded as protobuf.
     #[arg(long, value_name = "FILE", group = "payload")]
     payload_file: Option<PathBuf>,
     /// The shard that the payload is for.
     #[arg(long, default_value_t = 0, value_name = "NUMBER",
           value_parser = value_parser!(u32).range(0..4096))]
     shard: u32,
-    /// Test it as a primary, too: as the branch whose state decides.
+    /// Also test it as a primary, the branch whose state decides the outcome.
     #[arg(long, requires = "payload")]
     primary: bool,
-    /// A shell command that kills the service and starts it again: what it said must still stand.
+    /// A shell command that kills the service and starts it again. Its answers must survive that.
     #[arg(long, value_name = "COMMAND")]
     restart_command: Option<String>,
-    /// Longest wait for one answer.
+    /// Milliseconds to wait for one answer.
     #[arg(long, default_value_t = 5_000, value_name = "MILLISECONDS",
           value_parser = value_parser!(u64).range(1..=60_000))]
     timeout_ms: u64,

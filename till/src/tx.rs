@@ -35,7 +35,7 @@ const UNRESOLVED: u8 = 2;
 /// Whom to ask, and what.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Where a coordinator listens; any replica knows as much as any other.
+    /// Address of a coordinator. Any replica gives the same answers.
     #[arg(
         long,
         global = true,
@@ -44,7 +44,7 @@ pub(crate) struct Args {
         value_name = "HOST:PORT"
     )]
     coordinator: Endpoint,
-    /// Longest wait for the answer.
+    /// Milliseconds to wait for the answer.
     #[arg(long, global = true, env = "TILL_TX_TIMEOUT_MS", default_value_t = 30_000,
           value_name = "MILLISECONDS", value_parser = value_parser!(u64).range(1..=600_000))]
     timeout_ms: u64,
@@ -58,28 +58,29 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Question {
-    /// Tell all that is known of a transaction, or of the transactions of an order; exit code 1
-    /// when nothing is.
+    /// Print what is known of a transaction, or of the transactions of an order; exit code 1 if
+    /// nothing is known.
     Explain {
         /// A TxId as logs show it; anything else is an order.
         #[arg(value_name = "TX_ID|ORDER_ID")]
         subject: String,
     },
-    /// List transactions that have a vote without an outcome; exit code 2 when there are any.
+    /// List transactions with a vote that has no outcome yet; exit code 2 if there are any.
     List {
-        /// The only list there is.
+        /// List unresolved transactions. There is no other list, so this changes nothing.
         #[arg(long)]
         unresolved: bool,
-        /// Only those whose deadline was over so many milliseconds ago.
+        /// List only transactions whose deadline passed at least this many milliseconds ago. 0
+        /// lists all.
         #[arg(long, default_value_t = 0, value_name = "MILLISECONDS")]
         overdue_ms: u64,
-        /// At most so many, the oldest.
+        /// List at most this many, the oldest first.
         #[arg(long, default_value_t = 100, value_name = "COUNT",
               value_parser = value_parser!(u32).range(1..=1_000))]
         limit: u32,
     },
-    /// Find out, and where it must be, decide what became of a transaction; exit code 2 while that
-    /// is not due.
+    /// Find out a transaction's outcome, and decide it if nobody did; exit code 2 if it is too
+    /// early to decide.
     Resolve {
         /// As logs show it.
         tx_id: TxId,

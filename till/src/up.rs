@@ -66,23 +66,24 @@ pub(crate) struct Args {
     #[arg(long, env = "TILL_REPLICAS", default_value_t = 1, value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..=i64::from(REPLICAS_MAX)))]
     replicas: u16,
-    /// Directory for data and logs, made where it does not exist.
+    /// Directory for data and logs. It is created if it does not exist.
     #[arg(long, env = "TILL_DATA_DIR", default_value = "till-data", value_name = "DIR")]
     data_dir: PathBuf,
-    /// Delete what the data directory holds first.
+    /// First delete everything in the data directory.
     #[arg(long)]
     fresh: bool,
-    /// Address for REST to listen on, IP or IP:PORT; may be repeated. 127.0.0.1 and [::1], this
-    /// machine alone, unless given; 0.0.0.0 and [::] for everybody. Nothing else listens beyond
-    /// this machine.
+    /// Address for REST to listen on, IP or IP:PORT; may be repeated. By default 127.0.0.1 and
+    /// [::1], which only this machine can reach; 0.0.0.0 and [::] let other machines in. Everything
+    /// else listens on this machine only.
     #[arg(long, env = "TILL_LISTEN", value_name = "ADDRESS", value_delimiter = ',')]
     listen: Vec<RestAddress>,
-    /// Port of REST; further replicas take the following ones.
+    /// Port of REST. Further replicas take the ports after it.
     #[arg(long, env = "TILL_HTTP_PORT", default_value_t = 8000, value_name = "PORT",
           value_parser = value_parser!(u16).range(1..=i64::from(PORT_BASE_MAX)))]
     http_port: u16,
-    /// gRPC: coordinators from this port on, orders 100 above, stock 200, payment 300. For
-    /// operators (/metrics): each of them 50 above, the bridges 450, dev-kv 449.
+    /// First gRPC port of the coordinators; orders start 100 above it, stock 200, payment 300.
+    /// Admin ports (/metrics) start 50 above a role's gRPC ports; the bridges' start 450 above this
+    /// port, and dev-kv's is 449 above.
     #[arg(long, env = "TILL_GRPC_PORT_BASE", default_value_t = 7000, value_name = "PORT",
           value_parser = value_parser!(u16).range(1..=i64::from(PORT_BASE_MAX)))]
     grpc_port_base: u16,
@@ -90,28 +91,28 @@ pub(crate) struct Args {
     #[arg(long, env = "TILL_KV_PORT", default_value_t = 2379, value_name = "PORT",
           value_parser = value_parser!(u16).range(1..))]
     kv_port: u16,
-    /// Placement drivers of a TiKV cluster to keep everything in, host:port[,host:port...]; a
-    /// dev-kv in the data directory unless given.
+    /// Placement drivers of the TiKV cluster to use as the store, host:port[,host:port...]. By
+    /// default a dev-kv that keeps its data in the data directory.
     #[arg(long, env = "PD_ENDPOINTS", value_name = "ENDPOINTS")]
     pd_endpoints: Option<String>,
-    /// Shards of every service, chosen when a store is first used; leave it out afterwards. One for
-    /// each replica in a new data directory unless given.
+    /// Number of shards of every service. It is fixed when a store is first used; leave it out
+    /// afterwards. By default, in a new data directory, one per replica.
     #[arg(long, env = "TILL_SHARDS", value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     shards: Option<u16>,
-    /// Directory of certificates: ca.pem, and NAME.pem and NAME.key for each role, dev-kv among
-    /// them. Every gRPC hop, that to dev-kv too, is then mutual TLS, and roles may only do what
-    /// theirs may. Where there is nothing in it, an authority and certificates for a year are made,
-    /// those of an operator and a client too.
+    /// Directory of certificates: ca.pem, and NAME.pem and NAME.key for each role, including
+    /// dev-kv. Every gRPC hop then uses mutual TLS, including those to dev-kv, and a role may call
+    /// only what its certificate allows. If the directory is empty, it is filled with an authority
+    /// and with certificates, valid for a year, for the roles, an operator and a client.
     #[arg(long, env = "TILL_TLS_DIR", value_name = "DIR")]
     tls_dir: Option<PathBuf>,
-    /// File of keys, one a line, 16 to 512 visible ASCII characters each: with it, calls over REST
-    /// that may change something need one of them, as `Authorization: Bearer KEY`. It is read again
-    /// when it changes.
+    /// File of API keys, one per line, of 16 to 512 visible ASCII characters each. With it, REST
+    /// calls that may change something need one of them, as `Authorization: Bearer KEY`. The file
+    /// is read again when it changes.
     #[arg(long, env = "TILL_API_KEY_FILE", value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// Inherited by the roles, which listen on this machine only; stands here to be refused beside
-    /// certificates.
+    /// The roles inherit its variable. They listen on this machine only, so it changes nothing for
+    /// them; it is declared here so that it can be refused together with certificates.
     #[arg(long, env = "TILL_INSECURE", hide = true, action = ArgAction::Set, num_args = 0..=1,
           require_equals = true, default_value_t = false, default_missing_value = "true",
           value_parser = BoolishValueParser::new())]
@@ -119,7 +120,7 @@ pub(crate) struct Args {
     /// Services beyond our own, for the coordinators.
     #[command(flatten)]
     participants: coordinator::participants::ParticipantArgs,
-    /// Longest wait for a child that was told to end, before it is killed.
+    /// Milliseconds that a child that was told to stop has to exit before it is killed.
     #[arg(long, env = "TILL_STOP_TIMEOUT_MS", default_value_t = 25_000, value_name = "MILLISECONDS",
           value_parser = value_parser!(u64).range(1..=3_600_000))]
     stop_timeout_ms: u64,

@@ -70,7 +70,7 @@ pub struct RoleArgs {
     #[command(flatten)]
     pub server: ServerArgs,
 
-    /// Calls that a lane puts into one batch at most: 1 shows what batching is worth.
+    /// Limit on the calls of one batch of a lane. 1 turns batching off, to measure what it gains.
     #[arg(long, env = "TILL_BATCH_CALLS_MAX", hide = true, value_name = "COUNT",
           value_parser = value_parser!(u16).range(1..))]
     pub batch_calls_max: Option<u16>,

@@ -1,11 +1,11 @@
-//! Where the services are, as every command that calls them is told.
+//! The settings that say where the services are.
 
 use crate::routing::Target;
 
 /// The stock service.
 #[derive(clap::Args, Clone, Debug)]
 pub struct StockEndpoints {
-    /// Where the stock service is: host:port[,host:port...] or dns:host:port.
+    /// Address of the stock service: host:port[,host:port...] or dns:host:port.
     #[arg(
         long,
         env = "TILL_STOCK_ENDPOINTS",
@@ -18,7 +18,7 @@ pub struct StockEndpoints {
 /// The coordinator.
 #[derive(clap::Args, Clone, Debug)]
 pub struct CoordinatorEndpoints {
-    /// Where the coordinator is: host:port[,host:port...] or dns:host:port.
+    /// Address of the coordinator: host:port[,host:port...] or dns:host:port.
     #[arg(
         long,
         env = "TILL_COORDINATOR_ENDPOINTS",
@@ -31,7 +31,7 @@ pub struct CoordinatorEndpoints {
 /// The three participants of a checkout.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ShopEndpoints {
-    /// Where the order service is: host:port[,host:port...] or dns:host:port.
+    /// Address of the order service: host:port[,host:port...] or dns:host:port.
     #[arg(
         long,
         env = "TILL_ORDER_ENDPOINTS",
@@ -44,7 +44,7 @@ pub struct ShopEndpoints {
     #[command(flatten)]
     pub stock: StockEndpoints,
 
-    /// Where the payment service is: host:port[,host:port...] or dns:host:port.
+    /// Address of the payment service: host:port[,host:port...] or dns:host:port.
     #[arg(
         long,
         env = "TILL_PAYMENT_ENDPOINTS",

@@ -44,17 +44,17 @@ pub use verify::NoIdentity;
 /// gRPC runs over HTTP/2.
 const ALPN: &[u8] = b"h2";
 
-/// The settings, the same for everybody who serves or calls by gRPC.
+/// Settings of every process that serves or calls gRPC.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
 pub struct TlsArgs {
-    /// PEM file of the authorities that sign the certificates of all roles. With it gRPC is
-    /// encrypted both ways; what is listened on needs the two below as well. Files are read again
-    /// when they change.
+    /// PEM file of the authorities that sign all roles' certificates. With it gRPC is encrypted,
+    /// for calls made and calls served; to serve, --tls-cert-file and --tls-key-file are needed
+    /// too. The files are read again when they change.
     #[arg(long, global = true, env = "TILL_TLS_CA_FILE", value_name = "FILE")]
     pub tls_ca_file: Option<PathBuf>,
 
-    /// PEM file of our certificate, those between it and the authority included. Its URI name says
-    /// who we are: spiffe://till/ROLE.
+    /// PEM file of this process's certificate, with any intermediate certificates. Its URI name is
+    /// the identity: spiffe://till/ROLE.
     #[arg(long, global = true, env = "TILL_TLS_CERT_FILE", value_name = "FILE",
           requires_all = ["tls_key_file", "tls_ca_file"])]
     pub tls_cert_file: Option<PathBuf>,
@@ -69,19 +69,21 @@ pub struct TlsArgs {
     )]
     pub tls_key_file: Option<PathBuf>,
 
-    /// The domain of identities, the first part of their URI.
+    /// Trust domain of the roles' identities, the host in spiffe://DOMAIN/ROLE.
     #[arg(long, global = true, env = "TILL_TLS_TRUST_DOMAIN", value_name = "DOMAIN",
           default_value = TRUST_DOMAIN, value_parser = trust_domain)]
     pub tls_trust_domain: String,
 
-    /// Ask callers for no certificate: they are encrypted, and whoever reaches us may do anything.
+    /// Do not ask callers for a certificate: gRPC is encrypted, but anybody who reaches this
+    /// process may do anything.
     #[arg(long, global = true, env = "TILL_TLS_NO_CLIENT_AUTH", action = ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_value_t = false,
           default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub tls_no_client_auth: bool,
 
-    /// Whose certificate ours must be; anybody's that the authority signed unless it is known.
+    /// The identity that our certificate must have. None accepts any certificate that the authority
+    /// signed.
     #[arg(skip)]
     pub expected: Option<Identity>,
 }

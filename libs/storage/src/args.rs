@@ -14,7 +14,7 @@ use crate::{
 /// Where the store is and how to speak to it.
 #[derive(Args, Clone, Debug)]
 pub struct StoreArgs {
-    /// Where the placement drivers are: host:port[,host:port...].
+    /// Addresses of the store's placement drivers: host:port[,host:port...].
     #[arg(
         long,
         env = "PD_ENDPOINTS",
@@ -24,7 +24,7 @@ pub struct StoreArgs {
     )]
     pub pd_endpoints: Vec<String>,
 
-    /// Number of shards of every service, 1 to 4096. Chosen once, when the store is first used;
+    /// Number of shards of every service, 1 to 4096. It is fixed when the store is first used;
     /// leave it out afterwards.
     #[arg(long, env = "TILL_SHARDS", value_parser = value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     pub shards: Option<u16>,
@@ -34,16 +34,17 @@ pub struct StoreArgs {
           value_parser = value_parser!(u64).range(100..=60_000))]
     pub store_timeout_ms: u64,
 
-    /// PEM file of the authority that signed the store's certificate. Goes with the two below.
+    /// PEM file of the authority that signed the store's certificate. Needs --store-cert-file and
+    /// --store-key-file.
     #[arg(long, env = "TILL_STORE_CA_FILE", value_name = "FILE",
           requires_all = ["store_cert_file", "store_key_file"])]
     pub store_ca_file: Option<std::path::PathBuf>,
 
-    /// PEM file of our certificate for the store.
+    /// PEM file of the certificate to show to the store.
     #[arg(long, env = "TILL_STORE_CERT_FILE", value_name = "FILE", requires = "store_ca_file")]
     pub store_cert_file: Option<std::path::PathBuf>,
 
-    /// PEM file of our key for the store.
+    /// PEM file of the private key of --store-cert-file.
     #[arg(long, env = "TILL_STORE_KEY_FILE", value_name = "FILE", requires = "store_ca_file")]
     pub store_key_file: Option<std::path::PathBuf>,
 }

@@ -11,10 +11,10 @@ use crate::{overload, pace::Pace, prepare::Sizes, workload::Workload};
 /// figures. Overwrites the shop's items, users and orders.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Start a shop of this executable's own for the run, in a new directory.
+    /// Start a shop for this run, from this executable and in a new directory.
     #[arg(long, conflicts_with_all = ["target", "pid"])]
     pub(crate) up: bool,
-    /// REST face of the shop to measure: http://host:port; may be repeated for replicas.
+    /// Address of the REST face to measure, http://host:port; may be repeated for replicas.
     #[arg(
         long,
         value_name = "URL",
@@ -22,60 +22,62 @@ pub struct Args {
         default_value = "http://127.0.0.1:8000"
     )]
     pub(crate) target: Vec<Endpoint>,
-    /// Process id of the `till up` whose shop is measured: tells what each role costs.
+    /// Process id of the `till up` whose shop is measured, to report what each role costs.
     #[arg(long, value_name = "PID")]
     pub(crate) pid: Option<u32>,
     /// With --up: replicas of every role.
     #[arg(long, default_value_t = 1, value_name = "COUNT", requires = "up",
           value_parser = value_parser!(u16).range(1..=50))]
     pub(crate) replicas: u16,
-    /// With --up: directory for the shop's data; one in the system's temporary directory unless
-    /// given.
+    /// With --up: directory for the shop's data. By default one in the system's temporary
+    /// directory.
     #[arg(long, value_name = "DIR", requires = "up")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Directory of certificates, as `till up --tls-dir` has it: with --up the shop is encrypted by
-    /// them; calls by --grpc are a client's, and the store is read as an operator.
+    /// Directory of certificates, laid out as for `till up --tls-dir`. A shop started by --up uses
+    /// them; --grpc calls with the client's certificate, and the store is read with the operator's.
     #[arg(long, env = "TILL_TLS_DIR", value_name = "DIR")]
     pub(crate) tls_dir: Option<PathBuf>,
-    /// What is asked for.
+    /// What the callers do.
     #[arg(long, value_enum, default_value_t = Workload::Fresh)]
     pub(crate) workload: Workload,
-    /// Send what is measured by gRPC, past the REST face; needs --up or --pid.
+    /// Call the services by gRPC instead of the REST face. Needs --up or --pid.
     #[arg(long)]
     pub(crate) grpc: bool,
 
-    /// Closed loop: callers who ask again as soon as they are answered. Several make a series. With
-    /// --rate: calls that may be open at once.
+    /// Closed loop: number of callers, each of which calls again as soon as it is answered. Several
+    /// numbers make a series. With --rate: limit on open calls.
     #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "64",
           value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) concurrency: Vec<u32>,
-    /// Open loop: calls a second, whatever becomes of those before. Several make a series.
+    /// Open loop: calls per second, however many earlier ones are still open. Several numbers make
+    /// a series.
     #[arg(long, value_name = "PER_SECOND", value_delimiter = ',', conflicts_with = "users",
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Vec<u32>,
-    /// Users who think between two calls. Several make a series.
+    /// Number of users, each of whom waits --think-ms between two calls. Several numbers make a
+    /// series.
     #[arg(long, value_name = "COUNT", value_delimiter = ',',
           value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) users: Vec<u32>,
-    /// Find the peak with --concurrency callers, then offer so many times as much by an open loop,
-    /// then see how soon the peak is there again: 429 is no error then. 5 unless a number is given.
+    /// Find the peak with --concurrency callers, offer this multiple of it in an open loop, then
+    /// measure how soon the peak returns. 429 does not count as an error. Without a number, 5.
     #[arg(long, value_name = "FACTOR", num_args = 0..=1, require_equals = true,
           default_missing_value = "5", conflicts_with_all = ["rate", "users", "compare", "baseline"],
           value_parser = value_parser!(u32).range(2..=100))]
     pub(crate) overload: Option<u32>,
-    /// With --overload: calls that may be open at once, each on a connection of its own.
+    /// With --overload: limit on open calls, each of which has its own connection.
     #[arg(long, default_value_t = 12_000, value_name = "COUNT",
           value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) overload_callers: u32,
-    /// How long a user thinks.
+    /// Milliseconds that each of the --users waits between two calls.
     #[arg(long, default_value_t = 1_000, value_name = "MILLISECONDS",
           value_parser = value_parser!(u64).range(..=3_600_000))]
     pub(crate) think_ms: u64,
-    /// Length of the measured window; shorter when all orders are bought.
+    /// Length of the measured window in milliseconds. It ends early when all orders are bought.
     #[arg(long, default_value_t = 10_000, value_name = "MILLISECONDS",
           value_parser = value_parser!(u64).range(1..=86_400_000))]
     pub(crate) duration_ms: u64,
-    /// Driven before the window, and not counted.
+    /// Milliseconds of load before the window, which are not counted.
     #[arg(long, default_value_t = 2_000, value_name = "MILLISECONDS",
           value_parser = value_parser!(u64).range(..=3_600_000))]
     pub(crate) warm_up_ms: u64,
@@ -92,35 +94,35 @@ pub struct Args {
     #[arg(long, default_value_t = 100_000, value_name = "COUNT",
           value_parser = value_parser!(u64).range(1..=10_000_000))]
     pub(crate) accounts: u64,
-    /// Scenarios: weights of success, lacking stock and lacking credit.
+    /// With --workload scenarios: weights of checkouts that succeed, lack stock and lack credit.
     #[arg(long, default_value = "80,10,10", value_name = "A,B,C", value_parser = weights)]
     pub(crate) mix: Mix,
-    /// Items and users that the check at the end reads at most; orders that were touched are all
-    /// read.
+    /// Limit on the items and users that the check at the end reads. It reads every order that was
+    /// touched.
     #[arg(long, default_value_t = 500_000, value_name = "COUNT")]
     pub(crate) check_max: usize,
-    /// Leave the check at the end out; the report says so.
+    /// Skip the check at the end. The report says so.
     #[arg(long)]
     pub(crate) no_check: bool,
-    /// Begins all random choices; the same seed asks for the same.
+    /// Seed of all random choices. The same seed makes the same calls.
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub(crate) seed: u64,
 
-    /// Measure again with this changed: batch=1 caps every batch of the shop at one call. Needs
-    /// --up.
+    /// Measure a second time with this change: batch=1 limits every batch in the shop to one call.
+    /// Needs --up.
     #[arg(long, value_enum, value_name = "CHANGE", requires = "up")]
     pub(crate) compare: Option<Compare>,
-    /// Measure bare KV transactions of a checkout's shape on the same store, too.
+    /// Also measure bare KV transactions that are shaped like a checkout, on the same store.
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) baseline: Option<Baseline>,
-    /// Placement drivers of a TiKV cluster: for the shop of --up, and for the baseline. A shop's
-    /// own store is found without.
+    /// Placement drivers of a TiKV cluster, for the shop of --up and for the baseline. Not needed
+    /// for a shop's own dev-kv.
     #[arg(long, env = "PD_ENDPOINTS", value_name = "ENDPOINTS", value_delimiter = ',')]
     pub(crate) pd_endpoints: Vec<String>,
-    /// File for the report as JSON; - for standard output, instead of the table.
+    /// File for the report as JSON. With - it goes to standard output, instead of the table.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// File for a picture (SVG) of throughput against latency.
+    /// File for an SVG plot of throughput against latency.
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,
 }

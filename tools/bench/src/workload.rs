@@ -9,22 +9,22 @@ use crate::{
     tally::{End, Kind},
 };
 
-/// What a run is made of.
+/// What the callers of a run do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Workload {
-    /// Orders made before the clock starts, two different items each, each checked out once.
+    /// Check out each prepared order once. Each has two different items.
     Fresh,
-    /// Orders made before, all of one item, each checked out once.
+    /// Check out each prepared order once. All are for the same item.
     Hot,
-    /// Orders made before, some items far more popular than others, each checked out once.
+    /// Check out each prepared order once. Some items are far more popular than others.
     Zipf,
-    /// Orders, items and users read in turn.
+    /// Read orders, items and users in turn.
     Find,
-    /// An order made, two items added, checked out, read: every step a call.
+    /// Create an order, add two items, check it out and read it. Each step is a call.
     Mixed,
-    /// Checkouts of orders drawn uniformly from those made before: mostly repeats after a while.
+    /// Check out orders drawn uniformly from the prepared ones. After a while most are repeats.
     Stress,
-    /// Checkouts that succeed, that lack stock, and that lack credit, by weight.
+    /// Checkouts that succeed, lack stock or lack credit, by the weights of --mix.
     Scenarios,
 }
 

@@ -53,7 +53,7 @@ struct Cli {
     /// Bytes of a value; a key has 24.
     #[arg(long, default_value_t = 40)]
     value: usize,
-    /// Where the server's directory is made.
+    /// Parent directory of the server's data directory.
     #[arg(long)]
     directory: Option<PathBuf>,
     /// What to measure.
@@ -62,7 +62,7 @@ struct Cli {
     /// Write this many keys first.
     #[arg(long, default_value_t = 0)]
     fill: u64,
-    /// Fail when the server has ever had more memory than this.
+    /// Fail if the server's memory ever exceeds this, in MiB.
     #[arg(long)]
     memory_max_mib: Option<u64>,
 }

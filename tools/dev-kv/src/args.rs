@@ -10,16 +10,15 @@ use std::time::Duration;
 /// Options of the server, for a command line or the environment.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Args {
-    /// Directory of the data; made when it is absent.
+    /// Directory of the data. It is created if it does not exist.
     #[arg(long, env = "TILL_DEV_KV_DATA_DIR", default_value = "till-data/dev-kv")]
     pub data_dir: PathBuf,
 
-    /// Address to listen on, for PD, TiKV and HTTP alike.
+    /// Address to listen on. It serves PD, TiKV and HTTP.
     #[arg(long, env = "TILL_DEV_KV_LISTEN", default_value = "127.0.0.1:2379")]
     pub listen: SocketAddr,
 
-    /// Addresses of further placement drivers of the store, each of which can be told to hang or to
-    /// lead.
+    /// Addresses to serve further placement drivers on. Each can be made to hang or to lead.
     #[arg(long, env = "TILL_DEV_KV_PD_LISTEN", value_delimiter = ',')]
     pub pd_listen: Vec<SocketAddr>,
 
@@ -27,27 +26,27 @@ pub struct Args {
     #[arg(long, env = "TILL_DEV_KV_PD_HANGING", value_delimiter = ',')]
     pub pd_hanging: Vec<u64>,
 
-    /// `host:port` at which clients reach this process; the listen address when absent.
+    /// `host:port` at which clients reach this process. By default the listen address.
     #[arg(long, env = "TILL_DEV_KV_ADVERTISE")]
     pub advertise: Option<String>,
 
-    /// Regions to cut a new store into, at even places.
+    /// Number of regions to cut a new store into, evenly.
     #[arg(long, env = "TILL_DEV_KV_REGIONS", default_value_t = 1)]
     pub regions: usize,
 
-    /// Further keys to cut regions at, hexadecimal.
+    /// Further keys to cut regions at, in hexadecimal.
     #[arg(long, env = "TILL_DEV_KV_SPLIT_AT", value_delimiter = ',')]
     pub split_at: Vec<String>,
 
-    /// Keyspaces to make besides DEFAULT.
+    /// Keyspaces to create in addition to DEFAULT.
     #[arg(long, env = "TILL_DEV_KV_KEYSPACES", value_delimiter = ',')]
     pub keyspaces: Vec<String>,
 
-    /// The PD whose rules of garbage collection hold.
+    /// Version of PD whose rules of garbage collection apply.
     #[arg(long, env = "TILL_DEV_KV_PD_VERSION", value_enum, default_value_t)]
     pub pd_version: PdVersion,
 
-    /// Memory for rows, in MiB.
+    /// Memory for cached rows, in MiB.
     #[arg(long, env = "TILL_DEV_KV_CACHE_MIB", default_value_t = 128)]
     pub cache_mib: u32,
 
@@ -55,29 +54,29 @@ pub struct Args {
     #[arg(long, env = "TILL_DEV_KV_BLOCK_CACHE_MIB", default_value_t = 64)]
     pub block_cache_mib: u32,
 
-    /// Memory for the newest rows until they are written to a table, in MiB. Less means more
-    /// merging.
+    /// Memory for the newest rows until they are written to a table, in MiB. A smaller value causes
+    /// more merging.
     #[arg(long, env = "TILL_DEV_KV_MEMTABLE_MIB", default_value_t = 32,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub memtable_mib: u32,
 
-    /// Certificate (PEM) to serve TLS with; needs the key as well.
+    /// PEM file of the certificate to serve TLS with. Needs --tls-key-file.
     #[arg(long, alias = "tls-cert", env = "TILL_DEV_KV_TLS_CERT", requires = "tls_key_file")]
     pub tls_cert_file: Option<PathBuf>,
 
-    /// Private key (PEM) of the certificate.
+    /// PEM file of the certificate's private key.
     #[arg(long, alias = "tls-key", env = "TILL_DEV_KV_TLS_KEY", requires = "tls_cert_file")]
     pub tls_key_file: Option<PathBuf>,
 
-    /// Certificate authority (PEM) that clients must have their certificate from.
+    /// PEM file of the authority that must have signed the clients' certificates.
     #[arg(long, alias = "tls-ca", env = "TILL_DEV_KV_TLS_CA", requires = "tls_cert_file")]
     pub tls_ca_file: Option<PathBuf>,
 
-    /// A fault from the start, as the JSON of a rule; may be given more than once.
+    /// A fault that is active from the start, as the JSON of a rule; may be repeated.
     #[arg(long, env = "TILL_DEV_KV_FAULT", value_parser = parse_rule)]
     pub fault: Vec<Rule>,
 
-    /// Seed of the faults' dice.
+    /// Seed of the random choices of faults.
     #[arg(long, env = "TILL_DEV_KV_FAULT_SEED", default_value_t = 1)]
     pub fault_seed: u64,
 }
@@ -110,9 +109,9 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Plain keys to cut regions at.
     pub split_keys: Vec<Vec<u8>>,
-    /// Keyspaces to make besides DEFAULT.
+    /// Keyspaces to create in addition to DEFAULT.
     pub keyspaces: Vec<String>,
-    /// The PD whose rules of garbage collection hold.
+    /// Version of PD whose rules of garbage collection apply.
     pub pd_version: PdVersion,
     /// Memory for cached rows, in bytes.
     pub cache_bytes: u64,

@@ -50,23 +50,23 @@ mod workspace;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  ci        everything that must hold: format, lints, deps, tidy, tests, third-party tools
+  ci        everything that must pass: format, lints, deps, tidy, tests, third-party tools
   test      all tests: Rust, then Python against real processes
-  deps      which crate may depend on which, which sources may name what, circles among modules
+  deps      which crate may depend on which, what each source may name, cycles among modules
   tidy      lengths, leftovers, docs, links, invariants and what guards them
   outside   third-party tools: cargo-deny, the deployment files, then README's tours, grpcurl, an
             OpenAPI validator and generated clients against a shop
-  deploy    of these, only the deployment files: chart, compose files, image, scripts
+  deploy    the part of `outside` about deployment files: chart, compose files, image, scripts
   k8s       regenerates k8s/ from the chart
-  sim       the simulation: --seeds N [--from S]; --coverage prints which calls met; --seed S replays one and
-            prints all that happens;
-            --mutations, --mutation NAME break rules, each of which must be noticed; --shares by how many seeds
-  soak      the matrix of faults, a million orders audited and sold, tikv-client's tests over 42 regions,
+  sim       the simulation: --seeds N [--from S]; --coverage prints which calls overlapped;
+            --seed S replays one seed and prints every event; --mutations or --mutation NAME breaks
+            rules, each of which must be noticed; --shares also prints by how many seeds
+  soak      every fault on every role, a million orders audited and sold, tikv-client's tests over 42 regions,
             dev-kv killed 100 times, a key written a million times and ten million keys, fuzzing, small
             changes; then histories, and the simulation on seeds never run before, for --minutes N each
   mutants   small changes of the code that decides, drawn at random, which tests must notice:
             --seed N --count M; needs cargo-mutants
-  history   clients of real processes under kills and stops, and a judgement of their answers:
+  history   clients of real processes under kills and stops; judges their answers:
             --minutes N, --replicas R
   chaos     every fault on every role of real processes, with one and with two replicas of each
   live      real engines: docker [--executable PROFILE | --build PROFILE], kubernetes, shell; a cluster

@@ -7,16 +7,17 @@ use clap::value_parser;
 use super::Options;
 use crate::tls::Tls;
 
-/// How to serve, as it is set from outside.
+/// Settings of a gRPC server.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ServerArgs {
-    /// Requests that may be in flight at once; one more is refused before it starts.
+    /// Limit on requests in flight. Further ones are refused before they start.
     #[arg(long, env = "TILL_IN_FLIGHT_MAX", default_value_t = 20_000,
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub in_flight_max: u32,
 
-    /// Seconds after which a connection is ended, well, so that callers make a new one; a tenth
-    /// less for some processes, so that they do not do it together. 0 for never.
+    /// Seconds after which a connection is closed gracefully, so that callers connect anew and
+    /// spread over the replicas. Each process takes up to a tenth less, so that they do not close
+    /// connections at the same time. 0 for never.
     #[arg(long, env = "TILL_MAX_CONNECTION_AGE_S", default_value_t = 600,
           value_parser = value_parser!(u64).range(..=86_400))]
     pub max_connection_age_s: u64,
@@ -45,16 +46,16 @@ impl ServerArgs {
     }
 }
 
-/// How whoever serves stops, by gRPC or by REST, as it is set from outside.
+/// How a gRPC or REST server stops.
 #[derive(clap::Args, Clone, Debug)]
 pub struct StopArgs {
-    /// On shutdown: milliseconds between saying that we are not ready (NOT_SERVING) and closing the
-    /// listeners, so that balancers see it.
+    /// On shutdown: milliseconds between reporting "not ready" and closing the listeners, so that
+    /// load balancers notice.
     #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
           value_parser = value_parser!(u64).range(..=600_000))]
     pub lame_duck_ms: u64,
 
-    /// On shutdown: milliseconds that requests and transactions in flight have to finish, after the
+    /// On shutdown: milliseconds that requests and transactions in flight have to finish after the
     /// listeners are closed.
     #[arg(long, env = "TILL_DRAIN_TIMEOUT_MS", default_value_t = 20_000,
           value_parser = value_parser!(u64).range(..=3_600_000))]
@@ -62,7 +63,7 @@ pub struct StopArgs {
 }
 
 impl StopArgs {
-    /// Time between saying that we are not ready and closing the listeners.
+    /// Time between reporting "not ready" and closing the listeners.
     pub const fn lame_duck(&self) -> Duration {
         Duration::from_millis(self.lame_duck_ms)
     }
