@@ -1,4 +1,5 @@
-//! `till audit`: whether the books agree. The exit code tells, and the output names every offender.
+//! `till audit`: checks whether the books agree. The exit code is the verdict, and the output lists
+//! the offences.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},

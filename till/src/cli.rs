@@ -139,7 +139,7 @@ fn contradiction(one: &str, other: &str) -> clap::Error {
     Cli::command().error(ErrorKind::ArgumentConflict, text)
 }
 
-/// What operators ask of a role, beside its work.
+/// The admin listener of a role, for operators.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Admin {
     /// Address on which operators find /metrics, /livez and /readyz; may be repeated. By default

@@ -18,9 +18,9 @@ use tonic_health::pb::{
 
 use crate::common::Failure;
 
-/// Path at which the REST face says whether it may be sent requests.
+/// Path at which the REST face reports whether it is ready.
 pub(crate) const HTTP_BRIDGE: &str = "/readyz";
-/// Path at which a dev-kv says so.
+/// Path at which a dev-kv reports the same.
 pub(crate) const DEV_KV: &str = "/pd/api/v1/health";
 
 /// Whom to ask.
@@ -42,12 +42,12 @@ pub(crate) struct Args {
     /// Milliseconds to wait for the answer.
     #[arg(long, default_value_t = 2000, value_parser = value_parser!(u64).range(1..=600_000))]
     timeout_ms: u64,
-    /// Certificates; a role answers this whoever asks.
+    /// Certificates. A role answers health checks of every caller.
     #[command(flatten)]
     tls: TlsArgs,
 }
 
-/// Why a role may not be sent requests. A retry may help.
+/// Why a role is not ready. A retry may help.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unwell {
     /// The role says so.
@@ -105,7 +105,7 @@ pub(crate) async fn grpc(
     }
 }
 
-/// Asks by GET. The first line of the answer tells.
+/// Asks by GET. The status line of the answer decides.
 pub(crate) async fn http(
     endpoint: &Endpoint,
     path: &str,

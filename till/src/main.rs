@@ -11,7 +11,7 @@
 //!
 //! Invariants: ports are bound before anything heavy begins. The first SIGINT or SIGTERM ends the
 //! role in order, the second at once. Exit codes are 0, 1 (failure) and 64 (usage); `audit`, `tx`
-//! and `participant check` use 2 for bad news.
+//! and `participant check` use 2 if what they check does not hold.
 
 use std::process::ExitCode;
 
@@ -26,8 +26,8 @@ mod settings;
 mod tx;
 mod up;
 
-/// A checkout allocates a few hundred times on its way through the roles; with the C library's
-/// allocator that was a quarter of all processor time.
+/// A checkout makes a few hundred allocations on its way through the roles. With the C library's
+/// allocator they took a quarter of all processor time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,8 +1,8 @@
 //! `till participant check`: the conformance kit of `till.participant.v1`, for a service in any
 //! language.
 //!
-//! Modules: [`subject`] the service under test and transactions to test it with; [`payload`] what
-//! it is asked for; [`checks`] the demands, one function each.
+//! Modules: [`subject`] the service under test and transactions to test it with; [`payload`]
+//! payloads for it; [`checks`] the checks, one function each.
 
 use std::{
     io::{self, Write as _},

@@ -221,8 +221,8 @@ fn open_files() -> u64 {
     }
 }
 
-/// How many connections a bridge takes at once if it wants so many. Some files are left to the
-/// operators' door and to connections to the services.
+/// How many connections a bridge accepts at once, at most `wanted`. It leaves some files for the
+/// admin listener and for connections to the services.
 fn connections(wanted: u32, files: u64) -> u32 {
     let most = u32::try_from(files - (files / 4).min(1_024)).unwrap_or(u32::MAX).max(1);
     if most < wanted {

@@ -32,7 +32,7 @@ const OTHERS: [&str; 5] = [
 const TELEMETRY: &str = "OTEL_";
 /// Prefix of variables that name one role's certificate, which the roles of `till up` cannot share.
 const OF_ONE_ROLE: &str = "TILL_TLS_";
-/// Has the same prefix, but names a directory with a certificate for each role.
+/// The exception: it names a directory with a certificate for each role.
 const OF_ALL_ROLES: &str = "TILL_TLS_DIR";
 
 /// Every variable that some command reads, sorted.
@@ -51,8 +51,8 @@ fn known() -> Vec<String> {
     names
 }
 
-/// Refuses variables that look like ours and that no command reads: a misspelt limit is no limit.
-/// For `up`, also refuses the certificate of a single role.
+/// Refuses variables that look like ours and that no command reads, because a misspelt limit would
+/// silently not apply. For `up`, also refuses the certificate of a single role.
 ///
 /// # Errors
 /// Names the variable, and the one that was probably meant.
@@ -82,8 +82,8 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Refuses a log filter that does not parse, and malformed `OTEL_*` variables, so that nobody waits
-/// for lines that never come.
+/// Refuses a log filter that does not parse, and malformed `OTEL_*` variables. Otherwise logs and
+/// telemetry would silently be missing.
 ///
 /// # Errors
 /// Names the variable, but never a value that may be a secret.

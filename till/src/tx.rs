@@ -144,7 +144,7 @@ struct Coordinator {
 }
 
 impl Coordinator {
-    /// One that takes answers of any length that a role sends.
+    /// A client that accepts answers of any length that a role may send.
     fn at(endpoint: &Endpoint, net: &GrpcNet, time: Duration) -> Self {
         let callee = Identity::of(Role::Coordinator);
         let client = TransactionServiceClient::new(net.channel(Some(&callee), endpoint))
@@ -339,7 +339,8 @@ mod tests {
 
     use super::*;
 
-    /// A coordinator that knows so many unresolved transactions, each of an order with a long name.
+    /// A coordinator that knows this many unresolved transactions, each of an order with a long
+    /// name.
     struct Busy(usize);
 
     type Reply<T> = Result<Response<T>, Status>;

@@ -127,7 +127,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// True when the settings both demand encryption and allow to do without.
+    /// True when the settings both demand encryption and allow plain gRPC.
     pub(crate) const fn is_contradiction(&self) -> bool {
         self.insecure && self.tls_dir.is_some()
     }
@@ -146,7 +146,8 @@ struct CannotListen {
 /// Runs the shop until told to end.
 pub(crate) async fn run(args: Args, process: &Process, stop: Stop) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
-    // Report a contradiction here. Children would report it by ending again and again.
+    // Report a contradiction here. Otherwise the children would report it, each time they are
+    // started again.
     args.participants.extras()?;
     if let Some(file) = &args.api_key_file {
         http_bridge::key::check(file)
@@ -214,8 +215,8 @@ fn wish(args: &Args, process: &Process, data_dir: &Path) -> Result<Wish, Failure
     Ok(wish)
 }
 
-/// Half of the cores. Six processes share them, and one that wakes up threads on all cores only
-/// gets in its own way.
+/// Half of the cores. Six processes share them, and a process with a thread on every core would
+/// only compete with the others.
 fn threads_of_a_child() -> u16 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     u16::try_from(cores / 2).unwrap_or(u16::MAX).max(1)
@@ -236,7 +237,7 @@ fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
 }
 
 /// Makes sure that a child can listen, and returns the addresses that it will listen on. Another
-/// process may still take one first. The child then reports that, again and again.
+/// process may still take one first. The child then reports it at each start.
 async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<Vec<SocketAddr>, CannotListen> {
     loop {
         let blaming = |flag| move |source| (flag, source);
@@ -268,8 +269,7 @@ const fn ports_of(role: Role) -> &'static str {
     }
 }
 
-/// Returns once every child has said that it may be sent requests. The bridges are asked last,
-/// because they ask all others.
+/// Returns once every child is ready. The bridges are asked last, because they ask all others.
 async fn everybody_answers(specs: &[Spec], probe: &Probe) {
     let (bridges, others): (Vec<&Spec>, Vec<&Spec>) =
         specs.iter().partition(|spec| spec.role == Role::HttpBridge);
@@ -278,7 +278,7 @@ async fn everybody_answers(specs: &[Spec], probe: &Probe) {
     }
 }
 
-/// Returns once the child has said that it may be sent requests.
+/// Returns once the child is ready.
 async fn answers(spec: &Spec, probe: &Probe) {
     let mut told = Instant::now();
     while let Err(error) = probe.ask(spec).await {

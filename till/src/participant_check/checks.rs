@@ -1,4 +1,4 @@
-//! The demands on a participant, each with its rule in docs/participants.md.
+//! The checks of a participant, each with its rule in docs/participants.md.
 
 use std::{future::Future, pin::Pin};
 

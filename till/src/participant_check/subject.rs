@@ -78,7 +78,7 @@ impl Participant {
         let tx = if as_primary { self.tx_as_primary() } else { self.tx() };
         let vote = self.prepare(&tx).await;
         let evidence = as_primary.then(Self::other);
-        // The checks report whatever else is wrong with it.
+        // The checks report all other problems of the service.
         drop(self.abort(&tx, evidence).await);
         drop(self.forget(&tx).await);
         match vote {

@@ -153,7 +153,7 @@ fn table<'a>(settings: impl Iterator<Item = &'a Arg>) -> String {
     format!("| flag | variable | default | |\n|---|---|---|---|\n{rows}")
 }
 
-/// Settings that all commands or several roles share are described once.
+/// The text of docs/configuration.md. Settings of all commands are listed once, at the top.
 fn page() -> String {
     let command = Cli::command();
     let mut text = include_str!("introduction.md").to_owned();

@@ -80,7 +80,7 @@ pub(crate) fn open(directory: &Path, roles: &[Role]) -> Result<TlsDir, Certifica
                 return Err(CertificatesError::Missing { path });
             }
         }
-        // Report it here. Children would report it by ending again and again.
+        // Report it here. Otherwise the children would report it, each time they are started again.
         match role.identity() {
             Some(identity) => here.args(role.name()).acting_as(identity).check()?,
             None => check_nobodys(&here.certificate(role.name()), role.name(), TRUST_DOMAIN)?,

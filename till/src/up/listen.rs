@@ -8,7 +8,7 @@ use std::{
 /// Maximum `grpc_base` and `http`, so that no port exceeds 65,535.
 pub(crate) const PORT_BASE_MAX: u16 = 65_000;
 
-/// An address that the user asks for, with a port of its own or that of `--http-port`.
+/// An address that the user asks for. Without a port, `--http-port` applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RestAddress {
     ip: IpAddr,

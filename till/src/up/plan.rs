@@ -221,7 +221,7 @@ pub(crate) fn children(wish: &Wish) -> Vec<Spec> {
     all
 }
 
-/// Says which two children want the same port. They would wait for each other for ever.
+/// Names two children that want the same port, if there are any. One of them could never start.
 pub(crate) fn collision(specs: &[Spec]) -> Option<String> {
     let mut takers: BTreeMap<u16, &str> = BTreeMap::new();
     for spec in specs {
@@ -241,9 +241,9 @@ pub(crate) fn collision(specs: &[Spec]) -> Option<String> {
     None
 }
 
-/// Shards for each replica of a service. With fewer shards batches are larger, and the next one
-/// gathers while one is written. docs/performance.md has the figures, and says when more are
-/// better.
+/// Shards for each replica of a service. With fewer shards batches are larger, because calls gather
+/// for the next batch while one is written. docs/performance.md has the figures, and says when more
+/// are better.
 const SHARDS_PER_REPLICA: u16 = 1;
 
 /// Memory of dev-kv, in MiB: for rows, for blocks of its files, and for what is not in a file yet.
@@ -362,7 +362,8 @@ fn proofs(wish: &Wish, role: Role) -> Vec<(&'static str, PathBuf)> {
         ("tls-key-file", key.clone()),
     ];
     if role == Role::DevKv {
-        // Callers are judged by what they may do, and not by the authority alone.
+        // With it, dev-kv admits callers by their identity and not just because the authority
+        // signed their certificate.
         return [files.as_slice(), &[("tls-trust-domain", TRUST_DOMAIN.into())]].concat();
     }
     let mut proofs = files;

@@ -1,4 +1,4 @@
-//! `up.json`: which process runs where, for tests and for people with a `kill`.
+//! `up.json`: which process runs where, for tests and for people who want to kill one.
 
 use std::{
     collections::BTreeMap,
