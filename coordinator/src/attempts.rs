@@ -1,4 +1,4 @@
-//! The attempts of one call: a new transaction begins for as long as none has a definite result.
+//! The attempts of one call: new transactions begin until one has a definite result.
 //!
 //! All attempts of a call share one priority, one request id and one end. The end is a time of the
 //! store's clock, fixed before the first vote is asked for; no attempt votes after it.

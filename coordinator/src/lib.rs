@@ -7,11 +7,11 @@
 //! Modules, bottom up: [`plan`] turns an order into branches with payloads; [`participant_client`]
 //! sends batches of messages to a shard; [`tx_log`] records transactions for operators; [`driver`]
 //! drives a `twopc` machine; `state` holds what the other modules share; [`resolve`] finds the
-//! outcome of somebody else's transaction; `attempts` retries a call until it has a definite
-//! result, and asks for votes within a `vote_window`; [`checkout`] buys one order; `run_plan` runs
-//! a plan supplied by a caller; [`operator`] answers operators; `service` and `transactions` are
-//! the two gRPC services, over `wire`. Beside them, [`watch`] audits the books periodically,
-//! [`participants`] configures services beyond our own, [`error`] has the errors, and
+//! outcome of a transaction that another process began; `attempts` retries a call until it has a
+//! definite result, and asks for votes within a `vote_window`; [`checkout`] buys one order;
+//! `run_plan` runs a plan supplied by a caller; [`operator`] answers operators; `service` and
+//! `transactions` are the two gRPC services, over `wire`. Beside them, [`watch`] audits the books
+//! periodically, [`participants`] configures services beyond our own, [`error`] has the errors, and
 //! `singleflight` shares one answer between concurrent callers.
 //!
 //! Invariants: a business refusal is answered only after its aborts are durable; a retry is a new

@@ -37,7 +37,7 @@ const TOLD_MAX: usize = 100;
 pub enum Subject {
     /// One transaction.
     Transaction(TxId),
-    /// All transactions that wanted to buy this order.
+    /// All transactions that tried to buy this order.
     Order(OrderId),
 }
 
@@ -230,7 +230,7 @@ impl Coordinator {
     }
 }
 
-/// Transactions whose primary holds, or held, this order.
+/// Transactions whose primary holds or held this order.
 fn wanting(transactions: &Transactions, order_id: &OrderId) -> Vec<TxId> {
     let wants = |transaction: &Transaction| {
         transaction.primary().is_some_and(|said| said.hold == order_id.as_str().as_bytes())

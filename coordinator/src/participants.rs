@@ -77,7 +77,7 @@ impl std::fmt::Display for Participant {
     }
 }
 
-/// What a coordinator may have beyond what a shop needs.
+/// Optional settings of a coordinator, for further participants and the log.
 #[derive(Debug, Clone, Default)]
 pub struct Extras {
     /// Services beyond our own.

@@ -1,4 +1,4 @@
-//! Turns an order into a transaction: its branches, and what each is asked to set aside.
+//! Turns an order into a transaction: its branches, and what each has to set aside.
 
 use std::collections::BTreeMap;
 

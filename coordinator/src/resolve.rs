@@ -1,4 +1,4 @@
-//! Finds the outcome of somebody else's transaction.
+//! Finds the outcome of a transaction that another process began.
 
 use std::time::Duration;
 

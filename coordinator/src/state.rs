@@ -227,7 +227,7 @@ impl Coordinator {
         self.drive(meta, Vec::new(), Origin::default(), resolve)
     }
 
-    /// Has a driver of this transaction do its work in a task of its own.
+    /// Spawns a driver of this transaction. Returns the receiver of its answer.
     fn drive<F: Future<Output = ()> + Send + 'static>(
         &self,
         meta: TxMeta,
@@ -272,7 +272,7 @@ fn transaction_span(meta: &TxMeta, origin: &Origin) -> Span {
         target: telemetry::trace::TARGET,
         "transaction",
         { semconv::TX_ID } = %meta.tx_id,
-        // 0 when resolving somebody else's transaction.
+        // 0 for a resolution by another process.
         { semconv::TX_ATTEMPT } = origin.attempt,
         { semconv::ORDER_ID } = origin.order_id.as_ref().map(tracing::field::display),
         { semconv::TX_OUTCOME } = Empty,

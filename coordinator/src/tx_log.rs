@@ -1,5 +1,6 @@
 //! The transaction log: what happened, when and why. It keeps the transactions that somebody may
-//! ask about: retried, resolved, slow, broken, sampled, or begun by a caller who intends to look.
+//! ask about: those that were retried, resolved, slow, broken or sampled, and those whose caller
+//! asked to keep them.
 //!
 //! It is off the critical path: a driver notes steps in memory, and a chore writes the notes worth
 //! keeping, in batches. Everything is bounded: the steps of one transaction, the notes waiting to
@@ -46,7 +47,7 @@ pub struct LogSettings {
     pub records_max: u64,
     /// A transaction is slow if it is unanswered after this many milliseconds.
     pub slow_ms: u64,
-    /// One transaction in this many is kept regardless of its course; 0 for none.
+    /// One transaction in this many is kept regardless of what happens to it; 0 for none.
     pub sample_one_in: u64,
 }
 
@@ -61,11 +62,11 @@ impl Default for LogSettings {
 pub struct Origin {
     /// The order to be bought, if it is a checkout.
     pub order_id: Option<OrderId>,
-    /// Which attempt of its call, from 1; 0 when resolving somebody else's transaction.
+    /// Which attempt of its call, from 1; 0 for a resolution by another process.
     pub attempt: u32,
     /// Trace id of the client's call.
     pub trace_id: Option<String>,
-    /// The caller intends to look, so the transaction is kept however it goes.
+    /// The caller asked to keep the log, so it is kept regardless of what happens.
     pub keep: bool,
 }
 
@@ -368,7 +369,8 @@ impl TxLog {
                 () = sleep(WRITE_EVERY) => {}
             }
             since_trim += self.write(&*kv).await;
-            // Every replica trims, so up to eight of them keep at most about twice the maximum.
+            // Every replica trims after writing an eighth of the maximum, so up to eight replicas
+            // keep at most about twice the maximum.
             if since_trim > self.settings.records_max / 8 {
                 since_trim = 0;
                 if let Err(error) = trim(&*kv, self.settings.records_max).await {
@@ -390,7 +392,7 @@ impl TxLog {
             let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
             match write_batch(kv, batch).await {
                 Ok(()) => written += count,
-                // The log must not hold up anything, so a failed batch is dropped.
+                // The log must not delay anything, so a failed batch is dropped.
                 Err(error) => {
                     tracing::debug!(%error, count, "notes of transactions were not written");
                 }

@@ -7,8 +7,8 @@ use std::{
 
 use types::CALL_LIFE_MAX_MS;
 
-/// How long branches have to vote. This is at least the setting. It grows while the store is slower
-/// than that, because otherwise no vote would come in time.
+/// How long branches have to vote. This is at least the setting. It grows while the store is too
+/// slow for that, because otherwise every vote would come too late.
 #[derive(Debug)]
 pub(crate) struct VoteWindow {
     least_ms: u64,

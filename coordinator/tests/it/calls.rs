@@ -164,7 +164,7 @@ async fn an_order_is_bought_as_the_token_says_or_not_at_all() {
     assert!(shop.order.asked().is_empty(), "nothing was tried");
     assert_eq!(matching(&shop, &["earlier", "as read"]).await, Ok(false));
     shop.quiet().await;
-    // A paid order was sold with the content of one token, and now has another one.
+    // A paid order was sold with the content of one token, and has another token since.
     let paid = Order {
         paid: true,
         etag: "paid".to_owned(),
@@ -369,7 +369,8 @@ async fn what_an_id_is_claimed_for_has_1_to_1024_bytes() {
     }
 }
 
-/// The vote says so, and the primary keeps no memory of refusals that could say it as well.
+/// Here only the vote names the transaction that succeeded, because this primary remembers no
+/// refusals.
 #[tokio::test(start_paused = true)]
 async fn a_primary_whose_vote_names_the_transaction_that_succeeded_is_believed() {
     let shop = with_loyalty();

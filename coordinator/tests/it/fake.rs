@@ -41,7 +41,8 @@ pub(crate) enum Trouble {
 #[derive(Debug, Clone)]
 pub(crate) enum Verdict {
     Vote(Vote),
-    /// Another transaction is in the way: an Apply says so, a Prepare takes this long, then YES.
+    /// Another transaction is in the way: an Apply is answered `waiting`, and a Prepare gets YES
+    /// after this time.
     Wait(Duration),
     /// The order has changed since it was read: the vote is NO, and the order gets another etag.
     Changed,
