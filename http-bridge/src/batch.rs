@@ -44,8 +44,8 @@ pub(crate) struct Whole<'a> {
     /// When the batch_init is given up.
     pub(crate) deadline: Instant,
     pub(crate) effect: Effect<'a>,
-    /// No further part is begun once this caller has left: nobody would know how long records are
-    /// still being overwritten.
+    /// No further part is begun once this caller has left. Otherwise nobody would know for how long
+    /// records are still being overwritten.
     pub(crate) caller: &'a Caller,
 }
 
@@ -86,8 +86,8 @@ impl Bridge {
             let parts = group(service, shards).into_values().map(|shards| {
                 let ask = UpstreamCall {
                     service,
-                    // A part that fails goes whole to the next best replica of its first shard: any
-                    // replica can write all of it.
+                    // A part that fails goes as a whole to the next best replica of its first
+                    // shard. That is correct, because any replica can write all of it.
                     to: shards.first().map_or(Target::Any, |first| Target::Shard(*first)),
                     effect,
                     deadline: part_deadline,

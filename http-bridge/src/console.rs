@@ -7,7 +7,7 @@
 //!
 //! The admin listener, which only operators reach, serves all of it. The public listener serves the
 //! operator part to callers with the bridge's API key, or to nobody when no key is configured. A
-//! call that changes something needs a header that a page of another site cannot send without a
+//! call that changes something needs a header that a page of another site can send only after a
 //! preflight, and no preflight allows it.
 
 use std::time::Duration;
@@ -135,8 +135,7 @@ async fn state(
 }
 
 /// Lets operators in: through their own listener, or with the bridge's API key through the public
-/// one. Everybody else gets NO_API_KEY when a key would do, and FORBIDDEN when none is configured,
-/// so that nobody can have one.
+/// one. Everybody else gets NO_API_KEY if the bridge has keys, and FORBIDDEN if it has none.
 struct Operator;
 
 impl FromRequestParts<Bridge> for Operator {

@@ -64,8 +64,8 @@ async fn harden(request: Request, next: Next) -> Response {
     response
 }
 
-/// Limits what a page may load and do. Forbids to frame it, to guess its type, and to tell other
-/// sites where its reader was.
+/// Limits what a page may load and do. Forbids framing, MIME sniffing, and telling other sites
+/// which page a visitor came from.
 pub(crate) fn harden_with(response: &mut Response, policy: &'static str) {
     let headers = response.headers_mut();
     for (name, value) in [

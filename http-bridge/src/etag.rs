@@ -21,7 +21,7 @@ pub(crate) fn quoted(token: &str) -> String {
 
 /// Matches any content.
 const ANY: &str = "*";
-/// A token that no order has. It stands for a weak tag or a quoted `*`, which never match.
+/// A token that no order has, in place of a weak tag or a quoted `*`, which never match.
 const NEVER_MATCHES: &str = "W/";
 
 /// The tokens that If-Match names, or [`ANY`] alone. None when the header is absent.

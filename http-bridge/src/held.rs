@@ -1,5 +1,6 @@
-//! Memory that clients make this process hold, beyond the little that each connection and stream
-//! takes anyway: long heads, and answers that they do not take. One count covers all connections.
+//! Memory that clients make this process hold: long heads, and answers that they do not read. The
+//! small fixed amount for each connection and stream is not counted. One count covers all
+//! connections.
 
 use std::sync::{
     Arc,

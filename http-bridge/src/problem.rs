@@ -452,7 +452,8 @@ pub(crate) fn in_place_of(written: &[u8]) -> Option<Bytes> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemBody {
-    /// Names the kind of problem for good; a path of this server that explains it.
+    /// Identifies the kind of problem; it never changes. A path on this server that explains the
+    /// problem.
     #[serde(rename = "type")]
     #[schema(format = "uri-reference", example = "/problems/out-of-stock")]
     pub uri: String,

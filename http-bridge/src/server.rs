@@ -1,5 +1,5 @@
-//! Sockets: HTTP/1.1 and HTTP/2 on every listener, patience with idle connections, and a shutdown
-//! that finishes the work in flight.
+//! Sockets: HTTP/1.1 and HTTP/2 on every listener, time-outs of connections, and a shutdown that
+//! finishes the work in flight.
 
 use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
 

@@ -67,7 +67,7 @@ pub(crate) struct UpstreamCall<'a> {
     /// When the call is given up.
     pub(crate) deadline: Instant,
     /// How long to wait for one replica before another one is asked. None for work that may take
-    /// any time, where silence says nothing.
+    /// any time, because then silence is not a sign of a dead replica.
     pub(crate) attempt_timeout: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! The resolution of somebody else's transaction.
+//! The resolution of a transaction that another process began.
 
 use std::time::Duration;
 

@@ -164,7 +164,7 @@ impl Shop {
         (response.outcome(), missing.collect())
     }
 
-    /// Somebody else's transaction, with a branch at each participant.
+    /// A transaction that another process began, with a branch at each participant.
     pub(crate) fn foreign(&self) -> TxMeta {
         let now = self.clock.now();
         TxMeta {

@@ -69,7 +69,7 @@ pub(super) struct OrderFound {
     /// Whose order it is.
     #[schema(min_length = 1, max_length = 128, example = "23")]
     user_id: String,
-    /// What it costs, at the prices at which its items were added: minor units of money.
+    /// What it costs, in minor units of money, at the prices at which its items were added.
     #[schema(minimum = 0, maximum = 9_007_199_254_740_991_i64, example = 15)]
     total_cost: u64,
 }
@@ -124,7 +124,8 @@ fn merged(lines: Vec<Line>) -> Vec<(String, u64)> {
             let sum = quantity.checked_add(line.quantity)?;
             (sum <= AMOUNT_MAX).then(|| *quantity = sum)
         });
-        // A sum that no client could read stays in two parts.
+        // A sum beyond the greatest amount would be unreadable for clients, so it stays in two
+        // parts.
         if sum.is_none() {
             items.push((line.item_id, line.quantity));
         }
@@ -266,12 +267,12 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer
 
 /// Buys an order: takes its items from stock and its cost from the user's credit, all or nothing.
 ///
-/// A refusal is not final: the same order may be checked out again. A success is: repeated, it is
-/// answered alike and charges nothing.
+/// A refusal is not final: the same order may be checked out again. A success is final: a repeated
+/// checkout gets the same answer and charges nothing.
 ///
-/// With If-Match the order is bought only as its ETag said when it was read: if somebody changed it
-/// since, nothing is tried. An order that is paid already is answered alike if it was sold as the
-/// header says.
+/// With If-Match the order is bought only if its content is still that of the ETag. If it was
+/// changed since, nothing is tried. For an order that is already paid, the content that was sold
+/// counts.
 #[utoipa::path(post, path = "/orders/checkout/{order_id}", tag = "orders", operation_id = "checkout",
     params(OrderIdIn, IfMatchIn, KeepLogIn),
     responses((status = 200, description = "The order is paid.", body = String,

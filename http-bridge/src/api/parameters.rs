@@ -55,11 +55,11 @@ parameter! {
     CountIn, n: u64, minimum = 0, maximum = 10_000_000, example = 1000
 }
 parameter! {
-    /// Items are drawn from "0" to this less 1.
+    /// Number of items to draw from: "0" to this number minus 1.
     ItemCountIn, n_items: u64, minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1000
 }
 parameter! {
-    /// Users are drawn from "0" to this less 1.
+    /// Number of users to draw from: "0" to this number minus 1.
     UserCountIn, n_users: u64, minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 1000
 }
 parameter! {
@@ -79,14 +79,14 @@ parameter! {
     SlugIn, slug: String, min_length = 1, example = "out-of-stock"
 }
 
-/// A header, so not by the macro above.
+/// A header, which the macro above does not support.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "documents a parameter; `input` reads it")]
 pub(super) struct KeepLogIn {
-    /// 1 keeps the log of what the checkout did, step by step, for the console or `till tx explain`
-    /// to show. Otherwise only some are kept: what was tried again, was slow, and one in a
-    /// thousand.
+    /// 1 keeps a step-by-step log of the checkout, which the console and `till tx explain` show.
+    /// Without the header, logs are kept only of checkouts that were retried, resolved, slow or
+    /// broke a rule, and of one in a thousand.
     #[param(rename = "Till-Keep-Log", pattern = "^1$", example = "1", nullable = false)]
     keep_log: Option<String>,
 }
@@ -96,8 +96,8 @@ pub(super) struct KeepLogIn {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "documents a parameter; `input` reads it")]
 pub(super) struct IfMatchIn {
-    /// The ETag with which the order was read, or a list of such; `*` for any. The order is bought
-    /// only if it is as one of them says.
+    /// The ETag with which the order was read, or a list of ETags; `*` matches any order. The order
+    /// is bought only if its content is that of one of them.
     #[param(rename = "If-Match", nullable = false)]
     if_match: Option<String>,
 }

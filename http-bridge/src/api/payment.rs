@@ -38,10 +38,10 @@ pub(super) struct UserFound {
     credit: u64,
 }
 
-/// Whether a payment stands.
+/// Whether a payment is in effect.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PaymentStatus {
-    /// False where nothing was ever paid this way, and after a cancellation.
+    /// False if no such payment was made, or if it was cancelled.
     #[schema(example = true)]
     paid: bool,
 }
@@ -113,9 +113,9 @@ pub(super) async fn pay(State(bridge): State<Bridge>, mut input: Input) -> Answe
     spend(&bridge, &input, &user_id, None, amount).await
 }
 
-/// Lowers a user's credit and remembers what for; older clients call it.
+/// Lowers a user's credit and remembers for which order; older clients call it.
 ///
-/// It touches no checkout: the order need not exist, and does not become paid.
+/// It does not check the order out: the order need not exist, and does not become paid.
 #[utoipa::path(post, path = "/payment/pay/{user_id}/{order_id}/{amount}", tag = "payment",
     operation_id = "payForOrder", params(UserIdIn, OrderIdIn, MoneyIn),
     responses((status = 200, description = "The credit was lowered; the text tells the new one.",
@@ -149,7 +149,7 @@ async fn spend(
     Ok(updated(user_id, left.credit))
 }
 
-/// Gives back what was paid for an order by the call above, once; older clients call it.
+/// Gives back what `payForOrder` took for an order, once; older clients call it.
 #[utoipa::path(post, path = "/payment/cancel/{user_id}/{order_id}", tag = "payment",
     operation_id = "cancelPayment", params(UserIdIn, OrderIdIn),
     responses((status = 200, description = "The credit was raised; the text tells the new one.",
@@ -170,9 +170,9 @@ pub(super) async fn cancel(State(bridge): State<Bridge>, input: Input) -> Answer
     Ok(updated(&user_id, cancelled.credit))
 }
 
-/// Tells whether a payment for an order stands; older clients call it.
+/// Tells whether a payment for an order was made and not cancelled; older clients call it.
 ///
-/// It knows payments made by the calls above, not checkouts.
+/// It knows only payments made by `payForOrder`, not checkouts.
 #[utoipa::path(get, path = "/payment/status/{user_id}/{order_id}", tag = "payment",
     operation_id = "paymentStatus", params(UserIdIn, OrderIdIn),
     responses((status = 200, description = "Whether it stands.", body = PaymentStatus),

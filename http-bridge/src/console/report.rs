@@ -13,8 +13,7 @@ use types::TxId;
 /// Who reads the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Everybody who tries the shop: sees no traces, and nothing that services said about their own
-    /// troubles.
+    /// Anybody who uses the public console. Sees no trace ids and no error messages of services.
     Public,
     /// An operator: sees everything.
     Operator,
@@ -167,7 +166,7 @@ fn taken(step: &LogStep, audience: Audience) -> Step {
         Some((branch, what)) if is_branch(branch) => (branch, what),
         Some(_) | None => ("", step.what.as_str()),
     };
-    // A second colon introduces what somebody said about their own troubles.
+    // A second colon introduces an error message of a service.
     let what = match (audience, what.split_once(':')) {
         (Audience::Public, Some((before, _))) => before,
         (Audience::Public, None) | (Audience::Operator, _) => what,

@@ -1,4 +1,5 @@
-//! How the shop does, as counted by this replica: the numbers of `/metrics`, summed up.
+//! Throughput, latency and outcomes as counted by this replica: the numbers of `/metrics`, summed
+//! up.
 
 use std::collections::BTreeMap;
 

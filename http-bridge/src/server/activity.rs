@@ -1,5 +1,5 @@
-//! What a connection is doing: idle between requests, receiving a part of one, or being served. And
-//! whether its client takes what it is sent.
+//! What a connection is doing: idle between requests, receiving a part of one, or being served; and
+//! whether its client reads the answers.
 
 use std::{
     io,
@@ -69,7 +69,8 @@ struct State {
 }
 
 impl State {
-    /// How long the connection may be idle. One that holds a long buffer keeps others from theirs.
+    /// How long the connection may be idle. A long buffer counts against the memory of all
+    /// connections, so one that holds it may be idle for less time.
     fn idle_max(&self, patience: &ConnectionTimeouts) -> Duration {
         match self.buffer {
             Some(_) => patience.keep_alive_idle.min(patience.header_read),

@@ -40,7 +40,7 @@ async fn the_console_and_clients_that_are_no_browsers_notice_nothing() {
     ] {
         let answer = front.call_with("POST /payment/add_funds/1/5", headers).await;
         assert_eq!(answer.status, 200, "{headers:?}");
-        // Nobody is told of origins that were not asked about.
+        // Without allowed origins the answer has no CORS headers.
         assert_eq!(answer.header("vary"), "");
         assert_eq!(answer.header("access-control-allow-origin"), "");
     }

@@ -90,7 +90,7 @@ async fn what_is_whole_keeps_its_connection() {
 #[tokio::test]
 async fn a_stream_whose_answer_is_not_taken_is_reset_and_the_others_go_on() {
     let server = Server::start(hasty());
-    // Windows for nothing, for a little, and for a few of an answer's many pieces.
+    // Windows of no bytes, of a few, and of several of an answer's pieces.
     for window in [0, 1, 100, 40_000] {
         let mut client = taking(&server, window).await;
         let mut stalled = Vec::new();
@@ -194,7 +194,7 @@ async fn so_much_of_a_body_is_read_ahead_and_no_more() {
     let server = Server::start(connection_timeouts());
     let mut stream = server.connect().await;
     stream.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
-    // A client may send as much as the windows are large, whatever becomes of it.
+    // A client may send as many bytes as the windows allow before anything is read.
     let (mut of_stream, mut of_connection) = (None, None);
     while of_stream.is_none() || of_connection.is_none() {
         let mut head = [0; 9];
@@ -230,8 +230,8 @@ async fn a_connection_that_was_asked_to_end_does_not_stay_open() {
     // From here on time passes at once.
     tokio::time::pause();
     let began = Instant::now();
-    // The client hears that it has to end, and does nothing. For the pings that it does not answer
-    // either, the connection would be closed after 50 s.
+    // The client is asked to end the connection, and does nothing. It does not answer pings either,
+    // but these would close the connection only after 50 s.
     let mut said = Vec::new();
     let ended = timeout(Duration::from_mins(5), stream.read_to_end(&mut said)).await;
     tokio::time::resume();

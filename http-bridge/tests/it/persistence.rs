@@ -73,8 +73,8 @@ async fn a_refusal_is_definite_also_after_a_stumble() {
 }
 
 /// The coordinator that was asked first may have died half way, and its votes may hold something
-/// until their deadline. The next one knows how long that is, and is told since when there is no
-/// answer.
+/// until their deadline. The next coordinator knows the length of that time, and is told when the
+/// unanswered attempt ended.
 #[tokio::test(start_paused = true)]
 async fn a_coordinator_is_told_of_an_attempt_before_it_that_was_not_answered() {
     for (trouble, is_told) in [(Trouble::LoseReply, true), (Trouble::NoConnection, false)] {
@@ -87,7 +87,7 @@ async fn a_coordinator_is_told_of_an_attempt_before_it_that_was_not_answered() {
     }
 }
 
-/// All attempts take effect before the client is told that the outcome is unknown, or never.
+/// An attempt takes effect before the client is told that the outcome is unknown, or never.
 #[tokio::test(start_paused = true)]
 async fn all_attempts_of_a_call_have_one_end_that_is_no_later_than_its_answer() {
     for (call, method, times) in [
@@ -129,7 +129,7 @@ async fn a_call_under_a_clients_own_key_has_a_name_of_its_own_besides() {
     assert_eq!(*bare, None, "its request id is its own");
 }
 
-/// Without the store's time a call cannot get an end, so nothing is begun.
+/// Without the store's time the bridge cannot fix the end of a call, so nothing is begun.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_changed_while_nobody_knows_the_stores_time() {
     let front = Front::filled();

@@ -107,7 +107,7 @@ async fn a_head_of_64_kib_is_served_and_a_longer_one_refused_over_both_versions(
             assert!(over_http1.starts_with("HTTP/1.1 200 "), "{length}: {over_http1}");
         }
     }
-    // Nothing of ours sees a list of over 128 KiB.
+    // The HTTP/2 library refuses a list of over 128 KiB by itself.
     let request = Request::get("http://t/healthz").header("x-long", "a".repeat(132_000));
     let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
     let response = timeout(LONG, http2.send_request(request)).await.unwrap().unwrap();
