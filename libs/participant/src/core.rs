@@ -54,7 +54,7 @@ pub struct Batch {
 /// Outcome of [`Core::offer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Offered {
-    /// The call is part of this batch: it is answered by it, or waits.
+    /// The call is part of this batch, which answers it or lets it wait.
     Taken,
     /// These rows must be loaded first. The call was not taken.
     Missing(Vec<Row>),
@@ -110,7 +110,7 @@ pub struct Core<D: Domain> {
     checkpoint: Checkpoint,
     /// A head of this release was seen, so earlier releases cannot write to this shard.
     is_open: bool,
-    /// What a look found wrong with the journal. The shard does nothing from then on.
+    /// The damage that a look found in the journal. The shard does nothing from then on.
     damage: Option<InvalidField>,
     table: TransactionTable<D::Hold>,
     /// Transactions that hold something on a row, oldest first.

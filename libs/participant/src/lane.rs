@@ -54,7 +54,7 @@ pub trait AskResolve: fmt::Debug + Send + Sync + 'static {
 pub struct Seams {
     /// The store.
     pub kv: SharedKv,
-    /// Triggers questions, and decides nothing.
+    /// Only triggers work; it decides nothing.
     pub clock: Arc<dyn Clock>,
     /// For back-off and for drawing delays and orders.
     pub entropy: Arc<dyn Entropy>,
@@ -77,10 +77,10 @@ impl fmt::Debug for Seams {
 pub struct LaneOptions {
     /// Bounds on memory and batches.
     pub limits: Limits,
-    /// Bound on queued calls, reads that wait for a look among them, and again on those in the
-    /// inbox. Beyond both, callers are refused.
+    /// Limit on queued calls, including reads that wait for a look. The inbox holds as many again.
+    /// Once both are full, callers are refused.
     pub queue: usize,
-    /// Longest that a call whose answer nobody awaits may wait for a batch to ride along with.
+    /// Longest that a call whose answer nobody awaits may wait to join the batch of other calls.
     pub linger: Duration,
     /// Interval at which the lane looks for chores.
     pub tick: Duration,
@@ -393,8 +393,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Whether a batch should run now: a caller is waiting, patient calls have lingered long
-    /// enough, or they may release holds that block others.
+    /// Whether a batch should run now: a caller is waiting, patient calls have waited for the
+    /// linger time, or they may release holds that block others.
     fn is_due(&self) -> bool {
         // Deadlines are in the store's time. If this clock is ahead of the store's, an expired
         // waiter would keep the lane due without pause.
@@ -409,7 +409,7 @@ impl<D: Domain> Lane<D> {
             || self.linger_end().is_some_and(|end| end <= Instant::now() || self.core.has_waiters())
     }
 
-    /// When the oldest patient call in the queue has lingered long enough. None without one.
+    /// When the oldest patient call in the queue has waited for the linger time. None without one.
     fn linger_end(&self) -> Option<Instant> {
         let branch = self.core.branch();
         let (id, _) = self.queued.iter().find(|(_, call)| call.is_patient(branch))?;
@@ -446,7 +446,8 @@ impl<D: Domain> Lane<D> {
         self.reads.batch_ended(is_done);
     }
 
-    /// Drops calls whose callers are gone, which pays if the queue exceeds one batch.
+    /// Drops calls whose callers are gone, if the queue exceeds one batch; for a shorter queue it
+    /// is not worth the time.
     fn shorten_queue(&mut self) {
         if self.queued.len() > self.options.limits.batch_calls {
             self.drop_unwanted();

@@ -50,7 +50,7 @@ pub enum Judged<H> {
     Short(Row),
 }
 
-/// What one service stores and says, and its encoding. Pure.
+/// What one service stores and answers, and its encoding. Pure.
 pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// A record of any kind that the service keeps.
     type Record: Clone + fmt::Debug + Send + Sync;

@@ -103,7 +103,7 @@ impl<D: Domain> Participant<D> {
         self.ask(request.branch.as_ref(), call)
     }
 
-    /// Whether all that a Prepare asks for lies on this shard.
+    /// Whether everything that a Prepare asks for is on this shard.
     fn lies_on(&self, payload: &D::Payload, shard: ShardId) -> Result<bool, Status> {
         let shards = self.shards.count().map_err(|error| to_status(&error))?;
         let lies = |row: &Row| {

@@ -60,7 +60,7 @@ pub(super) enum Recalled {
     Committed(TxId),
     /// The refusal.
     Refused(Refused),
-    /// The id already stands for another call.
+    /// The id was already used for another call.
     Reused,
 }
 

@@ -149,7 +149,7 @@ impl<D: Domain> Call<D> {
         }
     }
 
-    /// Whether nobody waits for the answer, so that the call may ride along with a later batch.
+    /// Whether nobody waits for the answer, so that the call may join a later batch.
     pub fn is_patient(&self, branch: &Branch) -> bool {
         match self {
             Self::Commit { meta, .. } => !meta.is_primary(branch),

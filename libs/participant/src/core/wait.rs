@@ -120,7 +120,8 @@ impl<D: Domain> Core<D> {
         )
     }
 
-    /// Whether a waiting call keeps its place. Reads do not: they use nothing up.
+    /// Whether younger calls must not overtake this waiting call. They may overtake reads, which
+    /// use nothing up.
     fn keeps_place(call: &Call<D>) -> bool {
         match call {
             Call::Prepare { .. } | Call::Op { call: Some(_), .. } => true,

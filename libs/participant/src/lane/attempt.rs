@@ -185,8 +185,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Brings the state to the journal's end as of the transaction's start, and settles runs of
-    /// unknown outcome.
+    /// Reads the journal up to its end as of the transaction's start, and settles runs of unknown
+    /// outcome.
     async fn look(&mut self, txn: &mut dyn Txn) -> Result<(), KvError> {
         let space = self.core.space();
         if self.skips_look() {

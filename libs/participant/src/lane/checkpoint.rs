@@ -1,5 +1,5 @@
-//! Writes the records behind the journal, one piece of a checkpoint after the other, beside the
-//! batches.
+//! Writes the records behind the journal, one piece of a checkpoint after the other, while batches
+//! go on.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What a lane does without being asked: it looks at the journal, writes checkpoints, drops waiters
-//! whose callers are gone, and asks to have unfinished transactions resolved.
+//! What a lane does besides answering calls: it looks at the journal, writes checkpoints, drops
+//! waiters whose callers are gone, and asks to have unfinished transactions resolved.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

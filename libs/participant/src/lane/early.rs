@@ -17,8 +17,8 @@ use tokio::{
 use super::Lane;
 use crate::core::{Batch, CallId, Domain};
 
-/// An older transaction is not used: the start decides whether a call is past its end, and goes
-/// with the answers of reads (P11). A commit may be late by as much anyway.
+/// An older transaction is not used: its start decides whether a call is past its end, and is the
+/// timestamp of reads (P11). A commit may be late by as much anyway.
 const AGE_MAX: Duration = Duration::from_millis(100);
 
 /// A KV transaction, and when it was asked for.

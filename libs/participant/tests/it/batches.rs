@@ -351,7 +351,7 @@ fn facts_are_said_again_once_the_entries_that_are_left_have_many_bytes() {
     assert!(filled >= fit, "{filled} entries, and {fit} are not too many");
 }
 
-/// So few bytes that their bound is reached before the bound on calls.
+/// Few bytes, so that a batch reaches its limit in bytes before its limit in calls.
 const LIMITS: Limits = Limits {
     records: 1_000,
     waiters: 100,
@@ -450,7 +450,8 @@ fn a_try_that_is_undone_leaves_who_waits_as_it_was() {
     core.undo();
     assert!(!core.has_waiters(), "it is offered again");
     assert_eq!(store.write(&mut core, 30, &[prepare(&waits)]), NOBODY);
-    // It is undone whether its own abort ends the wait, or the holder's.
+    // The wait is restored by an undo, no matter whether its own abort had ended it or the
+    // holder's.
     for (call, expected) in
         [(abort(&waits), ["FENCED", "ABORTED"]), (abort(&holder), ["ABORTED", "YES"])]
     {

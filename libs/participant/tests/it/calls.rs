@@ -1,5 +1,4 @@
-//! Tests what one attempt of a client's call leaves for the others: its success, its refusal, its
-//! end.
+//! Tests what attempts of a client's call learn of each other: a success, a refusal, the end.
 
 use std::{collections::BTreeMap, time::Duration};
 

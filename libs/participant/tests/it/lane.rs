@@ -427,7 +427,7 @@ async fn a_shard_that_was_begun_anew_beneath_a_lane_is_read_anew() {
 async fn a_lane_that_nobody_can_ask_any_more_answers_what_is_queued() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
-    // It may ride along with something later, which never comes.
+    // It may join a later batch, which never comes.
     let commit = Call::Commit { meta: shop.tx(1), receipts: Vec::new() };
     let queued = lane.begin(commit).unwrap();
     drop(lane);

@@ -175,7 +175,7 @@ async fn a_lane_rests_after_a_batch_that_leaves_reads_behind_a_patient_call() {
     }
 }
 
-/// The start of a transaction goes with what is read, and decides what came too late.
+/// The start of a transaction is the timestamp of reads, and decides which calls came too late.
 #[tokio::test(start_paused = true)]
 async fn a_transaction_that_was_begun_early_is_not_used_once_it_is_old() {
     let (_shop, lane, store) = slow(None).await;
@@ -200,11 +200,11 @@ async fn a_transaction_that_was_begun_before_a_look_is_not_used_after_it() {
 }
 
 thread_local! {
-    /// The calls and answers that lanes of this test told of.
+    /// The calls and answers that lanes of this test have logged.
     static TOLD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Collects what lanes tell of their calls, at level TRACE. It is for all threads: tracing may
+/// Collects what lanes log of their calls, at level TRACE. It is for all threads: tracing may
 /// remember for the whole process that nobody listens, if a thread without a subscriber comes
 /// first.
 #[derive(Debug)]
