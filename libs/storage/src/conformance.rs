@@ -152,7 +152,7 @@ impl Bench {
         self.prefix.clone()..end
     }
 
-    /// Writes until the write certainly stands. No other writer may use these keys.
+    /// Writes until the write is certainly committed. No other writer may use these keys.
     async fn write(&self, pairs: &[(&str, Option<&str>)]) -> Outcome {
         for attempt in 0..20_u64 {
             sleep(Duration::from_millis(attempt * 20)).await;

@@ -274,11 +274,11 @@ fn next_page<T>(page: &[(Key, T)], limit: u32) -> Option<Key> {
 /// Why a reader could not be announced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnnounceError {
-    /// The announcement may or may not stand. Announce again before reading on.
-    #[error("the announcement may not stand: {0}")]
+    /// It is unknown whether the reader is announced. Announce again before reading on.
+    #[error("the outcome of the announcement is unknown: {0}")]
     Commit(#[from] CommitError),
     /// The store did not answer. Announce again before reading on.
-    #[error("the announcement does not stand: {0}")]
+    #[error("cannot announce the reader: {0}")]
     Kv(#[from] KvError),
     /// The timestamp is so old that a sweep may have passed it. Begin again at a fresh one.
     #[error("the timestamp is too old to be announced")]

@@ -24,7 +24,7 @@ pub enum KvError {
     /// The store or a part of it is unreachable or busy, or did not answer in time. Retry.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// A live lock of another transaction outlasted our patience. Retry.
+    /// Another transaction's live lock was not released in time. Retry.
     #[error("locked by an unfinished KV transaction")]
     Locked,
     /// The stored value does not decode, or has a newer format. A retry does not help.

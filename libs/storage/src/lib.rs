@@ -5,17 +5,17 @@
 //! names `tikv_client`).
 //!
 //! Modules: [`kv`] the seam; [`tikv`] and [`mem`] the backends; [`keys`] the registry of key
-//! spaces; [`codec`] the format byte; [`schema`] the gate; [`conformance`] the suite that every
-//! backend passes; [`metered`] metrics and traces of any backend; [`janitor`] the chore that keeps
-//! the store clean; [`claims`] request ids bound to calls; [`tx_meta`] transactions as they are
-//! stored.
+//! spaces; [`codec`] the format byte; [`schema`] the gate; [`shard`] a shard's head and journal as
+//! they are stored; [`tx_meta`] transactions as they are stored; [`claims`] request ids bound to
+//! calls; [`janitor`] the chore that keeps the store clean; [`conformance`] the suite that every
+//! backend passes; [`metered`] metrics and traces of any backend; [`args`] the settings.
 //!
 //! Invariants: a commit error is *undetermined* unless it is proved definite. Every stored value
 //! begins with a format byte, and an unknown one is `Corrupt`, never guessed at. Only a writer that
 //! knows the end of a shard's journal appends to it ([`shard`]).
 
 /// Implements [`kv::Reads`] for a type by reads that are overlaid with a transaction's own writes.
-/// Takes a name for `self`, where the reads are, and the writes.
+/// Takes a name for `self`, and expressions for the reads and for the writes.
 macro_rules! reads_over {
     ($type:ty, |$this:ident| $reads:expr, $own:expr) => {
         #[async_trait]

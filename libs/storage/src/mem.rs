@@ -1,5 +1,5 @@
 //! A deterministic store in memory, for simulation and tests. It has TiKV's snapshot isolation, and
-//! TiKV's trouble on demand.
+//! TiKV's failures on demand.
 //!
 //! The store itself draws no random numbers, reads no clock and spawns no task: time comes from
 //! [`types::Clock`] and tokio's clock, trouble from [`Faults`]. Iteration is always ordered. So a

@@ -25,8 +25,8 @@ use crate::{
 /// first program of this release to open the store sets layout 3. Each shard is taken over by its
 /// first append.
 pub const VERSION: u32 = 3;
-/// Default number of shards of every service. It is low because a fat batch costs little more than
-/// a thin one, and high enough for as many replicas to share the work.
+/// Default number of shards of every service. It is low because a large batch costs little more
+/// than a small one, and high enough for four replicas to share the work.
 pub const SHARDS_DEFAULT: u16 = 4;
 /// Longest pause between two attempts to reach a store that is not there.
 const PAUSE_MAX: Duration = Duration::from_secs(1);

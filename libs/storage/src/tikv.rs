@@ -315,7 +315,7 @@ impl Inner {
     }
 
     /// Clears the locks of a dead transaction whose primary was never written. In this version of
-    /// the client, only a collection gets past them. Runs in the background, one at a time, and
+    /// the client, only garbage collection clears them. Runs in the background, one at a time, and
     /// only within `span` and for locks as old as the orphan. If the writer turns out to be alive,
     /// its commit definitely fails.
     fn clear_orphan(self: &Arc<Self>, orphan: Orphan, span: Range<Key>, now: Timestamp) {

@@ -151,7 +151,7 @@ pub struct ChaosRates {
 }
 
 impl Default for ChaosRates {
-    /// A bad day: one commit in eight is in trouble.
+    /// Frequent trouble: one commit in eight is hit.
     fn default() -> Self {
         Self {
             unavailable: 20,

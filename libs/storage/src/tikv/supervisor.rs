@@ -133,7 +133,7 @@ impl Supervisor {
         }
     }
 
-    /// Requests that the client be replaced, unless that has happened.
+    /// Requests that the client be replaced, unless it already was.
     pub(super) fn went_silent(&self, generation: &Generation) {
         self.shared.dismissed.fetch_max(generation.number, Ordering::AcqRel);
         self.shared.changed.notify_one();

@@ -1,4 +1,4 @@
-//! Tests the store in memory: the suite, calm and in chaos, and determinism.
+//! Tests the store in memory: the suite, with and without faults, and determinism.
 
 use std::{future::pending, sync::Arc, time::Duration};
 

@@ -86,7 +86,7 @@ async fn a_backend_follows_a_new_leader_while_the_old_one_hangs() {
     let server = start(3);
     let kv = TikvKv::connect(config(server.members().await)).await.unwrap();
     until_it_answers(&kv).await;
-    // Goes round so that the hanging member takes every place among the members.
+    // Each member hangs in turn, so that the hanging one is at every place in the list.
     for next in [2, 3, 1, 2] {
         let leader = (next + 1) % 3 + 1;
         server.member(leader, Some(true), false).await;

@@ -1,4 +1,4 @@
-//! Runs the conformance suite on the TiKV backend over the development server, calm and with
+//! Runs the conformance suite on the TiKV backend over the development server, with and without
 //! faults.
 
 use std::{sync::Arc, time::Instant};
