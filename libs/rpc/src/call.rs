@@ -1,5 +1,5 @@
-//! What a call that changes something carries beside its fields: until when it may take effect, and
-//! of which client call it is an attempt.
+//! What a call that changes something carries besides its fields: until when it may take effect,
+//! and which client call it is an attempt of.
 //!
 //! A relative time-out (`grpc-timeout`) restarts wherever a message is delayed, for instance in the
 //! socket of a stopped replica. The end of a call is therefore a point in time of the store's

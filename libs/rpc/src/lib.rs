@@ -10,13 +10,13 @@
 //! calls into one request; [`access`] says who may call whom, and [`endpoints`] where they are;
 //! [`routing`] maps a shard to a replica; [`status`] converts errors to `tonic::Status` and back;
 //! [`deadline`] carries the caller's time; [`retry`] computes pauses between attempts; [`listen`]
-//! opens sockets; `guard` surrounds each request; [`server`] serves, with health, reflection and
-//! drain; [`admin`] answers operators; [`reload`] watches files that change; [`env`] is the real
-//! clock and the real entropy.
+//! opens sockets; `guard` checks, limits and traces each request; [`server`] serves, with health,
+//! reflection and drain; [`admin`] answers operators; [`reload`] watches files that change; [`env`]
+//! is the real clock and the real entropy.
 //!
 //! Invariants: only [`status`] builds a `tonic::Status`; a server says NOT_SERVING before it stops
 //! accepting; where callers show certificates, each can only call what [`access`] allows; requests
-//! in flight are finished within the drain timeout; marking a replica as down only chooses a slower
+//! in flight are finished within the drain timeout; passing over a replica only chooses a slower
 //! route and never changes an outcome.
 
 pub mod access;

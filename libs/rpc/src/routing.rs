@@ -204,8 +204,8 @@ impl Router {
         &self.shared.target
     }
 
-    /// The replica that serves a shard: the best one that is not marked down or, if all are, the
-    /// one whose mark ends first.
+    /// The replica that serves a shard: the best one that is not passed over or, if all are, the
+    /// one whose pause ends first.
     ///
     /// # Errors
     /// [`RouteError::NoReplica`]; retry after a pause.
@@ -219,8 +219,8 @@ impl Router {
         self.route_to(best.or_else(|| first_to_recover(&replicas)))
     }
 
-    /// Any replica, in turn, except those that are marked down. For a service whose replicas are
-    /// all alike.
+    /// Any replica, in turn, except those that are passed over. For a service whose replicas are
+    /// interchangeable.
     ///
     /// # Errors
     /// [`RouteError::NoReplica`]; retry after a pause.

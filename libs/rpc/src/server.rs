@@ -39,7 +39,7 @@ pub const LIVE: &str = "till.live";
 
 /// Upper limit on the bytes of long requests that are held at once.
 const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// How long a caller may take to send the rest of what it has begun.
+/// How long a caller may take to send the rest of a handshake or of a request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection past its age is cut after this, even if calls are still under way. The calls of a
@@ -115,7 +115,7 @@ pub enum ServeError {
     #[error("cannot use a listening socket")]
     Listener(#[source] io::Error),
     /// The descriptors do not decode, or lack a service.
-    #[error("reflection cannot be offered")]
+    #[error("cannot set up reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
     /// tonic's server failed.
     #[error("the gRPC server failed")]

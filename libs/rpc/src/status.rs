@@ -258,7 +258,7 @@ impl Failure {
         Self { kind, reason, message: status.message().to_owned(), metadata, fields, retry_after }
     }
 
-    /// True if nothing definite was said, so that the same request may be sent again, at once or
+    /// True if the answer is not definite, so that the same request may be sent again, at once or
     /// after a pause.
     pub const fn is_transient(&self) -> bool {
         match self.kind {

@@ -1,4 +1,4 @@
-//! One call to one replica, and what its end says of that replica.
+//! One call to one replica, and what its outcome says of that replica.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::{
 /// The time that a call is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// The replica answers at once. If it does not within this time, it is gone or hangs, and is
-    /// passed over.
+    /// The replica should answer at once. If it does not within this time, it is gone or hangs, and
+    /// is passed over.
     Answer(Duration),
     /// The replica may spend this time on waiting for something else, such as another transaction.
     /// Then its silence says nothing about it.
