@@ -1,5 +1,5 @@
-//! The audit after a run: `till audit`, if the store can be reached. It sees what no client can ask
-//! for: votes, holds and journals.
+//! The audit after a run: `till audit`, if the store can be reached. It sees what no client can
+//! see: votes, holds and journals.
 
 use std::{path::Path, process::Stdio};
 

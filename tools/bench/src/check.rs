@@ -1,4 +1,4 @@
-//! The check after a run: what was sold is paid for, and nothing else is gone.
+//! The check after a run: exactly what was sold is paid for and gone from the stock.
 //!
 //! It is independent of `till audit`, because it asks only what any client may ask. It reads every
 //! order that a checkout touched, and then the items and users of the paid ones. An item must have
@@ -95,7 +95,8 @@ pub(crate) async fn check(
 
 type Sums = BTreeMap<String, u64>;
 
-/// Units by item and money by user, of the paid orders. Records where callers were told otherwise.
+/// Units by item and money by user, of the paid orders. Records where callers were told something
+/// else.
 fn sold(
     verdict: &mut Verdict,
     room: &Stockroom,

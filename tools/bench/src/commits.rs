@@ -1,5 +1,5 @@
-//! Outcomes of the roles' KV commits, by the roles' own counters. Whatever the store is, they tell
-//! how many commits met a conflict.
+//! Outcomes of the roles' KV commits, by the roles' own counters. They count conflicts whatever the
+//! store is.
 
 use std::collections::BTreeMap;
 

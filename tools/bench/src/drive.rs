@@ -39,7 +39,7 @@ struct Shared {
     state: Mutex<WorkloadState>,
     tally: Mutex<Tally>,
     arrivals: Option<Mutex<Arrivals>>,
-    /// Cancelled when there is nothing left to ask.
+    /// Cancelled when the workload has no calls left.
     over: CancellationToken,
     changed: Notify,
 }
@@ -121,10 +121,11 @@ where
     Ok((state, tally, [before, after]))
 }
 
-/// Runs one caller until the window ends or there is nothing left to ask.
+/// Runs one caller until the window ends or the workload has no calls left.
 async fn caller(shared: Arc<Shared>, mut client: Client, pace: Pace, number: usize) {
     if let Pace::Thinking { callers, think } = pace {
-        // Evenly spread; otherwise all would ask at the same moments for ever.
+        // Spread the starts evenly; otherwise all callers would call at the same moments, again and
+        // again.
         let part = u32::try_from(number).unwrap_or_default();
         let whole = u32::try_from(callers).unwrap_or(u32::MAX).max(1);
         sleep(think / whole * part).await;

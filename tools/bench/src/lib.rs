@@ -1,7 +1,7 @@
-//! The load generator, `till bench`: how much a shop does in a second, and what that costs.
+//! The load generator, `till bench`: measures throughput and latency of a shop, and what they cost.
 //!
-//! It does not know how the shop works, and makes calls as a client does. To tell the cost it also
-//! reads `/proc`, the roles' metrics and the store's counters, where they exist.
+//! It does not know how the shop works, and makes calls as a client does. To measure the cost it
+//! also reads `/proc`, the roles' metrics and the store's counters, where they exist.
 //!
 //! Modules: [`args`] the command line; [`shop`] starts a shop for the run; [`prepare`] fills the
 //! shop before the clock starts; [`workload`] which call is next; [`pace`] when it is due;

@@ -1,8 +1,8 @@
-//! Overload: what a shop still does when it is asked for too much, what that costs, and how soon it
-//! recovers.
+//! Overload: how much a shop still sells when more is offered than it can serve, what that costs,
+//! and how soon it recovers.
 //!
 //! Three loads follow each other. A closed loop finds the peak. An open loop offers a multiple of
-//! it, whatever is refused. The first load again shows when the shop is back near its peak.
+//! it, however much is refused. The first load again shows when the shop is back near its peak.
 //! Refusals as too much (429, RESOURCE_EXHAUSTED) are counted apart. A shop should refuse this way,
 //! and an order so refused must not be paid.
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 pub(crate) enum Pace {
     /// This many callers, each of which asks again as soon as it is answered.
     Closed { callers: usize },
-    /// This many calls per second on average, whatever became of earlier ones, by at most this many
+    /// This many calls per second on average, regardless of earlier ones, by at most this many
     /// callers.
     Open { rate: f64, callers: usize },
     /// This many callers, each of which thinks between two calls.

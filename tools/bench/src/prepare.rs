@@ -16,8 +16,8 @@ const CREDIT: u64 = 1_000_000;
 const HOT_STOCK: u64 = 1_000_000_000;
 /// Up to this many orders are created one by one, with three calls each; more by `batch_init`.
 const ONE_BY_ONE_MAX: u64 = 2_000;
-/// Number of orders that lack stock, and of those that lack credit: enough that no two callers meet
-/// at one.
+/// Number of orders that lack stock, and of those that lack credit: enough that two callers rarely
+/// use the same one at once.
 const LACKING: usize = 500;
 /// Growth factor of the number of items from one level of popularity to the next.
 const ZIPF_STEP: u64 = 4;

@@ -81,7 +81,7 @@ impl Point {
         (fresh > 0 && cpu > 0.0).then(|| cpu * 1e6 / as_float(fresh))
     }
 
-    /// What a reader has to know to compare this with other figures.
+    /// Remarks that a reader needs to compare this with other figures.
     fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         if let Pace::Open { rate, .. } = self.pace

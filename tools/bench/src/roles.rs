@@ -190,7 +190,7 @@ pub(crate) fn machine(disk: Option<&Path>) -> Value {
 }
 
 /// Median microseconds of making a small write durable where a shop keeps its data. No commit on
-/// one disk is faster. A low figure gives away a file system in memory.
+/// that disk is faster. A figure of a few microseconds means a file system in memory.
 fn sync_us(directory: &Path) -> Option<u64> {
     use std::io::Write as _;
     let path: PathBuf = directory.join("sync-probe");
