@@ -5,8 +5,8 @@
 //! writes them with one sync, and wakes the waiting callers. The next group gathers meanwhile.
 //!
 //! When the disk refuses a group, all waiting callers get an error, the state in memory is dropped,
-//! and the store is opened again: the disk holds the truth. Until a write succeeds again, only
-//! reads and timestamps are served.
+//! and the store is opened again, because only the disk says what was written. Until a write
+//! succeeds again, only reads and timestamps are served.
 
 mod cache;
 mod committer;
@@ -312,9 +312,8 @@ impl Engine {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic inside a section is a bug that may have torn the state in memory. The disk is
-        // still consistent, and somebody will look at the process. Going on is no worse than
-        // refusing every request.
+        // A panic inside a section is a bug that may have left the state in memory inconsistent.
+        // The disk is still consistent. Going on is no worse than refusing every request.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

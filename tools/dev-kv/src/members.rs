@@ -1,4 +1,4 @@
-//! The placement drivers of the store, one of which leads. Each can be told to hang.
+//! The placement drivers of the store, one of which leads. Each can be made to hang.
 
 use crate::problem::problem;
 use crate::wire::pdpb;

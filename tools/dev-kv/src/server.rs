@@ -274,7 +274,7 @@ async fn accept(
         let (stream, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Mostly for lack of file descriptors: other connections have to close first.
+                // Usually no file descriptor is left: other connections have to close first.
                 tracing::warn!(error = %error, "connection not accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;

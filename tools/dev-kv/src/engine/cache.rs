@@ -55,7 +55,8 @@ impl RowCache {
         self.rows.get(key)
     }
 
-    /// Caches the row. An empty row is dropped instead, because absence is cheap to find out again.
+    /// Caches the row. An empty row is dropped instead, because the disk tells cheaply that a row
+    /// is absent.
     pub(crate) fn put(&mut self, key: &[u8], row: &Current) {
         if row.newest().is_none() {
             self.rows.remove(key);

@@ -324,7 +324,7 @@ async fn another_formats_or_programs_directory_is_refused() {
     assert!(error.contains("not written by dev-kv"), "{error}");
 }
 
-/// A caller may give up at any time. Its request lands whole or not at all.
+/// A caller may give up at any time. Its request takes effect as a whole or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_whose_caller_gave_up_land_whole_or_not_at_all() {
     let server = Server::start_with(|config| {

@@ -249,7 +249,7 @@ async fn a_rule_that_says_nothing_known_is_refused() {
     server.stop().await;
 }
 
-/// A website whose name resolves to this machine would call the server by that name.
+/// A website whose name resolves to this machine would make a browser call the server by that name.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_loopback_another_name_gets_at_no_page() {
     let directory = TempDir::new().unwrap();
