@@ -1,11 +1,11 @@
-//! What clients asked of a shop, what they were told, and whether it could have happened one call
-//! at a time.
+//! What clients asked of a shop, what they were told, and whether a sequence of single calls
+//! explains it.
 //!
 //! [`calls`] has the calls, and [`grpc`] makes them over the services' own wire. [`people`] are
 //! clients that make them at the same time, on few orders, items and users. [`models`] say what one
 //! call at a time may do. [`linear`] searches for an order of the calls that explains all answers,
 //! and [`judge`] does so for a whole history. [`json`] writes histories for other checkers.
-//! [`coverage`] counts which calls really met.
+//! [`coverage`] counts which calls overlapped or followed each other on one record.
 
 pub mod calls;
 pub mod coverage;

@@ -38,8 +38,8 @@ pub fn executable() -> PathBuf {
     built
 }
 
-/// The start of a block of 600 ports, in which those of a shop are free now. The blocks lie below
-/// the ports of outgoing connections.
+/// The start of a block of 600 ports of which a shop's are free now. The blocks are below the ports
+/// of outgoing connections.
 pub fn free_block() -> u16 {
     // Tests that run at the same time must not choose the same free block.
     static SHOPS: AtomicU16 = AtomicU16::new(0);

@@ -1,4 +1,4 @@
-//! Deliberate breaks of the rules, for the simulation alone, which must
+//! Deliberate breaks of the rules, for the simulation and the short sequences. The simulation must
 //! notice all but those that docs/reliability.md names.
 //!
 //! Without the feature `mutations` no rule is ever broken, and the checks compile to nothing.

@@ -3,7 +3,7 @@
 //! clients planned.
 //!
 //! Two calls on one record are in the same batch, or in two. Between two batches nothing happened,
-//! or a replica of the service died, stood still, or was hit by a failure of the store.
+//! or a replica of the service died, was stopped, or had a call failed by the store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -412,7 +412,7 @@ fn is_drawn(order: &str) -> bool {
     order.parse().is_ok_and(|number: u64| number < DRAWN)
 }
 
-/// What a refusal says of an item or a user.
+/// What a refusal reveals about an item or a user.
 fn refused(ask: &Ask, reason: &str, short: Option<(u64, u64)>, pot: Pot) -> Option<FundsCall> {
     let (of, is_short) = match pot {
         Pot::Item(of) => (of, reason == Reason::OutOfStock.as_str()),

@@ -20,7 +20,7 @@ pub trait Model {
     /// The call without its answer; none if it changes nothing.
     fn untold(&self, call: &Self::Call) -> Option<Self::Call>;
 
-    /// True if a possible history stays possible without this call.
+    /// True if a history that is possible with this call is also possible without it.
     fn may_go(&self, call: &Self::Call) -> bool {
         self.untold(call).is_none()
     }
@@ -51,7 +51,7 @@ impl<C: fmt::Debug> fmt::Display for Span<C> {
 pub enum Verdict {
     /// Some order of the calls explains all answers.
     Linearizable,
-    /// No order does. Holds the longest prefix of one, as indices.
+    /// No order does. Holds the longest prefix of an order that is possible, as indices.
     Impossible(Vec<usize>),
     /// The search gave up at its bound.
     Undecided,

@@ -34,7 +34,8 @@ const MOMENTS: u64 = 3;
 const PAYMENTS: u64 = 2;
 /// Longest time that a client repeats a call; any trouble is over long before.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// The same for a minted id, which services remember for a minute.
+/// The same for a minted id. These calls set no end, so services remember their results for a
+/// minute.
 const MINTED_PATIENCE: Duration = Duration::from_secs(40);
 
 /// A shop as its clients see it.
@@ -62,10 +63,10 @@ pub struct Habits {
     pub init: u32,
     /// Whether batch_init draws orders, too.
     pub draws: bool,
-    /// Chance, in percent, that a client's next deed is done in a crowd.
+    /// Chance, in percent, that a client's next action is done in a crowd.
     pub crowd: u32,
-    /// Whether clients sell by transactions of their own, without an order. Then no order says what
-    /// was sold.
+    /// Whether clients sell by transactions of their own, without an order. Such sales are in no
+    /// order.
     pub sells: bool,
     /// Whether [`FOREIGN`](super::calls::FOREIGN) takes part in those transactions.
     pub foreign: bool,
@@ -297,7 +298,8 @@ impl<'a, S: Shop> Client<'a, S> {
         }
     }
 
-    /// A checkout is refused, and what was missing arrives right after. The refusal must stand.
+    /// A checkout is refused, and what was missing arrives right after. The refusal must remain in
+    /// effect.
     async fn come_late(&mut self) {
         let (user, item, units) = (self.user(), self.item(), STOCK + 1);
         let Some(Said::Id(order)) = self.ask(Ask::CreateOrder(user)).await else { return };

@@ -45,7 +45,7 @@ fn counts_what_met() -> bool {
     std::env::var_os("HISTORY_COVERAGE").is_some()
 }
 
-/// One round: returns its problems and the number of its calls, and adds to `met` which of them
+/// One round: returns its problems and the number of its calls, and counts in `met` which of them
 /// met.
 fn round(seed: u64, replicas: u64, met: &mut Counts) -> (Vec<String>, usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

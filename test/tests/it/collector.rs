@@ -78,7 +78,8 @@ pub(crate) struct Sent {
 pub(crate) struct Collector(Arc<Mutex<Sent>>);
 
 impl Collector {
-    /// Starts one that speaks gRPC, over TLS if `tls` is given; returns it and its endpoint.
+    /// Starts a collector that speaks gRPC, over TLS if `tls` is given; returns it and its
+    /// endpoint.
     pub(crate) async fn grpc(tls: Option<ServerTlsConfig>) -> (Self, String) {
         let this = Self::default();
         let (listener, address) = listen().await;
@@ -96,7 +97,7 @@ impl Collector {
         (this, format!("{scheme}://{address}"))
     }
 
-    /// Starts one that speaks protobuf over HTTP; returns it and its endpoint.
+    /// Starts a collector that speaks protobuf over HTTP; returns it and its endpoint.
     pub(crate) async fn http() -> (Self, String) {
         let this = Self::default();
         let (listener, address) = listen().await;

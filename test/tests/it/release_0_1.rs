@@ -46,7 +46,7 @@ async fn store() -> (MemKv, Arc<dyn Clock>) {
 }
 
 async fn audited(kv: &MemKv, quiet: bool) -> audit::Report {
-    // No role has resolved the votes for a long time, so they get a long grace.
+    // No role has resolved the votes for a long time, so the grace is long.
     let grace_ms = if quiet { 0 } else { 600_000 };
     let options = audit::Options { quiet, grace_ms, ..audit::Options::default() };
     audit::run(kv, &options, &mut |_| {}).await.unwrap()

@@ -1,4 +1,4 @@
-//! What a role takes for a replica that hangs, and what not.
+//! Which silence makes a role pass a replica over, and which does not.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What the tools for people say when their question has no answer.
+//! What the command-line tools say when they get no answer.
 //!
 //! Goal: the error names what to look at, and a script can tell by the exit code. Method: the
 //! executable itself, against a shop and against a port where nothing listens.

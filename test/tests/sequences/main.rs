@@ -17,7 +17,7 @@ mod orders;
 mod pots;
 mod rig;
 
-/// Breaks of rules that some order of a few calls must reveal.
+/// Breaks of rules that some sequence of a few calls must reveal.
 #[cfg(feature = "mutations")]
 #[test]
 fn every_break_of_a_rule_is_noticed() {

@@ -1,4 +1,4 @@
-//! Items and users, of which units can be held.
+//! Items and users, whose units can be held.
 
 use std::collections::BTreeMap;
 

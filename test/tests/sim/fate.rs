@@ -1,4 +1,4 @@
-//! How bad a run is, and what befalls a process at each of its calls to the store.
+//! How many faults a run has, and what happens to a process at each of its calls to the store.
 
 use std::{
     fmt,
@@ -40,7 +40,7 @@ pub(crate) struct NetRates {
     pub(crate) double_ms: (u64, u64),
 }
 
-/// How bad a run is, and how its shop is set up.
+/// How many faults a run has, and how its shop is set up.
 #[derive(Debug, Clone)]
 pub(crate) struct Rates {
     pub(crate) net: NetRates,
@@ -72,7 +72,7 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    /// Every seed is bad in its own way: some in everything, some in one thing, some in nothing.
+    /// Each seed has its own faults: some seeds have all kinds, some one kind, some none.
     pub(crate) fn of(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
         let mut some =
@@ -192,7 +192,7 @@ impl Clock for WildClock {
     }
 }
 
-/// What befalls a process at the store: trouble, and death.
+/// What happens to a process at its calls to the store: failures, and death.
 pub(crate) struct Fate {
     process: Process,
     chaos: Chaos,

@@ -6,7 +6,7 @@
 //! the run everything is left to quiet down. Then the store is audited, and what clients saw of
 //! each order, item and user must be linearizable.
 //!
-//! [`fate`] says how bad a run is; [`network`] and [`shop`] are the world; [`audit`] checks the
+//! [`fate`] draws the faults of a run; [`network`] and [`shop`] are the world; [`audit`] checks the
 //! store; [`trace`] records what happened; [`points`] is a foreign participant; [`coverage`] counts
 //! which calls met; [`system_test::history`] has the clients, their history, and linearizability.
 //!

@@ -243,7 +243,7 @@ impl Network {
         );
         let metadata = MetadataMap::from_headers(parts.headers.clone());
         let time = rpc::deadline::of(&metadata).unwrap_or(Duration::from_mins(2));
-        // Without a key a call that arrives twice is two calls.
+        // Without a key, a call that arrives twice counts as two calls.
         let may_double = if rates.applies_alone {
             path.ends_with("/Apply")
         } else {

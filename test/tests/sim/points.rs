@@ -1,6 +1,6 @@
 //! A foreign participant, which gives points for purchases. It keeps the protocol's rules by
-//! `twopc`'s table, and shares nothing with the shop's lanes or its store. What it says is durable
-//! at once, and outlives its processes.
+//! `twopc`'s table, and shares nothing with the shop's lanes or its store. Its answers are durable
+//! at once, and survive its processes.
 
 use std::{
     sync::{

@@ -45,7 +45,7 @@ const ROLES: [&str; 5] = ["coordinator", "order", "stock", "payment", "bridge"];
 /// The name of the foreign participant.
 const POINTS: &str = "points-0:1";
 
-/// What outlives the processes of a replica.
+/// The state of a replica that survives its processes.
 struct Replica {
     process: Process,
     clock: WildClock,

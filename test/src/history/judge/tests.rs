@@ -31,7 +31,7 @@ fn problems(calls: Vec<(Ask, Said)>) -> Vec<String> {
     judge(&history(begin.into_iter().chain(calls).collect()), &closed, true).problems
 }
 
-/// The end does not tell what the first of two purchases took.
+/// The final state does not show what the first of two purchases took.
 #[test]
 fn what_was_added_to_an_order_that_is_drawn_again_is_left_to_the_audit() {
     let add = || (Ask::AddItem(order(), 1, 1), Said::Amount(6));
