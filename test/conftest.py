@@ -12,8 +12,8 @@ from shop.process import Shop
 
 @contextlib.contextmanager
 def running_shop(replicas, *, flags=(), environment=(), start=True):
-    """A shop in a directory of its own. At the end it must stop in order, with nobody left and no line in
-    its log that asks for a person."""
+    """A shop in a directory of its own. At the end it must stop in order, leave no process behind, and have no ERROR in
+    its log."""
     with tempfile.TemporaryDirectory(prefix="till-test-") as directory:
         shop = Shop(pathlib.Path(directory) / "data", replicas, flags, environment)
         try:
@@ -35,7 +35,7 @@ def running_shop(replicas, *, flags=(), environment=(), start=True):
 
 @pytest.fixture(scope="session", params=[1, 2], ids=["one-replica", "two-replicas"])
 def any_shop(request):
-    """One shop for all tests of a kind: they must not stand in each other's way."""
+    """One shop for all tests of a kind, which must not disturb each other."""
     with running_shop(request.param) as shop:
         yield shop
 
@@ -49,7 +49,7 @@ def small_shop():
 
 @pytest.fixture(scope="session")
 def shop():
-    """One shop with two replicas of everything, for tests that one size serves."""
+    """One shop with two replicas of everything, for tests that need no other size."""
     with running_shop(2) as shop:
         yield shop
 

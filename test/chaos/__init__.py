@@ -1,1 +1,1 @@
-"""A shop under faults, a mixed load upon it, and a ledger of everything that was said."""
+"""A shop under faults and a mixed load, and a ledger of all answers."""

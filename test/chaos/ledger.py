@@ -1,7 +1,7 @@
-"""Clients who do a bit of everything, ask until they have an answer, and keep book of all answers.
+"""Clients that make every kind of call, repeat each until it is answered, and record all answers.
 
-Every POST carries an Idempotency-Key and is repeated with it until the answer is definite: so the books have no
-"maybe", and the shop must agree with them to the unit."""
+Every POST carries an Idempotency-Key and is repeated with it until the answer is definite: so the ledger knows the
+outcome of every call, and the shop must agree with it to the unit."""
 
 import asyncio
 import collections
@@ -13,12 +13,12 @@ import aiohttp
 
 PRICE = 1
 PAUSE_SECONDS = 0.05
-# An answer that took longer is trouble that somebody saw.
+# A slower answer counts as trouble.
 SLOW_SECONDS = 1.0
 
 
 class Ledger:
-    """What the shop was filled with, and what was said since."""
+    """What the shop was filled with, and the answers since."""
 
     def __init__(self, items=20, stock=400, users=100, credit=60, orders=2000):
         self.orders = orders
@@ -49,7 +49,7 @@ class Ledger:
         self.lines[order] = collections.Counter()
 
     async def work(self, client, over, workers=20, seed=0):
-        """Does deeds until the event is set; returns when every one of them is answered."""
+        """Makes calls until the event is set; returns when every call is answered."""
         await asyncio.gather(*(self._worker(client, over, random.Random(f"{seed}-{n}")) for n in range(workers)))
 
     async def _worker(self, client, over, rng):
@@ -121,7 +121,7 @@ class Ledger:
             book[name] += sign * amount
 
     async def _basket(self, client, rng):
-        """An order of one's own, from empty to paid."""
+        """A new order, from empty to paid."""
         user = rng.choice(list(self.money))
         created = await self._ask(client, rng, f"/orders/create/{user}")
         if not created.ok:
@@ -144,7 +144,7 @@ class Ledger:
             self.wrong.append(f"order {order} reads unpaid after it had been sold")
 
     async def audit(self, client, settle_seconds):
-        """Holds the shop to the books; gives how long the last unfinished hold took to go."""
+        """Compares the shop with the ledger; returns how long the last unfinished hold took to be released."""
         begun = time.monotonic()
         while True:
             wrong, held = await self._compare(client)

@@ -1,4 +1,4 @@
-"""Faults, and what becomes of a shop under each: one cell of the matrix is one fault upon one role."""
+"""Faults, and how a shop fares under each: a cell of the matrix is one fault on one role."""
 
 import asyncio
 import contextlib
@@ -19,20 +19,20 @@ ROLES = ["http-bridge", "coordinator", "order", "stock", "payment", "dev-kv"]
 
 # Every time-out inside is shorter: votes have 2 s, attempts 5 s.
 FROZEN_SECONDS = 7.0
-# A vote stands for two seconds before anybody may end its transaction; then somebody must.
+# A vote lasts two seconds before others may resolve its transaction; then they must.
 SETTLE_SECONDS = 20.0
 ANSWER_SECONDS = 90.0
 
 
 @dataclasses.dataclass
 class Cell:
-    """What came of one fault."""
+    """The result of one fault."""
 
     fault: str
     role: str
     answers: dict
     trouble: dict
-    # From the end of the fault until nobody waited for more than a second or saw an error any more.
+    # From the end of the fault until no client waits for more than a second or sees an error.
     recovered_seconds: float
     settled_seconds: float
 
@@ -69,7 +69,7 @@ def store_fault(*rules, seconds=3.0):
 
 
 def administered(path, body):
-    """One order to dev-kv's administration, and time for it to show."""
+    """Sends one command to dev-kv's administration, and waits for its effect."""
 
     async def order(shop, _):
         await asyncio.to_thread(_administer, shop, "POST", path, body)
@@ -128,7 +128,7 @@ def cells():
 async def run_cell(shop, fault, role, act, seed=0, workers=20, ledger=None):
     """Works on a shop while the fault strikes, waits until every client has its answer, and audits."""
     ledger = ledger or Ledger()
-    # Keys are drawn from it, and the shop remembers those of other cells.
+    # Idempotency keys are drawn from it; the shop still remembers those of other cells.
     seed = f"{seed}-{fault}-{role}"
     async with Client(shop.url) as client:
         await ledger.fill(client)

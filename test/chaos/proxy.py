@@ -1,12 +1,13 @@
-"""A proxy with bad manners: it closes connections before the answer is through, and sends POSTs twice, as real
-ones do with a request that they take for lost."""
+"""A misbehaving proxy: it closes connections before the answer is complete, and sends POSTs twice, as real proxies do
+when they take a request for lost."""
 
 import asyncio
 import random
 
 
 class Proxy:
-    """Stands in front of one bridge. HTTP/1.1, bodies by Content-Length alone, as the clients here send them."""
+    """A proxy in front of one bridge. It speaks HTTP/1.1 and frames bodies by Content-Length only, as the clients here
+    do."""
 
     def __init__(self, port, seed=0, cut=0.05, twice=0.2):
         self._port = port

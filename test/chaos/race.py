@@ -1,8 +1,8 @@
 """The two variants of the consistency test as a load: everybody buys at once while a fault strikes.
 
-A thousand users with credit for one unit, a thousand orders of one unit each. Every client asks under its own key
-until the answer is definite; then the sales are exactly what is gone from the shelves and from the purses, and no
-order was refused that both its user and its item could still have served."""
+A thousand users with credit for one unit, a thousand orders of one unit each. Every client asks under its own key until
+the answer is definite; then the sales are exactly what is gone from stock and credit, and no order was refused for
+which there was still stock and credit."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ ORDERS = 1000
 
 
 class Race(Ledger):
-    """Like a ledger, with one deed: to check out an order of one's own, once."""
+    """Like a ledger, but each client only checks out its own order, once."""
 
     def __init__(self, items, stock):
         super().__init__(items, stock, USERS, 1, orders=0)
@@ -38,10 +38,10 @@ class Race(Ledger):
         self._to_go = await asyncio.gather(*map(make, users, lines))
 
     async def _worker(self, client, over, rng):
-        # What is left when the load is told to end is bought all the same.
+        # Orders that are left when the load is told to end are bought all the same.
         while self._to_go:
             await self._checkout(client, rng, self._to_go.pop())
-            # So that the fault strikes in the midst of it.
+            # So that the fault strikes in the middle of the race.
             await asyncio.sleep(rng.uniform(0, 0.08))
 
     async def audit(self, client, settle_seconds):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Buys more than there is, all at once, and compares what was said with what is stored.
+"""Buys more than there is, all at once, and compares the replies with the database.
 
 Fills the shop, checks out every order at the same time, then checks the replies against what was for sale,
 and after that the database against the replies: per order, per user, per item, and that nobody was refused
@@ -55,7 +55,7 @@ class Plan:
 
 @dataclasses.dataclass
 class Order:
-    """One buyer's wish: one unit of one item."""
+    """One buyer's order: one unit of one item."""
 
     order_id: str
     user_id: str
@@ -87,7 +87,7 @@ async def _call(session, method, url):
 
 
 async def _fill(session, plan, rng):
-    """Makes items, users and orders; gives the ids of the first two and the orders."""
+    """Makes items, users and orders; returns the ids of the items and users, and the orders."""
     if plan.fill == "batch":
         await asyncio.gather(
             _call(session, "POST", f"{plan.stock_url}/stock/batch_init/{plan.items}/{plan.stock}/{plan.price}"),
@@ -220,7 +220,7 @@ async def run(plan, meanwhile=None):
         bought = time.monotonic()
         if beside:
             await beside
-        # As the official clients count: whatever is not a refusal is a sale.
+        # The official clients count in this way: every reply that is not a refusal is a sale.
         sales = [order for order in orders if order.said != "refused"]
         lines = list(judge_replies(plan, orders, sales))
         stocks, credits, paids = await _read_back(session, plan, items, users, orders)

@@ -1,4 +1,4 @@
-"""The consistency test sees what it is there to see: planted mismatches, each found by its own line."""
+"""The consistency test finds planted mismatches, each by the line that is meant for it."""
 
 import pytest
 from run_consistency_test import Order, Plan, judge_database, judge_replies

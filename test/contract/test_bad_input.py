@@ -1,4 +1,4 @@
-"""What is malformed is answered 400 with the name of the field, and leaves nothing behind."""
+"""A malformed request gets 400 with the name of the field, and leaves nothing behind."""
 
 import pytest
 

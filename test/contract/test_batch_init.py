@@ -1,4 +1,4 @@
-"""Filling the shop: size, time, repetition, and its neighbours under load."""
+"""Filling the shop: size, time, repetition, and other calls at the same time."""
 
 import asyncio
 import random
@@ -50,8 +50,8 @@ async def test_a_hundred_thousand_of_each_are_there_and_can_be_bought(api, other
 
 
 async def test_filling_again_while_checkouts_run_leaves_a_whole_shop(api, other):
-    """Checkouts of the old orders and of the new ones run into the middle of it: each is bought or refused,
-    and afterwards the shop adds up again."""
+    """Checkouts of the old and of the new orders run at the same time: each is bought or refused, and afterwards the
+    shop adds up again."""
     await api.fill(items=200, stock=10, price=1, users=200, credit=10, orders=500)
     filling = asyncio.Event()
 
@@ -69,7 +69,7 @@ async def test_filling_again_while_checkouts_run_leaves_a_whole_shop(api, other)
         await api.fill(items=200, stock=10, price=1, users=200, credit=10, orders=500)
     filling.set()
     assert sum(len(statuses) for statuses in await asyncio.gather(*buyers)) > 20
-    # A last one with nobody in its way sets every figure anew.
+    # A last batch_init without other calls sets every figure again.
     await api.fill(items=200, stock=10, price=1, users=200, credit=10, orders=500)
     orders = await asyncio.gather(*(api.order(number) for number in range(500)))
     assert not any(order["paid"] for order in orders)

@@ -1,7 +1,7 @@
 """Every call of the shop's REST face: what it answers, what it changes, what it refuses.
 
-The client holds each answer against /openapi.json: a status, content type or body that is not published
-there fails whatever test meets it.
+The client checks each answer against /openapi.json: a status, content type or body that is not described there fails
+the test.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ CALLS = {
 
 
 def refused(reply, status, reason):
-    """This problem, said as RFC 9457 says it."""
+    """This problem, in the form of RFC 9457."""
     assert reply.status == status, reply
     assert reply.headers["content-type"].split(";")[0] == "application/problem+json"
     problem = reply.json()
@@ -258,7 +258,7 @@ async def test_sums_that_are_too_large_are_refused(api):
 
 
 async def test_refusals_of_one_kind_have_one_body(api):
-    """Load tools group failures by their text: no id and no amount may stand in it."""
+    """Load tools group failures by their text, so it must contain no id and no amount."""
     bodies = {}
     for price in (2, 3):
         user, rich, item = await api.new_user(1), await api.new_user(100), await api.new_item(price, 1)

@@ -1,4 +1,4 @@
-"""A read never lags a reply, on whatever replica."""
+"""A read never lags behind an answer, on any replica."""
 
 import asyncio
 

@@ -1,1 +1,1 @@
-"""Load for a shop that somebody else runs, upgrades and breaks."""
+"""Load for a shop that others run, upgrade and break."""

@@ -3,10 +3,11 @@
 
     python3 -m live.drive --url http://10.96.0.20 [--url ...] [--workers 8] [--seconds 600]
 
-First it fills the shop and says {"filled": ...}. Each line that comes then ends a stretch: it says how many calls
-the stretch had, how many of them failed (5xx, 429, a broken connection, no answer in time) and of what, and the
-slowest one. Every call is repeated under its Idempotency-Key until its answer is definite. At the end of input, or
-after --seconds, it holds what is stored to what was answered and says {"audit": ...}; exit code 1 if they differ.
+First it fills the shop and says {"filled": ...}. Each line that comes then ends a stretch: the answer says how many
+calls the stretch had, how many of them failed (5xx, 429, a broken connection, no answer in time) and why, and how long
+the slowest one took. Every call is repeated under its Idempotency-Key until its answer is definite. At the end of
+input, or after --seconds, it compares what is stored with the answers and says {"audit": ...}; exit code 1 if they
+differ.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from shop.client import Client
 
 
 class Stretch:
-    """What became of the calls since the last line."""
+    """The outcomes of the calls since the last line."""
 
     def __init__(self):
         self.calls = 0
@@ -87,10 +88,11 @@ async def tell(stretches):
 
 
 async def drive(options, stretches, ledger, quiet):
-    """Buys until it is told to stop, then compares. `quiet` fills and reads, and is not counted."""
+    """Buys until it is told to stop, then compares. `quiet` is the client that fills and reads; its calls are not
+    counted."""
     over = asyncio.Event()
-    # One connection for each buyer, so that none is idle: when a server that ends closes an idle one in the very
-    # moment of its next use, nobody but the client can help, and docs/rest.md says how.
+    # One connection for each buyer, so that none is idle. If a stopping server closes an idle connection just when it
+    # is used again, only the client can handle that, as docs/rest.md says.
     clients = [
         Counted(url, stretches, connections=options.workers, timeout_seconds=40.0) for url in options.url
     ]

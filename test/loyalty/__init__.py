@@ -1,1 +1,1 @@
-"""A loyalty service: not ours, not Rust, not on the shop's store, and yet part of every checkout."""
+"""A loyalty service that takes part in every checkout, although it is not in Rust and not on the shop's store."""

@@ -1,7 +1,7 @@
 """What the loyalty service knows, in SQLite: votes, fences, outcomes and points.
 
-The rules are those of docs/participants.md. Whatever is said stands on disk before it is said: each
-`with book.changes():` is one SQLite transaction with full synchronisation."""
+The rules are those of docs/participants.md. Every answer is on disk before it is sent: each `with book.changes():` is
+one SQLite transaction with full synchronisation."""
 
 import contextlib
 import pathlib
@@ -61,7 +61,7 @@ class Book:
         return now
 
     def get(self, tx_id):
-        """(state, vote), or (ABSENT, None)."""
+        """Returns (state, vote), or (ABSENT, None)."""
         row = self._db.execute("SELECT state, vote FROM votes WHERE tx_id = ?", (tx_id,)).fetchone()
         return row or (ABSENT, None)
 
@@ -87,7 +87,7 @@ class Book:
         self._db.execute("UPDATE votes SET state = ? WHERE tx_id = ?", (COMMITTED, tx_id))
 
     def aborted(self, tx_id):
-        """Ends a YES without effect. Its vote is not said again."""
+        """Ends a YES without effect. Its vote is not repeated."""
         self._db.execute("UPDATE votes SET state = ?, vote = NULL WHERE tx_id = ?", (ABORTED, tx_id))
 
     def is_blocked(self, user_id):
@@ -110,6 +110,6 @@ class Book:
         return [meta for (meta,) in self._db.execute(query, (PREPARED, self.now_ms()))]
 
     def forget(self):
-        """Drops what is final and past its deadline."""
+        """Drops transactions that are final and past their deadline."""
         query = "DELETE FROM votes WHERE state <> ? AND deadline_ms < ?"
         self._db.execute(query, (PREPARED, self.now_ms()))

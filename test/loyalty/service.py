@@ -18,9 +18,9 @@ from loyalty import stubs
 
 NAME = "loyalty"
 SHARDS = 4
-# Between two looks at votes that nobody has resolved.
+# Seconds between two looks at unresolved votes.
 SWEEP_SECONDS = 0.5
-# Everything older than its deadline may go; it is swept once in so many looks.
+# Number of looks after which final transactions past their deadline are removed.
 FORGET_EVERY = 20
 
 messages, services = stubs.load()
@@ -69,7 +69,7 @@ class Loyalty(services["participant"].ParticipantServiceServicer):
         state, _ = self._book.get(request.tx.tx_id)
         if state == books.PREPARED:
             self._book.committed(request.tx.tx_id)
-        # What is not known was committed and forgotten: nobody is told to commit before all voted YES.
+        # An unknown transaction was committed and forgotten, because no Commit is sent before all voted YES.
         return participant.CommitResponse(
             state=books.ABORTED if state == books.ABORTED else books.COMMITTED
         )
@@ -95,11 +95,11 @@ class Loyalty(services["participant"].ParticipantServiceServicer):
         return response
 
     def _forget(self, request):
-        # Only a primary is ever told.
+        # Forget is sent to a primary only.
         return participant.ForgetResponse()
 
     def _nowhere(self, kind):
-        """What a shard answers that does not exist: it never votes YES, so nothing waits for it for ever."""
+        """The answer of a shard that does not exist. It never votes YES, so nothing waits for it for ever."""
         if kind == "prepare":
             vote = participant.Vote(no=participant.Vote.No(reason="WRONG_SHARD"))
             return participant.PrepareResponse(vote=vote)
@@ -121,7 +121,7 @@ class Loyalty(services["participant"].ParticipantServiceServicer):
             if kind is None:
                 raise Refused("operation is missing")
             if not hasattr(self, f"_{kind}"):
-                # A read, or whatever later releases bring; the coordinator does without.
+                # A read, or an operation of a later release. The coordinator works without them.
                 result.error.code = grpc.StatusCode.UNIMPLEMENTED.value[0]
                 return result
             getattr(result, kind).CopyFrom(self._handle(kind, getattr(operation, kind)))
@@ -165,7 +165,7 @@ class Loyalty(services["participant"].ParticipantServiceServicer):
 
 
 def _check(request):
-    """Refuses a call that is not for us. Forget has the id alone."""
+    """Refuses a call that is not for us. Forget carries only the id."""
     tx_id = request.tx.tx_id if hasattr(request, "tx") else request.tx_id
     if len(tx_id) != 16:
         raise Refused("tx_id must be 16 bytes")
@@ -182,7 +182,7 @@ def _vote(stored):
 
 
 def sweep(book, address, stopped):
-    """Asks any coordinator about votes past their deadline: it brings them to their end by itself."""
+    """Asks any coordinator about votes past their deadline. The coordinator then resolves them."""
     channel = grpc.insecure_channel(address)
     resolver = services["coordinator"].CoordinatorServiceStub(channel)
     look = 0

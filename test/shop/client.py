@@ -1,4 +1,4 @@
-"""A REST client that holds every answer against the published contract."""
+"""A REST client that checks every answer against the published contract."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ class Reply:
 
 
 class Client:
-    """Calls one bridge. With a contract, an answer that is not as published is an assertion error."""
+    """Calls one bridge. With a contract, an answer that does not match it is an assertion error."""
 
     def __init__(self, url, contract=None, connections=100, timeout_seconds=60.0):
         self.url = url

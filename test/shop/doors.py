@@ -1,4 +1,4 @@
-"""Every way into a shop, for callers who all come at the same moment."""
+"""All entry points of a shop, for simultaneous callers."""
 
 import asyncio
 import collections
@@ -18,9 +18,9 @@ from shop.process import binary
 # Calls of one moment begin within this time.
 SPREAD_SECONDS = 0.015
 ANSWER_SECONDS = 60.0
-# A vote stands for about two seconds before anybody may end its transaction; then somebody must.
+# A vote lasts about two seconds before others may resolve its transaction; then they must.
 SETTLE_SECONDS = 10.0
-# What may stand in the error details of a gRPC answer.
+# What the error details of a gRPC answer may contain.
 REASONS = [
     "ORDER_MODIFIED", "OUT_OF_STOCK", "OUT_OF_CREDIT", "EMPTY_ORDER", "ALREADY_PAID", "REQUEST_ID_REUSED",
     "ORDER_NOT_FOUND", "UNKNOWN_USER", "UNKNOWN_ITEM", "OUTCOME_UNKNOWN", "OVERFLOW",
@@ -29,13 +29,13 @@ REASONS = [
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """What a caller was told, and between which moments."""
+    """The answer that a caller got, and when its call began and ended."""
 
     reason: str
     text: str
     began: float
     ended: float
-    # That this very call bought the order; only gRPC tells.
+    # True if this very call bought the order; only gRPC says so.
     bought: bool = False
     # Of an answer by REST.
     status: int = 0
@@ -45,7 +45,7 @@ class Told:
         return self.reason == ""
 
     def meets(self, other):
-        """Whether both were under way at one moment."""
+        """Whether both calls were under way at the same time."""
         return self.began < other.ended and other.began < self.ended
 
 
@@ -55,8 +55,8 @@ def quoted(headers):
 
 
 class Doors:
-    """Both bridges and both coordinators. `sure`: processes are killed meanwhile, so every call has a key and
-    is repeated until its answer is definite; otherwise whatever is not definite is an error."""
+    """Both bridges and both coordinators. `sure`: processes are killed meanwhile, so every call has a key and is
+    repeated until its answer is definite. Without it, an answer that is not definite is an error."""
 
     def __init__(self, shop, seed, sure=False):
         self.shop = shop
@@ -94,7 +94,8 @@ class Doors:
         await asyncio.sleep(late + self.rng.uniform(0, SPREAD_SECONDS))
 
     async def call(self, method, path, *, key=None, token=None, late=0.0):
-        """One call by REST, soon or `late` seconds later, at any bridge or, where it must be repeated, at all."""
+        """One call by REST at any bridge, soon or `late` seconds later. If `sure`, it is repeated until its answer is
+        definite."""
         headers = {} if token is None else {"If-Match": f'"{token}"'}
         if key is None and (self.sure or self.rng.random() < 0.5):
             key = self.key()
@@ -122,12 +123,12 @@ class Doors:
         return await self.call("DELETE", path, **options)
 
     async def checkout(self, order, **options):
-        """By any door."""
+        """Checks out at any entry point."""
         by_grpc = not options and self.rng.random() < 0.4
         return await (self.ask(order) if by_grpc else self.post(f"/orders/checkout/{order}", **options))
 
     async def confirm(self, order, token, late=0.0):
-        """Checks out what was seen, by any door."""
+        """Checks out what was seen, at any entry point."""
         if self.rng.random() < 0.4:
             return await self.ask(order, if_match=[token], late=late)
         told = await self.post(f"/orders/checkout/{order}", token=token, late=late)
@@ -181,7 +182,8 @@ class Doors:
         await self._become(lambda: self.bridge.stock(item), stock)
 
     async def _become(self, read, expected):
-        """It reads as expected: at once, or, where processes are killed, when their holds are gone."""
+        """Waits until a read returns what is expected: at once, or, if processes are killed, when their holds are
+        released."""
         until = asyncio.get_running_loop().time() + (SETTLE_SECONDS if self.sure else 0)
         while (found := await read()) != expected:
             assert asyncio.get_running_loop().time() < until, f"{found} instead of {expected}"

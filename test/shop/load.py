@@ -1,4 +1,4 @@
-"""Buyers who remember what they were told, and the audit that holds the shop to it."""
+"""Buyers who record their answers, and the audit that compares the shop with them."""
 
 import asyncio
 import collections
@@ -11,7 +11,7 @@ PRICE = 1
 
 
 class Market:
-    """A filled shop and everything its buyers were told."""
+    """A filled shop and all answers to its buyers."""
 
     def __init__(self, items, stock, users, credit, orders):
         self.items, self.stock = items, stock
@@ -54,7 +54,7 @@ class Market:
         await asyncio.gather(*(buyer(number) for number in range(buyers)))
 
     async def _ask(self, client, order, key):
-        """Asks once, and notes what was said; true if that was definite."""
+        """Asks once and records the answer; returns true if it was definite."""
         said = self.said.setdefault(order, set())
         try:
             reply = await client.checkout(order, key=key)
@@ -74,7 +74,7 @@ class Market:
         return reply.ok or reply.refused
 
     async def audit(self, client, settle_seconds=0.0):
-        """Holds every item, user and order to the orders that are paid, and those to what was said.
+        """Compares every item, user and order with the paid orders, and those with the answers.
 
         After a crash, holds of transactions that nobody finished may be missing from the shelves for a
         while: that much, and nothing else, may take `settle_seconds` to come right."""

@@ -58,7 +58,7 @@ def _is_free(port):
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, port))
         except OSError as error:
-            # On a machine without IPv6 nobody is there.
+            # On a machine without IPv6 nothing listens there.
             if error.errno == errno.EADDRINUSE:
                 return False
     return True
@@ -151,7 +151,7 @@ class Shop:
         return [child["pid"] for child in self.children().values() if child["pid"]]
 
     def kill(self, name, how=signal.SIGKILL):
-        """Ends one child, by kill -9 unless told; returns when up.json shows its successor."""
+        """Ends one child, by kill -9 unless another signal is given; returns when up.json shows its successor."""
         before = self.children()[name]
         os.kill(before["pid"], how)
 
@@ -173,7 +173,7 @@ class Shop:
         wait_until("all are gone", lambda: not any(map(alive, pids)), 10.0)
 
     def stop(self, seconds=60.0):
-        """As Ctrl-C does; gives the exit code."""
+        """Stops the shop as Ctrl-C does; returns the exit code."""
         if self.process is None or self.process.poll() is not None:
             return None
         self.process.send_signal(signal.SIGTERM)
@@ -188,7 +188,7 @@ class Shop:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def errors(self):
-        """Lines of the log in which a role asks for a person, or panics."""
+        """Lines of the log at ERROR, panics included."""
         pattern = re.compile(r"\bERROR\b|panicked at")
         plain = re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(errors="replace"))
         return [line for line in plain.splitlines() if pattern.search(line)]

@@ -4,8 +4,8 @@
     init_orders.py                             the address in ../urls.json, or TARGET_HOST
     init_orders.py --url http://localhost:8000 --orders 10000
 
-Needs nothing but Python. Waits until the shop answers; what stood under the ids "0", "1", ... before is
-overwritten, and an order of theirs that was paid is unpaid again. Exit code 0: filled; 1: it was not.
+Needs nothing but Python. Waits until the shop answers. Overwrites the records with the ids "0", "1", ...; an order
+among them that was paid is unpaid again. Exit code 0: filled; 1: it was not.
 """
 
 import argparse

@@ -1,14 +1,15 @@
-"""People in a shop that init_orders.py has filled, for locust.
+"""Simulated shoppers for locust, in a shop that init_orders.py has filled.
 
     locust                                              UI on http://localhost:8089
     locust --headless --users 1000 --spawn-rate 100 --run-time 60s --processes 4
     locust --course                                     only checkouts, one a second: the course's stress test
 
-An answer of 5xx and 429 are failures; so is an answer that contradicts an earlier one. A refusal (4xx) is an
-answer. A call whose connection breaks, as when a bridge is killed, is repeated under its Idempotency-Key, as
-docs/rest.md says: that has a line of its own ("broken, repeated"), and is a failure when it does not help. The first checkout of an order (fresh) and any later one (repeated) have lines of
-their own: the second does less work. Each filled order belongs to one process of the load test, which so knows
-which is which. That holds from init_orders.py on: fill anew before each run.
+5xx and 429 are failures, and so is an answer that contradicts an earlier one. A refusal (4xx) is not a failure. A call
+whose connection breaks, as when a bridge is killed, is repeated under its Idempotency-Key, as docs/rest.md says: it has
+a separate line ("broken, repeated"), and is a failure if that does not help. The first checkout of an order (fresh) and
+any later one (repeated) have separate lines, because a repeated one does less work. Each filled order belongs to one
+process of the load test, which therefore knows which is which. This is true only after init_orders.py: fill the shop
+again before each run.
 """
 
 import json
@@ -37,7 +38,7 @@ if "TARGET_HOST" in os.environ:
 TRIES = 5
 PAUSE_SECONDS = 0.1
 
-# Of a checkout: sold, or refused. 429 is neither: the shop did not even look.
+# Statuses of a checkout that was sold or refused. 429 is neither: nothing was begun.
 ANSWERS = (200, *range(400, 429))
 
 
@@ -54,7 +55,7 @@ class Orders:
         self.bought = []
 
     def take(self):
-        """One that is fresh, while there are some."""
+        """Returns a fresh order, while there are any."""
         return self.fresh.pop() if self.fresh else None
 
 
@@ -91,7 +92,7 @@ def _deal(environment, **_):
 
 
 class Shopper(FastHttpUser):
-    """Somebody who buys, looks, and sometimes asks for what cannot be."""
+    """A shopper who buys, looks, and sometimes asks for something impossible."""
 
     host = KNOWN["ORDER_URL"]
     network_timeout = 60.0
@@ -189,7 +190,7 @@ class Shopper(FastHttpUser):
             self.expect(f"{self.order}/orders/find/{order}", "GET /orders/find/[order]", "paid", False)
 
     def check_out_anything(self):
-        """The course's: any filled order, whether it was bought before or not."""
+        """The course's checkout: any filled order, whether it was bought before or not."""
         bought = len(ORDERS.bought)
         if random.randrange(bought + len(ORDERS.fresh) or 1) < bought:
             self.buy_the_same_again()
@@ -210,7 +211,7 @@ class Shopper(FastHttpUser):
         return order
 
     def expect(self, url, name, field, value):
-        """Reads what a reply has promised."""
+        """Reads back what an answer has promised."""
         with self.client.get(url, name=name, catch_response=True) as answer:
             if answer.status_code != 200:
                 answer.failure(f"answered {answer.status_code}")

@@ -67,7 +67,7 @@ def test_users_think(small_shop):
 
 
 def test_somebody_elses_sale_leaves_no_figures(small_shop):
-    """What was taken beside the run does not add up: the check must see it."""
+    """A sale outside of the run makes the sums wrong, and the check must notice."""
     command = [binary(), "bench", *BRIEFLY, "--target", small_shop.url, "--workload", "mixed", "--json", "-"]
     command += ["--items", "4", "--duration-ms", "1500"]
     request = urllib.request.Request(f"{small_shop.url}/stock/subtract/0/1", method="POST")

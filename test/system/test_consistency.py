@@ -25,7 +25,7 @@ async def test_a_tight_market_of_larger_orders_agrees(any_shop):
 
 @pytest.mark.parametrize("role", ["coordinator", "order", "stock", "payment", "dev-kv"])
 async def test_replies_and_database_agree_when_the_only_process_of_a_role_is_killed(small_shop, role):
-    """The client's connections end at the bridge: whatever dies behind it, nobody is left in the dark."""
+    """The client's connections end at the bridge, so whichever process dies behind it, every client gets an answer."""
 
     async def kill():
         await asyncio.sleep(0.3)

@@ -1,4 +1,4 @@
-"""Processes are killed while buyers buy: nothing that was said is taken back, and all adds up."""
+"""Processes are killed while buyers buy: no answer is taken back, and all sums are right."""
 
 import asyncio
 import signal
@@ -10,7 +10,7 @@ from shop.client import Client
 from shop.load import Market
 from shop.process import alive
 
-# A vote stands for about two seconds before anybody may end its transaction; then somebody must.
+# A vote lasts about two seconds before others may resolve its transaction; then they must.
 SETTLE_SECONDS = 10.0
 
 ROLES = ["http-bridge", "coordinator", "order", "stock", "payment", "dev-kv"]
@@ -60,12 +60,12 @@ async def test_each_role_killed_in_turn_is_restarted_and_buying_goes_on(replicas
                 await sold.audit(client, SETTLE_SECONDS)
         unclear = {answer for answer in sold.answers if answer not in (200, 409)}
         if replicas == 2:
-            # Their own bridge was never killed: what else died behind it, they were told yes or no.
+            # The clients' own bridge was never killed, so they got a definite answer whichever process died behind it.
             assert not unclear, sold.answers
 
 
 async def test_every_process_replaced_in_turn_is_noticed_by_nobody():
-    """As a rolling upgrade does it: SIGTERM, one after the other, with two of each."""
+    """As in a rolling upgrade: SIGTERM, one process after the other, with two replicas of each role."""
     with running_shop(2) as shop:
         sold = Market(items=50, stock=200, users=300, credit=40, orders=4000)
         async with Client(shop.urls[-1]) as client:
@@ -73,8 +73,8 @@ async def test_every_process_replaced_in_turn_is_noticed_by_nobody():
             replacing = asyncio.Event()
             buying = asyncio.create_task(sold.buy(client, until=replacing, seed="rolling"))
             for name in shop.children():
-                # The one bridge that the client talks to says good-bye to it; who replaces that one has a
-                # balancer in front. And there is but one dev-kv.
+                # The bridge that the client talks to closes its connection; in production a balancer is in front of
+                # bridges. And there is only one dev-kv.
                 if name not in ("http-bridge-1", "dev-kv-0"):
                     await asyncio.to_thread(shop.kill, name, signal.SIGTERM)
             replacing.set()

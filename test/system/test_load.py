@@ -1,4 +1,4 @@
-"""The load test for users does what its docs say: it fills, buys, and fails when the shop does."""
+"""The load test for users does what its docs say: it fills the shop, buys, and fails if the shop fails."""
 
 import collections
 import csv
@@ -32,7 +32,7 @@ def load(folder, *flags, **environment):
 
 @pytest.fixture
 def broken_shop():
-    """Whatever it is asked, it fails."""
+    """A shop that fails every call."""
 
     class Broken(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -88,7 +88,8 @@ def test_a_shop_that_fails_fails_the_load_test(broken_shop, tmp_path):
 
 @pytest.fixture
 def cutting_shop():
-    """It breaks the connection of each call's first try, and answers the second; gives its keys, too."""
+    """A shop that breaks the connection of each call's first try and answers the second. Also returns the keys that it
+    got."""
     tries = collections.Counter()
 
     class Cutting(http.server.BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from shop.load import Market
 from shop.process import binary
 
 TEST = pathlib.Path(__file__).resolve().parent.parent
-# A vote stands for about two seconds before anybody may end its transaction; then somebody must.
+# A vote lasts about two seconds before others may resolve its transaction; then they must.
 SETTLE_SECONDS = 15.0
 BLOCKED = "3"
 
@@ -93,7 +93,7 @@ async def _buy_and_kill(shop, service):
 
 
 async def _points_become(service, due):
-    """A killed service learns of outcomes late."""
+    """Waits, because a killed service learns of outcomes late."""
     book = Book(service.data)
     until = time.monotonic() + SETTLE_SECONDS
     while (points := book.points()) != due:
@@ -106,7 +106,7 @@ async def _points_become(service, due):
 
 
 def _books_agree(shop):
-    """Nothing is unresolved any more, and the audit is clean."""
+    """Waits until nothing is unresolved, then checks that the audit is clean."""
     till, store = str(binary()), f"127.0.0.1:{shop.ports.kv}"
     until = time.monotonic() + SETTLE_SECONDS
     while True:
@@ -173,7 +173,7 @@ async def test_the_conformance_kit_passes_our_own_services(tmp_path):
             ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
             return ended.returncode, ended.stdout + ended.stderr
 
-        # Without a payload it says what it would take, and what it leaves out.
+        # Without a payload the kit says which payload it needs, and which checks it leaves out.
         for address, message in ((order, "LockOrder"), (stock, "HoldStock"), (payment, "HoldCredit")):
             code, said = await asyncio.to_thread(check, address)
             assert code == 0 and "9 passed, 0 failed, 10 not run" in said, said
@@ -187,12 +187,12 @@ async def test_the_conformance_kit_passes_our_own_services(tmp_path):
             )
             assert code == 0 and "18 passed, 0 failed, 1 not run" in said, said
             assert "(rule 3)" in said, said
-        # What gets a NO is no test of votes.
+        # A payload that gets a NO cannot test votes.
         none = json.dumps({"userId": "nobody", "amount": "1"})
         code, said = await asyncio.to_thread(check, payment, "--payload-json", none)
         assert code == 1 and "votes NO" in said and "UNKNOWN_USER" in said, said
         code, said = await asyncio.to_thread(check, stock, "--payload-json", "{}", "--payload-file", "x")
         assert code == 64, said
-        # What was held is back, and what was committed is gone.
+        # What was held is given back, and what was committed is gone.
         async with Client(shop.url) as client:
             assert (await client.stock(item), await client.credit(user)) == (7, 7)

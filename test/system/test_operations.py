@@ -17,7 +17,7 @@ ROLES = ["http-bridge", "coordinator", "order", "stock", "payment", "dev-kv"]
 
 
 def ask(address, path):
-    """Of an admin listener: status and text; status 0 when nobody answers."""
+    """Asks an admin listener; returns status and text, with status 0 if nobody answers."""
     try:
         with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -28,7 +28,7 @@ def ask(address, path):
 
 
 class Balanced(Client):
-    """A client behind a balancer: it is sent to whatever bridge says that it is ready."""
+    """A client behind a balancer, which sends it to a bridge that reports ready."""
 
     def __init__(self, urls):
         self._ready = set(urls)
@@ -45,7 +45,7 @@ class Balanced(Client):
         pass
 
     async def watch(self):
-        """As balancers do: asks every bridge again and again, never waits for one that is going."""
+        """Asks every bridge again and again, as balancers do, and never waits for one that is stopping."""
         while True:
             for url in self._urls:
                 status, _ = await asyncio.to_thread(ask, url.removeprefix("http://"), "/readyz")
@@ -56,13 +56,13 @@ class Balanced(Client):
             await asyncio.sleep(0.02)
 
     async def knows_all(self):
-        """Returns when it sends calls to every bridge, as a rolling upgrade waits for its balancers."""
+        """Returns when it sends calls to every bridge. A rolling upgrade waits for its balancers in the same way."""
         while len(self._ready) < len(self._urls):
             await asyncio.sleep(0.02)
 
 
 def replace(shop, name):
-    """Ends one replica in order; returns when its successor says that it is ready."""
+    """Stops one replica in order; returns when its successor is ready."""
     shop.kill(name, signal.SIGTERM)
     admin = shop.children()[name]["admin"]
     wait_until(f"{name} is ready again", lambda: ask(admin, "/readyz")[0] == 200, 30.0)
@@ -78,7 +78,7 @@ async def test_every_replica_of_every_role_replaced_under_load_fails_no_request(
             buying = asyncio.create_task(sold.buy(client, until=replaced, seed="replaced"))
             await asyncio.sleep(1.0)
             for name in shop.children():
-                # There is but one dev-kv.
+                # There is only one dev-kv.
                 if not name.startswith("dev-kv"):
                     await asyncio.to_thread(replace, shop, name)
                     await client.knows_all()
@@ -88,7 +88,7 @@ async def test_every_replica_of_every_role_replaced_under_load_fails_no_request(
             assert set(sold.answers) <= {200, 409}, sold.answers
             assert sold.answers[200] > 100, sold.answers
             await sold.audit(client, settle_seconds=10.0)
-        # A replica that is away for a moment is no reason for a person to look.
+        # A replica that is away for a moment is not an ERROR.
         assert not shop.errors()
 
 
@@ -109,7 +109,7 @@ def test_a_role_says_that_it_is_going_before_it_closes_its_door():
             if role == "order":
                 assert told["details"]["state"] == "draining", told
             else:
-                # Not ready, and still served: the door is open for as long as balancers need to see it.
+                # Not ready, and still served: the listener stays open until balancers have noticed.
                 assert told["details"]["draining"] is True, told
                 assert ask(child["address"], "/readyz")[0] == 503
                 assert ask(child["address"], "/stock/find/nothing")[0] in (404, 503)
@@ -137,7 +137,7 @@ async def test_every_role_tells_what_it_did():
         paid = [line for line in texts["coordinator"].splitlines() if 'till_checkout_outcome="paid"' in line]
         assert paid and int(paid[0].rsplit(" ", 1)[1]) > 0, paid
         assert 'http_route="/orders/checkout/{order_id}"' in texts["http-bridge"]
-        # Ids are never labels, nor is whatever a client makes up.
+        # Ids are never labels, and neither is anything that a client makes up.
         async with Client(shop.url) as client:
             await client.call("GET", "/no/such/path", published=False)
             await client.call("BREW", "/orders/checkout/1", published=False)

@@ -19,7 +19,7 @@ RICH = 1000
 
 @pytest.fixture(scope="module")
 def two_of_each():
-    """One shop for all races: at the end nothing is left of any of them."""
+    """One shop for all races: at the end no hold of any race is left."""
     with running_shop(2) as shop:
         yield shop
         until = time.monotonic() + SETTLE_SECONDS
@@ -35,7 +35,7 @@ def two_of_each():
 
 @contextlib.asynccontextmanager
 async def racing(shop, name, *reached, sure=False):
-    """The doors of a shop. Afterwards the books must agree, and everything in `reached` must have happened."""
+    """The entry points of a shop. Afterwards the books must agree, and everything in `reached` must have happened."""
     async with Doors(shop, name, sure) as doors:
         yield doors
         await asyncio.to_thread(doors.audit)
@@ -60,7 +60,7 @@ def units(order):
 
 
 async def changed_carts(doors, carts):
-    """A cart of two lines, of which one grows and one shrinks."""
+    """A cart of two lines: one grows and one shrinks."""
     prices = 3, 5, 11
     items = [await doors.new_item(price, RICH) for price in prices]
     worth = dict(zip(items, prices, strict=True))
@@ -75,7 +75,7 @@ async def changed_carts(doors, carts):
         )
         assert checkout.ok, checkout
         found = await doors.bridge.order(order)
-        # What was answered 200 is in the order that was sold; what came too late was told so.
+        # Changes that got 200 are in the order that was sold; changes that came too late were refused.
         due = collections.Counter({items[0]: 2 - removed.ok, items[1]: 1, items[2]: 4 * added.ok})
         assert found["paid"] and units(found) == +due, (found, due)
         total = sum(worth[item] * quantity for item, quantity in due.items())
@@ -132,7 +132,7 @@ async def test_an_order_removed_during_its_checkout_is_gone_or_paid(two_of_each)
 
 
 async def test_orders_overwritten_during_their_checkouts_conserve_money_and_units(two_of_each):
-    """Who bought what is lost with the order. But that it was bought is not: units left, and money was paid."""
+    """Who bought what is lost with the order. But it was bought: the units are gone, and the money was paid."""
     orders, items, users, price = 40, 5, 8, 3
     reached = "bought", "bought and overwritten", "checkouts that met an overwriting"
     async with racing(two_of_each, "overwritten carts", *reached) as doors:
@@ -166,7 +166,7 @@ async def test_orders_overwritten_during_their_checkouts_conserve_money_and_unit
 
 
 async def contended_stock(doors, orders):
-    """Two items, ordered together in either order, given and taken by other doors as well."""
+    """Two items, ordered together in either sequence, while other calls add and take units."""
     start = orders // 3
     items = [await doors.new_item(2, start) for _ in range(2)]
     # Some want both items, in either order; some want one.
@@ -196,7 +196,7 @@ async def contended_stock(doors, orders):
     assert min(due.values()) >= 0, due
     for item in items:
         await doors.holds(item, due[item])
-    # What is left is sold to whoever still wants it, to the last unit.
+    # What is left is sold to those who still want it, to the last unit.
     for offset, item in zip((2, 3), items, strict=True):
         waiting = [made[n][1] for n in range(offset, orders, 4) if not checkouts[n].ok]
         late = await together(*(doors.checkout(order) for order in waiting))
@@ -218,7 +218,7 @@ async def test_last_units_are_sold_once_while_others_give_and_take_them(two_of_e
 
 
 async def spent_twice(doors, users):
-    """Credit for one thing, and three that want it: two orders and a payment."""
+    """Credit for one purchase, and three calls that want it: two checkouts and a payment."""
     item = await doors.new_item(10, RICH)
     made = await together(*(doors.new_cart(10, (item, 1)) for _ in range(users)))
 
@@ -297,7 +297,7 @@ async def given_back(doors, item, user, order):
 
 
 async def many_doors(doors, orders):
-    """Credit for one, one unit, one order, and eight calls: all of them are told that it is paid."""
+    """Credit for one order, one unit, one order and eight calls: all are answered that it is paid."""
     keys = [doors.key() for _ in range(orders)]
 
     async def race(key):
@@ -318,7 +318,7 @@ async def many_doors(doors, orders):
         assert (await doors.bridge.order(order))["paid"]
         await doors.has(user, 0)
         await doors.holds(item, 0)
-        # A call that is repeated under one id is told the same.
+        # A call repeated under one id gets the same answer.
         assert sum(call.bought for call in told[4:6]) + any(call.bought for call in told[6:]) <= 1, told
         doors.counts["bought by gRPC" if any(call.bought for call in told) else "bought by REST"] += 1
         doors.counts["all eight at once"] += max(c.began for c in told) < min(c.ended for c in told)
@@ -354,7 +354,7 @@ async def confirmed_carts(doors, carts):
         )
         after = any(change.began > confirmed.began and change.meets(confirmed) for change in changes)
         if confirmed.ok:
-            # It was bought as it was seen; whoever changed it later was told so.
+            # It was bought as it was seen; later changes were refused.
             assert {change.reason for change in changes} == {"ALREADY_PAID"}, changes
             assert await doors.bridge.order(order) == {**seen, "paid": True}
             doors.counts["200"] += 1

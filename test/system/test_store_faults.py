@@ -1,5 +1,5 @@
-"""The store misbehaves in each way that it can be told to, under buyers: nothing that was said is taken back,
-all adds up, and buying goes on as soon as the store is well again."""
+"""The store misbehaves in each way that it supports while buyers buy: no answer is taken back, all sums are right, and
+buying goes on as soon as the store works again."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from conftest import running_shop
 from shop.client import Client
 from shop.load import Market
 
-# A vote stands for about two seconds before anybody may end its transaction; then somebody must.
+# A vote lasts about two seconds before others may resolve its transaction; then they must.
 SETTLE_SECONDS = 15.0
 HEAL_SECONDS = 15.0
 
@@ -102,7 +102,7 @@ FAULTS = [
 
 @pytest.fixture(scope="module")
 def market():
-    """A shop over its own dev-kv, and what its buyers were told; one for all faults, one after the other."""
+    """A shop over its own dev-kv, and the answers to its buyers. The faults use it one after the other."""
     with running_shop(1) as shop:
         sold = Market(items=20, stock=400, users=200, credit=60, orders=3000)
 
@@ -119,7 +119,7 @@ def definite(sold):
 
 
 async def goes_on(sold, client, seed):
-    """Buying comes to definite answers again."""
+    """Waits until calls get definite answers again."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + HEAL_SECONDS
     while True:

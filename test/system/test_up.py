@@ -1,4 +1,4 @@
-"""`till up` as a person meets it: starting, being refused, stopping."""
+"""`till up` as a user sees it: starting, refusing to start, stopping."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from shop.process import Shop, alive, binary, wait_until
 
 
 def refused(shop):
-    """Starts what cannot start; gives what it says."""
+    """Starts a shop that cannot start; returns what it says."""
     ended = subprocess.run(shop.command(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1, ended
     assert "panicked" not in ended.stderr
@@ -64,7 +64,7 @@ def test_a_port_that_is_taken_in_either_family_is_named(tmp_path, flag, family):
 
 
 def listeners(shop):
-    """What each child says that it listens on, as far as the kernel agrees: (host, port) of each."""
+    """The (host, port) pairs on which each child says that it listens. Checks that each accepts a connection."""
     bound = {}
     for name, child in shop.children().items():
         bound[name] = [tuple(address.rsplit(":", 1)) for address in child["listen"]]
@@ -75,7 +75,7 @@ def listeners(shop):
 
 
 def outer_address():
-    """An address of this machine that others reach; None on one without."""
+    """An address of this machine that others can reach; None if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             # Sends nothing: it only asks for the way.
@@ -247,7 +247,7 @@ async def test_what_was_begun_is_answered_before_the_end():
 
 
 async def test_a_frozen_role_delays_and_breaks_nothing():
-    """Stopped for longer than a vote may take, then resumed."""
+    """It is stopped for longer than a vote may take, then resumed."""
     with running_shop(2) as shop:
         async with Client(shop.url) as client:
             item, user = await client.new_item(1, 100), await client.new_user(100)

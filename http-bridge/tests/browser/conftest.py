@@ -1,7 +1,8 @@
-"""What the tests of the console share: a Chromium without a head, and pages that must not misbehave.
+"""What the tests of the console share: a headless Chromium, and pages that fail their test when they misbehave.
 
-TILL_SHOP is where a running shop's REST face is, TILL_ADMIN where its bridge's admin listener is, if it has one,
-TILL_GUARDED where another bridge of it is that asks for the key in TILL_KEY, CHROMIUM the browser. TILL_CONSOLE_FILES, a folder, stands in for the files in the executable: for who works on them.
+TILL_SHOP is the address of a running shop's REST face, TILL_ADMIN that of its bridge's admin listener, if there is one,
+and TILL_GUARDED that of another bridge of the shop, which asks for the key in TILL_KEY. CHROMIUM is the browser. The
+files in the folder TILL_CONSOLE_FILES replace those in the executable, so that you can work on them without building.
 Screenshots go to SCREENSHOTS.
 """
 
@@ -27,7 +28,7 @@ PATIENCE_MS = 15_000
 
 @dataclass
 class Console:
-    """A page of the console, and what it did that it must not do."""
+    """A page of the console, and the forbidden things that it did."""
 
     page: Page
     size: str
@@ -37,14 +38,14 @@ class Console:
     expected: list = field(default_factory=list)
 
     def open(self, view: str = "", base: str = SHOP) -> "Console":
-        """Opens a view and waits until it stands."""
+        """Opens a view and waits until it is complete."""
         self.base = base
         self.page.goto(f"{base}/console#{view}")
         self.page.wait_for_selector("main h1:visible")
         return self
 
     def tab_to(self, name: str, backwards: bool = False) -> None:
-        """Presses Tab until what is called so has the focus, and can be seen to have it."""
+        """Presses Tab until the element of this name has the focus, and shows it."""
         for _ in range(80):
             self.page.keyboard.press("Shift+Tab" if backwards else "Tab")
             focused = self.page.evaluate(NAME_OF_FOCUS)
@@ -55,23 +56,23 @@ class Console:
         raise AssertionError(f"Tab does not reach {name!r}")
 
     def press(self, name: str, key: str = "Enter") -> None:
-        """Goes to what is called so, and presses a key there."""
+        """Goes to the element of this name, and presses a key there."""
         self.tab_to(name)
         self.page.keyboard.press(key)
 
     def write(self, name: str, text: str) -> None:
-        """Goes to a field and writes over what stands there."""
+        """Goes to a field and replaces its content."""
         self.tab_to(name)
         self.page.keyboard.press("Control+a")
         self.page.keyboard.type(text)
 
     def wait_text(self, selector: str, text: str) -> None:
-        """Waits until something that can be seen says this."""
+        """Waits until a visible element has this text."""
         place = self.page.locator(selector, has_text=text).first
         place.wait_for(state="visible", timeout=PATIENCE_MS)
 
     def wait_said(self, text: str) -> None:
-        """Waits until this was said aloud: to who listens instead of looking."""
+        """Waits until this was announced to screen readers."""
         self.page.wait_for_function(
             "text => window.said.some(each => each.includes(text))", arg=text, timeout=PATIENCE_MS
         )
@@ -83,7 +84,7 @@ class Console:
         self.page.screenshot(path=path, full_page=True)
 
     def check(self) -> None:
-        """What must hold of every view: nothing that axe-core finds, and nothing beyond the edge."""
+        """What must hold for every view: axe-core finds nothing, and nothing extends beyond the edge."""
         found = Axe().run(self.page)
         assert found.violations_count == 0, found.generate_report()
         over = self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
@@ -136,7 +137,7 @@ def console(browser):
 
 
 def fresh(browser, size: str, scheme: str):
-    """A page that fails its test when it logs an error, or asks another server."""
+    """A page that fails its test when it logs an error, or calls another server."""
     width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height},
@@ -167,7 +168,7 @@ def fresh(browser, size: str, scheme: str):
 
 
 def own_file(route: Route) -> None:
-    """Answers with a file of FILES, with the headers of the real one's server."""
+    """Answers with a file of FILES, with the headers that the real server sends."""
     name = urlsplit(route.request.url).path.removeprefix("/console").strip("/") or "index.html"
     path = pathlib.Path(FILES) / name
     if not path.is_file():

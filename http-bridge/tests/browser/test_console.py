@@ -1,4 +1,4 @@
-"""The console in a browser: bought by keyboard alone, looked at in every size and colour, read by axe-core."""
+"""The console in a browser: purchases by keyboard alone, every view in every size and colour scheme, and axe-core."""
 
 import json
 import re
@@ -11,14 +11,14 @@ OTHER = "0193517c-7000-7cc0-98d1-2b1f3c4d5e6f"
 
 
 def set_up(console: Console) -> None:
-    """A customer, two items and an order, as the page makes them by itself."""
+    """The example of the page: a customer, two items and an order."""
     console.open("shop")
     console.page.get_by_role("button", name="Set up an example").click()
     console.wait_text("#customer-said", "Check it out.")
 
 
 def buy(console: Console) -> None:
-    """Checks the order out, and waits for the whole of its transaction."""
+    """Checks the order out, and waits until its transaction has ended."""
     console.page.get_by_role("button", name="Check out").click()
     console.wait_text("#verdict", "Paid")
     console.wait_text("#transactions", "The caller is told: paid")
@@ -75,7 +75,8 @@ def test_a_second_checkout_charges_nothing(console: Console) -> None:
 
 
 def test_a_refusal_is_told_in_words(console: Console) -> None:
-    """Four units of what there are three of: a sentence, not a code; and the books as before."""
+    """Four units of an item of which there are three: the page shows a sentence, not a code, and stock and credit are
+    unchanged."""
     console.expected = ["409"]
     set_up(console)
     console.page.get_by_label("Units of Item 2 for the order").fill("3")
@@ -116,7 +117,7 @@ def test_the_shop_is_legible_everywhere(every: Console) -> None:
 
 
 def test_throughput_latency_and_outcomes_move(every: Console) -> None:
-    """Load of its own, and numbers that follow it."""
+    """The test makes load, and the numbers follow it."""
     every.open("live")
     every.page.wait_for_function("document.querySelector('#active').textContent !== '–'")
     load = """async () => {
@@ -143,7 +144,7 @@ def test_throughput_latency_and_outcomes_move(every: Console) -> None:
 
 
 def test_the_public_is_told_where_operators_look(every: Console) -> None:
-    """Nothing of what they see is there."""
+    """The page contains nothing that only operators may see."""
     every.open("operate")
     every.wait_text("#locked", "For operators")
     assert every.page.locator("#operations").is_hidden()
@@ -164,7 +165,7 @@ def test_views_are_links_with_a_place_in_the_history(console: Console) -> None:
 
 
 def test_the_first_tab_leads_past_the_navigation(console: Console) -> None:
-    """As people who cannot see the page expect it."""
+    """People who cannot see the page expect that."""
     console.open("shop")
     console.press("Skip to the content")
     assert console.page.evaluate("document.activeElement.id") == "main"
@@ -179,7 +180,7 @@ def branch(name: str, state: str, vote: str = "", **more: str) -> dict:
 
 
 def unresolved(tx_id: str) -> dict:
-    """A transaction that nobody ended."""
+    """An unresolved transaction."""
     step = {"after_ms": 2, "branch": "order/3", "what": "sent Prepare"}
     log = {"attempt": 1, "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "began_ms": 1, "ended_ms": 0}
     log |= {"outcome": "", "reasons": ["SLOW"], "steps": [step], "steps_left_out": 0}
@@ -190,7 +191,7 @@ def unresolved(tx_id: str) -> dict:
 
 @pytest.fixture
 def troubled(every: Console):
-    """A shop whose coordinator tells of two transactions that nobody ended, and of books that do not agree."""
+    """A shop whose coordinator reports two unresolved transactions, and books that do not agree."""
     state = {"open": [unresolved(TX_ID), unresolved(OTHER)], "resolved": []}
     finding = {"invariant": "I2", "count": 3}
     audit = {"at_ms": 1_790_000_000_000, "took_ms": 812, "unresolved": 2, "findings": [finding]}
@@ -218,7 +219,7 @@ def troubled(every: Console):
 
 
 def test_an_operator_explains_and_resolves_by_keyboard(troubled: Console) -> None:
-    """And is told what came of it."""
+    """And the page shows the outcome."""
     troubled.open("operate")
     troubled.wait_text("#audit", "The books do not agree")
     troubled.wait_text("#audit", "broken 3 times")
@@ -237,7 +238,7 @@ def test_an_operator_explains_and_resolves_by_keyboard(troubled: Console) -> Non
 if ADMIN:
 
     def test_operators_look_through_their_own_door(console: Console) -> None:
-        """On the admin listener the page has no shop, and the real answers of the coordinator."""
+        """On the admin listener the page has no Shop view, and shows the coordinator's real answers."""
         console.open(base=ADMIN)
         console.wait_text("h1", "Operate")
         assert console.page.locator("#to-shop").is_hidden()
@@ -249,7 +250,7 @@ if ADMIN:
 if GUARDED:
 
     def test_a_key_opens_the_operator_part(every: Console) -> None:
-        """A wrong one is told at its field; the right one is kept for this tab, and nowhere else."""
+        """A wrong key is reported at its field; the right one is kept for this tab only."""
         every.open("operate", GUARDED)
         every.wait_text("#locked", "asks for the API key")
         assert every.page.locator("#operations").is_hidden()
@@ -274,7 +275,7 @@ if GUARDED:
         assert KEY not in every.page.url
 
     def test_who_has_no_key_buys_nothing(console: Console) -> None:
-        """And is told where to enter one; with it the shop works."""
+        """And the page says where to enter a key; with it the shop works."""
         console.expected = ["401"]
         console.open("shop", GUARDED)
         console.page.get_by_role("button", name="Set up an example").click()
@@ -289,7 +290,7 @@ if GUARDED:
         buy(console)
 
     def test_a_key_that_counts_no_more_locks_again(console: Console) -> None:
-        """At the next look, in words."""
+        """At the next refresh, with a message."""
         console.expected = ["401"]
         console.open("operate", GUARDED)
         console.write("API key", KEY)
