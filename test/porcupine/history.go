@@ -18,7 +18,7 @@ import (
 // forever is when a call of unknown outcome returns: after everything else.
 const forever = math.MaxInt64
 
-// history is what clients asked of a shop and were told, in format 1 of test/src/history/json.rs.
+// history is the calls of a shop's clients and their answers, in format 1 of test/src/history/json.rs.
 type history struct {
 	Format int     `json:"format"`
 	Calm   bool    `json:"calm"`
@@ -27,7 +27,7 @@ type history struct {
 	Closed []final `json:"closed"`
 }
 
-// world says what the calls that name no amounts are about.
+// world has the amounts that calls do not name themselves.
 type world struct {
 	Items   int64 `json:"items"`
 	Users   int64 `json:"users"`
@@ -36,7 +36,7 @@ type world struct {
 	Payment int64 `json:"payment"`
 }
 
-// call is one call of a client, repetitions included.
+// call is one call of a client, including its repetitions.
 type call struct {
 	Name    string  `json:"call"`
 	Order   string  `json:"order"`
@@ -52,7 +52,7 @@ type call struct {
 	Answer  *answer `json:"answer"`
 }
 
-// answer is what a call was told.
+// answer is the answer to a call.
 type answer struct {
 	Is     string    `json:"is"`
 	Amount int64     `json:"amount"`
@@ -67,7 +67,7 @@ type answer struct {
 	Wanted *int64    `json:"wanted"`
 }
 
-// final is an order as it stood at the end.
+// final is an order as it was at the end.
 type final struct {
 	Order string    `json:"order"`
 	User  int64     `json:"user"`
@@ -75,7 +75,7 @@ type final struct {
 	Paid  bool      `json:"paid"`
 }
 
-// answers says what a call may be told, other than a refusal.
+// answers lists the answers that a call may get, other than a refusal.
 var answers = map[string][]string{
 	"add_stock": {"amount"}, "subtract": {"amount"}, "find_item": {"amount"},
 	"add_funds": {"amount"}, "pay": {"amount"}, "find_user": {"amount"},
@@ -85,7 +85,7 @@ var answers = map[string][]string{
 	"init_stock": {"done"}, "init_users": {"done"}, "init_orders": {"done"},
 }
 
-// read reads a history, and refuses one that says anything which this checker does not know.
+// read reads a history, and refuses one with anything that this checker does not know.
 func read(text []byte) (*history, error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
@@ -153,7 +153,7 @@ func (c *call) ends() int64 {
 	return *c.Ended
 }
 
-// refusal is the reason of a refusal, or nothing.
+// refusal is the reason of a refusal, or empty.
 func (c *call) refusal() string {
 	if c.Answer != nil && c.Answer.Is == "refused" {
 		return c.Answer.Reason
@@ -199,7 +199,7 @@ func (a *answer) String() string {
 	return a.Is
 }
 
-// files are the named files, and those *.json which are below the named directories.
+// files returns the named files, and all *.json files below the named directories.
 func files(names []string) ([]string, error) {
 	var found []string
 	for _, name := range names {

@@ -1,6 +1,6 @@
-// Command till-porcupine checks with Porcupine whether what clients of a shop were told can have happened one call
-// at a time. It reads histories as test/src/history/json.rs writes them, and shares no code and no model with the
-// checker of the simulation: where the two disagree, one of them is wrong.
+// Command till-porcupine checks with Porcupine whether the answers to a shop's clients are possible one call at a time.
+// It reads histories as test/src/history/json.rs writes them, and shares no code and no model with the checker of the
+// simulation: where the two disagree, one of them is wrong.
 package main
 
 import (
@@ -73,7 +73,7 @@ type tally struct {
 	objects, violations, bad, unknown int
 }
 
-// judge judges a history, and says and counts what is wrong with it.
+// judge judges a history, and prints and counts its problems.
 func (t *tally) judge(path string, h *history) error {
 	before := t.violations
 	say := func(what string) {
@@ -107,13 +107,13 @@ func (t *tally) judge(path string, h *history) error {
 	return nil
 }
 
-// pageName is a name for the page of an object of a file, another one for each.
+// pageName is a unique name for the page of an object of a file.
 func pageName(path, object string) string {
 	path = strings.TrimSuffix(filepath.ToSlash(filepath.Clean(path)), ".json")
 	return strings.NewReplacer("/", "-", " ", "-").Replace(strings.Trim(path, "/.")+"-"+object) + ".html"
 }
 
-// lanes gives each call a client, so that no two calls of one overlap in a drawing.
+// lanes assigns each call to a client, so that no two calls of one client overlap in a drawing.
 func (o *object) lanes() {
 	slices.SortFunc(o.calls, func(one, other porcupine.Operation) int { return int(one.Call - other.Call) })
 	var free []int64
@@ -128,7 +128,7 @@ func (o *object) lanes() {
 	}
 }
 
-// explain says how far the longest order of calls goes, where it ends, and what is not possible there.
+// explain describes the longest possible order of calls, where it ends, and which call is impossible there.
 func (o *object) explain(info porcupine.LinearizationInfo) string {
 	var longest []porcupine.Operation
 	for _, partition := range info.PartialLinearizationsOperations() {

@@ -9,14 +9,14 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// What one call at a time may do to an order, to an amount, and to a payment outside of checkouts; as docs/rest.md
-// has it.
+// What one call at a time may do to an order, to an amount, and to a payment outside of checkouts, according to
+// docs/rest.md.
 //
-// A call of unknown outcome returns after everything else, so it can always be put last, where nobody sees whether
-// it did anything: that is how it never happens. Wherever else it is put, it takes effect if it can. So one step
+// A call of unknown outcome returns after everything else, so it can always be put last, where nobody sees whether it
+// did anything: that covers the case that it never happened. At any other place it takes effect if it can. So one step
 // from each state is enough, and it never fails.
 
-// order is one order, as seen by those who use it. Never changed, only replaced.
+// order is one order, as its users see it. It is never changed, only replaced.
 type order struct {
 	exists, paid bool
 	user         int64
@@ -28,7 +28,7 @@ type order struct {
 	spent []string
 }
 
-// orderModel holds an order of this world by itself. Its input is a *call, or a *final for how it stood in the end.
+// orderModel holds an order of this world by itself. Its input is a *call, or a *final for its state at the end.
 func orderModel(w world) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return order{} },
@@ -74,7 +74,8 @@ func (o order) cost(w world) int64 {
 	return sum
 }
 
-// is tells whether it was seen as it is. What docs/rest.md says of the lines' sequence is nothing.
+// is tells whether the order was seen as it is. The sequence of the lines does not matter, because docs/rest.md
+// promises none.
 func (o order) is(lines [][]int64, paid bool, user int64) bool {
 	seen := map[int64]int64{}
 	for _, line := range lines {
@@ -83,7 +84,7 @@ func (o order) is(lines [][]int64, paid bool, user int64) bool {
 	return o.exists && o.paid == paid && o.user == user && maps.Equal(o.lines, seen)
 }
 
-// changed is another content: what it was called is never its name again.
+// changed is the order with another content, which never has an earlier token again.
 func (o order) changed() order {
 	o.spent = slices.Clone(o.spent)
 	for _, etag := range []string{o.etag, o.soldAs} {
@@ -96,7 +97,7 @@ func (o order) changed() order {
 	return o
 }
 
-// with has so many units more, or less, of an item.
+// with is the order with this many units more, or fewer, of an item.
 func (o order) with(item, units int64) order {
 	o = o.changed()
 	o.lines = maps.Clone(o.lines)
@@ -110,7 +111,7 @@ func (o order) with(item, units int64) order {
 	return o
 }
 
-// named was read, and called this.
+// named is the order after it was read with this token.
 func (o order) named(etag string) (order, bool) {
 	if etag == "" || o.etag == "" && slices.Contains(o.spent, etag) || o.etag == "" && o.soldAs == etag {
 		return o, false
@@ -121,7 +122,8 @@ func (o order) named(etag string) (order, bool) {
 	return o, o.etag == etag
 }
 
-// matches tells whether it stands, or was sold, as an If-Match says. Whoever sends a tag was told it before.
+// matches tells whether the order's content, or the content that was sold, is that of an If-Match. A client sends only
+// tags that it was told before.
 func (o order) matches(tag *string) bool {
 	return tag == nil || *tag != "" && (*tag == o.etag || *tag == o.soldAs)
 }
@@ -167,12 +169,12 @@ func (o order) step(w world, c *call) (order, bool) {
 	return o, false
 }
 
-// told tells whether an answer, if it names an amount, names this.
+// told tells whether an answer that names an amount names this one.
 func told(c *call, amount int64) bool {
 	return c.Answer == nil || c.Answer.Is != "amount" || c.Answer.Amount == amount
 }
 
-// refuses tells whether a call may be refused as it was.
+// refuses tells whether a call may be refused in the way that it was.
 func (o order) refuses(w world, c *call) bool {
 	open := o.exists && !o.paid
 	switch c.refusal() {
@@ -196,8 +198,8 @@ func (o order) refuses(w world, c *call) bool {
 	return false
 }
 
-// deal is what a call, or a purchase, does to the units of an item or the credit of a user: to all there are of it
-// that are not sold, also where something unfinished holds them.
+// deal is what a call, or a purchase, does to the units of an item or the credit of a user. It counts everything that
+// is not sold, including what unfinished calls hold.
 type deal struct {
 	// What it comes of, for people.
 	of string
@@ -212,7 +214,7 @@ type deal struct {
 	shown *shown
 }
 
-// shown is how much clients are told to be available: all, less what unfinished calls hold.
+// shown is the available amount that clients are told: everything, less what unfinished calls hold.
 type shown struct {
 	available int64
 	// The most that they can have held, and the amount of which that is a multiple.
@@ -250,7 +252,7 @@ func (d *deal) String() string {
 	return fmt.Sprintf("%s, with up to %d held", d.of, d.shown.held)
 }
 
-// paymentModel has as its state whether a payment outside of checkouts stands, and a *call as its input.
+// paymentModel has as its state whether a payment outside of checkouts is in effect, and a *call as its input.
 func paymentModel() porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return false },

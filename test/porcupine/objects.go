@@ -8,7 +8,7 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// object is one thing that calls were about, and all that happened to it. Linearizability is local: a history is
+// object is one order, amount or payment, and everything that happened to it. Linearizability is local: a history is
 // linearizable if every object's is.
 type object struct {
 	name  string
@@ -21,7 +21,7 @@ func (o *object) add(input any, began, ended int64) {
 	o.calls = append(o.calls, porcupine.Operation{Input: input, Call: began, Return: ended})
 }
 
-// last is a moment after every other one but forever.
+// last is a moment after all others except forever.
 func (h *history) last() int64 {
 	var last int64
 	for _, c := range h.Calls {
@@ -38,7 +38,7 @@ func (h *history) isDrawn(id string) bool {
 	return err == nil && number >= 0 && number < h.World.Drawn && strconv.FormatInt(number, 10) == id
 }
 
-// objects are all that a history is about and that can be judged.
+// objects returns everything in a history that can be judged.
 func (h *history) objects() []*object {
 	objects := append(h.orders(), h.payments()...)
 	for _, p := range h.pots() {
@@ -47,7 +47,7 @@ func (h *history) objects() []*object {
 	return objects
 }
 
-// orders are those that anybody spoke of.
+// orders returns the orders that occur in the history.
 func (h *history) orders() []*object {
 	byID := map[string]*object{}
 	get := func(id string) *object {
@@ -131,7 +131,7 @@ func (p pot) String() string {
 	return fmt.Sprintf("item %d", p.id)
 }
 
-// pots are items and users of which all purchases are known.
+// pots returns the items and users whose purchases are all known.
 func (h *history) pots() []pot {
 	var pots []pot
 	for id := range h.World.Items {
@@ -149,7 +149,7 @@ func (h *history) pots() []pot {
 	return known
 }
 
-// isKnown tells whether no order that concerned it can have been overwritten after it was paid.
+// isKnown tells whether no order of this item or user can have been overwritten after it was paid.
 func (h *history) isKnown(p pot) bool {
 	draws, concerns := 0, p.id == 0
 	for _, c := range h.Calls {
@@ -175,7 +175,7 @@ func (h *history) amounts(p pot) *object {
 	return o
 }
 
-// deal is what a call did to an item or a user; none if nothing.
+// deal is what a call did to an item or a user; none if it did nothing.
 func (h *history) deal(p pot, c *call) *deal {
 	id, price := c.Item, int64(1)
 	if p.isUser {
@@ -225,7 +225,7 @@ func (h *history) deal(p pot, c *call) *deal {
 }
 
 // purchase adds the purchase of an order by checkout, if there was one and it concerns an item or a user: at some
-// moment between the begin of the first checkout that may have made it and the first word that it is paid.
+// moment between the begin of the first checkout that may have made it and the first answer that says that it is paid.
 func (h *history) purchase(o *object, p pot, order *final) {
 	var amount int64
 	for _, line := range order.Lines {
@@ -288,7 +288,7 @@ func (h *history) held(p pot, told *call) int64 {
 	return attempts * units * price
 }
 
-// owner is the user of an order, as far as anybody was told.
+// owner is the user of an order, as far as any client was told.
 func (h *history) owner(id string) (int64, bool) {
 	if h.isDrawn(id) {
 		return 0, true

@@ -8,7 +8,7 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// refusals says which reasons a call may be refused for, where everybody asks for what is there.
+// refusals lists the reasons for which a call may be refused, given that clients ask only for things that exist.
 var refusals = map[string][]string{
 	"subtract":     {"OUT_OF_STOCK"},
 	"pay":          {"OUT_OF_CREDIT"},
@@ -23,8 +23,8 @@ var refusals = map[string][]string{
 	"misplan":      {"INVALID_ARGUMENT"},
 }
 
-// mayBeTold tells whether a call can get such an answer at all. What cannot is reported by itself, and is not
-// judged a second time as a part of its object.
+// mayBeTold tells whether a call can get such an answer at all. An impossible answer is reported by itself, and is not
+// judged again as a part of its object.
 func mayBeTold(c *call) bool {
 	if reason := c.refusal(); reason != "" {
 		isTag := reason == "ORDER_MODIFIED" && c.Name == "checkout" && c.IfMatch != nil
@@ -33,8 +33,8 @@ func mayBeTold(c *call) bool {
 	return c.Name != "misplan" || c.Answer == nil
 }
 
-// isAsAsked tells whether a refusal that names what was wanted, of what, names what was asked for. What an order
-// wants is for its model.
+// isAsAsked tells whether a refusal that names an object and an amount names what the call asked for. The model of an
+// order checks what the order wants.
 func (h *history) isAsAsked(c *call) bool {
 	if c.refusal() == "" || c.Answer.Of == nil || c.Name == "checkout" {
 		return true
@@ -66,8 +66,8 @@ func (h *history) surprises() []string {
 	return found
 }
 
-// unfounded are refusals of checkouts for lack of something that do not say of what, although none of all that
-// their order can have wanted can have been lacking while they were under way.
+// unfounded are refusals of checkouts for lack of something unnamed, although nothing that their order can have wanted
+// can have been lacking while they were under way.
 func (h *history) unfounded(timeout time.Duration) []string {
 	var found []string
 	for _, c := range h.Calls {
