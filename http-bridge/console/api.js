@@ -1,6 +1,6 @@
-// Calls to this server: what it refuses becomes words, what it could not do yet is asked again.
+// Calls to this server: refusals become text, and calls that it could not answer yet are repeated.
 
-/** Calls of one request that met a shop too busy, or a part of it away. */
+/** How often a call is tried when the shop is too busy or a part of it is away. */
 const TRIES_MAX = 4;
 const KEY = "till.key";
 
@@ -52,7 +52,7 @@ async function once(method, path, headers) {
   return answerOf(await send(method, path, headers));
 }
 
-/** A read of what may be bought as it is seen: with the token of its content. */
+/** A read that also returns the token of the content, so that a checkout can buy exactly what is shown. */
 export async function getTagged(path) {
   const response = await send("GET", path, credentials());
   return { found: await answerOf(response), etag: response.headers.get("etag") };
@@ -63,7 +63,7 @@ export function get(path) {
   return once("GET", path, credentials());
 }
 
-/** A call that changes something: it takes effect once, however often it has to be made. */
+/** A call that changes something: it takes effect once, however often it is repeated. */
 export async function post(path, more = {}) {
   const headers = { "Idempotency-Key": unique(), ...credentials(), ...more };
   for (let tries = 1; ; tries += 1) {

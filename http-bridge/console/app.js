@@ -1,4 +1,4 @@
-// The page as a whole: which view is shown, and how the services are.
+// The page as a whole: which view is shown, and whether the services are ready.
 
 import { get } from "./api.js";
 import { announce, by } from "./dom.js";

@@ -1,4 +1,4 @@
-// Small helpers around the document: elements, words for amounts, and what is said aloud.
+// Small helpers around the document: elements, texts for amounts, and announcements to screen readers.
 
 /** The element with this id; a page without it is a bug. */
 export function by(id) {
@@ -7,7 +7,7 @@ export function by(id) {
   return element;
 }
 
-/** An element with attributes and children; texts are texts, never markup. */
+/** An element with attributes and children; a text is never parsed as markup. */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -36,33 +36,33 @@ export function money(cents) {
   return `${whole}.${String(cents % 100).padStart(2, "0")}`;
 }
 
-/** What somebody typed, in cents; undefined when it is no amount. */
+/** A typed amount, in cents; undefined when it is not an amount. */
 export function cents(text) {
   const match = /^(\d{1,13})(?:[.,](\d{1,2}))?$/.exec(text.trim());
   if (!match) return undefined;
   return Number(match[1]) * 100 + Number((match[2] ?? "").padEnd(2, "0"));
 }
 
-/** A number of units that somebody typed; undefined when it is none. */
+/** A typed number of units; undefined when it is not one. */
 export function units(text) {
   return /^[1-9]\d{0,14}$/.test(text.trim()) ? Number(text.trim()) : undefined;
 }
 
-/** An id short enough to be read; the whole of it as a title. */
+/** An id, shortened; its title has the whole id. */
 export function shortId(id) {
   const text = id.length > 13 ? `${id.slice(0, 8)}…` : id;
   return make("code", { title: id }, text);
 }
 
-/** Says something to who listens instead of looking. */
+/** Announces something to screen readers. */
 export function announce(text, urgent = false) {
   const region = by(urgent ? "alert" : "status");
   region.textContent = "";
-  // A region that is emptied and filled at once is not read again.
+  // A region that is emptied and filled in one step is not announced again.
   setTimeout(() => { region.textContent = text; }, 50);
 }
 
-/** Says something in its place, and aloud. */
+/** Shows something in its place, and announces it to screen readers. */
 export function say(id, text, kind = "good") {
   const place = by(id);
   place.hidden = !text;

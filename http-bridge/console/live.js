@@ -1,11 +1,11 @@
-// How the shop does: throughput, latency and outcomes, from the counters of this replica of the bridge.
+// Throughput, latency and outcomes, from the counters of this replica of the bridge.
 
 import { get } from "./api.js";
 import { announce, by, draw, make } from "./dom.js";
 
 const EVERY = 2000;
 const KEPT = 61;
-/** Rates and quantiles are over so many samples. */
+/** Number of samples that rates and quantiles cover. */
 const WINDOW = 5;
 const OUTCOMES = {
   PAID: "Paid",
@@ -47,7 +47,7 @@ async function look() {
   const said = by("live-said");
   try {
     const stats = await get("/console/api/stats");
-    // Another replica, or the same one anew, counts from 0: what was before cannot be compared.
+    // Another or a restarted replica counts from 0, so earlier samples cannot be compared with it.
     if (samples.at(-1) && samples.at(-1).replica !== stats.replica) samples = [];
     samples.push({ at: performance.now(), ...stats });
     samples = samples.slice(-KEPT - WINDOW);
@@ -67,7 +67,7 @@ function between(before, after) {
   return { seconds, rate: (after.requests - before.requests) / seconds, failed: (after.failed - before.failed) / seconds, buckets };
 }
 
-/** The duration under which this share stays, in milliseconds; undefined when nothing happened. */
+/** The duration that this share of the calls does not exceed, in milliseconds; undefined without calls. */
 export function quantile(share, buckets, bounds) {
   const all = buckets.reduce((sum, count) => sum + count, 0);
   if (all <= 0) return undefined;
@@ -143,7 +143,7 @@ function plot(id, points, lines, words) {
   by(id).replaceChildren(picture, make("span", { class: "most", "aria-hidden": "true" }, words(top)));
 }
 
-/** A round number that is not less. */
+/** The next round number that is not smaller. */
 function nice(value) {
   const base = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * base).find((step) => step >= value) ?? value;

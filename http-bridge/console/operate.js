@@ -38,7 +38,7 @@ export function leave() {
   clearInterval(timer);
 }
 
-/** By the clock: a trouble is shown, but not said aloud again and again. */
+/** The periodic refresh: it shows an error, but does not announce it again and again. */
 async function refresh() {
   if (by("operations").hidden) return;
   try {
@@ -65,7 +65,7 @@ function lock() {
     : "This part is not served here, but on the admin listener of the bridge, which only operators reach: under /console there. The commands till tx and till audit do the same.";
 }
 
-/** The key that opened this does not count any more. */
+/** The key that opened this view is no longer valid. */
 function relock() {
   key.set("");
   lock();
@@ -89,7 +89,7 @@ async function unlock() {
   const field = by("key");
   const told = field.value.trim();
   if (!told) throw new Wrong(field, "Write the key.");
-  // Anything else is no key, and could not be sent in a header.
+  // Anything else is not a key, and could not be sent in a header.
   if (!/^[\x21-\x7e]{16,512}$/.test(told)) throw new Wrong(field, "This is not the key.");
   key.set(told);
   const now = await get("/console/api/state");
@@ -136,7 +136,7 @@ function showAudit({ every_s: every, last, silent }) {
 function showUnresolved({ transactions, left_out: more }) {
   const place = by("unresolved");
   if (place.contains(document.activeElement)) {
-    // Nobody's focus is taken away; what changed shows with the next look.
+    // Do not take the focus away; the next refresh shows what changed.
     if (place.dataset.shown === JSON.stringify(transactions)) return;
   }
   place.dataset.shown = JSON.stringify(transactions);

@@ -168,7 +168,7 @@ async function checkOut() {
   const began = performance.now();
   const watching = watch(id, { settled: false });
   try {
-    // What is shown is what is bought, or nothing.
+    // Buy exactly what is shown, or nothing.
     const asSeen = order.etag ? { "If-Match": order.etag } : {};
     await post(`/orders/checkout/${segment(id)}`, { "Till-Keep-Log": "1", ...asSeen });
     const took = `${Math.max(1, Math.round(performance.now() - began))} ms`;

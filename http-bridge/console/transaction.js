@@ -56,7 +56,7 @@ const KEPT = {
 
 const reasonWords = (reason) => REASONS[reason] ?? reason.toLowerCase().replaceAll("_", " ");
 
-/** A step as people say it. */
+/** A step in words for people. */
 export function stepWords(what) {
   if (STEPS[what]) return STEPS[what];
   if (what.startsWith("heard NO ")) return `votes no: ${reasonWords(what.slice(9))}`;
@@ -91,7 +91,7 @@ function remembered(transaction) {
   });
 }
 
-/** One transaction, whole. */
+/** One transaction with all its details. */
 export function render(transaction, actions = []) {
   const [, , meaning] = OUTCOMES[transaction.outcome] ?? OUTCOMES.UNKNOWN;
   const branches = remembered(transaction);
@@ -195,13 +195,13 @@ export function list(transactions, actionsOf = () => []) {
 const WATCH_MS = 9000;
 let watching = 0;
 
-/** True when nothing more is to be expected. */
+/** True when the latest transaction has ended. */
 function isWhole(transactions) {
   const latest = transactions.at(-1);
   return latest !== undefined && latest.logs.some((log) => log.ended_ms > 0);
 }
 
-/** Shows what becomes of an order's transactions, until all is known; a later call ends an earlier one. */
+/** Shows an order's transactions until all have ended; a later call replaces an earlier one. */
 export function watch(orderId, { settled }) {
   watching += 1;
   const mine = watching;
