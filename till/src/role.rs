@@ -191,7 +191,7 @@ fn closed<A: clap::Args>(
     let addresses = or_default(&args.listen, &rpc::listen::loopback(port));
     if !encrypted && args.insecure && addresses.iter().any(|address| !address.ip().is_loopback()) {
         tracing::warn!(
-            "grpc is plain, so authorisation is off: whoever reaches it may do anything"
+            "grpc is not encrypted, so callers are not checked: anybody who reaches it may do anything"
         );
     }
     allowed(&addresses, args.insecure || encrypted)
