@@ -189,12 +189,11 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         let Some((request, kept)) = self.bound.admit(request, requests) else {
             return Box::pin(std::future::ready(Ok(overloaded().into_http())));
         };
-        let answer = match known {
-            Some((service, rpc)) => self.answer(service, rpc, request),
-            None => {
-                let page = self.pages.clone().call(request);
-                Box::pin(async move { Ok(page.await?.map(Body::new)) })
-            }
+        let answer: Answer = if let Some((service, rpc)) = known {
+            self.answer(service, rpc, request)
+        } else {
+            let page = self.pages.clone().call(request);
+            Box::pin(async move { Ok(page.await?.map(Body::new)) })
         };
         Box::pin(async move {
             let response = answer.await?;
