@@ -63,6 +63,12 @@ label, or else its name. The TidbCluster, the network policies and NOTES have it
 {{- default (include "till.store.name" .) .Values.store.tidbCluster.instance -}}
 {{- end -}}
 
+{{/* Labels that tidb-operator gives to every pod of the TidbCluster. */}}
+{{- define "till.store.selector" -}}
+app.kubernetes.io/name: tidb-cluster
+app.kubernetes.io/instance: {{ include "till.store.instance" . | quote }}
+{{- end -}}
+
 {{/* Exactly one store. */}}
 {{- define "till.store.endpoints" -}}
 {{- $own := .Values.store.tidbCluster.enabled -}}

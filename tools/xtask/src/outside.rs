@@ -21,6 +21,7 @@ mod generators;
 pub(crate) mod go;
 pub(crate) mod grpcurl;
 mod image;
+mod policies;
 mod promtool;
 mod settings;
 mod shell;
@@ -63,6 +64,7 @@ pub(crate) fn deployment(workspace: &Workspace, report: &mut Report) {
     report.part("helm", || chart::helm(workspace));
     report.part("kubernetes-validate", || chart::schemas(workspace));
     report.part("values", || values::check(workspace));
+    report.part("policies", || policies::check(workspace));
     report.part("k8s", || chart::plain(workspace));
     report.part("compose", || compose::check(workspace));
     report.part("promtool", || promtool::check(workspace));

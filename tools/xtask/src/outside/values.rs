@@ -1,5 +1,5 @@
-//! The chart with unusual values: numbers stay integers, names are valid for any release name,
-//! users can be unset, and policies select the pods that tidb-operator makes.
+//! The chart with unusual values: numbers stay integers, names are valid for any release name, and
+//! users can be unset.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,8 +41,6 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     for instance in ["", "shop-db"] {
         let values = json!({"store": {"tidbCluster": {"instance": instance}}});
         let objects = rendered(&helm, "till", &values)?;
-        let result = selects_store(&objects, instance);
-        tally.check(&format!("policies select the store's pods, instance {instance:?}"), result);
         let result = notes_select_store(&helm, &values, &objects);
         tally.check(&format!("NOTES select the store's pods, instance {instance:?}"), result);
     }
@@ -53,7 +51,11 @@ pub(super) fn check(workspace: &Workspace) -> Part {
 }
 
 /// Renders a release with these values on top of those that turn everything on.
-fn rendered(helm: &Helm<'_>, release: &str, values: &Value) -> Result<Vec<Value>, String> {
+pub(super) fn rendered(
+    helm: &Helm<'_>,
+    release: &str,
+    values: &Value,
+) -> Result<Vec<Value>, String> {
     let file = written(helm, &values.to_string())?;
     let text = helm.release(release, &[chart::EVERYTHING, &file])?;
     super::yaml(helm.workspace, &text)
@@ -340,40 +342,9 @@ pub(crate) fn operator_labels(cluster: &Value, component: &str) -> Value {
     })
 }
 
-fn cluster(objects: &[Value]) -> Result<&Value, String> {
+pub(super) fn cluster(objects: &[Value]) -> Result<&Value, String> {
     let cluster = objects.iter().find(|object| object["kind"] == "TidbCluster");
     cluster.ok_or_else(|| "no TidbCluster".to_owned())
-}
-
-/// Checks that the pods of the store are of this instance, if one is given, and that the policy of
-/// each role that needs the store allows PD's and TiKV's pods.
-fn selects_store(objects: &[Value], instance: &str) -> Result<(), String> {
-    let cluster = cluster(objects)?;
-    let labels = operator_labels(cluster, "pd");
-    let found = &labels["app.kubernetes.io/instance"];
-    if !instance.is_empty() && found != instance {
-        return Err(format!("the store's pods are of instance {found}"));
-    }
-    let mut policies = 0;
-    for policy in objects.iter().filter(|object| object["kind"] == "NetworkPolicy") {
-        let name = &policy["metadata"]["name"];
-        if name.as_str().is_some_and(|name| name.ends_with("-http-bridge")) {
-            continue;
-        }
-        policies += 1;
-        for (component, port) in [("pd", 2379), ("tikv", 20160)] {
-            let labels = operator_labels(cluster, component);
-            let rules = policy["spec"]["egress"].as_array();
-            let is_let = rules.into_iter().flatten().any(|rule| {
-                let selector = &rule["to"][0]["podSelector"]["matchLabels"];
-                rule["ports"][0]["port"] == port && is_selected(selector, &labels)
-            });
-            if !is_let {
-                return Err(format!("{name} does not let out to {labels}"));
-            }
-        }
-    }
-    if policies == 4 { Ok(()) } else { Err(format!("{policies} policies")) }
 }
 
 /// Checks that what helm prints after an installation selects the pods of the store.
@@ -406,12 +377,6 @@ fn node_local_dns(helm: &Helm<'_>) -> Result<(), String> {
     let policies = objects.iter().filter(|object| object["kind"] == "NetworkPolicy");
     let count = policies.filter(lets_out).count();
     if count == 5 { Ok(()) } else { Err(format!("{count} roles are let out to it")) }
-}
-
-fn is_selected(selector: &Value, labels: &Value) -> bool {
-    selector
-        .as_object()
-        .is_some_and(|wanted| wanted.iter().all(|(name, value)| labels[name] == *value))
 }
 
 #[cfg(test)]
