@@ -121,6 +121,15 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 {{- default (ternary "443" "80" (eq $url.scheme "https")) (regexFind ":[0-9]+$" $url.host | trimPrefix ":") -}}
 {{- end -}}
 
+{{/* A role's secret for mTLS: takes {root, role}. Two releases in one namespace have two. */}}
+{{- define "till.grpc.secret" -}}
+{{- default (printf "%s-grpc" (include "till.fullname" .root)) .root.Values.grpc.tls.secretPrefix }}-{{ .role }}
+{{- end -}}
+
+{{- define "till.ingress.secret" -}}
+{{- default (printf "%s-tls" (include "till.fullname" .)) .Values.ingress.tls.secretName -}}
+{{- end -}}
+
 {{/* Secrets that a role sees as files: takes {root, role}. */}}
 {{- define "till.mounts" -}}
 {{- $values := .root.Values -}}
@@ -128,7 +137,7 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 - {name: store-tls, path: /etc/till/store, secret: {{ $values.store.tls.secretName }}}
 {{- end }}
 {{- if $values.grpc.tls.enabled }}
-- {name: tls, path: /etc/till/tls, secret: {{ printf "%s-%s" $values.grpc.tls.secretPrefix .role }}}
+- {name: tls, path: /etc/till/tls, secret: {{ include "till.grpc.secret" . }}}
 {{- end }}
 {{- if and (eq .role "http-bridge") $values.bridge.apiKey.secretName }}
 - {name: api-key, path: /etc/till/api-key, secret: {{ $values.bridge.apiKey.secretName }}}

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::chart::{self, Helm};
 use crate::{
     report::{Outcome, Part, Tally},
+    roles,
     workspace::Workspace,
 };
 
@@ -34,6 +35,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
         let result = rendered(&helm, release, &own_name).and_then(|objects| names(&objects));
         tally.check(&format!("a release called {release}"), result);
     }
+    tally.check("two releases share no object and no secret", apart(&helm));
     tally.check("users can be set and unset", users(&helm));
     tally.check("contexts of containers can be set", contexts(&helm));
     tally.check("each role has options of its own", options(&helm));
@@ -166,6 +168,32 @@ fn names(objects: &[Value]) -> Result<(), String> {
         }
     }
     if services > 0 { Ok(()) } else { Err("no Service".to_owned()) }
+}
+
+/// Checks that two releases in one namespace have nothing in common: what one makes, and each secret
+/// that it has made for it, has a name that the other does not use. Those of the first are called as
+/// the pages call them.
+fn apart(helm: &Helm<'_>) -> Result<(), String> {
+    let own = json!({"fullnameOverride": ""});
+    let of = |release: &str| rendered(helm, release, &own).map(|objects| made(&objects));
+    let (first, second) = (of("till")?, of("shop")?);
+    if let Some((kind, name)) = first.intersection(&second).next() {
+        return Err(format!("both have the {kind} {name}"));
+    }
+    let secrets = roles::NAMES.map(|role| format!("till-grpc-{role}"));
+    let mut wanted = secrets.iter().map(String::as_str).chain(["till-tls"]);
+    let missing = wanted.find(|name| !first.contains(&("Secret".to_owned(), (*name).to_owned())));
+    missing.map_or(Ok(()), |name| Err(format!("no secret {name}")))
+}
+
+/// Kind and name of every object, and of every secret that cert-manager makes of one.
+fn made(objects: &[Value]) -> BTreeSet<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let own = |object: &Value| (text(&object["kind"]), text(&object["metadata"]["name"]));
+    let certificates = objects.iter().filter(|object| object["kind"] == "Certificate");
+    let secrets = certificates
+        .map(|certificate| ("Secret".to_owned(), text(&certificate["spec"]["secretName"])));
+    objects.iter().map(own).chain(secrets).collect()
 }
 
 /// Checks that every value of a map is a text.
