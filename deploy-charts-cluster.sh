@@ -1,48 +1,68 @@
 #!/usr/bin/env bash
-# Installs everything on the cluster that kubectl points at: ingress-nginx, tidb-operator, 3 PD, 3 TiKV, and
-# three of each role. May be run again at any time.
+# Installs everything on the cluster that kubectl points at: tidb-operator, 3 PD, 3 TiKV, three of each role, and
+# ingress-nginx where the cluster has no ingress controller. May be run again at any time.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly ROOT
+# Upstream makes no further releases (docs/deploy.md).
 readonly INGRESS_NGINX=4.15.1
 
 usage() {
   cat <<TEXT
-usage: IMAGE=registry/till:tag deploy-charts-cluster.sh [--store-only]
+usage: IMAGE=registry/till:tag deploy-charts-cluster.sh [--store-only | --no-ingress]
 
   --store-only   PD and TiKV, and nothing of ours: then kubectl apply -f k8s/ installs the rest
+  --no-ingress   neither an ingress nor a controller for it
 
 IMAGE: what the nodes fetch; build and push it first (docs/deploy.md).
 CONTEXT: which cluster (default: kubectl's current one). NAMESPACE: where to (default: till).
+INGRESS_CLASS: of a controller that the cluster has (default: its class nginx, or its default class; where there is
+no class and no controller, ingress-nginx is installed).
 VALUES: a file of values of your own, over those of helm-config/till-cluster-values.yaml.
 TEXT
+}
+
+# A release with the values that we give it.
+ingress_is_ours() {
+  local values
+  values=$(helm_here get values ingress-nginx --namespace ingress-nginx 2>/dev/null) || return 1
+  # shellcheck disable=SC2016  # nginx's variable
+  case "$values" in *'X-Request-Id: $request_id'*) ;; *) return 1 ;; esac
 }
 
 main() {
   parse "$@"
   say "cluster $CONTEXT"
+  if [ -z "$STORE_ONLY" ]; then
+    [ -n "${IMAGE:-}" ] || fail "say which image the nodes fetch: IMAGE=registry.example.com/till:0.2.0"
+    case "${IMAGE##*/}" in *:*) ;; *) fail "IMAGE needs a tag: $IMAGE:0.2.0" ;; esac
+    find_ingress ingress_is_ours
+  fi
   install_tidb_operator
   make_namespace
   if [ -n "$STORE_ONLY" ]; then
     install_store --values "$CONFIG/till-cluster-values.yaml"
     exit 0
   fi
-  [ -n "${IMAGE:-}" ] || fail "say which image the nodes fetch: IMAGE=registry.example.com/till:0.2.0"
-  case "${IMAGE##*/}" in *:*) ;; *) fail "IMAGE needs a tag: $IMAGE:0.2.0" ;; esac
 
-  say "ingress-nginx $INGRESS_NGINX"
-  helm_here upgrade --install ingress-nginx ingress-nginx --repo https://kubernetes.github.io/ingress-nginx \
-    --version "$INGRESS_NGINX" --namespace ingress-nginx --create-namespace \
-    --values "$CONFIG/ingress-nginx-values.yaml" --wait --timeout 10m
+  if [ "$INGRESS" = ours ]; then
+    say "ingress-nginx $INGRESS_NGINX"
+    helm_here upgrade --install ingress-nginx ingress-nginx --repo https://kubernetes.github.io/ingress-nginx \
+      --version "$INGRESS_NGINX" --namespace ingress-nginx --create-namespace \
+      --values "$CONFIG/ingress-nginx-values.yaml" --wait --timeout 10m
+  fi
 
   local own=()
   [ -z "${VALUES:-}" ] || own=(--values "$VALUES")
-  install_till --values "$CONFIG/till-cluster-values.yaml" \
+  install_till --values "$CONFIG/till-cluster-values.yaml" --values - \
     --set "image.repository=${IMAGE%:*}" --set-string "image.tag=${IMAGE##*:}" ${own[@]+"${own[@]}"}
 
-  say "done. The shop's address:"
-  kube get service ingress-nginx-controller --namespace ingress-nginx
+  say_address
+  if [ "$INGRESS" = ours ]; then
+    say "done. The shop's address:"
+    kube get service ingress-nginx-controller --namespace ingress-nginx
+  fi
   echo "One purchase, checked:  helm --kube-context $CONTEXT --namespace $NAMESPACE test $RELEASE --logs"
 }
 

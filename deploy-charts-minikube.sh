@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs everything on minikube: the ingress addon, tidb-operator, one PD, one TiKV, and one of each role.
-# May be run again at any time.
+# Installs everything on minikube: the ingress addon unless there is another ingress controller, tidb-operator, one
+# PD, one TiKV, and one of each role. May be run again at any time.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,13 +11,26 @@ source "$ROOT/helm-config/deploy.sh"
 
 usage() {
   cat <<TEXT
-usage: deploy-charts-minikube.sh [--store-only]
+usage: deploy-charts-minikube.sh [--store-only | --no-ingress]
 
   --store-only   PD and TiKV, and nothing of ours: then kubectl apply -f k8s/ installs the rest
+  --no-ingress   neither an ingress nor a controller for it
 
 MINIKUBE_PROFILE: which minikube (default: minikube). NAMESPACE: where to (default: till).
 IMAGE: an image that the cluster has or can fetch (default: built here, as till:0.2.0).
+INGRESS_CLASS: of a controller that is there already (default: the addon's, or else the class nginx or the default
+class).
 TEXT
+}
+
+# Minikube's own, whose configuration is ours to change.
+addon_is_on() {
+  local addons
+  addons=$(minikube --profile "$CONTEXT" addons list --output json) || return 1
+  addons=${addons//[[:space:]]/}
+  case "$addons" in *'"ingress":{'*) ;; *) return 1 ;; esac
+  addons=${addons#*'"ingress":{'}
+  case "${addons%%\}*}" in *'"Status":"enabled"'*) ;; *) return 1 ;; esac
 }
 
 main() {
@@ -28,6 +41,7 @@ main() {
   minikube --profile "$CONTEXT" status >/dev/null ||
     fail "minikube does not run: minikube start --profile $CONTEXT --cpus 4 --memory 8g"
 
+  [ -n "$STORE_ONLY" ] || find_ingress addon_is_on
   install_tidb_operator
   make_namespace
   if [ -n "$STORE_ONLY" ]; then
@@ -35,10 +49,12 @@ main() {
     exit 0
   fi
 
-  say "the ingress addon, with a request id of its own for each client request"
-  minikube --profile "$CONTEXT" addons enable ingress
-  kube patch configmap ingress-nginx-controller --namespace ingress-nginx --type merge \
-    --patch-file "$CONFIG/minikube-ingress-patch.yaml"
+  if [ "$INGRESS" = ours ]; then
+    say "the ingress addon, with a request id of its own for each client request"
+    minikube --profile "$CONTEXT" addons enable ingress
+    kube patch configmap ingress-nginx-controller --namespace ingress-nginx --type merge \
+      --patch-file "$CONFIG/minikube-ingress-patch.yaml"
+  fi
 
   local image=${IMAGE:-till:0.2.0}
   if [ -z "${IMAGE:-}" ]; then
@@ -51,11 +67,14 @@ main() {
     fi
   fi
 
-  install_till --values "$CONFIG/till-minikube-values.yaml" \
+  install_till --values "$CONFIG/till-minikube-values.yaml" --values - \
     --set "image.repository=${image%:*}" --set-string "image.tag=${image##*:}"
 
-  say "done. In another terminal:  minikube --profile $CONTEXT tunnel"
-  echo "Then the shop is on http://localhost/ and its docs on http://localhost/docs"
+  say_address
+  if [ "$INGRESS" = ours ]; then
+    say "done. In another terminal:  minikube --profile $CONTEXT tunnel"
+    echo "Then the shop is on http://localhost/ and its docs on http://localhost/docs"
+  fi
   echo "One purchase, checked:  helm --kube-context $CONTEXT --namespace $NAMESPACE test $RELEASE --logs"
 }
 

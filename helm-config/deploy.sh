@@ -55,22 +55,79 @@ install_store() { # VALUES...
   kube wait --namespace "$NAMESPACE" --for=condition=Ready "tidbcluster/$RELEASE-store" --timeout=20m
 }
 
+# Decides by what the shop is reached, before anything is installed. INGRESS becomes `none`, `ours` for a
+# controller of this script's, or `theirs` for one that the cluster has: that one stays as it is, and CLASS names it.
+find_ingress() { # COMMAND: whether the controller that is there is ours
+  CLASS=${INGRESS_CLASS:-}
+  if [ -n "$NO_INGRESS" ]; then
+    INGRESS=none
+  elif [ -n "$CLASS" ]; then
+    INGRESS=theirs
+  elif "$1"; then
+    INGRESS=ours
+  else
+    local classes others name is_default
+    # Each with whether it is the default.
+    classes=$(kube get ingressclasses --output \
+      'jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.annotations.ingressclass\.kubernetes\.io/is-default-class}{"\n"}{end}')
+    # A controller may serve a class that has no object.
+    others=$(kube get deployments,daemonsets --all-namespaces --selector app.kubernetes.io/name=ingress-nginx --output name)
+    INGRESS=theirs
+    [ -n "$classes$others" ] || INGRESS=ours
+    while read -r name is_default; do
+      if [ "$name" = nginx ] || { [ "$is_default" = true ] && [ "$CLASS" != nginx ]; }; then CLASS=$name; fi
+    done <<<"$classes"
+    [ "$INGRESS" = ours ] || [ -n "$CLASS" ] ||
+      fail "the cluster has ingress controllers, and none of their classes is called nginx or is the default:" \
+        "say INGRESS_CLASS=..., or --no-ingress. There are: ${classes//$'\n'/, } ${others//$'\n'/, }"
+  fi
+  readonly INGRESS CLASS
+  case "$INGRESS" in
+    theirs) say "ingress class $CLASS of the cluster, whose controller stays as it is" ;;
+    none) say "no ingress" ;;
+  esac
+}
+
+# Values over the script's own and below those of VALUES. We do not know of the cluster's own controller that it
+# overwrites X-Request-Id.
+ingress_values() {
+  [ "$INGRESS" != theirs ] || echo "ingress: {className: \"$CLASS\", mintsRequestId: false}"
+}
+
 install_till() { # VALUES...
   say "Till, and PD and TiKV with it; this returns when every role is ready"
+  # Here `--values -` are those of ingress_values.
+  [ "$INGRESS" != none ] || set -- "$@" --set ingress.enabled=false
   # A store that --store-only has made becomes part of the release.
   helm_here upgrade --install "$RELEASE" "$CONFIG/till" --namespace "$NAMESPACE" --take-ownership \
-    --wait --timeout 20m "$@"
+    --wait --timeout 20m "$@" <<<"$(ingress_values)"
+}
+
+# How to reach the shop where this script installed no controller.
+say_address() {
+  case "$INGRESS" in
+    theirs)
+      say "done. The shop's address, by the ingress class $CLASS:"
+      kube get ingress "$RELEASE" --namespace "$NAMESPACE"
+      ;;
+    none)
+      say "done. The shop on http://localhost:8000:"
+      echo "kubectl --context $CONTEXT --namespace $NAMESPACE port-forward service/$RELEASE-http-bridge 8000:80"
+      ;;
+  esac
 }
 
 # shellcheck disable=SC2034  # STORE_ONLY is for the scripts
 parse() { # the script's own arguments
   STORE_ONLY=
+  NO_INGRESS=
   for argument in "$@"; do
     case "$argument" in
       --store-only) STORE_ONLY=yes ;;
+      --no-ingress) NO_INGRESS=yes ;;
       --help | -h) usage && exit 0 ;;
       *) usage >&2 && fail "unknown argument $argument" ;;
     esac
   done
-  readonly STORE_ONLY
+  readonly STORE_ONLY NO_INGRESS
 }

@@ -48,6 +48,87 @@ const DEPLOY: [(&str, &[&str]); 2] = [
     ("deploy-charts-cluster.sh", &["kubectl", "helm"]),
 ];
 
+/// What a cluster has of ingress controllers, and what a script has to make of it.
+struct Ingress {
+    name: &'static str,
+    variables: &'static [(&'static str, &'static str)],
+    argument: Option<&'static str>,
+    /// Whether the script installs a controller, or configures its own.
+    installs: bool,
+    /// What it gives the chart or, where it must fail, says.
+    wanted: &'static str,
+    fails: bool,
+}
+
+const OURS: &str =
+    "controller:\n  config:\n    more_set_input_headers \"X-Request-Id: $request_id\";\n";
+const ADDON: &str = "{\"helm\": {\"Status\": \"disabled\"}, \"ingress\": {\"Profile\": \"m\", \"Status\": \"enabled\"}}";
+const OFF: &str = "{\"ingress\": {\"Profile\": \"m\", \"Status\": \"disabled\"}, \"helm\": {\"Status\": \"enabled\"}}";
+const CLASS: &str = "ingress: {className: \"nginx\", mintsRequestId: false}";
+
+const INGRESS: &[Ingress] = &[
+    Ingress {
+        name: "a controller of its own, again",
+        variables: &[("CLASSES", "nginx \n"), ("VALUES_THERE", OURS), ("ADDONS", ADDON)],
+        argument: None,
+        installs: true,
+        wanted: "--install till ",
+        fails: false,
+    },
+    Ingress {
+        name: "the class nginx of somebody else",
+        variables: &[
+            ("CLASSES", "other true\nnginx \n"),
+            ("VALUES_THERE", "null"),
+            ("ADDONS", OFF),
+        ],
+        argument: None,
+        installs: false,
+        wanted: CLASS,
+        fails: false,
+    },
+    Ingress {
+        name: "a default class",
+        variables: &[("CLASSES", "first \nsecond true\nthird \n")],
+        argument: None,
+        installs: false,
+        wanted: "ingress: {className: \"second\", mintsRequestId: false}",
+        fails: false,
+    },
+    Ingress {
+        name: "classes without a default",
+        variables: &[("CLASSES", "first \nsecond \n")],
+        argument: None,
+        installs: false,
+        wanted: "INGRESS_CLASS",
+        fails: true,
+    },
+    Ingress {
+        name: "a controller without a class",
+        variables: &[("CONTROLLERS", "daemonset.apps/ingress\n")],
+        argument: None,
+        installs: false,
+        wanted: "daemonset.apps/ingress",
+        fails: true,
+    },
+    Ingress {
+        name: "INGRESS_CLASS",
+        variables: &[("CLASSES", "first \nsecond \n"), ("INGRESS_CLASS", "first")],
+        argument: None,
+        installs: false,
+        wanted: "ingress: {className: \"first\", mintsRequestId: false}",
+        fails: false,
+    },
+    Ingress {
+        name: "--no-ingress",
+        variables: &[("CLASSES", "nginx \n")],
+        argument: Some("--no-ingress"),
+        installs: false,
+        wanted: "--set ingress.enabled=false",
+        fails: false,
+    },
+];
+
 /// Runs each deploy script twice against stand-ins, and once without each tool.
 pub(super) fn deploy(workspace: &Workspace) -> Part {
     let mut tally = Tally::default();
@@ -58,6 +139,9 @@ pub(super) fn deploy(workspace: &Workspace) -> Part {
         tally.check(&format!("{script} pins what it installs"), stage.pins());
         tally.check(&format!("{script} without an image"), stage.image()?);
         tally.check(&format!("{script} --store-only"), stage.store_only()?);
+        for case in INGRESS {
+            tally.check(&format!("{script}: {}", case.name), stage.ingress(case)?);
+        }
         for program in programs {
             let result = stage.run_without(program)?;
             tally.check(&format!("{script} without {program}"), result);
@@ -82,8 +166,15 @@ impl<'a> Stage<'a> {
         fs::write(&calls, "").map_err(|error| error.to_string())?;
         for program in programs.iter().chain(&["docker"]) {
             // minikube reports its profile's state and kubectl a context; neither changes anything.
+            // What a cluster has of ingress controllers is in variables, and values given to helm
+            // by standard input are written down.
             let text = format!(
-                "#!/bin/sh\necho \"{program} $*\" >> '{}'\ncase \"$*\" in *current-context*) echo a-cluster ;; \
+                "#!/bin/sh\necho \"{program} $*\" >> '{0}'\ncase \"$*\" in *current-context*) echo a-cluster ;; \
+                 *ingressclasses*) printf '%b' \"${{CLASSES:-}}\" ;; \
+                 *deployments,daemonsets*) printf '%b' \"${{CONTROLLERS:-}}\" ;; \
+                 *'get values ingress-nginx'*) printf '%b' \"${{VALUES_THERE:-}}\" ;; \
+                 *'addons list'*) printf '%b' \"${{ADDONS:-}}\" ;; \
+                 *'--values - '*) while read -r line; do echo \"$line\" >> '{0}'; done ;; \
                  *version*) echo v3.22.0 ;; esac\n",
                 calls.display()
             );
@@ -128,6 +219,28 @@ impl<'a> Stage<'a> {
         let waits =
             calls.contains("wait --namespace till --for=condition=Ready tidbcluster/till-store");
         let is_right = succeeded && waits && !calls.contains("--install till ");
+        Ok(if is_right { Ok(()) } else { Err(format!("{text}{calls}")) })
+    }
+
+    /// What the cluster has of ingress controllers stays as it is, and serves the shop.
+    fn ingress(&self, case: &Ingress) -> Result<Result<(), String>, String> {
+        fs::write(&self.calls, "").map_err(|error| error.to_string())?;
+        let mut command = self.command(&self.folder);
+        command.args(case.argument).envs(case.variables.iter().copied());
+        let (succeeded, text) = command::quietly(&mut command)?;
+        let calls = fs::read_to_string(&self.calls).map_err(|error| error.to_string())?;
+        let changes = ["--install ingress-nginx", "addons enable", "patch configmap"];
+        let installs = changes.iter().any(|change| calls.contains(change));
+        let is_told =
+            if case.fails { text.contains(case.wanted) } else { calls.contains(case.wanted) };
+        // It fails before it has changed anything.
+        let is_early = !case.fails || !calls.contains("--install") && !calls.contains("apply");
+        let is_own = case.installs != calls.contains("mintsRequestId: false");
+        let is_right = succeeded != case.fails
+            && installs == case.installs
+            && is_told
+            && is_early
+            && (is_own || case.fails || case.argument.is_some());
         Ok(if is_right { Ok(()) } else { Err(format!("{text}{calls}")) })
     }
 
