@@ -6,7 +6,8 @@
 //! Modules: [`docker`] is the shop in compose; [`machine`] has the namespaces in which everything
 //! runs and which take everything with them; [`engine`] is Docker and [`compose`] its projects;
 //! [`bases`] are stand-ins for images that no package registry has; [`image`] is the project's own;
-//! [`load`] are buyers that keep books; [`steps`] is the table.
+//! [`load`] are buyers that keep books; [`groups`] is what the kernel counts for a container;
+//! [`steps`] is the table.
 //!
 //! Invariants: nothing keeps running on the host, and files stay below the target directory alone,
 //! but for Debian's packages; a table names the commit. docs/deploy.md says what stood in for what.
@@ -25,6 +26,7 @@ mod chart;
 mod compose;
 mod docker;
 mod engine;
+mod groups;
 mod image;
 mod kubernetes;
 mod load;

@@ -101,6 +101,12 @@ impl<'a> Project<'a> {
         found.next().ok_or_else(|| format!("no {service} runs"))
     }
 
+    /// The same container as it is now. A service may have several, in any order.
+    pub(crate) fn again(&self, before: &Container) -> Result<Container, String> {
+        let mut found = self.containers()?.into_iter().filter(|found| found.id == before.id);
+        found.next().ok_or_else(|| format!("{} is gone", before.service))
+    }
+
     /// Waits until all containers are healthy again.
     pub(crate) fn recovered(&self) -> Result<(), String> {
         wait("not healthy again", Duration::from_mins(1), || {

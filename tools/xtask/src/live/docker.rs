@@ -12,6 +12,7 @@ use super::{
     Source, bases,
     compose::{Container, Project},
     engine::{self, Engine},
+    groups::Group,
     image,
     load::{self, Load},
     machine::{Machine, Network, wait},
@@ -55,18 +56,43 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> 
     steps.need("engine's packages", || Ok(((), engine::packages()?)))?;
     if let Source::Dockerfile(profile) = source {
         // Compiling needs the network.
-        let machine = machine(workspace, Network::Host)?;
-        let engine = Engine::start(workspace, &machine, Network::Host)?;
-        let build = || image::whole(workspace, &engine, profile, image::IMAGE);
-        steps.run(&format!("docker build, profile {profile}"), build);
-        steps.run("docker build again", build);
+        let mut machine = machine(workspace, Network::Host)?;
+        let built = build(workspace, steps, &machine, profile);
+        steps.run("machine of the build: down", || machine.gone());
+        built?;
     }
-    let machine = steps.need("machine", || {
+    let mut machine = steps.need("machine", || {
         let machine = machine(workspace, Network::Own)?;
         Ok((machine, "namespaces for network, mounts and processes".to_owned()))
     })?;
+    let done = on(workspace, steps, source, &machine);
+    steps.run("machine: down", || machine.gone());
+    done
+}
+
+/// Builds by the whole Dockerfile, twice.
+fn build(
+    workspace: &Workspace,
+    steps: &mut Steps,
+    machine: &Machine,
+    profile: &str,
+) -> Result<(), String> {
+    let engine = Engine::start(workspace, machine, Network::Host)?;
+    let build = || image::whole(workspace, &engine, profile, image::IMAGE);
+    steps.run(&format!("docker build, profile {profile}"), build);
+    steps.run("docker build again", build);
+    Ok(())
+}
+
+/// All that runs on the machine.
+fn on(
+    workspace: &Workspace,
+    steps: &mut Steps,
+    source: &Source,
+    machine: &Machine,
+) -> Result<(), String> {
     let engine = steps.need("engine", || {
-        let engine = Engine::start(workspace, &machine, Network::Own)?;
+        let engine = Engine::start(workspace, machine, Network::Own)?;
         let version = engine.quietly(&["version", "--format", "{{.Server.Version}}"])?;
         let compose = engine.quietly(&["compose", "version", "--short"])?;
         Ok((engine, format!("Docker {version}, compose {compose}")))
@@ -78,7 +104,7 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> 
         })?;
     }
     steps.run("docker run, a whole shop", || alone(workspace, &engine));
-    let project = |files, name, size| Project::new(&machine, &engine, name, files, size);
+    let project = |files, name, size| Project::new(machine, &engine, name, files, size);
     small(workspace, steps, &project(ONE, "till", SMALL));
     let certificates = workspace.target.join("live/certs");
     let encrypted =
@@ -122,6 +148,10 @@ fn small(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
     }
     steps.run("README's tour by REST", || rest_tour(workspace, project.machine));
     steps.run("README's tour by gRPC", || grpc_tour(workspace, project));
+    steps.run("plain gRPC is answered", || {
+        health(project, &[])?;
+        Ok("as TLS is off".to_owned())
+    });
     steps.run("locked down", || locked_down(project));
     for (items, stock) in [("1", "100"), ("100", "1")] {
         steps.run(&format!("consistency, {items} items of {stock}"), || {
@@ -144,13 +174,16 @@ fn tls(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>, certific
     }
     steps.run("README's tour over mTLS", || rest_tour(workspace, project.machine));
     steps.run("plain gRPC is refused", || {
-        let order = format!("{}:7100", project.container("order")?.address("calls")?);
-        let network = ["run", "--rm", "--network", "till_calls", image::IMAGE];
-        let health = ["health", "--endpoint", &order];
-        match project.engine.quietly(&[&network[..], &health].concat()) {
-            Ok(text) => Err(format!("was answered: {text}")),
-            Err(_) => Ok("a caller without a certificate gets no answer".to_owned()),
+        // The same question of the same container is answered over TLS, and was without TLS where
+        // the roles had none: it is the plain text that is refused.
+        let authority = format!("{}:/ca.pem:ro", certificates.join("ca.pem").display());
+        let answered = || health(project, &["--volume", &authority]);
+        answered()?;
+        if let Ok(text) = health(project, &[]) {
+            return Err(format!("was answered: {text}"));
         }
+        answered()?;
+        Ok("a caller without TLS gets no answer, one with it does".to_owned())
     });
     steps.run("compose.tls.yaml: down", || project.down());
 }
@@ -170,12 +203,26 @@ fn several(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
             kill(project, &project.container(service)?)?;
         }
         project.recovered()?;
+        std::thread::sleep(Duration::from_secs(2));
         let stretch = load.stretch("kills")?;
         let audit = load.audit()?;
         stretch.within(0)?;
         Ok(format!("{stretch}; {audit}"))
     });
     steps.run("compose.ha.yaml: down", || project.down());
+}
+
+/// Asks order for its health by gRPC, from a container of the roles' network. With an authority
+/// mounted at `/ca.pem`, over TLS.
+fn health(project: &Project<'_>, mount: &[&str]) -> Result<String, String> {
+    let order = format!("{}:7100", project.container("order")?.address("calls")?);
+    let mut run = vec!["run", "--rm", "--network", "till_calls"];
+    run.extend(mount);
+    run.extend([image::IMAGE, "health", "--endpoint", &order]);
+    if !mount.is_empty() {
+        run.extend(["--tls-ca-file", "/ca.pem"]);
+    }
+    project.engine.quietly(&run)
 }
 
 fn rest_tour(workspace: &Workspace, machine: &Machine) -> Result<String, String> {
@@ -258,28 +305,12 @@ fn bench(workspace: &Workspace, project: &Project<'_>) -> Result<String, String>
         if container.was_out_of_memory || container.restarts > 0 {
             return Err(format!("{} was ended for its memory", container.service));
         }
-        most.push(format!("{} {}", container.service, peak(project.machine, &container)?));
+        let group = Group::of(&project.machine.group, &container.id)?;
+        let (peak, limit) = group.peak_and_limit()?;
+        most.push(format!("{} {}/{}", container.service, peak >> 20, limit >> 20));
     }
     most.sort();
     Ok(format!("64 callers, books checked; most MB of their limits: {}", most.join(", ")))
-}
-
-/// A container's peak memory and its limit, in MiB.
-fn peak(machine: &Machine, container: &Container) -> Result<String, String> {
-    let below = format!("{}/{}", machine.group, container.id);
-    let (old, new) =
-        (Path::new("/sys/fs/cgroup/memory").join(&below), Path::new("/sys/fs/cgroup").join(&below));
-    let files = [
-        (old.join("memory.max_usage_in_bytes"), old.join("memory.limit_in_bytes")),
-        (new.join("memory.peak"), new.join("memory.max")),
-    ];
-    let found = files.iter().find(|(peak, _)| peak.exists());
-    let (peak, limit) = found.ok_or("no control group of the container")?;
-    let megabytes = |file: &Path| {
-        let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
-        text.trim().parse::<u64>().map(|bytes| bytes >> 20).map_err(|error| error.to_string())
-    };
-    Ok(format!("{}/{}", megabytes(peak)?, megabytes(limit)?))
 }
 
 /// Kills each container's process by SIGKILL under load. After `docker kill` Docker would not
@@ -300,11 +331,6 @@ fn kills(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
             std::thread::sleep(Duration::from_secs(2));
             load.stretch("before")?;
             kill(project, &before)?;
-            let restarted = || {
-                let now = project.container(service)?.restarts;
-                if now == before.restarts + 1 { Ok(()) } else { Err(format!("{now} restarts")) }
-            };
-            wait("not restarted", Duration::from_secs(30), restarted)?;
             project.recovered()?;
             std::thread::sleep(Duration::from_secs(2));
             let stretch = load.stretch(service)?;
@@ -318,8 +344,17 @@ fn kills(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
     steps.run("the buyers' books", || load.audit());
 }
 
-fn kill(project: &Project<'_>, container: &Container) -> Result<(), String> {
-    project.machine.shell(&format!("kill -9 {}", container.pid)).map(drop)
+/// Kills a container's process, and waits until Docker has restarted it once more than before.
+fn kill(project: &Project<'_>, before: &Container) -> Result<(), String> {
+    project.machine.shell(&format!("kill -9 {}", before.pid))?;
+    wait("not restarted", Duration::from_secs(30), || {
+        let now = project.again(before)?.restarts;
+        if now == before.restarts + 1 {
+            Ok(())
+        } else {
+            Err(format!("{now} restarts of {}, and {} before", before.service, before.restarts))
+        }
+    })
 }
 
 fn audit(project: &Project<'_>) -> Result<String, String> {

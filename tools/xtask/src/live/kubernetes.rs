@@ -16,7 +16,7 @@ use super::{
     engine::Engine,
     image,
     load::Load,
-    machine::{Network, wait},
+    machine::{Machine, Network, wait},
     node::{self, Node},
     policies, scripts,
     steps::Steps,
@@ -30,11 +30,23 @@ const OTHER: &str = "till:0.1.1";
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
     steps.need("packages", || Ok(((), engine::packages()?)))?;
     steps.need("programs", || Ok(((), node::programs(workspace)?)))?;
-    let machine = docker::machine(workspace, Network::Own)?;
-    let engine = Engine::start(workspace, &machine, Network::Own)?;
+    let mut machine = docker::machine(workspace, Network::Own)?;
+    let done = on(workspace, steps, source, &machine);
+    steps.run("machine: down", || machine.gone());
+    done
+}
+
+/// All that runs on the machine.
+fn on(
+    workspace: &Workspace,
+    steps: &mut Steps,
+    source: &Source,
+    machine: &Machine,
+) -> Result<(), String> {
+    let engine = Engine::start(workspace, machine, Network::Own)?;
     steps.need("images", || Ok(((), images(workspace, &engine, source)?)))?;
     let node = steps.need("one node", || {
-        let node = Node::start(workspace, &machine)?;
+        let node = Node::start(workspace, machine)?;
         let version = node.kubectl(&["get", "nodes", "--no-headers"])?;
         Ok((node, version.split_whitespace().collect::<Vec<_>>().join(" ")))
     })?;
@@ -44,16 +56,13 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> 
     })?;
     let release = Release::new(&node, "till");
     fresh(steps, &release)?;
-    steps.run("policies, enforced", || policies::check(&release));
+    steps.run("policies, enforced", || policies::check(&release, &policies::OPEN));
     under_load(steps, &release);
-    let is_measured = steps.run("metrics server", || node.measure());
-    if is_measured {
+    if steps.run("metrics server", || node.measure()) {
         variants::autoscaling(steps, &release);
     }
     steps.run("uninstall", || release.down());
-    if is_measured {
-        measured(steps, &node);
-    }
+    measured(steps, &node);
     variants::tls(steps, &node);
     variants::wrong_store(steps, &node);
     variants::from_earlier(steps, &node, &engine);
@@ -64,11 +73,13 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> 
 /// Measures what one pod of each role uses.
 fn measured(steps: &mut Steps, node: &Node<'_>) {
     let release = Release::new(node, "measured").with(&["--set", "defaults.replicas=1"]);
-    if steps.run("one of each, to measure", || {
+    let up = steps.need("one of each, to measure", || {
         release.store(image::IMAGE)?;
-        release.upgrade(image::IMAGE, &[])
-    }) {
-        usage::measure(steps, &release);
+        let told = release.upgrade(image::IMAGE, &[])?;
+        Ok((image::executable(node.workspace, "release")?, told))
+    });
+    if let Ok(till) = up {
+        usage::measure(steps, &release, &till);
     }
     steps.run("uninstall what was measured", || release.down());
 }

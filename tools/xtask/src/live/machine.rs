@@ -51,6 +51,8 @@ pub(crate) struct Machine {
     /// Working directory of every command.
     root: PathBuf,
     logs: PathBuf,
+    /// Its namespaces: a process's entry in /proc, and what that leads to.
+    spaces: Vec<(&'static str, PathBuf)>,
     /// The control group of all its containers, below each hierarchy.
     pub(crate) group: String,
 }
@@ -83,12 +85,16 @@ impl Machine {
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
             .map_err(|error| error.to_string())?;
         let init = children.trim().to_owned();
+        let kinds: &[&str] =
+            if network == Network::Own { &["pid", "mnt", "net"] } else { &["pid", "mnt"] };
+        let spaces = kinds.iter().map(|kind| space(&init, kind).map(|space| (*kind, space)));
+        let spaces = spaces.collect::<Option<Vec<_>>>().ok_or("the machine ended at once")?;
         let group = format!("{GROUPS}{init}");
         for hierarchy in hierarchies() {
             sweep(&hierarchy);
             fs::create_dir_all(hierarchy.join(&group)).map_err(|error| error.to_string())?;
         }
-        Ok(Self { holder, init, root: root.to_owned(), logs: logs.to_owned(), group })
+        Ok(Self { holder, init, root: root.to_owned(), logs: logs.to_owned(), spaces, group })
     }
 
     /// A command in the machine, in the project's root.
@@ -131,6 +137,32 @@ impl Machine {
         if succeeded { Ok(text) } else { Err(format!("{line}: {text}")) }
     }
 
+    /// [`Machine::down`], and then a look at the host, where nothing may be left of the machine: no
+    /// process in its namespaces, no mount below the folder of its files, no control group.
+    pub(crate) fn gone(&mut self) -> Result<String, String> {
+        self.down()?;
+        wait("there are processes of the machine", Duration::from_secs(20), || {
+            let left: Vec<String> = processes()
+                .filter(|id| {
+                    self.spaces.iter().any(|(kind, own)| space(id, kind).as_ref() == Some(own))
+                })
+                .map(|id| format!("{id} {}", told(&id)))
+                .collect();
+            if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+        })?;
+        let files = self.logs.parent().unwrap_or(&self.logs);
+        let mounts =
+            fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+        if let Some(mount) = mount_below(&mounts, files) {
+            return Err(format!("{mount} is still mounted"));
+        }
+        let group = hierarchies().into_iter().map(|hierarchy| hierarchy.join(&self.group));
+        if let Some(group) = group.into_iter().find(|group| group.exists()) {
+            return Err(format!("{} is still there", group.display()));
+        }
+        Ok("no process, mount or control group is left".to_owned())
+    }
+
     /// Ends every process of the machine, and removes the control groups that are left.
     pub(crate) fn down(&mut self) -> Result<(), String> {
         drop(self.holder.stdin.take());
@@ -153,6 +185,29 @@ impl Drop for Machine {
         // Callers of `down` have seen a failure; the namespaces end in any case.
         let _down = self.down();
     }
+}
+
+/// A namespace of a process; none when there is no such process, or nothing of it but its exit code.
+fn space(id: &str, kind: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{id}/ns/{kind}")).ok()
+}
+
+/// Ids of all processes of the host.
+fn processes() -> impl Iterator<Item = String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// What a process is called.
+fn told(id: &str) -> String {
+    fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+/// The first mount below a folder, by the lines of /proc/self/mountinfo.
+fn mount_below<'a>(mounts: &'a str, folder: &Path) -> Option<&'a str> {
+    let mut places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    places.find(|place| Path::new(place).starts_with(folder))
 }
 
 /// The one hierarchy of control groups, or with version 1 each of them.
@@ -201,5 +256,25 @@ pub(crate) fn wait(
             }
             Err(_) => thread::sleep(Duration::from_millis(200)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_found_by_its_place() {
+        let mounts = "36 35 98:0 / /a rw - ext4 /dev/a rw\n37 36 0:5 / /a/live/x rw - tmpfs t rw\n";
+        assert_eq!(mount_below(mounts, Path::new("/a/live")), Some("/a/live/x"));
+        assert_eq!(mount_below(mounts, Path::new("/a/liv")), None);
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_namespace() {
+        let own = std::process::id().to_string();
+        assert!(processes().any(|id| id == own));
+        assert!(space(&own, "mnt").is_some());
+        assert!(space("0", "mnt").is_none());
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::{
     chart::{self, OURS, Release},
     node::Node,
+    policies,
     steps::Steps,
 };
 use crate::{command, outside::values::operator_labels};
@@ -43,7 +44,9 @@ fn cluster(node: &Node<'_>) -> Result<String, String> {
     let small = format!("{STANDINS}/small.yaml");
     let variables = [("IMAGE", "till:0.2.0"), ("VALUES", &small)];
     script(node, "deploy-charts-cluster.sh", &variables)?;
-    tested(node)
+    // Here the store is a TidbCluster's, which has a policy of its own.
+    let edges = policies::check(&Release::new(node, "till"), &policies::GUARDED)?;
+    Ok(format!("{}; policies: {edges}", tested(node)?))
 }
 
 /// As in docs/deploy.md: the script installs the store, kubectl the rest. CPU requests are reduced

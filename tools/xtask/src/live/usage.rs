@@ -1,81 +1,174 @@
-//! CPU and memory of each role by the metrics server: idle, at half of the load that it can take,
-//! and at all of it. docs/deploy.md has the table, and the chart's requests follow from it.
+//! CPU and memory of each role: idle, at all of the load that it can take, and at half of that.
+//! docs/deploy.md has the table, and the chart's requests follow from it.
+//!
+//! Each container's control groups are read at a steady interval, from when the bench begins to buy
+//! until it has bought. The metrics server would tell a mean of ten seconds once in ten.
 
-use std::{collections::BTreeMap, process::Child, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Read},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
 use super::{
-    chart::{OURS, Release},
-    machine::wait,
+    chart::{self, Release},
+    groups::Group,
     steps::Steps,
 };
 
-/// Longer than two rounds of the metrics server.
-const SETTLE: Duration = Duration::from_secs(25);
+/// Between two readings. docs/deploy.md names it.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long nothing happens before and while idle pods are read.
+const IDLE: Duration = Duration::from_secs(25);
 const CALLERS: &str = "64";
+/// The bench's own warm-up.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// What the bench says when it has sent the last call of its window.
+const BOUGHT: &str = "last answers";
 
-/// By role: thousandths of a CPU of all its pods, and the most MiB of one of them.
-type Usage = BTreeMap<String, (u64, u64)>;
+/// What was read of one container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reading {
+    at: Instant,
+    cpu_ns: u64,
+    memory: u64,
+}
 
-/// Measures a fresh release that has one pod of each role.
-pub(crate) fn measure(steps: &mut Steps, release: &Release<'_>) {
+/// By role, the readings in order.
+type Readings = BTreeMap<String, Vec<Reading>>;
+
+/// Of one role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Usage {
+    /// Thousandths of a CPU: the mean, and the most between two readings.
+    cpu: u64,
+    cpu_most: u64,
+    /// Bytes at most.
+    memory_most: u64,
+}
+
+/// Measures a fresh release that has one pod of each role, under the bench of this executable.
+pub(crate) fn measure(steps: &mut Steps, release: &Release<'_>, till: &Path) {
     steps.run("usage, idle", || {
-        wait("the metrics server tells nothing", Duration::from_secs(90), || {
-            if usage(release)?.len() >= 6 {
-                Ok(())
-            } else {
-                Err("no metrics of some pods".to_owned())
-            }
-        })?;
-        thread::sleep(SETTLE);
-        Ok(words(&usage(release)?))
+        thread::sleep(IDLE);
+        let groups = groups(release)?;
+        let began = Instant::now();
+        let mut readings = Readings::new();
+        read_while(&groups, &mut readings, || Ok(began.elapsed() < IDLE))?;
+        words(&readings, began, Instant::now())
     });
     let mut peak = 0;
     steps.run("usage, peak", || {
-        let (rate, used) = under(release, &["--concurrency", CALLERS])?;
+        let (rate, used) = under(release, till, &["--concurrency", CALLERS])?;
         peak = rate;
-        Ok(format!("{rate} checkouts a second; {}", words(&used)))
+        Ok(format!("{rate} checkouts a second; {used}"))
     });
     steps.run("usage, half of the peak", || {
         let offered = (peak / 2).max(1).to_string();
-        let (rate, used) = under(release, &["--rate", &offered])?;
-        Ok(format!("{rate} checkouts a second; {}", words(&used)))
+        let (rate, used) = under(release, till, &["--rate", &offered])?;
+        Ok(format!("{rate} checkouts a second; {used}"))
     });
 }
 
+/// The control groups of all pods by role, and of `store`.
+fn groups(release: &Release<'_>) -> Result<BTreeMap<String, Group>, String> {
+    let mut found = BTreeMap::new();
+    for pod in release.pods("")? {
+        let labels = &pod["metadata"]["labels"];
+        let role = labels["app.kubernetes.io/component"].as_str().or(labels["app"].as_str());
+        let role = role.ok_or_else(|| format!("{} is of no role", chart::name(&pod)))?;
+        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
+        let id = id.strip_prefix("containerd://").ok_or_else(|| format!("a container {id}"))?;
+        let group = Group::of(&release.node.machine.group, id)?;
+        if found.insert(role.to_owned(), group).is_some() {
+            return Err(format!("two pods of {role}"));
+        }
+    }
+    if found.len() == 6 { Ok(found) } else { Err(format!("pods of {:?}", found.keys())) }
+}
+
+/// Reads all groups once in an interval, while `goes_on`.
+fn read_while(
+    groups: &BTreeMap<String, Group>,
+    readings: &mut Readings,
+    mut goes_on: impl FnMut() -> Result<bool, String>,
+) -> Result<(), String> {
+    let mut due = Instant::now();
+    while goes_on()? {
+        for (role, group) in groups {
+            let (cpu_ns, memory) = (group.cpu_ns()?, group.working_set()?);
+            let reading = Reading { at: Instant::now(), cpu_ns, memory };
+            readings.entry(role.clone()).or_default().push(reading);
+        }
+        // Steady: what a reading takes does not move the next one.
+        due += INTERVAL;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    Ok(())
+}
+
 /// The bench's checkouts per second at this pace, and the usage meanwhile.
-fn under(release: &Release<'_>, pace: &[&str]) -> Result<(u64, Usage), String> {
+fn under(release: &Release<'_>, till: &Path, pace: &[&str]) -> Result<(u64, String), String> {
     let file = release.node.workspace.target.join("live/bench.json");
+    let groups = groups(release)?;
+    let mut bench = bench(release, till, pace)?;
     let mut bench =
-        release.node.machine.command(release.node.workspace.target.join("release/till"));
-    bench
-        .args([
-            "bench",
-            "--target",
-            &release.url()?,
-            "--duration-ms",
-            "45000",
-            "--orders",
-            "100000",
-        ])
-        .args(pace)
-        .arg("--json")
-        .arg(&file)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null());
-    let mut bench: Child = bench.spawn().map_err(|error| error.to_string())?;
-    // First the bench fills the shop and warms up, then it measures.
-    thread::sleep(Duration::from_secs(15) + SETTLE);
-    let used = usage(release)?;
+        bench.arg("--json").arg(&file).spawn().map_err(|error| format!("no bench: {error}"))?;
+    let said = bench.stderr.take().ok_or("no way to hear the bench")?;
+    let mut readings = Readings::new();
+    let (done, window) = thread::scope(|scope| {
+        let window = scope.spawn(|| window(said));
+        let done = read_while(&groups, &mut readings, || {
+            let ended = bench.try_wait().map_err(|error| error.to_string())?;
+            Ok(ended.is_none())
+        });
+        if done.is_err() {
+            // It has to end before the scope can; that it has ended is no problem.
+            let _ended = bench.kill();
+        }
+        (done, window.join())
+    });
     let status = bench.wait().map_err(|error| error.to_string())?;
-    let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+    done?;
+    let (began, ended) =
+        window.map_err(|_| "nobody heard the bench")?.ok_or("it bought nothing")?;
+    let text = fs::read_to_string(&file).map_err(|error| error.to_string())?;
     let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let rate = report["points"][0]["fresh_per_s"].as_f64();
-    match rate {
-        Some(rate) if status.success() => Ok((whole(rate), used)),
+    match report["points"][0]["fresh_per_s"].as_f64() {
+        Some(rate) if status.success() => Ok((whole(rate), words(&readings, began, ended)?)),
         _ => Err(format!("the bench has no figures: {}", report["points"][0]["problems"])),
     }
+}
+
+fn bench(release: &Release<'_>, till: &Path, pace: &[&str]) -> Result<Command, String> {
+    let url = release.url()?;
+    let mut bench = release.node.machine.command(till);
+    bench
+        .args(["bench", "--target", &url, "--duration-ms", "45000", "--orders", "100000"])
+        .args(pace)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    Ok(bench)
+}
+
+/// When the bench begins to buy and when it has bought, by what it says: it fills the shop, warms
+/// up, and says nothing until the last answers.
+fn window(said: impl Read) -> Option<(Instant, Instant)> {
+    let (mut filled, mut bought) = (None, None);
+    for line in BufReader::new(said).lines().map_while(Result::ok) {
+        if line.starts_with(BOUGHT) {
+            bought = bought.or_else(|| Some(Instant::now()));
+        } else if bought.is_none() {
+            filled = Some(Instant::now());
+        }
+    }
+    Some((filled? + WARM_UP, bought?))
 }
 
 #[allow(
@@ -87,44 +180,34 @@ fn whole(rate: f64) -> u64 {
     rate.round() as u64
 }
 
-/// Usage by role, and of `store`.
-fn usage(release: &Release<'_>) -> Result<Usage, String> {
-    let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{}/pods", release.namespace);
-    let told: Value = serde_json::from_str(&release.node.kubectl(&["get", "--raw", &path])?)
-        .map_err(|error| error.to_string())?;
-    let mut found = Usage::new();
-    for pod in told["items"].as_array().into_iter().flatten() {
-        let labels = &pod["metadata"]["labels"];
-        let role = labels["app.kubernetes.io/component"].as_str().or(labels["app"].as_str());
-        let own = &pod["containers"][0]["usage"];
-        let cpu = quantity(own["cpu"].as_str().unwrap_or("0"));
-        let memory = quantity(own["memory"].as_str().unwrap_or("0"));
-        let Some(role) = role.filter(|role| *role != "test") else {
-            continue;
-        };
-        let entry = found.entry(role.to_owned()).or_default();
-        entry.0 += cpu / 1_000_000;
-        entry.1 = entry.1.max(memory >> 20);
+/// The usage of each role between these moments, in words.
+fn words(readings: &Readings, began: Instant, ended: Instant) -> Result<String, String> {
+    let mut each = Vec::new();
+    for (role, all) in readings {
+        let within = all.iter().filter(|reading| reading.at >= began && reading.at <= ended);
+        let used = usage(&within.copied().collect::<Vec<_>>());
+        let Usage { cpu, cpu_most, memory_most } =
+            used.ok_or_else(|| format!("{role} was read less than twice"))?;
+        each.push(format!("{role} {cpu}m, at most {cpu_most}m and {} MiB", memory_most >> 20));
     }
-    if found.is_empty() { Err(format!("no metrics of {OURS}")) } else { Ok(found) }
+    Ok(format!("{} s: {}", ended.duration_since(began).as_secs(), each.join(", ")))
 }
 
-/// Nanocores or bytes, from the metrics server's texts such as `12345n` and `6789Ki`.
-fn quantity(text: &str) -> u64 {
-    let digits = text.trim_end_matches(|last: char| !last.is_ascii_digit());
-    let number: u64 = digits.parse().unwrap_or(0);
-    match &text[digits.len()..] {
-        "u" => number.saturating_mul(1000),
-        "m" => number.saturating_mul(1_000_000),
-        "Ki" => number.saturating_mul(1 << 10),
-        "Mi" => number.saturating_mul(1 << 20),
-        _ => number,
-    }
+/// None of less than two readings.
+fn usage(readings: &[Reading]) -> Option<Usage> {
+    let (first, last) = (readings.first()?, readings.last()?);
+    let pairs = readings.windows(2);
+    Some(Usage {
+        cpu: thousandths(first, last)?,
+        cpu_most: pairs.filter_map(|pair| thousandths(&pair[0], &pair[1])).max()?,
+        memory_most: readings.iter().map(|reading| reading.memory).max()?,
+    })
 }
 
-fn words(used: &Usage) -> String {
-    let each = used.iter().map(|(role, (cpu, memory))| format!("{role} {cpu}m {memory} MiB"));
-    each.collect::<Vec<_>>().join(", ")
+/// Thousandths of a CPU between two readings.
+fn thousandths(earlier: &Reading, later: &Reading) -> Option<u64> {
+    let micros = u64::try_from(later.at.duration_since(earlier.at).as_micros()).ok()?;
+    later.cpu_ns.checked_sub(earlier.cpu_ns)?.checked_div(micros)
 }
 
 #[cfg(test)]
@@ -132,10 +215,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantities_are_read() {
-        assert_eq!(quantity("12345n"), 12_345);
-        assert_eq!(quantity("3m"), 3_000_000);
-        assert_eq!(quantity("2Ki"), 2048);
-        assert_eq!(quantity("0"), 0);
+    fn the_most_is_of_any_interval() {
+        let start = Instant::now();
+        let reading = |seconds: u64, cpu_ms: u64, memory: u64| Reading {
+            at: start + Duration::from_secs(seconds),
+            cpu_ns: cpu_ms * 1_000_000,
+            memory,
+        };
+        let readings = [reading(0, 0, 5), reading(1, 900, 9), reading(2, 1000, 7)];
+        let used = Usage { cpu: 500, cpu_most: 900, memory_most: 9 };
+        assert_eq!(usage(&readings), Some(used));
+        assert_eq!(usage(&readings[..1]), None);
+    }
+
+    #[test]
+    fn the_bench_buys_between_its_last_fill_and_the_last_answers() {
+        let said =
+            "batch_init [#] 1/2\nbatch_init [##] 2/2\nlast answers [#] 64/64\ncheck [#] 1/1\n";
+        let (began, ended) = window(said.as_bytes()).unwrap();
+        // Nothing was waited for here, and the warm-up is left out.
+        assert!(began > ended && began < ended + WARM_UP);
+        assert!(window("batch_init [##] 2/2\n".as_bytes()).is_none());
     }
 }
