@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -46,11 +46,61 @@ const PROGRAMS: [&str; 9] = [
     "/usr/sbin/ipset",
 ];
 
-/// Installs the missing programs. The error says why that is not possible.
+/// Programs that Debian runs as services on a host with systemd, and their units.
+const SERVICES: [(&str, &[&str]); 3] = [
+    ("/usr/sbin/dockerd", &["docker.service", "docker.socket"]),
+    ("/usr/bin/containerd", &["containerd.service"]),
+    ("/usr/bin/etcd", &["etcd.service"]),
+];
+/// Debian's tools ask this script before they start a service.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// Exit code 101 forbids it. The comment tells it from a script of somebody else's.
+const NO_STARTS: &str =
+    "#!/bin/sh\n# Of `cargo xtask live`, while it installs packages.\nexit 101\n";
+
+/// As long as it is there, packages that are installed start no services.
+struct NoStarts {
+    is_ours: bool,
+}
+
+impl NoStarts {
+    /// Somebody else's script stays, and decides.
+    fn begin() -> Result<Self, String> {
+        let path = Path::new(POLICY);
+        // An interrupted run leaves ours.
+        let is_ours =
+            !path.is_symlink() && fs::read_to_string(path).map_or(true, |text| text == NO_STARTS);
+        if is_ours {
+            fs::write(path, NO_STARTS).map_err(|error| format!("{POLICY}: {error}"))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+                .map_err(|error| format!("{POLICY}: {error}"))?;
+        }
+        Ok(Self { is_ours })
+    }
+}
+
+impl Drop for NoStarts {
+    fn drop(&mut self) {
+        if self.is_ours {
+            // The next run takes it for its own.
+            let _removed = fs::remove_file(POLICY);
+        }
+    }
+}
+
+/// Installs the missing programs, and lets none of them run as a service: neither now nor, on a
+/// host with systemd, after its next start. The error says why that is not possible.
 pub(crate) fn packages() -> Result<String, String> {
     if PROGRAMS.iter().all(|program| Path::new(program).exists()) {
         return Ok("already there".to_owned());
     }
+    // Those of the host stay as they are.
+    let new: Vec<&str> = SERVICES
+        .iter()
+        .filter(|(program, _)| !Path::new(program).exists())
+        .flat_map(|(_, units)| units.iter().copied())
+        .collect();
+    let _none = NoStarts::begin()?;
     let mut update = Command::new("apt-get");
     command::quietly(update.args(["update", "-qq"]))?;
     let mut install = Command::new("apt-get");
@@ -59,7 +109,14 @@ pub(crate) fn packages() -> Result<String, String> {
         .args(PACKAGES)
         .env("DEBIAN_FRONTEND", "noninteractive");
     let (succeeded, text) = command::quietly(&mut install)?;
-    if succeeded { Ok(format!("{} packages of Debian's", PACKAGES.len())) } else { Err(text) }
+    if !succeeded {
+        return Err(text);
+    }
+    if Path::new("/run/systemd/system").exists() && !new.is_empty() {
+        let mut disable = Command::new("systemctl");
+        command::captured(disable.arg("disable").args(&new))?;
+    }
+    Ok(format!("{} packages of Debian's, whose services do not run", PACKAGES.len()))
 }
 
 /// A running engine.
