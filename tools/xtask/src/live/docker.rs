@@ -100,7 +100,9 @@ fn on(
     if let Source::Executable(profile) = source {
         steps.need("image of the executable", || {
             let executable = image::executable(workspace, profile)?;
-            Ok(((), image::of_executable(workspace, &engine, &executable, image::IMAGE)?))
+            let made =
+                image::of_executable(workspace, &engine, &executable, image::HEAD, image::IMAGE);
+            Ok(((), made?))
         })?;
     }
     steps.run("docker run, a whole shop", || alone(workspace, &engine));

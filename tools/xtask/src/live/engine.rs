@@ -192,6 +192,12 @@ impl<'a> Engine<'a> {
         command::quietly(&mut self.docker(&["logs", container])).map(|(_, text)| text)
     }
 
+    /// The image's label of this name.
+    pub(crate) fn label(&self, image: &str, name: &str) -> Result<String, String> {
+        let format = format!("{{{{index .Config.Labels \"{name}\"}}}}");
+        self.quietly(&["image", "inspect", "--format", &format, image])
+    }
+
     pub(crate) fn has_image(&self, name: &str) -> bool {
         self.quietly(&["image", "inspect", "--format", "{{.Id}}", name]).is_ok()
     }

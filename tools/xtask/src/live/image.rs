@@ -12,8 +12,12 @@ use crate::{command, workspace::Workspace};
 
 /// The name in compose files and chart.
 pub(crate) const IMAGE: &str = "till:0.2.0";
+/// The commit of [`IMAGE`].
+pub(crate) const HEAD: &str = "HEAD";
 /// The Dockerfile's stage that the executable replaces.
 const STAGE: &str = "build";
+/// Says of which commit an image is.
+const REVISION: &str = "org.opencontainers.image.revision";
 
 /// The executable at this path, or the one that cargo builds with this profile.
 pub(crate) fn executable(workspace: &Workspace, profile: &str) -> Result<PathBuf, String> {
@@ -26,11 +30,12 @@ pub(crate) fn executable(workspace: &Workspace, profile: &str) -> Result<PathBuf
     Ok(workspace.target.join(folder).join("till"))
 }
 
-/// Makes the image `name` from this executable, which takes seconds.
+/// Makes the image `name` from this executable of a commit, which takes seconds.
 pub(crate) fn of_executable(
     workspace: &Workspace,
     engine: &Engine<'_>,
     executable: &Path,
+    commit: &str,
     name: &str,
 ) -> Result<String, String> {
     bases::frontend(workspace, engine)?;
@@ -47,7 +52,7 @@ pub(crate) fn of_executable(
     copy("LICENSE").map_err(|error| error.to_string())?;
     let text = workspace.read(Path::new("Dockerfile"))?.ok_or("no Dockerfile")?;
     fs::write(context.join("Dockerfile"), last_stage(&text)?).map_err(|error| error.to_string())?;
-    let revision = format!("REVISION={}", revision(workspace)?);
+    let argument = format!("REVISION={}", revision(workspace, commit)?);
     let folder = context.display().to_string();
     let build = [
         "buildx",
@@ -55,13 +60,25 @@ pub(crate) fn of_executable(
         "--progress",
         "plain",
         "--build-arg",
-        &revision,
+        &argument,
         "--tag",
         name,
         &folder,
     ];
     engine.quietly(&build)?;
+    is_of(workspace, engine, name, commit)?;
     size(engine, name)
+}
+
+/// Checks that the image's label names this commit.
+pub(crate) fn is_of(
+    workspace: &Workspace,
+    engine: &Engine<'_>,
+    name: &str,
+    commit: &str,
+) -> Result<(), String> {
+    let (found, wanted) = (engine.label(name, REVISION)?, revision(workspace, commit)?);
+    if found == wanted { Ok(()) } else { Err(format!("{name} is of {found}, not of {wanted}")) }
 }
 
 /// A Dockerfile with only the last stage, and `stage/` in place of the build stage.
@@ -82,8 +99,10 @@ pub(crate) fn whole(
     bases::runtime(workspace, engine)?;
     bases::rust(workspace, engine)?;
     let mut build = engine.docker(&["buildx", "build", "--progress", "plain", "--network", "host"]);
-    build.args(["--build-arg", &format!("PROFILE={profile}"), "--tag", name, "."]);
-    command::run(&mut build)?;
+    build.args(["--build-arg", &format!("PROFILE={profile}")]);
+    build.args(["--build-arg", &format!("REVISION={}", revision(workspace, HEAD)?)]);
+    command::run(build.args(["--tag", name, "."]))?;
+    is_of(workspace, engine, name, HEAD)?;
     size(engine, name)
 }
 
@@ -93,9 +112,11 @@ fn size(engine: &Engine<'_>, name: &str) -> Result<String, String> {
     Ok(format!("{name}, {}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10))
 }
 
-fn revision(workspace: &Workspace) -> Result<String, String> {
+/// The whole name of a commit.
+fn revision(workspace: &Workspace, commit: &str) -> Result<String, String> {
     let mut git = Command::new("git");
-    git.args(["rev-parse", "--short", "HEAD"]).current_dir(&workspace.root);
+    git.args(["rev-parse", "--verify", &format!("{commit}^{{commit}}")]);
+    git.current_dir(&workspace.root);
     Ok(command::output(&mut git)?.trim().to_owned())
 }
 

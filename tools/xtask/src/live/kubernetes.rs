@@ -24,8 +24,10 @@ use super::{
 };
 use crate::{roles, workspace::Workspace};
 
-/// Another tag of the same build, for an upgrade and a downgrade.
-const OTHER: &str = "till:0.1.1";
+/// A commit before this one that stores and sends the same formats, for a rolling upgrade from its
+/// build and back. A later one may replace it; one has to when the formats change.
+const OTHER: &str = "7aa8bb0";
+const OTHER_IMAGE: &str = "till:7aa8bb0";
 
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
     steps.need("packages", || Ok(((), engine::packages()?)))?;
@@ -44,20 +46,20 @@ fn on(
     machine: &Machine,
 ) -> Result<(), String> {
     let engine = Engine::start(workspace, machine, Network::Own)?;
-    steps.need("images", || Ok(((), images(workspace, &engine, source)?)))?;
+    steps.need("images of two builds", || Ok(((), images(workspace, &engine, source)?)))?;
     let node = steps.need("one node", || {
         let node = Node::start(workspace, machine)?;
         let version = node.kubectl(&["get", "nodes", "--no-headers"])?;
         Ok((node, version.split_whitespace().collect::<Vec<_>>().join(" ")))
     })?;
     steps.need("images and names in the node", || {
-        node.furnish(&engine, &[image::IMAGE, OTHER])?;
+        node.furnish(&engine, &[image::IMAGE, OTHER_IMAGE])?;
         Ok(((), "CoreDNS answers".to_owned()))
     })?;
     let release = Release::new(&node, "till");
     fresh(steps, &release)?;
     steps.run("policies, enforced", || policies::check(&release, &policies::OPEN));
-    under_load(steps, &release);
+    under_load(steps, &release, &engine);
     if steps.run("metrics server", || node.measure()) {
         variants::autoscaling(steps, &release);
     }
@@ -84,16 +86,40 @@ fn measured(steps: &mut Steps, node: &Node<'_>) {
     steps.run("uninstall what was measured", || release.down());
 }
 
-/// Makes the image, and another tag of it as a second build.
+/// Makes the image, and that of the other build.
 fn images(workspace: &Workspace, engine: &Engine<'_>, source: &Source) -> Result<String, String> {
     let profile = match source {
         Source::Executable(profile) | Source::Dockerfile(profile) => profile,
     };
+    let (_, other) = variants::build(workspace, OTHER)?;
+    let second = image::of_executable(workspace, engine, &other, OTHER, OTHER_IMAGE)?;
     let executable = image::executable(workspace, profile)?;
-    let first = image::of_executable(workspace, engine, &executable, image::IMAGE)?;
-    engine.quietly(&["tag", image::IMAGE, OTHER])?;
+    let first = image::of_executable(workspace, engine, &executable, image::HEAD, image::IMAGE)?;
+    let id = |name: &str| engine.quietly(&["image", "inspect", "--format", "{{.Id}}", name]);
+    if id(image::IMAGE)? == id(OTHER_IMAGE)? {
+        return Err(format!("{OTHER_IMAGE} is the same build"));
+    }
     bases::shell(workspace, engine)?;
-    Ok(first)
+    Ok(format!("{first}; {second}"))
+}
+
+/// Replaces every pod by one of this image, under load. The image must be of this commit.
+fn roll(
+    release: &Release<'_>,
+    engine: &Engine<'_>,
+    (commit, name): (&str, &str),
+    load: &mut Load,
+) -> Result<String, String> {
+    image::is_of(release.node.workspace, engine, name, commit)?;
+    release.upgrade(name, &[])?;
+    release.settled()?;
+    for pod in release.pods(OURS)? {
+        let found = &pod["spec"]["containers"][0]["image"];
+        if found != name {
+            return Err(format!("{} runs {found}", chart::name(&pod)));
+        }
+    }
+    load.stretch("rolled")?.within(0)
 }
 
 /// The first steps of a user.
@@ -128,7 +154,7 @@ fn fresh(steps: &mut Steps, release: &Release<'_>) -> Result<(), String> {
 }
 
 /// Everything that can happen to a shop while people buy.
-fn under_load(steps: &mut Steps, release: &Release<'_>) {
+fn under_load(steps: &mut Steps, release: &Release<'_>, engine: &Engine<'_>) {
     let mut load = match release.load() {
         Ok(load) => load,
         Err(problem) => {
@@ -138,15 +164,11 @@ fn under_load(steps: &mut Steps, release: &Release<'_>) {
     };
     thread::sleep(Duration::from_secs(5));
     steps.run("load alone", || load.stretch("alone")?.within(0));
-    steps.run("rolling upgrade to another tag of the build", || {
-        release.upgrade(OTHER, &[])?;
-        release.settled()?;
-        load.stretch("upgrade")?.within(0)
+    steps.run(&format!("rolling change to the build of {OTHER}"), || {
+        roll(release, engine, (OTHER, OTHER_IMAGE), &mut load)
     });
-    steps.run("rolling upgrade back", || {
-        release.upgrade(image::IMAGE, &[])?;
-        release.settled()?;
-        load.stretch("back")?.within(0)
+    steps.run("rolling upgrade to this build", || {
+        roll(release, engine, (image::HEAD, image::IMAGE), &mut load)
     });
     for role in roles::NAMES {
         steps.run(&format!("kubectl delete pod, {role}"), || deletion(release, role, &mut load));

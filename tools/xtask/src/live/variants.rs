@@ -1,7 +1,7 @@
 //! Other variants of the chart: encrypted, scaled by load, with a missing store, and over the data
 //! of an earlier release.
 
-use std::{fs, process::Command, thread, time::Duration};
+use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 
 use super::{
     chart::{OURS, Release},
@@ -127,9 +127,9 @@ pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'
     let tag = format!("till:{EARLIER}");
     let mut earlier = Release::new(node, "earlier").with(&["--set", "defaults.replicas=2"]);
     let is_there = steps.run(&format!("image and chart of {EARLIER}"), || {
-        let (chart, executable) = build_earlier(node.workspace)?;
+        let (chart, executable) = build(node.workspace, EARLIER)?;
         earlier.chart = chart;
-        let said = image::of_executable(node.workspace, engine, &executable, &tag)?;
+        let said = image::of_executable(node.workspace, engine, &executable, EARLIER, &tag)?;
         node.load(engine, &[&tag])?;
         Ok(said)
     });
@@ -166,14 +166,15 @@ pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'
     steps.run(&format!("from {EARLIER}: uninstall"), || earlier.down());
 }
 
-/// The earlier release's chart and executable, built once from its commit.
-fn build_earlier(workspace: &Workspace) -> Result<(String, std::path::PathBuf), String> {
-    let folder = workspace.target.join("live/earlier").join(EARLIER);
+/// Chart and executable of another commit, built once. Whoever needs this commit's executable in the
+/// target directory builds that one afterwards.
+pub(crate) fn build(workspace: &Workspace, commit: &str) -> Result<(String, PathBuf), String> {
+    let folder = workspace.target.join("live/earlier").join(commit);
     let source = folder.join("src");
     let executable = folder.join("till");
     if !source.exists() {
         fs::create_dir_all(&source).map_err(|error| error.to_string())?;
-        let line = format!("git archive {EARLIER} | tar -x -C '{}'", source.display());
+        let line = format!("git archive {commit} | tar -x -C '{}'", source.display());
         let mut bash = Command::new("bash");
         command::captured(
             bash.args(["-eo", "pipefail", "-c", &line]).current_dir(&workspace.root),
