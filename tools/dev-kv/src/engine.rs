@@ -12,27 +12,29 @@ mod cache;
 mod committer;
 mod critical_section;
 mod maintain;
+mod reads;
 mod scan;
 mod state;
+mod timestamps;
 
 pub(crate) use critical_section::CriticalSection;
 pub(crate) use scan::ScanRequest;
 
 use crate::SyncProbe;
-use crate::model::{Failure, Lock, Refusal, TS_MAX, Ts};
+use crate::model::{Failure, Refusal, TS_MAX, Ts};
 use crate::store::codec::Current;
 use crate::store::{Directory, RowChange, Store, StoreConfig, StoreError, StoreSize, decode_u64};
 use crate::traffic::Traffic;
 use crate::tso::Oracle;
 use bytes::Bytes;
 pub(crate) use committer::Committer;
-use critical_section::{Look, value_on_disk};
 use state::State;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
+use timestamps::META_CEILING;
 use tokio::sync::Notify;
 use types::Clock;
 
@@ -42,7 +44,6 @@ const GROUP_BYTES_MAX: usize = 64 << 20;
 /// Reads may be this far ahead of the clock, in milliseconds.
 const FUTURE_MS_MAX: u64 = 3_600_000;
 
-const META_CEILING: &str = "tso_ceiling";
 const META_CLUSTER: &str = "cluster_id";
 const META_SAFE_POINT: &str = "safe_point";
 
@@ -413,212 +414,6 @@ impl Engine {
             rows.push((key, row));
         }
         Ok((looked, rows))
-    }
-
-    /// The values of `keys` at `version`, in order. A blocking lock is the error of its key.
-    pub(crate) async fn read(
-        &self,
-        keys: &[Bytes],
-        version: Ts,
-        bypass: &[u64],
-    ) -> Result<Vec<Result<Option<Bytes>, Box<Lock>>>, EngineError> {
-        let mut answers = Vec::with_capacity(keys.len());
-        let mut missing = Vec::new();
-        let (looked, store, seen) = {
-            let mut inner = self.lock();
-            let inner = &mut *inner;
-            let Some(store) = inner.store.clone() else {
-                return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
-            };
-            let mut section = CriticalSection {
-                state: &mut inner.state,
-                store: &store,
-                seen: 0,
-                take_ts: &mut |_| Err(EngineError::WindowUsedUp),
-            };
-            for (position, key) in keys.iter().enumerate() {
-                answers.push(match section.look(key, version, bypass) {
-                    Look::Blocked(lock) => Err(lock),
-                    Look::Value(value) => Ok(value),
-                    Look::OnDisk => {
-                        missing.push(position);
-                        Ok(None)
-                    }
-                });
-            }
-            let seen = pending(&inner.waiting, section.seen);
-            (inner.state.completed, store, seen)
-        };
-        self.counters.reads.fetch_add(keys.len() as u64, Ordering::Relaxed);
-        if !missing.is_empty() {
-            self.counters.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
-            self.read_missing(&store, keys, version, &missing, looked, &mut answers)?;
-        }
-        if let Some(done) = seen {
-            done.wait().await?;
-        }
-        Ok(answers)
-    }
-
-    fn read_missing(
-        &self,
-        store: &Store,
-        keys: &[Bytes],
-        version: Ts,
-        missing: &[usize],
-        looked: u64,
-        answers: &mut [Result<Option<Bytes>, Box<Lock>>],
-    ) -> Result<(), EngineError> {
-        let mut found = Vec::new();
-        for position in missing {
-            let (Some(key), Some(answer)) = (keys.get(*position), answers.get_mut(*position))
-            else {
-                continue;
-            };
-            let row = store.current(key)?;
-            *answer = Ok(match &row.data {
-                Some((newest, value)) if newest.commit_ts <= version => {
-                    (newest.kind == crate::model::Kind::Put).then(|| value.clone())
-                }
-                Some(_) => value_on_disk(store, key, version)?,
-                None => None,
-            });
-            if row.newest().is_some() {
-                found.push((key, row));
-            }
-        }
-        let mut inner = self.lock();
-        for (key, row) in found {
-            if inner.state.admits(key, looked) && inner.state.cache.get(key).is_none() {
-                inner.state.cache.put(key, &row);
-            }
-        }
-        Ok(())
-    }
-
-    /// The values and expiries of raw keys, once what they show is durable.
-    pub(crate) async fn read_raw(
-        &self,
-        keys: &[Bytes],
-    ) -> Result<Vec<Option<(Bytes, u64)>>, EngineError> {
-        let mut answers = Vec::with_capacity(keys.len());
-        let mut missing = Vec::new();
-        let (store, seen) = {
-            let inner = self.lock();
-            let Some(store) = inner.store.clone() else {
-                return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
-            };
-            let mut seen = 0;
-            for (position, key) in keys.iter().enumerate() {
-                answers.push(if let Some((value, group)) = inner.state.raw_live.get(key) {
-                    seen = seen.max(*group);
-                    value.clone()
-                } else {
-                    missing.push((position, key));
-                    None
-                });
-            }
-            (store, pending(&inner.waiting, seen))
-        };
-        for (position, key) in missing {
-            if let Some(answer) = answers.get_mut(position) {
-                *answer = store.raw(key)?;
-            }
-        }
-        if let Some(done) = seen {
-            done.wait().await?;
-        }
-        Ok(answers)
-    }
-
-    /// Takes the next `count` timestamps; returns the last of them.
-    pub(crate) async fn timestamps(self: &Arc<Self>, count: u64) -> Result<Ts, EngineError> {
-        loop {
-            let now = self.clock.now().0;
-            let wanted = self.oracle().wanted_ceiling(now);
-            match wanted {
-                Some((_, true)) => self.raise_ceiling(true).await?,
-                Some((_, false)) => self.plan_raise(),
-                None => {}
-            }
-            if let Some(ts) = self.take_now(count) {
-                return Ok(ts);
-            }
-            self.raise_ceiling(true).await?;
-        }
-    }
-
-    /// Makes sure that timestamps near the present can be taken inside a section.
-    pub(crate) async fn prepare_timestamps(self: &Arc<Self>) -> Result<(), EngineError> {
-        let wanted = self.oracle().wanted_ceiling(self.clock.now().0);
-        match wanted {
-            Some((_, true)) => self.raise_ceiling(true).await,
-            Some((_, false)) => {
-                self.plan_raise();
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn take_now(&self, count: u64) -> Option<Ts> {
-        let now = self.clock.now().0;
-        self.oracle().take(now, count)
-    }
-
-    fn oracle(&self) -> MutexGuard<'_, Oracle> {
-        self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Raises the ceiling in the background, ahead of need.
-    fn plan_raise(self: &Arc<Self>) {
-        if self.raise_planned.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let engine = Arc::clone(self);
-        tokio::spawn(async move {
-            if let Err(error) = engine.raise_ceiling(false).await {
-                tracing::warn!(error = %error, "timestamp ceiling not raised");
-            }
-            engine.raise_planned.store(false, Ordering::Release);
-        });
-    }
-
-    async fn raise_ceiling(&self, urgent: bool) -> Result<(), EngineError> {
-        let alone = self.raising.lock().await;
-        let wanted = self.oracle().wanted_ceiling(self.clock.now().0);
-        // Another task may have raised it in the meantime.
-        let ceiling = match wanted {
-            Some((ceiling, now)) if now || !urgent => ceiling,
-            Some(_) | None => return Ok(()),
-        };
-        let result = self
-            .update(&[], |section| {
-                section.write_meta(META_CEILING, Some(ceiling.to_be_bytes().to_vec()));
-                Ok(((), Vec::new()))
-            })
-            .await;
-        match result {
-            Ok(()) | Err(UpdateError::Refused(_)) => {}
-            Err(UpdateError::Engine(error)) => self.mark_ceiling(ceiling, error).await?,
-        }
-        self.oracle().raise(ceiling);
-        drop(alone);
-        Ok(())
-    }
-
-    /// Stores the ceiling in the marks, which a full disk can still take. `error` tells why the
-    /// usual write failed.
-    async fn mark_ceiling(&self, ceiling: u64, error: EngineError) -> Result<(), EngineError> {
-        let Some(directory) = self.lock().directory.clone() else { return Err(error) };
-        let raised =
-            tokio::task::spawn_blocking(move || directory.marks().raise_ceiling(ceiling)).await;
-        let problem = match raised {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(problem)) => problem.to_string(),
-            Err(problem) => problem.to_string(),
-        };
-        Err(EngineError::WriteFailed(format!("{error}; the timestamp ceiling: {problem}")))
     }
 
     /// Waits until some lock is removed, or for this long.

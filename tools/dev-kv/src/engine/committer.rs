@@ -1,6 +1,7 @@
 //! The thread that writes groups to disk.
 
-use super::{Done, Engine, Inner, META_CEILING, load_state, open_store};
+use super::timestamps::META_CEILING;
+use super::{Done, Engine, Inner, load_state, open_store};
 use crate::store::{Directory, RowChange, Store, StoreError};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
