@@ -201,7 +201,10 @@ function isWhole(transactions) {
   return latest !== undefined && latest.logs.some((log) => log.ended_ms > 0);
 }
 
-/** Shows an order's transactions until all have ended; a later call replaces an earlier one. */
+/**
+ * Shows an order's transactions until the latest has ended, for nine seconds at most. A later call replaces an earlier
+ * one.
+ */
 export function watch(orderId, { settled }) {
   watching += 1;
   const mine = watching;

@@ -15,8 +15,8 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Up to this many requests in flight, none is refused, whatever the rate. This covers a crowd that
-/// comes all at once, and a store that pauses.
+/// Up to this many requests in flight, none is refused for lack of time, whatever the rate. This
+/// covers a crowd that comes all at once, and a store that pauses.
 const CALM: usize = 4_000;
 /// Answers are counted over windows of this length.
 const WINDOW: Duration = Duration::from_secs(1);

@@ -1,23 +1,36 @@
 //! Bounds the requests that callers can make a process hold, and the bytes of those requests, in
 //! time and in total.
 //!
-//! Every server that strangers can reach passes its gRPC requests through a [`Bound`], before
-//! anything reads them.
+//! Every server that strangers can reach passes its requests through a [`Bound`], before anything
+//! reads them.
 
+mod body;
+mod framing;
 mod held;
-mod whole;
+mod untaken;
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use http_body_util::BodyExt as _;
-use tonic::body::Body;
-
+use body::{Bounded, Keeping};
 use held::Share;
-pub use held::{Held, Limits, Requests};
-use whole::Whole;
+pub use held::{Held, Limits};
+use tonic::body::Body;
+pub use untaken::Untaken;
+
+/// What the body of a request consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Messages {
+    /// No gRPC messages. All of it is due, and held until the request is answered.
+    None,
+    /// One gRPC message, which is due and held until it is answered.
+    One,
+    /// A stream of gRPC messages, the next of which may take its time. A message is held until it
+    /// is complete, so its handler must keep nothing large of it.
+    Many,
+}
 
 /// Places for requests of one kind, and room for their bytes. Clones share them.
 #[derive(Debug, Clone)]
@@ -38,17 +51,16 @@ impl Bound {
     pub fn admit(
         &self,
         request: http::Request<Body>,
-        requests: Requests,
+        messages: Messages,
     ) -> Option<(http::Request<Body>, Kept)> {
         let place = Place(Arc::clone(&self.taken));
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.most {
             return None;
         }
-        let (request, share) = self.held.bind(request, requests);
-        let of_stream = (requests == Requests::Many).then(|| Arc::clone(&share));
-        let longest = self.held.limits.message_bytes_max;
-        let request = request.map(|body| Body::new(Whole::new(body, longest, of_stream)));
-        Some((request, Kept { _place: place, _share: share }))
+        let share = Arc::new(self.held.share(request.headers()));
+        let counted = Arc::clone(&share);
+        let request = request.map(|body| Body::new(Bounded::new(body, counted, messages)));
+        Some((request, Kept { _place: Arc::new(place), _share: share }))
     }
 }
 
@@ -62,19 +74,60 @@ impl Drop for Place {
     }
 }
 
-/// Keeps a request in flight.
-#[derive(Debug)]
+/// Keeps a request in flight, until the last clone is dropped.
+#[derive(Debug, Clone)]
 pub struct Kept {
-    _place: Place,
+    _place: Arc<Place>,
     _share: Arc<Share>,
 }
 
 impl Kept {
     /// Returns the answer. Its request stays in flight until the answer was taken or is dropped.
-    pub fn until_taken(self, answer: Body) -> Body {
-        Body::new(answer.map_frame(move |frame| {
-            let _kept = &self;
-            frame
-        }))
+    /// It counts among those of its connection while it waits for the client.
+    pub fn until_taken(self, answer: Body, connection: Untaken) -> Body {
+        Body::new(Keeping::new(answer, self, connection))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Full};
+
+    use super::*;
+
+    fn bound(most: usize) -> Bound {
+        Bound::new(
+            most,
+            Held::new(Limits {
+                bytes_max: 0,
+                message_bytes_max: 9,
+                patience: std::time::Duration::MAX,
+                overloaded: || tonic::Status::resource_exhausted("full"),
+                unfinished: || tonic::Status::deadline_exceeded("late"),
+            }),
+        )
+    }
+
+    fn is_admitted(bound: &Bound) -> bool {
+        bound.admit(http::Request::new(Body::empty()), Messages::One).is_some()
+    }
+
+    #[tokio::test]
+    async fn a_request_has_its_place_until_its_answer_was_taken() {
+        let bound = bound(1);
+        let (_request, kept) =
+            bound.admit(http::Request::new(Body::empty()), Messages::One).unwrap();
+        assert!(!is_admitted(&bound));
+        let connection = Untaken::default();
+        let answer = Body::new(Full::new(bytes::Bytes::from("ok")));
+        let answer = kept.clone().until_taken(answer, connection.clone());
+        assert_eq!(http_body::Body::size_hint(&answer).exact(), Some(2));
+        drop(kept);
+        assert!(!is_admitted(&bound), "the answer waits for its caller");
+        assert!(!connection.look() && connection.look());
+        assert_eq!(answer.collect().await.unwrap().to_bytes(), "ok");
+        assert!(!connection.look());
+        assert!(is_admitted(&bound));
+        assert!(is_admitted(&bound), "a refusal takes no place");
     }
 }

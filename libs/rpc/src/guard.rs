@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use admission::{Bound, Held, Limits, Requests};
+use admission::{Bound, Held, Limits, Messages};
 use futures::{FutureExt as _, future::BoxFuture};
 use telemetry::{metrics::Entered, semconv, trace::Origin};
 use tokio::time::{Instant, timeout};
@@ -22,6 +22,7 @@ use crate::{
     MESSAGE_BYTES_MAX, access, deadline,
     spans::{answered, span},
     status::{code_name, code_of, expired, overloaded, to_status, unfinished, unreadable},
+    tls::Connection,
 };
 
 /// Upper limits on the calls of health and reflection in flight at once, for streams that stay open
@@ -29,6 +30,8 @@ use crate::{
 /// to probes.
 const FREE_MAX: usize = 2_048;
 const FREE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The limit of their decoders, which is tonic's default.
+const FREE_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How much earlier than tonic a handler is ended when its caller's time is over, because tonic
 /// would answer CANCELLED.
@@ -60,16 +63,12 @@ impl GuardLayer {
         patience: Duration,
         judges: bool,
     ) -> Self {
-        let held = |bytes_max| {
-            Held::new(Limits {
-                bytes_max,
-                message_bytes_max: MESSAGE_BYTES_MAX,
-                patience,
-                overloaded,
-                unfinished,
-            })
+        let held = |bytes_max, message_bytes_max| {
+            let limits = Limits { bytes_max, message_bytes_max, patience, overloaded, unfinished };
+            Held::new(limits)
         };
-        let (of_requests, of_free) = (held(bytes_max), held(FREE_BYTES_MAX));
+        let of_requests = held(bytes_max, MESSAGE_BYTES_MAX);
+        let of_free = held(FREE_BYTES_MAX, FREE_MESSAGE_BYTES_MAX);
         Self {
             judges,
             methods: Arc::default(),
@@ -100,7 +99,8 @@ impl<S> Guard<S> {
             return None;
         }
         let path = request.uri().path();
-        let refused = access::check(request.extensions().get(), path).err()?;
+        let connection: Option<&Connection> = request.extensions().get();
+        let refused = access::check(connection.map(|of| &of.peer), path).err()?;
         tracing::warn!(caller = refused.caller(), path, "refused a call");
         Some(to_status(&refused).into_http())
     }
@@ -149,9 +149,11 @@ where
             (true, false) => &self.layer.free,
             (false, _) => &self.layer.requests,
         };
+        let connection: Option<&Connection> = request.extensions().get();
+        let untaken = connection.map(|of| of.untaken.clone()).unwrap_or_default();
         // Reflection is a stream of questions, and the next one may take its time.
-        let requests = if access::is_reflection(path) { Requests::Many } else { Requests::One };
-        let Some((request, kept)) = bound.admit(request, requests) else {
+        let messages = if access::is_reflection(path) { Messages::Many } else { Messages::One };
+        let Some((request, kept)) = bound.admit(request, messages) else {
             let refused = overloaded().into_http();
             call.answered(&refused);
             return futures::future::ok(refused).boxed();
@@ -184,7 +186,7 @@ where
             };
             record(&response);
             call.answered(&response);
-            Ok(response.map(|body| kept.until_taken(body)))
+            Ok(response.map(|body| kept.until_taken(body, untaken)))
         }
         .instrument(span)
         .boxed()
@@ -269,7 +271,7 @@ mod tests {
         });
         let mut guard = GuardLayer::new(9, usize::MAX, PATIENCE, false).layer(reading);
         for (path, bytes, reads) in [
-            (HEALTH, &[0, 4, 0, 0, 0][..], false),
+            (HEALTH, &[0, 0, 64, 0, 0][..], false),
             ("/test.v1.EchoService/Echo", &[0, 4, 0, 0, 0][..], false),
             ("/test.v1.EchoService/Echo", &[0, 0, 0, 0, 1, 7][..], true),
         ] {

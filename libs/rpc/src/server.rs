@@ -273,6 +273,7 @@ fn incoming(listeners: Vec<TcpListener>, options: &Options) -> Result<Incoming, 
     let age = options.max_connection_age;
     let life = Life {
         beginning: options.patience,
+        stall: options.patience,
         whole: (!age.is_zero()).then(|| age + options.farewell),
     };
     // Handshakes run concurrently, so that a slow caller keeps nobody else waiting.

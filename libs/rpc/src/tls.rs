@@ -35,7 +35,7 @@ mod connect;
 mod directory;
 mod verify;
 
-pub(crate) use accept::{Conn, HANDSHAKES_MAX, Life, accept};
+pub(crate) use accept::{Conn, Connection, HANDSHAKES_MAX, Life, accept};
 pub(crate) use connect::Connector;
 pub use directory::TlsDir;
 use verify::Callee;

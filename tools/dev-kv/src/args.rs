@@ -140,12 +140,15 @@ pub struct Bounds {
     pub connections_max: usize,
     /// A connection that sends no request within this time is cut.
     pub first_request: Duration,
-    /// Requests in flight at once, their untaken answers among them; more are refused.
+    /// Requests to the store in flight at once, their untaken answers among them; more are refused.
     pub in_flight_max: usize,
-    /// Bytes of all requests in flight, over 16 KiB of each. One request may have all of them.
+    /// Bytes of all requests to the store in flight, over 16 KiB of each.
     pub held_bytes_max: usize,
     /// A request that is not complete within this time is given up.
     pub patience: Duration,
+    /// A connection is cut when its client takes nothing of an answer for this long, or up to twice
+    /// as long.
+    pub stall: Duration,
 }
 
 impl Default for Bounds {
@@ -156,6 +159,8 @@ impl Default for Bounds {
             in_flight_max: 20_000,
             held_bytes_max: 512 << 20,
             patience: Duration::from_secs(30),
+            // Longer than tests suspend a role.
+            stall: Duration::from_mins(1),
         }
     }
 }

@@ -10,13 +10,14 @@ use crate::http;
 use crate::kv::Kv;
 use crate::members::Members;
 use crate::pd::Pd;
-use crate::problem::unimplemented;
+use crate::problem::{problem, unimplemented};
 use crate::wire::keyspacepb::keyspace_server::KeyspaceServer;
 use crate::wire::pdpb::pd_server::PdServer;
 use crate::wire::tikvpb::tikv_server::TikvServer;
-use admission::{Bound, Held, Limits, Requests};
+use admission::{Bound, Held, Kept, Limits, Messages, Untaken};
 use axum::Router;
-use axum::http::{Request, Response};
+use axum::http::{Request, Response, StatusCode};
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use std::convert::Infallible;
@@ -27,8 +28,58 @@ use tonic::codegen::Service as _;
 
 /// Longest request to the store, in bytes. A prewrite lists all keys of its transaction.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
-/// The call whose requests are a stream.
-const STREAM: &str = "Tso";
+/// Longest request to a placement driver, in bytes. The largest has a key or two.
+const PD_MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Requests to placement drivers in flight at once. Each client has a stream for timestamps open.
+const PD_IN_FLIGHT_MAX: usize = 4_096;
+/// Requests for pages in flight at once. They have places of their own, because faults that keep
+/// calls waiting are ended by a page.
+const PAGES_IN_FLIGHT_MAX: usize = 256;
+/// Bytes of all requests of either kind, over 16 KiB of each.
+const HELD_BYTES_MAX: usize = 16 << 20;
+/// The call of a placement driver whose requests are a stream.
+const TIMESTAMPS: &str = "Tso";
+
+/// Places and room for the requests of all connections, for each kind of request.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    store: Bound,
+    pd: Bound,
+    pages: Bound,
+}
+
+impl Places {
+    pub(crate) fn new(bounds: &Bounds) -> Self {
+        let bound = |most, bytes_max, message_bytes_max| {
+            let limits = Limits {
+                bytes_max,
+                message_bytes_max,
+                patience: bounds.patience,
+                overloaded,
+                unfinished: || Status::deadline_exceeded("the request's body did not come in time"),
+            };
+            Bound::new(most, Held::new(limits))
+        };
+        Self {
+            store: bound(bounds.in_flight_max, bounds.held_bytes_max, MESSAGE_BYTES_MAX),
+            pd: bound(PD_IN_FLIGHT_MAX, HELD_BYTES_MAX, PD_MESSAGE_BYTES_MAX),
+            pages: bound(PAGES_IN_FLIGHT_MAX, HELD_BYTES_MAX, 0),
+        }
+    }
+
+    fn admit(
+        &self,
+        known: Option<(Known, &str)>,
+        request: Request<Body>,
+    ) -> Option<(Request<Body>, Kept)> {
+        match known {
+            None => self.pages.admit(request, Messages::None),
+            Some((Known::Tikv, _)) => self.store.admit(request, Messages::One),
+            Some((Known::Pd, TIMESTAMPS)) => self.pd.admit(request, Messages::Many),
+            Some((Known::Pd | Known::Keyspace, _)) => self.pd.admit(request, Messages::One),
+        }
+    }
+}
 
 type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
@@ -66,37 +117,26 @@ pub(crate) struct Dispatch {
     member: u64,
     faults: Arc<Faults>,
     engine: Arc<Engine>,
-    bound: Bound,
+    bounds: Places,
 }
 
 impl Dispatch {
     /// With `on_loopback` the pages answer to loopback names only.
-    pub(crate) fn new(pd: Pd, kv: Kv, bound: Bound, on_loopback: bool) -> Self {
+    pub(crate) fn new(pd: Pd, kv: Kv, bounds: Places, on_loopback: bool) -> Self {
         Self {
             faults: Arc::clone(&kv.faults),
             engine: Arc::clone(&kv.engine),
-            bound,
+            bounds,
             pages: http::pages(pd.clone(), kv.clone(), on_loopback),
             members: Arc::clone(&pd.members),
             member: pd.member,
-            keyspaces: KeyspaceServer::new(pd.clone()),
-            pd: PdServer::new(pd),
+            keyspaces: KeyspaceServer::new(pd.clone())
+                .max_decoding_message_size(PD_MESSAGE_BYTES_MAX),
+            pd: PdServer::new(pd).max_decoding_message_size(PD_MESSAGE_BYTES_MAX),
             kv: TikvServer::new(kv)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(usize::MAX),
         }
-    }
-
-    /// Places and room for the requests of all connections.
-    pub(crate) fn bound(bounds: &Bounds) -> Bound {
-        let held = Held::new(Limits {
-            bytes_max: bounds.held_bytes_max,
-            message_bytes_max: MESSAGE_BYTES_MAX,
-            patience: bounds.patience,
-            overloaded,
-            unfinished: || Status::deadline_exceeded("the request's body did not come in time"),
-        });
-        Bound::new(bounds.in_flight_max, held)
     }
 
     fn carry_out(&self, service: Known, request: Request<Body>) -> Answer {
@@ -107,10 +147,10 @@ impl Dispatch {
         }
     }
 
-    fn answer(&self, service: Known, rpc: &str, request: Request<Body>) -> Answer {
+    fn answer(&self, service: Known, rpc: &str, request: Request<Body>, kept: &Kept) -> Answer {
         self.engine.counters().traffic.called(rpc);
         if let Some(fault) = self.faults.transport(rpc) {
-            return Box::pin(self.clone().disturb(service, request, fault));
+            return Box::pin(self.clone().disturb(service, request, fault, kept.clone()));
         }
         if service != Known::Tikv && self.members.hangs(self.member) {
             return Box::pin(self.clone().wait(service, request));
@@ -128,12 +168,13 @@ impl Dispatch {
         self.carry_out(service, request).await
     }
 
-    /// Carries out a call that a fault hits.
+    /// Carries out a call that a fault hits. It is in flight until then, even if its caller is gone.
     async fn disturb(
         self,
         service: Known,
         request: Request<Body>,
         fault: Fault,
+        kept: Kept,
     ) -> Result<Response<Body>, Infallible> {
         match fault {
             Fault::Refuse => lost(Loss::Unavailable).await,
@@ -143,7 +184,8 @@ impl Dispatch {
             }
             Fault::LoseReply { then } => {
                 // Detached, because the caller may give up before the call is carried out.
-                let call = tokio::spawn(self.carry_out(service, request));
+                let answer = self.carry_out(service, request);
+                let call = tokio::spawn(answer.inspect(|_| drop(kept)));
                 if let Err(error) = call.await {
                     tracing::warn!(error = %error, "call failed whose reply was to be lost");
                 }
@@ -160,7 +202,9 @@ impl Dispatch {
                 let body = Body::new(axum::body::Body::from(body));
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
-                    self.carry_out(service, Request::from_parts(head, body)).await
+                    let answer = self.carry_out(service, Request::from_parts(head, body)).await;
+                    drop(kept);
+                    answer
                 });
                 lost(then).await
             }
@@ -175,22 +219,22 @@ impl Dispatch {
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for Dispatch {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+impl Dispatch {
+    /// Answers a request of a connection with these answers.
+    pub(crate) fn call(&self, request: Request<Incoming>, untaken: Untaken) -> Answer {
         let request = request.map(Body::new);
         let uri = request.uri().clone();
         let known = Known::of(uri.path());
-        let is_stream = known.is_some_and(|(_, rpc)| rpc == STREAM);
-        let requests = if is_stream { Requests::Many } else { Requests::One };
-        let Some((request, kept)) = self.bound.admit(request, requests) else {
-            return Box::pin(std::future::ready(Ok(overloaded().into_http())));
+        let Some((request, kept)) = self.bounds.admit(known, request) else {
+            self.engine.counters().traffic.refused();
+            let refused = match known {
+                Some(_) => overloaded().into_http(),
+                None => problem(StatusCode::SERVICE_UNAVAILABLE, &TOO_MANY).map(Body::new),
+            };
+            return Box::pin(std::future::ready(Ok(refused)));
         };
         let answer: Answer = if let Some((service, rpc)) = known {
-            self.answer(service, rpc, request)
+            self.answer(service, rpc, request, &kept)
         } else {
             let page = self.pages.clone().call(request);
             Box::pin(async move { Ok(page.await?.map(Body::new)) })
@@ -199,13 +243,15 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
             let response = answer.await?;
             let response =
                 if is_bare_unimplemented(&response) { unimplemented(uri.path()) } else { response };
-            Ok(response.map(|body| kept.until_taken(body)))
+            Ok(response.map(|body| kept.until_taken(body, untaken)))
         })
     }
 }
 
+const TOO_MANY: &str = "too many requests are in flight, or too many bytes of them";
+
 fn overloaded() -> Status {
-    Status::resource_exhausted("dev-kv has too many requests in flight, or too many bytes of them")
+    Status::resource_exhausted(TOO_MANY)
 }
 
 async fn lost(then: Loss) -> Result<Response<Body>, Infallible> {

@@ -174,6 +174,9 @@ impl PdService for Pd {
                     () = arrived.closed() => return,
                 };
                 let Some(request) = request.transpose() else { return };
+                // A waiting request holds no more than its numbers.
+                let request = request
+                    .map(|request| pdpb::TsoRequest { dc_location: String::new(), ..request });
                 let due = Instant::now() + faults.latency("Tso");
                 if arrived.send((request, due)).await.is_err() {
                     return;

@@ -3,7 +3,7 @@
 use crate::Admit;
 use crate::args::{Bounds, Config, TlsPaths};
 use crate::cluster::Cluster;
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, Places};
 use crate::engine::{Committer, Engine, EngineConfig};
 use crate::error::Error;
 use crate::faults::Faults;
@@ -11,8 +11,8 @@ use crate::kv::Kv;
 use crate::members::Members;
 use crate::pd::Pd;
 use crate::store::StoreConfig;
+use admission::Untaken;
 use bytes::Bytes;
-use hyper::service::Service as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -121,12 +121,12 @@ pub async fn run(
         shutdown.await;
         stop.send_replace(true);
     };
-    let bound = Dispatch::bound(&config.bounds);
+    let places = Places::new(&config.bounds);
     let others = (Members::FIRST + 1..).zip(&further).map(|(member, listener)| {
         let dispatch = Dispatch::new(
             Pd { member, ..pd.clone() },
             kv.clone(),
-            bound.clone(),
+            places.clone(),
             is_loopback(listener),
         );
         let mut stopping = stopping.clone();
@@ -135,7 +135,7 @@ pub async fn run(
             let _ended = stopping.wait_for(|stopping| *stopping).await;
         })
     });
-    let dispatch = Dispatch::new(pd.clone(), kv.clone(), bound.clone(), is_loopback(&listener));
+    let dispatch = Dispatch::new(pd.clone(), kv.clone(), places.clone(), is_loopback(&listener));
     let first = accept(&listener, config.bounds, dispatch, tls.clone(), shutdown);
     futures::future::join(first, futures::future::join_all(others)).await;
     engine.close();
@@ -288,10 +288,10 @@ async fn accept(
         connections.spawn(async move {
             let _place = place;
             match tls {
-                None => serve(&builder, stream, bounds.first_request, dispatch, watcher).await,
+                None => serve(&builder, stream, bounds, dispatch, watcher).await,
                 Some(tls) => {
                     if let Some(stream) = tls.accept(stream).await {
-                        serve(&builder, stream, bounds.first_request, dispatch, watcher).await;
+                        serve(&builder, stream, bounds, dispatch, watcher).await;
                     }
                 }
             }
@@ -306,28 +306,48 @@ async fn accept(
     connections.shutdown().await;
 }
 
+/// Completes once an answer has waited for its client for so long, or up to twice as long.
+async fn stalls(untaken: &Untaken, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        if untaken.look() {
+            return;
+        }
+    }
+}
+
 async fn serve(
     builder: &Builder<TokioExecutor>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    first_request: Duration,
+    bounds: Bounds,
     dispatch: Dispatch,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
     let asked = Arc::new(AtomicBool::new(false));
     let was_asked = Arc::clone(&asked);
+    let untaken = Untaken::default();
+    let of_connection = untaken.clone();
     let service = hyper::service::service_fn(move |request| {
         was_asked.store(true, Ordering::Relaxed);
-        dispatch.call(request)
+        dispatch.call(request, of_connection.clone())
     });
     let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service));
-    let mut connection = std::pin::pin!(connection);
-    let ended = match tokio::time::timeout(first_request, &mut connection).await {
-        Ok(ended) => ended,
-        Err(_) if asked.load(Ordering::Relaxed) => connection.await,
-        Err(_) => return tracing::debug!("a connection asked for nothing, and was cut"),
+    let asks_nothing = async {
+        tokio::time::sleep(bounds.first_request).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
     };
-    if let Err(error) = ended {
-        tracing::debug!(error = %error, "connection ended");
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
+                tracing::debug!(error = %error, "connection ended");
+            }
+        }
+        () = asks_nothing => tracing::debug!("a connection asked for nothing, and was cut"),
+        () = stalls(&untaken, bounds.stall) => {
+            tracing::debug!("a client takes no answer, and was cut");
+        }
     }
 }
 

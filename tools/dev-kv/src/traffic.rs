@@ -23,6 +23,7 @@ const NAMED: [&str; 10] = [
 pub(crate) struct Traffic {
     named: [AtomicU64; NAMED.len()],
     other: AtomicU64,
+    refused: AtomicU64,
     timestamp_requests: AtomicU64,
     timestamps: AtomicU64,
     transactions: AtomicU64,
@@ -59,6 +60,11 @@ impl Traffic {
         add(place.map_or(&self.other, |place| &self.named[place]), 1);
     }
 
+    /// Counts a request that found no place.
+    pub(crate) fn refused(&self) {
+        add(&self.refused, 1);
+    }
+
     /// Counts one answered request on a timestamp stream, and its `count` timestamps.
     pub(crate) fn gave_timestamps(&self, count: u32) {
         add(&self.timestamp_requests, 1);
@@ -85,6 +91,7 @@ impl Traffic {
         requests.insert("other".to_owned(), read(&self.other).into());
         json!({
             "requests": requests,
+            "refused": read(&self.refused),
             "timestamps": read(&self.timestamps),
             "transactions": read(&self.transactions),
             "one_phase_commits": read(&self.one_phase),

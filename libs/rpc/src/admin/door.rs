@@ -24,7 +24,7 @@ pub(super) struct Bounds {
     connections_max: usize,
     /// Upper limit on the time without a complete request head, including idle time.
     patience: Duration,
-    /// Upper limit on the time in which a client takes nothing of its answer.
+    /// Upper limit on the time in which a client makes no room for more of its answer.
     stall: Duration,
     /// Upper limit on a connection's life. A request under way at its end has `farewell` more.
     age: Duration,
@@ -35,8 +35,8 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             connections_max: 256,
-            patience: Duration::from_secs(75),
-            stall: Duration::from_secs(5),
+            patience: Duration::from_secs(15),
+            stall: Duration::from_secs(15),
             age: Duration::from_mins(10),
             farewell: Duration::from_secs(30),
         }

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use admission::Requests;
+use admission::Messages;
 use futures::{
     FutureExt as _, StreamExt as _,
     future::BoxFuture,
@@ -24,11 +24,10 @@ use super::{
     pack, split, unpack_head,
 };
 use crate::{
-    COMPRESSION,
-    access::Peer,
-    deadline,
+    COMPRESSION, deadline,
     guard::Guard,
     status::{expired, invalid_field, overloaded, unreadable},
+    tls::Connection,
 };
 
 type Request = http::Request<Body>;
@@ -67,9 +66,10 @@ impl Service<Request> for Unbundling {
         if let Some(refused) = self.guard.refusal(&request) {
             return future::ready(Ok(refused)).boxed();
         }
-        let peer = request.extensions().get().cloned();
-        let unpacking = Unpacking { guard: self.guard.clone(), peer };
-        let Some((request, kept)) = self.guard.bundles().admit(request, Requests::One) else {
+        let connection: Option<Connection> = request.extensions().get().cloned();
+        let untaken = connection.as_ref().map(|of| of.untaken.clone()).unwrap_or_default();
+        let unpacking = Unpacking { guard: self.guard.clone(), connection };
+        let Some((request, kept)) = self.guard.bundles().admit(request, Messages::One) else {
             let refused = overloaded().into_http();
             return future::ready(Ok(refused)).boxed();
         };
@@ -80,7 +80,7 @@ impl Service<Request> for Unbundling {
                 .accept_compressed(COMPRESSION);
             let answer = grpc.server_streaming(unpacking, request).await;
             let answer = unreadable(&answer).map_or(answer, Status::into_http);
-            Ok(answer.map(|body| kept.until_taken(body)))
+            Ok(answer.map(|body| kept.until_taken(body, untaken)))
         }
         .boxed()
     }
@@ -90,7 +90,7 @@ impl Service<Request> for Unbundling {
 struct Unpacking {
     guard: Guard<Routes>,
     /// The sender of the bundle, who counts as the caller of its calls.
-    peer: Option<Peer>,
+    connection: Option<Connection>,
 }
 
 impl ServerStreamingService<CallRequest> for Unpacking {
@@ -106,7 +106,7 @@ impl ServerStreamingService<CallRequest> for Unpacking {
         }
         let answers: FuturesUnordered<_> = (0..)
             .zip(calls)
-            .map(|(index, call)| answer(self.guard.clone(), self.peer.clone(), index, call))
+            .map(|(index, call)| answer(self.guard.clone(), self.connection.clone(), index, call))
             .collect();
         // Answers that are ready together are sent together, and hold nothing up.
         let together = answers.ready_chunks(CALLS_MAX).flat_map(|answers| {
@@ -117,8 +117,13 @@ impl ServerStreamingService<CallRequest> for Unpacking {
     }
 }
 
-async fn answer(guard: Guard<Routes>, peer: Option<Peer>, index: u32, call: Call) -> Answer {
-    let answered = match request(index, call, peer) {
+async fn answer(
+    guard: Guard<Routes>,
+    connection: Option<Connection>,
+    index: u32,
+    call: Call,
+) -> Answer {
+    let answered = match request(index, call, connection) {
         Ok(request) => carry_out(guard, request).await,
         Err(refused) => Err(refused),
     };
@@ -152,7 +157,7 @@ async fn carry_out(
     }
 }
 
-fn request(index: u32, call: Call, peer: Option<Peer>) -> Result<Request, Status> {
+fn request(index: u32, call: Call, connection: Option<Connection>) -> Result<Request, Status> {
     let refused =
         |field: &str, problem: &str| invalid_field(format!("calls[{index}].{field}"), problem);
     if call.path == PATH {
@@ -168,8 +173,8 @@ fn request(index: u32, call: Call, peer: Option<Peer>) -> Result<Request, Status
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    if let Some(peer) = peer {
-        request.extensions_mut().insert(peer);
+    if let Some(connection) = connection {
+        request.extensions_mut().insert(connection);
     }
     Ok(request)
 }

@@ -49,8 +49,8 @@ impl ServerArgs {
 /// How a gRPC or REST server stops.
 #[derive(clap::Args, Clone, Debug)]
 pub struct StopArgs {
-    /// On shutdown: milliseconds between reporting "not ready" and closing the listeners, so that
-    /// load balancers notice.
+    /// On shutdown: milliseconds between reporting "not ready" (NOT_SERVING) and closing the
+    /// listeners, so that load balancers notice.
     #[arg(long, env = "TILL_LAME_DUCK_MS", default_value_t = 500,
           value_parser = value_parser!(u64).range(..=600_000))]
     pub lame_duck_ms: u64,

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use admission::Untaken;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -37,6 +38,10 @@ pub(crate) struct Conn {
     /// bytes, then for the end of the connection's life.
     ends: Option<Pin<Box<Sleep>>>,
     life_ends: Option<Instant>,
+    untaken: Untaken,
+    /// When to look for answers that wait for the client.
+    looks: Pin<Box<Sleep>>,
+    stall: Duration,
     _place: OwnedSemaphorePermit,
 }
 
@@ -52,6 +57,9 @@ enum Stream {
 pub(crate) struct Life {
     /// How long the client may take to send the preface.
     pub(crate) beginning: Duration,
+    /// How long the client may take to take something of an answer that waits. Up to twice as long
+    /// may pass until the connection is cut.
+    pub(crate) stall: Duration,
     /// How long the connection may last in all; `None` for no limit.
     pub(crate) whole: Option<Duration>,
 }
@@ -74,7 +82,16 @@ pub(crate) async fn accept(
     let begins_until = now + life.beginning;
     let ends = sleep_until(life_ends.map_or(begins_until, |ends| ends.min(begins_until)));
     let ends = Some(Box::pin(ends));
-    Some(Conn { stream, missing: PREFACE_BYTES, ends, life_ends, _place: place })
+    Some(Conn {
+        stream,
+        missing: PREFACE_BYTES,
+        ends,
+        life_ends,
+        untaken: Untaken::default(),
+        looks: Box::pin(sleep_until(now + life.stall)),
+        stall: life.stall,
+        _place: place,
+    })
 }
 
 async fn handshake(tls: &Tls, stream: TcpStream) -> Option<Stream> {
@@ -95,14 +112,40 @@ async fn handshake(tls: &Tls, stream: TcpStream) -> Option<Stream> {
     None
 }
 
-impl Connected for Conn {
-    type ConnectInfo = Peer;
+/// The connection of a request, among the request's extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    pub(crate) peer: Peer,
+    pub(crate) untaken: Untaken,
+}
 
-    fn connect_info(&self) -> Peer {
-        match &self.stream {
+impl Connected for Conn {
+    type ConnectInfo = Connection;
+
+    fn connect_info(&self) -> Connection {
+        let peer = match &self.stream {
             Stream::Plain(_) => Peer(None),
             Stream::Tls(_, peer) => peer.clone(),
+        };
+        Connection { peer, untaken: self.untaken.clone() }
+    }
+}
+
+impl Conn {
+    /// Whether the connection is to be cut. One that is served is always being read, so a call
+    /// with each read comes in time.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
+            return true;
         }
+        while self.looks.as_mut().poll(cx).is_ready() {
+            if self.untaken.look() {
+                tracing::debug!("a client takes no answer, and is cut");
+                return true;
+            }
+            self.looks.as_mut().reset(Instant::now() + self.stall);
+        }
+        false
     }
 }
 
@@ -113,8 +156,7 @@ impl AsyncRead for Conn {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // A connection that is served is always being read, so this is checked in time.
-        if this.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
+        if this.is_over(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buffer.filled().len();

@@ -324,6 +324,28 @@ async fn an_old_connection_is_cut_whatever_it_is_at() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_nothing_of_an_answer_is_cut() {
+    let shop = Shop::open(Options { patience: Duration::from_millis(100), ..options() });
+    for path in [&format!("/{NAME}/Echo"), "/grpc.health.v1.Health/Check"] {
+        let message = if path.contains("health") { &b"\0\0\0\0\0"[..] } else { HELLO };
+        let mut untaken = take_nothing(&shop, path, message).await;
+        timeout(PATIENCE, &mut untaken.driven).await.expect(path).unwrap();
+    }
+}
+
+/// Its client has taken everything, and is not to blame.
+#[tokio::test]
+async fn a_stream_with_nothing_to_say_stays() {
+    let shop = Shop::open(Options { patience: Duration::from_millis(50), ..options() });
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", shop.address));
+    let mut health = HealthClient::new(endpoint.unwrap().connect().await.unwrap());
+    let watch = health.watch(HealthCheckRequest { service: String::new() }).await.unwrap();
+    let mut watch = watch.into_inner();
+    watch.next().await.unwrap().unwrap();
+    assert!(timeout(Duration::from_millis(400), watch.next()).await.is_err(), "it has ended");
+}
+
+#[tokio::test]
 async fn a_stream_of_reflection_may_take_its_time() {
     use tonic_reflection::pb::v1::{
         ServerReflectionRequest, server_reflection_client::ServerReflectionClient,

@@ -1,0 +1,208 @@
+//! The bodies of bounded requests and of their answers.
+//!
+//! A gRPC message begins with its length, and the decoder reserves that much memory at once. A
+//! caller could have megabytes reserved by announcing a message of which nothing comes, so each
+//! message is withheld until all of it has arrived.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::{Status, body::Body};
+
+use crate::{Kept, Messages, Untaken, framing::Framing, held::Share, untaken::Wait};
+
+/// A timer that fires this late shows that the process was stopped.
+const LATE: Duration = Duration::from_secs(1);
+
+/// A request's body, counted, and in whole messages.
+pub(crate) struct Bounded {
+    body: Body,
+    share: Arc<Share>,
+    messages: Messages,
+    framing: Framing,
+    /// What has come of a message that is not complete. A copy: parts would keep the buffers of
+    /// the connection, of which they may be a small part.
+    withheld: BytesMut,
+    ready: VecDeque<Frame<Bytes>>,
+    /// Starts the first time that the next part of what is due has not arrived.
+    waiting: Option<Pin<Box<Sleep>>>,
+    is_ended: bool,
+}
+
+impl Bounded {
+    pub(crate) fn new(body: Body, share: Arc<Share>, messages: Messages) -> Self {
+        let framing = Framing::new(share.limits().message_bytes_max);
+        Self {
+            body,
+            share,
+            messages,
+            framing,
+            withheld: BytesMut::new(),
+            ready: VecDeque::new(),
+            waiting: None,
+            is_ended: false,
+        }
+    }
+
+    /// Takes what has arrived. An error if it is too much.
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), Status> {
+        let mut data = match frame.into_data() {
+            Ok(data) => data,
+            Err(trailers) => {
+                self.release();
+                self.ready.push_back(trailers);
+                return Ok(());
+            }
+        };
+        if !self.share.add(data.len()) {
+            return Err((self.share.limits().overloaded)());
+        }
+        let complete = match self.messages {
+            Messages::None => mem::take(&mut data),
+            Messages::One | Messages::Many => data.split_to(self.framing.read(&data)),
+        };
+        if !complete.is_empty() {
+            // Most messages are one frame.
+            if self.withheld.is_empty() {
+                self.ready.push_back(Frame::data(complete));
+            } else {
+                self.withheld.extend_from_slice(&complete);
+                self.release();
+            }
+            if self.messages == Messages::Many {
+                self.share.keep(data.len());
+                self.waiting = None;
+            }
+        }
+        self.withheld.extend_from_slice(&data);
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        if !self.withheld.is_empty() {
+            self.ready.push_back(Frame::data(mem::take(&mut self.withheld).freeze()));
+        }
+    }
+
+    /// Ready when what is due does not come in time.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.messages == Messages::Many && !self.framing.is_within_a_message() {
+            return Poll::Pending;
+        }
+        let patience = self.share.limits().patience;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(patience)));
+        loop {
+            ready!(waiting.as_mut().poll(cx));
+            let now = Instant::now();
+            if now.saturating_duration_since(waiting.deadline()) < LATE {
+                return Poll::Ready(());
+            }
+            // What came while the process was stopped is read only now.
+            waiting.as_mut().reset(now + LATE);
+        }
+    }
+
+    /// Whether nothing is left of what has arrived.
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.withheld.is_empty()
+    }
+}
+
+impl http_body::Body for Bounded {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(frame) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if this.is_ended {
+                return Poll::Ready(None);
+            }
+            let problem = match Pin::new(&mut this.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => this.take(frame).err(),
+                Poll::Ready(Some(Err(status))) => Some(status),
+                Poll::Ready(None) => {
+                    this.is_ended = true;
+                    // The decoder says what is wrong with half a message.
+                    this.release();
+                    None
+                }
+                Poll::Pending => {
+                    ready!(this.wait(cx));
+                    Some((this.share.limits().unfinished)())
+                }
+            };
+            if let Some(problem) = problem {
+                this.is_ended = true;
+                this.withheld = BytesMut::new();
+                return Poll::Ready(Some(Err(problem)));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_empty() && (self.is_ended || self.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.is_empty() && !self.is_ended { self.body.size_hint() } else { SizeHint::default() }
+    }
+}
+
+/// An answer's body, which keeps its request in flight.
+pub(crate) struct Keeping {
+    body: Body,
+    wait: Wait,
+    _kept: Kept,
+}
+
+impl Keeping {
+    pub(crate) fn new(body: Body, kept: Kept, connection: Untaken) -> Self {
+        Self { body, wait: Wait::begin(connection), _kept: kept }
+    }
+}
+
+impl http_body::Body for Keeping {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        // The next frame is asked for once the client has taken this one.
+        match polled {
+            Poll::Ready(Some(Ok(_))) => this.wait.again(),
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => this.wait.end(),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests;
