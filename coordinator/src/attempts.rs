@@ -27,7 +27,7 @@ use crate::{
     error::{CheckoutError, refused},
     participant_client::SendError,
     state::Coordinator,
-    tx_log::Origin,
+    tx_log::AttemptInfo,
 };
 
 /// Shortest and longest pause before a call is tried again.
@@ -71,7 +71,7 @@ pub(crate) enum Noted {
 pub(crate) struct Attempts<'a> {
     coordinator: &'a Coordinator,
     call: ClientCall,
-    origin: Origin,
+    info: AttemptInfo,
     /// When the caller stops listening.
     until: Instant,
     /// When this coordinator's attempts end, by the store's clock: at the call's own end, or, if
@@ -87,12 +87,12 @@ impl<'a> Attempts<'a> {
     pub(crate) fn new(
         coordinator: &'a Coordinator,
         call: ClientCall,
-        origin: Origin,
+        info: AttemptInfo,
         time: Duration,
     ) -> Self {
         let backoff = Backoff::new(coordinator.entropy(), AGAIN.0, AGAIN.1);
         let (until, end) = (Instant::now() + time, call.not_after);
-        Self { coordinator, call, origin, until, end, priority: None, backoff }
+        Self { coordinator, call, info, until, end, priority: None, backoff }
     }
 
     /// When the caller stops listening.
@@ -153,11 +153,11 @@ impl<'a> Attempts<'a> {
             call: Some(self.call.clone()),
         };
         let tx_id = meta.tx_id;
-        self.origin.attempt += 1;
-        tracing::debug!(tx = %tx_id, order_id = ?self.origin.order_id, "begin");
+        self.info.attempt += 1;
+        tracing::debug!(tx = %tx_id, order_id = ?self.info.order_id, "begin");
         let begun = Instant::now();
         let window = Duration::from_millis(meta.deadline.since(began.physical()));
-        let answer = coordinator.begin(meta, payloads, self.origin.clone(), window);
+        let answer = coordinator.begin(meta, payloads, self.info.clone(), window);
         let Ok(Ok(answer)) = timeout_at(self.until, answer).await else {
             return Err(CheckoutError::OutcomeUnknown);
         };

@@ -26,7 +26,7 @@ use crate::{
     participant_client::SendError,
     plan::{self, PlanError, Shards},
     state::Coordinator,
-    tx_log::Origin,
+    tx_log::AttemptInfo,
 };
 
 /// Upper bound on waiting for the order service before it is asked again, perhaps at another
@@ -98,11 +98,11 @@ impl Coordinator {
     pub async fn checkout(
         &self,
         checkout: &Checkout,
-        mut origin: Origin,
+        mut info: AttemptInfo,
         time: Duration,
     ) -> Result<Paid, CheckoutError> {
-        origin.order_id = Some(checkout.order_id.clone());
-        let mut attempts = Attempts::new(self, checkout.call.clone(), origin, time);
+        info.order_id = Some(checkout.order_id.clone());
+        let mut attempts = Attempts::new(self, checkout.call.clone(), info, time);
         loop {
             match self.try_once(checkout, &mut attempts).await {
                 Ok(Tried::Paid(paid)) => return Ok(paid),
@@ -228,7 +228,7 @@ impl Coordinator {
         shards: &Shards,
         until: Instant,
     ) -> Result<GetOrderResponse, Failure> {
-        if let Some(read) = self.read_along(order_id, shards, until).await {
+        if let Some(read) = self.read_in_batch(order_id, shards, until).await {
             return Ok(read);
         }
         let left = until.saturating_duration_since(Instant::now());
@@ -241,7 +241,7 @@ impl Coordinator {
     /// Reads the order in the same batch as other messages to its shard. Returns `None` for
     /// anything but a plain answer, such as a checkout in flight or a refusal. The caller then
     /// reads the order by a call of its own, which waits and tells the reason.
-    async fn read_along(
+    async fn read_in_batch(
         &self,
         order_id: &OrderId,
         shards: &Shards,

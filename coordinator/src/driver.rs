@@ -27,14 +27,14 @@ use types::{Branch, Entropy, Reason, TxMeta, Vote};
 
 use crate::{
     participant_client::{ParticipantClient, SendError},
-    tx_log::{LogStep, Trace},
+    tx_log::{LogEntryHandle, LogStep},
 };
 
 /// Shortest and longest pause before a message is sent again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// The result that a listener gets: how the transaction ended, or the violation that stopped it.
-pub type Answer = Result<Ended, Violation>;
+pub type DriverResult = Result<Ended, Violation>;
 
 /// How a transaction ended, as told to its listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,12 +62,12 @@ pub struct Driver {
     payloads: Vec<Bytes>,
     /// The message under way to each branch.
     pending: Vec<Option<(MessageId, PendingSend)>>,
-    listener: Option<oneshot::Sender<Answer>>,
+    listener: Option<oneshot::Sender<DriverResult>>,
     /// The first business NO from a branch other than the primary. It goes to the primary with the
     /// abort, because no other attempt of the call may succeed once the client was refused.
     refusal: Option<No>,
     refusal_stands: bool,
-    trace: Trace,
+    log_entry: LogEntryHandle,
 }
 
 impl std::fmt::Debug for Driver {
@@ -83,8 +83,8 @@ impl Driver {
         entropy: Arc<dyn Entropy>,
         meta: TxMeta,
         payloads: Vec<Bytes>,
-        trace: Trace,
-    ) -> (Self, oneshot::Receiver<Answer>) {
+        log_entry: LogEntryHandle,
+    ) -> (Self, oneshot::Receiver<DriverResult>) {
         let (listener, answer) = oneshot::channel();
         let pending = meta.branches.iter().map(|_| None).collect();
         let operations = Operations::new(&meta);
@@ -99,7 +99,7 @@ impl Driver {
             listener,
             refusal: None,
             refusal_stands: false,
-            trace,
+            log_entry,
         };
         (driver, answer)
     }
@@ -154,7 +154,7 @@ impl Driver {
     /// Remembers a refusal for the primary, unless it is one after which the call is retried.
     fn hear(&mut self, input: &Input) {
         let Input::Reply { index, reply, .. } = input else { return };
-        self.trace.step(*index, || LogStep::heard(reply));
+        self.log_entry.step(*index, || LogStep::heard(reply));
         if let Reply::Vote(Vote::No { reason, metadata })
         | Reply::State(_, Some(Vote::No { reason, metadata })) = reply
             && *index != PRIMARY
@@ -168,7 +168,7 @@ impl Driver {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Send { index, message_id, message } => {
-                self.trace.step(index, || LogStep::sent(&message));
+                self.log_entry.step(index, || LogStep::sent(&message));
                 let send = self.send(index, message);
                 if let Some(place) = self.pending.get_mut(index) {
                     *place = send.map(|send| (message_id, send));
@@ -178,19 +178,19 @@ impl Driver {
                 let origin = if self.payloads.is_empty() { "resolved" } else { "begun" };
                 telemetry::metrics().transactions.one([outcome_label(&outcome), origin]);
                 tracing::Span::current().record(semconv::TX_OUTCOME, outcome_label(&outcome));
-                self.trace.step(PRIMARY, || LogStep::answered(&outcome));
+                self.log_entry.step(PRIMARY, || LogStep::answered(&outcome));
                 self.answer(Ok(Ended { outcome, refusal_stands: self.refusal_stands }));
             }
             Output::Violation(violation) => {
                 tracing::error!(tx = %self.meta.tx_id, %violation, "the protocol was broken");
-                self.trace.step(PRIMARY, || LogStep::Broken(violation.to_string()));
+                self.log_entry.step(PRIMARY, || LogStep::Broken(violation.to_string()));
                 self.answer(Err(violation));
             }
             Output::Finished => {}
         }
     }
 
-    fn answer(&mut self, answer: Answer) {
+    fn answer(&mut self, answer: DriverResult) {
         if let Some(listener) = self.listener.take() {
             // The listener may be gone; the transaction goes on all the same.
             let _gone = listener.send(answer);
@@ -217,16 +217,18 @@ impl Driver {
         let operation = self.operation(index, message)?;
         let participants = self.participants.clone();
         let tx_id = self.meta.tx_id;
-        let trace = self.trace.clone();
+        let log_entry = self.log_entry.clone();
         let mut backoff = Backoff::new(Arc::clone(&self.entropy), AGAIN.0, AGAIN.1);
         let send = async move {
             loop {
-                match attempt(&participants, &branch, &operation, patient, (&trace, index)).await {
+                match attempt(&participants, &branch, &operation, patient, (&log_entry, index))
+                    .await
+                {
                     Ok(reply) => return reply,
                     Err(error) => {
                         tracing::debug!(tx = %tx_id, %branch, %error, "message will be sent again");
                         telemetry::metrics().retries.one(["message", error.label()]);
-                        trace.step(index, || LogStep::Again(error.to_string()));
+                        log_entry.step(index, || LogStep::Again(error.to_string()));
                     }
                 }
                 tokio::time::sleep(backoff.pause()).await;
@@ -306,11 +308,11 @@ async fn attempt(
     branch: &Branch,
     operation: &Encoded,
     patient: bool,
-    (trace, index): (&Trace, BranchIndex),
+    (log_entry, index): (&LogEntryHandle, BranchIndex),
 ) -> Result<Heard, SendError> {
     let mut result = participants.send(branch, operation.clone(), patient).await?;
     if let OpResult::Waiting(waiting) = &result {
-        trace.step(index, || LogStep::waits(waiting));
+        log_entry.step(index, || LogStep::waits(waiting));
         // Boxed: this is rare but large, and would make the future of every send as large.
         result = Box::pin(participants.prepare_and_wait(branch, operation)).await?;
     }

@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_replica_takes_the_lease_of_who_sweeps_the_store() {
+    async fn a_replica_takes_the_lease_to_sweep_the_store() {
         let args = Cli::parse_from(["coordinator"]).args;
         let clock: Arc<dyn Clock> =
             Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000)));

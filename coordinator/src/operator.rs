@@ -30,7 +30,7 @@ use crate::{resolve::Resolution, state::Coordinator, tx_log};
 /// Upper limit on waiting for a participant whose journal we cannot read.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Upper limit on the transactions reported for one order.
-const TOLD_MAX: usize = 100;
+const REPORTED_MAX: usize = 100;
 
 /// The subject of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Coordinator {
                 tx_log::read(&**self.kv(), Some(*tx_id)).await?
             }
             Subject::Order(order_id) => {
-                ids.extend(wanting(&transactions, order_id));
+                ids.extend(transactions_of_order(&transactions, order_id));
                 let mut logs = tx_log::read(&**self.kv(), None).await?;
                 logs.retain(|log| log.order_id == order_id.as_str());
                 logs
@@ -126,7 +126,7 @@ impl Coordinator {
             transactions.note_paid(tx_id, order_id.as_str());
         }
         let mut reports = Vec::new();
-        for tx_id in ids.into_iter().rev().take(TOLD_MAX).rev() {
+        for tx_id in ids.into_iter().rev().take(REPORTED_MAX).rev() {
             let logs = by_id.remove(&tx_id).unwrap_or_default();
             let mut report = report(tx_id, transactions.get(tx_id), &logs);
             self.ask_others(&mut report).await;
@@ -231,7 +231,7 @@ impl Coordinator {
 }
 
 /// Transactions whose primary holds or held this order.
-fn wanting(transactions: &Transactions, order_id: &OrderId) -> Vec<TxId> {
+fn transactions_of_order(transactions: &Transactions, order_id: &OrderId) -> Vec<TxId> {
     let wants = |transaction: &Transaction| {
         transaction.primary().is_some_and(|said| said.hold == order_id.as_str().as_bytes())
     };

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_else_takes_part_is_told_the_order() {
+    fn an_extra_participant_gets_the_order() {
         let loyalty = Service::new("loyalty").unwrap();
         let shards = Shards { others: vec![(loyalty.clone(), 8)], ..SHARDS };
         let order = order(vec![line("a", 1), line("b", 2), line("a", 3)]);

@@ -11,7 +11,7 @@ use crate::{
     attempts::{AGAIN, Attempted, Attempts},
     error::CheckoutError,
     state::Coordinator,
-    tx_log::Origin,
+    tx_log::AttemptInfo,
 };
 
 /// A transaction as planned by its caller.
@@ -25,7 +25,7 @@ pub struct Planned {
 
 impl Planned {
     /// The content of the call, as a hash of the branches and payloads.
-    pub(crate) fn what(&self) -> String {
+    pub(crate) fn call_description(&self) -> String {
         let mut bytes = Vec::new();
         for (branch, payload) in self.branches.iter().zip(&self.payloads) {
             bytes.extend_from_slice(format!("{branch} {} ", payload.len()).as_bytes());
@@ -48,8 +48,8 @@ impl Coordinator {
         trace_id: Option<String>,
         time: Duration,
     ) -> Result<TxId, CheckoutError> {
-        let origin = Origin { trace_id, ..Origin::default() };
-        let mut attempts = Attempts::new(self, call, origin, time);
+        let info = AttemptInfo { trace_id, ..AttemptInfo::default() };
+        let mut attempts = Attempts::new(self, call, info, time);
         self.check_branches(&plan.branches, attempts.until()).await?;
         loop {
             let began = self.timestamp().await?;

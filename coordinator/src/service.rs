@@ -20,8 +20,8 @@ use crate::{
     checkout::{Checkout, Paid, count},
     error::CheckoutError,
     state::Coordinator,
-    tx_log::Origin,
-    wire::{invalid, time_of, told, trace_id},
+    tx_log::AttemptInfo,
+    wire::{invalid, outcome_on_wire, time_of, trace_id},
 };
 
 /// Longest description of a call, in bytes.
@@ -32,11 +32,11 @@ impl Coordinator {
     async fn checkout_to_the_end(
         &self,
         checkout: Checkout,
-        origin: Origin,
+        info: AttemptInfo,
         time: Duration,
     ) -> Result<Paid, CheckoutError> {
         let this = self.clone();
-        let task = self.spawn(async move { this.checkout(&checkout, origin, time).await });
+        let task = self.spawn(async move { this.checkout(&checkout, info, time).await });
         task.await.unwrap_or(Err(CheckoutError::OutcomeUnknown))
     }
 }
@@ -50,7 +50,7 @@ impl CoordinatorService for Coordinator {
         let time = time_of(&request);
         let trace_id = trace_id(request.metadata());
         let (metadata, _, request) = request.into_parts();
-        let origin = Origin { trace_id, keep: request.keep_log, ..Origin::default() };
+        let info = AttemptInfo { trace_id, keep: request.keep_log, ..AttemptInfo::default() };
         let order_id =
             convert::order_id("order_id", &request.order_id).map_err(|error| invalid(&error))?;
         let what = format!("Checkout/{order_id}");
@@ -61,7 +61,7 @@ impl CoordinatorService for Coordinator {
             unanswered: (request.unanswered_at_ms > 0)
                 .then_some(UnixMillis(request.unanswered_at_ms)),
         };
-        let paid = self.checkout_to_the_end(checkout, origin, time).await;
+        let paid = self.checkout_to_the_end(checkout, info, time).await;
         count(&paid);
         match paid.map_err(|error| to_status(&error))? {
             Paid::Now(tx_id) => Ok(Response::new(CheckoutResponse {
@@ -82,7 +82,7 @@ impl CoordinatorService for Coordinator {
             convert::tx_meta(request.get_ref().tx.as_ref()).map_err(|error| invalid(&error))?;
         let outcome = self.resolve(meta.clone()).await;
         let outcome = outcome.ok_or_else(|| to_status(&Refusal::new(Reason::Internal)))?;
-        let (outcome, missing) = told(&meta, outcome);
+        let (outcome, missing) = outcome_on_wire(&meta, outcome);
         Ok(Response::new(ResolveResponse { outcome: outcome.into(), missing }))
     }
 

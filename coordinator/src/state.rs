@@ -21,12 +21,12 @@ use uuid::Builder;
 
 use crate::{
     Extras, Settings,
-    driver::{Answer, Driver},
+    driver::{Driver, DriverResult},
     error::CheckoutError,
     participant_client::ParticipantClient,
     plan::Services,
     singleflight::Singleflight,
-    tx_log::{Origin, TxLog},
+    tx_log::{AttemptInfo, TxLog},
     vote_window::VoteWindow,
     watch::Watch,
 };
@@ -211,10 +211,10 @@ impl Coordinator {
         &self,
         meta: TxMeta,
         payloads: Vec<Bytes>,
-        origin: Origin,
+        info: AttemptInfo,
         window: Duration,
-    ) -> oneshot::Receiver<Answer> {
-        self.drive(meta, payloads, origin, move |driver| driver.begin(window))
+    ) -> oneshot::Receiver<DriverResult> {
+        self.drive(meta, payloads, info, move |driver| driver.begin(window))
     }
 
     /// Begins to resolve a transaction. This runs to its end even if the receiver is dropped.
@@ -222,9 +222,9 @@ impl Coordinator {
         &self,
         meta: TxMeta,
         may_fence: bool,
-    ) -> oneshot::Receiver<Answer> {
+    ) -> oneshot::Receiver<DriverResult> {
         let resolve = move |driver: Driver| driver.resolve(may_fence);
-        self.drive(meta, Vec::new(), Origin::default(), resolve)
+        self.drive(meta, Vec::new(), AttemptInfo::default(), resolve)
     }
 
     /// Spawns a driver of this transaction. Returns the receiver of its answer.
@@ -232,18 +232,18 @@ impl Coordinator {
         &self,
         meta: TxMeta,
         payloads: Vec<Bytes>,
-        origin: Origin,
+        info: AttemptInfo,
         work: impl FnOnce(Driver) -> F,
-    ) -> oneshot::Receiver<Answer> {
-        let span = transaction_span(&meta, &origin);
-        let trace = self.log().open(&meta, origin);
+    ) -> oneshot::Receiver<DriverResult> {
+        let span = transaction_span(&meta, &info);
+        let log_entry = self.log().open(&meta, info);
         let participants = self.shared.participants.clone();
         let (driver, answer) =
-            Driver::new(participants, self.entropy(), meta, payloads, trace.clone());
+            Driver::new(participants, self.entropy(), meta, payloads, log_entry.clone());
         let work = work(driver);
         let run = async move {
             work.await;
-            trace.end();
+            log_entry.end();
         };
         self.spawn(run.instrument(span));
         answer
@@ -267,14 +267,14 @@ impl Coordinator {
 }
 
 /// The span of one attempt, from its first message until nothing is left to do.
-fn transaction_span(meta: &TxMeta, origin: &Origin) -> Span {
+fn transaction_span(meta: &TxMeta, info: &AttemptInfo) -> Span {
     tracing::debug_span!(
         target: telemetry::trace::TARGET,
         "transaction",
         { semconv::TX_ID } = %meta.tx_id,
         // 0 for a resolution by another process.
-        { semconv::TX_ATTEMPT } = origin.attempt,
-        { semconv::ORDER_ID } = origin.order_id.as_ref().map(tracing::field::display),
+        { semconv::TX_ATTEMPT } = info.attempt,
+        { semconv::ORDER_ID } = info.order_id.as_ref().map(tracing::field::display),
         { semconv::TX_OUTCOME } = Empty,
     )
 }

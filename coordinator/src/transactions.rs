@@ -19,7 +19,7 @@ use crate::{
     operator::Subject,
     run_plan::Planned,
     state::Coordinator,
-    wire::{invalid, time_of, told, trace_id},
+    wire::{invalid, outcome_on_wire, time_of, trace_id},
 };
 
 /// How many transactions are listed: the default, and the maximum.
@@ -56,7 +56,7 @@ impl TransactionService for Coordinator {
         let trace_id = trace_id(request.metadata());
         let (metadata, _, request) = request.into_parts();
         let plan = plan(self, request.branches)?;
-        let call = self.client_call(&metadata, &request.request_id, &plan.what())?;
+        let call = self.client_call(&metadata, &request.request_id, &plan.call_description())?;
         let this = self.clone();
         // A task of its own, so that a client that disconnects stops nothing.
         let run = self.spawn(async move { this.run_plan(&plan, call, trace_id, time).await });
@@ -105,7 +105,7 @@ impl TransactionService for Coordinator {
         let tx_id = convert::tx_id(&request.get_ref().tx_id).map_err(|error| invalid(&error))?;
         let resolved = Coordinator::resolve_by_id(self, tx_id).await;
         let (meta, outcome) = resolved.map_err(|error| to_status(&error))?;
-        let (outcome, missing) = told(&meta, outcome);
+        let (outcome, missing) = outcome_on_wire(&meta, outcome);
         Ok(Response::new(ResolveByIdResponse { outcome: outcome.into(), missing }))
     }
 

@@ -57,9 +57,9 @@ impl Default for LogSettings {
     }
 }
 
-/// Where a transaction comes from.
+/// Which attempt of which call a transaction is, and what its log should say of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origin {
+pub struct AttemptInfo {
     /// The order to be bought, if it is a checkout.
     pub order_id: Option<OrderId>,
     /// Which attempt of its call, from 1; 0 for a resolution by another process.
@@ -160,7 +160,7 @@ impl LogStep {
 struct Note {
     number: u64,
     meta: TxMeta,
-    origin: Origin,
+    info: AttemptInfo,
     began: UnixMillis,
     ended: Option<UnixMillis>,
     answered: Option<(u64, &'static str)>,
@@ -201,7 +201,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// One transaction's entry in the log. Does nothing if there is no log. Clones share it.
 #[derive(Clone, Default)]
-pub struct Trace(Option<Arc<Open>>);
+pub struct LogEntryHandle(Option<Arc<Open>>);
 
 struct Open {
     log: TxLog,
@@ -209,13 +209,13 @@ struct Open {
     note: Arc<Mutex<Note>>,
 }
 
-impl fmt::Debug for Trace {
+impl fmt::Debug for LogEntryHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trace").field("on", &self.0.is_some()).finish()
+        f.debug_struct("LogEntryHandle").field("on", &self.0.is_some()).finish()
     }
 }
 
-impl Trace {
+impl LogEntryHandle {
     /// Notes a step that concerns the branch at `index`.
     pub fn step(&self, index: usize, what: impl FnOnce() -> LogStep) {
         let Some(open) = &self.0 else { return };
@@ -274,12 +274,12 @@ impl LogSettings {
         };
         let undecided = note.answered.is_some_and(|(_, outcome)| outcome == "UNDECIDED");
         let all = [
-            ("RETRIED", note.origin.attempt > 1 || note.resent),
-            ("RESOLVED", note.origin.attempt == 0 && !undecided),
+            ("RETRIED", note.info.attempt > 1 || note.resent),
+            ("RESOLVED", note.info.attempt == 0 && !undecided),
             ("SLOW", answered >= self.slow_ms),
             ("BROKEN", note.broken),
-            ("SAMPLED", sampled && note.origin.attempt > 0),
-            ("ASKED", note.origin.keep),
+            ("SAMPLED", sampled && note.info.attempt > 0),
+            ("ASKED", note.info.keep),
         ];
         all.into_iter().filter(|(_, holds)| *holds).map(|(reason, _)| reason).collect()
     }
@@ -309,9 +309,9 @@ impl Note {
         });
         let record = TransactionLog {
             tx: Some((&self.meta).into()),
-            order_id: self.origin.order_id.as_ref().map(ToString::to_string).unwrap_or_default(),
-            attempt: self.origin.attempt,
-            trace_id: self.origin.trace_id.clone().unwrap_or_default(),
+            order_id: self.info.order_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            attempt: self.info.attempt,
+            trace_id: self.info.trace_id.clone().unwrap_or_default(),
             began_ms: self.began.0,
             ended_ms: self.ended.map_or(0, |ended| ended.0),
             outcome: self.answered.map(|(_, outcome)| outcome.to_owned()).unwrap_or_default(),
@@ -330,9 +330,9 @@ impl TxLog {
     }
 
     /// Begins to note the course of a transaction.
-    pub fn open(&self, meta: &TxMeta, origin: Origin) -> Trace {
+    pub fn open(&self, meta: &TxMeta, info: AttemptInfo) -> LogEntryHandle {
         if self.settings.records_max == 0 {
-            return Trace::default();
+            return LogEntryHandle::default();
         }
         let mut shared = lock(&self.shared);
         shared.next = shared.next.wrapping_add(1);
@@ -340,7 +340,7 @@ impl TxLog {
         let note = Note {
             number,
             meta: meta.clone(),
-            origin,
+            info,
             began: self.clock.now(),
             ended: None,
             answered: None,
@@ -351,7 +351,7 @@ impl TxLog {
         };
         let note = Arc::new(Mutex::new(note));
         shared.open.insert(number, Arc::clone(&note));
-        Trace(Some(Arc::new(Open { log: self.clone(), number, note })))
+        LogEntryHandle(Some(Arc::new(Open { log: self.clone(), number, note })))
     }
 
     /// Writes what is worth keeping until `shutdown` completes, then once more.

@@ -137,7 +137,7 @@ impl Watch {
             Ok(report) => {
                 let verdict = verdict(&report, begun.elapsed());
                 let before = self.set(Some(verdict.clone()));
-                tell(before.as_ref(), &verdict, &report);
+                log_change(before.as_ref(), &verdict, &report);
             }
             // The last verdict stays; its timestamp tells how old it is.
             Err(error) => tracing::warn!(%error, "the books could not be audited"),
@@ -155,7 +155,7 @@ fn verdict(report: &Report, took: Duration) -> Verdict {
 }
 
 /// Logs a change of the verdict, once.
-fn tell(before: Option<&Verdict>, now: &Verdict, report: &Report) {
+fn log_change(before: Option<&Verdict>, now: &Verdict, report: &Report) {
     let took_ms = now.took_ms;
     match before {
         Some(before) if before.offences == now.offences => {

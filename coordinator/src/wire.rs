@@ -25,7 +25,7 @@ pub(crate) fn invalid(error: &InvalidField) -> Status {
 }
 
 /// An outcome on the wire. While it is undecided, also the branches that have not voted.
-pub(crate) fn told(
+pub(crate) fn outcome_on_wire(
     meta: &TxMeta,
     outcome: Outcome,
 ) -> (WireOutcome, Vec<proto::types::v1::Branch>) {

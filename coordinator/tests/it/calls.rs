@@ -19,7 +19,7 @@ use tonic::{Code, Request};
 use types::{ErrorKind, Reason, Refusal, TxId, UnixMillis, Vote};
 
 use crate::{
-    fake::{Trouble, Verdict},
+    fake::{ScriptedVote, Trouble},
     shop::{Shop, branch, no},
 };
 
@@ -111,7 +111,7 @@ async fn a_call_votes_before_its_end_or_never() {
 #[tokio::test(start_paused = true)]
 async fn no_attempt_of_a_call_outlives_its_end() {
     let shop = Shop::open();
-    shop.stock.verdicts(std::iter::repeat_n(Verdict::Vote(Vote::Fenced), 1_000));
+    shop.stock.verdicts(std::iter::repeat_n(ScriptedVote::Vote(Vote::Fenced), 1_000));
     let now = shop.clock.now();
     let failure = until(&shop, now.plus_ms(5_000)).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Unavailable);
@@ -188,11 +188,11 @@ async fn an_order_is_bought_as_the_token_says_or_not_at_all() {
 #[tokio::test(start_paused = true)]
 async fn an_order_that_changes_while_it_is_locked_is_not_bought_by_the_old_token() {
     let shop = Shop::open();
-    shop.order.verdicts([Verdict::Changed]);
+    shop.order.verdicts([ScriptedVote::Changed]);
     assert_eq!(matching(&shop, &["as read"]).await, Err(Reason::OrderModified));
     shop.quiet().await;
     assert_eq!(shop.order.asked().len(), 1, "nothing is tried again");
-    shop.order.verdicts([Verdict::Changed]);
+    shop.order.verdicts([ScriptedVote::Changed]);
     assert_eq!(matching(&shop, &[]).await, Ok(false), "without a token it is read again");
     shop.quiet().await;
 }
@@ -292,7 +292,7 @@ async fn nobody_is_told_a_refusal_that_another_attempt_contradicts() {
 #[tokio::test(start_paused = true)]
 async fn a_foreign_refusal_is_remembered_before_the_client_is_told() {
     let blocked =
-        || Verdict::Vote(Vote::No { reason: "BLOCKED".to_owned(), metadata: BTreeMap::new() });
+        || ScriptedVote::Vote(Vote::No { reason: "BLOCKED".to_owned(), metadata: BTreeMap::new() });
     for is_lost in [false, true] {
         let shop = with_loyalty();
         shop.loyalty.verdicts([blocked()]);
@@ -377,10 +377,10 @@ async fn a_primary_whose_vote_names_the_transaction_that_succeeded_is_believed()
     let first = TxId([9; 16]);
     shop.payment.forget_refusals(Code::Unimplemented);
     let done = Refusal::new(Reason::AlreadyDone).with("tx_id", first);
-    shop.payment.verdicts([Verdict::Vote((&done).into())]);
+    shop.payment.verdicts([ScriptedVote::Vote((&done).into())]);
     assert_eq!(run(&shop, &[("payment", 0), ("loyalty", 0)]).await, Ok(first));
     // Nobody else knows.
-    shop.loyalty.verdicts([Verdict::Vote((&done).into())]);
+    shop.loyalty.verdicts([ScriptedVote::Vote((&done).into())]);
     let told = run(&shop, &[("payment", 0), ("loyalty", 0)]).await.unwrap_err();
     assert_eq!(told.reason, "ALREADY_DONE");
 }

@@ -6,7 +6,7 @@ use proto::order::v1::Order;
 use types::{ErrorKind, Reason, ShardId, Timestamp, Vote, shard_of};
 
 use crate::{
-    fake::{Trouble, Verdict},
+    fake::{ScriptedVote, Trouble},
     shop::{Shop, branch, no},
 };
 
@@ -72,7 +72,7 @@ async fn a_refusal_before_anything_began_is_left_with_the_order_first() {
 #[tokio::test(start_paused = true)]
 async fn an_order_that_changed_is_read_again_whatever_others_said() {
     let shop = Shop::open();
-    shop.order.verdicts([Verdict::Changed]);
+    shop.order.verdicts([ScriptedVote::Changed]);
     shop.stock.verdicts([no(Reason::OutOfStock)]);
     shop.checkout(TIME).await.unwrap();
     shop.quiet().await;
@@ -83,7 +83,7 @@ async fn an_order_that_changed_is_read_again_whatever_others_said() {
 #[tokio::test(start_paused = true)]
 async fn a_retry_is_a_new_transaction_with_the_same_priority() {
     let shop = Shop::open();
-    shop.stock.verdicts([Verdict::Vote(Vote::Fenced)]);
+    shop.stock.verdicts([ScriptedVote::Vote(Vote::Fenced)]);
     shop.checkout(TIME).await.unwrap();
     shop.quiet().await;
     let asked = shop.order.asked();
@@ -105,7 +105,7 @@ async fn a_contended_checkout_waits_until_its_blocker_is_out_of_the_way() {
         fake.prepare_for(&blocker, &branch(name));
     }
     let contended = Vote::Contended { blocker: Box::new(blocker.clone()) };
-    shop.stock.verdicts([Verdict::Vote(contended)]);
+    shop.stock.verdicts([ScriptedVote::Vote(contended)]);
     let began = shop.clock.now();
     // Nobody else ends the blocker. All its votes are YES, so the checkout commits it once its
     // deadline has passed.
@@ -125,7 +125,7 @@ async fn a_contended_checkout_goes_on_as_soon_as_its_blocker_is_out_of_the_way()
         fake.prepare_for(&blocker, &branch(name));
     }
     let contended = Vote::Contended { blocker: Box::new(blocker.clone()) };
-    shop.stock.verdicts([Verdict::Vote(contended)]);
+    shop.stock.verdicts([ScriptedVote::Vote(contended)]);
     let began = shop.clock.now();
     let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -167,7 +167,7 @@ async fn a_checkout_goes_where_things_lie_once_a_service_has_other_shards() {
 async fn contention_is_retried_and_never_told_however_often_it_is_met() {
     let contended = |shop: &Shop, times| {
         let vote = Vote::Contended { blocker: Box::new(shop.foreign()) };
-        shop.stock.verdicts(std::iter::repeat_n(Verdict::Vote(vote), times));
+        shop.stock.verdicts(std::iter::repeat_n(ScriptedVote::Vote(vote), times));
     };
     let shop = Shop::open();
     contended(&shop, 12);
@@ -202,9 +202,9 @@ async fn an_order_that_somebody_else_has_bought_meanwhile_is_a_success() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_must_wait_in_a_lane_holds_up_nobody_else() {
+async fn a_branch_that_waits_in_a_lane_delays_no_other_call() {
     let shop = Shop::open();
-    shop.stock.verdicts([Verdict::Wait(Duration::from_millis(700))]);
+    shop.stock.verdicts([ScriptedVote::Wait(Duration::from_millis(700))]);
     let began = shop.clock.now();
     let (slow, foreign) = tokio::join!(shop.checkout(TIME), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -236,7 +236,7 @@ async fn what_is_lost_is_sent_again() {
 #[tokio::test(start_paused = true)]
 async fn phase_two_goes_on_until_every_branch_has_acknowledged() {
     let shop = Shop::open();
-    shop.payment.verdicts([Verdict::Wait(Duration::from_millis(200))]);
+    shop.payment.verdicts([ScriptedVote::Wait(Duration::from_millis(200))]);
     let (paid, ()) = tokio::join!(shop.checkout(TIME), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         // The stock has voted by now, and answers nothing from here on.
@@ -281,7 +281,7 @@ async fn a_vote_that_hangs_is_fenced_when_its_deadline_is_over() {
     let shop = Shop::open();
     // The vote waits in the lane for longer than a call may take, while the shard answers everybody
     // else.
-    shop.stock.verdicts([Verdict::Wait(Duration::from_secs(20))]);
+    shop.stock.verdicts([ScriptedVote::Wait(Duration::from_secs(20))]);
     let began = shop.clock.now();
     shop.checkout(TIME).await.unwrap();
     let took = shop.clock.now().since(began);
@@ -328,12 +328,12 @@ async fn an_order_that_cannot_be_read_is_unavailable_in_time_and_nothing_was_beg
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_is_over_for_who_waits_for_a_blocker_too() {
+async fn a_checkout_that_waits_for_a_blocker_ends_in_time() {
     let shop = Shop::open();
     let blocker = shop.foreign();
     shop.order.prepare_for(&blocker, &branch("order"));
     let contended = Vote::Contended { blocker: Box::new(blocker) };
-    shop.stock.verdicts([Verdict::Vote(contended)]);
+    shop.stock.verdicts([ScriptedVote::Vote(contended)]);
     let began = shop.clock.now();
     let (refused, ()) = tokio::join!(shop.checkout(Duration::from_secs(6)), async {
         tokio::time::sleep(Duration::from_secs(1)).await;

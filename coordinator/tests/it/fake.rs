@@ -39,7 +39,7 @@ pub(crate) enum Trouble {
 
 /// How a Prepare is answered, if nothing is known of the transaction yet.
 #[derive(Debug, Clone)]
-pub(crate) enum Verdict {
+pub(crate) enum ScriptedVote {
     Vote(Vote),
     /// Another transaction is in the way: an Apply is answered `waiting`, and a Prepare gets YES
     /// after this time.
@@ -51,7 +51,7 @@ pub(crate) enum Verdict {
 #[derive(Debug, Default)]
 struct State {
     tables: BTreeMap<Branch, Table<()>>,
-    verdicts: VecDeque<Verdict>,
+    verdicts: VecDeque<ScriptedVote>,
     troubles: VecDeque<Trouble>,
     applies: usize,
     operations: usize,
@@ -114,7 +114,7 @@ impl Fake {
     }
 
     /// Gives the next Prepares these verdicts. Later ones are answered with YES.
-    pub(crate) fn verdicts(&self, verdicts: impl IntoIterator<Item = Verdict>) {
+    pub(crate) fn verdicts(&self, verdicts: impl IntoIterator<Item = ScriptedVote>) {
         self.state().verdicts.extend(verdicts);
     }
 
@@ -259,16 +259,16 @@ impl Fake {
             Gate::Admit => {
                 let verdict = self.state().verdicts.pop_front();
                 let vote = match verdict {
-                    Some(Verdict::Wait(time)) if !may_wait => {
-                        self.state().verdicts.push_front(Verdict::Wait(time));
+                    Some(ScriptedVote::Wait(time)) if !may_wait => {
+                        self.state().verdicts.push_front(ScriptedVote::Wait(time));
                         let blocker = wire::Blocker { tx: Some((&meta).into()) };
                         return OpResult::Waiting(wire::Waiting { blocker: Some(blocker) });
                     }
-                    Some(Verdict::Wait(time)) => {
+                    Some(ScriptedVote::Wait(time)) => {
                         sleep(time).await;
                         Vote::Yes { receipt: Vec::new() }
                     }
-                    Some(Verdict::Changed) => {
+                    Some(ScriptedVote::Changed) => {
                         if let Some(order) = &mut self.state().order {
                             order.etag.push('\'');
                         }
@@ -277,7 +277,7 @@ impl Fake {
                             metadata: BTreeMap::new(),
                         }
                     }
-                    Some(Verdict::Vote(vote)) => vote,
+                    Some(ScriptedVote::Vote(vote)) => vote,
                     None => Vote::Yes { receipt: self.name.into() },
                 };
                 self.write_vote(&meta, &branch, &vote);

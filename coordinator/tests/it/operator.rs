@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use coordinator::{
     Extras,
-    tx_log::{self, LogSettings, LogStep, Origin, TxLog},
+    tx_log::{self, AttemptInfo, LogSettings, LogStep, TxLog},
 };
 use prost::Message as _;
 use proto::{
@@ -86,7 +86,7 @@ async fn stuck(shop: &Shop, blocker: TxId) -> TxMeta {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_explanation_names_each_vote_and_who_stands_in_the_way() {
+async fn an_explanation_names_each_vote_and_the_blocker() {
     let shop = Shop::open_with(&keeps_all());
     let meta = stuck(&shop, TxId([9; 16])).await;
     let of_order = explain(&shop, Subject::OrderId("o".to_owned())).await.unwrap();
@@ -182,7 +182,7 @@ async fn only_what_somebody_may_ask_about_is_kept() {
     assert_eq!(tx_log::read(&*shop.kv, None).await.unwrap(), []);
 
     let log = TxLog::new(settings, Arc::clone(&shop.clock));
-    let first = |attempt| Origin { attempt, ..Origin::default() };
+    let first = |attempt| AttemptInfo { attempt, ..AttemptInfo::default() };
     let quick = log.open(&shop.foreign(), first(1));
     quick.step(0, || LogStep::Answered("COMMITTED"));
     quick.end();
@@ -194,7 +194,7 @@ async fn only_what_somebody_may_ask_about_is_kept() {
     let only_asked = log.open(&shop.foreign(), first(0));
     only_asked.step(0, || LogStep::Answered("UNDECIDED"));
     only_asked.end();
-    let awaited = log.open(&shop.foreign(), Origin { keep: true, ..first(1) });
+    let awaited = log.open(&shop.foreign(), AttemptInfo { keep: true, ..first(1) });
     awaited.step(0, || LogStep::Answered("COMMITTED"));
     awaited.end();
     let slow = log.open(&shop.foreign(), first(1));
@@ -230,9 +230,9 @@ async fn the_log_keeps_about_as_many_as_it_may() {
         for number in 0..10_u8 {
             let tx_id = TxId([round * 10 + number; 16]);
             let meta = TxMeta { tx_id, ..shop.foreign() };
-            let trace = log.open(&meta, Origin { attempt: 1, ..Origin::default() });
-            trace.step(0, || LogStep::Sent("Prepare"));
-            trace.end();
+            let log_entry = log.open(&meta, AttemptInfo { attempt: 1, ..AttemptInfo::default() });
+            log_entry.step(0, || LogStep::Sent("Prepare"));
+            log_entry.end();
         }
         tokio::time::sleep(Duration::from_millis(1_100)).await;
     }

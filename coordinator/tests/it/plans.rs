@@ -15,7 +15,7 @@ use tonic::Request;
 use types::{ErrorKind, Service, TxId, Vote};
 
 use crate::{
-    fake::Verdict,
+    fake::ScriptedVote,
     shop::{Shop, branch},
 };
 
@@ -47,8 +47,8 @@ async fn run(shop: &Shop, services: &[&str]) -> Result<TxId, Failure> {
     }
 }
 
-fn no(reason: &str) -> Verdict {
-    Verdict::Vote(Vote::No { reason: reason.to_owned(), metadata: [].into() })
+fn no(reason: &str) -> ScriptedVote {
+    ScriptedVote::Vote(Vote::No { reason: reason.to_owned(), metadata: [].into() })
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,7 +77,7 @@ async fn a_plan_that_somebody_refuses_happens_nowhere() {
 async fn a_plan_that_is_only_in_the_way_is_tried_again_with_the_same_priority() {
     let shop = Shop::open_with(&extras(&[]));
     let blocker = Box::new(shop.foreign());
-    shop.payment.verdicts([Verdict::Vote(Vote::Contended { blocker })]);
+    shop.payment.verdicts([ScriptedVote::Vote(Vote::Contended { blocker })]);
     let tx_id = run(&shop, &["loyalty", "payment"]).await.unwrap();
     let asked = shop.payment.asked();
     assert_eq!(asked.len(), 2);
@@ -137,7 +137,7 @@ async fn plans_of_other_content_are_other_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_takes_part_in_checkouts_is_asked_and_may_refuse() {
+async fn an_extra_participant_is_asked_and_may_refuse() {
     let shop = Shop::open_with(&extras(&["loyalty"]));
     shop.loyalty.verdicts([no("LOYALTY_BLOCKED")]);
     let failure = shop.checkout(TIME).await.unwrap_err();
@@ -150,7 +150,7 @@ async fn who_takes_part_in_checkouts_is_asked_and_may_refuse() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_only_registered_is_not_in_checkouts() {
+async fn a_service_that_is_only_registered_is_in_no_checkout() {
     let shop = Shop::open_with(&extras(&[]));
     shop.checkout(TIME).await.unwrap();
     shop.quiet().await;

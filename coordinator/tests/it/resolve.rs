@@ -49,7 +49,7 @@ async fn all_votes_are_an_outcome_at_any_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_who_ask_at_once_share_one_resolution() {
+async fn concurrent_callers_share_one_resolution() {
     let shop = Shop::open();
     let meta = shop.foreign();
     let asks = (0..50).map(|_| shop.resolve_tx(&meta));
@@ -62,7 +62,7 @@ async fn many_who_ask_at_once_share_one_resolution() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resolution_goes_on_when_who_asked_is_gone() {
+async fn a_resolution_goes_on_when_its_caller_is_gone() {
     let shop = Shop::open();
     let meta = shop.foreign();
     shop.order.prepare_for(&meta, &branch("order"));

@@ -30,7 +30,7 @@ use types::{
     Branch, Clock, Priority, Reason, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
 };
 
-use crate::fake::{Fake, Log, Verdict};
+use crate::fake::{Fake, Log, ScriptedVote};
 
 /// The time at which each test begins.
 const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -209,7 +209,7 @@ pub(crate) fn branch(service: &str) -> Branch {
     Branch { service: Service::new(service).unwrap(), shard: ShardId(0) }
 }
 
-pub(crate) fn no(reason: Reason) -> Verdict {
+pub(crate) fn no(reason: Reason) -> ScriptedVote {
     let reason = reason.to_string();
-    Verdict::Vote(Vote::No { reason, metadata: BTreeMap::new() })
+    ScriptedVote::Vote(Vote::No { reason, metadata: BTreeMap::new() })
 }

@@ -57,7 +57,7 @@ async fn one_replica_audits_and_another_takes_over_when_it_dies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_is_told_the_last_verdict_and_how_often_there_is_one() {
+async fn get_audit_returns_the_last_verdict_and_its_interval() {
     let shop = Shop::open();
     schema::open(&*shop.kv, Some(1)).await.unwrap();
     let ask = async || {
