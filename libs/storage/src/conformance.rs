@@ -44,7 +44,7 @@ type CaseFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 pub struct Case {
     /// The statement.
     pub name: &'static str,
-    body: fn(Bench) -> CaseFuture,
+    body: fn(CaseContext) -> CaseFuture,
 }
 
 impl fmt::Debug for Case {
@@ -59,8 +59,8 @@ impl Case {
     /// # Errors
     /// [`Failure`], with what was seen.
     pub async fn run(&self, kv: SharedKv, prefix: &[u8]) -> Outcome {
-        let bench = Bench { kv, prefix: prefix.to_vec() };
-        timeout(CASE_TIME_MAX, (self.body)(bench)).await.unwrap_or(Err(Failure::TooLong))
+        let context = CaseContext { kv, prefix: prefix.to_vec() };
+        timeout(CASE_TIME_MAX, (self.body)(context)).await.unwrap_or(Err(Failure::TooLong))
     }
 }
 
@@ -68,7 +68,7 @@ macro_rules! cases {
     ($($module:ident::$case:ident),* $(,)?) => {
         /// All cases.
         pub const CASES: &[Case] = &[
-            $(Case { name: stringify!($case), body: |bench| Box::pin($module::$case(bench)) },)*
+            $(Case { name: stringify!($case), body: |context| Box::pin($module::$case(context)) },)*
         ];
     };
 }
@@ -128,12 +128,12 @@ use ensure;
 
 /// A store, and the keys of one case in it.
 #[derive(Clone)]
-struct Bench {
+struct CaseContext {
     kv: SharedKv,
     prefix: Key,
 }
 
-impl Bench {
+impl CaseContext {
     fn key(&self, name: impl AsRef<[u8]>) -> Key {
         [self.prefix.as_slice(), name.as_ref()].concat()
     }
@@ -201,11 +201,11 @@ fn show(value: Option<&[u8]>) -> String {
 }
 
 /// The keys of pairs, without the prefix.
-fn names(bench: &Bench, pairs: &[(Key, Value)]) -> Vec<String> {
+fn names(context: &CaseContext, pairs: &[(Key, Value)]) -> Vec<String> {
     pairs
         .iter()
         .map(|(key, _)| {
-            let name = key.strip_prefix(bench.prefix.as_slice()).unwrap_or(key);
+            let name = key.strip_prefix(context.prefix.as_slice()).unwrap_or(key);
             String::from_utf8_lossy(name).into_owned()
         })
         .collect()

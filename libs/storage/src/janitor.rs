@@ -98,7 +98,7 @@ pub async fn run(
             if held && due <= Instant::now() {
                 due = Instant::now() + Duration::from_millis(config.interval_ms);
                 match sweep(kv.as_ref(), config).await {
-                    Ok(done) => tell(&done),
+                    Ok(done) => log_sweep(&done),
                     Err(error) => tracing::warn!(%error, "could not sweep the store"),
                 }
             }
@@ -114,7 +114,7 @@ pub async fn run(
     }
 }
 
-fn tell(done: &Sweep) {
+fn log_sweep(done: &Sweep) {
     let (claims, readers) = (done.claims, done.readers);
     match &done.safe_point {
         Ok(safe_point) => {

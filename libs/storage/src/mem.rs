@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 use types::{Clock, Timestamp};
 
-pub use faults::{After, Call, Chaos, ChaosRates, Faults, Landing, NoFaults, Op, Plan, Verdict};
+pub use faults::{After, Call, CallFate, Chaos, ChaosRates, Faults, Landing, NoFaults, Op, Plan};
 pub use seams::{SeededEntropy, TokioClock};
 
 use crate::kv::{Key, Kv, KvError, Reads, SharedKv, Txn, Value, Writes};
@@ -150,7 +150,7 @@ impl MemKv {
         if !plan.delay_before.is_zero() {
             sleep(plan.delay_before).await;
         }
-        if matches!(plan.verdict, Verdict::Vanish) {
+        if matches!(plan.fate, CallFate::Vanish) {
             std::future::pending::<()>().await;
         }
         (number, plan)
@@ -180,11 +180,12 @@ impl MemKv {
         T: Send,
     {
         let entered = self.enter(op, start_ts, key).await;
-        let outcome = match &entered.1.verdict {
-            Verdict::Fail(error) => Err(error.clone()),
-            Verdict::Proceed | Verdict::Conflict | Verdict::Undetermined(_) | Verdict::Vanish => {
-                Ok(effect(self))
-            }
+        let outcome = match &entered.1.fate {
+            CallFate::Fail(error) => Err(error.clone()),
+            CallFate::Proceed
+            | CallFate::Conflict
+            | CallFate::Undetermined(_)
+            | CallFate::Vanish => Ok(effect(self)),
         };
         self.leave(op, start_ts, key, &entered).await;
         outcome

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use storage::{
     KvError, codec,
-    mem::{After, Call, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock, Verdict},
+    mem::{After, Call, CallFate, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock},
 };
 use system_test::history::people::Habits;
 use types::{Clock, UnixMillis};
@@ -247,10 +247,10 @@ impl Fate {
         let mut plan = self.chaos.before(call);
         if self.is_away() {
             // A commit may have been on its way when the connection broke.
-            plan.verdict = match (call.op, call.number % 3) {
-                (Op::Commit, 0) => Verdict::Undetermined(Landing::Landed),
-                (Op::Commit, 1) => Verdict::Undetermined(Landing::Lost),
-                _ => Verdict::Fail(KvError::Unavailable("cut off".to_owned())),
+            plan.fate = match (call.op, call.number % 3) {
+                (Op::Commit, 0) => CallFate::Undetermined(Landing::Landed),
+                (Op::Commit, 1) => CallFate::Undetermined(Landing::Lost),
+                _ => CallFate::Fail(KvError::Unavailable("cut off".to_owned())),
             };
             plan.delay_before += Duration::from_millis(100);
         }
@@ -268,16 +268,16 @@ impl fmt::Debug for Fate {
 impl Faults for Fate {
     fn before(&self, call: &Call<'_>) -> Plan {
         if self.dies() {
-            return Plan::at_once(Verdict::Vanish);
+            return Plan::at_once(CallFate::Vanish);
         }
         let plan = self.plan(call);
-        if call.op == Op::Commit || plan.verdict != Verdict::Proceed {
-            let (op, ts, verdict) = (call.op, call.start_ts.0, &plan.verdict);
+        if call.op == Op::Commit || plan.fate != CallFate::Proceed {
+            let (op, ts, fate) = (call.op, call.start_ts.0, &plan.fate);
             let key = Key(call.key);
-            if *verdict != Verdict::Proceed {
+            if *fate != CallFate::Proceed {
                 coverage::trouble(&self.process.name, Between::Store);
             }
-            trace::note(&self.process.name, format_args!("{op:?} {key} @{ts}: {verdict:?}"));
+            trace::note(&self.process.name, format_args!("{op:?} {key} @{ts}: {fate:?}"));
         }
         plan
     }

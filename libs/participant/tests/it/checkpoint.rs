@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use storage::{
     KvError,
     keys::{Kind, Owner, Space},
-    mem::{Call, Faults, Op, Plan, Verdict},
+    mem::{Call, CallFate, Faults, Op, Plan},
     record::{self, tx_event},
 };
 use tokio::time::timeout;
@@ -78,7 +78,7 @@ struct NoRecords;
 impl Faults for NoRecords {
     fn before(&self, call: &Call<'_>) -> Plan {
         if call.op == Op::Commit && call.key == SPACE.head() {
-            return Plan::at_once(Verdict::Fail(KvError::Unavailable("away".to_owned())));
+            return Plan::at_once(CallFate::Fail(KvError::Unavailable("away".to_owned())));
         }
         Plan::PROCEED
     }

@@ -17,7 +17,7 @@ use stock::records::{Op, Reply, Stock};
 use storage::{
     Kv as _, codec,
     keys::{Kind, Owner, Space},
-    mem::{Call as KvCall, Faults, MemKv, Op as KvOp, Plan, SeededEntropy, TokioClock, Verdict},
+    mem::{Call as KvCall, CallFate, Faults, MemKv, Op as KvOp, Plan, SeededEntropy, TokioClock},
     record,
     schema::Schema,
     shard::{append, read_tail},
@@ -44,17 +44,17 @@ impl AskResolve for Asked {
     }
 }
 
-/// Gives the next commits these verdicts, in order.
+/// Gives the next commits these fates, in order.
 #[derive(Debug, Default)]
-pub(crate) struct Script(pub(crate) Mutex<VecDeque<Verdict>>);
+pub(crate) struct Script(pub(crate) Mutex<VecDeque<CallFate>>);
 
 impl Faults for Script {
     fn before(&self, call: &KvCall<'_>) -> Plan {
         let mut plan = Plan::PROCEED;
         if call.op == KvOp::Commit
-            && let Some(verdict) = self.0.lock().unwrap().pop_front()
+            && let Some(fate) = self.0.lock().unwrap().pop_front()
         {
-            plan.verdict = verdict;
+            plan.fate = fate;
         }
         plan
     }

@@ -13,15 +13,15 @@ use participant::lane::LaneError;
 use storage::{
     KvError, codec,
     keys::{Kind, Owner, Space},
-    mem::{Call, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock, Verdict},
+    mem::{Call, CallFate, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock},
     record::{ItemRecord, JournalEntry},
 };
 use types::{ShardId, Timestamp};
 
 use crate::shop::{Handle, ORIGIN, Shop, abort, add, add_or_expire, prepare, request, said, stock};
 
-fn undetermined(landing: Landing) -> Verdict {
-    Verdict::Undetermined(landing)
+fn undetermined(landing: Landing) -> CallFate {
+    CallFate::Undetermined(landing)
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,7 +100,7 @@ async fn a_call_that_is_told_it_did_nothing_does_nothing_later() {
     let shop = Shop::new();
     let lane = shop.stocked(10).await;
     let late = undetermined(Landing::Late(Duration::from_secs(5)));
-    let failed = Verdict::Fail(KvError::Unavailable("away".to_owned()));
+    let failed = CallFate::Fail(KvError::Unavailable("away".to_owned()));
     shop.script.0.lock().unwrap().push_back(late);
     shop.script.0.lock().unwrap().extend(std::iter::repeat_n(failed, 12));
     let call = request("short", 1).map(|call| {
@@ -128,7 +128,7 @@ impl Faults for Away {
         if call.op == Op::Commit && !self.1.swap(true, Ordering::Relaxed) {
             return Plan::at_once(undetermined(landing));
         }
-        Plan::at_once(Verdict::Fail(KvError::Unavailable("away".to_owned())))
+        Plan::at_once(CallFate::Fail(KvError::Unavailable("away".to_owned())))
     }
 }
 
@@ -168,7 +168,7 @@ async fn records_follow_the_journal_whatever_becomes_of_their_pieces() {
 async fn a_store_that_fails_for_a_while_is_only_slower() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
-    let failed = Verdict::Fail(KvError::Unavailable("away".to_owned()));
+    let failed = CallFate::Fail(KvError::Unavailable("away".to_owned()));
     shop.script.0.lock().unwrap().extend(std::iter::repeat_n(failed, 5));
     assert_eq!(add(&lane, "a", 1, request("r", 1)).await, Ok(2));
 }
@@ -183,7 +183,7 @@ impl Faults for Closed {
             return Plan::PROCEED;
         }
         self.1.fetch_add(usize::from(call.op == Op::Begin), Ordering::Relaxed);
-        Plan::at_once(Verdict::Fail(KvError::Unavailable("away".to_owned())))
+        Plan::at_once(CallFate::Fail(KvError::Unavailable("away".to_owned())))
     }
 }
 

@@ -4,49 +4,49 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Bench, Failure, Outcome, conflicts::add_once, ensure, number};
+use super::{CaseContext, Failure, Outcome, conflicts::add_once, ensure, number};
 use crate::kv::{KvError, Value};
 
-pub(super) async fn a_dropped_transaction_has_no_effect(bench: Bench) -> Outcome {
-    bench.put("a", "1").await?;
-    let mut txn = bench.kv.begin().await?;
-    txn.get(&bench.key("a")).await?;
-    txn.put(bench.key("a"), b"2".to_vec());
-    txn.delete(bench.key("b"));
+pub(super) async fn a_dropped_transaction_has_no_effect(context: CaseContext) -> Outcome {
+    context.put("a", "1").await?;
+    let mut txn = context.kv.begin().await?;
+    txn.get(&context.key("a")).await?;
+    txn.put(context.key("a"), b"2".to_vec());
+    txn.delete(context.key("b"));
     drop(txn);
-    bench.expect("a", Some("1")).await?;
-    bench.put("a", "3").await?;
-    bench.expect("a", Some("3")).await
+    context.expect("a", Some("1")).await?;
+    context.put("a", "3").await?;
+    context.expect("a", Some("3")).await
 }
 
 /// A commit whose future is dropped on the way, as when its process dies, does not block others for
 /// long.
-pub(super) async fn a_dead_writers_locks_are_cleared(bench: Bench) -> Outcome {
-    bench.put("a", "0").await?;
+pub(super) async fn a_dead_writers_locks_are_cleared(context: CaseContext) -> Outcome {
+    context.put("a", "0").await?;
     for step in 0..6_u64 {
-        let mut txn = bench.kv.begin().await?;
-        txn.put(bench.key("a"), format!("dead {step}").into_bytes());
-        txn.put(bench.key("b"), format!("dead {step}").into_bytes());
+        let mut txn = context.kv.begin().await?;
+        txn.put(context.key("a"), format!("dead {step}").into_bytes());
+        txn.put(context.key("b"), format!("dead {step}").into_bytes());
         let died = timeout(Duration::from_micros(step * 700), txn.commit());
         drop(died.await);
-        let both = alive_within(&bench, Duration::from_secs(30)).await?;
+        let both = alive_within(&context, Duration::from_secs(30)).await?;
         ensure!(both.0 == both.1 || step == 0, "a torn transaction shows: {both:?}");
-        bench.write(&[("a", Some("alive")), ("b", Some("alive"))]).await?;
+        context.write(&[("a", Some("alive")), ("b", Some("alive"))]).await?;
     }
     Ok(())
 }
 
 /// Reads both keys as soon as locks allow, within a limit.
 async fn alive_within(
-    bench: &Bench,
+    context: &CaseContext,
     limit: Duration,
 ) -> Result<(Option<Value>, Option<Value>), Failure> {
     let read = async {
         loop {
-            let at = bench.kv.timestamp().await?;
-            let mut snapshot = bench.kv.snapshot(at);
-            let a = snapshot.get(&bench.key("a")).await;
-            let b = snapshot.get(&bench.key("b")).await;
+            let at = context.kv.timestamp().await?;
+            let mut snapshot = context.kv.snapshot(at);
+            let a = snapshot.get(&context.key("a")).await;
+            let b = snapshot.get(&context.key("b")).await;
             match (a, b) {
                 (Ok(a), Ok(b)) => return Ok((a, b)),
                 (Err(KvError::Locked | KvError::Unavailable(_)), _)
@@ -64,53 +64,55 @@ async fn alive_within(
 
 /// How to settle an undetermined commit: a new transaction reads the marker and writes it again.
 /// The effect then happens once, no matter what the first one did or will still do.
-pub(super) async fn an_undetermined_commit_is_settled_by_its_marker(bench: Bench) -> Outcome {
+pub(super) async fn an_undetermined_commit_is_settled_by_its_marker(
+    context: CaseContext,
+) -> Outcome {
     const STEPS: u64 = 24;
     for step in 0..STEPS {
         let marker = format!("marker/{step}");
-        let mut txn = bench.kv.begin().await?;
-        let before = number(txn.get(&bench.key("counter")).await?.as_deref())?;
-        txn.put(bench.key(&marker), Value::new());
-        txn.put(bench.key("counter"), (before + 1).to_string().into_bytes());
+        let mut txn = context.kv.begin().await?;
+        let before = number(txn.get(&context.key("counter")).await?.as_deref())?;
+        txn.put(context.key(&marker), Value::new());
+        txn.put(context.key("counter"), (before + 1).to_string().into_bytes());
         // The commit is given up before it is sent, on the way, or when it is done.
         let given_up = timeout(Duration::from_micros(step * 250), txn.commit()).await;
         if !matches!(given_up, Ok(Ok(_))) {
-            add_once(&bench, "counter", &marker).await?;
+            add_once(&context, "counter", &marker).await?;
         }
     }
-    let count = number(bench.newest("counter").await?.as_deref())?;
+    let count = number(context.newest("counter").await?.as_deref())?;
     ensure!(count == STEPS, "{STEPS} increments made {count}");
     // Nothing lands afterwards either.
     sleep(Duration::from_millis(300)).await;
-    let count = number(bench.newest("counter").await?.as_deref())?;
+    let count = number(context.newest("counter").await?.as_deref())?;
     ensure!(count == STEPS, "later, {STEPS} increments made {count}");
     Ok(())
 }
 
-pub(super) async fn garbage_collection_keeps_the_newest(bench: Bench) -> Outcome {
-    bench.put("a", "1").await?;
-    bench.put("a", "2").await?;
-    bench.write(&[("gone", Some("1")), ("old", Some("1"))]).await?;
-    bench.write(&[("gone", None)]).await?;
-    let safe_point = bench.kv.timestamp().await?;
-    bench.put("a", "3").await?;
-    bench.kv.collect_garbage(safe_point).await?;
-    bench.expect("a", Some("3")).await?;
-    bench.expect("old", Some("1")).await?;
-    bench.expect("gone", None).await?;
+pub(super) async fn garbage_collection_keeps_the_newest(context: CaseContext) -> Outcome {
+    context.put("a", "1").await?;
+    context.put("a", "2").await?;
+    context.write(&[("gone", Some("1")), ("old", Some("1"))]).await?;
+    context.write(&[("gone", None)]).await?;
+    let safe_point = context.kv.timestamp().await?;
+    context.put("a", "3").await?;
+    context.kv.collect_garbage(safe_point).await?;
+    context.expect("a", Some("3")).await?;
+    context.expect("old", Some("1")).await?;
+    context.expect("gone", None).await?;
     // A snapshot at the safe point itself still shows everything.
-    let mut snapshot = bench.kv.snapshot(safe_point);
-    let a = snapshot.get(&bench.key("a")).await?;
+    let mut snapshot = context.kv.snapshot(safe_point);
+    let a = snapshot.get(&context.key("a")).await?;
     ensure!(a.as_deref() == Some(b"2"), "at the safe point stands {a:?}");
-    bench.put("a", "4").await?;
-    bench.expect("a", Some("4")).await
+    context.put("a", "4").await?;
+    context.expect("a", Some("4")).await
 }
 
-pub(super) async fn an_older_safe_point_is_harmless(bench: Bench) -> Outcome {
-    let older = bench.kv.timestamp().await?;
-    bench.put("a", "1").await?;
-    let newer = bench.kv.timestamp().await?;
-    bench.kv.collect_garbage(newer).await?;
-    bench.kv.collect_garbage(older).await?;
-    bench.expect("a", Some("1")).await
+pub(super) async fn an_older_safe_point_is_harmless(context: CaseContext) -> Outcome {
+    let older = context.kv.timestamp().await?;
+    context.put("a", "1").await?;
+    let newer = context.kv.timestamp().await?;
+    context.kv.collect_garbage(newer).await?;
+    context.kv.collect_garbage(older).await?;
+    context.expect("a", Some("1")).await
 }

@@ -1,34 +1,34 @@
 //! Cases about what reads show.
 
-use super::{Bench, Failure, Outcome, ensure, names, show};
+use super::{CaseContext, Failure, Outcome, ensure, names, show};
 use crate::kv::{Key, Value};
 
-pub(super) async fn a_transaction_reads_its_own_snapshot(bench: Bench) -> Outcome {
-    bench.put("a", "old").await?;
-    let mut early = bench.kv.begin().await?;
-    bench.write(&[("a", Some("new")), ("b", Some("born"))]).await?;
-    let a = early.get(&bench.key("a")).await?;
+pub(super) async fn a_transaction_reads_its_own_snapshot(context: CaseContext) -> Outcome {
+    context.put("a", "old").await?;
+    let mut early = context.kv.begin().await?;
+    context.write(&[("a", Some("new")), ("b", Some("born"))]).await?;
+    let a = early.get(&context.key("a")).await?;
     ensure!(a.as_deref() == Some(b"old"), "a later write shows: {}", show(a.as_deref()));
-    let b = early.get(&bench.key("b")).await?;
+    let b = early.get(&context.key("b")).await?;
     ensure!(b.is_none(), "a later birth shows: {}", show(b.as_deref()));
-    let seen = early.scan(bench.all(), 10).await?;
-    ensure!(names(&bench, &seen) == ["a"], "a later birth shows in a scan: {seen:?}");
-    bench.expect("a", Some("new")).await
+    let seen = early.scan(context.all(), 10).await?;
+    ensure!(names(&context, &seen) == ["a"], "a later birth shows in a scan: {seen:?}");
+    context.expect("a", Some("new")).await
 }
 
-pub(super) async fn a_snapshot_shows_its_moment_and_stays(bench: Bench) -> Outcome {
-    bench.put("a", "1").await?;
-    let first = bench.kv.timestamp().await?;
-    bench.put("a", "2").await?;
-    let second = bench.kv.timestamp().await?;
-    bench.write(&[("a", None)]).await?;
-    let third = bench.kv.timestamp().await?;
+pub(super) async fn a_snapshot_shows_its_moment_and_stays(context: CaseContext) -> Outcome {
+    context.put("a", "1").await?;
+    let first = context.kv.timestamp().await?;
+    context.put("a", "2").await?;
+    let second = context.kv.timestamp().await?;
+    context.write(&[("a", None)]).await?;
+    let third = context.kv.timestamp().await?;
     for (at, expected) in
         [(first, Some("1")), (second, Some("2")), (third, None), (first, Some("1"))]
     {
-        let mut snapshot = bench.kv.snapshot(at);
+        let mut snapshot = context.kv.snapshot(at);
         ensure!(snapshot.read_ts() == at, "a snapshot is at {:?}, not {at:?}", snapshot.read_ts());
-        let a = snapshot.get(&bench.key("a")).await?;
+        let a = snapshot.get(&context.key("a")).await?;
         ensure!(
             a.as_deref() == expected.map(str::as_bytes),
             "at {at:?} it should be {expected:?}, is {}",
@@ -38,26 +38,28 @@ pub(super) async fn a_snapshot_shows_its_moment_and_stays(bench: Bench) -> Outco
     Ok(())
 }
 
-pub(super) async fn a_transaction_sees_its_own_writes(bench: Bench) -> Outcome {
-    bench.write(&[("a", Some("a")), ("b", Some("b")), ("c", Some("c")), ("d", Some("d"))]).await?;
-    let mut txn = bench.kv.begin().await?;
+pub(super) async fn a_transaction_sees_its_own_writes(context: CaseContext) -> Outcome {
+    context
+        .write(&[("a", Some("a")), ("b", Some("b")), ("c", Some("c")), ("d", Some("d"))])
+        .await?;
+    let mut txn = context.kv.begin().await?;
     // The transaction has read the first key before it changes it, but not the others.
-    txn.get(&bench.key("b")).await?;
-    txn.delete(bench.key("b"));
-    txn.put(bench.key("bb"), b"new".to_vec());
-    txn.put(bench.key("c"), b"changed".to_vec());
-    txn.delete(bench.key("d"));
-    txn.put(bench.key("d"), b"back".to_vec());
-    txn.put(bench.key("e"), b"brief".to_vec());
-    txn.delete(bench.key("e"));
+    txn.get(&context.key("b")).await?;
+    txn.delete(context.key("b"));
+    txn.put(context.key("bb"), b"new".to_vec());
+    txn.put(context.key("c"), b"changed".to_vec());
+    txn.delete(context.key("d"));
+    txn.put(context.key("d"), b"back".to_vec());
+    txn.put(context.key("e"), b"brief".to_vec());
+    txn.delete(context.key("e"));
     let expected: Vec<(Key, Value)> = [("a", "a"), ("bb", "new"), ("c", "changed"), ("d", "back")]
-        .map(|(name, value)| (bench.key(name), value.as_bytes().to_vec()))
+        .map(|(name, value)| (context.key(name), value.as_bytes().to_vec()))
         .into();
-    let scanned = txn.scan(bench.all(), 100).await?;
+    let scanned = txn.scan(context.all(), 100).await?;
     ensure!(scanned == expected, "a scan shows {scanned:?}");
-    let first_two = txn.scan(bench.all(), 2).await?;
+    let first_two = txn.scan(context.all(), 2).await?;
     ensure!(first_two == expected[..2], "a scan of two shows {first_two:?}");
-    let keys = ["a", "b", "bb", "c", "d", "e"].map(|name| bench.key(name));
+    let keys = ["a", "b", "bb", "c", "d", "e"].map(|name| context.key(name));
     let mut got = txn.batch_get(keys.to_vec()).await?;
     got.sort_unstable();
     ensure!(got == expected, "a batch get shows {got:?}");
@@ -71,53 +73,53 @@ pub(super) async fn a_transaction_sees_its_own_writes(bench: Bench) -> Outcome {
         );
     }
     txn.commit().await?;
-    let now = bench.kv.timestamp().await?;
-    let after = bench.kv.snapshot(now).scan(bench.all(), 100).await?;
+    let now = context.kv.timestamp().await?;
+    let after = context.kv.snapshot(now).scan(context.all(), 100).await?;
     ensure!(after == expected, "after the commit stands {after:?}");
     Ok(())
 }
 
-pub(super) async fn an_empty_value_is_a_value(bench: Bench) -> Outcome {
-    bench.put("empty", "").await?;
-    bench.expect("empty", Some("")).await?;
-    bench.expect("missing", None).await?;
-    let now = bench.kv.timestamp().await?;
-    let mut snapshot = bench.kv.snapshot(now);
-    let keys = vec![bench.key("empty"), bench.key("missing")];
+pub(super) async fn an_empty_value_is_a_value(context: CaseContext) -> Outcome {
+    context.put("empty", "").await?;
+    context.expect("empty", Some("")).await?;
+    context.expect("missing", None).await?;
+    let now = context.kv.timestamp().await?;
+    let mut snapshot = context.kv.snapshot(now);
+    let keys = vec![context.key("empty"), context.key("missing")];
     let got = snapshot.batch_get(keys).await?;
-    ensure!(got == [(bench.key("empty"), Value::new())], "a batch get shows {got:?}");
-    let scanned = bench.kv.snapshot(now).scan(bench.all(), 10).await?;
-    ensure!(scanned == [(bench.key("empty"), Value::new())], "a scan shows {scanned:?}");
+    ensure!(got == [(context.key("empty"), Value::new())], "a batch get shows {got:?}");
+    let scanned = context.kv.snapshot(now).scan(context.all(), 10).await?;
+    ensure!(scanned == [(context.key("empty"), Value::new())], "a scan shows {scanned:?}");
     Ok(())
 }
 
-pub(super) async fn a_deleted_key_is_gone(bench: Bench) -> Outcome {
-    bench.put("a", "1").await?;
-    bench.write(&[("a", None), ("never", None)]).await?;
-    bench.expect("a", None).await?;
-    bench.expect("never", None).await?;
-    bench.put("a", "2").await?;
-    bench.expect("a", Some("2")).await
+pub(super) async fn a_deleted_key_is_gone(context: CaseContext) -> Outcome {
+    context.put("a", "1").await?;
+    context.write(&[("a", None), ("never", None)]).await?;
+    context.expect("a", None).await?;
+    context.expect("never", None).await?;
+    context.put("a", "2").await?;
+    context.expect("a", Some("2")).await
 }
 
-pub(super) async fn keys_of_any_bytes_keep_their_order(bench: Bench) -> Outcome {
+pub(super) async fn keys_of_any_bytes_keep_their_order(context: CaseContext) -> Outcome {
     // Lengths around the 8-byte groups of TiKV's key encoding, and the bytes that it treats
     // specially.
     let mut keys: Vec<Key> = Vec::new();
     for length in 0..=17 {
         for byte in [0x00, b'k', 0xfe, 0xff] {
-            keys.push(bench.key(vec![byte; length]));
+            keys.push(context.key(vec![byte; length]));
         }
     }
     keys.sort();
     keys.dedup();
-    let mut txn = bench.kv.begin().await?;
+    let mut txn = context.kv.begin().await?;
     for key in &keys {
         txn.put(key.clone(), key.clone());
     }
     txn.commit().await?;
-    let now = bench.kv.timestamp().await?;
-    let pairs = bench.kv.snapshot(now).scan(bench.all(), 1_000).await?;
+    let now = context.kv.timestamp().await?;
+    let pairs = context.kv.snapshot(now).scan(context.all(), 1_000).await?;
     let found: Vec<Key> = pairs.iter().map(|(key, _)| key.clone()).collect();
     ensure!(
         found == keys,
@@ -129,10 +131,10 @@ pub(super) async fn keys_of_any_bytes_keep_their_order(bench: Bench) -> Outcome 
     Ok(())
 }
 
-pub(super) async fn a_scan_honours_bounds_and_limit(bench: Bench) -> Outcome {
+pub(super) async fn a_scan_honours_bounds_and_limit(context: CaseContext) -> Outcome {
     let pairs = ["a", "b", "c", "d", "e"].map(|name| (name, Some(name)));
-    bench.write(&pairs).await?;
-    let now = bench.kv.timestamp().await?;
+    context.write(&pairs).await?;
+    let now = context.kv.timestamp().await?;
     for (start, end, limit, expected) in [
         ("a", "f", 10, vec!["a", "b", "c", "d", "e"]),
         ("b", "d", 10, vec!["b", "c"]),
@@ -144,30 +146,30 @@ pub(super) async fn a_scan_honours_bounds_and_limit(bench: Bench) -> Outcome {
         ("d", "b", 10, vec![]),
         ("x", "z", 10, vec![]),
     ] {
-        let found = bench.kv.snapshot(now).scan(bench.range(start, end), limit).await?;
+        let found = context.kv.snapshot(now).scan(context.range(start, end), limit).await?;
         ensure!(
-            names(&bench, &found) == expected,
+            names(&context, &found) == expected,
             "a scan of {start}..{end} up to {limit} shows {:?}",
-            names(&bench, &found)
+            names(&context, &found)
         );
     }
     Ok(())
 }
 
-pub(super) async fn a_scan_pages_through_many_keys(bench: Bench) -> Outcome {
+pub(super) async fn a_scan_pages_through_many_keys(context: CaseContext) -> Outcome {
     const KEYS: usize = 700;
     const PAGE: u32 = 64;
     let names: Vec<String> = (0..KEYS).map(|number| format!("{number:05}")).collect();
     for chunk in names.chunks(200) {
         let pairs: Vec<(&str, Option<&str>)> =
             chunk.iter().map(|name| (name.as_str(), Some("v"))).collect();
-        bench.write(&pairs).await?;
+        context.write(&pairs).await?;
     }
-    let now = bench.kv.timestamp().await?;
-    let mut range = bench.all();
+    let now = context.kv.timestamp().await?;
+    let mut range = context.all();
     let mut seen: Vec<Key> = Vec::new();
     loop {
-        let page = bench.kv.snapshot(now).scan(range.clone(), PAGE).await?;
+        let page = context.kv.snapshot(now).scan(range.clone(), PAGE).await?;
         let last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
         seen.extend(page.into_iter().map(|(key, _)| key));
         if last {
@@ -176,43 +178,43 @@ pub(super) async fn a_scan_pages_through_many_keys(bench: Bench) -> Outcome {
         range.start = seen.last().cloned().unwrap_or_default();
         range.start.push(0);
     }
-    let expected: Vec<Key> = names.iter().map(|name| bench.key(name)).collect();
+    let expected: Vec<Key> = names.iter().map(|name| context.key(name)).collect();
     ensure!(seen == expected, "{} keys come back of {KEYS}, or in another order", seen.len());
     Ok(())
 }
 
-pub(super) async fn a_batch_get_returns_what_is_there(bench: Bench) -> Outcome {
-    bench.write(&[("a", Some("1")), ("c", Some("3"))]).await?;
-    let now = bench.kv.timestamp().await?;
-    let mut snapshot = bench.kv.snapshot(now);
-    let asked = ["c", "missing", "a", "c"].map(|name| bench.key(name));
+pub(super) async fn a_batch_get_returns_what_is_there(context: CaseContext) -> Outcome {
+    context.write(&[("a", Some("1")), ("c", Some("3"))]).await?;
+    let now = context.kv.timestamp().await?;
+    let mut snapshot = context.kv.snapshot(now);
+    let asked = ["c", "missing", "a", "c"].map(|name| context.key(name));
     let mut got = snapshot.batch_get(asked.to_vec()).await?;
     got.sort_unstable();
-    let expected = [(bench.key("a"), b"1".to_vec()), (bench.key("c"), b"3".to_vec())];
+    let expected = [(context.key("a"), b"1".to_vec()), (context.key("c"), b"3".to_vec())];
     ensure!(got == expected, "a batch get shows {got:?}");
     let nothing = snapshot.batch_get(Vec::new()).await?;
     ensure!(nothing.is_empty(), "a batch get of nothing shows {nothing:?}");
     // The same snapshot may answer from a cache. A new one cannot.
-    let again = snapshot.batch_get(vec![bench.key("a"), bench.key("missing")]).await?;
+    let again = snapshot.batch_get(vec![context.key("a"), context.key("missing")]).await?;
     ensure!(again == expected[..1], "asked again, it shows {again:?}");
-    let a = bench.kv.snapshot(now).get(&bench.key("a")).await?;
+    let a = context.kv.snapshot(now).get(&context.key("a")).await?;
     a.filter(|value| value == b"1")
         .map(|_| ())
         .ok_or_else(|| Failure::Wrong("a get and a batch get differ".to_owned()))
 }
 
 /// The answer exceeds gRPC's usual limit of 4 MiB.
-pub(super) async fn a_large_answer_arrives_whole(bench: Bench) -> Outcome {
+pub(super) async fn a_large_answer_arrives_whole(context: CaseContext) -> Outcome {
     const BYTES: usize = 1 << 20;
-    let keys: Vec<Key> = (0..6_u8).map(|number| bench.key([number])).collect();
+    let keys: Vec<Key> = (0..6_u8).map(|number| context.key([number])).collect();
     for key in &keys {
-        let mut txn = bench.kv.begin().await?;
+        let mut txn = context.kv.begin().await?;
         txn.put(key.clone(), vec![b'x'; BYTES]);
         txn.commit().await?;
     }
-    let now = bench.kv.timestamp().await?;
-    let got = bench.kv.snapshot(now).batch_get(keys.clone()).await?;
-    let scanned = bench.kv.snapshot(now).scan(bench.all(), 10).await?;
+    let now = context.kv.timestamp().await?;
+    let got = context.kv.snapshot(now).batch_get(keys.clone()).await?;
+    let scanned = context.kv.snapshot(now).scan(context.all(), 10).await?;
     for (what, pairs) in [("batch get", got), ("scan", scanned)] {
         let whole = pairs.iter().filter(|(_, value)| value.len() == BYTES).count();
         ensure!(whole == keys.len(), "a {what} shows {whole} of {} values", keys.len());

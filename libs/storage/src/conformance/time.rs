@@ -5,17 +5,17 @@ use std::collections::BTreeSet;
 use tokio::task::JoinSet;
 use types::Timestamp;
 
-use super::{Bench, Failure, Outcome, ensure};
+use super::{CaseContext, Failure, Outcome, ensure};
 
-pub(super) async fn timestamps_rise_under_concurrency(bench: Bench) -> Outcome {
-    let before = bench.kv.timestamp().await?;
+pub(super) async fn timestamps_rise_under_concurrency(context: CaseContext) -> Outcome {
+    let before = context.kv.timestamp().await?;
     let mut tasks: JoinSet<Result<Timestamp, Failure>> = JoinSet::new();
     for _ in 0..32 {
-        let bench = bench.clone();
+        let context = context.clone();
         tasks.spawn(async move {
             let mut last = before;
             for _ in 0..20 {
-                let next = bench.kv.timestamp().await?;
+                let next = context.kv.timestamp().await?;
                 ensure!(next > last, "{next:?} came after {last:?}");
                 last = next;
             }
@@ -26,18 +26,18 @@ pub(super) async fn timestamps_rise_under_concurrency(bench: Bench) -> Outcome {
     for outcome in tasks.join_all().await {
         latest = latest.max(outcome?);
     }
-    let after = bench.kv.timestamp().await?;
+    let after = context.kv.timestamp().await?;
     ensure!(after > latest, "{after:?} came after {latest:?}");
     Ok(())
 }
 
-pub(super) async fn each_transaction_begins_at_its_own_moment(bench: Bench) -> Outcome {
-    let before = bench.kv.timestamp().await?;
+pub(super) async fn each_transaction_begins_at_its_own_moment(context: CaseContext) -> Outcome {
+    let before = context.kv.timestamp().await?;
     let mut tasks: JoinSet<Result<Timestamp, Failure>> = JoinSet::new();
     for _ in 0..64 {
-        let bench = bench.clone();
+        let context = context.clone();
         tasks.spawn(async move {
-            let start = bench.kv.begin().await?.read_ts();
+            let start = context.kv.begin().await?.read_ts();
             Ok(start)
         });
     }
@@ -47,7 +47,7 @@ pub(super) async fn each_transaction_begins_at_its_own_moment(bench: Bench) -> O
         ensure!(start > before, "{start:?} began after {before:?}");
         ensure!(starts.insert(start), "two transactions began at {start:?}");
     }
-    let after = bench.kv.timestamp().await?;
+    let after = context.kv.timestamp().await?;
     ensure!(
         starts.last().is_some_and(|last| after > *last),
         "{after:?} came after {:?}",
@@ -58,27 +58,27 @@ pub(super) async fn each_transaction_begins_at_its_own_moment(bench: Bench) -> O
 
 /// Real-time order, on which lanes and reads rely: a timestamp that any task requests after a
 /// commit was acknowledged shows that commit.
-pub(super) async fn what_is_committed_is_seen_from_then_on(bench: Bench) -> Outcome {
+pub(super) async fn what_is_committed_is_seen_from_then_on(context: CaseContext) -> Outcome {
     let mut tasks: JoinSet<Outcome> = JoinSet::new();
     for task in 0..4_u8 {
-        let bench = bench.clone();
+        let context = context.clone();
         tasks.spawn(async move {
-            let key = bench.key([task]);
-            let other = bench.key([task, b'2']);
+            let key = context.key([task]);
+            let other = context.key([task, b'2']);
             for step in 0..25_u8 {
-                let mut txn = bench.kv.begin().await?;
+                let mut txn = context.kv.begin().await?;
                 txn.put(key.clone(), vec![step]);
                 txn.put(other.clone(), vec![step]);
                 let begun = txn.read_ts();
                 let committed = txn.commit().await?;
-                let at = bench.kv.timestamp().await?;
+                let at = context.kv.timestamp().await?;
                 ensure!(
                     begun < committed && committed < at,
                     "begun at {begun:?}, committed at {committed:?}, seen at {at:?}"
                 );
-                let seen = bench.kv.snapshot(committed).get(&key).await?;
+                let seen = context.kv.snapshot(committed).get(&key).await?;
                 ensure!(seen == Some(vec![step]), "at its commit timestamp stands {seen:?}");
-                let mut snapshot = bench.kv.snapshot(at);
+                let mut snapshot = context.kv.snapshot(at);
                 for key in [&key, &other] {
                     let seen = snapshot.get(key).await?;
                     ensure!(

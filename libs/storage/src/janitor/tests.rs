@@ -6,7 +6,7 @@ use types::RequestId;
 use super::*;
 use crate::{
     claims::{Claim, claim_request_id},
-    mem::{Call, Faults, MemKv, Op, Plan, SeededEntropy, TokioClock, Verdict},
+    mem::{Call, CallFate, Faults, MemKv, Op, Plan, SeededEntropy, TokioClock},
 };
 
 fn store() -> MemKv {
@@ -22,7 +22,7 @@ impl Faults for Declines {
         if call.op != Op::CollectGarbage {
             return Plan::PROCEED;
         }
-        Plan::at_once(Verdict::Fail(KvError::Refused("not beyond the txn safe point".to_owned())))
+        Plan::at_once(CallFate::Fail(KvError::Refused("not beyond the txn safe point".to_owned())))
     }
 }
 

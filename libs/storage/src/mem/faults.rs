@@ -53,28 +53,25 @@ pub struct Plan {
     /// Delay before the effect.
     pub delay_before: Duration,
     /// The effect.
-    pub verdict: Verdict,
+    pub fate: CallFate,
     /// Delay between the effect and the answer.
     pub delay_after: Duration,
 }
 
 impl Plan {
     /// Proceeds at once, without trouble.
-    pub const PROCEED: Self = Self {
-        delay_before: Duration::ZERO,
-        verdict: Verdict::Proceed,
-        delay_after: Duration::ZERO,
-    };
+    pub const PROCEED: Self =
+        Self { delay_before: Duration::ZERO, fate: CallFate::Proceed, delay_after: Duration::ZERO };
 
-    /// Takes effect at once, with this verdict.
-    pub const fn at_once(verdict: Verdict) -> Self {
-        Self { verdict, ..Self::PROCEED }
+    /// Takes effect at once, with this fate.
+    pub const fn at_once(fate: CallFate) -> Self {
+        Self { fate, ..Self::PROCEED }
     }
 }
 
 /// The effect of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CallFate {
     /// The call works as it should.
     Proceed,
     /// The call fails with this and has no effect.
@@ -179,7 +176,7 @@ impl Chaos {
         Self { rates, rng: Mutex::new(ChaCha8Rng::seed_from_u64(seed)) }
     }
 
-    fn verdict(&self, op: Op, rng: &mut ChaCha8Rng) -> Verdict {
+    fn fate(&self, op: Op, rng: &mut ChaCha8Rng) -> CallFate {
         let rates = &self.rates;
         let mut dice = rng.random_range(0..1_000_u32);
         let mut hit = |rate: u32| {
@@ -188,18 +185,18 @@ impl Chaos {
             hit
         };
         if hit(rates.unavailable) {
-            return Verdict::Fail(KvError::Unavailable("injected".to_owned()));
+            return CallFate::Fail(KvError::Unavailable("injected".to_owned()));
         }
         match op {
             Op::Get | Op::BatchGet | Op::Scan if hit(rates.locked) => {
-                Verdict::Fail(KvError::Locked)
+                CallFate::Fail(KvError::Locked)
             }
-            Op::Commit if hit(rates.conflict) => Verdict::Conflict,
-            Op::Commit if hit(rates.landed) => Verdict::Undetermined(Landing::Landed),
-            Op::Commit if hit(rates.lost) => Verdict::Undetermined(Landing::Lost),
+            Op::Commit if hit(rates.conflict) => CallFate::Conflict,
+            Op::Commit if hit(rates.landed) => CallFate::Undetermined(Landing::Landed),
+            Op::Commit if hit(rates.lost) => CallFate::Undetermined(Landing::Lost),
             Op::Commit if hit(rates.late) => {
                 let late = rng.random_range(rates.late_ms.clone());
-                Verdict::Undetermined(Landing::Late(Duration::from_millis(late)))
+                CallFate::Undetermined(Landing::Late(Duration::from_millis(late)))
             }
             Op::Timestamp
             | Op::Begin
@@ -207,7 +204,7 @@ impl Chaos {
             | Op::Get
             | Op::BatchGet
             | Op::Scan
-            | Op::Commit => Verdict::Proceed,
+            | Op::Commit => CallFate::Proceed,
         }
     }
 }
@@ -218,7 +215,7 @@ impl Faults for Chaos {
         let rng = &mut *rng;
         Plan {
             delay_before: Duration::from_millis(rng.random_range(self.rates.delay_ms.clone())),
-            verdict: self.verdict(call.op, rng),
+            fate: self.fate(call.op, rng),
             delay_after: Duration::from_millis(rng.random_range(self.rates.delay_ms.clone())),
         }
     }

@@ -15,7 +15,7 @@ fn store() -> MemKv {
 
 /// Applies this to commits whose primary is `b"x"`.
 #[derive(Debug)]
-struct OnCommit(Verdict, After);
+struct OnCommit(CallFate, After);
 
 impl Faults for OnCommit {
     fn before(&self, call: &Call<'_>) -> Plan {
@@ -43,7 +43,7 @@ async fn get(kv: &MemKv, key: &[u8]) -> Option<Value> {
 }
 
 fn undetermined(landing: Landing) -> Arc<OnCommit> {
-    Arc::new(OnCommit(Verdict::Undetermined(landing), After::Return))
+    Arc::new(OnCommit(CallFate::Undetermined(landing), After::Return))
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,8 +85,8 @@ async fn a_late_commit_that_conflicts_by_then_never_lands() {
 #[tokio::test(start_paused = true)]
 async fn a_process_may_die_right_before_and_right_after_a_commit() {
     for (faults, expected) in [
-        (OnCommit(Verdict::Vanish, After::Return), None),
-        (OnCommit(Verdict::Proceed, After::Vanish), Some(b"1".to_vec())),
+        (OnCommit(CallFate::Vanish, After::Return), None),
+        (OnCommit(CallFate::Proceed, After::Vanish), Some(b"1".to_vec())),
     ] {
         let calm = store();
         let kv = calm.with_faults(Arc::new(faults));

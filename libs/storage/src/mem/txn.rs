@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use types::{Mutation, Timestamp};
 
-use super::{Landing, Late, MemKv, Op, Verdict};
+use super::{CallFate, Landing, Late, MemKv, Op};
 use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value, Writes};
 
 /// A view at one timestamp.
@@ -136,21 +136,21 @@ impl Txn for MemTxn {
         let entered = kv.enter(Op::Commit, at, &primary).await;
         let land = |writes| kv.state().commit(kv.store.clock.as_ref(), at, writes, &inserts);
         let unknown = |what: &str| Err(CommitError::Undetermined(what.to_owned()));
-        let outcome = match entered.1.verdict.clone() {
+        let outcome = match entered.1.fate.clone() {
             // A call that vanishes does not get here.
-            Verdict::Proceed | Verdict::Vanish => land(writes).ok_or(CommitError::Conflict),
-            Verdict::Fail(error) => Err(CommitError::Failed(error)),
-            Verdict::Conflict => Err(CommitError::Conflict),
-            Verdict::Undetermined(Landing::Lost) => unknown("the request was lost"),
+            CallFate::Proceed | CallFate::Vanish => land(writes).ok_or(CommitError::Conflict),
+            CallFate::Fail(error) => Err(CommitError::Failed(error)),
+            CallFate::Conflict => Err(CommitError::Conflict),
+            CallFate::Undetermined(Landing::Lost) => unknown("the request was lost"),
             // The result of a rollback after such an error in TiKV: the primary stands, and the
             // other keys are gone.
-            Verdict::Undetermined(Landing::Landed)
+            CallFate::Undetermined(Landing::Landed)
                 if Mutation::RollbackAfterUndetermined.is_on() =>
             {
                 land(writes.into_iter().filter(|(key, _)| *key == primary).collect());
                 unknown("the reply was lost")
             }
-            Verdict::Undetermined(Landing::Landed) => {
+            CallFate::Undetermined(Landing::Landed) => {
                 // A real store reports a refusal. Only the reply to a success can be lost.
                 if land(writes).is_some() {
                     unknown("the reply was lost")
@@ -158,7 +158,7 @@ impl Txn for MemTxn {
                     Err(CommitError::Conflict)
                 }
             }
-            Verdict::Undetermined(Landing::Late(after)) => {
+            CallFate::Undetermined(Landing::Late(after)) => {
                 let due = Instant::now() + after;
                 kv.state().late.push(Late { due, start_ts: at, writes, inserts: inserts.clone() });
                 unknown("the request is late")

@@ -71,7 +71,7 @@ pub(super) struct Members {
 }
 
 /// A member's answer, or why it is of no use.
-type Answer = Result<GetMembersResponse, String>;
+type MembersResult = Result<GetMembersResponse, String>;
 
 impl Members {
     pub(super) fn new(config: &TikvConfig) -> Self {
@@ -125,7 +125,11 @@ impl Members {
         std::future::pending().await
     }
 
-    async fn ask_after(&self, pause: Duration, address: String) -> (String, Duration, Answer) {
+    async fn ask_after(
+        &self,
+        pause: Duration,
+        address: String,
+    ) -> (String, Duration, MembersResult) {
         sleep(pause).await;
         let answer = match timeout(self.patience, self.ask(&address)).await {
             Ok(answer) => answer.map_err(|error| chain(&*error)),
@@ -190,7 +194,7 @@ impl Search {
         self.foreign.is_empty() && (all_heard || found_ago >= AGREE)
     }
 
-    fn weigh(&mut self, address: &str, answer: Answer) -> Said {
+    fn weigh(&mut self, address: &str, answer: MembersResult) -> Said {
         let (said, text) = match answer.and_then(|answer| leader_of(address, answer)) {
             Err(problem) => (Said::Nothing, problem),
             Ok((leader, listed, leads)) => {
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "as a member answers")]
-    fn answer(cluster_id: u64, leader: Member) -> Answer {
+    fn answer(cluster_id: u64, leader: Member) -> MembersResult {
         let members = vec![leader.clone(), member(9, &["http://c:1"])];
         let header = Some(ResponseHeader { cluster_id, error: None });
         Ok(GetMembersResponse { header, members, leader: Some(leader) })
