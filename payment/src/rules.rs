@@ -15,7 +15,7 @@ use crate::records::{HeldCredit, Op, OrderPayment, Payment, Record, Reply};
 
 impl OrderPayment {
     /// True if the payment was not given back and was made by this incarnation of the user.
-    pub fn stands_for(&self, credit: &Balance<Money>) -> bool {
+    pub fn is_in_effect_for(&self, credit: &Balance<Money>) -> bool {
         self.paid && self.incarnation == credit.incarnation
     }
 
@@ -23,13 +23,13 @@ impl OrderPayment {
     /// for [`Balance::supply`].
     ///
     /// # Errors
-    /// [`Reason::NotPaid`] if the payment does not stand; [`Reason::Overflow`].
+    /// [`Reason::NotPaid`] if the payment is not in effect; [`Reason::Overflow`].
     pub fn cancel(
         self,
         credit: Balance<Money>,
         held: Money,
     ) -> Result<(Balance<Money>, Self), Reason> {
-        if !self.stands_for(&credit) {
+        if !self.is_in_effect_for(&credit) {
             return Err(Reason::NotPaid);
         }
         Ok((credit.supply(self.amount, held)?, Self { paid: false, ..self }))
@@ -90,7 +90,7 @@ impl Payment {
             return Executed::Refused(refuse(Reason::UserNotFound, id));
         };
         if let Some(order_id) = order_id
-            && payment(rows, id, order_id).is_some_and(|payment| payment.stands_for(&credit))
+            && payment(rows, id, order_id).is_some_and(|payment| payment.is_in_effect_for(&credit))
         {
             return Executed::Refused(refuse(Reason::AlreadyPaid, id).with("order_id", order_id));
         }
@@ -194,7 +194,7 @@ impl Domain for Payment {
             Op::Status(id, order_id) => match user(rows, id) {
                 Some(credit) => {
                     let payment = payment(rows, id, order_id);
-                    let paid = payment.is_some_and(|payment| payment.stands_for(&credit));
+                    let paid = payment.is_some_and(|payment| payment.is_in_effect_for(&credit));
                     Executed::Done(Reply::Paid(paid))
                 }
                 None => Executed::Refused(refuse(Reason::UserNotFound, id)),
