@@ -431,7 +431,7 @@ impl<D: Domain> Core<D> {
 
     /// Restores the state before the batch, as it is unknown whether the batch is durable or will
     /// be.
-    pub fn doubt(&mut self, batch: &Batch) {
+    pub fn mark_undetermined(&mut self, batch: &Batch) {
         self.tail.undetermined(batch.author);
         self.undo();
     }

@@ -77,7 +77,7 @@ impl<D: Domain> Participant<D> {
         }
         match lane {
             Some(lane) => lane.begin(call).map_err(|error| to_status(&error)),
-            None => nowhere(&call).map(Pending::ready),
+            None => answer_of_missing_shard(&call).map(Pending::ready),
         }
     }
 
@@ -234,7 +234,7 @@ impl<D: Domain> Participant<D> {
 
 /// The answer of a shard that does not exist. It never votes YES, so a transaction that names it is
 /// aborted there from the beginning, and can always be resolved.
-fn nowhere<D: Domain>(call: &Call<D>) -> Result<Answer<D::Reply>, Status> {
+fn answer_of_missing_shard<D: Domain>(call: &Call<D>) -> Result<Answer<D::Reply>, Status> {
     if Mutation::ShardsUnchecked.is_on() {
         return Err(to_status(&LaneError::Unavailable));
     }

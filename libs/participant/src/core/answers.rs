@@ -34,14 +34,14 @@ use crate::records::Row;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remembered {
     pub(super) fingerprint: u64,
-    outcome: Told,
+    outcome: RememberedOutcome,
     pub(super) keep_until: UnixMillis,
     /// Number of the last journal entry that states this.
     pub(super) last_seq: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Told {
+enum RememberedOutcome {
     /// An operation succeeded: its reply as the domain encodes it.
     Done(Bytes),
     /// A transaction has committed.
@@ -117,16 +117,20 @@ impl<D: Domain> Core<D> {
                 return Some(Recalled::Reused);
             }
             match &known.outcome {
-                Told::Done(reply) => return Some(Recalled::Done(reply.clone())),
-                Told::Committed(tx_id) => return Some(Recalled::Committed(*tx_id)),
-                Told::Refused(vote, until) if binds(*until, began) => return Some(refused(vote)),
-                Told::Refused(..) => {}
+                RememberedOutcome::Done(reply) => return Some(Recalled::Done(reply.clone())),
+                RememberedOutcome::Committed(tx_id) => return Some(Recalled::Committed(*tx_id)),
+                RememberedOutcome::Refused(vote, until) if binds(*until, began) => {
+                    return Some(refused(vote));
+                }
+                RememberedOutcome::Refused(..) => {}
             }
         }
         match &self.known(call.call_id.as_ref()?)?.outcome {
-            Told::Refused(vote, None) => Some(refused(vote)),
+            RememberedOutcome::Refused(vote, None) => Some(refused(vote)),
             // The id of a single call holds no other outcome.
-            Told::Refused(..) | Told::Done(_) | Told::Committed(_) => None,
+            RememberedOutcome::Refused(..)
+            | RememberedOutcome::Done(_)
+            | RememberedOutcome::Committed(_) => None,
         }
     }
 
@@ -172,7 +176,7 @@ impl<D: Domain> Core<D> {
     /// Remembers the reply of an operation.
     pub(super) fn remember_reply(&mut self, call: &ClientCall, reply: &D::Reply) {
         let reply = self.domain.encode_reply(reply).into();
-        self.remember(call, &call.id, Told::Done(reply));
+        self.remember(call, &call.id, RememberedOutcome::Done(reply));
     }
 
     /// Remembers a refusal. It binds attempts that are still under way: those of this call, and
@@ -185,11 +189,11 @@ impl<D: Domain> Core<D> {
         }
         let vote = encode_vote(Some(refusal));
         if let Some(id) = call.own_id() {
-            self.remember(call, id, Told::Refused(vote.clone(), None));
+            self.remember(call, id, RememberedOutcome::Refused(vote.clone(), None));
         }
         if !call.id.is_minted() {
             let until = Some(self.run.start);
-            self.remember(call, &call.id, Told::Refused(vote, until));
+            self.remember(call, &call.id, RememberedOutcome::Refused(vote, until));
         }
     }
 
@@ -199,14 +203,16 @@ impl<D: Domain> Core<D> {
             && meta.is_primary(self.table.branch())
             && !Mutation::SuccessForgotten.is_on()
         {
-            self.remember(call, &call.id, Told::Committed(meta.tx_id));
+            self.remember(call, &call.id, RememberedOutcome::Committed(meta.tx_id));
         }
     }
 
-    fn remember(&mut self, call: &ClientCall, id: &RequestId, outcome: Told) {
+    fn remember(&mut self, call: &ClientCall, id: &RequestId, outcome: RememberedOutcome) {
         let start = self.run.start.physical();
-        if matches!(outcome, Told::Refused(..))
-            && self.known(id).is_some_and(|known| !matches!(known.outcome, Told::Refused(..)))
+        if matches!(outcome, RememberedOutcome::Refused(..))
+            && self
+                .known(id)
+                .is_some_and(|known| !matches!(known.outcome, RememberedOutcome::Refused(..)))
         {
             // A success is final: every later attempt is told of it.
             return;
@@ -218,17 +224,20 @@ impl<D: Domain> Core<D> {
             _ if id.is_minted() => {
                 call.not_after.unwrap_or(start.plus_ms(CALL_LIFE_MAX_MS)).min(latest)
             }
-            Told::Refused(..) => latest,
-            Told::Done(_) | Told::Committed(_) => {
+            RememberedOutcome::Refused(..) => latest,
+            RememberedOutcome::Done(_) | RememberedOutcome::Committed(_) => {
                 latest.max(start.plus_ms(self.limits.retention_ms))
             }
         };
         let last_seq = self.run.seq;
-        self.tell(id, Remembered { fingerprint: call.fingerprint, outcome, keep_until, last_seq });
+        self.store_answer(
+            id,
+            Remembered { fingerprint: call.fingerprint, outcome, keep_until, last_seq },
+        );
     }
 
     /// Adds an answer to the state and to the batch.
-    fn tell(&mut self, id: &RequestId, known: Remembered) {
+    fn store_answer(&mut self, id: &RequestId, known: Remembered) {
         if !id.is_minted() {
             // Release 0.1 kept such answers in the journal.
             self.answers.remove(id);
@@ -275,7 +284,7 @@ impl<D: Domain> Core<D> {
     /// Repeats the answer under an id in the current batch, so that an older entry can be trimmed.
     pub(super) fn carry_answer(&mut self, id: &RequestId) {
         if let Some(known) = self.answers.get(id).cloned() {
-            self.tell(id, Remembered { last_seq: self.run.seq, ..known });
+            self.store_answer(id, Remembered { last_seq: self.run.seq, ..known });
         }
     }
 }
@@ -284,10 +293,12 @@ impl Remembered {
     /// Encodes the answer; `id` is left out where the record's key contains it.
     fn encode(&self, id: Option<&RequestId>) -> RequestAnswer {
         let (outcome, reply, told_ts) = match &self.outcome {
-            Told::Done(reply) => (Outcome::Unspecified, reply.clone(), 0),
-            Told::Committed(tx_id) => (Outcome::Committed, tx_id.0.to_vec().into(), 0),
-            Told::Refused(vote, None) => (Outcome::Refused, vote.clone(), 0),
-            Told::Refused(vote, Some(until)) => (Outcome::RefusedUntil, vote.clone(), until.0),
+            RememberedOutcome::Done(reply) => (Outcome::Unspecified, reply.clone(), 0),
+            RememberedOutcome::Committed(tx_id) => (Outcome::Committed, tx_id.0.to_vec().into(), 0),
+            RememberedOutcome::Refused(vote, None) => (Outcome::Refused, vote.clone(), 0),
+            RememberedOutcome::Refused(vote, Some(until)) => {
+                (Outcome::RefusedUntil, vote.clone(), until.0)
+            }
         };
         let (request_id, minted_id) = id.map(tx_meta::encode_id).unwrap_or_default();
         RequestAnswer {
@@ -303,11 +314,11 @@ impl Remembered {
 
     fn decode(answer: &RequestAnswer, seq: u64) -> Result<Self, InvalidField> {
         let outcome = match Outcome::try_from(answer.outcome) {
-            Ok(Outcome::Unspecified) => Told::Done(answer.reply.clone()),
-            Ok(Outcome::Committed) => Told::Committed(convert::tx_id(&answer.reply)?),
-            Ok(Outcome::Refused) => Told::Refused(answer.reply.clone(), None),
+            Ok(Outcome::Unspecified) => RememberedOutcome::Done(answer.reply.clone()),
+            Ok(Outcome::Committed) => RememberedOutcome::Committed(convert::tx_id(&answer.reply)?),
+            Ok(Outcome::Refused) => RememberedOutcome::Refused(answer.reply.clone(), None),
             Ok(Outcome::RefusedUntil) => {
-                Told::Refused(answer.reply.clone(), Some(Timestamp(answer.told_ts)))
+                RememberedOutcome::Refused(answer.reply.clone(), Some(Timestamp(answer.told_ts)))
             }
             Err(error) => return Err(InvalidField::new("outcome", error)),
         };

@@ -144,7 +144,7 @@ impl<D: Domain> Lane<D> {
                 return Err(error.into());
             }
             Err(CommitError::Undetermined(what)) => {
-                self.core.doubt(batch);
+                self.core.mark_undetermined(batch);
                 what
             }
         };
@@ -217,7 +217,7 @@ impl<D: Domain> Lane<D> {
     async fn check_store(&self, txn: &mut dyn Txn) -> Result<(), KvError> {
         match read_schema(txn).await? {
             Some(schema) if schema == self.seams.schema => Ok(()),
-            Some(_) | None => Err(made_anew()),
+            Some(_) | None => Err(other_store_error()),
         }
     }
 
@@ -390,6 +390,6 @@ pub(super) async fn read_schema(txn: &mut dyn Txn) -> Result<Option<Schema>, KvE
 }
 
 /// The error for a store other than the one that the lane was opened on.
-pub(super) fn made_anew() -> KvError {
+pub(super) fn other_store_error() -> KvError {
     KvError::Unavailable("the store was made anew".to_owned())
 }

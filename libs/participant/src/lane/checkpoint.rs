@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     Lane,
-    attempt::{made_anew, read_schema},
+    attempt::{other_store_error, read_schema},
 };
 use crate::core::Domain;
 
@@ -184,7 +184,7 @@ async fn try_to_write(
     let found = read_head(&mut *txn, space).await?;
     let is_other = read_schema(&mut *txn).await?.is_some_and(|found| found != schema);
     if is_other || !found.is_current || !found.head.follows(&piece.before) {
-        return Err(made_anew());
+        return Err(other_store_error());
     }
     if found.head != piece.before {
         return Ok(Some(found.head));

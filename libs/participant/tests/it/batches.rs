@@ -432,7 +432,7 @@ fn a_waiting_prepare_ends_exactly_at_its_deadline() {
 }
 
 #[test]
-fn whoever_is_of_the_holders_own_age_does_not_wait() {
+fn a_prepare_of_the_holders_own_priority_does_not_wait() {
     let (mut store, mut core) = stocked(1);
     store.write(&mut core, 10, &[prepare(&tx(9))]);
     // The next attempt of the same call keeps the priority of the first one.
@@ -441,7 +441,7 @@ fn whoever_is_of_the_holders_own_age_does_not_wait() {
 }
 
 #[test]
-fn a_try_that_is_undone_leaves_who_waits_as_it_was() {
+fn an_undone_batch_leaves_the_waiters_as_they_were() {
     let (mut store, mut core) = stocked(1);
     let (waits, holder) = (tx(1), tx(9));
     store.write(&mut core, 10, &[prepare(&holder)]);
@@ -469,7 +469,7 @@ fn a_try_that_is_undone_leaves_who_waits_as_it_was() {
 }
 
 #[test]
-fn what_another_replica_wrote_wakes_who_waits() {
+fn a_write_of_another_replica_wakes_waiters() {
     let (waits, holder) = (tx(1), tx(9));
     for (change, vote) in
         [(abort(&holder), "YES"), (commit(&holder), "OUT_OF_STOCK"), (add(), "YES")]
@@ -488,7 +488,7 @@ fn what_another_replica_wrote_wakes_who_waits() {
 }
 
 #[test]
-fn who_waits_looks_again_where_the_journal_tells_nothing_any_more() {
+fn a_waiter_looks_again_after_the_journal_was_trimmed() {
     let (waits, holder) = (TxMeta { deadline: at(90_000), ..tx(1) }, tx(9));
     let (mut store, mut core) = stocked(1);
     store.write(&mut core, 10, &[prepare(&holder)]);
@@ -507,7 +507,7 @@ fn who_waits_looks_again_where_the_journal_tells_nothing_any_more() {
 }
 
 #[test]
-fn behind_one_who_waits_on_only_who_may_still_wait_does() {
+fn a_waiter_that_only_older_transactions_block_stops_waiting() {
     let (mut store, mut core) = stocked(2);
     store.write(&mut core, 10, &[prepare(&tx(2)), prepare(&tx(9))]);
     // Both may wait for the youngest holder.
@@ -522,7 +522,7 @@ fn behind_one_who_waits_on_only_who_may_still_wait_does() {
 }
 
 #[test]
-fn who_needs_a_row_that_cannot_be_read_is_given_up_and_who_is_behind_is_next() {
+fn a_waiter_whose_row_cannot_be_read_is_given_up_and_the_next_is_due() {
     let (mut store, mut core) = stocked(1);
     store.write(&mut core, 10, &[prepare(&tx(9))]);
     let both = vec![(item("0"), units(1)), (item("1"), units(1))];

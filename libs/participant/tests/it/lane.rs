@@ -436,7 +436,7 @@ async fn a_lane_that_nobody_can_ask_any_more_answers_what_is_queued() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_that_nobody_can_ask_any_more_lets_go_who_waits_for_others() {
+async fn a_dropped_lane_answers_its_waiters() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
     let (older, younger) = (shop.tx(1), shop.tx(2));

@@ -140,7 +140,7 @@ async fn returned_units_serve_the_oldest_waiter_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_younger_than_a_waiter_gets_neither_its_place_nor_the_unit() {
+async fn a_younger_transaction_never_overtakes_an_older_waiter() {
     let shop = Shop::new();
     let lane = shop.stocked(3).await;
     let holder = shop.tx(9);
@@ -290,7 +290,7 @@ async fn a_primary_keeps_an_outcome_until_every_branch_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_without_a_request_id_keeps_no_place() {
+async fn a_waiter_without_a_request_id_keeps_no_place() {
     let shop = Shop::new();
     let lane = shop.stocked(2).await;
     assert_eq!(said(&prepare(&lane, &shop.tx(1), "a", 1).await), "YES");
