@@ -12,7 +12,7 @@ use proto::{
         ReadRequest, operation::Operation as Op, operation_result::Result as OpResult,
     },
 };
-use rpc::{retry::Backoff, routing::Patience, status::Failure, unary};
+use rpc::{retry::Backoff, routing::ExpectedWait, status::Failure, unary};
 use tokio::time::Instant;
 use types::{
     Classify as _, ClientCall, ErrorKind, OrderId, Reason, Refusal, Timestamp, TxId, TxMeta,
@@ -235,7 +235,9 @@ impl Coordinator {
         let shard = shard_of(order_id.as_str(), shards.order);
         let request = GetOrderRequest { order_id: order_id.to_string() };
         let send = unary!(OrderServiceClient::get_order);
-        self.order_router().call(shard, Patience::Wait(left.min(READ_TIMEOUT)), request, send).await
+        self.order_router()
+            .call(shard, ExpectedWait::Wait(left.min(READ_TIMEOUT)), request, send)
+            .await
     }
 
     /// Reads the order in the same batch as other messages to its shard. Returns `None` for

@@ -21,7 +21,7 @@ use proto::{
 };
 use rpc::{
     MESSAGE_BYTES_MAX,
-    routing::{Patience, RouteError, Router},
+    routing::{ExpectedWait, RouteError, Router},
     status::Failure,
 };
 use telemetry::{
@@ -168,9 +168,9 @@ impl ParticipantClient {
             let client = ParticipantServiceClient::new(transport);
             client.max_decoding_message_size(MESSAGE_BYTES_MAX).prepare(request).await
         };
-        let patience = Patience::Wait(ATTEMPT_TIMEOUT);
+        let wait = ExpectedWait::Wait(ATTEMPT_TIMEOUT);
         let route = self.router(&branch.service)?.route(branch.shard)?;
-        let answer = route.call(patience, Request::new(request), send).await;
+        let answer = route.call(wait, Request::new(request), send).await;
         Ok(OpResult::Prepare(answer.map_err(Failure::from)?.into_inner()))
     }
 
@@ -279,9 +279,9 @@ async fn apply(
 ) -> Result<Vec<OpResult>, SendError> {
     let sent = operations.len();
     let send = |transport, request| encoded::apply(transport, request, MESSAGE_BYTES_MAX);
-    let patience = Patience::Answer(ATTEMPT_TIMEOUT);
+    let wait = ExpectedWait::Answer(ATTEMPT_TIMEOUT);
     let request = Request::new(operations.into_iter().collect());
-    let answer = router.route(branch.shard)?.call(patience, request, send).await;
+    let answer = router.route(branch.shard)?.call(wait, request, send).await;
     let results = answer.map_err(Failure::from)?.into_inner().results;
     let results: Vec<OpResult> = results.into_iter().filter_map(|result| result.result).collect();
     if results.len() == sent {

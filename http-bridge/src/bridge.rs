@@ -10,7 +10,7 @@ use std::{
 
 use http::HeaderMap;
 use rpc::{
-    admin::{Look, Report},
+    admin::{ReadinessCheck, Report},
     store_time::StoreTime,
 };
 use serde_json::Map;
@@ -219,8 +219,8 @@ impl Bridge {
 }
 
 #[tonic::async_trait]
-impl Look for Bridge {
-    async fn look(&self) -> Report {
+impl ReadinessCheck for Bridge {
+    async fn report(&self) -> Report {
         let draining = self.is_draining();
         let missing = self.inner.readiness.missing(&self.inner.shop).await;
         let details = Map::from_iter([

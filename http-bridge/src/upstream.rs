@@ -14,7 +14,7 @@ use rpc::{
     call::CallMeta,
     net::Transport,
     retry::Backoff,
-    routing::{Patience, Route, Router},
+    routing::{ExpectedWait, Route, Router},
     status::Failure,
     unary,
 };
@@ -214,14 +214,17 @@ impl Bridge {
         let route = route(ask).await?;
         let left = ask.deadline.saturating_duration_since(Instant::now());
         let time = ask.attempt_timeout.map_or(left, |most| left.min(most));
-        let patience =
-            if self.is_silence(ask, time) { Patience::Answer(time) } else { Patience::Wait(time) };
+        let wait = if self.is_silence(ask, time) {
+            ExpectedWait::Answer(time)
+        } else {
+            ExpectedWait::Wait(time)
+        };
         let mut request = tonic::Request::new(request);
         meta.set(&mut request);
         if let Some(unanswered) = unanswered {
             request.extensions_mut().insert(unanswered);
         }
-        let answer = self.heard(route.call(patience, request, send).await);
+        let answer = self.heard(route.call(wait, request, send).await);
         answer.map_err(|status| classify(&status))
     }
 
@@ -274,8 +277,8 @@ impl Bridge {
         }
         let route = self.shop().order.any().map_err(|error| error.to_string())?;
         let send = unary!(ParticipantServiceClient::describe);
-        let patience = Patience::Answer(self.settings().attempt_timeout);
-        let answer = route.call(patience, tonic::Request::new(DescribeRequest {}), send).await;
+        let wait = ExpectedWait::Answer(self.settings().attempt_timeout);
+        let answer = route.call(wait, tonic::Request::new(DescribeRequest {}), send).await;
         self.heard(answer).map(drop).map_err(|status| chain(&status))
     }
 }

@@ -16,7 +16,7 @@ use proto::{
     stock::v1::{GetItemRequest, stock_service_client::StockServiceClient},
 };
 use rpc::{
-    routing::{Patience, Router},
+    routing::{ExpectedWait, Router},
     status::{Failure, to_status},
     unary,
 };
@@ -65,9 +65,9 @@ impl Grpc {
         let request = GetItemRequest { item_id: id.to_string() };
         let send = unary!(StockServiceClient::get_item);
         // Stock waits while a transaction is about to change the item.
-        let patience = Patience::Wait(left.unwrap_or(PRICE_TIMEOUT).min(PRICE_TIMEOUT));
+        let wait = ExpectedWait::Wait(left.unwrap_or(PRICE_TIMEOUT).min(PRICE_TIMEOUT));
         let shard = shard_of(id.as_str(), shards);
-        let answer = self.stock.call(shard, patience, request, send).await?;
+        let answer = self.stock.call(shard, wait, request, send).await?;
         let price = answer.item.map(|item| item.price).unwrap_or_default();
         checked(money("price", price, 0)).map_err(from_status)
     }

@@ -148,8 +148,8 @@ async fn dev_kv(
     let nowhere = || io::Error::from(io::ErrorKind::AddrNotAvailable);
     let listener = listeners.work.into_iter().next().ok_or_else(nowhere)?;
     let encrypted = config.tls.is_some();
-    let look = Store { endpoint: listener.local_addr()?.into(), encrypted };
-    let _admin = admin::Admin::new(look).serve(listeners.admin)?;
+    let store = Store { endpoint: listener.local_addr()?.into(), encrypted };
+    let _admin = admin::Admin::new(store).serve(listeners.admin)?;
     dev_kv::run(config, tokio::net::TcpListener::from_std(listener)?, end).await
 }
 
@@ -173,8 +173,8 @@ struct Store {
 }
 
 #[tonic::async_trait]
-impl admin::Look for Store {
-    async fn look(&self) -> admin::Report {
+impl admin::ReadinessCheck for Store {
+    async fn report(&self) -> admin::Report {
         let patience = Duration::from_secs(1);
         let ready =
             self.encrypted || health::http(&self.endpoint, health::DEV_KV, patience).await.is_ok();

@@ -18,7 +18,7 @@ use rpc::{
     env::{SystemClock, SystemEntropy},
     listen::Listeners,
     net::{GrpcNet, Net},
-    routing::{Patience, Router},
+    routing::{ExpectedWait, Router},
     served,
     server::{Readiness, ServeError, ServerArgs, serve},
     status::{invalid_field, to_status},
@@ -253,8 +253,8 @@ impl AskResolve for ThroughCoordinator {
         let shard = ShardId(u16::from_be_bytes(bytes));
         let request = ResolveRequest { tx: Some((&meta).into()) };
         let send = unary!(CoordinatorServiceClient::resolve);
-        let patience = Patience::Answer(RESOLVE_TIMEOUT);
-        if let Err(failure) = self.coordinator.call(shard, patience, request, send).await {
+        let wait = ExpectedWait::Answer(RESOLVE_TIMEOUT);
+        if let Err(failure) = self.coordinator.call(shard, wait, request, send).await {
             tracing::debug!(%failure, tx = %meta.tx_id, "a transaction could not be resolved yet");
         }
     }

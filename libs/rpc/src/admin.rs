@@ -6,7 +6,7 @@
 //! loopback address it answers to loopback names only, so that no site's page can reach it by a
 //! name of its own that resolves to this machine.
 
-mod door;
+mod socket;
 
 use std::{fmt, io, net::TcpListener, sync::Arc};
 
@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 use types::host::is_for_loopback;
 
-use self::door::Bounds;
+use self::socket::Bounds;
 use crate::server::{self, Readiness};
 
 /// Content type of the metrics.
@@ -40,11 +40,11 @@ pub struct Report {
     pub details: Map<String, Value>,
 }
 
-/// Can tell whether a role is ready.
+/// Reports whether a role is ready.
 #[tonic::async_trait]
-pub trait Look: Send + Sync + 'static {
+pub trait ReadinessCheck: Send + Sync + 'static {
     /// Makes a report now.
-    async fn look(&self) -> Report;
+    async fn report(&self) -> Report;
 }
 
 /// A role's readiness, with further details on demand.
@@ -67,11 +67,11 @@ impl<F> fmt::Debug for Ready<F> {
 }
 
 #[tonic::async_trait]
-impl<F> Look for Ready<F>
+impl<F> ReadinessCheck for Ready<F>
 where
     F: Fn() -> Map<String, Value> + Send + Sync + 'static,
 {
-    async fn look(&self) -> Report {
+    async fn report(&self) -> Report {
         let state = self.readiness.state();
         let mut details = (self.details)();
         details.insert("state".to_owned(), state.as_str().into());
@@ -82,7 +82,7 @@ where
 /// The admin listener's answers.
 #[derive(Clone)]
 pub struct Admin {
-    look: Arc<dyn Look>,
+    check: Arc<dyn ReadinessCheck>,
     more_metrics: Vec<fn() -> String>,
     more_routes: Router,
 }
@@ -94,9 +94,9 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// A listener for a role that is ready when `look` says so.
-    pub fn new(look: impl Look) -> Self {
-        Self { look: Arc::new(look), more_metrics: Vec::new(), more_routes: Router::new() }
+    /// A listener for a role that is ready when `check` says so.
+    pub fn new(check: impl ReadinessCheck) -> Self {
+        Self { check: Arc::new(check), more_metrics: Vec::new(), more_routes: Router::new() }
     }
 
     /// Appends more metrics to our own, in Prometheus' text format.
@@ -140,7 +140,7 @@ impl Admin {
             if listener.local_addr()?.ip().is_loopback() {
                 router = router.layer(from_fn(loopback_names));
             }
-            serving.spawn(door::serve(listener, router, Bounds::default()));
+            serving.spawn(socket::serve(listener, router, Bounds::default()));
         }
         Ok(Serving(serving))
     }
@@ -163,13 +163,13 @@ async fn loopback_names(request: Request, next: Next) -> Response {
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
-    let Report { ready, details } = admin.look.look().await;
+    let Report { ready, details } = admin.check.report().await;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": ready, "details": details }))).into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    telemetry::metrics().ready.set(admin.look.look().await.ready);
+    telemetry::metrics().ready.set(admin.check.report().await.ready);
     let mut text = telemetry::metrics::text();
     for more in &admin.more_metrics {
         text.push_str(&more());

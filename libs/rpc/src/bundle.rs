@@ -68,7 +68,7 @@ struct CallRequest {
 
 /// `till.bundle.v1.Answer`.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Answer {
+struct BundledAnswer {
     #[prost(uint32, tag = "1")]
     index: u32,
     #[prost(message, repeated, tag = "2")]
@@ -83,7 +83,7 @@ struct Answer {
 #[derive(Clone, PartialEq, prost::Message)]
 struct CallResponse {
     #[prost(message, repeated, tag = "1")]
-    answers: Vec<Answer>,
+    answers: Vec<BundledAnswer>,
 }
 
 /// Packs all headers but those that every call has.
@@ -143,12 +143,12 @@ fn split<T>(items: Vec<T>, bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = 
 
 /// A body that is complete in memory.
 #[derive(Debug, Default)]
-pub(crate) struct Whole {
+pub(crate) struct FullBody {
     pub(crate) data: Bytes,
     trailers: Option<HeaderMap>,
 }
 
-impl Whole {
+impl FullBody {
     pub(crate) const fn new(data: Bytes) -> Self {
         Self { data, trailers: None }
     }
@@ -174,7 +174,7 @@ impl Whole {
     }
 }
 
-impl http_body::Body for Whole {
+impl http_body::Body for FullBody {
     type Data = Bytes;
     type Error = Infallible;
 

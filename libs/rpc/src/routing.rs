@@ -26,7 +26,7 @@ use crate::{
     status::Failure,
 };
 
-pub use call::Patience;
+pub use call::ExpectedWait;
 
 mod call;
 #[cfg(test)]
@@ -435,8 +435,8 @@ async fn ask(route: &Route) -> Result<Description, Failure> {
         let codec = tonic_prost::ProstCodec::<DescribeRequest, DescribeResponse>::default();
         client.unary(request, PathAndQuery::from_static(DESCRIBE), codec).await
     };
-    let patience = Patience::Answer(DESCRIBE_TIMEOUT);
-    let answer = route.call(patience, Request::new(DescribeRequest {}), send).await?;
+    let wait = ExpectedWait::Answer(DESCRIBE_TIMEOUT);
+    let answer = route.call(wait, Request::new(DescribeRequest {}), send).await?;
     let DescribeResponse { service, shards } = answer.into_inner();
     match u16::try_from(shards) {
         Ok(shards) if (1..=SHARDS_MAX).contains(&shards) => Ok(Description { service, shards }),

@@ -140,7 +140,8 @@ pub async fn serve(
     let incoming = incoming(listeners, &options)?;
     let judges = options.tls.as_ref().is_some_and(Tls::asks_callers);
     let (close, mut closed) = watch::channel(false);
-    let health = health::Told::new(options.services.clone(), readiness.clone(), closed.clone());
+    let health =
+        health::HealthService::new(options.services.clone(), readiness.clone(), closed.clone());
     let routes = routes.add_service(served!(HealthServer::new(health)));
     let routes = reflect(routes, &options).map_err(ServeError::Reflection)?;
 

@@ -24,8 +24,8 @@ use tonic_prost::ProstCodec;
 use tower::{BoxError, Service, ServiceExt as _};
 
 use super::{
-    Answer, BYTES_MAX, Call, CallRequest, CallResponse, STATUS, STATUS_OK, Whole, pack, split,
-    unpack, unpack_head,
+    BYTES_MAX, BundledAnswer, Call, CallRequest, CallResponse, FullBody, STATUS, STATUS_OK, pack,
+    split, unpack, unpack_head,
 };
 use crate::{MESSAGE_BYTES_MAX, access, deadline};
 
@@ -136,9 +136,9 @@ where
 
     async fn gather(self, request: Request) -> Result<Response, BoxError> {
         let (parts, body) = request.into_parts();
-        let body = Whole::read(body).await?.data;
+        let body = FullBody::read(body).await?.data;
         if body.len() > BODY_BYTES_MAX {
-            return self.plain(http::Request::from_parts(parts, whole(body))).await;
+            return self.plain(http::Request::from_parts(parts, full_body(body))).await;
         }
         let left = deadline::of_headers(&parts.headers);
         let (answer, answered) = oneshot::channel();
@@ -187,7 +187,7 @@ where
     /// Sends one call. Ends early if nobody waits for the answer.
     async fn carry_alone(self, waiting: Waiting) {
         let Waiting { parts, body, mut answer } = waiting;
-        let call = self.plain(http::Request::from_parts(parts, whole(body)));
+        let call = self.plain(http::Request::from_parts(parts, full_body(body)));
         let answered = tokio::select! {
             biased;
             answered = call => answered,
@@ -207,7 +207,7 @@ where
             client.server_streaming(request, PathAndQuery::from_static(super::PATH), codec).await
         };
         let refused = match sent.await {
-            Ok(answers) => return tell(bundle, answers.into_inner()).await,
+            Ok(answers) => return deliver(bundle, answers.into_inner()).await,
             Err(refused) => refused,
         };
         if error::Error::source(&refused).is_some() {
@@ -247,12 +247,12 @@ impl Waiting {
     }
 }
 
-fn whole(data: bytes::Bytes) -> Body {
-    Body::new(Whole::new(data))
+fn full_body(data: bytes::Bytes) -> Body {
+    Body::new(FullBody::new(data))
 }
 
 /// Hands out answers as they come, and fails the remaining calls when the stream ends.
-async fn tell(bundle: Vec<Waiting>, mut answers: tonic::Streaming<CallResponse>) {
+async fn deliver(bundle: Vec<Waiting>, mut answers: tonic::Streaming<CallResponse>) {
     let mut waiting: Vec<_> = bundle.into_iter().map(|waiting| Some(waiting.answer)).collect();
     let ended = loop {
         match answers.message().await {
@@ -280,7 +280,7 @@ fn fail(bundle: Vec<Waiting>, why: impl Fn() -> BoxError) {
     }
 }
 
-fn read(answer: Answer) -> Result<Response, Unanswered> {
+fn read(answer: BundledAnswer) -> Result<Response, Unanswered> {
     let headers = unpack_head(answer.headers).map_err(Unanswered)?;
     let trailers = if !answer.trailers.is_empty() {
         Some(unpack(answer.trailers).map_err(Unanswered)?)
@@ -289,7 +289,7 @@ fn read(answer: Answer) -> Result<Response, Unanswered> {
     } else {
         Some(iter::once((STATUS, STATUS_OK)).collect())
     };
-    let mut response = http::Response::new(Body::new(Whole { data: answer.body, trailers }));
+    let mut response = http::Response::new(Body::new(FullBody { data: answer.body, trailers }));
     *response.headers_mut() = headers;
     Ok(response)
 }

@@ -20,8 +20,8 @@ use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::{
-    Answer, BYTES_MAX, CALLS_MAX, Call, CallRequest, CallResponse, PATH, STATUS, STATUS_OK, Whole,
-    pack, split, unpack_head,
+    BYTES_MAX, BundledAnswer, CALLS_MAX, Call, CallRequest, CallResponse, FullBody, PATH, STATUS,
+    STATUS_OK, pack, split, unpack_head,
 };
 use crate::{
     COMPRESSION, deadline,
@@ -122,17 +122,17 @@ async fn answer(
     connection: Option<Connection>,
     index: u32,
     call: Call,
-) -> Answer {
+) -> BundledAnswer {
     let answered = match request(index, call, connection) {
         Ok(request) => carry_out(guard, request).await,
         Err(refused) => Err(refused),
     };
     let (headers, body) = answered.unwrap_or_else(|status| {
-        (status.into_http::<Body>().into_parts().0.headers, Whole::default())
+        (status.into_http::<Body>().into_parts().0.headers, FullBody::default())
     });
     let trailers = body.trailers.unwrap_or_default();
     let is_ok = trailers.len() == 1 && trailers.get(STATUS) == Some(&STATUS_OK);
-    Answer {
+    BundledAnswer {
         index,
         headers: pack(&headers),
         body: body.data,
@@ -144,12 +144,12 @@ async fn answer(
 async fn carry_out(
     mut guard: Guard<Routes>,
     request: Request,
-) -> Result<(HeaderMap, Whole), Status> {
+) -> Result<(HeaderMap, FullBody), Status> {
     let left = deadline::of_headers(request.headers());
     let carried = async {
         let Ok(response) = guard.call(request).await;
         let (parts, body) = response.into_parts();
-        Ok((parts.headers, Whole::read(body).await?))
+        Ok((parts.headers, FullBody::read(body).await?))
     };
     match left {
         Some(left) => timeout(left, carried).await.unwrap_or_else(|_| Err(expired())),
@@ -168,7 +168,7 @@ fn request(index: u32, call: Call, connection: Option<Connection>) -> Result<Req
     }
     let uri = Uri::try_from(call.path).map_err(|_| refused("path", "is no path"))?;
     let headers = unpack_head(call.headers).map_err(|problem| refused("headers", &problem))?;
-    let mut request = http::Request::new(Body::new(Whole::new(call.body)));
+    let mut request = http::Request::new(Body::new(FullBody::new(call.body)));
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = uri;

@@ -23,13 +23,13 @@ fn what_is_written_down_here_is_the_contract() {
     assert_eq!(read.calls[0].body, body);
     assert_eq!(CallRequest::decode(&*read.encode_to_vec()).unwrap(), request);
 
-    let answer = Answer {
+    let answer = BundledAnswer {
         index: 7,
         headers: vec![header("c")],
         body: body.clone(),
         trailers: vec![header("d")],
     };
-    let response = CallResponse { answers: vec![answer, Answer::default()] };
+    let response = CallResponse { answers: vec![answer, BundledAnswer::default()] };
     let read = proto::bundle::v1::CallResponse::decode(&*response.encode_to_vec()).unwrap();
     assert_eq!(read.answers.len(), 2);
     assert_eq!(read.answers[0].index, 7);

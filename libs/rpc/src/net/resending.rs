@@ -15,7 +15,7 @@ use h2::Reason;
 use tonic::body::Body;
 use tower::{BoxError, Service, ServiceExt as _};
 
-use crate::bundle::Whole;
+use crate::bundle::FullBody;
 
 /// Upper limit on the connections that may end under one request. A callee that ends each of them
 /// has no time for it.
@@ -47,9 +47,9 @@ where
         let connection = self.0.clone();
         Box::pin(async move {
             let (parts, body) = request.into_parts();
-            let data = Whole::read(body).await?.data;
+            let data = FullBody::read(body).await?.data;
             for _ in 1..CONNECTIONS_MAX {
-                let body = Body::new(Whole::new(data.clone()));
+                let body = Body::new(FullBody::new(data.clone()));
                 let request = http::Request::from_parts(parts.clone(), body);
                 match connection.clone().oneshot(request).await.map_err(Into::into) {
                     Err(error) if was_not_begun(&*error) => {
@@ -58,7 +58,7 @@ where
                     other => return other,
                 }
             }
-            let request = http::Request::from_parts(parts, Body::new(Whole::new(data)));
+            let request = http::Request::from_parts(parts, Body::new(FullBody::new(data)));
             connection.oneshot(request).await.map_err(Into::into)
         })
     }

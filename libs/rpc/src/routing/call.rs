@@ -13,9 +13,9 @@ use crate::{
     status::{Failure, to_status},
 };
 
-/// The time that a call is given.
+/// The time that a call is given, and what the replica may spend it on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum ExpectedWait {
     /// The replica should answer at once. If it does not within this time, it is gone or hangs, and
     /// is passed over.
     Answer(Duration),
@@ -24,7 +24,7 @@ pub enum Patience {
     Wait(Duration),
 }
 
-impl Patience {
+impl ExpectedWait {
     const fn time(self) -> Duration {
         match self {
             Self::Answer(time) | Self::Wait(time) => time,
@@ -69,15 +69,15 @@ impl Route {
     /// all the same.
     pub async fn call<Req, Res, Fut>(
         &self,
-        patience: Patience,
+        wait: ExpectedWait,
         mut request: Request<Req>,
         send: impl FnOnce(Transport, Request<Req>) -> Fut,
     ) -> Result<Response<Res>, Status>
     where
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
-        deadline::set(&mut request, patience.time());
-        let answer = timeout(patience.time(), send(self.transport.clone(), request)).await;
+        deadline::set(&mut request, wait.time());
+        let answer = timeout(wait.time(), send(self.transport.clone(), request)).await;
         let answer = answer.unwrap_or_else(|_| {
             tracing::debug!(replica = %self.endpoint, "no answer in time");
             Err(to_status(&Failure::new(
@@ -87,7 +87,7 @@ impl Route {
         });
         if let Err(status) = &answer {
             let failure = Failure::from_status(status);
-            if let Some(why) = patience.judge(&failure) {
+            if let Some(why) = wait.judge(&failure) {
                 self.router.pass_over(&self.endpoint, why, &failure);
             }
         }
@@ -104,7 +104,7 @@ impl Router {
     pub async fn call<Req, Res, Fut>(
         &self,
         shard: ShardId,
-        patience: Patience,
+        wait: ExpectedWait,
         message: Req,
         send: impl FnOnce(Transport, Request<Req>) -> Fut,
     ) -> Result<Res, Failure>
@@ -112,7 +112,7 @@ impl Router {
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
         let route = self.route(shard).map_err(|error| to_status(&error))?;
-        let answer = route.call(patience, Request::new(message), send).await;
+        let answer = route.call(wait, Request::new(message), send).await;
         Ok(answer?.into_inner())
     }
 }

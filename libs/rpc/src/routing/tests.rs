@@ -83,7 +83,7 @@ fn down(router: &Router, endpoint: &Endpoint) {
 const TIME: Duration = Duration::from_millis(300);
 
 /// Calls a replica that answers like this, or never, and returns whether it keeps its shards.
-async fn keeps(patience: Patience, answer: Option<Status>) -> bool {
+async fn keeps(wait: ExpectedWait, answer: Option<Status>) -> bool {
     let (router, shard) = (router(3), ShardId(5));
     let first = router.route(shard).unwrap().endpoint;
     let (begun, is_silent) = (Instant::now(), answer.is_none());
@@ -94,7 +94,7 @@ async fn keeps(patience: Patience, answer: Option<Status>) -> bool {
             None => std::future::pending().await,
         }
     };
-    router.call(shard, patience, (), send).await.unwrap_err();
+    router.call(shard, wait, (), send).await.unwrap_err();
     assert_eq!(begun.elapsed(), if is_silent { TIME } else { Duration::ZERO });
     router.route(shard).unwrap().endpoint == first
 }
@@ -145,17 +145,17 @@ async fn a_replica_that_refuses_a_call_keeps_its_shards() {
         let said = || Some(to_status(&Failure::new(reason, "said so")));
         let is_late = reason.kind() == ErrorKind::Deadline && reason != Reason::Expired;
         let is_gone = reason.kind() == ErrorKind::Unavailable;
-        let kept = keeps(Patience::Answer(TIME), said()).await;
+        let kept = keeps(ExpectedWait::Answer(TIME), said()).await;
         assert_eq!(kept, !is_gone && !is_late, "{reason:?}");
-        let kept = keeps(Patience::Wait(TIME), said()).await;
+        let kept = keeps(ExpectedWait::Wait(TIME), said()).await;
         assert_eq!(kept, !is_gone, "{reason:?}, and it may have waited");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_replica_keeps_its_shards_only_if_it_may_wait() {
-    assert!(!keeps(Patience::Answer(TIME), None).await);
-    assert!(keeps(Patience::Wait(TIME), None).await);
+    assert!(!keeps(ExpectedWait::Answer(TIME), None).await);
+    assert!(keeps(ExpectedWait::Wait(TIME), None).await);
 }
 
 #[tokio::test(start_paused = true)]

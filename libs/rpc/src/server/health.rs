@@ -21,13 +21,13 @@ use crate::status::unknown_service;
 
 /// Reports the health of every service of this process. All of them are as ready as the process.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct HealthService {
     services: Vec<&'static str>,
     readiness: Readiness,
     closing: watch::Receiver<bool>,
 }
 
-impl Told {
+impl HealthService {
     /// Knows "", [`LIVE`] and these names. Watches end once `closing` is true, because they would
     /// otherwise hold up the shutdown.
     pub(super) const fn new(
@@ -55,7 +55,7 @@ fn response(status: ServingStatus) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl Health for Told {
+impl Health for HealthService {
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,

@@ -121,7 +121,7 @@ reflection_is_complete!(reflection_lists_what_is_served, v1);
 reflection_is_complete!(reflection_does_so_for_clients_that_know_only_v1alpha, v1alpha);
 
 #[tokio::test]
-async fn who_watches_an_unknown_service_is_told_so_and_stays() {
+async fn a_watch_of_an_unknown_service_says_so_and_stays_open() {
     let shop = Shop::open(options());
     let request = HealthCheckRequest { service: "test.v1.NobodyService".to_owned() };
     let mut watch = HealthClient::new(shop.connect()).watch(request).await.unwrap().into_inner();

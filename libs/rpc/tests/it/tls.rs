@@ -164,7 +164,7 @@ async fn a_callee_must_be_the_one_that_is_meant() {
 }
 
 #[tokio::test]
-async fn whoever_serves_will_do_where_nobody_is_named() {
+async fn a_connection_that_names_no_service_accepts_any_service() {
     let authority = Authority::new();
     let net = GrpcNet::with_tls(authority.of("operator").load().unwrap());
     let shop = serving(&authority.of("payment"));

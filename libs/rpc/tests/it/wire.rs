@@ -126,7 +126,7 @@ async fn a_message_that_grows_too_large_is_told_so_like_any_that_is() {
 }
 
 #[tokio::test]
-async fn who_waits_beyond_its_own_deadline_is_told_that_it_passed() {
+async fn a_call_beyond_its_deadline_is_answered_deadline_exceeded() {
     let shop = Shop::open(options());
     for left in ["50m", "1m", "0S"] {
         let status = told(&shop, "Wait", &[("grpc-timeout", left)], frame(0, 0, &[])).await;
