@@ -109,7 +109,7 @@ async fn a_store_that_nobody_has_used_is_clean() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_unit_or_one_cent_moved_is_named_with_who_took_the_rest() {
+async fn one_unit_or_one_cent_moved_is_named_with_all_that_holds_the_rest() {
     let shop = Shop::open().await;
     shop.edit(item(), |item: &mut ItemRecord| item.available += 1).await;
     let report = shop.audit(&options()).await;
