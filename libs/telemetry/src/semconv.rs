@@ -169,7 +169,7 @@ metrics! {
         [DB_SYSTEM, DB_OPERATION, ERROR_TYPE],
         "How long the store took to answer";
     KV_COMMITS = "till.kv.commits", Counter, "{transaction}",
-        [KV_OUTCOME], "KV transactions that wrote something, by what their commit came to";
+        [KV_OUTCOME], "KV transactions that wrote something, by the outcome of their commit";
     LANE_BATCH_SIZE = "till.lane.batch.size", Histogram, "{call}",
         [BATCH_KIND], "Calls that a lane answered with one KV transaction";
     LANE_BATCH_DURATION = "till.lane.batch.duration", Histogram, "s",
@@ -179,21 +179,22 @@ metrics! {
     MAIL_BATCH_SIZE = "till.mail.batch.size", Histogram, "{message}",
         [], "Messages that a coordinator sent to a shard at once";
     RETRIES = "till.retries", Counter, "{retry}",
-        [RETRY_OF, REASON], "What was tried again, and why";
+        [RETRY_OF, REASON], "Retries, by what was repeated and why";
     REPLICAS_PASSED_OVER = "till.replicas.passed_over", Counter, "{call}",
-        [SERVICE, REASON], "Calls that failed so that their replica was passed over for a second";
+        [SERVICE, REASON], "Failed calls after which their replica was passed over for a second";
     CHECKOUTS = "till.checkouts", Counter, "{checkout}",
-        [CHECKOUT_OUTCOME, REASON], "Checkouts by what their caller was told";
+        [CHECKOUT_OUTCOME, REASON], "Checkouts, by the result that their caller was given";
     TRANSACTIONS = "till.transactions", Counter, "{transaction}",
-        [TX_OUTCOME, TX_ORIGIN], "Transactions by what became of them";
+        [TX_OUTCOME, TX_ORIGIN],
+        "Transactions, by outcome and by whether they began here or were resolved for another coordinator";
     VOTES_UNRESOLVED = "till.votes.unresolved", Gauge, "{vote}",
         [], "YES votes whose outcome this replica does not know, over all shards that it has looked at";
     VOTES_UNRESOLVED_AGE = "till.votes.unresolved.age", Gauge, "s",
-        [], "How long the oldest of them is past its deadline; 0 when none is";
+        [], "How long the oldest unresolved YES vote is past its deadline; 0 when none is";
     AUDIT_CLEAN = "till.audit.clean", Gauge, "{audit}",
         [], "1 when the last audit of the books found nothing, else 0; only where this replica audits";
     AUDIT_OFFENCES = "till.audit.offences", Gauge, "{offence}",
-        [INVARIANT], "What the last audit found, by invariant";
+        [INVARIANT], "Violations that the last audit found, by invariant";
     AUDIT_UNRESOLVED = "till.audit.unresolved", Gauge, "{transaction}",
         [], "Transactions with a vote without an outcome, as of the last audit";
     AUDIT_DURATION = "till.audit.duration", Gauge, "s",
@@ -206,7 +207,8 @@ metrics! {
          traces are sent";
     OTEL_LOGS_PROCESSED = "otel.sdk.processor.log.processed", Counter, "{log_record}",
         [ERROR_TYPE, OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE],
-        "The same of log lines; only where logs are sent";
+        "Log lines that were sent or dropped; those that a full queue dropped have queue_full for an error; only where \
+         logs are sent";
     OTEL_LOGS_CREATED = "otel.sdk.log.created", Counter, "{log_record}",
         [], "Log lines that were to be sent; only where logs are sent";
     OTEL_LOG_QUEUE_CAPACITY = "otel.sdk.processor.log.queue.capacity", Gauge, "{log_record}",

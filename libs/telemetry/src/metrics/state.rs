@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_safe_points_age_is_told_by_who_sweeps_and_grows() {
+    fn only_the_sweeping_replica_reports_the_safe_points_age() {
         let age = SafePointAge::default();
         assert_eq!(age.get(), None);
         age.watch(true);

@@ -113,13 +113,13 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// [`Wanted::told`] with the environment of this process.
+    /// [`Wanted::parse`] with the environment of this process.
     pub(crate) fn by_environment() -> Result<Self, ExportError> {
-        Self::told(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
+        Self::parse(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
     }
 
     /// Parses the variables, whose values come from `read`.
-    pub(crate) fn told(read: impl Fn(&str) -> Option<String>) -> Result<Self, ExportError> {
+    pub(crate) fn parse(read: impl Fn(&str) -> Option<String>) -> Result<Self, ExportError> {
         let variables = Variables(&read);
         let mut wanted = Self { attributes: variables.attributes()?, ..Self::default() };
         // By the specification every value but "true", in upper or lower case, means false.
@@ -285,8 +285,8 @@ fn refuse<T>(said: Option<Said>, must: &'static str) -> Result<T, ExportError> {
 mod tests {
     use super::*;
 
-    fn told(variables: &[(&str, &str)]) -> Result<Wanted, ExportError> {
-        Wanted::told(|name| {
+    fn parse(variables: &[(&str, &str)]) -> Result<Wanted, ExportError> {
+        Wanted::parse(|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         })
@@ -296,34 +296,34 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_unless_an_endpoint_is_named() {
-        assert_eq!(told(&[]).unwrap(), Wanted::default());
-        assert_eq!(told(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]).unwrap(), Wanted::default());
+        assert_eq!(parse(&[]).unwrap(), Wanted::default());
+        assert_eq!(parse(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]).unwrap(), Wanted::default());
         // The variables are checked only if something reads them.
-        assert_eq!(told(&[("OTEL_TRACES_SAMPLER", "odd")]).unwrap(), Wanted::default());
-        let all = told(&[ENDPOINT]).unwrap();
+        assert_eq!(parse(&[("OTEL_TRACES_SAMPLER", "odd")]).unwrap(), Wanted::default());
+        let all = parse(&[ENDPOINT]).unwrap();
         assert!(all.traces.is_some() && all.metrics.is_some() && all.logs.is_some());
-        let one = told(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://a:4317")]).unwrap();
+        let one = parse(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://a:4317")]).unwrap();
         assert!(one.traces.is_some() && one.metrics.is_none() && one.logs.is_none());
     }
 
     #[test]
     fn the_variables_turn_parts_off_or_all() {
-        assert_eq!(told(&[ENDPOINT, ("OTEL_SDK_DISABLED", "true")]).unwrap(), Wanted::default());
-        assert_eq!(told(&[ENDPOINT, ("OTEL_SDK_DISABLED", "TRUE")]).unwrap(), Wanted::default());
+        assert_eq!(parse(&[ENDPOINT, ("OTEL_SDK_DISABLED", "true")]).unwrap(), Wanted::default());
+        assert_eq!(parse(&[ENDPOINT, ("OTEL_SDK_DISABLED", "TRUE")]).unwrap(), Wanted::default());
         for (value, misread) in [("false", false), ("False", false), ("", false), ("1", true)] {
-            let wanted = told(&[ENDPOINT, ("OTEL_SDK_DISABLED", value)]).unwrap();
+            let wanted = parse(&[ENDPOINT, ("OTEL_SDK_DISABLED", value)]).unwrap();
             assert!(wanted.traces.is_some(), "{value:?} is not true");
             assert_eq!(wanted.misread_switch.is_some(), misread, "{value:?}");
         }
-        let wanted = told(&[ENDPOINT, ("OTEL_LOGS_EXPORTER", "none")]).unwrap();
+        let wanted = parse(&[ENDPOINT, ("OTEL_LOGS_EXPORTER", "none")]).unwrap();
         assert!(wanted.logs.is_none() && wanted.traces.is_some());
-        let wanted = told(&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "prometheus")]).unwrap();
+        let wanted = parse(&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "prometheus")]).unwrap();
         assert!(wanted.metrics.is_none() && wanted.traces.is_some());
     }
 
     #[test]
     fn what_is_said_of_one_signal_wins_over_what_is_said_of_all() {
-        let wanted = told(&[
+        let wanted = parse(&[
             ENDPOINT,
             ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://b:4318/logs"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
@@ -343,15 +343,15 @@ mod tests {
 
     #[test]
     fn no_time_is_as_much_as_it_takes() {
-        let wanted = told(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TIMEOUT", "0")]).unwrap();
+        let wanted = parse(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TIMEOUT", "0")]).unwrap();
         assert_eq!(wanted.traces.unwrap().timeout, None);
-        assert_eq!(told(&[ENDPOINT]).unwrap().traces.unwrap().timeout, Some(TIMEOUT));
+        assert_eq!(parse(&[ENDPOINT]).unwrap().traces.unwrap().timeout, Some(TIMEOUT));
     }
 
     #[test]
     fn attributes_are_decoded_and_the_name_goes_first() {
         let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=a,team=till%2Cshop%20%C3%A9");
-        let wanted = told(&[attributes, ("OTEL_SERVICE_NAME", "b")]).unwrap();
+        let wanted = parse(&[attributes, ("OTEL_SERVICE_NAME", "b")]).unwrap();
         let found: Vec<_> =
             wanted.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let expected = [("service.name", "a"), ("team", "till,shop \u{e9}"), ("service.name", "b")];
@@ -361,10 +361,10 @@ mod tests {
     #[test]
     fn pairs_of_a_wrong_form_are_refused_by_their_variable() {
         for variable in ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"] {
-            let error = told(&[ENDPOINT, (variable, "Authorization: Bearer x")]).unwrap_err();
+            let error = parse(&[ENDPOINT, (variable, "Authorization: Bearer x")]).unwrap_err();
             assert!(error.to_string().starts_with(&format!("{variable}: ")), "{error}");
         }
-        let error = told(&[("OTEL_RESOURCE_ATTRIBUTES", "team")]).unwrap_err();
+        let error = parse(&[("OTEL_RESOURCE_ATTRIBUTES", "team")]).unwrap_err();
         assert!(error.to_string().starts_with("OTEL_RESOURCE_ATTRIBUTES: "), "{error}");
     }
 
@@ -384,17 +384,17 @@ mod tests {
             ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
             ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "odd"),
         ] {
-            let error = told(&[ENDPOINT, (variable, value)]).unwrap_err().to_string();
+            let error = parse(&[ENDPOINT, (variable, value)]).unwrap_err().to_string();
             assert!(
                 error.starts_with(&format!("{variable} is {value:?}, and must be ")),
                 "{error}"
             );
         }
         let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
-        assert!(told(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "a:4317"), grpc]).is_ok());
+        assert!(parse(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "a:4317"), grpc]).is_ok());
         let ratio = ("OTEL_TRACES_SAMPLER_ARG", "1.5");
         let sampler = |name| ("OTEL_TRACES_SAMPLER", name);
-        assert!(told(&[ENDPOINT, ratio, sampler("parentbased_traceidratio")]).is_err());
-        assert!(told(&[ENDPOINT, ratio, sampler("always_on")]).is_ok());
+        assert!(parse(&[ENDPOINT, ratio, sampler("parentbased_traceidratio")]).is_err());
+        assert!(parse(&[ENDPOINT, ratio, sampler("always_on")]).is_ok());
     }
 }
