@@ -26,7 +26,7 @@ use rpc::{
 };
 use telemetry::{
     semconv,
-    trace::{self, Origin},
+    trace::{self, CallerSpan},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::Request;
@@ -95,7 +95,7 @@ enum Urgency {
 type Outboxes = BTreeMap<(Branch, Urgency), mpsc::Sender<Envelope>>;
 
 /// An operation, the sender for its result, and the span that it was asked for in.
-type Envelope = (Encoded, oneshot::Sender<Result<OpResult, SendError>>, Origin);
+type Envelope = (Encoded, oneshot::Sender<Result<OpResult, SendError>>, CallerSpan);
 
 /// Sends to every participant. Clones share the outboxes.
 #[derive(Clone)]
@@ -134,7 +134,7 @@ impl ParticipantClient {
     ) -> Result<OpResult, SendError> {
         let urgency = if patient { Urgency::Background } else { Urgency::Awaited };
         let (reply, answer) = oneshot::channel();
-        let envelope = (operation, reply, Origin::here());
+        let envelope = (operation, reply, CallerSpan::here());
         self.outbox(branch, urgency)?.try_send(envelope).map_err(|_| SendError::Full)?;
         match answer.await.map_err(|_| SendError::Full)?? {
             OpResult::Error(error) => {
@@ -259,8 +259,8 @@ async fn deliver(mut batch: Vec<Envelope>, router: &Router, branch: &Branch) {
 
 /// The span of one Apply, linked to the spans that its messages were asked for in.
 fn batch_span(batch: &[Envelope], branch: &Branch) -> Span {
-    let origins = batch.iter().map(|(_, _, origin)| origin);
-    let span = trace::batch(&origins, || {
+    let caller_spans = batch.iter().map(|(_, _, caller_span)| caller_span);
+    let span = trace::batch(&caller_spans, || {
         tracing::debug_span!(
             target: trace::TARGET,
             "batch of messages",
@@ -268,7 +268,7 @@ fn batch_span(batch: &[Envelope], branch: &Branch) -> Span {
             { semconv::BATCH_CALLS } = batch.len(),
         )
     });
-    trace::link(&span, origins);
+    trace::link(&span, caller_spans);
     span
 }
 

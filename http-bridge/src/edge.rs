@@ -16,7 +16,7 @@ use http::{HeaderValue, Method, StatusCode, Version, header};
 use http_body_util::BodyExt as _;
 use telemetry::{
     semconv,
-    trace::{self, Origin},
+    trace::{self, CallerSpan},
 };
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument as _, Span, field::Empty};
@@ -60,7 +60,7 @@ pub(crate) async fn middleware(
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = method_label(request.method());
     let span = span(method, route.as_ref().map_or("", MatchedPath::as_str), &correlation);
-    Origin::of_caller(request.headers()).continue_in(&span);
+    CallerSpan::of_caller(request.headers()).continue_in(&span);
     request.extensions_mut().insert(Arrived(arrived));
     let version = request.version();
     let line =

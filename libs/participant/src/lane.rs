@@ -34,7 +34,7 @@ use tracing::Instrument as _;
 use types::{Branch, Classify, Clock, Entropy, ErrorKind, Timestamp, TxId, TxMeta, UnixMillis};
 
 use metrics::LaneMetrics;
-use telemetry::trace::Origin;
+use telemetry::trace::CallerSpan;
 
 use crate::{
     core::{Answer, Call, CallId, Core, Domain, Limits},
@@ -159,7 +159,7 @@ struct Envelope<D: Domain> {
 /// The way back to a caller, the span in which it called, and when it did.
 struct Caller<D: Domain> {
     reply: Reply<D>,
-    origin: Origin,
+    span: CallerSpan,
     since: Instant,
 }
 
@@ -191,7 +191,7 @@ impl<D: Domain> LaneHandle<D> {
     /// [`LaneError`]: the lane did not take the call.
     pub fn begin(&self, call: Call<D>) -> Result<Pending<D>, LaneError> {
         let (reply, answer) = oneshot::channel();
-        let caller = Caller { reply, origin: Origin::here(), since: Instant::now() };
+        let caller = Caller { reply, span: CallerSpan::here(), since: Instant::now() };
         self.sender.try_send(Envelope { call, caller }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => LaneError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => LaneError::Unavailable,

@@ -11,7 +11,7 @@ use std::{
 
 use admission::{Bound, Held, Limits, Messages};
 use futures::{FutureExt as _, future::BoxFuture};
-use telemetry::{metrics::Entered, semconv, trace::Origin};
+use telemetry::{metrics::Entered, semconv, trace::CallerSpan};
 use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -165,7 +165,7 @@ where
             // A caller may invent any name, so an unknown one is not used.
             span(call.method.as_deref().unwrap_or(semconv::OTHER), "server")
         };
-        Origin::of_caller(request.headers()).continue_in(&span);
+        CallerSpan::of_caller(request.headers()).continue_in(&span);
         let left = deadline::of_headers(request.headers());
         let inner = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         async move {

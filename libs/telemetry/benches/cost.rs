@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
 use telemetry::{
     Format, Scope, semconv,
-    trace::{self, Origin},
+    trace::{self, CallerSpan},
 };
 use tracing::{Span, field::Empty};
 
@@ -57,12 +57,12 @@ fn a_batch() {
 /// message and its batch, 2 calls, a lane's batch and 4 of the store).
 const SPANS: u64 = 5 + 4 * 9;
 
-/// The tracing code of each span: read the caller's span, make a span, keep its origin while it
+/// The tracing code of each span: read the caller's span, make a span, keep the current one while it
 /// waits, tie it to a batch, pass it to the callee. Nothing is exported, so none of it may cost
 /// anything.
 fn spans(headers: &mut HeaderMap) {
     for number in 0..SPANS {
-        let caller = Origin::of_caller(headers);
+        let caller = CallerSpan::of_caller(headers);
         let span = tracing::debug_span!(
             target: trace::TARGET,
             "message",
@@ -72,9 +72,9 @@ fn spans(headers: &mut HeaderMap) {
         );
         caller.continue_in(&span);
         trace::inject(&span, headers);
-        let origins = black_box([Origin::here()]);
-        let batch = trace::batch(&origins.iter(), Span::none);
-        trace::link(&batch, origins.iter());
+        let callers = black_box([CallerSpan::here()]);
+        let batch = trace::batch(&callers.iter(), Span::none);
+        trace::link(&batch, callers.iter());
         black_box(trace::below(
             || tracing::debug_span!(target: trace::TARGET, "kv", { semconv::DB_OPERATION } = number),
         ));

@@ -1,7 +1,7 @@
 //! One trace through every process: propagation over HTTP and gRPC (W3C Trace Context), and links
 //! from a batch to the requests that it carries.
 //!
-//! If nothing is exported, nothing here does anything: an [`Origin`] is empty, and no span of
+//! If nothing is exported, nothing here does anything: a [`CallerSpan`] is empty, and no span of
 //! [`TARGET`] is made.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,9 +38,9 @@ pub fn is_on() -> bool {
 /// The span in which something was asked for, kept while it waits to be carried out. It has the
 /// size of a pointer, and is empty if traces are not exported.
 #[derive(Debug, Clone, Default)]
-pub struct Origin(Option<Box<SpanContext>>);
+pub struct CallerSpan(Option<Box<SpanContext>>);
 
-impl Origin {
+impl CallerSpan {
     /// The current span.
     pub fn here() -> Self {
         if !is_on() {
@@ -65,31 +65,31 @@ impl Origin {
 
     /// Makes `span` a child of this one. Call it before the span is entered.
     pub fn continue_in(&self, span: &Span) {
-        if let Some(origin) = &self.0 {
-            let parent = Context::new().with_remote_span_context((**origin).clone());
+        if let Some(caller) = &self.0 {
+            let parent = Context::new().with_remote_span_context((**caller).clone());
             // This fails only if no traces are exported.
             let _off = span.set_parent(parent);
         }
     }
 
     fn is_sampled(&self) -> bool {
-        self.0.as_ref().is_some_and(|origin| origin.is_sampled())
+        self.0.as_ref().is_some_and(|caller| caller.is_sampled())
     }
 }
 
 /// The span of work that is done for several requests at once. It is a child of the first sampled
 /// one, so that a request alone in its batch has everything in its own trace. Without a span among
-/// the origins the work belongs to no request, and there is no span. [`link`] ties the batch to the
+/// the callers the work belongs to no request, and there is no span. [`link`] ties the batch to the
 /// other requests.
 pub fn batch<'a>(
-    origins: &(impl Iterator<Item = &'a Origin> + Clone),
+    callers: &(impl Iterator<Item = &'a CallerSpan> + Clone),
     make: impl FnOnce() -> Span,
 ) -> Span {
     if !is_on() {
         return Span::none();
     }
-    let sampled = origins.clone().find(|origin| origin.is_sampled());
-    let Some(first) = sampled.or_else(|| origins.clone().find(|origin| origin.0.is_some())) else {
+    let sampled = callers.clone().find(|caller| caller.is_sampled());
+    let Some(first) = sampled.or_else(|| callers.clone().find(|caller| caller.0.is_some())) else {
         return Span::none();
     };
     let span = make();
@@ -98,13 +98,13 @@ pub fn batch<'a>(
 }
 
 /// Links a batch to the first [`LINKS_MAX`] sampled requests that it carries.
-pub fn link<'a>(batch: &Span, origins: impl Iterator<Item = &'a Origin>) {
+pub fn link<'a>(batch: &Span, callers: impl Iterator<Item = &'a CallerSpan>) {
     if !is_on() || batch.is_disabled() {
         return;
     }
-    for origin in origins.filter(|origin| origin.is_sampled()).take(LINKS_MAX) {
-        if let Some(origin) = &origin.0 {
-            batch.add_link((**origin).clone());
+    for caller in callers.filter(|caller| caller.is_sampled()).take(LINKS_MAX) {
+        if let Some(caller) = &caller.0 {
+            batch.add_link((**caller).clone());
         }
     }
 }

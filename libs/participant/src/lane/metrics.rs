@@ -66,8 +66,8 @@ impl<D: Domain> Lane<D> {
         calls: impl Iterator<Item = &'a (CallId, Call<D>)> + Clone,
     ) -> Span {
         let calls = calls.take(self.core.limits().batch_calls);
-        let origins = calls.filter_map(|(id, _)| Some(&self.callers.get(id)?.origin));
-        trace::batch(&origins, || {
+        let spans = calls.filter_map(|(id, _)| Some(&self.callers.get(id)?.span));
+        trace::batch(&spans, || {
             tracing::debug_span!(
                 target: trace::TARGET,
                 "batch of a lane",
@@ -82,8 +82,8 @@ impl<D: Domain> Lane<D> {
         if trace::is_on() {
             let batch = Span::current();
             batch.record(semconv::BATCH_CALLS, taken.len());
-            let origins = taken.iter().filter_map(|id| Some(&self.callers.get(id)?.origin));
-            trace::link(&batch, origins);
+            let spans = taken.iter().filter_map(|id| Some(&self.callers.get(id)?.span));
+            trace::link(&batch, spans);
         }
     }
 
