@@ -13,14 +13,14 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    batch::{Whole, end_of_part},
+    batch::{BatchInitCall, end_of_part},
     bridge::Bridge,
-    console::{self, Door},
+    console::{self, Listener},
     docs, edge,
     input::{Caller, Input},
     origin,
     problem::Problem,
-    upstream::{Effect, Target, UpstreamCall},
+    upstream::{CallKind, Target, UpstreamCall},
 };
 
 mod describe;
@@ -31,7 +31,7 @@ mod payment;
 mod stock;
 
 /// The result of a handler.
-type Answer<T> = Result<T, Problem>;
+type HandlerResult<T> = Result<T, Problem>;
 
 /// A plain-text answer for people.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl<'a> Change<'a> {
     ///
     /// # Errors
     /// As [`Input::request_id`].
-    async fn begin(bridge: &'a Bridge, input: &Input) -> Answer<Self> {
+    async fn begin(bridge: &'a Bridge, input: &Input) -> HandlerResult<Self> {
         Self::until(bridge, input, input.deadline(bridge)).await
     }
 
@@ -69,7 +69,7 @@ impl<'a> Change<'a> {
         bridge: &'a Bridge,
         input: &Input,
         deadline: tokio::time::Instant,
-    ) -> Answer<Self> {
+    ) -> HandlerResult<Self> {
         let (request_id, began) = input.request_id(bridge, end_of_part(deadline)).await?;
         let call = began.map(|began| CallMeta {
             call_id: Some(RequestId::minted(bridge.mint())),
@@ -79,13 +79,13 @@ impl<'a> Change<'a> {
         Ok(Self { bridge, request_id, call, deadline, caller: input.caller() })
     }
 
-    const fn effect(&self) -> Effect<'_> {
-        Effect::Changes { call: self.call.as_ref() }
+    const fn kind(&self) -> CallKind<'_> {
+        CallKind::Write { call: self.call.as_ref() }
     }
 
     /// What all parts of a batch_init share.
-    const fn whole(&self) -> Whole<'_> {
-        Whole { deadline: self.deadline, effect: self.effect(), caller: &self.caller }
+    const fn batch_init(&self) -> BatchInitCall<'_> {
+        BatchInitCall { deadline: self.deadline, kind: self.kind(), caller: &self.caller }
     }
 
     fn id(&self) -> String {
@@ -96,7 +96,7 @@ impl<'a> Change<'a> {
         UpstreamCall {
             service,
             to,
-            effect: self.effect(),
+            kind: self.kind(),
             deadline: self.deadline,
             attempt_timeout: Some(self.bridge.settings().attempt_timeout),
         }
@@ -113,7 +113,7 @@ fn read<'a>(
     UpstreamCall {
         service,
         to: Target::Key(key),
-        effect: Effect::None,
+        kind: CallKind::Read,
         deadline: input.deadline(bridge),
         attempt_timeout: Some(bridge.settings().attempt_timeout),
     }
@@ -163,7 +163,7 @@ pub(crate) fn router(bridge: Bridge) -> Router {
     let (router, openapi) = endpoints().split_for_parts();
     let mut router = router
         .route("/", get(async || Redirect::to("/console")))
-        .merge(console::router(Door::Public))
+        .merge(console::router(Listener::Public))
         .merge(docs::router(&describe::complete(openapi)))
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())

@@ -22,7 +22,7 @@ use crate::{
     bridge::Bridge,
     input::Caller,
     problem::Problem,
-    upstream::{Effect, Target, UpstreamCall},
+    upstream::{CallKind, Target, UpstreamCall},
 };
 
 /// Records per part. Fixed, because a repeated call must consist of the same parts.
@@ -40,10 +40,10 @@ pub(crate) struct Part {
 
 /// What all parts of a batch_init share.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Whole<'a> {
+pub(crate) struct BatchInitCall<'a> {
     /// When the batch_init is given up.
     pub(crate) deadline: Instant,
-    pub(crate) effect: Effect<'a>,
+    pub(crate) kind: CallKind<'a>,
     /// No further part is begun once this caller has left. Otherwise nobody would know for how long
     /// records are still being overwritten.
     pub(crate) caller: &'a Caller,
@@ -66,7 +66,7 @@ impl Bridge {
         &self,
         service: &Router,
         count: u64,
-        whole: Whole<'_>,
+        call: BatchInitCall<'_>,
         request: impl Fn(Part) -> Req,
         send: F,
     ) -> Result<(), Problem>
@@ -75,7 +75,7 @@ impl Bridge {
         F: Fn(Transport, tonic::Request<Req>) -> Fut,
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
-        let Whole { deadline, effect, caller } = whole;
+        let BatchInitCall { deadline, kind, caller } = call;
         // Even an empty batch_init is sent, so that it is refused where it must be.
         let mut first = 0;
         loop {
@@ -89,7 +89,7 @@ impl Bridge {
                     // A part that fails goes as a whole to the next best replica of its first
                     // shard. That is correct, because any replica can write all of it.
                     to: shards.first().map_or(Target::Any, |first| Target::Shard(*first)),
-                    effect,
+                    kind,
                     deadline: part_deadline,
                     // Starting over costs more than waiting. Pings detect a dead connection.
                     attempt_timeout: None,

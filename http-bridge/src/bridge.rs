@@ -159,7 +159,7 @@ impl Bridge {
         let places = &self.inner.in_flight;
         let in_flight = self.in_flight_now();
         let patience = self.inner.settings.request_timeout / 2;
-        if self.inner.load.is_beyond(in_flight, patience, Instant::now()) {
+        if self.inner.load.is_overloaded(in_flight, patience, Instant::now()) {
             return None;
         }
         let permit = Arc::clone(places).try_acquire_owned().ok()?;
@@ -200,7 +200,7 @@ impl Bridge {
     }
 
     /// Takes a place among the explanations of transactions. None when all places are taken.
-    pub(crate) fn explains(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) fn explanation_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.inner.explanations.try_acquire().ok()
     }
 

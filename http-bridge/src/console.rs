@@ -36,7 +36,7 @@ use crate::{
     docs::harden_with,
     input::Input,
     problem::Problem,
-    upstream::{Effect, Target, UpstreamCall},
+    upstream::{CallKind, Target, UpstreamCall},
 };
 
 mod assets;
@@ -60,17 +60,18 @@ const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum Listener {
     /// The REST listener, open to everybody who can reach it.
     Public,
     /// The admin listener.
     Operators,
 }
 
-type Answer<T> = Result<Json<T>, Problem>;
+/// The result of a handler here.
+type JsonResult<T> = Result<Json<T>, Problem>;
 
 /// The page, its files, and the calls that it makes.
-pub(crate) fn router(door: Door) -> Router<Bridge> {
+pub(crate) fn router(listener: Listener) -> Router<Bridge> {
     let mut router = Router::new()
         .route("/console/", get(async || Redirect::permanent("/console")))
         .route("/console/api/state", get(state))
@@ -85,13 +86,13 @@ pub(crate) fn router(door: Door) -> Router<Bridge> {
         let answer = async move |headers: HeaderMap| asset.answer(&headers);
         router = router.route(path, get(answer));
     }
-    router.layer(Extension(door)).layer(from_fn(harden))
+    router.layer(Extension(listener)).layer(from_fn(harden))
 }
 
 impl Bridge {
     /// The console with all that operators may see and do, for a listener that only they reach.
     pub fn operators_console(&self) -> Router {
-        router(Door::Operators)
+        router(Listener::Operators)
             .fallback(async || Problem::no_such_path())
             .method_not_allowed_fallback(async || Problem::method_not_allowed())
             .with_state(self.clone())
@@ -124,13 +125,13 @@ struct Situation {
 async fn state(
     State(bridge): State<Bridge>,
     operator: Result<Operator, Problem>,
-    Extension(door): Extension<Door>,
+    Extension(listener): Extension<Listener>,
 ) -> Json<Situation> {
     Json(Situation {
         version: env!("CARGO_PKG_VERSION"),
-        shop: door == Door::Public,
+        shop: listener == Listener::Public,
         operator: operator.is_ok(),
-        operator_key: door == Door::Public && bridge.asks_for_keys(),
+        operator_key: listener == Listener::Public && bridge.asks_for_keys(),
     })
 }
 
@@ -142,29 +143,32 @@ impl FromRequestParts<Bridge> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, bridge: &Bridge) -> Result<Self, Problem> {
-        match parts.extensions.get::<Door>() {
-            Some(Door::Operators) => Ok(Self),
-            Some(Door::Public) if bridge.asks_for_keys() => {
+        match parts.extensions.get::<Listener>() {
+            Some(Listener::Operators) => Ok(Self),
+            Some(Listener::Public) if bridge.asks_for_keys() => {
                 bridge.admit(&parts.headers).map(|()| Self)
             }
-            Some(Door::Public) | None => Err(Problem::operators_only()),
+            Some(Listener::Public) | None => Err(Problem::operators_only()),
         }
     }
 }
 
-async fn stats(State(bridge): State<Bridge>, Extension(door): Extension<Door>) -> Json<Stats> {
+async fn stats(
+    State(bridge): State<Bridge>,
+    Extension(listener): Extension<Listener>,
+) -> Json<Stats> {
     // A request through the public listener is itself in flight.
-    let own = usize::from(door == Door::Public);
+    let own = usize::from(listener == Listener::Public);
     let in_flight = bridge.in_flight_now().saturating_sub(own);
     Json(Stats::now(bridge.replica(), in_flight))
 }
 
 /// A call to any replica of the coordinator.
-fn coordinator<'a>(bridge: &'a Bridge, input: &Input, effect: Effect<'a>) -> UpstreamCall<'a> {
+fn coordinator<'a>(bridge: &'a Bridge, input: &Input, kind: CallKind<'a>) -> UpstreamCall<'a> {
     UpstreamCall {
         service: &bridge.shop().coordinator,
         to: Target::Any,
-        effect,
+        kind,
         deadline: input.deadline(bridge),
         attempt_timeout: Some(bridge.settings().attempt_timeout),
     }
@@ -183,7 +187,7 @@ async fn explanation(
     audience: Audience,
 ) -> Result<Vec<Transaction>, Problem> {
     let request = ExplainTransactionRequest { subject: Some(subject) };
-    let ask = coordinator(bridge, input, Effect::None);
+    let ask = coordinator(bridge, input, CallKind::Read);
     let answer = bridge.ask(ask, request, |transport, request| async move {
         operator(transport).explain_transaction(request).await
     });
@@ -206,9 +210,9 @@ struct Transactions {
 
 /// The transactions of an order. They are part of trying the shop, so internal details are left
 /// out.
-async fn of_order(State(bridge): State<Bridge>, input: Input) -> Answer<Transactions> {
+async fn of_order(State(bridge): State<Bridge>, input: Input) -> JsonResult<Transactions> {
     let order_id = input.order_id()?;
-    let Some(_place) = bridge.explains() else {
+    let Some(_place) = bridge.explanation_permit() else {
         return Err(Problem::of(Reason::Overloaded).because(&"too many explanations at once"));
     };
     let subject = Subject::OrderId(order_id.to_string());
@@ -216,7 +220,11 @@ async fn of_order(State(bridge): State<Bridge>, input: Input) -> Answer<Transact
     Ok(Json(Transactions { transactions, left_out: 0 }))
 }
 
-async fn explain(State(bridge): State<Bridge>, _: Operator, input: Input) -> Answer<Transactions> {
+async fn explain(
+    State(bridge): State<Bridge>,
+    _: Operator,
+    input: Input,
+) -> JsonResult<Transactions> {
     let subject: OrderId = input.id("subject")?;
     let mut transactions = Vec::new();
     // Ids that the order service mints look like a TxId.
@@ -235,9 +243,9 @@ async fn unresolved(
     State(bridge): State<Bridge>,
     _: Operator,
     input: Input,
-) -> Answer<Transactions> {
+) -> JsonResult<Transactions> {
     let request = ListUnresolvedRequest { overdue_ms: 0, limit: LISTED_MAX };
-    let ask = coordinator(&bridge, &input, Effect::None);
+    let ask = coordinator(&bridge, &input, CallKind::Read);
     let listed = bridge
         .ask(ask, request, |transport, request| async move {
             operator(transport).list_unresolved(request).await
@@ -261,7 +269,7 @@ async fn resolve(
     _: Operator,
     headers: HeaderMap,
     input: Input,
-) -> Answer<Resolved> {
+) -> JsonResult<Resolved> {
     if headers.get(FROM_CONSOLE).is_none_or(|value| value != "1") {
         return Err(Problem::invalid("Till-Console", &"must be 1"));
     }
@@ -269,7 +277,7 @@ async fn resolve(
         Problem::invalid("subject", &"must be the id of a transaction, as logs show it")
     })?;
     let request = ResolveByIdRequest { tx_id: tx_id.0.to_vec().into() };
-    let ask = coordinator(&bridge, &input, Effect::Changes { call: None });
+    let ask = coordinator(&bridge, &input, CallKind::Write { call: None });
     let answer = bridge.ask(ask, request, |transport, request| async move {
         operator(transport).resolve_by_id(request).await
     });
@@ -321,7 +329,7 @@ impl From<AuditVerdict> for Verdict {
     }
 }
 
-async fn audit(State(bridge): State<Bridge>, _: Operator) -> Answer<Audit> {
+async fn audit(State(bridge): State<Bridge>, _: Operator) -> JsonResult<Audit> {
     let service = &bridge.shop().coordinator;
     // Each call of `any` takes the next replica in turn.
     let routes = (0..service.endpoints().len().max(1)).map(|_| service.any());

@@ -20,7 +20,7 @@ use crate::{
     etag,
     headers::{IDEMPOTENCY_KEY, KEEP_LOG, X_REQUEST_ID},
     problem::Problem,
-    upstream::{Effect, Target, UpstreamCall},
+    upstream::{CallKind, Target, UpstreamCall},
 };
 
 #[cfg(test)]
@@ -265,7 +265,7 @@ impl Input {
         let ask = UpstreamCall {
             service: &bridge.shop().coordinator,
             to: Target::Any,
-            effect: Effect::None,
+            kind: CallKind::Read,
             deadline,
             attempt_timeout: Some(bridge.settings().attempt_timeout),
         };

@@ -17,12 +17,12 @@ use tokio::time::Instant;
 
 /// Up to this many requests in flight, none is refused for lack of time, whatever the rate. This
 /// covers a crowd that comes all at once, and a store that pauses.
-const CALM: usize = 4_000;
+const NEVER_REFUSED: usize = 4_000;
 /// Answers are counted over windows of this length.
 const WINDOW: Duration = Duration::from_secs(1);
 /// A new window has a weight of one in this many, so that a pause of seconds does not look like an
 /// outage.
-const MEMORY: u64 = 8;
+const SMOOTHING: u64 = 8;
 
 /// How fast requests are answered. It only triggers refusals and decides no outcome.
 #[derive(Debug)]
@@ -52,9 +52,9 @@ impl Load {
     }
 
     /// True when a request behind `in_flight` others would wait longer than `patience`. Always
-    /// false up to [`CALM`] of them.
-    pub(crate) fn is_beyond(&self, in_flight: usize, patience: Duration, now: Instant) -> bool {
-        if in_flight <= CALM {
+    /// false up to [`NEVER_REFUSED`] of them.
+    pub(crate) fn is_overloaded(&self, in_flight: usize, patience: Duration, now: Instant) -> bool {
+        if in_flight <= NEVER_REFUSED {
             return false;
         }
         // A poisoned lock is safe to use: each field is valid by itself.
@@ -75,7 +75,8 @@ impl Rate {
         let more = u128::from(answered.saturating_sub(self.answered));
         let latest = u64::try_from(more * 1_000_000 / elapsed_ms).unwrap_or(u64::MAX);
         // After a long gap the latest window counts alone.
-        let windows = u64::try_from(elapsed_ms / WINDOW.as_millis()).unwrap_or(MEMORY).min(MEMORY);
+        let windows =
+            u64::try_from(elapsed_ms / WINDOW.as_millis()).unwrap_or(SMOOTHING).min(SMOOTHING);
         self.millis = match self.millis {
             None if latest == 0 => None,
             None => Some(latest),
@@ -86,11 +87,11 @@ impl Rate {
     }
 }
 
-/// Weighted mean: `latest` has a weight of `windows` in [`MEMORY`], `before` has the rest.
+/// Weighted mean: `latest` has a weight of `windows` in [`SMOOTHING`], `before` has the rest.
 fn mix(before: u64, latest: u64, windows: u64) -> u64 {
-    let sum = u128::from(before) * u128::from(MEMORY - windows.min(MEMORY))
-        + u128::from(latest) * u128::from(windows.min(MEMORY));
-    u64::try_from(sum / u128::from(MEMORY)).unwrap_or(u64::MAX)
+    let sum = u128::from(before) * u128::from(SMOOTHING - windows.min(SMOOTHING))
+        + u128::from(latest) * u128::from(windows.min(SMOOTHING));
+    u64::try_from(sum / u128::from(SMOOTHING)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -106,7 +107,7 @@ mod tests {
         for _ in 0..20 {
             now += WINDOW;
             load.answered.fetch_add(rate, Ordering::Relaxed);
-            load.is_beyond(CALM + 1, PATIENCE, now);
+            load.is_overloaded(NEVER_REFUSED + 1, PATIENCE, now);
         }
         (load, now)
     }
@@ -114,15 +115,15 @@ mod tests {
     #[test]
     fn a_crowd_that_can_be_served_is_served() {
         let (load, now) = steady(1_000);
-        assert!(!load.is_beyond(14_999, PATIENCE, now));
-        assert!(load.is_beyond(15_001, PATIENCE, now));
+        assert!(!load.is_overloaded(14_999, PATIENCE, now));
+        assert!(load.is_overloaded(15_001, PATIENCE, now));
     }
 
     #[test]
     fn some_thousand_are_served_however_slow_that_is() {
         let (load, now) = steady(10);
-        assert!(!load.is_beyond(CALM, PATIENCE, now));
-        assert!(load.is_beyond(CALM + 1, PATIENCE, now));
+        assert!(!load.is_overloaded(NEVER_REFUSED, PATIENCE, now));
+        assert!(load.is_overloaded(NEVER_REFUSED + 1, PATIENCE, now));
     }
 
     #[test]
@@ -130,7 +131,7 @@ mod tests {
         let now = Instant::now();
         let load = Load::new(now);
         for second in 0..60 {
-            assert!(!load.is_beyond(19_000, PATIENCE, now + Duration::from_secs(second)));
+            assert!(!load.is_overloaded(19_000, PATIENCE, now + Duration::from_secs(second)));
         }
     }
 
@@ -139,16 +140,16 @@ mod tests {
         let (load, mut now) = steady(1_000);
         for second in 0..60 {
             now += WINDOW;
-            let beyond = load.is_beyond(6_000, PATIENCE, now);
-            assert!(!beyond || second >= 5, "{second}");
-            assert!(beyond || second < 15, "{second}");
+            let overloaded = load.is_overloaded(6_000, PATIENCE, now);
+            assert!(!overloaded || second >= 5, "{second}");
+            assert!(overloaded || second < 15, "{second}");
         }
         // And it recovers as fast.
         for _ in 0..8 {
             now += WINDOW;
             load.answered.fetch_add(1_000, Ordering::Relaxed);
-            load.is_beyond(6_000, PATIENCE, now);
+            load.is_overloaded(6_000, PATIENCE, now);
         }
-        assert!(!load.is_beyond(6_000, PATIENCE, now));
+        assert!(!load.is_overloaded(6_000, PATIENCE, now));
     }
 }

@@ -29,7 +29,7 @@ mod activity;
 mod answers;
 mod framing;
 
-use activity::{Activity, Verdict, Watched};
+use activity::{Activity, ConnectionAction, Watched};
 use answers::{Paced, Streams};
 use framing::Body as Framing;
 
@@ -70,10 +70,10 @@ pub enum Error {
 
 /// Whether new connections are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Door {
-    Open,
+enum Accepting {
+    Yes,
     /// No new connections; each connection ends after its current work.
-    Closed,
+    No,
 }
 
 /// Serves until `shutdown` completes, then stops in order: reports "not ready" and asks clients to
@@ -87,12 +87,12 @@ pub async fn serve(
     timeouts: ConnectionTimeouts,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
-    let (close, door) = watch::channel(Door::Open);
+    let (close, accepting) = watch::channel(Accepting::Yes);
     let connections = TaskTracker::new();
     let router = bridge.router();
     let most = usize::try_from(timeouts.connections_max).unwrap_or(usize::MAX);
     let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-    let mut doors = Vec::new();
+    let mut acceptors = Vec::new();
     for listener in listeners {
         listener.set_nonblocking(true).map_err(Error::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::Listener)?;
@@ -101,24 +101,25 @@ pub async fn serve(
             router: router.clone(),
             connected: Connected { on_loopback },
             held: bridge.held().clone(),
-            door: door.clone(),
+            accepting: accepting.clone(),
             connections: connections.clone(),
             timeouts: timeouts.clone(),
             places: Arc::clone(&places),
             entropy: bridge.entropy(),
         };
-        doors.push(tokio::spawn(acceptor.accept(listener)));
+        acceptors.push(tokio::spawn(acceptor.accept(listener)));
     }
 
     shutdown.await;
     tracing::info!("draining");
     bridge.drain();
     tokio::time::sleep(timeouts.lame_duck).await;
-    close.send_replace(Door::Closed);
+    close.send_replace(Accepting::No);
     let end = Instant::now() + timeouts.drain;
-    for door in doors {
-        // The task ends as soon as the door is closed. The panic hook has logged any panic in it.
-        let _ended = door.await;
+    for acceptor in acceptors {
+        // The task ends as soon as nothing more is accepted. The panic hook has logged any panic in
+        // it.
+        let _ended = acceptor.await;
     }
     connections.close();
     bridge.work().close();
@@ -140,7 +141,7 @@ struct Acceptor {
     router: axum::Router,
     connected: Connected,
     held: Held,
-    door: watch::Receiver<Door>,
+    accepting: watch::Receiver<Accepting>,
     connections: TaskTracker,
     timeouts: ConnectionTimeouts,
     places: Arc<Semaphore>,
@@ -150,7 +151,7 @@ struct Acceptor {
 impl Acceptor {
     async fn accept(self, listener: tokio::net::TcpListener) {
         let mut failing = false;
-        let mut door = self.door.clone();
+        let mut accepting = self.accepting.clone();
         loop {
             // Take the place only after the connection: a place held while waiting for a connection
             // would be missing on other listeners.
@@ -162,7 +163,7 @@ impl Acceptor {
             };
             let accepted = tokio::select! {
                 biased;
-                () = closed(&mut door) => return,
+                () = stopped_accepting(&mut accepting) => return,
                 accepted = next => accepted,
             };
             match accepted {
@@ -219,20 +220,20 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 _ended = connection.as_mut() => return,
-                () = closed(&mut self.door), if leaving.is_none() => {
+                () = stopped_accepting(&mut self.accepting), if leaving.is_none() => {
                     leaving = Some(Instant::now());
                     connection.as_mut().graceful_shutdown();
                 }
                 () = activity.cutting() => return,
                 () = tokio::time::sleep_until(wake) => {
-                    match (activity.verdict(&self.timeouts), leaving) {
-                        (Verdict::Keep, _) => {}
-                        (Verdict::Cut, _) => return,
-                        (Verdict::Leave, None) => {
+                    match (activity.action(&self.timeouts), leaving) {
+                        (ConnectionAction::Keep, _) => {}
+                        (ConnectionAction::Cut, _) => return,
+                        (ConnectionAction::Leave, None) => {
                             leaving = Some(Instant::now());
                             connection.as_mut().graceful_shutdown();
                         }
-                        (Verdict::Leave, Some(since)) => {
+                        (ConnectionAction::Leave, Some(since)) => {
                             if activity.is_idle() && since.elapsed() >= FAREWELL {
                                 return;
                             }
@@ -313,7 +314,7 @@ fn builder(streams: Streams) -> auto::Builder<Streams> {
     builder
 }
 
-async fn closed(door: &mut watch::Receiver<Door>) {
-    // An error means that the server is gone, which closes the door as well.
-    let _gone = door.wait_for(|door| *door == Door::Closed).await;
+async fn stopped_accepting(accepting: &mut watch::Receiver<Accepting>) {
+    // An error means that the server is gone, which ends accepting as well.
+    let _gone = accepting.wait_for(|accepting| *accepting == Accepting::No).await;
 }

@@ -40,14 +40,14 @@ pub(crate) enum Target<'a> {
     Any,
 }
 
-/// Whether a call that was not answered may have changed something.
+/// Whether a call changes something, so that one without an answer may have done so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect<'a> {
+pub(crate) enum CallKind<'a> {
     /// The call changes nothing that a client can see.
-    None,
+    Read,
     /// The call changes something. All attempts have the same end by the store's clock, no later
     /// than the deadline.
-    Changes {
+    Write {
         /// Distinguishes this call from others when its request id is the client's own.
         call: Option<&'a CallMeta>,
     },
@@ -63,7 +63,7 @@ pub(crate) struct Unanswered(pub(crate) UnixMillis);
 pub(crate) struct UpstreamCall<'a> {
     pub(crate) service: &'a Router,
     pub(crate) to: Target<'a>,
-    pub(crate) effect: Effect<'a>,
+    pub(crate) kind: CallKind<'a>,
     /// When the call is given up.
     pub(crate) deadline: Instant,
     /// How long to wait for one replica before another one is asked. None for work that may take
@@ -102,8 +102,8 @@ struct Attempts {
 
 impl Attempts {
     /// The problem to answer with when time is over.
-    fn give_up(self, effect: Effect<'_>) -> Problem {
-        let reason = if self.maybe_done && effect != Effect::None {
+    fn give_up(self, kind: CallKind<'_>) -> Problem {
+        let reason = if self.maybe_done && kind != CallKind::Read {
             Reason::OutcomeUnknown
         } else if self.overloaded && !self.maybe_done {
             Reason::Overloaded
@@ -132,9 +132,9 @@ impl Bridge {
     {
         let mut pauses = Backoff::new(self.entropy(), PAUSE_LEAST, PAUSE_MOST);
         let mut sofar = Attempts::default();
-        let meta = match ask.effect {
-            Effect::None => CallMeta::default(),
-            Effect::Changes { call } => CallMeta {
+        let meta = match ask.kind {
+            CallKind::Read => CallMeta::default(),
+            CallKind::Write { call } => CallMeta {
                 not_after: Some(self.not_after(ask.deadline).await?),
                 ..call.cloned().unwrap_or_default()
             },
@@ -172,7 +172,7 @@ impl Bridge {
                 }
             }
             if Instant::now() + pause >= ask.deadline {
-                return Err(sofar.give_up(ask.effect));
+                return Err(sofar.give_up(ask.kind));
             }
             tokio::time::sleep(pause).await;
         }

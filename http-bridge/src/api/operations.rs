@@ -4,7 +4,7 @@ use axum::{extract::State, response::IntoResponse as _, response::Response};
 use http::Uri;
 use percent_encoding::percent_decode_str;
 
-use super::{Answer, Text, parameters::SlugIn};
+use super::{HandlerResult, Text, parameters::SlugIn};
 use crate::{
     bridge::Bridge,
     problem::{Problem, ProblemType, TYPES_PATH},
@@ -22,7 +22,7 @@ pub(super) async fn alive() -> Text {
 #[utoipa::path(get, path = "/readyz", tag = "operations", operation_id = "ready",
     responses((status = 200, description = "They would.", body = String, content_type = "text/plain",
                example = "ready")))]
-pub(super) async fn ready(State(bridge): State<Bridge>) -> Answer<Text> {
+pub(super) async fn ready(State(bridge): State<Bridge>) -> HandlerResult<Text> {
     bridge.ready().await?;
     Ok(Text("ready".to_owned()))
 }

@@ -26,7 +26,7 @@ use utoipa::{
 };
 
 use super::{
-    Answer, Change, Text, incomplete,
+    Change, HandlerResult, Text, incomplete,
     parameters::{
         CountIn, IfMatchIn, ItemCountIn, ItemIdIn, ItemPriceIn, KeepLogIn, OrderIdIn, QuantityIn,
         UserCountIn, UserIdIn,
@@ -142,7 +142,7 @@ fn merged(lines: Vec<Line>) -> Vec<(String, u64)> {
 pub(super) async fn create(
     State(bridge): State<Bridge>,
     input: Input,
-) -> Answer<Json<OrderCreated>> {
+) -> HandlerResult<Json<OrderCreated>> {
     let user_id = input.user_id()?;
     let change = Change::begin(&bridge, &input).await?;
     // The service derives the same id, so this is the shard where the order will be.
@@ -162,7 +162,7 @@ pub(super) async fn create(
                headers(("ETag" = String, description = "Names the order's content: what a checkout \
                  takes as If-Match."))),
               (status = 404, description = "There is no such order.")))]
-pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> Answer<Response> {
+pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> HandlerResult<Response> {
     let order_id = input.order_id()?;
     let ask = read(&bridge, &input, &bridge.shop().order, order_id.as_str());
     let request = GetOrderRequest { order_id: order_id.to_string() };
@@ -184,7 +184,10 @@ pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> Answer<R
                example = "Item: 4 added to: 17 price updated to: 15"),
               (status = 404, description = "There is no such order or item."),
               (status = 409, description = "ALREADY_PAID, ORDER_TOO_LARGE or OVERFLOW; nothing was changed.")))]
-pub(super) async fn add_item(State(bridge): State<Bridge>, mut input: Input) -> Answer<Text> {
+pub(super) async fn add_item(
+    State(bridge): State<Bridge>,
+    mut input: Input,
+) -> HandlerResult<Text> {
     add(&bridge, &mut input, Quantity::InPath).await
 }
 
@@ -196,7 +199,10 @@ pub(super) async fn add_item(State(bridge): State<Bridge>, mut input: Input) -> 
                example = "Item: 4 added to: 17 price updated to: 10"),
               (status = 404, description = "There is no such order or item."),
               (status = 409, description = "ALREADY_PAID, ORDER_TOO_LARGE or OVERFLOW; nothing was changed.")))]
-pub(super) async fn add_one_item(State(bridge): State<Bridge>, mut input: Input) -> Answer<Text> {
+pub(super) async fn add_one_item(
+    State(bridge): State<Bridge>,
+    mut input: Input,
+) -> HandlerResult<Text> {
     add(&bridge, &mut input, Quantity::One).await
 }
 
@@ -206,7 +212,7 @@ enum Quantity {
     One,
 }
 
-async fn add(bridge: &Bridge, input: &mut Input, quantity: Quantity) -> Answer<Text> {
+async fn add(bridge: &Bridge, input: &mut Input, quantity: Quantity) -> HandlerResult<Text> {
     let order_id = input.order_id()?;
     let item_id = input.item_id()?;
     let quantity = match quantity {
@@ -234,7 +240,7 @@ async fn add(bridge: &Bridge, input: &mut Input, quantity: Quantity) -> Answer<T
                example = "Item: 4 removed from: 17 price updated to: 5"),
               (status = 404, description = "There is no such order."),
               (status = 409, description = "NOT_IN_ORDER or ALREADY_PAID; nothing was changed.")))]
-pub(super) async fn remove_item(State(bridge): State<Bridge>, input: Input) -> Answer<Text> {
+pub(super) async fn remove_item(State(bridge): State<Bridge>, input: Input) -> HandlerResult<Text> {
     let order_id = input.order_id()?;
     let item_id = input.item_id()?;
     let change = Change::begin(&bridge, &input).await?;
@@ -256,7 +262,7 @@ pub(super) async fn remove_item(State(bridge): State<Bridge>, input: Input) -> A
                content_type = "text/plain", example = "Order: 17 removed"),
               (status = 404, description = "There is no such order."),
               (status = 409, description = "ALREADY_PAID; nothing was changed.")))]
-pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer<Text> {
+pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> HandlerResult<Text> {
     let order_id = input.order_id()?;
     let change = Change::begin(&bridge, &input).await?;
     let request = RemoveOrderRequest { order_id: order_id.to_string(), request_id: change.id() };
@@ -282,7 +288,7 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Answer
                 UNKNOWN_ITEM, ORDER_TOO_LARGE or OVERFLOW; nothing was changed."),
               (status = 412, description = "ORDER_MODIFIED: the order is not as If-Match says; nothing \
                 was tried.")))]
-pub(super) async fn checkout(State(bridge): State<Bridge>, input: Input) -> Answer<Text> {
+pub(super) async fn checkout(State(bridge): State<Bridge>, input: Input) -> HandlerResult<Text> {
     let order_id = input.order_id()?;
     let keep_log = input.keep_log()?;
     let if_match = input.if_match()?;
@@ -317,7 +323,7 @@ pub(super) async fn checkout(State(bridge): State<Bridge>, input: Input) -> Answ
 pub(super) async fn batch_init(
     State(bridge): State<Bridge>,
     mut input: Input,
-) -> Answer<Json<Done>> {
+) -> HandlerResult<Json<Done>> {
     let count = input.count()?;
     let item_count = input.amount("n_items")?;
     let user_count = input.amount("n_users")?;
@@ -338,6 +344,6 @@ pub(super) async fn batch_init(
         shard_count: part.shard_count,
     };
     let send = unary!(OrderServiceClient::batch_init);
-    bridge.fill(&bridge.shop().order, count, change.whole(), request, send).await?;
+    bridge.fill(&bridge.shop().order, count, change.batch_init(), request, send).await?;
     Ok(Json(Done::of("orders")))
 }

@@ -12,7 +12,7 @@ use types::{OrderId, UserId};
 use utoipa::ToSchema;
 
 use super::{
-    Answer, Change, Text, incomplete,
+    Change, HandlerResult, Text, incomplete,
     parameters::{CountIn, MoneyIn, OrderIdIn, StartingMoneyIn, UserIdIn},
     read,
     stock::Done,
@@ -52,7 +52,7 @@ pub(super) struct PaymentStatus {
 pub(super) async fn create_user(
     State(bridge): State<Bridge>,
     input: Input,
-) -> Answer<Json<UserCreated>> {
+) -> HandlerResult<Json<UserCreated>> {
     let change = Change::begin(&bridge, &input).await?;
     // The service derives the same id, so this is the shard where the user will be.
     let place = UserId::derived(&change.request_id);
@@ -70,7 +70,7 @@ pub(super) async fn create_user(
 pub(super) async fn find_user(
     State(bridge): State<Bridge>,
     input: Input,
-) -> Answer<Json<UserFound>> {
+) -> HandlerResult<Json<UserFound>> {
     let user_id = input.user_id()?;
     let ask = read(&bridge, &input, &bridge.shop().payment, user_id.as_str());
     let request = GetUserRequest { user_id: user_id.to_string() };
@@ -90,7 +90,10 @@ fn updated(user_id: &UserId, credit: u64) -> Text {
                body = String, content_type = "text/plain", example = "User: 23 credit updated to: 1500"),
               (status = 404, description = "There is no such user."),
               (status = 409, description = "OVERFLOW; nothing was changed.")))]
-pub(super) async fn add_funds(State(bridge): State<Bridge>, mut input: Input) -> Answer<Text> {
+pub(super) async fn add_funds(
+    State(bridge): State<Bridge>,
+    mut input: Input,
+) -> HandlerResult<Text> {
     let user_id = input.user_id()?;
     let amount = input.amount("amount")?;
     let change = Change::begin(&bridge, &input).await?;
@@ -107,7 +110,7 @@ pub(super) async fn add_funds(State(bridge): State<Bridge>, mut input: Input) ->
                body = String, content_type = "text/plain", example = "User: 23 credit updated to: 500"),
               (status = 404, description = "There is no such user."),
               (status = 409, description = "OUT_OF_CREDIT; nothing was changed.")))]
-pub(super) async fn pay(State(bridge): State<Bridge>, mut input: Input) -> Answer<Text> {
+pub(super) async fn pay(State(bridge): State<Bridge>, mut input: Input) -> HandlerResult<Text> {
     let user_id = input.user_id()?;
     let amount = input.amount("amount")?;
     spend(&bridge, &input, &user_id, None, amount).await
@@ -123,7 +126,10 @@ pub(super) async fn pay(State(bridge): State<Bridge>, mut input: Input) -> Answe
               (status = 404, description = "There is no such user."),
               (status = 409, description = "OUT_OF_CREDIT, or ALREADY_PAID where this order was paid this \
                 way already; nothing was changed.")))]
-pub(super) async fn pay_for_order(State(bridge): State<Bridge>, mut input: Input) -> Answer<Text> {
+pub(super) async fn pay_for_order(
+    State(bridge): State<Bridge>,
+    mut input: Input,
+) -> HandlerResult<Text> {
     let user_id = input.user_id()?;
     let order_id = input.order_id()?;
     let amount = input.amount("amount")?;
@@ -136,7 +142,7 @@ async fn spend(
     user_id: &UserId,
     order_id: Option<&OrderId>,
     amount: u64,
-) -> Answer<Text> {
+) -> HandlerResult<Text> {
     let change = Change::begin(bridge, input).await?;
     let request = PayRequest {
         user_id: user_id.to_string(),
@@ -156,7 +162,7 @@ async fn spend(
                body = String, content_type = "text/plain", example = "User: 23 credit updated to: 1000"),
               (status = 404, description = "There is no such user."),
               (status = 409, description = "NOT_PAID or OVERFLOW; nothing was changed.")))]
-pub(super) async fn cancel(State(bridge): State<Bridge>, input: Input) -> Answer<Text> {
+pub(super) async fn cancel(State(bridge): State<Bridge>, input: Input) -> HandlerResult<Text> {
     let user_id = input.user_id()?;
     let order_id = input.order_id()?;
     let change = Change::begin(&bridge, &input).await?;
@@ -180,7 +186,7 @@ pub(super) async fn cancel(State(bridge): State<Bridge>, input: Input) -> Answer
 pub(super) async fn status(
     State(bridge): State<Bridge>,
     input: Input,
-) -> Answer<Json<PaymentStatus>> {
+) -> HandlerResult<Json<PaymentStatus>> {
     let user_id = input.user_id()?;
     let order_id = input.order_id()?;
     let ask = read(&bridge, &input, &bridge.shop().payment, user_id.as_str());
@@ -198,7 +204,7 @@ pub(super) async fn status(
 pub(super) async fn batch_init(
     State(bridge): State<Bridge>,
     mut input: Input,
-) -> Answer<Json<Done>> {
+) -> HandlerResult<Json<Done>> {
     let count = input.count()?;
     let starting_money = input.start("starting_money")?;
     let change = Change::until(&bridge, &input, input.batch_deadline(&bridge)).await?;
@@ -211,6 +217,6 @@ pub(super) async fn batch_init(
         shard_count: part.shard_count,
     };
     let send = unary!(PaymentServiceClient::batch_init);
-    bridge.fill(&bridge.shop().payment, count, change.whole(), request, send).await?;
+    bridge.fill(&bridge.shop().payment, count, change.batch_init(), request, send).await?;
     Ok(Json(Done::of("users")))
 }

@@ -11,7 +11,7 @@ use types::ItemId;
 use utoipa::ToSchema;
 
 use super::{
-    Answer, Change, Text, incomplete,
+    Change, HandlerResult, Text, incomplete,
     parameters::{CountIn, ItemIdIn, ItemPriceIn, PriceIn, StartingStockIn, UnitsIn},
     read,
 };
@@ -56,7 +56,7 @@ pub(super) struct ItemFound {
 pub(super) async fn create(
     State(bridge): State<Bridge>,
     mut input: Input,
-) -> Answer<Json<ItemCreated>> {
+) -> HandlerResult<Json<ItemCreated>> {
     let price = input.start("price")?;
     let change = Change::begin(&bridge, &input).await?;
     // The service derives the same id, so this is the shard where the item will be.
@@ -72,7 +72,10 @@ pub(super) async fn create(
     params(ItemIdIn),
     responses((status = 200, description = "The item as it is now.", body = ItemFound),
               (status = 404, description = "There is no such item.")))]
-pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> Answer<Json<ItemFound>> {
+pub(super) async fn find(
+    State(bridge): State<Bridge>,
+    input: Input,
+) -> HandlerResult<Json<ItemFound>> {
     let item_id = input.item_id()?;
     let ask = read(&bridge, &input, &bridge.shop().stock, item_id.as_str());
     let request = GetItemRequest { item_id: item_id.to_string() };
@@ -92,7 +95,7 @@ fn updated(item_id: &ItemId, stock: u64) -> Text {
                body = String, content_type = "text/plain", example = "Item: 4 stock updated to: 110"),
               (status = 404, description = "There is no such item."),
               (status = 409, description = "OVERFLOW; nothing was changed.")))]
-pub(super) async fn add(State(bridge): State<Bridge>, mut input: Input) -> Answer<Text> {
+pub(super) async fn add(State(bridge): State<Bridge>, mut input: Input) -> HandlerResult<Text> {
     let item_id = input.item_id()?;
     let amount = input.amount("amount")?;
     let change = Change::begin(&bridge, &input).await?;
@@ -109,7 +112,10 @@ pub(super) async fn add(State(bridge): State<Bridge>, mut input: Input) -> Answe
                body = String, content_type = "text/plain", example = "Item: 4 stock updated to: 90"),
               (status = 404, description = "There is no such item."),
               (status = 409, description = "OUT_OF_STOCK; nothing was changed.")))]
-pub(super) async fn subtract(State(bridge): State<Bridge>, mut input: Input) -> Answer<Text> {
+pub(super) async fn subtract(
+    State(bridge): State<Bridge>,
+    mut input: Input,
+) -> HandlerResult<Text> {
     let item_id = input.item_id()?;
     let amount = input.amount("amount")?;
     let change = Change::begin(&bridge, &input).await?;
@@ -128,7 +134,7 @@ pub(super) async fn subtract(State(bridge): State<Bridge>, mut input: Input) -> 
 pub(super) async fn batch_init(
     State(bridge): State<Bridge>,
     mut input: Input,
-) -> Answer<Json<Done>> {
+) -> HandlerResult<Json<Done>> {
     let count = input.count()?;
     let starting_stock = input.start("starting_stock")?;
     let item_price = input.start("item_price")?;
@@ -143,6 +149,6 @@ pub(super) async fn batch_init(
         shard_count: part.shard_count,
     };
     let send = unary!(StockServiceClient::batch_init);
-    bridge.fill(&bridge.shop().stock, count, change.whole(), request, send).await?;
+    bridge.fill(&bridge.shop().stock, count, change.batch_init(), request, send).await?;
     Ok(Json(Done::of("stock")))
 }

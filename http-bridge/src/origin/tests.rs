@@ -9,7 +9,7 @@ fn foreign(method: &Method, headers: &[(&'static str, &'static str)], allowed: &
 }
 
 #[test]
-fn who_may_change_something_is_decided_as_go_decides_it() {
+fn a_foreign_origin_is_judged_as_by_go() {
     // The table of Go's own test, net/http/csrf_test.go.
     for (site, origin, refused) in [
         ("same-origin", "", false),

@@ -81,7 +81,7 @@ fn a_malformed_field_is_named() {
 }
 
 #[test]
-fn whoever_may_come_again_is_told_when() {
+fn a_failure_that_passes_says_when_to_retry() {
     let pause = |milliseconds| {
         let mut failure = failure(ErrorKind::Overloaded, "OVERLOADED");
         failure.retry_after = Some(Duration::from_millis(milliseconds));

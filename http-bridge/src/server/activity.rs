@@ -39,7 +39,7 @@ const BUFFER_BYTES: usize = 2 * HEAD_BYTES_MAX;
 
 /// What to do with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ConnectionAction {
     /// Leave it alone.
     Keep,
     /// Idle for too long, or old: end it in order.
@@ -188,7 +188,7 @@ impl Activity {
         true
     }
 
-    /// When to ask for a verdict again: at the latest when a message that begins now would time
+    /// When to ask for the action again: at the latest when a message that begins now would time
     /// out.
     pub(super) fn next_check(&self, patience: &ConnectionTimeouts) -> Instant {
         let now = Instant::now();
@@ -206,7 +206,7 @@ impl Activity {
         next
     }
 
-    pub(super) fn verdict(&self, patience: &ConnectionTimeouts) -> Verdict {
+    pub(super) fn action(&self, patience: &ConnectionTimeouts) -> ConnectionAction {
         let now = Instant::now();
         let state = self.state();
         let too_long =
@@ -220,11 +220,11 @@ impl Activity {
         let idle = state.busy == 0
             && now.saturating_duration_since(state.idle) >= state.idle_max(patience);
         if state.cut || stuck || outlived {
-            Verdict::Cut
+            ConnectionAction::Cut
         } else if idle || (is_http2 && self.is_old(now)) {
-            Verdict::Leave
+            ConnectionAction::Leave
         } else {
-            Verdict::Keep
+            ConnectionAction::Keep
         }
     }
 }

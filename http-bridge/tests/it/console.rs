@@ -145,7 +145,7 @@ async fn what_is_for_operators_is_refused_to_the_public() {
 }
 
 #[tokio::test]
-async fn the_api_key_opens_the_public_door_to_operators() {
+async fn the_api_key_opens_the_public_listener_to_operators() {
     let front = explained();
     let _directory = guard(&front);
     let right = format!("Bearer {KEY}");
@@ -180,7 +180,7 @@ async fn the_api_key_opens_the_public_door_to_operators() {
 }
 
 #[tokio::test]
-async fn who_buys_sees_the_votes_and_nothing_from_inside() {
+async fn a_buyer_sees_the_votes_and_nothing_internal() {
     let front = explained();
     let answer = front.call("GET /console/api/orders/1/transactions").await;
     assert_eq!(answer.status, 200);
@@ -262,7 +262,7 @@ async fn the_latest_audit_of_all_replicas_is_told() {
 }
 
 #[tokio::test]
-async fn counts_are_told_through_both_doors_and_name_their_process() {
+async fn counts_are_served_by_both_listeners_and_name_their_process() {
     let front = Front::filled();
     assert_eq!(front.call("GET /stock/find/1").await.status, 200);
     let stats = front.call("GET /console/api/stats").await.json();

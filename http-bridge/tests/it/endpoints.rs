@@ -172,7 +172,7 @@ async fn ids_are_decoded_and_sent_on_as_they_are() {
 }
 
 #[tokio::test]
-async fn the_log_of_a_checkout_is_kept_for_who_asks_for_it() {
+async fn the_log_of_a_checkout_is_kept_on_request() {
     let front = Front::filled();
     let call = "POST /orders/checkout/1";
     assert_eq!(front.call(call).await.status, 200);

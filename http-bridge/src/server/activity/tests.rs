@@ -32,9 +32,9 @@ async fn an_idle_connection_is_kept_for_long() {
     activity.read(HEAD);
     drop(activity.begin(Body::Length(0)));
     advance(Duration::from_secs(599)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Leave);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Leave);
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,9 +44,9 @@ async fn a_head_that_never_ends_is_cut() {
     activity.read(b"GE");
     advance(Duration::from_secs(29)).await;
     activity.read(b"T");
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Cut);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Cut);
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,9 +56,9 @@ async fn a_request_being_served_may_take_its_time() {
     let busy = activity.begin(Body::Length(4));
     activity.read(b"body");
     advance(Duration::from_hours(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
     drop(busy);
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,12 +67,12 @@ async fn what_has_begun_behind_a_request_is_a_head() {
     activity.read(&[HEAD, b"GET /ne"].concat());
     let busy = activity.begin(Body::Length(0));
     advance(Duration::from_mins(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
     drop(busy);
     advance(Duration::from_secs(29)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Cut);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Cut);
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,9 +90,9 @@ async fn over_http2_the_preface_and_every_frame_have_to_be_whole_in_time() {
             let open = streams.then(|| activity.open());
             activity.read(part);
             advance(Duration::from_secs(29)).await;
-            assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep, "{part:?}");
+            assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep, "{part:?}");
             advance(Duration::from_secs(1)).await;
-            assert_eq!(activity.verdict(&PATIENCE), Verdict::Cut, "{part:?}");
+            assert_eq!(activity.action(&PATIENCE), ConnectionAction::Cut, "{part:?}");
             drop(open);
         }
     }
@@ -104,15 +104,15 @@ async fn an_idle_connection_over_http2_is_left_whatever_it_pings() {
     activity.read(&[PREFACE, SETTINGS].concat());
     let open = activity.open();
     advance(Duration::from_hours(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
     drop(open);
     for _ in 0..599 {
         advance(Duration::from_secs(1)).await;
         activity.read(SETTINGS);
     }
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Leave);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Leave);
 }
 
 /// hyper's buffer stays as long as it once was.
@@ -127,11 +127,11 @@ async fn an_idle_connection_that_holds_a_long_buffer_is_left_soon() {
     assert!(activity.read(&frame[..8_500]));
     assert!(activity.read(&frame[8_500..]));
     advance(Duration::from_secs(100)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep, "a stream is open");
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep, "a stream is open");
     drop(stream);
     assert!(activity.next_check(&PATIENCE) <= Instant::now() + PATIENCE.header_read);
     advance(PATIENCE.header_read).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Leave);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Leave);
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,11 +171,11 @@ async fn a_client_that_takes_nothing_of_its_answer_is_cut() {
     activity.wrote(&Poll::<()>::Pending);
     advance(Duration::from_secs(29)).await;
     activity.wrote(&Poll::<()>::Pending);
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Cut);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Cut);
     activity.wrote(&Poll::Ready(()));
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,13 +184,13 @@ async fn an_old_connection_over_http2_is_left_and_after_its_grace_cut() {
     activity.read(&[PREFACE, SETTINGS].concat());
     let _open = activity.open();
     advance(Duration::from_secs(99)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Leave);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Leave);
     advance(Duration::from_secs(89)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Leave);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Leave);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Cut);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Cut);
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,7 +199,7 @@ async fn an_old_connection_over_http1_is_kept_while_it_is_idle() {
     activity.read(HEAD);
     let busy = activity.begin(Body::Length(0));
     advance(Duration::from_secs(191)).await;
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Cut, "it is answered for too long");
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Cut, "it is answered for too long");
     drop(busy);
-    assert_eq!(activity.verdict(&PATIENCE), Verdict::Keep);
+    assert_eq!(activity.action(&PATIENCE), ConnectionAction::Keep);
 }
