@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         return process::usage(&error);
     }
     if cli.process.print_config {
-        return process::tell(&settings::show(&cli::matches(std::env::args_os()), variables()));
+        return process::print(&settings::show(&cli::matches(std::env::args_os()), variables()));
     }
     process::main(cli)
 }

@@ -82,11 +82,11 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let net = GrpcNet::with_tls(args.tls.load()?);
     let patience = Duration::from_millis(args.timeout_ms);
     let mut subject = Participant::meet(&net, &args.address, args.shard, patience).await?;
-    tell(&format!("{} has {} shards", subject.service, subject.shards))?;
+    print(&format!("{} has {} shards", subject.service, subject.shards))?;
     match args.payload(&subject.service)? {
         Some(payload) => subject.take(payload, args.primary).await?,
         None => {
-            tell(&format!("what needs a vote is left out: {}", payload::hint(&subject.service)))?;
+            print(&format!("what needs a vote is left out: {}", payload::hint(&subject.service)))?;
         }
     }
     let mut failed = 0_u32;
@@ -99,7 +99,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
             checks::Needs::Primary => !args.primary,
         };
         if skipped {
-            tell(&format!("not run  {} ({})", check.name, check.needs.hint()))?;
+            print(&format!("not run  {} ({})", check.name, check.needs.hint()))?;
             left_out += 1;
             continue;
         }
@@ -112,10 +112,10 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode, Failure> {
         let outcome = checks::survives_a_restart(&subject, command).await;
         failed += u32::from(!say(name, rule, outcome)?);
     } else {
-        tell(&format!("not run  {name} (needs --restart-command)"))?;
+        print(&format!("not run  {name} (needs --restart-command)"))?;
         left_out += 1;
     }
-    tell(&format!("{} passed, {failed} failed, {left_out} not run", ran - failed))?;
+    print(&format!("{} passed, {failed} failed, {left_out} not run", ran - failed))?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(NOT_CONFORMING) })
 }
 
@@ -136,11 +136,11 @@ impl CheckArgs {
 fn say(name: &str, rule: Option<u8>, outcome: Result<(), String>) -> io::Result<bool> {
     let rule = rule.map(|rule| format!(" (rule {rule})")).unwrap_or_default();
     match outcome {
-        Ok(()) => tell(&format!("ok       {name}{rule}")).map(|()| true),
-        Err(problem) => tell(&format!("FAILED   {name}{rule}: {problem}")).map(|()| false),
+        Ok(()) => print(&format!("ok       {name}{rule}")).map(|()| true),
+        Err(problem) => print(&format!("FAILED   {name}{rule}: {problem}")).map(|()| false),
     }
 }
 
-fn tell(line: &str) -> io::Result<()> {
+fn print(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }

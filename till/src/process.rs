@@ -26,7 +26,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// Prints a text on standard output. Returns the exit code.
-pub(crate) fn tell(text: &str) -> ExitCode {
+pub(crate) fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.into()),

@@ -42,7 +42,7 @@ use self::{
     data_dir::DataDir,
     listen::{PORT_BASE_MAX, RestAddress},
     logs::Sink,
-    plan::{Ports, REPLICAS_MAX, Role, Spec, Wish},
+    plan::{Ports, REPLICAS_MAX, Role, ShopConfig, Spec},
     status::{ChildStatus, Status},
 };
 use types::{SHARDS_MAX, error::chain};
@@ -154,12 +154,12 @@ pub(crate) async fn run(args: Args, process: &Process, stop: Stop) -> Result<Exi
             .map_err(|error| format!("--api-key-file: {}", chain(&error)))?;
     }
     let data_dir = DataDir::open(&args.data_dir, args.fresh)?;
-    let wish = wish(&args, process, data_dir.path())?;
-    let mut specs = plan::children(&wish);
+    let config = shop_config(&args, process, data_dir.path())?;
+    let mut specs = plan::children(&config);
     if let Some(problem) = plan::collision(&specs) {
         return Err(problem.into());
     }
-    let probe = Probe::new(&wish)?;
+    let probe = Probe::new(&config)?;
     for spec in &mut specs {
         let bound = wait_for_ports(spec, begun).await?;
         spec.bound(bound);
@@ -167,14 +167,15 @@ pub(crate) async fn run(args: Args, process: &Process, stop: Stop) -> Result<Exi
     let log_dir = data_dir.path().join("logs");
     std::fs::create_dir_all(&log_dir)?;
     let rest = greeting::rest(&specs);
-    let tls_dir = wish.certificates.as_ref().map(TlsDir::path);
-    let status = Arc::new(Status::create(data_dir.path(), rest, tls_dir, unborn(&specs))?);
-    let store_there = store_there(&specs, &probe);
-    let mut waves = Waves::start(&specs, &log_dir, &status, &args, &stop, &store_there)?;
+    let tls_dir = config.certificates.as_ref().map(TlsDir::path);
+    let status =
+        Arc::new(Status::create(data_dir.path(), rest, tls_dir, initial_statuses(&specs))?);
+    let store_ready = store_ready(&specs, &probe);
+    let mut waves = Waves::start(&specs, &log_dir, &status, &args, &stop, &store_ready)?;
     tokio::select! {
-        () = everybody_answers(&specs, &probe) => {
+        () = wait_all_ready(&specs, &probe) => {
             status.ready();
-            tell(&greeting::text(&wish, &specs, &log_dir, begun.elapsed()));
+            print(&greeting::text(&config, &specs, &log_dir, begun.elapsed()));
             stop.gently.cancelled().await;
         }
         () = stop.gently.cancelled() => {}
@@ -185,7 +186,7 @@ pub(crate) async fn run(args: Args, process: &Process, stop: Stop) -> Result<Exi
     Ok(code)
 }
 
-fn wish(args: &Args, process: &Process, data_dir: &Path) -> Result<Wish, Failure> {
+fn shop_config(args: &Args, process: &Process, data_dir: &Path) -> Result<ShopConfig, Failure> {
     // An empty variable counts as unset.
     let pd_endpoints = args.pd_endpoints.clone().filter(|text| !text.trim().is_empty());
     // A cluster has its own number of shards, unless the user asks for one.
@@ -193,7 +194,7 @@ fn wish(args: &Args, process: &Process, data_dir: &Path) -> Result<Wish, Failure
         Some(_) => None,
         None => plan::shards_of_a_new_shop(data_dir, args.replicas),
     };
-    let mut wish = Wish {
+    let mut config = ShopConfig {
         shards: args.shards.or_else(usual),
         program: std::env::current_exe()?,
         replicas: args.replicas,
@@ -209,10 +210,10 @@ fn wish(args: &Args, process: &Process, data_dir: &Path) -> Result<Wish, Failure
         certificates: None,
     };
     if let Some(directory) = &args.tls_dir {
-        let roles: Vec<Role> = wish.roles().collect();
-        wish.certificates = Some(certificates::open(directory, &roles)?);
+        let roles: Vec<Role> = config.roles().collect();
+        config.certificates = Some(certificates::open(directory, &roles)?);
     }
-    Ok(wish)
+    Ok(config)
 }
 
 /// Half of the cores. Six processes share them, and a process with a thread on every core would
@@ -223,7 +224,7 @@ fn threads_of_a_child() -> u16 {
 }
 
 /// The entries of `up.json` before any child runs.
-fn unborn(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
+fn initial_statuses(specs: &[Spec]) -> BTreeMap<String, ChildStatus> {
     let entry = |spec: &Spec| ChildStatus {
         role: spec.role.name(),
         replica: spec.replica,
@@ -270,16 +271,16 @@ const fn ports_of(role: Role) -> &'static str {
 }
 
 /// Returns once every child is ready. The bridges are asked last, because they ask all others.
-async fn everybody_answers(specs: &[Spec], probe: &Probe) {
+async fn wait_all_ready(specs: &[Spec], probe: &Probe) {
     let (bridges, others): (Vec<&Spec>, Vec<&Spec>) =
         specs.iter().partition(|spec| spec.role == Role::HttpBridge);
     for some in [others, bridges] {
-        futures::future::join_all(some.into_iter().map(|spec| answers(spec, probe))).await;
+        futures::future::join_all(some.into_iter().map(|spec| wait_ready(spec, probe))).await;
     }
 }
 
 /// Returns once the child is ready.
-async fn answers(spec: &Spec, probe: &Probe) {
+async fn wait_ready(spec: &Spec, probe: &Probe) {
     let mut told = Instant::now();
     while let Err(error) = probe.ask(spec).await {
         if told.elapsed() > STILL_WAITING_AFTER {
@@ -293,13 +294,13 @@ async fn answers(spec: &Spec, probe: &Probe) {
 
 /// A token that is cancelled once there is a store: at once for a cluster, else when our dev-kv
 /// answers.
-fn store_there(specs: &[Spec], probe: &Probe) -> CancellationToken {
+fn store_ready(specs: &[Spec], probe: &Probe) -> CancellationToken {
     let there = CancellationToken::new();
     match specs.iter().find(|spec| spec.role == Role::DevKv).cloned() {
         Some(spec) => {
             let (there, probe) = (there.clone(), probe.clone());
             tokio::spawn(async move {
-                answers(&spec, &probe).await;
+                wait_ready(&spec, &probe).await;
                 there.cancel();
             });
         }
@@ -316,9 +317,9 @@ struct Probe {
 }
 
 impl Probe {
-    fn new(wish: &Wish) -> Result<Self, Failure> {
+    fn new(config: &ShopConfig) -> Result<Self, Failure> {
         // Health checks need no certificate of the caller.
-        let nobody = wish.certificates.as_ref().map(TlsDir::args_without_identity);
+        let nobody = config.certificates.as_ref().map(TlsDir::args_without_identity);
         let tls = nobody.map(|args| args.load()).transpose()?.flatten();
         Ok(Self { encrypted: tls.is_some(), net: GrpcNet::with_tls(tls) })
     }
@@ -352,7 +353,7 @@ impl Waves {
         status: &Arc<Status>,
         args: &Args,
         stop: &Stop,
-        store_there: &CancellationToken,
+        store_ready: &CancellationToken,
     ) -> io::Result<Self> {
         let width = specs.iter().map(|spec| spec.name.len()).max().unwrap_or(0);
         let mut all = Vec::new();
@@ -367,7 +368,7 @@ impl Waves {
                     now: stop.now.clone(),
                     patience: Duration::from_millis(args.stop_timeout_ms),
                 };
-                let store = spec.role.needs_store().then(|| store_there.clone());
+                let store = spec.role.needs_store().then(|| store_ready.clone());
                 let (spec, status) = (spec.clone(), Arc::clone(status));
                 children.spawn(async move {
                     if let Some(there) = store {
@@ -408,7 +409,7 @@ async fn drain(children: &mut JoinSet<()>) {
 }
 
 /// Writes to standard output for the user. Errors are ignored, as nobody is left to tell.
-fn tell(text: &str) {
+fn print(text: &str) {
     drop(io::stdout().write_all(text.as_bytes()));
     drop(io::stdout().flush());
 }

@@ -13,7 +13,7 @@ use proto::{
     types::v1::{Branch, TxMeta},
 };
 
-use super::subject::{Participant, Told, must_be, must_be_invalid, not_yes, yes};
+use super::subject::{CheckResult, Participant, must_be, must_be_invalid, not_yes, yes};
 
 /// What a check needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Needs {
     }
 }
 
-type Running<'a> = Pin<Box<dyn Future<Output = Told<()>> + Send + 'a>>;
+type Running<'a> = Pin<Box<dyn Future<Output = CheckResult<()>> + Send + 'a>>;
 
 /// One demand.
 pub(super) struct Check {
@@ -88,7 +88,7 @@ pub(super) fn all() -> Vec<Check> {
 /// Name and rule of the check that needs a restart.
 pub(super) const RESTART: (&str, Option<u8>) = ("whatever it said survives a restart", Some(1));
 
-async fn describes_itself(subject: &Participant) -> Told<()> {
+async fn describes_itself(subject: &Participant) -> CheckResult<()> {
     let again = subject.describe().await?;
     if again == (subject.service.clone(), subject.shards) {
         return Ok(());
@@ -96,17 +96,20 @@ async fn describes_itself(subject: &Participant) -> Told<()> {
     Err(format!("now it is {} with {} shards", again.0, again.1))
 }
 
-async fn state(subject: &Participant, tx: &TxMeta) -> Told<proto::participant::v1::BranchState> {
+async fn state(
+    subject: &Participant,
+    tx: &TxMeta,
+) -> CheckResult<proto::participant::v1::BranchState> {
     Ok(subject.query(tx, false).await?.state())
 }
 
-async fn knows_nothing(subject: &Participant) -> Told<()> {
+async fn knows_nothing(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     must_be("a first query", state(subject, &tx).await?, Absent)?;
     must_be("a second query", state(subject, &tx).await?, Absent)
 }
 
-async fn fences(subject: &Participant) -> Told<()> {
+async fn fences(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     must_be("a query that fences", subject.query(&tx, true).await?.state(), Aborted)?;
     must_be("a query after the fence", state(subject, &tx).await?, Aborted)?;
@@ -114,19 +117,19 @@ async fn fences(subject: &Participant) -> Told<()> {
     must_be("a query after the late prepare", state(subject, &tx).await?, Aborted)
 }
 
-async fn aborts_the_unknown(subject: &Participant) -> Told<()> {
+async fn aborts_the_unknown(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     must_be("an abort", subject.abort(&tx, None).await?, Aborted)?;
     must_be("the same abort again", subject.abort(&tx, None).await?, Aborted)?;
     not_yes(&subject.prepare(&tx).await?)
 }
 
-async fn commits_the_forgotten(subject: &Participant) -> Told<()> {
+async fn commits_the_forgotten(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     must_be("a commit of the unknown", subject.commit(&tx, Vec::new()).await?, Committed)
 }
 
-async fn refuses_late_votes(subject: &Participant) -> Told<()> {
+async fn refuses_late_votes(subject: &Participant) -> CheckResult<()> {
     let tx = TxMeta { deadline_ms: 1_000, ..subject.tx() };
     match subject.prepare(&tx).await?.vote {
         Some(Is::Fenced(_)) => {}
@@ -139,13 +142,13 @@ async fn refuses_late_votes(subject: &Participant) -> Told<()> {
     Err(format!("afterwards it says {}", afterwards.as_str_name()))
 }
 
-async fn forgets(subject: &Participant) -> Told<()> {
+async fn forgets(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     subject.forget(&tx).await?;
     subject.forget(&tx).await
 }
 
-async fn refuses_wrong_calls(subject: &Participant) -> Told<()> {
+async fn refuses_wrong_calls(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     let proper = subject.query_request(&tx, false);
     let stranger = Branch { service: "nobody-we-know".to_owned(), ..subject.branch() };
@@ -170,7 +173,7 @@ fn operation(operation: Op) -> Operation {
     Operation { operation: Some(operation) }
 }
 
-async fn applies(subject: &Participant) -> Told<()> {
+async fn applies(subject: &Participant) -> CheckResult<()> {
     let (first, second) = (subject.tx(), subject.tx());
     let short = TxMeta { tx_id: vec![1].into(), ..first.clone() };
     let operations = vec![
@@ -197,7 +200,7 @@ async fn applies(subject: &Participant) -> Told<()> {
     Err("an empty batch has answers".to_owned())
 }
 
-async fn votes_once(subject: &Participant) -> Told<()> {
+async fn votes_once(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     let receipt = yes(&subject.prepare(&tx).await?)?;
     let again = yes(&subject.prepare(&tx).await?)?;
@@ -215,18 +218,18 @@ async fn votes_once(subject: &Participant) -> Told<()> {
     outcome
 }
 
-async fn votes_once_in_a_crowd(subject: &Participant) -> Told<()> {
+async fn votes_once_in_a_crowd(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     let votes = futures::future::join_all((0..8).map(|_| subject.prepare(&tx))).await;
     must_be("an abort of the YES", subject.abort(&tx, None).await?, Aborted)?;
-    let receipts = votes.into_iter().map(|vote| yes(&vote?)).collect::<Told<Vec<_>>>()?;
+    let receipts = votes.into_iter().map(|vote| yes(&vote?)).collect::<CheckResult<Vec<_>>>()?;
     if receipts.windows(2).all(|pair| pair[0] == pair[1]) {
         return Ok(());
     }
     Err("they got different receipts".to_owned())
 }
 
-async fn commits(subject: &Participant) -> Told<()> {
+async fn commits(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     let receipt = yes(&subject.prepare(&tx).await?)?;
     must_be("a commit", subject.commit(&tx, Vec::new()).await?, Committed)?;
@@ -239,7 +242,7 @@ async fn commits(subject: &Participant) -> Told<()> {
     must_be("a query after all that", state(subject, &tx).await?, Committed)
 }
 
-async fn aborts(subject: &Participant) -> Told<()> {
+async fn aborts(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     yes(&subject.prepare(&tx).await?)?;
     must_be("an abort", subject.abort(&tx, None).await?, Aborted)?;
@@ -253,7 +256,7 @@ async fn aborts(subject: &Participant) -> Told<()> {
     }
 }
 
-async fn never_both(subject: &Participant) -> Told<()> {
+async fn never_both(subject: &Participant) -> CheckResult<()> {
     for _ in 0..20 {
         let tx = subject.tx();
         let (vote, fenced) = tokio::join!(subject.prepare(&tx), subject.query(&tx, true));
@@ -269,7 +272,7 @@ async fn never_both(subject: &Participant) -> Told<()> {
     Ok(())
 }
 
-async fn applies_votes(subject: &Participant) -> Told<()> {
+async fn applies_votes(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx();
     let prepare = operation(Op::Prepare(subject.prepare_request(&tx)));
     let results = subject.apply(vec![prepare]).await?;
@@ -287,7 +290,7 @@ async fn applies_votes(subject: &Participant) -> Told<()> {
     must_be("an abort", subject.abort(&tx, None).await?, Aborted)
 }
 
-async fn holds_without_evidence(subject: &Participant) -> Told<()> {
+async fn holds_without_evidence(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx_as_primary();
     yes(&subject.prepare(&tx).await?)?;
     must_be("an abort without evidence", subject.abort(&tx, None).await?, Prepared)?;
@@ -298,7 +301,7 @@ async fn holds_without_evidence(subject: &Participant) -> Told<()> {
     subject.forget(&tx).await
 }
 
-async fn commits_on_proof(subject: &Participant) -> Told<()> {
+async fn commits_on_proof(subject: &Participant) -> CheckResult<()> {
     let tx = subject.tx_as_primary();
     let receipt = yes(&subject.prepare(&tx).await?)?;
     must_be_invalid("a commit without receipts", subject.try_commit(&tx, Vec::new()).await)?;
@@ -312,7 +315,7 @@ async fn commits_on_proof(subject: &Participant) -> Told<()> {
     subject.forget(&tx).await
 }
 
-async fn remembers_calls(subject: &Participant) -> Told<()> {
+async fn remembers_calls(subject: &Participant) -> CheckResult<()> {
     let call = subject.tx_as_primary();
     let attempt = || TxMeta {
         request_id: format!("check-{:x?}", call.tx_id.as_ref()),
@@ -337,7 +340,7 @@ async fn remembers_calls(subject: &Participant) -> Told<()> {
 }
 
 /// Checks that votes, fences and outcomes survive a restart by this command.
-pub(super) async fn survives_a_restart(subject: &Participant, command: &str) -> Told<()> {
+pub(super) async fn survives_a_restart(subject: &Participant, command: &str) -> CheckResult<()> {
     let (fenced, held, sold) = (subject.tx(), subject.tx(), subject.tx());
     must_be("a fence", subject.query(&fenced, true).await?.state(), Aborted)?;
     let mut receipt = None;

@@ -16,10 +16,10 @@ struct Kind {
     /// For people: an example payload, and what else it needs to get a YES.
     example: &'static str,
     /// Encodes the parsed JSON.
-    encode: fn(Fields) -> Told<Vec<u8>>,
+    encode: fn(Fields) -> FieldResult<Vec<u8>>,
 }
 
-type Told<T> = Result<T, String>;
+type FieldResult<T> = Result<T, String>;
 
 const ORDER: Kind = Kind {
     name: "till.order.v1.LockOrder",
@@ -89,7 +89,7 @@ pub(super) fn hint(service: &str) -> String {
 ///
 /// # Errors
 /// What is wrong with the text, and what it should be. A retry does not help.
-pub(super) fn from_json(service: &str, json: &str) -> Told<Vec<u8>> {
+pub(super) fn from_json(service: &str, json: &str) -> FieldResult<Vec<u8>> {
     let Kind { name, example, encode } = of(service);
     let read = serde_json::from_str(json).map_err(|error| error.to_string());
     read.and_then(|value| encode(Fields::of(value)?)).map_err(|problem| {
@@ -101,7 +101,7 @@ pub(super) fn from_json(service: &str, json: &str) -> Told<Vec<u8>> {
 struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn of(value: Value) -> Told<Self> {
+    fn of(value: Value) -> FieldResult<Self> {
         match value {
             Value::Object(fields) => Ok(Self(fields)),
             other @ (Value::Null
@@ -118,7 +118,7 @@ impl Fields {
         found.unwrap_or_default()
     }
 
-    fn text(&mut self, name: &str) -> Told<String> {
+    fn text(&mut self, name: &str) -> FieldResult<String> {
         match self.take(name) {
             Value::Null => Ok(String::new()),
             Value::String(text) => Ok(text),
@@ -128,7 +128,7 @@ impl Fields {
         }
     }
 
-    fn number(&mut self, name: &str) -> Told<u64> {
+    fn number(&mut self, name: &str) -> FieldResult<u64> {
         let value = self.take(name);
         let number = match &value {
             Value::Null => Some(0),
@@ -140,7 +140,7 @@ impl Fields {
         number.ok_or_else(|| format!("{name} is {value}, not an integer from 0"))
     }
 
-    fn list(&mut self, name: &str) -> Told<Vec<Self>> {
+    fn list(&mut self, name: &str) -> FieldResult<Vec<Self>> {
         match self.take(name) {
             Value::Null => Ok(Vec::new()),
             Value::Array(each) => each.into_iter().map(Self::of).collect(),
@@ -151,7 +151,7 @@ impl Fields {
     }
 
     /// Fails when a field is left.
-    fn end(self) -> Told<()> {
+    fn end(self) -> FieldResult<()> {
         match self.0.keys().next() {
             Some(name) => Err(format!("it has no field {name}")),
             None => Ok(()),

@@ -37,7 +37,7 @@ pub(super) struct Participant {
 }
 
 /// An answer or why there is none, in words.
-pub(super) type Told<T> = Result<T, String>;
+pub(super) type CheckResult<T> = Result<T, String>;
 
 impl Participant {
     /// Asks the service for its name and shards.
@@ -46,7 +46,7 @@ impl Participant {
         address: &Endpoint,
         shard: u32,
         patience: Duration,
-    ) -> Told<Self> {
+    ) -> CheckResult<Self> {
         let client = ParticipantServiceClient::new(net.channel(None, address));
         let mut subject =
             Self { client, service: String::new(), shards: 0, shard, payload: None, patience };
@@ -58,7 +58,7 @@ impl Participant {
     }
 
     /// Its name and number of shards, both validated.
-    pub(super) async fn describe(&self) -> Told<(String, u32)> {
+    pub(super) async fn describe(&self) -> CheckResult<(String, u32)> {
         let answer = self.client().describe(self.request(DescribeRequest {})).await;
         let answer = answer.map_err(|status| no_answer("Describe", &status))?.into_inner();
         Service::new(&answer.service).map_err(|error| format!("Describe.service {error}"))?;
@@ -73,7 +73,7 @@ impl Participant {
     }
 
     /// Takes a payload, unless the service votes NO to it.
-    pub(super) async fn take(&mut self, payload: Vec<u8>, as_primary: bool) -> Told<()> {
+    pub(super) async fn take(&mut self, payload: Vec<u8>, as_primary: bool) -> CheckResult<()> {
         self.payload = Some(payload);
         let tx = if as_primary { self.tx_as_primary() } else { self.tx() };
         let vote = self.prepare(&tx).await;
@@ -143,14 +143,18 @@ impl Participant {
         }
     }
 
-    pub(super) async fn prepare(&self, tx: &TxMeta) -> Told<Vote> {
+    pub(super) async fn prepare(&self, tx: &TxMeta) -> CheckResult<Vote> {
         let answer = self.client().prepare(self.request(self.prepare_request(tx))).await;
         let answer = answer.map_err(|status| no_answer("Prepare", &status))?;
         answer.into_inner().vote.ok_or_else(|| "Prepare was answered without a vote".to_owned())
     }
 
     /// Commits, with these receipts.
-    pub(super) async fn commit(&self, tx: &TxMeta, receipts: Vec<Receipt>) -> Told<BranchState> {
+    pub(super) async fn commit(
+        &self,
+        tx: &TxMeta,
+        receipts: Vec<Receipt>,
+    ) -> CheckResult<BranchState> {
         self.try_commit(tx, receipts).await.map_err(|status| no_answer("Commit", &status))
     }
 
@@ -164,7 +168,11 @@ impl Participant {
         Ok(self.client().commit(request).await?.into_inner().state())
     }
 
-    pub(super) async fn abort(&self, tx: &TxMeta, evidence: Option<Branch>) -> Told<BranchState> {
+    pub(super) async fn abort(
+        &self,
+        tx: &TxMeta,
+        evidence: Option<Branch>,
+    ) -> CheckResult<BranchState> {
         let (tx, branch) = (Some(tx.clone()), Some(self.branch()));
         let request = self.request(AbortRequest { tx, branch, evidence, refusal: None });
         let answer = self.client().abort(request).await;
@@ -175,7 +183,7 @@ impl Participant {
         QueryRequest { tx: Some(tx.clone()), branch: Some(self.branch()), fence }
     }
 
-    pub(super) async fn query(&self, tx: &TxMeta, fence: bool) -> Told<QueryResponse> {
+    pub(super) async fn query(&self, tx: &TxMeta, fence: bool) -> CheckResult<QueryResponse> {
         let answer = self.try_query(self.query_request(tx, fence)).await;
         answer.map_err(|status| no_answer("Query", &status))
     }
@@ -184,19 +192,22 @@ impl Participant {
         Ok(self.client().query(self.request(request)).await?.into_inner())
     }
 
-    pub(super) async fn forget(&self, tx: &TxMeta) -> Told<()> {
+    pub(super) async fn forget(&self, tx: &TxMeta) -> CheckResult<()> {
         let (tx_id, branch) = (tx.tx_id.clone(), Some(self.branch()));
         let answer = self.client().forget(self.request(ForgetRequest { tx_id, branch })).await;
         answer.map(|_| ()).map_err(|status| no_answer("Forget", &status))
     }
 
-    pub(super) async fn apply(&self, operations: Vec<Operation>) -> Told<Vec<OperationResult>> {
+    pub(super) async fn apply(
+        &self,
+        operations: Vec<Operation>,
+    ) -> CheckResult<Vec<OperationResult>> {
         let answer = self.client().apply(self.request(ApplyRequest { operations })).await;
         Ok(answer.map_err(|status| no_answer("Apply", &status))?.into_inner().results)
     }
 
     /// Waits until the service answers again.
-    pub(super) async fn wait(&self) -> Told<()> {
+    pub(super) async fn wait(&self) -> CheckResult<()> {
         let mut last = String::new();
         for _ in 0..100 {
             match self.describe().await {
@@ -217,7 +228,7 @@ fn no_answer(call: &str, status: &Status) -> String {
 pub(super) fn must_be_invalid<T: std::fmt::Debug>(
     what: &str,
     answer: Result<T, Status>,
-) -> Told<()> {
+) -> CheckResult<()> {
     match answer {
         Err(status) if status.code() == Code::InvalidArgument => Ok(()),
         Err(status) => Err(format!("{what} must be INVALID_ARGUMENT, not {}", status.code())),
@@ -226,7 +237,7 @@ pub(super) fn must_be_invalid<T: std::fmt::Debug>(
 }
 
 /// The receipt of a YES. Fails for any other vote.
-pub(super) fn yes(vote: &Vote) -> Told<Vec<u8>> {
+pub(super) fn yes(vote: &Vote) -> CheckResult<Vec<u8>> {
     match &vote.vote {
         Some(Is::Yes(yes)) if yes.receipt.len() > 4096 => {
             Err(format!("a receipt of {} bytes, at most 4096 are allowed", yes.receipt.len()))
@@ -237,7 +248,7 @@ pub(super) fn yes(vote: &Vote) -> Told<Vec<u8>> {
 }
 
 /// Fails for a YES.
-pub(super) fn not_yes(vote: &Vote) -> Told<()> {
+pub(super) fn not_yes(vote: &Vote) -> CheckResult<()> {
     match &vote.vote {
         Some(Is::Yes(_)) => Err("it voted YES".to_owned()),
         Some(Is::No(_) | Is::Contended(_) | Is::Fenced(_)) => Ok(()),
@@ -246,7 +257,7 @@ pub(super) fn not_yes(vote: &Vote) -> Told<()> {
 }
 
 /// Fails for any state but the expected one.
-pub(super) fn must_be(what: &str, state: BranchState, expected: BranchState) -> Told<()> {
+pub(super) fn must_be(what: &str, state: BranchState, expected: BranchState) -> CheckResult<()> {
     if state == expected {
         return Ok(());
     }

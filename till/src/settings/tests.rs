@@ -109,7 +109,7 @@ fn what_is_in_force_is_shown_with_where_it_comes_from() {
 }
 
 /// Commands that the page describes, in its order.
-const TOLD: [&str; 12] = [
+const DOCUMENTED: [&str; 12] = [
     "up",
     "order",
     "stock",
@@ -143,7 +143,7 @@ fn row(setting: &Arg) -> String {
     )
 }
 
-fn is_told(setting: &Arg) -> bool {
+fn is_documented(setting: &Arg) -> bool {
     let id = setting.get_id().as_str();
     !setting.is_hide_set() && setting.get_long().is_some() && !["help", "version"].contains(&id)
 }
@@ -158,21 +158,23 @@ fn page() -> String {
     let command = Cli::command();
     let mut text = include_str!("introduction.md").to_owned();
     text.push_str("\n## Every command\n\n");
-    text.push_str(&table(command.get_arguments().filter(|setting| is_told(setting))));
-    for name in TOLD {
+    text.push_str(&table(command.get_arguments().filter(|setting| is_documented(setting))));
+    for name in DOCUMENTED {
         let sub = command.find_subcommand(name).unwrap();
         let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
         writeln!(text, "\n## till {name}\n\n{about}").unwrap();
-        if sub.get_arguments().any(is_told) {
+        if sub.get_arguments().any(is_documented) {
             text.push('\n');
-            text.push_str(&table(sub.get_arguments().filter(|setting| is_told(setting))));
+            text.push_str(&table(sub.get_arguments().filter(|setting| is_documented(setting))));
         }
         for question in sub.get_subcommands().filter(|sub| sub.get_name() != "help") {
             let about = question.get_about().map(ToString::to_string).unwrap_or_default();
             writeln!(text, "\n`till {name} {}`: {about}", question.get_name()).unwrap();
-            if question.get_arguments().any(is_told) {
+            if question.get_arguments().any(is_documented) {
                 text.push('\n');
-                text.push_str(&table(question.get_arguments().filter(|setting| is_told(setting))));
+                text.push_str(&table(
+                    question.get_arguments().filter(|setting| is_documented(setting)),
+                ));
             }
         }
     }
@@ -196,8 +198,8 @@ fn the_page_about_settings_is_what_the_command_line_says() {
 
 #[test]
 fn the_page_tells_of_every_command() {
-    let told: BTreeSet<&str> = TOLD.into_iter().collect();
+    let documented: BTreeSet<&str> = DOCUMENTED.into_iter().collect();
     for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-        assert!(told.contains(command.get_name()), "{}", command.get_name());
+        assert!(documented.contains(command.get_name()), "{}", command.get_name());
     }
 }

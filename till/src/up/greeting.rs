@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path, time::Duration};
 
 use rpc::tls::TlsDir;
 
-use super::plan::{Role, Spec, Wish};
+use super::plan::{Role, ShopConfig, Spec};
 
 /// The URL by which this machine reaches REST.
 pub(super) fn rest(specs: &[Spec]) -> String {
@@ -18,7 +18,7 @@ pub(super) fn rest(specs: &[Spec]) -> String {
 }
 
 /// Where things are, and what to try.
-pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) -> String {
+pub(super) fn text(config: &ShopConfig, specs: &[Spec], log_dir: &Path, took: Duration) -> String {
     let rest = rest(specs);
     let mut text = format!("\nThe shop is ready, after {:.1} s.\n\n", took.as_secs_f64());
     let mut line = |what: &str, place: String| {
@@ -31,16 +31,16 @@ pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) 
     for role in [Role::Order, Role::Stock, Role::Payment, Role::Coordinator] {
         line(&format!("{} gRPC", role.name()), bound(specs, role));
     }
-    match &wish.pd_endpoints {
+    match &config.pd_endpoints {
         Some(endpoints) => line("storage", format!("TiKV, placement drivers {endpoints}")),
         None => line(
             "storage",
             format!("dev-kv on {} (one node, for development)", bound(specs, Role::DevKv)),
         ),
     }
-    line("data", wish.data_dir.display().to_string());
+    line("data", config.data_dir.display().to_string());
     line("logs", log_dir.display().to_string());
-    if let Some(certificates) = &wish.certificates {
+    if let Some(certificates) = &config.certificates {
         line("certificates", certificates.path().display().to_string());
     }
     text.push_str("\nTry, in another terminal:\n\n");
@@ -51,16 +51,16 @@ pub(super) fn text(wish: &Wish, specs: &[Spec], log_dir: &Path, took: Duration) 
         let _never = writeln!(text, "  curl -s -X POST '{rest}/{call}'");
     }
     let _never = writeln!(text, "  curl -s {rest}/orders/find/0");
-    if let Some(certificates) = &wish.certificates {
-        let _never = writeln!(text, "  {}", operators(wish, certificates));
+    if let Some(certificates) = &config.certificates {
+        let _never = writeln!(text, "  {}", operators(config, certificates));
     }
     text.push_str("\nCtrl-C stops it.\n\n");
     text
 }
 
 /// A command to type as an operator of an encrypted shop.
-fn operators(wish: &Wish, certificates: &TlsDir) -> String {
-    let coordinator = wish.ports.address(Role::Coordinator, 0);
+fn operators(config: &ShopConfig, certificates: &TlsDir) -> String {
+    let coordinator = config.ports.address(Role::Coordinator, 0);
     format!(
         "till tx list --coordinator {coordinator} --tls-ca-file {} --tls-cert-file {} \
          --tls-key-file {}",
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_user_is_told_every_address_that_was_bound() {
-        let wish = Wish {
+        let config = ShopConfig {
             program: "till".into(),
             replicas: 2,
             ports: Ports { http: 8000, grpc_base: 7000, kv: 2379 },
@@ -98,11 +98,11 @@ mod tests {
             api_key_file: None,
             certificates: None,
         };
-        let mut specs = plan::children(&wish);
+        let mut specs = plan::children(&config);
         // This one's IPv6 address could not be bound.
         let stock = specs.iter_mut().find(|spec| spec.name == "stock-1").unwrap();
         stock.bound(vec!["127.0.0.1:7201".parse().unwrap()]);
-        let text = text(&wish, &specs, Path::new("/data/logs"), Duration::from_secs(1));
+        let text = text(&config, &specs, Path::new("/data/logs"), Duration::from_secs(1));
         for line in [
             "it listens on     127.0.0.1:8000 [::1]:8000 127.0.0.1:8001 [::1]:8001\n",
             "order gRPC        127.0.0.1:7100 [::1]:7100 127.0.0.1:7101 [::1]:7101\n",

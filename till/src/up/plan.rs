@@ -128,7 +128,7 @@ impl Ports {
 
 /// What the user asked for.
 #[derive(Debug, Clone)]
-pub(crate) struct Wish {
+pub(crate) struct ShopConfig {
     /// Path of this executable.
     pub(crate) program: PathBuf,
     /// Replicas of every role except dev-kv; 1 to [`REPLICAS_MAX`].
@@ -157,7 +157,7 @@ pub(crate) struct Wish {
     pub(crate) certificates: Option<TlsDir>,
 }
 
-impl Wish {
+impl ShopConfig {
     /// The roles of this shop, in the order in which they are started.
     pub(crate) fn roles(&self) -> impl Iterator<Item = Role> {
         let has_store = self.pd_endpoints.is_none();
@@ -207,16 +207,16 @@ fn from_here(address: SocketAddr) -> SocketAddr {
 }
 
 /// The children, in the order in which they are started.
-pub(crate) fn children(wish: &Wish) -> Vec<Spec> {
+pub(crate) fn children(config: &ShopConfig) -> Vec<Spec> {
     let mut all = Vec::new();
-    for role in wish.roles() {
+    for role in config.roles() {
         let replicas = match role {
             Role::DevKv => 1,
             Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
-                wish.replicas
+                config.replicas
             }
         };
-        all.extend((0..replicas).map(|replica| child(wish, role, replica)));
+        all.extend((0..replicas).map(|replica| child(config, role, replica)));
     }
     all
 }
@@ -258,53 +258,55 @@ pub(crate) fn shards_of_a_new_shop(data_dir: &Path, replicas: u16) -> Option<u16
     (!kv_dir(data_dir).exists()).then(|| replicas.saturating_mul(SHARDS_PER_REPLICA))
 }
 
-fn child(wish: &Wish, role: Role, replica: u16) -> Spec {
-    let port = wish.ports.of(role, replica);
+fn child(config: &ShopConfig, role: Role, replica: u16) -> Spec {
+    let port = config.ports.of(role, replica);
     let listen = match role {
-        Role::HttpBridge if !wish.listen.is_empty() => {
-            wish.listen.iter().map(|on| on.of(wish.ports.http, replica)).collect()
+        Role::HttpBridge if !config.listen.is_empty() => {
+            config.listen.iter().map(|on| on.of(config.ports.http, replica)).collect()
         }
         Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
             rpc::listen::loopback(port).to_vec()
         }
         // It has one address, which the flags below pass to its clients.
-        Role::DevKv => vec![wish.ports.address(role, replica)],
+        Role::DevKv => vec![config.ports.address(role, replica)],
     };
-    let admin = rpc::listen::loopback(wish.ports.admin_of(role, replica));
+    let admin = rpc::listen::loopback(config.ports.admin_of(role, replica));
     let mut args = vec![role.name().to_owned(), "--exit-with-parent".to_owned()];
     let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
-    flag("log-format", wish.log_format.clone());
-    flag("worker-threads", wish.worker_threads.to_string());
+    flag("log-format", config.log_format.clone());
+    flag("worker-threads", config.worker_threads.to_string());
     for address in &listen {
         flag("listen", address.to_string());
     }
     for address in admin {
         flag("admin-listen", address.to_string());
     }
-    for (name, value) in wiring(wish, role) {
+    for (name, value) in wiring(config, role) {
         flag(name, value);
     }
-    for (name, path) in proofs(wish, role) {
+    for (name, path) in tls_flags(config, role) {
         flag(name, path.display().to_string());
     }
     Spec {
         name: format!("{}-{replica}", role.name()),
         role,
         replica,
-        program: wish.program.clone(),
+        program: config.program.clone(),
         args,
         listen,
-        address: wish.ports.address(role, replica),
+        address: config.ports.address(role, replica),
         admin,
     }
 }
 
 /// The flags by which a role finds the others.
-fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
-    let at = |role| endpoints(wish, role);
-    let pd =
-        wish.pd_endpoints.clone().unwrap_or_else(|| wish.ports.address(Role::DevKv, 0).to_string());
-    let shards = wish.shards.map(|shards| ("shards", shards.to_string()));
+fn wiring(config: &ShopConfig, role: Role) -> Vec<(&'static str, String)> {
+    let at = |role| endpoints(config, role);
+    let pd = config
+        .pd_endpoints
+        .clone()
+        .unwrap_or_else(|| config.ports.address(Role::DevKv, 0).to_string());
+    let shards = config.shards.map(|shards| ("shards", shards.to_string()));
     match role {
         Role::HttpBridge => {
             let own = [
@@ -313,7 +315,7 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
                 ("payment-endpoints", at(Role::Payment)),
                 ("coordinator-endpoints", at(Role::Coordinator)),
             ];
-            let keys = wish.api_key_file.iter();
+            let keys = config.api_key_file.iter();
             own.into_iter()
                 .chain(keys.map(|file| ("api-key-file", file.display().to_string())))
                 .collect()
@@ -325,8 +327,8 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
                 ("stock-endpoints", at(Role::Stock)),
                 ("payment-endpoints", at(Role::Payment)),
             ];
-            let others = wish.participants.iter().map(|each| ("participant", each.clone()));
-            let guests = wish.checkout_participants.iter();
+            let others = config.participants.iter().map(|each| ("participant", each.clone()));
+            let guests = config.checkout_participants.iter();
             let guests = guests.map(|each| ("checkout-participant", each.clone()));
             own.into_iter().chain(others).chain(guests).collect()
         }
@@ -343,7 +345,7 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
             own.into_iter().chain(shards).collect()
         }
         Role::DevKv => vec![
-            ("data-dir", kv_dir(&wish.data_dir).display().to_string()),
+            ("data-dir", kv_dir(&config.data_dir).display().to_string()),
             ("cache-mib", ROW_CACHE_MIB.to_string()),
             ("block-cache-mib", BLOCK_CACHE_MIB.to_string()),
             ("memtable-mib", MEMTABLE_MIB.to_string()),
@@ -353,8 +355,8 @@ fn wiring(wish: &Wish, role: Role) -> Vec<(&'static str, String)> {
 
 /// The flags by which a role proves who it is, also to our own store. For a cluster the children
 /// read variables of their own.
-fn proofs(wish: &Wish, role: Role) -> Vec<(&'static str, PathBuf)> {
-    let Some(all) = &wish.certificates else { return Vec::new() };
+fn tls_flags(config: &ShopConfig, role: Role) -> Vec<(&'static str, PathBuf)> {
+    let Some(all) = &config.certificates else { return Vec::new() };
     let [ca, certificate, key] = [all.ca(), all.certificate(role.name()), all.key(role.name())];
     let files = vec![
         ("tls-ca-file", ca.clone()),
@@ -366,15 +368,15 @@ fn proofs(wish: &Wish, role: Role) -> Vec<(&'static str, PathBuf)> {
         // signed their certificate.
         return [files.as_slice(), &[("tls-trust-domain", TRUST_DOMAIN.into())]].concat();
     }
-    let mut proofs = files;
-    if role.needs_store() && wish.pd_endpoints.is_none() {
-        proofs.extend([
+    let mut flags = files;
+    if role.needs_store() && config.pd_endpoints.is_none() {
+        flags.extend([
             ("store-ca-file", ca),
             ("store-cert-file", certificate),
             ("store-key-file", key),
         ]);
     }
-    proofs
+    flags
 }
 
 /// Directory of dev-kv's data.
@@ -383,9 +385,9 @@ pub(crate) fn kv_dir(data_dir: &Path) -> PathBuf {
 }
 
 /// All replicas of a role, as a comma list.
-fn endpoints(wish: &Wish, role: Role) -> String {
-    (0..wish.replicas)
-        .map(|replica| wish.ports.address(role, replica).to_string())
+fn endpoints(config: &ShopConfig, role: Role) -> String {
+    (0..config.replicas)
+        .map(|replica| config.ports.address(role, replica).to_string())
         .collect::<Vec<_>>()
         .join(",")
 }

@@ -1,8 +1,8 @@
 use super::super::listen::PORT_BASE_MAX;
 use super::*;
 
-fn wish(replicas: u16, pd_endpoints: Option<&str>) -> Wish {
-    Wish {
+fn shop_config(replicas: u16, pd_endpoints: Option<&str>) -> ShopConfig {
+    ShopConfig {
         program: "till".into(),
         replicas,
         ports: Ports { http: 8000, grpc_base: 7000, kv: 2379 },
@@ -19,17 +19,17 @@ fn wish(replicas: u16, pd_endpoints: Option<&str>) -> Wish {
     }
 }
 
-fn encrypted(pd_endpoints: Option<&str>) -> (Wish, tempfile::TempDir) {
+fn encrypted(pd_endpoints: Option<&str>) -> (ShopConfig, tempfile::TempDir) {
     let place = tempfile::tempdir().unwrap();
     let certificates = Some(crate::up::certificates::open(place.path(), &[]).unwrap());
-    (Wish { certificates, ..wish(2, pd_endpoints) }, place)
+    (ShopConfig { certificates, ..shop_config(2, pd_endpoints) }, place)
 }
 
 #[test]
 fn every_role_proves_itself_with_a_certificate_of_its_own() {
     for (pd_endpoints, stores) in [(None, 8), (Some("pd:2379"), 0)] {
-        let (wish, _place) = encrypted(pd_endpoints);
-        let specs = children(&wish);
+        let (config, _place) = encrypted(pd_endpoints);
+        let specs = children(&config);
         for spec in &specs {
             let own = format!("/{}.pem", spec.role.name());
             assert!(spec.args.iter().any(|arg| arg.ends_with(&own)), "{}", spec.name);
@@ -42,7 +42,7 @@ fn every_role_proves_itself_with_a_certificate_of_its_own() {
 #[test]
 fn every_command_line_parses() {
     let (encrypted, _place) = encrypted(None);
-    for spec in [children(&wish(3, None)), children(&encrypted)].concat() {
+    for spec in [children(&shop_config(3, None)), children(&encrypted)].concat() {
         crate::cli::parse(std::iter::once("till".to_owned()).chain(spec.args.clone()))
             .unwrap_or_else(|error| panic!("{}: {error}", spec.name));
     }
@@ -51,7 +51,7 @@ fn every_command_line_parses() {
 #[test]
 fn who_wants_so_many_shards_gets_them_from_any_store() {
     let told = |pd_endpoints, shards| {
-        let specs = children(&Wish { shards, ..wish(1, pd_endpoints) });
+        let specs = children(&ShopConfig { shards, ..shop_config(1, pd_endpoints) });
         specs.iter().filter(|spec| spec.args.iter().any(|arg| arg == "--shards")).count()
     };
     assert_eq!((told(None, Some(6)), told(Some("pd:2379"), Some(6))), (3, 3));
@@ -64,7 +64,7 @@ fn who_wants_so_many_shards_gets_them_from_any_store() {
 
 #[test]
 fn no_two_children_share_a_port() {
-    let all = children(&wish(REPLICAS_MAX, None));
+    let all = children(&shop_config(REPLICAS_MAX, None));
     let ports: BTreeSet<u16> =
         all.iter().flat_map(|spec| [spec.address.port(), spec.admin[0].port()]).collect();
     assert_eq!(ports.len(), 2 * all.len());
@@ -74,7 +74,7 @@ fn no_two_children_share_a_port() {
 
 #[test]
 fn ports_that_were_chosen_for_two_are_told_before_anybody_starts() {
-    let among = |ports| collision(&children(&Wish { ports, ..wish(1, None) }));
+    let among = |ports| collision(&children(&ShopConfig { ports, ..shop_config(1, None) }));
     assert_eq!(among(Ports { http: 8000, grpc_base: 7000, kv: 2379 }), None);
     for (ports, children) in [
         (Ports { http: 7750, grpc_base: 7700, kv: 2379 }, ["http-bridge-0", "coordinator-0"]),
@@ -97,7 +97,7 @@ fn ports_never_run_over() {
 
 #[test]
 fn a_cluster_of_ones_own_replaces_dev_kv() {
-    let all = children(&wish(2, Some("10.0.0.1:2379")));
+    let all = children(&shop_config(2, Some("10.0.0.1:2379")));
     assert!(all.iter().all(|spec| spec.role != Role::DevKv));
     let order = all.iter().find(|spec| spec.name == "order-1").unwrap();
     assert!(order.args.contains(&"10.0.0.1:2379".to_owned()));
@@ -109,9 +109,9 @@ fn nothing_listens_beyond_this_machine_but_rest_that_is_told_to() {
         let all = spec.listen.iter().chain(&spec.admin);
         all.into_iter().any(|address| !address.ip().is_loopback())
     };
-    assert!(!children(&wish(2, None)).iter().any(open));
+    assert!(!children(&shop_config(2, None)).iter().any(open));
     let listen = vec!["0.0.0.0".parse().unwrap(), "[::]:9000".parse().unwrap()];
-    let told = children(&Wish { listen, ..wish(2, None) });
+    let told = children(&ShopConfig { listen, ..shop_config(2, None) });
     for spec in &told {
         assert_eq!(open(spec), spec.role == Role::HttpBridge, "{}", spec.name);
     }
@@ -122,7 +122,7 @@ fn nothing_listens_beyond_this_machine_but_rest_that_is_told_to() {
 
 #[test]
 fn children_are_told_to_listen_on_loopback_of_both_families() {
-    for spec in children(&wish(2, None)) {
+    for spec in children(&shop_config(2, None)) {
         let told = |flag: &str| -> Vec<SocketAddr> {
             let flags = spec.args.windows(2).filter(|pair| pair[0] == flag);
             flags.map(|pair| pair[1].parse().unwrap()).collect()
@@ -139,7 +139,7 @@ fn children_are_told_to_listen_on_loopback_of_both_families() {
 #[test]
 fn a_child_is_asked_where_it_listens() {
     let listen = |listen: &[&str]| {
-        let mut spec = children(&wish(1, None)).remove(1);
+        let mut spec = children(&shop_config(1, None)).remove(1);
         assert_eq!(spec.role, Role::HttpBridge);
         spec.bound(listen.iter().map(|address| address.parse().unwrap()).collect());
         spec.address.to_string()
