@@ -49,7 +49,7 @@ pub type Counts = BTreeMap<(String, String, String), BTreeMap<Between, u64>>;
 
 /// What a lane logs of a call: that a batch took it, or how it was answered.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct LoggedCall {
     pub branch: String,
     pub lane: String,
     pub batch: u64,
@@ -63,7 +63,7 @@ pub struct Told {
     pub answer: String,
 }
 
-impl Told {
+impl LoggedCall {
     /// Parses a line of a role's JSON log; none if the line is about something else.
     pub fn of_line(line: &str) -> Option<Self> {
         let line: Value = serde_json::from_str(line).ok()?;
@@ -114,8 +114,8 @@ impl Seen {
     }
 
     /// Takes a line of a lane. Lines of one shard must come in the order of its batches.
-    pub fn hear(&mut self, told: Told) {
-        let Told { branch, lane, batch, id, call, rows, tx, answer } = told;
+    pub fn hear(&mut self, logged: LoggedCall) {
+        let LoggedCall { branch, lane, batch, id, call, rows, tx, answer } = logged;
         if let Some(call) = call {
             let rows: Vec<String> = serde_json::from_str(&rows).unwrap();
             let mut rows: Vec<String> =

@@ -241,7 +241,7 @@ impl<'a, S: Shop> Client<'a, S> {
     }
 
     /// A call on an item or user, but on no order.
-    fn errand(&mut self) -> Ask {
+    fn call_without_order(&mut self) -> Ask {
         let (item, user) = (self.rng.random_range(0..ITEMS), self.rng.random_range(0..USERS));
         let (amount, what) = (self.rng.random_range(1..4), self.rng.random_range(0..PAYMENTS));
         match self.rng.random_range(0..15) {
@@ -269,7 +269,7 @@ impl<'a, S: Shop> Client<'a, S> {
         match self.rng.random_range(0..15) {
             14 => self.come_late().await,
             0..=5 => {
-                let ask = self.errand();
+                let ask = self.call_without_order();
                 self.ask(ask).await;
             }
             6 | 7 => {
@@ -337,7 +337,7 @@ impl<'a, S: Shop> Client<'a, S> {
                 Ask::Checkout(order, token)
             }
             26 | 27 => Ask::FindOrder(order),
-            _ => self.errand(),
+            _ => self.call_without_order(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use rpc::net::{GrpcNet, Net};
 use system_test::{
     history::{
-        coverage::{self, Between, Counts, Seen, Told},
+        coverage::{self, Between, Counts, LoggedCall, Seen},
         people::{self, Habits},
     },
     process::{self, read_status, till},
@@ -35,12 +35,12 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Starts a shop, and returns once every role is ready. With `told`, lanes log their calls.
-    pub(crate) fn start(replicas: u64, habits: Habits, told: bool) -> Self {
+    /// Starts a shop, and returns once every role is ready. With `logs_calls`, lanes log their calls.
+    pub(crate) fn start(replicas: u64, habits: Habits, logs_calls: bool) -> Self {
         let (replicas, shards) = (replicas.to_string(), SHARDS.to_string());
         let timeout = REQUEST_TIMEOUT.as_millis().to_string();
         let scope =
-            if told { format!("info,{}=trace", coverage::TARGET) } else { "info".to_owned() };
+            if logs_calls { format!("info,{}=trace", coverage::TARGET) } else { "info".to_owned() };
         let processes = process::Shop::launch(
             &["--replicas", &replicas, "--shards", &shards],
             &[
@@ -67,15 +67,15 @@ impl Shop {
 
     /// Which calls met, and between which troubles, by the lanes' logs.
     pub(crate) fn met(&self, strikes: &[Strike]) -> Counts {
-        let mut told: Vec<Told> = ["order", "stock", "payment"]
+        let mut calls: Vec<LoggedCall> = ["order", "stock", "payment"]
             .iter()
             .flat_map(|role| self.processes.logs(role))
-            .flat_map(|log| log.lines().filter_map(Told::of_line).collect::<Vec<_>>())
+            .flat_map(|log| log.lines().filter_map(LoggedCall::of_line).collect::<Vec<_>>())
             .collect();
-        told.sort_by_key(|told| told.batch);
+        calls.sort_by_key(|call| call.batch);
         let (mut seen, mut strikes) = (Seen::default(), strikes.iter().peekable());
-        for told in told {
-            let now = Timestamp(told.batch).physical().0;
+        for call in calls {
+            let now = Timestamp(call.batch).physical().0;
             while let Some(strike) = strikes.next_if(|strike| strike.at_ms <= now) {
                 match strike.replica.split('-').next().unwrap() {
                     "dev" => {
@@ -86,7 +86,7 @@ impl Shop {
                     service => seen.trouble(service, strike.what),
                 }
             }
-            seen.hear(told);
+            seen.hear(call);
         }
         seen.counts
     }

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use system_test::history::coverage::{self, Counts, Seen, Told};
+use system_test::history::coverage::{self, Counts, LoggedCall, Seen};
 use tracing::{
     Event,
     field::{Field, Visit},
@@ -63,7 +63,7 @@ pub(crate) fn tables() -> (String, usize) {
 
 /// Reads the fields of an event.
 #[derive(Default)]
-struct Fields(Told);
+struct Fields(LoggedCall);
 
 impl Visit for Fields {
     fn record_u64(&mut self, field: &Field, value: u64) {

@@ -119,14 +119,14 @@ impl Rates {
             request_ms: if some(1) == 1 { 3_000 } else { 15_000 },
         };
         match seed % 64 {
-            23 => rates.or_afterlife(9_000, (5_200, 8_800)),
-            41 => rates.or_afterlife(2_000, (5_200, 7_000)),
-            _ => rates.or_worse(seed),
+            23 => rates.with_early_forgetting(9_000, (5_200, 8_800)),
+            41 => rates.with_early_forgetting(2_000, (5_200, 7_000)),
+            _ => rates.with_severe_fault(seed),
         }
     }
 
     /// Seven seeds in 64 are very bad in one way.
-    fn or_worse(mut self, seed: u64) -> Self {
+    fn with_severe_fault(mut self, seed: u64) -> Self {
         match seed % 64 {
             // Most messages arrive once more, up to two seconds later.
             7 => self.net = NetRates { doubled: 900, double_ms: (0, 1_900), ..self.net },
@@ -148,7 +148,7 @@ impl Rates {
     /// Everything is forgotten as early as the rules allow, and after that every message from
     /// coordinators to participants, and no other, arrives once more. Stock and credit come and go
     /// meanwhile.
-    fn or_afterlife(self, vote_window_ms: u64, double_ms: (u64, u64)) -> Self {
+    fn with_early_forgetting(self, vote_window_ms: u64, double_ms: (u64, u64)) -> Self {
         let net =
             NetRates { doubled: 1_000, double_ms, applies_alone: true, ..NetRates::default() };
         let store = ChaosRates {

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The service that answers at a process's endpoint.
-pub(crate) type Door = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+pub(crate) type ProcessService = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
 /// A lost message is noticed after this time, or when the caller's deadline passes.
 const NOTICED: Duration = Duration::from_secs(3);
@@ -98,7 +98,7 @@ impl fmt::Debug for Process {
 
 #[derive(Default)]
 struct Listening {
-    processes: BTreeMap<String, (Process, Door)>,
+    processes: BTreeMap<String, (Process, ProcessService)>,
     /// Pairs that cannot reach each other, and until when.
     cuts: BTreeMap<(String, String), Instant>,
     /// Names that can reach nobody, and until when.
@@ -153,8 +153,8 @@ impl Network {
         listening.islands.clear();
     }
 
-    /// Removes all processes. Doors and network refer to each other, so without this the whole shop
-    /// would stay in memory.
+    /// Removes all processes. Services and network refer to each other, so without this the whole
+    /// shop would stay in memory.
     pub(crate) fn close(&self) {
         let closed = std::mem::take(&mut *self.listening());
         // Dropped without the lock, as what is dropped may still look at the network.
@@ -162,8 +162,8 @@ impl Network {
     }
 
     /// Puts a process at its name, in place of the one before.
-    pub(crate) fn listen(&self, process: Process, door: Door) {
-        self.listening().processes.insert(process.name.clone(), (process, door));
+    pub(crate) fn listen(&self, process: Process, service: ProcessService) {
+        self.listening().processes.insert(process.name.clone(), (process, service));
     }
 
     /// Cuts two names off from each other for a while.
@@ -205,7 +205,7 @@ impl Network {
         island.chain(cut).any(|until| *until > now)
     }
 
-    fn target(&self, from: &str, to: &str) -> Option<(Process, Door)> {
+    fn target(&self, from: &str, to: &str) -> Option<(Process, ProcessService)> {
         if self.is_cut(from, to) {
             return None;
         }
@@ -298,11 +298,11 @@ impl Network {
         request: Request<Body>,
     ) -> Result<Response<Body>, NetError> {
         let target = self.target(&from.name, to);
-        let (process, mut door) = target.ok_or_else(|| NetError::new("connection refused"))?;
+        let (process, mut service) = target.ok_or_else(|| NetError::new("connection refused"))?;
         let handler = process.clone();
         let handled = tokio::spawn(async move {
             sleep(handler.still_stopped()).await;
-            let response = door.ready().await?.call(request).await?;
+            let response = service.ready().await?.call(request).await?;
             // Reads the whole body, so that the answer no longer depends on the target.
             let (parts, body) = response.into_parts();
             let body = body.collect().await?;

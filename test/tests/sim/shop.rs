@@ -33,7 +33,7 @@ use types::{Clock, Entropy, UnixMillis};
 
 use crate::{
     fate::{Fate, Rates, WildClock},
-    network::{Door, Network, Process},
+    network::{Network, Process, ProcessService},
     points::Points,
     trace,
 };
@@ -184,7 +184,7 @@ impl Shop {
                 .map(|replica| net.connect(&self::name("coordinator", replica).parse().unwrap()))
                 .collect();
             tokio::spawn(self.points.clone().ask(process.clone(), self.truth, coordinators));
-            return self.network.listen(process, door(Routes::new(served)));
+            return self.network.listen(process, process_service(Routes::new(served)));
         }
         let away = Arc::clone(&replica.away);
         let fate = Fate::new(&process, stream, &self.rates, away, Arc::clone(&self.healed));
@@ -199,7 +199,7 @@ impl Shop {
             foreign: self.rates.habits.foreign,
             request: Duration::from_millis(self.rates.request_ms),
         };
-        self.network.listen(process, seams.door(name.split_once('-').unwrap().0));
+        self.network.listen(process, seams.service(name.split_once('-').unwrap().0));
     }
 
     /// Which replicas of each role this process knows.
@@ -273,16 +273,16 @@ struct Seams {
 }
 
 impl Seams {
-    fn door(self, role: &str) -> Door {
+    fn service(self, role: &str) -> ProcessService {
         match role {
-            "bridge" => door(self.bridge().router()),
-            "coordinator" => door(self.coordinator()),
+            "bridge" => process_service(self.bridge().router()),
+            "coordinator" => process_service(self.coordinator()),
             "order" => {
                 let stock = self.known.target("stock");
-                door(order::routes(&self.parts(order::records::Orders), stock))
+                process_service(order::routes(&self.parts(order::records::Orders), stock))
             }
-            "stock" => door(stock::routes(&self.parts(stock::records::Stock))),
-            _ => door(payment::routes(&self.parts(payment::records::Payment))),
+            "stock" => process_service(stock::routes(&self.parts(stock::records::Stock))),
+            _ => process_service(payment::routes(&self.parts(payment::records::Payment))),
         }
     }
 
@@ -337,15 +337,15 @@ impl Seams {
     }
 }
 
-/// Puts a role's service behind a door.
-fn door<S, B>(service: S) -> Door
+/// A role's service as its process answers with it.
+fn process_service<S, B>(service: S) -> ProcessService
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>,
     S: Clone + Send + Sync + 'static,
     B: tonic::transport::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let answered = |response: Response<B>| response.map(|body| Body::new(body));
-    Door::new(service.map_response(answered).map_err(Into::into))
+    ProcessService::new(service.map_response(answered).map_err(Into::into))
 }
 
 /// The name of a replica, which is also its endpoint.

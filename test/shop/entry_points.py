@@ -28,7 +28,7 @@ REASONS = [
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class TimedAnswer:
     """The answer that a caller got, and when its call began and ended."""
 
     reason: str
@@ -54,7 +54,7 @@ def quoted(headers):
     return headers["etag"].strip('"')
 
 
-class Doors:
+class EntryPoints:
     """Both bridges and both coordinators. `sure`: processes are killed meanwhile, so every call has a key and is
     repeated until its answer is definite. Without it, an answer that is not definite is an error."""
 
@@ -114,7 +114,7 @@ class Doors:
                 assert self.sure and reply.status in (429, 503), f"{path}: {reply}"
             await asyncio.sleep(0.05)
         ended = asyncio.get_running_loop().time()
-        return Told("" if reply.ok else reply.reason, reply.text, began, ended, status=reply.status)
+        return TimedAnswer("" if reply.ok else reply.reason, reply.text, began, ended, status=reply.status)
 
     async def post(self, path, **options):
         return await self.call("POST", path, **options)
@@ -135,7 +135,7 @@ class Doors:
         assert (told.status == 412) == (told.reason == "ORDER_MODIFIED"), told
         return told
 
-    async def ask(self, order, *, request_id=None, if_match=(), door=None, late=0.0):
+    async def ask(self, order, *, request_id=None, if_match=(), replica=None, late=0.0):
         """Checks out at a coordinator, soon."""
         if request_id is None:
             request_id = self.key() if self.sure or self.rng.random() < 0.5 else ""
@@ -144,7 +144,7 @@ class Doors:
         await self._soon(late)
         began = asyncio.get_running_loop().time()
         while True:
-            stub = self.rng.choice(self.coordinators) if door is None else self.coordinators[door]
+            stub = self.rng.choice(self.coordinators) if replica is None else self.coordinators[replica]
             try:
                 reply = await stub.Checkout(request, timeout=ANSWER_SECONDS)
                 reason, bought = "", not reply.already_paid
@@ -155,7 +155,7 @@ class Doors:
                     break
                 assert self.sure, f"{order}: {error!r}"
             await asyncio.sleep(0.05)
-        return Told(reason, "", began, asyncio.get_running_loop().time(), bought)
+        return TimedAnswer(reason, "", began, asyncio.get_running_loop().time(), bought)
 
     # Things to race for; nothing races while they are made.
 
