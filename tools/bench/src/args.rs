@@ -178,9 +178,9 @@ impl Args {
     }
 
     /// The overload to measure, if one is asked for.
-    pub(crate) fn overload(&self) -> Option<overload::Wish> {
+    pub(crate) fn overload(&self) -> Option<overload::OverloadPlan> {
         let callers = usize::try_from(self.overload_callers).unwrap_or(usize::MAX);
-        self.overload.map(|factor| overload::Wish { factor, callers })
+        self.overload.map(|factor| overload::OverloadPlan { factor, callers })
     }
 
     pub(crate) const fn sizes(&self) -> Sizes {
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_overload_is_five_times_the_peak_unless_told_otherwise() {
-        let factor = |line: &str| parse(line).unwrap().overload().map(|wish| wish.factor);
+        let factor = |line: &str| parse(line).unwrap().overload().map(|plan| plan.factor);
         assert_eq!(factor("--overload"), Some(5));
         assert_eq!(factor("--overload=3 --concurrency 256"), Some(3));
         assert_eq!(factor(""), None);

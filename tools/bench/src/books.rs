@@ -8,8 +8,8 @@ use tokio::process::Command;
 
 use crate::certificates::Certificates;
 
-/// How many offences are told in words.
-const TOLD: usize = 10;
+/// How many offences are shown in words.
+const SHOWN_MAX: usize = 10;
 
 /// What the audit reported.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +52,7 @@ impl Books {
         if self.document["clean"] == true {
             return Vec::new();
         }
-        let offences = self.document["offences"].as_array().into_iter().flatten().take(TOLD);
+        let offences = self.document["offences"].as_array().into_iter().flatten().take(SHOWN_MAX);
         let word = |offence: &Value, name: &str| offence[name].as_str().unwrap_or("?").to_owned();
         let mut problems: Vec<String> = offences
             .map(|offence| {

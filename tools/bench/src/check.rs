@@ -15,8 +15,8 @@ use crate::{
     workload::{Fate, Stockroom},
 };
 
-/// How many findings are told in words.
-const TOLD: usize = 10;
+/// How many findings are shown in words.
+const SHOWN_MAX: usize = 10;
 
 /// What the check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,21 +32,21 @@ pub(crate) struct Verdict {
     pub(crate) units: u64,
     pub(crate) money: u64,
     findings: usize,
-    told: Vec<String>,
+    shown: Vec<String>,
 }
 
 impl Verdict {
     fn find(&mut self, finding: String) {
         self.findings += 1;
-        if self.told.len() < TOLD {
-            self.told.push(finding);
+        if self.shown.len() < SHOWN_MAX {
+            self.shown.push(finding);
         }
     }
 
     /// What is wrong; empty when all is well.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let mut problems = self.told.clone();
-        if self.findings > self.told.len() {
+        let mut problems = self.shown.clone();
+        if self.findings > self.shown.len() {
             problems.push(format!("{} findings in all", self.findings));
         }
         problems
@@ -95,7 +95,7 @@ pub(crate) async fn check(
 
 type Sums = BTreeMap<String, u64>;
 
-/// Units by item and money by user, of the paid orders. Records where callers were told something
+/// Units by item and money by user, of the paid orders. Records where callers were shown something
 /// else.
 fn sold(
     verdict: &mut Verdict,

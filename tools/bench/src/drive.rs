@@ -62,18 +62,18 @@ impl Shared {
     }
 }
 
-/// Drives a workload. Calls `look` when the window begins and when it ends.
+/// Drives a workload. Calls `take_reading` when the window begins and when it ends.
 ///
 /// # Errors
-/// In words, when the task of a caller fails (not a call), or `look` does.
-pub(crate) async fn drive<Looked, Looking>(
+/// In words, when the task of a caller fails (not a call), or `take_reading` does.
+pub(crate) async fn drive<Reading, ReadingFuture>(
     endpoints: &Endpoints,
     state: WorkloadState,
     plan: Plan,
-    mut look: impl FnMut() -> Looking,
-) -> Result<(WorkloadState, Tally, [Looked; 2]), String>
+    mut take_reading: impl FnMut() -> ReadingFuture,
+) -> Result<(WorkloadState, Tally, [Reading; 2]), String>
 where
-    Looking: Future<Output = Result<Looked, String>>,
+    ReadingFuture: Future<Output = Result<Reading, String>>,
 {
     let start = Instant::now();
     let begin = start + plan.warm_up;
@@ -106,9 +106,9 @@ where
         }
     };
     sleep_until(begin).await;
-    let before = look().await?;
+    let before = take_reading().await?;
     early(begin + plan.window).await;
-    let after = look().await?;
+    let after = take_reading().await?;
     let progress = Progress::new("last answers", plan.pace.callers());
     while let Some(ended) = callers.join_next().await {
         ended.map_err(|error| error.to_string())?;

@@ -131,8 +131,9 @@ pub async fn run(args: Args, program: &Path) -> Result<(), Error> {
         for pace in args.paces() {
             let point = measure(&args, program, &subject, variant, pace).await?;
             say(&point.table())?;
-            if let Some(wish) = args.overload() {
-                let (over, found) = overloaded(&args, program, &subject, &point, wish).await?;
+            if let Some(overload_plan) = args.overload() {
+                let (over, found) =
+                    overloaded(&args, program, &subject, &point, overload_plan).await?;
                 say(&over.table())?;
                 if point.problems().is_empty() && over.problems().is_empty() {
                     say(&found.table())?;
@@ -167,14 +168,14 @@ async fn open(
     batch_calls_max: Option<u16>,
 ) -> Result<Subject, String> {
     let shop = if args.up {
-        let wish = shop::Wish {
+        let config = shop::ShopConfig {
             data_dir: args.data_dir.as_deref(),
             replicas: args.replicas,
             pd_endpoints: &args.pd_endpoints,
             tls_dir: args.tls_dir.as_deref(),
             batch_calls_max,
         };
-        Some(Shop::start(program, wish).await?)
+        Some(Shop::start(program, config).await?)
     } else {
         None
     };
@@ -235,23 +236,23 @@ async fn measure(
 ) -> Result<Point, String> {
     let room = prepare::prepare(&subject.endpoints, args.workload, args.sizes()).await?;
     let board = WorkloadState::new(args.workload, room, args.mix.0, args.seed);
-    let look = || look(subject);
-    let driven = drive::drive(&subject.endpoints, board, plan(args, pace), look).await?;
+    let take_reading = || take_reading(subject);
+    let driven = drive::drive(&subject.endpoints, board, plan(args, pace), take_reading).await?;
     judged(args, program, subject, (variant, pace), driven).await
 }
 
 /// What is recorded when a window begins and when it ends.
-struct Looked {
+struct Reading {
     roles: Usage,
     own: Usage,
     counters: Option<Value>,
     commits: BTreeMap<String, u64>,
 }
 
-async fn look(subject: &Subject) -> Result<Looked, String> {
+async fn take_reading(subject: &Subject) -> Result<Reading, String> {
     let counters = store::counters(subject.store.as_ref()).await;
     let commits = commits::counted(&subject.processes).await;
-    Ok(Looked { roles: roles::usage(&subject.processes)?, own: roles::own(), counters, commits })
+    Ok(Reading { roles: roles::usage(&subject.processes)?, own: roles::own(), counters, commits })
 }
 
 /// Drives an overload, and then the load of the peak again. One check covers both.
@@ -260,23 +261,28 @@ async fn overloaded(
     program: &Path,
     subject: &Subject,
     peak: &Point,
-    wish: overload::Wish,
+    overload_plan: overload::OverloadPlan,
 ) -> Result<(Point, overload::Findings), String> {
     let room = prepare::prepare(&subject.endpoints, args.workload, args.sizes()).await?;
     let board = WorkloadState::new(args.workload, room, args.mix.0, args.seed);
-    let pace = wish.pace(peak.fresh_rate());
+    let pace = overload_plan.pace(peak.fresh_rate());
     let much = Plan { may_shed: true, ..plan(args, pace) };
-    let (board, tally, looked) =
-        drive::drive(&subject.endpoints, board, much, || look(subject)).await?;
+    let (board, tally, readings) =
+        drive::drive(&subject.endpoints, board, much, || take_reading(subject)).await?;
     let resumed = tokio::time::Instant::now();
     let usual = Plan { warm_up: Duration::ZERO, may_shed: true, ..plan(args, peak.pace) };
     let (board, after, [_, end]) =
-        drive::drive(&subject.endpoints, board, usual, || look(subject)).await?;
-    let driven = (board, tally, looked);
+        drive::drive(&subject.endpoints, board, usual, || take_reading(subject)).await?;
+    let driven = (board, tally, readings);
     let over = judged(args, program, subject, (peak.variant, pace), driven).await?;
     let after = (&after, &end.roles);
-    let found =
-        overload::Findings::of(&overload::Phases { wish, peak, over: &over, after, resumed });
+    let found = overload::Findings::of(&overload::Phases {
+        plan: overload_plan,
+        peak,
+        over: &over,
+        after,
+        resumed,
+    });
     Ok((over, found))
 }
 
@@ -286,7 +292,7 @@ async fn judged(
     program: &Path,
     subject: &Subject,
     (variant, pace): (&'static str, Pace),
-    (board, tally, [before, after]): (WorkloadState, Tally, [Looked; 2]),
+    (board, tally, [before, after]): (WorkloadState, Tally, [Reading; 2]),
 ) -> Result<Point, String> {
     let (room, fates) = board.into_parts();
     let verdict = if args.no_check {

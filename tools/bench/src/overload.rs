@@ -25,14 +25,14 @@ const RECOVERED: f64 = 0.9;
 
 /// The overload to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct OverloadPlan {
     /// The multiple of the peak to offer.
     pub(crate) factor: u32,
     /// Calls that may be open at once.
     pub(crate) callers: usize,
 }
 
-impl Wish {
+impl OverloadPlan {
     /// The load that is too much for a shop with this peak, in checkouts per second.
     pub(crate) fn pace(self, peak: f64) -> Pace {
         Pace::Open { rate: (peak * f64::from(self.factor)).max(1.0), callers: self.callers }
@@ -56,7 +56,7 @@ pub(crate) struct Findings {
 /// The three loads: the peak, the overload, and the load after it.
 #[derive(Debug)]
 pub(crate) struct Phases<'a> {
-    pub(crate) wish: Wish,
+    pub(crate) plan: OverloadPlan,
     pub(crate) peak: &'a Point,
     pub(crate) over: &'a Point,
     /// Tally of the load after the overload, which is that of the peak, and memory at its end.
@@ -68,13 +68,13 @@ pub(crate) struct Phases<'a> {
 impl Findings {
     /// Evaluates the three loads.
     pub(crate) fn of(phases: &Phases<'_>) -> Self {
-        let Phases { wish, peak, over, after, resumed } = phases;
+        let Phases { plan, peak, over, after, resumed } = phases;
         let (tally, usage) = after;
         let rss = |usage: &Usage, which: &str| usage.json(usage)[FACE][which].clone();
         let waited = resumed.saturating_duration_since(over.tally.end());
         let recovery = tally.reaches(Kind::Fresh, peak.fresh_rate() * RECOVERED);
         Self {
-            factor: wish.factor,
+            factor: plan.factor,
             peak: peak.fresh_rate(),
             offered: match over.pace {
                 Pace::Open { rate, .. } => rate,
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn goodput_is_what_was_bought_and_recovery_counts_from_the_end_of_the_load() {
-        let wish = Wish { factor: 5, callers: 9_000 };
+        let plan = OverloadPlan { factor: 5, callers: 9_000 };
         let peak = point(Pace::Closed { callers: 8 }, 100, 0);
-        let pace = wish.pace(peak.fresh_rate());
+        let pace = plan.pace(peak.fresh_rate());
         assert_eq!(pace, Pace::Open { rate: 500.0, callers: 9_000 });
         let mut over = point(pace, 60, 440);
         over.tally.let_shed();
@@ -182,7 +182,7 @@ mod tests {
             }
         }
         let usage = Usage::default();
-        let phases = Phases { wish, peak: &peak, over: &over, after: (&after, &usage), resumed };
+        let phases = Phases { plan, peak: &peak, over: &over, after: (&after, &usage), resumed };
         let found = Findings::of(&phases);
         let told = found.json();
         assert_eq!((&told["peak_per_s"], &told["offered_per_s"]), (&json!(100.0), &json!(500.0)));

@@ -32,7 +32,7 @@ const GRPC: u16 = 100;
 
 /// The shop to start.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wish<'a> {
+pub(crate) struct ShopConfig<'a> {
     /// Where it keeps its data; none means a temporary directory.
     pub(crate) data_dir: Option<&'a Path>,
     /// Replicas of every role.
@@ -60,12 +60,12 @@ impl Shop {
     ///
     /// # Errors
     /// In words, with the last lines of its log.
-    pub(crate) async fn start(program: &Path, wish: Wish<'_>) -> Result<Self, String> {
-        let temporary = match wish.data_dir {
+    pub(crate) async fn start(program: &Path, config: ShopConfig<'_>) -> Result<Self, String> {
+        let temporary = match config.data_dir {
             Some(_) => None,
             None => Some(tempfile::tempdir().map_err(|error| error.to_string())?),
         };
-        let directory = match (&temporary, wish.data_dir) {
+        let directory = match (&temporary, config.data_dir) {
             (Some(temporary), _) => temporary.path().join("data"),
             (None, given) => given.unwrap_or(Path::new("till-bench")).to_owned(),
         };
@@ -76,25 +76,25 @@ impl Shop {
         command
             .args(["up", "--fresh", "--exit-with-parent", "--data-dir"])
             .arg(&directory)
-            .args(["--replicas", &wish.replicas.to_string()])
+            .args(["--replicas", &config.replicas.to_string()])
             .args(["--http-port", &base.to_string()])
             .args(["--kv-port", &(base + KV).to_string()])
             .args(["--grpc-port-base", &(base + GRPC).to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log);
-        if !wish.pd_endpoints.is_empty() {
-            command.args(["--pd-endpoints", &wish.pd_endpoints.join(",")]);
+        if !config.pd_endpoints.is_empty() {
+            command.args(["--pd-endpoints", &config.pd_endpoints.join(",")]);
         }
-        if let Some(directory) = wish.tls_dir {
+        if let Some(directory) = config.tls_dir {
             command.arg("--tls-dir").arg(directory);
         }
-        if let Some(calls) = wish.batch_calls_max {
+        if let Some(calls) = config.batch_calls_max {
             // All roles inherit it.
             command.env("TILL_BATCH_CALLS_MAX", calls.to_string());
         }
         let process = command.spawn().map_err(|error| format!("cannot start a shop: {error}"))?;
-        let replicas = wish.replicas;
+        let replicas = config.replicas;
         let mut shop = Self { process, directory, http: base, replicas, _temporary: temporary };
         shop.wait_ready().await.map_err(|problem| {
             let log = fs::read_to_string(&log_path).unwrap_or_default();
