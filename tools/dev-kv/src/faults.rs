@@ -216,7 +216,7 @@ impl Faults {
                 rule.skip -= 1;
                 continue;
             }
-            if self.dice() >= rule.probability {
+            if self.random_unit() >= rule.probability {
                 continue;
             }
             if let Some(count) = &mut rule.count {
@@ -328,7 +328,7 @@ impl Faults {
                 least.saturating_add(self.random() % span)
             }
             Delay::Exponential(mean) => {
-                let unit = (1.0 - self.dice()).max(f64::MIN_POSITIVE);
+                let unit = (1.0 - self.random_unit()).max(f64::MIN_POSITIVE);
                 return Duration::from_millis(mean).mul_f64((-unit.ln()).min(100.0));
             }
         };
@@ -336,7 +336,7 @@ impl Faults {
     }
 
     /// A random number from 0 (inclusive) to 1 (exclusive).
-    fn dice(&self) -> f64 {
+    fn random_unit(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "53 bits are what a float holds exactly")]
         let (numerator, denominator) = ((self.random() >> 11) as f64, (1u64 << 53) as f64);
         numerator / denominator
