@@ -45,7 +45,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
     report.part("fuzz", || Ok(fuzz(workspace)));
     history::run(workspace, report, history::Wanted::of(time));
     report
-        .part("mutants", || mutants::run(workspace, mutants::Wanted::new(unheard_of()?, MUTANTS)));
+        .part("mutants", || mutants::run(workspace, mutants::Wanted::new(fresh_seed()?, MUTANTS)));
     report.part("soak", || rounds(workspace, time));
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
 const MUTANTS: usize = 20;
 
 /// Seconds since the epoch, so that no two soaks draw the same seeds.
-fn unheard_of() -> Result<u64, String> {
+fn fresh_seed() -> Result<u64, String> {
     #[allow(clippy::disallowed_methods, reason = "it is here to differ each time")]
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
     Ok(epoch.as_secs())
@@ -118,7 +118,7 @@ fn fuzz(workspace: &Workspace) -> Outcome {
 
 fn rounds(workspace: &Workspace, time: Duration) -> Part {
     let began = Instant::now();
-    let mut from = unheard_of()? * 1_000;
+    let mut from = fresh_seed()? * 1_000;
     let mut tally = Tally::default();
     while began.elapsed() < time {
         let wanted = Wanted::Seeds { count: ROUND, from, coverage: false };

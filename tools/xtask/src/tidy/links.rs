@@ -22,7 +22,7 @@ pub(super) fn check(
         checks.check(&file.display().to_string(), result);
         // README also names files of the course's template.
         if file != Path::new("README.md") {
-            checks.check(&file.display().to_string(), stand(workspace, files, &text));
+            checks.check(&file.display().to_string(), check_paths(workspace, files, &text));
         }
     }
     for file in files.iter().filter(is_page).filter(|file| file.starts_with("docs")) {
@@ -73,7 +73,7 @@ fn target(workspace: &Workspace, file: &Path, link: &str) -> Result<Option<PathB
 }
 
 /// Checks that the files and folders that a page names in backticks are there.
-fn stand(workspace: &Workspace, files: &[PathBuf], text: &str) -> Result<(), String> {
+fn check_paths(workspace: &Workspace, files: &[PathBuf], text: &str) -> Result<(), String> {
     let top = |path: &str| {
         let folder = path.split('/').next().unwrap_or_default();
         files.iter().any(|file| file.starts_with(folder))
