@@ -39,8 +39,9 @@ pub(crate) struct Bounded {
 }
 
 impl Bounded {
-    pub(crate) fn new(body: Body, share: Arc<Share>, messages: Messages) -> Self {
-        let framing = Framing::new(share.limits().message_bytes_max);
+    /// The decoder refuses messages of more than `longest` bytes.
+    pub(crate) fn new(body: Body, share: Arc<Share>, messages: Messages, longest: usize) -> Self {
+        let framing = Framing::new(longest);
         Self {
             body,
             share,
@@ -164,16 +165,46 @@ impl http_body::Body for Bounded {
     }
 }
 
+/// Longest piece of an answer. Each must be taken within the time for answers that wait.
+const PIECE_BYTES: usize = 64 * 1024;
+
 /// An answer's body, which keeps its request in flight.
+///
+/// HTTP/2 may be handed far more than the client has a window for, and then keeps it. So each piece
+/// of the answer keeps the request in flight, too, until it is written.
 pub(crate) struct Keeping {
     body: Body,
-    wait: Wait,
+    /// What is left of a frame.
+    rest: Bytes,
+    /// While nobody has asked for the first frame.
+    wait: Option<Wait>,
+    kept: Kept,
+    connection: Untaken,
+}
+
+/// Part of an answer, until it is written.
+struct Piece {
+    bytes: Bytes,
+    _wait: Wait,
     _kept: Kept,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Keeping {
     pub(crate) fn new(body: Body, kept: Kept, connection: Untaken) -> Self {
-        Self { body, wait: Wait::begin(connection), _kept: kept }
+        let wait = Some(Wait::begin(connection.clone()));
+        Self { body, rest: Bytes::new(), wait, kept, connection }
+    }
+
+    fn piece(&mut self) -> Frame<Bytes> {
+        let bytes = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
+        let wait = Wait::begin(self.connection.clone());
+        Frame::data(Bytes::from_owner(Piece { bytes, _wait: wait, _kept: self.kept.clone() }))
     }
 }
 
@@ -186,21 +217,32 @@ impl http_body::Body for Keeping {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        // The next frame is asked for once the client has taken this one.
-        match polled {
-            Poll::Ready(Some(Ok(_))) => this.wait.again(),
-            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => this.wait.end(),
+        this.wait = None;
+        if this.rest.is_empty() {
+            let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()? else {
+                return Poll::Ready(None);
+            };
+            match frame.into_data() {
+                Ok(data) if !data.is_empty() => this.rest = data,
+                Ok(empty) => return Poll::Ready(Some(Ok(Frame::data(empty)))),
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
         }
-        polled
+        Poll::Ready(Some(Ok(this.piece())))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = u64::try_from(self.rest.len()).unwrap_or(u64::MAX);
+        let mut hint = self.body.size_hint();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(hint.lower().saturating_add(rest));
+        hint
     }
 }
 

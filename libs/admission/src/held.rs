@@ -23,8 +23,6 @@ pub struct Limits {
     /// Bytes of all requests that are not answered yet, over 16 KiB of each; of a compressed one,
     /// what they may become. A decoder copies a message, so memory can be twice as much.
     pub bytes_max: usize,
-    /// Bytes of one message: the limit of the decoder, which refuses longer ones by their prefix.
-    pub message_bytes_max: usize,
     /// A request that is not complete within this time is given up, and so is a stream that stops
     /// within a message.
     pub patience: Duration,
@@ -60,6 +58,7 @@ impl Held {
 #[derive(Debug)]
 pub(crate) struct Share {
     held: Held,
+    /// Changed by the request's body alone.
     bytes: AtomicUsize,
     /// How many of them are not counted.
     free: usize,
@@ -75,33 +74,30 @@ impl Share {
 
     /// Adds bytes. Returns false and adds none if more would be held than allowed.
     pub(crate) fn add(&self, bytes: usize) -> bool {
-        let bytes = bytes.saturating_mul(self.each);
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let more = self.counted(before + bytes) - self.counted(before);
+        let before = self.bytes.load(Ordering::Relaxed);
+        let after = before.saturating_add(bytes.saturating_mul(self.each));
+        let more = self.counted(after) - self.counted(before);
         // Most requests are short, and share no counter with others.
-        if more == 0 {
-            return true;
-        }
-        let held = self.held.bytes.fetch_add(more, Ordering::Relaxed) + more;
-        let fits = held <= self.held.limits.bytes_max;
-        if !fits {
-            self.held.bytes.fetch_sub(more, Ordering::Relaxed);
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let fits = more == 0 || {
+            let most = self.held.limits.bytes_max;
+            let sum = |held: usize| held.checked_add(more).filter(|held| *held <= most);
+            self.held.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).is_ok()
+        };
+        if fits {
+            self.bytes.store(after, Ordering::Relaxed);
         }
         fits
     }
 
-    /// Gives back all bytes but so many, of those that were added.
+    /// Gives back all bytes but the last so many.
     pub(crate) fn keep(&self, bytes: usize) {
-        self.clear();
-        self.add(bytes);
-    }
-
-    fn clear(&self) {
-        let counted = self.counted(self.bytes.swap(0, Ordering::Relaxed));
-        if counted > 0 {
-            self.held.bytes.fetch_sub(counted, Ordering::Relaxed);
+        let before = self.bytes.load(Ordering::Relaxed);
+        let after = before.min(bytes.saturating_mul(self.each));
+        let less = self.counted(before) - self.counted(after);
+        if less > 0 {
+            self.held.bytes.fetch_sub(less, Ordering::Relaxed);
         }
+        self.bytes.store(after, Ordering::Relaxed);
     }
 
     const fn counted(&self, bytes: usize) -> usize {
@@ -111,6 +107,6 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.clear();
+        self.keep(0);
     }
 }

@@ -37,13 +37,15 @@ pub enum Messages {
 pub struct Bound {
     taken: Arc<AtomicUsize>,
     most: usize,
+    message_bytes_max: usize,
     held: Held,
 }
 
 impl Bound {
-    /// A bound with `most` places.
-    pub fn new(most: usize, held: Held) -> Self {
-        Self { taken: Arc::default(), most, held }
+    /// A bound with `most` places, for requests whose decoder refuses messages of more than
+    /// `message_bytes_max` bytes by their prefix. The two limits must be equal.
+    pub fn new(most: usize, message_bytes_max: usize, held: Held) -> Self {
+        Self { taken: Arc::default(), most, message_bytes_max, held }
     }
 
     /// Returns the request with its body counted and in whole messages, and a value that keeps its
@@ -59,7 +61,8 @@ impl Bound {
         }
         let share = Arc::new(self.held.share(request.headers()));
         let counted = Arc::clone(&share);
-        let request = request.map(|body| Body::new(Bounded::new(body, counted, messages)));
+        let longest = self.message_bytes_max;
+        let request = request.map(|body| Body::new(Bounded::new(body, counted, messages, longest)));
         Some((request, Kept { _place: Arc::new(place), _share: share }))
     }
 }
@@ -82,8 +85,8 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Returns the answer. Its request stays in flight until the answer was taken or is dropped.
-    /// It counts among those of its connection while it waits for the client.
+    /// Returns the answer. Its request stays in flight until all of the answer was written to the
+    /// connection, or is dropped. It counts among those of its connection while it waits.
     pub fn until_taken(self, answer: Body, connection: Untaken) -> Body {
         Body::new(Keeping::new(answer, self, connection))
     }
@@ -98,9 +101,9 @@ mod tests {
     fn bound(most: usize) -> Bound {
         Bound::new(
             most,
+            9,
             Held::new(Limits {
                 bytes_max: 0,
-                message_bytes_max: 9,
                 patience: std::time::Duration::MAX,
                 overloaded: || tonic::Status::resource_exhausted("full"),
                 unfinished: || tonic::Status::deadline_exceeded("late"),
@@ -125,7 +128,14 @@ mod tests {
         drop(kept);
         assert!(!is_admitted(&bound), "the answer waits for its caller");
         assert!(!connection.look() && connection.look());
-        assert_eq!(answer.collect().await.unwrap().to_bytes(), "ok");
+        let mut answer = answer;
+        let written = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(answer.frame().await.is_none());
+        drop(answer);
+        assert!(!is_admitted(&bound), "what was handed over is not written");
+        assert!(!connection.look() && connection.look());
+        assert_eq!(written, "ok");
+        drop(written);
         assert!(!connection.look());
         assert!(is_admitted(&bound));
         assert!(is_admitted(&bound), "a refusal takes no place");

@@ -34,40 +34,24 @@ impl Untaken {
     }
 }
 
-/// One answer, which may wait.
+/// Part of an answer, which waits for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Wait {
     of: Untaken,
-    generation: Option<usize>,
+    generation: usize,
 }
 
 impl Wait {
-    /// An answer that waits.
     pub(crate) fn begin(of: Untaken) -> Self {
-        let mut wait = Self { of, generation: None };
-        wait.again();
-        wait
-    }
-
-    /// The client has taken something, and there is more.
-    pub(crate) fn again(&mut self) {
-        self.end();
-        let young = self.of.0.young.load(Ordering::Relaxed);
-        self.of.0.waiting[young].fetch_add(1, Ordering::Relaxed);
-        self.generation = Some(young);
-    }
-
-    /// There is nothing for the client to take.
-    pub(crate) fn end(&mut self) {
-        if let Some(generation) = self.generation.take() {
-            self.of.0.waiting[generation].fetch_sub(1, Ordering::Relaxed);
-        }
+        let generation = of.0.young.load(Ordering::Relaxed);
+        of.0.waiting[generation].fetch_add(1, Ordering::Relaxed);
+        Self { of, generation }
     }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.end();
+        self.of.0.waiting[self.generation].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -93,9 +77,9 @@ mod tests {
         let mut wait = Wait::begin(untaken.clone());
         for _ in 0..9 {
             assert!(!untaken.look());
-            wait.again();
+            wait = Wait::begin(untaken.clone());
         }
-        wait.end();
+        drop(wait);
         assert!(!untaken.look() && !untaken.look(), "nothing is there to be taken");
     }
 }

@@ -17,6 +17,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::{Body as _, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
+use crate::BUNDLE_BYTES_MAX;
+
 mod send;
 mod serve;
 #[cfg(test)]
@@ -32,8 +34,6 @@ pub(crate) const PATH: &str = "/till.bundle.v1.BundleService/Call";
 const HEADERS_MAX: usize = 256;
 /// Upper limit on the calls in a bundle.
 const CALLS_MAX: usize = 256;
-/// Upper limit on the size of a bundle, in bytes.
-const BYTES_MAX: usize = 1024 * 1024;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -121,13 +121,13 @@ fn unpack_head(packed: Vec<Header>) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// Splits these, in order, into shares of at most [`CALLS_MAX`] items and [`BYTES_MAX`] bytes. A
+/// Splits these, in order, into shares of at most [`CALLS_MAX`] items and [`BUNDLE_BYTES_MAX`] bytes. A
 /// larger item gets a share of its own.
 fn split<T>(items: Vec<T>, bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = Vec<T>> {
     let mut rest = items.into_iter().peekable();
     iter::from_fn(move || {
         let mut share = Vec::with_capacity(rest.len().min(CALLS_MAX));
-        let mut left = BYTES_MAX;
+        let mut left = BUNDLE_BYTES_MAX;
         while share.len() < CALLS_MAX
             && let Some(next) = rest.next_if(|next| {
                 let fits = left.checked_sub(bytes(next));

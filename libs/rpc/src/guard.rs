@@ -19,7 +19,7 @@ use tracing::{Instrument as _, Span};
 use types::{Reason, Refusal};
 
 use crate::{
-    MESSAGE_BYTES_MAX, access, deadline,
+    BUNDLE_BYTES_MAX, MESSAGE_BYTES_MAX, access, deadline,
     spans::{answered, span},
     status::{code_name, code_of, expired, overloaded, to_status, unfinished, unreadable},
     tls::Connection,
@@ -30,8 +30,9 @@ use crate::{
 /// to probes.
 const FREE_MAX: usize = 2_048;
 const FREE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The limit of their decoders, which is tonic's default.
-const FREE_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Upper limit on the size of a message of health and reflection in bytes, compressed or not. Each
+/// has a name or two.
+pub(crate) const FREE_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// How much earlier than tonic a handler is ended when its caller's time is over, because tonic
 /// would answer CANCELLED.
@@ -63,19 +64,16 @@ impl GuardLayer {
         patience: Duration,
         judges: bool,
     ) -> Self {
-        let held = |bytes_max, message_bytes_max| {
-            let limits = Limits { bytes_max, message_bytes_max, patience, overloaded, unfinished };
-            Held::new(limits)
-        };
-        let of_requests = held(bytes_max, MESSAGE_BYTES_MAX);
-        let of_free = held(FREE_BYTES_MAX, FREE_MESSAGE_BYTES_MAX);
+        let held = |bytes_max| Held::new(Limits { bytes_max, patience, overloaded, unfinished });
+        let (of_requests, of_free) = (held(bytes_max), held(FREE_BYTES_MAX));
+        let free = |held| Bound::new(FREE_MAX, FREE_MESSAGE_BYTES_MAX, held);
         Self {
             judges,
             methods: Arc::default(),
-            requests: Bound::new(in_flight_max, of_requests.clone()),
-            free: Bound::new(FREE_MAX, of_free.clone()),
-            streams: Bound::new(FREE_MAX, of_free),
-            bundles: Bound::new(in_flight_max, of_requests),
+            requests: Bound::new(in_flight_max, MESSAGE_BYTES_MAX, of_requests.clone()),
+            free: free(of_free.clone()),
+            streams: free(of_free),
+            bundles: Bound::new(in_flight_max, BUNDLE_BYTES_MAX, of_requests),
         }
     }
 
@@ -271,7 +269,8 @@ mod tests {
         });
         let mut guard = GuardLayer::new(9, usize::MAX, PATIENCE, false).layer(reading);
         for (path, bytes, reads) in [
-            (HEALTH, &[0, 0, 64, 0, 0][..], false),
+            (HEALTH, &[0, 0, 0, 64, 0][..], false),
+            (HEALTH, &[0, 0, 0, 64, 1], true),
             ("/test.v1.EchoService/Echo", &[0, 4, 0, 0, 0][..], false),
             ("/test.v1.EchoService/Echo", &[0, 0, 0, 0, 1, 7][..], true),
         ] {

@@ -44,6 +44,9 @@ pub mod tls;
 /// `max_decoding_message_size`.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Upper limit on the size of a bundle, in bytes.
+pub(crate) const BUNDLE_BYTES_MAX: usize = 1024 * 1024;
+
 /// The compression that callers may use.
 pub const COMPRESSION: tonic::codec::CompressionEncoding = tonic::codec::CompressionEncoding::Gzip;
 
@@ -53,9 +56,10 @@ pub const COMPRESSION: tonic::codec::CompressionEncoding = tonic::codec::Compres
 #[macro_export]
 macro_rules! served {
     ($server:expr) => {
-        $server
-            .max_decoding_message_size($crate::MESSAGE_BYTES_MAX)
-            .accept_compressed($crate::COMPRESSION)
+        $crate::served!($server, $crate::MESSAGE_BYTES_MAX)
+    };
+    ($server:expr, $message_bytes_max:expr) => {
+        $server.max_decoding_message_size($message_bytes_max).accept_compressed($crate::COMPRESSION)
     };
 }
 

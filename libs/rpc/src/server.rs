@@ -28,7 +28,7 @@ use types::Entropy as _;
 use crate::{
     bundle::Unbundling,
     env::SystemEntropy,
-    guard::GuardLayer,
+    guard::{self, GuardLayer},
     net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     served,
     tls::{self, Conn, Life, Tls},
@@ -68,6 +68,9 @@ pub struct Options {
     pub held_bytes_max: usize,
     /// Upper limit on waiting for the beginning of a connection, and for the body of a request.
     pub patience: Duration,
+    /// A connection is cut when its client takes nothing of an answer for this long, or up to twice
+    /// as long.
+    pub stall: Duration,
     /// How long a connection past its age has to end once asked, before it is cut.
     pub farewell: Duration,
     /// Time between NOT_SERVING and closing the listeners, so that balancers and watchers notice.
@@ -97,6 +100,7 @@ impl Options {
             connections_max: 10_000,
             held_bytes_max: HELD_BYTES_MAX,
             patience: PATIENCE,
+            stall: PATIENCE,
             farewell: FAREWELL,
             lame_duck: Duration::from_millis(200),
             drain_timeout: Duration::from_secs(20),
@@ -142,7 +146,8 @@ pub async fn serve(
     let (close, mut closed) = watch::channel(false);
     let health =
         health::HealthService::new(options.services.clone(), readiness.clone(), closed.clone());
-    let routes = routes.add_service(served!(HealthServer::new(health)));
+    let routes =
+        routes.add_service(served!(HealthServer::new(health), guard::FREE_MESSAGE_BYTES_MAX));
     let routes = reflect(routes, &options).map_err(ServeError::Reflection)?;
 
     let Options { in_flight_max, held_bytes_max, patience, .. } = options;
@@ -206,7 +211,8 @@ fn reflect(routes: Routes, options: &Options) -> Result<Routes, tonic_reflection
         known.fold(builder, |builder, service| builder.with_service_name(*service))
     };
     let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
-    Ok(routes.add_service(served!(v1)).add_service(served!(v1alpha)))
+    let longest = guard::FREE_MESSAGE_BYTES_MAX;
+    Ok(routes.add_service(served!(v1, longest)).add_service(served!(v1alpha, longest)))
 }
 
 /// The services that every role serves beside its own.
@@ -274,7 +280,7 @@ fn incoming(listeners: Vec<TcpListener>, options: &Options) -> Result<Incoming, 
     let age = options.max_connection_age;
     let life = Life {
         beginning: options.patience,
-        stall: options.patience,
+        stall: options.stall,
         whole: (!age.is_zero()).then(|| age + options.farewell),
     };
     // Handshakes run concurrently, so that a slow caller keeps nobody else waiting.

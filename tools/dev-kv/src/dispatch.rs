@@ -28,8 +28,10 @@ use tonic::codegen::Service as _;
 
 /// Longest request to the store, in bytes. A prewrite lists all keys of its transaction.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
+/// Bytes before a message.
+const PREFIX: usize = 5;
 /// Longest request to a placement driver, in bytes. The largest has a key or two.
-const PD_MESSAGE_BYTES_MAX: usize = 64 << 10;
+const PD_MESSAGE_BYTES_MAX: usize = 32 << 10;
 /// Requests to placement drivers in flight at once. Each client has a stream for timestamps open.
 const PD_IN_FLIGHT_MAX: usize = 4_096;
 /// Requests for pages in flight at once. They have places of their own, because faults that keep
@@ -53,12 +55,11 @@ impl Places {
         let bound = |most, bytes_max, message_bytes_max| {
             let limits = Limits {
                 bytes_max,
-                message_bytes_max,
                 patience: bounds.patience,
                 overloaded,
                 unfinished: || Status::deadline_exceeded("the request's body did not come in time"),
             };
-            Bound::new(most, Held::new(limits))
+            Bound::new(most, message_bytes_max, Held::new(limits))
         };
         Self {
             store: bound(bounds.in_flight_max, bounds.held_bytes_max, MESSAGE_BYTES_MAX),
@@ -196,7 +197,12 @@ impl Dispatch {
                 // Read the whole request first: its sender is told that the call failed.
                 let (head, body) = request.into_parts();
                 let body = axum::body::Body::new(body);
-                let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
+                let longest = match service {
+                    Known::Tikv => MESSAGE_BYTES_MAX,
+                    Known::Pd | Known::Keyspace => PD_MESSAGE_BYTES_MAX,
+                };
+                let Ok(body) = axum::body::to_bytes(body, longest + PREFIX).await else {
+                    drop(kept);
                     return lost(then).await;
                 };
                 let body = Body::new(axum::body::Body::from(body));

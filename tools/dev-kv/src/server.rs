@@ -23,6 +23,8 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
@@ -38,6 +40,8 @@ const PING_EVERY: Duration = Duration::from_mins(1);
 const PING_TIMEOUT: Duration = Duration::from_mins(1);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A timer that fires this late shows that the process was stopped.
+const LATE: Duration = Duration::from_secs(1);
 /// Time for calls to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// A TLS handshake that takes longer is cut.
@@ -309,8 +313,11 @@ async fn accept(
 /// Completes once an answer has waited for its client for so long, or up to twice as long.
 async fn stalls(untaken: &Untaken, interval: Duration) {
     loop {
-        tokio::time::sleep(interval).await;
-        if untaken.look() {
+        let due = Instant::now() + interval;
+        tokio::time::sleep_until(due).await;
+        // After this process was stopped, clients have not had their time.
+        let is_late = due.elapsed() >= LATE;
+        if !is_late && untaken.look() {
             return;
         }
     }
@@ -331,7 +338,10 @@ async fn serve(
         was_asked.store(true, Ordering::Relaxed);
         dispatch.call(request, of_connection.clone())
     });
-    let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service));
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(bounds.stall));
+    let io = TokioIo::new(Box::pin(stream));
+    let connection = watcher.watch(builder.serve_connection(io, service));
     let asks_nothing = async {
         tokio::time::sleep(bounds.first_request).await;
         if asked.load(Ordering::Relaxed) {

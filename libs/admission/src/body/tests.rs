@@ -18,7 +18,6 @@ const INFLATED: usize = 1_032;
 fn held(bytes_max: usize) -> Held {
     Held::new(Limits {
         bytes_max,
-        message_bytes_max: 64 * MIB,
         patience: PATIENCE,
         overloaded: || Status::resource_exhausted("too much is held"),
         unfinished: || Status::deadline_exceeded("it does not come"),
@@ -46,7 +45,7 @@ fn body(
 ) -> Bounded {
     let frames = stream::iter(frames);
     let frames = if ends { frames.boxed() } else { frames.chain(stream::pending()).boxed() };
-    Bounded::new(Body::new(StreamBody::new(frames)), Arc::clone(share), messages)
+    Bounded::new(Body::new(StreamBody::new(frames)), Arc::clone(share), messages, 64 * MIB)
 }
 
 fn share(held: &Held) -> Arc<Share> {
@@ -218,7 +217,7 @@ async fn each_message_of_a_stream_has_its_own_time() {
         .then(move |frame| sleep(half).map(|()| frame))
         .chain(stream::pending());
     let slow = Body::new(StreamBody::new(slow));
-    let mut read = Bounded::new(slow, share(&held), Messages::Many);
+    let mut read = Bounded::new(slow, share(&held), Messages::Many, 64 * MIB);
     let began = Instant::now();
     assert_eq!(next(&mut read).await, Ok(8));
     assert_eq!(next(&mut read).await, Err(Code::DeadlineExceeded));
@@ -229,7 +228,8 @@ async fn each_message_of_a_stream_has_its_own_time() {
 async fn what_came_while_the_process_was_stopped_is_read() {
     let held = held(100);
     let (sender, frames) = futures::channel::mpsc::unbounded();
-    let mut read = Bounded::new(Body::new(StreamBody::new(frames)), share(&held), Messages::One);
+    let mut read =
+        Bounded::new(Body::new(StreamBody::new(frames)), share(&held), Messages::One, 64 * MIB);
     assert!(read.frame().now_or_never().is_none());
     advance(PATIENCE * 2).await;
     assert!(read.frame().now_or_never().is_none(), "the timer is late");

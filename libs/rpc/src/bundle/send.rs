@@ -24,10 +24,10 @@ use tonic_prost::ProstCodec;
 use tower::{BoxError, Service, ServiceExt as _};
 
 use super::{
-    BYTES_MAX, BundledAnswer, Call, CallRequest, CallResponse, FullBody, STATUS, STATUS_OK, pack,
-    split, unpack, unpack_head,
+    BundledAnswer, Call, CallRequest, CallResponse, FullBody, STATUS, STATUS_OK, pack, split,
+    unpack, unpack_head,
 };
-use crate::{MESSAGE_BYTES_MAX, access, deadline};
+use crate::{BUNDLE_BYTES_MAX, MESSAGE_BYTES_MAX, access, deadline};
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
@@ -198,8 +198,8 @@ where
 
     async fn carry_together(self, bundle: Vec<Waiting>) {
         let calls = bundle.iter().map(Waiting::packed).collect();
-        let mut client =
-            Grpc::new(self.plain.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX + BYTES_MAX);
+        let mut client = Grpc::new(self.plain.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX + BUNDLE_BYTES_MAX);
         let codec = ProstCodec::<CallRequest, CallResponse>::default();
         let sent = async {
             client.ready().await.map_err(|error| Status::from_error(error.into()))?;

@@ -20,11 +20,11 @@ use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::{
-    BYTES_MAX, BundledAnswer, CALLS_MAX, Call, CallRequest, CallResponse, FullBody, PATH, STATUS,
-    STATUS_OK, pack, split, unpack_head,
+    BundledAnswer, CALLS_MAX, Call, CallRequest, CallResponse, FullBody, PATH, STATUS, STATUS_OK,
+    pack, split, unpack_head,
 };
 use crate::{
-    COMPRESSION, deadline,
+    BUNDLE_BYTES_MAX, COMPRESSION, deadline,
     guard::Guard,
     status::{expired, invalid_field, overloaded, unreadable},
     tls::Connection,
@@ -76,7 +76,7 @@ impl Service<Request> for Unbundling {
         async move {
             let codec = ProstCodec::<CallResponse, CallRequest>::default();
             let mut grpc = tonic::server::Grpc::new(codec)
-                .max_decoding_message_size(BYTES_MAX)
+                .max_decoding_message_size(BUNDLE_BYTES_MAX)
                 .accept_compressed(COMPRESSION);
             let answer = grpc.server_streaming(unpacking, request).await;
             let answer = unreadable(&answer).map_or(answer, Status::into_http);

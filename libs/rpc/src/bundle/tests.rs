@@ -78,7 +78,7 @@ fn a_share_is_no_larger_than_a_bundle_may_be() {
     assert!(shares(Vec::new()).is_empty());
     let lengths = shares(vec![1; 600]).iter().map(Vec::len).collect::<Vec<_>>();
     assert_eq!(lengths, [256, 256, 88]);
-    let half = BYTES_MAX / 2;
+    let half = BUNDLE_BYTES_MAX / 2;
     assert_eq!(shares(vec![half, half, 1, half]), [vec![half, half], vec![1, half]]);
     assert_eq!(shares(vec![1, 3 * half, 1]), [vec![1], vec![3 * half], vec![1]]);
 }
@@ -89,8 +89,8 @@ fn the_limits_of_a_bundle_are_those_on_the_page() {
     let page = std::fs::read_to_string(page).unwrap();
     let row = page.lines().find(|line| line.starts_with("| a bundle, in which roles send calls"));
     let row = row.expect("docs/rest.md has no row of a bundle");
-    let mib = BYTES_MAX / 1024 / 1024;
+    let mib = BUNDLE_BYTES_MAX / 1024 / 1024;
     let limits = format!("| {CALLS_MAX} calls, {mib} MiB | `INVALID_ARGUMENT`, `OUT_OF_RANGE`;");
     assert!(row.contains(&limits), "{row}");
-    assert_eq!((CALLS_MAX, BYTES_MAX), (256, 1024 * 1024));
+    assert_eq!((CALLS_MAX, BUNDLE_BYTES_MAX), (256, 1024 * 1024));
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
@@ -24,6 +24,9 @@ use crate::access::Peer;
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 /// Upper limit on the duration of a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A timer that fires this late shows that the process was stopped.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Length of the preface that an HTTP/2 client sends first.
 const PREFACE_BYTES: usize = 24;
@@ -41,6 +44,8 @@ pub(crate) struct Conn {
     untaken: Untaken,
     /// When to look for answers that wait for the client.
     looks: Pin<Box<Sleep>>,
+    /// When to cut a connection that takes no bytes. Set while it takes none.
+    blocked: Option<Pin<Box<Sleep>>>,
     stall: Duration,
     _place: OwnedSemaphorePermit,
 }
@@ -89,6 +94,7 @@ pub(crate) async fn accept(
         life_ends,
         untaken: Untaken::default(),
         looks: Box::pin(sleep_until(now + life.stall)),
+        blocked: None,
         stall: life.stall,
         _place: place,
     })
@@ -132,14 +138,16 @@ impl Connected for Conn {
 }
 
 impl Conn {
-    /// Whether the connection is to be cut. One that is served is always being read, so a call
-    /// with each read comes in time.
+    /// Whether the connection is to be cut. HTTP/2 reads or writes whenever it is woken, so a call
+    /// with each comes in time.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         if self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
             return true;
         }
         while self.looks.as_mut().poll(cx).is_ready() {
-            if self.untaken.look() {
+            // After this process was stopped, clients have not had their time.
+            let is_late = self.looks.deadline().elapsed() >= LATE;
+            if !is_late && self.untaken.look() {
                 tracing::debug!("a client takes no answer, and is cut");
                 return true;
             }
@@ -160,10 +168,7 @@ impl AsyncRead for Conn {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buffer.filled().len();
-        let read = match &mut this.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_read(cx, buffer),
-        };
+        let read = this.stream().poll_read(cx, buffer);
         if this.missing > 0 {
             let read = buffer.filled().len() - before;
             this.missing = this.missing.saturating_sub(read);
@@ -175,16 +180,49 @@ impl AsyncRead for Conn {
     }
 }
 
+impl Conn {
+    fn stream(&mut self) -> Socket<'_> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream),
+            Stream::Tls(stream, _) => Pin::new(stream),
+        }
+    }
+
+    /// Writes by `write`, unless the connection is to be cut or takes no bytes for too long.
+    fn write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Socket<'_>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.is_over(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let written = write(self.stream(), cx);
+        if written.is_ready() {
+            self.blocked = None;
+            return written;
+        }
+        let stall = self.stall;
+        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(stall)));
+        ready!(blocked.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+type Socket<'a> = Pin<&'a mut (dyn Duplex + 'static)>;
+
+/// Both directions of a connection.
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
+
 impl AsyncWrite for Conn {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        self.get_mut().write(cx, |stream, cx| stream.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -192,10 +230,7 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, buffers),
-        }
+        self.get_mut().write(cx, |stream, cx| stream.poll_write_vectored(cx, buffers))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -206,16 +241,10 @@ impl AsyncWrite for Conn {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
-        }
+        self.get_mut().write(cx, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
-        }
+        self.get_mut().write(cx, AsyncWrite::poll_shutdown)
     }
 }

@@ -1,6 +1,11 @@
 //! What callers are answered: errors, overload, deadlines, health, reflection.
 
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use rpc::{
     net::{GrpcNet, Net as _, NetOptions},
@@ -266,9 +271,14 @@ pub(crate) async fn take_nothing(
     path: &str,
     message: impl Into<bytes::Bytes>,
 ) -> Untaken {
+    take(shop, path, message, 0).await
+}
+
+/// The same with so many bytes of window.
+async fn take(shop: &Shop, path: &str, message: impl Into<bytes::Bytes>, window: u32) -> Untaken {
     let stream = tokio::net::TcpStream::connect(shop.address).await.unwrap();
     let mut client = h2::client::Builder::new();
-    client.initial_window_size(0);
+    client.initial_window_size(window);
     let (mut client, connection) = client.handshake::<_, bytes::Bytes>(stream).await.unwrap();
     let driven = tokio::spawn(async move { drop(connection.await) });
     let request = http::Request::post(format!("http://{}{path}", shop.address))
@@ -325,18 +335,94 @@ async fn an_old_connection_is_cut_whatever_it_is_at() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_of_an_answer_is_cut() {
-    let shop = Shop::open(Options { patience: Duration::from_millis(100), ..options() });
-    for path in [&format!("/{NAME}/Echo"), "/grpc.health.v1.Health/Check"] {
-        let message = if path.contains("health") { &b"\0\0\0\0\0"[..] } else { HELLO };
-        let mut untaken = take_nothing(&shop, path, message).await;
+    let shop = Shop::open(Options { stall: Duration::from_millis(100), ..options() });
+    let echo = format!("/{NAME}/Echo");
+    let check = "/grpc.health.v1.Health/Check";
+    for (path, message, window) in [
+        (&*echo, HELLO, 0),
+        (&*echo, HELLO, 1),
+        (check, b"\0\0\0\0\0", 0),
+        (check, b"\0\0\0\0\0", 1),
+    ] {
+        let mut untaken = take(&shop, path, message, window).await;
         timeout(PATIENCE, &mut untaken.driven).await.expect(path).unwrap();
     }
+}
+
+/// A socket from which nothing is read once this is set.
+struct Deaf(tokio::net::TcpStream, std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl tokio::io::AsyncRead for Deaf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.1.load(std::sync::atomic::Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Deaf {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// It grants all of the window, so HTTP/2 has handed everything to the socket.
+#[tokio::test]
+async fn a_client_that_does_not_read_its_socket_is_cut() {
+    const CALLS: usize = 64;
+    let stall = Duration::from_millis(300);
+    let shop = Shop::open(Options { stall, in_flight_max: CALLS, ..options() });
+    let stream = tokio::net::TcpStream::connect(shop.address).await.unwrap();
+    let deaf = std::sync::Arc::default();
+    let stream = Deaf(stream, std::sync::Arc::clone(&deaf));
+    let mut client = h2::client::Builder::new();
+    client.initial_window_size(1 << 30).initial_connection_window_size(1 << 30);
+    let (mut client, connection) = client.handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    tokio::spawn(async move { drop(connection.await) });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    deaf.store(true, std::sync::atomic::Ordering::Relaxed);
+    let text = vec![b'x'; 100_000];
+    let field = [&b"\x0a\xa0\x8d\x06"[..], &text].concat();
+    let length = u32::try_from(field.len()).unwrap().to_be_bytes();
+    let message = bytes::Bytes::from([&[0], &length[..], &field].concat());
+    let mut kept = Vec::new();
+    for _ in 0..CALLS {
+        let request = http::Request::post(format!("http://{}/{NAME}/Echo", shop.address))
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
+        let (answer, mut body) = client.send_request(request, false).unwrap();
+        body.send_data(message.clone(), true).unwrap();
+        kept.push(answer);
+    }
+    let transport = shop.connect();
+    let refused = async { while call(&transport, "Echo", PATIENCE).await.is_ok() {} };
+    timeout(PATIENCE, refused).await.expect("its calls have no places");
+    let free = async { while call(&transport, "Echo", PATIENCE).await.is_err() {} };
+    timeout(PATIENCE, free).await.expect("they keep their places");
 }
 
 /// Its client has taken everything, and is not to blame.
 #[tokio::test]
 async fn a_stream_with_nothing_to_say_stays() {
-    let shop = Shop::open(Options { patience: Duration::from_millis(50), ..options() });
+    let shop = Shop::open(Options { stall: Duration::from_millis(50), ..options() });
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", shop.address));
     let mut health = HealthClient::new(endpoint.unwrap().connect().await.unwrap());
     let watch = health.watch(HealthCheckRequest { service: String::new() }).await.unwrap();

@@ -126,7 +126,7 @@ async fn a_placement_driver_takes_no_long_message() {
     let server = Server::start().await;
     let channel = server.channel().await;
     for path in ["/pdpb.PD/GetStore", "/keyspacepb.Keyspace/LoadKeyspace"] {
-        let too_long = open_call_of(path, vec![announced((64 << 10) + 1)]);
+        let too_long = open_call_of(path, vec![announced((32 << 10) + 1)]);
         let status = status_of(&channel, too_long, LONG).await.expect("no answer");
         assert_eq!(status.code(), tonic::Code::OutOfRange, "{path}: {status:?}");
     }
@@ -245,11 +245,11 @@ async fn bytes_of_requests_are_counted_together_and_a_stream_has_those_of_one_me
     assert_eq!(second.code(), tonic::Code::ResourceExhausted, "{second:?}");
     drop(first);
     // More in all than calls of a placement driver may hold.
-    let dc_location = "x".repeat(60 << 10);
+    let dc_location = "x".repeat(30 << 10);
     let long = pdpb::TsoRequest { count: 1, dc_location, ..pdpb::TsoRequest::default() };
-    let requests = stream::iter(std::iter::repeat_n(long, 400));
+    let requests = stream::iter(std::iter::repeat_n(long, 800));
     let answers = server.pd().await.tso(requests).await.unwrap().into_inner();
-    assert_eq!(answers.filter(|answer| std::future::ready(answer.is_ok())).count().await, 400);
+    assert_eq!(answers.filter(|answer| std::future::ready(answer.is_ok())).count().await, 800);
     server.stop().await;
 }
 
@@ -257,7 +257,7 @@ async fn bytes_of_requests_are_counted_together_and_a_stream_has_those_of_one_me
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_whose_answers_nobody_takes_hold_no_more_than_their_numbers() {
     let server = Server::start().await;
-    let dc_location = "x".repeat(60 << 10);
+    let dc_location = "x".repeat(30 << 10);
     let long = pdpb::TsoRequest { count: 1, dc_location, ..pdpb::TsoRequest::default() };
     let before = bytes_of("VmRSS:");
     let mut streams = Vec::new();
@@ -301,6 +301,19 @@ async fn a_client_that_takes_nothing_of_an_answer_is_cut() {
     drop(timeout(LONG, driven).await.expect("it stays").unwrap());
     let ended = timeout(SHORT, open.next()).await;
     assert!(ended.is_err(), "a stream with nothing to take stays: {ended:?}");
+    server.stop().await;
+}
+
+/// Over HTTP/1.1, where a small answer is handed to the socket as a whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_its_socket_is_cut() {
+    let server = Server::start_with(|config| config.bounds.stall = SHORT).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let asked = async {
+        let ask = b"GET /dev-kv/v1/stats HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
+        while stream.write_all(&ask).await.is_ok() {}
+    };
+    timeout(LONG, asked).await.expect("it stays");
     server.stop().await;
 }
 
