@@ -1,7 +1,7 @@
 //! The coordinator role: runs two-phase commit across the participants.
 //!
 //! This crate does not know what a payload means once it is made (only [`plan`] knows orders, stock
-//! and payment), nor which store it uses. Nothing here outlives the process: the participants keep
+//! and payment), nor which store it uses. No outcome depends on this process: the participants keep
 //! all votes and outcomes.
 //!
 //! Modules, bottom up: [`plan`] turns an order into branches with payloads; [`participant_client`]

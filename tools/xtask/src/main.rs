@@ -58,7 +58,7 @@ usage: cargo xtask COMMAND
             OpenAPI validator and generated clients against a shop
   deploy    the part of `outside` about deployment files: chart, compose files, image, scripts
   k8s       regenerates k8s/ from the chart
-  sim       the simulation: --seeds N [--from S]; --coverage prints which calls overlapped;
+  sim       the simulation: --seeds N [--from S]; --coverage prints which calls met;
             --seed S replays one seed and prints every event; --mutations or --mutation NAME breaks
             rules, each of which must be noticed; --shares also prints by how many seeds
   soak      every fault on every role, a million orders audited and sold, tikv-client's tests over 42 regions,
