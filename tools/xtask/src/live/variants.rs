@@ -166,8 +166,7 @@ pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'
     steps.run(&format!("from {EARLIER}: uninstall"), || earlier.down());
 }
 
-/// Chart and executable of another commit, built once. Whoever needs this commit's executable in the
-/// target directory builds that one afterwards.
+/// Chart and executable of another commit, built once.
 pub(crate) fn build(workspace: &Workspace, commit: &str) -> Result<(String, PathBuf), String> {
     let folder = workspace.target.join("live/earlier").join(commit);
     let source = folder.join("src");
@@ -181,12 +180,13 @@ pub(crate) fn build(workspace: &Workspace, commit: &str) -> Result<(String, Path
         )?;
     }
     if !executable.exists() {
-        // In the same target directory, where the shared dependencies are compiled already.
+        // In a target directory of its own: cargo takes crates of the same version for the same, and
+        // an older source for one that it has compiled.
+        let target = folder.join("target");
         let mut cargo = workspace.cargo(&["build", "--release", "--locked", "--package", "till"]);
-        command::run(cargo.current_dir(&source).env("CARGO_TARGET_DIR", &workspace.target))?;
-        // Moved, so that nobody takes it for this release's.
-        fs::rename(workspace.target.join("release/till"), &executable)
-            .map_err(|error| error.to_string())?;
+        command::run(cargo.current_dir(&source).env("CARGO_TARGET_DIR", &target))?;
+        fs::rename(target.join("release/till"), &executable).map_err(|error| error.to_string())?;
+        fs::remove_dir_all(&target).map_err(|error| error.to_string())?;
     }
     Ok((source.join("helm-config/till").display().to_string(), executable))
 }
