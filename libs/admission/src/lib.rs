@@ -2,7 +2,15 @@
 //! time and in total.
 //!
 //! Every server that strangers can reach passes its requests through a [`Bound`], before anything
-//! reads them.
+//! reads them, and its answers through [`Kept`]. This crate does not know what is asked, nor what a
+//! caller is told: its users bring the errors.
+//!
+//! Modules: `framing` finds gRPC messages in a body; `held` counts the bytes of requests; `untaken`
+//! tells which answers wait for their client; `body` wraps the bodies of both.
+//!
+//! Invariants: a request has its place until its answer was written or dropped; no more bytes are
+//! held than [`Limits::bytes_max`], and 16 KiB of each request; a message is passed on once all of
+//! it has come.
 
 mod body;
 mod framing;
