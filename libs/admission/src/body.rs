@@ -5,12 +5,10 @@
 //! message is withheld until all of it has arrived.
 
 use std::{
-    collections::VecDeque,
     mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -18,10 +16,7 @@ use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Status, body::Body};
 
-use crate::{Kept, Messages, Untaken, framing::Framing, held::Share, untaken::Wait};
-
-/// A timer that fires this late shows that the process was stopped.
-const LATE: Duration = Duration::from_secs(1);
+use crate::{Kept, LATE, Messages, Untaken, framing::Framing, held::Share, untaken::Wait};
 
 /// A request's body, counted, and in whole messages.
 pub(crate) struct Bounded {
@@ -32,7 +27,8 @@ pub(crate) struct Bounded {
     /// What has come of a message that is not complete. A copy: parts would keep the buffers of
     /// the connection, of which they may be a small part.
     withheld: BytesMut,
-    ready: VecDeque<Frame<Bytes>>,
+    /// What comes after the last of what was withheld.
+    trailers: Option<Frame<Bytes>>,
     /// Starts the first time that the next part of what is due has not arrived.
     waiting: Option<Pin<Box<Sleep>>>,
     is_ended: bool,
@@ -48,20 +44,20 @@ impl Bounded {
             messages,
             framing,
             withheld: BytesMut::new(),
-            ready: VecDeque::new(),
+            trailers: None,
             waiting: None,
             is_ended: false,
         }
     }
 
-    /// Takes what has arrived. An error if it is too much.
-    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), Status> {
+    /// Takes what has arrived. Returns what can be passed on, or an error if it is too much.
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, Status> {
         let mut data = match frame.into_data() {
             Ok(data) => data,
             Err(trailers) => {
-                self.release();
-                self.ready.push_back(trailers);
-                return Ok(());
+                let Some(rest) = self.release() else { return Ok(Some(trailers)) };
+                self.trailers = Some(trailers);
+                return Ok(Some(rest));
             }
         };
         if !self.share.add(data.len()) {
@@ -71,27 +67,29 @@ impl Bounded {
             Messages::None => mem::take(&mut data),
             Messages::One | Messages::Many => data.split_to(self.framing.read(&data)),
         };
-        if !complete.is_empty() {
-            // Most messages are one frame.
-            if self.withheld.is_empty() {
-                self.ready.push_back(Frame::data(complete));
-            } else {
-                self.withheld.extend_from_slice(&complete);
-                self.release();
-            }
-            if self.messages == Messages::Many {
-                self.share.keep(data.len());
-                self.waiting = None;
-            }
+        if complete.is_empty() {
+            self.withheld.extend_from_slice(&data);
+            return Ok(None);
+        }
+        // Most messages are one frame.
+        let complete = if self.withheld.is_empty() {
+            Some(Frame::data(complete))
+        } else {
+            self.withheld.extend_from_slice(&complete);
+            self.release()
+        };
+        if self.messages == Messages::Many {
+            self.share.keep(data.len());
+            self.waiting = None;
         }
         self.withheld.extend_from_slice(&data);
-        Ok(())
+        Ok(complete)
     }
 
-    fn release(&mut self) {
-        if !self.withheld.is_empty() {
-            self.ready.push_back(Frame::data(mem::take(&mut self.withheld).freeze()));
-        }
+    /// What is withheld, for the decoder to judge if it is no whole message.
+    fn release(&mut self) -> Option<Frame<Bytes>> {
+        let withheld = mem::take(&mut self.withheld);
+        (!withheld.is_empty()).then(|| Frame::data(withheld.freeze()))
     }
 
     /// Ready when what is due does not come in time.
@@ -114,7 +112,7 @@ impl Bounded {
 
     /// Whether nothing is left of what has arrived.
     fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.withheld.is_empty()
+        self.trailers.is_none() && self.withheld.is_empty()
     }
 }
 
@@ -127,33 +125,31 @@ impl http_body::Body for Bounded {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        loop {
-            if let Some(frame) = this.ready.pop_front() {
-                return Poll::Ready(Some(Ok(frame)));
-            }
-            if this.is_ended {
-                return Poll::Ready(None);
-            }
-            let problem = match Pin::new(&mut this.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => this.take(frame).err(),
-                Poll::Ready(Some(Err(status))) => Some(status),
+        if let Some(trailers) = this.trailers.take() {
+            return Poll::Ready(Some(Ok(trailers)));
+        }
+        while !this.is_ended {
+            let taken = match Pin::new(&mut this.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => this.take(frame),
+                Poll::Ready(Some(Err(status))) => Err(status),
                 Poll::Ready(None) => {
                     this.is_ended = true;
-                    // The decoder says what is wrong with half a message.
-                    this.release();
-                    None
+                    Ok(this.release())
                 }
                 Poll::Pending => {
                     ready!(this.wait(cx));
-                    Some((this.share.limits().unfinished)())
+                    Err((this.share.limits().unfinished)())
                 }
             };
-            if let Some(problem) = problem {
+            if taken.is_err() {
                 this.is_ended = true;
                 this.withheld = BytesMut::new();
-                return Poll::Ready(Some(Err(problem)));
+            }
+            if let Some(passed_on) = taken.transpose() {
+                return Poll::Ready(Some(passed_on));
             }
         }
+        Poll::Ready(None)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,14 +1,14 @@
 //! Where gRPC messages begin and end in a body.
 
-/// Bytes before each message: one says whether it is compressed, four its length, big-endian.
-const PREFIX: usize = 5;
+/// Bytes before each gRPC message: one says whether it is compressed, four its length, big-endian.
+pub const PREFIX_BYTES: usize = 5;
 
 /// What has arrived of the current message.
 #[derive(Debug)]
 pub(crate) struct Framing {
     /// Longest message that the decoder does not refuse, in bytes.
     longest: usize,
-    prefix: [u8; PREFIX],
+    prefix: [u8; PREFIX_BYTES],
     /// Bytes of the prefix that have arrived.
     of_prefix: usize,
     /// Bytes of the message that have not arrived, once its prefix has.
@@ -19,7 +19,7 @@ pub(crate) struct Framing {
 
 impl Framing {
     pub(crate) fn new(longest: usize) -> Self {
-        Self { longest, prefix: [0; PREFIX], of_prefix: 0, missing: 0, is_refused: false }
+        Self { longest, prefix: [0; PREFIX_BYTES], of_prefix: 0, missing: 0, is_refused: false }
     }
 
     /// Whether a message has begun and not ended.
@@ -34,20 +34,20 @@ impl Framing {
         let mut complete = 0;
         while at < data.len() && !self.is_refused {
             let rest = &data[at..];
-            if self.of_prefix < PREFIX {
-                let more = rest.len().min(PREFIX - self.of_prefix);
+            if self.of_prefix < PREFIX_BYTES {
+                let more = rest.len().min(PREFIX_BYTES - self.of_prefix);
                 self.prefix[self.of_prefix..][..more].copy_from_slice(&rest[..more]);
                 self.of_prefix += more;
                 at += more;
                 let [_, length @ ..] = self.prefix;
                 self.missing = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-                self.is_refused = self.of_prefix == PREFIX && self.missing > self.longest;
+                self.is_refused = self.of_prefix == PREFIX_BYTES && self.missing > self.longest;
             } else {
                 let more = rest.len().min(self.missing);
                 self.missing -= more;
                 at += more;
             }
-            if self.of_prefix == PREFIX && self.missing == 0 {
+            if self.of_prefix == PREFIX_BYTES && self.missing == 0 {
                 self.of_prefix = 0;
                 complete = at;
             }

@@ -17,16 +17,23 @@ mod framing;
 mod held;
 mod untaken;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use body::{Bounded, Keeping};
+pub use framing::PREFIX_BYTES;
 use held::Share;
 pub use held::{Held, Limits};
 use tonic::body::Body;
 pub use untaken::Untaken;
+
+/// A timer that fires this late shows that the process was stopped.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What the body of a request consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +119,7 @@ mod tests {
             9,
             Held::new(Limits {
                 bytes_max: 0,
-                patience: std::time::Duration::MAX,
+                patience: Duration::MAX,
                 overloaded: || tonic::Status::resource_exhausted("full"),
                 unfinished: || tonic::Status::deadline_exceeded("late"),
             }),

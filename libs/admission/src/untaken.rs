@@ -3,10 +3,17 @@
 //! A client may keep its window shut or leave its socket unread, and answer pings all the same. Its
 //! answers would then hold their places for as long as it likes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::LATE;
 
 /// The answers of one connection that wait for the client. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -20,9 +27,21 @@ struct Counts {
 }
 
 impl Untaken {
-    /// Call at a steady interval. True if an answer has waited for at least one interval, and at
-    /// most two: its connection is to be cut.
-    pub fn look(&self) -> bool {
+    /// Completes once an answer has waited for its client for `interval`, or up to twice as long:
+    /// its connection is to be cut.
+    pub async fn stalled(self, interval: Duration) {
+        loop {
+            let due = Instant::now() + interval;
+            sleep_until(due).await;
+            // After this process was stopped, clients have not had their time.
+            if due.elapsed() < LATE && self.look() {
+                return;
+            }
+        }
+    }
+
+    /// Whether an answer waits that waited at the look before this one.
+    pub(crate) fn look(&self) -> bool {
         let young = self.0.young.load(Ordering::Relaxed);
         let old = 1 - young;
         let waits = self.0.waiting[old].load(Ordering::Relaxed) > 0;
@@ -57,6 +76,9 @@ impl Drop for Wait {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+    use tokio::time::{advance, timeout};
+
     use super::*;
 
     #[test]
@@ -81,5 +103,20 @@ mod tests {
         }
         drop(wait);
         assert!(!untaken.look() && !untaken.look(), "nothing is there to be taken");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stopped_process_gives_its_clients_their_time() {
+        let interval = Duration::from_secs(30);
+        let untaken = Untaken::default();
+        let mut stalled = Box::pin(untaken.clone().stalled(interval));
+        let _wait = Wait::begin(untaken);
+        assert!(timeout(interval, &mut stalled).await.is_err(), "it has waited for one interval");
+        assert!((&mut stalled).now_or_never().is_none());
+        advance(interval * 10).await;
+        assert!((&mut stalled).now_or_never().is_none(), "the process was stopped");
+        let woken = Instant::now();
+        stalled.await;
+        assert_eq!(woken.elapsed(), interval);
     }
 }

@@ -14,7 +14,7 @@ use crate::problem::{problem, unimplemented};
 use crate::wire::keyspacepb::keyspace_server::KeyspaceServer;
 use crate::wire::pdpb::pd_server::PdServer;
 use crate::wire::tikvpb::tikv_server::TikvServer;
-use admission::{Bound, Held, Kept, Limits, Messages, Untaken};
+use admission::{Bound, Held, Kept, Limits, Messages, PREFIX_BYTES, Untaken};
 use axum::Router;
 use axum::http::{Request, Response, StatusCode};
 use futures::FutureExt as _;
@@ -28,8 +28,6 @@ use tonic::codegen::Service as _;
 
 /// Longest request to the store, in bytes. A prewrite lists all keys of its transaction.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
-/// Bytes before a message.
-const PREFIX: usize = 5;
 /// Longest request to a placement driver, in bytes. The largest has a key or two.
 const PD_MESSAGE_BYTES_MAX: usize = 32 << 10;
 /// Requests to placement drivers in flight at once. Each client has a stream for timestamps open.
@@ -104,6 +102,14 @@ impl Known {
         };
         Some((service, rpc))
     }
+
+    /// Longest request in bytes.
+    const fn message_bytes_max(self) -> usize {
+        match self {
+            Self::Tikv => MESSAGE_BYTES_MAX,
+            Self::Pd | Self::Keyspace => PD_MESSAGE_BYTES_MAX,
+        }
+    }
 }
 
 /// Handles the requests of a connection.
@@ -118,16 +124,16 @@ pub(crate) struct Dispatch {
     member: u64,
     faults: Arc<Faults>,
     engine: Arc<Engine>,
-    bounds: Places,
+    places: Places,
 }
 
 impl Dispatch {
     /// With `on_loopback` the pages answer to loopback names only.
-    pub(crate) fn new(pd: Pd, kv: Kv, bounds: Places, on_loopback: bool) -> Self {
+    pub(crate) fn new(pd: Pd, kv: Kv, places: Places, on_loopback: bool) -> Self {
         Self {
             faults: Arc::clone(&kv.faults),
             engine: Arc::clone(&kv.engine),
-            bounds,
+            places,
             pages: http::pages(pd.clone(), kv.clone(), on_loopback),
             members: Arc::clone(&pd.members),
             member: pd.member,
@@ -197,11 +203,8 @@ impl Dispatch {
                 // Read the whole request first: its sender is told that the call failed.
                 let (head, body) = request.into_parts();
                 let body = axum::body::Body::new(body);
-                let longest = match service {
-                    Known::Tikv => MESSAGE_BYTES_MAX,
-                    Known::Pd | Known::Keyspace => PD_MESSAGE_BYTES_MAX,
-                };
-                let Ok(body) = axum::body::to_bytes(body, longest + PREFIX).await else {
+                let longest = service.message_bytes_max() + PREFIX_BYTES;
+                let Ok(body) = axum::body::to_bytes(body, longest).await else {
                     drop(kept);
                     return lost(then).await;
                 };
@@ -223,15 +226,13 @@ impl Dispatch {
             | Fault::CommitTsExpired => self.carry_out(service, request).await,
         }
     }
-}
 
-impl Dispatch {
     /// Answers a request of a connection with these answers.
     pub(crate) fn call(&self, request: Request<Incoming>, untaken: Untaken) -> Answer {
         let request = request.map(Body::new);
         let uri = request.uri().clone();
         let known = Known::of(uri.path());
-        let Some((request, kept)) = self.bounds.admit(known, request) else {
+        let Some((request, kept)) = self.places.admit(known, request) else {
             self.engine.counters().traffic.refused();
             let refused = match known {
                 Some(_) => overloaded().into_http(),

@@ -23,7 +23,6 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
@@ -40,8 +39,6 @@ const PING_EVERY: Duration = Duration::from_mins(1);
 const PING_TIMEOUT: Duration = Duration::from_mins(1);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// A timer that fires this late shows that the process was stopped.
-const LATE: Duration = Duration::from_secs(1);
 /// Time for calls to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// A TLS handshake that takes longer is cut.
@@ -310,19 +307,6 @@ async fn accept(
     connections.shutdown().await;
 }
 
-/// Completes once an answer has waited for its client for so long, or up to twice as long.
-async fn stalls(untaken: &Untaken, interval: Duration) {
-    loop {
-        let due = Instant::now() + interval;
-        tokio::time::sleep_until(due).await;
-        // After this process was stopped, clients have not had their time.
-        let is_late = due.elapsed() >= LATE;
-        if !is_late && untaken.look() {
-            return;
-        }
-    }
-}
-
 async fn serve(
     builder: &Builder<TokioExecutor>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -355,7 +339,7 @@ async fn serve(
             }
         }
         () = asks_nothing => tracing::debug!("a connection asked for nothing, and was cut"),
-        () = stalls(&untaken, bounds.stall) => {
+        () = untaken.stalled(bounds.stall) => {
             tracing::debug!("a client takes no answer, and was cut");
         }
     }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use futures::{FutureExt as _, StreamExt as _, stream};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, StreamBody};

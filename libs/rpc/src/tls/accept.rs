@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -12,8 +12,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
 
@@ -25,15 +26,14 @@ pub(crate) const HANDSHAKES_MAX: usize = 256;
 /// Upper limit on the duration of a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A timer that fires this late shows that the process was stopped.
-const LATE: Duration = Duration::from_secs(1);
-
 /// Length of the preface that an HTTP/2 client sends first.
 const PREFACE_BYTES: usize = 24;
 
 /// One connection.
 pub(crate) struct Conn {
-    stream: Stream,
+    /// Breaks when the client takes no bytes for too long.
+    stream: Pin<Box<TimeoutStream<Socket>>>,
+    peer: Peer,
     /// Bytes that the client must still send until it is known to speak HTTP/2. After that, pings
     /// tell whether it is still there.
     missing: usize,
@@ -42,20 +42,18 @@ pub(crate) struct Conn {
     ends: Option<Pin<Box<Sleep>>>,
     life_ends: Option<Instant>,
     untaken: Untaken,
-    /// When to look for answers that wait for the client.
-    looks: Pin<Box<Sleep>>,
-    /// When to cut a connection that takes no bytes. Set while it takes none.
-    blocked: Option<Pin<Box<Sleep>>>,
-    stall: Duration,
+    /// Completes when an answer has waited for too long.
+    stalled: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_over: bool,
     _place: OwnedSemaphorePermit,
 }
 
-enum Stream {
-    /// A plain TCP connection.
-    Plain(TcpStream),
-    /// An encrypted connection, and its peer.
-    Tls(Box<TlsStream<TcpStream>>, Peer),
-}
+/// Both directions of a connection, plain or encrypted.
+type Socket = Box<dyn Duplex>;
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 /// Time limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -78,36 +76,42 @@ pub(crate) async fn accept(
     place: OwnedSemaphorePermit,
     life: Life,
 ) -> Option<Conn> {
-    let stream = match tls {
-        None => Stream::Plain(stream),
-        Some(tls) => handshake(tls, stream).await?,
+    let (stream, peer): (Socket, Peer) = match tls {
+        None => (Box::new(stream), Peer(None)),
+        Some(tls) => {
+            let (stream, peer) = handshake(tls, stream).await?;
+            (Box::new(stream), peer)
+        }
     };
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(life.stall));
     let now = Instant::now();
     let life_ends = life.whole.map(|whole| now + whole);
     let begins_until = now + life.beginning;
     let ends = sleep_until(life_ends.map_or(begins_until, |ends| ends.min(begins_until)));
     let ends = Some(Box::pin(ends));
+    let untaken = Untaken::default();
     Some(Conn {
-        stream,
+        stream: Box::pin(stream),
+        peer,
         missing: PREFACE_BYTES,
         ends,
         life_ends,
-        untaken: Untaken::default(),
-        looks: Box::pin(sleep_until(now + life.stall)),
-        blocked: None,
-        stall: life.stall,
+        untaken: untaken.clone(),
+        stalled: Box::pin(untaken.stalled(life.stall)),
+        is_over: false,
         _place: place,
     })
 }
 
-async fn handshake(tls: &Tls, stream: TcpStream) -> Option<Stream> {
+async fn handshake(tls: &Tls, stream: TcpStream) -> Option<(TlsStream<TcpStream>, Peer)> {
     let config = tls.server()?;
     let problem = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let peer = shown.map(|shown| verify::identity(shown, tls.trust_domain())).transpose();
             match peer {
-                Ok(peer) => return Some(Stream::Tls(Box::new(stream), Peer(peer))),
+                Ok(peer) => return Some((stream, Peer(peer))),
                 Err(nobody) => nobody.to_string(),
             }
         }
@@ -129,31 +133,19 @@ impl Connected for Conn {
     type ConnectInfo = Connection;
 
     fn connect_info(&self) -> Connection {
-        let peer = match &self.stream {
-            Stream::Plain(_) => Peer(None),
-            Stream::Tls(_, peer) => peer.clone(),
-        };
-        Connection { peer, untaken: self.untaken.clone() }
+        Connection { peer: self.peer.clone(), untaken: self.untaken.clone() }
     }
 }
 
 impl Conn {
-    /// Whether the connection is to be cut. HTTP/2 reads or writes whenever it is woken, so a call
-    /// with each comes in time.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
-            return true;
-        }
-        while self.looks.as_mut().poll(cx).is_ready() {
-            // After this process was stopped, clients have not had their time.
-            let is_late = self.looks.deadline().elapsed() >= LATE;
-            if !is_late && self.untaken.look() {
-                tracing::debug!("a client takes no answer, and is cut");
-                return true;
-            }
-            self.looks.as_mut().reset(Instant::now() + self.stall);
-        }
-        false
+    /// The stream, or an error if the connection is to be cut. HTTP/2 reads or writes whenever it
+    /// is woken, so a call with each comes in time.
+    fn live(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TimeoutStream<Socket>>> {
+        let is_old = |ends: &mut Pin<Box<Sleep>>| ends.as_mut().poll(cx).is_ready();
+        self.is_over = self.is_over
+            || self.ends.as_mut().is_some_and(is_old)
+            || self.stalled.as_mut().poll(cx).is_ready();
+        if self.is_over { Err(io::ErrorKind::TimedOut.into()) } else { Ok(self.stream.as_mut()) }
     }
 }
 
@@ -164,11 +156,8 @@ impl AsyncRead for Conn {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.is_over(cx) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
         let before = buffer.filled().len();
-        let read = this.stream().poll_read(cx, buffer);
+        let read = this.live(cx)?.poll_read(cx, buffer);
         if this.missing > 0 {
             let read = buffer.filled().len() - before;
             this.missing = this.missing.saturating_sub(read);
@@ -180,49 +169,13 @@ impl AsyncRead for Conn {
     }
 }
 
-impl Conn {
-    fn stream(&mut self) -> Socket<'_> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream),
-            Stream::Tls(stream, _) => Pin::new(stream),
-        }
-    }
-
-    /// Writes by `write`, unless the connection is to be cut or takes no bytes for too long.
-    fn write<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        write: impl FnOnce(Socket<'_>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if self.is_over(cx) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        let written = write(self.stream(), cx);
-        if written.is_ready() {
-            self.blocked = None;
-            return written;
-        }
-        let stall = self.stall;
-        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(stall)));
-        ready!(blocked.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-type Socket<'a> = Pin<&'a mut (dyn Duplex + 'static)>;
-
-/// Both directions of a connection.
-trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
-
 impl AsyncWrite for Conn {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().write(cx, |stream, cx| stream.poll_write(cx, bytes))
+        self.get_mut().live(cx)?.poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -230,21 +183,18 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().write(cx, |stream, cx| stream.poll_write_vectored(cx, buffers))
+        self.get_mut().live(cx)?.poll_write_vectored(cx, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream, _) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().write(cx, AsyncWrite::poll_flush)
+        self.get_mut().live(cx)?.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().write(cx, AsyncWrite::poll_shutdown)
+        self.get_mut().live(cx)?.poll_shutdown(cx)
     }
 }
