@@ -579,7 +579,7 @@ impl World {
             .iter()
             .map(|cell| cell.truth.iter().filter(|one| **one == Truth::Final).count());
         if self.fixed.shop && sold.max() > Some(1) {
-            return fail("P12: bought twice".to_owned());
+            return fail("I4: bought twice".to_owned());
         }
         Ok(())
     }
