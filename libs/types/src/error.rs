@@ -17,7 +17,8 @@ pub enum ErrorKind {
     AlreadyExists,
     /// The state is no longer what the caller had seen. Look again, then decide anew.
     Changed,
-    /// Other work is in the way. Retried internally; never leaves the coordinator or the bridge.
+    /// Other work is in the way, or what the request was made from is outdated. Retried internally.
+    /// Only a caller that made a plan or chose shards itself sees it, and has to make them anew.
     Contended,
     /// Too much work at once; nothing was begun. Retry later.
     Overloaded,
