@@ -106,12 +106,15 @@ impl<H> Decision<H> {
 pub struct TransactionTable<H> {
     branch: Branch,
     entries: UndoMap<TxId, Entry<H>>,
+    /// The transactions in `entries` that [`is_unfinished`](Self::is_unfinished). They are few, and
+    /// a table remembers many.
+    unfinished: UndoMap<TxId, ()>,
 }
 
 impl<H: Clone> TransactionTable<H> {
     /// Makes an empty table for this branch.
     pub fn new(branch: Branch) -> Self {
-        Self { branch, entries: UndoMap::default() }
+        Self { branch, entries: UndoMap::default(), unfinished: UndoMap::default() }
     }
 
     /// The branch that the table belongs to.
@@ -264,7 +267,7 @@ impl<H: Clone> TransactionTable<H> {
                 });
             }
         };
-        self.entries.insert(entry.meta.tx_id, entry);
+        self.put(entry);
         None
     }
 
@@ -277,8 +280,19 @@ impl<H: Clone> TransactionTable<H> {
         let mut entry = self.entries.get(&tx_id)?.clone();
         let held = change(&mut entry);
         entry.last_seq = seq;
-        self.entries.insert(tx_id, entry);
+        self.put(entry);
         held
+    }
+
+    fn put(&mut self, entry: Entry<H>) {
+        let tx_id = entry.meta.tx_id;
+        let is_open = entry.state == BranchState::Prepared;
+        if is_open || (entry.meta.is_primary(&self.branch) && !entry.acknowledged) {
+            self.unfinished.insert(tx_id, ());
+        } else {
+            self.unfinished.remove(&tx_id);
+        }
+        self.entries.insert(tx_id, entry);
     }
 
     /// Whether a KV transaction that began at `start` may drop what is known. The state must be
@@ -306,43 +320,45 @@ impl<H: Clone> TransactionTable<H> {
     pub fn forget(&mut self, tx_id: TxId, trimmed: u64) {
         if self.get(tx_id).is_some_and(|entry| entry.last_seq <= trimmed) {
             self.entries.remove(&tx_id);
+            self.unfinished.remove(&tx_id);
         }
     }
 
     /// Whether a transaction has a vote without an outcome here or, at its primary, an outcome that
     /// some branch has not acknowledged.
     pub fn is_unfinished(&self, tx_id: TxId) -> bool {
-        self.get(tx_id).is_some_and(|entry| {
-            entry.state == BranchState::Prepared
-                || (entry.meta.is_primary(&self.branch) && !entry.acknowledged)
-        })
+        self.unfinished.get(&tx_id).is_some()
+    }
+
+    fn unfinished(&self) -> impl Iterator<Item = &Entry<H>> {
+        self.unfinished.iter().filter_map(|(tx_id, ())| self.get(*tx_id))
+    }
+
+    /// Votes without an outcome here.
+    pub fn unresolved(&self) -> impl Iterator<Item = &Entry<H>> {
+        self.unfinished().filter(|entry| entry.state == BranchState::Prepared)
     }
 
     /// Transactions that should have been resolved by `now`: votes past their deadline, and
     /// outcomes at the primary that some branch has not acknowledged `grace_ms` after the deadline.
     pub fn overdue(&self, now: UnixMillis, grace_ms: u64) -> impl Iterator<Item = &TxMeta> {
-        self.iter().filter_map(move |entry| {
-            let unfinished = match entry.state {
-                BranchState::Prepared => now > entry.meta.deadline,
-                BranchState::Committed | BranchState::Aborted => {
-                    entry.meta.is_primary(&self.branch)
-                        && !entry.acknowledged
-                        && now > entry.meta.deadline.plus_ms(grace_ms)
-                }
-                BranchState::Absent => false,
-            };
-            unfinished.then_some(&entry.meta)
+        self.unfinished().filter_map(move |entry| {
+            let is_open = entry.state == BranchState::Prepared;
+            let grace_ms = if is_open { 0 } else { grace_ms };
+            (now > entry.meta.deadline.plus_ms(grace_ms)).then_some(&entry.meta)
         })
     }
 
     /// Makes everything applied so far permanent.
     pub fn settle(&mut self) {
         self.entries.settle();
+        self.unfinished.settle();
     }
 
     /// Undoes everything applied since the last [`TransactionTable::settle`].
     pub fn undo(&mut self) {
         self.entries.undo();
+        self.unfinished.undo();
     }
 }
 

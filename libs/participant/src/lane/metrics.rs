@@ -4,7 +4,7 @@ use storage::{KvError, codec};
 use telemetry::{metrics::LaneVotes, semconv, trace};
 use tokio::time::Instant;
 use tracing::{Span, field::Empty};
-use types::{BranchState, Timestamp, UnixMillis, Vote};
+use types::{Timestamp, UnixMillis, Vote};
 
 use super::{Lane, attempt::AttemptError};
 use crate::core::{Answer, Call, CallId, Domain};
@@ -117,7 +117,7 @@ impl<D: Domain> Lane<D> {
         if !self.metrics.ticks.is_multiple_of(LOOK_EVERY) {
             return;
         }
-        let open = self.core.table().iter().filter(|entry| entry.state == BranchState::Prepared);
+        let open = self.core.table().unresolved();
         let (unresolved, overdue_ms) = open.fold((0, 0), |(count, oldest): (u64, u64), entry| {
             (count + 1, oldest.max(now.since(entry.meta.deadline)))
         });

@@ -2,6 +2,7 @@
 
 #![allow(clippy::arithmetic_side_effects, reason = "small numbers, and tests panic on overflow")]
 
+use proptest::prelude::*;
 use types::{Branch, BranchState, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
 use super::{Entry, Event, Gate, TransactionTable};
@@ -112,7 +113,7 @@ fn an_entry_is_trimmed_by_the_last_one_that_says_all() {
 }
 
 #[test]
-fn who_is_asked_about_is_unfinished_and_late() {
+fn an_overdue_transaction_is_unfinished_and_late() {
     let grace = 500;
     for place in [0, 1] {
         let (mut table, is_primary) = (table(place), place == 0);
@@ -129,6 +130,57 @@ fn who_is_asked_about_is_unfinished_and_late() {
         table.apply(Event::Acknowledged { tx_id: done.tx_id }, 2);
         assert_eq!(overdue(&table, LATER + grace, grace), [open.tx_id]);
         assert!(!table.is_unfinished(done.tx_id));
+    }
+}
+
+/// One step of a batch: a fact about a transaction, or the end of a batch.
+#[derive(Debug, Clone)]
+enum Step {
+    Fact(Event<u8>),
+    Forget(TxId, u64),
+    Settle,
+    Undo,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (1_u8..5, 0..8_u8).prop_map(|(number, kind)| {
+        let meta = tx(number);
+        match kind {
+            0 => Step::Fact(prepared(&meta)),
+            1 => Step::Fact(fenced(&meta)),
+            2 => Step::Fact(decided(&meta, true)),
+            3 => Step::Fact(decided(&meta, false)),
+            4 => Step::Fact(Event::Acknowledged { tx_id: meta.tx_id }),
+            5 => Step::Forget(meta.tx_id, u64::MAX),
+            6 => Step::Settle,
+            _ => Step::Undo,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_unfinished_ones_are_those_of_the_table(
+        place in 0_usize..2,
+        steps in prop::collection::vec(step(), 0..40),
+    ) {
+        let mut table = table(place);
+        for (step, seq) in steps.into_iter().zip(1..) {
+            match step {
+                Step::Fact(event) => { table.apply(event, seq); }
+                Step::Forget(tx_id, trimmed) => table.forget(tx_id, trimmed),
+                Step::Settle => table.settle(),
+                Step::Undo => table.undo(),
+            }
+            let is_open = |entry: &&Entry<u8>| entry.state == BranchState::Prepared;
+            let is_unfinished =
+                |entry: &&Entry<u8>| is_open(entry) || (place == 0 && !entry.acknowledged);
+            let ids = |entry: &Entry<u8>| entry.meta.tx_id;
+            let unfinished: Vec<_> = table.iter().filter(is_unfinished).map(ids).collect();
+            let open: Vec<_> = table.iter().filter(is_open).map(ids).collect();
+            prop_assert_eq!(overdue(&table, u64::MAX, 0), unfinished);
+            prop_assert_eq!(table.unresolved().map(ids).collect::<Vec<_>>(), open);
+        }
     }
 }
 
