@@ -23,6 +23,10 @@ import aiohttp
 from chaos.ledger import Ledger
 from shop.client import Client
 
+# How often one read is repeated, and the pause before.
+REPEATS_MAX = 50
+PAUSE_SECONDS = 0.1
+
 
 class Stretch:
     """The outcomes of the calls since the last line."""
@@ -69,6 +73,26 @@ class Counted(Client):
                 stretch.failed[how] += 1
 
 
+class Patient(Client):
+    """A client that repeats a read whose connection is refused or breaks: a node may refuse a new connection while its
+    firewall rules are replaced."""
+
+    def __init__(self, url, **options):
+        super().__init__(url, **options)
+        self.repeated = 0
+
+    async def call(self, method, path, **options):
+        for _ in range(REPEATS_MAX):
+            try:
+                return await super().call(method, path, **options)
+            except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError):
+                if method != "GET":
+                    raise
+                self.repeated += 1
+                await asyncio.sleep(PAUSE_SECONDS)
+        return await super().call(method, path, **options)
+
+
 def say(**what):
     print(json.dumps(what), flush=True)
 
@@ -113,15 +137,16 @@ async def drive(options, stretches, ledger, quiet):
         over.set()
         await asyncio.gather(*work)
     settled = await ledger.audit(quiet, options.settle_seconds)
-    say(audit="clean", orders=len(ledger.lines), sold=len(ledger.sold), settled_seconds=round(settled, 1))
+    counts = {"orders": len(ledger.lines), "sold": len(ledger.sold), "repeated_reads": quiet.repeated}
+    say(audit="clean", **counts, settled_seconds=round(settled, 1))
 
 
 async def main(options):
-    async with Client(options.url[0], timeout_seconds=300.0) as quiet:
+    async with Patient(options.url[0], timeout_seconds=300.0) as quiet:
         try:
             await drive(options, [Stretch()], Ledger(orders=options.orders), quiet)
-        except AssertionError as error:
-            say(audit="failed", problem=str(error))
+        except (AssertionError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            say(audit="failed", problem=f"{type(error).__name__}: {error}")
             return 1
     return 0
 

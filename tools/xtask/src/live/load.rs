@@ -85,14 +85,14 @@ impl Load {
         let input = process.stdin.take().ok_or("no way to ask the load")?;
         let output = BufReader::new(process.stdout.take().ok_or("no way to hear the load")?);
         let mut load = Self { process, input, output };
-        load.hear("filled")?;
+        hear(&mut load.output, "filled")?;
         Ok(load)
     }
 
     /// Ends the current stretch under this name, and returns it.
     pub(crate) fn stretch(&mut self, name: &str) -> Result<Stretch, String> {
         writeln!(self.input, "{name}").map_err(|error| format!("the load has ended: {error}"))?;
-        let told = self.hear("stretch")?;
+        let told = hear(&mut self.output, "stretch")?;
         let number = |name: &str| told[name].as_u64().ok_or_else(|| format!("no {name} in {told}"));
         Ok(Stretch {
             calls: number("calls")?,
@@ -105,29 +105,30 @@ impl Load {
     /// Ends the load, and compares the shop with the buyers' books.
     pub(crate) fn audit(mut self) -> Result<String, String> {
         drop(self.input);
-        let told = {
-            let mut line = String::new();
-            self.output.read_line(&mut line).map_err(|error| error.to_string())?;
-            serde_json::from_str::<Value>(&line).map_err(|error| format!("{error}: {line}"))?
-        };
+        let told = hear(&mut self.output, "audit")?;
         let status = self.process.wait().map_err(|error| error.to_string())?;
         if told["audit"] != "clean" || !status.success() {
             return Err(format!("the books differ: {}", told["problem"].as_str().unwrap_or("?")));
         }
+        let repeated = match told["repeated_reads"].as_u64() {
+            Some(0) => String::new(),
+            Some(count) => format!(", {count} reads repeated"),
+            None => return Err(format!("the load says {told}")),
+        };
         Ok(format!(
-            "books exact: {} orders, {} sold, settled after {} s",
+            "books exact: {} orders, {} sold, settled after {} s{repeated}",
             told["orders"], told["sold"], told["settled_seconds"]
         ))
     }
+}
 
-    /// The next message of the load, which must have this key.
-    fn hear(&mut self, key: &str) -> Result<Value, String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line).map_err(|error| error.to_string())?;
-        let told: Value =
-            serde_json::from_str(&line).map_err(|_| format!("the load ended, see above {line}"))?;
-        if told[key].is_null() { Err(format!("the load says {told}")) } else { Ok(told) }
-    }
+/// The next message of the load, which must have this key.
+fn hear(output: &mut BufReader<ChildStdout>, key: &str) -> Result<Value, String> {
+    let mut line = String::new();
+    output.read_line(&mut line).map_err(|error| error.to_string())?;
+    let told: Value =
+        serde_json::from_str(&line).map_err(|_| format!("the load ended, see above {line}"))?;
+    if told[key].is_null() { Err(format!("the load says {told}")) } else { Ok(told) }
 }
 
 /// Runs a script of `test/` by `enter`, in the tests' environment. Returns its output if it
