@@ -235,9 +235,9 @@ impl Coordinator {
         let shard = shard_of(order_id.as_str(), shards.order);
         let request = GetOrderRequest { order_id: order_id.to_string() };
         let send = unary!(OrderServiceClient::get_order);
-        self.order_router()
-            .call(shard, ExpectedWait::Wait(left.min(READ_TIMEOUT)), request, send)
-            .await
+        let orders = self.participants().router(&self.services().order);
+        let orders = orders.map_err(|none| Failure::new(Reason::Unavailable, none.to_string()))?;
+        orders.call(shard, ExpectedWait::Wait(left.min(READ_TIMEOUT)), request, send).await
     }
 
     /// Reads the order in the same batch as other messages to its shard. Returns `None` for
@@ -261,15 +261,15 @@ impl Coordinator {
 
     /// How many shards each service has.
     async fn shards(&self) -> Result<Shards, SendError> {
-        let [order, stock, payment] = self.routers();
+        let (participants, planned) = (self.participants(), self.services());
         let mut others = Vec::new();
         for service in self.checkout_participants() {
-            others.push((service.clone(), self.participants().shards(service).await?));
+            others.push((service.clone(), participants.shards(service).await?));
         }
         Ok(Shards {
-            order: order.shards().await?,
-            stock: stock.shards().await?,
-            payment: payment.shards().await?,
+            order: participants.shards(&planned.order).await?,
+            stock: participants.shards(&planned.stock).await?,
+            payment: participants.shards(&planned.payment).await?,
             others,
         })
     }

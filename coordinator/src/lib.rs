@@ -44,13 +44,11 @@ use proto::coordinator::v1::{
     transaction_service_server::{self, TransactionServiceServer},
 };
 use rpc::{
-    access::Role,
     admin::{Admin, Ready},
-    endpoints::ShopEndpoints,
+    endpoints::ServiceEndpoints,
     env::{SystemClock, SystemEntropy},
     listen::Listeners,
     net::{GrpcNet, Net},
-    routing::Target,
     served,
     server::{Readiness, ServeError, ServerArgs, serve},
     store_time::{self, StoreTime},
@@ -59,7 +57,7 @@ use rpc::{
 use storage::{KvError, SharedKv, args::StoreArgs, janitor};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use types::{Clock, Entropy};
+use types::{Clock, Entropy, Role};
 
 use crate::{
     participants::{ParticipantArgs, ParticipantError},
@@ -88,7 +86,7 @@ pub struct Args {
 
     /// The participants of a checkout.
     #[command(flatten)]
-    pub shop: ShopEndpoints,
+    pub services: ServiceEndpoints,
 
     /// Services beyond our own.
     #[command(flatten)]
@@ -139,12 +137,8 @@ pub struct Args {
 /// What a coordinator needs to know: the part of [`Args`] that a simulation also sets.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the order service is.
-    pub order_endpoints: Target,
-    /// Where the stock service is.
-    pub stock_endpoints: Target,
-    /// Where the payment service is.
-    pub payment_endpoints: Target,
+    /// Where the services of the shop are.
+    pub services: ServiceEndpoints,
     /// Milliseconds for which a client's request id stays bound to its call.
     pub request_id_retention_ms: u64,
     /// Milliseconds that branches have to vote.
@@ -156,9 +150,7 @@ pub struct Settings {
 impl From<&Args> for Settings {
     fn from(args: &Args) -> Self {
         Self {
-            order_endpoints: args.shop.order_endpoints.clone(),
-            stock_endpoints: args.shop.stock.stock_endpoints.clone(),
-            payment_endpoints: args.shop.payment_endpoints.clone(),
+            services: args.services.clone(),
             request_id_retention_ms: args.request_id_retention_ms,
             vote_window_ms: args.vote_window_ms,
             batch_calls_max: args.batch_calls_max,

@@ -22,7 +22,7 @@ use proto::{
 };
 use storage::record::{TransactionLog, transaction_log::Step};
 use types::{
-    Branch, BranchState, Classify, ErrorKind, OrderId, Reason, TxId, TxMeta, UnixMillis, Vote,
+    Branch, BranchState, Classify, ErrorKind, OrderId, Reason, Role, TxId, TxMeta, UnixMillis, Vote,
 };
 
 use crate::{resolve::Resolution, state::Coordinator, tx_log};
@@ -195,7 +195,7 @@ impl Coordinator {
         let Some(tx) = report.tx.clone() else { return };
         for branch in &mut report.branches {
             let Some(named) = &branch.branch else { continue };
-            if audit::run::SERVICES.iter().any(|(_, name)| *name == named.service) {
+            if Role::named(&named.service).is_some_and(Role::is_service) {
                 continue;
             }
             match self.query(&tx, named).await {

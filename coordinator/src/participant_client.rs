@@ -192,7 +192,8 @@ impl ParticipantClient {
         self.routers.values().for_each(Router::forget_description);
     }
 
-    fn router(&self, service: &Service) -> Result<&Router, SendError> {
+    /// The replicas of a service.
+    pub(crate) fn router(&self, service: &Service) -> Result<&Router, SendError> {
         self.routers.get(service).ok_or_else(|| SendError::Unknown(service.clone()))
     }
 

@@ -3,12 +3,9 @@
 use std::{collections::BTreeSet, str::FromStr};
 
 use rpc::routing::Target;
-use types::{IdError, Service};
+use types::{IdError, Role, Service};
 
 use crate::tx_log::LogSettings;
-
-/// Our own services, whose addresses are separate settings.
-const OURS: [&str; 3] = ["order", "stock", "payment"];
 
 /// Settings for services beyond our own.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -62,7 +59,7 @@ impl FromStr for Participant {
     fn from_str(text: &str) -> Result<Self, ParticipantError> {
         let (name, target) = text.trim().split_once('=').ok_or(ParticipantError::Form)?;
         let service = Service::new(name).map_err(ParticipantError::Name)?;
-        if OURS.contains(&name) {
+        if Role::named(name).is_some_and(Role::is_service) {
             return Err(ParticipantError::Ours(name.to_owned()));
         }
         let target =

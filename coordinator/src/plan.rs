@@ -13,7 +13,7 @@ use proto::{
     stock::v1::{HoldStock, hold_stock},
 };
 use types::{
-    Branch, ItemId, OrderId, Quantity, Reason, Refusal, Service, ShardId, UserId, shard_of,
+    Branch, ItemId, OrderId, Quantity, Reason, Refusal, Role, Service, ShardId, UserId, shard_of,
 };
 
 /// How many shards each service has.
@@ -25,9 +25,12 @@ pub struct Shards {
     pub stock: u16,
     /// Of the payment service.
     pub payment: u16,
-    /// Of each further participant in checkouts.
+    /// Of each other participant in checkouts.
     pub others: Vec<(Service, u16)>,
 }
+
+/// The services that have messages of their own for a checkout. Others get a [`CheckoutPayload`].
+pub(crate) const PLANNED: [Role; 3] = [Role::Order, Role::Stock, Role::Payment];
 
 /// The services of a checkout.
 #[derive(Debug, Clone)]
@@ -41,10 +44,10 @@ pub struct Services {
 }
 
 impl Services {
-    /// Our own services, under their published names.
+    /// The [`PLANNED`] services, under their published names.
     pub fn named() -> Self {
-        let name = |name| Service::new(name).expect("the names of our own services are valid");
-        Self { order: name("order"), stock: name("stock"), payment: name("payment") }
+        let [order, stock, payment] = PLANNED.map(Service::from);
+        Self { order, stock, payment }
     }
 
     /// The branch that holds an order.
@@ -116,7 +119,7 @@ impl Plan {
     }
 }
 
-/// The payload for participants other than our own services.
+/// The payload for participants without a message of their own.
 fn payload_of(order: &Order) -> CheckoutPayload {
     let lines = order.lines.iter().map(|line| checkout_payload::Line {
         item_id: line.item_id.clone(),

@@ -3,12 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use rpc::{
-    access::{Identity, Role},
-    net::Net,
-    routing::Router,
-    store_time::StoreTime,
-};
+use rpc::{access::Identity, net::Net, routing::Router, store_time::StoreTime};
 use storage::SharedKv;
 use telemetry::semconv;
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -24,7 +19,7 @@ use crate::{
     driver::{Driver, DriverResult},
     error::CheckoutError,
     participant_client::ParticipantClient,
-    plan::Services,
+    plan::{PLANNED, Services},
     singleflight::Singleflight,
     tx_log::{AttemptInfo, TxLog},
     vote_window::VoteWindow,
@@ -39,8 +34,6 @@ pub struct Coordinator {
 
 struct Shared {
     services: Services,
-    /// Order, stock and payment, in this order.
-    routers: [Router; 3],
     participants: ParticipantClient,
     kv: SharedKv,
     clock: Arc<dyn Clock>,
@@ -50,7 +43,7 @@ struct Shared {
     retention_ms: u64,
     /// Resolutions under way. `None` means that the transaction broke the protocol.
     resolving: Singleflight<TxId, Option<Outcome>>,
-    /// The further services with a branch in every checkout.
+    /// The services with a branch in every checkout that the plan does not know.
     checkout_participants: Vec<Service>,
     log: TxLog,
     watch: Watch,
@@ -77,19 +70,16 @@ impl Coordinator {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
-        let services = Services::named();
-        let routers = [
-            (Role::Order, &settings.order_endpoints),
-            (Role::Stock, &settings.stock_endpoints),
-            (Role::Payment, &settings.payment_endpoints),
-        ]
-        .map(|(role, target)| Router::to(Identity::of(role), target.clone(), Arc::clone(net)));
-        let [order, stock, payment] = routers.clone();
-        let mut by_name = BTreeMap::from([
-            (services.order.clone(), order),
-            (services.stock.clone(), stock),
-            (services.payment.clone(), payment),
-        ]);
+        let mut by_name = BTreeMap::new();
+        let mut checkout_participants = Vec::new();
+        for (role, target) in settings.services.iter() {
+            let router = Router::to(Identity::of(role), target.clone(), Arc::clone(net));
+            by_name.insert(Service::from(role), router);
+            if !PLANNED.contains(&role) {
+                checkout_participants.push(role.into());
+            }
+        }
+        checkout_participants.extend_from_slice(&extras.checkout_participants);
         for participant in &extras.participants {
             let (target, net) = (participant.target.clone(), Arc::clone(net));
             let router = match Identity::participant(participant.service.as_str()) {
@@ -101,8 +91,7 @@ impl Coordinator {
         }
         let log = TxLog::new(extras.log, Arc::clone(&clock));
         let shared = Shared {
-            services,
-            routers,
+            services: Services::named(),
             participants: ParticipantClient::new(by_name, settings.batch_calls_max),
             kv,
             clock,
@@ -111,7 +100,7 @@ impl Coordinator {
             store_time: StoreTime::default(),
             retention_ms: settings.request_id_retention_ms,
             resolving: Singleflight::default(),
-            checkout_participants: extras.checkout_participants.clone(),
+            checkout_participants,
             log,
             watch: Watch::default(),
             running: TaskTracker::new(),
@@ -121,15 +110,6 @@ impl Coordinator {
 
     pub(crate) fn services(&self) -> &Services {
         &self.shared.services
-    }
-
-    pub(crate) fn routers(&self) -> &[Router; 3] {
-        &self.shared.routers
-    }
-
-    pub(crate) fn order_router(&self) -> &Router {
-        let [order, _, _] = &self.shared.routers;
-        order
     }
 
     pub(crate) fn participants(&self) -> &ParticipantClient {

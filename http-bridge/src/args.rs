@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, value_parser};
 use rpc::{
-    endpoints::{CoordinatorEndpoints, ShopEndpoints},
+    endpoints::{CoordinatorEndpoints, ServiceEndpoints},
     server::StopArgs,
     tls::TlsArgs,
 };
@@ -21,7 +21,7 @@ pub struct Args {
 
     /// The participants of a checkout.
     #[command(flatten)]
-    pub shop: ShopEndpoints,
+    pub services: ServiceEndpoints,
 
     /// The coordinator.
     #[command(flatten)]

@@ -29,7 +29,7 @@ use proto::coordinator::v1::{
 use rpc::{deadline, net::Transport};
 use serde::Serialize;
 use tokio::time::timeout;
-use types::{OrderId, Reason, TxId};
+use types::{OrderId, Reason, Role, TxId};
 
 use crate::{
     bridge::Bridge,
@@ -166,7 +166,7 @@ async fn stats(
 /// A call to any replica of the coordinator.
 fn coordinator<'a>(bridge: &'a Bridge, input: &Input, kind: CallKind<'a>) -> UpstreamCall<'a> {
     UpstreamCall {
-        service: &bridge.shop().coordinator,
+        service: bridge.shop().at(Role::Coordinator),
         to: Target::Any,
         kind,
         deadline: input.deadline(bridge),
@@ -330,7 +330,7 @@ impl From<AuditVerdict> for Verdict {
 }
 
 async fn audit(State(bridge): State<Bridge>, _: Operator) -> JsonResult<Audit> {
-    let service = &bridge.shop().coordinator;
+    let service = bridge.shop().at(Role::Coordinator);
     // Each call of `any` takes the next replica in turn.
     let routes = (0..service.endpoints().len().max(1)).map(|_| service.any());
     let asked = join_all(routes.map(|route| async move {

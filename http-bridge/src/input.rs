@@ -12,7 +12,7 @@ use rpc::unary;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use types::{
-    AMOUNT_MAX, AmountError, IdError, ItemId, OrderId, Quantity, RequestId, Timestamp, UserId,
+    AMOUNT_MAX, AmountError, IdError, ItemId, OrderId, Quantity, RequestId, Role, Timestamp, UserId,
 };
 
 use crate::{
@@ -263,7 +263,7 @@ impl Input {
         };
         let id = self.explicit(name, value)?;
         let ask = UpstreamCall {
-            service: &bridge.shop().coordinator,
+            service: bridge.shop().at(Role::Coordinator),
             to: Target::Any,
             kind: CallKind::Read,
             deadline,

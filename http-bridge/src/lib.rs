@@ -26,12 +26,12 @@
 use std::{future::Future, sync::Arc};
 
 use rpc::{
-    access::Role,
     admin::Admin,
     env::{SystemClock, SystemEntropy},
     listen::Listeners,
     net::GrpcNet,
 };
+use types::Role;
 
 pub mod api;
 pub mod args;

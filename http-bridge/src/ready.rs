@@ -43,9 +43,9 @@ impl Readiness {
 }
 
 async fn missing_now(shop: &Shop) -> Vec<&'static str> {
-    let checks = shop.all().map(|(name, service)| async move {
+    let checks = shop.all().map(|(role, service)| async move {
         let serving = is_serving(service).await;
-        (!serving).then_some(name)
+        (!serving).then_some(role.name())
     });
     join_all(checks).await.into_iter().flatten().collect()
 }

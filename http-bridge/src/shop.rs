@@ -1,50 +1,44 @@
-//! The services behind the bridge.
+//! The roles behind the bridge.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use rpc::{
-    access::{Identity, Role},
-    net::Net,
-    routing::Router,
-};
+use rpc::{access::Identity, net::Net, routing::Router};
+use types::Role;
 
 use crate::args::Args;
 
-/// The services behind the bridge.
+/// The replicas of each role that the bridge calls.
 #[derive(Clone, Debug)]
-pub struct Shop {
-    /// Replicas of the order service.
-    pub order: Router,
-    /// Replicas of the stock service.
-    pub stock: Router,
-    /// Replicas of the payment service.
-    pub payment: Router,
-    /// Replicas of the coordinator.
-    pub coordinator: Router,
-}
+pub struct Shop(BTreeMap<Role, Router>);
 
 impl Shop {
-    /// The services at the endpoints in `args`, over this network. Must be called within a tokio
+    /// The roles at the endpoints in `args`, over this network. Must be called within a tokio
     /// runtime.
     pub fn over(args: &Args, net: &Arc<dyn Net>) -> Self {
-        let router = |role, target: &rpc::routing::Target| {
-            Router::to(Identity::of(role), target.clone(), Arc::clone(net))
-        };
-        Self {
-            order: router(Role::Order, &args.shop.order_endpoints),
-            stock: router(Role::Stock, &args.shop.stock.stock_endpoints),
-            payment: router(Role::Payment, &args.shop.payment_endpoints),
-            coordinator: router(Role::Coordinator, &args.coordinator.coordinator_endpoints),
-        }
+        let coordinator = (Role::Coordinator, &args.coordinator.coordinator_endpoints);
+        let all = args.services.iter().chain([coordinator]);
+        all.map(|(role, target)| {
+            (role, Router::to(Identity::of(role), target.clone(), Arc::clone(net)))
+        })
+        .collect()
     }
 
-    /// Every service and its name.
-    pub(crate) fn all(&self) -> [(&'static str, &Router); 4] {
-        [
-            ("order", &self.order),
-            ("stock", &self.stock),
-            ("payment", &self.payment),
-            ("coordinator", &self.coordinator),
-        ]
+    /// The replicas of a role.
+    ///
+    /// # Panics
+    /// If the shop was made without this role.
+    pub fn at(&self, role: Role) -> &Router {
+        self.0.get(&role).expect("a shop has every role that the bridge calls")
+    }
+
+    /// Every role.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Role, &Router)> {
+        self.0.iter().map(|(role, router)| (*role, router))
+    }
+}
+
+impl FromIterator<(Role, Router)> for Shop {
+    fn from_iter<T: IntoIterator<Item = (Role, Router)>>(routers: T) -> Self {
+        Self(routers.into_iter().collect())
     }
 }

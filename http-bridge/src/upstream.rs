@@ -20,7 +20,7 @@ use rpc::{
 };
 use tokio::time::{Instant, timeout_at};
 use tonic::{ConnectError, Response, Status};
-use types::{ErrorKind, Reason, ShardId, UnixMillis, shard_of};
+use types::{ErrorKind, Reason, Role, ShardId, UnixMillis, shard_of};
 
 use crate::{bridge::Bridge, problem::Problem};
 
@@ -275,7 +275,7 @@ impl Bridge {
         if self.store_time().now().is_some() {
             return Ok(());
         }
-        let route = self.shop().order.any().map_err(|error| error.to_string())?;
+        let route = self.shop().at(Role::Order).any().map_err(|error| error.to_string())?;
         let send = unary!(ParticipantServiceClient::describe);
         let wait = ExpectedWait::Answer(self.settings().attempt_timeout);
         let answer = route.call(wait, tonic::Request::new(DescribeRequest {}), send).await;

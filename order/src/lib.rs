@@ -18,13 +18,14 @@ use std::sync::Arc;
 use participant::role::{self, Parts, RoleArgs, RoleError};
 use proto::order::v1::order_service_server::{OrderServiceServer, SERVICE_NAME};
 use rpc::{
-    access::{Identity, Role},
+    access::Identity,
     endpoints::StockEndpoints,
     listen::Listeners,
     routing::{Router, Target},
     served,
 };
 use tonic::service::Routes;
+use types::Role;
 
 /// Settings of the order service.
 #[derive(clap::Args, Clone, Debug)]

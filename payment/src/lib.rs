@@ -14,8 +14,9 @@ pub mod rules;
 
 use participant::role::{self, Parts, RoleArgs, RoleError};
 use proto::payment::v1::payment_service_server::{PaymentServiceServer, SERVICE_NAME};
-use rpc::{access::Role, listen::Listeners, served};
+use rpc::{listen::Listeners, served};
 use tonic::service::Routes;
+use types::Role;
 
 /// Settings of the payment service.
 #[derive(clap::Args, Clone, Debug)]

@@ -15,8 +15,9 @@ pub mod rules;
 
 use participant::role::{self, Parts, RoleArgs, RoleError};
 use proto::stock::v1::stock_service_server::{SERVICE_NAME, StockServiceServer};
-use rpc::{access::Role, listen::Listeners, served};
+use rpc::{listen::Listeners, served};
 use tonic::service::Routes;
+use types::Role;
 
 /// Settings of the stock service.
 #[derive(clap::Args, Clone, Debug)]

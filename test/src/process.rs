@@ -17,6 +17,7 @@ use nix::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
+use types::Role;
 
 /// `till up`. Its children watch the supervisor's life, so that dropping this kills them all.
 #[derive(Debug)]
@@ -174,14 +175,9 @@ impl Shop {
 
     /// The gRPC address of a role's first replica.
     pub fn address(&self, role: &str) -> String {
-        let offset = match role {
-            "coordinator" => 0,
-            "order" => 100,
-            "stock" => 200,
-            "payment" => 300,
-            other => panic!("no role {other}"),
-        };
-        format!("http://127.0.0.1:{}", self.grpc_base + offset)
+        let role = Role::named(role).unwrap_or_else(|| panic!("no role {role}"));
+        let port = self.grpc_base + (role.port() - Role::Coordinator.port());
+        format!("http://127.0.0.1:{port}")
     }
 }
 

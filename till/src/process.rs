@@ -51,7 +51,8 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     let guard = {
-        let scope = if cli.command.is_role() { Scope::Service } else { Scope::Command };
+        let scope =
+            if matches!(cli.command, Command::Role(_)) { Scope::Service } else { Scope::Command };
         // Tasks of the runtime send what is exported.
         let _within = runtime.enter();
         telemetry::init(cli.command.name(), cli.process.log_format, scope)
@@ -89,12 +90,7 @@ async fn carry_out(cli: Cli, stop: Stop) -> Result<ExitCode, Failure> {
         Command::Audit(args) => audit::run(&args).await,
         Command::Tx(args) => tx::run(&args).await,
         Command::Participant(args) => participant_check::run(&args).await,
-        Command::Order(_)
-        | Command::Stock(_)
-        | Command::Payment(_)
-        | Command::Coordinator(_)
-        | Command::HttpBridge(_)
-        | Command::DevKv(_) => role::run(cli.command, stop).await,
+        Command::Role(command) => role::run(command, stop).await,
     }
 }
 

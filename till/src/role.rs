@@ -1,4 +1,5 @@
-//! Runs one role: binds its ports, hands it over to its crate, ends it.
+//! The commands that run one role: their settings; binding its ports, handing it over to its crate,
+//! ending it.
 
 use std::{
     error::Error,
@@ -9,37 +10,163 @@ use std::{
     time::Duration,
 };
 
+use clap::{ArgAction, Subcommand, builder::BoolishValueParser, error::ErrorKind};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rpc::{
     access::{self, TRUST_DOMAIN},
     admin,
     listen::{ListenError, Listeners},
     net::Endpoint,
+    tls::TlsArgs,
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use types::Role;
 
 use crate::{
-    cli::{Admin, Command, Grpc},
     common::{Failure, Stop},
     health,
 };
 
-/// Default ports: on 127.0.0.1 and [::1] for gRPC, on all addresses for HTTP.
-mod port {
-    pub(super) const COORDINATOR: u16 = 7000;
-    pub(super) const ORDER: u16 = 7100;
-    pub(super) const STOCK: u16 = 7200;
-    pub(super) const PAYMENT: u16 = 7300;
-    pub(super) const HTTP: u16 = 8000;
+/// Default port of dev-kv's admin listener.
+pub(crate) const KV_ADMIN_PORT: u16 = 7449;
+
+/// The setting that allows plain gRPC.
+pub(crate) const INSECURE: &str = "--insecure (TILL_INSECURE)";
+
+/// The roles, and the store for development.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoleCommand {
+    /// Run a replica of the order service.
+    Order(Box<Grpc<order::Args>>),
+    /// Run a replica of the stock service.
+    Stock(Box<Grpc<stock::Args>>),
+    /// Run a replica of the payment service.
+    Payment(Box<Grpc<payment::Args>>),
+    /// Run a replica of the coordinator.
+    Coordinator(Box<Grpc<coordinator::Args>>),
+    /// Run a replica of the REST face.
+    HttpBridge(Box<Rest<http_bridge::Args>>),
+    /// Run a one-node store that speaks TiKV's wire protocol. For development and tests.
+    DevKv(Box<Kv>),
 }
 
-/// Default ports of the admin listeners, on 127.0.0.1 and [::1].
-mod admin_port {
-    pub(super) const COORDINATOR: u16 = 7050;
-    pub(super) const ORDER: u16 = 7150;
-    pub(super) const STOCK: u16 = 7250;
-    pub(super) const PAYMENT: u16 = 7350;
-    pub(super) const HTTP: u16 = 7450;
-    pub(super) const KV: u16 = 7449;
+/// Settings that contradict each other, for [`clap::Command::error`].
+type Contradiction = (ErrorKind, String);
+
+impl RoleCommand {
+    /// The name on the command line.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Order(_) => Role::Order.name(),
+            Self::Stock(_) => Role::Stock.name(),
+            Self::Payment(_) => Role::Payment.name(),
+            Self::Coordinator(_) => Role::Coordinator.name(),
+            Self::HttpBridge(_) => Role::HttpBridge.name(),
+            Self::DevKv(_) => "dev-kv",
+        }
+    }
+
+    /// Refuses settings that contradict each other.
+    pub(crate) fn consistent(&self) -> Result<(), Contradiction> {
+        match self {
+            Self::Order(args) => encrypted_or_not(args.insecure, &args.role.role.tls),
+            Self::Stock(args) => encrypted_or_not(args.insecure, &args.role.role.tls),
+            Self::Payment(args) => encrypted_or_not(args.insecure, &args.role.role.tls),
+            Self::Coordinator(args) => encrypted_or_not(args.insecure, &args.role.tls),
+            Self::HttpBridge(args) => encrypted_or_not(false, &args.role.tls),
+            Self::DevKv(args) if args.insecure && args.role.tls_cert_file.is_some() => {
+                Err(contradiction(INSECURE, "--tls-cert-file (TILL_DEV_KV_TLS_CERT)"))
+            }
+            Self::DevKv(_) => Ok(()),
+        }
+    }
+}
+
+/// Refuses contradictory settings. gRPC is plain, or encrypted with client authentication, or
+/// encrypted without it.
+fn encrypted_or_not(insecure: bool, tls: &TlsArgs) -> Result<(), Contradiction> {
+    if insecure && tls.is_on() {
+        return Err(contradiction(INSECURE, "--tls-ca-file (TILL_TLS_CA_FILE)"));
+    }
+    if tls.tls_no_client_auth && tls.tls_cert_file.is_none() {
+        let text = "--tls-no-client-auth (TILL_TLS_NO_CLIENT_AUTH) needs --tls-cert-file";
+        return Err((ErrorKind::MissingRequiredArgument, text.to_owned()));
+    }
+    Ok(())
+}
+
+/// Says that two settings exclude each other.
+pub(crate) fn contradiction(one: &str, other: &str) -> Contradiction {
+    let text = format!("{one} and {other} contradict each other: either plain or encrypted");
+    (ErrorKind::ArgumentConflict, text)
+}
+
+/// The admin listener of a role, for operators.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Admin {
+    /// Address on which operators find /metrics, /livez and /readyz; may be repeated. By default
+    /// the role's usual admin port on 127.0.0.1 and [::1]. Containers use port 9100.
+    #[arg(long, env = "TILL_ADMIN_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
+    pub(crate) admin_listen: Vec<SocketAddr>,
+}
+
+/// A role that speaks gRPC: without encryption it listens on this machine only, unless told
+/// otherwise.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Grpc<A: clap::Args> {
+    /// Address to listen on; may be repeated. By default the role's usual port on 127.0.0.1 and
+    /// [::1].
+    #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Allow --listen to name addresses that other machines can reach although gRPC is not
+    /// encrypted. Anybody who reaches them may then do anything.
+    #[arg(long, env = "TILL_INSECURE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
+    pub(crate) insecure: bool,
+    /// For operators.
+    #[command(flatten)]
+    pub(crate) admin: Admin,
+    /// The role's own.
+    #[command(flatten)]
+    pub(crate) role: A,
+}
+
+/// A role that speaks HTTP to everybody.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Rest<A: clap::Args> {
+    /// Address to listen on; may be repeated. By default port 8000 of [::] and 0.0.0.0.
+    #[arg(long, env = "TILL_LISTEN", value_name = "IP:PORT", value_delimiter = ',')]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// For operators.
+    #[command(flatten)]
+    pub(crate) admin: Admin,
+    /// The role's own.
+    #[command(flatten)]
+    pub(crate) role: A,
+}
+
+/// The store for development. It has its own setting for the address to listen on.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Kv {
+    /// Allow --listen and --pd-listen to name addresses that other machines can reach although
+    /// there is no TLS.
+    #[arg(long, env = "TILL_INSECURE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
+    pub(crate) insecure: bool,
+    /// Trust domain of the callers' identities, the host in spiffe://DOMAIN/ROLE. With it and
+    /// --tls-ca-file, only certificates of order, stock, payment, the coordinator and operators are
+    /// accepted. By default every certificate that the authority signed is.
+    #[arg(long, env = "TILL_DEV_KV_TLS_TRUST_DOMAIN", value_name = "DOMAIN", requires = "tls_ca_file",
+          value_parser = rpc::tls::trust_domain)]
+    pub(crate) tls_trust_domain: Option<String>,
+    /// For operators.
+    #[command(flatten)]
+    pub(crate) admin: Admin,
+    /// The role's own.
+    #[command(flatten)]
+    pub(crate) role: dev_kv::Args,
 }
 
 /// Why a role does not run. A retry does not help.
@@ -57,53 +184,62 @@ enum Refused {
 }
 
 /// Runs a role until it is told to end.
-pub(crate) async fn run(command: Command, stop: Stop) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(command: RoleCommand, stop: Stop) -> Result<ExitCode, Failure> {
     let files = open_files();
     match command {
-        Command::Order(args) => {
-            let addresses = closed(&args, args.role.role.tls.is_on(), port::ORDER)?;
-            let on = sockets(&addresses, &args.admin, admin_port::ORDER)?;
-            keep(on, &stop, |on, end| order::run(args.role, on, end)).await
+        RoleCommand::Order(args) => {
+            let is_on = args.role.role.tls.is_on();
+            grpc(Role::Order, *args, is_on, &stop, order::run).await
         }
-        Command::Stock(args) => {
-            let addresses = closed(&args, args.role.role.tls.is_on(), port::STOCK)?;
-            let on = sockets(&addresses, &args.admin, admin_port::STOCK)?;
-            keep(on, &stop, |on, end| stock::run(args.role, on, end)).await
+        RoleCommand::Stock(args) => {
+            let is_on = args.role.role.tls.is_on();
+            grpc(Role::Stock, *args, is_on, &stop, stock::run).await
         }
-        Command::Payment(args) => {
-            let addresses = closed(&args, args.role.role.tls.is_on(), port::PAYMENT)?;
-            let on = sockets(&addresses, &args.admin, admin_port::PAYMENT)?;
-            keep(on, &stop, |on, end| payment::run(args.role, on, end)).await
+        RoleCommand::Payment(args) => {
+            let is_on = args.role.role.tls.is_on();
+            grpc(Role::Payment, *args, is_on, &stop, payment::run).await
         }
-        Command::Coordinator(args) => {
-            let addresses = closed(&args, args.role.tls.is_on(), port::COORDINATOR)?;
-            let on = sockets(&addresses, &args.admin, admin_port::COORDINATOR)?;
-            keep(on, &stop, |on, end| coordinator::run(args.role, on, end)).await
+        RoleCommand::Coordinator(args) => {
+            let is_on = args.role.tls.is_on();
+            grpc(Role::Coordinator, *args, is_on, &stop, coordinator::run).await
         }
-        Command::DevKv(args) => {
+        RoleCommand::DevKv(args) => {
             let open = args.insecure || args.role.tls_cert_file.is_some();
             let addresses = of_kv(&args.role, open)?;
             if let Some(file) = &args.role.tls_cert_file {
                 let domain = args.tls_trust_domain.as_deref().unwrap_or(TRUST_DOMAIN);
                 rpc::tls::check_nobodys(file, "dev-kv", domain)?;
             }
-            let on = sockets(&addresses, &args.admin, admin_port::KV)?;
+            let on = sockets(&addresses, &args.admin, KV_ADMIN_PORT)?;
             let admit = args.tls_trust_domain.clone().map(admit);
             keep(on, &stop, |on, end| dev_kv(args.role, admit, on, end)).await
         }
-        Command::HttpBridge(mut args) => {
+        RoleCommand::HttpBridge(mut args) => {
             args.role.connections_max = connections(args.role.connections_max, files);
-            let addresses = or_default(&args.listen, &rpc::listen::everywhere(port::HTTP));
-            let on = sockets(&addresses, &args.admin, admin_port::HTTP)?;
+            let usual = rpc::listen::everywhere(Role::HttpBridge.port());
+            let addresses = or_default(&args.listen, &usual);
+            let on = sockets(&addresses, &args.admin, Role::HttpBridge.admin_port())?;
             keep(on, &stop, |on, end| http_bridge::run(args.role, on, end)).await
         }
-        Command::Up(_)
-        | Command::Bench(_)
-        | Command::Health(_)
-        | Command::Audit(_)
-        | Command::Tx(_)
-        | Command::Participant(_) => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Runs a role that speaks gRPC.
+async fn grpc<A, Ended, E>(
+    role: Role,
+    args: Grpc<A>,
+    encrypted: bool,
+    stop: &Stop,
+    run: impl FnOnce(A, Listeners, WaitForCancellationFutureOwned) -> Ended,
+) -> Result<ExitCode, Failure>
+where
+    A: clap::Args,
+    Ended: Future<Output = Result<(), E>>,
+    E: Error + Send + Sync + 'static,
+{
+    let addresses = closed(&args, encrypted, role.port())?;
+    let on = sockets(&addresses, &args.admin, role.admin_port())?;
+    keep(on, stop, |on, end| run(args.role, on, end)).await
 }
 
 /// Binds all listeners, so that a taken port is reported before anything heavy begins.
@@ -125,7 +261,7 @@ async fn keep<Run, Ended, E>(
     run: Run,
 ) -> Result<ExitCode, Failure>
 where
-    Run: FnOnce(Listeners, tokio_util::sync::WaitForCancellationFutureOwned) -> Ended,
+    Run: FnOnce(Listeners, WaitForCancellationFutureOwned) -> Ended,
     Ended: Future<Output = Result<(), E>>,
     E: Error + Send + Sync + 'static,
 {

@@ -88,7 +88,7 @@ pub(crate) fn check(
 /// # Errors
 /// Names the variable, but never a value that may be a secret.
 pub(crate) fn check_telemetry(command: &cli::Command) -> Result<(), clap::Error> {
-    let sends = command.is_role() || matches!(command, cli::Command::Up(_));
+    let sends = matches!(command, cli::Command::Role(_) | cli::Command::Up(_));
     let scope = if sends { Scope::Service } else { Scope::Command };
     telemetry::check(scope)
         .map_err(|error| Cli::command().error(ErrorKind::InvalidValue, error.to_string()))

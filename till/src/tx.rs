@@ -19,13 +19,13 @@ use proto::{
     types::v1::Branch,
 };
 use rpc::{
-    access::{Identity, Role},
+    access::Identity,
     net::{Endpoint, GrpcNet},
     status::Failure as Refusal,
     tls::TlsArgs,
 };
 use tonic::{Status, transport::Channel};
-use types::{ErrorKind, OrderId, TxId};
+use types::{ErrorKind, OrderId, Role, TxId};
 
 use crate::common::Failure;
 
@@ -36,13 +36,8 @@ const UNRESOLVED: u8 = 2;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Address of a coordinator. Any replica gives the same answers.
-    #[arg(
-        long,
-        global = true,
-        env = "TILL_COORDINATOR",
-        default_value = "127.0.0.1:7000",
-        value_name = "HOST:PORT"
-    )]
+    #[arg(long, global = true, env = "TILL_COORDINATOR", value_name = "HOST:PORT",
+          default_value_t = Endpoint::usual(Role::Coordinator))]
     coordinator: Endpoint,
     /// Milliseconds to wait for the answer.
     #[arg(long, global = true, env = "TILL_TX_TIMEOUT_MS", default_value_t = 30_000,

@@ -42,10 +42,10 @@ use self::{
     data_dir::DataDir,
     listen::{PORT_BASE_MAX, RestAddress},
     logs::Sink,
-    plan::{Ports, REPLICAS_MAX, Role, ShopConfig, Spec},
+    plan::{Ports, REPLICAS_MAX, Runs, ShopConfig, Spec},
     status::{ChildStatus, Status},
 };
-use types::{SHARDS_MAX, error::chain};
+use types::{Role, SHARDS_MAX, error::chain};
 
 use crate::{
     common::{Failure, Process, Stop},
@@ -210,7 +210,7 @@ fn shop_config(args: &Args, process: &Process, data_dir: &Path) -> Result<ShopCo
         certificates: None,
     };
     if let Some(directory) = &args.tls_dir {
-        let roles: Vec<Role> = config.roles().collect();
+        let roles: Vec<Runs> = config.roles().collect();
         config.certificates = Some(certificates::open(directory, &roles)?);
     }
     Ok(config)
@@ -262,18 +262,18 @@ async fn wait_for_ports(spec: &Spec, begun: Instant) -> Result<Vec<SocketAddr>, 
 const PORT_BASE: &str = "--grpc-port-base";
 
 /// The flags that choose the work ports of a role.
-const fn ports_of(role: Role) -> &'static str {
+const fn ports_of(role: Runs) -> &'static str {
     match role {
-        Role::HttpBridge => "--http-port or --listen",
-        Role::DevKv => "--kv-port",
-        Role::Coordinator | Role::Order | Role::Stock | Role::Payment => PORT_BASE,
+        Runs::Role(Role::HttpBridge) => "--http-port or --listen",
+        Runs::DevKv => "--kv-port",
+        Runs::Role(_) => PORT_BASE,
     }
 }
 
 /// Returns once every child is ready. The bridges are asked last, because they ask all others.
 async fn wait_all_ready(specs: &[Spec], probe: &Probe) {
     let (bridges, others): (Vec<&Spec>, Vec<&Spec>) =
-        specs.iter().partition(|spec| spec.role == Role::HttpBridge);
+        specs.iter().partition(|spec| spec.role == Runs::Role(Role::HttpBridge));
     for some in [others, bridges] {
         futures::future::join_all(some.into_iter().map(|spec| wait_ready(spec, probe))).await;
     }
@@ -296,7 +296,7 @@ async fn wait_ready(spec: &Spec, probe: &Probe) {
 /// answers.
 fn store_ready(specs: &[Spec], probe: &Probe) -> CancellationToken {
     let there = CancellationToken::new();
-    match specs.iter().find(|spec| spec.role == Role::DevKv).cloned() {
+    match specs.iter().find(|spec| spec.role == Runs::DevKv).cloned() {
         Some(spec) => {
             let (there, probe) = (there.clone(), probe.clone());
             tokio::spawn(async move {
@@ -328,15 +328,15 @@ impl Probe {
         let patience = Duration::from_secs(2);
         let endpoint = Endpoint::from(spec.address);
         match spec.role {
-            Role::HttpBridge => health::http(&endpoint, health::HTTP_BRIDGE, patience).await,
+            Runs::Role(Role::HttpBridge) => {
+                health::http(&endpoint, health::HTTP_BRIDGE, patience).await
+            }
             // Its health endpoint needs TLS then. Its admin listener answers without.
-            Role::DevKv if self.encrypted => {
+            Runs::DevKv if self.encrypted => {
                 health::http(&Endpoint::from(spec.admin[0]), health::HTTP_BRIDGE, patience).await
             }
-            Role::DevKv => health::http(&endpoint, health::DEV_KV, patience).await,
-            Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
-                health::grpc(&self.net, &endpoint, "", patience).await
-            }
+            Runs::DevKv => health::http(&endpoint, health::DEV_KV, patience).await,
+            Runs::Role(_) => health::grpc(&self.net, &endpoint, "", patience).await,
         }
     }
 }
@@ -357,11 +357,11 @@ impl Waves {
     ) -> io::Result<Self> {
         let width = specs.iter().map(|spec| spec.name.len()).max().unwrap_or(0);
         let mut all = Vec::new();
-        for roles in Role::WAVES {
+        for wave in 0..Runs::WAVES {
             let gently = CancellationToken::new();
             let mut children = JoinSet::new();
-            for spec in specs.iter().filter(|spec| roles.contains(&spec.role)) {
-                let colour = Role::ALL.iter().position(|role| *role == spec.role);
+            for spec in specs.iter().filter(|spec| spec.role.wave() == wave) {
+                let colour = Runs::all().position(|runs| runs == spec.role);
                 let sink = Sink::open(log_dir, &spec.name, colour.unwrap_or(0), width)?;
                 let stop = child::Stop {
                     gently: gently.clone(),
@@ -427,9 +427,9 @@ mod tests {
         let free: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let begun = Instant::now().checked_sub(PORT_PATIENCE).unwrap();
         for (role, work) in [
-            (Role::HttpBridge, "--http-port or --listen"),
-            (Role::DevKv, "--kv-port"),
-            (Role::Order, "--grpc-port-base"),
+            (Runs::Role(Role::HttpBridge), "--http-port or --listen"),
+            (Runs::DevKv, "--kv-port"),
+            (Runs::Role(Role::Order), "--grpc-port-base"),
         ] {
             for (listen, admin, flag) in [(taken, free, work), (free, taken, "--grpc-port-base")] {
                 let spec = Spec {

@@ -27,7 +27,8 @@ use storage::{
 use tonic::{Request, body::Body, service::Routes};
 use tower::{ServiceExt as _, service_fn};
 use types::{
-    Branch, Clock, Priority, Reason, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
+    Branch, Clock, Priority, Reason, Role, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis,
+    Vote,
 };
 
 use crate::fake::{Fake, Log, ScriptedVote};
@@ -110,9 +111,10 @@ impl Shop {
         ]);
         let called = Called::default();
         let settings = Settings {
-            order_endpoints: at("order"),
-            stock_endpoints: at("stock"),
-            payment_endpoints: at("payment"),
+            services: [Role::Order, Role::Stock, Role::Payment]
+                .map(|role| (role, at(role.name())))
+                .into_iter()
+                .collect(),
             request_id_retention_ms: 600_000,
             vote_window_ms: 2_000,
             batch_calls_max: None,

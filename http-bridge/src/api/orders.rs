@@ -17,7 +17,7 @@ use proto::{
 use rpc::unary;
 use serde::Serialize;
 use serde_json::json;
-use types::{AMOUNT_MAX, Money, OrderId, Reason};
+use types::{AMOUNT_MAX, Money, OrderId, Reason, Role};
 use utoipa::{
     ToSchema,
     openapi::{
@@ -148,7 +148,7 @@ pub(super) async fn create(
     // The service derives the same id, so this is the shard where the order will be.
     let place = OrderId::derived(&change.request_id);
     let request = CreateOrderRequest { user_id: user_id.to_string(), request_id: change.id() };
-    let ask = change.ask(&bridge.shop().order, Target::Key(place.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Order), Target::Key(place.as_str()));
     let created = bridge.ask(ask, request, unary!(OrderServiceClient::create_order)).await?;
     Ok(Json(OrderCreated { order_id: created.order_id }))
 }
@@ -164,7 +164,7 @@ pub(super) async fn create(
               (status = 404, description = "There is no such order.")))]
 pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> HandlerResult<Response> {
     let order_id = input.order_id()?;
-    let ask = read(&bridge, &input, &bridge.shop().order, order_id.as_str());
+    let ask = read(&bridge, &input, bridge.shop().at(Role::Order), order_id.as_str());
     let request = GetOrderRequest { order_id: order_id.to_string() };
     let found = bridge.ask(ask, request, unary!(OrderServiceClient::get_order)).await?;
     let order = found.order.ok_or_else(|| incomplete("GetOrder"))?;
@@ -226,7 +226,7 @@ async fn add(bridge: &Bridge, input: &mut Input, quantity: Quantity) -> HandlerR
         quantity,
         request_id: change.id(),
     };
-    let ask = change.ask(&bridge.shop().order, Target::Key(order_id.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Order), Target::Key(order_id.as_str()));
     let added = bridge.ask(ask, request, unary!(OrderServiceClient::add_item)).await?;
     let total = added.total_cost;
     Ok(Text(format!("Item: {item_id} added to: {order_id} price updated to: {total}")))
@@ -249,7 +249,7 @@ pub(super) async fn remove_item(State(bridge): State<Bridge>, input: Input) -> H
         item_id: item_id.to_string(),
         request_id: change.id(),
     };
-    let ask = change.ask(&bridge.shop().order, Target::Key(order_id.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Order), Target::Key(order_id.as_str()));
     let removed = bridge.ask(ask, request, unary!(OrderServiceClient::remove_item)).await?;
     let total = removed.total_cost;
     Ok(Text(format!("Item: {item_id} removed from: {order_id} price updated to: {total}")))
@@ -266,7 +266,7 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Handle
     let order_id = input.order_id()?;
     let change = Change::begin(&bridge, &input).await?;
     let request = RemoveOrderRequest { order_id: order_id.to_string(), request_id: change.id() };
-    let ask = change.ask(&bridge.shop().order, Target::Key(order_id.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Order), Target::Key(order_id.as_str()));
     bridge.ask(ask, request, unary!(OrderServiceClient::remove_order)).await?;
     Ok(Text(format!("Order: {order_id} removed")))
 }
@@ -300,7 +300,7 @@ pub(super) async fn checkout(State(bridge): State<Bridge>, input: Input) -> Hand
         if_match,
         unanswered_at_ms: 0,
     };
-    let ask = change.ask(&bridge.shop().coordinator, Target::Any);
+    let ask = change.ask(bridge.shop().at(Role::Coordinator), Target::Any);
     bridge
         .ask(ask, request, |transport, mut request| async move {
             if let Some(Unanswered(at)) = request.extensions().get().copied() {
@@ -344,6 +344,6 @@ pub(super) async fn batch_init(
         shard_count: part.shard_count,
     };
     let send = unary!(OrderServiceClient::batch_init);
-    bridge.fill(&bridge.shop().order, count, change.batch_init(), request, send).await?;
+    bridge.fill(bridge.shop().at(Role::Order), count, change.batch_init(), request, send).await?;
     Ok(Json(Done::of("orders")))
 }

@@ -8,7 +8,7 @@ use proto::payment::v1::{
 };
 use rpc::unary;
 use serde::Serialize;
-use types::{OrderId, UserId};
+use types::{OrderId, Role, UserId};
 use utoipa::ToSchema;
 
 use super::{
@@ -57,7 +57,7 @@ pub(super) async fn create_user(
     // The service derives the same id, so this is the shard where the user will be.
     let place = UserId::derived(&change.request_id);
     let request = CreateUserRequest { request_id: change.id() };
-    let ask = change.ask(&bridge.shop().payment, Target::Key(place.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Payment), Target::Key(place.as_str()));
     let created = bridge.ask(ask, request, unary!(PaymentServiceClient::create_user)).await?;
     Ok(Json(UserCreated { user_id: created.user_id }))
 }
@@ -72,7 +72,7 @@ pub(super) async fn find_user(
     input: Input,
 ) -> HandlerResult<Json<UserFound>> {
     let user_id = input.user_id()?;
-    let ask = read(&bridge, &input, &bridge.shop().payment, user_id.as_str());
+    let ask = read(&bridge, &input, bridge.shop().at(Role::Payment), user_id.as_str());
     let request = GetUserRequest { user_id: user_id.to_string() };
     let found = bridge.ask(ask, request, unary!(PaymentServiceClient::get_user)).await?;
     let user = found.user.ok_or_else(|| incomplete("GetUser"))?;
@@ -98,7 +98,7 @@ pub(super) async fn add_funds(
     let amount = input.amount("amount")?;
     let change = Change::begin(&bridge, &input).await?;
     let request = AddFundsRequest { user_id: user_id.to_string(), amount, request_id: change.id() };
-    let ask = change.ask(&bridge.shop().payment, Target::Key(user_id.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Payment), Target::Key(user_id.as_str()));
     let added = bridge.ask(ask, request, unary!(PaymentServiceClient::add_funds)).await?;
     Ok(updated(&user_id, added.credit))
 }
@@ -150,7 +150,7 @@ async fn spend(
         order_id: order_id.map(ToString::to_string).unwrap_or_default(),
         request_id: change.id(),
     };
-    let ask = change.ask(&bridge.shop().payment, Target::Key(user_id.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Payment), Target::Key(user_id.as_str()));
     let left = bridge.ask(ask, request, unary!(PaymentServiceClient::pay)).await?;
     Ok(updated(user_id, left.credit))
 }
@@ -171,7 +171,7 @@ pub(super) async fn cancel(State(bridge): State<Bridge>, input: Input) -> Handle
         order_id: order_id.to_string(),
         request_id: change.id(),
     };
-    let ask = change.ask(&bridge.shop().payment, Target::Key(user_id.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Payment), Target::Key(user_id.as_str()));
     let cancelled = bridge.ask(ask, request, unary!(PaymentServiceClient::cancel_payment)).await?;
     Ok(updated(&user_id, cancelled.credit))
 }
@@ -189,7 +189,7 @@ pub(super) async fn status(
 ) -> HandlerResult<Json<PaymentStatus>> {
     let user_id = input.user_id()?;
     let order_id = input.order_id()?;
-    let ask = read(&bridge, &input, &bridge.shop().payment, user_id.as_str());
+    let ask = read(&bridge, &input, bridge.shop().at(Role::Payment), user_id.as_str());
     let request =
         GetPaymentStatusRequest { user_id: user_id.to_string(), order_id: order_id.to_string() };
     let status = bridge.ask(ask, request, unary!(PaymentServiceClient::get_payment_status)).await?;
@@ -217,6 +217,6 @@ pub(super) async fn batch_init(
         shard_count: part.shard_count,
     };
     let send = unary!(PaymentServiceClient::batch_init);
-    bridge.fill(&bridge.shop().payment, count, change.batch_init(), request, send).await?;
+    bridge.fill(bridge.shop().at(Role::Payment), count, change.batch_init(), request, send).await?;
     Ok(Json(Done::of("users")))
 }

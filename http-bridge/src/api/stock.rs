@@ -7,7 +7,7 @@ use proto::stock::v1::{
 };
 use rpc::unary;
 use serde::Serialize;
-use types::ItemId;
+use types::{ItemId, Role};
 use utoipa::ToSchema;
 
 use super::{
@@ -62,7 +62,7 @@ pub(super) async fn create(
     // The service derives the same id, so this is the shard where the item will be.
     let place = ItemId::derived(&change.request_id);
     let request = CreateItemRequest { price, request_id: change.id() };
-    let ask = change.ask(&bridge.shop().stock, Target::Key(place.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Stock), Target::Key(place.as_str()));
     let created = bridge.ask(ask, request, unary!(StockServiceClient::create_item)).await?;
     Ok(Json(ItemCreated { item_id: created.item_id }))
 }
@@ -77,7 +77,7 @@ pub(super) async fn find(
     input: Input,
 ) -> HandlerResult<Json<ItemFound>> {
     let item_id = input.item_id()?;
-    let ask = read(&bridge, &input, &bridge.shop().stock, item_id.as_str());
+    let ask = read(&bridge, &input, bridge.shop().at(Role::Stock), item_id.as_str());
     let request = GetItemRequest { item_id: item_id.to_string() };
     let found = bridge.ask(ask, request, unary!(StockServiceClient::get_item)).await?;
     let item = found.item.ok_or_else(|| incomplete("GetItem"))?;
@@ -100,7 +100,7 @@ pub(super) async fn add(State(bridge): State<Bridge>, mut input: Input) -> Handl
     let amount = input.amount("amount")?;
     let change = Change::begin(&bridge, &input).await?;
     let request = AddStockRequest { item_id: item_id.to_string(), amount, request_id: change.id() };
-    let ask = change.ask(&bridge.shop().stock, Target::Key(item_id.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Stock), Target::Key(item_id.as_str()));
     let added = bridge.ask(ask, request, unary!(StockServiceClient::add_stock)).await?;
     Ok(updated(&item_id, added.stock))
 }
@@ -121,7 +121,7 @@ pub(super) async fn subtract(
     let change = Change::begin(&bridge, &input).await?;
     let request =
         SubtractStockRequest { item_id: item_id.to_string(), amount, request_id: change.id() };
-    let ask = change.ask(&bridge.shop().stock, Target::Key(item_id.as_str()));
+    let ask = change.ask(bridge.shop().at(Role::Stock), Target::Key(item_id.as_str()));
     let left = bridge.ask(ask, request, unary!(StockServiceClient::subtract_stock)).await?;
     Ok(updated(&item_id, left.stock))
 }
@@ -149,6 +149,6 @@ pub(super) async fn batch_init(
         shard_count: part.shard_count,
     };
     let send = unary!(StockServiceClient::batch_init);
-    bridge.fill(&bridge.shop().stock, count, change.batch_init(), request, send).await?;
+    bridge.fill(bridge.shop().at(Role::Stock), count, change.batch_init(), request, send).await?;
     Ok(Json(Done::of("stock")))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use http_bridge::Settings;
 use serde_json::json;
-use types::Reason;
+use types::{Reason, Role};
 
 use crate::shop::{Front, SHARDS, Trouble, settings};
 
@@ -107,7 +107,7 @@ async fn a_call_goes_to_the_replica_that_serves_its_shard() {
     let front = Front::filled();
     for id in 0..10 {
         let shard = types::shard_of(&id.to_string(), SHARDS);
-        let route = front.bridge.shop().stock.route(shard).unwrap();
+        let route = front.bridge.shop().at(Role::Stock).route(shard).unwrap();
         front.call(&format!("GET /stock/find/{id}")).await;
         let last = front.world.calls("/GetItem").pop().unwrap();
         assert_eq!(last.endpoint, route.endpoint.as_str());

@@ -3,15 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http_bridge::{Settings, Shop};
+use http_bridge::Settings;
 use rpc::{
     net::{Endpoint, GrpcNet, Net},
     routing::{Router, Target},
 };
 use tokio::{sync::Notify, time::Instant};
-use types::{Reason, ShardId};
+use types::{Reason, Role, ShardId};
 
-use crate::shop::{Front, SHARDS, Trouble, World, settings};
+use crate::shop::{CALLEES, Front, SHARDS, Trouble, World, settings};
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_definite_is_asked_again() {
@@ -290,21 +290,21 @@ fn routes(service: &Router) -> Vec<Endpoint> {
 #[tokio::test(start_paused = true)]
 async fn a_batch_init_that_takes_long_leaves_its_replica_its_shards() {
     let front = Front::new();
-    let before = routes(&front.bridge.shop().stock);
+    let before = routes(front.bridge.shop().at(Role::Stock));
     front.world.plan("stock-1", "/BatchInit", Trouble::Silence, usize::MAX);
     let answer = front.call("POST /stock/batch_init/100/1/1").await;
     assert_eq!(answer.outcome(), (503, "OUTCOME_UNKNOWN".to_owned()));
-    assert_eq!(routes(&front.bridge.shop().stock), before);
+    assert_eq!(routes(front.bridge.shop().at(Role::Stock)), before);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_had_less_time_than_an_attempt_keeps_its_shards() {
     let front = Front::filled();
-    let before = routes(&front.bridge.shop().stock);
+    let before = routes(front.bridge.shop().at(Role::Stock));
     front.world.plan("", "/GetItem", Trouble::Silence, usize::MAX);
     front.call("GET /stock/find/1").await;
     // The last of four attempts had five seconds instead of eight.
-    assert_eq!(routes(&front.bridge.shop().stock), before);
+    assert_eq!(routes(front.bridge.shop().at(Role::Stock)), before);
     assert_eq!(front.world.calls("/GetItem").len(), 4);
 }
 
@@ -314,7 +314,7 @@ async fn a_batch_init_is_given_up_a_minute_after_its_service_fell_silent() {
     for method in ["/ClaimRequestId", "/Describe", "/BatchInit"] {
         let front = Front::with(Settings { batch_init_timeout, ..settings() });
         front.call("GET /stock/find/1").await;
-        front.bridge.shop().stock.forget_description();
+        front.bridge.shop().at(Role::Stock).forget_description();
         front.world.plan("", method, Trouble::LoseRequest, usize::MAX);
         let began = Instant::now();
         let key = [("Idempotency-Key", "a")];
@@ -389,12 +389,7 @@ async fn over_the_real_network_a_refused_connection_is_known_to_have_done_nothin
     let target = Target::Static(vec![Endpoint::from(unused)]);
     let net: Arc<dyn Net> = Arc::new(GrpcNet::default());
     let router = Router::new(target, net);
-    let shop = Shop {
-        order: router.clone(),
-        stock: router.clone(),
-        payment: router.clone(),
-        coordinator: router,
-    };
+    let shop = CALLEES.into_iter().map(|role| (role, router.clone())).collect();
     let settings = Settings { request_timeout: Duration::from_millis(300), ..settings() };
     let front = Front::of(World::default(), shop, settings);
     let answer = front.call("POST /orders/checkout/1").await;

@@ -28,7 +28,7 @@ use serde_json::Value;
 use tokio::{sync::Notify, task::JoinHandle};
 use tonic::{Status, metadata::MetadataMap};
 use tower::ServiceExt as _;
-use types::{Reason, Refusal, Timestamp, UnixMillis};
+use types::{Reason, Refusal, Role, Timestamp, UnixMillis};
 
 mod services;
 
@@ -298,6 +298,9 @@ impl Answer {
     }
 }
 
+/// The roles that the bridge calls.
+pub(crate) const CALLEES: [Role; 4] = [Role::Order, Role::Stock, Role::Payment, Role::Coordinator];
+
 impl Front {
     pub(crate) fn new() -> Self {
         Self::with(settings())
@@ -306,17 +309,12 @@ impl Front {
     pub(crate) fn with(settings: Settings) -> Self {
         let world = World::default();
         let net: Arc<dyn Net> = Arc::new(world.clone());
-        let router = |name: &str| {
+        let router = |role: Role| {
+            let name = role.name();
             let target: Target = format!("{name}-0:1,{name}-1:1").parse().unwrap();
-            Router::new(target, Arc::clone(&net))
+            (role, Router::new(target, Arc::clone(&net)))
         };
-        let shop = Shop {
-            order: router("order"),
-            stock: router("stock"),
-            payment: router("payment"),
-            coordinator: router("coordinator"),
-        };
-        Self::of(world, shop, settings)
+        Self::of(world, CALLEES.into_iter().map(router).collect(), settings)
     }
 
     /// A front for any shop.

@@ -12,7 +12,7 @@ use proto::{
     },
 };
 use rpc::{
-    access::{Identity, Role},
+    access::Identity,
     admin::{Admin, Ready},
     endpoints::CoordinatorEndpoints,
     env::{SystemClock, SystemEntropy},
@@ -32,7 +32,7 @@ use storage::{
     schema::{self, Schema, SchemaError},
 };
 use tonic::{Status, metadata::MetadataMap, service::Routes};
-use types::{ClientCall, Clock, Entropy, Reason, Refusal, ShardId, Timestamp, TxMeta};
+use types::{ClientCall, Clock, Entropy, Reason, Refusal, Role, ShardId, Timestamp, TxMeta};
 
 use crate::{
     core::Domain,

@@ -1,5 +1,5 @@
-//! Who may call whom: the identities that certificates carry, and the table of what each identity
-//! may call.
+//! Who may call whom: the identities that certificates carry, and the table (`may_call`) of what
+//! each identity may call.
 //!
 //! An identity is the certificate's only URI name in our trust domain, in the form of a SPIFFE id:
 //! `spiffe://till/coordinator`, `spiffe://till/participant/loyalty`. The table is consulted only
@@ -7,7 +7,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
-use types::{Classify, ErrorKind, Reason};
+use types::{Classify, ErrorKind, Reason, Role};
 
 #[cfg(test)]
 mod tests;
@@ -17,19 +17,11 @@ pub const TRUST_DOMAIN: &str = "till";
 /// Longest name after a role, in bytes.
 const NAME_LEN_MAX: usize = 64;
 
-/// The role of a process, or of a person.
+/// What an identity stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
-    /// The order service.
-    Order,
-    /// The stock service.
-    Stock,
-    /// The payment service.
-    Payment,
-    /// The coordinator.
-    Coordinator,
-    /// The REST bridge.
-    HttpBridge,
+pub enum Party {
+    /// A role of the shop.
+    Role(Role),
     /// A further service that takes part in transactions. It has a name.
     Participant,
     /// An application that calls the services or runs transactions of its own. It may have a name.
@@ -38,40 +30,28 @@ pub enum Role {
     Operator,
 }
 
-impl Role {
-    /// All roles.
-    pub const ALL: [Self; 8] = [
-        Self::Order,
-        Self::Stock,
-        Self::Payment,
-        Self::Coordinator,
-        Self::HttpBridge,
-        Self::Participant,
-        Self::Client,
-        Self::Operator,
-    ];
-
-    /// The role as part of an identity.
+impl Party {
+    /// The party as part of an identity.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Order => "order",
-            Self::Stock => "stock",
-            Self::Payment => "payment",
-            Self::Coordinator => "coordinator",
-            Self::HttpBridge => "http-bridge",
+            Self::Role(role) => role.name(),
             Self::Participant => "participant",
             Self::Client => "client",
             Self::Operator => "operator",
         }
     }
 
-    /// True for roles that serve gRPC.
+    fn named(name: &str) -> Option<Self> {
+        let others = [Self::Participant, Self::Client, Self::Operator];
+        let other = others.into_iter().find(|known| known.as_str() == name);
+        other.or_else(|| Role::named(name).map(Self::Role))
+    }
+
+    /// True for parties that serve gRPC.
     const fn serves(self) -> bool {
         match self {
-            Self::Order | Self::Stock | Self::Payment | Self::Coordinator | Self::Participant => {
-                true
-            }
-            Self::HttpBridge | Self::Client | Self::Operator => false,
+            Self::Role(Role::HttpBridge) | Self::Client | Self::Operator => false,
+            Self::Role(_) | Self::Participant => true,
         }
     }
 }
@@ -79,7 +59,7 @@ impl Role {
 /// The identity of a process or a person. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
-    role: Role,
+    party: Party,
     name: Option<Arc<str>>,
 }
 
@@ -91,7 +71,7 @@ pub struct IdentityError(String);
 impl Identity {
     /// An identity of one of the shop's own roles.
     pub const fn of(role: Role) -> Self {
-        Self { role, name: None }
+        Self { party: Party::Role(role), name: None }
     }
 
     /// The identity of a further service.
@@ -102,14 +82,14 @@ impl Identity {
         format!("participant/{name}").parse()
     }
 
-    /// The role of the identity.
-    pub const fn role(&self) -> Role {
-        self.role
+    /// What the identity stands for.
+    pub const fn party(&self) -> Party {
+        self.party
     }
 
     /// True if it may be the callee of a caller that expects no particular one.
     pub(crate) const fn serves(&self) -> bool {
-        self.role.serves()
+        self.party.serves()
     }
 
     /// Parses a URI name of a certificate. `None` if it is not in this trust domain.
@@ -128,13 +108,12 @@ impl FromStr for Identity {
             Some((role, name)) => (role, Some(name)),
             None => (text, None),
         };
-        let role =
-            Role::ALL.into_iter().find(|known| known.as_str() == role).ok_or_else(refused)?;
-        let may_have = matches!(role, Role::Participant | Role::Client | Role::Operator);
-        let must_have = role == Role::Participant;
+        let party = Party::named(role).ok_or_else(refused)?;
+        let may_have = !matches!(party, Party::Role(_));
+        let must_have = party == Party::Participant;
         match name {
-            Some(name) if may_have && is_name(name) => Ok(Self { role, name: Some(name.into()) }),
-            None if !must_have => Ok(Self::of(role)),
+            Some(name) if may_have && is_name(name) => Ok(Self { party, name: Some(name.into()) }),
+            None if !must_have => Ok(Self { party, name: None }),
             Some(_) | None => Err(refused()),
         }
     }
@@ -147,7 +126,7 @@ fn is_name(text: &str) -> bool {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.role.as_str())?;
+        f.write_str(self.party.as_str())?;
         match &self.name {
             Some(name) => write!(f, "/{name}"),
             None => Ok(()),
@@ -188,51 +167,62 @@ impl Classify for Refused {
 const FREE: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
 
-/// Services, one method or all of them ("*"), and who may call them. The first matching row counts.
-const TABLE: &[(&str, &str, &[Role])] = {
-    use Role::{Client, Coordinator, HttpBridge, Operator, Order, Participant, Payment, Stock};
-    const ORDER: &str = "till.order.v1.OrderService";
-    const STOCK: &str = "till.stock.v1.StockService";
-    const PAYMENT: &str = "till.payment.v1.PaymentService";
-    const COORDINATOR: &str = "till.coordinator.v1.CoordinatorService";
-    const TRANSACTION: &str = "till.coordinator.v1.TransactionService";
-    const PARTICIPANT: &str = "till.participant.v1.ParticipantService";
-    const BUNDLE: &str = "till.bundle.v1.BundleService";
-    &[
+const ORDER: Party = Party::Role(Role::Order);
+const COORDINATOR: Party = Party::Role(Role::Coordinator);
+const BRIDGE: Party = Party::Role(Role::HttpBridge);
+
+/// True if a party may make a call of anything but [`FREE`], given its path
+/// (`/till.stock.v1.StockService/GetItem`). Calls that no row names are nobody's.
+fn may_call(party: Party, path: &str) -> bool {
+    let call = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    let Some((service, method)) = call else { return false };
+    let role = match party {
+        Party::Role(role) => Some(role),
+        Party::Participant | Party::Client | Party::Operator => None,
+    };
+    match (service, method) {
         // The coordinator reads an order before it is bought, and order asks for a price.
-        (ORDER, "GetOrder", &[HttpBridge, Client, Coordinator]),
-        (ORDER, "*", &[HttpBridge, Client]),
-        (STOCK, "GetItem", &[HttpBridge, Client, Order]),
-        (STOCK, "*", &[HttpBridge, Client]),
-        (PAYMENT, "*", &[HttpBridge, Client]),
-        (COORDINATOR, "Resolve", &[Order, Stock, Payment, Participant]),
-        (COORDINATOR, "*", &[HttpBridge, Client]),
-        (TRANSACTION, "RunTransaction", &[Client]),
+        ("till.order.v1.OrderService", "GetOrder") if party == COORDINATOR => true,
+        ("till.stock.v1.StockService", "GetItem") if party == ORDER => true,
+        ("till.coordinator.v1.CoordinatorService", "Resolve") => {
+            role.is_some_and(Role::is_service) || party == Party::Participant
+        }
+        ("till.coordinator.v1.TransactionService", "RunTransaction") => party == Party::Client,
         // The bridge calls these for its console, which needs the operator's key.
-        (TRANSACTION, "*", &[Operator, HttpBridge]),
-        // Says how keys are sharded, which callers need to find a replica.
-        (PARTICIPANT, "Describe", &[HttpBridge, Client, Order, Coordinator, Operator]),
+        ("till.coordinator.v1.TransactionService", _) => [BRIDGE, Party::Operator].contains(&party),
+        // Says how keys are sharded, which callers of a service need to find a replica.
+        ("till.participant.v1.ParticipantService", "Describe") => match role {
+            Some(role) => role.calls().iter().any(|callee| callee.is_service()),
+            None => party != Party::Participant,
+        },
         // Prepare, Commit, Abort, Query, Forget, and Apply, which carries them.
-        (PARTICIPANT, "*", &[Coordinator]),
+        ("till.participant.v1.ParticipantService", _) => party == COORDINATOR,
         // Each call in a bundle is checked on its own.
-        (BUNDLE, "*", &[HttpBridge]),
-    ]
-};
+        ("till.bundle.v1.BundleService", _) => party == BRIDGE,
+        // `till.NAME.v1.NameService`, a role's own.
+        _ => is_own_service(service) && [BRIDGE, Party::Client].contains(&party),
+    }
+}
 
-/// Who may use the store, if it is ours and checks: the roles that keep data there, and operators,
-/// who audit it.
-const STORE: &[Role] =
-    &[Role::Order, Role::Stock, Role::Payment, Role::Coordinator, Role::Operator];
+fn is_own_service(service: &str) -> bool {
+    let parts = service.strip_prefix("till.").and_then(|rest| rest.split_once(".v1."));
+    let Some((package, service)) = parts else { return false };
+    Role::named(package).is_some_and(|role| Party::Role(role).serves())
+        && service.strip_suffix("Service").is_some_and(|name| name.eq_ignore_ascii_case(package))
+}
 
-/// Checks that a caller may use the store.
+/// Checks that a caller may use the store, if it is ours and checks: the roles that keep data there
+/// may, and operators, who audit it.
 ///
 /// # Errors
 /// [`Refused`].
 pub fn check_store(caller: &Identity) -> Result<(), Refused> {
-    if STORE.contains(&caller.role()) {
-        return Ok(());
-    }
-    Err(Refused { caller: caller.to_string() })
+    let may = match caller.party {
+        Party::Role(role) => role.keeps_state(),
+        Party::Operator => true,
+        Party::Participant | Party::Client => false,
+    };
+    if may { Ok(()) } else { Err(Refused { caller: caller.to_string() }) }
 }
 
 /// True for calls that anybody may make: health and reflection.
@@ -250,17 +240,6 @@ pub(crate) fn stays_open(path: &str) -> bool {
     is_reflection(path) || path == "/grpc.health.v1.Health/Watch"
 }
 
-/// The roles that may call a method, given its path (`/till.stock.v1.StockService/GetItem`). Empty
-/// if the table has no row for it.
-pub fn callers(path: &str) -> &'static [Role] {
-    let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/'))
-    else {
-        return &[];
-    };
-    let fits = |row: &&(&str, &str, &[Role])| row.0 == service && (row.1 == "*" || row.1 == method);
-    TABLE.iter().find(fits).map_or(&[], |row| row.2)
-}
-
 /// Checks that a caller may make a call.
 ///
 /// # Errors
@@ -271,7 +250,7 @@ pub fn check(peer: Option<&Peer>, path: &str) -> Result<(), Refused> {
     }
     let caller = peer.and_then(|peer| peer.0.as_ref());
     match caller {
-        Some(caller) if callers(path).contains(&caller.role()) => Ok(()),
+        Some(caller) if may_call(caller.party, path) => Ok(()),
         Some(caller) => Err(Refused { caller: caller.to_string() }),
         None => Err(Refused { caller: "a caller without an identity".to_owned() }),
     }

@@ -1,12 +1,19 @@
 //! Connections, behind a seam. Production speaks HTTP/2; a simulation hands requests to another
 //! role's routes in the same process. Generated clients run over either.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use measured::Measured;
 use resending::Resending;
 use tonic::{Status, transport::Channel};
 use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
+use types::Role;
 
 use crate::{
     access::Identity,
@@ -84,6 +91,11 @@ pub struct Endpoint(Arc<str>);
 pub struct EndpointError(String);
 
 impl Endpoint {
+    /// Where a role is on this machine unless told otherwise.
+    pub fn usual(role: Role) -> Self {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, role.port())).into()
+    }
+
     /// The address as text, `host:port`.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -107,8 +119,8 @@ impl FromStr for Endpoint {
     }
 }
 
-impl From<std::net::SocketAddr> for Endpoint {
-    fn from(address: std::net::SocketAddr) -> Self {
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
         Self(Arc::from(address.to_string()))
     }
 }

@@ -21,7 +21,7 @@ use tonic::{Request, Status, codegen::http::uri::PathAndQuery};
 use types::{Classify, ErrorKind, Reason, SHARDS_MAX, ShardId};
 
 use crate::{
-    access::{Identity, Role},
+    access::{Identity, Party},
     net::{Endpoint, EndpointError, Net, NetError, Transport},
     status::Failure,
 };
@@ -350,7 +350,7 @@ impl Shared {
 
     /// The role of these replicas, for operators.
     fn service(&self) -> &'static str {
-        self.callee.as_ref().map_or(Role::Participant, Identity::role).as_str()
+        self.callee.as_ref().map_or(Party::Participant, Identity::party).as_str()
     }
 
     /// Replaces the replicas. Connections to those that stay are kept.

@@ -24,9 +24,10 @@ use tokio_rustls::rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
+use types::Role;
 
 use crate::{
-    access::{Identity, Role, TRUST_DOMAIN},
+    access::{Identity, TRUST_DOMAIN},
     reload::{RELOAD_EVERY, keep_fresh},
 };
 

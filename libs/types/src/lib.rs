@@ -6,8 +6,8 @@
 //!
 //! Modules: [`id`] (item, user, order, transaction and request ids, shards and branches),
 //! [`amount`], [`time`], [`error`], [`tx`] (what branches and coordinators tell each other),
-//! [`host`] (the host that a request is meant for), [`mutation`] (rules that the simulation may
-//! break).
+//! [`host`] (the host that a request is meant for), [`roles`] (the processes of a shop), [`mutation`]
+//! (rules that the simulation may break).
 //!
 //! Invariants: an amount is at most 2^53 - 1 and has only checked arithmetic; a text id is checked
 //! when it is made.
@@ -19,6 +19,7 @@ pub mod error;
 pub mod host;
 pub mod id;
 pub mod mutation;
+pub mod roles;
 pub mod time;
 pub mod tx;
 
@@ -29,6 +30,7 @@ pub use id::{
     UserId, fnv1a, shard_of,
 };
 pub use mutation::Mutation;
+pub use roles::Role;
 pub use time::{
     CALL_AHEAD_MAX_MS, CALL_LIFE_MAX_MS, Clock, Entropy, Stamp, StampError, Timestamp, UnixMillis,
 };

@@ -19,7 +19,7 @@ use rpc::{
 use storage::mem::{MemKv, SeededEntropy};
 use tonic::service::Routes;
 use tower::{ServiceExt as _, service_fn};
-use types::{Clock, Entropy};
+use types::{Clock, Entropy, Role};
 
 /// A network in this process. Each role has two replicas, which are the same.
 #[derive(Debug, Clone, Default)]
@@ -91,9 +91,10 @@ impl Shop {
         let users = parts(payment::records::Payment, &net, &entropy, kv, clock);
         wires.serve("payment", payment::routes(&users));
         let settings = coordinator::Settings {
-            order_endpoints: at("order"),
-            stock_endpoints: at("stock"),
-            payment_endpoints: at("payment"),
+            services: [Role::Order, Role::Stock, Role::Payment]
+                .map(|role| (role, at(role.name())))
+                .into_iter()
+                .collect(),
             request_id_retention_ms: 600_000,
             vote_window_ms: 2_000,
             batch_calls_max: None,
@@ -107,12 +108,10 @@ impl Shop {
             Arc::clone(&entropy),
         );
         wires.serve("coordinator", coordinator::routes(coordinator));
-        let shop = http_bridge::Shop {
-            order: router("order"),
-            stock: router("stock"),
-            payment: router("payment"),
-            coordinator: router("coordinator"),
-        };
+        let shop = [Role::Order, Role::Stock, Role::Payment, Role::Coordinator]
+            .map(|role| (role, router(role.name())))
+            .into_iter()
+            .collect();
         let settings = http_bridge::Settings {
             request_timeout: Duration::from_secs(30),
             batch_init_timeout: Duration::from_mins(1),

@@ -29,7 +29,7 @@ use system_test::history::{
 use tokio::time::Instant;
 use tonic::{body::Body, service::Routes};
 use tower::{BoxError, Service, ServiceExt};
-use types::{Clock, Entropy, UnixMillis};
+use types::{Clock, Entropy, Role, UnixMillis};
 
 use crate::{
     fate::{Fate, Rates, WildClock},
@@ -288,12 +288,10 @@ impl Seams {
 
     fn bridge(self) -> Bridge {
         let router = |role| Router::new(self.known.target(role), Arc::clone(&self.net));
-        let shop = http_bridge::Shop {
-            order: router("order"),
-            stock: router("stock"),
-            payment: router("payment"),
-            coordinator: router("coordinator"),
-        };
+        let shop = [Role::Order, Role::Stock, Role::Payment, Role::Coordinator]
+            .map(|role| (role, router(role.name())))
+            .into_iter()
+            .collect();
         let settings = Settings {
             request_timeout: self.request,
             batch_init_timeout: Duration::from_secs(30),
@@ -308,9 +306,10 @@ impl Seams {
 
     fn coordinator(self) -> Routes {
         let settings = coordinator::Settings {
-            order_endpoints: self.known.target("order"),
-            stock_endpoints: self.known.target("stock"),
-            payment_endpoints: self.known.target("payment"),
+            services: [Role::Order, Role::Stock, Role::Payment]
+                .map(|role| (role, self.known.target(role.name())))
+                .into_iter()
+                .collect(),
             request_id_retention_ms: 600_000,
             vote_window_ms: self.vote_window_ms,
             batch_calls_max: None,

@@ -22,9 +22,9 @@ use rpc::{
     env::SystemClock,
     tls::{TlsDir, TlsError, check_nobodys},
 };
-use types::Clock as _;
+use types::{Clock as _, Role};
 
-use super::plan::Role;
+use super::plan::Runs;
 
 /// Identities of people and their applications, in addition to the roles. [`rpc::access`] says who
 /// may do what.
@@ -67,7 +67,7 @@ pub(crate) enum CertificatesError {
 ///
 /// # Errors
 /// [`CertificatesError`].
-pub(crate) fn open(directory: &Path, roles: &[Role]) -> Result<TlsDir, CertificatesError> {
+pub(crate) fn open(directory: &Path, roles: &[Runs]) -> Result<TlsDir, CertificatesError> {
     let here = std::path::absolute(directory).map_err(failed(directory))?;
     let here = TlsDir::new(here);
     if is_empty(&here)? {
@@ -81,9 +81,11 @@ pub(crate) fn open(directory: &Path, roles: &[Role]) -> Result<TlsDir, Certifica
             }
         }
         // Report it here. Otherwise the children would report it, each time they are started again.
-        match role.identity() {
-            Some(identity) => here.args(role.name()).acting_as(identity).check()?,
-            None => check_nobodys(&here.certificate(role.name()), role.name(), TRUST_DOMAIN)?,
+        match role {
+            Runs::Role(own) => here.args(role.name()).acting_as(own).check()?,
+            Runs::DevKv => {
+                check_nobodys(&here.certificate(role.name()), role.name(), TRUST_DOMAIN)?;
+            }
         }
     }
     Ok(here)
@@ -114,18 +116,11 @@ fn fill(directory: &TlsDir) -> Result<(), CertificatesError> {
     let ca = params.self_signed(&key)?.pem();
     let secret = key.serialize_pem();
     let issuer = Issuer::new(params, key);
-    for role in Role::ALL {
-        // The store is identified by its address, and knows no identities.
-        let name = match role {
-            Role::DevKv => SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
-                uri(role.name())?
-            }
-        };
-        sign(directory, &issuer, role.name(), name)?;
-    }
-    for caller in CALLERS {
-        sign(directory, &issuer, caller, uri(caller)?)?;
+    // The store is identified by its address, and knows no identities.
+    let localhost = SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    sign(directory, &issuer, Runs::DevKv.name(), localhost)?;
+    for name in Role::ALL.map(Role::name).into_iter().chain(CALLERS) {
+        sign(directory, &issuer, name, uri(name)?)?;
     }
     // Kept, so that services beyond our own can be given a certificate.
     write(&directory.path().join("ca.key"), &secret)?;
@@ -175,13 +170,17 @@ mod tests {
 
     use super::*;
 
+    fn roles() -> Vec<Runs> {
+        Runs::all().collect()
+    }
+
     #[test]
     fn an_empty_directory_is_filled_once_and_then_left_alone() {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("tls");
-        let first = open(&directory, &Role::ALL).unwrap();
+        let first = open(&directory, &roles()).unwrap();
         let ca = fs::read(first.ca()).unwrap();
-        assert_eq!(open(&directory, &Role::ALL).unwrap(), first);
+        assert_eq!(open(&directory, &roles()).unwrap(), first);
         assert_eq!(fs::read(first.ca()).unwrap(), ca);
         for name in ["order", "dev-kv", "operator", "client"] {
             let mode = fs::metadata(first.key(name)).unwrap().permissions().mode();
@@ -192,20 +191,20 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_and_nothing_is_made() {
         let place = tempfile::tempdir().unwrap();
-        let all = open(place.path(), &Role::ALL).unwrap();
+        let all = open(place.path(), &roles()).unwrap();
         fs::remove_file(all.key("stock")).unwrap();
-        let said = open(place.path(), &Role::ALL).unwrap_err().to_string();
+        let said = open(place.path(), &roles()).unwrap_err().to_string();
         assert!(said.contains("--tls-dir") && said.contains("stock.key"), "{said}");
         assert!(!all.key("stock").exists());
         // With a cluster, no certificate for a dev-kv is needed.
         fs::remove_file(all.key("dev-kv")).unwrap();
-        open(place.path(), &[Role::Order, Role::HttpBridge]).unwrap();
+        open(place.path(), &[Role::Order, Role::HttpBridge].map(Runs::Role)).unwrap();
     }
 
     #[test]
     fn a_certificate_of_another_role_is_named() {
         let place = tempfile::tempdir().unwrap();
-        let all = open(place.path(), &Role::ALL).unwrap();
+        let all = open(place.path(), &roles()).unwrap();
         for (role, other) in [("order", "stock"), ("http-bridge", "client"), ("dev-kv", "order")] {
             let own =
                 [all.certificate(role), all.key(role)].map(|file| (fs::read(&file).unwrap(), file));
@@ -214,20 +213,20 @@ mod tests {
             {
                 fs::copy(from, to).unwrap();
             }
-            let said = types::error::chain(&open(place.path(), &Role::ALL).unwrap_err());
+            let said = types::error::chain(&open(place.path(), &roles()).unwrap_err());
             let wanted = format!("it is {other}'s, not {role}'s");
             assert!(said.contains(&format!("{role}.pem")) && said.contains(&wanted), "{said}");
             for (bytes, file) in own {
                 fs::write(file, bytes).unwrap();
             }
         }
-        open(place.path(), &Role::ALL).unwrap();
+        open(place.path(), &roles()).unwrap();
     }
 
     #[tokio::test]
     async fn what_is_made_can_be_used_by_each_role() {
         let place = tempfile::tempdir().unwrap();
-        let made = open(place.path(), &Role::ALL).unwrap();
+        let made = open(place.path(), &roles()).unwrap();
         for name in
             ["order", "stock", "payment", "coordinator", "http-bridge", "operator", "client"]
         {

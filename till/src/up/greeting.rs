@@ -3,12 +3,13 @@
 use std::{fmt::Write as _, path::Path, time::Duration};
 
 use rpc::tls::TlsDir;
+use types::Role;
 
-use super::plan::{Role, ShopConfig, Spec};
+use super::plan::{Runs, ShopConfig, Spec};
 
 /// The URL by which this machine reaches REST.
 pub(super) fn rest(specs: &[Spec]) -> String {
-    let bridge = specs.iter().find(|spec| spec.role == Role::HttpBridge);
+    let bridge = specs.iter().find(|spec| spec.role == Runs::Role(Role::HttpBridge));
     let address = bridge.map(|bridge| bridge.address);
     match address {
         Some(address) if !address.ip().is_loopback() => format!("http://{address}"),
@@ -27,15 +28,15 @@ pub(super) fn text(config: &ShopConfig, specs: &[Spec], log_dir: &Path, took: Du
     };
     line("REST", rest.clone());
     line("its docs", format!("{rest}/docs"));
-    line("it listens on", bound(specs, Role::HttpBridge));
-    for role in [Role::Order, Role::Stock, Role::Payment, Role::Coordinator] {
-        line(&format!("{} gRPC", role.name()), bound(specs, role));
+    line("it listens on", bound(specs, Runs::Role(Role::HttpBridge)));
+    for role in Role::SERVICES.into_iter().chain([Role::Coordinator]) {
+        line(&format!("{} gRPC", role.name()), bound(specs, Runs::Role(role)));
     }
     match &config.pd_endpoints {
         Some(endpoints) => line("storage", format!("TiKV, placement drivers {endpoints}")),
         None => line(
             "storage",
-            format!("dev-kv on {} (one node, for development)", bound(specs, Role::DevKv)),
+            format!("dev-kv on {} (one node, for development)", bound(specs, Runs::DevKv)),
         ),
     }
     line("data", config.data_dir.display().to_string());
@@ -60,7 +61,7 @@ pub(super) fn text(config: &ShopConfig, specs: &[Spec], log_dir: &Path, took: Du
 
 /// A command to type as an operator of an encrypted shop.
 fn operators(config: &ShopConfig, certificates: &TlsDir) -> String {
-    let coordinator = config.ports.address(Role::Coordinator, 0);
+    let coordinator = config.ports.address(Runs::Role(Role::Coordinator), 0);
     format!(
         "till tx list --coordinator {coordinator} --tls-ca-file {} --tls-cert-file {} \
          --tls-key-file {}",
@@ -71,7 +72,7 @@ fn operators(config: &ShopConfig, certificates: &TlsDir) -> String {
 }
 
 /// The addresses on which the replicas of a role listen, one after the other.
-fn bound(specs: &[Spec], role: Role) -> String {
+fn bound(specs: &[Spec], role: Runs) -> String {
     let all = specs.iter().filter(|spec| spec.role == role).flat_map(|spec| &spec.listen);
     all.map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }

@@ -9,79 +9,60 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rpc::{
-    access::{self, TRUST_DOMAIN},
-    tls::TlsDir,
-};
+use rpc::{access::TRUST_DOMAIN, tls::TlsDir};
+use types::Role;
 
 use super::listen::RestAddress;
+use crate::role::KV_ADMIN_PORT;
 
-/// The role of a child.
+/// What a child runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Role {
-    /// The REST face.
-    HttpBridge,
-    /// Checkouts.
-    Coordinator,
-    /// Orders.
-    Order,
-    /// Items.
-    Stock,
-    /// Users.
-    Payment,
+pub(crate) enum Runs {
     /// The store, when there is no cluster.
     DevKv,
+    /// A role.
+    Role(Role),
 }
 
-impl Role {
-    /// All roles, in the order in which they are started and shown.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::DevKv, Self::HttpBridge, Self::Order, Self::Stock, Self::Payment, Self::Coordinator];
+impl Runs {
+    /// Everything that a child may run, in the order in which it is started and shown.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        [Self::DevKv].into_iter().chain(Role::ALL.map(Self::Role))
+    }
 
-    /// Roles in the order in which they are stopped: callers before those that they call.
-    pub(crate) const WAVES: [&[Self]; 4] = [
-        &[Self::HttpBridge],
-        &[Self::Coordinator],
-        &[Self::Order, Self::Stock, Self::Payment],
-        &[Self::DevKv],
-    ];
+    /// How many waves there are.
+    pub(crate) const WAVES: usize = 4;
+
+    /// In which wave it is stopped: callers before those that they call.
+    pub(crate) const fn wave(self) -> usize {
+        match self {
+            Self::Role(Role::HttpBridge) => 0,
+            Self::Role(Role::Coordinator) => 1,
+            Self::Role(_) => 2,
+            Self::DevKv => 3,
+        }
+    }
 
     /// True for roles that keep state in the store, and cannot start without it.
     pub(crate) const fn needs_store(self) -> bool {
         match self {
-            Self::Coordinator | Self::Order | Self::Stock | Self::Payment => true,
-            Self::HttpBridge | Self::DevKv => false,
-        }
-    }
-
-    /// The identity that its callers and callees know it by. None for the store, which is
-    /// identified by its address.
-    pub(crate) const fn identity(self) -> Option<access::Role> {
-        match self {
-            Self::HttpBridge => Some(access::Role::HttpBridge),
-            Self::Coordinator => Some(access::Role::Coordinator),
-            Self::Order => Some(access::Role::Order),
-            Self::Stock => Some(access::Role::Stock),
-            Self::Payment => Some(access::Role::Payment),
-            Self::DevKv => None,
+            Self::Role(role) => role.keeps_state(),
+            Self::DevKv => false,
         }
     }
 
     /// Name of its subcommand.
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::HttpBridge => "http-bridge",
-            Self::Coordinator => "coordinator",
-            Self::Order => "order",
-            Self::Stock => "stock",
-            Self::Payment => "payment",
+            Self::Role(role) => role.name(),
             Self::DevKv => "dev-kv",
         }
     }
 }
 
-/// Where everything listens, except the admin ports: REST on `http + i`, the replicas of a gRPC
-/// role side by side, the gRPC roles 100 apart from `grpc_base`.
+/// Where everything listens: REST on `http + i`, the replicas of a gRPC role side by side, and gRPC
+/// roles and all admin ports as far from `grpc_base` as the default ports are from the
+/// coordinator's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
     /// Port of the first bridge.
@@ -97,32 +78,30 @@ pub(crate) const REPLICAS_MAX: u16 = 50;
 
 impl Ports {
     /// The work port of one replica.
-    pub(crate) fn of(self, role: Role, replica: u16) -> u16 {
-        match role {
-            Role::HttpBridge => self.http + replica,
-            Role::Coordinator => self.grpc_base + replica,
-            Role::Order => self.grpc_base + 100 + replica,
-            Role::Stock => self.grpc_base + 200 + replica,
-            Role::Payment => self.grpc_base + 300 + replica,
-            Role::DevKv => self.kv,
+    pub(crate) fn of(self, runs: Runs, replica: u16) -> u16 {
+        match runs {
+            Runs::Role(Role::HttpBridge) => self.http + replica,
+            Runs::Role(role) => self.near(role.port()) + replica,
+            Runs::DevKv => self.kv,
         }
     }
 
-    /// The admin port of one replica: gRPC roles 50 above their work port, the bridges 450 above
-    /// `grpc_base`, dev-kv 449 above it.
-    pub(crate) fn admin_of(self, role: Role, replica: u16) -> u16 {
-        match role {
-            Role::HttpBridge => self.grpc_base + 450 + replica,
-            Role::DevKv => self.grpc_base + 449,
-            Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
-                self.of(role, replica) + 50
-            }
+    /// The admin port of one replica.
+    pub(crate) fn admin_of(self, runs: Runs, replica: u16) -> u16 {
+        match runs {
+            Runs::Role(role) => self.near(role.admin_port()) + replica,
+            Runs::DevKv => self.near(KV_ADMIN_PORT),
         }
+    }
+
+    /// A default port, moved as far as the coordinator's is.
+    const fn near(self, port: u16) -> u16 {
+        self.grpc_base + (port - Role::Coordinator.port())
     }
 
     /// The address by which this machine reaches one replica.
-    pub(crate) fn address(self, role: Role, replica: u16) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.of(role, replica)).into()
+    pub(crate) fn address(self, runs: Runs, replica: u16) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.of(runs, replica)).into()
     }
 }
 
@@ -158,10 +137,10 @@ pub(crate) struct ShopConfig {
 }
 
 impl ShopConfig {
-    /// The roles of this shop, in the order in which they are started.
-    pub(crate) fn roles(&self) -> impl Iterator<Item = Role> {
+    /// What the children of this shop run, in the order in which they are started.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = Runs> {
         let has_store = self.pd_endpoints.is_none();
-        Role::ALL.into_iter().filter(move |role| *role != Role::DevKv || has_store)
+        Runs::all().filter(move |runs| *runs != Runs::DevKv || has_store)
     }
 }
 
@@ -170,8 +149,8 @@ impl ShopConfig {
 pub(crate) struct Spec {
     /// Such as `order-0`, for people, logs and `up.json`.
     pub(crate) name: String,
-    /// Its role.
-    pub(crate) role: Role,
+    /// What it runs.
+    pub(crate) role: Runs,
     /// Number of the replica, from 0.
     pub(crate) replica: u16,
     /// The executable to run.
@@ -211,10 +190,8 @@ pub(crate) fn children(config: &ShopConfig) -> Vec<Spec> {
     let mut all = Vec::new();
     for role in config.roles() {
         let replicas = match role {
-            Role::DevKv => 1,
-            Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
-                config.replicas
-            }
+            Runs::DevKv => 1,
+            Runs::Role(_) => config.replicas,
         };
         all.extend((0..replicas).map(|replica| child(config, role, replica)));
     }
@@ -258,17 +235,15 @@ pub(crate) fn shards_of_a_new_shop(data_dir: &Path, replicas: u16) -> Option<u16
     (!kv_dir(data_dir).exists()).then(|| replicas.saturating_mul(SHARDS_PER_REPLICA))
 }
 
-fn child(config: &ShopConfig, role: Role, replica: u16) -> Spec {
+fn child(config: &ShopConfig, role: Runs, replica: u16) -> Spec {
     let port = config.ports.of(role, replica);
     let listen = match role {
-        Role::HttpBridge if !config.listen.is_empty() => {
+        Runs::Role(Role::HttpBridge) if !config.listen.is_empty() => {
             config.listen.iter().map(|on| on.of(config.ports.http, replica)).collect()
         }
-        Role::HttpBridge | Role::Coordinator | Role::Order | Role::Stock | Role::Payment => {
-            rpc::listen::loopback(port).to_vec()
-        }
+        Runs::Role(_) => rpc::listen::loopback(port).to_vec(),
         // It has one address, which the flags below pass to its clients.
-        Role::DevKv => vec![config.ports.address(role, replica)],
+        Runs::DevKv => vec![config.ports.address(role, replica)],
     };
     let admin = rpc::listen::loopback(config.ports.admin_of(role, replica));
     let mut args = vec![role.name().to_owned(), "--exit-with-parent".to_owned()];
@@ -281,8 +256,14 @@ fn child(config: &ShopConfig, role: Role, replica: u16) -> Spec {
     for address in admin {
         flag("admin-listen", address.to_string());
     }
-    for (name, value) in wiring(config, role) {
-        flag(name, value);
+    match role {
+        Runs::Role(role) => wiring(config, role, &mut flag),
+        Runs::DevKv => {
+            flag("data-dir", kv_dir(&config.data_dir).display().to_string());
+            flag("cache-mib", ROW_CACHE_MIB.to_string());
+            flag("block-cache-mib", BLOCK_CACHE_MIB.to_string());
+            flag("memtable-mib", MEMTABLE_MIB.to_string());
+        }
     }
     for (name, path) in tls_flags(config, role) {
         flag(name, path.display().to_string());
@@ -299,63 +280,35 @@ fn child(config: &ShopConfig, role: Role, replica: u16) -> Spec {
     }
 }
 
-/// The flags by which a role finds the others.
-fn wiring(config: &ShopConfig, role: Role) -> Vec<(&'static str, String)> {
-    let at = |role| endpoints(config, role);
-    let pd = config
-        .pd_endpoints
-        .clone()
-        .unwrap_or_else(|| config.ports.address(Role::DevKv, 0).to_string());
-    let shards = config.shards.map(|shards| ("shards", shards.to_string()));
-    match role {
-        Role::HttpBridge => {
-            let own = [
-                ("order-endpoints", at(Role::Order)),
-                ("stock-endpoints", at(Role::Stock)),
-                ("payment-endpoints", at(Role::Payment)),
-                ("coordinator-endpoints", at(Role::Coordinator)),
-            ];
-            let keys = config.api_key_file.iter();
-            own.into_iter()
-                .chain(keys.map(|file| ("api-key-file", file.display().to_string())))
-                .collect()
-        }
-        Role::Coordinator => {
-            let own = [
-                ("pd-endpoints", pd),
-                ("order-endpoints", at(Role::Order)),
-                ("stock-endpoints", at(Role::Stock)),
-                ("payment-endpoints", at(Role::Payment)),
-            ];
-            let others = config.participants.iter().map(|each| ("participant", each.clone()));
-            let guests = config.checkout_participants.iter();
-            let guests = guests.map(|each| ("checkout-participant", each.clone()));
-            own.into_iter().chain(others).chain(guests).collect()
-        }
-        Role::Order => {
-            let own = [
-                ("pd-endpoints", pd),
-                ("stock-endpoints", at(Role::Stock)),
-                ("coordinator-endpoints", at(Role::Coordinator)),
-            ];
-            own.into_iter().chain(shards).collect()
-        }
-        Role::Stock | Role::Payment => {
-            let own = [("pd-endpoints", pd), ("coordinator-endpoints", at(Role::Coordinator))];
-            own.into_iter().chain(shards).collect()
-        }
-        Role::DevKv => vec![
-            ("data-dir", kv_dir(&config.data_dir).display().to_string()),
-            ("cache-mib", ROW_CACHE_MIB.to_string()),
-            ("block-cache-mib", BLOCK_CACHE_MIB.to_string()),
-            ("memtable-mib", MEMTABLE_MIB.to_string()),
-        ],
+/// The flags by which a role finds the others, and what else is for this role only.
+fn wiring(config: &ShopConfig, role: Role, flag: &mut impl FnMut(&str, String)) {
+    if role.keeps_state() {
+        let own = || config.ports.address(Runs::DevKv, 0).to_string();
+        flag("pd-endpoints", config.pd_endpoints.clone().unwrap_or_else(own));
+    }
+    for callee in role.calls() {
+        flag(&format!("{}-endpoints", callee.name()), endpoints(config, *callee));
+    }
+    if role.is_service()
+        && let Some(shards) = config.shards
+    {
+        flag("shards", shards.to_string());
+    }
+    if role == Role::Coordinator {
+        config.participants.iter().for_each(|each| flag("participant", each.clone()));
+        let guests = config.checkout_participants.iter();
+        guests.for_each(|each| flag("checkout-participant", each.clone()));
+    }
+    if role == Role::HttpBridge
+        && let Some(file) = &config.api_key_file
+    {
+        flag("api-key-file", file.display().to_string());
     }
 }
 
 /// The flags by which a role proves who it is, also to our own store. For a cluster the children
 /// read variables of their own.
-fn tls_flags(config: &ShopConfig, role: Role) -> Vec<(&'static str, PathBuf)> {
+fn tls_flags(config: &ShopConfig, role: Runs) -> Vec<(&'static str, PathBuf)> {
     let Some(all) = &config.certificates else { return Vec::new() };
     let [ca, certificate, key] = [all.ca(), all.certificate(role.name()), all.key(role.name())];
     let files = vec![
@@ -363,7 +316,7 @@ fn tls_flags(config: &ShopConfig, role: Role) -> Vec<(&'static str, PathBuf)> {
         ("tls-cert-file", certificate.clone()),
         ("tls-key-file", key.clone()),
     ];
-    if role == Role::DevKv {
+    if role == Runs::DevKv {
         // With it, dev-kv admits callers by their identity and not just because the authority
         // signed their certificate.
         return [files.as_slice(), &[("tls-trust-domain", TRUST_DOMAIN.into())]].concat();
@@ -387,7 +340,7 @@ pub(crate) fn kv_dir(data_dir: &Path) -> PathBuf {
 /// All replicas of a role, as a comma list.
 fn endpoints(config: &ShopConfig, role: Role) -> String {
     (0..config.replicas)
-        .map(|replica| config.ports.address(role, replica).to_string())
+        .map(|replica| config.ports.address(Runs::Role(role), replica).to_string())
         .collect::<Vec<_>>()
         .join(",")
 }

@@ -11,24 +11,14 @@ use proto::{
     },
     stock::v1::{CreateItemRequest, GetItemRequest, stock_service_client::StockServiceClient},
 };
-use rpc::{
-    access::{Identity, Role},
-    net::{Endpoint, GrpcNet},
-    status::Failure,
-};
+use rpc::{access::Identity, net::GrpcNet, status::Failure};
 use tonic::{Status, transport::Channel};
-use types::ErrorKind;
+use types::{ErrorKind, Role};
 
-use crate::call::{Call, Order, Outcome, Reply, Trouble};
-
-/// Addresses of the roles' replicas.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Roles {
-    pub(crate) coordinator: Vec<Endpoint>,
-    pub(crate) order: Vec<Endpoint>,
-    pub(crate) stock: Vec<Endpoint>,
-    pub(crate) payment: Vec<Endpoint>,
-}
+use crate::{
+    call::{Call, Order, Outcome, Reply, Trouble},
+    roles::{Process, listening},
+};
 
 /// A channel to one replica of each role.
 #[derive(Debug, Clone)]
@@ -42,20 +32,17 @@ pub(crate) struct Grpc {
 impl Grpc {
     /// Channels to replica `number` of each role, modulo how many there are. None when a role is
     /// missing.
-    pub(crate) fn new(net: &GrpcNet, roles: &Roles, number: usize) -> Option<Self> {
-        let channel = |role, replicas: &[Endpoint]| {
+    pub(crate) fn new(net: &GrpcNet, processes: &[Process], number: usize) -> Option<Self> {
+        let channel = |role: Role| {
+            let replicas = listening(processes, role.name());
             let place = number.checked_rem(replicas.len())?;
-            let callee = Identity::of(role);
-            replicas.get(place).map(|endpoint| net.channel(Some(&callee), endpoint))
+            Some(net.channel(Some(&Identity::of(role)), replicas.get(place)?))
         };
         Some(Self {
-            coordinator: CoordinatorServiceClient::new(channel(
-                Role::Coordinator,
-                &roles.coordinator,
-            )?),
-            order: OrderServiceClient::new(channel(Role::Order, &roles.order)?),
-            stock: StockServiceClient::new(channel(Role::Stock, &roles.stock)?),
-            payment: PaymentServiceClient::new(channel(Role::Payment, &roles.payment)?),
+            coordinator: CoordinatorServiceClient::new(channel(Role::Coordinator)?),
+            order: OrderServiceClient::new(channel(Role::Order)?),
+            stock: StockServiceClient::new(channel(Role::Stock)?),
+            payment: PaymentServiceClient::new(channel(Role::Payment)?),
         })
     }
 

@@ -50,6 +50,7 @@ use std::{
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rpc::net::Endpoint;
 use serde_json::{Value, json};
+use types::Role;
 
 pub use args::Args;
 pub use workload::Workload;
@@ -190,11 +191,10 @@ async fn open(
     };
     let certificates = args.tls_dir.as_deref().map(Certificates::of);
     let grpc = if args.grpc {
-        let roles = roles::grpc(&processes);
-        let replicas = roles.coordinator.len();
+        let replicas = roles::listening(&processes, Role::Coordinator.name()).len();
         let net = certificates.as_ref().map(Certificates::net).transpose()?.unwrap_or_default();
         let channels: Option<Vec<Grpc>> =
-            (0..replicas).map(|number| Grpc::new(&net, &roles, number)).collect();
+            (0..replicas).map(|number| Grpc::new(&net, &processes, number)).collect();
         channels
             .filter(|channels| !channels.is_empty())
             .ok_or("--grpc needs --up or --pid to find the roles")?

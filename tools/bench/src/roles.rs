@@ -9,7 +9,7 @@ use std::{
 use rpc::net::Endpoint;
 use serde_json::{Value, json};
 
-use crate::{grpc::Roles, tally::as_float};
+use crate::tally::as_float;
 
 /// Ticks per second in `/proc/*/stat` (`USER_HZ`): 100 on all common Linux systems.
 const TICKS: u64 = 100;
@@ -51,17 +51,6 @@ pub(crate) fn children(up: u32) -> Vec<Process> {
         .collect();
     found.sort_by(|one, other| (&one.role, one.pid).cmp(&(&other.role, other.pid)));
     found
-}
-
-/// Addresses of the gRPC roles among these processes.
-pub(crate) fn grpc(processes: &[Process]) -> Roles {
-    let of = |role: &str| listening(processes, role);
-    Roles {
-        coordinator: of("coordinator"),
-        order: of("order"),
-        stock: of("stock"),
-        payment: of("payment"),
-    }
 }
 
 /// Addresses of a role's replicas; of each the first one.

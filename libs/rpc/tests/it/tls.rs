@@ -6,13 +6,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
 use rpc::{
-    access::{Identity, Role},
+    access::Identity,
     net::{GrpcNet, Net as _, Transport},
     tls::{TlsArgs, TlsDir},
 };
 use tempfile::TempDir;
 use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
-use types::ErrorKind;
+use types::{ErrorKind, Role};
 
 use crate::shop::{PATIENCE, SERVING, Shop, call, call_path, options};
 

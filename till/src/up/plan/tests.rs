@@ -89,7 +89,7 @@ fn ports_that_were_chosen_for_two_are_told_before_anybody_starts() {
 #[test]
 fn ports_never_run_over() {
     let ports = Ports { http: PORT_BASE_MAX, grpc_base: PORT_BASE_MAX, kv: u16::MAX };
-    for role in Role::ALL {
+    for role in Runs::all() {
         assert!(ports.of(role, REPLICAS_MAX - 1) >= PORT_BASE_MAX);
         assert!(ports.admin_of(role, REPLICAS_MAX - 1) >= PORT_BASE_MAX);
     }
@@ -98,7 +98,7 @@ fn ports_never_run_over() {
 #[test]
 fn a_cluster_of_ones_own_replaces_dev_kv() {
     let all = children(&shop_config(2, Some("10.0.0.1:2379")));
-    assert!(all.iter().all(|spec| spec.role != Role::DevKv));
+    assert!(all.iter().all(|spec| spec.role != Runs::DevKv));
     let order = all.iter().find(|spec| spec.name == "order-1").unwrap();
     assert!(order.args.contains(&"10.0.0.1:2379".to_owned()));
 }
@@ -113,7 +113,7 @@ fn nothing_listens_beyond_this_machine_but_rest_that_is_told_to() {
     let listen = vec!["0.0.0.0".parse().unwrap(), "[::]:9000".parse().unwrap()];
     let told = children(&ShopConfig { listen, ..shop_config(2, None) });
     for spec in &told {
-        assert_eq!(open(spec), spec.role == Role::HttpBridge, "{}", spec.name);
+        assert_eq!(open(spec), spec.role == Runs::Role(Role::HttpBridge), "{}", spec.name);
     }
     let rest = told.iter().find(|spec| spec.name == "http-bridge-1").unwrap();
     let rest: Vec<String> = rest.listen.iter().map(ToString::to_string).collect();
@@ -129,7 +129,7 @@ fn children_are_told_to_listen_on_loopback_of_both_families() {
         };
         let port = spec.address.port();
         let work = rpc::listen::loopback(port);
-        let work = if spec.role == Role::DevKv { &work[..1] } else { &work };
+        let work = if spec.role == Runs::DevKv { &work[..1] } else { &work };
         assert_eq!(told("--listen"), work, "{}", spec.name);
         let admin = rpc::listen::loopback(spec.admin[0].port());
         assert_eq!(told("--admin-listen"), admin, "{}", spec.name);
@@ -140,7 +140,7 @@ fn children_are_told_to_listen_on_loopback_of_both_families() {
 fn a_child_is_asked_where_it_listens() {
     let listen = |listen: &[&str]| {
         let mut spec = children(&shop_config(1, None)).remove(1);
-        assert_eq!(spec.role, Role::HttpBridge);
+        assert_eq!(spec.role, Runs::Role(Role::HttpBridge));
         spec.bound(listen.iter().map(|address| address.parse().unwrap()).collect());
         spec.address.to_string()
     };
@@ -151,9 +151,11 @@ fn a_child_is_asked_where_it_listens() {
 }
 
 #[test]
-fn every_role_is_stopped_once() {
-    let waves: Vec<Role> = Role::WAVES.concat();
-    let unique: BTreeSet<Role> = waves.iter().copied().collect();
-    assert_eq!(waves.len(), unique.len());
-    assert_eq!(unique, BTreeSet::from(Role::ALL));
+fn callers_are_stopped_before_the_services_that_they_call() {
+    let wave = |role| Runs::Role(role).wave();
+    for role in Role::ALL.into_iter().filter(|role| !role.is_service()) {
+        let services = role.calls().iter().filter(|callee| callee.is_service());
+        services.for_each(|service| assert!(wave(role) < wave(*service), "{role:?}"));
+    }
+    assert!(Runs::all().all(|runs| runs.wave() < Runs::WAVES));
 }
