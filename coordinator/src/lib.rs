@@ -309,10 +309,10 @@ async fn probe(kv: &SharedKv, readiness: &Readiness, store_time: &StoreTime) {
 mod tests {
     use clap::Parser;
     use storage::{
-        keys::{Kind, Owner, Space},
+        keys::{Kind, Space},
         mem::{MemKv, SeededEntropy, TokioClock},
     };
-    use types::{ShardId, UnixMillis};
+    use types::UnixMillis;
 
     use super::*;
 
@@ -342,7 +342,7 @@ mod tests {
         let stop = CancellationToken::new();
         let chores = tokio::spawn(chores(&args, &coordinator, &kv, &entropy, &stop));
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let lease = Space::new(Owner::Store, ShardId(0)).record(Kind::Lease, b"janitor");
+        let lease = Space::STORE.record(Kind::Lease, b"janitor");
         assert!(store.contents().contains_key(&lease), "nobody sweeps");
         stop.cancel();
         chores.await.unwrap();

@@ -17,13 +17,13 @@ use std::{
 use proto::participant::v1::Waiting;
 use storage::{
     Key, Kv, KvError, SharedKv, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     kv::CommitError,
     record::{TransactionLog, transaction_log::Step},
 };
 use tokio::time::sleep;
 use twopc::message::{Message, Outcome, Reply};
-use types::{BranchState, Clock, OrderId, ShardId, TxId, TxMeta, UnixMillis, Vote};
+use types::{BranchState, Clock, OrderId, Role, ShardId, TxId, TxMeta, UnixMillis, Vote};
 
 /// Upper limit on the steps kept of one transaction.
 const STEPS_MAX: usize = 64;
@@ -38,7 +38,7 @@ const PAGE: u32 = 256;
 /// Upper limit on the records removed by one KV transaction.
 const REMOVE_MAX: usize = 128;
 
-const SPACE: Space = Space::new(Owner::Coordinator, ShardId(0));
+const SPACE: Space = Space::of(Role::Coordinator, ShardId(0));
 
 /// What the log keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -57,6 +57,5 @@ pub async fn run(
 ) -> Result<(), RoleError> {
     let stock = args.stock.stock_endpoints;
     let routes = |parts: &Parts<records::Orders>| routes(parts, stock);
-    let own = (Role::Order, SERVICE_NAME);
-    role::run(records::Orders, own, args.role, listeners, routes, shutdown).await
+    role::run(records::Orders, SERVICE_NAME, args.role, listeners, routes, shutdown).await
 }

@@ -5,13 +5,9 @@ use prost::Message as _;
 use proto::{InvalidField, convert, order::v1 as wire};
 use storage::{
     KvError, Value, codec,
-    keys::Owner,
     record::{self, OrderRecord, order_record},
 };
-use types::{ItemId, Money, OrderId, Quantity, Stamp, Timestamp, TxId, UserId};
-
-/// The service's name in branches.
-pub const NAME: &str = "order";
+use types::{ItemId, Money, OrderId, Quantity, Role, Stamp, Timestamp, TxId, UserId};
 
 /// A number of units of one item, at the price when they were added.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,12 +117,8 @@ impl Records for Orders {
     type Payload = Lock;
     type Hold = OrderId;
 
-    fn owner(&self) -> Owner {
-        Owner::Order
-    }
-
-    fn name(&self) -> &'static str {
-        NAME
+    fn role(&self) -> Role {
+        Role::Order
     }
 
     fn encode_record(&self, order: &Order) -> Value {

@@ -16,7 +16,6 @@ use participant::role::{self, Parts, RoleArgs, RoleError};
 use proto::payment::v1::payment_service_server::{PaymentServiceServer, SERVICE_NAME};
 use rpc::{listen::Listeners, served};
 use tonic::service::Routes;
-use types::Role;
 
 /// Settings of the payment service.
 #[derive(clap::Args, Clone, Debug)]
@@ -41,6 +40,5 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
-    let own = (Role::Payment, SERVICE_NAME);
-    role::run(records::Payment, own, args.role, listeners, routes, shutdown).await
+    role::run(records::Payment, SERVICE_NAME, args.role, listeners, routes, shutdown).await
 }

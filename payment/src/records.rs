@@ -5,13 +5,10 @@ use prost::Message as _;
 use proto::{InvalidField, convert, payment::v1 as wire};
 use storage::{
     KvError, Value, codec,
-    keys::{Kind, Owner},
+    keys::Kind,
     record::{PaymentRecord, UserRecord},
 };
-use types::{AmountError, Money, OrderId, Stamp, UserId};
-
-/// The service's name in branches.
-pub const NAME: &str = "payment";
+use types::{AmountError, Money, OrderId, Role, Stamp, UserId};
 
 /// A record of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,12 +85,8 @@ impl Records for Payment {
     type Payload = (UserId, Money);
     type Hold = HeldCredit;
 
-    fn owner(&self) -> Owner {
-        Owner::Payment
-    }
-
-    fn name(&self) -> &'static str {
-        NAME
+    fn role(&self) -> Role {
+        Role::Payment
     }
 
     fn encode_record(&self, record: &Record) -> Value {

@@ -17,7 +17,6 @@ use participant::role::{self, Parts, RoleArgs, RoleError};
 use proto::stock::v1::stock_service_server::{SERVICE_NAME, StockServiceServer};
 use rpc::{listen::Listeners, served};
 use tonic::service::Routes;
-use types::Role;
 
 /// Settings of the stock service.
 #[derive(clap::Args, Clone, Debug)]
@@ -42,6 +41,5 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
-    let own = (Role::Stock, SERVICE_NAME);
-    role::run(records::Stock, own, args.role, listeners, routes, shutdown).await
+    role::run(records::Stock, SERVICE_NAME, args.role, listeners, routes, shutdown).await
 }

@@ -3,11 +3,9 @@
 use participant::{balance::Balance, records::Records};
 use prost::Message as _;
 use proto::{InvalidField, convert, stock::v1 as wire};
-use storage::{KvError, Value, codec, keys::Owner, record::ItemRecord};
-use types::{AmountError, ItemId, Money, Quantity, Stamp};
+use storage::{KvError, Value, codec, record::ItemRecord};
+use types::{AmountError, ItemId, Money, Quantity, Role, Stamp};
 
-/// The service's name in branches.
-pub const NAME: &str = "stock";
 /// Upper limit on the items of one order on one shard.
 pub(crate) const LINES_MAX: usize = 1000;
 
@@ -73,12 +71,8 @@ impl Records for Stock {
     type Payload = Vec<(ItemId, Quantity)>;
     type Hold = Vec<HeldLine>;
 
-    fn owner(&self) -> Owner {
-        Owner::Stock
-    }
-
-    fn name(&self) -> &'static str {
-        NAME
+    fn role(&self) -> Role {
+        Role::Stock
     }
 
     fn encode_record(&self, item: &Item) -> Value {

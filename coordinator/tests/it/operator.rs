@@ -17,13 +17,13 @@ use proto::{
 };
 use rpc::status::Failure;
 use storage::{
-    keys::{Owner, Space},
+    keys::Space,
     record::{JournalEntry, TransactionLog, TxEvent, tx_event},
     schema,
     shard::{Head, append},
 };
 use tonic::Request;
-use types::{ErrorKind, Reason, ShardId, Timestamp, TxId, TxMeta};
+use types::{ErrorKind, Reason, Role, ShardId, Timestamp, TxId, TxMeta};
 
 use crate::shop::{Shop, branch, no};
 
@@ -52,9 +52,9 @@ fn by_id(tx_id: TxId) -> Subject {
 }
 
 /// Writes an event to a service's journal, as a lane would have.
-async fn journal(shop: &Shop, owner: Owner, event: tx_event::Event) {
+async fn journal(shop: &Shop, owner: Role, event: tx_event::Event) {
     schema::open(&*shop.kv, Some(1)).await.unwrap();
-    let space = Space::new(owner, ShardId(0));
+    let space = Space::of(owner, ShardId(0));
     let mut txn = shop.kv.begin().await.unwrap();
     let entry = JournalEntry {
         events: vec![TxEvent { event: Some(event) }],
@@ -77,11 +77,11 @@ async fn stuck(shop: &Shop, blocker: TxId) -> TxMeta {
         hold: b"o".to_vec().into(),
         ..tx_event::Prepared::default()
     };
-    journal(shop, Owner::Order, tx_event::Event::Prepared(prepared)).await;
+    journal(shop, Role::Order, tx_event::Event::Prepared(prepared)).await;
     let blocker = TxMeta { tx_id: blocker, ..shop.foreign() };
     let vote = WireVote::from(&types::Vote::Contended { blocker: Box::new(blocker) });
     let fenced = tx_event::Fenced { tx: Some((&meta).into()), vote: vote.encode_to_vec().into() };
-    journal(shop, Owner::Stock, tx_event::Event::Fenced(fenced)).await;
+    journal(shop, Role::Stock, tx_event::Event::Fenced(fenced)).await;
     meta
 }
 

@@ -8,14 +8,14 @@ use proto::coordinator::v1::{
 };
 use storage::{
     codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     mem::SeededEntropy,
     record::UserRecord,
     schema,
 };
 use tokio::{task::JoinHandle, time::sleep};
 use tonic::Request;
-use types::ShardId;
+use types::{Role, ShardId};
 
 use crate::shop::Shop;
 
@@ -45,7 +45,7 @@ async fn one_replica_audits_and_another_takes_over_when_it_dies() {
     // A cent too little.
     let mut txn = shop.kv.begin().await.unwrap();
     let user = UserRecord { available: 1, supplied: 2, incarnation: 1, ..Default::default() };
-    let key = Space::new(Owner::Payment, ShardId(0)).record(Kind::User, b"u");
+    let key = Space::of(Role::Payment, ShardId(0)).record(Kind::User, b"u");
     txn.put(key, codec::encode(&user));
     txn.commit().await.unwrap();
     sleep(Duration::from_secs(10)).await;
@@ -68,7 +68,7 @@ async fn get_audit_returns_the_last_verdict_and_its_interval() {
 
     let mut txn = shop.kv.begin().await.unwrap();
     let user = UserRecord { available: 1, supplied: 2, incarnation: 1, ..Default::default() };
-    let key = Space::new(Owner::Payment, ShardId(0)).record(Kind::User, b"u");
+    let key = Space::of(Role::Payment, ShardId(0)).record(Kind::User, b"u");
     txn.put(key, codec::encode(&user));
     txn.commit().await.unwrap();
     let entropy = Arc::new(SeededEntropy::new(1));

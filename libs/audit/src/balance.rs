@@ -4,10 +4,10 @@ use std::io;
 
 use storage::{
     Key, KvError, Value, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     record::{ItemRecord, UserRecord},
 };
-use types::{AMOUNT_MAX, ShardId, Stamp, Timestamp, shard_of};
+use types::{AMOUNT_MAX, Role, ShardId, Stamp, Timestamp, shard_of};
 
 use crate::{
     offence::{Findings, Invariant},
@@ -40,11 +40,11 @@ struct Claim<'a> {
 
 /// The key of an item's or a user's record.
 pub fn key_of(source: &Source, shards: u16) -> Key {
-    let (owner, kind, id) = match source {
-        Source::Item(id) => (Owner::Stock, Kind::Item, id),
-        Source::User(id) => (Owner::Payment, Kind::User, id),
+    let (service, kind, id) = match source {
+        Source::Item(id) => (Role::Stock, Kind::Item, id),
+        Source::User(id) => (Role::Payment, Kind::User, id),
     };
-    Space::new(owner, shard_of(id, shards)).record(kind, id.as_bytes())
+    Space::of(service, shard_of(id, shards)).record(kind, id.as_bytes())
 }
 
 /// Notes that `by` took something. Notes are sorted later by the record that it was taken from.
@@ -242,6 +242,10 @@ fn subject(key: &[u8]) -> String {
 }
 
 /// The key range of a kind's records, for each shard.
-pub fn ranges(owner: Owner, kind: Kind, shards: u16) -> impl Iterator<Item = std::ops::Range<Key>> {
-    (0..shards).map(move |shard| Space::new(owner, ShardId(shard)).range(kind))
+pub fn ranges(
+    service: Role,
+    kind: Kind,
+    shards: u16,
+) -> impl Iterator<Item = std::ops::Range<Key>> {
+    (0..shards).map(move |shard| Space::of(service, ShardId(shard)).range(kind))
 }

@@ -2,12 +2,12 @@
 
 use storage::{
     Kv, KvError, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     record::OrderRecord,
     schema::{self, SchemaError},
     shard::{read_head, read_journal},
 };
-use types::{OrderId, shard_of};
+use types::{OrderId, Role, shard_of};
 
 use crate::overlay::Overlay;
 
@@ -28,7 +28,7 @@ pub enum LookupError {
 /// [`LookupError`].
 pub async fn order(kv: &dyn Kv, order_id: &OrderId) -> Result<Option<OrderRecord>, LookupError> {
     let Some(schema) = schema::read(kv).await? else { return Ok(None) };
-    let space = Space::new(Owner::Order, shard_of(order_id.as_str(), schema.shards));
+    let space = Space::of(Role::Order, shard_of(order_id.as_str(), schema.shards));
     let key = space.record(Kind::Order, order_id.as_str().as_bytes());
     let mut snapshot = kv.snapshot(kv.timestamp().await?);
     let head = read_head(&mut *snapshot, space).await?.head;

@@ -9,11 +9,11 @@ use proto::{payment::v1::HoldCreditReceipt, stock::v1::HoldStockReceipt};
 use storage::{
     Key, Kv, KvError, Value, codec,
     janitor::AnnounceError,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     record::{Head, JournalEntry, OrderRecord},
     schema::{self, SchemaError},
 };
-use types::{Branch, BranchState, Service, ShardId, Stamp, Timestamp, TxId};
+use types::{Branch, BranchState, Role, ShardId, Stamp, Timestamp, TxId};
 
 use crate::{
     balance::{Balances, Taken, note, ranges},
@@ -27,10 +27,6 @@ use crate::{
 
 /// Journal entries read per page; there are few because each may be long.
 const ENTRIES: u32 = 64;
-
-/// The services whose books we audit: the owner of their keys, and their name in branches.
-pub const SERVICES: [(Owner, &str); 3] =
-    [(Owner::Order, "order"), (Owner::Stock, "stock"), (Owner::Payment, "payment")];
 
 /// How to audit.
 #[derive(Debug, Clone)]
@@ -208,8 +204,8 @@ impl Audit<'_> {
         let mut balances = Balances::new(claims.finish().await?, last_overwritten);
         // Claims are sorted by key, so users come first, as their keys do.
         self.counts.users =
-            self.balances("users", Owner::Payment, Kind::User, &mut balances).await?;
-        self.counts.items = self.balances("items", Owner::Stock, Kind::Item, &mut balances).await?;
+            self.balances("users", Role::Payment, Kind::User, &mut balances).await?;
+        self.counts.items = self.balances("items", Role::Stock, Kind::Item, &mut balances).await?;
         self.counts.judged_in_part = balances.judged_in_part;
         Ok(Report {
             at: self.scanner.at(),
@@ -257,12 +253,11 @@ impl Audit<'_> {
 
     async fn journals(&mut self) -> Result<Transactions, AuditError> {
         let mut transactions = Transactions::default();
-        for (owner, name) in SERVICES {
-            let service = Service::new(name).expect("the names of our own services are valid");
+        for service in Role::SERVICES {
             for shard in (0..self.shards).map(ShardId) {
                 self.tell("journals", shard.0);
-                let branch = Branch { service: service.clone(), shard };
-                self.journal(Space::new(owner, shard), &branch, &mut transactions).await?;
+                let branch = Branch { service: service.into(), shard };
+                self.journal(Space::of(service, shard), &branch, &mut transactions).await?;
             }
         }
         Ok(transactions)
@@ -348,7 +343,7 @@ impl Audit<'_> {
     ) -> Result<Timestamp, AuditError> {
         let mut bought = Bought::of(transactions);
         let mut last_overwritten = Timestamp(0);
-        for (shard, mut range) in (0..).zip(ranges(Owner::Order, Kind::Order, self.shards)) {
+        for (shard, mut range) in (0..).zip(ranges(Role::Order, Kind::Order, self.shards)) {
             self.tell("orders", shard);
             loop {
                 let (page, next) = self.page(range.clone()).await?;
@@ -440,12 +435,12 @@ impl Audit<'_> {
     async fn balances(
         &mut self,
         stage: &'static str,
-        owner: Owner,
+        service: Role,
         kind: Kind,
         balances: &mut Balances,
     ) -> Result<u64, AuditError> {
         let mut judged = 0;
-        for (shard, mut range) in (0..).zip(ranges(owner, kind, self.shards)) {
+        for (shard, mut range) in (0..).zip(ranges(service, kind, self.shards)) {
             loop {
                 self.tell(stage, shard);
                 let (page, next) = self.page(range.clone()).await?;

@@ -181,7 +181,7 @@ impl<D: Domain> Default for Run<D> {
 impl<D: Domain> Core<D> {
     /// The empty state of a shard that was never written.
     pub fn new(domain: Arc<D>, branch: Branch, limits: Limits) -> Self {
-        let space = Space::new(domain.owner(), branch.shard);
+        let space = Space::of(domain.role(), branch.shard);
         Self {
             domain,
             space,

@@ -4,11 +4,8 @@
 use std::fmt;
 
 use proto::InvalidField;
-use storage::{
-    KvError, Value,
-    keys::{Kind, Owner},
-};
-use types::{Priority, Refusal, Timestamp, TxId};
+use storage::{KvError, Value, keys::Kind};
+use types::{Priority, Refusal, Role, Timestamp, TxId};
 
 /// A record's key within its shard: kind byte + id.
 pub type Row = Vec<u8>;
@@ -63,10 +60,8 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// What a YES has set aside.
     type Hold: Clone + fmt::Debug + PartialEq + Send + Sync;
 
-    /// First byte of the service's keys.
-    fn owner(&self) -> Owner;
-    /// The service's name in branches.
-    fn name(&self) -> &'static str;
+    /// The service.
+    fn role(&self) -> Role;
 
     /// The stored form of a record.
     fn encode_record(&self, record: &Self::Record) -> Value;

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use journal::{Author, Head};
 use storage::{Value, record::JournalEntry};
 use types::{
-    AMOUNT_MAX, Branch, BranchState, Priority, Service, ShardId, Timestamp, TxId, TxMeta,
-    UnixMillis, Vote,
+    AMOUNT_MAX, Branch, BranchState, Priority, Role, ShardId, Timestamp, TxId, TxMeta, UnixMillis,
+    Vote,
 };
 
 use crate::{
@@ -22,13 +22,11 @@ const ORIGIN_MS: u64 = 1_700_000_000_000;
 /// Checks that the replies of this service decode to what was encoded.
 ///
 /// # Panics
-/// When it does not, or when the service has another name.
+/// When it does not.
 pub fn reads_replies_back<D: Domain<Reply: PartialEq>>(
     domain: &D,
-    name: &str,
     reply: impl Fn(u64) -> D::Reply,
 ) {
-    assert_eq!(domain.name(), name);
     for number in [0, 1, AMOUNT_MAX] {
         let stored = domain.encode_reply(&reply(number));
         assert_eq!(domain.decode_reply(&stored), Ok(reply(number)));
@@ -100,17 +98,13 @@ pub fn checkpoint<D: Domain>(
 }
 
 /// An empty core of shard 0.
-///
-/// # Panics
-/// When the domain has no valid name.
 pub fn core<D: Domain>(domain: D) -> Core<D> {
-    let branch = branch(domain.name());
+    let branch = branch(domain.role());
     Core::new(Arc::new(domain), branch, Limits::default())
 }
 
-fn branch(service: &str) -> Branch {
-    let service = Service::new(service).expect("a domain's name is a service's");
-    Branch { service, shard: ShardId(0) }
+fn branch(service: Role) -> Branch {
+    Branch { service: service.into(), shard: ShardId(0) }
 }
 
 /// A shard that puts each call into a batch of its own, and answers in words.
@@ -210,7 +204,7 @@ impl<D: Domain> Rig<D> {
             tx_id: TxId([tx; 16]),
             priority: Priority { begin_ts: u64::from(tx), nonce: 0 },
             deadline: UnixMillis(u64::MAX),
-            branches: [branch("order"), self.core.branch().clone()].into(),
+            branches: [branch(Role::Order), self.core.branch().clone()].into(),
             call: None,
         }
     }

@@ -79,9 +79,6 @@ pub struct RoleArgs {
 /// Why a role stopped. An operator must act.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
-    /// The service's name does not fit.
-    #[error("the service's name is not valid")]
-    Name(#[from] types::IdError),
     /// The settings for the store are not usable.
     #[error("cannot use the store")]
     Store(#[from] KvError),
@@ -136,17 +133,10 @@ impl<D: Domain> fmt::Debug for Parts<D> {
 
 impl<D: Domain> Parts<D> {
     /// The parts of a service whose lanes are not open yet.
-    ///
-    /// # Errors
-    /// When the domain's name does not fit a service.
-    pub fn new(
-        domain: D,
-        net: Arc<dyn Net>,
-        entropy: Arc<dyn Entropy>,
-    ) -> Result<Self, types::IdError> {
-        let shards = Arc::new(Shards::closed(&domain)?);
+    pub fn new(domain: D, net: Arc<dyn Net>, entropy: Arc<dyn Entropy>) -> Self {
+        let shards = Arc::new(Shards::closed(&domain));
         let store_time = StoreTime::default();
-        Ok(Self { domain: Arc::new(domain), shards, store_time, net, entropy })
+        Self { domain: Arc::new(domain), shards, store_time, net, entropy }
     }
 
     /// Opens the lanes as soon as the store answers, and returns the schema. A new shop gets its
@@ -260,23 +250,23 @@ impl AskResolve for ThroughCoordinator {
     }
 }
 
-/// Serves until `shutdown` is done, then drains. `own` is the role, and the full name of the gRPC
-/// service that it serves beside the participant service.
+/// Serves until `shutdown` is done, then drains. `own` is the full name of the gRPC service that it
+/// serves beside the participant service.
 ///
 /// # Errors
 /// [`RoleError`]; an operator must act.
 pub async fn run<D: Domain>(
     domain: D,
-    (role, own): (Role, &'static str),
+    own: &'static str,
     args: RoleArgs,
     listeners: Listeners,
     routes: impl FnOnce(&Parts<D>) -> Routes,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RoleError> {
-    let tls = args.tls.acting_as(role).load_to_serve()?;
+    let tls = args.tls.acting_as(domain.role()).load_to_serve()?;
     let net: Arc<dyn Net> = Arc::new(GrpcNet::with_tls(tls.clone()));
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let parts = Parts::new(domain, Arc::clone(&net), entropy)?;
+    let parts = Parts::new(domain, Arc::clone(&net), entropy);
     let kv = args.store.connect().await?;
     let readiness = Readiness::new();
     let options = args.server.options(vec![own, PARTICIPANT], proto::DESCRIPTORS, tls);

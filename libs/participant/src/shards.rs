@@ -59,11 +59,8 @@ pub struct Shards<D: Domain> {
 
 impl<D: Domain> Shards<D> {
     /// The service without lanes yet.
-    ///
-    /// # Errors
-    /// When the domain's name does not fit a service.
-    pub fn closed(domain: &D) -> Result<Self, types::IdError> {
-        Ok(Self { service: Service::new(domain.name())?, lanes: OnceLock::new() })
+    pub fn closed(domain: &D) -> Self {
+        Self { service: domain.role().into(), lanes: OnceLock::new() }
     }
 
     /// Opens one lane for each shard. The lanes run until this is dropped. Does nothing if they are

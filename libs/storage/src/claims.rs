@@ -6,11 +6,11 @@ mod tests;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use types::{Classify, ErrorKind, RequestId, ShardId, Timestamp};
+use types::{Classify, ErrorKind, RequestId, Role, ShardId, Timestamp};
 
 use crate::{
     codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     kv::{CommitError, Key, Kv, KvError},
     record,
 };
@@ -31,7 +31,7 @@ pub enum Claim {
 }
 
 /// Where all claims are stored.
-pub(crate) const SPACE: Space = Space::new(Owner::Coordinator, ShardId(0));
+pub(crate) const SPACE: Space = Space::of(Role::Coordinator, ShardId(0));
 
 fn key(id: &RequestId) -> Key {
     SPACE.record(Kind::RequestClaim, id.as_str().as_bytes())

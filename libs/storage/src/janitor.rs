@@ -14,11 +14,11 @@ mod tests;
 use std::{ops::Range, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use types::{Entropy, ShardId, Timestamp, UnixMillis};
+use types::{Entropy, Role, ShardId, Timestamp, UnixMillis};
 
 use crate::{
     claims, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     kv::{CommitError, Key, Kv, KvError, SharedKv},
     record,
     schema::{self, SchemaError},
@@ -65,7 +65,7 @@ pub struct Sweep {
 /// Name of its lease.
 const LEASE: &str = "janitor";
 
-const SPACE: Space = Space::new(Owner::Store, ShardId(0));
+const SPACE: Space = Space::STORE;
 const READER: &[u8] = b"reader/";
 
 fn lease_key(chore: &str) -> Key {
@@ -189,9 +189,9 @@ async fn remove_answers(kv: &dyn Kv, now: Timestamp, page: u32) -> Result<u64, K
         | SchemaError::OutOfRange(_)) => KvError::Refused(error.to_string()),
     })?;
     let mut removed = 0_u64;
-    for owner in Owner::SHARDED {
+    for service in Role::SERVICES {
         for shard in 0..schema.map_or(0, |schema| schema.shards) {
-            let range = Space::new(owner, ShardId(shard)).range(Kind::Answer);
+            let range = Space::of(service, ShardId(shard)).range(Kind::Answer);
             let count = remove(kv, range, page, |key, value| {
                 let answer: record::RequestAnswer = codec::decode(key, value)?;
                 Ok(answer.keep_until_ms < now.physical().0)

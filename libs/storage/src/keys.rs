@@ -1,5 +1,5 @@
 //! The registry of key spaces: owner (1 byte) + shard (2 bytes, big-endian) + kind (1 byte) + id.
-//! Append-only: a published byte is never changed or reused.
+//! Append-only: a published byte is never changed or reused. The owner is [`Role::letter`], or `T`.
 //!
 //! | owner | kinds |
 //! |---|---|
@@ -14,24 +14,9 @@ mod tests;
 
 use std::ops::Range;
 
-use types::ShardId;
+use types::{Role, ShardId};
 
 use crate::kv::Key;
-
-/// The owner of a key: its first byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Owner {
-    /// The store as a whole (schema, leases).
-    Store,
-    /// The coordinator role.
-    Coordinator,
-    /// Orders.
-    Order,
-    /// Users and their credit.
-    Payment,
-    /// Items and their stock.
-    Stock,
-}
 
 /// The kind of a record: the fourth byte of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,21 +46,6 @@ pub enum Kind {
     Answer,
 }
 
-impl Owner {
-    /// The owners whose records lie in shards.
-    pub const SHARDED: [Self; 3] = [Self::Order, Self::Stock, Self::Payment];
-
-    const fn byte(self) -> u8 {
-        match self {
-            Self::Store => b'T',
-            Self::Coordinator => b'c',
-            Self::Order => b'o',
-            Self::Payment => b'p',
-            Self::Stock => b's',
-        }
-    }
-}
-
 impl Kind {
     /// The kind's byte in keys.
     pub const fn byte(self) -> u8 {
@@ -98,21 +68,22 @@ impl Kind {
 /// The keys of one shard of one owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Space {
-    /// The service whose keys these are.
-    pub owner: Owner,
-    /// The shard; 0 for owners that are not sharded.
-    pub shard: ShardId,
+    owner: u8,
+    shard: ShardId,
 }
 
 impl Space {
-    /// A shard of an owner.
-    pub const fn new(owner: Owner, shard: ShardId) -> Self {
-        Self { owner, shard }
+    /// What concerns the store as a whole: schema, leases.
+    pub const STORE: Self = Self { owner: b'T', shard: ShardId(0) };
+
+    /// A shard of a role; shard 0 if the role is not sharded.
+    pub const fn of(role: Role, shard: ShardId) -> Self {
+        Self { owner: role.letter(), shard }
     }
 
     fn prefix(self) -> [u8; 3] {
         let [high, low] = self.shard.0.to_be_bytes();
-        [self.owner.byte(), high, low]
+        [self.owner, high, low]
     }
 
     /// Prepends the shard's prefix to a record's own key (kind + id).

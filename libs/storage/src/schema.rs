@@ -11,11 +11,11 @@ mod tests;
 use std::{borrow::Cow, time::Duration};
 
 use tokio::time::sleep;
-use types::{Classify, ErrorKind, SHARDS_MAX, ShardId, Timestamp};
+use types::{Classify, ErrorKind, SHARDS_MAX, Timestamp};
 
 use crate::{
     codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     kv::{CommitError, Key, Kv, KvError, Reads},
     record,
 };
@@ -88,7 +88,7 @@ impl Classify for SchemaError {
 }
 
 fn key() -> Key {
-    Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, &[])
+    Space::STORE.record(Kind::Schema, &[])
 }
 
 /// Reads the schema. If there is none, writes it with the wanted number of shards or

@@ -218,7 +218,7 @@ fn a_paid_order_is_neither_removed_nor_sold_again_and_remembers_what_was_sold() 
 
 #[test]
 fn what_a_call_was_answered_reads_back_under_the_services_name() {
-    rig::reads_replies_back(&Orders, "order", Reply::TotalCost);
+    rig::reads_replies_back(&Orders, Reply::TotalCost);
 }
 
 #[test]

@@ -223,5 +223,5 @@ fn the_greatest_records_are_read_as_they_were() {
 
 #[test]
 fn what_a_call_was_answered_reads_back_under_the_services_name() {
-    rig::reads_replies_back(&Payment, "payment", Reply::Credit);
+    rig::reads_replies_back(&Payment, Reply::Credit);
 }

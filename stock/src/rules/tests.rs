@@ -201,5 +201,5 @@ fn the_greatest_item_is_read_as_it_was() {
 
 #[test]
 fn what_a_call_was_answered_reads_back_under_the_services_name() {
-    rig::reads_replies_back(&Stock, "stock", Reply::Stock);
+    rig::reads_replies_back(&Stock, Reply::Stock);
 }

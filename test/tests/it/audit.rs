@@ -17,14 +17,14 @@ use proto::{
 use serde_json::Value;
 use storage::{
     Kv, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     record::{ItemRecord, OrderRecord, UserRecord},
     schema,
     shard::read_tail,
     tikv::{TikvConfig, TikvKv},
 };
 use tonic::transport::Channel;
-use types::{ShardId, shard_of};
+use types::{Role, ShardId, shard_of};
 
 use system_test::process::{Shop, executable};
 
@@ -126,13 +126,13 @@ fn audit_when_quiet(shop: &Shop) -> Value {
 /// Changes a record directly in the store.
 async fn plant<M: prost::Message + Default>(
     kv: &dyn Kv,
-    owner: Owner,
+    owner: Role,
     kind: Kind,
     id: &str,
     change: impl Fn(&mut M),
 ) {
     let shards = schema::read(kv).await.unwrap().unwrap().shards;
-    let key = Space::new(owner, shard_of(id, shards)).record(kind, id.as_bytes());
+    let key = Space::of(owner, shard_of(id, shards)).record(kind, id.as_bytes());
     let mut txn = kv.begin().await.unwrap();
     let value = txn.get(&key).await.unwrap().unwrap();
     let mut record = codec::decode(&key, &value).unwrap();
@@ -145,13 +145,13 @@ async fn plant<M: prost::Message + Default>(
 /// change that is planted in a record.
 async fn records_have_followed(kv: &dyn Kv) {
     let shards = schema::read(kv).await.unwrap().unwrap().shards;
-    for owner in Owner::SHARDED {
+    for owner in Role::SERVICES {
         for shard in (0..shards).map(ShardId) {
             let begun = Instant::now();
             loop {
                 let mut reads = kv.snapshot(kv.timestamp().await.unwrap());
                 let (found, entries) =
-                    read_tail(&mut *reads, Space::new(owner, shard), 0).await.unwrap();
+                    read_tail(&mut *reads, Space::of(owner, shard), 0).await.unwrap();
                 if entries.last().is_none_or(|(last, _)| *last == found.head.flushed) {
                     break;
                 }
@@ -177,9 +177,9 @@ async fn an_audit_of_a_real_shop_names_what_is_planted_and_nothing_else() {
 
     let kv = TikvKv::connect(TikvConfig::new(vec![shop.store()])).await.unwrap();
     records_have_followed(&*kv).await;
-    plant(&*kv, Owner::Payment, Kind::User, "7", |user: &mut UserRecord| user.available += 1).await;
-    plant(&*kv, Owner::Stock, Kind::Item, "8", |item: &mut ItemRecord| item.supplied -= 1).await;
-    plant(&*kv, Owner::Order, Kind::Order, "3", |order: &mut OrderRecord| order.total_cost -= 1)
+    plant(&*kv, Role::Payment, Kind::User, "7", |user: &mut UserRecord| user.available += 1).await;
+    plant(&*kv, Role::Stock, Kind::Item, "8", |item: &mut ItemRecord| item.supplied -= 1).await;
+    plant(&*kv, Role::Order, Kind::Order, "3", |order: &mut OrderRecord| order.total_cost -= 1)
         .await;
     let output = audit(&shop, &["--quiet"]);
     assert_eq!(output.status.code(), Some(2));

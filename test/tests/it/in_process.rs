@@ -158,7 +158,7 @@ fn parts<D: Domain>(
     kv: &MemKv,
     clock: &Arc<dyn Clock>,
 ) -> Parts<D> {
-    let parts = Parts::new(domain, Arc::clone(net), Arc::clone(entropy)).unwrap();
+    let parts = Parts::new(domain, Arc::clone(net), Arc::clone(entropy));
     let coordinator = Router::new(at("coordinator"), Arc::clone(net));
     let (opening, kv, clock) = (parts.clone(), kv.shared(), Arc::clone(clock));
     tokio::spawn(async move {

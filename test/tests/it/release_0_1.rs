@@ -11,11 +11,11 @@ use audit::Invariant;
 use http::StatusCode;
 use storage::{
     Kv as _, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     mem::{MemKv, TokioClock},
     record, schema,
 };
-use types::{Clock, ShardId, Timestamp};
+use types::{Clock, Role, ShardId, Timestamp};
 
 use crate::in_process::Shop;
 
@@ -65,9 +65,9 @@ async fn it_opens_is_clean_and_goes_on() {
     assert!(settled.is_clean(), "{settled:#?}");
     assert_eq!(settled.counts.unresolved, 0);
     assert_eq!(schema::read(&kv).await.unwrap().unwrap().shards, SHARDS);
-    for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
+    for owner in Role::SERVICES {
         for shard in 0..SHARDS {
-            let head = Space::new(owner, ShardId(shard)).head();
+            let head = Space::of(owner, ShardId(shard)).head();
             // A shard that was never written has no head.
             let Some(value) = kv.contents().remove(&head) else { continue };
             let refused = codec::decode::<record::Head>(&head, &value);
@@ -110,7 +110,7 @@ async fn it_opens_is_clean_and_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn what_its_audit_judges_is_still_judged() {
     let (kv, _) = store().await;
-    let key = Space::new(Owner::Order, types::shard_of("0", SHARDS)).record(Kind::Order, b"0");
+    let key = Space::of(Role::Order, types::shard_of("0", SHARDS)).record(Kind::Order, b"0");
     let mut order: record::OrderRecord = codec::decode(&key, &kv.contents()[&key]).unwrap();
     order.total_cost += 1;
     let mut txn = kv.begin().await.unwrap();

@@ -13,8 +13,8 @@ use storage::{
     shard::{Found, Head},
 };
 use types::{
-    Branch, BranchState, ClientCall, Priority, RequestId, Service, ShardId, Stamp, Timestamp, TxId,
-    TxMeta, UnixMillis, Vote,
+    Branch, BranchState, ClientCall, Priority, RequestId, ShardId, Stamp, Timestamp, TxId, TxMeta,
+    UnixMillis, Vote,
 };
 
 /// Most calls of a sequence.
@@ -161,7 +161,7 @@ impl<D: Subject> Rig<D> {
 }
 
 fn empty<D: Subject>(domain: &Arc<D>) -> Core<D> {
-    let branch = Branch { service: Service::new(domain.name()).unwrap(), shard: ShardId(0) };
+    let branch = Branch { service: domain.role().into(), shard: ShardId(0) };
     Core::new(Arc::clone(domain), branch, Limits::default())
 }
 

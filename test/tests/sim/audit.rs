@@ -10,18 +10,18 @@ use proto::{
 };
 use storage::{
     codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     mem::MemKv,
     record::{Head, ItemRecord, JournalEntry, OrderRecord, UserRecord, tx_event::Event},
 };
-use types::{BranchState, ShardId, Stamp, TxId};
+use types::{BranchState, Role, ShardId, Stamp, TxId};
 
 use system_test::history::calls::{DRAWN, FOREIGN};
 
 use crate::shop::SHARDS;
 
 /// A branch: its service and shard.
-type Seat = (Owner, u16);
+type Seat = (&'static str, u16);
 
 /// What one shard's journal said of one transaction.
 #[derive(Debug, Default)]
@@ -46,14 +46,14 @@ struct Sales {
 pub(crate) fn audit(kv: &MemKv, foreign: &[(TxId, BranchState)]) -> Vec<String> {
     let stored = kv.versions();
     let (versions, mut behind) = shown(&stored);
-    let each = |owner: Owner, kind: Kind| {
-        let ranges = (0..SHARDS).map(move |shard| Space::new(owner, ShardId(shard)).range(kind));
+    let each = |owner: Role, kind: Kind| {
+        let ranges = (0..SHARDS).map(move |shard| Space::of(owner, ShardId(shard)).range(kind));
         let versions = &versions;
         ranges.flat_map(move |range| versions.range(range))
     };
     let mut sales = Sales::default();
     let mut payers = BTreeSet::new();
-    for (key, versions) in each(Owner::Order, Kind::Order) {
+    for (key, versions) in each(Role::Order, Kind::Order) {
         for value in versions.iter().filter_map(|(_, value)| value.as_ref()) {
             let order: OrderRecord = codec::decode(key, value).unwrap();
             let Some(paid) = &order.paid else { continue };
@@ -70,7 +70,7 @@ pub(crate) fn audit(kv: &MemKv, foreign: &[(TxId, BranchState)]) -> Vec<String> 
     if payments.len() < payers.len() {
         problems.push(format!("a transaction paid two orders: {payers:?}"));
     }
-    for (key, versions) in each(Owner::Stock, Kind::Item) {
+    for (key, versions) in each(Role::Stock, Kind::Item) {
         let Some((_, Some(value))) = versions.last() else { continue };
         let item: ItemRecord = codec::decode(key, value).unwrap();
         let incarnation = Stamp::new(item.incarnation, item.incarnation_change);
@@ -79,7 +79,7 @@ pub(crate) fn audit(kv: &MemKv, foreign: &[(TxId, BranchState)]) -> Vec<String> 
             problems.push(format!("item {}: {item:?}, but sold {sold}", text(key)));
         }
     }
-    for (key, versions) in each(Owner::Payment, Kind::User) {
+    for (key, versions) in each(Role::Payment, Kind::User) {
         let Some((_, Some(value))) = versions.last() else { continue };
         let user: UserRecord = codec::decode(key, value).unwrap();
         let incarnation = Stamp::new(user.incarnation, user.incarnation_change);
@@ -88,9 +88,9 @@ pub(crate) fn audit(kv: &MemKv, foreign: &[(TxId, BranchState)]) -> Vec<String> 
             problems.push(format!("user {}: {user:?}, but spent {spent}", text(key)));
         }
     }
-    for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
+    for owner in Role::SERVICES {
         for shard in 0..SHARDS {
-            let range = Space::new(owner, ShardId(shard)).range(Kind::Journal);
+            let range = Space::of(owner, ShardId(shard)).range(Kind::Journal);
             let stands = versions.range(range).filter_map(|(key, all)| Some((key, all.last()?)));
             let stands = stands.filter_map(|(key, (_, value))| Some((key, value.as_ref()?)));
             let open = seen(stands).into_iter().filter(|(_, seen)| seen.open);
@@ -156,7 +156,7 @@ impl Sales {
         let mut problems = Vec::new();
         let mut overwritten = BTreeSet::new();
         let mut orders = BTreeMap::new();
-        for event in events(versions, Owner::Order) {
+        for event in events(versions, Role::Order) {
             match event {
                 Event::Prepared(event) => drop(orders.insert(event.tx.unwrap().tx_id, event.hold)),
                 Event::Decided(event) if event.committed && !paid.contains(&event.tx_id) => {
@@ -173,7 +173,7 @@ impl Sales {
         }
         // No order has what was sold without one.
         overwritten.extend(without_order(versions));
-        for owner in [Owner::Stock, Owner::Payment] {
+        for owner in [Role::Stock, Role::Payment] {
             let mut seen = BTreeSet::new();
             for event in events(versions, owner) {
                 let Event::Prepared(event) = event else { continue };
@@ -182,7 +182,7 @@ impl Sales {
                 if !overwritten.contains(&tx_id) || !first {
                     continue;
                 }
-                if owner == Owner::Stock {
+                if owner == Role::Stock {
                     self.add_units(&event.receipt);
                 } else {
                     self.add_money(&event.receipt);
@@ -197,7 +197,7 @@ impl Sales {
 /// primary.
 fn without_order(versions: &Versions) -> BTreeSet<Bytes> {
     let (mut planned, mut committed) = (BTreeSet::new(), BTreeSet::new());
-    for event in events(versions, Owner::Stock) {
+    for event in events(versions, Role::Stock) {
         match event {
             Event::Prepared(event) => {
                 let tx = event.tx.unwrap();
@@ -213,9 +213,9 @@ fn without_order(versions: &Versions) -> BTreeSet<Bytes> {
 }
 
 /// Every event in any version of a service's journals, shard by shard.
-fn events(versions: &Versions, owner: Owner) -> impl Iterator<Item = Event> {
+fn events(versions: &Versions, owner: Role) -> impl Iterator<Item = Event> {
     let ranges =
-        (0..SHARDS).map(move |shard| Space::new(owner, ShardId(shard)).range(Kind::Journal));
+        (0..SHARDS).map(move |shard| Space::of(owner, ShardId(shard)).range(Kind::Journal));
     let values = ranges.flat_map(|range| versions.range(range)).flat_map(|(key, all)| {
         all.iter().filter_map(move |(_, value)| Some((key, value.as_ref()?)))
     });
@@ -231,16 +231,16 @@ fn contradictions(versions: &Versions, foreign: &[(TxId, BranchState)]) -> Vec<S
     for (tx_id, state) in foreign {
         let committed = *state == BranchState::Committed;
         let seen = Seen { committed, against: !committed, open: false };
-        all.entry(codec::hex(&tx_id.0)).or_default().insert((Owner::Store, 0), seen);
+        all.entry(codec::hex(&tx_id.0)).or_default().insert(("foreign", 0), seen);
     }
-    for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
+    for owner in Role::SERVICES {
         for shard in 0..SHARDS {
-            let range = Space::new(owner, ShardId(shard)).range(Kind::Journal);
+            let range = Space::of(owner, ShardId(shard)).range(Kind::Journal);
             let ever = versions.range(range).flat_map(|(key, all)| {
                 all.iter().filter_map(move |(_, value)| Some((key, value.as_ref()?)))
             });
             for (tx, seen) in seen(ever) {
-                all.entry(tx).or_default().insert((owner, shard), seen);
+                all.entry(tx).or_default().insert((owner.name(), shard), seen);
             }
         }
     }
@@ -259,9 +259,9 @@ type Versions = BTreeMap<storage::Key, Vec<(types::Timestamp, Option<storage::Va
 fn shown(stored: &Versions) -> (Versions, Vec<String>) {
     let mut shown = stored.clone();
     let mut problems = Vec::new();
-    for owner in [Owner::Order, Owner::Stock, Owner::Payment] {
+    for owner in Role::SERVICES {
         for shard in 0..SHARDS {
-            let space = Space::new(owner, ShardId(shard));
+            let space = Space::of(owner, ShardId(shard));
             let mut last = BTreeMap::new();
             let head = stored.get(&space.head()).and_then(|all| all.last()?.1.as_ref());
             let head: Head = head.map_or_else(Head::default, |value| {

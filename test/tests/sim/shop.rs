@@ -323,7 +323,7 @@ impl Seams {
 
     fn parts<D: Domain>(self, domain: D) -> Parts<D> {
         let net = Arc::clone(&self.net);
-        let parts = Parts::new(domain, net, self.entropy).unwrap();
+        let parts = Parts::new(domain, net, self.entropy);
         let coordinator = Router::new(self.known.target("coordinator"), self.net);
         let opening = parts.clone();
         tokio::spawn(async move {

@@ -13,7 +13,7 @@ use proto::{
 };
 use storage::{
     Key, Kv, KvError, Reads, Txn, Value, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     mem::{MemKv, TokioClock},
     record::{
         Branch, ItemRecord, OrderRecord, UserRecord,
@@ -21,7 +21,7 @@ use storage::{
     },
     schema,
 };
-use types::{ShardId, Timestamp, shard_of};
+use types::{Role, ShardId, Timestamp, shard_of};
 
 use crate::shop::NOW;
 
@@ -147,14 +147,14 @@ impl Reads for FairReads {
     async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
         type Make = fn(&Fair, &str) -> Value;
         let fair = &self.0;
-        let kinds: [(Owner, Kind, &Vec<Vec<String>>, Make); 3] = [
-            (Owner::Order, Kind::Order, &fair.orders, Fair::order),
-            (Owner::Stock, Kind::Item, &fair.pools, Fair::item),
-            (Owner::Payment, Kind::User, &fair.pools, Fair::user),
+        let kinds: [(Role, Kind, &Vec<Vec<String>>, Make); 3] = [
+            (Role::Order, Kind::Order, &fair.orders, Fair::order),
+            (Role::Stock, Kind::Item, &fair.pools, Fair::item),
+            (Role::Payment, Kind::User, &fair.pools, Fair::user),
         ];
         for (owner, kind, ids, make) in kinds {
             for shard in 0..SHARDS {
-                let all = Space::new(owner, ShardId(shard)).range(kind);
+                let all = Space::of(owner, ShardId(shard)).range(kind);
                 if !(all.start <= range.start && range.start < all.end) {
                     continue;
                 }

@@ -3,9 +3,10 @@
 
 use audit::{Invariant, Options, Report};
 use storage::{
-    keys::{Kind, Owner},
+    keys::Kind,
     record::{ItemRecord, OrderRecord, UserRecord},
 };
+use types::Role;
 
 use crate::shop::{NOW, Part, Shop, ago, credit_hold, journal_key, key, record, stock_hold};
 
@@ -30,15 +31,15 @@ fn expect(report: &Report, expected: &[(Invariant, &str)]) {
 }
 
 fn item() -> Vec<u8> {
-    key(Owner::Stock, Kind::Item, "a")
+    key(Role::Stock, Kind::Item, "a")
 }
 
 fn user() -> Vec<u8> {
-    key(Owner::Payment, Kind::User, "u")
+    key(Role::Payment, Kind::User, "u")
 }
 
 fn order(id: &str) -> Vec<u8> {
-    key(Owner::Order, Kind::Order, id)
+    key(Role::Order, Kind::Order, id)
 }
 
 const T2: &str = "transaction 02020202-0202-0202-0202-020202020202";
@@ -76,26 +77,26 @@ async fn a_record_that_follows_behind_is_judged_as_its_journal_shows_it() {
         ..ItemRecord::default()
     };
     let more = ItemRecord { available: 4, ..read };
-    shop.show(Owner::Stock, Kind::Item, "a", Some(&more)).await;
+    shop.show(Role::Stock, Kind::Item, "a", Some(&more)).await;
     expect(&shop.audit(&options()).await, &[(Invariant::Stock, "item a")]);
     shop.edit(item(), |item: &mut ItemRecord| item.available += 1).await;
-    shop.show(Owner::Stock, Kind::Item, "a", Some(&read)).await;
+    shop.show(Role::Stock, Kind::Item, "a", Some(&read)).await;
     expect(&shop.audit(&options()).await, &[]);
     // Users and orders that no record shows yet, read in pages of two.
     for id in ["before", "u0", "zz"] {
         let user = UserRecord { available: 5, supplied: 5, ..UserRecord::default() };
-        shop.show(Owner::Payment, Kind::User, id, Some(&user)).await;
+        shop.show(Role::Payment, Kind::User, id, Some(&user)).await;
     }
     let ids: Vec<_> = (0..9).map(|number| format!("new{number}")).collect();
     for id in &ids {
-        shop.show(Owner::Order, Kind::Order, id, Some(&record(id, 1, None))).await;
+        shop.show(Role::Order, Kind::Order, id, Some(&record(id, 1, None))).await;
     }
     let report = shop.audit(&options()).await;
     expect(&report, &[]);
     assert_eq!((report.counts.users, report.counts.orders), (4, 13));
     assert_eq!(shop.order("new3").await, Some(record("new3", 1, None)));
     // An order that is deleted, although its record still exists.
-    shop.show(Owner::Order, Kind::Order, "o4", None::<&OrderRecord>).await;
+    shop.show(Role::Order, Kind::Order, "o4", None::<&OrderRecord>).await;
     assert_eq!(shop.order("o4").await, None);
     assert_eq!(shop.audit(&options()).await.counts.orders, 12);
 }
@@ -127,7 +128,7 @@ async fn one_unit_or_one_cent_moved_is_named_with_all_that_holds_the_rest() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_hold_is_named() {
     let shop = Shop::open().await;
-    shop.delete(journal_key(Owner::Stock, "a")).await;
+    shop.delete(journal_key(Role::Stock, "a")).await;
     let report = shop.audit(&options()).await;
     let stock = format!("journal of stock/{}", types::shard_of("a", crate::shop::SHARDS));
     expect(&report, &[(Invariant::Stock, "item a"), (Invariant::Readable, &stock)]);
@@ -296,7 +297,7 @@ async fn a_damaged_record_is_named_and_the_rest_is_judged() {
     shop.edit(user(), |user: &mut UserRecord| user.available += 1).await;
     // The value is not an item's record at all.
     let nonsense = UserRecord { available: 1, ..UserRecord::default() };
-    shop.put(key(Owner::Order, Kind::Order, "o4"), &nonsense).await;
+    shop.put(key(Role::Order, Kind::Order, "o4"), &nonsense).await;
     let report = shop.audit(&options()).await;
     let readable = report.by_invariant.get(&Invariant::Readable);
     assert_eq!(readable, Some(&1));

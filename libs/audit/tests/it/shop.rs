@@ -10,7 +10,7 @@ use proto::{
 };
 use storage::{
     Key, Kv as _, codec,
-    keys::{self, Kind, Owner, Space},
+    keys::{self, Kind, Space},
     mem::{MemKv, TokioClock},
     record::{
         Branch, Head, Image, ItemRecord, JournalEntry, OrderRecord, TxEvent, TxMeta, UserRecord,
@@ -19,7 +19,7 @@ use storage::{
     },
     schema,
 };
-use types::{ShardId, Timestamp, TxId, UnixMillis, shard_of};
+use types::{Role, ShardId, Timestamp, TxId, UnixMillis, shard_of};
 
 pub(crate) const SHARDS: u16 = 2;
 /// The time at which the shop is audited; holds are from a second before.
@@ -114,13 +114,13 @@ impl Shop {
         let incarnation = ago(100_000);
         let item =
             ItemRecord { price: 3, available: 3, supplied: 10, incarnation, ..Default::default() };
-        shop.put(key(Owner::Stock, Kind::Item, "a"), &item).await;
+        shop.put(key(Role::Stock, Kind::Item, "a"), &item).await;
         let user = UserRecord { available: 79, supplied: 100, incarnation, ..Default::default() };
-        shop.put(key(Owner::Payment, Kind::User, "u"), &user).await;
+        shop.put(key(Role::Payment, Kind::User, "u"), &user).await;
         for (order, quantity, payer) in [("o1", 1, Some(1)), ("o3", 4, Some(3)), ("o4", 1, None)] {
-            shop.put(key(Owner::Order, Kind::Order, order), &record(order, quantity, payer)).await;
+            shop.put(key(Role::Order, Kind::Order, order), &record(order, quantity, payer)).await;
         }
-        shop.put(key(Owner::Order, Kind::Order, "o2"), &record("o2", 2, None)).await;
+        shop.put(key(Role::Order, Kind::Order, "o2"), &record("o2", 2, None)).await;
 
         let deadline_ms = NOW.0 + 1_000;
         let second = Part { order: "o2", number: 2, deadline_ms };
@@ -145,12 +145,7 @@ impl Shop {
 
     /// Appends a journal entry to the shard of `id`, written this many milliseconds ago.
     pub(crate) async fn journal(&self, service: &str, id: &str, events: Vec<TxEvent>, ms: u64) {
-        let owner = match service {
-            "order" => Owner::Order,
-            "stock" => Owner::Stock,
-            _ => Owner::Payment,
-        };
-        let space = Space::new(owner, shard_of(id, SHARDS));
+        let space = Space::of(Role::named(service).unwrap(), shard_of(id, SHARDS));
         let mut txn = self.kv.begin().await.unwrap();
         let head = txn.get(&space.head()).await.unwrap();
         let head = head.map(|head| codec::decode::<Head>(&space.head(), &head).unwrap());
@@ -166,12 +161,12 @@ impl Shop {
     /// The record itself is unchanged.
     pub(crate) async fn show<M: prost::Message>(
         &self,
-        owner: Owner,
+        owner: Role,
         kind: Kind,
         id: &str,
         record: Option<&M>,
     ) {
-        let space = Space::new(owner, shard_of(id, SHARDS));
+        let space = Space::of(owner, shard_of(id, SHARDS));
         let at = self.kv.timestamp().await.unwrap();
         let journal = self.kv.snapshot(at).scan(space.range(Kind::Journal), 100).await.unwrap();
         let last = journal.last().map(|(key, _)| u64::from_be_bytes(key[4..].try_into().unwrap()));
@@ -214,13 +209,13 @@ impl Shop {
     }
 }
 
-pub(crate) fn key(owner: Owner, kind: Kind, id: &str) -> Key {
-    Space::new(owner, shard_of(id, SHARDS)).record(kind, id.as_bytes())
+pub(crate) fn key(owner: Role, kind: Kind, id: &str) -> Key {
+    Space::of(owner, shard_of(id, SHARDS)).record(kind, id.as_bytes())
 }
 
 /// The key of the first journal entry of the shard of `id`.
-pub(crate) fn journal_key(owner: Owner, id: &str) -> Key {
-    Space::new(owner, ShardId(shard_of(id, SHARDS).0)).journal(1)
+pub(crate) fn journal_key(owner: Role, id: &str) -> Key {
+    Space::of(owner, ShardId(shard_of(id, SHARDS).0)).journal(1)
 }
 
 /// An order of this many of "a" for "u", paid by a transaction or unpaid.

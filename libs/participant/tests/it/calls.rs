@@ -10,14 +10,14 @@ use stock::records::{Op, Reply};
 use storage::{
     codec,
     janitor::{self, JanitorConfig},
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     kv::Kv as _,
     record::JournalEntry,
     schema,
 };
 use types::{
-    BranchState, CALL_AHEAD_MAX_MS, ClientCall, Priority, Reason, Refusal, RequestId, ShardId,
-    Timestamp, TxMeta, UnixMillis, Vote,
+    BranchState, CALL_AHEAD_MAX_MS, ClientCall, Priority, Reason, Refusal, RequestId, Role,
+    ShardId, Timestamp, TxMeta, UnixMillis, Vote,
 };
 
 use crate::shop::{
@@ -346,7 +346,7 @@ async fn a_refusal_under_a_clients_own_key_binds_every_call_that_had_come_in() {
 }
 
 fn journal(shop: &Shop) -> Vec<JournalEntry> {
-    let range = Space::new(Owner::Stock, ShardId(0)).range(Kind::Journal);
+    let range = Space::of(Role::Stock, ShardId(0)).range(Kind::Journal);
     let contents = shop.kv.contents();
     contents.range(range).map(|(key, value)| codec::decode_packed(key, value).unwrap()).collect()
 }
@@ -436,7 +436,7 @@ async fn a_repeat_in_the_same_batch_is_told_what_the_first_call_came_to() {
 async fn a_damaged_answer_fails_the_calls_under_its_id_and_no_others() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
-    let key = Space::new(Owner::Stock, ShardId(0)).record(Kind::Answer, b"key");
+    let key = Space::of(Role::Stock, ShardId(0)).record(Kind::Answer, b"key");
     let mut txn = shop.kv.begin().await.unwrap();
     txn.put(key, vec![99]);
     txn.commit().await.unwrap();

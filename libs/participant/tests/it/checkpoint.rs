@@ -4,16 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use storage::{
     KvError,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     mem::{Call, CallFate, Faults, Op, Plan},
     record::{self, tx_event},
 };
 use tokio::time::timeout;
-use types::{Money, ShardId};
+use types::{Money, Role, ShardId};
 
 use crate::shop::{Shop, add, create, op, request, stock, units};
 
-const SPACE: Space = Space::new(Owner::Stock, ShardId(0));
+const SPACE: Space = Space::of(Role::Stock, ShardId(0));
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_journal_stops_its_shard_for_good() {
@@ -50,7 +50,7 @@ async fn records_are_not_written_into_a_store_that_was_made_anew() {
         shop.make_anew(2).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         let contents = shop.kv.contents();
-        let schema = Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b"");
+        let schema = Space::STORE.record(Kind::Schema, b"");
         assert_eq!(contents.keys().collect::<Vec<_>>(), [&schema], "{lagging_from_the_start}");
     }
 }

@@ -10,12 +10,12 @@ use participant::{
 use stock::records::Op;
 use storage::{
     Kv as _, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     mem::{Call as KvCall, Faults, Plan},
     record,
 };
 use tokio::time::timeout;
-use types::{BranchState, Money, Reason, ShardId};
+use types::{BranchState, Money, Reason, Role, ShardId};
 
 use crate::shop::{
     Handle, SCHEMA, Shop, abort, add, breathe, commit, create, item, op, prepare, request, said,
@@ -196,7 +196,7 @@ async fn a_damaged_record_fails_only_the_calls_that_need_it() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
     create(&lane, "b").await;
-    let key = Space::new(Owner::Stock, ShardId(0)).record(Kind::Item, b"b");
+    let key = Space::of(Role::Stock, ShardId(0)).record(Kind::Item, b"b");
     // The journal has the image until the records follow.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let mut txn = shop.kv.begin().await.unwrap();
@@ -221,7 +221,7 @@ async fn a_tail_is_not_trusted_once_what_others_appended_may_be_trimmed() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(add(&other, "a", 1, None).await, Ok(number));
     }
-    let first = Space::new(Owner::Stock, ShardId(0)).journal(3);
+    let first = Space::of(Role::Stock, ShardId(0)).journal(3);
     assert!(!shop.kv.contents().contains_key(&first), "it was there when the lane looked last");
     // The request id makes this a mutation: without one, the lane would look first, as for a read.
     assert_eq!(add(&lane, "a", 1, request("late", 1)).await, Ok(22));
@@ -297,7 +297,7 @@ async fn two_overwrites_in_one_batch_are_two_incarnations() {
 async fn a_shard_that_an_earlier_release_wrote_is_taken_from_it_at_once() {
     for format in [codec::FORMAT_1, codec::FORMAT_2] {
         let shop = Shop::new();
-        let space = Space::new(Owner::Stock, ShardId(0));
+        let space = Space::of(Role::Stock, ShardId(0));
         let mut txn = shop.kv.begin().await.unwrap();
         let old = record::Head { flushed: 7, oldest: 8, ..Default::default() };
         txn.put(space.head(), codec::encode_as(format, &old));

@@ -16,7 +16,7 @@ use rpc::store_time::StoreTime;
 use stock::records::{Op, Reply, Stock};
 use storage::{
     Kv as _, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     mem::{Call as KvCall, CallFate, Faults, MemKv, Op as KvOp, Plan, SeededEntropy, TokioClock},
     record,
     schema::Schema,
@@ -24,7 +24,7 @@ use storage::{
 };
 use types::{
     Branch, BranchState, ClientCall, Clock, ItemId, Money, Priority, Quantity, Reason, RequestId,
-    Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
+    Role, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
 };
 
 /// When the tests' clock starts.
@@ -103,7 +103,7 @@ impl Shop {
     /// All lanes of a replica of a service with `count` shards.
     pub(crate) fn shards(&self, count: u16) -> Arc<Shards<Stock>> {
         let domain = Arc::new(Stock);
-        let shards = Arc::new(Shards::closed(&*domain).unwrap());
+        let shards = Arc::new(Shards::closed(&*domain));
         shards.open(&domain, count, &self.seams(1), self.options);
         shards
     }
@@ -120,7 +120,7 @@ impl Shop {
 
     /// Appends entries as another writer would, each at its distance from the end of the journal.
     pub(crate) async fn put_entries(&self, entries: Vec<(u64, record::JournalEntry)>) {
-        let space = Space::new(Owner::Stock, ShardId(0));
+        let space = Space::of(Role::Stock, ShardId(0));
         let mut txn = self.kv.begin().await.unwrap();
         let (_, before) = read_tail(&mut *txn, space, 0).await.unwrap();
         let (last, before) = before.last().unwrap();
@@ -144,7 +144,7 @@ impl Shop {
         for key in self.kv.contents().into_keys() {
             txn.delete(key);
         }
-        let key = Space::new(Owner::Store, ShardId(0)).record(Kind::Schema, b"");
+        let key = Space::STORE.record(Kind::Schema, b"");
         let schema = record::Schema { version: 2, shards: 1, created_ts: created };
         txn.put(key, codec::encode(&schema));
         txn.commit().await.unwrap();

@@ -12,11 +12,11 @@ use futures::future::join_all;
 use participant::lane::LaneError;
 use storage::{
     KvError, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     mem::{Call, CallFate, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock},
     record::{ItemRecord, JournalEntry},
 };
-use types::{ShardId, Timestamp};
+use types::{Role, ShardId, Timestamp};
 
 use crate::shop::{Handle, ORIGIN, Shop, abort, add, add_or_expire, prepare, request, said, stock};
 
@@ -157,7 +157,7 @@ async fn records_follow_the_journal_whatever_becomes_of_their_pieces() {
         add(&fresh, "a", 1, None).await.unwrap();
         tokio::time::sleep(Duration::from_secs(5)).await;
         let contents = shop.kv.contents();
-        let space = Space::new(Owner::Stock, ShardId(0));
+        let space = Space::of(Role::Stock, ShardId(0));
         let item: ItemRecord =
             codec::decode(b"a", &contents[&space.record(Kind::Item, b"a")]).unwrap();
         assert_eq!(item.available, expected + 1, "seed {seed}");
@@ -253,7 +253,7 @@ async fn a_kv_transaction_that_grew_too_old_is_begun_anew() {
     assert_eq!(add(&lane, "a", 1, None).await, Ok(2));
     let now = shop.clock.now();
     let contents = shop.kv.contents();
-    let journal = Space::new(Owner::Stock, ShardId(0)).range(Kind::Journal);
+    let journal = Space::of(Role::Stock, ShardId(0)).range(Kind::Journal);
     let (key, value) = contents.range(journal).next_back().unwrap();
     let entry: JournalEntry = codec::decode_packed(key, value).unwrap();
     let age = now.since(Timestamp(entry.start_ts).physical());

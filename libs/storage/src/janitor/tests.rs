@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::{sync::oneshot, time::advance};
-use types::RequestId;
+use types::{RequestId, Role};
 
 use super::*;
 use crate::{
@@ -146,9 +146,9 @@ async fn expired_answers_are_removed_from_every_shard_and_the_others_stay() {
     let now = kv.timestamp().await.unwrap().physical();
     let schema = schema::open(&kv, Some(3)).await.unwrap();
     let mut txn = kv.begin().await.unwrap();
-    let spaces = Owner::SHARDED
+    let spaces = Role::SERVICES
         .into_iter()
-        .flat_map(|owner| (0..schema.shards).map(move |shard| Space::new(owner, ShardId(shard))));
+        .flat_map(|owner| (0..schema.shards).map(move |shard| Space::of(owner, ShardId(shard))));
     for (number, space) in spaces.enumerate() {
         for (id, keep_ms) in [(b"early", 1_000), (b"later", 600_000 + number as u64)] {
             let keep_until_ms = now.plus_ms(keep_ms).0;
@@ -157,7 +157,7 @@ async fn expired_answers_are_removed_from_every_shard_and_the_others_stay() {
         }
     }
     // A record that is damaged, or of a newer release, blocks nothing.
-    let first = Space::new(Owner::SHARDED[0], ShardId(0));
+    let first = Space::of(Role::SERVICES[0], ShardId(0));
     txn.put(first.record(Kind::Answer, b"damaged"), b"?".to_vec());
     txn.commit().await.unwrap();
     let config = JanitorConfig::default();

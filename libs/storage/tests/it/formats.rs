@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use prost::Message;
 use storage::{
     KvError, codec,
-    keys::{Kind, Owner, Space},
+    keys::{Kind, Space},
     record as r,
 };
-use types::ShardId;
+use types::{Role, ShardId};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/stored");
 /// The release of these sources.
@@ -135,9 +135,9 @@ fn reads<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<bool, KvError
 
 /// Name, key and value of each sample, and its check.
 fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
-    let space = |owner| Space::new(owner, ShardId(258));
-    let store = Space::new(Owner::Store, ShardId(0));
-    let claims = Space::new(Owner::Coordinator, ShardId(0));
+    let space = |owner| Space::of(owner, ShardId(258));
+    let store = Space::STORE;
+    let claims = Space::of(Role::Coordinator, ShardId(0));
     let item = r::ItemRecord {
         price: 5,
         available: 99,
@@ -169,37 +169,37 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>, Reads)> {
             ($name, $key.to_vec(), codec::encode(&$message).to_vec(), reads::<$kind> as Reads)
         };
     }
-    let journal = space(Owner::Order).record(Kind::Journal, &12_u64.to_be_bytes());
+    let journal = space(Role::Order).record(Kind::Journal, &12_u64.to_be_bytes());
     vec![
         sample!("schema", store.record(Kind::Schema, b""), schema, r::Schema),
         sample!("lease", store.record(Kind::Lease, b"janitor"), lease, r::Lease),
         sample!("reader", store.record(Kind::Lease, b"reader/audit"), reader, r::Reader),
         (
             "head",
-            space(Owner::Stock).head(),
+            space(Role::Stock).head(),
             codec::encode_as(codec::FORMAT_3, &head),
             reads::<r::Head>,
         ),
         sample!("journal", journal, entry(), r::JournalEntry),
-        sample!("item", space(Owner::Stock).record(Kind::Item, b"1"), item, r::ItemRecord),
-        sample!("user", space(Owner::Payment).record(Kind::User, b"1"), user, r::UserRecord),
+        sample!("item", space(Role::Stock).record(Kind::Item, b"1"), item, r::ItemRecord),
+        sample!("user", space(Role::Payment).record(Kind::User, b"1"), user, r::UserRecord),
         sample!(
             "payment",
-            space(Owner::Payment).record(Kind::Payment, b"1/2"),
+            space(Role::Payment).record(Kind::Payment, b"1/2"),
             payment,
             r::PaymentRecord
         ),
         sample!(
             "answer",
-            space(Owner::Stock).record(Kind::Answer, b"a-key"),
+            space(Role::Stock).record(Kind::Answer, b"a-key"),
             answer,
             r::RequestAnswer
         ),
-        sample!("order", space(Owner::Order).record(Kind::Order, b"0"), order(), r::OrderRecord),
+        sample!("order", space(Role::Order).record(Kind::Order, b"0"), order(), r::OrderRecord),
         sample!("claim", claims.record(Kind::RequestClaim, b"a-key"), claim, r::RequestClaim),
         sample!(
             "log",
-            space(Owner::Coordinator).record(Kind::TransactionLog, &[7; 16]),
+            space(Role::Coordinator).record(Kind::TransactionLog, &[7; 16]),
             log(),
             r::TransactionLog
         ),
