@@ -19,34 +19,17 @@ pub mod encoded;
 
 pub use convert::InvalidField;
 
-macro_rules! package {
-    ($doc:literal, $area:ident, $package:literal) => {
-        #[doc = $doc]
-        #[allow(
-            missing_docs,
-            clippy::pedantic,
-            clippy::allow_attributes_without_reason,
-            clippy::large_enum_variant,
-            unused_qualifications,
-            reason = "generated code"
-        )]
-        pub mod $area {
-            /// Version 1.
-            pub mod v1 {
-                tonic::include_proto!($package);
-            }
-        }
-    };
+#[allow(
+    missing_docs,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
+mod packages {
+    include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
-package!("Words that several services share.", types, "till.types.v1");
-package!(
-    "What a service must speak to take part in transactions.",
-    participant,
-    "till.participant.v1"
-);
-package!("Orders.", order, "till.order.v1");
-package!("Items.", stock, "till.stock.v1");
-package!("Users and their credit.", payment, "till.payment.v1");
-package!("Transactions across services.", coordinator, "till.coordinator.v1");
-package!("Many calls in one request.", bundle, "till.bundle.v1");
+pub use packages::till::*;

@@ -1,26 +1,23 @@
 //! All contracts, including those of stored messages, walked as one list.
 
+use std::fs;
+
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions,
     source_code_info::Location,
 };
 
-pub(crate) const FILES: [&str; 7] = [
-    "till/types/v1/types.proto",
-    "till/participant/v1/participant.proto",
-    "till/order/v1/order.proto",
-    "till/stock/v1/stock.proto",
-    "till/payment/v1/payment.proto",
-    "till/coordinator/v1/coordinator.proto",
-    "till/storage/v1/storage.proto",
-];
-
-/// Compiles the contracts.
+/// Compiles the contracts. That of bundles may change, because only roles of one release speak it.
 pub(crate) fn files() -> Vec<FileDescriptorProto> {
     let root = env!("CARGO_MANIFEST_DIR");
+    let packages = fs::read_dir(format!("{root}/till")).unwrap();
+    let names = packages.map(|package| package.unwrap().file_name().into_string().unwrap());
+    let published = names.filter(|name| name != "bundle");
     let mut compiler = protox::Compiler::new([root]).unwrap();
     compiler.include_source_info(true).include_imports(true);
-    compiler.open_files(FILES.map(|file| format!("{root}/{file}"))).unwrap();
+    compiler
+        .open_files(published.map(|name| format!("{root}/till/{name}/v1/{name}.proto")))
+        .unwrap();
     let set: FileDescriptorSet = compiler.file_descriptor_set();
     set.file
 }
