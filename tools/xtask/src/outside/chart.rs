@@ -25,6 +25,8 @@ const PLAIN_VALUES: &str = "helm-config/k8s-values.yaml";
 pub(super) const EVERYTHING: &str = "helm-config/till/ci/everything-values.yaml";
 /// Goes into a folder of its own, as the deploy scripts apply it first.
 const STORE: &str = "tidb-cluster.yaml";
+/// The objects of all roles.
+const ROLES: &str = "roles.yaml";
 /// Oldest and newest Kubernetes that the objects must be valid for.
 const KUBERNETES: [&str; 2] = ["1.32.0", "1.37.0"];
 
@@ -40,11 +42,12 @@ const VALUES: [Option<&str>; 7] = [
 ];
 
 /// Values that must be refused, and a word of the error.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 7] = [
     ("otlp.endpoint=collector", "pattern"),
     ("store.tidbCluster.enabled=false", "no store"),
     ("store.pdEndpoints={pd:2379}", "exclude each other"),
     ("roles.stock.replica=3", "replica"),
+    ("roles.stok.replicas=3", "no such role"),
     ("defaults.replicas=many", "replicas"),
     ("store.pdEndpoints={pd}", "pattern"),
 ];
@@ -301,7 +304,12 @@ fn plain_files(helm: &Helm<'_>) -> Result<Vec<(PathBuf, String)>, String> {
         let (source, text) = document.trim().split_once('\n').ok_or("an empty object")?;
         let name = source.strip_prefix(SOURCE).ok_or_else(|| format!("no source: {source}"))?;
         let folder = Path::new(PLAIN);
-        let file = if name == STORE { folder.join("store").join(name) } else { folder.join(name) };
+        let file = match name {
+            STORE => folder.join("store").join(name),
+            // A file for each role.
+            ROLES => folder.join(format!("{}.yaml", component(text).unwrap_or_default())),
+            _ => folder.join(name),
+        };
         if !files.iter().any(|(there, _)| *there == file) {
             let head = format!("# Rendered from {CHART}/templates/{name} by `cargo xtask k8s`.\n");
             files.push((file.clone(), head));
@@ -316,6 +324,12 @@ fn plain_files(helm: &Helm<'_>) -> Result<Vec<(PathBuf, String)>, String> {
     }
     files.sort();
     Ok(files)
+}
+
+/// The role that a rendered object belongs to.
+fn component(object: &str) -> Option<&str> {
+    let label = "app.kubernetes.io/component: ";
+    object.lines().find_map(|line| line.trim_start().strip_prefix(label))
 }
 
 fn write(file: &Path, text: &str) -> Result<(), String> {

@@ -118,7 +118,8 @@ fn largest(
             largest(root, &schema["additionalProperties"], &format!("{path}.*"), given)
         {
             // A valid name for a variable, a label and an annotation.
-            made.insert("TILL_LARGE".to_owned(), value);
+            let name = if path == ".roles" { roles::NAMES[0] } else { "TILL_LARGE" };
+            made.insert(name.to_owned(), value);
         }
         return (!made.is_empty()).then_some(Value::Object(made));
     }
