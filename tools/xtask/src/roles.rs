@@ -57,6 +57,11 @@ pub(crate) fn grpc() -> impl Iterator<Item = &'static Role> {
     ROLES.iter().filter(|role| !role.services.is_empty())
 }
 
+/// True for roles that take part in transactions.
+pub(crate) fn is_service(name: &str) -> bool {
+    ROLES.iter().any(|role| role.name == name && role.services.contains(&PARTICIPANT))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -125,7 +125,7 @@ fn store_edges(objects: &[Value], instance: &str) -> Result<(), String> {
         (&tikv, vec![TIKV, TIKV_STATUS]),
         (&discovery, vec![DISCOVERY, PROXY]),
     ];
-    let users = ["coordinator", "order", "stock", "payment", "test"];
+    let users = roles::grpc().map(|role| role.name).chain(["test"]);
     for user in users.map(|role| Pod::role("till", role)) {
         expect(objects, &user, &pd, &[PD], true)?;
         expect(objects, &user, &tikv, &[TIKV], true)?;
