@@ -46,8 +46,9 @@ fn to_explain_what_nobody_knows_is_a_failure() {
 
 #[test]
 fn the_limits_on_the_page_are_those_in_force() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/rest.md");
-    let page = std::fs::read_to_string(page).unwrap();
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/");
+    let page = |name: &str| std::fs::read_to_string(format!("{docs}{name}")).unwrap();
+    let (rest, grpc) = (page("rest.md"), page("grpc.md"));
     let grouped = |number: u64| {
         let digits = number.to_string();
         let groups: Vec<&str> = digits
@@ -75,8 +76,9 @@ fn the_limits_on_the_page_are_those_in_force() {
         format!("| a checkout | {} branches:", proto::convert::BRANCHES_MAX),
         format!("| `n` of a `batch_init` | {} |", grouped(proto::convert::BATCH_COUNT_MAX)),
         format!("| a request's head, its body | {} KiB each |", kib(http_bridge::BODY_BYTES_MAX)),
-        format!("| a message by gRPC | {} MiB |", kib(kib(rpc::MESSAGE_BYTES_MAX))),
     ] {
-        assert!(page.contains(&line), "docs/rest.md has no line that begins with {line}");
+        assert!(rest.contains(&line), "docs/rest.md has no line that begins with {line}");
     }
+    let message = format!("A request has up to {} MiB,", kib(kib(rpc::MESSAGE_BYTES_MAX)));
+    assert!(grpc.contains(&message), "docs/grpc.md does not say: {message}");
 }
