@@ -26,23 +26,29 @@ from shop.client import Client
 # How often one read is repeated, and the pause before.
 REPEATS_MAX = 50
 PAUSE_SECONDS = 0.1
+# How long the last calls may take.
+LAST_CALLS_SECONDS = 120.0
 
 
 class Stretch:
-    """The outcomes of the calls since the last line."""
+    """The outcomes of the calls since the last line, and when those that are under way began."""
 
-    def __init__(self):
+    def __init__(self, under_way=None):
         self.calls = 0
         self.failed = collections.Counter()
         self.slowest = 0.0
+        self.under_way = {} if under_way is None else under_way
         self.begun = time.monotonic()
 
     def told(self):
+        """What came of the stretch so far. A call that is still under way counts as long as it has taken."""
+        now = time.monotonic()
+        slowest = max([self.slowest, *(now - begun for begun in self.under_way.values())])
         return {
             "calls": self.calls,
             "failed": sum(self.failed.values()),
             "of": dict(self.failed),
-            "slowest_ms": round(self.slowest * 1000),
+            "slowest_ms": round(slowest * 1000),
             "seconds": round(time.monotonic() - self.begun, 1),
         }
 
@@ -57,6 +63,8 @@ class Counted(Client):
     async def call(self, method, path, **options):
         begun = time.monotonic()
         how = None
+        call = object()
+        self.stretches[-1].under_way[call] = begun
         try:
             reply = await super().call(method, path, **options)
             if reply.status >= 500 or reply.status == 429:
@@ -67,6 +75,7 @@ class Counted(Client):
             raise
         finally:
             stretch = self.stretches[-1]
+            del stretch.under_way[call]
             stretch.calls += 1
             stretch.slowest = max(stretch.slowest, time.monotonic() - begun)
             if how:
@@ -108,7 +117,7 @@ async def lines():
 async def tell(stretches):
     async for name in lines():
         say(stretch=name, **stretches[-1].told())
-        stretches.append(Stretch())
+        stretches.append(Stretch(stretches[-1].under_way))
 
 
 async def drive(options, stretches, ledger, quiet):
@@ -135,9 +144,12 @@ async def drive(options, stretches, ledger, quiet):
         except TimeoutError:
             pass
         over.set()
-        await asyncio.gather(*work)
+        # Calls that are under way may be repeated until they are answered, but not for ever.
+        async with asyncio.timeout(LAST_CALLS_SECONDS):
+            await asyncio.gather(*work)
+    last = stretches[-1].told()
     settled = await ledger.audit(quiet, options.settle_seconds)
-    counts = {"orders": len(ledger.lines), "sold": len(ledger.sold), "repeated_reads": quiet.repeated}
+    counts = {"orders": len(ledger.lines), "sold": len(ledger.sold), "repeated_reads": quiet.repeated, "last": last}
     say(audit="clean", **counts, settled_seconds=round(settled, 1))
 
 

@@ -84,7 +84,7 @@ impl Wanted {
             }
             ["shell"] => Ok(Self::Shell),
             _ => Err("after live comes one of: docker [--executable PROFILE | --build PROFILE], \
-                 kubernetes [--executable PROFILE], store [--minutes N], shell"
+                 kubernetes, store [--minutes N], shell"
                 .to_owned()),
         }
     }
@@ -96,6 +96,7 @@ pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
     std::fs::create_dir_all(&directory)
         .map_err(|error| format!("{}: {error}", directory.display()))?;
     let mut steps = Steps::default();
+    let heading = head(workspace)?;
     let (name, done) = match wanted {
         Wanted::Docker(source) => ("docker", docker::run(workspace, &mut steps, source)),
         Wanted::Kubernetes(source) => {
@@ -104,7 +105,7 @@ pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
         Wanted::Store(minutes) => ("store", store::run(workspace, &mut steps, *minutes)),
         Wanted::Shell => return docker::shell(workspace).map(|()| Outcome::Ran(Tally::PASSED)),
     };
-    let table = format!("{}\n\n{}", head(workspace)?, steps.table());
+    let table = format!("{heading}\n\n{}", steps.table());
     println!("\n{table}");
     let file = directory.join(format!("{name}.md"));
     std::fs::write(&file, &table).map_err(|error| format!("{}: {error}", file.display()))?;

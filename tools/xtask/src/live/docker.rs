@@ -38,7 +38,7 @@ const USER: u32 = 65532;
 
 /// Runs an interactive shell in which `docker` talks to an engine of our own.
 pub(crate) fn shell(workspace: &Workspace) -> Result<(), String> {
-    engine::packages()?;
+    engine::packages(workspace)?;
     let machine = machine(workspace, Network::Own)?;
     let engine = Engine::start(workspace, &machine, Network::Own)?;
     bases::frontend(workspace, &engine)?;
@@ -53,7 +53,7 @@ pub(crate) fn machine(workspace: &Workspace, network: Network) -> Result<Machine
 
 /// Runs all steps.
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
-    steps.need("engine's packages", || Ok(((), engine::packages()?)))?;
+    steps.need("engine's packages", || Ok(((), engine::packages(workspace)?)))?;
     if let Source::Dockerfile(profile) = source {
         // Compiling needs the network.
         let mut machine = machine(workspace, Network::Host)?;
@@ -297,7 +297,7 @@ fn consistency(
 
 /// Runs `till bench` from outside; returns the peak memory of each container.
 fn bench(workspace: &Workspace, project: &Project<'_>) -> Result<String, String> {
-    let mut bench = project.machine.command(workspace.target.join("release/till"));
+    let mut bench = project.machine.command(image::executable(workspace, "release")?);
     bench
         .args(["bench", "--target", REST, "--concurrency", "64", "--duration-ms", "10000"])
         .args(["--orders", "20000", "--items", "20000", "--accounts", "20000", "--json", "-"]);
@@ -348,7 +348,10 @@ fn kills(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
 
 /// Kills a container's process, and waits until Docker has restarted it once more than before.
 fn kill(project: &Project<'_>, before: &Container) -> Result<(), String> {
-    project.machine.shell(&format!("kill -9 {}", before.pid))?;
+    // Docker says 0 of a container without a process, and `kill -9 0` would end this program.
+    let pid = before.pid.parse::<u32>().ok().filter(|pid| *pid > 0);
+    let pid = pid.ok_or_else(|| format!("{} has no process", before.service))?;
+    project.machine.shell(&format!("kill -9 {pid}"))?;
     wait("not restarted", Duration::from_secs(30), || {
         let now = project.again(before)?.restarts;
         if now == before.restarts + 1 {
@@ -393,13 +396,19 @@ fn wrong_store(project: &Project<'_>) -> Result<String, String> {
         if is_told { Ok(()) } else { Err(said) }
     });
     let health = ["exec", name, "/usr/local/bin/till", "health", "--endpoint", "127.0.0.1:7100"];
+    let restarts = ["inspect", "--format", "{{.RestartCount}}", name];
+    let restarts = project.engine.quietly(&restarts).unwrap_or_default();
     let ready = project.engine.quietly(&health);
     let is_alive = project.engine.quietly(&[&health[..], &["--service", "till.live"]].concat());
     project.engine.quietly(&["rm", "--force", name])?;
     said?;
     match (is_alive, ready) {
-        (Ok(_), Err(_)) => Ok("warns with the address, alive, not ready, not restarted".to_owned()),
-        (alive, ready) => Err(format!("alive: {alive:?}, ready: {ready:?}")),
+        (Ok(_), Err(_)) if restarts.trim() == "0" => {
+            Ok("warns with the address, alive, not ready, not restarted".to_owned())
+        }
+        (alive, ready) => {
+            Err(format!("alive: {alive:?}, ready: {ready:?}, restarts: {}", restarts.trim()))
+        }
     }
 }
 

@@ -64,12 +64,16 @@ struct NoStarts {
 }
 
 impl NoStarts {
+    /// Whether an interrupted run has left ours.
+    fn left() -> bool {
+        let path = Path::new(POLICY);
+        !path.is_symlink() && fs::read_to_string(path).is_ok_and(|text| text == NO_STARTS)
+    }
+
     /// Somebody else's script stays, and decides.
     fn begin() -> Result<Self, String> {
         let path = Path::new(POLICY);
-        // An interrupted run leaves ours.
-        let is_ours =
-            !path.is_symlink() && fs::read_to_string(path).map_or(true, |text| text == NO_STARTS);
+        let is_ours = Self::left() || (!path.exists() && !path.is_symlink());
         if is_ours {
             fs::write(path, NO_STARTS).map_err(|error| format!("{POLICY}: {error}"))?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o755))
@@ -90,7 +94,12 @@ impl Drop for NoStarts {
 
 /// Installs the missing programs, and lets none of them run as a service: neither now nor, on a
 /// host with systemd, after its next start. The error says why that is not possible.
-pub(crate) fn packages() -> Result<String, String> {
+pub(crate) fn packages(workspace: &Workspace) -> Result<String, String> {
+    // What an interrupted run has left is put in order first.
+    if NoStarts::left() {
+        drop(NoStarts { is_ours: true });
+    }
+    disable(workspace)?;
     if PROGRAMS.iter().all(|program| Path::new(program).exists()) {
         return Ok("already there".to_owned());
     }
@@ -100,6 +109,7 @@ pub(crate) fn packages() -> Result<String, String> {
         .filter(|(program, _)| !Path::new(program).exists())
         .flat_map(|(_, units)| units.iter().copied())
         .collect();
+    fs::write(to_disable(workspace), new.join("\n")).map_err(|error| error.to_string())?;
     let _none = NoStarts::begin()?;
     let mut update = Command::new("apt-get");
     command::quietly(update.args(["update", "-qq"]))?;
@@ -112,11 +122,32 @@ pub(crate) fn packages() -> Result<String, String> {
     if !succeeded {
         return Err(text);
     }
-    if Path::new("/run/systemd/system").exists() && !new.is_empty() {
-        let mut disable = Command::new("systemctl");
-        command::captured(disable.arg("disable").args(&new))?;
-    }
+    disable(workspace)?;
     Ok(format!("{} packages of Debian's, whose services do not run", PACKAGES.len()))
+}
+
+/// Lists the services that were installed and may not run.
+fn to_disable(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("live/to-disable")
+}
+
+/// Disables the listed services, and forgets the list.
+fn disable(workspace: &Workspace) -> Result<(), String> {
+    let list = to_disable(workspace);
+    let Ok(units) = fs::read_to_string(&list) else { return Ok(()) };
+    if Path::new("/run/systemd/system").exists() {
+        // Those that an interrupted installation did not reach do not exist.
+        let is_there = |unit: &&str| {
+            let mut cat = Command::new("systemctl");
+            command::captured(cat.args(["cat", unit])).is_ok()
+        };
+        let units: Vec<&str> = units.lines().filter(is_there).collect();
+        if !units.is_empty() {
+            let mut disable = Command::new("systemctl");
+            command::captured(disable.arg("disable").args(&units))?;
+        }
+    }
+    fs::remove_file(&list).map_err(|error| format!("{}: {error}", list.display()))
 }
 
 /// A running engine.
@@ -137,6 +168,8 @@ impl<'a> Engine<'a> {
         let data = workspace.target.join("live/engine");
         let mut service = machine.command("/usr/sbin/dockerd");
         service
+            // The host's own configuration is not for this engine.
+            .args(["--config-file", "/run/no-configuration.json"])
             .args(["--exec-root", "/run/docker", "--pidfile", "/run/docker.pid", "--host", SOCKET])
             .args(["--storage-driver", "overlay2"])
             .args(["--cgroup-parent", &format!("/{}", machine.group)])

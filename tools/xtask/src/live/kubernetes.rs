@@ -3,6 +3,8 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -30,7 +32,7 @@ const OTHER: &str = "7aa8bb0";
 const OTHER_IMAGE: &str = "till:7aa8bb0";
 
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
-    steps.need("packages", || Ok(((), engine::packages()?)))?;
+    steps.need("packages", || Ok(((), engine::packages(workspace)?)))?;
     steps.need("programs", || Ok(((), node::programs(workspace)?)))?;
     let mut machine = docker::machine(workspace, Network::Own)?;
     let done = on(workspace, steps, source, &machine);
@@ -95,8 +97,8 @@ fn images(workspace: &Workspace, engine: &Engine<'_>, source: &Source) -> Result
     let second = image::of_executable(workspace, engine, &other, OTHER, OTHER_IMAGE)?;
     let executable = image::executable(workspace, profile)?;
     let first = image::of_executable(workspace, engine, &executable, image::HEAD, image::IMAGE)?;
-    let id = |name: &str| engine.quietly(&["image", "inspect", "--format", "{{.Id}}", name]);
-    if id(image::IMAGE)? == id(OTHER_IMAGE)? {
+    let bytes = |path: &Path| fs::read(path).map_err(|error| error.to_string());
+    if bytes(&executable)? == bytes(&other)? {
         return Err(format!("{OTHER_IMAGE} is the same build"));
     }
     bases::shell(workspace, engine)?;
@@ -111,6 +113,7 @@ fn roll(
     load: &mut Load,
 ) -> Result<String, String> {
     image::is_of(release.node.workspace, engine, name, commit)?;
+    unharmed(release)?;
     release.upgrade(name, &[])?;
     release.settled()?;
     for pod in release.pods(OURS)? {
@@ -174,6 +177,7 @@ fn under_load(steps: &mut Steps, release: &Release<'_>, engine: &Engine<'_>) {
         steps.run(&format!("kubectl delete pod, {role}"), || deletion(release, role, &mut load));
     }
     steps.run("eviction of every pod, against the budgets", || {
+        unharmed(release)?;
         let refusals = evictions(release)?;
         release.settled()?;
         let calls = load.stretch("evictions")?.within(0)?;
@@ -194,8 +198,8 @@ fn under_load(steps: &mut Steps, release: &Release<'_>, engine: &Engine<'_>) {
     steps.run("helm test after all of it", || release.test(&["--logs"]));
 }
 
-/// Checks that the only restarts are those of the killed processes: no probe failed under load, and
-/// no pod reached its limit of memory.
+/// Checks that the only restarts of the present pods are those of the killed processes: no probe
+/// failed under load, and no pod reached its limit of memory. [`unharmed`] checks earlier pods.
 fn restarts(release: &Release<'_>) -> Result<String, String> {
     let mut killed = 0;
     for pod in release.pods(OURS)? {
@@ -219,15 +223,28 @@ fn restarts(release: &Release<'_>) -> Result<String, String> {
     }
 }
 
+/// Checks that no process ended so far. Call before pods go, as their restarts go with them.
+fn unharmed(release: &Release<'_>) -> Result<(), String> {
+    match release.pods(OURS)?.iter().find(|pod| chart::restarts(pod) > 0) {
+        Some(pod) => Err(format!("{} was restarted, and nobody killed it", chart::name(pod))),
+        None => Ok(()),
+    }
+}
+
 /// Deletes a pod, as a drain of its node would. Reports how long it took to end, and how long it
 /// may take.
 fn deletion(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String, String> {
     let pods = release.of(role)?;
     let pod = pods.first().ok_or("no pod")?;
-    let grace = &pod["spec"]["terminationGracePeriodSeconds"];
+    let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().ok_or("no grace period")?;
+    unharmed(release)?;
     let began = Instant::now();
     release.kubectl(&["delete", "pod", chart::name(pod), "--wait=true", "--timeout", "90s"])?;
-    let took = began.elapsed().as_secs_f64();
+    let took = began.elapsed();
+    if took >= Duration::from_secs(grace) {
+        return Err(format!("killed after its {grace} s: it did not end by itself"));
+    }
+    let took = took.as_secs_f64();
     release.settled()?;
     let calls = load.stretch(role)?.within(0)?;
     Ok(format!("gone after {took:.1} s of {grace}; {calls}"))

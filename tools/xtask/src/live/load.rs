@@ -34,6 +34,16 @@ pub(crate) struct Stretch {
 }
 
 impl Stretch {
+    fn parse(told: &Value) -> Result<Self, String> {
+        let number = |name: &str| told[name].as_u64().ok_or_else(|| format!("no {name} in {told}"));
+        Ok(Self {
+            calls: number("calls")?,
+            failed: number("failed")?,
+            of: told["of"].to_string().replace(['{', '}', '"'], ""),
+            slowest_ms: number("slowest_ms")?,
+        })
+    }
+
     /// The summary of the stretch; an error if more than `most` calls failed, which is 0 for a
     /// planned change, if one took longer than [`SLOWEST_MS`], or if there were none.
     pub(crate) fn within(&self, most: u64) -> Result<String, String> {
@@ -92,17 +102,11 @@ impl Load {
     /// Ends the current stretch under this name, and returns it.
     pub(crate) fn stretch(&mut self, name: &str) -> Result<Stretch, String> {
         writeln!(self.input, "{name}").map_err(|error| format!("the load has ended: {error}"))?;
-        let told = hear(&mut self.output, "stretch")?;
-        let number = |name: &str| told[name].as_u64().ok_or_else(|| format!("no {name} in {told}"));
-        Ok(Stretch {
-            calls: number("calls")?,
-            failed: number("failed")?,
-            of: told["of"].to_string().replace(['{', '}', '"'], ""),
-            slowest_ms: number("slowest_ms")?,
-        })
+        Stretch::parse(&hear(&mut self.output, "stretch")?)
     }
 
-    /// Ends the load, and compares the shop with the buyers' books.
+    /// Ends the load, and compares the shop with the buyers' books. No call since the last stretch
+    /// may have failed.
     pub(crate) fn audit(mut self) -> Result<String, String> {
         drop(self.input);
         let told = hear(&mut self.output, "audit")?;
@@ -110,6 +114,9 @@ impl Load {
         if told["audit"] != "clean" || !status.success() {
             return Err(format!("the books differ: {}", told["problem"].as_str().unwrap_or("?")));
         }
+        Stretch::parse(&told["last"])?
+            .within(0)
+            .map_err(|problem| format!("at last, {problem}"))?;
         let repeated = match told["repeated_reads"].as_u64() {
             Some(0) => String::new(),
             Some(count) => format!(", {count} reads repeated"),

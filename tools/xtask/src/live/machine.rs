@@ -17,18 +17,25 @@ use std::{
 use crate::command;
 
 /// The first process: it reaps children, and ends when its input is closed. The kubelet sets
-/// variables of the kernel that are the host's; it gets files in their place.
+/// variables of the kernel that are the host's; it gets files in their place. Programs that write
+/// to fixed folders of the host get empty ones in their place.
 const INIT: &str = "\
 set -e
 mount --make-rshared /
-for folder in /run /var/log /var/lib; do mount -t tmpfs tmpfs $folder; done
+made=
+for folder in /run /var/log /var/lib /etc/docker /opt/containerd /usr/libexec/kubernetes; do
+  if [ ! -d $folder ]; then mkdir $folder; made=\"$made $folder\"; fi
+  mount -t tmpfs tmpfs $folder
+done
+echo '{}' >/run/no-configuration.json
 for file in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys \
   kernel/keys/root_maxbytes; do
   copy=/run/sysctl-${file##*/}; cat /proc/sys/$file >$copy; mount --bind $copy /proc/sys/$file
 done
 if [ $0 = Own ]; then ip link set lo up; echo 1 >/proc/sys/net/ipv4/ip_forward; fi
 echo ready
-read -r _ || true";
+read -r _ || true
+for folder in $made; do umount -l $folder; rmdir $folder; done";
 
 /// Which network a machine uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,38 +36,47 @@ pub(crate) fn run(steps: &mut Steps, node: &Node<'_>) {
 }
 
 fn minikube(node: &Node<'_>) -> Result<String, String> {
-    script(node, "deploy-charts-minikube.sh", &[])?;
-    tested(node)
+    removed(node, || {
+        script(node, "deploy-charts-minikube.sh", &[])?;
+        tested(node)
+    })
 }
 
 fn cluster(node: &Node<'_>) -> Result<String, String> {
-    let small = format!("{STANDINS}/small.yaml");
-    let variables = [("IMAGE", "till:0.2.0"), ("VALUES", &small)];
-    script(node, "deploy-charts-cluster.sh", &variables)?;
-    // Here the store is a TidbCluster's, which has a policy of its own.
-    let edges = policies::check(&Release::new(node, "till"), &policies::GUARDED)?;
-    Ok(format!("{}; policies: {edges}", tested(node)?))
+    removed(node, || {
+        let small = format!("{STANDINS}/small.yaml");
+        let variables = [("IMAGE", "till:0.2.0"), ("VALUES", &small)];
+        script(node, "deploy-charts-cluster.sh", &variables)?;
+        // Here the store is a TidbCluster's, which has a policy of its own.
+        let edges = policies::check(&Release::new(node, "till"), &policies::GUARDED)?;
+        Ok(format!("{}; policies: {edges}", tested(node)?))
+    })
 }
 
 /// As in docs/deploy.md: the script installs the store, kubectl the rest. CPU requests are reduced
 /// to fit one node.
 fn plain(node: &Node<'_>) -> Result<String, String> {
-    script(node, "deploy-charts-cluster.sh --store-only", &[])?;
-    let release = Release::new(node, "till");
-    let folder = node.workspace.target.join("live/k8s");
-    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    let files = fs::read_dir(node.workspace.root.join("k8s")).map_err(|error| error.to_string())?;
-    for entry in files.flatten().filter(|entry| entry.path().is_file()) {
-        let text = fs::read_to_string(entry.path()).map_err(|error| error.to_string())?;
-        let text = text.replace("cpu: 500m", "cpu: 20m");
-        fs::write(folder.join(entry.file_name()), text).map_err(|error| error.to_string())?;
-    }
-    release.kubectl(&["apply", "--filename", &folder.display().to_string()])?;
-    release.settled()?;
-    let told = release.told()?;
-    let bought = buy(&release)?;
-    remove(node)?;
-    Ok(format!("{told}; {bought}"))
+    let failed = |error: std::io::Error| error.to_string();
+    removed(node, || {
+        script(node, "deploy-charts-cluster.sh --store-only", &[])?;
+        let release = Release::new(node, "till");
+        let folder = node.workspace.target.join("live/k8s");
+        // Files of an earlier run may be gone from k8s/.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(failed)?;
+        }
+        fs::create_dir_all(&folder).map_err(failed)?;
+        let files = fs::read_dir(node.workspace.root.join("k8s")).map_err(failed)?;
+        for entry in files.flatten().filter(|entry| entry.path().is_file()) {
+            let text = fs::read_to_string(entry.path()).map_err(failed)?;
+            let text = text.replace("cpu: 500m", "cpu: 20m");
+            fs::write(folder.join(entry.file_name()), text).map_err(failed)?;
+        }
+        release.kubectl(&["apply", "--filename", &folder.display().to_string()])?;
+        release.settled()?;
+        let told = release.told()?;
+        Ok(format!("{told}; {}", buy(&release)?))
+    })
 }
 
 /// Runs the purchase of `helm test` from the machine, by a forwarded port as docs/deploy.md says.
@@ -94,15 +103,28 @@ fn script(node: &Node<'_>, line: &str, variables: &[(&str, &str)]) -> Result<Str
     command::captured(&mut bash)
 }
 
-/// Runs the command that the script suggests at its end, then removes everything.
+/// Runs the command that the script suggests at its end.
 fn tested(node: &Node<'_>) -> Result<String, String> {
     let release = Release::new(node, "till");
     let told = release.told()?;
     let restarts: u64 = release.pods(OURS)?.iter().map(chart::restarts).sum();
     let test = release.test(&["--logs"])?;
-    release.helm(&["uninstall", "till", "--wait", "--timeout", "3m"])?;
-    remove(node)?;
     if restarts == 0 { Ok(format!("to its end; {told}; helm test {test}")) } else { Err(told) }
+}
+
+/// Runs a step, and removes what it installed even if it fails: the next one begins with nothing.
+fn removed(
+    node: &Node<'_>,
+    step: impl FnOnce() -> Result<String, String>,
+) -> Result<String, String> {
+    let told = step();
+    let uninstall = ["uninstall", "till", "--ignore-not-found", "--wait", "--timeout", "3m"];
+    let uninstalled = Release::new(node, "till").helm(&uninstall);
+    let removed = remove(node);
+    let told = told?;
+    uninstalled?;
+    removed?;
+    Ok(told)
 }
 
 fn remove(node: &Node<'_>) -> Result<(), String> {

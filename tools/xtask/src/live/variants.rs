@@ -3,8 +3,10 @@
 
 use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 
+use serde_json::Value;
+
 use super::{
-    chart::{OURS, Release},
+    chart::{self, OURS, Release},
     docker,
     engine::Engine,
     image,
@@ -16,6 +18,9 @@ use crate::{command, roles, workspace::Workspace};
 
 /// The earlier release, whose data must still be readable.
 const EARLIER: &str = "0cbe141";
+
+/// Longest time that the chart's startup probe gives a pod, less what `helm install` waits for here.
+const STARTUP_MAX: Duration = Duration::from_secs(30);
 
 /// Mutual TLS with a secret for each role.
 pub(crate) fn tls(steps: &mut Steps, node: &Node<'_>) {
@@ -110,7 +115,13 @@ pub(crate) fn wrong_store(steps: &mut Steps, node: &Node<'_>) {
             .find(|line| line.contains("WARN") && line.contains("nobody.nowhere:2379"))
             .ok_or_else(|| format!("no warning names the address: {said}"))?
             .to_owned();
+        // The longest time until a startup probe would restart a pod has passed then.
+        thread::sleep(STARTUP_MAX);
         let told = release.told()?;
+        let has_started = |pod: &Value| pod["status"]["containerStatuses"][0]["started"] == true;
+        if let Some(pod) = release.pods(OURS)?.iter().find(|pod| !has_started(pod)) {
+            return Err(format!("{} has not started", chart::name(pod)));
+        }
         release.helm(&["uninstall", "till"])?;
         node.kubectl(&["delete", "namespace", "nowhere", "--timeout", "90s"])?;
         if told.ends_with(" 0 restarts") {
@@ -133,15 +144,17 @@ pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'
         node.load(engine, &[&tag])?;
         Ok(said)
     });
-    if !is_there
-        || !steps.run(&format!("{EARLIER}: helm install"), || {
-            earlier.store(&tag)?;
-            earlier.upgrade(&tag, &[])
-        })
-    {
+    if !is_there {
         return;
     }
+    let is_up = steps.run(&format!("{EARLIER}: helm install"), || {
+        earlier.store(&tag)?;
+        earlier.upgrade(&tag, &[])
+    });
     steps.run(&format!("from {EARLIER}: all stop, data stays, all start"), || {
+        if !is_up {
+            return Err(format!("{EARLIER} is not there"));
+        }
         let mut load = earlier.load()?;
         thread::sleep(Duration::from_secs(10));
         let before = load.stretch("before")?;
@@ -172,12 +185,18 @@ pub(crate) fn build(workspace: &Workspace, commit: &str) -> Result<(String, Path
     let source = folder.join("src");
     let executable = folder.join("till");
     if !source.exists() {
-        fs::create_dir_all(&source).map_err(|error| error.to_string())?;
-        let line = format!("git archive {commit} | tar -x -C '{}'", source.display());
+        // Without sources of its own, cargo would build those of this tree, which is further up.
+        let partial = folder.join("src.partial");
+        fs::create_dir_all(&partial).map_err(|error| error.to_string())?;
+        let line = format!("git archive {commit} | tar -x -C '{}'", partial.display());
         let mut bash = Command::new("bash");
         command::captured(
             bash.args(["-eo", "pipefail", "-c", &line]).current_dir(&workspace.root),
         )?;
+        fs::rename(&partial, &source).map_err(|error| error.to_string())?;
+    }
+    if !source.join("Cargo.toml").exists() {
+        return Err(format!("{} has no sources: remove it", folder.display()));
     }
     if !executable.exists() {
         // In a target directory of its own: cargo takes crates of the same version for the same, and
