@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs everything on the cluster that kubectl points at: tidb-operator, 3 PD, 3 TiKV, three of each role, and
-# ingress-nginx where the cluster has no ingress controller. May be run again at any time.
+# ingress-nginx where the cluster has no ingress controller. May be run again, with the same IMAGE, VALUES and flags:
+# values that are not given again are reset.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

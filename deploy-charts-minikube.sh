@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs everything on minikube: the ingress addon unless there is another ingress controller, tidb-operator, one
-# PD, one TiKV, and one of each role. May be run again at any time.
+# PD, one TiKV, and one of each role. May be run again, with the same flags: other values are reset.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
