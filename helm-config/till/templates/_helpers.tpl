@@ -130,9 +130,13 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 {{- default (printf "%s-tls" (include "till.fullname" .)) .Values.ingress.tls.secretName -}}
 {{- end -}}
 
-{{/* Secrets that a role sees as files: takes {root, role}. */}}
+{{/* What a role sees as files, secrets and, where it may audit, room for what does not fit in memory: takes {root,
+role, own}. */}}
 {{- define "till.mounts" -}}
 {{- $values := .root.Values -}}
+{{- if (index (fromYaml (include "till.table" .root)) .role).store }}
+- {name: tmp, path: /tmp, size: {{ .own.tmpSize }}}
+{{- end }}
 {{- if and $values.store.tls.secretName (index (fromYaml (include "till.table" .root)) .role).store }}
 - {name: store-tls, path: /etc/till/store, secret: {{ $values.store.tls.secretName }}}
 {{- end }}

@@ -89,7 +89,11 @@ containers:
 volumes:
   {{- range . }}
   - name: {{ .name }}
+    {{- if .secret }}
     secret: {secretName: {{ .secret }}, defaultMode: 0440}
+    {{- else }}
+    emptyDir: {sizeLimit: {{ .size }}}
+    {{- end }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -129,7 +133,9 @@ volumeMounts:
   {{- range . }}
   - name: {{ .name }}
     mountPath: {{ .path }}
+    {{- if .secret }}
     readOnly: true
+    {{- end }}
   {{- end }}
 {{- end }}
 # Alive is not ready: nothing is restarted because the store, or a neighbour, is away. A role listens at once and

@@ -39,6 +39,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     tally.check("users can be set and unset", users(&helm));
     tally.check("contexts of containers can be set", contexts(&helm));
     tally.check("each role has options of its own", options(&helm));
+    tally.check("audits have room on disk", room(&helm));
     tally.check("an ingress of the default class", ingress(&helm));
     for instance in ["", "shop-db"] {
         let values = json!({"store": {"tidbCluster": {"instance": instance}}});
@@ -292,6 +293,33 @@ fn options(helm: &Helm<'_>) -> Result<(), String> {
     let spec = &test["spec"];
     if spec["nodeSelector"]["disk"] != "ssd" || spec["tolerations"][0]["key"] != "shop" {
         return Err("the pod of helm test may not run where the others do".to_owned());
+    }
+    Ok(())
+}
+
+/// Checks that every role with a store can write to /tmp, as its root is read-only, and up to a limit
+/// that can be set for one role.
+fn room(helm: &Helm<'_>) -> Result<(), String> {
+    let values = json!({"roles": {"coordinator": {"tmpSize": "7Gi"}}});
+    let objects = rendered(helm, "till", &values)?;
+    for object in objects.iter().filter(|object| object["kind"] == "Deployment") {
+        let role = object["metadata"]["labels"]["app.kubernetes.io/component"].as_str();
+        let wanted = match role {
+            Some("http-bridge") => Value::Null,
+            Some("coordinator") => json!({"sizeLimit": "7Gi"}),
+            Some(_) | None => json!({"sizeLimit": "2Gi"}),
+        };
+        let pod = &object["spec"]["template"]["spec"];
+        let named = |list: &Value| {
+            let mut all = list.as_array().into_iter().flatten();
+            all.find(|one| one["name"] == "tmp").cloned().unwrap_or_default()
+        };
+        let volume = named(&pod["volumes"])["emptyDir"].clone();
+        let mount = named(&pod["containers"][0]["volumeMounts"]);
+        let is_writable = mount["mountPath"] == "/tmp" && mount["readOnly"].is_null();
+        if volume != wanted || is_writable == wanted.is_null() {
+            return Err(format!("{role:?}: {volume}, {mount}"));
+        }
     }
     Ok(())
 }
