@@ -33,11 +33,11 @@ ingress_is_ours() {
 }
 
 main() {
-  parse "$@"
   say "cluster $CONTEXT"
   if [ -z "$STORE_ONLY" ]; then
     [ -n "${IMAGE:-}" ] || fail "say which image the nodes fetch: IMAGE=registry.example.com/till:0.2.0"
     case "${IMAGE##*/}" in *:*) ;; *) fail "IMAGE needs a tag: $IMAGE:0.2.0" ;; esac
+    [ -z "${VALUES:-}" ] || [ -r "$VALUES" ] || fail "VALUES: cannot read $VALUES"
     find_ingress ingress_is_ours
   fi
   install_tidb_operator
@@ -67,14 +67,12 @@ main() {
   echo "One purchase, checked:  helm --kube-context $CONTEXT --namespace $NAMESPACE test $RELEASE --logs"
 }
 
-command -v kubectl >/dev/null || {
-  echo "error: kubectl is not installed: see https://kubernetes.io/docs/tasks/tools/" >&2
-  exit 1
-}
-CONTEXT=${CONTEXT:-$(kubectl config current-context)}
-readonly CONTEXT
 # shellcheck source=helm-config/deploy.sh
 source "$ROOT/helm-config/deploy.sh"
-need helm https://helm.sh/docs/intro/install/
+parse "$@"
+need kubectl https://kubernetes.io/docs/tasks/tools/
+need_helm
+CONTEXT=${CONTEXT:-$(kubectl config current-context)}
+readonly CONTEXT
 
-main "$@"
+main

@@ -36,7 +36,7 @@ addon_is_on() {
 main() {
   parse "$@"
   need kubectl https://kubernetes.io/docs/tasks/tools/
-  need helm https://helm.sh/docs/intro/install/
+  need_helm
   need minikube https://minikube.sigs.k8s.io/docs/start/
   minikube --profile "$CONTEXT" status >/dev/null ||
     fail "minikube does not run: minikube start --profile $CONTEXT --cpus 4 --memory 8g"

@@ -21,6 +21,19 @@ need() { # PROGRAM WHERE-FROM
   command -v "$1" >/dev/null || fail "$1 is not installed: see $2"
 }
 
+# With --take-ownership, which install_till needs after --store-only.
+need_helm() {
+  need helm https://helm.sh/docs/intro/install/
+  local version major minor
+  version=$(helm version --template '{{.Version}}')
+  version=${version#v}
+  major=${version%%.*}
+  minor=${version#*.}
+  minor=${minor%%.*}
+  [ "$major" -gt 3 ] || { [ "$major" -eq 3 ] && [ "$minor" -ge 17 ]; } ||
+    fail "helm $version is too old: 3.17 or later is needed"
+}
+
 # kubectl and helm against the chosen cluster and no other.
 kube() {
   kubectl --context "$CONTEXT" "$@"

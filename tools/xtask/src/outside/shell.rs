@@ -129,6 +129,45 @@ const INGRESS: &[Ingress] = &[
     },
 ];
 
+/// What a script must refuse before it changes anything.
+struct Wrong {
+    name: &'static str,
+    argument: Option<&'static str>,
+    variable: Option<(&'static str, &'static str)>,
+    /// Whether the script may ask kubectl before.
+    asks: bool,
+    said: &'static str,
+    /// The only script that has it, if not both.
+    script: Option<&'static str>,
+}
+
+const WRONG: &[Wrong] = &[
+    Wrong {
+        name: "an unknown argument",
+        argument: Some("--no-store"),
+        variable: None,
+        asks: false,
+        said: "unknown argument --no-store",
+        script: None,
+    },
+    Wrong {
+        name: "an old helm",
+        argument: None,
+        variable: Some(("HELM_VERSION", "v3.16.4")),
+        asks: false,
+        said: "helm 3.16.4 is too old: 3.17",
+        script: None,
+    },
+    Wrong {
+        name: "a file of values that is not there",
+        argument: None,
+        variable: Some(("VALUES", "mine.yaml")),
+        asks: true,
+        said: "cannot read mine.yaml",
+        script: Some("deploy-charts-cluster.sh"),
+    },
+];
+
 /// Runs each deploy script twice against stand-ins, and once without each tool.
 pub(super) fn deploy(workspace: &Workspace) -> Part {
     let mut tally = Tally::default();
@@ -139,6 +178,9 @@ pub(super) fn deploy(workspace: &Workspace) -> Part {
         tally.check(&format!("{script} pins what it installs"), stage.pins());
         tally.check(&format!("{script} without an image"), stage.image()?);
         tally.check(&format!("{script} --store-only"), stage.store_only()?);
+        for wrong in WRONG.iter().filter(|wrong| wrong.script.is_none_or(|only| only == script)) {
+            tally.check(&format!("{script}: {}", wrong.name), stage.refuses(wrong)?);
+        }
         for case in INGRESS {
             tally.check(&format!("{script}: {}", case.name), stage.ingress(case)?);
         }
@@ -175,7 +217,7 @@ impl<'a> Stage<'a> {
                  *'get values ingress-nginx'*) printf '%b' \"${{VALUES_THERE:-}}\" ;; \
                  *'addons list'*) printf '%b' \"${{ADDONS:-}}\" ;; \
                  *'--values - '*) while read -r line; do echo \"$line\" >> '{0}'; done ;; \
-                 *version*) echo v3.22.0 ;; esac\n",
+                 *version*) echo \"${{HELM_VERSION:-v3.22.0}}\" ;; esac\n",
                 calls.display()
             );
             let path = folder.join(program);
@@ -219,6 +261,19 @@ impl<'a> Stage<'a> {
         let waits =
             calls.contains("wait --namespace till --for=condition=Ready tidbcluster/till-store");
         let is_right = succeeded && waits && !calls.contains("--install till ");
+        Ok(if is_right { Ok(()) } else { Err(format!("{text}{calls}")) })
+    }
+
+    /// The script ends at once, says why, and has changed nothing.
+    fn refuses(&self, wrong: &Wrong) -> Result<Result<(), String>, String> {
+        fs::write(&self.calls, "").map_err(|error| error.to_string())?;
+        let mut command = self.command(&self.folder);
+        let (succeeded, text) =
+            command::quietly(command.args(wrong.argument).envs(wrong.variable))?;
+        let calls = fs::read_to_string(&self.calls).map_err(|error| error.to_string())?;
+        let is_early = !calls.contains("--install") && !calls.contains("apply");
+        let is_silent = wrong.asks || !calls.contains("kubectl");
+        let is_right = !succeeded && text.contains(wrong.said) && is_early && is_silent;
         Ok(if is_right { Ok(()) } else { Err(format!("{text}{calls}")) })
     }
 
