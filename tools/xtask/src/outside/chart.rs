@@ -42,7 +42,7 @@ const VALUES: [Option<&str>; 7] = [
 ];
 
 /// Values that must be refused, and a word of the error.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: &[(&str, &str)] = &[
     ("otlp.endpoint=collector", "pattern"),
     ("store.tidbCluster.enabled=false", "no store"),
     ("store.pdEndpoints={pd:2379}", "exclude each other"),
@@ -50,6 +50,39 @@ const REFUSED: [(&str, &str); 7] = [
     ("roles.stok.replicas=3", "no such role"),
     ("defaults.replicas=many", "replicas"),
     ("store.pdEndpoints={pd}", "pattern"),
+    ("networkPolicy.probesFromCidrs={10.0.0.1}", "pattern"),
+    ("networkPolicy.probesFromCidrs={nodes}", "pattern"),
+    ("ingress.tls.key=text", "ingress.tls.certificate goes with"),
+    ("roles.stock.autoscaling.enabled=true,roles.stock.autoscaling.maxReplicas=2", "minReplicas 3"),
+    // helm leaves out what is null.
+    ("image.repository=null", "missing property 'repository'"),
+    ("roles=null", "missing property 'roles'"),
+    ("log=null", "missing property 'log'"),
+    ("log.format=null", "missing property 'format'"),
+    ("metrics=null", "missing property 'metrics'"),
+    ("grpc.tls=null", "missing property 'tls'"),
+    ("store.tls=null", "missing property 'tls'"),
+    ("store.tidbCluster.pd.resources=null", "missing property 'resources'"),
+    ("networkPolicy.dnsTo=null", "missing property 'dnsTo'"),
+    ("networkPolicy.tidbCluster.operatorFrom=null", "missing property 'operatorFrom'"),
+    ("test.image=null", "missing property 'image'"),
+    ("defaults=null", "missing property 'defaults'"),
+    ("defaults.env=null", "missing property 'env'"),
+    ("defaults.lameDuckMs=null", "missing property 'lameDuckMs'"),
+    ("defaults.tmpSize=null", "missing property 'tmpSize'"),
+    ("defaults.autoscaling.maxReplicas=null", "missing property 'maxReplicas'"),
+    ("roles.stock=null", "/roles/stock"),
+];
+
+/// Values that must be taken: null is left out by helm, and the chart does without.
+const TAKEN: &[&str] = &[
+    "image.tag=null",
+    "store.shards=null",
+    "store.tidbCluster.pd.resources.requests=null",
+    "defaults.resources.limits=null",
+    "defaults.podSecurityContext=null",
+    "networkPolicy.tidbCluster.from=null",
+    "networkPolicy.probesFromCidrs={10.0.0.0/8,fd00::/8}",
 ];
 
 pub(super) const NO_GO: &str = "go is not installed";
@@ -148,6 +181,9 @@ pub(super) fn helm(workspace: &Workspace) -> Part {
         tally.check(&format!("helm lint with {what}"), if succeeded { Ok(()) } else { Err(text) });
         let rendered = helm.template(values, &[]).map(drop);
         tally.check(&format!("helm template with {what}"), rendered);
+    }
+    for setting in TAKEN {
+        tally.check(setting, helm.template(None, &["--set", setting]).map(drop));
     }
     for (setting, reason) in REFUSED {
         let result = match helm.template(None, &["--set", setting]) {
