@@ -16,6 +16,16 @@ http-bridge: {port: 8000, store: false, calls: [coordinator, order, stock, payme
 {{- $name | trunc 40 | trimAll "-" -}}
 {{- end -}}
 
+{{/* The text of another template, which must be YAML: fromYaml itself makes a variable `Error` of what is none. Takes
+[its name, what it takes]. */}}
+{{- define "till.yaml" -}}
+{{- $text := include (index . 0) (index . 1) -}}
+{{- with (fromYaml (printf "text: %s" (nindent 2 $text))).Error -}}
+{{- fail (printf "%s is no YAML: %s" (index $ 0) .) -}}
+{{- end -}}
+{{- $text -}}
+{{- end -}}
+
 {{/* A value as text: helm reads every number as a float, which prints large ones as 8.64e+07. */}}
 {{- define "till.text" -}}
 {{- if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end -}}
@@ -29,7 +39,7 @@ http-bridge: {port: 8000, store: false, calls: [coordinator, order, stock, payme
 {{- define "till.texts" -}}
 {{- $lines := list -}}
 {{- range $name, $value := . -}}
-{{- $lines = append $lines (printf "%s: %s" $name (include "till.text" $value | quote)) -}}
+{{- $lines = append $lines (printf "%s: %s" (quote $name) (include "till.text" $value | quote)) -}}
 {{- end -}}
 {{- join "\n" $lines -}}
 {{- end -}}
@@ -86,7 +96,7 @@ app.kubernetes.io/instance: {{ include "till.store.instance" . | quote }}
 
 {{/* How the store is reached. */}}
 {{- define "till.store.variables" -}}
-PD_ENDPOINTS: {{ include "till.store.endpoints" . }}
+PD_ENDPOINTS: {{ include "till.store.endpoints" . | quote }}
 {{- with .Values.store.shards }}
 TILL_SHARDS: {{ . | int64 | quote }}
 {{- end }}
@@ -104,9 +114,9 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 
 {{/* TILL_ORDER_ENDPOINTS and the like: takes {root, role}. */}}
 {{- define "till.endpoints" -}}
-{{- $table := fromYaml (include "till.table" .root) -}}
+{{- $table := fromYaml (include "till.yaml" (list "till.table" .root)) -}}
 {{- range $callee := (index $table .role).calls }}
-{{ printf "TILL_%s_ENDPOINTS" (upper $callee) }}: {{ printf "dns:%s-%s:%d" (include "till.fullname" $.root) $callee (int (index $table $callee).port) }}
+{{ printf "TILL_%s_ENDPOINTS" (upper $callee) }}: {{ printf "dns:%s-%s:%d" (include "till.fullname" $.root) $callee (int (index $table $callee).port) | quote }}
 {{- end -}}
 {{- end -}}
 
@@ -134,24 +144,24 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 role, own}. */}}
 {{- define "till.mounts" -}}
 {{- $values := .root.Values -}}
-{{- if (index (fromYaml (include "till.table" .root)) .role).store }}
-- {name: tmp, path: /tmp, size: {{ .own.tmpSize }}}
+{{- if (index (fromYaml (include "till.yaml" (list "till.table" .root))) .role).store }}
+- {name: tmp, path: /tmp, size: {{ .own.tmpSize | quote }}}
 {{- end }}
-{{- if and $values.store.tls.secretName (index (fromYaml (include "till.table" .root)) .role).store }}
-- {name: store-tls, path: /etc/till/store, secret: {{ $values.store.tls.secretName }}}
+{{- if and $values.store.tls.secretName (index (fromYaml (include "till.yaml" (list "till.table" .root))) .role).store }}
+- {name: store-tls, path: /etc/till/store, secret: {{ $values.store.tls.secretName | quote }}}
 {{- end }}
 {{- if $values.grpc.tls.enabled }}
-- {name: tls, path: /etc/till/tls, secret: {{ include "till.grpc.secret" . }}}
+- {name: tls, path: /etc/till/tls, secret: {{ include "till.grpc.secret" . | quote }}}
 {{- end }}
 {{- if and (eq .role "http-bridge") $values.bridge.apiKey.secretName }}
-- {name: api-key, path: /etc/till/api-key, secret: {{ $values.bridge.apiKey.secretName }}}
+- {name: api-key, path: /etc/till/api-key, secret: {{ $values.bridge.apiKey.secretName | quote }}}
 {{- end }}
 {{- end -}}
 
 {{/* All variables of a role but those of `env`: takes {root, role, own}. */}}
 {{- define "till.variables" -}}
 {{- $values := .root.Values -}}
-TILL_LOG_FORMAT: {{ $values.log.format }}
+TILL_LOG_FORMAT: {{ $values.log.format | quote }}
 {{- with $values.log.filter }}
 TILL_LOG: {{ . | quote }}
 {{- end }}
@@ -161,7 +171,7 @@ TILL_ADMIN_LISTEN: {{ printf "[::]:%s,0.0.0.0:%s" (include "till.metrics.port" .
 {{- include "till.endpoints" . }}
 {{- if $values.otlp.endpoint }}
 OTEL_EXPORTER_OTLP_ENDPOINT: {{ $values.otlp.endpoint | quote }}
-OTEL_EXPORTER_OTLP_PROTOCOL: {{ $values.otlp.protocol }}
+OTEL_EXPORTER_OTLP_PROTOCOL: {{ $values.otlp.protocol | quote }}
 OTEL_TRACES_SAMPLER: parentbased_traceidratio
 OTEL_TRACES_SAMPLER_ARG: {{ include "till.text" $values.otlp.sampling | quote }}
 {{- end }}
@@ -169,9 +179,9 @@ OTEL_TRACES_SAMPLER_ARG: {{ include "till.text" $values.otlp.sampling | quote }}
 TILL_TLS_CA_FILE: /etc/till/tls/ca.crt
 TILL_TLS_CERT_FILE: /etc/till/tls/tls.crt
 TILL_TLS_KEY_FILE: /etc/till/tls/tls.key
-TILL_TLS_TRUST_DOMAIN: {{ $values.grpc.tls.trustDomain }}
+TILL_TLS_TRUST_DOMAIN: {{ $values.grpc.tls.trustDomain | quote }}
 {{- end }}
-{{- if (index (fromYaml (include "till.table" .root)) .role).store }}
+{{- if (index (fromYaml (include "till.yaml" (list "till.table" .root))) .role).store }}
 {{- if not $values.grpc.tls.enabled }}
 TILL_INSECURE: "true"
 {{- end }}

@@ -1,6 +1,6 @@
 {{/* One role: its Deployment, Service and PodDisruptionBudget. Takes {root, role}. */}}
 {{- define "till.role" -}}
-{{- $own := fromYaml (include "till.values" .) -}}
+{{- $own := fromYaml (include "till.yaml" (list "till.values" .)) -}}
 {{- $here := dict "root" .root "role" .role "own" $own -}}
 {{- $name := printf "%s-%s" (include "till.fullname" .root) .role -}}
 apiVersion: apps/v1
@@ -51,7 +51,7 @@ spec:
 
 {{/* Takes {root, role, own}. */}}
 {{- define "till.pod" -}}
-serviceAccountName: {{ include "till.fullname" .root }}
+serviceAccountName: {{ include "till.fullname" .root | quote }}
 automountServiceAccountToken: false
 # Variables such as TILL_ORDER_PORT, made of services' names, would be taken for settings.
 enableServiceLinks: false
@@ -63,7 +63,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .own.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with include "till.texts" .own.nodeSelector }}
 nodeSelector: {{- . | nindent 2 }}
@@ -85,14 +85,14 @@ topologySpreadConstraints:
   {{- end }}
 containers:
   - {{ include "till.container" . | nindent 4 | trim }}
-{{- with fromYamlArray (include "till.mounts" .) }}
+{{- with fromYamlArray (include "till.yaml" (list "till.mounts" .)) }}
 volumes:
   {{- range . }}
   - name: {{ .name }}
     {{- if .secret }}
-    secret: {secretName: {{ .secret }}, defaultMode: 0440}
+    secret: {secretName: {{ .secret | quote }}, defaultMode: 0440}
     {{- else }}
-    emptyDir: {sizeLimit: {{ .size }}}
+    emptyDir: {sizeLimit: {{ .size | quote }}}
     {{- end }}
   {{- end }}
 {{- end }}
@@ -100,7 +100,7 @@ volumes:
 
 {{/* Takes {root, role, own}. */}}
 {{- define "till.container" -}}
-{{- $port := int (index (fromYaml (include "till.table" .root)) .role).port -}}
+{{- $port := int (index (fromYaml (include "till.yaml" (list "till.table" .root))) .role).port -}}
 {{- $isGrpc := ne .role "http-bridge" -}}
 name: {{ .role }}
 image: {{ include "till.image" .root }}
@@ -112,14 +112,14 @@ ports:
   - name: metrics
     containerPort: {{ include "till.metrics.port" .root }}
 env:
-  {{- range $variable, $value := mergeOverwrite (fromYaml (include "till.variables" .)) .own.env }}
+  {{- range $variable, $value := mergeOverwrite (fromYaml (include "till.yaml" (list "till.variables" .))) .own.env }}
   - name: {{ $variable }}
     value: {{ include "till.text" $value | quote }}
   {{- end }}
   {{- if and .root.Values.otlp.endpoint .root.Values.otlp.headers.secretName }}
   - name: OTEL_EXPORTER_OTLP_HEADERS
     valueFrom:
-      secretKeyRef: {name: {{ .root.Values.otlp.headers.secretName }}, key: headers}
+      secretKeyRef: {name: {{ .root.Values.otlp.headers.secretName | quote }}, key: headers}
   {{- end }}
   {{- with .own.extraEnv }}
   {{- toYaml . | nindent 2 }}
@@ -128,7 +128,7 @@ resources: {{- toYaml .own.resources | nindent 2 }}
 {{- with .own.securityContext }}
 securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with fromYamlArray (include "till.mounts" .) }}
+{{- with fromYamlArray (include "till.yaml" (list "till.mounts" .)) }}
 volumeMounts:
   {{- range . }}
   - name: {{ .name }}
@@ -199,7 +199,7 @@ readinessProbe:
 
 {{/* Headless for gRPC: callers see every replica and route shards to them. Takes {root, role}. */}}
 {{- define "till.service" -}}
-{{- $port := int (index (fromYaml (include "till.table" .root)) .role).port -}}
+{{- $port := int (index (fromYaml (include "till.yaml" (list "till.table" .root))) .role).port -}}
 apiVersion: v1
 kind: Service
 metadata:

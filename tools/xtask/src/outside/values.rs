@@ -19,6 +19,20 @@ use crate::{
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 /// Release names that helm allows and that are no valid name of a Service.
 const RELEASES: [&str; 4] = ["7.shop", "a.b", "42", "9-to-5"];
+/// Release names that YAML takes for something else unless they are quoted.
+const BOOLEANS: [&str; 4] = ["on", "y", "null", "true"];
+/// Values, as YAML, that YAML takes for something else unless they are quoted: where in the
+/// coordinator's pod they are found, and as what. A variable is looked up by its name.
+const TEXTS: [(&str, &str, &str); 4] = [
+    (
+        "store: {tidbCluster: {enabled: false}, pdEndpoints: ['[fd00::1]:2379']}",
+        "PD_ENDPOINTS",
+        "[fd00::1]:2379",
+    ),
+    ("grpc: {tls: {trustDomain: '1.10'}}", "TILL_TLS_TRUST_DOMAIN", "1.10"),
+    ("store: {tls: {secretName: '12345'}}", "/volumes/1/secret/secretName", "12345"),
+    ("defaults: {priorityClassName: 'off'}", "/priorityClassName", "off"),
+];
 
 pub(super) fn check(workspace: &Workspace) -> Part {
     let Some(helm) = Helm::ready(workspace)? else {
@@ -34,6 +48,14 @@ pub(super) fn check(workspace: &Workspace) -> Part {
         });
         let result = rendered(&helm, release, &own_name).and_then(|objects| names(&objects));
         tally.check(&format!("a release called {release}"), result);
+    }
+    for release in BOOLEANS {
+        let own_name = json!({"fullnameOverride": ""});
+        let result = rendered(&helm, release, &own_name).and_then(|objects| named(&objects));
+        tally.check(&format!("a release called {release}"), result);
+    }
+    for (values, pointer, wanted) in TEXTS {
+        tally.check(wanted, stays_text(&helm, values, pointer, wanted));
     }
     tally.check("two releases share no object and no secret", apart(&helm));
     tally.check("users can be set and unset", users(&helm));
@@ -172,6 +194,30 @@ fn names(objects: &[Value]) -> Result<(), String> {
         }
     }
     if services > 0 { Ok(()) } else { Err("no Service".to_owned()) }
+}
+
+/// Checks that every object's name is a text.
+fn named(objects: &[Value]) -> Result<(), String> {
+    let odd = objects.iter().find(|object| !object["metadata"]["name"].is_string());
+    odd.map_or(Ok(()), |object| Err(format!("a {} of {}", object["kind"], object["metadata"])))
+}
+
+/// Checks that a value is found in the coordinator's pod as it was given.
+fn stays_text(helm: &Helm<'_>, values: &str, place: &str, wanted: &str) -> Result<(), String> {
+    let file = written(helm, values)?;
+    let text = helm.release("till", &[chart::EVERYTHING, &file])?;
+    let objects = super::yaml(helm.workspace, &text)?;
+    let mut deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
+    let pod = deployments
+        .find(|object| object["metadata"]["name"] == "shop-coordinator")
+        .map(|object| &object["spec"]["template"]["spec"])
+        .ok_or("no coordinator")?;
+    let found = if place.starts_with('/') {
+        pod.pointer(place).cloned()
+    } else {
+        variable(pod, place).map(Value::from)
+    };
+    if found == Some(json!(wanted)) { Ok(()) } else { Err(format!("{place} is {found:?}")) }
 }
 
 /// Checks that two releases in one namespace have nothing in common: what one makes, and each secret
