@@ -54,7 +54,15 @@ const REFUSED: &[(&str, &str)] = &[
     ("networkPolicy.probesFromCidrs={nodes}", "pattern"),
     ("ingress.tls.key=text", "ingress.tls.certificate goes with"),
     ("roles.stock.autoscaling.enabled=true,roles.stock.autoscaling.maxReplicas=2", "minReplicas 3"),
+    // The executable refuses more.
+    ("bridge.requestTimeoutMs=60001", "maximum"),
     // helm leaves out what is null.
+    ("networkPolicy.enabled=null", "missing property 'enabled'"),
+    ("networkPolicy.storePorts=null", "missing property 'storePorts'"),
+    ("defaults.replicas=null", "missing property 'replicas'"),
+    ("defaults.drainTimeoutMs=null", "missing property 'drainTimeoutMs'"),
+    ("bridge.requestTimeoutMs=null", "missing property 'requestTimeoutMs'"),
+    ("bridge.service.port=null", "missing property 'port'"),
     ("image.repository=null", "missing property 'repository'"),
     ("roles=null", "missing property 'roles'"),
     ("log=null", "missing property 'log'"),

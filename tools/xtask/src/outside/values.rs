@@ -33,6 +33,8 @@ const TEXTS: [(&str, &str, &str); 4] = [
     ("store: {tls: {secretName: '12345'}}", "/volumes/1/secret/secretName", "12345"),
     ("defaults: {priorityClassName: 'off'}", "/priorityClassName", "off"),
 ];
+/// Lists of `networkPolicy` that let everybody or nobody through if they were empty.
+const NOT_EMPTY: [&str; 3] = ["dnsTo", "dnsPorts", "storePorts"];
 
 pub(super) fn check(workspace: &Workspace) -> Part {
     let Some(helm) = Helm::ready(workspace)? else {
@@ -56,6 +58,9 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     }
     for (values, pointer, wanted) in TEXTS {
         tally.check(wanted, stays_text(&helm, values, pointer, wanted));
+    }
+    for name in NOT_EMPTY {
+        tally.check(&format!("{name} without an entry"), is_not_empty(&helm, name));
     }
     tally.check("two releases share no object and no secret", apart(&helm));
     tally.check("users can be set and unset", users(&helm));
@@ -194,6 +199,15 @@ fn names(objects: &[Value]) -> Result<(), String> {
         }
     }
     if services > 0 { Ok(()) } else { Err("no Service".to_owned()) }
+}
+
+/// Checks that an empty list is refused.
+fn is_not_empty(helm: &Helm<'_>, name: &str) -> Result<(), String> {
+    match rendered(helm, "till", &json!({"networkPolicy": {name: []}})) {
+        Ok(_) => Err("was rendered".to_owned()),
+        Err(text) if text.contains("minItems") => Ok(()),
+        Err(text) => Err(format!("does not say `minItems`: {text}")),
+    }
 }
 
 /// Checks that every object's name is a text.
