@@ -63,6 +63,16 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- mergeOverwrite (deepCopy .root.Values.defaults) (index .root.Values.roles .role | default dict) | toYaml -}}
 {{- end -}}
 
+{{/* Refuses names that the chart itself sets: takes {where, names, theirs}. */}}
+{{- define "till.free" -}}
+{{- range $name := .names -}}
+{{- if has $name $.theirs -}}
+{{- $instead := get (dict "TILL_LAME_DUCK_MS" ", from lameDuckMs" "TILL_DRAIN_TIMEOUT_MS" ", from drainTimeoutMs") $name -}}
+{{- fail (printf "%s: the chart itself sets %s%s" $.where $name $instead) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "till.store.name" -}}
 {{- include "till.fullname" . }}-store
 {{- end -}}

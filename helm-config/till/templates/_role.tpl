@@ -3,6 +3,9 @@
 {{- $own := fromYaml (include "till.yaml" (list "till.values" .)) -}}
 {{- $here := dict "root" .root "role" .role "own" $own -}}
 {{- $name := printf "%s-%s" (include "till.fullname" .root) .role -}}
+{{- $labels := keys (fromYaml (include "till.yaml" (list "till.labels" .))) -}}
+{{- $where := printf "roles.%s.podLabels or defaults.podLabels" .role -}}
+{{- include "till.free" (dict "where" $where "names" (keys (default dict $own.podLabels)) "theirs" $labels) -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -102,6 +105,11 @@ volumes:
 {{- define "till.container" -}}
 {{- $port := int (index (fromYaml (include "till.yaml" (list "till.table" .root))) .role).port -}}
 {{- $isGrpc := ne .role "http-bridge" -}}
+{{- $variables := fromYaml (include "till.yaml" (list "till.variables" .)) -}}
+{{- $names := keys .own.env -}}
+{{- range .own.extraEnv }}{{ $names = append $names .name }}{{ end -}}
+{{- $where := printf "env or extraEnv of roles.%s or of defaults" .role -}}
+{{- include "till.free" (dict "where" $where "names" $names "theirs" (keys $variables)) -}}
 name: {{ .role }}
 image: {{ include "till.image" .root }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
@@ -112,7 +120,7 @@ ports:
   - name: metrics
     containerPort: {{ include "till.metrics.port" .root }}
 env:
-  {{- range $variable, $value := mergeOverwrite (fromYaml (include "till.yaml" (list "till.variables" .))) .own.env }}
+  {{- range $variable, $value := merge $variables .own.env }}
   - name: {{ $variable }}
     value: {{ include "till.text" $value | quote }}
   {{- end }}

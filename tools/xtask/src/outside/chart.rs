@@ -56,6 +56,19 @@ const REFUSED: &[(&str, &str)] = &[
     ("roles.stock.autoscaling.enabled=true,roles.stock.autoscaling.maxReplicas=2", "minReplicas 3"),
     // The executable refuses more.
     ("bridge.requestTimeoutMs=60001", "maximum"),
+    // It would stand twice in one object, or hide a pod from what selects it.
+    (
+        "defaults.podLabels.app\\.kubernetes\\.io/part-of=shop",
+        "the chart itself sets app.kubernetes.io/part-of",
+    ),
+    ("roles.stock.podLabels.app\\.kubernetes\\.io/name=shop", "roles.stock.podLabels"),
+    ("roles.stock.env.TILL_LAME_DUCK_MS=1", "lameDuckMs"),
+    ("defaults.env.TILL_DRAIN_TIMEOUT_MS=1", "drainTimeoutMs"),
+    ("defaults.env.PD_ENDPOINTS=pd:2379", "the chart itself sets PD_ENDPOINTS"),
+    (
+        "roles.order.extraEnv[0].name=TILL_STOCK_ENDPOINTS",
+        "the chart itself sets TILL_STOCK_ENDPOINTS",
+    ),
     // helm leaves out what is null.
     ("networkPolicy.enabled=null", "missing property 'enabled'"),
     ("networkPolicy.storePorts=null", "missing property 'storePorts'"),
