@@ -58,9 +58,16 @@ app.kubernetes.io/part-of: till
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- end -}}
 
-{{/* A role's values over the defaults, as YAML: takes {root, role}. */}}
+{{/* A role's values over the defaults, as YAML: takes {root, role}. The bridge drains for longer than a request may
+take, unless it is told otherwise. */}}
 {{- define "till.values" -}}
-{{- mergeOverwrite (deepCopy .root.Values.defaults) (index .root.Values.roles .role | default dict) | toYaml -}}
+{{- $own := index .root.Values.roles .role | default dict -}}
+{{- $all := mergeOverwrite (deepCopy .root.Values.defaults) $own -}}
+{{- if and (eq .role "http-bridge") (not (hasKey $own "drainTimeoutMs")) -}}
+{{- $patience := add 5000 (int64 .root.Values.bridge.requestTimeoutMs) -}}
+{{- $all = set $all "drainTimeoutMs" (max $patience (int64 $all.drainTimeoutMs)) -}}
+{{- end -}}
+{{- toYaml $all -}}
 {{- end -}}
 
 {{/* Refuses names that the chart itself sets: takes {where, names, theirs}. */}}

@@ -35,6 +35,14 @@ const TEXTS: [(&str, &str, &str); 4] = [
 ];
 /// Lists of `networkPolicy` that let everybody or nobody through if they were empty.
 const NOT_EMPTY: [&str; 3] = ["dnsTo", "dnsPorts", "storePorts"];
+/// Values, as YAML, and for how long the bridge drains with them: for longer than a request may
+/// take, unless it is told otherwise.
+const DRAINS: [(&str, u64); 4] = [
+    ("bridge: {requestTimeoutMs: 30000}", 35000),
+    ("bridge: {requestTimeoutMs: 60000}", 65000),
+    ("bridge: {requestTimeoutMs: 1000}", 25000),
+    ("roles: {http-bridge: {drainTimeoutMs: 3000}}", 3000),
+];
 
 pub(super) fn check(workspace: &Workspace) -> Part {
     let Some(helm) = Helm::ready(workspace)? else {
@@ -76,6 +84,9 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     }
     tally.check("NodeLocal DNSCache by docs/deploy.md", node_local_dns(&helm));
     tally.check("time-outs and ports fit each other", fits(&helm));
+    for (values, wanted) in DRAINS {
+        tally.check(&format!("{values} drains {wanted} ms"), drains(&helm, values, wanted));
+    }
     tally.check("values.schema.json", chart::described(workspace));
     Ok(Outcome::Ran(tally))
 }
@@ -440,6 +451,23 @@ fn fits(helm: &Helm<'_>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Checks for how long the bridge drains, and that its pod is not killed before.
+fn drains(helm: &Helm<'_>, values: &str, wanted: u64) -> Result<(), String> {
+    let file = written(helm, values)?;
+    let objects = super::yaml(helm.workspace, &helm.release("till", &[chart::EVERYTHING, &file])?)?;
+    let mut deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
+    let pod = deployments
+        .find(|object| object["metadata"]["name"] == "shop-http-bridge")
+        .map(|object| &object["spec"]["template"]["spec"])
+        .ok_or("no bridge")?;
+    let millis = |name: &str| variable(pod, name)?.parse::<u64>().ok();
+    let (lame, drain) =
+        millis("TILL_LAME_DUCK_MS").zip(millis("TILL_DRAIN_TIMEOUT_MS")).ok_or("no drain")?;
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap_or(0) * 1000;
+    let fits = drain == wanted && grace > lame + drain;
+    if fits { Ok(()) } else { Err(format!("{lame} and {drain} of {grace}")) }
 }
 
 fn variable<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
