@@ -3,6 +3,8 @@
 # ingress-nginx where the cluster has no ingress controller. May be run again, with the same IMAGE, VALUES and flags:
 # values that are not given again are reset.
 set -euo pipefail
+# With it cd may go elsewhere, and prints where.
+unset CDPATH
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly ROOT

@@ -2,6 +2,8 @@
 # Installs everything on minikube: the ingress addon unless there is another ingress controller, tidb-operator, one
 # PD, one TiKV, and one of each role. May be run again, with the same flags: other values are reset.
 set -euo pipefail
+# With it cd may go elsewhere, and prints where.
+unset CDPATH
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly ROOT

@@ -118,16 +118,20 @@ install_till() { # VALUES...
 
 # How to reach the shop where this script installed no controller.
 say_address() {
-  case "$INGRESS" in
-    theirs)
-      say "done. The shop's address, by the ingress class $CLASS:"
-      kube get ingress "$RELEASE" --namespace "$NAMESPACE"
-      ;;
-    none)
-      say "done. The shop on http://localhost:8000:"
-      echo "kubectl --context $CONTEXT --namespace $NAMESPACE port-forward service/$RELEASE-http-bridge 8000:80"
-      ;;
-  esac
+  [ "$INGRESS" != ours ] || return 0
+  # By labels: values may give other names, another port, and no ingress.
+  local bridge=app.kubernetes.io/instance=$RELEASE,app.kubernetes.io/component=http-bridge ingress="" service port
+  [ "$INGRESS" = none ] || ingress=$(kube get ingress --namespace "$NAMESPACE" --selector "$bridge" --output name) || ingress=""
+  if [ -n "$ingress" ]; then
+    say "done. The shop's address, by the ingress class $CLASS:"
+    kube get ingress --namespace "$NAMESPACE" --selector "$bridge"
+  else
+    read -r service port <<<"$(kube get service --namespace "$NAMESPACE" --selector "$bridge" \
+      --output 'jsonpath={range .items[*]}{.metadata.name} {.spec.ports[0].port}{"\n"}{end}')"
+    say "done. The shop on http://localhost:8000:"
+    echo "kubectl --context $CONTEXT --namespace $NAMESPACE port-forward" \
+      "service/${service:-$RELEASE-http-bridge} 8000:${port:-80}"
+  fi
 }
 
 # shellcheck disable=SC2034  # STORE_ONLY is for the scripts

@@ -168,6 +168,12 @@ const WRONG: &[Wrong] = &[
     },
 ];
 
+/// The ingress objects of the release, and what the script says then.
+const ADDRESSES: [(&str, &str); 2] = [
+    ("ingress.networking.k8s.io/shop\n", "The shop's address, by the ingress class theirs"),
+    ("", "port-forward service/shop-http-bridge 8000:8080"),
+];
+
 /// Runs each deploy script twice against stand-ins, and once without each tool.
 pub(super) fn deploy(workspace: &Workspace) -> Part {
     let mut tally = Tally::default();
@@ -178,6 +184,10 @@ pub(super) fn deploy(workspace: &Workspace) -> Part {
         tally.check(&format!("{script} pins what it installs"), stage.pins());
         tally.check(&format!("{script} without an image"), stage.image()?);
         tally.check(&format!("{script} --store-only"), stage.store_only()?);
+        for (ingresses, wanted) in ADDRESSES {
+            let name = format!("{script} says the address with {ingresses:?}");
+            tally.check(&name, stage.address(ingresses, wanted)?);
+        }
         for wrong in WRONG.iter().filter(|wrong| wrong.script.is_none_or(|only| only == script)) {
             tally.check(&format!("{script}: {}", wrong.name), stage.refuses(wrong)?);
         }
@@ -215,6 +225,9 @@ impl<'a> Stage<'a> {
                  *ingressclasses*) printf '%b' \"${{CLASSES:-}}\" ;; \
                  *deployments,daemonsets*) printf '%b' \"${{CONTROLLERS:-}}\" ;; \
                  *'get values ingress-nginx'*) printf '%b' \"${{VALUES_THERE:-}}\" ;; \
+                 *'get ingress '*) printf '%b' \"${{INGRESSES:-}}\" ;; \
+                 *'get service --namespace'*) printf '%b' \"${{SERVICES:-}}\" ;; \
+                 *'apply --namespace'*) printf '%b' \"${{APPLIED:-}}\" ;; \
                  *'addons list'*) printf '%b' \"${{ADDONS:-}}\" ;; \
                  *'--values - '*) while read -r line; do echo \"$line\" >> '{0}'; done ;; \
                  *version*) echo \"${{HELM_VERSION:-v3.22.0}}\" ;; esac\n",
@@ -271,6 +284,17 @@ impl<'a> Stage<'a> {
         let (succeeded, text) =
             command::quietly(command.args(wrong.argument).envs(wrong.variable))?;
         let calls = fs::read_to_string(&self.calls).map_err(|error| error.to_string())?;
+    /// With an ingress class of the cluster's, and whatever values do with ingress and service, the
+    /// script says how the shop is reached.
+    fn address(&self, ingresses: &str, wanted: &str) -> Result<Result<(), String>, String> {
+        let mut command = self.command(&self.folder);
+        command.env("INGRESS_CLASS", "theirs").env("INGRESSES", ingresses);
+        // cd goes by it, if it is not unset.
+        command.env("CDPATH", "/").env("SERVICES", "shop-http-bridge 8080\n");
+        let (succeeded, text) = command::quietly(&mut command)?;
+        Ok(if succeeded && text.contains(wanted) { Ok(()) } else { Err(text) })
+    }
+
         let is_early = !calls.contains("--install") && !calls.contains("apply");
         let is_silent = wrong.asks || !calls.contains("kubectl");
         let is_right = !succeeded && text.contains(wrong.said) && is_early && is_silent;
