@@ -15,7 +15,7 @@ usage() {
   cat <<TEXT
 usage: IMAGE=registry/till:tag deploy-charts-cluster.sh [--store-only | --no-ingress]
 
-  --store-only   PD and TiKV, and nothing of ours: then kubectl apply -f k8s/ installs the rest
+  --store-only   PD and TiKV with their policy, and nothing of ours: then kubectl apply -f k8s/ installs the rest
   --no-ingress   neither an ingress nor a controller for it
 
 IMAGE: what the nodes fetch; build and push it first (docs/deploy.md).
@@ -36,16 +36,18 @@ ingress_is_ours() {
 
 main() {
   say "cluster $CONTEXT"
+  [ -z "${VALUES:-}" ] || [ -r "$VALUES" ] || fail "VALUES: cannot read $VALUES"
   if [ -z "$STORE_ONLY" ]; then
     [ -n "${IMAGE:-}" ] || fail "say which image the nodes fetch: IMAGE=registry.example.com/till:0.2.0"
     case "${IMAGE##*/}" in *:*) ;; *) fail "IMAGE needs a tag: $IMAGE:0.2.0" ;; esac
-    [ -z "${VALUES:-}" ] || [ -r "$VALUES" ] || fail "VALUES: cannot read $VALUES"
     find_ingress ingress_is_ours
   fi
+  local own=()
+  [ -z "${VALUES:-}" ] || own=(--values "$VALUES")
   install_tidb_operator
   make_namespace
   if [ -n "$STORE_ONLY" ]; then
-    install_store --values "$CONFIG/till-cluster-values.yaml"
+    install_store --values "$CONFIG/till-cluster-values.yaml" ${own[@]+"${own[@]}"}
     exit 0
   fi
 
@@ -56,8 +58,6 @@ main() {
       --values "$CONFIG/ingress-nginx-values.yaml" --wait --timeout 10m
   fi
 
-  local own=()
-  [ -z "${VALUES:-}" ] || own=(--values "$VALUES")
   install_till --values "$CONFIG/till-cluster-values.yaml" --values - \
     --set "image.repository=${IMAGE%:*}" --set-string "image.tag=${IMAGE##*:}" ${own[@]+"${own[@]}"}
 

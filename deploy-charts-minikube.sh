@@ -15,7 +15,7 @@ usage() {
   cat <<TEXT
 usage: deploy-charts-minikube.sh [--store-only | --no-ingress]
 
-  --store-only   PD and TiKV, and nothing of ours: then kubectl apply -f k8s/ installs the rest
+  --store-only   PD and TiKV with their policy, and nothing of ours: then kubectl apply -f k8s/ installs the rest
   --no-ingress   neither an ingress nor a controller for it
 
 MINIKUBE_PROFILE: which minikube (default: minikube). NAMESPACE: where to (default: till).

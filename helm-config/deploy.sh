@@ -60,12 +60,18 @@ make_namespace() {
 }
 
 install_store() { # VALUES...
-  say "PD and TiKV alone"
+  say "PD and TiKV alone, and the policy that guards them"
+  local applied object cluster=tidbcluster/$RELEASE-store
   # Without --validate it would go by a version of Kubernetes that helm was built with.
-  helm_here template "$RELEASE" "$CONFIG/till" "$@" --validate --show-only templates/tidb-cluster.yaml |
-    kube apply --namespace "$NAMESPACE" --filename -
+  applied=$(helm_here template "$RELEASE" "$CONFIG/till" "$@" --validate --show-only templates/tidb-cluster.yaml |
+    kube apply --namespace "$NAMESPACE" --filename - --output name)
+  echo "$applied"
+  # Values may give it another name.
+  while read -r object; do
+    case "$object" in tidbcluster*) cluster=$object ;; esac
+  done <<<"$applied"
   say "waiting until TiKV is ready"
-  kube wait --namespace "$NAMESPACE" --for=condition=Ready "tidbcluster/$RELEASE-store" --timeout=20m
+  kube wait --namespace "$NAMESPACE" --for=condition=Ready "$cluster" --timeout=20m
 }
 
 # Decides by what the shop is reached, before anything is installed. INGRESS becomes `none`, `ours` for a
