@@ -83,8 +83,9 @@ class Counted(Client):
 
 
 class Patient(Client):
-    """A client that repeats a read whose connection is refused or breaks: a node may refuse a new connection while its
-    firewall rules are replaced."""
+    """A client that repeats a read whose connection is refused or breaks. The buyers run on the node itself. While no
+    bridge is there, each connection that they try leaves an entry in the node's connection tracking, for two minutes
+    and without a translated address; a later connection from the same port finds that entry and is refused."""
 
     def __init__(self, url, **options):
         super().__init__(url, **options)
