@@ -107,7 +107,7 @@ fn on(
     }
     steps.run("docker run, a whole shop", || alone(workspace, &engine));
     let project = |files, name, size| Project::new(machine, &engine, name, files, size);
-    small(workspace, steps, &project(ONE, "till", SMALL));
+    small(workspace, steps, &project(ONE, "till", SMALL), source);
     let certificates = workspace.target.join("live/certs");
     let encrypted =
         project(ENCRYPTED, "till", SMALL).with("TLS_DIR", certificates.display().to_string());
@@ -143,7 +143,7 @@ fn alone(workspace: &Workspace, engine: &Engine<'_>) -> Result<String, String> {
 }
 
 /// `compose.yaml` in the small size: what people do with it, and what can happen to it.
-fn small(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
+fn small(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>, source: &Source) {
     if !steps.run("compose.yaml: up --wait", || project.up()) {
         steps.run("compose.yaml: what it logged", || Err(project.quietly(&["logs"])?));
         return;
@@ -160,7 +160,7 @@ fn small(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
             consistency(workspace, project.machine, items, stock)
         });
     }
-    steps.run("memory limits under bench", || bench(workspace, project));
+    steps.run("memory limits under bench", || bench(workspace, project, source));
     kills(workspace, steps, project);
     steps.run("till audit", || audit(project));
     steps.run("logs", || logs(project));
@@ -296,8 +296,12 @@ fn consistency(
 }
 
 /// Runs `till bench` from outside; returns the peak memory of each container.
-fn bench(workspace: &Workspace, project: &Project<'_>) -> Result<String, String> {
-    let mut bench = project.machine.command(image::executable(workspace, "release")?);
+fn bench(workspace: &Workspace, project: &Project<'_>, source: &Source) -> Result<String, String> {
+    let profile = match source {
+        Source::Executable(profile) => profile,
+        Source::Dockerfile(_) => "release",
+    };
+    let mut bench = project.machine.command(image::executable(workspace, profile)?);
     bench
         .args(["bench", "--target", REST, "--concurrency", "64", "--duration-ms", "10000"])
         .args(["--orders", "20000", "--items", "20000", "--accounts", "20000", "--json", "-"]);
