@@ -163,9 +163,9 @@ role, own}. */}}
 {{- $values := .root.Values -}}
 {{- if (index (fromYaml (include "till.yaml" (list "till.table" .root))) .role).store }}
 - {name: tmp, path: /tmp, size: {{ .own.tmpSize | quote }}}
+{{- with $values.store.tls.secretName }}
+- {name: store-tls, path: /etc/till/store, secret: {{ . | quote }}}
 {{- end }}
-{{- if and $values.store.tls.secretName (index (fromYaml (include "till.yaml" (list "till.table" .root))) .role).store }}
-- {name: store-tls, path: /etc/till/store, secret: {{ $values.store.tls.secretName | quote }}}
 {{- end }}
 {{- if $values.grpc.tls.enabled }}
 - {name: tls, path: /etc/till/tls, secret: {{ include "till.grpc.secret" . | quote }}}

@@ -170,6 +170,15 @@ impl<'a> Release<'a> {
         )
     }
 
+    /// Checks that no process of the roles has ended so far. Call before pods go, as their restarts
+    /// go with them.
+    pub(crate) fn unharmed(&self) -> Result<(), String> {
+        match self.pods(OURS)?.iter().find(|pod| restarts(pod) > 0) {
+            Some(pod) => Err(format!("{} was restarted, and nobody killed it", name(pod))),
+            None => Ok(()),
+        }
+    }
+
     /// Runs `helm test` as documented.
     pub(crate) fn test(&self, more: &[&str]) -> Result<String, String> {
         let said = self.helm(&[&["test", "till", "--timeout", "3m"], more].concat())?;

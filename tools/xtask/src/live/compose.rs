@@ -27,8 +27,7 @@ pub(crate) struct Project<'a> {
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) service: String,
-    /// Id of its first process, outside of the container.
-    pub(crate) pid: String,
+    pid: Option<u64>,
     pub(crate) restarts: u64,
     pub(crate) is_healthy: bool,
     pub(crate) was_out_of_memory: bool,
@@ -37,6 +36,12 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// Id of its first process, outside of the container. Fails if there is none: a signal to
+    /// process 0, which Docker names then, would end this program.
+    pub(crate) fn process(&self) -> Result<u64, String> {
+        self.pid.ok_or_else(|| format!("{} has no process", self.service))
+    }
+
     /// The container's address in a network of the project, such as `calls`.
     pub(crate) fn address(&self, network: &str) -> Result<String, String> {
         let found = self.networks.as_object().into_iter().flatten();
@@ -140,7 +145,7 @@ fn container(told: &Value) -> Container {
     Container {
         id: text(&told["Id"]),
         service: text(&told["Config"]["Labels"]["com.docker.compose.service"]),
-        pid: state["Pid"].to_string(),
+        pid: state["Pid"].as_u64().filter(|pid| *pid > 0),
         restarts: told["RestartCount"].as_u64().unwrap_or(0),
         // A container without a health check counts as healthy while it runs.
         is_healthy: health.as_str().map_or(state["Running"] == true, |health| health == "healthy"),

@@ -113,7 +113,7 @@ fn roll(
     load: &mut Load,
 ) -> Result<String, String> {
     image::is_of(release.node.workspace, engine, name, commit)?;
-    unharmed(release)?;
+    release.unharmed()?;
     release.upgrade(name, &[])?;
     release.settled()?;
     for pod in release.pods(OURS)? {
@@ -130,8 +130,8 @@ fn fresh(steps: &mut Steps, release: &Release<'_>) -> Result<(), String> {
     steps.need("store", || Ok(((), release.store(image::IMAGE)?)))?;
     let is_up = steps.run("helm install, three of each role", || {
         let told = release.upgrade(image::IMAGE, &[])?;
-        let restarts: u64 = release.pods(OURS)?.iter().map(chart::restarts).sum();
-        if restarts == 0 { Ok(told) } else { Err(told) }
+        release.unharmed()?;
+        Ok(told)
     });
     if !is_up {
         steps.run("what was said", || {
@@ -177,7 +177,7 @@ fn under_load(steps: &mut Steps, release: &Release<'_>, engine: &Engine<'_>) {
         steps.run(&format!("kubectl delete pod, {role}"), || deletion(release, role, &mut load));
     }
     steps.run("eviction of every pod, against the budgets", || {
-        unharmed(release)?;
+        release.unharmed()?;
         let refusals = evictions(release)?;
         release.settled()?;
         let calls = load.stretch("evictions")?.within(0)?;
@@ -199,7 +199,8 @@ fn under_load(steps: &mut Steps, release: &Release<'_>, engine: &Engine<'_>) {
 }
 
 /// Checks that the only restarts of the present pods are those of the killed processes: no probe
-/// failed under load, and no pod reached its limit of memory. [`unharmed`] checks earlier pods.
+/// failed under load, and no pod reached its limit of memory. [`Release::unharmed`] checks
+/// earlier pods.
 fn restarts(release: &Release<'_>) -> Result<String, String> {
     let mut killed = 0;
     for pod in release.pods(OURS)? {
@@ -223,21 +224,13 @@ fn restarts(release: &Release<'_>) -> Result<String, String> {
     }
 }
 
-/// Checks that no process ended so far. Call before pods go, as their restarts go with them.
-fn unharmed(release: &Release<'_>) -> Result<(), String> {
-    match release.pods(OURS)?.iter().find(|pod| chart::restarts(pod) > 0) {
-        Some(pod) => Err(format!("{} was restarted, and nobody killed it", chart::name(pod))),
-        None => Ok(()),
-    }
-}
-
 /// Deletes a pod, as a drain of its node would. Reports how long it took to end, and how long it
 /// may take.
 fn deletion(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String, String> {
     let pods = release.of(role)?;
     let pod = pods.first().ok_or("no pod")?;
     let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().ok_or("no grace period")?;
-    unharmed(release)?;
+    release.unharmed()?;
     let began = Instant::now();
     release.kubectl(&["delete", "pod", chart::name(pod), "--wait=true", "--timeout", "90s"])?;
     let took = began.elapsed();
