@@ -9,10 +9,11 @@
 //! Modules: [`net`] makes connections, behind a seam; [`tls`] encrypts them; `bundle` puts many
 //! calls into one request; [`access`] says who may call whom, and [`endpoints`] where they are;
 //! [`routing`] maps a shard to a replica; [`status`] converts errors to `tonic::Status` and back;
-//! [`deadline`] carries the caller's time; [`retry`] computes pauses between attempts; [`listen`]
-//! opens sockets; `guard` checks, limits and traces each request; [`server`] serves, with health,
-//! reflection and drain; [`admin`] answers operators; [`reload`] watches files that change; [`env`]
-//! is the real clock and the real entropy.
+//! [`deadline`] carries the caller's time, and [`call`] what identifies a mutating call;
+//! [`store_time`] estimates the store's clock; [`retry`] computes pauses between attempts;
+//! [`listen`] opens sockets; `guard` checks, limits and traces each request, with the spans of
+//! `spans`; [`server`] serves, with health, reflection and drain; [`admin`] answers operators;
+//! [`reload`] watches files that change; [`env`] is the real clock and the real entropy.
 //!
 //! Invariants: only [`status`] builds a `tonic::Status`; a server says NOT_SERVING before it stops
 //! accepting; where callers show certificates, each can only call what [`access`] allows; requests

@@ -3,7 +3,7 @@
 //!
 //! | owner | kinds |
 //! |---|---|
-//! | `T` store | `s` schema, `l` lease |
+//! | `T` store | `s` schema, `l` lease or announced reader |
 //! | `c` coordinator | `r` request claim, `t` transaction log |
 //! | `o` order | 01 head, 02 journal, `a` answer, `o` order |
 //! | `p` payment | 01, 02, `a`, `u` user, `y` payment |
@@ -37,10 +37,11 @@ pub enum Kind {
     RequestClaim,
     /// The schema; no id.
     Schema,
-    /// A lease; the id is the chore's name.
+    /// A lease; the id is the chore's name. Also an announced reader; the id is `reader/` and its
+    /// name.
     Lease,
-    /// A coordinator's note on a transaction. The id is the TxId, then a suffix that tells the
-    /// notes on one transaction apart.
+    /// A coordinator's note on a transaction. The id is the TxId, then a suffix that distinguishes
+    /// the notes on one transaction.
     TransactionLog,
     /// Outcomes of calls under a client's own request id. The id is the request id.
     Answer,
@@ -73,7 +74,7 @@ pub struct Space {
 }
 
 impl Space {
-    /// What concerns the store as a whole: schema, leases.
+    /// The keys of the store as a whole: schema, leases, announced readers.
     pub const STORE: Self = Self { owner: b'T', shard: ShardId(0) };
 
     /// A shard of a role; shard 0 if the role is not sharded.

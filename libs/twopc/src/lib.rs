@@ -6,8 +6,9 @@
 //!
 //! Modules: [`participant`] is a shard's table of transactions, and [`undo`] is the map beneath it.
 //! [`coordinator`] is the machine that brings one transaction to its outcome, `resolver` is its
-//! half that asks when votes are missing, and [`message`] is what goes in and out. `model` (tests
-//! only) explores tables and machines together, exhaustively.
+//! half that asks when votes are missing, and [`message`] is what goes in and out. `rules` names
+//! the machine's rules, so that a test can remove one. `model` (tests only) explores tables and
+//! machines together, exhaustively.
 //!
 //! Invariants: docs/protocol.md numbers them; docs/invariants.md names their tests.
 
