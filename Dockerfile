@@ -10,7 +10,7 @@ ENV RUSTUP_TOOLCHAIN=1.95.0 \
     CARGO_PROFILE_DIST_DEBUG=false
 WORKDIR /src
 
-# Cargo's files over empty sources. What follows is built again only when one of these files changes.
+# Cargo's files over empty sources. The next stage is built again only when one of these files changes.
 FROM rust AS manifests
 COPY . .
 RUN find . -type f -not -name 'Cargo.*' -not -regex '.*/\(src/\(lib\|main\)\|build\|\(benches\|tests\)/[^/]*\)\.rs' \
@@ -19,7 +19,7 @@ RUN find . -type f -not -name 'Cargo.*' -not -regex '.*/\(src/\(lib\|main\)\|bui
 
 # The dependencies, compiled: a layer that builders keep and registries can (--cache-to).
 FROM rust AS dependencies
-# dist is what is published; release builds sooner.
+# dist is the published profile; release builds faster.
 ARG PROFILE=dist
 COPY --from=manifests /src .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
@@ -29,7 +29,7 @@ FROM dependencies AS build
 # `docker buildx build --sbom=true` lists our crates too, from the Cargo.lock in here.
 ARG BUILDKIT_SBOM_SCAN_STAGE=true
 COPY . .
-# Cargo goes by time, and sources may be older than what was compiled of the empty ones.
+# Cargo compares times, and the sources may be older than the output of the empty ones.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     find . -name target -prune -o -name '*.rs' -exec touch {} + \
     && cargo build --locked --package till --profile "$PROFILE" \
@@ -47,14 +47,14 @@ LABEL org.opencontainers.image.title="till" \
       org.opencontainers.image.revision="$REVISION"
 COPY LICENSE /usr/share/doc/till/LICENSE
 COPY --from=build /src/out/bin/till /usr/local/bin/till
-# The one place that `till up` writes to; no role of a real deployment writes anywhere.
+# The only directory that `till up` writes to. In a real deployment no role writes here.
 COPY --from=build --chown=65532:65532 /src/out/data /data
 ENV TILL_DATA_DIR=/data
 USER 65532:65532
 EXPOSE 8000
-# For `up` and `http-bridge`; the other roles have theirs where they are started (compose.yaml, the chart).
+# For `up` and `http-bridge`. Compose and the chart have the checks of the other roles.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
     CMD ["/usr/local/bin/till", "health", "--http", "--endpoint", "127.0.0.1:8000"]
 ENTRYPOINT ["/usr/local/bin/till"]
-# Within a container, loopback is reached by nobody. A flag and no variable, which every role would inherit.
+# Nobody outside reaches a container's loopback. This is a flag because every role would inherit a variable.
 CMD ["up", "--listen", "[::]", "--listen", "0.0.0.0"]

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs everything on the cluster that kubectl points at: tidb-operator, 3 PD, 3 TiKV, three of each role, and
-# ingress-nginx where the cluster has no ingress controller. May be run again, with the same IMAGE, VALUES and flags:
+# ingress-nginx if the cluster has no ingress controller. It may be run again with the same IMAGE, VALUES and flags;
 # values that are not given again are reset.
 set -euo pipefail
-# With it cd may go elsewhere, and prints where.
+# With CDPATH set, cd may go elsewhere and print the path.
 unset CDPATH
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,7 +26,7 @@ VALUES: a file of values of your own, over those of helm-config/till-cluster-val
 TEXT
 }
 
-# A release with the values that we give it.
+# True if the release has the values that this script sets.
 ingress_is_ours() {
   local values
   values=$(helm_here get values ingress-nginx --namespace ingress-nginx 2>/dev/null) || return 1

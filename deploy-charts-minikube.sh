@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs everything on minikube: the ingress addon unless there is another ingress controller, tidb-operator, one
-# PD, one TiKV, and one of each role. May be run again, with the same flags: other values are reset.
+# Installs everything on minikube: the ingress addon unless there is another ingress controller, tidb-operator, one PD,
+# one TiKV, and one of each role. It may be run again with the same flags; other values are reset.
 set -euo pipefail
-# With it cd may go elsewhere, and prints where.
+# With CDPATH set, cd may go elsewhere and print the path.
 unset CDPATH
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,7 +25,7 @@ class).
 TEXT
 }
 
-# Minikube's own, whose configuration is ours to change.
+# True if minikube's own controller is on, whose configuration this script may change.
 addon_is_on() {
   local addons
   addons=$(minikube --profile "$CONTEXT" addons list --output json) || return 1

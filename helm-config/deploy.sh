@@ -1,7 +1,6 @@
-# shellcheck shell=bash
-# What both deploy scripts do. Sourced by them; does nothing by itself.
+# shellcheck shell=bash The common part of both deploy scripts, which source it. It does nothing by itself.
 
-# Pinned: a run of today and one of next year install the same.
+# Pinned, so that later runs install the same version.
 readonly TIDB_OPERATOR=v1.6.3
 
 readonly CONFIG="$ROOT/helm-config"
@@ -21,7 +20,7 @@ need() { # PROGRAM WHERE-FROM
   command -v "$1" >/dev/null || fail "$1 is not installed: see $2"
 }
 
-# With --take-ownership, which install_till needs after --store-only.
+# install_till needs --take-ownership after --store-only, which came with 3.17.
 need_helm() {
   need helm https://helm.sh/docs/intro/install/
   local version major minor
@@ -55,18 +54,18 @@ install_tidb_operator() {
 make_namespace() {
   say "namespace $NAMESPACE, which admits locked-down pods only from us, and tidb-operator's"
   kube create namespace "$NAMESPACE" --dry-run=client --output yaml | kube apply --filename -
-  # What would not pass `restricted` (the store's pods) is only told.
+  # Pods that do not meet `restricted` (the store's) only cause a warning.
   kube label namespace "$NAMESPACE" --overwrite pod-security.kubernetes.io/warn=restricted
 }
 
 install_store() { # VALUES...
   say "PD and TiKV alone, and the policy that guards them"
   local applied object cluster=tidbcluster/$RELEASE-store
-  # Without --validate it would go by a version of Kubernetes that helm was built with.
+  # Without --validate, helm would assume the Kubernetes version that it was built with.
   applied=$(helm_here template "$RELEASE" "$CONFIG/till" "$@" --validate --show-only templates/tidb-cluster.yaml |
     kube apply --namespace "$NAMESPACE" --filename - --output name)
   echo "$applied"
-  # Values may give it another name.
+  # Values may give the cluster another name.
   while read -r object; do
     case "$object" in tidbcluster*) cluster=$object ;; esac
   done <<<"$applied"
@@ -74,9 +73,9 @@ install_store() { # VALUES...
   kube wait --namespace "$NAMESPACE" --for=condition=Ready "$cluster" --timeout=20m
 }
 
-# Decides by what the shop is reached, before anything is installed. INGRESS becomes `none`, `ours` for a
-# controller of this script's, or `theirs` for one that the cluster has: that one stays as it is, and CLASS names it.
-find_ingress() { # COMMAND: whether the controller that is there is ours
+# Decides which ingress to use, before anything is installed. INGRESS becomes `none`, `ours` for this script's
+# controller, or `theirs` for the cluster's own, which is left as it is; then CLASS is its class.
+find_ingress() { # COMMAND: tells whether the installed controller is ours
   CLASS=${INGRESS_CLASS:-}
   if [ -n "$NO_INGRESS" ]; then
     INGRESS=none
@@ -86,10 +85,10 @@ find_ingress() { # COMMAND: whether the controller that is there is ours
     INGRESS=ours
   else
     local classes others name is_default
-    # Each with whether it is the default.
+    # Each name, and whether it is the default.
     classes=$(kube get ingressclasses --output \
       'jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.annotations.ingressclass\.kubernetes\.io/is-default-class}{"\n"}{end}')
-    # A controller may serve a class that has no object.
+    # A controller may serve a class without an IngressClass object.
     others=$(kube get deployments,daemonsets --all-namespaces --selector app.kubernetes.io/name=ingress-nginx --output name)
     INGRESS=theirs
     [ -n "$classes$others" ] || INGRESS=ours
@@ -107,25 +106,25 @@ find_ingress() { # COMMAND: whether the controller that is there is ours
   esac
 }
 
-# Values over the script's own and below those of VALUES. We do not know of the cluster's own controller that it
-# overwrites X-Request-Id.
+# Values that override the script's own, and that VALUES overrides. The cluster's own controller may not overwrite
+# X-Request-Id.
 ingress_values() {
   [ "$INGRESS" != theirs ] || echo "ingress: {className: \"$CLASS\", mintsRequestId: false}"
 }
 
 install_till() { # VALUES...
   say "Till, and PD and TiKV with it; this returns when every role is ready"
-  # Here `--values -` are those of ingress_values.
+  # `--values -` reads those of ingress_values.
   [ "$INGRESS" != none ] || set -- "$@" --set ingress.enabled=false
-  # A store that --store-only has made becomes part of the release.
+  # A store made by --store-only becomes part of the release.
   helm_here upgrade --install "$RELEASE" "$CONFIG/till" --namespace "$NAMESPACE" --take-ownership \
     --wait --timeout 20m "$@" <<<"$(ingress_values)"
 }
 
-# How to reach the shop where this script installed no controller.
+# Says how to reach the shop if this script installed no controller.
 say_address() {
   [ "$INGRESS" != ours ] || return 0
-  # By labels: values may give other names, another port, and no ingress.
+  # Found by labels, because values may set other names, another port, or no ingress.
   local bridge=app.kubernetes.io/instance=$RELEASE,app.kubernetes.io/component=http-bridge ingress="" service port
   [ "$INGRESS" = none ] || ingress=$(kube get ingress --namespace "$NAMESPACE" --selector "$bridge" --output name) || ingress=""
   if [ -n "$ingress" ]; then

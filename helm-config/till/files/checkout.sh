@@ -1,6 +1,6 @@
 #!/bin/sh
-# Buys two units of five at 7 for a user with 20, twice; the second time must charge nothing.
-# SHOP: where the bridge is. KEYS: its API keys, one a line, if it has any. What `helm test` runs first.
+# Buys two units of five at 7 for a user with 20, twice; the second time must charge nothing. SHOP: address of the
+# bridge. KEYS: its API keys, one per line, if it has any. `helm test` runs this first.
 set -eu
 
 key=$(echo "${KEYS:-}" | head -n 1)

@@ -1,4 +1,4 @@
-{{/* Who there is, where each listens, and who calls whom: endpoints and network policies follow from it. */}}
+{{/* The roles, their ports, and who calls whom. Endpoints and network policies are derived from it. */}}
 {{- define "till.table" -}}
 order:       {port: 7100, store: true, calls: [stock, coordinator]}
 stock:       {port: 7200, store: true, calls: [coordinator]}
@@ -7,7 +7,7 @@ coordinator: {port: 7000, store: true, calls: [order, stock, payment]}
 http-bridge: {port: 8000, store: false, calls: [coordinator, order, stock, payment]}
 {{- end -}}
 
-{{/* Begins the name of every object. A release may be called 7.shop, and a Service may not. */}}
+{{/* Prefix of every object's name. A release may be called 7.shop, but a Service may not. */}}
 {{- define "till.fullname" -}}
 {{- $name := default .Release.Name .Values.fullnameOverride | replace "." "-" -}}
 {{- if not (regexMatch "^[a-z]" $name) -}}
@@ -16,12 +16,12 @@ http-bridge: {port: 8000, store: false, calls: [coordinator, order, stock, payme
 {{- $name | trunc 40 | trimAll "-" -}}
 {{- end -}}
 
-{{/* The text of another template, which must be YAML: fromYaml itself makes a variable `Error` of what is none. Takes
-[its name, what it takes]. */}}
+{{/* The text of another template, which must be YAML: fromYaml returns bad text as a key `Error`. Takes [the template's
+name, its argument]. */}}
 {{- define "till.yaml" -}}
 {{- $text := include (index . 0) (index . 1) -}}
 {{- with (fromYaml (printf "text: %s" (nindent 2 $text))).Error -}}
-{{- fail (printf "%s is no YAML: %s" (index $ 0) .) -}}
+{{- fail (printf "%s is not YAML: %s" (index $ 0) .) -}}
 {{- end -}}
 {{- $text -}}
 {{- end -}}
@@ -35,7 +35,7 @@ http-bridge: {port: 8000, store: false, calls: [coordinator, order, stock, payme
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 
-{{/* Labels or annotations, whose values Kubernetes wants as text. */}}
+{{/* Labels or annotations, whose values Kubernetes requires as text. */}}
 {{- define "till.texts" -}}
 {{- $lines := list -}}
 {{- range $name, $value := . -}}
@@ -44,7 +44,7 @@ http-bridge: {port: 8000, store: false, calls: [coordinator, order, stock, payme
 {{- join "\n" $lines -}}
 {{- end -}}
 
-{{/* What never changes of an object: takes {root, role}, and {instance} for what is not the release's own. */}}
+{{/* Labels of an object that never change. Takes {root, role}, and {instance} if it is not the release's. */}}
 {{- define "till.selector" -}}
 app.kubernetes.io/name: till
 app.kubernetes.io/instance: {{ default .root.Release.Name .instance | quote }}
@@ -58,8 +58,8 @@ app.kubernetes.io/part-of: till
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- end -}}
 
-{{/* A role's values over the defaults, as YAML: takes {root, role}. The bridge drains for longer than a request may
-take, unless it is told otherwise. */}}
+{{/* A role's values merged over the defaults, as YAML. Takes {root, role}. The bridge drains for longer than a request
+may take, unless its own values set the time. */}}
 {{- define "till.values" -}}
 {{- $own := index .root.Values.roles .role | default dict -}}
 {{- $all := mergeOverwrite (deepCopy .root.Values.defaults) $own -}}
@@ -70,7 +70,7 @@ take, unless it is told otherwise. */}}
 {{- toYaml $all -}}
 {{- end -}}
 
-{{/* Refuses names that the chart itself sets: takes {where, names, theirs}. */}}
+{{/* Refuses names that the chart sets itself. Takes {where, names, theirs}. */}}
 {{- define "till.free" -}}
 {{- range $name := .names -}}
 {{- if has $name $.theirs -}}
@@ -84,8 +84,8 @@ take, unless it is told otherwise. */}}
 {{- include "till.fullname" . }}-store
 {{- end -}}
 
-{{/* The label app.kubernetes.io/instance of PD's and TiKV's pods: tidb-operator takes it from the TidbCluster's own
-label, or else its name. The TidbCluster, the network policies and NOTES have it from here. */}}
+{{/* The label app.kubernetes.io/instance of PD's and TiKV's pods. tidb-operator takes it from the TidbCluster's label,
+or else from its name. The TidbCluster, the network policies and NOTES use this template. */}}
 {{- define "till.store.instance" -}}
 {{- default (include "till.store.name" .) .Values.store.tidbCluster.instance -}}
 {{- end -}}
@@ -96,7 +96,7 @@ app.kubernetes.io/name: tidb-cluster
 app.kubernetes.io/instance: {{ include "till.store.instance" . | quote }}
 {{- end -}}
 
-{{/* Exactly one store. */}}
+{{/* The addresses of the store; exactly one must be configured. */}}
 {{- define "till.store.endpoints" -}}
 {{- $own := .Values.store.tidbCluster.enabled -}}
 {{- $theirs := .Values.store.pdEndpoints -}}
@@ -111,7 +111,7 @@ app.kubernetes.io/instance: {{ include "till.store.instance" . | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* How the store is reached. */}}
+{{/* The variables that configure access to the store. */}}
 {{- define "till.store.variables" -}}
 PD_ENDPOINTS: {{ include "till.store.endpoints" . | quote }}
 {{- with .Values.store.shards }}
@@ -124,12 +124,12 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 {{- end }}
 {{- end -}}
 
-{{/* A person's time-outs, in whole seconds, rounded up: takes milliseconds. */}}
+{{/* Milliseconds as whole seconds, rounded up. */}}
 {{- define "till.seconds" -}}
 {{- div (add (int64 .) 999) 1000 -}}
 {{- end -}}
 
-{{/* TILL_ORDER_ENDPOINTS and the like: takes {root, role}. */}}
+{{/* The variables TILL_ORDER_ENDPOINTS and so on. Takes {root, role}. */}}
 {{- define "till.endpoints" -}}
 {{- $table := fromYaml (include "till.yaml" (list "till.table" .root)) -}}
 {{- range $callee := (index $table .role).calls }}
@@ -137,18 +137,18 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 {{- end -}}
 {{- end -}}
 
-{{/* Where every role answers operators: /metrics, /livez, /readyz. */}}
+{{/* The port at which every role serves /metrics, /livez and /readyz. */}}
 {{- define "till.metrics.port" -}}
 9100
 {{- end -}}
 
-{{/* Of the collector: the endpoint's, or its scheme's. */}}
+{{/* The collector's port: that of the endpoint, or its scheme's default. */}}
 {{- define "till.otlp.port" -}}
 {{- $url := urlParse .Values.otlp.endpoint -}}
 {{- default (ternary "443" "80" (eq $url.scheme "https")) (regexFind ":[0-9]+$" $url.host | trimPrefix ":") -}}
 {{- end -}}
 
-{{/* A role's secret for mTLS: takes {root, role}. Two releases in one namespace have two. */}}
+{{/* The name of a role's secret for mTLS. Takes {root, role}. Each release in a namespace has its own. */}}
 {{- define "till.grpc.secret" -}}
 {{- default (printf "%s-grpc" (include "till.fullname" .root)) .root.Values.grpc.tls.secretPrefix }}-{{ .role }}
 {{- end -}}
@@ -157,8 +157,7 @@ TILL_STORE_KEY_FILE: /etc/till/store/tls.key
 {{- default (printf "%s-tls" (include "till.fullname" .)) .Values.ingress.tls.secretName -}}
 {{- end -}}
 
-{{/* What a role sees as files, secrets and, where it may audit, room for what does not fit in memory: takes {root,
-role, own}. */}}
+{{/* A role's volumes: its secrets and, if it may audit, scratch space. Takes {root, role, own}. */}}
 {{- define "till.mounts" -}}
 {{- $values := .root.Values -}}
 {{- if (index (fromYaml (include "till.yaml" (list "till.table" .root))) .role).store }}
@@ -175,7 +174,7 @@ role, own}. */}}
 {{- end }}
 {{- end -}}
 
-{{/* All variables of a role but those of `env`: takes {root, role, own}. */}}
+{{/* A role's variables, except those of `env` and `extraEnv`. Takes {root, role, own}. */}}
 {{- define "till.variables" -}}
 {{- $values := .root.Values -}}
 TILL_LOG_FORMAT: {{ $values.log.format | quote }}

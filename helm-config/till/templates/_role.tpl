@@ -16,7 +16,7 @@ spec:
   replicas: {{ $own.replicas | int64 }}
   {{- else }}
   {{- with (lookup "apps/v1" "Deployment" .root.Release.Namespace $name).spec }}
-  # As many as there are: without a number they would be 1, and at 0 the autoscaler rests.
+  # The current number: without one it would become 1, and at 0 the autoscaler does nothing.
   replicas: {{ max (int64 $own.autoscaling.minReplicas) (int64 .replicas) }}
   {{- end }}
   {{- end }}
@@ -46,7 +46,7 @@ metadata:
   labels: {{- include "till.labels" . | nindent 4 }}
 spec:
   maxUnavailable: 1
-  # Without the store no pod is ready. Nodes can be drained all the same.
+  # Without the store no pod is ready; nodes can be drained even then.
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels: {{- include "till.selector" . | nindent 6 }}
@@ -56,7 +56,7 @@ spec:
 {{- define "till.pod" -}}
 serviceAccountName: {{ include "till.fullname" .root | quote }}
 automountServiceAccountToken: false
-# Variables such as TILL_ORDER_PORT, made of services' names, would be taken for settings.
+# Kubernetes would add variables such as TILL_ORDER_PORT, which would be taken for settings.
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ add 5 (include "till.seconds" (add (int64 .own.lameDuckMs) (int64 .own.drainTimeoutMs))) }}
 {{- with .own.podSecurityContext }}
@@ -146,10 +146,10 @@ volumeMounts:
     {{- end }}
   {{- end }}
 {{- end }}
-# Alive is not ready: nothing is restarted because the store, or a neighbour, is away. A role listens at once and
-# is ready within a second or two of a store that answers: who asks earlier only makes events of type Warning.
+# Alive is not ready: no role is restarted because the store or another role is away. A role listens at once, and is
+# ready a second or two after the store answers. Earlier probes would only cause events of type Warning.
 {{- if and $isGrpc .root.Values.grpc.tls.enabled }}
-# The kubelet's own gRPC probes know no TLS.
+# The kubelet's own gRPC probes do not support TLS.
 {{- $ask := printf "/usr/local/bin/till, health, --endpoint, '127.0.0.1:%d'" $port }}
 startupProbe:
   exec: {command: [{{ $ask }}, --service, till.live]}
@@ -197,7 +197,7 @@ livenessProbe:
   timeoutSeconds: 5
 readinessProbe:
   httpGet: {path: /readyz, port: http}
-  # It needs a ready replica of every service, which begin with it.
+  # The bridge needs a ready replica of every service, and these start at the same time.
   initialDelaySeconds: 8
   periodSeconds: 2
   timeoutSeconds: 2
