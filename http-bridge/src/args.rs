@@ -39,7 +39,7 @@ pub struct Args {
           value_parser = value_parser!(u64).range(1..=3_600_000))]
     pub batch_init_timeout_ms: u64,
 
-    /// Milliseconds to wait for a replica before the same is asked of another one. Not for
+    /// Milliseconds to wait for a replica before another one is asked. Does not apply to
     /// batch_init.
     #[arg(long, env = "TILL_ATTEMPT_TIMEOUT_MS", default_value_t = 8_000,
           value_parser = value_parser!(u64).range(1..=CALL_LIFE_MAX_MS))]
@@ -86,7 +86,7 @@ pub struct Args {
     pub allowed_hosts: Vec<Host>,
 
     /// Milliseconds that a client has to send the head of a request, from its first byte. Also the
-    /// longest time in which a client may take none of the answer's bytes.
+    /// longest time for which a client may read nothing of an answer.
     #[arg(long, env = "TILL_HEADER_READ_TIMEOUT_MS", default_value_t = 30_000,
           value_parser = value_parser!(u64).range(1..=600_000))]
     pub header_read_timeout_ms: u64,
@@ -120,7 +120,7 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Time after which a batch_init is answered with 503.
     pub batch_init_timeout: Duration,
-    /// Time after which a silent replica is given up and another one is asked.
+    /// How long to wait for a replica before another one is asked.
     pub attempt_timeout: Duration,
     /// Maximum number of requests in flight.
     pub in_flight_max: u32,
@@ -128,27 +128,27 @@ pub struct Settings {
     pub trust_request_id: bool,
     /// Origins whose pages may call in browsers.
     pub cors_origins: Vec<Origin>,
-    /// Hosts that are answered to on loopback, in addition to the built-in ones.
+    /// Hosts that a loopback listener answers to, in addition to the built-in ones.
     pub allowed_hosts: Vec<Host>,
 }
 
 /// Timeouts and limits of connections.
 #[derive(Clone, Debug)]
 pub struct ConnectionTimeouts {
-    /// Time for the head of a request, from its first byte, and for a client to take something of
-    /// an answer.
+    /// Time limit for the head of a request, from its first byte. Also how long a client may read
+    /// nothing of an answer.
     pub header_read: Duration,
     /// Time after which an idle connection is closed.
     pub keep_alive_idle: Duration,
     /// Approximate maximum age of a connection; zero for none.
     pub max_age: Duration,
-    /// Time that an old connection has to end before it is cut. No answer on it takes longer.
+    /// How long an old connection may take to end before it is cut. No answer on it takes longer.
     pub grace: Duration,
     /// Maximum number of open connections.
     pub connections_max: u32,
     /// Pause between reporting "not ready" and closing the listeners.
     pub lame_duck: Duration,
-    /// Time for the work in flight after that.
+    /// How long to wait for the work in flight after that.
     pub drain: Duration,
 }
 

@@ -1,9 +1,9 @@
-//! The names of metrics, spans and fields; each new one is added here. Names of OpenTelemetry's
-//! conventions are theirs, names under `till.` are ours.
+//! The names of all metrics, spans and fields. Names under `till.` are ours; the others are those
+//! of OpenTelemetry's conventions.
 
-/// OpenTelemetry: which RPC system; always "grpc" here.
+/// OpenTelemetry: the RPC system; always "grpc" here.
 pub const RPC_SYSTEM_NAME: &str = "rpc.system.name";
-/// OpenTelemetry: stands for a name that a caller made up.
+/// OpenTelemetry: replaces a name that a caller made up.
 pub const OTHER: &str = "_OTHER";
 /// OpenTelemetry: the fully qualified method.
 pub const RPC_METHOD: &str = "rpc.method";
@@ -32,9 +32,9 @@ pub const ORDER_ID: &str = "till.order.id";
 pub const ITEM_ID: &str = "till.item.id";
 /// The id of a user.
 pub const USER_ID: &str = "till.user.id";
-/// Makes a call happen once.
+/// The id that makes a call take effect once.
 pub const REQUEST_ID: &str = "till.request.id";
-/// Lets a caller find its own requests again.
+/// The id by which a caller finds its own requests in logs.
 pub const CORRELATION_ID: &str = "till.correlation.id";
 /// A service's name.
 pub const SERVICE: &str = "till.service";
@@ -42,11 +42,11 @@ pub const SERVICE: &str = "till.service";
 pub const SHARD: &str = "till.shard";
 /// Number of a shard's batch.
 pub const BATCH_SEQ: &str = "till.batch.seq";
-/// How many calls a batch carries.
+/// Number of calls in a batch.
 pub const BATCH_CALLS: &str = "till.batch.calls";
 /// The start timestamp of a KV transaction.
 pub const KV_START_TS: &str = "till.kv.start_ts";
-/// Number of the try of a KV transaction, from 1.
+/// Number of the attempt at a KV transaction, from 1.
 pub const KV_ATTEMPT: &str = "till.kv.attempt";
 /// The replica that was called.
 pub const ENDPOINT: &str = "till.endpoint";
@@ -55,11 +55,11 @@ pub const INVARIANT: &str = "till.invariant";
 
 /// OpenTelemetry: the scheme of a request.
 pub const URL_SCHEME: &str = "url.scheme";
-/// OpenTelemetry: what kind of store; always "tikv" here.
+/// OpenTelemetry: the kind of store; always "tikv" here.
 pub const DB_SYSTEM: &str = "db.system.name";
 /// OpenTelemetry: the operation on the store.
 pub const DB_OPERATION: &str = "db.operation.name";
-/// OpenTelemetry: how something failed; absent if it did not.
+/// OpenTelemetry: the kind of error; absent after a success.
 pub const ERROR_TYPE: &str = "error.type";
 /// The result of a KV commit: committed, conflict, failed, undetermined.
 pub const KV_OUTCOME: &str = "till.kv.outcome";
@@ -148,7 +148,7 @@ macro_rules! metrics {
 metrics! {
     HTTP_SERVER_DURATION = "http.server.request.duration", Histogram, "s",
         [HTTP_METHOD, HTTP_ROUTE, HTTP_STATUS, URL_SCHEME],
-        "How long REST requests took, from their head to the head of the answer";
+        "Duration of REST requests, from their head to the head of the answer";
     HTTP_PROBLEMS = "till.http.problems", Counter, "{problem}",
         [HTTP_ROUTE, REASON], "REST requests that were refused or failed, by the reason in their answer";
     HTTP_SERVER_ACTIVE = "http.server.active_requests", Gauge, "{request}",
@@ -156,66 +156,66 @@ metrics! {
     HTTP_CONNECTIONS = "till.http.connections", Gauge, "{connection}",
         [], "Connections to the bridge";
     HTTP_HELD = "till.http.held", Gauge, "By",
-        [], "Bytes of long heads, and of answers over HTTP/2 that clients have yet to take";
+        [], "Bytes of long heads, and of answers over HTTP/2 that clients have not taken yet";
     RPC_SERVER_DURATION = "rpc.server.call.duration", Histogram, "s",
         [RPC_SYSTEM_NAME, RPC_METHOD, RPC_STATUS],
-        "How long gRPC calls took that this process answered";
+        "Duration of gRPC calls that this process answered";
     RPC_SERVER_ACTIVE = "till.rpc.server.active_requests", Gauge, "{request}",
-        [], "gRPC calls in flight that this process answers";
+        [], "gRPC calls in flight at this process, as the callee";
     RPC_CLIENT_DURATION = "rpc.client.call.duration", Histogram, "s",
         [RPC_SYSTEM_NAME, RPC_METHOD, RPC_STATUS],
-        "How long gRPC calls took that this process made, each attempt by itself";
+        "Duration of gRPC calls that this process made, each attempt separately";
     DB_DURATION = "db.client.operation.duration", Histogram, "s",
         [DB_SYSTEM, DB_OPERATION, ERROR_TYPE],
-        "How long the store took to answer";
+        "Duration of calls to the store";
     KV_COMMITS = "till.kv.commits", Counter, "{transaction}",
         [KV_OUTCOME], "KV transactions that wrote something, by the outcome of their commit";
     LANE_BATCH_SIZE = "till.lane.batch.size", Histogram, "{call}",
         [BATCH_KIND], "Calls that a lane answered with one KV transaction";
     LANE_BATCH_DURATION = "till.lane.batch.duration", Histogram, "s",
-        [BATCH_KIND], "How long a lane's batch took, from its start to its durable end";
+        [BATCH_KIND], "Duration of a lane's batch, from its start until it is durable";
     LANE_WAIT = "till.lane.wait.duration", Histogram, "s",
-        [BATCH_KIND], "How long the oldest call of a batch had been waiting when the batch began";
+        [BATCH_KIND], "Waiting time of the oldest call of a batch when the batch began";
     MAIL_BATCH_SIZE = "till.mail.batch.size", Histogram, "{message}",
-        [], "Messages that a coordinator sent to a shard at once";
+        [], "Messages that a coordinator sent to a shard together";
     RETRIES = "till.retries", Counter, "{retry}",
         [RETRY_OF, REASON], "Retries, by what was repeated and why";
     REPLICAS_PASSED_OVER = "till.replicas.passed_over", Counter, "{call}",
         [SERVICE, REASON], "Failed calls after which their replica was passed over for a second";
     CHECKOUTS = "till.checkouts", Counter, "{checkout}",
-        [CHECKOUT_OUTCOME, REASON], "Checkouts, by the result that their caller was given";
+        [CHECKOUT_OUTCOME, REASON], "Checkouts, by the result that their caller got";
     TRANSACTIONS = "till.transactions", Counter, "{transaction}",
         [TX_OUTCOME, TX_ORIGIN],
         "Transactions, by outcome and by whether they began here or were resolved for another coordinator";
     VOTES_UNRESOLVED = "till.votes.unresolved", Gauge, "{vote}",
         [], "YES votes whose outcome this replica does not know, over all shards that it has looked at";
     VOTES_UNRESOLVED_AGE = "till.votes.unresolved.age", Gauge, "s",
-        [], "How long the oldest unresolved YES vote is past its deadline; 0 when none is";
+        [], "Time for which the oldest unresolved YES vote has been past its deadline; 0 if none is";
     AUDIT_CLEAN = "till.audit.clean", Gauge, "{audit}",
-        [], "1 when the last audit of the books found nothing, else 0; only where this replica audits";
+        [], "1 if the last audit of the books found nothing, else 0; only where this replica audits";
     AUDIT_OFFENCES = "till.audit.offences", Gauge, "{offence}",
         [INVARIANT], "Violations that the last audit found, by invariant";
     AUDIT_UNRESOLVED = "till.audit.unresolved", Gauge, "{transaction}",
-        [], "Transactions with a vote without an outcome, as of the last audit";
+        [], "Transactions with a vote but no outcome, as of the last audit";
     AUDIT_DURATION = "till.audit.duration", Gauge, "s",
-        [], "How long the last audit took";
+        [], "Duration of the last audit";
     AUDIT_AGE = "till.audit.age", Gauge, "s",
-        [], "How long ago the last audit was finished";
+        [], "Time since the last audit finished";
     OTEL_SPANS_PROCESSED = "otel.sdk.processor.span.processed", Counter, "{span}",
         [ERROR_TYPE, OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE],
-        "Spans that were sent or dropped; those that a full queue dropped have queue_full for an error; only where \
-         traces are sent";
+        "Spans that were sent or dropped; the error is queue_full if a full queue dropped them; only where traces \
+         are sent";
     OTEL_LOGS_PROCESSED = "otel.sdk.processor.log.processed", Counter, "{log_record}",
         [ERROR_TYPE, OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE],
-        "Log lines that were sent or dropped; those that a full queue dropped have queue_full for an error; only where \
-         logs are sent";
+        "Log lines that were sent or dropped; the error is queue_full if a full queue dropped them; only where logs \
+         are sent";
     OTEL_LOGS_CREATED = "otel.sdk.log.created", Counter, "{log_record}",
-        [], "Log lines that were to be sent; only where logs are sent";
+        [], "Log lines passed to the sender; only where logs are sent";
     OTEL_LOG_QUEUE_CAPACITY = "otel.sdk.processor.log.queue.capacity", Gauge, "{log_record}",
         [OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE],
-        "Log lines that can wait to be sent; only where logs are sent";
+        "Capacity of the queue of log lines to send; only where logs are sent";
     SAFE_POINT_AGE = "till.store.safe_point.age", Gauge, "s",
-        [], "How old the store's safe point is, below which garbage is collected; only where this replica sweeps the store";
+        [], "Age of the store's safe point, below which garbage is collected; only where this replica sweeps the store";
     READY = "till.ready", Gauge, "{replica}",
-        [], "1 while this replica says that it may be sent requests, else 0";
+        [], "1 while this replica reports that it is ready for requests, else 0";
 }
