@@ -36,7 +36,7 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// The service over these parts, which asks `stock` for prices.
+    /// Makes the service. It asks `stock` for prices.
     pub const fn new(parts: Parts<Orders>, stock: Router) -> Self {
         Self { parts, stock }
     }
@@ -58,7 +58,7 @@ impl Grpc {
         total_cost(&reply)
     }
 
-    /// Asks stock for the price of an item. `left` is the time that the caller has left.
+    /// Asks stock for an item's price. `left` is the time that the caller has left.
     async fn price(&self, id: &ItemId, left: Option<Duration>) -> Result<Money, Failure> {
         let from_status = |status: Status| Failure::from_status(&status);
         let shards = self.stock.shards().await.map_err(|error| from_status(to_status(&error)))?;

@@ -1,10 +1,10 @@
 //! The order service.
 //!
-//! It does not know the coordinator, payment, or which store it uses. It knows one call of stock,
-//! for a price.
+//! It does not know the coordinator, payment, or which store it uses. It calls stock only to get a
+//! price.
 //!
-//! Modules: [`rules`] decides, and is pure; [`records`] converts what is stored, asked and answered
-//! from and to bytes; [`grpc`] is the wire.
+//! Modules: [`rules`] decides, and is pure; [`records`] converts records, requests and answers from
+//! and to bytes; [`grpc`] is the wire.
 //!
 //! Invariants: see ARCHITECTURE.md. An order is paid once, for good, and a locked order does not
 //! change.

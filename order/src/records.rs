@@ -1,4 +1,4 @@
-//! Orders as data: converts what is stored, asked and answered from and to bytes.
+//! Orders as data: converts records, requests and answers from and to bytes.
 
 use participant::records::{Receipt, Records};
 use prost::Message as _;
@@ -41,15 +41,15 @@ pub struct Order {
     pub lines: Vec<Line>,
     /// Sum over all lines.
     pub total_cost: Money,
-    /// The last change of the order. Two different contents under one id never have the same stamp,
-    /// even if the order was removed, overwritten or made anew in between (P13).
+    /// The last change of the order. Different contents under one id never have the same stamp,
+    /// even if the order was removed, overwritten or recreated in between (P13).
     pub stamp: Stamp,
     /// `None` while unpaid. Once set it never changes.
     pub paid: Option<Paid>,
     /// The change that created the order, or that last overwrote it by batch_init.
     pub incarnation: Stamp,
     /// When the latest paid order was paid among those that batch_init overwrote under this id; 0
-    /// if none was. An audit needs this, because no order shows what that one sold any more.
+    /// if none was. An audit needs it, because no order shows any more what that one sold.
     pub last_overwritten_paid_at: Timestamp,
 }
 
@@ -74,7 +74,7 @@ pub enum Op {
     Init {
         /// Numbers of the orders; an order's number is its id.
         numbers: Vec<u64>,
-        /// Where the orders are drawn from.
+        /// What the orders are drawn from.
         draw: Draw,
     },
 }
@@ -93,7 +93,7 @@ pub enum Reply {
 pub struct Lock {
     /// The order.
     pub order_id: OrderId,
-    /// The stamp with which the order was read.
+    /// The order's stamp when it was read.
     pub stamp: Stamp,
 }
 

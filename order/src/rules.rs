@@ -29,10 +29,10 @@ impl Order {
         }
     }
 
-    /// This order in place of `before`, which it overwrites.
+    /// Returns this order after it has overwritten `before`.
     #[must_use]
     pub fn instead_of(self, before: &Self) -> Self {
-        // A paid order never changes, so its stamp tells when it was paid.
+        // A paid order never changes, so its stamp says when it was paid.
         let last_overwritten_paid_at = match before.paid {
             Some(_) => before.stamp.start,
             None => before.last_overwritten_paid_at,
@@ -114,8 +114,8 @@ impl Order {
 }
 
 impl Draw {
-    /// The order with this number: a random user, and one unit each of two random items, which may
-    /// be the same. `None` if twice the price overflows.
+    /// Draws the order with this number: a random user, and one unit each of two random items,
+    /// which may be the same. `None` if twice the price overflows.
     pub fn order(&self, number: u64, stamp: Stamp) -> Option<Order> {
         let mut state = self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut draw = |count: u64| {
@@ -148,7 +148,7 @@ fn is_locked(rows: &Rows<'_, Orders>, row: &[u8]) -> bool {
 }
 
 impl Orders {
-    /// Changes an order, once it is not locked.
+    /// Changes an order, or waits while it is locked.
     fn change(
         id: &OrderId,
         rows: &mut Rows<'_, Self>,
@@ -229,7 +229,7 @@ impl Domain for Orders {
             | Op::Add(id, ..)
             | Op::RemoveItem(id, _)
             | Op::Remove(id) => vec![order_row(id)],
-            // The records are read because an overwritten order that was paid leaves a trace.
+            // Reads the records, because an overwritten paid order leaves a trace.
             Op::Init { numbers, .. } => {
                 numbers.iter().map(|number| order_row(&OrderId::numbered(*number))).collect()
             }

@@ -23,12 +23,12 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// The service over these parts.
+    /// Makes the service.
     pub const fn new(parts: Parts<Payment>) -> Self {
         Self { parts }
     }
 
-    /// Executes an operation that is answered with a user's credit.
+    /// Executes an operation and returns the user's credit.
     async fn credit(&self, id: &UserId, op: Op, call: Option<ClientCall>) -> Result<u64, Status> {
         match self.parts.execute(id.as_str(), op, call).await? {
             (Reply::Credit(credit), _) => Ok(credit),

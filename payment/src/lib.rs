@@ -2,8 +2,8 @@
 //!
 //! It does not know the other services, the coordinator, or which store it uses.
 //!
-//! Modules: [`rules`] decides, and is pure; [`records`] converts what is stored, asked and answered
-//! from and to bytes; [`grpc`] is the wire.
+//! Modules: [`rules`] decides, and is pure; [`records`] converts records, requests and answers from
+//! and to bytes; [`grpc`] is the wire.
 //!
 //! Invariants: see ARCHITECTURE.md. What is available, held and sold always adds up to what was
 //! supplied.

@@ -1,4 +1,4 @@
-//! Users as data: converts what is stored, asked and answered from and to bytes.
+//! Users as data: converts records, requests and answers from and to bytes.
 
 use participant::{balance::Balance, records::Records};
 use prost::Message as _;

@@ -19,8 +19,8 @@ impl OrderPayment {
         self.paid && self.incarnation == credit.incarnation
     }
 
-    /// The user's credit after the payment is given back, and the payment afterwards. `held` is as
-    /// for [`Balance::supply`].
+    /// Gives the payment back. Returns the user's credit and the payment afterwards; `held` as for
+    /// [`Balance::supply`].
     ///
     /// # Errors
     /// [`Reason::NotPaid`] if the payment is not in effect; [`Reason::Overflow`].
@@ -157,7 +157,7 @@ impl Domain for Payment {
             | Op::Status(id, order_id) => {
                 vec![user_row(id), payment_row(id, order_id)]
             }
-            // Overwrites without reading.
+            // These overwrite records without reading them.
             Op::Init { .. } => Vec::new(),
         }
     }
@@ -236,7 +236,7 @@ impl Domain for Payment {
     }
 
     fn commit(&self, _: TxId, _: &HeldCredit, _: &[Receipt], _: &mut Rows<'_, Self>) {
-        // The vote already took the money, and the order says what it was spent on.
+        // The vote has already taken the money, and the order says what it bought.
     }
 
     fn abort(&self, hold: &HeldCredit, rows: &mut Rows<'_, Self>) {

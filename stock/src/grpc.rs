@@ -23,7 +23,7 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// The service over these parts.
+    /// Makes the service.
     pub const fn new(parts: Parts<Stock>) -> Self {
         Self { parts }
     }

@@ -14,7 +14,7 @@ use types::{ItemId, Money, Quantity, Reason, Refusal, Stamp, TxId};
 use crate::records::{HeldLine, Item, Op, Reply, Stock};
 
 impl Item {
-    /// A new item, or a new incarnation of one.
+    /// Makes a new item, or a new incarnation of one.
     pub fn new(price: Money, stock: Quantity, stamp: Stamp) -> Self {
         Self { price, stock: Balance::new(stock, stamp) }
     }
@@ -96,7 +96,7 @@ impl Domain for Stock {
             Op::Create(id, _) | Op::Get(id) | Op::Add(id, _) | Op::Subtract(id, _) => {
                 vec![item_row(id)]
             }
-            // Overwrites without reading.
+            // These overwrite records without reading them.
             Op::Init { .. } => Vec::new(),
         }
     }
@@ -176,7 +176,7 @@ impl Domain for Stock {
     }
 
     fn commit(&self, _: TxId, _: &Vec<HeldLine>, _: &[Receipt], _: &mut Rows<'_, Self>) {
-        // The vote already took the units, and the order says which transaction bought them.
+        // The vote has already taken the units, and the order says which transaction bought them.
     }
 
     fn abort(&self, hold: &Vec<HeldLine>, rows: &mut Rows<'_, Self>) {
