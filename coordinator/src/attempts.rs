@@ -1,7 +1,8 @@
-//! The attempts of one call: new transactions begin until one has a definite result.
+//! The attempts of one call: transactions begin, one after the other, until one has a definite
+//! result.
 //!
-//! All attempts of a call share one priority, one request id and one end. The end is a time of the
-//! store's clock, fixed before the first vote is asked for; no attempt votes after it.
+//! All attempts of a call share one priority, one request id and one end. The end is a time by the
+//! store's clock, fixed before the first Prepare; no branch votes after it.
 
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ use crate::{
 pub(crate) const AGAIN: (Duration, Duration) =
     (Duration::from_millis(2), Duration::from_millis(200));
 
-/// Upper bound on the time from a vote's deadline until the vote is resolved if it has no outcome,
-/// provided that a coordinator and the store are up.
+/// Upper bound on the time from a vote's deadline until a vote without an outcome is resolved, if a
+/// coordinator and the store are up.
 const RESOLVED_AFTER: Duration = Duration::from_millis(1_500);
 
 /// The result of one attempt.
@@ -44,14 +45,13 @@ pub(crate) enum Attempted {
     Committed(TxId),
     /// A branch refused, so nothing happens.
     Refused(Refusals),
-    /// Nothing definite. The next attempt may begin once these transactions, if any, are out of the
-    /// way.
+    /// Nothing definite. Wait for these transactions, if any, before the next attempt.
     Again(Vec<TxMeta>),
 }
 
 /// Why a transaction was refused.
 pub(crate) struct Refusals {
-    /// The NO votes that came in, in the order of the branches.
+    /// The NO votes that arrived, in the order of the branches.
     pub(crate) votes: Vec<Refused>,
     /// True if the primary remembers that the call is refused.
     stands: bool,
@@ -63,7 +63,7 @@ pub(crate) enum Noted {
     Committed(TxId),
     /// The call stays refused, for this reason or an earlier one.
     Refused(No),
-    /// The primary does not keep such memories.
+    /// The primary does not remember refusals.
     Nothing,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    /// Starts with no attempt made. All attempts end within `time`.
+    /// Makes no attempt yet. All attempts end within `time`.
     pub(crate) fn new(
         coordinator: &'a Coordinator,
         call: ClientCall,
@@ -180,10 +180,10 @@ impl<'a> Attempts<'a> {
         })
     }
 
-    /// Ends a refused call. The client is told the first refusal, or the transaction by which
-    /// another attempt has succeeded meanwhile. Usually the Abort told the primary of the refusal;
-    /// if it did not, because the primary itself refused or another attempt was in the way, this
-    /// tells it.
+    /// Ends a refused call: returns the first refusal as the error, or the transaction by which
+    /// another attempt has succeeded meanwhile. Usually the Abort has told the primary of the
+    /// refusal. If not, because the primary itself refused or another attempt was in the way, this
+    /// does.
     ///
     /// # Errors
     /// The refusal; [`CheckoutError::Unavailable`] if there is none; otherwise as
@@ -209,8 +209,8 @@ impl<'a> Attempts<'a> {
         Err(refused(reason, metadata))
     }
 
-    /// Makes the primary remember that the call is refused, for a reason that no Abort carries.
-    /// Returns what the primary knows of the call.
+    /// Makes the primary remember that the call is refused, if no Abort has told it. Returns what
+    /// the primary knows of the call.
     ///
     /// # Errors
     /// [`CheckoutError::OutcomeUnknown`] if the caller stops listening first, because a refusal is
@@ -248,7 +248,7 @@ impl<'a> Attempts<'a> {
         timeout_at(self.until, asked).await.map_err(|_| CheckoutError::OutcomeUnknown)?
     }
 
-    /// Waits until another attempt may get further.
+    /// Waits for the blockers, if any, and then for the back-off, before another attempt.
     ///
     /// # Errors
     /// [`CheckoutError::Unavailable`] if the caller's time is over; every attempt ended without
@@ -265,14 +265,14 @@ impl<'a> Attempts<'a> {
                 self.coordinator.wait_for(blocker).await;
             }
         };
-        // If time runs out, none of our transactions is under way.
+        // If time runs out here, no transaction of this call is under way.
         let _late = timeout_at(self.until, waits).await;
         sleep(self.backoff.pause()).await;
         if Instant::now() >= self.until { Err(CheckoutError::Unavailable) } else { Ok(()) }
     }
 
-    /// Waits until anything that an earlier attempt may hold has been given back. That attempt
-    /// ended without an answer at `unanswered`.
+    /// Waits until the holds of an earlier attempt have been released. That attempt ended without
+    /// an answer at `unanswered`.
     pub(crate) async fn settle(&self, unanswered: Option<UnixMillis>) {
         let Some(unanswered) = unanswered else { return };
         let window_ends = unanswered.plus_ms(self.coordinator.vote_window().get());
@@ -293,7 +293,7 @@ fn noted(response: RefuseResponse) -> Result<Noted, CheckoutError> {
     })
 }
 
-/// The transaction by which an earlier attempt of the call succeeded, according to its primary.
+/// The transaction by which an earlier attempt of the call succeeded, if the primary says so.
 fn done_before(refused: &[Refused]) -> Option<TxId> {
     // Only the primary, which is the first branch, knows this.
     let done = |refused: &&Refused| {

@@ -1,5 +1,5 @@
-//! Buys one order: reads it, plans, runs the transaction, and starts over while the result is not
-//! definite.
+//! Buys one order: reads it, makes a plan, runs the transaction, and starts over until the result
+//! is definite.
 
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ pub enum Paid {
     Before,
 }
 
-/// Counts what a caller is told. A reason that is not ours was invented by a participant, so it is
-/// counted as OTHER.
+/// Counts the result of a checkout. A participant's own reasons count as OTHER, so that the label's
+/// values stay few.
 pub(crate) fn count(told: &Result<Paid, CheckoutError>) {
     let (outcome, reason) = match told {
         Ok(Paid::Now(_)) => ("paid", ""),
@@ -75,7 +75,7 @@ pub struct Checkout {
     /// The client's call.
     pub call: ClientCall,
     /// The order is bought only if its content matches one of these tokens. If empty, any content
-    /// will do.
+    /// matches.
     pub if_match: Vec<String>,
     /// When an earlier attempt of the call ended without an answer, by the store's clock.
     pub unanswered: Option<UnixMillis>,
@@ -84,8 +84,7 @@ pub struct Checkout {
 /// The result of one try.
 enum Tried {
     Paid(Paid),
-    /// Nothing definite. The next try may begin once these transactions, if any, are out of the
-    /// way.
+    /// Nothing definite. Wait for these transactions, if any, before the next try.
     Again(Vec<TxMeta>),
 }
 
@@ -170,9 +169,9 @@ impl Coordinator {
         }
     }
 
-    /// Refuses the call for a reason that was found before anything began. The order's shard
-    /// remembers the refusal, so that another attempt of the call, still hanging somewhere, cannot
-    /// succeed after the client was refused.
+    /// Refuses the call for a reason found before any transaction began. The order's shard
+    /// remembers the refusal, so that a delayed attempt of the call cannot succeed after the client
+    /// was refused.
     async fn refuse(
         &self,
         checkout: &Checkout,
@@ -242,7 +241,7 @@ impl Coordinator {
 
     /// Reads the order in the same batch as other messages to its shard. Returns `None` for
     /// anything but a plain answer, such as a checkout in flight or a refusal. The caller then
-    /// reads the order by a call of its own, which waits and tells the reason.
+    /// reads the order by a separate call, which waits and returns the reason.
     async fn read_in_batch(
         &self,
         order_id: &OrderId,
@@ -259,7 +258,7 @@ impl Coordinator {
         }
     }
 
-    /// How many shards each service has.
+    /// The number of shards of each service.
     async fn shards(&self) -> Result<Shards, SendError> {
         let (participants, planned) = (self.participants(), self.services());
         let mut others = Vec::new();
@@ -275,7 +274,8 @@ impl Coordinator {
     }
 }
 
-/// Checks that an order matches one of the caller's tokens, as it is or as it was sold.
+/// Checks that an order matches one of the caller's tokens: its current content or, if paid, the
+/// content that was sold.
 fn check_match(order: &Order, if_match: &[String]) -> Result<(), Refusal> {
     let fits = |token: &String| {
         token == "*" || *token == order.etag || (order.paid && *token == order.sold_etag)

@@ -1,5 +1,5 @@
 //! Drives one `twopc` machine: sends each message until it is answered, and feeds the answers back.
-//! The transaction runs to its end even if nobody listens.
+//! The transaction runs to its end even if its listener is gone.
 
 use std::{
     future::poll_fn,
@@ -33,10 +33,10 @@ use crate::{
 /// Shortest and longest pause before a message is sent again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// The result that a listener gets: how the transaction ended, or the violation that stopped it.
+/// The result for a listener: how the transaction ended, or the violation that stopped it.
 pub type DriverResult = Result<Ended, Violation>;
 
-/// How a transaction ended, as told to its listener.
+/// How a transaction ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// The outcome.
@@ -77,7 +77,7 @@ impl std::fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// A driver for this transaction, and the receiver of its answer.
+    /// Makes a driver for this transaction, and the receiver of its result.
     pub fn new(
         participants: ParticipantClient,
         entropy: Arc<dyn Entropy>,
@@ -111,7 +111,7 @@ impl Driver {
         self.drive(machine, outputs, Some(Instant::now() + window)).await;
     }
 
-    /// Finds out the outcome of a transaction. `may_fence` says that its deadline has passed by the
+    /// Finds the outcome of a transaction. `may_fence` means that its deadline has passed by the
     /// store's clock.
     pub async fn resolve(mut self, may_fence: bool) {
         let mut outputs = Vec::new();
@@ -151,7 +151,7 @@ impl Driver {
         }
     }
 
-    /// Remembers a refusal for the primary, unless it is one after which the call is retried.
+    /// Keeps a refusal for the primary, unless the call is retried after it.
     fn hear(&mut self, input: &Input) {
         let Input::Reply { index, reply, .. } = input else { return };
         self.log_entry.step(*index, || LogStep::heard(reply));
@@ -192,12 +192,12 @@ impl Driver {
 
     fn answer(&mut self, answer: DriverResult) {
         if let Some(listener) = self.listener.take() {
-            // The listener may be gone; the transaction goes on all the same.
+            // The listener may be gone; the transaction goes on.
             let _gone = listener.send(answer);
         }
     }
 
-    /// Sends a message, again and again until it is answered.
+    /// Sends a message repeatedly until it is answered.
     fn send(&self, index: BranchIndex, message: Message) -> Option<PendingSend> {
         let branch = self.meta.branches.get(index)?.clone();
         let patient = match &message {
@@ -254,8 +254,8 @@ impl Driver {
     }
 }
 
-/// Whether a refusal means that the order or a shard is no longer as it was read. The order is then
-/// read again.
+/// Whether a refusal means that the order, or the number of shards, has changed since it was read.
+/// The order is then read again.
 pub(crate) fn is_outdated(reason: &str) -> bool {
     matches!(
         Reason::parse(reason),
@@ -313,7 +313,8 @@ async fn attempt(
     let mut result = participants.send(branch, operation.clone(), patient).await?;
     if let OpResult::Waiting(waiting) = &result {
         log_entry.step(index, || LogStep::waits(waiting));
-        // Boxed: this is rare but large, and would make the future of every send as large.
+        // Boxed, because this rare future is large and would make the future of every send as
+        // large.
         result = Box::pin(participants.prepare_and_wait(branch, operation)).await?;
     }
     let refusal_stands = matches!(&result, OpResult::Abort(response) if response.refused);

@@ -8,7 +8,7 @@ use types::{Classify, ErrorKind, Reason, Refusal, TxId};
 /// Why a checkout did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckoutError {
-    /// A business refusal. It is definite, and nothing is left behind.
+    /// A business refusal. It is definite and leaves nothing behind.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// A refusal by a participant, for a reason that is not one of ours.
@@ -25,11 +25,11 @@ pub enum CheckoutError {
     /// Time ran out before any transaction took effect. Retry.
     #[error("no transaction could be begun in time")]
     Unavailable,
-    /// The order service is of release 0.1. It may sell an order as it was read in the middle of a
-    /// batch, although the batch changed it once more (P13).
-    #[error("the order service is of an older release, which tells no etag")]
+    /// The order service is of release 0.1, which may sell an order as it was in the middle of a
+    /// batch that changed it again (P13).
+    #[error("the order service is of an older release that sends no etag")]
     Outdated,
-    /// Time ran out, and a decision may exist. Ask again with the same request id.
+    /// Time ran out, and a decision may exist. Repeat the call with the same request id.
     #[error("the outcome is not known yet")]
     OutcomeUnknown,
     /// A rule of the protocol was broken. An operator must look into it.
@@ -72,13 +72,13 @@ impl Classify for CheckoutError {
 }
 
 impl CheckoutError {
-    /// True for a definite refusal. It is only answered once nothing is held any more.
+    /// True for a definite refusal, which is answered only once nothing is held any more.
     pub(crate) const fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::RefusedElsewhere { .. })
     }
 }
 
-/// A refusal from a reason, which need not be one of ours.
+/// The error for a refusal, whose reason need not be one of ours.
 pub(crate) fn refused(reason: String, metadata: BTreeMap<String, String>) -> CheckoutError {
     match Reason::parse(&reason) {
         Some(reason) => Refusal { reason, metadata }.into(),

@@ -1,8 +1,8 @@
 //! The coordinator role: runs two-phase commit across the participants.
 //!
-//! This crate does not know what a payload means once it is made (only [`plan`] knows orders, stock
-//! and payment), nor which store it uses. No outcome depends on this process: the participants keep
-//! all votes and outcomes.
+//! This crate does not know what a payload means (only [`plan`], which makes them, knows orders,
+//! stock and payment), nor which store it uses. No outcome depends on this process: the
+//! participants keep all votes and outcomes.
 //!
 //! Modules, bottom up: [`plan`] turns an order into branches with payloads; [`participant_client`]
 //! sends batches of messages to a shard; [`tx_log`] records transactions for operators; [`driver`]
@@ -88,7 +88,7 @@ pub struct Args {
     #[command(flatten)]
     pub services: ServiceEndpoints,
 
-    /// Services beyond our own.
+    /// Further participants.
     #[command(flatten)]
     pub participants: ParticipantArgs,
 
@@ -124,7 +124,7 @@ pub struct Args {
           value_parser = value_parser!(u64).range(100..=30_000))]
     pub vote_window_ms: u64,
 
-    /// How to serve.
+    /// The gRPC server.
     #[command(flatten)]
     pub server: ServerArgs,
 
@@ -134,10 +134,10 @@ pub struct Args {
     pub batch_calls_max: Option<u16>,
 }
 
-/// What a coordinator needs to know: the part of [`Args`] that a simulation also sets.
+/// The settings of a coordinator that a simulation also sets: a part of [`Args`].
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the services of the shop are.
+    /// Addresses of the shop's services.
     pub services: ServiceEndpoints,
     /// Milliseconds for which a client's request id stays bound to its call.
     pub request_id_retention_ms: u64,
@@ -239,7 +239,7 @@ pub async fn run(
 fn admin(coordinator: &Coordinator, readiness: &Readiness) -> Admin {
     let watch = coordinator.watch().clone();
     let details = move || {
-        // `None` while another replica audits, or if no replica does.
+        // `None` while another replica audits, or if none does.
         let audit = watch.last().map(|verdict| {
             serde_json::json!({
                 "at_ms": verdict.at.physical().0,

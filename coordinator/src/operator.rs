@@ -1,6 +1,7 @@
 //! Answers operators: explains a transaction, lists the unresolved ones, and resolves one.
 //!
-//! Joins the live journals of our own services, the answers of other participants, and the log.
+//! It combines the live journals of our own services, the answers of other participants, and the
+//! log.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -82,7 +83,7 @@ impl Classify for OperatorError {
 }
 
 impl Coordinator {
-    /// What the live journals say now.
+    /// Reads the live journals.
     async fn survey(&self) -> Result<Transactions, OperatorError> {
         let name = format!("explain-{:016x}", self.entropy().next_u64());
         let (_, transactions) = audit::run::survey(&**self.kv(), &name).await?;
@@ -142,9 +143,9 @@ impl Coordinator {
         Ok(reports)
     }
 
-    /// The transactions that have a vote but no outcome and whose deadline passed at least
-    /// `overdue_ms` ago (0: all). Returns the first `limit` of them by TxId, hence the oldest, and
-    /// the number left out.
+    /// The transactions that have a vote but no outcome, and whose deadline passed at least
+    /// `overdue_ms` ago; 0 for all. Returns the first `limit` of them by TxId, hence the oldest,
+    /// and the number left out.
     ///
     /// # Errors
     /// [`OperatorError`]; retry.

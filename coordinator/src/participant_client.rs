@@ -1,9 +1,9 @@
-//! Sends messages to branches in batches: while a few Applies are under way to a shard, the next
-//! one gathers.
+//! Sends messages to branches in batches: while a few Applies to a shard are under way, messages
+//! gather for the next one.
 //!
 //! There is one outbox per shard and urgency. A shard's lane answers a batch once all of it is
 //! durable, so messages for different shards must not wait for each other. A lane may delay
-//! acknowledgements, to write them along with something else, so these must not hold up votes.
+//! acknowledgements to write them with a later batch, so they must not hold up votes.
 
 use std::{
     collections::BTreeMap,
@@ -35,9 +35,8 @@ use types::{Branch, Service};
 
 /// Upper limit on the operations in one Apply, unless a lower one is set.
 const BATCH_MAX: usize = 512;
-/// Applies of one urgency under way to one shard at once. A call that reaches the lane while a
-/// batch is under way is in the next one, so a message must not wait here until an Apply is
-/// answered.
+/// Limit on the Applies of one urgency under way to one shard. A call that reaches the lane during
+/// a batch joins the next batch, so a message should not wait here for an earlier Apply's answer.
 const IN_FLIGHT: usize = 4;
 /// Upper limit on the messages waiting for one shard. Further ones are sent again later.
 const QUEUE: usize = 16_384;
@@ -91,10 +90,10 @@ enum Urgency {
     Background,
 }
 
-/// The outboxes that were needed so far.
+/// The outboxes, created on first use.
 type Outboxes = BTreeMap<(Branch, Urgency), mpsc::Sender<Envelope>>;
 
-/// An operation, the sender for its result, and the span that it was asked for in.
+/// An operation, the sender for its result, and its caller's span.
 type Envelope = (Encoded, oneshot::Sender<Result<OpResult, SendError>>, CallerSpan);
 
 /// Sends to every participant. Clones share the outboxes.
@@ -125,7 +124,7 @@ impl ParticipantClient {
     /// delay it.
     ///
     /// # Errors
-    /// [`SendError`]: the operation may have arrived all the same. Operations may be repeated.
+    /// [`SendError`]: the operation may have arrived nevertheless. It may be repeated.
     pub async fn send(
         &self,
         branch: &Branch,
@@ -151,10 +150,10 @@ impl ParticipantClient {
         }
     }
 
-    /// Sends a Prepare in a call of its own, which waits for transactions that are in the way.
+    /// Sends a Prepare in a separate call, which waits for transactions that are in the way.
     ///
     /// # Errors
-    /// [`SendError`]: the Prepare may have arrived all the same. It may be repeated.
+    /// [`SendError`]: the Prepare may have arrived nevertheless. It may be repeated.
     pub async fn prepare_and_wait(
         &self,
         branch: &Branch,
@@ -187,7 +186,7 @@ impl ParticipantClient {
         Ok(self.router(service)?.shards().await?)
     }
 
-    /// Makes the next use of each service ask again for its shards.
+    /// Makes the next use of each service ask for its number of shards again.
     pub fn forget_descriptions(&self) {
         self.routers.values().for_each(Router::forget_description);
     }
@@ -258,7 +257,7 @@ async fn deliver(mut batch: Vec<Envelope>, router: &Router, branch: &Branch) {
     }
 }
 
-/// The span of one Apply, linked to the spans that its messages were asked for in.
+/// The span of one Apply, linked to the spans of its messages' callers.
 fn batch_span(batch: &[Envelope], branch: &Branch) -> Span {
     let caller_spans = batch.iter().map(|(_, _, caller_span)| caller_span);
     let span = trace::batch(&caller_spans, || {
@@ -298,7 +297,7 @@ mod tests {
 
     use super::*;
 
-    /// A network on which nobody ever answers.
+    /// A network without any answers.
     #[derive(Debug)]
     struct Silent;
 
@@ -310,7 +309,7 @@ mod tests {
         }
     }
 
-    /// A Prepare waits for transactions that are in the way, and an Apply for nothing.
+    /// A Prepare waits for transactions that are in the way; an Apply never waits.
     #[tokio::test(start_paused = true)]
     async fn silence_tells_of_a_replica_that_was_sent_an_apply_and_not_of_one_that_waits() {
         let service = Service::new("stock").unwrap();

@@ -24,7 +24,7 @@ pub struct ParticipantArgs {
 /// A service and the addresses of its replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Participant {
-    /// Its name in branches, which is also the name in its own description.
+    /// Its name in branches and in its own description.
     pub service: Service,
     /// The addresses of its replicas.
     pub target: Target,
@@ -74,7 +74,7 @@ impl std::fmt::Display for Participant {
     }
 }
 
-/// Optional settings of a coordinator, for further participants and the log.
+/// Optional settings of a coordinator: further participants and the log.
 #[derive(Debug, Clone, Default)]
 pub struct Extras {
     /// Services beyond our own.

@@ -1,4 +1,4 @@
-//! Turns an order into a transaction: its branches, and what each has to set aside.
+//! Turns an order into a plan: the branches, and what each must set aside.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use types::{
     Branch, ItemId, OrderId, Quantity, Reason, Refusal, Role, Service, ShardId, UserId, shard_of,
 };
 
-/// How many shards each service has.
+/// The number of shards of each service.
 #[derive(Debug, Clone)]
 pub struct Shards {
     /// Of the order service.
@@ -77,7 +77,7 @@ pub enum PlanError {
     Invalid(#[from] InvalidField),
 }
 
-/// The plan to buy an order as it was read.
+/// Makes the plan to buy an order as it was read.
 ///
 /// # Errors
 /// [`PlanError`]; a retry helps only after the order has changed.

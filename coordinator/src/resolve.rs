@@ -23,13 +23,12 @@ const CLOCK_DOUBT_MS: u64 = 1_000;
 pub type Resolution = Option<Outcome>;
 
 impl Coordinator {
-    /// Finds the outcome of a transaction and, where that is due, brings it to its end. Past its
-    /// deadline, branches that have not voted are fenced; before, they are only asked.
+    /// Finds the outcome of a transaction, and completes it if that is due. Past the deadline it
+    /// fences the branches that have not voted; before, it only asks them.
     pub async fn resolve(&self, meta: TxMeta) -> Resolution {
         let tx_id = meta.tx_id;
         let begin = || {
-            // A task of its own, so that it ends and leaves the list even if every caller goes
-            // away.
+            // A separate task, so that it ends and leaves the list even if every caller goes away.
             let this = self.clone();
             let task = self.spawn(async move {
                 let resolution = this.resolve_alone(meta).await;
@@ -51,7 +50,8 @@ impl Coordinator {
         }
     }
 
-    /// Whether the deadline has passed by the store's clock. Our clock only saves asking the store.
+    /// Whether the deadline has passed by the store's clock. Our own clock only saves early calls
+    /// to the store.
     async fn is_past(&self, meta: &TxMeta) -> bool {
         if self.now().plus_ms(CLOCK_DOUBT_MS) < meta.deadline {
             return false;
@@ -62,8 +62,8 @@ impl Coordinator {
         }
     }
 
-    /// Waits until a transaction is out of the way. Before its deadline the transaction is only
-    /// queried; past it, the transaction is resolved.
+    /// Waits until a transaction is out of the way: queries it before its deadline, and resolves it
+    /// after.
     pub(crate) async fn wait_for(&self, meta: &TxMeta) {
         let mut backoff = Backoff::new(self.entropy(), QUERY_PAUSE.0, QUERY_PAUSE.1);
         loop {

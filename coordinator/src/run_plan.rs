@@ -36,7 +36,7 @@ impl Planned {
 }
 
 impl Coordinator {
-    /// Runs a plan, within `time`, and retries it while nothing definite comes of it.
+    /// Runs a plan within `time`, and retries it until the result is definite.
     ///
     /// # Errors
     /// [`CheckoutError`]: refused by a participant, or nothing definite in time; INVALID_ARGUMENT

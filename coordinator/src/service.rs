@@ -28,7 +28,7 @@ use crate::{
 const CALL_LEN_MAX: usize = 1024;
 
 impl Coordinator {
-    /// Checks out in a task of its own, so that a client that disconnects stops nothing.
+    /// Checks out in a separate task, so that it goes on when its client disconnects.
     async fn checkout_to_the_end(
         &self,
         checkout: Checkout,

@@ -21,7 +21,7 @@ impl<K, V: Clone> Default for Singleflight<K, V> {
 }
 
 impl<K: Ord, V: Clone> Singleflight<K, V> {
-    /// The answer under way, or one that `begin` starts.
+    /// Joins the answer under way, or starts one by `begin`.
     pub(crate) fn join(
         &self,
         key: K,
@@ -31,7 +31,7 @@ impl<K: Ord, V: Clone> Singleflight<K, V> {
         self.under_way().entry(key).or_insert_with(begin).clone()
     }
 
-    /// Forgets an answer: later callers start a new one.
+    /// Forgets an answer, so that later callers start a new one.
     pub(crate) fn end(&self, key: &K) {
         self.under_way().remove(key);
     }

@@ -43,7 +43,7 @@ struct Shared {
     retention_ms: u64,
     /// Resolutions under way. `None` means that the transaction broke the protocol.
     resolving: Singleflight<TxId, Option<Outcome>>,
-    /// The services with a branch in every checkout that the plan does not know.
+    /// Further services that have a branch in every checkout.
     checkout_participants: Vec<Service>,
     log: TxLog,
     watch: Watch,
@@ -60,7 +60,7 @@ impl fmt::Debug for Coordinator {
 }
 
 impl Coordinator {
-    /// A coordinator over the given network, store, clock and entropy. The extras are further
+    /// Makes a coordinator over the given network, store, clock and entropy. The extras are further
     /// participants and log settings. Must be called within a tokio runtime.
     pub fn new(
         settings: &Settings,
@@ -136,12 +136,12 @@ impl Coordinator {
         &self.shared.vote_window
     }
 
-    /// The store's time, as last heard by this process.
+    /// The store's time, as estimated by this process.
     pub fn store_time(&self) -> &StoreTime {
         &self.shared.store_time
     }
 
-    /// The call that a request belongs to; see [`rpc::call::client_call`].
+    /// The client call of a request; see [`rpc::call::client_call`].
     pub(crate) fn client_call(
         &self,
         metadata: &MetadataMap,
@@ -233,7 +233,7 @@ impl Coordinator {
     /// any replica can finish their transactions.
     pub async fn drain(&self, time: Duration) -> usize {
         self.shared.running.close();
-        // A timeout is no error: the return value tells what is left.
+        // A timeout is not an error: the return value says what is left.
         let _late = tokio::time::timeout(time, self.shared.running.wait()).await;
         self.shared.running.len()
     }
@@ -246,7 +246,7 @@ impl Coordinator {
     }
 }
 
-/// The span of one attempt, from its first message until nothing is left to do.
+/// The span of one attempt, from its first message until it is finished.
 fn transaction_span(meta: &TxMeta, info: &AttemptInfo) -> Span {
     tracing::debug_span!(
         target: telemetry::trace::TARGET,

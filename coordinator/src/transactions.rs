@@ -22,7 +22,7 @@ use crate::{
     wire::{invalid, outcome_on_wire, time_of, trace_id},
 };
 
-/// How many transactions are listed: the default, and the maximum.
+/// Number of transactions that are listed: default and maximum.
 const LIST: (usize, usize) = (100, 1_000);
 
 /// Reads the plan of a request.
@@ -58,7 +58,7 @@ impl TransactionService for Coordinator {
         let plan = plan(self, request.branches)?;
         let call = self.client_call(&metadata, &request.request_id, &plan.call_description())?;
         let this = self.clone();
-        // A task of its own, so that a client that disconnects stops nothing.
+        // A separate task, so that the plan goes on when its client disconnects.
         let run = self.spawn(async move { this.run_plan(&plan, call, trace_id, time).await });
         let tx_id = run.await.unwrap_or(Err(CheckoutError::OutcomeUnknown));
         let tx_id = tx_id.map_err(|error| to_status(&error))?;

@@ -1,6 +1,5 @@
-//! The transaction log: what happened, when and why. It keeps the transactions that somebody may
-//! ask about: those that were retried, resolved, slow, broken or sampled, and those whose caller
-//! asked to keep them.
+//! The transaction log: what happened, when and why. It keeps the transactions that were retried,
+//! resolved, slow, broken or sampled, and those whose caller asked to keep them.
 //!
 //! It is off the critical path: a driver notes steps in memory, and a chore writes the notes worth
 //! keeping, in batches. Everything is bounded: the steps of one transaction, the notes waiting to
@@ -57,12 +56,12 @@ impl Default for LogSettings {
     }
 }
 
-/// Which attempt of which call a transaction is, and what its log should say of it.
+/// Describes an attempt, for its log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AttemptInfo {
     /// The order to be bought, if it is a checkout.
     pub order_id: Option<OrderId>,
-    /// Which attempt of its call, from 1; 0 for a resolution by another process.
+    /// Number of the attempt of its call, from 1; 0 for a resolution by another process.
     pub attempt: u32,
     /// Trace id of the client's call.
     pub trace_id: Option<String>,
@@ -108,7 +107,7 @@ impl fmt::Display for LogStep {
 }
 
 impl LogStep {
-    /// The step of sending this message.
+    /// The step for sending this message.
     pub const fn sent(message: &Message) -> Self {
         Self::Sent(match message {
             Message::Prepare => "Prepare",
@@ -120,7 +119,7 @@ impl LogStep {
         })
     }
 
-    /// The step of hearing this reply.
+    /// The step for hearing this reply.
     pub fn heard(reply: &Reply) -> Self {
         match reply {
             Reply::Vote(Vote::Yes { .. }) => Self::Heard("YES"),
@@ -137,13 +136,13 @@ impl LogStep {
         }
     }
 
-    /// The step of a participant that has to wait.
+    /// The step for a participant that must wait.
     pub fn waits(waiting: &Waiting) -> Self {
         let blocker = waiting.blocker.as_ref().and_then(|blocker| blocker.tx.as_ref());
         Self::Waits(blocker.and_then(|tx| TxId::from_slice(&tx.tx_id).ok()))
     }
 
-    /// The step of answering with this outcome.
+    /// The step for answering with this outcome.
     pub const fn answered(outcome: &Outcome) -> Self {
         Self::Answered(match outcome {
             Outcome::Committed => "COMMITTED",
@@ -287,8 +286,7 @@ impl LogSettings {
 
 impl Note {
     fn record(&self, reasons: Vec<&'static str>) -> (Key, TransactionLog) {
-        // Notes on one transaction, by its coordinator and by its resolvers, are stored side by
-        // side.
+        // Notes of its coordinator and its resolvers are stored next to each other.
         let id = [self.began.0.to_be_bytes(), self.number.to_be_bytes()].concat();
         let key = SPACE.record(Kind::TransactionLog, &[&self.meta.tx_id.0[..], &id].concat());
         let steps = self.steps.iter().map(|(after_ms, index, what)| {
@@ -329,7 +327,7 @@ impl TxLog {
         Self { settings, clock, shared: Arc::default() }
     }
 
-    /// Begins to note the course of a transaction.
+    /// Begins the note on a transaction.
     pub fn open(&self, meta: &TxMeta, info: AttemptInfo) -> LogEntryHandle {
         if self.settings.records_max == 0 {
             return LogEntryHandle::default();
@@ -354,7 +352,7 @@ impl TxLog {
         LogEntryHandle(Some(Arc::new(Open { log: self.clone(), number, note })))
     }
 
-    /// Writes what is worth keeping until `shutdown` completes, then once more.
+    /// Writes the notes worth keeping, periodically until `shutdown` completes, then once more.
     pub async fn keep(self, kv: SharedKv, shutdown: impl Future<Output = ()>) {
         if self.settings.records_max == 0 {
             return;
@@ -380,8 +378,8 @@ impl TxLog {
         }
     }
 
-    /// Writes the notes that wait, and those of transactions that are slow so far. Returns how
-    /// many.
+    /// Writes the waiting notes, and those of transactions that are slow so far. Returns their
+    /// number.
     pub async fn write(&self, kv: &dyn Kv) -> u64 {
         let mut written = 0;
         loop {

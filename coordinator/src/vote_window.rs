@@ -7,8 +7,8 @@ use std::{
 
 use types::CALL_LIFE_MAX_MS;
 
-/// How long branches have to vote. This is at least the setting. It grows while the store is too
-/// slow for that, because otherwise every vote would come too late.
+/// The time that branches have to vote: at least the setting, and more while the store is too slow
+/// for that, because otherwise every vote would come too late.
 #[derive(Debug)]
 pub(crate) struct VoteWindow {
     least_ms: u64,
@@ -19,7 +19,7 @@ impl VoteWindow {
     /// Longest window in milliseconds, and the greatest value that the setting allows.
     pub(crate) const MAX_MS: u64 = CALL_LIFE_MAX_MS / 2;
 
-    /// A window that starts, and never shrinks below, this many milliseconds.
+    /// Makes a window that starts with this many milliseconds and never shrinks below.
     pub(crate) const fn new(least_ms: u64) -> Self {
         Self { least_ms, now_ms: AtomicU64::new(least_ms) }
     }

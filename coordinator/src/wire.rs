@@ -10,7 +10,7 @@ use types::{CALL_LIFE_MAX_MS, TxMeta};
 
 /// The time limit of a call whose caller set none.
 const TIME: Duration = Duration::from_secs(30);
-/// Subtracted from the caller's time, so that our answer arrives before the caller gives up.
+/// Subtracted from the caller's time, so that the answer arrives before the caller gives up.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 
 /// How long a call may take to answer.
@@ -24,7 +24,7 @@ pub(crate) fn invalid(error: &InvalidField) -> Status {
     invalid_field(error.field, &error.problem)
 }
 
-/// An outcome on the wire. While it is undecided, also the branches that have not voted.
+/// Converts an outcome for the wire. If undecided, also returns the branches that have not voted.
 pub(crate) fn outcome_on_wire(
     meta: &TxMeta,
     outcome: Outcome,
