@@ -46,7 +46,7 @@ impl IntoResponse for Text {
     }
 }
 
-/// A call that changes something, with the request id that makes it happen once.
+/// A call that changes something, with the request id that makes it take effect once.
 struct Change<'a> {
     bridge: &'a Bridge,
     request_id: RequestId,
@@ -57,7 +57,7 @@ struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// Begins the call. Call it after all parameters have been read.
+    /// Begins the call, after all parameters have been read.
     ///
     /// # Errors
     /// As [`Input::request_id`].
@@ -83,7 +83,7 @@ impl<'a> Change<'a> {
         CallKind::Write { call: self.call.as_ref() }
     }
 
-    /// What all parts of a batch_init share.
+    /// The values that all parts of a batch_init share.
     const fn batch_init(&self) -> BatchInitCall<'_> {
         BatchInitCall { deadline: self.deadline, kind: self.kind(), caller: &self.caller }
     }

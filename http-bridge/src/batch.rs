@@ -1,11 +1,10 @@
-//! batch_init over all shards of a service. All replicas are asked at once, each for the shards
-//! that it serves, so that no two replicas write the same shard.
+//! batch_init over all shards of a service. It asks all replicas at once, each for the shards that
+//! it serves, so that no two replicas write the same shard.
 //!
-//! A large batch_init is made of parts, one after the other, for as long as the client waits. Each
-//! part is a range of numbers with a deadline of its own, because no call may live longer than a
-//! minute. All parts carry the request id of the call, and the service tells the records apart. A
-//! repeated call therefore continues where the last one stopped, even if the routes have changed in
-//! between.
+//! A large batch_init consists of parts, one after the other, for as long as the client waits. Each
+//! part is a range of numbers with its own deadline, because no call may live longer than a minute.
+//! All parts carry the request id of the call, and the service tells the records apart. A repeated
+//! call therefore continues where the last one stopped, even if the routes have changed in between.
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
@@ -32,19 +31,19 @@ const PART: u64 = 50_000;
 pub(crate) struct Part {
     /// Numbers of its records.
     pub(crate) numbers: Range<u64>,
-    /// Its records are only those on these shards.
+    /// Only records on these shards are written.
     pub(crate) shards: Vec<u32>,
-    /// Number of shards of the service, as far as is known here.
+    /// Number of shards of the service, as known here.
     pub(crate) shard_count: u32,
 }
 
-/// What all parts of a batch_init share.
+/// The values that all parts of a batch_init share.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchInitCall<'a> {
     /// When the batch_init is given up.
     pub(crate) deadline: Instant,
     pub(crate) kind: CallKind<'a>,
-    /// No further part is begun once this caller has left. Otherwise nobody would know for how long
+    /// No further part begins once this caller has left. Otherwise nobody would know how long
     /// records are still being overwritten.
     pub(crate) caller: &'a Caller,
 }
@@ -76,7 +75,7 @@ impl Bridge {
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
         let BatchInitCall { deadline, kind, caller } = call;
-        // Even an empty batch_init is sent, so that it is refused where it must be.
+        // An empty batch_init is sent too, so that the service can refuse it.
         let mut first = 0;
         loop {
             let part_deadline = end_of_part(deadline);

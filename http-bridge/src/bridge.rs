@@ -1,4 +1,4 @@
-//! The state that all requests share, and the seams through which it reaches the world.
+//! The state that all requests share, and the seams to the outside: network, clock, entropy.
 
 use std::{
     fmt,
@@ -97,7 +97,7 @@ impl Bridge {
         self.inner.keys.get_or_init(|| keys);
     }
 
-    /// Whether API keys are configured.
+    /// True if API keys are configured.
     pub(crate) fn asks_for_keys(&self) -> bool {
         self.inner.keys.get().is_some()
     }
@@ -140,7 +140,7 @@ impl Bridge {
         &self.inner.store_time
     }
 
-    /// Waits for the right to ask for the store's time, which one task has at a time.
+    /// Waits for the right to ask for the store's time; one task has it at a time.
     pub(crate) async fn asking_time(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.inner.asking_time.lock().await
     }

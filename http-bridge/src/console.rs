@@ -1,5 +1,5 @@
-//! The console: a page where people try the shop and watch how it does, and where operators see
-//! unresolved transactions and resolve them.
+//! The console: a page where people try the shop and watch it, and where operators see and resolve
+//! unresolved transactions.
 //!
 //! Its files are part of the executable. It buys through the REST API like everybody else. Its
 //! other calls are here, under `/console/api`; they are for the page alone and not in the API's
@@ -46,12 +46,12 @@ mod stats;
 use report::{Audience, Outcome, Transaction};
 use stats::Stats;
 
-/// What the page may load and do: files of this server, calls to this server, nothing inline.
+/// Lets the page load only files of this server and call only this server; nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
-/// Required by every call here that changes something: a page of another site cannot send it
-/// without a preflight.
+/// Required by every call here that changes something, because a page of another site cannot send
+/// it without a preflight.
 const FROM_CONSOLE: HeaderName = HeaderName::from_static("till-console");
 /// Maximum number of unresolved transactions that are listed.
 const LISTED_MAX: u32 = 200;
@@ -103,14 +103,13 @@ impl Bridge {
 async fn harden(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     harden_with(&mut response, POLICY);
-    // The page's calls are answered as of now, so the answers are not cached. Files set their own
-    // caching.
+    // Answers to the page's calls change, so they are not cached. Files set their own caching.
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-/// What the page needs to know before it shows anything.
+/// What the page needs to know first.
 #[derive(Debug, Serialize)]
 struct Situation {
     version: &'static str,
@@ -118,7 +117,7 @@ struct Situation {
     shop: bool,
     /// Whether this caller may make the operators' calls.
     operator: bool,
-    /// Whether an API key would allow them, for callers who have not sent it yet.
+    /// Whether an API key would allow those calls, if the caller has not sent one yet.
     operator_key: bool,
 }
 
@@ -157,7 +156,7 @@ async fn stats(
     State(bridge): State<Bridge>,
     Extension(listener): Extension<Listener>,
 ) -> Json<Stats> {
-    // A request through the public listener is itself in flight.
+    // A request through the public listener counts as in flight itself.
     let own = usize::from(listener == Listener::Public);
     let in_flight = bridge.in_flight_now().saturating_sub(own);
     Json(Stats::now(bridge.replica(), in_flight))
@@ -208,8 +207,7 @@ struct Transactions {
     left_out: u64,
 }
 
-/// The transactions of an order. They are part of trying the shop, so internal details are left
-/// out.
+/// The transactions of an order. Everybody may see them, so internal details are left out.
 async fn of_order(State(bridge): State<Bridge>, input: Input) -> JsonResult<Transactions> {
     let order_id = input.order_id()?;
     let Some(_place) = bridge.explanation_permit() else {
@@ -344,7 +342,7 @@ async fn audit(State(bridge): State<Bridge>, _: Operator) -> JsonResult<Audit> {
     let silent = said.iter().filter(|answer| answer.is_none()).count();
     let said: Vec<GetAuditResponse> = said.into_iter().flatten().collect();
     if said.is_empty() {
-        return Err(Problem::of(Reason::Unavailable).because(&"no coordinator told its audit"));
+        return Err(Problem::of(Reason::Unavailable).because(&"no coordinator reported its audit"));
     }
     let every_s = said.iter().map(|answer| answer.every_s).max().unwrap_or_default();
     let last = said.into_iter().filter_map(|answer| answer.last).max_by_key(|last| last.at_ms);

@@ -1,5 +1,5 @@
 //! The API's description for tools, and the pages where people read and try it. All answers share
-//! the bytes that are served; none of them copies a file.
+//! the served bytes; none copies a file.
 
 use std::{borrow::Cow, sync::Arc};
 

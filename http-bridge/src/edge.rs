@@ -1,6 +1,6 @@
-//! What surrounds every request, outermost first: its correlation id and span, its log line, the
-//! checks of its head, the bound on requests in flight, the bound on its body, and the task that
-//! outlives its client.
+//! The middleware around every request, outermost first: correlation id and span, log line, checks
+//! of the head, limit on requests in flight, limit on the body, and the task that outlives the
+//! client.
 
 use std::{any::Any, panic::AssertUnwindSafe};
 
@@ -40,10 +40,10 @@ pub(crate) struct Connected {
     pub(crate) on_loopback: bool,
 }
 
-/// Probes, which are answered under overload, too.
+/// Probes, which are answered even under overload.
 const EXEMPT: [&str; 2] = ["/healthz", "/readyz"];
 
-/// A head of up to this length is not counted by itself: its request's place covers it.
+/// A head of up to this length is not counted separately: its request's place covers it.
 const HEAD_BYTES_FREE: usize = 2 * 1024;
 /// Maximum bytes in memory per byte of a head.
 const HEAD_FACTOR: usize = 4;
@@ -175,24 +175,23 @@ async fn answer(bridge: &Bridge, request: Request, next: Next) -> Response {
     if reads {
         return work.await;
     }
-    // The server drops this future when the client leaves. The work continues; a batch_init ends
-    // with its current part.
+    // The server drops this future when the client leaves, but the work continues; a batch_init
+    // ends with its current part.
     match bridge.work().spawn(work.in_current_span()).await {
         Ok(response) => response,
         Err(error) => Problem::bug(&error).into_response(),
     }
 }
 
-/// Refuses by the head alone: what HTTP forbids, heads that are too large, requests for another
-/// host, what a browser sends for a page of another origin, and calls without the API key that they
-/// need.
+/// Refuses requests by their head alone: those that HTTP forbids, heads that are too large, other
+/// hosts, browsers' calls for pages of another origin, and calls without a required API key.
 fn judge(bridge: &Bridge, request: &Request, head_bytes: usize) -> Result<(), Problem> {
     let (uri, headers, settings) = (request.uri(), request.headers(), bridge.settings());
     let connected = request.extensions().get::<Connected>();
     if connected.is_some() && request.version() == Version::HTTP_11 {
         // RFC 9112, sections 3.2 and 6.1.
         if headers.get_all(header::HOST).iter().count() != 1 {
-            return Err(Problem::invalid("Host", &"must stand once"));
+            return Err(Problem::invalid("Host", &"must occur once"));
         }
         let coding = headers.get_all(header::TRANSFER_ENCODING);
         if coding.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
@@ -237,7 +236,7 @@ fn hold_head(
     held.map(Some).ok_or_else(full)
 }
 
-/// Reads the body and discards it piece by piece, so that nothing of it is left on the connection.
+/// Reads and discards the body piece by piece, so that none of it is left on the connection.
 async fn without_body(bridge: &Bridge, request: Request) -> Result<Request, Problem> {
     let most = u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX);
     if content_length(request.headers()).is_some_and(|length| length > most) {
@@ -251,7 +250,7 @@ async fn without_body(bridge: &Bridge, request: Request) -> Result<Request, Prob
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
-                Problem::invalid("body", &"must arrive as it was announced").because(&error)
+                Problem::invalid("body", &"must be complete and well-formed").because(&error)
             })?;
             bytes += frame.data_ref().map_or(0, Bytes::len);
             if bytes > BODY_BYTES_MAX {

@@ -26,8 +26,8 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Maximum length of an Idempotency-Key, in bytes. It is shorter than a request id, so that parts
-/// of a call can be named after it.
+/// Maximum length of an Idempotency-Key, in bytes. It is shorter than a request id, so that ids of
+/// parts can be derived from it.
 pub(crate) const KEY_LEN_MAX: usize = 126;
 /// Maximum length of an X-Request-Id that is echoed, in bytes.
 pub(crate) const CORRELATION_LEN_MAX: usize = 128;
@@ -58,8 +58,8 @@ impl Caller {
 pub(crate) struct Input {
     method: Method,
     template: String,
-    /// Name and percent-decoded value of every parameter. The value is None when it does not
-    /// decode. Numbers become canonical when they are read.
+    /// Name and percent-decoded value of every parameter. The value is None if it does not decode.
+    /// Numbers become canonical when they are read.
     parameters: Vec<(String, Option<String>)>,
     key: Option<(HeaderName, HeaderValue)>,
     /// The header of `key` occurs more than once.
@@ -217,11 +217,11 @@ impl Input {
         match &self.keep_log {
             None => Ok(false),
             Some(value) if value == "1" => Ok(true),
-            Some(_) => Err(Problem::invalid("Till-Keep-Log", &"must be 1 where it stands")),
+            Some(_) => Err(Problem::invalid("Till-Keep-Log", &"must be 1 if it is sent")),
         }
     }
 
-    /// The tokens of which one must be the order's; empty when the header is absent.
+    /// The tokens, one of which the order must match; empty if the header is absent.
     ///
     /// # Errors
     /// The header is malformed or names too many tokens.
@@ -237,19 +237,19 @@ impl Input {
         self.caller.clone()
     }
 
-    /// When any call but a batch_init is given up.
+    /// The deadline of any call except batch_init.
     pub(crate) fn deadline(&self, bridge: &Bridge) -> Instant {
         self.arrived + bridge.settings().request_timeout
     }
 
-    /// When a batch_init is given up.
+    /// The deadline of a batch_init.
     pub(crate) fn batch_deadline(&self, bridge: &Bridge) -> Instant {
         self.arrived + bridge.settings().batch_init_timeout
     }
 
-    /// The id that makes the call happen once: the client's, bound to this call, or a new one. With
-    /// the client's id comes a timestamp of the store that was read after the id was bound. Call it
-    /// after all parameters have been read.
+    /// The id that makes the call take effect once: the client's, now bound to this call, or a new
+    /// one. The client's id comes with a timestamp of the store that was read after the id was
+    /// bound. Call this after all parameters have been read.
     ///
     /// # Errors
     /// A malformed header; REQUEST_ID_REUSED; UNAVAILABLE or OVERLOADED at the deadline.
@@ -279,7 +279,7 @@ impl Input {
     fn explicit(&self, name: &HeaderName, value: &HeaderValue) -> Result<RequestId, Problem> {
         let field = if *name == IDEMPOTENCY_KEY { "Idempotency-Key" } else { "X-Request-Id" };
         if self.repeated {
-            return Err(Problem::invalid(field, &"must stand once"));
+            return Err(Problem::invalid(field, &"must occur once"));
         }
         let text = value
             .to_str()
@@ -297,9 +297,9 @@ impl Input {
         RequestId::new(text).map_err(|error| Problem::invalid(field, &error))
     }
 
-    /// What an id stands for: the method and the path with canonical values, so that two spellings
-    /// of one path are one call. At most 1024 bytes, because a path has at most four values of at
-    /// most 128 bytes.
+    /// The call that an id is bound to: the method and the path with canonical values, so that two
+    /// spellings of one path are one call. At most 1024 bytes, because a path has at most four
+    /// values of at most 128 bytes.
     fn call(&self) -> String {
         let mut values = self.parameters.iter().map(|(_, value)| value);
         let path: Vec<&str> = self

@@ -1,9 +1,9 @@
-//! The optional API key. Where one is set, changes over REST and the public console's operator part
+//! The optional API key. If one is set, changes over REST and the public console's operator part
 //! need it.
 //!
-//! Off unless a file is named, because the shop's public clients have no key. The file is read
-//! again when it changes. It may hold several keys, one per line, so that one can be replaced while
-//! both are valid.
+//! It is off unless a file is named, because the shop's public clients have no key. The file is
+//! read again when it changes. It may hold several keys, one per line, so that one can be replaced
+//! while both are valid.
 
 use std::{
     fmt, fs,
@@ -22,11 +22,11 @@ mod tests;
 /// Minimum and maximum length of a key, in bytes.
 const KEY_LEN_MIN: usize = 16;
 const KEY_LEN_MAX: usize = 512;
-/// Maximum number of bytes that are read of a file of keys.
+/// Maximum number of bytes read from a file of keys.
 const FILE_LEN_MAX: u64 = 64 * 1024;
 
-/// Why a file of keys cannot be used. It never shows the keys. A retry helps once the file is
-/// right.
+/// Why a file of keys cannot be used. The text never contains a key. A retry helps once the file is
+/// corrected.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
@@ -86,8 +86,8 @@ impl Keys {
         Ok(Self { shared })
     }
 
-    /// True when the request carries one of the keys, as `Authorization: Bearer KEY`. A key that is
-    /// nearly right takes as long to check as one that is all wrong.
+    /// True when the request carries one of the keys, as `Authorization: Bearer KEY`. Keys are
+    /// compared in constant time.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
         let mut told = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(only), None) = (told.next(), told.next()) else { return false };

@@ -2,16 +2,16 @@
 //! services and the coordinator.
 //!
 //! Must not know: the store, the commit protocol, what a call means beyond its limits. Apart from
-//! its connections it keeps nothing between requests that a kill could lose, so any number of
-//! replicas may run and any of them may be killed.
+//! connections, a kill loses no state, so any number of replicas may run and any of them may be
+//! killed.
 //!
 //! Modules: [`args`] settings; `shop` the services behind the bridge; [`bridge`] the shared state
 //! and its seams; [`api`] one handler for each endpoint, registered and documented in one place;
 //! [`input`] parses paths and `headers` into types; [`key`] the optional API key that changes need;
-//! [`load`] whether one more request can be answered in time; `held` the memory held for clients;
-//! `turned_away` the log of requests refused for overload; [`upstream`] asks a service until the
-//! answer is definite; [`batch`] batch_init over all shards; [`problem`] the only writer of
-//! `application/problem+json`; [`edge`] the middleware around every request; [`origin`] what
+//! [`load`] tells whether one more request can be answered in time; `held` the memory held for
+//! clients; `turned_away` the log of requests refused for overload; [`upstream`] asks a service
+//! until the answer is definite; [`batch`] batch_init over all shards; [`problem`] the only writer
+//! of `application/problem+json`; [`edge`] the middleware around every request; [`origin`] what
 //! browsers send for pages of other sites; `etag` which content of an order the client has seen;
 //! [`ready`] readiness; [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for
 //! people; `docs` the description of the API; `conformance` (feature) checks answers against

@@ -1,9 +1,9 @@
 //! Whether one more request can be answered in time.
 //!
-//! By Little's law a request waits as long as those before it take: the number in flight divided by
-//! the number answered per second. If that is more than half of the time that a request has, the
-//! request is refused before it starts. Requests that have begun are therefore answered, and no
-//! work is done in vain. A crowd that can be served is never refused for its size.
+//! By Little's law, a request waits as long as those before it take: the number in flight divided
+//! by the number answered per second. If that is more than half of the time that a request has, the
+//! request is refused before it starts. So requests that have begun are answered, and no work is
+//! wasted. A crowd that can be served is never refused for its size.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use std::{
 use tokio::time::Instant;
 
 /// Up to this many requests in flight, none is refused for lack of time, whatever the rate. This
-/// covers a crowd that comes all at once, and a store that pauses.
+/// covers a sudden crowd, and a store that pauses.
 const NEVER_REFUSED: usize = 4_000;
 /// Answers are counted over windows of this length.
 const WINDOW: Duration = Duration::from_secs(1);

@@ -1,10 +1,9 @@
-//! What browsers send for pages of other sites. Their calls that change something are refused. On
-//! loopback the bridge answers to its own hosts alone, and not to a name that was made to resolve
-//! to this machine.
+//! Requests that browsers send for pages of other sites: those that change something are refused.
+//! On loopback the bridge answers only to its own hosts, not to a foreign name that resolves to
+//! this machine.
 //!
-//! Browsers mark what they send with Sec-Fetch-Site, or before 2023 with Origin alone. Other
-//! clients send neither header and are let through. The decision is that of Go's
-//! `http.CrossOriginProtection`.
+//! Browsers mark their requests with Sec-Fetch-Site, before 2023 only with Origin. Other clients
+//! send neither header and pass. The rules are those of Go's `http.CrossOriginProtection`.
 
 use std::{str::FromStr, time::Duration};
 
@@ -33,7 +32,7 @@ pub struct Origin(HeaderValue);
 /// Why a text is not an origin.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{0:?} is no origin: give it as browsers tell it, http://host or https://host:port, in lower case and \
+    "{0:?} is not an origin: write it as browsers send it, http://host or https://host:port, in lower case and \
      without a path"
 )]
 pub struct OriginError(String);
@@ -59,7 +58,7 @@ pub struct Host(String);
 
 /// Why a text is not a host.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no host: give a name or an address, without scheme and port")]
+#[error("{0:?} is not a host: give a name or an address, without scheme and port")]
 pub struct HostError(String);
 
 impl FromStr for Host {
@@ -73,7 +72,7 @@ impl FromStr for Host {
     }
 }
 
-/// The host that a request is for: of its target, or else of its Host header.
+/// The host that a request is for: that of its target, else that of its Host header.
 pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let named = || Some(headers.get(header::HOST)?.to_str().unwrap_or_default());
     uri.authority().map(http::uri::Authority::as_str).or_else(named)
@@ -102,7 +101,7 @@ pub(crate) fn is_foreign(
     let foreign = match text(SEC_FETCH_SITE) {
         "same-origin" | "none" => false,
         "" if origin.is_empty() => false,
-        // Old browsers: the scheme is not known here, so only the host is compared.
+        // For old browsers only the host is compared, because the scheme is unknown here.
         "" => {
             let own = authority(uri, headers);
             origin.split_once("://").map(|(_, host)| host) != own || own.is_none()

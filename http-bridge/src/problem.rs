@@ -22,14 +22,13 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 /// Where the problem types are explained. A type is this path and the reason in kebab case.
 pub(crate) const TYPES_PATH: &str = "/problems/";
 
-/// How long to wait before a retry, when no service says so.
+/// How long to wait before a retry, if the service gives no time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The HTTP status of a kind (E2). The match is total, so a new kind does not compile until it has
 /// one.
 ///
-/// A contended call is retried inside the bridge. It reaches the client only at its deadline, as
-/// not available.
+/// The bridge retries a contended call. The client sees it only at the deadline, as unavailable.
 pub const fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
@@ -51,7 +50,7 @@ fn says_when(status: StatusCode) -> bool {
     status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// One kind of problem: what all bodies of it have in common.
+/// A type of problem: the common part of all its bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProblemType {
     /// Stable identifier in upper case, for machines.
@@ -100,9 +99,9 @@ const OF_HTTP: [ProblemType; 7] = [
     ProblemType {
         reason: "UNKNOWN_HOST",
         status: StatusCode::MISDIRECTED_REQUEST,
-        title: "The request means another host",
-        detail: "On a loopback address only localhost, loopback addresses and host.docker.internal are \
-                 answered to. The bridge's --allowed-host adds names.",
+        title: "The request is for another host",
+        detail: "On a loopback address, the bridge answers only to localhost, loopback addresses and \
+                 host.docker.internal. Its --allowed-host adds names.",
     },
     ProblemType {
         reason: "HEAD_TOO_LARGE",
@@ -157,17 +156,17 @@ const fn detail(reason: Reason) -> &'static str {
         }
         Reason::NotInOrder => "The order contains no unit of this item. Nothing was changed.",
         Reason::NotPaid => {
-            "The user has not paid for this order this way, or has been given the money back already."
+            "The user has not paid for this order this way, or already got the money back."
         }
         Reason::OrderTooLarge => {
             "The order has more different items than one checkout can buy. Nothing was changed."
         }
         Reason::OrderChanged => "The order changed while it was being checked out. Try again.",
         Reason::OrderModified => {
-            "The order is not as the If-Match header says: somebody changed it, or it was paid as it was \
-             at another time. Nothing was tried; read the order again."
+            "The order does not match the If-Match header: somebody changed it, or it was sold with other \
+             content. Nothing was tried; read the order again."
         }
-        Reason::WrongShard => "A part of the shop knows other shards. Try again.",
+        Reason::WrongShard => "The number of shards has changed. Try again.",
         Reason::AlreadyDone => "An earlier attempt of this call has succeeded.",
         Reason::Expired => {
             "The call's time was over before it could take effect. Repeat it with the same \
@@ -178,10 +177,10 @@ const fn detail(reason: Reason) -> &'static str {
         Reason::UserNotFound => "The user id in the path is unknown.",
         Reason::InvalidArgument => "A part of the request is malformed; the member field names it.",
         Reason::RequestIdReused => {
-            "An Idempotency-Key stands for one call; this one was used for another method or path. Use \
+            "An Idempotency-Key belongs to one call; this one was used for another method or path. Use \
              a new key."
         }
-        Reason::Overloaded => "Too much is going on. Nothing was begun; try again later.",
+        Reason::Overloaded => "The shop is overloaded. Nothing was begun; try again later.",
         Reason::Unavailable => {
             "A part of the shop did not answer in time. Try again with the same Idempotency-Key."
         }
@@ -229,7 +228,7 @@ impl Problem {
         }))
     }
 
-    /// A problem that is explained by its reason alone.
+    /// The problem for a reason, without details.
     pub(crate) fn of(reason: Reason) -> Self {
         Self::new(ProblemType::of(reason))
     }
@@ -324,8 +323,8 @@ impl Problem {
         problem.because(&failure.message)
     }
 
-    /// A reason that this version does not know, from a newer service. It is passed on and
-    /// explained by its kind.
+    /// The problem for a newer service's reason that this version does not know. The reason is
+    /// passed on, and explained by its kind.
     fn unexplained(kind: ErrorKind, reason: String) -> Self {
         let status = status(kind);
         if kind == ErrorKind::Internal || !is_stable(&reason) {
@@ -425,12 +424,12 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The problem to send in place of a refusal that hyper writes by itself. None when `written` is no
-/// such refusal: the bridge's own answers carry X-Request-Id.
+/// The problem to send instead of a refusal that hyper writes by itself. None if `written` is not
+/// such a refusal: the bridge's own answers carry X-Request-Id.
 pub(crate) fn in_place_of(written: &[u8]) -> Option<Bytes> {
     const OURS: &[u8] = b"x-request-id";
     let problem = match written.strip_prefix(b"HTTP/1.1 ")?.get(..4)? {
-        b"400 " => Problem::invalid("head", &"must be that of an HTTP/1.1 request"),
+        b"400 " => Problem::invalid("head", &"must be a valid head of an HTTP/1.1 request"),
         b"414 " | b"431 " => Problem::head_too_large(),
         _ => return None,
     };

@@ -14,7 +14,7 @@ use tonic_health::pb::{
 
 use crate::shop::Shop;
 
-/// How long an answer is reused. Probes of many load balancers cost the services one check a
+/// How long an answer is reused, so that the probes of many load balancers cause one check a
 /// second.
 const CACHED: Duration = Duration::from_secs(1);
 /// Longest time that one replica may take to answer.

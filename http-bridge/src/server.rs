@@ -1,4 +1,4 @@
-//! Sockets: HTTP/1.1 and HTTP/2 on every listener, time-outs of connections, and a shutdown that
+//! Sockets: HTTP/1.1 and HTTP/2 on every listener, timeouts of connections, and a shutdown that
 //! finishes the work in flight.
 
 use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
@@ -153,8 +153,8 @@ impl Acceptor {
         let mut failing = false;
         let mut accepting = self.accepting.clone();
         loop {
-            // Take the place only after the connection: a place held while waiting for a connection
-            // would be missing on other listeners.
+            // Take the place only after the connection, because other listeners would lack a place
+            // that is held while waiting.
             let next = async {
                 let (stream, _) = listener.accept().await?;
                 let place = Arc::clone(&self.places).acquire_owned().await;
@@ -172,7 +172,7 @@ impl Acceptor {
                     self.connections.spawn(self.clone().connection(stream, place));
                 }
                 Err(error) => {
-                    // Log once per bad spell: while it lasts, every accept fails.
+                    // Log once per outage, during which every accept fails.
                     if !failing {
                         tracing::warn!(%error, "cannot accept connections");
                     }
@@ -196,7 +196,7 @@ impl Acceptor {
 
     async fn connection(mut self, stream: TcpStream, _place: OwnedSemaphorePermit) {
         let _counted = telemetry::metrics().http_connections.enter();
-        // This fails on a connection that is already gone, and serving it then fails as well.
+        // This fails if the connection is already gone; serving it then fails as well.
         let _gone = stream.set_nodelay(true);
         let born = Instant::now();
         let until = self.age().map(|age| born + age);
@@ -290,8 +290,8 @@ fn framing(request: &Request<Incoming>) -> Framing {
     Framing::Length(content_length(request.headers()).unwrap_or_default())
 }
 
-/// hyper's own header timeout also counts idle time, so it is off; [`activity`] tells the two
-/// apart. A client may close its sending side after a request and still gets the answer.
+/// hyper's own header timeout also counts idle time, so it is off; [`activity`] distinguishes the
+/// two. A client may close its sending side after a request and still gets the answer.
 fn builder(streams: Streams) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(streams);
     builder

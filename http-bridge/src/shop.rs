@@ -12,8 +12,8 @@ use crate::args::Args;
 pub struct Shop(BTreeMap<Role, Router>);
 
 impl Shop {
-    /// The roles at the endpoints in `args`, over this network. Must be called within a tokio
-    /// runtime.
+    /// Makes a shop of the roles at the endpoints in `args`, over this network. Must be called
+    /// within a tokio runtime.
     pub fn over(args: &Args, net: &Arc<dyn Net>) -> Self {
         let coordinator = (Role::Coordinator, &args.coordinator.coordinator_endpoints);
         let all = args.services.iter().chain([coordinator]);

@@ -1,4 +1,4 @@
-//! The log of overload: while requests are answered 429, one line a second says how many.
+//! The log of overload: while requests are answered with 429, one line a second says how many.
 
 use std::{
     mem,

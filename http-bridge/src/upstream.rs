@@ -40,7 +40,7 @@ pub(crate) enum Target<'a> {
     Any,
 }
 
-/// Whether a call changes something, so that one without an answer may have done so.
+/// Whether a call changes something, so that an unanswered one may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallKind<'a> {
     /// The call changes nothing that a client can see.
@@ -53,7 +53,7 @@ pub(crate) enum CallKind<'a> {
     },
 }
 
-/// When the latest attempt without an answer ended, by the store's clock. In the extensions of the
+/// When the latest unanswered attempt ended, by the store's clock. It is in the extensions of the
 /// attempts after it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Unanswered(pub(crate) UnixMillis);
@@ -64,7 +64,7 @@ pub(crate) struct UpstreamCall<'a> {
     pub(crate) service: &'a Router,
     pub(crate) to: Target<'a>,
     pub(crate) kind: CallKind<'a>,
-    /// When the call is given up.
+    /// The deadline of the call.
     pub(crate) deadline: Instant,
     /// How long to wait for one replica before another one is asked. None for work that may take
     /// any time, because then silence is not a sign of a dead replica.
@@ -101,7 +101,7 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// The problem to answer with when time is over.
+    /// The problem to answer with at the deadline.
     fn give_up(self, kind: CallKind<'_>) -> Problem {
         let reason = if self.maybe_done && kind != CallKind::Read {
             Reason::OutcomeUnknown
@@ -228,7 +228,7 @@ impl Bridge {
         answer.map_err(|status| classify(&status))
     }
 
-    /// Notes the store's time as an answer tells it.
+    /// Notes the store's time from an answer.
     fn heard<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, Status> {
         let metadata = match &answer {
             Ok(response) => response.metadata(),
@@ -238,15 +238,15 @@ impl Bridge {
         answer.map(Response::into_inner)
     }
 
-    /// Whether a replica that does not answer within `time` counts as silent. Close to its deadline
-    /// a call leaves a replica less time than an answer may take.
+    /// Whether a replica that does not answer within `time` counts as silent. Close to the
+    /// deadline, a call leaves a replica less time than an answer may take.
     fn is_silence(&self, ask: &UpstreamCall<'_>, time: Duration) -> bool {
         let least = self.settings().request_timeout / 2;
         ask.attempt_timeout.is_some_and(|most| time >= most.min(least))
     }
 
-    /// The end of a call with this deadline, by the store's clock. Asks a service when no recent
-    /// answer has told the store's time.
+    /// The end of a call with this deadline, by the store's clock. Asks a service if no recent
+    /// answer has brought the store's time.
     async fn not_after(&self, deadline: Instant) -> Result<UnixMillis, Problem> {
         let mut pauses = Backoff::new(self.entropy(), PAUSE_LEAST, PAUSE_MOST);
         loop {
@@ -326,7 +326,7 @@ fn classify(status: &Status) -> AttemptError {
     }
 }
 
-/// The message of the status, and those of the errors beneath it.
+/// The message of the status, and those of its causes.
 fn chain(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = StdError::source(status);
@@ -341,8 +341,8 @@ fn chain(status: &Status) -> String {
     text
 }
 
-/// True when the call cannot have taken effect, because no connection could be made. A service that
-/// says UNAVAILABLE proves nothing: it may have lost sight of a write that it began.
+/// True if the call cannot have taken effect, because no connection could be made. UNAVAILABLE from
+/// a service proves nothing: the service may not know the fate of a write that it began.
 fn was_not_sent(status: &Status) -> bool {
     let mut source = StdError::source(status);
     while let Some(error) = source {

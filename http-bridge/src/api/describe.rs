@@ -1,4 +1,5 @@
-//! What the descriptions of all endpoints share: headers, and the problems that each may answer.
+//! The common part of all endpoints' descriptions: headers, and the problems that each may answer
+//! with.
 
 use types::Reason;
 use utoipa::{
@@ -23,9 +24,9 @@ Orders, stock, payment, and a checkout that takes effect as a whole or not at al
 
 * No endpoint needs a body; amounts are integers of at most 9007199254740991; ids are opaque texts.
 * Every POST and DELETE may be repeated. With an `Idempotency-Key` it takes effect at most once: after a \
-success the repeated call gets the first answer, while a refusal is not remembered. The key stands for one \
+success the repeated call gets the first answer, while a refusal is not remembered. The key belongs to one \
 method and path; another call with it is refused with 422.
-* 2xx is done. 4xx is refused, and nothing was changed. 503 is not answered: with `UNAVAILABLE` nothing was \
+* 2xx is done. 4xx is refused, and nothing was changed. 503 has no definite result: with `UNAVAILABLE` nothing was \
 done, with `OUTCOME_UNKNOWN` it may have been. Repeat the call with the same key, after the seconds in `Retry-After`.
 * Every refusal is an `application/problem+json` (RFC 9457), without ids or amounts.";
 
@@ -72,7 +73,7 @@ pub(super) fn complete(mut document: Document) -> Document {
         for operation in changes.into_iter().flatten() {
             add_problems(operation, &[400, 401, 403, 413, 421, 422, 429, 431, 500, 503]);
             add_parameter(operation, idempotency_key());
-            // Either the key or nothing: it depends on the bridge's settings.
+            // Either a key or none, depending on the bridge's settings.
             let either =
                 [SecurityRequirement::default(), SecurityRequirement::new(API_KEY, NO_SCOPES)];
             operation.security = Some(either.into());
@@ -102,7 +103,7 @@ fn general(status: u16) -> &'static str {
         403 => "A browser sent the call for a page of another origin.",
         413 => "The body is longer than 64 KiB.",
         421 => "The bridge listens on a loopback address, and the request names another host.",
-        422 => "The Idempotency-Key stands for another method or path.",
+        422 => "The Idempotency-Key was used for another method or path.",
         429 => "Overload; nothing was begun.",
         431 => "The head is longer than 64 KiB.",
         503 => {
@@ -133,8 +134,8 @@ fn idempotency_key() -> Parameter {
             "Makes the call take effect at most once, however often it is repeated: new for each call, \
              the same for its repetitions. Visible ASCII, not beginning with '~'.",
         ))
-        // Neither an example nor a pattern: tools make an example from either. In a collection of
-        // calls that all carry the same key, calls are refused or get an earlier answer.
+        // No example and no pattern, because tools make an example value from either. If all calls
+        // of a collection carry the same key, they are refused or get an earlier answer.
         .schema(Some(
             ObjectBuilder::new()
                 .schema_type(Type::String)
@@ -163,7 +164,7 @@ fn finish(operation: &mut Operation, path: &str) {
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
         let echoed = HeaderBuilder::new()
-            .description(Some("The request's own, or a new one."))
+            .description(Some("The request's own id, or a new one."))
             .schema(Some(text(1, CORRELATION_LEN_MAX, "^[!-~]+$")))
             .build();
         response.headers.insert("X-Request-Id".to_owned(), echoed.into());
@@ -196,10 +197,10 @@ fn add_body(status: &str, response: &mut Response, path: &str) {
     response.content.insert(MEDIA_TYPE.to_owned(), content.into());
 }
 
-/// Examples of the body, as far as they are known beforehand.
+/// Examples of the body, where they are known beforehand.
 fn examples(status: &str, description: &str, path: &str) -> Vec<Problem> {
     match status {
-        "400" => vec![Problem::invalid("Idempotency-Key", &"must stand once")],
+        "400" => vec![Problem::invalid("Idempotency-Key", &"must occur once")],
         "401" => vec![Problem::no_api_key()],
         "403" => vec![Problem::cross_origin()],
         "404" => {

@@ -49,7 +49,7 @@ mod tests;
 /// A new order.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct OrderCreated {
-    /// Of the new order.
+    /// Id of the new order.
     #[schema(min_length = 1, max_length = 128, example = "0b1a2f6e-52c1-5d0f-8f1c-0d3a0b3f5e11")]
     order_id: String,
 }
@@ -57,7 +57,7 @@ pub(super) struct OrderCreated {
 /// An order.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct OrderFound {
-    /// Of the order.
+    /// Id of the order.
     #[schema(min_length = 1, max_length = 128, example = "17")]
     order_id: String,
     /// True once a checkout succeeded, for good.
@@ -66,16 +66,16 @@ pub(super) struct OrderFound {
     /// Item ids and quantities, in the order in which the items were first added.
     #[schema(schema_with = pairs)]
     items: Vec<(String, u64)>,
-    /// Whose order it is.
+    /// Id of the user who buys.
     #[schema(min_length = 1, max_length = 128, example = "23")]
     user_id: String,
-    /// What it costs, in minor units of money, at the prices at which its items were added.
+    /// Total cost in minor units of money, at the prices at which the items were added.
     #[schema(minimum = 0, maximum = 9_007_199_254_740_991_i64, example = 15)]
     total_cost: u64,
 }
 
-/// Pairs of an item's id and its units. The length alone closes the tuple: `items: false` would
-/// close it as well, but some client generators do not accept it as a schema.
+/// The schema of pairs of an item's id and its units. The length closes the tuple. `items: false`
+/// would too, but some client generators do not accept it as a schema.
 fn pairs() -> Array {
     let id: Schema = ObjectBuilder::new()
         .schema_type(Type::String)
@@ -124,8 +124,7 @@ fn merged(lines: Vec<Line>) -> Vec<(String, u64)> {
             let sum = quantity.checked_add(line.quantity)?;
             (sum <= AMOUNT_MAX).then(|| *quantity = sum)
         });
-        // A sum beyond the greatest amount would be unreadable for clients, so it stays in two
-        // parts.
+        // Clients could not read a sum beyond the greatest amount, so it stays in two parts.
         if sum.is_none() {
             items.push((line.item_id, line.quantity));
         }
@@ -179,7 +178,7 @@ pub(super) async fn find(State(bridge): State<Bridge>, input: Input) -> HandlerR
 /// Adds units of an item, at the item's price of this moment.
 #[utoipa::path(post, path = "/orders/addItem/{order_id}/{item_id}/{quantity}", tag = "orders",
     operation_id = "addItem", params(OrderIdIn, ItemIdIn, QuantityIn),
-    responses((status = 200, description = "The units were added; the text tells the new total cost.",
+    responses((status = 200, description = "The units were added; the text has the new total cost.",
                body = String, content_type = "text/plain",
                example = "Item: 4 added to: 17 price updated to: 15"),
               (status = 404, description = "There is no such order or item."),
@@ -191,10 +190,10 @@ pub(super) async fn add_item(
     add(&bridge, &mut input, Quantity::InPath).await
 }
 
-/// Adds one unit of an item; older clients call it.
+/// Adds one unit of an item, for older clients.
 #[utoipa::path(post, path = "/orders/addItem/{order_id}/{item_id}", tag = "orders",
     operation_id = "addOneItem", params(OrderIdIn, ItemIdIn),
-    responses((status = 200, description = "The unit was added; the text tells the new total cost.",
+    responses((status = 200, description = "The unit was added; the text has the new total cost.",
                body = String, content_type = "text/plain",
                example = "Item: 4 added to: 17 price updated to: 10"),
               (status = 404, description = "There is no such order or item."),
@@ -232,10 +231,10 @@ async fn add(bridge: &Bridge, input: &mut Input, quantity: Quantity) -> HandlerR
     Ok(Text(format!("Item: {item_id} added to: {order_id} price updated to: {total}")))
 }
 
-/// Takes one unit of an item off, at the price at which it was added.
+/// Removes one unit of an item, at the price at which it was added.
 #[utoipa::path(delete, path = "/orders/removeItem/{order_id}/{item_id}", tag = "orders",
     operation_id = "removeItem", params(OrderIdIn, ItemIdIn),
-    responses((status = 200, description = "The unit was taken off; the text tells the new total cost.",
+    responses((status = 200, description = "The unit was removed; the text has the new total cost.",
                body = String, content_type = "text/plain",
                example = "Item: 4 removed from: 17 price updated to: 5"),
               (status = 404, description = "There is no such order."),
@@ -276,9 +275,8 @@ pub(super) async fn remove(State(bridge): State<Bridge>, input: Input) -> Handle
 /// A refusal is not final: the same order may be checked out again. A success is final: a repeated
 /// checkout gets the same answer and charges nothing.
 ///
-/// With If-Match the order is bought only if its content is still that of the ETag. If it was
-/// changed since, nothing is tried. For an order that is already paid, the content that was sold
-/// counts.
+/// With If-Match, the order is bought only if its content still matches the ETag; otherwise nothing
+/// is tried. For an order that is already paid, the content that was sold counts.
 #[utoipa::path(post, path = "/orders/checkout/{order_id}", tag = "orders", operation_id = "checkout",
     params(OrderIdIn, IfMatchIn, KeepLogIn),
     responses((status = 200, description = "The order is paid.", body = String,

@@ -22,7 +22,7 @@ use crate::{batch::Part, bridge::Bridge, input::Input, upstream::Target};
 /// A new user.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct UserCreated {
-    /// Of the new user.
+    /// Id of the new user.
     #[schema(min_length = 1, max_length = 128, example = "f2a9d8c4-9f0e-5c06-8e7d-6b1f6b0c2c11")]
     user_id: String,
 }
@@ -30,7 +30,7 @@ pub(super) struct UserCreated {
 /// A user.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct UserFound {
-    /// Of the user.
+    /// Id of the user.
     #[schema(min_length = 1, max_length = 128, example = "23")]
     user_id: String,
     /// Minor units of money that can be spent now.
@@ -86,7 +86,7 @@ fn updated(user_id: &UserId, credit: u64) -> Text {
 /// Raises a user's credit.
 #[utoipa::path(post, path = "/payment/add_funds/{user_id}/{amount}", tag = "payment",
     operation_id = "addFunds", params(UserIdIn, MoneyIn),
-    responses((status = 200, description = "The credit was raised; the text tells the new one.",
+    responses((status = 200, description = "The credit was raised; the text has the new one.",
                body = String, content_type = "text/plain", example = "User: 23 credit updated to: 1500"),
               (status = 404, description = "There is no such user."),
               (status = 409, description = "OVERFLOW; nothing was changed.")))]
@@ -106,7 +106,7 @@ pub(super) async fn add_funds(
 /// Lowers a user's credit.
 #[utoipa::path(post, path = "/payment/pay/{user_id}/{amount}", tag = "payment", operation_id = "pay",
     params(UserIdIn, MoneyIn),
-    responses((status = 200, description = "The credit was lowered; the text tells the new one.",
+    responses((status = 200, description = "The credit was lowered; the text has the new one.",
                body = String, content_type = "text/plain", example = "User: 23 credit updated to: 500"),
               (status = 404, description = "There is no such user."),
               (status = 409, description = "OUT_OF_CREDIT; nothing was changed.")))]
@@ -116,12 +116,12 @@ pub(super) async fn pay(State(bridge): State<Bridge>, mut input: Input) -> Handl
     spend(&bridge, &input, &user_id, None, amount).await
 }
 
-/// Lowers a user's credit and remembers for which order; older clients call it.
+/// Lowers a user's credit and remembers the order, for older clients.
 ///
 /// It does not check the order out: the order need not exist, and does not become paid.
 #[utoipa::path(post, path = "/payment/pay/{user_id}/{order_id}/{amount}", tag = "payment",
     operation_id = "payForOrder", params(UserIdIn, OrderIdIn, MoneyIn),
-    responses((status = 200, description = "The credit was lowered; the text tells the new one.",
+    responses((status = 200, description = "The credit was lowered; the text has the new one.",
                body = String, content_type = "text/plain", example = "User: 23 credit updated to: 500"),
               (status = 404, description = "There is no such user."),
               (status = 409, description = "OUT_OF_CREDIT, or ALREADY_PAID where this order was paid this \
@@ -155,10 +155,10 @@ async fn spend(
     Ok(updated(user_id, left.credit))
 }
 
-/// Gives back what `payForOrder` took for an order, once; older clients call it.
+/// Gives back, once, what `payForOrder` took for an order; for older clients.
 #[utoipa::path(post, path = "/payment/cancel/{user_id}/{order_id}", tag = "payment",
     operation_id = "cancelPayment", params(UserIdIn, OrderIdIn),
-    responses((status = 200, description = "The credit was raised; the text tells the new one.",
+    responses((status = 200, description = "The credit was raised; the text has the new one.",
                body = String, content_type = "text/plain", example = "User: 23 credit updated to: 1000"),
               (status = 404, description = "There is no such user."),
               (status = 409, description = "NOT_PAID or OVERFLOW; nothing was changed.")))]
@@ -176,7 +176,7 @@ pub(super) async fn cancel(State(bridge): State<Bridge>, input: Input) -> Handle
     Ok(updated(&user_id, cancelled.credit))
 }
 
-/// Tells whether a payment for an order was made and not cancelled; older clients call it.
+/// Tells whether a payment for an order was made and not cancelled, for older clients.
 ///
 /// It knows only payments made by `payForOrder`, not checkouts.
 #[utoipa::path(get, path = "/payment/status/{user_id}/{order_id}", tag = "payment",

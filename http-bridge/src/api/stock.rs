@@ -20,7 +20,7 @@ use crate::{batch::Part, bridge::Bridge, input::Input, upstream::Target};
 /// A batch_init is done.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Done {
-    /// For people.
+    /// A message for people.
     msg: String,
 }
 
@@ -33,7 +33,7 @@ impl Done {
 /// A new item.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ItemCreated {
-    /// Of the new item.
+    /// Id of the new item.
     #[schema(min_length = 1, max_length = 128, example = "6a2c8a52-5a5e-5bb4-a3a6-0c8c6a7a1e5b")]
     item_id: String,
 }
@@ -91,7 +91,7 @@ fn updated(item_id: &ItemId, stock: u64) -> Text {
 /// Adds units to an item's stock.
 #[utoipa::path(post, path = "/stock/add/{item_id}/{amount}", tag = "stock", operation_id = "addStock",
     params(ItemIdIn, UnitsIn),
-    responses((status = 200, description = "The units were added; the text tells the new stock.",
+    responses((status = 200, description = "The units were added; the text has the new stock.",
                body = String, content_type = "text/plain", example = "Item: 4 stock updated to: 110"),
               (status = 404, description = "There is no such item."),
               (status = 409, description = "OVERFLOW; nothing was changed.")))]
@@ -105,10 +105,10 @@ pub(super) async fn add(State(bridge): State<Bridge>, mut input: Input) -> Handl
     Ok(updated(&item_id, added.stock))
 }
 
-/// Takes units from an item's stock.
+/// Removes units from an item's stock.
 #[utoipa::path(post, path = "/stock/subtract/{item_id}/{amount}", tag = "stock",
     operation_id = "subtractStock", params(ItemIdIn, UnitsIn),
-    responses((status = 200, description = "The units were taken; the text tells the new stock.",
+    responses((status = 200, description = "The units were removed; the text has the new stock.",
                body = String, content_type = "text/plain", example = "Item: 4 stock updated to: 90"),
               (status = 404, description = "There is no such item."),
               (status = 409, description = "OUT_OF_STOCK; nothing was changed.")))]

@@ -1,4 +1,4 @@
-//! What a coordinator reports about transactions, in the form that the page shows.
+//! A coordinator's report on transactions, in the form that the page shows.
 
 use proto::{
     coordinator::v1::{
@@ -64,14 +64,14 @@ struct Said {
     since_ms: u64,
     /// The transaction that the branch waits or waited for; empty for none.
     blocked_by: String,
-    /// Why the branch could not be asked; empty when it was.
+    /// Why the branch could not be asked; empty if it was.
     problem: String,
 }
 
 /// A coordinator's log of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Log {
-    /// Number of the attempt, from 1; 0 for a resolution by somebody else.
+    /// Number of the attempt, from 1; 0 for a resolution by another process.
     attempt: u32,
     trace_id: String,
     began_ms: u64,
@@ -160,7 +160,7 @@ fn noted(log: &LogReport, audience: Audience) -> Log {
     }
 }
 
-/// Splits a step: `stock/3: sent Prepare` is one of the branch `stock/3`.
+/// Splits a step: `stock/3: sent Prepare` belongs to the branch `stock/3`.
 fn taken(step: &LogStep, audience: Audience) -> Step {
     let (branch, what) = match step.what.split_once(": ") {
         Some((branch, what)) if is_branch(branch) => (branch, what),

@@ -1,5 +1,4 @@
-//! Throughput, latency and outcomes as counted by this replica: the numbers of `/metrics`, summed
-//! up.
+//! Throughput, latency and outcomes of this replica: the numbers of `/metrics`, summed up.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +17,13 @@ const PAID: &str = "PAID";
 /// Counts since the process began; the page takes the difference of two.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Stats {
-    /// Changes with the process, whose counts begin anew.
+    /// Identifies the process; the counts start at zero with each process.
     replica: String,
     /// Requests that are being served now.
     in_flight: usize,
     /// Requests that were answered.
     requests: u64,
-    /// Those that were not served: overload, a part of the shop unavailable, a bug.
+    /// Requests that were not served: overload, a part of the shop unavailable, a bug.
     failed: u64,
     /// Upper bounds of the buckets, in seconds, ascending.
     bounds: Vec<f64>,

@@ -1,4 +1,4 @@
-//! What a connection is doing: idle between requests, receiving a part of one, or being served; and
+//! The activity of a connection: idle between requests, receiving part of one, or being served; and
 //! whether its client reads the answers.
 
 use std::{
@@ -34,7 +34,7 @@ const READ_BYTES_MAX: u64 = 8 * 1024 - 1;
 /// An incomplete message that is longer counts as held memory, because hyper's buffer grows for an
 /// HTTP/1.1 head.
 const HEAD_BYTES_FREE: usize = 8 * 1024;
-/// Bytes that such a message counts for, for as long as the connection lives.
+/// Bytes that such a message counts for, until the connection ends.
 const BUFFER_BYTES: usize = 2 * HEAD_BYTES_MAX;
 
 /// What to do with a connection.
@@ -42,10 +42,10 @@ const BUFFER_BYTES: usize = 2 * HEAD_BYTES_MAX;
 pub(super) enum ConnectionAction {
     /// Leave it alone.
     Keep,
-    /// Idle for too long, or old: end it in order.
+    /// Idle for too long, or old: end it gracefully.
     Leave,
-    /// A part of a request takes too long, the client takes nothing of an answer, or the connection
-    /// has not ended in time: end it now.
+    /// A part of a request takes too long, the client reads nothing of an answer, or the connection
+    /// did not end in time: end it now.
     Cut,
 }
 
@@ -60,17 +60,17 @@ struct State {
     partial: Option<Instant>,
     /// Bytes of that message so far.
     partial_bytes: usize,
-    /// Counts the connection's buffer as held, once it is a long one.
+    /// Counts the connection's buffer as held memory, once it is long.
     buffer: Option<Share>,
-    /// Since when the client has taken nothing of what it is sent.
+    /// Since when the client has read nothing of what it was sent.
     stalled: Option<Instant>,
     /// The connection must end now.
     cut: bool,
 }
 
 impl State {
-    /// How long the connection may be idle. A long buffer counts against the memory of all
-    /// connections, so one that holds it may be idle for less time.
+    /// How long the connection may be idle. A connection with a long buffer uses memory that all
+    /// connections share, so it may be idle for less time.
     fn idle_max(&self, patience: &ConnectionTimeouts) -> Duration {
         match self.buffer {
             Some(_) => patience.keep_alive_idle.min(patience.header_read),
@@ -188,8 +188,7 @@ impl Activity {
         true
     }
 
-    /// When to ask for the action again: at the latest when a message that begins now would time
-    /// out.
+    /// When to check again: at the latest when a message that begins now would time out.
     pub(super) fn next_check(&self, patience: &ConnectionTimeouts) -> Instant {
         let now = Instant::now();
         let state = self.state();

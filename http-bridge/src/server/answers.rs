@@ -1,9 +1,9 @@
-//! Answers over HTTP/2, sent in small pieces as their client takes them. A stream whose client
-//! takes nothing for too long is reset, which frees the stream and the memory that it holds.
+//! Answers over HTTP/2, sent in small pieces as the client reads them. A stream whose client reads
+//! nothing for too long is reset, which frees the stream and its memory.
 //!
-//! Flow control is the client's: with a window of 0 it can make any number of answers wait. hyper
-//! has no timeout for that. Each stream's task therefore keeps the time, and each piece reports
-//! when it has been written.
+//! The client controls the flow: with a window of 0 it can make any number of answers wait, and
+//! hyper has no timeout for that. So each stream's task keeps the time, and each piece reports when
+//! it has been written.
 
 use std::{
     cell::RefCell,
@@ -28,14 +28,14 @@ use crate::held::{Held, Share};
 
 /// Maximum length of a piece.
 const PIECE_BYTES: usize = 16 * 1024;
-/// An answer of up to this length is given to hyper whole, together with its end.
+/// An answer of up to this length is given to hyper as a whole, together with its end.
 const SMALL_BYTES: u64 = 4 * 1024;
 /// Held bytes that a stream with a waiting answer counts for, in addition to the answer.
 const STREAM_BYTES: usize = 8 * 1024;
-/// The most held bytes that an answer counts for. Longer answers are files, whose bytes all answers
-/// share.
+/// Limit on the held bytes that an answer counts for. Longer answers are files, whose bytes all
+/// answers share.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
-/// How long a client may take nothing while too much memory is held.
+/// How long a client may read nothing while too much memory is held.
 const HURRY: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
@@ -45,7 +45,7 @@ tokio::task_local! {
 
 #[derive(Debug, Default)]
 struct Progress {
-    /// When the client last took something, or could have begun to. None while the answer is being
+    /// When the client last read something, or could have begun to. None while the answer is being
     /// made.
     since: Option<Instant>,
     piece: Arc<InFlight>,
@@ -58,7 +58,7 @@ impl Progress {
         PROGRESS.with(|progress| progress.borrow_mut().since = Some(Instant::now()));
     }
 
-    /// When the client will have taken nothing for `patience`, unless it takes something before.
+    /// When the client will have read nothing for `patience`, unless it reads something before.
     fn deadline(patience: Duration) -> Instant {
         Self::since().unwrap_or_else(Instant::now) + patience
     }
@@ -165,7 +165,7 @@ impl HttpBody for Paced {
         }
     }
 
-    /// A longer answer ends only once all of it is written: until then the stream can be reset.
+    /// A longer answer ends only once all of it is written; until then the stream can be reset.
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty()
             && self.inner.is_end_stream()
@@ -183,12 +183,12 @@ impl HttpBody for Paced {
     }
 }
 
-/// Runs the streams of one connection, each for as long as its client takes the answer.
+/// Runs the streams of one connection, each for as long as its client reads the answer.
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
     pub(super) activity: Arc<Activity>,
     pub(super) held: Held,
-    /// Longest time that a client may take nothing.
+    /// How long a client may read nothing.
     pub(super) patience: Duration,
 }
 
@@ -220,7 +220,7 @@ impl Streams {
             }
         }
         // A small answer was given to hyper together with its end, so the stream can no longer be
-        // reset. Only its connection can be cut.
+        // reset; only the connection can be cut.
         let piece = Progress::piece();
         let written = poll_fn(|cx| piece.poll_written(cx));
         if timeout(self.patience(), written).await.is_err() {
