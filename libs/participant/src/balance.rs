@@ -1,17 +1,17 @@
-//! Amounts that can be set aside: units of an item, credit of a user. Pure.
+//! Amounts that can be set aside: units of an item, or credit of a user. Pure.
 
 use types::{Amount, Mutation, Reason, Stamp};
 
-/// An amount of which parts are held by unfinished transactions or are gone for good.
+/// An amount, parts of which unfinished transactions hold or have been sold.
 ///
-/// Invariants: `supplied` = available + held + sold, all of this incarnation, so giving back what
-/// was held never exceeds `supplied`; available + held is an amount.
+/// Invariants: `supplied` = available + held + sold, all of this incarnation, so giving back a hold
+/// never exceeds `supplied`; available + held is an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balance<A> {
     /// What can be taken now.
     pub available: A,
     /// Initial + added - taken outside of transactions, over the life of the incarnation. It
-    /// includes what was sold, so it may exceed the greatest amount.
+    /// includes the sold part, so it may exceed the greatest amount.
     pub supplied: u64,
     /// The change that created it or last overwrote it.
     pub incarnation: Stamp,
@@ -22,7 +22,7 @@ pub struct Balance<A> {
 pub enum Taken<A> {
     /// Enough was available.
     Done(Balance<A>),
-    /// Too little is available, but enough if holds come back.
+    /// Too little is available, but there would be enough if holds came back.
     Wait,
     /// Too little, even if all holds came back.
     Short,
@@ -37,8 +37,7 @@ impl<A: Amount> Balance<A> {
     /// Adds to the balance. `held` is what unfinished transactions hold of this incarnation.
     ///
     /// # Errors
-    /// [`Reason::Overflow`] when there would be more than the greatest amount if all holds came
-    /// back.
+    /// [`Reason::Overflow`] if the amount could exceed the greatest one once all holds came back.
     pub fn supply(self, amount: A, held: A) -> Result<Self, Reason> {
         let available = self.available.plus(amount).ok_or(Reason::Overflow)?;
         available.plus(held).ok_or(Reason::Overflow)?;
@@ -46,7 +45,7 @@ impl<A: Amount> Balance<A> {
         Ok(Self { available, supplied, ..self })
     }
 
-    /// Sets some of it aside. `held` is what unfinished transactions hold of this incarnation.
+    /// Sets a part aside. `held` is what unfinished transactions hold of this incarnation.
     #[must_use]
     pub fn hold(self, amount: A, held: A) -> Taken<A> {
         if let Some(available) = self.available.minus(amount) {
@@ -55,12 +54,12 @@ impl<A: Amount> Balance<A> {
         if Mutation::HoldsNotCounted.is_on() {
             return Taken::Short;
         }
-        // A sum beyond the greatest amount exceeds any request, too.
+        // A sum beyond the greatest amount also exceeds any request.
         let reachable = self.available.plus(held).is_none_or(|sum| sum >= amount);
         if reachable { Taken::Wait } else { Taken::Short }
     }
 
-    /// Takes some of it away for good, outside of any transaction.
+    /// Takes a part away permanently, outside of any transaction.
     #[must_use]
     pub fn take(self, amount: A, held: A) -> Taken<A> {
         match self.hold(amount, held) {
@@ -72,7 +71,7 @@ impl<A: Amount> Balance<A> {
         }
     }
 
-    /// Returns what a hold of `incarnation` has set aside. A hold of another incarnation is
+    /// Gives back what a hold of `incarnation` has set aside. A hold of another incarnation is
     /// dropped.
     #[must_use]
     pub fn give_back(self, amount: A, incarnation: Stamp) -> Self {

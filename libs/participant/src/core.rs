@@ -1,10 +1,10 @@
-//! The lane's state machine: a shard's state in memory, and what a batch of calls does to it. It
-//! has no async, clock, randomness or I/O: the lane around it ([`crate::lane`]) loads, writes and
-//! answers.
+//! The lane's state machine: a shard's state in memory, and the effect of a batch of calls on it.
+//! It has no async, clock, randomness or I/O: the lane around it ([`crate::lane`]) loads, writes
+//! and answers.
 //!
 //! A batch starts with [`Core::begin`]. [`Core::offer`] adds the calls one by one, and
 //! [`Core::finish`] returns the entry to append to the journal. Once the entry is durable,
-//! [`Core::settle`] makes it the state. If it definitely is not durable, [`Core::undo`] reverts the
+//! [`Core::settle`] makes it the state. If it is definitely not durable, [`Core::undo`] reverts the
 //! batch, and the same calls run again on the newer state. Between batches, [`Core::piece`] returns
 //! the records to write next.
 
@@ -65,13 +65,12 @@ pub enum Offered {
 pub struct Limits {
     /// Approximate number of records that all shards of a process keep in memory together.
     pub records: usize,
-    /// Most calls that may wait for others at once.
+    /// Limit on the calls that wait for others.
     pub waiters: usize,
     /// Approximate size of one batch's entry, in bytes: a batch takes no further call at or above
-    /// it. One key commits in one phase whatever its length, but long values are a burden to the
-    /// store.
+    /// it. One key commits in one phase at any length, but long values burden the store.
     pub batch_bytes: usize,
-    /// Most calls in one batch.
+    /// Limit on the calls in one batch.
     pub batch_calls: usize,
     /// How long the answer to a client's own request id is remembered, in milliseconds.
     pub retention_ms: u64,
@@ -97,10 +96,10 @@ impl Limits {
     }
 }
 
-/// Fewest records that a shard keeps in memory, however many shards there are.
+/// Minimum number of records that a shard keeps in memory, however many shards there are.
 const RECORDS_MIN: usize = 4_096;
 
-/// A shard's state in memory: what its journal says up to [`Core::tail`].
+/// A shard's state in memory: that of its journal up to [`Core::tail`].
 #[derive(Debug)]
 pub struct Core<D: Domain> {
     domain: Arc<D>,
@@ -115,7 +114,7 @@ pub struct Core<D: Domain> {
     table: TransactionTable<D::Hold>,
     /// Transactions that hold something on a row, oldest first.
     holders: UndoMap<(Row, Priority, TxId), ()>,
-    /// Outcomes of calls under minted ids, and under any id where release 0.1 wrote them.
+    /// Outcomes of calls under minted ids, and those that release 0.1 wrote under any id.
     answers: UndoMap<RequestId, Remembered>,
     /// Rows of answers that the current batch has read.
     loaded_answers: BTreeMap<Row, Option<Remembered>>,
@@ -179,7 +178,7 @@ impl<D: Domain> Default for Run<D> {
 }
 
 impl<D: Domain> Core<D> {
-    /// The empty state of a shard that was never written.
+    /// Makes the state of a shard that was never written.
     pub fn new(domain: Arc<D>, branch: Branch, limits: Limits) -> Self {
         let space = Space::of(domain.role(), branch.shard);
         Self {
@@ -220,7 +219,7 @@ impl<D: Domain> Core<D> {
         self.damage.is_some()
     }
 
-    /// Images that the records do not show yet.
+    /// The images that the records do not show yet.
     pub const fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
@@ -250,7 +249,7 @@ impl<D: Domain> Core<D> {
         !self.waiters.is_empty()
     }
 
-    /// True when waiters must be tried again, or one of them is past its end.
+    /// True if waiters must be tried again, or one of them is past its end.
     pub fn has_due_waiters(&self, now: UnixMillis) -> bool {
         (!self.rows_to_recheck.is_empty() && self.has_waiters())
             || self.waiters.iter().any(|(_, waiter)| waiter.call.is_over(now))
@@ -330,9 +329,9 @@ impl<D: Domain> Core<D> {
         Ok(())
     }
 
-    /// Adds a call to the batch, which answers it or lets it wait. Waiters that can go on because
-    /// of it are served at once, oldest first. When rows turn out to be missing, the caller must
-    /// undo the whole batch, load the rows, and offer the calls again.
+    /// Adds a call to the batch, which answers it or lets it wait. Serves the waiters that can go
+    /// on because of it, oldest first. If rows are missing, the caller must undo the whole batch,
+    /// load the rows, and offer the calls again.
     pub fn offer(&mut self, id: CallId, call: &Call<D>) -> Offered {
         let missing = self.missing_for(call);
         if !missing.is_empty() {
@@ -352,9 +351,10 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Ends the batch. Returns what must be written, if anything. A head that earlier releases
-    /// understand is reason enough to write. So is an append of unknown outcome: until another
-    /// entry takes its place it may land, even after an answer that relies on its absence.
+    /// Ends the batch. Returns what must be written, if anything. A batch without effects is still
+    /// written if earlier releases understand the head, or if the outcome of an append is unknown:
+    /// until another entry takes its place, that append may land, even after an answer that relies
+    /// on its absence.
     pub fn finish(&mut self, author: Author) -> Option<Batch> {
         let idle = self.run.events.is_empty()
             && self.run.requests.is_empty()
@@ -400,8 +400,9 @@ impl<D: Domain> Core<D> {
         self.keep_run();
     }
 
-    /// Makes the batch the state, as it is durable as of `committed`. Returns false and undoes the
-    /// batch if the commit came too late after its start to count: its outcome is then unknown.
+    /// Makes the batch the state, now that it is durable as of `committed`. If the commit came too
+    /// late after its start to count, the outcome is unknown: then this undoes the batch and
+    /// returns false.
     #[must_use]
     pub fn settle(&mut self, batch: &Batch, committed: Timestamp) -> bool {
         let (start, committed) = (self.run.start.physical().0, committed.physical().0);
@@ -429,14 +430,15 @@ impl<D: Domain> Core<D> {
         self.records.rotate();
     }
 
-    /// Restores the state before the batch, as it is unknown whether the batch is durable or will
-    /// be.
+    /// Restores the state before the batch, when it is unknown whether the batch is or will become
+    /// durable.
     pub fn mark_undetermined(&mut self, batch: &Batch) {
         self.tail.undetermined(batch.author);
         self.undo();
     }
 
-    /// Restores the state before the batch, as it is definitely not durable or must run again.
+    /// Restores the state before the batch, when the batch is definitely not durable or must run
+    /// again.
     pub fn undo(&mut self) {
         self.table.undo();
         self.holders.undo();

@@ -1,4 +1,4 @@
-//! Executes batch_init: many records, shard by shard, in chunks that fit a batch.
+//! Executes batch_init: writes many records, shard by shard, in chunks that fit a batch.
 
 use std::ops::Range;
 
@@ -12,7 +12,8 @@ use crate::{
 
 /// Records in one operation.
 const CHUNK: usize = 64;
-/// Operations in flight on one shard. Some are in the current batch while the others gather.
+/// Operations in flight on one shard. Some are in the current batch while others gather for the
+/// next.
 const IN_FLIGHT: usize = 8;
 
 /// The records to create.

@@ -1,9 +1,9 @@
 //! A lane: the writer of a shard in this replica.
 //!
-//! It takes all calls that are queued, applies them one by one in memory, appends one entry to the
-//! shard's journal, and answers. The next batch gathers meanwhile. The records follow behind, as a
-//! checkpoint. Any replica may run a lane on any shard: routing keeps it to one, and the journal
-//! keeps several of them safe.
+//! It takes the queued calls, applies them one by one in memory, appends one entry to the shard's
+//! journal, and answers. Meanwhile the next batch gathers. The records follow later, as a
+//! checkpoint. Any replica may run a lane on any shard: routing makes it one lane in practice, and
+//! the journal keeps several lanes safe.
 
 mod attempt;
 mod checkpoint;
@@ -45,7 +45,7 @@ use crate::{
 /// Commit or an Abort.
 #[async_trait]
 pub trait AskResolve: fmt::Debug + Send + Sync + 'static {
-    /// Asks once. A failure is dropped silently, as the lane asks again.
+    /// Asks once. Failures are ignored, because the lane asks again.
     async fn resolve(&self, meta: TxMeta);
 }
 
@@ -54,13 +54,13 @@ pub trait AskResolve: fmt::Debug + Send + Sync + 'static {
 pub struct Seams {
     /// The store.
     pub kv: SharedKv,
-    /// Only triggers work; it decides nothing.
+    /// The local clock. It only triggers work and decides nothing.
     pub clock: Arc<dyn Clock>,
-    /// For back-off and for drawing delays and orders.
+    /// Randomness for back-off, delays and orders.
     pub entropy: Arc<dyn Entropy>,
     /// Asks the coordinator role.
     pub resolver: Arc<dyn AskResolve>,
-    /// Told of the store's timestamps.
+    /// Receives the store's timestamps.
     pub store_time: StoreTime,
     /// The schema of the store that the lane was opened on.
     pub schema: Schema,
@@ -75,12 +75,12 @@ impl fmt::Debug for Seams {
 /// How a lane behaves. The times trigger work and decide nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct LaneOptions {
-    /// Bounds on memory and batches.
+    /// Limits on memory and batches.
     pub limits: Limits,
     /// Limit on queued calls, including reads that wait for a look. The inbox holds as many again.
     /// Once both are full, callers are refused.
     pub queue: usize,
-    /// Longest that a call whose answer nobody awaits may wait to join the batch of other calls.
+    /// How long a call whose answer nobody awaits may wait for other calls to join.
     pub linger: Duration,
     /// Interval at which the lane looks for chores.
     pub tick: Duration,
@@ -88,11 +88,11 @@ pub struct LaneOptions {
     pub ask_after_ms: u64,
     /// Interval at which the lane looks for what other replicas did to its shard.
     pub refresh: Duration,
-    /// Longest that the records may lag behind the journal before a checkpoint begins.
+    /// How long the records may lag behind the journal before a checkpoint begins.
     pub checkpoint_after: Duration,
-    /// How long a shard must go unwritten before a lane other than its last writer writes its
-    /// checkpoint and trims its journal: if the last writer were still there, it would have done
-    /// so. Each lane draws its own value, up to twice this.
+    /// How long a shard must be unwritten before a lane other than its last writer writes its
+    /// checkpoint and trims its journal, because the last writer seems to be gone. Each lane draws
+    /// its own value, up to twice this.
     pub abandoned: Duration,
 }
 
@@ -118,7 +118,7 @@ pub enum LaneError {
     /// The lane is stopping, or the store does not answer. Retry.
     #[error("the shard is temporarily unavailable")]
     Unavailable,
-    /// Too many calls are queued, and nothing was begun. Retry later.
+    /// Too many calls are queued. Nothing was begun; retry later.
     #[error("the shard is overloaded")]
     Overloaded,
     /// The call's end has passed, and it did nothing. Only an attempt with a later end helps.
@@ -156,7 +156,7 @@ struct Envelope<D: Domain> {
     caller: Caller<D>,
 }
 
-/// The way back to a caller, the span in which it called, and when it did.
+/// A caller: the sender for its answer, its span, and the time of its call.
 struct Caller<D: Domain> {
     reply: Reply<D>,
     span: CallerSpan,
@@ -176,8 +176,8 @@ impl<D: Domain> Clone for LaneHandle<D> {
 }
 
 impl<D: Domain> LaneHandle<D> {
-    /// Asks the lane. If the future is dropped before the answer, the call still goes on, unless it
-    /// is waiting for others.
+    /// Asks the lane. If the future is dropped before the answer, the call goes on, unless it waits
+    /// for others.
     ///
     /// # Errors
     /// [`LaneError`].
@@ -200,8 +200,8 @@ impl<D: Domain> LaneHandle<D> {
     }
 }
 
-/// A call that its lane has taken. If this is dropped, the call still goes on, unless it is waiting
-/// for others.
+/// A call that its lane has taken. If this is dropped, the call goes on, unless it waits for
+/// others.
 #[derive(Debug)]
 pub struct Pending<D: Domain> {
     answer: oneshot::Receiver<Result<Answer<D::Reply>, LaneError>>,
@@ -330,7 +330,7 @@ impl<D: Domain> Lane<D> {
             tokio::select! {
                 biased;
                 Some(shown) = self.reads.next() => self.answer_reads(shown),
-                // Reads stay queued while a look hangs. Beyond the bound, callers are refused.
+                // Reads stay queued while a look hangs. Beyond the limit, callers are refused.
                 envelope = self.inbox.recv(), if self.has_place() => {
                     match envelope {
                         Some(envelope) => self.admit(envelope),
@@ -349,7 +349,7 @@ impl<D: Domain> Lane<D> {
                 self.batch().await;
                 self.is_rolling = true;
                 self.drain();
-                // A lane that is always busy would not get to these in the select above.
+                // A lane that is always busy would never reach these in the select above.
                 while self.asking.try_join_next().is_some() {
                     self.ask_on();
                 }
@@ -378,12 +378,13 @@ impl<D: Domain> Lane<D> {
         self.queued.push_back((id, call));
     }
 
-    /// Whether another call may be queued. Reads that wait for a look count, as they may come back.
+    /// Whether another call may be queued. Reads that wait for a look count, because they may
+    /// return to the queue.
     fn has_place(&self) -> bool {
         self.queued.len() + self.reads.count() < self.options.queue
     }
 
-    /// Takes calls from the inbox, up to the bound. The others stay there. Once the inbox is full
+    /// Takes calls from the inbox, up to the limit. The others stay there. Once the inbox is full
     /// too, callers are refused.
     fn drain(&mut self) {
         while self.has_place()
@@ -396,8 +397,8 @@ impl<D: Domain> Lane<D> {
     /// Whether a batch should run now: a caller is waiting, patient calls have waited for the
     /// linger time, or they may release holds that block others.
     fn is_due(&self) -> bool {
-        // Deadlines are in the store's time. If this clock is ahead of the store's, an expired
-        // waiter would keep the lane due without pause.
+        // Deadlines are in the store's time. If this clock is ahead, a waiter that seems expired
+        // would make the lane due without pause.
         let rested = self.refreshed.is_none_or(|at| at.elapsed() >= self.options.linger);
         let now = if rested { self.seams.clock.now() } else { UnixMillis(0) };
         if self.core.has_due_waiters(now) {
@@ -446,7 +447,7 @@ impl<D: Domain> Lane<D> {
         self.reads.batch_ended(is_done);
     }
 
-    /// Drops calls whose callers are gone, if the queue exceeds one batch; for a shorter queue it
+    /// Drops calls whose callers are gone, if the queue exceeds one batch. For a shorter queue it
     /// is not worth the time.
     fn shorten_queue(&mut self) {
         if self.queued.len() > self.options.limits.batch_calls {
@@ -470,7 +471,7 @@ impl<D: Domain> Lane<D> {
 
     fn send(&mut self, id: CallId, answer: Result<Answer<D::Reply>, LaneError>) {
         if let Some(caller) = self.callers.remove(&id) {
-            // A caller that is gone asks again, with its request id.
+            // A caller that is gone will ask again, with its request id.
             let _gone = caller.reply.send(answer);
         }
     }

@@ -1,16 +1,16 @@
-//! Lanes and the generic participant service: what order, stock and payment have in common.
+//! Lanes and the generic participant service: the common part of order, stock and payment.
 //!
 //! Must not know: what an order, an item or a user is (a service supplies a [`core::Domain`]), or
 //! which store it runs on.
 //!
 //! Modules: [`records`] a service's data; [`balance`] amounts and holds on them; [`fill`]
 //! batch_init; [`core`] a shard's pure state machine; [`lane`] the writer of a shard; [`shards`]
-//! the lanes of a service; [`service`] the gRPC service `till.participant.v1`; [`role`] what the
-//! three executables share; `rig` (feature) a shard for the tests of domains.
+//! the lanes of a service; [`service`] the gRPC service `till.participant.v1`; [`role`] the common
+//! part of the three roles; `rig` (feature) a shard for the tests of domains.
 //!
-//! Invariants: an answer that rests on an entry goes out only once that entry is durable. Any other
-//! answer, a read's or a refusal's, goes out only after a look at the journal, as of a timestamp
-//! taken after the call arrived. A batch that did not commit leaves no trace in memory.
+//! Invariants: an answer that depends on an entry goes out only once that entry is durable. Any
+//! other answer, such as a read's or a refusal's, goes out only after a look at the journal at a
+//! timestamp taken after the call arrived. A batch that did not commit leaves no trace in memory.
 
 pub mod balance;
 pub mod core;

@@ -10,7 +10,7 @@ use types::{Priority, Refusal, Role, Timestamp, TxId};
 /// A record's key within its shard: kind byte + id.
 pub type Row = Vec<u8>;
 
-/// What a branch handed over with its YES. The primary's Commit gets it.
+/// What a branch handed over with its YES, for the primary's Commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// The branch that voted.
@@ -47,7 +47,7 @@ pub enum Judged<H> {
     Short(Row),
 }
 
-/// What one service stores and answers, and its encoding. Pure.
+/// The data of one service, and its encoding. Pure.
 pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// A record of any kind that the service keeps.
     type Record: Clone + fmt::Debug + Send + Sync;

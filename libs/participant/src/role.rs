@@ -1,4 +1,4 @@
-//! What the executables of order, stock and payment share: settings, start-up until ready, and
+//! The common part of the roles order, stock and payment: settings, start-up until ready, and
 //! shutdown.
 
 use std::{fmt, io, sync::Arc, time::Duration};
@@ -43,7 +43,7 @@ use crate::{
 
 /// Interval at which a role checks that the store is still there.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
-/// Longest that a request to resolve a transaction may take.
+/// Time limit of a request to resolve a transaction.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings of a service that takes part in transactions.
@@ -66,7 +66,7 @@ pub struct RoleArgs {
           value_parser = value_parser!(u64).range(1_000..=86_400_000))]
     pub request_id_retention_ms: u64,
 
-    /// How to serve.
+    /// The gRPC server.
     #[command(flatten)]
     pub server: ServerArgs,
 
@@ -107,7 +107,7 @@ pub struct Parts<D: Domain> {
     pub shards: Arc<Shards<D>>,
     /// The store's time, as learned from its timestamps.
     pub store_time: StoreTime,
-    /// The way to other services.
+    /// The network to other services.
     pub net: Arc<dyn Net>,
     /// For new ids.
     pub entropy: Arc<dyn Entropy>,
@@ -132,7 +132,7 @@ impl<D: Domain> fmt::Debug for Parts<D> {
 }
 
 impl<D: Domain> Parts<D> {
-    /// The parts of a service whose lanes are not open yet.
+    /// Makes the parts of a service. Its lanes are not open yet.
     pub fn new(domain: D, net: Arc<dyn Net>, entropy: Arc<dyn Entropy>) -> Self {
         let shards = Arc::new(Shards::closed(&domain));
         let store_time = StoreTime::default();
@@ -205,8 +205,8 @@ impl<D: Domain> Parts<D> {
     /// shards that its caller knows of, or 0.
     ///
     /// # Errors
-    /// A status, when the lanes are closed, a shard does not exist, or the number of shards is not
-    /// `known`: the parts of several calls would then not cover everything.
+    /// A status if the lanes are closed, a shard does not exist, or the number of shards is not
+    /// `known`, because the parts of several calls would then not cover everything.
     pub fn wanted_shards(&self, named: &[u32], known: u32) -> Result<Vec<ShardId>, Status> {
         let count = self.shards.count().map_err(|error| to_status(&error))?;
         if known != 0 && known != u32::from(count) {
@@ -289,7 +289,7 @@ pub async fn run<D: Domain>(
     }
 }
 
-/// What the role tells operators about itself.
+/// The admin listener, with the role's report for operators.
 fn admin<D: Domain>(parts: &Parts<D>, readiness: &Readiness) -> Admin {
     let shards = Arc::clone(&parts.shards);
     let details = move || {
@@ -313,7 +313,7 @@ fn lane_options(batch_calls_max: Option<u16>, retention_ms: u64) -> LaneOptions 
     options
 }
 
-/// Keeps readiness in step with the store. Returns when the store is no longer the one that was
+/// Keeps readiness in step with the store. Returns once the store is no longer the one that was
 /// opened.
 async fn probe(
     kv: &SharedKv,
@@ -336,7 +336,7 @@ async fn probe(
                 return RoleError::AnotherStore;
             }
             Ok(_) if !there => {
-                tracing::info!("the store is there again");
+                tracing::info!("the store answers again");
                 there = true;
                 readiness.ready();
             }

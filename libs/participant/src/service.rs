@@ -20,7 +20,7 @@ use crate::{
     shards::Shards,
 };
 
-/// Most operations in one Apply.
+/// Limit on the operations in one Apply.
 const OPERATIONS_MAX: usize = 4096;
 
 /// `till.participant.v1.ParticipantService` of a service.
@@ -103,7 +103,7 @@ impl<D: Domain> Participant<D> {
         self.ask(request.branch.as_ref(), call)
     }
 
-    /// Whether everything that a Prepare asks for is on this shard.
+    /// Whether all that a Prepare asks for is on this shard.
     fn lies_on(&self, payload: &D::Payload, shard: ShardId) -> Result<bool, Status> {
         let shards = self.shards.count().map_err(|error| to_status(&error))?;
         let lies = |row: &Row| {
@@ -232,8 +232,8 @@ impl<D: Domain> Participant<D> {
     }
 }
 
-/// The answer of a shard that does not exist. It never votes YES, so a transaction that names it is
-/// aborted there from the beginning, and can always be resolved.
+/// The answer for a shard that does not exist. It never votes YES, so a transaction that names it
+/// counts as aborted there from the beginning, and can always be resolved.
 fn answer_of_missing_shard<D: Domain>(call: &Call<D>) -> Result<Answer<D::Reply>, Status> {
     if Mutation::ShardsUnchecked.is_on() {
         return Err(to_status(&LaneError::Unavailable));
@@ -307,7 +307,8 @@ async fn refused<D: Domain>(pending: Pending<D>) -> Result<wire::RefuseResponse,
             Outcome::Refusal(wire::vote::No { reason, metadata })
         }
         Answer::Committed(tx_id) => Outcome::Committed(tx_id.0.to_vec().into()),
-        // An operation has the same request id and hash, which the coordinator never gives to one.
+        // An operation has the same request id and hash; the coordinator never uses them for an
+        // operation.
         Answer::Done(..)
         | Answer::Vote(_)
         | Answer::Waiting(_)

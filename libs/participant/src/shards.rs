@@ -58,7 +58,7 @@ pub struct Shards<D: Domain> {
 }
 
 impl<D: Domain> Shards<D> {
-    /// The service without lanes yet.
+    /// Makes the service, without lanes yet.
     pub fn closed(domain: &D) -> Self {
         Self { service: domain.role().into(), lanes: OnceLock::new() }
     }
@@ -152,7 +152,7 @@ impl<D: Domain> Shards<D> {
             Answer::Refused(refusal) => Err(refusal.into()),
             Answer::Overloaded => Err(LaneError::Overloaded.into()),
             Answer::Expired => Err(LaneError::Expired.into()),
-            // A transaction has the same request id and hash, which no operation is ever given.
+            // A transaction has the same request id and hash; no operation ever has them.
             Answer::Committed(_) => Err(Refusal::new(Reason::RequestIdReused).into()),
             // A lane has no other answers to an operation.
             Answer::Vote(_)

@@ -1,17 +1,17 @@
 //! Remembers the outcome of calls under their request ids, so that no attempt of a call contradicts
 //! another.
 //!
-//! Operations and transactions follow one rule. A success is remembered under the request id: every
-//! later attempt gets the first answer. A refusal is remembered under the id that belongs to this
-//! one call: attempts that are still under way are refused alike, and a later call under the
-//! client's own id is judged anew. A transaction's outcome is remembered at its primary, where it
-//! becomes true.
+//! Operations and transactions follow one rule. A success is remembered under the request id, and
+//! every later attempt gets the first answer. A refusal is remembered under the id of this one
+//! call: attempts that are still under way are refused too, while a later call under the client's
+//! own id is judged anew. A transaction's outcome is remembered at its primary, where it becomes
+//! true.
 //!
-//! Outcomes under a client's own id are records of their own. They are read when the id comes, and
-//! stay in memory no longer than their image, which goes when the record is written. So any number
-//! of keys takes memory only briefly, and a start reads only those that the records do not show.
-//! Minted ids are repeated only by processes of the shop, and soon, so their outcomes stay in the
-//! journal and in memory until the call is over.
+//! Outcomes under a client's own id are separate records. They are read when the id arrives, and
+//! stay in memory only as long as their image, which is dropped once the record is written. So
+//! client ids take memory only briefly, however many there are, and a start reads only those that
+//! the records do not show. Minted ids are repeated only by processes of the shop, and soon, so
+//! their outcomes stay in the journal and in memory until the call is over.
 
 use bytes::Bytes;
 use prost::Message;
@@ -64,7 +64,7 @@ pub(super) enum Recalled {
     Reused,
 }
 
-/// A NO, whose reason need not be one of ours.
+/// A NO. Its reason need not be one of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused(Vote);
 
@@ -104,8 +104,8 @@ impl Refused {
 }
 
 impl<D: Domain> Core<D> {
-    /// The outcome of another attempt of this call. `began` is when the current attempt began, if
-    /// known.
+    /// The outcome of another attempt of this call, if it binds this one. `began` is when the
+    /// current attempt began, if known.
     pub(super) fn recall(
         &mut self,
         call: &ClientCall,
@@ -182,8 +182,7 @@ impl<D: Domain> Core<D> {
     /// Remembers a refusal. It binds attempts that are still under way: those of this call, and
     /// those of earlier calls under the client's own id.
     pub(super) fn remember_refusal(&mut self, call: &ClientCall, refusal: &Vote) {
-        // The caller of an ended call has stopped waiting, and no attempt of it takes effect any
-        // more.
+        // Nobody waits for an ended call, and no attempt of it takes effect any more.
         if call.is_over(self.run.start.physical()) || Mutation::RefusalForgotten.is_on() {
             return;
         }
@@ -214,11 +213,11 @@ impl<D: Domain> Core<D> {
                 .known(id)
                 .is_some_and(|known| !matches!(known.outcome, RememberedOutcome::Refused(..)))
         {
-            // A success is final: every later attempt is told of it.
+            // A success is final: every later attempt gets it.
             return;
         }
-        // Calls that end later than this are refused, so no attempt that has arrived by now takes
-        // effect after it.
+        // Calls with a later end are refused, so no attempt that has arrived by now takes effect
+        // after this.
         let latest = start.plus_ms(CALL_AHEAD_MAX_MS);
         let keep_until = match outcome {
             _ if id.is_minted() => {
@@ -349,14 +348,14 @@ pub(super) fn id_of(answer: &RequestAnswer) -> Result<Option<RequestId>, Invalid
 }
 
 /// Whether a refusal binds an attempt. An attempt that began at or before `until` began before its
-/// client knew of the refusal: answers go out once their batch is durable, and a later call under
-/// the client's own id begins at a timestamp that the store issues after that.
+/// client learned of the refusal: answers go out once their batch is durable, and a later call
+/// under the client's own id begins at a later timestamp.
 fn binds(until: Option<Timestamp>, began: Option<Timestamp>) -> bool {
     until.is_none_or(|until| began.is_some_and(|began| began <= until))
 }
 
 fn refused(vote: &[u8]) -> Recalled {
-    // A vote that does not decode was written by a newer release. It is a refusal all the same.
+    // A newer release wrote a vote that does not decode. It is a refusal nevertheless.
     let vote = decode_vote(vote).ok().flatten().filter(|vote| matches!(vote, Vote::No { .. }));
     Recalled::Refused(Refused(vote.unwrap_or_else(|| (&Refusal::new(Reason::Internal)).into())))
 }

@@ -123,7 +123,7 @@ impl<D: Domain> Call<D> {
         matches!(self, Self::Op { call: None, .. })
     }
 
-    /// Whether the call must no longer take effect, by the store's clock.
+    /// Whether the call has ended by the store's clock, so that it must not take effect any more.
     pub fn is_over(&self, now: UnixMillis) -> bool {
         match self {
             Self::Prepare { meta, .. } | Self::Reject { meta, .. } => now >= meta.deadline,
@@ -149,7 +149,7 @@ impl<D: Domain> Call<D> {
         }
     }
 
-    /// Whether nobody waits for the answer, so that the call may join a later batch.
+    /// True if nobody waits for the answer, so that the call may join a later batch.
     pub fn is_patient(&self, branch: &Branch) -> bool {
         match self {
             Self::Commit { meta, .. } => !meta.is_primary(branch),
@@ -167,10 +167,10 @@ impl<D: Domain> Call<D> {
 /// A lane's answer to a call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer<R> {
-    /// The operation succeeded. The KV transaction that shows it started at this timestamp. What a
-    /// read shows may be newer (P11).
+    /// The operation succeeded, in a KV transaction that started at this timestamp. The result of a
+    /// read may be newer (P11).
     Done(R, Timestamp),
-    /// The operation was refused, or the call is refused from now on.
+    /// The operation was refused, or the call counts as refused from now on.
     Refused(Refusal),
     /// The operation came after the end of its call and did nothing.
     Expired,
@@ -186,7 +186,8 @@ pub enum Answer<R> {
     Aborted {
         /// ABORTED, or the final state that prevented the abort.
         state: BranchState,
-        /// The refusal that came along is remembered, so no other attempt of the call takes effect.
+        /// True if the refusal that came along is remembered, so that no other attempt of the call
+        /// takes effect.
         refused: bool,
     },
     /// A Forget was noted.

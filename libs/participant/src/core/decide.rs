@@ -1,4 +1,4 @@
-//! What each kind of call does to the current state.
+//! The effect of each kind of call on the current state.
 
 use twopc::participant::{Decision, Event, Gate};
 use types::{
@@ -90,8 +90,8 @@ impl<D: Domain> Core<D> {
     /// The answer to an operation whose outcome another attempt has determined.
     fn recalled(&self, recalled: Recalled) -> Answer<D::Reply> {
         match recalled {
-            // A reply that does not decode was written by a newer release. Executing the operation
-            // again would make it take effect twice.
+            // A newer release wrote a reply that does not decode. Executing the operation again
+            // would make it take effect twice.
             Recalled::Done(reply) => match self.domain.decode_reply(&reply) {
                 Ok(reply) => Answer::Done(reply, self.run.start),
                 Err(_) => Answer::Refused(Refusal::new(Reason::Internal)),
@@ -102,8 +102,8 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Why a call can no longer take effect in the current batch, or asks for an end too far ahead.
-    /// `None` when it may.
+    /// The answer to a call that can no longer take effect in the current batch, or whose end is
+    /// too far ahead. `None` if it may take effect.
     fn over(&self, call: &ClientCall) -> Option<Answer<D::Reply>> {
         let (start, not_after) = (self.run.start.physical(), call.not_after?);
         if call.is_over(start) {
@@ -116,8 +116,8 @@ impl<D: Domain> Core<D> {
         })
     }
 
-    /// Answers a read from the state, outside any batch. `at` is the start of the look which shows
-    /// that the state is current. None if only a batch can answer the call: rows are not in memory,
+    /// Answers a read from the state, outside any batch. `at` is the start of the look that showed
+    /// the state to be current. `None` if only a batch can answer the call: rows are not in memory,
     /// the call must wait for others, or it would write.
     pub fn read(&mut self, call: &Call<D>, at: Timestamp) -> Option<Answer<D::Reply>> {
         let Call::Op { op, call: None, .. } = call else { return None };
@@ -165,7 +165,7 @@ impl<D: Domain> Core<D> {
                 self.answer(id, Answer::Done(reply, start));
             }
             Executed::Refused(refusal) => {
-                // Refused attempts stay refused, but a later call with the client's own id may
+                // Refused attempts stay refused, but a later call under the client's own id may
                 // succeed.
                 if let Some(client) = client {
                     self.remember_refusal(client, &(&refusal).into());
@@ -198,7 +198,7 @@ impl<D: Domain> Core<D> {
         }
         let priority = meta.priority;
         if waited.is_none() {
-            // A transaction that is younger than a waiter gets neither its place nor the unit.
+            // A younger transaction never overtakes an older waiter.
             let rows = self.domain.payload_rows(payload);
             if let Some(row) = rows.iter().find(|row| self.older_waits_on(row, priority)) {
                 return self.contended(id, meta.clone(), row);
@@ -231,9 +231,8 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Whether the vote on this transaction is still open. If not, answers the Prepare: with the
-    /// first vote again, with FENCED, or with the vote that another attempt of the same call
-    /// implies.
+    /// Whether the vote on this transaction is still open. If not, answers the Prepare with the
+    /// first vote, with FENCED, or with the vote that another attempt of the same call implies.
     fn has_no_vote(&mut self, id: CallId, meta: &TxMeta) -> bool {
         if let Gate::Reject(vote) = self.table.gate(meta, self.run.start) {
             self.answer(id, Answer::Vote(vote));
@@ -258,7 +257,7 @@ impl<D: Domain> Core<D> {
         let refusal = match self.recall(call, Some(began(meta)))? {
             Recalled::Refused(refused) => return Some(refused.vote()),
             Recalled::Committed(tx_id) => Refusal::new(Reason::AlreadyDone).with("tx_id", tx_id),
-            // An operation has the same request id, so it is not this transaction's call.
+            // An operation used the same request id, so that was another call.
             Recalled::Reused | Recalled::Done(_) => Refusal::new(Reason::RequestIdReused),
         };
         Some((&refusal).into())

@@ -5,8 +5,8 @@ use types::TxId;
 use super::Rows;
 use crate::records::{Executed, Judged, Receipt, Records, Row};
 
-/// The decisions of one service, which are pure. They are not async, do no I/O, and read no clock:
-/// the only time is the start timestamp of the KV transaction ([`Rows::stamp`]).
+/// The decisions of one service. They are pure: not async, no I/O, no clock. Their only time is the
+/// start timestamp of the KV transaction ([`Rows::stamp`]).
 ///
 /// A method that does not succeed must leave the rows as they were.
 pub trait Domain: Records {

@@ -1,8 +1,9 @@
 //! Converts facts to journal entries and back, and decides when an entry may be trimmed.
 //!
 //! Entries are trimmed oldest first, so a replay always reads the latest part of the history. An
-//! entry may go once the records show its images, and everything else in it may be forgotten or is
-//! repeated by a later entry. The few facts that keep an old entry alive are carried forward.
+//! entry may be trimmed once the records show its images, and everything else in it may be
+//! forgotten or is repeated by a later entry. The few facts that keep an old entry alive are
+//! carried forward.
 
 use prost::Message;
 use proto::{InvalidField, convert};
@@ -19,20 +20,19 @@ use super::{
 };
 use crate::records::Row;
 
-/// Most entries trimmed at once.
+/// Limit on the entries trimmed at once.
 const TRIM_MAX: usize = 256;
-/// Trimmable entries that justify a write of their own.
+/// Number of trimmable entries that justify a separate write.
 const TRIM_IDLE_MIN: u64 = 4;
 /// Age in milliseconds after which an entry is emptied by carrying its last facts forward. Most
 /// calls are over by then, so their outcomes go with the entry.
 const CARRY_AFTER_MS: u64 = 35_000;
-/// Length of the journal in bytes beyond which the oldest entries are emptied, however young they
-/// are.
+/// Length of the journal in bytes beyond which the oldest entries are emptied at any age.
 const JOURNAL_BYTES_MAX: usize = 16 << 20;
-/// Most entries that one batch empties.
+/// Limit on the entries that one batch empties.
 const CARRY_ENTRIES: usize = 8;
-/// Most facts that one batch carries forward because entries are old. It does not apply while the
-/// journal is longer than [`JOURNAL_BYTES_MAX`].
+/// Limit on the facts that one batch carries forward because entries are old. It does not apply
+/// while the journal is longer than [`JOURNAL_BYTES_MAX`].
 const CARRY_MAX: usize = 64;
 
 /// First byte of the rows that stand for calls among the held rows. No kind of record has it.
@@ -103,7 +103,7 @@ impl<D: Domain> Core<D> {
         rows
     }
 
-    /// The row that stands for a transaction's call among the rows that it holds, at its primary.
+    /// At the primary: the row that stands for a transaction's call among the rows that it holds.
     /// It makes a second attempt of the same call wait until the outcome of the first is known. No
     /// record has such a row.
     pub(super) fn call_row(&self, meta: &TxMeta) -> Option<Row> {
@@ -147,7 +147,7 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Entry number at which the journal may begin, by what its entries say, for a KV transaction
+    /// The entry number at which the journal may begin, judged by its entries, for a KV transaction
     /// that starts at `start` or later. Call between batches only: facts that the current batch
     /// carries forward are not durable yet.
     pub(super) fn may_begin_at(&self, start: Timestamp) -> u64 {
@@ -165,8 +165,8 @@ impl<D: Domain> Core<D> {
         oldest
     }
 
-    /// Whether the successor of an entry is old enough for the entry to go. Others may rely on
-    /// finding a younger one.
+    /// Whether an entry's successor is old enough for the entry to be trimmed. Other writers may
+    /// rely on finding a younger one.
     fn is_superseded(&self, index: usize, start: Timestamp) -> bool {
         self.journal
             .get(index + 1)

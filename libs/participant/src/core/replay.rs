@@ -22,8 +22,7 @@ impl<D: Domain> Core<D> {
         self.forget_before(piece.after.oldest);
     }
 
-    /// Takes the head that a KV transaction found without writing anything. Call between batches
-    /// only.
+    /// Takes the head that a KV transaction found, which wrote nothing. Call between batches only.
     pub fn found(&mut self, head: Head) {
         self.checkpoint.seen(head);
     }
@@ -45,7 +44,7 @@ impl<D: Domain> Core<D> {
         self.journal_bytes = 0;
         self.records = rows::Cache::new(self.limits.records);
         self.run = Run::default();
-        // The transactions that they wait for may be gone from the journal, too.
+        // The transactions that they wait for may be gone from the journal.
         self.rows_to_recheck.extend(self.queue.iter().map(|((row, _, _), ())| row.clone()));
     }
 

@@ -11,10 +11,10 @@ use crate::records::{Holder, Row};
 /// Bytes that a changed record adds to a batch besides its row and its value.
 pub(super) const RECORD_BYTES: usize = 8;
 
-/// Records as of the end of the journal, including absent ones. There are two generations. A read
-/// moves a record to the young one; when that is half full, the old one is dropped. The cache is
-/// never iterated, so nothing depends on the order of a hash map. Records are boxed because about
-/// half of the slots of a hash map are empty.
+/// A cache of records as of the end of the journal, including absent ones. It has two generations.
+/// A read moves a record to the young one; when that is half full, the old one is dropped. The
+/// cache is never iterated, so nothing depends on the order of a hash map. Records are boxed
+/// because about half of the slots of a hash map are empty.
 #[derive(Debug)]
 pub(super) struct Cache<R> {
     young: FxHashMap<Row, Option<Box<R>>>,
@@ -85,7 +85,7 @@ impl<D: Domain> Rows<'_, D> {
             return self.run.dirty.get(row).and_then(|changed| changed.record.as_ref());
         }
         if !self.records.contains(row) {
-            // The batch is void now: the lane loads the row and begins again.
+            // The batch is void now: the lane loads the row and starts again.
             self.run.missing.insert(row.to_vec());
             return None;
         }

@@ -52,7 +52,7 @@ impl<D: Domain> Core<D> {
     /// Drops a waiting call whose caller is gone. Call between batches only.
     pub fn cancel(&mut self, id: CallId) {
         if let Some(waiter) = self.unpark(id) {
-            // The call behind it may be next.
+            // The call behind it may go on now.
             self.rows_to_recheck.insert(waiter.row);
         }
         self.waiters.settle();
@@ -80,7 +80,7 @@ impl<D: Domain> Core<D> {
         self.waiters.iter().map(|(id, _)| *id)
     }
 
-    /// Transactions that others have been waiting for since before `since`, each once, with what is
+    /// Transactions that others have been waiting for since before `since`, each once, in the form
     /// needed to resolve them.
     pub fn blockers(&self, since: UnixMillis) -> Vec<TxMeta> {
         let mut blockers = std::collections::BTreeMap::new();
@@ -100,8 +100,8 @@ impl<D: Domain> Core<D> {
         self.table.get(tx_id).map(|entry| &entry.meta)
     }
 
-    /// Whether waiting is allowed: a transaction younger than `priority` holds something on the
-    /// row.
+    /// Whether waiting is allowed, that is, whether a transaction younger than `priority` holds
+    /// something on the row.
     pub(super) fn may_wait_on(&self, row: &[u8], priority: Priority) -> bool {
         let mut holders = holders_of(&self.holders, row);
         if Mutation::YoungerWaits.is_on() {
@@ -110,7 +110,7 @@ impl<D: Domain> Core<D> {
         holders.next_back().is_some_and(|(holder, _)| holder > priority)
     }
 
-    /// Whether a call that is older than `priority` and keeps its place waits on the row.
+    /// Whether a call waits on the row that is older than `priority` and keeps its place.
     pub(super) fn older_waits_on(&self, row: &[u8], priority: Priority) -> bool {
         let least = Priority { begin_ts: 0, nonce: 0 };
         self.queue.range((row.to_vec(), least, 0)..(row.to_vec(), priority, 0)).any(
@@ -121,7 +121,7 @@ impl<D: Domain> Core<D> {
     }
 
     /// Whether younger calls must not overtake this waiting call. They may overtake reads, which
-    /// use nothing up.
+    /// take nothing.
     fn keeps_place(call: &Call<D>) -> bool {
         match call {
             Call::Prepare { .. } | Call::Op { call: Some(_), .. } => true,
@@ -151,7 +151,7 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Decides the waiting Prepares of a transaction again, as its state has changed.
+    /// Decides the waiting Prepares of a transaction again, after its state has changed.
     pub(super) fn wake_transaction(&mut self, tx_id: TxId) {
         let ids: Vec<CallId> = self
             .waiting
@@ -166,9 +166,9 @@ impl<D: Domain> Core<D> {
         }
     }
 
-    /// Serves waiters whose row changed, oldest first, until nothing changes any more. If one must
-    /// go on waiting, those behind it are not served; they are only checked for whether they may
-    /// still wait. Waiters that find no room in this batch are served by the next one.
+    /// Serves waiters whose row changed, oldest first, until nothing changes any more. If a waiter
+    /// must go on waiting, those behind it are not served; this only checks whether they may still
+    /// wait. The next batch serves the waiters that find no room in this one.
     pub(super) fn serve_waiters(&mut self) {
         while self.has_room()
             && let Some(row) = self.rows_to_recheck.pop_first()

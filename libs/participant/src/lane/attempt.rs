@@ -18,7 +18,7 @@ use crate::{
     records::Row,
 };
 
-/// Fewest queued calls that an attempt considers for its batch.
+/// Minimum number of queued calls that an attempt considers for its batch.
 const WINDOW_MIN: usize = 64;
 
 /// Why an attempt must be repeated.
@@ -42,7 +42,7 @@ impl From<KvError> for AttemptError {
 }
 
 impl<D: Domain> Lane<D> {
-    /// Applies what is queued in a KV transaction on a current state, and commits.
+    /// Applies the queued calls in a KV transaction on a current state, and commits.
     pub(super) async fn attempt(&mut self) -> Result<(), AttemptError> {
         let called_at = Instant::now();
         self.runs += 1;
@@ -66,9 +66,9 @@ impl<D: Domain> Lane<D> {
         Ok(())
     }
 
-    /// Applies what is queued in a KV transaction that has just begun: on the known state if that
-    /// is trusted, else after a look. Returns the calls that were taken, and the batch unless it
-    /// has nothing to write.
+    /// Applies the queued calls in a KV transaction that has just begun: on the known state if that
+    /// is trusted, otherwise after a look. Returns the calls that were taken, and the batch if it
+    /// has something to write.
     async fn apply_now(
         &mut self,
         txn: &mut dyn Txn,
@@ -106,7 +106,8 @@ impl<D: Domain> Lane<D> {
         let answers = self.core.take_answers();
         self.link_batch(&taken);
         if at.elapsed() >= TXN_LIFE_MAX {
-            // What it read may be garbage collected by now. A fresh transaction reads again.
+            // The versions that it read may be garbage collected by now. A fresh transaction reads
+            // again.
             self.core.undo();
             return Err(KvError::Unavailable("the store was too slow".to_owned()).into());
         }
@@ -119,7 +120,7 @@ impl<D: Domain> Lane<D> {
         self.begin_early(taken.len());
         let outcome = txn.commit().await;
         // A store may report a commit timestamp close to the start although the commit was late. So
-        // a late reply proves no more than a late commit does.
+        // a late reply counts as a late commit.
         let waited = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
         let replied = Timestamp::from_physical(start.physical().plus_ms(waited.saturating_add(1)));
         let unknown = match outcome {
@@ -159,14 +160,15 @@ impl<D: Domain> Lane<D> {
         self.heard = start;
     }
 
-    /// Whether a queued call will probably need an append, which fails if the journal has grown.
+    /// Whether a queued call will probably need an append. That append fails if the journal has
+    /// grown.
     pub(super) fn wants_to_write(&self) -> bool {
         self.queued.iter().any(|(_, call)| call.is_mutation())
     }
 
     /// Applies queued calls to the state, and loads the rows that they need: from their images in
-    /// the journal, else from their records at the transaction's start. Returns the calls that were
-    /// taken.
+    /// the journal, otherwise from their records at the transaction's start. Returns the calls that
+    /// were taken.
     async fn apply(&mut self, txn: &mut dyn Txn) -> Result<Vec<CallId>, KvError> {
         loop {
             match self.fill(txn.read_ts()) {
@@ -211,9 +213,9 @@ impl<D: Domain> Lane<D> {
         Ok(())
     }
 
-    /// Fails unless this is still the store that the lane was opened on. A head that goes back
+    /// Fails unless this is still the store that the lane was opened on. A head that went back
     /// belongs to another store, perhaps with another number of shards. Nothing is written there,
-    /// and the role ends once it notices.
+    /// and the role stops once it notices.
     async fn check_store(&self, txn: &mut dyn Txn) -> Result<(), KvError> {
         match read_schema(txn).await? {
             Some(schema) if schema == self.seams.schema => Ok(()),
@@ -253,7 +255,7 @@ impl<D: Domain> Lane<D> {
                 }
             }
             Fate::Unknown => {
-                // These include waiters that such a run served.
+                // This includes waiters that such a run served.
                 let of_one = |undetermined: Undetermined<D>| {
                     undetermined
                         .taken
@@ -290,8 +292,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Sends the answers of a batch that turned out to stand. A call that it took without answering
-    /// is offered again, unless it waits in the core by now, because other batches ran since.
+    /// Sends the answers of a batch that turned out to stand. Other batches have run since, so a
+    /// call that it took without answering is offered again, unless it waits in the core by now.
     fn conclude(&mut self, done: Undetermined<D>) {
         let answered: BTreeSet<CallId> = done.answers.iter().map(|(id, _)| *id).collect();
         let waiting: BTreeSet<CallId> = self.core.waiting_calls().collect();
@@ -391,5 +393,5 @@ pub(super) async fn read_schema(txn: &mut dyn Txn) -> Result<Option<Schema>, KvE
 
 /// The error for a store other than the one that the lane was opened on.
 pub(super) fn other_store_error() -> KvError {
-    KvError::Unavailable("the store was made anew".to_owned())
+    KvError::Unavailable("the store was recreated".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Writes the records behind the journal, one piece of a checkpoint after the other, while batches
+//! Writes the records behind the journal: one piece of a checkpoint after the other, while batches
 //! go on.
 
 use std::sync::Arc;
@@ -29,8 +29,8 @@ const PIECE_BYTES: usize = 14 << 10;
 const CHECKPOINT_BYTES: usize = 256 << 10;
 /// Bytes that the records may lag behind before batches wait for them.
 const LAG_MAX: usize = 8 << 20;
-/// Longest that a batch waits for the records. A store that takes entries but no records should
-/// slow a lane down, not stop it.
+/// How long a batch waits for the records at most. A store that accepts entries but no records
+/// should slow a lane down, not stop it.
 const LAG_WAIT: Duration = Duration::from_millis(500);
 /// How long pieces must fail before the log warns an operator.
 const FAILS_LONG: Duration = Duration::from_secs(30);
@@ -43,7 +43,8 @@ pub(super) enum Written {
     Landed(Piece),
     /// Another replica has moved the head to this one.
     Moved(Head),
-    /// It may or may not be durable, or the store is another one. A later piece or look finds out.
+    /// The piece may or may not be durable, or the store is another one. A later piece or look
+    /// finds out.
     Failed(KvError),
 }
 
@@ -109,7 +110,7 @@ impl<D: Domain> Lane<D> {
         self.begin_piece();
     }
 
-    /// Logs why a piece was not written. Once pieces have failed for long, this is a warning every
+    /// Logs why a piece was not written. Once pieces have failed for long, it warns every
     /// [`FAILS_LONG`].
     fn tell_failed(&mut self, error: &KvError) {
         let (branch, now) = (self.core.branch(), Instant::now());

@@ -1,4 +1,4 @@
-//! What a lane does besides answering calls: it looks at the journal, writes checkpoints, drops
+//! A lane's work besides answering calls: it looks at the journal, writes checkpoints, drops
 //! waiters whose callers are gone, and asks to have unfinished transactions resolved.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -10,12 +10,12 @@ use types::{Entropy, TxId, UnixMillis};
 use super::{Lane, LaneOptions, attempt::AttemptError, metrics::again};
 use crate::core::Domain;
 
-/// Most transactions that a lane asks about at once, to avoid a storm of questions.
+/// Limit on the transactions that a lane asks about at once, to avoid a storm of questions.
 const ASKED_AT_ONCE: usize = 64;
 /// Milliseconds after which a lane asks about a transaction again.
 const ASK_AGAIN_MS: u64 = 500;
-/// Milliseconds after its deadline from which a transaction is asked about if some branch has not
-/// acknowledged its outcome.
+/// Milliseconds after its deadline until a lane asks about a transaction whose outcome some branch
+/// has not acknowledged.
 const ACKNOWLEDGE_GRACE_MS: u64 = 3_000;
 
 /// How long a lane leaves an unwritten shard to its last writer. Each lane draws its own value:
@@ -28,7 +28,7 @@ pub(super) fn spread(options: &LaneOptions, entropy: &dyn Entropy) -> Duration {
 }
 
 impl<D: Domain> Lane<D> {
-    /// Does what is due besides answering.
+    /// Does the chores that are due.
     pub(super) async fn chores(&mut self) {
         self.cancel_unwanted();
         self.shorten_queue();
@@ -46,9 +46,9 @@ impl<D: Domain> Lane<D> {
         self.tell_votes(now);
     }
 
-    /// Whether this lane writes checkpoints and trims the journal: the last lane to have appended
-    /// to it does. The others know the same journal, but would only get in each other's way. They
-    /// step in once the last writer is gone.
+    /// Whether this lane writes checkpoints and trims the journal. The last lane that appended does
+    /// so. The others know the same journal, but would only get in each other's way; they step in
+    /// once the last writer is gone.
     pub(super) fn trims(&self) -> bool {
         self.core.tail().is_by(&self.writer)
             || self.moved.is_some_and(|at| at.elapsed() >= self.options.abandoned)

@@ -59,8 +59,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// The span of one attempt at a batch, in the trace of the oldest call that it may take of
-    /// these.
+    /// The span of one attempt at a batch, in the trace of the oldest of these calls that it may
+    /// take.
     pub(super) fn batch_span<'a>(
         &self,
         calls: impl Iterator<Item = &'a (CallId, Call<D>)> + Clone,
@@ -87,8 +87,8 @@ impl<D: Domain> Lane<D> {
         }
     }
 
-    /// Reports which calls a durable batch took and answered, in order. A call that it took without
-    /// answering waits, and a later batch answers it.
+    /// Reports the calls that a durable batch took and answered, in order. A call that it took
+    /// without answering waits for a later batch.
     pub(super) fn tell_calls<'a>(
         &self,
         start: Timestamp,

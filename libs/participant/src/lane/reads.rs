@@ -1,9 +1,9 @@
 //! Answers reads beside the batches, so that no call waits for a batch that only reads.
 //!
-//! A look of its own shows that the lane's state has every entry that was committed at or before
-//! its start, which is after the reads came (J2). The lane answers them between two batches, from
-//! its state as it is by then. When more calls are waiting for a batch anyway, reads go along with
-//! them: the append then proves that the state was current.
+//! A separate look shows that the lane's state has every entry that was committed by the look's
+//! start, which is after the reads arrived (J2). The lane answers them between two batches, from
+//! its state at that time. If other calls wait for a batch anyway, reads go along with them: the
+//! append then proves that the state was current.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use types::{Mutation, Timestamp};
 use super::Lane;
 use crate::core::{Call, CallId, Domain};
 
-/// What a look has shown.
+/// The result of a look.
 pub(super) struct Shown {
     start: Timestamp,
     found: Found,
@@ -28,14 +28,14 @@ pub(super) struct Shown {
     last: u64,
 }
 
-/// Reads that wait for a look. One look at a time is under way.
+/// Reads that wait for a look. At most one look is under way.
 pub(super) struct Reads<D: Domain> {
     look: JoinSet<Result<Shown, KvError>>,
     waiting: Vec<(CallId, Call<D>)>,
     /// The head that the lane knew when the look began.
     head: Head,
     began: Instant,
-    /// Whether the next batch must take what reads are queued.
+    /// Whether the next batch must take the queued reads.
     in_batch: bool,
 }
 
@@ -63,8 +63,9 @@ impl<D: Domain> Reads<D> {
         Some(shown.unwrap_or_else(|error| Err(KvError::Unavailable(error.to_string()))))
     }
 
-    /// A batch has ended. One that was given up may leave rows that are newer than the known state.
-    /// A look would show that and answer nothing, so the reads go with the next batch at once.
+    /// Notes that a batch has ended. A batch that was given up may leave rows newer than the known
+    /// state. A look would show that and answer nothing, so the reads go with the next batch at
+    /// once.
     pub(super) const fn batch_ended(&mut self, is_done: bool) {
         self.in_batch = !is_done;
     }
@@ -126,7 +127,7 @@ impl<D: Domain> Lane<D> {
             self.queued = left.into();
         }
         let Some(start) = start else { return };
-        // What was read as of a timestamp is not followed by a batch of an earlier one.
+        // No batch may start at an earlier timestamp than an answered read.
         self.early = None;
         let oldest = answers.first().map(|(id, _)| *id);
         self.batch_answered("read", answers.len(), self.reads.began, oldest);
