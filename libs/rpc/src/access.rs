@@ -1,5 +1,5 @@
-//! Who may call whom: the identities that certificates carry, and the table (`may_call`) of what
-//! each identity may call.
+//! Who may call whom: the identities in certificates, and the table (`may_call`) of the calls that
+//! each identity may make.
 //!
 //! An identity is the certificate's only URI name in our trust domain, in the form of a SPIFFE id:
 //! `spiffe://till/coordinator`, `spiffe://till/participant/loyalty`. The table is consulted only
@@ -17,7 +17,7 @@ pub const TRUST_DOMAIN: &str = "till";
 /// Longest name after a role, in bytes.
 const NAME_LEN_MAX: usize = 64;
 
-/// What an identity stands for.
+/// The kind of an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Party {
     /// A role of the shop.
@@ -82,12 +82,12 @@ impl Identity {
         format!("participant/{name}").parse()
     }
 
-    /// What the identity stands for.
+    /// The kind of the identity.
     pub const fn party(&self) -> Party {
         self.party
     }
 
-    /// True if it may be the callee of a caller that expects no particular one.
+    /// True if it may be the callee of a caller that expects no particular callee.
     pub(crate) const fn serves(&self) -> bool {
         self.party.serves()
     }
@@ -171,8 +171,8 @@ const ORDER: Party = Party::Role(Role::Order);
 const COORDINATOR: Party = Party::Role(Role::Coordinator);
 const BRIDGE: Party = Party::Role(Role::HttpBridge);
 
-/// True if a party may make a call of anything but [`FREE`], given its path
-/// (`/till.stock.v1.StockService/GetItem`). Calls that no row names are nobody's.
+/// True if a party may make a call, given its path (`/till.stock.v1.StockService/GetItem`). Not for
+/// [`FREE`] services. Nobody may make a call that no row names.
 fn may_call(party: Party, path: &str) -> bool {
     let call = path.strip_prefix('/').and_then(|path| path.split_once('/'));
     let Some((service, method)) = call else { return false };
@@ -188,9 +188,9 @@ fn may_call(party: Party, path: &str) -> bool {
             role.is_some_and(Role::is_service) || party == Party::Participant
         }
         ("till.coordinator.v1.TransactionService", "RunTransaction") => party == Party::Client,
-        // The bridge calls these for its console, which needs the operator's key.
+        // The bridge calls these for its console, whose callers need the operator's key.
         ("till.coordinator.v1.TransactionService", _) => [BRIDGE, Party::Operator].contains(&party),
-        // Says how keys are sharded, which callers of a service need to find a replica.
+        // Callers of a service need this to find the replica of a shard.
         ("till.participant.v1.ParticipantService", "Describe") => match role {
             Some(role) => role.calls().iter().any(|callee| callee.is_service()),
             None => party != Party::Participant,
@@ -211,8 +211,8 @@ fn is_own_service(service: &str) -> bool {
         && service.strip_suffix("Service").is_some_and(|name| name.eq_ignore_ascii_case(package))
 }
 
-/// Checks that a caller may use the store, if it is ours and checks: the roles that keep data there
-/// may, and operators, who audit it.
+/// Checks that a caller may use dev-kv, if it checks callers: the roles that keep data in it, and
+/// operators, who audit it.
 ///
 /// # Errors
 /// [`Refused`].
@@ -235,7 +235,7 @@ pub(crate) fn is_reflection(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
-/// True for streams of health and reflection, which stay open for as long as their caller likes.
+/// True for streams of health and reflection, which stay open for as long as their caller wants.
 pub(crate) fn stays_open(path: &str) -> bool {
     is_reflection(path) || path == "/grpc.health.v1.Health/Watch"
 }

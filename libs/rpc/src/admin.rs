@@ -3,8 +3,8 @@
 //! `/readyz` for a balancer that sends it requests, with what readiness depends on.
 //!
 //! By itself it changes nothing, but routes that a role adds ([`Admin::with_routes`]) may. On a
-//! loopback address it answers to loopback names only, so that no site's page can reach it by a
-//! name of its own that resolves to this machine.
+//! loopback address it answers only to loopback names, so that no web page can reach it by a name
+//! of its own that resolves to this machine.
 
 mod socket;
 
@@ -28,7 +28,7 @@ use crate::server::{self, Readiness};
 /// Content type of the metrics.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Longest body that a route reads. A longer one is refused with 413.
+/// Limit on the body of a request, in bytes. A longer one is refused with 413.
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// A role's report on itself.
@@ -54,7 +54,7 @@ pub struct Ready<F> {
 }
 
 impl<F> Ready<F> {
-    /// Reports `readiness` with these details.
+    /// Makes a check that reports `readiness` with these details.
     pub const fn new(readiness: Readiness, details: F) -> Self {
         Self { readiness, details }
     }
@@ -94,12 +94,12 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// A listener for a role that is ready when `check` says so.
+    /// Makes a listener for a role whose readiness `check` reports.
     pub fn new(check: impl ReadinessCheck) -> Self {
         Self { check: Arc::new(check), more_metrics: Vec::new(), more_routes: Router::new() }
     }
 
-    /// Appends more metrics to our own, in Prometheus' text format.
+    /// Appends metrics to our own, in Prometheus' text format.
     #[must_use]
     pub fn with_metrics(mut self, text: fn() -> String) -> Self {
         self.more_metrics.push(text);
@@ -125,7 +125,7 @@ impl Admin {
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
     }
 
-    /// Serves on these sockets for as long as the guard is kept, which is until the role has
+    /// Serves on these sockets for as long as the guard is kept. Keep it until the role has
     /// drained.
     ///
     /// # Errors
@@ -151,8 +151,8 @@ impl Admin {
 #[derive(Debug)]
 pub struct Serving(#[allow(dead_code, reason = "kept for its end")] JoinSet<()>);
 
-/// Refuses requests for another host. Browsers always send a host, so a request without one comes
-/// from no browser.
+/// Refuses requests for another host. Browsers always send a host, so a request without one does
+/// not come from a browser.
 async fn loopback_names(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     if is_for_loopback(request.uri().authority().map(Authority::as_str), host) {

@@ -1,8 +1,8 @@
 //! Many unary calls in one request. The caller gathers them and the callee splits them; neither the
 //! generated clients nor the services notice.
 //!
-//! The wire is `till.bundle.v1.BundleService` (`proto/till/bundle/v1/bundle.proto`). It is repeated
-//! here by its field numbers, because this crate knows no contracts; a test compares the two.
+//! The contract is `till.bundle.v1.BundleService` (`proto/till/bundle/v1/bundle.proto`). This crate
+//! knows no contracts, so it repeats the messages by their field numbers; a test compares the two.
 
 use std::{
     convert::Infallible,
@@ -86,7 +86,7 @@ struct CallResponse {
     answers: Vec<BundledAnswer>,
 }
 
-/// Packs all headers but those that every call has.
+/// Packs all headers, except those that every call has.
 fn pack(headers: &HeaderMap) -> Vec<Header> {
     let said = headers.iter().filter(|(name, value)| {
         **name != http::header::TE && (**name != CONTENT_TYPE || **value != GRPC)
@@ -98,17 +98,17 @@ fn pack(headers: &HeaderMap) -> Vec<Header> {
     .collect()
 }
 
-/// Reverses [`pack`], or tells what is wrong with the headers.
+/// Reverses [`pack`], or says what is wrong with the headers.
 fn unpack(packed: Vec<Header>) -> Result<HeaderMap, String> {
     if packed.len() > HEADERS_MAX {
-        return Err(format!("are {}, and may be {HEADERS_MAX} at most", packed.len()));
+        return Err(format!("must be at most {HEADERS_MAX}, not {}", packed.len()));
     }
     let mut headers = HeaderMap::with_capacity(packed.len() + 1);
     for Header { name, value } in packed {
         let known = HeaderName::from_bytes(name.as_bytes());
-        let known = known.map_err(|_| format!("{name:?} is no name of a header"))?;
+        let known = known.map_err(|_| format!("{name:?} is not a header name"))?;
         let value = HeaderValue::from_maybe_shared(value);
-        let value = value.map_err(|_| format!("the value of {known} is no header's"))?;
+        let value = value.map_err(|_| format!("{known} has an invalid value"))?;
         headers.append(known, value);
     }
     Ok(headers)
@@ -121,8 +121,8 @@ fn unpack_head(packed: Vec<Header>) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// Splits these, in order, into shares of at most [`CALLS_MAX`] items and [`BUNDLE_BYTES_MAX`] bytes. A
-/// larger item gets a share of its own.
+/// Splits the items, in order, into shares of at most [`CALLS_MAX`] items and [`BUNDLE_BYTES_MAX`]
+/// bytes. A larger item gets its own share.
 fn split<T>(items: Vec<T>, bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = Vec<T>> {
     let mut rest = items.into_iter().peekable();
     iter::from_fn(move || {

@@ -1,5 +1,5 @@
-//! What a call that changes something carries besides its fields: until when it may take effect,
-//! and which client call it is an attempt of.
+//! The headers of a mutating call: until when it may take effect, and which client call it is an
+//! attempt of.
 //!
 //! A relative time-out (`grpc-timeout`) restarts wherever a message is delayed, for instance in the
 //! socket of a stopped replica. The end of a call is therefore a point in time of the store's
@@ -20,7 +20,7 @@ pub const CALL_ID: &str = "till-call-id";
 /// client's own.
 pub const BEGAN: &str = "till-call-began-ts";
 
-/// What a caller sent about its call. Every part may be missing.
+/// The headers of a call. Each may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallMeta {
     /// The call takes effect only before this time of the store's clock.
@@ -32,7 +32,7 @@ pub struct CallMeta {
 }
 
 impl CallMeta {
-    /// Reads what the caller sent.
+    /// Reads the headers that the caller sent.
     ///
     /// # Errors
     /// INVALID_ARGUMENT if a header is malformed; a retry does not help.
@@ -62,7 +62,7 @@ impl CallMeta {
         Ok(Self { not_after: ms.map(UnixMillis), call_id, began: began.map(Timestamp) })
     }
 
-    /// Adds it to a request.
+    /// Adds the headers to a request.
     pub fn set<T>(&self, request: &mut tonic::Request<T>) {
         let metadata = request.metadata_mut();
         if let Some(not_after) = self.not_after {

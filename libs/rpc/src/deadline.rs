@@ -8,7 +8,8 @@ use http::HeaderMap;
 /// The name of the header.
 pub const HEADER: &str = "grpc-timeout";
 
-/// The time that the caller has left. `None` if it set none, or in no form that gRPC defines.
+/// The time that the caller has left. `None` if it set none, or in a form that gRPC does not
+/// define.
 pub fn of(metadata: &impl AsRef<HeaderMap>) -> Option<Duration> {
     of_headers(metadata.as_ref())
 }

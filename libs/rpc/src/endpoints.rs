@@ -25,7 +25,7 @@ pub struct CoordinatorEndpoints {
     pub coordinator_endpoints: Target,
 }
 
-/// The services that a checkout needs. On the command line all of [`Role::SERVICES`].
+/// The services that a checkout needs: all of [`Role::SERVICES`].
 #[derive(Clone, Debug)]
 pub struct ServiceEndpoints(BTreeMap<Role, Target>);
 
@@ -83,7 +83,7 @@ fn setting(service: Role) -> String {
     format!("{}_endpoints", service.name())
 }
 
-/// Where a role is on this machine unless told otherwise.
+/// The default address of a role, on this machine.
 fn usual(role: Role) -> Target {
     Target::Static(vec![Endpoint::usual(role)])
 }

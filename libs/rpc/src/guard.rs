@@ -1,5 +1,5 @@
-//! Surrounds every request: the check that its caller may make it, the bound on requests in flight,
-//! a span, the caller's deadline, and a catch of panics.
+//! The middleware around every request: it checks that the caller may make it, limits requests in
+//! flight, makes a span, keeps the caller's deadline, and catches panics.
 
 use std::{
     collections::HashSet,
@@ -25,39 +25,39 @@ use crate::{
     tls::Connection,
 };
 
-/// Upper limits on the calls of health and reflection in flight at once, for streams that stay open
-/// and for the others each, and on the bytes of all of them. Whoever fills the one leaves the other
-/// to probes.
+/// Upper limits on the calls of health and reflection in flight, separately for streams that stay
+/// open and for other calls, so that open streams never block probes; and on the bytes of all of
+/// them.
 const FREE_MAX: usize = 2_048;
 const FREE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Upper limit on the size of a message of health and reflection in bytes, compressed or not. Each
-/// has a name or two.
+/// holds a name or two.
 pub(crate) const FREE_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-/// How much earlier than tonic a handler is ended when its caller's time is over, because tonic
+/// How much earlier than tonic the guard ends a handler whose caller's time is over, because tonic
 /// would answer CANCELLED.
 const BEFORE_TONIC: Duration = Duration::from_millis(1);
 
 /// Makes [`Guard`]s that share their bounds.
 #[derive(Debug, Clone)]
 pub(crate) struct GuardLayer {
-    /// Whether callers are known, so that they can be judged.
+    /// Whether callers are identified, so that they can be checked.
     judges: bool,
     /// `package.Service/Method` of everything that is served.
     methods: Arc<HashSet<Arc<str>>>,
     requests: Bound,
-    /// Calls that anybody may make have their own places and their own room, so that nobody can use
-    /// them to keep the role's callers out.
+    /// Calls that anybody may make have separate limits, so that nobody can use them to keep the
+    /// role's callers out.
     free: Bound,
-    /// Those of them that stay open.
+    /// The same for streams that stay open.
     streams: Bound,
-    /// Bundles have as many places as requests. The calls in them take places of their own.
+    /// Bundles have as many places as requests. Their calls take separate places.
     bundles: Bound,
 }
 
 impl GuardLayer {
-    /// At most `in_flight_max` requests and `bytes_max` bytes of them at once, each of which must
-    /// arrive within `patience`. If `judges`, only from the callers that [`access`] allows.
+    /// Allows at most `in_flight_max` requests and `bytes_max` bytes of them at once; each must
+    /// arrive within `patience`. If `judges`, allows only the callers that [`access`] does.
     pub(crate) fn new(
         in_flight_max: usize,
         bytes_max: usize,
@@ -77,7 +77,7 @@ impl GuardLayer {
         }
     }
 
-    /// Counts calls of these methods, given as `package.Service/Method`, by their names.
+    /// Counts calls of these methods by name; each is given as `package.Service/Method`.
     #[must_use]
     pub(crate) fn counting(mut self, methods: impl IntoIterator<Item = String>) -> Self {
         self.methods = Arc::new(methods.into_iter().map(Arc::from).collect());
@@ -149,14 +149,15 @@ where
         };
         let connection: Option<&Connection> = request.extensions().get();
         let untaken = connection.map(|of| of.untaken.clone()).unwrap_or_default();
-        // Reflection is a stream of questions, and the next one may take its time.
+        // Reflection is a stream of questions, with any time between them.
         let messages = if access::is_reflection(path) { Messages::Many } else { Messages::One };
         let Some((request, kept)) = bound.admit(request, messages) else {
             let refused = overloaded().into_http();
             call.answered(&refused);
             return futures::future::ok(refused).boxed();
         };
-        // At debug level, like all logs of single requests: a span costs more than many a request.
+        // At debug level, like all logs of single requests, because a span costs more than a small
+        // request.
         let span = if is_free {
             Span::none()
         } else {
@@ -193,8 +194,8 @@ where
 
 /// Counts one call and measures how long it takes.
 struct Call {
-    /// `None` if nobody serves the method. A caller may invent any name, so it is not used as a
-    /// label.
+    /// `None` if no service has the method. A caller may invent any name, so that name is not used
+    /// as a label.
     method: Option<Arc<str>>,
     begun: Instant,
     _active: Entered,
@@ -260,7 +261,7 @@ mod tests {
         assert!(probe.now_or_never().is_none(), "watches keep no probe out");
     }
 
-    /// A decoder reserves what the first five bytes of a message announce.
+    /// A decoder reserves the length that the first five bytes of a message announce.
     #[tokio::test]
     async fn a_message_reaches_its_decoder_when_all_of_it_has_come() {
         let reading = tower::service_fn(|request: http::Request<Body>| async {

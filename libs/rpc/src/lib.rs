@@ -18,7 +18,7 @@
 //! Invariants: only [`status`] builds a `tonic::Status`; a server says NOT_SERVING before it stops
 //! accepting; where callers show certificates, each can only call what [`access`] allows; requests
 //! in flight are finished within the drain timeout; passing over a replica only chooses a slower
-//! route and never changes an outcome.
+//! route, and never changes an outcome.
 
 pub mod access;
 pub mod admin;
@@ -51,9 +51,9 @@ pub(crate) const BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 /// The compression that callers may use.
 pub const COMPRESSION: tonic::codec::CompressionEncoding = tonic::codec::CompressionEncoding::Gzip;
 
-/// Sets up a generated server like all of ours: it takes messages of up to [`MESSAGE_BYTES_MAX`],
+/// Sets up a generated server like all of ours: it accepts messages of up to [`MESSAGE_BYTES_MAX`],
 /// plain or compressed with gzip. This is a macro because generated servers have these settings but
-/// no trait.
+/// no common trait.
 #[macro_export]
 macro_rules! served {
     ($server:expr) => {
@@ -64,8 +64,8 @@ macro_rules! served {
     };
 }
 
-/// Calls a method of a generated client, as [`routing::Router::call`] takes it. This is a macro
-/// because generated clients have no trait.
+/// Calls a method of a generated client, for [`routing::Router::call`]. This is a macro because
+/// generated clients have no common trait.
 #[macro_export]
 macro_rules! unary {
     ($client:ident::$method:ident) => {

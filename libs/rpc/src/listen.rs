@@ -7,7 +7,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that may wait to be accepted. The kernel caps it at its own limit.
+/// Connections that may wait to be accepted. The kernel may allow fewer.
 const BACKLOG: i32 = 4096;
 
 /// The bound sockets of one role.
@@ -106,8 +106,8 @@ pub fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
     listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
 }
 
-/// Bytes that the kernel keeps of answers which a client does not take, for each connection. Linux
-/// takes twice as much. Unless it is set, the kernel lets it grow to 4 MiB.
+/// Bytes of unread answers that the kernel keeps for each connection. Linux doubles it. If unset,
+/// it may grow to 4 MiB.
 const SEND_BUFFER: usize = 64 * 1024;
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -126,7 +126,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// True for addresses that every host with IPv6 has. If any other address is missing, that is a
+/// True for addresses that every host with IPv6 has. If another address is missing, that is a
 /// mistake.
 fn is_of_every_host(address: SocketAddr) -> bool {
     address.is_ipv6() && (address.ip().is_unspecified() || address.ip().is_loopback())

@@ -35,7 +35,7 @@ pub type Transport = BoxCloneSyncService<
 /// The connection did not carry the call through. It is unknown whether the callee got it. A retry
 /// may help.
 ///
-/// This is a type of its own and not a bare box, because a future that holds a client over a boxed
+/// This is a separate type and not a bare box, because a future that holds a client over a boxed
 /// error cannot be proved `Send` ("implementation of `From` is not general enough").
 #[derive(Debug)]
 pub struct NetError(BoxError);
@@ -91,7 +91,7 @@ pub struct Endpoint(Arc<str>);
 pub struct EndpointError(String);
 
 impl Endpoint {
-    /// Where a role is on this machine unless told otherwise.
+    /// The default address of a role, on this machine.
     pub fn usual(role: Role) -> Self {
         SocketAddr::from((Ipv4Addr::LOCALHOST, role.port())).into()
     }
@@ -140,12 +140,12 @@ impl fmt::Debug for Endpoint {
 /// Connects to endpoints.
 pub trait Net: Send + Sync + fmt::Debug + 'static {
     /// A transport to this endpoint. Never blocks and never fails: it connects with the first
-    /// request, and again after the connection broke. A request that finds no connection fails as
+    /// request, and reconnects after a broken connection. A request without a connection fails as
     /// UNAVAILABLE.
     fn connect(&self, endpoint: &Endpoint) -> Transport;
 
-    /// Like [`Net::connect`], for a peer that must prove to be this callee, if connections can
-    /// prove an identity.
+    /// Like [`Net::connect`], but the peer must prove to be this callee, if connections can prove
+    /// an identity.
     fn connect_to(&self, _callee: &Identity, endpoint: &Endpoint) -> Transport {
         self.connect(endpoint)
     }
@@ -197,9 +197,10 @@ impl GrpcNet {
         Self { tls, ..Self::default() }
     }
 
-    /// The same network, for a caller that makes many unary calls at once, and no others but health
-    /// and reflection. Calls to one endpoint in one turn of the event loop share one request, but
-    /// each succeeds or fails on its own. A callee without bundles gets them one by one.
+    /// The same network, for a caller that makes many unary calls at once, and no streaming calls
+    /// except health and reflection. Calls to one endpoint in one turn of the event loop share one
+    /// request, but each succeeds or fails on its own. A callee without bundles gets them one by
+    /// one.
     #[must_use]
     pub fn bundling(self) -> Self {
         Self { bundles: true, ..self }

@@ -5,7 +5,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 /// How often files are checked for changes by default.
 pub const RELOAD_EVERY: Duration = Duration::from_secs(10);
 
-/// Calls `reload` periodically for as long as somebody uses `shared`. `reload` returns whether
+/// Calls `reload` periodically for as long as `shared` is in use. `reload` returns whether
 /// something changed, and leaves the old value in place if it fails. `what` is the plural name used
 /// in the log. Must be called within a tokio runtime.
 pub fn keep_fresh<S, E>(

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use types::Entropy;
 
 /// An endless iterator of pauses. The n-th is drawn evenly from the upper half of `least * 2^n`,
-/// capped at `most`. It is never zero, so that a retry is never a busy loop. It is spread, so that
-/// callers which failed together do not retry together.
+/// capped at `most`. A pause is never zero, so a retry is never a busy loop; and it is random, so
+/// callers that failed together do not retry together.
 #[derive(Clone)]
 pub struct Backoff {
     entropy: Arc<dyn Entropy>,

@@ -3,7 +3,7 @@
 //! Rendezvous hashing (Thaler and Ravishankar, 1998): each replica has a score for each shard, and
 //! the best score serves the shard. All callers that know the same replicas agree without
 //! communicating, and if a replica leaves, only its own shards move. A wrong or stale route is only
-//! slower: any replica may serve any shard.
+//! slower, because any replica may serve any shard.
 
 use std::{
     collections::BTreeMap,
@@ -148,7 +148,7 @@ struct Shared {
 #[derive(Debug)]
 struct Replica {
     transport: Transport,
-    /// `None` if no call to it failed recently.
+    /// `None` if no recent call to it failed.
     outage: Option<Outage>,
 }
 
@@ -169,7 +169,7 @@ impl Router {
         Self::over(None, target, net)
     }
 
-    /// Like [`Router::new`], for replicas that must prove to be this callee, if connections can
+    /// Like [`Router::new`], but the replicas must prove to be this callee, if connections can
     /// prove an identity.
     pub fn to(callee: Identity, target: Target, net: Arc<dyn Net>) -> Self {
         Self::over(Some(callee), target, net)
@@ -239,7 +239,7 @@ impl Router {
         Ok(Route { endpoint, transport, router: self.clone() })
     }
 
-    /// Passes a replica over for [`DOWN_FOR`], because a call to it failed like this.
+    /// Passes a replica over for [`DOWN_FOR`], because of this failure.
     fn pass_over(&self, endpoint: &Endpoint, why: &'static str, failure: &Failure) {
         let now = Instant::now();
         let mut replicas = self.shared.replicas();
@@ -397,8 +397,8 @@ async fn keep_resolving(shared: Weak<Shared>, name: Endpoint) {
                 let mut endpoints: Vec<Endpoint> = addresses.map(Endpoint::from).collect();
                 endpoints.sort();
                 endpoints.dedup();
-                // An empty answer more likely means trouble with the resolver than the end of every
-                // replica.
+                // An empty answer more likely means a failure of the resolver than that every
+                // replica is gone.
                 if !endpoints.is_empty() {
                     shared.replace(endpoints);
                 }

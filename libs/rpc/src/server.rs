@@ -2,7 +2,7 @@
 //!
 //! Layers, outermost first: bundles are split into calls; then, per call, the check that the caller
 //! may make it, the bound on requests in flight, the request's span, the caller's deadline, and the
-//! catch of panics. When the time of `grpc-timeout` is over the handler is dropped, so a handler
+//! catch of panics. When the time of `grpc-timeout` is over, the handler is dropped, so a handler
 //! must not own work that has to be finished.
 
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
@@ -42,9 +42,8 @@ const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How long a caller may take to send the rest of a handshake or of a request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A connection past its age is cut after this, even if calls are still under way. The calls of a
-/// shop's clients are over by then. What remains is an answer that nobody takes, or a watch, which
-/// its client begins again.
+/// A connection past its age is cut after this time, even if calls are under way. Clients' calls
+/// are over by then; what remains is an unread answer, or a watch, which its client begins again.
 const FAREWELL: Duration = Duration::from_mins(5);
 
 /// Pause after a connection could not be accepted.
@@ -68,10 +67,10 @@ pub struct Options {
     pub held_bytes_max: usize,
     /// Upper limit on waiting for the beginning of a connection, and for the body of a request.
     pub patience: Duration,
-    /// A connection is cut when its client takes nothing of an answer for this long, or up to twice
+    /// A connection is cut when its client reads nothing of an answer for this long, or up to twice
     /// as long.
     pub stall: Duration,
-    /// How long a connection past its age has to end once asked, before it is cut.
+    /// How long a connection past its age may take to end before it is cut.
     pub farewell: Duration,
     /// Time between NOT_SERVING and closing the listeners, so that balancers and watchers notice.
     pub lame_duck: Duration,
@@ -155,8 +154,8 @@ pub async fn serve(
         .counting(methods(&options));
     let mut builder = tonic::transport::Server::builder();
     if !options.max_connection_age.is_zero() {
-        // Up to a tenth less, so that processes that started together do not end their connections
-        // together.
+        // Up to a tenth less, so that processes that started together do not close their
+        // connections together.
         let step = u32::try_from(SystemEntropy.next_u64() % 256).unwrap_or_default();
         let most = options.max_connection_age;
         let age = most.saturating_sub(most / 10 / 256 * step);
@@ -267,8 +266,8 @@ fn incoming(listeners: Vec<TcpListener>, options: &Options) -> Result<Incoming, 
                     Ok((stream, place))
                 }
                 Err(error) => {
-                    // Most likely we are out of file descriptors. Without a pause this would be a
-                    // busy loop.
+                    // Most likely no file descriptor is left. Without a pause this would be a busy
+                    // loop.
                     tracing::warn!(%error, "could not accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     Err(error)

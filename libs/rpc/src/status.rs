@@ -1,9 +1,8 @@
 //! Converts errors to `tonic::Status` and back. Only this file builds a status.
 //!
 //! The content of an error travels as `google.rpc` details: `ErrorInfo` (the stable reason, domain
-//! "till", ids and amounts), `BadRequest` (the field), `RetryInfo` (when to retry). They are
-//! encoded by the messages below, whose maps are ordered, so that the same error has the same bytes
-//! in every run.
+//! "till", ids and amounts), `BadRequest` (the field), `RetryInfo` (when to retry). The messages
+//! below encode them with ordered maps, so that the same error has the same bytes in every run.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
@@ -71,7 +70,8 @@ pub(crate) fn code_of<B>(response: &http::Response<B>) -> Code {
         .map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
-/// The kind for a bare code, from a callee that is not ours or that died before it could say more.
+/// The kind for a bare code, from a callee that is not ours or that died before it could send
+/// details.
 const fn kind_of(code: Code) -> ErrorKind {
     match code {
         Code::InvalidArgument | Code::OutOfRange => ErrorKind::InvalidInput,
@@ -87,7 +87,7 @@ const fn kind_of(code: Code) -> ErrorKind {
     }
 }
 
-/// How long the caller is told to wait; `None` if retrying the same request is no use.
+/// How long the caller is told to wait; `None` if retrying the same request does not help.
 const fn retry_after(kind: ErrorKind) -> Option<Duration> {
     match kind {
         ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Deadline => Some(RETRY_AFTER),
@@ -105,8 +105,8 @@ const fn retry_after(kind: ErrorKind) -> Option<Duration> {
 
 /// Converts an error for a caller.
 ///
-/// The text of an internal error is not sent. It is logged here, because this is where the error is
-/// consumed, and the caller gets a generic text.
+/// The text of an internal error is not sent: it is logged here, where the error is consumed, and
+/// the caller gets a generic text.
 pub fn to_status(error: &(impl Classify + fmt::Display + ?Sized)) -> Status {
     let kind = error.kind();
     let message = if kind == ErrorKind::Internal {
@@ -131,18 +131,18 @@ pub fn invalid_field(field: impl Into<String>, problem: impl fmt::Display) -> St
     )
 }
 
-/// The error for a caller whose time is over. Its handler was dropped, and what that began may go
-/// on.
+/// The error for a caller whose time is over. Its handler was dropped, but work that it began may
+/// go on.
 pub(crate) fn expired() -> Status {
     to_status(&Refusal::new(Reason::OutcomeUnknown))
 }
 
-/// The error for a caller whose request finds no place or no room. Nothing was begun.
+/// The error for a request that exceeds the limits on requests or bytes. Nothing was begun.
 pub(crate) fn overloaded() -> Status {
     to_status(&Refusal::new(Reason::Overloaded))
 }
 
-/// The error for a caller whose request did not arrive whole in time. Nothing was begun.
+/// The error for a request that did not arrive completely in time. Nothing was begun.
 pub(crate) fn unfinished() -> Status {
     Status::deadline_exceeded("the request's body did not come in time")
 }
@@ -298,7 +298,7 @@ impl Classify for Failure {
     }
 }
 
-/// The code tells the kind. Where several kinds share a code, a known reason tells which.
+/// The code determines the kind. If several kinds share a code, a known reason decides.
 fn kind_of_ours(status: Code, reason: &str) -> ErrorKind {
     let known = Reason::parse(reason).map(Reason::kind);
     known.filter(|kind| code(*kind) == status).unwrap_or_else(|| kind_of(status))
@@ -309,7 +309,7 @@ fn kind_of_bare(status: &Status) -> ErrorKind {
     if status.code() == Code::Cancelled && status.message() == EXPIRED {
         return ErrorKind::Deadline;
     }
-    // A source means that no callee sent this: the connection broke.
+    // A source means that no callee sent this, but the connection broke.
     if std::error::Error::source(status).is_some() {
         return ErrorKind::Unavailable;
     }
@@ -327,7 +327,7 @@ const fn general_reason(kind: ErrorKind) -> Reason {
         ErrorKind::Unavailable | ErrorKind::Contended => Reason::Unavailable,
         ErrorKind::Deadline => Reason::OutcomeUnknown,
         ErrorKind::Forbidden => Reason::Forbidden,
-        // A callee that is not ours refused without a reason that we could name.
+        // A callee that is not ours refused, without a reason that we know.
         ErrorKind::NotFound
         | ErrorKind::Rejected
         | ErrorKind::AlreadyExists

@@ -1,12 +1,12 @@
 //! An estimate of the store's clock, for processes that do not talk to the store.
 //!
-//! Processes that talk to the store hear its timestamps, and put the time into each of their
-//! answers ([`HEADER`]). Others, above all the bridge, learn it from these answers. In between, an
-//! estimate advances by the process's own monotonic clock.
+//! Processes that use the store get its timestamps, and put the time into each of their answers
+//! ([`HEADER`]). Others, above all the bridge, learn it from these answers. In between, the
+//! process's own monotonic clock advances the estimate.
 //!
-//! Invariant: an estimate is never ahead of the store, because a timestamp was given out before it
-//! was heard. So an error only makes a bound come earlier, never later. (This relies on both clocks
-//! agreeing on the length of a second, so an estimate older than [`TRUSTED_FOR`] is dropped.)
+//! Invariant: an estimate is never ahead of the store, because the store gave a timestamp out
+//! before it arrived here. So an error makes a bound earlier, never later. (This assumes that both
+//! clocks agree on the length of a second, so an estimate older than [`TRUSTED_FOR`] is dropped.)
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,7 +26,7 @@ pub const HEADER: &str = "till-store-time-ms";
 /// How long an estimate is used without news.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 
-/// The store's time as far as this process knows it. Clones share it.
+/// The store's time, as this process estimates it. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct StoreTime {
     /// The latest lower bound, and when it was heard.
@@ -61,7 +61,7 @@ impl StoreTime {
     fn hear_ms(&self, said: UnixMillis) {
         let now = Instant::now();
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        // An answer that was slow to arrive tells less than is already known.
+        // A slow answer may be older than the estimate.
         if heard.and_then(|heard| estimate(heard, now)).is_none_or(|known| known < said) {
             *heard = Some((said, now));
         }

@@ -2,8 +2,8 @@
 //! change, and identities replace host names.
 //!
 //! A callee is trusted if its certificate is signed by the authority and carries the expected
-//! identity ([`crate::access`]). Addresses prove nothing, because replicas come and go. A caller is
-//! trusted likewise; one without a certificate may only use health and reflection.
+//! identity ([`crate::access`]). Addresses prove nothing, because replicas come and go. The same
+//! holds for a caller; one without a certificate may only use health and reflection.
 //!
 //! Reloaded certificates count for new connections; the maximum age of connections bounds how long
 //! old ones outlive them. Sessions are not resumed, so that each connection shows its certificate.
@@ -114,7 +114,7 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
-    /// A file does not contain what it should. The error does not tell what it does contain.
+    /// A file does not contain what it should. The error does not quote its content.
     #[error("{} holds no {what} in PEM", path.display())]
     Pem {
         /// The path of the file.
@@ -135,13 +135,13 @@ pub enum TlsError {
         source: NoIdentity,
     },
     /// A role that listens needs a certificate.
-    #[error("--tls-ca-file goes with --tls-cert-file and --tls-key-file where gRPC is listened on")]
+    #[error("--tls-ca-file needs --tls-cert-file and --tls-key-file where gRPC is served")]
     NoCertificate,
 }
 
 impl TlsArgs {
-    /// The same settings for a process of this role. It will not start with the certificate of
-    /// another role.
+    /// The same settings for a process of this role, which does not start with another role's
+    /// certificate.
     #[must_use]
     pub fn acting_as(&self, role: Role) -> Self {
         Self { expected: Some(Identity::of(role)), ..self.clone() }
@@ -318,8 +318,8 @@ pub fn identity(certificate: &[u8], trust_domain: &str) -> Result<Identity, NoId
     verify::identity(&CertificateDer::from_slice(certificate), trust_domain)
 }
 
-/// Refuses a certificate with a known identity, for a process that the table of callers does not
-/// know. Callers would take the process for the owner of that identity.
+/// Refuses a certificate with a known identity, for a process that is not in the table of callers.
+/// Callers would take the process for the owner of that identity.
 ///
 /// # Errors
 /// [`TlsError`]; a retry helps once the file was replaced.
@@ -373,7 +373,7 @@ impl Files {
                 // The parser's own error may quote the secret, so it is dropped.
                 let secret = PrivateKeyDer::from_pem_slice(key_pem)
                     .map_err(|_unsaid| TlsError::Pem { path: key.clone(), what: "private key" })?;
-                // Checked here, because otherwise only the first caller would notice.
+                // Checked here, because otherwise only the first call would fail.
                 if let Some(first) = chain.first() {
                     let own = verify::identity(first, &self.trust_domain);
                     own.and_then(|own| verify::must_be(&own, self.expected.as_ref()))

@@ -1,4 +1,4 @@
-//! Serves the socket of an admin listener. Its connections are limited in number, and each ends in
+//! Serves the socket of an admin listener. The number of connections is limited, and each ends in
 //! time, whatever its client does.
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -24,7 +24,7 @@ pub(super) struct Bounds {
     connections_max: usize,
     /// Upper limit on the time without a complete request head, including idle time.
     patience: Duration,
-    /// Upper limit on the time in which a client makes no room for more of its answer.
+    /// Upper limit on the time for which a client reads nothing of its answer.
     stall: Duration,
     /// Upper limit on a connection's life. A request under way at its end has `farewell` more.
     age: Duration,
@@ -80,7 +80,7 @@ async fn connection(stream: TcpStream, router: Router, bounds: Bounds) {
     let mut connection = pin!(builder.serve_connection(io, service));
     if timeout(bounds.age, &mut connection).await.is_err() {
         connection.as_mut().graceful_shutdown();
-        // The rest is cut: a body that does not arrive, or an answer that is taken slowly.
+        // The rest is cut: a body that does not arrive, or an answer that is read slowly.
         let _cut = timeout(bounds.farewell, connection).await;
     }
 }
@@ -97,7 +97,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(200);
     const LONG: Duration = Duration::from_mins(1);
 
-    /// Few places, and patience that no test exhausts.
+    /// Few places, and times that no test exhausts.
     fn bounds() -> Bounds {
         Bounds { connections_max: 9, patience: LONG, stall: LONG, age: LONG, farewell: LONG }
     }

@@ -1,8 +1,8 @@
 //! The caller's side: calls made in one turn of the event loop share a bundle.
 //!
-//! The first call to an empty queue starts a task. It runs after the tasks that were ready before
-//! it, and takes all calls that these made. So there is no timer, bundles grow with the load, and a
-//! bundle never waits for the answers of another.
+//! The first call to an empty queue starts a task, which runs after the tasks that were ready
+//! before it and takes all calls that these made. So there is no timer, bundles grow with the load,
+//! and a bundle never waits for another one's answers.
 
 use std::{
     error, fmt, iter, mem,
@@ -34,7 +34,7 @@ type Response = http::Response<Body>;
 
 /// Calls with a larger body are sent alone, because a bundle would save them nothing.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-/// How long a callee without bundles is not offered any.
+/// How long no bundles are sent to a callee that does not know them.
 const PLAIN_FOR: Duration = Duration::from_mins(1);
 /// Upper limit on what encoding adds to a call, and to each of its headers.
 const FRAMES_BYTES: usize = 24;
@@ -76,8 +76,8 @@ impl error::Error for Together {
     }
 }
 
-/// The stream of answers ended too early. It holds a text and not the error, because a status among
-/// its causes could be taken for an answer.
+/// The stream of answers ended too early. It holds a text instead of the error, because a status
+/// among the causes could be taken for an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer came before the stream of answers ended: {0}")]
 struct Unanswered(String);
@@ -211,12 +211,11 @@ where
             Err(refused) => refused,
         };
         if error::Error::source(&refused).is_some() {
-            // No callee said this: the connection broke, or there was none.
+            // No callee sent this: the connection broke, or there was none.
             let together = Together(Arc::new(refused));
             return fail(bundle, || together.clone().into());
         }
-        // The callee is older than bundles. If it judges its callers, it forbids what it does not
-        // know.
+        // The callee is older than bundles. If it checks its callers, it forbids unknown calls.
         if matches!(refused.code(), Code::Unimplemented | Code::PermissionDenied) {
             self.queue().plain_until = Some(Instant::now() + PLAIN_FOR);
             let alone = bundle.into_iter().map(|waiting| self.clone().carry_alone(waiting));
@@ -251,7 +250,7 @@ fn full_body(data: bytes::Bytes) -> Body {
     Body::new(FullBody::new(data))
 }
 
-/// Hands out answers as they come, and fails the remaining calls when the stream ends.
+/// Delivers answers as they arrive, and fails the remaining calls when the stream ends.
 async fn deliver(bundle: Vec<Waiting>, mut answers: tonic::Streaming<CallResponse>) {
     let mut waiting: Vec<_> = bundle.into_iter().map(|waiting| Some(waiting.answer)).collect();
     let ended = loop {

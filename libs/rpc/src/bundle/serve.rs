@@ -89,7 +89,7 @@ impl Service<Request> for Unbundling {
 /// Makes the calls of one bundle.
 struct Unpacking {
     guard: Guard<Routes>,
-    /// The sender of the bundle, who counts as the caller of its calls.
+    /// The bundle's connection, which counts as that of its calls.
     connection: Option<Connection>,
 }
 
@@ -101,14 +101,14 @@ impl ServerStreamingService<CallRequest> for Unpacking {
     fn call(&mut self, request: tonic::Request<CallRequest>) -> Self::Future {
         let calls = request.into_inner().calls;
         if calls.len() > CALLS_MAX {
-            let problem = format!("are {}, and may be {CALLS_MAX} at most", calls.len());
+            let problem = format!("must be at most {CALLS_MAX}, not {}", calls.len());
             return future::ready(Err(invalid_field("calls", problem)));
         }
         let answers: FuturesUnordered<_> = (0..)
             .zip(calls)
             .map(|(index, call)| answer(self.guard.clone(), self.connection.clone(), index, call))
             .collect();
-        // Answers that are ready together are sent together, and hold nothing up.
+        // Answers that are ready together are sent together, without delaying others.
         let together = answers.ready_chunks(CALLS_MAX).flat_map(|answers| {
             let shares = split(answers, |answer| answer.encoded_len() + LISTED_BYTES);
             stream::iter(shares.map(|answers| Ok(CallResponse { answers })))
@@ -140,7 +140,7 @@ async fn answer(
     }
 }
 
-/// Like [`Guard`] for a request that comes alone. The deadline covers the answer's body as well.
+/// Does what [`Guard`] does for a single request. The deadline covers the answer's body as well.
 async fn carry_out(
     mut guard: Guard<Routes>,
     request: Request,
@@ -161,12 +161,12 @@ fn request(index: u32, call: Call, connection: Option<Connection>) -> Result<Req
     let refused =
         |field: &str, problem: &str| invalid_field(format!("calls[{index}].{field}"), problem);
     if call.path == PATH {
-        return Err(refused("path", "is that of bundles, which do not nest"));
+        return Err(refused("path", "must not be a bundle: bundles do not nest"));
     }
     if !call.path.starts_with('/') {
-        return Err(refused("path", "does not begin with '/'"));
+        return Err(refused("path", "must begin with '/'"));
     }
-    let uri = Uri::try_from(call.path).map_err(|_| refused("path", "is no path"))?;
+    let uri = Uri::try_from(call.path).map_err(|_| refused("path", "is not a path"))?;
     let headers = unpack_head(call.headers).map_err(|problem| refused("headers", &problem))?;
     let mut request = http::Request::new(Body::new(FullBody::new(call.body)));
     *request.method_mut() = Method::POST;

@@ -1,4 +1,4 @@
-//! One call to one replica, and what its outcome says of that replica.
+//! One call to one replica, and what the result implies about that replica.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     status::{Failure, to_status},
 };
 
-/// The time that a call is given, and what the replica may spend it on.
+/// The time limit of a call, and what the replica may spend the time on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectedWait {
     /// The replica should answer at once. If it does not within this time, it is gone or hangs, and
@@ -31,13 +31,13 @@ impl ExpectedWait {
         }
     }
 
-    /// Why a replica may be gone if a call to it ended like this. `None` if it must be alive, or if
-    /// the failure says nothing about it. A lane that is not open yet and a draining replica say
-    /// UNAVAILABLE themselves, and want to be passed over.
+    /// Why a replica may be gone after this failure of a call. `None` if it must be alive, or if
+    /// the failure says nothing about it. A lane that is not open yet and a draining replica answer
+    /// UNAVAILABLE themselves, in order to be passed over.
     fn judge(self, failure: &Failure) -> Option<&'static str> {
         match (failure.kind, self) {
             (ErrorKind::Unavailable, _) => Some("unavailable"),
-            // Only a live replica says that the call came too late.
+            // Only a live replica can say that the call came too late.
             (ErrorKind::Deadline, _) if failure.reason == Reason::Expired.as_str() => None,
             (ErrorKind::Deadline, Self::Answer(_)) => Some("no_answer"),
             (ErrorKind::Deadline, Self::Wait(_))
@@ -60,13 +60,13 @@ impl ExpectedWait {
 
 impl Route {
     /// Makes one call. A replica that seems to be gone or to hang is passed over for about a
-    /// second, and others serve its shards meanwhile. Any other failure leaves a replica its
+    /// second, and others serve its shards meanwhile. After any other failure the replica keeps its
     /// shards: moving them would only make two replicas write them.
     ///
     /// # Errors
-    /// The status that was answered. When the time is over, the connection says so, or this does if
-    /// the connection hangs, too; [`Failure`] reads both as `Deadline`. The call may have arrived
-    /// all the same.
+    /// The status of the answer. At the time limit, the connection reports it, or this function
+    /// does if the connection hangs; [`Failure`] reads both as `Deadline`. The call may have
+    /// arrived nevertheless.
     pub async fn call<Req, Res, Fut>(
         &self,
         wait: ExpectedWait,
@@ -99,8 +99,8 @@ impl Router {
     /// Makes one call to the replica that serves a shard, as [`Route::call`] does.
     ///
     /// # Errors
-    /// What was answered; UNAVAILABLE if no replica is known. The call may have arrived all the
-    /// same.
+    /// The status of the answer; UNAVAILABLE if no replica is known. The call may have arrived
+    /// nevertheless.
     pub async fn call<Req, Res, Fut>(
         &self,
         shard: ShardId,

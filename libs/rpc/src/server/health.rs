@@ -1,8 +1,8 @@
 //! `grpc.health.v1.Health`: readiness in gRPC's terms.
 //!
-//! tonic-health's own service refuses to watch a name that it does not know. The protocol requires
-//! SERVICE_UNKNOWN and a stream that stays open, because clients that balance their load take a
-//! refusal for a server without health.
+//! tonic-health's own service refuses to watch an unknown name. The protocol requires
+//! SERVICE_UNKNOWN and a stream that stays open, because load-balancing clients take a refusal for
+//! a server without health.
 
 use futures::{
     FutureExt as _, StreamExt as _, future,
@@ -28,8 +28,8 @@ pub(super) struct HealthService {
 }
 
 impl HealthService {
-    /// Knows "", [`LIVE`] and these names. Watches end once `closing` is true, because they would
-    /// otherwise hold up the shutdown.
+    /// Makes a service that knows "", [`LIVE`] and these names. Watches end once `closing` is true,
+    /// because they would otherwise delay the shutdown.
     pub(super) const fn new(
         services: Vec<&'static str>,
         readiness: Readiness,

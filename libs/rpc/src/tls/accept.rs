@@ -37,12 +37,12 @@ pub(crate) struct Conn {
     /// Bytes that the client must still send until it is known to speak HTTP/2. After that, pings
     /// tell whether it is still there.
     missing: usize,
-    /// When it fires, the connection is cut, even amid a call. It first waits for the missing
-    /// bytes, then for the end of the connection's life.
+    /// When it fires, the connection is cut, even during a call. It first limits the wait for the
+    /// missing bytes, then the life of the connection.
     ends: Option<Pin<Box<Sleep>>>,
     life_ends: Option<Instant>,
     untaken: Untaken,
-    /// Completes when an answer has waited for too long.
+    /// Completes when an answer has been unread for too long.
     stalled: Pin<Box<dyn Future<Output = ()> + Send>>,
     is_over: bool,
     _place: OwnedSemaphorePermit,
@@ -60,8 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 pub(crate) struct Life {
     /// How long the client may take to send the preface.
     pub(crate) beginning: Duration,
-    /// How long the client may take to take something of an answer that waits. Up to twice as long
-    /// may pass until the connection is cut.
+    /// How long the client may read nothing of a waiting answer. The connection is cut after this
+    /// time, or up to twice as long.
     pub(crate) stall: Duration,
     /// How long the connection may last in all; `None` for no limit.
     pub(crate) whole: Option<Duration>,
@@ -138,8 +138,8 @@ impl Connected for Conn {
 }
 
 impl Conn {
-    /// The stream, or an error if the connection is to be cut. HTTP/2 reads or writes whenever it
-    /// is woken, so a call with each comes in time.
+    /// The stream, or an error if the connection must be cut. HTTP/2 reads or writes whenever it is
+    /// woken, so a check at each read and write comes in time.
     fn live(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TimeoutStream<Socket>>> {
         let is_old = |ends: &mut Pin<Box<Sleep>>| ends.as_mut().poll(cx).is_ready();
         self.is_over = self.is_over

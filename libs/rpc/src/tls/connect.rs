@@ -35,7 +35,7 @@ impl Connector {
         stream.set_nodelay(true)?;
         let config = self.tls.client(self.callee.as_ref()).map_err(io::Error::other)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        // The name only serves proxies; what is verified is the identity.
+        // The name only serves proxies; the identity is verified instead.
         let name = ServerName::try_from(host.to_owned())
             .or_else(|_| ServerName::try_from("till".to_owned()))
             .map_err(io::Error::other)?;

@@ -6,7 +6,7 @@ use super::TlsArgs;
 use crate::access::TRUST_DOMAIN;
 
 /// The certificates of a whole shop: `ca.pem` of the authority, and `NAME.pem` and `NAME.key` of
-/// each identity. This only builds paths; a missing file shows when it is read.
+/// each identity. This only builds paths; a missing file is noticed when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsDir(PathBuf);
 

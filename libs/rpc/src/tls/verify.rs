@@ -22,7 +22,7 @@ use crate::access::Identity;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
     /// The certificate does not parse.
-    #[error("it is no certificate of the usual form")]
+    #[error("it is not a valid certificate")]
     Malformed,
     /// It has no URI name in the trust domain.
     #[error("it has no URI name that begins with spiffe://{0}/")]

@@ -243,7 +243,7 @@ async fn a_bundle_has_bounds() {
     assert_eq!(bundle(&shop, vec![bundled("Echo", "1S"); 256]).await.unwrap().len(), 256);
     let many = bundle(&shop, vec![bundled("Echo", "1S"); 257]).await.unwrap_err();
     assert_eq!(many.code(), Code::InvalidArgument);
-    assert_eq!(many.message(), "calls are 257, and may be 256 at most");
+    assert_eq!(many.message(), "calls must be at most 256, not 257");
     let mut large = bundled("Echo", "1S");
     large.body = vec![0; 1024 * 1024].into();
     assert_eq!(bundle(&shop, vec![large]).await.unwrap_err().code(), Code::OutOfRange);
