@@ -1,4 +1,4 @@
-//! The settings with which every role finds the store.
+//! The settings by which a role connects to the store.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     tikv::{TikvConfig, TikvKv, TikvTls},
 };
 
-/// Where the store is and how to speak to it.
+/// The store's addresses, and how to connect to it.
 #[derive(Args, Clone, Debug)]
 pub struct StoreArgs {
     /// Addresses of the store's placement drivers: host:port[,host:port...].

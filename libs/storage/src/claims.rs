@@ -23,8 +23,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Outcome of claiming a request id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
-    /// The id is bound to this call, by this claim or an earlier one. As of this timestamp, which
-    /// was read after the claim came in.
+    /// The id is bound to this call, by this claim or an earlier one. The timestamp was read after
+    /// the claim arrived.
     Claimed(Timestamp),
     /// The id is bound to another call.
     Reused,
@@ -41,7 +41,7 @@ fn key(id: &RequestId) -> Key {
 /// already bound. May be repeated. If several calls race for the id, the first to bind it keeps it.
 ///
 /// # Errors
-/// [`KvError`]; when a retry helps, the id may or may not have been bound to this call.
+/// [`KvError`]; if a retry helps, the id may or may not have been bound to this call.
 pub async fn claim_request_id(
     kv: &dyn Kv,
     id: &RequestId,
@@ -70,8 +70,8 @@ pub async fn claim_request_id(
         let read = txn.read_ts();
         match txn.commit().await {
             Ok(_) => return Ok(Claim::Claimed(read)),
-            // The next attempt reads what was written, or writes the key again, so that nothing of
-            // this attempt can land after it.
+            // The next attempt reads what was written, or writes the key again, so that this
+            // attempt can no longer land after it.
             Err(CommitError::Conflict) => {}
             Err(CommitError::Undetermined(problem)) => last = KvError::Unavailable(problem),
             Err(CommitError::Failed(error)) if error.kind() == ErrorKind::Unavailable => {

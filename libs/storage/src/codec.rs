@@ -2,7 +2,7 @@
 //! compressed in format 4.
 //!
 //! The byte says which releases may read the value. A release that does not know the byte refuses
-//! the value as corrupt instead of guessing. That is how a shard keeps older releases out: see
+//! the value as corrupt instead of guessing. A shard keeps older releases out this way: see
 //! [`FORMAT_3`].
 
 #[cfg(test)]
@@ -17,23 +17,23 @@ use crate::kv::{KvError, Value};
 /// Format 1: any release may read it.
 pub const FORMAT_1: u8 = 1;
 
-/// Format 2: releases up to 0.1 may not read it. Heads had it before format 3. Releases up to 0.1
-/// tell changes of one record apart by start timestamps alone, so they must not write a shard whose
+/// Format 2: releases up to 0.1 may not read it. Heads used it before format 3. Releases up to 0.1
+/// distinguish changes of a record only by start timestamps, so they must not write a shard whose
 /// records have [stamps](types::Stamp).
 pub const FORMAT_2: u8 = 2;
 
-/// Format 3: only releases that treat the journal as the state may read it. Heads have it. Earlier
+/// Format 3: only releases that treat the journal as the state may read it. Heads use it. Earlier
 /// releases treat the records as the state, so they must neither read nor write a shard whose
-/// records are written behind.
+/// records lag behind.
 pub const FORMAT_3: u8 = 3;
 
-/// Format 4: format 1, compressed as an LZ4 block after its length. Journal entries have it if that
-/// is shorter.
+/// Format 4: format 1, compressed as an LZ4 block after its length. Journal entries use it if it is
+/// shorter.
 pub const FORMAT_4: u8 = 4;
 
 /// Values of fewer bytes are not compressed.
 const PACK_MIN: usize = 512;
-/// A value that unpacks to more bytes is damaged, as no stored value is that long.
+/// A value that unpacks to more bytes is damaged, because no stored value is that long.
 const UNPACKED_MAX: usize = 64 << 20;
 
 /// Encodes a stored message in format 4, or in format 1 if that is not longer.
@@ -102,7 +102,7 @@ pub fn decode_any<M: Message + Default>(
     }
 }
 
-/// The error for what is stored under a key and does not decode.
+/// The error for a stored value that does not decode.
 pub fn corrupt(key: &[u8], problem: &dyn Display) -> KvError {
     KvError::Corrupt { key: hex(key), problem: problem.to_string() }
 }

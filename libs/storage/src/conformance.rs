@@ -1,7 +1,7 @@
-//! The behaviour that every backend must have, as one suite for the store in memory, the
-//! development server and a real cluster.
+//! The behaviour of every backend: one suite for the store in memory, the development server and a
+//! real cluster.
 //!
-//! Each case uses keys below its own prefix, and reports what it saw when that is wrong. A case may
+//! Each case uses keys below its own prefix, and reports what it saw if that is wrong. A case may
 //! run again on the same store with another prefix. Cases run one after the other, because
 //! collecting garbage ends all unfinished transactions.
 
@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::kv::{CommitError, Key, KvError, SharedKv, Value};
 
-/// Longest that a case may take.
+/// Time limit of a case.
 pub const CASE_TIME_MAX: Duration = Duration::from_mins(2);
 
 /// Why a case failed.

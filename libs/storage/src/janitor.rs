@@ -1,12 +1,12 @@
-//! The chore that keeps the store clean. One replica does it for all, elected by a lease. Two at
+//! The chore that keeps the store clean. One replica, elected by a lease, does it for all. Two at
 //! once do no harm.
 //!
-//! Every few minutes it makes the store collect versions that nobody can read any more and locks
-//! that nothing else clears: TiKV does that only when asked. Even if the store collects nothing, it
-//! removes expired request ids, the expired outcomes of calls under them, and expired announcements
-//! of readers. Garbage is collected up to ten minutes ago, by the store's clock; a KV transaction
-//! lives for at most a tenth of that. A process that reads at one timestamp for longer must
-//! announce it, as reads below the safe point are silently incomplete.
+//! Every few minutes it makes the store drop versions that nobody can read any more and locks that
+//! nothing else clears; TiKV does that only when asked. It also removes expired request ids, the
+//! expired outcomes of calls under them, and expired announcements of readers, even if the store
+//! collects nothing. Garbage is collected up to ten minutes ago, by the store's clock; a KV
+//! transaction lives for at most a tenth of that. A process that reads at one timestamp for longer
+//! must announce it, because reads below the safe point are silently incomplete.
 
 #[cfg(test)]
 mod tests;
@@ -24,8 +24,8 @@ use crate::{
     schema::{self, SchemaError},
 };
 
-/// A reader must be announced while its timestamp is younger than this. A sweep that does not know
-/// of the reader passes it only well after that.
+/// A reader must be announced before its timestamp is this old. A sweep that does not know the
+/// reader passes that timestamp only much later.
 pub const READER_AGE_MAX: Duration = Duration::from_mins(5);
 
 /// Intervals and ages of the janitor.
@@ -158,8 +158,8 @@ pub async fn hold_lease(kv: &dyn Kv, chore: &str, holder: [u8; 16], lease_ms: u6
 /// Sweeps once, whether or not this replica holds the lease.
 ///
 /// # Errors
-/// [`KvError`]; the next sweep does what this one left. A store that does not collect its garbage
-/// is not an error here: the rest is done all the same, and [`Sweep::safe_point`] has the reason.
+/// [`KvError`]; the next sweep does the rest. A store that does not collect its garbage is not an
+/// error here: the other work is done, and [`Sweep::safe_point`] has the reason.
 pub async fn sweep(kv: &dyn Kv, config: JanitorConfig) -> Result<Sweep, KvError> {
     let now = kv.timestamp().await?;
     let safe_point = match safe_point(kv, now, config).await {
@@ -248,7 +248,7 @@ async fn remove(
                     count += 1;
                 }
                 Ok(false) => {}
-                // Callers that need the record report an error. Here it does no harm.
+                // Callers that need the record report an error. Here the error does no harm.
                 Err(error) => tracing::warn!(%error, "left a record that cannot be read"),
             }
         }

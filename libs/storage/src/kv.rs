@@ -1,4 +1,5 @@
-//! The seam to the store: what Till needs of a key-value store with snapshot isolation.
+//! The seam to the store: the operations that Till needs of a key-value store with snapshot
+//! isolation.
 
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
@@ -59,8 +60,8 @@ impl Classify for KvError {
 /// Why a commit did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// Definitely not committed: another transaction wrote one of the keys first. Read and run
-    /// again.
+    /// Definitely not committed: another transaction wrote one of the keys first. Read again and
+    /// retry.
     #[error("write conflict")]
     Conflict,
     /// Definitely not committed, for another reason.
@@ -72,7 +73,7 @@ pub enum CommitError {
     Undetermined(String),
 }
 
-/// A store of keys and values with snapshot isolation and timestamps that never go back.
+/// A key-value store with snapshot isolation, and timestamps that never go back.
 ///
 /// Every call is bounded in time, and fails with [`KvError::Unavailable`] rather than hang.
 #[async_trait]
@@ -83,7 +84,7 @@ pub trait Kv: Send + Sync + fmt::Debug + 'static {
     /// Begins an optimistic KV transaction at a fresh timestamp.
     async fn begin(&self) -> Result<Box<dyn Txn>, KvError>;
 
-    /// A read-only view at a timestamp. Meant to be short-lived.
+    /// A read-only view at a timestamp, to be used for a short time.
     fn snapshot(&self, at: Timestamp) -> Box<dyn Reads>;
 
     /// Clears locks that nothing else clears, and lets the store drop versions that nobody can read
@@ -135,5 +136,5 @@ pub trait Txn: Reads {
     async fn commit(self: Box<Self>) -> Result<Timestamp, CommitError>;
 }
 
-/// Longest that a KV transaction may live: a tenth of the janitor's life time of versions (10 min).
+/// How long a KV transaction may live: a tenth of the janitor's life time of versions (10 min).
 pub const TXN_LIFE_MAX: Duration = Duration::from_millis(journal::LIFE_MAX_MS);

@@ -14,8 +14,8 @@
 //! begins with a format byte, and an unknown one is `Corrupt`, never guessed at. Only a writer that
 //! knows the end of a shard's journal appends to it ([`shard`]).
 
-/// Implements [`kv::Reads`] for a type by reads that are overlaid with a transaction's own writes.
-/// Takes a name for `self`, and expressions for the reads and for the writes.
+/// Implements [`kv::Reads`] for a type: reads, overlaid with a transaction's own writes. Takes a
+/// name for `self`, and expressions for the reads and for the writes.
 macro_rules! reads_over {
     ($type:ty, |$this:ident| $reads:expr, $own:expr) => {
         #[async_trait]

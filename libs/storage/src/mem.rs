@@ -1,9 +1,9 @@
-//! A deterministic store in memory, for simulation and tests. It has TiKV's snapshot isolation, and
-//! TiKV's failures on demand.
+//! A deterministic store in memory, for simulation and tests. It has TiKV's snapshot isolation and,
+//! on demand, TiKV's failures.
 //!
 //! The store itself draws no random numbers, reads no clock and spawns no task: time comes from
-//! [`types::Clock`] and tokio's clock, trouble from [`Faults`]. Iteration is always ordered. So a
-//! given schedule of calls always gives the same history.
+//! [`types::Clock`] and tokio's clock, failures from [`Faults`]. Iteration is always ordered. So
+//! the same schedule of calls always gives the same history.
 
 mod faults;
 mod seams;
@@ -39,7 +39,7 @@ pub struct MemKv {
 /// Counts of what has happened in a store so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
-    /// KV transactions that landed, including late ones. Those without writes do not count.
+    /// KV transactions with writes that landed, including late ones.
     pub commits: u64,
     /// Keys that they wrote.
     pub mutations: u64,
@@ -65,7 +65,7 @@ struct State {
     stats: Stats,
 }
 
-/// A commit that is still to land, though its caller was told `Undetermined`.
+/// A commit that will still land, although its caller was told `Undetermined`.
 struct Late {
     due: Instant,
     start_ts: Timestamp,
@@ -80,7 +80,7 @@ impl fmt::Debug for MemKv {
 }
 
 impl MemKv {
-    /// An empty store without faults, seen by process 0.
+    /// Makes an empty store without faults, seen by process 0.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             store: Arc::new(Store { clock, state: Mutex::default() }),

@@ -9,12 +9,12 @@ use types::Timestamp;
 
 use crate::kv::{CommitError, Key, Kv, KvError, Reads, SharedKv, Txn, Value};
 
-/// A store whose calls are counted, timed and traced. Otherwise it behaves like the store beneath.
+/// Wraps a store, and counts, times and traces its calls.
 #[derive(Debug)]
 pub struct Metered(SharedKv);
 
 impl Metered {
-    /// Measures this store.
+    /// Wraps this store.
     pub const fn new(kv: SharedKv) -> Self {
         Self(kv)
     }

@@ -1,8 +1,7 @@
-//! The gate that every role passes before it touches data: it checks the store's layout and number
-//! of shards.
+//! The gate before any access to data: every role checks the store's layout and number of shards.
 //!
-//! The schema is one record. The first program to open the store writes it, and so does the first
-//! one of a newer layout. A program refuses a layout that is newer than it knows, and a number of
+//! The schema is one record, written by the first program that opens the store, and again by the
+//! first one with a newer layout. A program refuses a layout newer than it knows, and a number of
 //! shards that contradicts the data.
 
 #[cfg(test)]
@@ -26,9 +25,9 @@ use crate::{
 /// first append.
 pub const VERSION: u32 = 3;
 /// Default number of shards of every service. It is low because a large batch costs little more
-/// than a small one, and high enough for four replicas to share the work.
+/// than a small one, and high enough for four replicas.
 pub const SHARDS_DEFAULT: u16 = 4;
-/// Longest pause between two attempts to reach a store that is not there.
+/// Longest pause between two attempts to reach the store.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Attempts to write the record before the error is returned.
 const TRIES: u32 = 20;
@@ -92,8 +91,8 @@ fn key() -> Key {
 }
 
 /// Reads the schema. If there is none, writes it with the wanted number of shards or
-/// [`SHARDS_DEFAULT`]; if it has an older layout, upgrades it. Of several programs that do so at
-/// once, one writes and the others read.
+/// [`SHARDS_DEFAULT`]; if it has an older layout, upgrades it. If several programs do so at once,
+/// one writes and the others read.
 ///
 /// # Errors
 /// [`SchemaError`]; a retry helps only for [`SchemaError::Kv`] of kind Unavailable.
@@ -130,8 +129,7 @@ pub async fn open(kv: &dyn Kv, wanted_shards: Option<u16>) -> Result<Schema, Sch
                 tracing::info!(version = VERSION, before, shards = schema.shards, "schema written");
                 return Ok(schema);
             }
-            // Another program was first, or this write may have landed. The next attempt reads
-            // which.
+            // Another program was first, or this write may have landed. The next attempt finds out.
             Err(CommitError::Conflict) => {}
             Err(CommitError::Undetermined(problem)) => last = KvError::Unavailable(problem),
             Err(CommitError::Failed(error)) if error.kind() == ErrorKind::Unavailable => {
@@ -161,7 +159,7 @@ pub async fn read_from<R: Reads + ?Sized>(reads: &mut R) -> Result<Option<Schema
     check(&codec::decode(&key(), &found)?, None).map(Some)
 }
 
-/// Like [`open`], but waits for a store that is not there. Drop the future to cancel.
+/// Like [`open`], but waits until the store answers. Drop the future to cancel.
 ///
 /// # Errors
 /// [`SchemaError`]; a retry does not help.

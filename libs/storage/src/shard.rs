@@ -42,7 +42,7 @@ fn encode_head(head: &Head) -> Value {
     codec::encode_as(FORMAT_3, &record::Head { flushed, part, oldest, runs: Vec::new() })
 }
 
-/// The author of an entry. `None` if the entry does not name one properly.
+/// The author of an entry. `None` if the entry does not name a valid one.
 #[must_use]
 pub fn author(entry: &JournalEntry) -> Option<Author> {
     let writer = Writer::try_from(&entry.writer[..]).ok()?;

@@ -74,23 +74,22 @@ const ONE_PHASE_PAUSE: Duration = Duration::from_mins(1);
 /// primary.
 const ORPHAN_AGE_MIN: Duration = Duration::from_secs(5);
 
-/// Addresses of the store, and time-outs for it.
+/// Addresses of the store, and timeouts.
 #[derive(Debug, Clone)]
 pub struct TikvConfig {
     /// PD's addresses, `host:port` each; at least one.
     pub pd_endpoints: Vec<String>,
     /// Files for TLS. Plain text without them.
     pub tls: Option<TikvTls>,
-    /// Longest that one request to the store may take, in milliseconds.
+    /// Time limit of one request to the store, in milliseconds.
     pub request_timeout_ms: u64,
-    /// Longest that a call (a read, a begin, a commit) may take, including retries, in
-    /// milliseconds.
+    /// Time limit of a call (a read, a begin, a commit), including retries, in milliseconds.
     pub call_timeout_ms: u64,
     /// Silence of the timestamp stream after which the client is rebuilt, in milliseconds.
     pub timestamp_timeout_ms: u64,
-    /// Longest that building a client may take, in milliseconds.
+    /// Time limit for building a client, in milliseconds.
     pub connect_timeout_ms: u64,
-    /// Longest that collecting garbage may take, in milliseconds.
+    /// Time limit for collecting garbage, in milliseconds.
     pub garbage_timeout_ms: u64,
 }
 
@@ -145,8 +144,8 @@ pub fn client_metrics() -> String {
     text
 }
 
-/// A TiKV store. Calls fail with [`KvError::Unavailable`] while it is not there, and work as soon
-/// as it is.
+/// A TiKV store. Calls fail with [`KvError::Unavailable`] while the store does not answer, and work
+/// as soon as it does.
 pub struct TikvKv {
     inner: Arc<Inner>,
 }
@@ -261,8 +260,8 @@ impl Inner {
         Instant::now() + Duration::from_millis(self.config.call_timeout_ms)
     }
 
-    /// Repeats a request that costs nothing but a timestamp, until the call's deadline. An attempt
-    /// that gets no answer has the client rebuilt.
+    /// Repeats a request that costs only a timestamp, until the call's deadline. After an attempt
+    /// without an answer, the client is rebuilt.
     async fn ask_oracle<T, F>(
         &self,
         ask: impl Fn(TransactionClient) -> F + Send + Sync,
@@ -303,8 +302,8 @@ impl Inner {
         self.verifier.epoch(self.supervisor.generation())
     }
 
-    /// Whether to ask for a one-phase commit. The client itself does without if the writes do not
-    /// fit into one request.
+    /// Whether to ask for a one-phase commit. The client itself falls back if the writes do not fit
+    /// into one request.
     fn one_phase(&self) -> bool {
         let off_until = *lock(&self.one_phase_off_until);
         off_until.is_none_or(|until| until < Instant::now())
@@ -314,10 +313,10 @@ impl Inner {
         *lock(&self.one_phase_off_until) = Some(Instant::now() + ONE_PHASE_PAUSE);
     }
 
-    /// Clears the locks of a dead transaction whose primary was never written. In this version of
-    /// the client, only garbage collection clears them. Runs in the background, one at a time, and
-    /// only within `span` and for locks as old as the orphan. If the writer turns out to be alive,
-    /// its commit definitely fails.
+    /// Clears the locks of a dead transaction whose primary was never written; in this version of
+    /// the client, only garbage collection does so. Runs in the background, one at a time, within
+    /// `span` and for locks as old as the orphan. If the writer turns out to be alive, its commit
+    /// definitely fails.
     fn clear_orphan(self: &Arc<Self>, orphan: Orphan, span: Range<Key>, now: Timestamp) {
         let age_ms = now.physical().since(orphan.start_ts.physical());
         if Duration::from_millis(age_ms) < ORPHAN_AGE_MIN
@@ -349,7 +348,7 @@ impl Inner {
 /// The options that reads and transactions share.
 fn base_options(options: TransactionOptions) -> TransactionOptions {
     options
-        // Callers give a transaction up by dropping it without a commit. The default panics.
+        // Callers drop a transaction without a commit to give it up. The default panics.
         .drop_check(CheckLevel::None)
         // Each heart-beat is a task that sleeps for 10 s, which is longer than a lock lives without
         // heart-beats.

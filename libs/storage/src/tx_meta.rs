@@ -47,7 +47,7 @@ impl From<&TxMeta> for record::TxMeta {
     }
 }
 
-/// Decodes a stored transaction, which must be there.
+/// Decodes a stored transaction, which must be present.
 ///
 /// # Errors
 /// [`MalformedMeta`]; a retry does not help.
@@ -69,8 +69,8 @@ pub fn decode(meta: Option<&record::TxMeta>) -> Result<TxMeta, MalformedMeta> {
     })
 }
 
-/// The client call of a transaction. `None` without a request id, or if release 0.1 wrote it, which
-/// hashes no calls.
+/// The client call of a transaction. `None` without a request id, and in transactions of release
+/// 0.1, which does not hash calls.
 fn call(meta: &record::TxMeta) -> Result<Option<ClientCall>, MalformedMeta> {
     let Some(request_id) = decode_id(&meta.request_id, &meta.minted_id)? else { return Ok(None) };
     let call = ClientCall {

@@ -19,7 +19,7 @@ pub(super) async fn a_dropped_transaction_has_no_effect(context: CaseContext) ->
     context.expect("a", Some("3")).await
 }
 
-/// A commit whose future is dropped on the way, as when its process dies, does not block others for
+/// A commit whose future is dropped halfway, as when its process dies, does not block others for
 /// long.
 pub(super) async fn a_dead_writers_locks_are_cleared(context: CaseContext) -> Outcome {
     context.put("a", "0").await?;
@@ -63,7 +63,7 @@ async fn alive_within(
 }
 
 /// How to settle an undetermined commit: a new transaction reads the marker and writes it again.
-/// The effect then happens once, no matter what the first one did or will still do.
+/// The effect then happens once, whatever the first one did or will still do.
 pub(super) async fn an_undetermined_commit_is_settled_by_its_marker(
     context: CaseContext,
 ) -> Outcome {

@@ -56,8 +56,8 @@ pub(super) async fn each_transaction_begins_at_its_own_moment(context: CaseConte
     Ok(())
 }
 
-/// Real-time order, on which lanes and reads rely: a timestamp that any task requests after a
-/// commit was acknowledged shows that commit.
+/// Real-time order, which lanes and reads rely on: a timestamp requested after a commit was
+/// acknowledged, by any task, shows that commit.
 pub(super) async fn what_is_committed_is_seen_from_then_on(context: CaseContext) -> Outcome {
     let mut tasks: JoinSet<Outcome> = JoinSet::new();
     for task in 0..4_u8 {

@@ -1,4 +1,4 @@
-//! Trouble on demand: what can happen to a call, and a seeded policy that decides it.
+//! Faults on demand: what can happen to a call, and a seeded policy that decides it.
 
 use std::{
     fmt,
@@ -59,7 +59,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Proceeds at once, without trouble.
+    /// Proceeds at once, without a fault.
     pub const PROCEED: Self =
         Self { delay_before: Duration::ZERO, fate: CallFate::Proceed, delay_after: Duration::ZERO };
 
@@ -104,7 +104,7 @@ pub enum After {
     Vanish,
 }
 
-/// Hooks around every call of the store in memory. They cause trouble, or crash a process right
+/// Hooks around every call of the store in memory. They cause faults, or crash a process right
 /// before or right after any effect.
 pub trait Faults: Send + Sync + fmt::Debug {
     /// Decides what happens to a call. Called before anything else.
@@ -120,20 +120,20 @@ pub trait Faults: Send + Sync + fmt::Debug {
     }
 }
 
-/// Causes no trouble.
+/// Causes no faults.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoFaults;
 
 impl Faults for NoFaults {}
 
-/// How often each kind of trouble comes, in calls per thousand, and how slow calls are.
+/// The rate of each fault, in calls per thousand, and how slow calls are.
 #[derive(Debug, Clone)]
 pub struct ChaosRates {
     /// Any call: [`KvError::Unavailable`], without effect.
     pub unavailable: u32,
     /// Reads: [`KvError::Locked`].
     pub locked: u32,
-    /// Commits: a conflict although there is none.
+    /// Commits: a false conflict.
     pub conflict: u32,
     /// Commits: undetermined, and landed.
     pub landed: u32,
@@ -148,7 +148,7 @@ pub struct ChaosRates {
 }
 
 impl Default for ChaosRates {
-    /// Frequent trouble: one commit in eight is hit.
+    /// Frequent faults: one commit in eight is hit.
     fn default() -> Self {
         Self {
             unavailable: 20,
@@ -163,7 +163,7 @@ impl Default for ChaosRates {
     }
 }
 
-/// Trouble drawn from a seed: the same seed and the same calls give the same trouble.
+/// Faults drawn from a seed: the same seed and the same calls give the same faults.
 #[derive(Debug)]
 pub struct Chaos {
     rates: ChaosRates,

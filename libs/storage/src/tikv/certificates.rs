@@ -22,8 +22,8 @@ impl Certificates {
         Self { paths, seen: None }
     }
 
-    /// Waits until a file differs from the first reading, or from the one at the last return. A
-    /// file that cannot be read is taken to be in the middle of a change.
+    /// Waits until a file differs from the first reading, or from that of the last return. A file
+    /// that cannot be read counts as being changed right now.
     pub(super) async fn changed(&mut self) {
         if self.paths.is_empty() {
             return std::future::pending().await;

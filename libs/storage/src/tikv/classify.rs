@@ -1,15 +1,15 @@
 //! Interprets the client's errors.
 //!
 //! A commit is a prewrite followed by the commit of the primary, which decides. Conflicts and locks
-//! show in the prewrite. It commits nothing yet, except in a one-phase commit, where the prewrite
-//! is the commit. The client does not say in which of the two an error arose. Only the shape of
-//! some errors tells:
+//! appear in the prewrite. It commits nothing, except in a one-phase commit, where the prewrite is
+//! the commit. The client does not say in which of the two an error arose; only the form of some
+//! errors does:
 //! - key errors of a prewrite come in `MultipleKeyErrors`; those of the primary's commit come bare;
 //! - only a prewrite meets foreign locks.
 
 #![allow(
     clippy::wildcard_enum_match_arm,
-    reason = "whatever is not named proves nothing, and so does whatever the client may add"
+    reason = "errors that are not named prove nothing, nor do those that the client may add"
 )]
 
 #[cfg(test)]
@@ -20,14 +20,15 @@ use types::Timestamp;
 
 use crate::kv::KvError;
 
-/// A lock whose primary does not exist: its writer died before writing it, or is about to.
+/// A lock whose primary does not exist: its writer died before it wrote the primary, or is about to
+/// write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Orphan {
     /// Start of its transaction.
     pub(super) start_ts: Timestamp,
 }
 
-/// What an error of `commit()` means.
+/// The meaning of an error of `commit()`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum CommitVerdict {
     /// Another transaction wrote first. Definite: a request still on its way conflicts as well. A
@@ -47,7 +48,7 @@ pub(super) enum CommitVerdict {
     Undetermined(String),
 }
 
-/// What an error of a read means.
+/// The meaning of an error of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ReadVerdict {
     /// The connection to the store failed.
@@ -64,7 +65,7 @@ pub(super) enum ReadVerdict {
 pub(super) fn commit(error: &Error) -> CommitVerdict {
     let mut leaves = Vec::new();
     flatten(error, false, &mut leaves);
-    // One definite failure of a prewrite decides, whatever happened to its other requests.
+    // One definite failure of a prewrite decides, whatever became of its other requests.
     let verdicts: Vec<CommitVerdict> = leaves.iter().map(commit_leaf).collect();
     let rank = |verdict: &CommitVerdict| match verdict {
         CommitVerdict::Conflict => 0,

@@ -1,12 +1,12 @@
-//! Decides when the client's report of a successful commit can be believed.
+//! Decides whether to believe the client's report of a successful commit.
 //!
 //! Version 0.4 of the client loses errors. It cuts a prewrite or a commit into requests. If the
 //! lookup of a region fails, it has no request to send, so none fails, and `commit()` reports
 //! success for something never sent. (Reads report such errors.) A lookup is needed only while the
 //! client does not know the region: at first, and after it dropped the region because a request
 //! failed. Therefore:
-//! - the client never repeats the requests of a commit, so that a failure shows up here as an error
-//!   and does not lead to another lookup in the client;
+//! - the client never repeats the requests of a commit, so that a failure appears here as an error,
+//!   without another lookup in the client;
 //! - failures of all calls are counted, and a commit's success is believed only if nothing has
 //!   failed since a commit to the same shard was confirmed. Otherwise the commit is confirmed by
 //!   reading what it wrote.
@@ -23,7 +23,7 @@ use crate::kv::Key;
 
 /// Length of a key's owner and shard, along which regions are split.
 const PREFIX: usize = 3;
-/// Most shards remembered. Beyond that, all are confirmed again.
+/// Limit on the shards remembered. Beyond it, all are confirmed again.
 const SHARDS_MAX: usize = 16_384;
 
 /// A stretch of time in which nothing failed.

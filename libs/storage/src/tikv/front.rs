@@ -1,9 +1,8 @@
 //! Shows the client only one placement driver.
 //!
-//! The client learns the members' addresses from PD, and asks all of them while it connects. It
-//! needs a single answer to GetMembers, which this server gives it on loopback while it connects.
-//! The answer names the leader as the only member. The client then asks the leader itself, and
-//! talks to nobody else from then on.
+//! The client gets the members' addresses from PD, and asks all of them while it connects. So this
+//! server answers its GetMembers on loopback, and names the leader as the only member. The client
+//! then asks the leader itself, and from then on talks to no other member.
 
 use std::{
     io::{self, Write as _},
@@ -40,8 +39,8 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Starts the server. It uses TLS if the store does, as the client uses the same for all
-    /// connections.
+    /// Starts the server. It uses TLS if the store does, because the client uses the same settings
+    /// for all connections.
     pub(super) async fn open(leader: &Leader, tls: Option<&TikvTls>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -85,7 +84,7 @@ impl Drop for Front {
     }
 }
 
-/// A certificate that nobody else can use, as its key never leaves this process.
+/// Makes a certificate that nobody else can use, because its key never leaves this process.
 fn certify(address: SocketAddr) -> Result<(Identity, String), rcgen::Error> {
     let key = rcgen::KeyPair::generate()?;
     let names = rcgen::CertificateParams::new([address.ip().to_string()])?;
@@ -93,7 +92,7 @@ fn certify(address: SocketAddr) -> Result<(Identity, String), rcgen::Error> {
     Ok((Identity::from_pem(&certificate, key.serialize_pem()), certificate))
 }
 
-/// A file with the store's authorities and this certificate.
+/// Makes a file with the store's authorities and this certificate.
 fn trusting(authorities: &[u8], certificate: &str) -> io::Result<NamedTempFile> {
     let shared_memory = |_| NamedTempFile::new_in("/dev/shm");
     let mut file = NamedTempFile::new().or_else(shared_memory)?;

@@ -2,9 +2,9 @@
 //!
 //! A reader of old versions (a backup, a change feed) announces the oldest version that it needs.
 //! PD 8.5 and before return the oldest announcement to a caller that announces as the service
-//! `gc_worker`. They raise the safe point to whatever is asked for, so asking first is our duty. PD
-//! 9 has a safe point for transactions, which announcements hold back, and it refuses to raise the
-//! one for garbage beyond it.
+//! `gc_worker`. They raise the safe point to any requested value, so we must ask first. PD 9 has a
+//! safe point for transactions, which announcements hold back, and it refuses to raise the one for
+//! garbage beyond it.
 
 use std::{error::Error, time::Duration};
 
@@ -25,9 +25,9 @@ use crate::kv::KvError;
 /// The service that collects garbage. Its announcement never expires.
 const WORKER: &str = "gc_worker";
 const FOREVER: i64 = i64::MAX;
-/// Longest that the search for the leader may take.
+/// Time limit of the search for the leader.
 const LEADER_WAIT: Duration = Duration::from_secs(10);
-/// Longest that a call to PD may take.
+/// Time limit of a call to PD.
 const CALL_WAIT: Duration = Duration::from_secs(10);
 
 /// A connection to PD's leader for one collection.
@@ -58,8 +58,8 @@ impl Driver {
         Ok(Self { pd, cluster_id: leader.cluster_id, has_states: true })
     }
 
-    /// Announces that nothing below `target` will be read. Returns how far that holds for everybody
-    /// who announced something.
+    /// Announces that nothing below `target` will be read. Returns the timestamp up to which all
+    /// announcements allow collection, at most `target`.
     pub(super) async fn announce(&mut self, target: Timestamp) -> Result<Timestamp, KvError> {
         let header = self.header();
         let request = pdpb::AdvanceTxnSafePointRequest { header, target: target.0 };

@@ -1,9 +1,9 @@
 //! Finds the placement driver that leads and answers.
 //!
-//! The client asks one member after the other, and waits for as long as one of them hangs. It asks
-//! each address that it is given, and then, before it turns to the leader, every other member that
-//! PD lists. So this module asks all members at once, each with its own deadline, until one says
-//! that it is the leader. [`super::front`] tells the client of that member only.
+//! The client asks one member after the other, and waits as long as one of them hangs: first each
+//! configured address, then every other member that PD lists, and only then the leader. So this
+//! module asks all members at once, each with its own deadline, until one says that it is the
+//! leader. [`super::front`] tells the client about that member only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,12 +36,11 @@ pub(super) mod wire {
 
 use wire::{GetMembersRequest, GetMembersResponse, Member, pd_client::PdClient};
 
-/// Pause between two requests to one member. It is short so that a store that appears is found at
-/// once.
+/// Pause between two requests to one member, short so that a starting store is found at once.
 const ASK_GAP: Duration = Duration::from_millis(50);
 const ASK_GAP_MAX: Duration = Duration::from_secs(1);
-/// How long the first leader found waits for the other addresses to confirm that they are in its
-/// cluster.
+/// How long to wait, after the first leader was found, for the other addresses to confirm that they
+/// are in its cluster.
 const AGREE: Duration = Duration::from_millis(500);
 
 /// The leading member, with an address at which it answers.
@@ -70,7 +69,7 @@ pub(super) struct Members {
     patience: Duration,
 }
 
-/// A member's answer, or why it is of no use.
+/// A member's answer, or why it is not usable.
 type MembersResult = Result<GetMembersResponse, String>;
 
 impl Members {
@@ -114,7 +113,7 @@ impl Members {
                 Said::Nothing => {}
             }
             asking.push(self.ask_after((pause * 2).clamp(ASK_GAP, ASK_GAP_MAX), address));
-            // The leader keeps being asked, so this check runs often.
+            // The leader is asked repeatedly, so this check runs often.
             if let Some((_, leader, listed)) =
                 found.take_if(|(at, ..)| search.agrees(&self.configured, at.elapsed()))
             {
@@ -187,8 +186,8 @@ impl Search {
         Self { asked, cluster_id, heard, foreign, found: false, told: false }
     }
 
-    /// Whether nothing contradicts the leader that was found `found_ago` ago. Addresses of two
-    /// clusters are an operator's mistake, and choosing one of them would split the data.
+    /// Whether nothing contradicts the leader found `found_ago` ago. Addresses of two clusters are
+    /// an operator's mistake; choosing one of them could split the data.
     fn agrees(&self, configured: &BTreeSet<String>, found_ago: Duration) -> bool {
         let all_heard = configured.iter().all(|address| self.heard.contains_key(address));
         self.foreign.is_empty() && (all_heard || found_ago >= AGREE)

@@ -1,4 +1,4 @@
-//! Natural batching: while one request is under way, later callers gather for the next one.
+//! Batching without timers: while one request is under way, later callers gather for the next one.
 
 use std::sync::{Arc, Mutex};
 
@@ -40,8 +40,8 @@ impl<T: Clone + Send + 'static> NextFlight<T> {
             !std::mem::replace(&mut state.running, true)
         };
         if first {
-            // This is a task of its own so that a caller that goes away does not take the others'
-            // request with it.
+            // This is a separate task, so that a caller that goes away does not cancel the others'
+            // request.
             tokio::spawn(run(Running(Arc::clone(&self.state)), fetch));
         }
         receiver.await.ok()

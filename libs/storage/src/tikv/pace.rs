@@ -35,7 +35,7 @@ pub(super) async fn bounded<F: Future>(
     deadline: Instant,
     call: F,
 ) -> Result<F::Output, Interrupted> {
-    // State that a panic leaves half done belongs to the client. It is not used again, or is behind
+    // State that a panic leaves half done belongs to the client: it is not used again, or is behind
     // the client's locks.
     match timeout_at(deadline, AssertUnwindSafe(call).catch_unwind()).await {
         Ok(Ok(output)) => Ok(output),
@@ -71,7 +71,7 @@ impl Pause {
     }
 }
 
-/// Lets something be logged at most once in five seconds.
+/// Limits a log line to one in five seconds.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     last: Mutex<Option<Instant>>,
@@ -80,7 +80,7 @@ pub(super) struct Throttle {
 impl Throttle {
     const GAP: Duration = Duration::from_secs(5);
 
-    /// Whether it may be logged now.
+    /// Whether the line may be logged now.
     pub(super) fn ready(&self) -> bool {
         let mut last = lock(&self.last);
         let ready = last.is_none_or(|last| last.elapsed() >= Self::GAP);

@@ -1,4 +1,4 @@
-//! Reads. Each attempt uses a snapshot of its own, and attempts repeat until the call's deadline.
+//! Reads. Each attempt uses a new snapshot, and attempts repeat until the call's deadline.
 
 use std::{collections::BTreeMap, fmt, ops::Bound, ops::Range, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::kv::{Key, KvError, Reads, Value, Writes};
 
 type Pairs = Vec<(Key, Value)>;
 
-/// Most pairs requested at once. The client asks every region in the range for that many.
+/// Limit on the pairs requested at once. The client asks every region in the range for that many.
 const PAGE: usize = 512;
 
 /// A view at one timestamp.
@@ -100,7 +100,7 @@ impl TikvReads {
                     ReadVerdict::Refused => return Err(KvError::Refused(error.to_string())),
                     ReadVerdict::Locked(orphan) => {
                         if let Some(orphan) = orphan {
-                            // The lock's age is judged by the reads' timestamp and the time since.
+                            // The lock's age follows from the reads' timestamp and the time since.
                             let waited = inner.waited(deadline);
                             let now = Timestamp::from_physical(self.at.physical().plus_ms(waited));
                             inner.clear_orphan(orphan, query.span(), now);

@@ -1,4 +1,4 @@
-//! Keeps a working client: builds it in the background, and again when it has gone silent.
+//! Keeps a working client: builds it in the background, and rebuilds it when it has gone silent.
 //!
 //! The client recovers from most failures by itself, but not from a stream of timestamps that is
 //! open but frozen, nor from half-dead connections. Both show as silence or as repeated failures. A
@@ -36,10 +36,10 @@ const FAILURES_MAX: u32 = 8;
 /// Shortest time between two clients. Doubled while new clients do not answer either.
 const REBUILD_GAP: Duration = Duration::from_secs(1);
 const REBUILD_GAP_MAX: Duration = Duration::from_secs(8);
-/// Pause between attempts to connect. It is short so that a store that appears is found at once.
+/// Pause between attempts to connect, short so that a starting store is found at once.
 const CONNECT_GAP: Duration = Duration::from_millis(50);
 const CONNECT_GAP_MAX: Duration = Duration::from_secs(1);
-/// Longest that a call waits for the first client.
+/// How long a call waits for the first client.
 const FIRST_CLIENT_WAIT: Duration = Duration::from_secs(2);
 
 /// A client and its number, counted from 1.
@@ -67,7 +67,7 @@ pub(super) struct Supervisor {
 struct Shared {
     /// Failures since the last answer.
     failures: AtomicU32,
-    /// The newest generation that is to be replaced.
+    /// The newest generation that must be replaced.
     dismissed: AtomicU64,
     changed: Notify,
 }
@@ -201,13 +201,13 @@ async fn connect(config: &TikvConfig, members: &mut Members) -> TransactionClien
     }
 }
 
-/// Connects a client to this leader. The error says why not.
+/// Connects a client to this leader, or says why not.
 async fn connect_to(config: &TikvConfig, leader: &Leader) -> Result<TransactionClient, String> {
     let deadline = Instant::now() + Duration::from_millis(config.connect_timeout_ms);
     let front = Front::open(leader, config.tls.as_ref()).await;
     let front = front.map_err(|error| format!("cannot tell the client of its leader: {error}"))?;
     let settings = config.client_config(front.authorities());
-    // PD may accept the connection and never answer. The client would then wait for ever.
+    // PD may accept the connection and never answer; the client would then wait for ever.
     let attempt = TransactionClient::new_with_config(vec![front.address()], settings);
     match bounded(deadline, Box::pin(attempt)).await {
         Ok(Ok(client)) => Ok(client),

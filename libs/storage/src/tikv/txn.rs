@@ -44,8 +44,8 @@ pub(super) struct TikvTxn {
     inner: Arc<Inner>,
     reads: TikvReads,
     transaction: Transaction,
-    /// Whether a one-phase commit was requested. The client itself does without if the writes do
-    /// not fit into one request (16 KiB of keys and values, one region).
+    /// Whether a one-phase commit was requested. The client itself falls back if the writes do not
+    /// fit into one request (16 KiB of keys and values, one region).
     one_phase: bool,
     primary: Key,
     writes: Writes,
@@ -84,7 +84,7 @@ impl TikvTxn {
         self.writes.insert(key, value);
     }
 
-    /// Hands the writes to the client, the primary first.
+    /// Passes the writes to the client, the primary first.
     async fn hand_over(&mut self) -> Result<(), KvError> {
         let mut writes = std::mem::take(&mut self.writes);
         let first = writes.remove_entry(&self.primary);
@@ -137,8 +137,8 @@ impl TikvTxn {
         }
     }
 
-    /// Reads once after a commit whose region had moved or was split. Unlike commits, reads learn
-    /// the new location, and the client keeps it.
+    /// Reads once after a commit whose region had moved or was split. Unlike commits, reads find
+    /// the new location, which the client then keeps.
     async fn look_around(&self, error: &Error, span: Range<Key>) {
         if classify::read(error) == ReadVerdict::Busy
             && let Err(error) = self.reads.scan_over(span, 1, &Writes::new()).await
@@ -212,8 +212,7 @@ impl Txn for TikvTxn {
         self.hand_over().await.map_err(CommitError::Failed)?;
         let supervisor = &self.inner.supervisor;
         let generation = supervisor.client(Instant::now()).await.ok();
-        // Called once, whatever happens: a second commit() would give other keys another commit
-        // timestamp.
+        // Called only once: a second commit() would give other keys another commit timestamp.
         let attempt = Box::pin(self.transaction.commit());
         let error = match bounded(self.inner.deadline(), attempt).await {
             Ok(Ok(Some(at))) if written.is_none() && self.is_believed() => {
@@ -244,7 +243,7 @@ impl Txn for TikvTxn {
                 Err(CommitError::Undetermined("the primary has no lock".to_owned()))
             }
             CommitVerdict::Cleared => {
-                let problem = "the primary's lock was cleared by somebody else";
+                let problem = "another client cleared the primary's lock";
                 Err(CommitError::Failed(KvError::Unavailable(problem.to_owned())))
             }
             CommitVerdict::NotPrewritten { error, orphan } => {
