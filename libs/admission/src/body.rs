@@ -1,7 +1,7 @@
 //! The bodies of bounded requests and of their answers.
 //!
 //! A gRPC message begins with its length, and the decoder reserves that much memory at once. A
-//! caller could have megabytes reserved by announcing a message of which nothing comes, so each
+//! caller could reserve megabytes by announcing a message and sending nothing of it, so each
 //! message is withheld until all of it has arrived.
 
 use std::{
@@ -18,18 +18,18 @@ use tonic::{Status, body::Body};
 
 use crate::{Kept, LATE, Messages, Untaken, framing::Framing, held::Share, untaken::Wait};
 
-/// A request's body, counted, and in whole messages.
+/// A request's body, with its bytes counted, passed on in complete messages.
 pub(crate) struct Bounded {
     body: Body,
     share: Arc<Share>,
     messages: Messages,
     framing: Framing,
-    /// What has come of a message that is not complete. A copy: parts would keep the buffers of
-    /// the connection, of which they may be a small part.
+    /// The received part of an incomplete message. It is a copy, because slices would keep the
+    /// connection's larger buffers alive.
     withheld: BytesMut,
-    /// What comes after the last of what was withheld.
+    /// The trailers, to pass on after the withheld bytes.
     trailers: Option<Frame<Bytes>>,
-    /// Starts the first time that the next part of what is due has not arrived.
+    /// Runs while the next part of the body is awaited.
     waiting: Option<Pin<Box<Sleep>>>,
     is_ended: bool,
 }
@@ -86,13 +86,13 @@ impl Bounded {
         Ok(complete)
     }
 
-    /// What is withheld, for the decoder to judge if it is no whole message.
+    /// Releases the withheld bytes. If they are not a complete message, the decoder reports it.
     fn release(&mut self) -> Option<Frame<Bytes>> {
         let withheld = mem::take(&mut self.withheld);
         (!withheld.is_empty()).then(|| Frame::data(withheld.freeze()))
     }
 
-    /// Ready when what is due does not come in time.
+    /// Ready when the next part does not arrive in time.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.messages == Messages::Many && !self.framing.is_within_a_message() {
             return Poll::Pending;
@@ -105,12 +105,12 @@ impl Bounded {
             if now.saturating_duration_since(waiting.deadline()) < LATE {
                 return Poll::Ready(());
             }
-            // What came while the process was stopped is read only now.
+            // Bytes that arrived while the process was stopped are read only now.
             waiting.as_mut().reset(now + LATE);
         }
     }
 
-    /// Whether nothing is left of what has arrived.
+    /// Whether nothing received is left.
     fn is_empty(&self) -> bool {
         self.trailers.is_none() && self.withheld.is_empty()
     }
@@ -161,18 +161,19 @@ impl http_body::Body for Bounded {
     }
 }
 
-/// Longest piece of an answer. Each must be taken within the time for answers that wait.
+/// Longest piece of an answer, in bytes. The client must read each within the time limit for
+/// waiting answers.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// An answer's body, which keeps its request in flight.
 ///
-/// HTTP/2 may be handed far more than the client has a window for, and then keeps it. So each piece
-/// of the answer keeps the request in flight, too, until it is written.
+/// HTTP/2 accepts far more than fits the client's window, and buffers it. So each piece of the
+/// answer also keeps the request in flight, until it is written.
 pub(crate) struct Keeping {
     body: Body,
-    /// What is left of a frame.
+    /// The rest of a frame.
     rest: Bytes,
-    /// While nobody has asked for the first frame.
+    /// Present until the first frame is requested.
     wait: Option<Wait>,
     kept: Kept,
     connection: Untaken,

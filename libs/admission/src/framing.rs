@@ -3,17 +3,17 @@
 /// Bytes before each gRPC message: one says whether it is compressed, four its length, big-endian.
 pub const PREFIX_BYTES: usize = 5;
 
-/// What has arrived of the current message.
+/// Progress of the current message.
 #[derive(Debug)]
 pub(crate) struct Framing {
-    /// Longest message that the decoder does not refuse, in bytes.
+    /// Longest message that the decoder accepts, in bytes.
     longest: usize,
     prefix: [u8; PREFIX_BYTES],
     /// Bytes of the prefix that have arrived.
     of_prefix: usize,
     /// Bytes of the message that have not arrived, once its prefix has.
     missing: usize,
-    /// Whether a message is too long. What follows is of no use to anybody.
+    /// Whether a message is too long. The bytes after it do not matter.
     is_refused: bool,
 }
 
@@ -27,8 +27,8 @@ impl Framing {
         self.of_prefix > 0
     }
 
-    /// Reads the next bytes. Returns how many of them complete messages, or are of no use to wait
-    /// for: the decoder refuses a message that is too long by its prefix.
+    /// Reads the next bytes. Returns how many of them can be passed on: those that complete
+    /// messages, and those of a message that is too long, which the decoder refuses by its prefix.
     pub(crate) fn read(&mut self, data: &[u8]) -> usize {
         let mut at = 0;
         let mut complete = 0;
@@ -60,7 +60,7 @@ impl Framing {
 mod tests {
     use super::*;
 
-    /// How many bytes of each chunk complete messages, and whether a message is left unfinished.
+    /// How many bytes of each chunk can be passed on, and whether a message is left unfinished.
     fn completed(chunks: &[&[u8]]) -> (Vec<usize>, bool) {
         let mut framing = Framing::new(100);
         let completed = chunks.iter().map(|chunk| framing.read(chunk)).collect();

@@ -1,4 +1,4 @@
-//! The bytes of requests: how many there are in total, and how long they may take to arrive.
+//! The bytes of requests: their total, and how long they may take to arrive.
 
 use std::{
     sync::{
@@ -10,21 +10,20 @@ use std::{
 
 use tonic::Status;
 
-/// Bytes of each request that are not counted. There is room for these for all requests that may be
+/// Bytes of each request that are not counted. There is always memory for these, for all requests
 /// in flight.
 const FREE_BYTES: usize = 16 * 1024;
-/// How many bytes one byte of a compressed request counts as, which is the most that gzip makes of
-/// it. All of its bytes are counted.
+/// How many bytes one byte of a compressed request counts as: the most that gzip can expand it to.
+/// All of its bytes are counted.
 const INFLATED: usize = 1_032;
 
-/// What requests may hold, and what a caller is told whose request exceeds it.
+/// Limits on requests, and the errors for requests that exceed them.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of all requests that are not answered yet, over 16 KiB of each; of a compressed one,
-    /// what they may become. A decoder copies a message, so memory can be twice as much.
+    /// Bytes of all requests that are not answered yet, beyond 16 KiB of each. A compressed byte
+    /// counts as what it may expand to. A decoder copies a message, so memory can be twice as much.
     pub bytes_max: usize,
-    /// A request that is not complete within this time is given up, and so is a stream that stops
-    /// within a message.
+    /// Time limit for a request to be complete, and for a stream to continue within a message.
     pub patience: Duration,
     /// Makes the error of a request that exceeds `bytes_max`.
     pub overloaded: fn() -> Status,
@@ -40,12 +39,12 @@ pub struct Held {
 }
 
 impl Held {
-    /// Nothing is held yet.
+    /// Makes a count of zero.
     pub fn new(limits: Limits) -> Self {
         Self { bytes: Arc::default(), limits }
     }
 
-    /// The share of a request with these headers, of which nothing has come.
+    /// Makes the share of a request with these headers, of which no byte has arrived.
     pub(crate) fn share(&self, headers: &http::HeaderMap) -> Share {
         let encoding = headers.get("grpc-encoding");
         let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
@@ -60,14 +59,14 @@ pub(crate) struct Share {
     held: Held,
     /// Changed by the request's body alone.
     bytes: AtomicUsize,
-    /// How many of them are not counted.
+    /// Number of bytes that are not counted.
     free: usize,
-    /// How many bytes each byte counts as.
+    /// Number of bytes that each byte counts as.
     each: usize,
 }
 
 impl Share {
-    /// What the request may hold.
+    /// The limits.
     pub(crate) const fn limits(&self) -> &Limits {
         &self.held.limits
     }
@@ -77,7 +76,7 @@ impl Share {
         let before = self.bytes.load(Ordering::Relaxed);
         let after = before.saturating_add(bytes.saturating_mul(self.each));
         let more = self.counted(after) - self.counted(before);
-        // Most requests are short, and share no counter with others.
+        // Most requests are short, and never touch the shared counter.
         let fits = more == 0 || {
             let most = self.held.limits.bytes_max;
             let sum = |held: usize| held.checked_add(more).filter(|held| *held <= most);
@@ -89,7 +88,7 @@ impl Share {
         fits
     }
 
-    /// Gives back all bytes but the last so many.
+    /// Gives back all bytes except this many.
     pub(crate) fn keep(&self, bytes: usize) {
         let before = self.bytes.load(Ordering::Relaxed);
         let after = before.min(bytes.saturating_mul(self.each));

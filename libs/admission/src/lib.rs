@@ -2,15 +2,15 @@
 //! time and in total.
 //!
 //! Every server that strangers can reach passes its requests through a [`Bound`], before anything
-//! reads them, and its answers through [`Kept`]. This crate does not know what is asked, nor what a
-//! caller is told: its users bring the errors.
+//! reads them, and its answers through [`Kept`]. This crate knows neither the requests nor the
+//! errors: its users supply the errors.
 //!
 //! Modules: `framing` finds gRPC messages in a body; `held` counts the bytes of requests; `untaken`
-//! tells which answers wait for their client; `body` wraps the bodies of both.
+//! tracks answers that wait for their client; `body` wraps the bodies of both.
 //!
-//! Invariants: a request has its place until its answer was written or dropped; no more bytes are
-//! held than [`Limits::bytes_max`], and 16 KiB of each request; a message is passed on once all of
-//! it has come.
+//! Invariants: a request has its place until its answer is written or dropped; at most
+//! [`Limits::bytes_max`] bytes are held, plus 16 KiB of each request; a message is passed on only
+//! when complete.
 
 mod body;
 mod framing;
@@ -35,15 +35,16 @@ pub use untaken::Untaken;
 /// A timer that fires this late shows that the process was stopped.
 const LATE: Duration = Duration::from_secs(1);
 
-/// What the body of a request consists of.
+/// The content of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Messages {
-    /// No gRPC messages. All of it is due, and held until the request is answered.
+    /// No gRPC messages. The whole body must arrive in time, and is held until the request is
+    /// answered.
     None,
-    /// One gRPC message, which is due and held until it is answered.
+    /// One gRPC message, which must arrive in time, and is held until the request is answered.
     One,
-    /// A stream of gRPC messages, the next of which may take its time. A message is held until it
-    /// is complete, so its handler must keep nothing large of it.
+    /// A stream of gRPC messages, with any time between them. A message is held only until it is
+    /// complete, so its handler must not keep large parts of it.
     Many,
 }
 
@@ -57,8 +58,8 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// A bound with `most` places, for requests whose decoder refuses messages of more than
-    /// `message_bytes_max` bytes by their prefix. The two limits must be equal.
+    /// Makes a bound with `most` places. `message_bytes_max` must be the limit of the decoder,
+    /// which refuses longer messages by their prefix.
     pub fn new(most: usize, message_bytes_max: usize, held: Held) -> Self {
         Self { taken: Arc::default(), most, message_bytes_max, held }
     }
@@ -100,8 +101,8 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Returns the answer. Its request stays in flight until all of the answer was written to the
-    /// connection, or is dropped. It counts among those of its connection while it waits.
+    /// Returns the answer. Its request stays in flight until all of the answer is written to the
+    /// connection or dropped. While the answer waits, it counts among those of its connection.
     pub fn until_taken(self, answer: Body, connection: Untaken) -> Body {
         Body::new(Keeping::new(answer, self, connection))
     }

@@ -1,7 +1,7 @@
-//! Answers that wait for their client to take them.
+//! Answers that wait for their client to read them.
 //!
-//! A client may keep its window shut or leave its socket unread, and answer pings all the same. Its
-//! answers would then hold their places for as long as it likes.
+//! A client may keep its window closed or its socket unread, and still answer pings. Its answers
+//! would then hold their places without limit.
 
 use std::{
     sync::{
@@ -27,13 +27,13 @@ struct Counts {
 }
 
 impl Untaken {
-    /// Completes once an answer has waited for its client for `interval`, or up to twice as long:
-    /// its connection is to be cut.
+    /// Completes once an answer has waited for its client for `interval`, or up to twice as long.
+    /// The connection must then be cut.
     pub async fn stalled(self, interval: Duration) {
         loop {
             let due = Instant::now() + interval;
             sleep_until(due).await;
-            // After this process was stopped, clients have not had their time.
+            // If this process was stopped, clients have not had their time.
             if due.elapsed() < LATE && self.look() {
                 return;
             }
@@ -46,7 +46,7 @@ impl Untaken {
         let old = 1 - young;
         let waits = self.0.waiting[old].load(Ordering::Relaxed) > 0;
         if !waits {
-            // No answer is left of the older generation, so the next one takes its place.
+            // The older generation has no answers left, so the young one takes its place.
             self.0.young.store(old, Ordering::Relaxed);
         }
         waits
