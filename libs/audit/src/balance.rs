@@ -1,4 +1,4 @@
-//! Checks items and users against what orders and holds took from them. Pure.
+//! Checks items and users against the amounts that orders and holds took from them. Pure.
 
 use std::io;
 
@@ -17,10 +17,10 @@ use crate::{
 
 /// Length in bytes of the key's prefix: owner, shard and kind.
 const PREFIX: usize = 4;
-/// Upper limit on the claims listed with an offence.
+/// Upper limit on the orders and holds listed with an offence.
 const NAMED_MAX: usize = 8;
 
-/// Whether something is gone or only set aside.
+/// Whether an amount is sold or only held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// Sold by a paid order.
@@ -47,7 +47,7 @@ pub fn key_of(source: &Source, shards: u16) -> Key {
     Space::of(service, shard_of(id, shards)).record(kind, id.as_bytes())
 }
 
-/// Notes that `by` took something. Notes are sorted later by the record that it was taken from.
+/// Notes that `by` took an amount. The notes are later sorted by the record that it was taken from.
 ///
 /// # Errors
 /// As [`Sorter::push`].
@@ -97,15 +97,15 @@ struct Account {
 #[derive(Debug)]
 pub struct Balances {
     claims: Sorted,
-    /// When the latest order was paid that has been overwritten since.
+    /// When the latest of the overwritten paid orders was paid.
     last_overwritten_paid_at: Timestamp,
-    /// Number of records whose sum falls short, which is allowed because an order paid since they
-    /// began was overwritten.
+    /// Number of records whose sum falls short. That is allowed, because an order paid during their
+    /// incarnation was overwritten.
     pub judged_in_part: u64,
 }
 
 impl Balances {
-    /// Judges against these claims. `last_overwritten_paid_at` is the latest such time of any
+    /// Makes a judge with these claims. `last_overwritten_paid_at` is the latest such time of any
     /// order.
     pub const fn new(claims: Sorted, last_overwritten_paid_at: Timestamp) -> Self {
         Self { claims, last_overwritten_paid_at, judged_in_part: 0 }

@@ -1,4 +1,4 @@
-//! What the live journals say of transactions, combined over all branches. Pure.
+//! Transactions according to the live journals, combined over all branches. Pure.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,7 +13,7 @@ use types::{Branch, BranchState, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
 use crate::offence::{Findings, Invariant};
 
-/// What one branch says of a transaction.
+/// What one branch's journal says of a transaction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Said {
     /// PREPARED, COMMITTED or ABORTED.
@@ -34,9 +34,9 @@ pub struct Said {
 /// One transaction.
 #[derive(Debug, Clone, Default)]
 pub struct Transaction {
-    /// Unknown only if nothing but an outcome is left of the transaction.
+    /// `None` if only an outcome is left of the transaction.
     pub meta: Option<TxMeta>,
-    /// What each branch says. A branch of which the journals say nothing is missing.
+    /// What each branch says. Branches without a word in the journals are missing.
     pub branches: BTreeMap<Branch, Said>,
     /// The order whose record says that this transaction paid it.
     pub paid_order: Option<String>,
@@ -57,7 +57,7 @@ impl Transaction {
         self.branches.get(self.meta.as_ref()?.primary()?)
     }
 
-    /// True while a vote stands without an outcome.
+    /// True if some vote has no outcome.
     pub fn is_unresolved(&self) -> bool {
         self.branches.values().any(|said| said.state == BranchState::Prepared)
     }
@@ -195,11 +195,11 @@ impl Transactions {
         let vote = vote(&carried.vote)?;
         let known = self.all.get(&meta.tx_id).and_then(|known| known.branches.get(branch));
         let said = match known {
-            // The first event with this state says more: since when, and what was held.
+            // The first event with this state has more: since when, and what was held.
             Some(before) if before.state == state => {
                 Said { acknowledged: carried.acknowledged, ..before.clone() }
             }
-            // A carried event does not tell a fence from an aborted YES.
+            // A carried event does not distinguish a fence from an aborted YES.
             Some(_) | None => Said {
                 state,
                 late_fence: state == BranchState::Aborted

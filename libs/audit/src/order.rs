@@ -32,8 +32,8 @@ pub enum Source {
     User(String),
 }
 
-/// What was bought according to the journals of the order shards: for each order, the transactions
-/// and the times at which they committed.
+/// The purchases according to the journals of the order shards: for each order, the transactions
+/// and when they committed.
 #[derive(Debug, Default)]
 pub struct Bought {
     by_order: BTreeMap<String, Vec<(TxId, Timestamp)>>,
@@ -71,7 +71,7 @@ impl Bought {
     }
 }
 
-/// Judges an order (I3, I4) and returns what it says it sold; empty for an unpaid one.
+/// Judges an order (I3, I4), and returns what it sold according to its record; empty if unpaid.
 pub fn judge(
     order_id: &str,
     record: &OrderRecord,
@@ -95,8 +95,8 @@ pub fn judge(
         }
     };
     for (tx_id, since) in bought.by_order.remove(order_id).unwrap_or_default() {
-        // batch_init overwrites orders, even paid ones. A record without an incarnation does not
-        // tell, so its last change may have been such a one.
+        // batch_init overwrites orders, even paid ones. The last change of a record without an
+        // incarnation may have been one.
         let fresh = if record.incarnation == 0 { record.version } else { record.incarnation };
         if fresh >= since.0 && paid_by != Some(tx_id) {
             continue;
@@ -165,8 +165,8 @@ fn amounts(record: &OrderRecord) -> Result<(), (Invariant, String)> {
     Ok(())
 }
 
-/// What a paid order's lines took, with the incarnations from its receipts; and where lines and
-/// receipts disagree.
+/// What a paid order's lines took, with the incarnations from its receipts; and the differences
+/// between lines and receipts.
 fn sold(record: &OrderRecord, paid: &Paid) -> (Vec<Sold>, Vec<String>) {
     let mut problems = Vec::new();
     let mut wanted: BTreeMap<Source, u64> = BTreeMap::new();
@@ -201,7 +201,7 @@ fn sold(record: &OrderRecord, paid: &Paid) -> (Vec<Sold>, Vec<String>) {
     (sold, problems)
 }
 
-/// What was taken according to the receipts.
+/// The amounts taken according to the receipts.
 fn taken(paid: &Paid, problems: &mut Vec<String>) -> Vec<(Source, Stamp, u64)> {
     let mut taken = Vec::new();
     for receipt in &paid.receipts {

@@ -1,5 +1,5 @@
-//! What the journals show of records that are not written yet. A shard's state is its journal, and
-//! its records follow behind (J5, J9).
+//! The images in the journals that records do not show yet. A shard's state is its journal, and its
+//! records lag behind (J5, J9).
 
 use std::{collections::BTreeMap, ops::Range};
 

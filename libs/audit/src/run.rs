@@ -86,8 +86,8 @@ pub struct Counts {
     pub transactions: u64,
     /// Number of those that have a vote without an outcome.
     pub unresolved: u64,
-    /// Number of items and users whose sum falls short, which is allowed because an order paid
-    /// since they began was overwritten.
+    /// Number of items and users whose sum falls short. That is allowed, because an order paid
+    /// during their incarnation was overwritten.
     pub judged_in_part: u64,
 }
 
@@ -155,8 +155,8 @@ pub async fn run(
     report
 }
 
-/// What the live journals know of transactions at a fresh timestamp. Gaps and unreadable entries
-/// are skipped, and not reported.
+/// Reads the transactions in the live journals, at a fresh timestamp. Gaps and unreadable entries
+/// are skipped without a report.
 ///
 /// # Errors
 /// [`AuditError`]; a retry helps if the store did not answer.
@@ -334,7 +334,7 @@ impl Audit<'_> {
         self.findings.add(Invariant::Readable, subject, problem, Vec::new());
     }
 
-    /// Reads all orders. Returns when the latest order was paid that is overwritten by now.
+    /// Reads all orders. Returns when the latest of the overwritten paid orders was paid.
     async fn orders(
         &mut self,
         transactions: &mut Transactions,

@@ -1,5 +1,5 @@
-//! Reads pages at one timestamp, however long that takes. Failed reads are retried, and the janitor
-//! is told to keep the versions that are read.
+//! Reads pages at one timestamp, however long that takes. It retries failed reads, and makes the
+//! janitor keep the versions that it reads.
 
 use std::{ops::Range, time::Duration};
 
@@ -14,7 +14,7 @@ use types::{Classify, ErrorKind, Timestamp};
 const KEEP_MS: u64 = 120_000;
 /// How often the announcement is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(30);
-/// How long a store that does not answer is retried.
+/// How long to retry while the store does not answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before a retry.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -46,7 +46,7 @@ impl<'a> Scanner<'a> {
         Ok(scanner)
     }
 
-    /// The timestamp that is read at.
+    /// The timestamp of the reads.
     pub const fn at(&self) -> Timestamp {
         self.at
     }
@@ -73,7 +73,7 @@ impl<'a> Scanner<'a> {
     /// The next page of a range, and the start of the page after it if there is one.
     ///
     /// # Errors
-    /// [`AnnounceError`]; after [`AnnounceError::Kv`] the store has not answered for long, so begin
+    /// [`AnnounceError`]. After [`AnnounceError::Kv`] the store has not answered for long: begin
     /// again.
     pub async fn page(
         &mut self,

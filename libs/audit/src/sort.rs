@@ -10,7 +10,7 @@ use std::{
 
 /// Upper limit on the runs that are open at once. When it is reached, they are merged into one.
 const RUNS_MAX: usize = 64;
-/// In bytes. A smaller batch is sorted in place, which is faster than handing it to a thread.
+/// Size in bytes below which a batch is sorted in place, which is faster than in another thread.
 const INLINE_MAX: usize = 1 << 20;
 
 /// Takes byte strings in any order and sorts them as bytes. Duplicates are kept.
