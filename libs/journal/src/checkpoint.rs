@@ -1,4 +1,4 @@
-//! What the records of a shard do not show yet, and the pieces that write it to them.
+//! The images that the records of a shard do not show yet, and the pieces that write them.
 
 use std::collections::VecDeque;
 
@@ -28,12 +28,12 @@ pub struct Image {
 struct Newest {
     seq: u64,
     value: Option<Bytes>,
-    /// The record already shows it. Holds only as long as nobody else moves the head.
+    /// Whether the record already shows it. Valid only as long as nobody else moves the head.
     put: bool,
 }
 
 /// A part of a checkpoint: one KV transaction, small enough to commit in one phase. It reads the
-/// head, goes on only if that is `before`, and writes everything in the piece.
+/// head, continues only if that is `before`, and writes the piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// The head that it must find.
@@ -46,7 +46,8 @@ pub struct Piece {
     seqs: Vec<u64>,
 }
 
-/// What the records of a shard do not show yet: images of the entries above the head's `flushed`.
+/// The images of the entries above the head's `flushed`, which the records of a shard do not show
+/// yet.
 #[derive(Debug, Clone, Default)]
 pub struct Checkpoint {
     head: Head,
@@ -130,8 +131,7 @@ impl Checkpoint {
     /// where the journal may begin, judged by its entries alone. None when there is nothing to
     /// write.
     ///
-    /// The images must all be of entries that are known to stand: none may be in flight or in
-    /// doubt.
+    /// All images must be of entries that are known to stand, none in flight or in doubt.
     #[must_use]
     pub fn piece(&self, upto: u64, oldest: u64, budget: usize) -> Option<Piece> {
         let mut piece =
@@ -166,8 +166,8 @@ impl Checkpoint {
         (piece.after != piece.before).then_some(piece)
     }
 
-    /// Takes note that a piece is durable. Call it between batches only: a KV transaction that
-    /// began before the piece may still read the old records.
+    /// Notes that a piece is durable. Call this between batches only: a KV transaction that began
+    /// before the piece may still read the old records.
     pub fn landed(&mut self, piece: &Piece) {
         if self.head != piece.before && self.head != piece.after {
             return;
@@ -181,7 +181,7 @@ impl Checkpoint {
         self.prune();
     }
 
-    /// Drops images that the records show, by the head's `flushed`.
+    /// Drops the images that the records show according to the head's `flushed`.
     fn prune(&mut self) {
         let flushed = self.head.flushed;
         while self.entries.front().is_some_and(|(seq, _)| *seq <= flushed) {

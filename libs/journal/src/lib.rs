@@ -1,13 +1,13 @@
 //! The rules of a shard's journal: who may append, who knows the state, and what may be forgotten.
 //!
-//! A shard is its journal. A batch is one inserted key: entry `n + 1`, which carries everything
-//! that the batch changed. Records are the journal's checkpoint: they are written behind it, and
-//! the head says how far they have come. This crate only decides; its callers read, write and wait.
+//! The journal is the state of a shard. A batch is one inserted key: entry `n + 1`, with everything
+//! that the batch changed. Records are the journal's checkpoint: they are written later, and the
+//! head says how far they have come. This crate only decides; its callers read, write and wait.
 //!
 //! Must not know: a store, a clock, what a record is.
 //!
-//! Modules: [`tail`] is the end of the journal, where a writer appends. [`checkpoint`] is what the
-//! records do not show yet. docs/journal.md numbers the rules and proves them.
+//! Modules: [`tail`] is the end of the journal, where a writer appends. [`checkpoint`] has the
+//! images that the records do not show yet. docs/journal.md numbers the rules and proves them.
 
 pub mod checkpoint;
 pub mod tail;
@@ -20,9 +20,9 @@ pub use tail::{Damage, Fate, Look, Tail};
 /// one that appends.
 pub const TRUST_MS: u64 = 1_000;
 
-/// How long before the commit of an entry a KV transaction may have started that appends the next
-/// one without a look, in milliseconds of the store's time. A writer that is always busy begins the
-/// next KV transaction while an append is under way. Together with [`TRUST_MS`] it must stay below
+/// How long before the commit of an entry the KV transaction that appends the next one may start,
+/// without a look, in milliseconds of the store's time. A busy writer begins the next KV
+/// transaction while an append is under way. Together with [`TRUST_MS`] it must stay below
 /// [`TRIM_AGE_MS`].
 pub const EARLY_MS: u64 = 1_000;
 
@@ -47,8 +47,8 @@ pub struct Author {
     pub run: u64,
 }
 
-/// How far the records show the journal, and where the journal begins. Every write of the head
-/// moves it on, so equal heads are one and the same write.
+/// How far the records show the journal, and where the journal begins. Every write moves the head
+/// forward, so equal heads are the same write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Head {
     /// The records show every entry up to this one.

@@ -2,16 +2,16 @@
 
 use crate::{Author, EARLY_MS, Head, LIFE_MAX_MS, TRUST_MS, Writer};
 
-/// What a look at the head and at the entry after the last known one has shown.
+/// The result of a look at the head and at the entry after the last known one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     /// No entry follows, so the known state is current.
     Current,
-    /// Another writer has appended, or one of this writer's undetermined runs has landed. Entries
-    /// from this number on must be taken.
+    /// Another writer has appended, or one of this writer's undetermined runs has landed. Take the
+    /// entries from this number on.
     Behind(u64),
-    /// The next entry is trimmed, so everything known is void. Entries from this number on must be
-    /// taken.
+    /// The next entry is trimmed, so everything known is void. Take the entries from this number
+    /// on.
     Lost(u64),
 }
 
@@ -24,8 +24,8 @@ pub enum Fate {
     Stands(Author),
     /// None of them will ever stand, because another entry has their place. Their calls run again.
     Void,
-    /// Each may still land, unless another entry takes their place. Their calls run again, for the
-    /// same place.
+    /// Each may still land, unless another entry takes their place. Their calls run again, at the
+    /// same number.
     Open,
     /// The entry in their place is trimmed, so nobody can tell whether it was theirs. Their calls
     /// never run again.
@@ -43,7 +43,7 @@ pub enum Damage {
         /// The number that was found.
         found: u64,
     },
-    /// An entry names another predecessor than the entry that stands before it.
+    /// The predecessor that an entry names is not the entry before it.
     #[error("entry {0} was appended to another entry than the one that stands before it")]
     Predecessor(u64),
     /// The records show more than the journal has.
@@ -62,7 +62,7 @@ pub struct Tail {
     seq: u64,
     author: Option<Author>,
     /// Start of the last KV transaction that showed or appended entry `seq` as the last one, in
-    /// milliseconds. `None` once it was used up.
+    /// milliseconds. `None` once the trust is used up.
     known_at: Option<u64>,
     /// Commit of the last entry that this writer appended, in milliseconds; 0 after a look or a
     /// restart.
@@ -108,8 +108,8 @@ impl Tail {
             && self.committed_ms.saturating_sub(start_ms) <= EARLY_MS
     }
 
-    /// Judges what a look has shown: the head, and the author of the entry after the last known one
-    /// if it stands, both read at one timestamp. An entry below the head's oldest does not stand.
+    /// Judges a look: the head, and the author of the entry after the last known one if it stands,
+    /// both read at one timestamp. An entry below the head's oldest does not stand.
     pub fn look(&mut self, head: &Head, next: Option<Author>) -> (Look, Fate) {
         let next_seq = self.seq.saturating_add(1);
         let lost = head.oldest > next_seq;
@@ -163,8 +163,8 @@ impl Tail {
         Ok(())
     }
 
-    /// Ends a look of the KV transaction that began at `start_ms`: all entries that it has shown
-    /// are taken, and it appends nothing.
+    /// Ends a look by the KV transaction that began at `start_ms`: all entries that it showed are
+    /// taken, and it appends nothing.
     pub const fn looked(&mut self, start_ms: u64) {
         self.known_at = Some(start_ms);
         self.committed_ms = 0;
