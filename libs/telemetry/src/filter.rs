@@ -1,4 +1,4 @@
-//! Which lines are written: `TILL_LOG`, as in `info,rpc=debug`.
+//! The filter of log lines: `TILL_LOG`, for example `info,rpc=debug`.
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -23,8 +23,8 @@ fn parse(told: &str, more: &str) -> Result<EnvFilter, FilterError> {
     let builder = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
     let parts: Vec<&str> = told.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     for part in &parts {
-        // The library takes a bare word that is not a level for a target, and then writes the lines
-        // of that target alone. A misspelled level would give an empty log.
+        // The library takes a bare word that is not a level for a target, and then writes only the
+        // lines of that target. A misspelled level would give an empty log.
         let is_bare = !part.contains(['=', '[']);
         let is_wrong = is_bare && part.parse::<LevelFilter>().is_err();
         if is_wrong || builder.parse(part).is_err() {

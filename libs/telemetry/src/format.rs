@@ -29,7 +29,7 @@ where
         .with_writer(writer)
 }
 
-/// One JSON object a line, with `role` as its first member.
+/// One JSON object per line, with `role` as its first member.
 pub(crate) fn json<S, W>(role: &str, writer: W) -> impl Layer<S> + Send + Sync + use<S, W>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -46,7 +46,7 @@ where
         .with_writer(writer)
 }
 
-/// Adds the role to what another format writes: before the line, or as the first member of the JSON
+/// Adds the role to another format's output: before the line, or as the first member of the JSON
 /// object.
 struct Named<F> {
     role: String,

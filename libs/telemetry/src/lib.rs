@@ -1,10 +1,10 @@
-//! Logs, metrics, traces and the panic hook of a role, and the one registry of metric, span and
-//! field names.
+//! Logs, metrics, traces and the panic hook of a role, and the registry of metric, span and field
+//! names.
 //!
 //! Must not know: any role, the wire, the store.
 //!
-//! Modules: [`semconv`] has the names, [`metrics`](mod@metrics) the instruments, [`trace`] what
-//! ties spans together. `filter` decides which lines are written, `format` how they look, and
+//! Modules: [`semconv`] has the names, [`metrics`](mod@metrics) the instruments, [`trace`] the
+//! links between spans. `filter` decides which lines are written, `format` how they look, and
 //! `records` takes those of libraries. `otlp` sends to a collector, and `service` describes the
 //! process. [`check`] judges the environment; [`init`] sets a process up, once, and returns a
 //! [`Guard`].
@@ -34,29 +34,29 @@ pub use metrics::metrics;
 pub use otlp::ExportError;
 use otlp::{Senders, Wanted};
 
-/// The variable that filters logs, as in `TILL_LOG=info,rpc=debug`.
+/// The variable that filters logs, for example `TILL_LOG=info,rpc=debug`.
 pub const FILTER_VARIABLE: &str = "TILL_LOG";
 
-/// The filter when `TILL_LOG` is not set. Libraries log only what is wrong, and the store's client
-/// logs nothing: it reports every lost connection as an ERROR, while `storage` retries and logs
-/// that once.
+/// The filter if `TILL_LOG` is not set. Libraries log only problems, and the store's client logs
+/// nothing, because it reports every lost connection as an ERROR, while `storage` retries and logs
+/// an outage once.
 pub const FILTER_DEFAULT: &str = "info,tikv_client=off,fjall=warn,lsm_tree=warn";
 
-/// Appended to the filter of what is sent: logs of the sending itself are not sent, or it would
-/// never end.
+/// Appended to the filter of logs that are sent: those of the sending itself are left out, or it
+/// would never end.
 const OF_SENDING: &str = ",opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off,tonic=off,h2=off,hyper=off,tower=off";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     #[default]
     Pretty,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// The text names no log format.
+/// The text is not a log format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownFormat(String);
 
@@ -98,7 +98,7 @@ pub enum Scope {
     Service,
 }
 
-/// Keeps telemetry running; drop it last. The drop sends what is left, which may take some seconds.
+/// Keeps telemetry running; drop it last. The drop sends the rest, which may take some seconds.
 #[must_use = "telemetry ends when the guard is dropped"]
 #[derive(Debug, Default)]
 pub struct Guard {
@@ -112,13 +112,13 @@ impl Drop for Guard {
     }
 }
 
-/// The environment asks for something that is not possible. A retry does not help.
+/// The environment has an invalid setting. A retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// `TILL_LOG` is not a valid filter.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// The `OTEL_*` variables ask for something that is not offered.
+    /// The `OTEL_*` variables have an invalid setting.
     #[error(transparent)]
     Export(#[from] ExportError),
 }
@@ -144,7 +144,7 @@ pub fn check(scope: Scope) -> Result<(), SetupError> {
 /// within a tokio runtime, whose tasks do the sending.
 ///
 /// # Errors
-/// [`SetupError`] if the variables ask for something that is not offered; a retry does not help.
+/// [`SetupError`] if a variable is invalid; a retry does not help.
 pub fn init(role: &str, format: Format, scope: Scope) -> Result<Guard, SetupError> {
     let wanted = match scope {
         Scope::Command => Wanted::default(),
@@ -221,7 +221,7 @@ fn set(subscriber: impl Into<Dispatch>) -> bool {
     dispatcher::set_global_default(subscriber.into()).is_ok()
 }
 
-/// A panic is a bug: it becomes one ERROR line with its place, in the format of all lines.
+/// A panic is a bug: it becomes one ERROR line with its place, in the usual format.
 fn hook_panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(|place| {

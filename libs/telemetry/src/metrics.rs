@@ -1,7 +1,7 @@
 //! Every instrument of [`crate::semconv::METRICS`], made once per process.
 //!
-//! In tests, simulations and commands nothing reads the metrics, and the same calls do nothing.
-//! Label values come from closed sets: never ids, nothing that a client made up.
+//! In tests, simulations and commands nothing reads the metrics, and these calls do nothing. Label
+//! values come from closed sets: never ids or texts from clients.
 
 use std::{
     collections::HashSet,
@@ -112,7 +112,7 @@ pub fn text() -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// What all instruments have counted; nothing if no metrics are set up.
+/// The values of all instruments; nothing if no metrics are set up.
 fn gathered() -> Vec<MetricFamily> {
     let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner).clone();
     registry.map(|registry| registry.gather()).unwrap_or_default()
@@ -143,8 +143,8 @@ impl Reading {
     }
 }
 
-/// Makes [`metrics`] return live instruments from now on. It is too late once something was
-/// counted; then a warning is logged.
+/// Makes [`metrics`] return live instruments from now on. If something was counted before, it is
+/// too late, and a warning is logged.
 pub(crate) fn install(reading: Reading) -> SdkMeterProvider {
     let Reading { provider, registry } = reading;
     if METRICS.set(Metrics::over(&provider.meter("till"))).is_ok() {

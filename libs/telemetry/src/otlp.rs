@@ -1,7 +1,7 @@
 //! Sends telemetry to a collector by OTLP, if OpenTelemetry's own variables name one.
 //!
-//! `variables` reads what is wanted (`pairs` parses some of it), `transport` makes the exporters,
-//! `watched` notes whether they get through.
+//! `variables` reads the settings (`pairs` parses some of them), `transport` makes the exporters,
+//! `watched` notes whether they succeed.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -26,10 +26,10 @@ use watched::Health;
 /// Longest time that the end of a process waits for the last telemetry to be sent.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// OpenTelemetry's variables ask for something that is not possible. A retry does not help.
+/// OpenTelemetry's variables have an invalid setting. A retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// A variable has a value that is not offered.
+    /// A variable has a value that is not supported.
     #[error("{variable} is {value:?}, and must be {must}")]
     Value {
         /// The variable's name.
@@ -80,9 +80,9 @@ pub(crate) struct Senders {
 }
 
 impl Senders {
-    /// Sets up traces and logs if they are wanted. Then it must be called within a tokio runtime,
-    /// whose tasks do the sending, and after the global meter is set, by which their queues count
-    /// what they drop.
+    /// Sets up traces and logs if they are wanted. Must then be called within a tokio runtime,
+    /// whose tasks do the sending, and after the global meter is set, because their queues count
+    /// what they drop with it.
     pub(crate) fn start(
         &mut self,
         wanted: &Wanted,
@@ -101,7 +101,7 @@ impl Senders {
         Ok(())
     }
 
-    /// Adds a reader that sends metrics if that is wanted. Then it must be called within a tokio
+    /// Adds a reader that sends metrics if that is wanted. Must then be called within a tokio
     /// runtime.
     pub(crate) fn metrics(
         &self,
@@ -113,7 +113,7 @@ impl Senders {
         Ok(builder.with_reader(PeriodicReader::builder(exporter).build()))
     }
 
-    /// Sends what is left, all signals at once, and returns within [`FLUSH_TIMEOUT`] whatever the
+    /// Sends the rest, all signals at once, and returns within [`FLUSH_TIMEOUT`] whatever the
     /// collector does.
     pub(crate) fn flush(&mut self, meters: Option<SdkMeterProvider>) {
         let (done, ended) = mpsc::channel();

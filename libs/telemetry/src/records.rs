@@ -1,5 +1,5 @@
-//! Turns what libraries log by the `log` crate into events like any other. The place in their
-//! source is left out: it is a path on the machine that built the executable.
+//! Turns records of the `log` crate, which libraries use, into events like any other. Their place
+//! in the source is left out, because it is a path on the machine that built the executable.
 
 use tracing_log::{
     LogTracer,

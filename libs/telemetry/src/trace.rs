@@ -20,7 +20,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 /// asks for them (`till.trace=debug`).
 pub const TARGET: &str = "till.trace";
 
-/// Most requests that a batch is linked to. Nobody would look at more.
+/// Limit on the requests that a batch is linked to. Nobody would look at more.
 pub const LINKS_MAX: usize = 128;
 
 static ON: AtomicBool = AtomicBool::new(false);
@@ -35,8 +35,8 @@ pub fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
 }
 
-/// The span in which something was asked for, kept while it waits to be carried out. It has the
-/// size of a pointer, and is empty if traces are not exported.
+/// The span of a caller, kept while its request waits. It has the size of a pointer, and is empty
+/// if traces are not exported.
 #[derive(Debug, Clone, Default)]
 pub struct CallerSpan(Option<Box<SpanContext>>);
 
@@ -79,7 +79,7 @@ impl CallerSpan {
 
 /// The span of work that is done for several requests at once. It is a child of the first sampled
 /// one, so that a request alone in its batch has everything in its own trace. Without a span among
-/// the callers the work belongs to no request, and there is no span. [`link`] ties the batch to the
+/// the callers, the work belongs to no request and gets no span. [`link`] ties the batch to the
 /// other requests.
 pub fn batch<'a>(
     callers: &(impl Iterator<Item = &'a CallerSpan> + Clone),

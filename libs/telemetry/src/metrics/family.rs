@@ -14,8 +14,8 @@ use opentelemetry::{
 };
 use rustc_hash::FxHasher;
 
-/// Most series of one instrument. Labels are closed sets, so this is a safeguard. Beyond it
-/// everything is counted in one overflow series, as OpenTelemetry specifies.
+/// Limit on the series of one instrument. Labels are closed sets, so this is a safeguard. Beyond
+/// it, one overflow series counts everything, as OpenTelemetry specifies.
 const SERIES_MAX: usize = 1_000;
 const OVERFLOW: &str = "otel.metric.overflow";
 
@@ -119,8 +119,7 @@ impl<const N: usize> Durations<N> {
     }
 
     /// Records one duration. `values` are the label values in the metric's order; an empty one
-    /// leaves its label out. They must come from closed sets: never ids, nothing that a client made
-    /// up.
+    /// leaves its label out. They must come from closed sets: never ids or texts from clients.
     pub fn record(&self, took: std::time::Duration, values: [&str; N]) {
         self.0.with(values, |series| series.record(took.as_secs_f64()));
     }

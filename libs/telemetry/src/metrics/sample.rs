@@ -1,4 +1,4 @@
-//! Reads what the instruments of this process have counted.
+//! Reads the values of this process's instruments.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use super::gathered;
 use crate::semconv::{self, Metric};
 
-/// What an instrument has counted with one set of labels.
+/// The value of an instrument for one set of labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// By the labels' names at `/metrics`.
+    /// Label values by the labels' names at `/metrics`.
     pub labels: BTreeMap<String, String>,
     /// A counter's value, or the number of a histogram's observations.
     pub count: u64,

@@ -124,13 +124,13 @@ pub struct SafePointAge(Arc<Mutex<Watched>>);
 #[derive(Debug, Default)]
 struct Watched {
     watches: bool,
-    /// When the safe point was equal to the current time. Until that is known: when this replica
-    /// first swept the store.
+    /// When the safe point was the current time. While that is unknown: when this replica first
+    /// swept the store.
     since: Option<Instant>,
 }
 
 impl SafePointAge {
-    /// Says whether this replica sweeps the store. [`SafePointAge::get`] is none while another one
+    /// Sets whether this replica sweeps the store. [`SafePointAge::get`] is none while another one
     /// does.
     pub fn watch(&self, watches: bool) {
         let mut watched = lock(&self.0);
@@ -153,7 +153,7 @@ impl SafePointAge {
     }
 }
 
-/// Whether this process is ready to take requests, as it last said.
+/// Whether this process last reported that it is ready.
 #[derive(Debug, Clone, Default)]
 pub struct Ready(Arc<Mutex<Option<bool>>>);
 
@@ -163,7 +163,7 @@ impl Ready {
         *lock(&self.0) = Some(ready);
     }
 
-    /// What was last set; none if nothing was.
+    /// The last value; none before the first.
     pub fn get(&self) -> Option<bool> {
         *lock(&self.0)
     }

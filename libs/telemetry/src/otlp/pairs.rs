@@ -1,4 +1,4 @@
-//! `key=value,key=value` as in OpenTelemetry's variables: W3C Baggage, percent-encoded.
+//! Parses `key=value,key=value` as in OpenTelemetry's variables: W3C Baggage, percent-encoded.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
@@ -15,12 +15,11 @@ pub(super) fn parse(variable: &str, text: &str) -> Result<Vec<(String, String)>,
     members.map(|(at, member)| pair(member).map_err(|it| refused(variable, at, it))).collect()
 }
 
-/// Checks pairs that are sent as headers. The exporters read them themselves, and ignore what is
-/// wrong.
+/// Checks pairs that are sent as headers. The exporters read them themselves, and ignore errors.
 pub(super) fn check_headers(variable: &str, text: &str) -> Result<(), ExportError> {
     for (at, (key, value)) in parse(variable, text)?.into_iter().enumerate() {
         if HeaderName::try_from(&key).is_err() {
-            return Err(refused(variable, at, "has a key that is no name of a header"));
+            return Err(refused(variable, at, "has a key that is not a header name"));
         }
         if value.is_empty() || HeaderValue::from_str(&value).is_err() {
             return Err(refused(variable, at, "has a value that no header can have"));

@@ -22,8 +22,7 @@ use super::{
     variables::{File, Link, Protocol},
 };
 
-/// Used where an API wants a time-out and there is none. It is small enough to be added to any
-/// time.
+/// Used if an API needs a timeout and there is none. It is small enough to be added to any time.
 const NEVER: Duration = Duration::from_hours(10 * 365 * 24);
 
 macro_rules! exporter {
@@ -92,7 +91,7 @@ impl File {
     }
 }
 
-/// TLS as the variables ask for; none if the endpoint's scheme is plain HTTP.
+/// TLS according to the variables; none if the endpoint's scheme is plain HTTP.
 fn grpc_tls(link: &Link) -> Result<Option<ClientTlsConfig>, ExportError> {
     if is_plain(link) {
         return Ok(None);

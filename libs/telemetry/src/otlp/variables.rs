@@ -1,6 +1,6 @@
-//! What OpenTelemetry's variables ask for. The SDK reads most of them itself, and ignores what it
-//! does not understand. Here such a value is an error that names the variable, so that nobody waits
-//! for telemetry that never comes.
+//! The settings in OpenTelemetry's variables. The SDK reads most of them itself, and ignores values
+//! that it does not understand. Here such a value is an error that names the variable, so that
+//! nobody waits in vain for telemetry.
 
 use std::{path::PathBuf, time::Duration};
 

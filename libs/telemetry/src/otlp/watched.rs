@@ -1,4 +1,4 @@
-//! Exporters that log one failure per outage and keep to a time-out.
+//! Exporters with a timeout that log one failure per outage.
 
 use std::{
     future::Future,
@@ -38,8 +38,8 @@ impl Health {
         }
     }
 
-    /// Notes how an export ended. It logs only the first failure of an outage and its end, when no
-    /// signal fails any more; more lines would say the same.
+    /// Notes how an export ended. It logs only the first failure of an outage, and the end of the
+    /// outage, when no signal fails any more.
     fn note(&self, signal: Signal, ended: &OTelSdkResult) {
         let bit = signal.bit();
         match ended {
