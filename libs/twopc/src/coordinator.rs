@@ -1,10 +1,10 @@
-//! One transaction as the coordinator role sees it: the machine that asks for votes, finds the
-//! outcome and has every branch acknowledge it.
+//! The coordinator's machine for one transaction: it asks for votes, finds the outcome, and makes
+//! every branch acknowledge it.
 //!
 //! A machine starts in one of two ways. [`Transaction::begin`] is for the one coordinator that made
-//! the transaction. [`Transaction::resolve`] is for anybody who must learn its outcome. Both lead
-//! to the same states, and any number of machines may run side by side. The primary's state
-//! decides: every machine adopts it before it acts on other branches.
+//! the transaction, [`Transaction::resolve`] for anybody who needs its outcome. Both lead to the
+//! same states, and any number of machines may run at once. The primary's state decides: every
+//! machine adopts it before it acts on other branches.
 //!
 //! ```text
 //!  begin -> Voting --all YES: answer--> Deciding(commit) -+
@@ -45,7 +45,7 @@ pub(crate) struct Place {
     pub(crate) known: BranchKnowledge,
     /// The message whose reply is awaited.
     pub(crate) pending: Option<MessageId>,
-    /// The branch has acknowledged the outcome, or need not.
+    /// The branch has acknowledged the outcome, or need not do so.
     pub(crate) settled: bool,
 }
 
@@ -116,9 +116,9 @@ impl Transaction {
         transaction
     }
 
-    /// Finds the outcome of a transaction and completes it where that is allowed. `may_fence` says
-    /// that the store's clock has passed the deadline. Before that, branches that have not voted
-    /// are only asked.
+    /// Finds the outcome of a transaction and completes it if that is allowed. `may_fence` means
+    /// that the store's clock has passed the deadline. Before the deadline, branches that have not
+    /// voted are only asked.
     pub fn resolve(meta: &TxMeta, may_fence: bool, out: &mut Vec<Output>) -> Self {
         let role = if may_fence { Role::Resolver } else { Role::Observer };
         let mut transaction = Self::new(meta, Phase::Done, role);
@@ -204,7 +204,8 @@ impl Transaction {
             Vote::No { .. } | Vote::Contended { .. } => {
                 self.know(index, BranchKnowledge::Against(vote));
             }
-            // A FENCED vote need not be durable, so it is not evidence (P3). Ask what stands.
+            // A FENCED vote need not be durable, so it is not evidence (P3). Ask the branch for its
+            // state.
             Vote::Fenced if self.holds(Rule::FencedVoteIsNoEvidence) => {
                 return self.resolve_own(out);
             }
@@ -219,7 +220,8 @@ impl Transaction {
             self.decide_commit(out);
             self.answer(Outcome::Committed, out);
         } else if let Some(evidence) = self.evidence() {
-            // A refusal also needs the primary's vote, to tell that the primary is as it was read.
+            // A refusal also needs the primary's vote, which shows that the primary is as it was
+            // read.
             let refuses = self.places.iter().any(|place| is_no(&place.known));
             let has_primarys_word = !matches!(self.known(PRIMARY), BranchKnowledge::Nothing)
                 || !self.holds(Rule::PrimarysWord);
@@ -480,13 +482,13 @@ impl Transaction {
         self.places.iter().enumerate().filter(|(_, place)| !place.settled).map(|(index, _)| index)
     }
 
-    /// Whether a rule is in force: always, except where a test removes it.
+    /// Whether a rule is in force: always, unless a test removes it.
     #[cfg(test)]
     pub(crate) fn holds(&self, rule: Rule) -> bool {
         self.without != Some(rule)
     }
 
-    /// Whether a rule is in force: always, except where the simulation removes it.
+    /// Whether a rule is in force: always, unless the simulation removes it.
     #[cfg(not(test))]
     #[allow(clippy::unused_self, reason = "tests look at it")]
     pub(crate) fn holds(&self, rule: Rule) -> bool {

@@ -11,8 +11,8 @@ pub type BranchIndex = usize;
 pub const PRIMARY: BranchIndex = 0;
 
 /// Numbers the messages of one machine. A reply names the message that it answers. Only replies to
-/// the latest message to a branch count, so what a reply says was true at some moment after that
-/// message was sent.
+/// the latest message to a branch count, so a reply was true at some moment after that message was
+/// sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MessageId(pub u32);
 
@@ -82,9 +82,9 @@ pub enum Output {
         /// The message itself.
         message: Message,
     },
-    /// The outcome. Nothing that happens later contradicts it. Comes at most once.
+    /// The outcome. Nothing contradicts it later. Comes at most once.
     Answer(Outcome),
-    /// Something broke a rule of the protocol, and a person must look. The machine stops.
+    /// A rule of the protocol was broken, and a person must look. The machine stops.
     Violation(Violation),
     /// Nothing is left to do. Comes last.
     Finished,
@@ -96,7 +96,7 @@ pub enum Outcome {
     /// All of it happens.
     Committed,
     /// None of it happened, for a business reason that was proved while the primary was still as it
-    /// had been read. Holds the NO votes that came in, in branch order.
+    /// had been read. Holds the NO votes that arrived, in branch order.
     Refused(Vec<Refused>),
     /// None of it happened, because these transactions are in the way.
     Contended(Vec<TxMeta>),

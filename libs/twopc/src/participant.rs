@@ -1,4 +1,4 @@
-//! What one shard knows of transactions: the participant's side of the protocol.
+//! A shard's table of transactions: the participant's side of the protocol.
 //!
 //! The table is event-sourced. A decision ([`TransactionTable::gate`],
 //! [`TransactionTable::commit`], [`TransactionTable::abort`], [`TransactionTable::query`]) is a
@@ -25,7 +25,7 @@ pub struct Entry<H> {
     pub gave_back: bool,
     /// At the primary: whether every branch has acknowledged the outcome.
     pub acknowledged: bool,
-    /// Number of the last journal entry that states everything known when it was written.
+    /// Number of the last journal entry that states everything that was known when it was written.
     pub told_seq: u64,
     /// Number of the last journal entry that states anything about the transaction.
     pub last_seq: u64,
@@ -91,7 +91,7 @@ pub enum Gate {
 pub struct Decision<H> {
     /// The state that stands once `event` is durable.
     pub state: BranchState,
-    /// The fact that must be durable before the state is told.
+    /// The fact that must be durable before the state is answered.
     pub event: Option<Event<H>>,
 }
 
@@ -106,8 +106,8 @@ impl<H> Decision<H> {
 pub struct TransactionTable<H> {
     branch: Branch,
     entries: UndoMap<TxId, Entry<H>>,
-    /// The transactions in `entries` that [`is_unfinished`](Self::is_unfinished). They are few, and
-    /// a table remembers many.
+    /// The transactions in `entries` that are unfinished, as in
+    /// [`is_unfinished`](Self::is_unfinished). These are few of many.
     unfinished: UndoMap<TxId, ()>,
 }
 
@@ -137,7 +137,7 @@ impl<H: Clone> TransactionTable<H> {
         self.entries.len()
     }
 
-    /// True when none is known.
+    /// True if none is known.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -188,7 +188,7 @@ impl<H: Clone> TransactionTable<H> {
         }
     }
 
-    /// Judges an Abort. It leaves a fence where nothing is known. At the primary, PREPARED becomes
+    /// Judges an Abort. It leaves a fence if nothing is known. At the primary, PREPARED becomes
     /// ABORTED only with evidence: a NO, a CONTENDED or a fence at some branch. Elsewhere the
     /// primary has already decided.
     pub fn abort(&self, meta: &TxMeta, evidence: bool) -> Decision<H> {
@@ -295,12 +295,12 @@ impl<H: Clone> TransactionTable<H> {
         self.entries.insert(tx_id, entry);
     }
 
-    /// Whether a KV transaction that began at `start` may drop what is known. The state must be
+    /// Whether a KV transaction that began at `start` may forget a transaction. Its state must be
     /// final here, the deadline must have passed (so that no vote can follow), and at the primary
     /// every branch must have acknowledged.
     ///
-    /// A final state at another branch implies that the primary is final: the other branches are
-    /// told an outcome only after it is durable there. A NO, CONTENDED or fence is final by itself.
+    /// A final state at another branch implies that the primary is final: other branches learn an
+    /// outcome only after it is durable there. A NO, CONTENDED or fence is final by itself.
     pub fn may_forget(&self, tx_id: TxId, start: Timestamp) -> bool {
         let Some(entry) = self.get(tx_id) else { return true };
         let is_final = entry.state != BranchState::Prepared;
@@ -315,8 +315,7 @@ impl<H: Clone> TransactionTable<H> {
         self.get(tx_id).is_none_or(|entry| entry.told_seq > seq) || self.may_forget(tx_id, start)
     }
 
-    /// Drops what is known if no journal entry after `trimmed` states anything about the
-    /// transaction.
+    /// Forgets a transaction if no journal entry after `trimmed` states anything about it.
     pub fn forget(&mut self, tx_id: TxId, trimmed: u64) {
         if self.get(tx_id).is_some_and(|entry| entry.last_seq <= trimmed) {
             self.entries.remove(&tx_id);

@@ -1,13 +1,13 @@
-//! What the coordinator's machine does when votes are missing: it asks, and it fences where it may.
-//! The transaction's own coordinator may fence at any time, anybody else only past the deadline.
+//! The part of the coordinator's machine for missing votes: it asks, and fences if it may. The
+//! transaction's own coordinator may fence at any time, anybody else only past the deadline.
 //!
 //! It asks the primary first. A final state there is the outcome. If the primary is PREPARED, the
 //! outcome is that of all the votes, so the other branches are asked for theirs. If the primary is
-//! absent, it never voted or it forgot, and it may forget only after every branch has acknowledged
-//! the outcome. So the other branches are asked before an absent primary is fenced. A COMMITTED
-//! among them means that the primary forgot and nothing is left to do. A PREPARED means that it did
-//! not forget. If all of them know nothing, a fence at the primary is harmless: had the outcome
-//! been COMMITTED, every branch would have made it final before.
+//! ABSENT, it never voted or it has forgotten, and it may forget only after every branch has
+//! acknowledged the outcome. So the other branches are asked before an ABSENT primary is fenced. A
+//! COMMITTED among them means that the primary has forgotten and nothing is left to do. A PREPARED
+//! means that it has not forgotten. If all of them know nothing, a fence at the primary is
+//! harmless: had the outcome been COMMITTED, every branch would have made it final before.
 
 use types::{BranchState, Vote};
 
@@ -77,7 +77,7 @@ impl Transaction {
         }
     }
 
-    /// The primary knows nothing. Asks the other branches whether it forgot.
+    /// The primary knows nothing. Asks the other branches, to see whether it has forgotten.
     fn ask_whether_forgotten(&mut self, out: &mut Vec<Output>) {
         self.drop_pending();
         self.phase = Phase::Recovering;
@@ -128,7 +128,7 @@ impl Transaction {
         out: &mut Vec<Output>,
     ) {
         match state {
-            // Then the primary is COMMITTED by now. Ask it, because only its state counts.
+            // The primary must be COMMITTED by now. Ask it, because only its state counts.
             BranchState::Committed => {
                 if let Some(place) = self.places.get_mut(index) {
                     place.settled = true;

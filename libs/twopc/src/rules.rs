@@ -1,5 +1,5 @@
 //! The machine's rules by name, so that a test can remove one and see what breaks. Outside of tests
-//! and simulation all of them are in force.
+//! and simulation, all are in force.
 
 /// A rule of docs/protocol.md that the machine obeys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

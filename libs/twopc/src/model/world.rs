@@ -1,4 +1,4 @@
-//! One state of the small world and what may happen in it.
+//! One state of the small world, and the events that may happen in it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +21,11 @@ use crate::{
 pub(super) enum Actor {
     /// The transaction's coordinator.
     Coordinator,
-    /// Anybody who resolves the transaction, once, before or after the deadline.
+    /// A resolver, which resolves the transaction once, before or after the deadline.
     Asker,
 }
 
-/// A rule of the table that is removed.
+/// A rule that is removed from the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Loose {
     /// P5: a known transaction gets its first answer.
@@ -88,7 +88,7 @@ impl Scope {
     }
 }
 
-/// What truly happened at a branch, even if its table has forgotten it.
+/// What happened at a branch, even if its table has forgotten it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Truth {
     Nothing,
@@ -109,7 +109,7 @@ struct Cell {
     quiet: bool,
     /// By transaction.
     truth: Vec<Truth>,
-    /// By transaction: whether the table dropped what it knew, as the rules allow.
+    /// By transaction: whether the table has forgotten it, as the rules allow.
     forgot: Vec<bool>,
 }
 
@@ -193,7 +193,7 @@ impl<T> Deref for Part<T> {
     }
 }
 
-/// What is the same in every state.
+/// The part that is the same in every state.
 #[derive(Debug)]
 struct Fixed {
     roles: Vec<(usize, Actor)>,
@@ -321,7 +321,7 @@ impl World {
         }
     }
 
-    /// A fingerprint that tells states apart.
+    /// A fingerprint of the state.
     pub(super) fn print(&self) -> Print {
         let actors: Vec<Option<Print>> =
             self.actors.iter().map(|part| part.as_ref().map(|part| part.1)).collect();
@@ -363,7 +363,7 @@ impl World {
         }
         for (tx, branch, kind) in self.was_sent() {
             if self.is_waited_for(tx, branch, kind) {
-                // An actor delivers it. A reply that is never read is the same as a lost one.
+                // An actor delivers it. A reply that is never read is like a lost one.
                 continue;
             }
             for (how, cell, _) in self.cells[branch].deliver(self, scope, tx, kind) {
