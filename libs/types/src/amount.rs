@@ -8,7 +8,7 @@ pub const AMOUNT_MAX: u64 = (1 << 53) - 1;
 /// Why a number is not an amount. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AmountError {
-    /// Not a plain decimal integer: a sign, blank, point, exponent or letter, or nothing at all.
+    /// Not a plain decimal integer: empty, or with a sign, blank, point, exponent or letter.
     #[error("must be a plain decimal integer")]
     NotAnInteger,
     /// Above [`AMOUNT_MAX`].
@@ -28,7 +28,7 @@ fn parse(text: &str) -> Result<u64, AmountError> {
     if value > AMOUNT_MAX { Err(AmountError::TooLarge) } else { Ok(value) }
 }
 
-/// What money and quantities have in common, for code that counts both the same way.
+/// The common interface of money and quantities, for code that treats both alike.
 pub trait Amount: Copy + Ord + Default + fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// The amount as a plain number.
     fn number(self) -> u64;

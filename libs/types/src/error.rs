@@ -1,4 +1,4 @@
-//! The kinds of errors, and what a business refusal says.
+//! The kinds of errors, and the reasons of refusals.
 
 use std::{borrow::Cow, collections::BTreeMap, error::Error, fmt};
 
@@ -8,21 +8,21 @@ use std::{borrow::Cow, collections::BTreeMap, error::Error, fmt};
 pub enum ErrorKind {
     /// Malformed; the same request never succeeds.
     InvalidInput,
-    /// What the request names does not exist.
+    /// The object of the request does not exist.
     NotFound,
     /// A definite business answer (no stock, no credit). May succeed later, when the facts have
     /// changed.
     Rejected,
-    /// What the request would make already exists.
+    /// The object to create already exists.
     AlreadyExists,
-    /// The state is no longer what the caller had seen. Look again, then decide anew.
+    /// The state is not the one that the caller has seen. Read again, then decide.
     Changed,
-    /// Other work is in the way, or what the request was made from is outdated. Retried internally.
-    /// Only a caller that made a plan or chose shards itself sees it, and has to make them anew.
+    /// Other work is in the way, or the request is based on outdated data. Retried internally. Only
+    /// a caller that made its own plan or chose shards itself sees it, and must do so again.
     Contended,
     /// Too much work at once; nothing was begun. Retry later.
     Overloaded,
-    /// Something that is needed is not available now. Retry with the same request id.
+    /// Something required is not available now. Retry with the same request id.
     Unavailable,
     /// The caller's time has run out. Retry with the same request id.
     Deadline,
@@ -127,7 +127,7 @@ reasons! {
     OrderModified = "ORDER_MODIFIED", Changed, "The order is not as it was seen";
     /// Another attempt of the call has already succeeded. Handled internally.
     AlreadyDone = "ALREADY_DONE", Contended, "The call has already succeeded";
-    /// What a Prepare asks for is not on the shard that was asked, because its coordinator assumes
+    /// A Prepare asks a shard for something on another shard, because its coordinator assumes
     /// another number of shards. Retried internally.
     WrongShard = "WRONG_SHARD", Contended, "The shards have changed";
     /// No order with this id.
@@ -140,11 +140,11 @@ reasons! {
     InvalidArgument = "INVALID_ARGUMENT", InvalidInput, "The request is malformed";
     /// The request id was used for another call.
     RequestIdReused = "REQUEST_ID_REUSED", RequestIdReused, "The request id was used for another call";
-    /// Work is refused before it starts.
+    /// Refused before any work began.
     Overloaded = "OVERLOADED", Overloaded, "The service is overloaded";
     /// Something that is needed is not available now.
     Unavailable = "UNAVAILABLE", Unavailable, "The service is temporarily unavailable";
-    /// A decision may exist; ask again with the same request id.
+    /// A decision may exist. Repeat the call with the same request id.
     OutcomeUnknown = "OUTCOME_UNKNOWN", Deadline, "The outcome is not known yet";
     /// The time in which the call could take effect is over. This attempt did nothing.
     Expired = "EXPIRED", Deadline, "The time for this call is over";
@@ -160,7 +160,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A definite answer other than success, with the details that prove it to people.
+/// A definite answer other than success, with details for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", reason.title())]
 pub struct Refusal {

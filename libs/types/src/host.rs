@@ -1,8 +1,8 @@
-//! The host that a request is meant for, by its Host header or HTTP/2 authority, and whether that
-//! is this machine.
+//! The host that a request is meant for (Host header or HTTP/2 authority), and whether it is this
+//! machine.
 //!
-//! A page of another site can make its own name resolve to 127.0.0.1 (DNS rebinding). Its calls
-//! then reach what listens there, but the name in them is still that of the other site.
+//! A site can make its own name resolve to 127.0.0.1 (DNS rebinding). Its pages' calls then reach
+//! servers that listen there, but still carry the site's name.
 
 use core::net::IpAddr;
 
@@ -30,8 +30,9 @@ pub fn is_loopback(host: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
-/// Whether a request that reaches a loopback listener is meant for it. Its target's authority
-/// decides, else its Host header. True for a request with neither, because no browser sends one.
+/// Whether a request that reaches a loopback listener is meant for it. The target's authority
+/// decides, otherwise the Host header. True for a request with neither, because no browser sends
+/// one.
 pub fn is_for_loopback(authority: Option<&str>, host: Option<&str>) -> bool {
     let meant = authority.or(host);
     meant.is_none_or(|meant| host_of(meant).is_some_and(is_loopback))

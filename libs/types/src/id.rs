@@ -66,7 +66,7 @@ macro_rules! text_id {
                 Self(Arc::from(number.to_string()))
             }
 
-            /// The id of the record that this request makes. The same request always yields the
+            /// The id of the record that this request creates. The same request always yields the
             /// same id.
             #[must_use]
             pub fn derived(request: &RequestId) -> Self {
@@ -116,14 +116,14 @@ text_id! {
     OrderId
 }
 
-/// Makes one call happen once: the client's Idempotency-Key, or an id minted by the bridge. 1 to
-/// 128 bytes without control characters.
+/// The id that makes a call take effect once: the client's Idempotency-Key, or an id minted by the
+/// bridge. 1 to 128 bytes without control characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// Prefix of ids that were minted for one call. Only the attempts of that call carry such an
-    /// id, so a refusal under it is final, and it is remembered only until the call is over.
+    /// Prefix of ids that were minted for one call. Only attempts of that call carry such an id, so
+    /// a refusal under it is final, and is remembered only until the call is over.
     pub const MINTED_PREFIX: &str = "~";
 
     /// Makes an id of 1 to 128 bytes without control characters.
@@ -233,11 +233,10 @@ impl fmt::Debug for TxId {
     }
 }
 
-/// Most shards of a service.
+/// Maximum number of shards of a service.
 pub const SHARDS_MAX: u16 = 4_096;
 
-/// Number of a shard within its service, below [`SHARDS_MAX`] where there is such
-/// a shard.
+/// Number of a shard within its service. An existing shard's number is below [`SHARDS_MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ShardId(pub u16);
 
@@ -250,8 +249,8 @@ impl fmt::Display for ShardId {
 /// Longest name of a service, in bytes.
 const SERVICE_BYTES_MAX: usize = 32;
 
-/// Name of a participating service, 1 to 32 bytes of [a-z0-9-]. Stored inline: every message of a
-/// transaction names all of its branches, and none of them should cost an allocation.
+/// Name of a participating service, 1 to 32 bytes of [a-z0-9-]. Stored inline, because every
+/// message of a transaction names all of its branches, and none should cost an allocation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Service {
     /// The name, padded with zeros. No name contains a zero, so these bytes sort as the names do.
@@ -321,7 +320,8 @@ impl fmt::Debug for Branch {
     }
 }
 
-/// Decides who goes first: the smaller one is older. Retries keep it; otherwise no two are equal.
+/// Decides which transaction goes first: the smaller priority is older. Retries keep it; otherwise
+/// no two are equal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Priority {
     /// When the first attempt began: a timestamp of the KV store.

@@ -5,9 +5,9 @@
 //! because a serializable type is a compatibility promise.
 //!
 //! Modules: [`id`] (item, user, order, transaction and request ids, shards and branches),
-//! [`amount`], [`time`], [`error`], [`tx`] (what branches and coordinators tell each other),
-//! [`host`] (the host that a request is meant for), [`roles`] (the processes of a shop),
-//! [`mutation`] (rules that the simulation may break).
+//! [`amount`], [`time`], [`error`], [`tx`] (transactions, votes and states), [`host`] (the host
+//! that a request is meant for), [`roles`] (the processes of a shop), [`mutation`] (rules that the
+//! simulation may break).
 //!
 //! Invariants: an amount is at most 2^53 - 1 and has only checked arithmetic; a text id is checked
 //! when it is made.

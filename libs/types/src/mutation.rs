@@ -1,17 +1,17 @@
-//! Deliberate breaks of the rules, for the simulation and the short sequences. The simulation must
-//! notice all but those that docs/reliability.md names.
+//! Deliberate breaks of rules, for the simulation and the short sequences. The simulation must
+//! notice all, except those that docs/reliability.md names.
 //!
 //! Without the feature `mutations` no rule is ever broken, and the checks compile to nothing.
 //! `till` refuses to compile with the feature. With it, a thread may break one rule at a time.
 
-/// A way to break a rule.
+/// A broken rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutation {
     /// A late Prepare after a Commit is judged anew, and makes a second hold.
     LateSecondHold,
     /// A fence is written beside the journal, so it shares no key with a Prepare.
     FenceOutsideJournal,
-    /// What a table knows of a transaction is dropped before the transaction's deadline.
+    /// A table forgets a transaction before its deadline.
     FenceDroppedEarly,
     /// The other branches are told the outcome together with the primary, not after it.
     PrimaryNotFirst,
@@ -51,7 +51,7 @@ pub enum Mutation {
     CommitNotJournaled,
     /// All changes of one batch share one stamp.
     StampsShared,
-    /// A plan may name a shard that does not exist, and nobody answers for that shard.
+    /// A plan may name a shard that does not exist, and nothing answers for that shard.
     ShardsUnchecked,
     /// An attempt takes effect even after the end of its call.
     EndIgnored,

@@ -1,7 +1,7 @@
-//! The roles of a shop, one row for each. Ports, identities, callers, endpoints, certificates, keys
-//! and the processes of `till up` follow from it; docs/adding.md says what else a new role needs.
+//! The table of the roles of a shop. Ports, identities, callers, endpoints, certificates, keys and
+//! the processes of `till up` are derived from it; docs/adding.md says what else a new role needs.
 //!
-//! `tools/xtask/src/roles.rs` states the same once more, to check from outside.
+//! `tools/xtask/src/roles.rs` repeats it, for checks from outside.
 //!
 //! Invariant: no two roles share a name, a port or a letter.
 
@@ -22,7 +22,7 @@ pub enum Role {
     Coordinator,
 }
 
-/// What is fixed for a role.
+/// The constants of a role.
 struct Row {
     name: &'static str,
     port: u16,
@@ -85,18 +85,17 @@ impl Role {
         }
     }
 
-    /// The name: of the command, in identities and in branches. A service's own gRPC package is
-    /// `till.NAME.v1`.
+    /// The name in commands, identities and branches. A service's gRPC package is `till.NAME.v1`.
     pub const fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// The default port for its callers. Replicas on one machine take up to 50 from here on.
+    /// The default port for callers. Replicas on one machine use up to 50 ports from here on.
     pub const fn port(self) -> u16 {
         self.row().port
     }
 
-    /// The default port for operators, likewise.
+    /// The default port for operators. Replicas use up to 50 ports from here on.
     pub const fn admin_port(self) -> u16 {
         self.row().admin_port
     }

@@ -2,14 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
-/// How long a client's call may live after it comes in, in milliseconds by the store's clock. It is
-/// the upper limit of every setting that bounds a call, in all processes.
+/// How long a client's call may live after its arrival, in milliseconds by the store's clock. It is
+/// the upper limit of every setting that bounds a call.
 pub const CALL_LIFE_MAX_MS: u64 = 60_000;
 
 /// How far ahead of a KV transaction's start timestamp the end of a call may be, in milliseconds. A
-/// later end is refused. It is twice a call's life, because timestamps grow old when a store or
-/// process stands still. The result of a call need not be remembered for longer to keep its
-/// attempts from contradicting each other.
+/// later end is refused. It is twice a call's life, because timestamps are old when a store or a
+/// process stands still. Attempts of a call cannot contradict each other if its result is
+/// remembered for this long.
 pub const CALL_AHEAD_MAX_MS: u64 = 2 * CALL_LIFE_MAX_MS;
 
 /// Milliseconds since the Unix epoch.
@@ -80,7 +80,7 @@ impl Stamp {
 
 /// The text is not a stamp. A retry does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no stamp")]
+#[error("is not a stamp")]
 pub struct StampError;
 
 impl fmt::Display for Stamp {
@@ -109,7 +109,8 @@ impl FromStr for Stamp {
     }
 }
 
-/// A wall clock that the simulation can control. It may trigger a question, never decide an answer.
+/// A wall clock that the simulation can control. It may trigger a question, but never decide an
+/// answer.
 pub trait Clock: Send + Sync + 'static {
     /// The current time.
     fn now(&self) -> UnixMillis;

@@ -1,4 +1,4 @@
-//! What branches and coordinators tell each other about transactions.
+//! What coordinators and branches exchange about transactions.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,20 +8,20 @@ use crate::{
     time::{Timestamp, UnixMillis},
 };
 
-/// A client's call, as each of its attempts carries it.
+/// A client's call. Each of its attempts carries it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientCall {
-    /// Makes the call take effect once: the client's own id, or one minted for this call.
+    /// The id that makes the call take effect once: the client's own, or one minted for this call.
     pub id: RequestId,
-    /// Hash of what is called, so that the same id with another call is noticed.
+    /// Hash of the call's content, so that another call under the same id is noticed.
     pub fingerprint: u64,
     /// No attempt takes effect at or after this time, by the store's clock. None until it is fixed.
     pub not_after: Option<UnixMillis>,
-    /// An id minted for this call, where `id` is the client's own and a later call may carry it
-    /// too. A refusal for good is remembered under this id.
+    /// An id minted for this call, if `id` is the client's own, which a later call may carry too. A
+    /// final refusal is remembered under this id.
     pub call_id: Option<RequestId>,
-    /// A timestamp that was read after the call came in, given where `id` is the client's own. A
-    /// refusal under that id binds this call if the KV transaction that journals it starts at or
+    /// A timestamp that was read after the call arrived, if `id` is the client's own. A refusal
+    /// under that id binds this call if the KV transaction that journals the refusal starts at or
     /// after this timestamp.
     pub began: Option<Timestamp>,
 }
@@ -45,7 +45,7 @@ impl ClientCall {
         self.not_after.is_some_and(|end| now >= end)
     }
 
-    /// The id that no other call has, if there is one.
+    /// The id that only this call has, if there is one.
     pub fn own_id(&self) -> Option<&RequestId> {
         self.call_id.as_ref().or(self.id.is_minted().then_some(&self.id))
     }
@@ -66,7 +66,7 @@ impl ClientCall {
 pub struct TxMeta {
     /// The transaction.
     pub tx_id: TxId,
-    /// Decides whether it goes before another transaction.
+    /// Decides which of two transactions goes first.
     pub priority: Priority,
     /// No vote is written at or after this time, by the store's clock.
     pub deadline: UnixMillis,
@@ -98,7 +98,7 @@ pub enum BranchState {
     /// Final: every branch voted YES, and the outcome took effect here.
     Committed,
     /// Final: voted NO or CONTENDED, was fenced, or was aborted after a YES. Nothing is held, and
-    /// nothing may be.
+    /// nothing can be.
     Aborted,
 }
 
