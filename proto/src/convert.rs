@@ -33,7 +33,7 @@ pub struct InvalidField {
 }
 
 impl InvalidField {
-    /// Names a field and what is wrong with it.
+    /// Makes the error for a field.
     pub fn new(field: &'static str, problem: impl std::fmt::Display) -> Self {
         Self { field, problem: format!("{problem}") }
     }
@@ -111,7 +111,7 @@ pub fn quantity(field: &'static str, value: u64, least: u64) -> Result<Quantity,
     Quantity::new(value).map_err(|error: AmountError| InvalidField::new(field, error))
 }
 
-/// The record numbers that a batch_init writes are below this.
+/// Upper bound, exclusive, of the record numbers that a batch_init writes.
 pub const BATCH_COUNT_MAX: u64 = 10_000_000;
 
 /// Reads the numbers of the records that a batch_init writes.
@@ -185,7 +185,7 @@ pub fn tx_meta(meta: Option<&wire::TxMeta>) -> Result<TxMeta, InvalidField> {
     meta.ok_or_else(|| InvalidField::new("tx", "is missing"))?.try_into()
 }
 
-/// Whether some branch occurs more than once.
+/// True if some branch occurs more than once.
 fn has_twice(branches: &[Branch]) -> bool {
     // Comparing all pairs is cheaper than sorting for the few branches of a usual transaction.
     const FEW: usize = 8;
@@ -324,7 +324,7 @@ impl From<&Refusal> for participant::vote::No {
     }
 }
 
-/// Makes the Refuse for a call. `began` is when the attempt that found the refusal began.
+/// Makes the Refuse for a call. `began` is when the attempt that led to the refusal began.
 pub fn refuse_request(
     branch: &Branch,
     call: &ClientCall,

@@ -31,7 +31,7 @@ impl From<Op> for Encoded {
 }
 
 impl Encoded {
-    /// Decodes the operation; none for a kind of operation that this release does not know.
+    /// Decodes the operation; none for an unknown kind of operation.
     ///
     /// # Errors
     /// [`DecodeError`]; never for a value that this module made.
@@ -61,7 +61,7 @@ impl Operations {
         Self { tx_id: tx.tx_id.clone(), branches, tx: tx.encode_to_vec().into() }
     }
 
-    /// Asks a branch for its vote. The payload is for the service alone.
+    /// Asks a branch for its vote. Only the service understands the payload.
     pub fn prepare(&self, index: usize, payload: Bytes) -> Option<Encoded> {
         let prepare = Prepare { tx: self.tx.clone(), branch: self.branch(index)?, payload };
         Some(encode(&Operation { prepare: Some(prepare), ..Operation::default() }))
