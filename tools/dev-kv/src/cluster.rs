@@ -1,4 +1,5 @@
-//! The cluster's own records, kept on disk: regions, keyspaces, and what holds the safe point back.
+//! The cluster's own records, kept on disk: regions, keyspaces, and the announcements that hold the
+//! safe point back.
 
 use crate::engine::{Engine, EngineError, UpdateError};
 use crate::error::Error;
@@ -23,13 +24,13 @@ pub(crate) enum GcError {
     Engine(#[from] EngineError),
 }
 
-/// Regions, keyspaces, and what was announced to garbage collection.
+/// Regions, keyspaces, and the announcements to garbage collection.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     engine: Arc<Engine>,
     regions: Regions,
     keyspaces: RwLock<Keyspaces>,
-    /// The PD whose rules of garbage collection hold.
+    /// The PD version whose rules of garbage collection apply.
     version: PdVersion,
     announced: tokio::sync::Mutex<Announced>,
     /// Held during a change of regions or keyspaces, so that there is one at a time.
@@ -112,12 +113,12 @@ impl Cluster {
         Ok(self.keyspace(name))
     }
 
-    /// The PD whose rules of garbage collection hold.
+    /// The PD version whose rules of garbage collection apply.
     pub(crate) fn version(&self) -> PdVersion {
         self.version
     }
 
-    /// Changes what is announced, one change at a time. `change` also gets the PD version, and the
+    /// Changes the announcements, one change at a time. `change` also gets the PD version, and the
     /// safe point and the time in unix seconds.
     pub(crate) async fn announce<T>(
         &self,

@@ -1,6 +1,6 @@
 //! Routes each call to its service, and applies the faults that hit it.
 //!
-//! Every request passes here. So known services are recognised without the search of a router, and
+//! Every request passes here, so known services are recognised without a router's search;
 //! everything else goes to the HTTP pages.
 
 use crate::args::Bounds;
@@ -32,15 +32,15 @@ const MESSAGE_BYTES_MAX: usize = 256 << 20;
 const PD_MESSAGE_BYTES_MAX: usize = 32 << 10;
 /// Requests to placement drivers in flight at once. Each client has a stream for timestamps open.
 const PD_IN_FLIGHT_MAX: usize = 4_096;
-/// Requests for pages in flight at once. They have places of their own, because faults that keep
-/// calls waiting are ended by a page.
+/// Requests for pages in flight at once. They have separate places, because a page ends faults that
+/// keep calls waiting.
 const PAGES_IN_FLIGHT_MAX: usize = 256;
 /// Bytes of all requests of either kind, over 16 KiB of each.
 const HELD_BYTES_MAX: usize = 16 << 20;
 /// The call of a placement driver whose requests are a stream.
 const TIMESTAMPS: &str = "Tso";
 
-/// Places and room for the requests of all connections, for each kind of request.
+/// Limits on the requests of all connections, for each kind of request.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     store: Bound,
@@ -165,7 +165,7 @@ impl Dispatch {
         self.carry_out(service, request)
     }
 
-    /// Carries a call out once the placement driver no longer hangs.
+    /// Carries out a call once the placement driver no longer hangs.
     async fn wait(
         self,
         service: Known,
@@ -190,7 +190,7 @@ impl Dispatch {
                 self.carry_out(service, request).await
             }
             Fault::LoseReply { then } => {
-                // Detached, because the caller may give up before the call is carried out.
+                // Detached, because the caller may give up earlier.
                 let answer = self.carry_out(service, request);
                 let call = tokio::spawn(answer.inspect(|_| drop(kept)));
                 if let Err(error) = call.await {
@@ -227,7 +227,7 @@ impl Dispatch {
         }
     }
 
-    /// Answers a request of a connection with these answers.
+    /// Answers a request; `untaken` counts the answers of its connection.
     pub(crate) fn call(&self, request: Request<Incoming>, untaken: Untaken) -> Answer {
         let request = request.map(Body::new);
         let uri = request.uri().clone();

@@ -1,4 +1,5 @@
-//! All changes of state: a mutex, a thread that writes groups to disk, and the waiting for it.
+//! All changes of state: a mutex, a thread that writes groups to disk, and the callers that wait
+//! for it.
 //!
 //! A change is made in memory within one critical section that waits for nothing, so a dropped
 //! request never leaves half a change. The committer thread takes all changes that have gathered,
@@ -170,7 +171,7 @@ pub(crate) struct Engine {
     config: EngineConfig,
 }
 
-/// Sizes of what is held in memory and on disk.
+/// Sizes in memory and on disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
     /// Number of locks.
@@ -196,7 +197,7 @@ pub(crate) struct Counters {
     pub(crate) reads: AtomicU64,
     /// Keys read from disk.
     pub(crate) misses: AtomicU64,
-    /// Calls by name, and what they asked for.
+    /// Calls by name, and their contents.
     pub(crate) traffic: Traffic,
 }
 
@@ -282,7 +283,7 @@ impl Engine {
     }
 
     /// Whether `version` is far ahead of the clock and of all timestamps given out. A read there
-    /// would push later commits as far ahead.
+    /// would push later commits that far ahead.
     pub(crate) fn is_far_future(&self, version: Ts) -> bool {
         version != TS_MAX
             && version.physical().0 > self.clock.now().0.saturating_add(FUTURE_MS_MAX)
@@ -319,8 +320,8 @@ impl Engine {
     }
 
     /// Changes state. `decide` runs in the critical section, where it reads the state and makes its
-    /// changes. Its answer is returned once everything it saw and did is on disk. `keys` are those
-    /// it will look at; their rows are read from disk beforehand.
+    /// changes. Its answer is returned once everything it saw and did is on disk. `keys` are the
+    /// keys that it looks at; their rows are read from disk beforehand.
     pub(crate) async fn update<T>(
         &self,
         keys: &[Bytes],
@@ -360,7 +361,7 @@ impl Engine {
             return Err(EngineError::ReadOnly(why.clone()));
         }
         let Some(store) = inner.store.clone() else {
-            return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+            return Err(EngineError::ReadOnly("it is being reopened".to_owned()));
         };
         if inner.state.open.bytes > GROUP_BYTES_MAX
             && let [(_, oldest), _, ..] = inner.waiting.as_slice()
@@ -400,7 +401,7 @@ impl Engine {
         let (looked, store, missing) = {
             let inner = self.lock();
             let Some(store) = inner.store.clone() else {
-                return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+                return Err(EngineError::ReadOnly("it is being reopened".to_owned()));
             };
             let missing: Vec<Bytes> =
                 keys.iter().filter(|key| inner.state.current(key).is_none()).cloned().collect();

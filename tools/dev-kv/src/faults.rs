@@ -1,4 +1,4 @@
-//! Fault injection: which RPC is hit, how often, and what happens to the call.
+//! Fault injection: which RPC is hit, how often, and the effect on the call.
 
 use crate::regions::{Region, STORE_ID};
 use crate::wire::errorpb;
@@ -90,7 +90,7 @@ pub struct Rule {
     /// How many calls are hit before the rule is used up; absent means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
-    /// How many calls that it applies to are left alone first.
+    /// How many matching calls are left alone first.
     #[serde(default)]
     pub skip: u64,
     /// How long the rule holds, in milliseconds from when it is added; absent means no end.

@@ -1,5 +1,5 @@
-//! What holds the safe point back, by the rules of PD 8.5 and of PD 9. Pure; [`crate::cluster`]
-//! keeps it on disk.
+//! The announcements that hold the safe point back, by the rules of PD 8.5 and of PD 9. Pure;
+//! [`crate::cluster`] keeps them on disk.
 //!
 //! PD 8.5 has service safe points. A service that needs old versions announces the oldest one. The
 //! garbage collector announces as the service `gc_worker`, and takes the lowest of all. Nothing
@@ -14,7 +14,7 @@ const WORKER: &str = "gc_worker";
 /// TTL and expiry of an announcement that does not expire.
 const NEVER: i64 = i64::MAX;
 
-/// Whose rules hold.
+/// The PD version whose rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum PdVersion {
     /// PD 8.5 and before: safe points of services.
@@ -74,7 +74,7 @@ pub(crate) struct Least {
     pub(crate) safe_point: u64,
 }
 
-/// What became of the transaction safe point.
+/// The result of advancing the transaction safe point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Advanced {
     pub(crate) old: u64,
@@ -83,7 +83,7 @@ pub(crate) struct Advanced {
     pub(crate) blocker: String,
 }
 
-/// Everything that was announced.
+/// All announcements.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Announced {
     /// The transaction safe point; only PD 9 uses it.

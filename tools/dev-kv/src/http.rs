@@ -50,8 +50,8 @@ pub(crate) fn pages(pd: Pd, kv: Kv, on_loopback: bool) -> Router {
     pages
 }
 
-/// Refuses a request that was meant for another host: a website can make its name resolve to this
-/// machine. A request without a host does not come from a browser.
+/// Refuses a request for another host, because a website can make its name resolve to this machine.
+/// A request without a host does not come from a browser.
 async fn loopback_names(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     if is_for_loopback(request.uri().authority().map(Authority::as_str), host) {

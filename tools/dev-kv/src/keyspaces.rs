@@ -1,5 +1,4 @@
-//! Names of keyspaces and their ids. An id is a prefix of keys on disk, so a name keeps its id for
-//! good.
+//! Names of keyspaces and their ids. An id is a prefix of keys on disk, so a name keeps its id.
 
 use crate::store::codec::{put_bytes, take_bytes};
 use bytes::{Buf as _, Bytes};
@@ -10,8 +9,8 @@ const DEFAULT: (&str, u32) = ("DEFAULT", 0);
 /// Ids have three bytes on the wire. PD reserves the largest.
 const ID_MAX: u32 = (1 << 24) - 2;
 
-/// Keys at which PD cuts regions for a keyspace: around its raw and around its transactional keys,
-/// so that it shares no region with another keyspace.
+/// Keys at which PD cuts regions for a keyspace: around its raw and its transactional keys, so that
+/// it shares no region with another keyspace.
 pub(crate) fn boundaries(id: u32) -> Vec<Bytes> {
     let prefixed = |mode: u8, id: u32| {
         let [_, high, middle, low] = id.to_be_bytes();

@@ -113,7 +113,8 @@ impl Kv {
         Ok(region)
     }
 
-    /// Checks the timestamp of a read. One far in the future would push later commits as far ahead.
+    /// Checks the timestamp of a read. One far in the future would push later commits that far
+    /// ahead.
     fn version(&self, version: u64) -> Result<Ts, Stop> {
         let version = Ts(version);
         if self.engine.is_far_future(version) {

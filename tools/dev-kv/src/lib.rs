@@ -1,8 +1,8 @@
 //! PD's and TiKV's wire protocol in one durable process, for laptops, tests and faults.
 //!
-//! It is one node: no Raft, no replicas, and its data does not survive the loss of its disk. It is
-//! exact in what a client can see: snapshot isolation by Percolator's rules, timestamps, regions
-//! and errors. An acknowledged write is on disk.
+//! It is one node: no Raft, no replicas, and its data does not survive the loss of its disk.
+//! Clients see exactly TiKV's behaviour: snapshot isolation by Percolator's rules, timestamps,
+//! regions and errors. An acknowledged write is on disk.
 //!
 //! It knows nothing of a shop. Of the project's crates it depends only on `types`.
 //!

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Most requests of one timestamp stream that wait for their answers. Further ones are not read
+/// Limit on the requests of one timestamp stream that wait for answers. Further ones are not read
 /// yet.
 const TSO_WAITING: usize = 1_024;
 
@@ -162,7 +162,7 @@ impl PdService for Pd {
         &self,
         request: Request<Streaming<pdpb::TsoRequest>>,
     ) -> Result<Response<Self::TsoStream>, Status> {
-        // Requests are read as they come, so that the delays of several overlap.
+        // Requests are read as they arrive, so that their delays overlap.
         let (arrived, requests) = mpsc::channel(TSO_WAITING);
         let faults = Arc::clone(&self.faults);
         let mut stream = request.into_inner();
@@ -174,7 +174,7 @@ impl PdService for Pd {
                     () = arrived.closed() => return,
                 };
                 let Some(request) = request.transpose() else { return };
-                // A waiting request holds no more than its numbers.
+                // A waiting request keeps only its numbers.
                 let request = request
                     .map(|request| pdpb::TsoRequest { dc_location: String::new(), ..request });
                 let due = Instant::now() + faults.latency("Tso");

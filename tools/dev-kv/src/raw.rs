@@ -1,6 +1,6 @@
 //! The raw RPCs: single versions, no transactions, optional expiry. Raw keys are kept apart from
-//! transactional ones. Column families other than the default are refused, because dev-kv keeps
-//! nothing in them.
+//! transactional ones. Column families other than the default are refused, because dev-kv does not
+//! have them.
 
 use crate::engine::{CriticalSection, EngineError, UpdateError};
 use crate::kv::{Kv, Stop, WRITE_BYTES_MAX, too_large};

@@ -1,8 +1,8 @@
 //! The timestamp oracle: physical milliseconds and a counter. Timestamps never repeat or go back.
 //!
-//! A ceiling on disk is above every timestamp given out. A restart begins at the ceiling, so above
-//! all earlier timestamps, even if the clock went back meanwhile. [`Oracle`] is pure; the engine
-//! owns it, its clock, and the persistence of the ceiling.
+//! A ceiling on disk is above every timestamp given out. A restart begins at the ceiling, and so
+//! above all earlier timestamps, even if the clock went back meanwhile. [`Oracle`] is pure; the
+//! engine owns it, its clock, and the persistence of the ceiling.
 
 use crate::model::Ts;
 

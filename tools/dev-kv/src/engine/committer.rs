@@ -219,7 +219,7 @@ fn reopen(engine: &Engine, recovery: &mut Recovery) {
         Err(error) => {
             if !std::mem::replace(&mut recovery.told, true) {
                 let error = types::error::chain(&error);
-                tracing::warn!(error = %error, "store not opened anew yet, nothing is served");
+                tracing::warn!(error = %error, "store not reopened yet, nothing is served");
             }
         }
     }

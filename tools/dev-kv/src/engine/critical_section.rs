@@ -75,7 +75,7 @@ impl CriticalSection<'_> {
         }
     }
 
-    /// What memory knows of the key at `version`; records the read unless a lock blocks it.
+    /// Looks the key up in memory, as of `version`; records the read unless a lock blocks it.
     pub(crate) fn look(&mut self, key: &Bytes, version: Ts, bypass: &[u64]) -> Look {
         if let Some(live) = self.state.live.get(key) {
             self.seen = self.seen.max(live.group);
@@ -108,7 +108,7 @@ impl CriticalSection<'_> {
     }
 }
 
-/// What memory knows of a key.
+/// The result of looking a key up in memory.
 #[derive(Debug, Clone)]
 pub(crate) enum Look {
     /// This lock blocks the read.

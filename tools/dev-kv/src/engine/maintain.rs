@@ -220,7 +220,7 @@ impl Engine {
         self.lock()
             .store
             .clone()
-            .ok_or_else(|| EngineError::ReadOnly("it is being opened anew".to_owned()))
+            .ok_or_else(|| EngineError::ReadOnly("it is being reopened".to_owned()))
     }
 }
 

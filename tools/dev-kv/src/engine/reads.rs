@@ -21,7 +21,7 @@ impl Engine {
             let mut inner = self.lock();
             let inner = &mut *inner;
             let Some(store) = inner.store.clone() else {
-                return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+                return Err(EngineError::ReadOnly("it is being reopened".to_owned()));
             };
             let mut section = CriticalSection {
                 state: &mut inner.state,
@@ -99,7 +99,7 @@ impl Engine {
         let (store, seen) = {
             let inner = self.lock();
             let Some(store) = inner.store.clone() else {
-                return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+                return Err(EngineError::ReadOnly("it is being reopened".to_owned()));
             };
             let mut seen = 0;
             for (position, key) in keys.iter().enumerate() {

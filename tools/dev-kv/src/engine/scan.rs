@@ -27,7 +27,7 @@ pub(crate) struct ScanRequest {
 /// One key of a scan: its value, or the lock in the way.
 pub(crate) type ScannedPair = (Bytes, Result<Bytes, Box<Lock>>);
 
-/// What memory knows of a key.
+/// A key, and the result of looking it up in memory.
 type Overlay = (Bytes, Look);
 
 impl Engine {
@@ -84,8 +84,8 @@ impl Engine {
         Ok((pairs, seen))
     }
 
-    /// What memory knows of the range. Scans all live rows; these are only one or two groups and
-    /// the locks.
+    /// Looks the range up in memory. Scans all live rows, which are only one or two groups and the
+    /// locks.
     #[expect(clippy::type_complexity, reason = "three parts of one look, used once")]
     fn overlay(
         &self,
@@ -94,7 +94,7 @@ impl Engine {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let Some(store) = inner.store.clone() else {
-            return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+            return Err(EngineError::ReadOnly("it is being reopened".to_owned()));
         };
         let keys: Vec<Bytes> = inner
             .state
@@ -159,7 +159,7 @@ impl Engine {
         let (store, mut overlay, seen) = {
             let inner = self.lock();
             let Some(store) = inner.store.clone() else {
-                return Err(EngineError::ReadOnly("it is being opened anew".to_owned()));
+                return Err(EngineError::ReadOnly("it is being reopened".to_owned()));
             };
             let mut newest = 0;
             let overlay: Vec<_> = inner

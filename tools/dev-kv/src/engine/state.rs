@@ -2,9 +2,9 @@
 //! group.
 //!
 //! A change is made here first, in the open *group*. All changes of a group go to disk together,
-//! while the next group gathers. A row whose change is not on disk is *live* and carries the number
-//! of its group. A request that looks at it is answered only when that group is durable, so no
-//! answer tells of anything that a crash could undo.
+//! while the next group gathers. A row whose change is not on disk is *live* and has the number of
+//! its group. A request that looks at it is answered only when that group is durable, so no answer
+//! reveals anything that a crash could undo.
 //!
 //! A live row without a lock is retired once the group after its own is written. A reader that did
 //! not find a row here and read it from disk may put it into the cache, as long as at most one
@@ -20,7 +20,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-/// Rollbacks remembered by timestamp in memory; with more of them the disk is asked instead.
+/// Limit on the rollbacks remembered in memory, by timestamp; beyond it, the disk is asked.
 const ROLLBACKS_IN_MEMORY: usize = 200_000;
 
 /// A row that is locked or changed.
@@ -87,8 +87,8 @@ impl Group {
     }
 }
 
-/// The whole state, behind one mutex. Its operations wait for nothing but memory, except that a row
-/// which was evicted between two looks is read from disk.
+/// The whole state, behind one mutex. Its operations only use memory, except that a row which was
+/// evicted between two looks is read from disk.
 #[derive(Debug)]
 pub(crate) struct State {
     /// Rows that are locked or changed.
@@ -118,11 +118,11 @@ struct Held {
     count: usize,
 }
 
-/// Which transactions may have rollback records. Prewrites ask for every key, and nearly always the
-/// answer is no.
+/// Which transactions may have rollback records. Prewrites ask this for every key, and the answer
+/// is nearly always no.
 #[derive(Debug)]
 struct Rollbacks {
-    /// For transactions up to this one, the disk has to be asked.
+    /// For transactions up to this one, only the disk knows.
     asked_until: Ts,
     /// Later transactions that have a rollback record on some key.
     known: FxHashSet<Ts>,

@@ -85,8 +85,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Stores the ceiling in the marks, which a full disk can still take. `error` tells why the
-    /// usual write failed.
+    /// Stores the ceiling in the marks, which works even on a full disk. `error` says why the usual
+    /// write failed.
     async fn mark_ceiling(&self, ceiling: u64, error: EngineError) -> Result<(), EngineError> {
         let Some(directory) = self.lock().directory.clone() else { return Err(error) };
         let raised =

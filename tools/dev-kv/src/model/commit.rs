@@ -51,7 +51,7 @@ pub(crate) fn commit<V: View>(
     Ok(())
 }
 
-/// Rolls the transaction back on `keys` and bars it from them for good. Refused as a whole when it
+/// Rolls the transaction back on `keys` and bars it from them permanently. Refused as a whole if it
 /// is committed on one of them.
 pub(crate) fn rollback<V: View>(
     view: &mut V,
@@ -78,7 +78,7 @@ pub(crate) fn rollback<V: View>(
     Ok(())
 }
 
-/// Finishes the transaction's locks on `keys` as its primary was decided; a `commit_ts` of zero is
+/// Finishes the transaction's locks on `keys` according to its primary; a `commit_ts` of zero means
 /// a rollback. Skips keys on which it holds no lock.
 pub(crate) fn resolve<V: View>(
     view: &mut V,

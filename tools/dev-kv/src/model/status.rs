@@ -1,5 +1,5 @@
-//! The fate of a transaction: asked of its primary or its secondaries, and prolonged by
-//! heart-beats.
+//! The status of a transaction, from its primary or its secondaries; and heart-beats, which prolong
+//! its life.
 
 use super::{Effect, Failure, Lock, LockKind, Outcome, Refusal, Ts, View};
 use bytes::Bytes;
@@ -8,11 +8,11 @@ use bytes::Bytes;
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "the wire's own switches, each independent")]
 pub(crate) struct CheckStatus {
-    /// The key that the asker takes for the transaction's primary.
+    /// The key that the caller takes for the transaction's primary.
     pub(crate) primary: Bytes,
     /// The transaction's start timestamp.
     pub(crate) lock_ts: Ts,
-    /// Start timestamp of the asker's own transaction.
+    /// Start timestamp of the caller's own transaction.
     pub(crate) caller_start_ts: Ts,
     /// The current time; the largest timestamp makes every lock expire.
     pub(crate) current_ts: Ts,
@@ -20,13 +20,13 @@ pub(crate) struct CheckStatus {
     pub(crate) rollback_if_not_exist: bool,
     /// Treat an async commit as an ordinary one.
     pub(crate) force_sync_commit: bool,
-    /// The lock in the asker's way is a pessimistic one.
+    /// The lock in the caller's way is a pessimistic one.
     pub(crate) resolving_pessimistic_lock: bool,
     /// Refuse when the lock names another primary.
     pub(crate) verify_is_primary: bool,
 }
 
-/// What the question itself changed.
+/// The change that the question itself made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Nothing changed.
@@ -35,15 +35,16 @@ pub(crate) enum Action {
     TtlExpireRollback,
     /// The transaction had left no trace and was barred.
     LockNotExistRollback,
-    /// The lock will commit above the asker's start timestamp.
+    /// The lock will commit above the caller's start timestamp.
     MinCommitTsPushed,
     /// The pessimistic lock had expired and was dropped.
     TtlExpirePessimisticRollback,
-    /// There was no trace, and nothing was done, as the asker only waits for a pessimistic lock.
+    /// There was no trace, and nothing was done, because the caller only waits for a pessimistic
+    /// lock.
     LockNotExistDoNothing,
 }
 
-/// What became of the transaction.
+/// The status of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TxnStatus {
     /// It is rolled back, or has left no trace.
@@ -54,7 +55,7 @@ pub(crate) enum TxnStatus {
     Alive(Box<Lock>, Action),
 }
 
-/// Finds out what became of a transaction, and ends it when its lock has expired.
+/// Finds the status of a transaction, and ends it if its lock has expired.
 pub(crate) fn check_txn_status<V: View>(
     view: &mut V,
     request: &CheckStatus,

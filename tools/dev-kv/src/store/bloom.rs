@@ -1,5 +1,5 @@
-//! Bloom filters in memory that tell which keys have a row at all. A new key is recognised without
-//! a search in the engine.
+//! Bloom filters in memory of the keys that have a row. They recognise a new key without a search
+//! in the engine.
 //!
 //! A block is one cache line, after Putze, Sanders, Singler: "Cache-, hash- and space-efficient
 //! Bloom filters" (2009). When a store has rows already, a scan in the background fills its filter;
@@ -77,7 +77,7 @@ impl Filter {
 struct Filters {
     /// Holds every key that has a row; none while the first one is filled.
     now: Option<Filter>,
-    /// Is being filled, to replace `now`.
+    /// The filter that is being filled, to replace `now`.
     next: Option<Arc<Filter>>,
 }
 
@@ -171,7 +171,7 @@ impl BloomFilters {
     }
 }
 
-/// Adds the key of every row; false when it was told to stop.
+/// Adds the key of every row. Returns false if it was told to stop.
 fn add_all(shared: &Shared, filter: &Filter, rows: fjall::Iter) -> Result<bool, StoreError> {
     for row in rows {
         if shared.stop.load(Ordering::Relaxed) {

@@ -12,7 +12,7 @@ pub(crate) const STEPS_MAX: u8 = 64;
 #[error("corrupt {0} row")]
 pub(crate) struct Corrupt(pub(crate) &'static str);
 
-/// What the `current` table holds for a key: its newest records. Older ones are history.
+/// A row of the `current` table: a key's newest records. Older ones are in the history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Current {
     /// The newest record that determines the value, with the value.

@@ -129,8 +129,8 @@ impl Store {
     }
 
     fn compact(&self, table: &Keyspace, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
-        // Compaction skips what is still in memory. The engine's own wait for a flush would never
-        // return if the flushing thread has failed.
+        // Compaction skips rows in memory. The engine's own wait for a flush would never return if
+        // the flushing thread has failed.
         table.rotate_memtable()?;
         while table.sealed_memtable_count() > 0 {
             if closing.load(Ordering::Relaxed) {

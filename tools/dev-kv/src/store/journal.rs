@@ -280,7 +280,7 @@ impl Journal {
                 self.hashed::<8>(hash)?;
                 return Ok(None);
             }
-            _ => return Err(Stop::Wrong("its batch holds what is no item", None)),
+            _ => return Err(Stop::Wrong("its batch holds something that is not an item", None)),
         }
         // Kind of value, compression, table, and three lengths: key, value, and the value as
         // stored.
