@@ -211,8 +211,8 @@ fn is_own_service(service: &str) -> bool {
         && service.strip_suffix("Service").is_some_and(|name| name.eq_ignore_ascii_case(package))
 }
 
-/// Checks that a caller may use dev-kv, if it checks callers: the roles that keep data in it, and
-/// operators, who audit it.
+/// Checks that a caller may use the one-node store, if that checks its callers: the roles that keep
+/// data there, and operators, who audit it.
 ///
 /// # Errors
 /// [`Refused`].
