@@ -308,11 +308,8 @@ async fn probe(kv: &SharedKv, readiness: &Readiness, store_time: &StoreTime) {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use storage::{
-        keys::{Kind, Space},
-        mem::{MemKv, SeededEntropy, TokioClock},
-    };
-    use types::UnixMillis;
+    use storage::keys::{Kind, Space};
+    use testkit::{MemKv, SeededEntropy, TokioClock};
 
     use super::*;
 
@@ -325,8 +322,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_replica_takes_the_lease_to_sweep_the_store() {
         let args = Cli::parse_from(["coordinator"]).args;
-        let clock: Arc<dyn Clock> =
-            Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000)));
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let store = MemKv::new(Arc::clone(&clock));
         let kv = store.shared();
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(1));

@@ -15,12 +15,13 @@ use proto::{
     types::v1::Branch,
 };
 use rpc::{call::CallMeta, status::Failure};
+use testkit::branch;
 use tonic::{Code, Request};
 use types::{ErrorKind, Reason, Refusal, TxId, UnixMillis, Vote};
 
 use crate::{
     fake::{ScriptedVote, Trouble},
-    shop::{Shop, branch, no},
+    shop::{Shop, no},
 };
 
 const TIME: Duration = Duration::from_secs(30);

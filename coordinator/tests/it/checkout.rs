@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use proto::order::v1::Order;
+use testkit::branch;
 use types::{ErrorKind, Reason, ShardId, Timestamp, Vote, shard_of};
 
 use crate::{
     fake::{ScriptedVote, Trouble},
-    shop::{Shop, branch, no},
+    shop::{Shop, no},
 };
 
 const TIME: Duration = Duration::from_secs(30);

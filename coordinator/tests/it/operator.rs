@@ -22,10 +22,11 @@ use storage::{
     schema,
     shard::{Head, append},
 };
+use testkit::branch;
 use tonic::Request;
 use types::{ErrorKind, Reason, Role, ShardId, Timestamp, TxId, TxMeta};
 
-use crate::shop::{Shop, branch, no};
+use crate::shop::{Shop, no};
 
 const TIME: Duration = Duration::from_secs(30);
 

@@ -11,12 +11,13 @@ use proto::{
     types::v1::Branch,
 };
 use rpc::status::Failure;
+use testkit::branch;
 use tonic::Request;
 use types::{ErrorKind, Service, TxId, Vote};
 
 use crate::{
     fake::ScriptedVote,
-    shop::{Shop, branch},
+    shop::{Shop, no},
 };
 
 const TIME: Duration = Duration::from_secs(30);
@@ -45,10 +46,6 @@ async fn run(shop: &Shop, services: &[&str]) -> Result<TxId, Failure> {
         Ok(response) => Ok(TxId::from_slice(&response.into_inner().tx_id).unwrap()),
         Err(status) => Err(Failure::from_status(&status)),
     }
-}
-
-fn no(reason: &str) -> ScriptedVote {
-    ScriptedVote::Vote(Vote::No { reason: reason.to_owned(), metadata: [].into() })
 }
 
 #[tokio::test(start_paused = true)]

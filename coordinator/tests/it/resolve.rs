@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use proto::coordinator::v1::Outcome;
+use testkit::branch;
 use types::BranchState;
 
-use crate::shop::{Shop, branch};
+use crate::shop::Shop;
 
 #[tokio::test(start_paused = true)]
 async fn before_the_deadline_a_stranger_only_asks() {

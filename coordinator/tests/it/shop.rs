@@ -13,57 +13,22 @@ use proto::{
         coordinator_service_server::CoordinatorService,
     },
     order::v1::{Order, order::Line, order_service_server::OrderServiceServer},
-    participant::v1::participant_service_server::ParticipantServiceServer,
 };
-use rpc::{
-    net::{Endpoint, Net, NetError, Transport, in_process},
-    routing::Target,
-    status::Failure,
+use rpc::{net::Endpoint, status::Failure};
+use storage::SharedKv;
+use testkit::{
+    MemKv, SeededEntropy, TokioClock, branch,
+    net::{carried_by, replicas, service_of},
+    participant::serve,
 };
-use storage::{
-    SharedKv,
-    mem::{MemKv, SeededEntropy, TokioClock},
-};
-use tonic::{Request, body::Body, service::Routes};
-use tower::{ServiceExt as _, service_fn};
-use types::{
-    Branch, Clock, Priority, Reason, Role, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis,
-    Vote,
-};
+use tonic::{Request, service::Routes};
+use tower::ServiceExt as _;
+use types::{Branch, Clock, Priority, Role, Timestamp, TxMeta, Vote};
 
 use crate::fake::{Fake, Log, ScriptedVote};
 
-/// The time at which each test begins.
-const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
-
 /// The endpoints that were called, and by which path.
 type Called = Arc<Mutex<BTreeSet<(Endpoint, String)>>>;
-
-/// A network in this process. Each service has two replicas, which are the same.
-#[derive(Debug)]
-struct Wires {
-    routes: BTreeMap<&'static str, Routes>,
-    called: Called,
-}
-
-impl Net for Wires {
-    fn connect(&self, endpoint: &Endpoint) -> Transport {
-        let (service, _) = endpoint.as_str().split_once('-').unwrap();
-        let routes = self.routes.get(service).unwrap().clone();
-        let (called, endpoint) = (Arc::clone(&self.called), endpoint.clone());
-        in_process(service_fn(move |request: http::Request<Body>| {
-            let path = request.uri().path().to_owned();
-            called.lock().unwrap().insert((endpoint.clone(), path));
-            let routes = routes.clone();
-            async move { routes.oneshot(request).await.map_err(NetError::new) }
-        }))
-    }
-}
-
-/// Where the replicas of a service are.
-fn at(service: &str) -> Target {
-    format!("{service}-0:1,{service}-1:1").parse().unwrap()
-}
 
 /// A coordinator with all its participants.
 pub(crate) struct Shop {
@@ -88,7 +53,7 @@ impl Shop {
 
     /// Like [`Shop::open`], with these extras.
     pub(crate) fn open_with(extras: &Extras) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(ORIGIN));
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let log = Log::default();
         let fake = |name| Fake::new(name, Arc::clone(&clock), Arc::clone(&log));
         let (order, stock, payment) = (fake("order"), fake("stock"), fake("payment"));
@@ -101,7 +66,7 @@ impl Shop {
             etag: "as read".to_owned(),
             ..Order::default()
         });
-        let participant = |fake: &Fake| Routes::new(ParticipantServiceServer::new(fake.clone()));
+        let participant = |fake: &Fake| Routes::new(serve(fake.clone()));
         let orders = participant(&order).add_service(OrderServiceServer::new(order.clone()));
         let routes = BTreeMap::from([
             ("order", orders),
@@ -111,15 +76,21 @@ impl Shop {
         ]);
         let called = Called::default();
         let settings = Settings {
-            services: [Role::Order, Role::Stock, Role::Payment]
-                .map(|role| (role, at(role.name())))
+            services: Role::SERVICES
+                .map(|role| (role, replicas(role.name())))
                 .into_iter()
                 .collect(),
             request_id_retention_ms: 600_000,
             vote_window_ms: 2_000,
             batch_calls_max: None,
         };
-        let net: Arc<dyn Net> = Arc::new(Wires { routes, called: Arc::clone(&called) });
+        let calls = Arc::clone(&called);
+        // The two replicas of a service are the same.
+        let net = carried_by(move |endpoint, request| {
+            let routes = routes[service_of(&endpoint)].clone();
+            calls.lock().unwrap().insert((endpoint, request.uri().path().to_owned()));
+            async move { Ok(routes.oneshot(request).await?) }
+        });
         let kv = MemKv::new(Arc::clone(&clock)).shared();
         let entropy = Arc::new(SeededEntropy::new(1));
         let store = Arc::clone(&kv);
@@ -169,13 +140,9 @@ impl Shop {
     /// A transaction that another process began, with a branch at each participant.
     pub(crate) fn foreign(&self) -> TxMeta {
         let now = self.clock.now();
-        TxMeta {
-            tx_id: TxId([7; 16]),
-            priority: Priority { begin_ts: Timestamp::from_physical(now).0, nonce: 0 },
-            deadline: now.plus_ms(2_000),
-            branches: ["order", "stock", "payment"].map(branch).into(),
-            call: None,
-        }
+        let priority = Priority { begin_ts: Timestamp::from_physical(now).0, nonce: 0 };
+        let branches = ["order", "stock", "payment"].map(branch);
+        TxMeta { priority, ..testkit::tx(7, now.plus_ms(2_000), branches) }
     }
 
     /// How many replicas a method was called at, given by its path.
@@ -207,11 +174,7 @@ impl Shop {
     }
 }
 
-pub(crate) fn branch(service: &str) -> Branch {
-    Branch { service: Service::new(service).unwrap(), shard: ShardId(0) }
-}
-
-pub(crate) fn no(reason: Reason) -> ScriptedVote {
-    let reason = reason.to_string();
-    ScriptedVote::Vote(Vote::No { reason, metadata: BTreeMap::new() })
+/// A vote NO for this reason.
+pub(crate) fn no(reason: impl ToString) -> ScriptedVote {
+    ScriptedVote::Vote(Vote::No { reason: reason.to_string(), metadata: BTreeMap::new() })
 }

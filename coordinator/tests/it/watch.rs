@@ -9,10 +9,10 @@ use proto::coordinator::v1::{
 use storage::{
     codec,
     keys::{Kind, Space},
-    mem::SeededEntropy,
     record::UserRecord,
     schema,
 };
+use testkit::SeededEntropy;
 use tokio::{task::JoinHandle, time::sleep};
 use tonic::Request;
 use types::{Role, ShardId};

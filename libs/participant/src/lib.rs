@@ -6,7 +6,7 @@
 //! Modules: [`records`] a service's data; [`balance`] amounts and holds on them; [`fill`]
 //! batch_init; [`core`] a shard's pure state machine; [`lane`] the writer of a shard; [`shards`]
 //! the lanes of a service; [`service`] the gRPC service `till.participant.v1`; [`role`] the common
-//! part of the three roles; `rig` (feature) a shard for the tests of domains.
+//! part of the three roles.
 //!
 //! Invariants: an answer that depends on an entry goes out only once that entry is durable. Any
 //! other answer, such as a read's or a refusal's, goes out only after a look at the journal at a
@@ -17,8 +17,6 @@ pub mod core;
 pub mod fill;
 pub mod lane;
 pub mod records;
-#[cfg(feature = "rig")]
-pub mod rig;
 pub mod role;
 pub mod service;
 pub mod shards;

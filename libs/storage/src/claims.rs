@@ -1,8 +1,5 @@
 //! Binds a client's request id to one call, so that another call with the same id is detected.
 
-#[cfg(test)]
-mod tests;
-
 use std::time::Duration;
 
 use tokio::time::sleep;

@@ -8,9 +8,6 @@
 //! transaction lives for at most a tenth of that. A process that reads at one timestamp for longer
 //! must announce it, because reads below the safe point are silently incomplete.
 
-#[cfg(test)]
-mod tests;
-
 use std::{ops::Range, time::Duration};
 
 use tokio::time::{Instant, sleep};

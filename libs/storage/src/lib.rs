@@ -1,14 +1,14 @@
-//! The store beneath every service: the [`Kv`] and [`Txn`] seam, its backends, the registry of
+//! The store beneath every service: the [`Kv`] and [`Txn`] seam, its backend, the registry of
 //! keys, a shard's head and journal, and the schema gate.
 //!
 //! Must not know: what an order, an item or a user is, or which store it runs on (only [`tikv`]
 //! names `tikv_client`).
 //!
-//! Modules: [`kv`] the seam; [`tikv`] and [`mem`] the backends; [`keys`] the registry of key
-//! spaces; [`codec`] the format byte; [`schema`] the gate; [`shard`] a shard's head and journal as
-//! they are stored; [`tx_meta`] transactions as they are stored; [`claims`] request ids bound to
-//! calls; [`janitor`] the chore that keeps the store clean; [`conformance`] the suite that every
-//! backend passes; [`metered`] metrics and traces of any backend; [`args`] the settings.
+//! Modules: [`kv`] the seam; [`tikv`] the backend; [`keys`] the registry of key spaces; [`codec`]
+//! the format byte; [`schema`] the gate; [`shard`] a shard's head and journal as they are stored;
+//! [`tx_meta`] transactions as they are stored; [`claims`] request ids bound to calls; [`janitor`]
+//! the chore that keeps the store clean; [`metered`] metrics and traces of any backend; [`args`]
+//! the settings. The tests' store in memory is in the crate `testkit`.
 //!
 //! Invariants: a commit error is *undetermined* unless it is proved definite. Every stored value
 //! begins with a format byte, and an unknown one is `Corrupt`, never guessed at. Only a writer that
@@ -50,11 +50,9 @@ macro_rules! reads_over {
 pub mod args;
 pub mod claims;
 pub mod codec;
-pub mod conformance;
 pub mod janitor;
 pub mod keys;
 pub mod kv;
-pub mod mem;
 pub mod metered;
 pub mod schema;
 pub mod shard;

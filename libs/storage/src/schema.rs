@@ -4,9 +4,6 @@
 //! first one with a newer layout. A program refuses a layout newer than it knows, and a number of
 //! shards that contradicts the data.
 
-#[cfg(test)]
-mod tests;
-
 use std::{borrow::Cow, time::Duration};
 
 use tokio::time::sleep;

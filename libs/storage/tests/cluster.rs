@@ -5,9 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test a panic is the report")]
 
 use storage::{
-    SharedKv, conformance,
+    SharedKv,
     tikv::{TikvConfig, TikvKv},
 };
+use testkit::conformance;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_conforms() {

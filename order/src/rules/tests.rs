@@ -5,10 +5,10 @@
 use participant::{
     core::{Answer, Call, Core},
     records::Records as _,
-    rig::{self, batch},
 };
 use prost::Message as _;
 use proto::order::v1 as wire;
+use testkit::rig::{self, batch};
 use types::{Branch, Priority, Service, ShardId, TxMeta, UnixMillis, Vote};
 
 use super::*;

@@ -2,12 +2,10 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that panics has failed")]
 
-use participant::{
-    core::Call,
-    rig::{self, Rig},
-};
+use participant::core::Call;
 use prost::Message as _;
 use proto::stock::v1::{HoldStock, hold_stock};
+use testkit::rig::{self, Rig};
 use types::AMOUNT_MAX;
 
 use super::*;

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
 mod audit;
-mod certificates;
 mod collector;
 mod dynamic;
 mod grpc;

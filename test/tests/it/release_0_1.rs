@@ -12,9 +12,9 @@ use http::StatusCode;
 use storage::{
     Kv as _, codec,
     keys::{Kind, Space},
-    mem::{MemKv, TokioClock},
     record, schema,
 };
+use testkit::{MemKv, TokioClock};
 use types::{Clock, Role, ShardId, Timestamp};
 
 use crate::in_process::Shop;

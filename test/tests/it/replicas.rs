@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
-use storage::mem::{MemKv, TokioClock};
-use types::{Clock, UnixMillis};
+use testkit::{MemKv, TokioClock};
+use types::Clock;
 
 use crate::in_process::Shop;
 
@@ -12,7 +12,7 @@ use crate::in_process::Shop;
 /// order asks once.
 #[tokio::test(start_paused = true)]
 async fn a_replica_whose_price_waits_keeps_its_shards() {
-    let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000)));
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
     let shop = Shop::open(&MemKv::new(Arc::clone(&clock)), &clock);
     tokio::time::sleep(Duration::from_secs(5)).await;
     let id = async |call, field: &str| {

@@ -18,11 +18,9 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tonic::transport::{Identity, ServerTlsConfig};
 
 use system_test::process::{Shop, end, executable, free_block};
+use testkit::certificates::Authority;
 
-use crate::{
-    certificates::Authority,
-    collector::{Collector, Sent, Span},
-};
+use crate::collector::{Collector, Sent, Span};
 
 const CHECKOUT: &str = "till.coordinator.v1.CoordinatorService/Checkout";
 const APPLY: &str = "till.participant.v1.ParticipantService/Apply";
@@ -250,7 +248,7 @@ async fn telemetry_goes_over_http_unless_told_otherwise() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_is_believed_when_the_authority_that_was_named_vouches_for_it() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     authority.for_store("collector");
     let read = |file: &str| std::fs::read(authority.path(file)).unwrap();
     let identity = Identity::from_pem(read("collector.pem"), read("collector.key"));

@@ -29,8 +29,7 @@ use tonic::{Code, transport::Channel};
 use types::Role;
 
 use system_test::process::{executable, free_block, till};
-
-use crate::certificates::Authority;
+use testkit::certificates::Authority;
 
 /// Processes that are killed when this is dropped.
 struct Shop {
@@ -42,7 +41,7 @@ struct Shop {
 impl Shop {
     fn start() -> Self {
         let mut shop =
-            Self { authority: Authority::new(), children: Vec::new(), base: free_block() };
+            Self { authority: Authority::default(), children: Vec::new(), base: free_block() };
         shop.authority.for_store("store");
         shop.authority.for_store("store-client");
         let path = |file: &str| shop.authority.path(file).display().to_string();
@@ -301,7 +300,7 @@ fn network_policies_of_the_chart_say_the_same() {
 
 #[test]
 fn a_role_does_not_start_with_the_certificate_of_another() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     for (role, other) in [
         ("order", "stock"),
         ("stock", "payment"),

@@ -4,17 +4,11 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use participant::{
     core::{Answer, Call, Core, Domain, Limits, Offered},
-    records::{Receipt, Row},
-    rig,
+    records::Receipt,
 };
-use storage::{
-    Value,
-    record::JournalEntry,
-    shard::{Found, Head},
-};
+use testkit::{ORIGIN, branch, rig::Written};
 use types::{
-    Branch, BranchState, ClientCall, Priority, RequestId, ShardId, Stamp, Timestamp, TxId, TxMeta,
-    UnixMillis, Vote,
+    Branch, BranchState, ClientCall, RequestId, Stamp, Timestamp, TxMeta, UnixMillis, Vote,
 };
 
 /// Most calls of a sequence.
@@ -61,13 +55,11 @@ pub(crate) trait Model<S>: Default + Clone + fmt::Debug {
 struct Rig<D: Subject> {
     domain: Arc<D>,
     core: Core<D>,
-    head: Head,
-    entries: BTreeMap<u64, JournalEntry>,
-    records: BTreeMap<Row, Value>,
+    written: Written,
     /// Content by stamp: equal stamps mean equal content (P13).
     contents: BTreeMap<Stamp, String>,
     tokens: Vec<Stamp>,
-    now_ms: u64,
+    now: UnixMillis,
 }
 
 impl<D: Subject> Rig<D> {
@@ -76,12 +68,10 @@ impl<D: Subject> Rig<D> {
         Self {
             core: empty(&domain),
             domain,
-            head: Head::default(),
-            entries: BTreeMap::new(),
-            records: BTreeMap::new(),
+            written: Written::default(),
             contents: BTreeMap::new(),
             tokens: Vec::new(),
-            now_ms: 1_700_000_000_000,
+            now: ORIGIN,
         }
     }
 
@@ -94,34 +84,32 @@ impl<D: Subject> Rig<D> {
             (self.tokens, self.contents) = (tokens, contents);
         }
         let answers = self.run(steps);
-        self.entries.extend(rig::settle(&mut self.core));
+        self.written.append(&mut self.core);
         if mode == Mode::Flushed {
             self.flush();
         }
         if mode == Mode::Restarted || mode == Mode::Flushed {
             self.core = empty(&self.domain);
-            let found = Found { head: self.head, is_current: !self.entries.is_empty() };
-            self.core.look(found, self.entries.clone().into_iter().collect()).unwrap();
+            self.written.catch_up(&mut self.core);
         }
         answers
     }
 
     /// Brings the records up to the journal, in the smallest pieces.
     fn flush(&mut self) {
-        let start = Timestamp::from_physical(UnixMillis(self.now_ms));
-        rig::checkpoint(&mut self.core, start, 1, &mut self.head, &mut self.records);
+        self.written.checkpoint(&mut self.core, Timestamp::from_physical(self.now), 1);
     }
 
     fn run(&mut self, steps: &[D::Step]) -> Vec<String> {
-        self.now_ms += 10;
-        self.core.begin(Timestamp::from_physical(UnixMillis(self.now_ms)));
+        self.now = self.now.plus_ms(10);
+        self.core.begin(Timestamp::from_physical(self.now));
         let branch = self.core.branch().clone();
         let meta = move |tx: u8| meta(&branch, tx);
         let mut answers = Vec::new();
         for (id, step) in (0..).zip(steps) {
             let call = D::call(*step, &self.tokens, &meta).unwrap();
             for row in self.core.missing_for(&call) {
-                let value = self.records.get(&row).map(|value| &value[..]);
+                let value = self.written.records.get(&row).map(|value| &value[..]);
                 self.core.load(row, value).unwrap();
             }
             assert_eq!(self.core.offer(id, &call), Offered::Taken);
@@ -161,19 +149,12 @@ impl<D: Subject> Rig<D> {
 }
 
 fn empty<D: Subject>(domain: &Arc<D>) -> Core<D> {
-    let branch = Branch { service: domain.role().into(), shard: ShardId(0) };
-    Core::new(Arc::clone(domain), branch, Limits::default())
+    Core::new(Arc::clone(domain), branch(domain.role().name()), Limits::default())
 }
 
 /// The metadata of transaction 1, 2, ..., oldest first. Each has this branch alone.
 fn meta(branch: &Branch, tx: u8) -> TxMeta {
-    TxMeta {
-        tx_id: TxId([tx; 16]),
-        priority: Priority { begin_ts: u64::from(tx), nonce: 0 },
-        deadline: UnixMillis(1_800_000_000_000),
-        branches: [branch.clone()].into(),
-        call: None,
-    }
+    testkit::tx(tx, UnixMillis(1_800_000_000_000), [branch.clone()])
 }
 
 /// A Prepare that does not wait.

@@ -11,9 +11,9 @@ use proto::{
 use storage::{
     codec,
     keys::{Kind, Space},
-    mem::MemKv,
     record::{Head, ItemRecord, JournalEntry, OrderRecord, UserRecord, tx_event::Event},
 };
+use testkit::MemKv;
 use types::{BranchState, Role, ShardId, Stamp, TxId};
 
 use system_test::history::calls::{DRAWN, FOREIGN};

@@ -11,11 +11,12 @@ use std::{
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use storage::{
-    KvError, codec,
-    mem::{After, Call, CallFate, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock},
-};
+use storage::{KvError, codec};
 use system_test::history::people::Habits;
+use testkit::{
+    TokioClock,
+    mem::{After, Call, CallFate, Chaos, ChaosRates, Faults, Landing, Op, Plan},
+};
 use types::{Clock, UnixMillis};
 
 use crate::{
@@ -242,7 +243,7 @@ impl Fate {
 
     fn plan(&self, call: &Call<'_>) -> Plan {
         if self.is_healed() {
-            return Plan { delay_before: Duration::from_millis(1), ..Plan::PROCEED };
+            return Plan::after(Duration::from_millis(1));
         }
         let mut plan = self.chaos.before(call);
         if self.is_away() {
@@ -256,12 +257,6 @@ impl Fate {
         }
         plan.delay_before += self.process.still_stopped();
         plan
-    }
-}
-
-impl fmt::Debug for Fate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fate").field("process", &self.process).finish_non_exhaustive()
     }
 }
 

@@ -16,13 +16,14 @@ use http_body_util::{BodyExt, Full};
 use proto::participant::v1::{ApplyRequest, operation::Operation as Op};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rpc::net::{Endpoint, Net, NetError, Transport, in_process};
+use rpc::net::Net;
+use testkit::net::{Carried, carried_by};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
 };
 use tonic::{body::Body, metadata::MetadataMap};
-use tower::{BoxError, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower::{BoxError, Service, ServiceExt, util::BoxCloneSyncService};
 
 use crate::{
     coverage::{self, Between},
@@ -184,7 +185,11 @@ impl Network {
 
     /// The network as a process sees it.
     pub(crate) fn of(&self, process: &Process) -> Arc<dyn Net> {
-        Arc::new(View { network: self.clone(), process: process.clone() })
+        let (network, process) = (self.clone(), process.clone());
+        carried_by(move |to, request| {
+            let (network, process) = (network.clone(), process.clone());
+            async move { network.call(&process, to.as_str(), request).await }
+        })
     }
 
     fn dice(&self, per_thousand: u32) -> bool {
@@ -214,12 +219,7 @@ impl Network {
     }
 
     /// Carries one call and its answer.
-    async fn call(
-        &self,
-        from: &Process,
-        to: &str,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, NetError> {
+    async fn call(&self, from: &Process, to: &str, request: Request<Body>) -> Carried {
         let number = {
             let mut messages = self.messages.lock().unwrap();
             *messages += 1;
@@ -231,7 +231,7 @@ impl Network {
         sleep(from.still_stopped()).await;
         let rates = self.rates();
         let (parts, body) = request.into_parts();
-        let bytes = body.collect().await.map_err(NetError::new)?.to_bytes();
+        let bytes = body.collect().await?.to_bytes();
         let path = parts.uri.path().to_owned();
         let note = |what: &str| {
             trace::note(&from.name, format_args!("#{number} {what} {to}{path}"));
@@ -267,14 +267,14 @@ impl Network {
             if self.dice(rates.request_lost) {
                 note("is lost on the way to");
                 sleep(time.min(NOTICED)).await;
-                return Err(NetError::new("lost"));
+                return Err("lost".into());
             }
             sleep(self.delay(rates.delay_ms)).await;
             let response = self.arrive(from, to, copy()).await?;
             if self.dice(rates.reply_lost) || self.is_cut(to, &from.name) {
                 note("is lost on the way back from");
                 sleep(time.min(NOTICED)).await;
-                return Err(NetError::new("lost"));
+                return Err("lost".into());
             }
             sleep(self.delay(rates.delay_ms)).await;
             Ok(response)
@@ -284,21 +284,16 @@ impl Network {
             std::future::pending::<()>().await;
         }
         sleep(from.still_stopped()).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(NetError::new("time is over")));
+        let outcome = outcome.unwrap_or_else(|_| Err("time is over".into()));
         note(if outcome.is_ok() { "<-" } else { "<- nothing from" });
         outcome
     }
 
     /// Has the target handle a request. As over a real network, the target goes on if the caller is
     /// gone.
-    async fn arrive(
-        &self,
-        from: &Process,
-        to: &str,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, NetError> {
+    async fn arrive(&self, from: &Process, to: &str, request: Request<Body>) -> Carried {
         let target = self.target(&from.name, to);
-        let (process, mut service) = target.ok_or_else(|| NetError::new("connection refused"))?;
+        let (process, mut service) = target.ok_or("connection refused")?;
         let handler = process.clone();
         let handled = tokio::spawn(async move {
             sleep(handler.still_stopped()).await;
@@ -311,9 +306,9 @@ impl Network {
         });
         tokio::select! {
             biased;
-            () = process.died() => Err(NetError::new("connection reset")),
+            () = process.died() => Err("connection reset".into()),
             handled = handled => {
-                let (parts, body) = handled.map_err(NetError::new)?.map_err(NetError::new)?;
+                let (parts, body) = handled??;
                 Ok(Response::from_parts(parts, Body::new(body)))
             }
         }
@@ -354,28 +349,6 @@ impl fmt::Display for Content<'_> {
             write!(f, " {name} {}", storage::codec::hex(&tail))?;
         }
         Ok(())
-    }
-}
-
-#[derive(Clone)]
-struct View {
-    network: Network,
-    process: Process,
-}
-
-impl fmt::Debug for View {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View").field("process", &self.process).finish_non_exhaustive()
-    }
-}
-
-impl Net for View {
-    fn connect(&self, endpoint: &Endpoint) -> Transport {
-        let (view, to) = (self.clone(), endpoint.to_string());
-        in_process(service_fn(move |request: Request<Body>| {
-            let (view, to) = (view.clone(), to.clone());
-            async move { view.network.call(&view.process, &to, request).await }
-        }))
     }
 }
 

@@ -25,8 +25,8 @@ use proto::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rpc::net::Transport;
-use storage::mem::TokioClock;
 use system_test::history::calls::FOREIGN;
+use testkit::TokioClock;
 use tonic::{Request, Response, Status};
 use twopc::participant::{Decision, Event, Gate, TransactionTable};
 use types::{Branch, BranchState, Clock, Service, ShardId, Timestamp, TxId, TxMeta, Vote};

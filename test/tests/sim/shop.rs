@@ -21,15 +21,15 @@ use rpc::{
     net::Net,
     routing::{Router, Target},
 };
-use storage::mem::{MemKv, SeededEntropy, TokioClock};
 use system_test::history::{
     calls::FOREIGN,
     people::{self, Habits},
 };
+use testkit::{MemKv, ORIGIN, SeededEntropy, TokioClock, mem::Stats};
 use tokio::time::Instant;
 use tonic::{body::Body, service::Routes};
 use tower::{BoxError, Service, ServiceExt};
-use types::{Clock, Entropy, Role, UnixMillis};
+use types::{Clock, Entropy, Role};
 
 use crate::{
     fate::{Fate, Rates, WildClock},
@@ -68,7 +68,7 @@ pub(crate) struct Shop {
 impl Shop {
     /// Opens a shop, and starts its fate.
     pub(crate) fn open(seed: u64, rates: Rates) -> Arc<Self> {
-        let truth = TokioClock::starting_at(UnixMillis(1_700_000_000_000));
+        let truth = TokioClock::default();
         let shop = Arc::new(Self {
             network: Network::new(seed, rates.net),
             kv: MemKv::new(Arc::new(truth)),
@@ -104,8 +104,8 @@ impl Shop {
     }
 
     /// Numbers of messages, process starts, store operations, and elapsed milliseconds.
-    pub(crate) fn numbers(&self) -> (u64, u64, storage::mem::Stats, u64) {
-        let elapsed = self.truth.now().0 - 1_700_000_000_000;
+    pub(crate) fn numbers(&self) -> (u64, u64, Stats, u64) {
+        let elapsed = self.truth.now().since(ORIGIN);
         (self.network.messages(), *self.starts.lock().unwrap(), self.kv.stats(), elapsed)
     }
 

@@ -14,16 +14,14 @@ use proto::{
 use storage::{
     Key, Kv, KvError, Reads, Txn, Value, codec,
     keys::{Kind, Space},
-    mem::{MemKv, TokioClock},
     record::{
         Branch, ItemRecord, OrderRecord, UserRecord,
         order_record::{Line, Paid, Receipt},
     },
     schema,
 };
+use testkit::MemKv;
 use types::{Role, ShardId, Timestamp, shard_of};
-
-use crate::shop::NOW;
 
 const SHARDS: u16 = 16;
 const CREDIT: u64 = 1 << 40;
@@ -56,7 +54,7 @@ fn by_shard(count: u64) -> Arc<Vec<Vec<String>>> {
 
 impl Fair {
     async fn open(count: u64, pool: u64, wrong: Option<u64>) -> Self {
-        let rest = MemKv::new(Arc::new(TokioClock::starting_at(NOW)));
+        let rest = MemKv::default();
         schema::open(&rest, Some(SHARDS)).await.unwrap();
         Self { rest, orders: by_shard(count), count, pool, pools: by_shard(pool), wrong }
     }

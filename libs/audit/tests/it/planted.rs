@@ -6,9 +6,10 @@ use storage::{
     keys::Kind,
     record::{ItemRecord, OrderRecord, UserRecord},
 };
+use testkit::{MemKv, ORIGIN};
 use types::Role;
 
-use crate::shop::{NOW, Part, Shop, ago, credit_hold, journal_key, key, record, stock_hold};
+use crate::shop::{Part, Shop, ago, credit_hold, journal_key, key, record, stock_hold};
 
 /// Options that report everything.
 fn options() -> Options {
@@ -103,9 +104,7 @@ async fn a_record_that_follows_behind_is_judged_as_its_journal_shows_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_nobody_has_used_is_clean() {
-    let clock = std::sync::Arc::new(storage::mem::TokioClock::starting_at(NOW));
-    let kv = storage::mem::MemKv::new(clock);
-    let report = audit::run(&kv, &options(), &mut |_| {}).await.unwrap();
+    let report = audit::run(&MemKv::default(), &options(), &mut |_| {}).await.unwrap();
     assert!(report.is_clean());
 }
 
@@ -137,7 +136,7 @@ async fn a_lost_hold_is_named() {
 #[tokio::test(start_paused = true)]
 async fn an_order_paid_twice_is_named() {
     let shop = Shop::open().await;
-    let again = Part { order: "o3", number: 9, deadline_ms: NOW.0 + 1_000 };
+    let again = Part { order: "o3", number: 9, deadline_ms: ORIGIN.0 + 1_000 };
     let events = vec![again.prepared(b"o3".to_vec()), again.decided(true)];
     shop.journal("order", "o3", events, 200).await;
     expect(&shop.audit(&options()).await, &[(Invariant::PaidOnce, "order o3")]);
@@ -220,7 +219,7 @@ async fn an_amount_below_zero_is_named() {
 #[tokio::test(start_paused = true)]
 async fn a_branch_that_aborted_where_another_committed_is_named() {
     let shop = Shop::open().await;
-    let third = Part { order: "o3", number: 3, deadline_ms: NOW.0 + 1_000 };
+    let third = Part { order: "o3", number: 3, deadline_ms: ORIGIN.0 + 1_000 };
     shop.journal("payment", "u", vec![third.decided(false)], 100).await;
     shop.edit(user(), |user: &mut UserRecord| user.available += 12).await;
     // The order says that the money was spent.
@@ -232,7 +231,7 @@ async fn a_branch_that_aborted_where_another_committed_is_named() {
 async fn a_branch_that_is_final_before_the_primary_is_named() {
     for committed in [true, false] {
         let shop = Shop::open().await;
-        let second = Part { order: "o2", number: 2, deadline_ms: NOW.0 + 1_000 };
+        let second = Part { order: "o2", number: 2, deadline_ms: ORIGIN.0 + 1_000 };
         shop.journal("payment", "u", vec![second.decided(committed)], 100).await;
         // The money is no longer held, and bought nothing.
         let found = [(Invariant::OneOutcome, T2), (Invariant::Credit, "user u")];
@@ -244,7 +243,7 @@ async fn a_branch_that_is_final_before_the_primary_is_named() {
 async fn a_fence_counts_only_when_it_was_written_in_time() {
     let shop = Shop::open().await;
     // Only the order that it paid still knows transaction 1.
-    let late = Part { order: "o1", number: 1, deadline_ms: NOW.0 - 5_000 };
+    let late = Part { order: "o1", number: 1, deadline_ms: ORIGIN.0 - 5_000 };
     shop.journal("stock", "a", vec![late.fenced()], 100).await;
     expect(&shop.audit(&options()).await, &[]);
     shop.journal("stock", "a", vec![late.fenced()], 6_000).await;
@@ -307,7 +306,7 @@ async fn a_damaged_record_is_named_and_the_rest_is_judged() {
 #[tokio::test(start_paused = true)]
 async fn only_so_many_offences_are_kept_and_all_are_counted() {
     let shop = Shop::open().await;
-    let third = Part { order: "o3", number: 3, deadline_ms: NOW.0 + 1_000 };
+    let third = Part { order: "o3", number: 3, deadline_ms: ORIGIN.0 + 1_000 };
     shop.journal("payment", "u", vec![third.prepared(credit_hold(12))], 100).await;
     let quiet = Options { quiet: true, offences_max: 1, ..options() };
     let report = shop.audit(&quiet).await;

@@ -1,7 +1,5 @@
 //! A small shop in the store, all of whose content is known: what the services would have written.
 
-use std::sync::Arc;
-
 use audit::{Options, Report};
 use prost::Message as _;
 use proto::{
@@ -11,7 +9,6 @@ use proto::{
 use storage::{
     Key, Kv as _, codec,
     keys::{self, Kind, Space},
-    mem::{MemKv, TokioClock},
     record::{
         Branch, Head, Image, ItemRecord, JournalEntry, OrderRecord, TxEvent, TxMeta, UserRecord,
         order_record::{Line, Paid, Receipt},
@@ -19,15 +16,13 @@ use storage::{
     },
     schema,
 };
+use testkit::{MemKv, ORIGIN};
 use types::{Role, ShardId, Timestamp, TxId, UnixMillis, shard_of};
 
 pub(crate) const SHARDS: u16 = 2;
-/// The time at which the shop is audited; holds are from a second before.
-pub(crate) const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
-
-/// A moment before [`NOW`].
+/// A moment before [`ORIGIN`], when the shop is audited; holds are from a second before.
 pub(crate) fn ago(ms: u64) -> u64 {
-    Timestamp::from_physical(UnixMillis(NOW.0 - ms)).0
+    Timestamp::from_physical(UnixMillis(ORIGIN.0 - ms)).0
 }
 
 pub(crate) fn tx(number: u8) -> TxId {
@@ -108,8 +103,7 @@ impl Shop {
     /// every branch has forgotten the transaction. Order "o2" is held for 2 by transaction 2. Order
     /// "o3" bought 4 by transaction 3, which payment does not know yet. Order "o4" is unpaid.
     pub(crate) async fn open() -> Self {
-        let clock = Arc::new(TokioClock::starting_at(NOW));
-        let shop = Self { kv: MemKv::new(clock) };
+        let shop = Self { kv: MemKv::default() };
         schema::open(&shop.kv, Some(SHARDS)).await.unwrap();
         let incarnation = ago(100_000);
         let item =
@@ -122,7 +116,7 @@ impl Shop {
         }
         shop.put(key(Role::Order, Kind::Order, "o2"), &record("o2", 2, None)).await;
 
-        let deadline_ms = NOW.0 + 1_000;
+        let deadline_ms = ORIGIN.0 + 1_000;
         let second = Part { order: "o2", number: 2, deadline_ms };
         let third = Part { order: "o3", number: 3, deadline_ms };
         shop.journal("order", "o2", vec![second.prepared(b"o2".to_vec())], 500).await;

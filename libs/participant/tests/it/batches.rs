@@ -1,28 +1,24 @@
 //! Tests a shard's core batch by batch, without a lane or a store: what is trimmed, noted, undone
 //! and woken.
 
-use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, slice::from_ref, sync::Arc};
 
-use journal::{Author, Head, TRIM_AGE_MS};
-use participant::{
-    core::{Answer, Call, Core, Limits, Offered},
-    records::Row,
-    rig,
-};
+use journal::{Author, TRIM_AGE_MS};
+use participant::core::{Answer, Call, Core, Limits, Offered};
 use prost::Message as _;
 use stock::records::{Op, Reply, Stock};
-use storage::{Value, record::JournalEntry, shard::Found};
-use types::{BranchState, ClientCall, Money, Priority, Timestamp, TxId, TxMeta, UnixMillis, Vote};
+use storage::{record::JournalEntry, shard::Found};
+use testkit::{ORIGIN, branch, rig::Written};
+use types::{ClientCall, Money, Timestamp, TxId, TxMeta, UnixMillis, Vote};
 
-use crate::shop::{ORIGIN, branch, client_call, item, said, units};
+use crate::shop::{client_call, item, said, units};
 
-/// What the replicas of one shard have written, in place of a store.
+mod waiting;
+
+/// A shard in place of a store, and a number for each call.
 #[derive(Default)]
 struct Store {
-    head: Head,
-    entries: BTreeMap<u64, JournalEntry>,
-    records: BTreeMap<Row, Value>,
-    /// Numbers the calls.
+    written: Written,
     calls: Cell<u64>,
 }
 
@@ -34,21 +30,13 @@ impl Store {
 
     fn replica_within(&self, limits: Limits) -> Core<Stock> {
         let mut core = Core::new(Arc::new(Stock), branch("stock"), limits);
-        self.catch_up(&mut core);
+        self.written.catch_up(&mut core);
         core
-    }
-
-    /// Gives a replica the entries that it does not know yet.
-    fn catch_up(&self, core: &mut Core<Stock>) {
-        let unknown = self.entries.range(core.tail().seq() + 1..);
-        let entries = unknown.map(|(seq, entry)| (*seq, entry.clone())).collect();
-        let found = Found { head: self.head, is_current: !self.entries.is_empty() };
-        core.look(found, entries).unwrap();
     }
 
     /// Offers calls to one batch. Returns its answers, in a word each.
     fn offer(&self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
-        for (row, value) in &self.records {
+        for (row, value) in &self.written.records {
             core.load(row.clone(), Some(value)).unwrap();
         }
         core.begin(Timestamp::from_physical(at(at_ms)));
@@ -73,23 +61,20 @@ impl Store {
     /// Offers calls and makes their batch durable.
     fn append(&mut self, core: &mut Core<Stock>, at_ms: u64, calls: &[Call<Stock>]) -> Vec<String> {
         let answers = self.offer(core, at_ms, calls);
-        if let Some((seq, entry)) = rig::settle(core) {
-            assert!(self.entries.insert(seq, entry).is_none());
-        }
+        self.written.append(core);
         answers
     }
 
     /// Writes all pieces of a checkpoint. Returns how many there were.
     fn checkpoint(&mut self, core: &mut Core<Stock>, at_ms: u64) -> usize {
-        let start = Timestamp::from_physical(at(at_ms));
-        let pieces = rig::checkpoint(core, start, 100, &mut self.head, &mut self.records);
-        self.entries.retain(|seq, _| *seq >= self.head.oldest);
+        let pieces = self.written.checkpoint(core, Timestamp::from_physical(at(at_ms)), 100);
+        self.written.entries.retain(|seq, _| *seq >= self.written.head.oldest);
         pieces
     }
 
     /// Numbers of the journal entries that are not trimmed.
     fn entries(&self) -> Vec<u64> {
-        self.entries.keys().copied().collect()
+        self.written.entries.keys().copied().collect()
     }
 }
 
@@ -119,13 +104,7 @@ fn add() -> Call<Stock> {
 
 /// A transaction of an order and this shard. Lower numbers are older.
 fn tx(number: u8) -> TxMeta {
-    TxMeta {
-        tx_id: TxId([number; 16]),
-        priority: Priority { begin_ts: u64::from(number), nonce: 0 },
-        deadline: at(2_000),
-        branches: [branch("order"), branch("stock")].into(),
-        call: None,
-    }
+    testkit::tx(number, at(2_000), [branch("order"), branch("stock")])
 }
 
 /// A transaction for this call, with this shard as its primary.
@@ -137,6 +116,17 @@ fn attempt(number: u8, call: &ClientCall) -> TxMeta {
 /// Asks for one unit of item "0".
 fn prepare(meta: &TxMeta) -> Call<Stock> {
     prepare_units(meta, 1)
+}
+
+/// Adds one unit to item "0" under this call.
+fn add_once(call: ClientCall) -> Call<Stock> {
+    Call::Op { op: Op::Add(item("0"), units(1)), call: Some(call), may_wait: true }
+}
+
+/// Aborts a transaction because another branch refused it.
+fn refuse(meta: TxMeta) -> Call<Stock> {
+    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
+    Call::Abort { meta, evidence: true, refusal: Some(no) }
 }
 
 fn prepare_units(meta: &TxMeta, number: u64) -> Call<Stock> {
@@ -163,9 +153,6 @@ fn word(answer: &Answer<Reply>) -> String {
     }
 }
 
-/// No call is answered: all of them wait.
-const NOBODY: [&str; 0] = [];
-
 #[test]
 fn a_journal_entry_goes_once_its_successor_is_old_and_the_last_one_never() {
     let (mut store, mut core) = stocked(1);
@@ -176,7 +163,7 @@ fn a_journal_entry_goes_once_its_successor_is_old_and_the_last_one_never() {
     store.write(&mut core, 4_000 + TRIM_AGE_MS, &[add()]);
     assert_eq!(store.entries(), [2, 3, 4]);
     store.write(&mut core, 60_000, &[add()]);
-    assert_eq!(store.entries(), [4, 5], "whoever knows the head at 3 must find 4");
+    assert_eq!(store.entries(), [4, 5], "a replica that knows the head at 3 must find 4");
 }
 
 #[test]
@@ -201,7 +188,7 @@ fn what_the_records_do_not_show_is_not_trimmed_and_the_journal_shows_it() {
     for number in 1..4 {
         store.append(&mut core, number, &[add()]);
     }
-    assert_eq!(store.records.len(), 1);
+    assert_eq!(store.written.records.len(), 1);
     let mut behind = store.replica();
     assert_eq!(store.offer(&mut behind, 10, &[add()]), ["5 left"], "the record shows one unit");
     behind.undo();
@@ -220,9 +207,9 @@ fn an_entry_that_was_appended_to_another_one_stops_the_shard() {
     let mut other = store.replica();
     store.append(&mut core, 1, &[add()]);
     store.append(&mut core, 2, &[add()]);
-    store.entries.get_mut(&3).unwrap().previous_run = 7;
-    let unknown = [2, 3].map(|seq| (seq, store.entries[&seq].clone())).to_vec();
-    let found = Found { head: store.head, is_current: true };
+    store.written.entries.get_mut(&3).unwrap().previous_run = 7;
+    let unknown = [2, 3].map(|seq| (seq, store.written.entries[&seq].clone())).to_vec();
+    let found = Found { head: store.written.head, is_current: true };
     let refused = other.look(found, unknown).unwrap_err().to_string();
     assert!(refused.contains("entry 3"), "{refused}");
 }
@@ -262,9 +249,7 @@ fn a_refusal_is_noted_even_if_the_abort_changes_nothing() {
     let first = attempt(1, &call);
     // Another coordinator found the refusal, and aborted without passing it on.
     store.write(&mut core, 10, &[prepare(&first), abort(&first)]);
-    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
-    let refused = Call::Abort { meta: first, evidence: true, refusal: Some(no) };
-    store.write(&mut core, 20, &[refused]);
+    store.write(&mut core, 20, &[refuse(first)]);
     for core in [&mut core, &mut store.replica()] {
         let answers = store.offer(core, 30, &[prepare(&attempt(2, &call))]);
         assert_eq!(answers, ["OUT_OF_CREDIT"]);
@@ -277,9 +262,7 @@ fn what_succeeded_stays_so_though_another_attempt_is_refused() {
     let (mut store, mut core) = stocked(9);
     let first = attempt(1, &call);
     store.write(&mut core, 10, &[prepare(&first), commit(&first)]);
-    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
-    let late = Call::Abort { meta: attempt(2, &call), evidence: true, refusal: Some(no) };
-    store.write(&mut core, 20, &[late]);
+    store.write(&mut core, 20, &[refuse(attempt(2, &call))]);
     for core in [&mut core, &mut store.replica()] {
         let answers = store.offer(core, 30, &[prepare(&attempt(3, &call))]);
         assert_eq!(answers, ["ALREADY_DONE"]);
@@ -292,36 +275,35 @@ fn what_a_minted_call_came_to_keeps_its_entry_until_the_call_is_over() {
     // An outcome under a client's own id is a record, and in no entry.
     for id in ["~minted", "own"] {
         let (mut store, mut core) = stocked(9);
-        let call = Some(ClientCall { not_after, ..client_call(id, "add") });
-        let add_once = Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true };
-        assert_eq!(store.write(&mut core, 10, std::slice::from_ref(&add_once)), ["10 left"]);
+        let add_once = add_once(ClientCall { not_after, ..client_call(id, "add") });
+        assert_eq!(store.write(&mut core, 10, from_ref(&add_once)), ["10 left"]);
         store.write(&mut core, 10, &[add()]);
         // These batches trim nothing that the call still needs.
         for at_ms in [15_000, 15_001, 29_000, 30_000] {
             store.write(&mut core, at_ms, &[add()]);
         }
         let mut other = store.replica();
-        let answers = store.offer(&mut other, 30_000, std::slice::from_ref(&add_once));
+        let answers = store.offer(&mut other, 30_000, from_ref(&add_once));
         assert_eq!(answers, ["10 left"], "{id}: the first answer");
         for at_ms in [60_000, 60_001, 120_000, 120_001, 120_002] {
             store.write(&mut core, at_ms, &[add()]);
         }
         let says = |entry: &JournalEntry| !entry.requests.is_empty();
-        assert!(!store.entries.values().any(says), "{id}");
+        assert!(!store.written.entries.values().any(says), "{id}");
     }
 }
 
 #[test]
 fn what_is_said_again_of_a_call_lets_its_first_entry_go() {
     let (mut store, mut core) = stocked(9);
-    let call = Some(ClientCall { not_after: Some(at(100_000)), ..client_call("~minted", "add") });
-    let add_once = Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true };
-    store.write(&mut core, 10, std::slice::from_ref(&add_once));
+    let not_after = Some(at(100_000));
+    let add_once = add_once(ClientCall { not_after, ..client_call("~minted", "add") });
+    store.write(&mut core, 10, from_ref(&add_once));
     let first = core.tail().seq();
     for seconds in 1..80 {
         store.write(&mut core, seconds * 1_000, &[add()]);
     }
-    assert!(store.head.oldest > first, "{:?}", store.entries());
+    assert!(store.written.head.oldest > first, "{:?}", store.entries());
     let mut other = store.replica();
     assert_eq!(store.offer(&mut other, 80_000, &[add_once]), ["10 left"], "the first answer");
 }
@@ -332,18 +314,17 @@ fn facts_are_said_again_once_the_entries_that_are_left_have_many_bytes() {
     let (mut store, mut core) = stocked(9);
     store.append(&mut core, 10, &[prepare(&tx(1))]);
     let fill = op(Op::Init { numbers: (1..10_000).collect(), stock: units(1), price: Money::ZERO });
-    store.append(&mut core, 20, std::slice::from_ref(&fill));
-    let fit = MANY / store.entries[&core.tail().seq()].encoded_len();
+    store.append(&mut core, 20, from_ref(&fill));
+    let fit = MANY / store.written.entries[&core.tail().seq()].encoded_len();
     for _ in 1..fit - 1 {
-        store.append(&mut core, 20, std::slice::from_ref(&fill));
+        store.append(&mut core, 20, from_ref(&fill));
     }
-    let start = Timestamp::from_physical(at(30_000));
-    rig::checkpoint(&mut core, start, 1 << 20, &mut store.head, &mut store.records);
+    store.written.checkpoint(&mut core, Timestamp::from_physical(at(30_000)), 1 << 20);
     assert_eq!(core.checkpoint().head().oldest, 2, "only the first one is needed no more");
     let mut filled = fit - 1;
-    while store.entries.range(3..).all(|(_, entry)| entry.events.is_empty()) {
+    while store.written.entries.range(3..).all(|(_, entry)| entry.events.is_empty()) {
         assert!(filled < fit + 2, "{filled} entries, and {fit} are enough");
-        store.append(&mut core, 30_000, std::slice::from_ref(&fill));
+        store.append(&mut core, 30_000, from_ref(&fill));
         // Facts come along with what is small.
         store.append(&mut core, 30_000, &[add()]);
         filled += 1;
@@ -363,16 +344,15 @@ const LIMITS: Limits = Limits {
 #[test]
 fn what_another_replica_remembered_meanwhile_is_read_anew() {
     let (mut store, mut core) = stocked(9);
-    let call = Some(client_call("own", "add"));
-    let add_once = Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true };
+    let add_once = add_once(client_call("own", "add"));
     let mut other = store.replica();
-    assert_eq!(store.offer(&mut other, 10, std::slice::from_ref(&add_once)), ["10 left"]);
+    assert_eq!(store.offer(&mut other, 10, from_ref(&add_once)), ["10 left"]);
     // Only the first replica's batch becomes durable.
     other.undo();
-    assert_eq!(store.write(&mut core, 10, std::slice::from_ref(&add_once)), ["10 left"]);
-    store.catch_up(&mut other);
+    assert_eq!(store.write(&mut core, 10, from_ref(&add_once)), ["10 left"]);
+    store.written.catch_up(&mut other);
     assert_eq!(other.missing_for(&add_once), other.rows_of(&add_once), "the answer, too");
-    let answers = store.offer(&mut other, 20, std::slice::from_ref(&add_once));
+    let answers = store.offer(&mut other, 20, from_ref(&add_once));
     assert_eq!(answers, ["10 left"], "added once");
 }
 
@@ -380,7 +360,7 @@ fn what_another_replica_remembered_meanwhile_is_read_anew() {
 fn filled(call: impl Fn(u64) -> Call<Stock>) -> (u64, usize) {
     let (store, _) = stocked(1);
     let mut core = store.replica_within(LIMITS);
-    for (row, value) in &store.records {
+    for (row, value) in &store.written.records {
         core.load(row.clone(), Some(value)).unwrap();
     }
     core.begin(Timestamp::from_physical(at(10)));
@@ -403,10 +383,7 @@ fn a_batch_is_full_when_its_entry_is_or_has_enough_calls() {
     let create = |number: u64| op(Op::Create(item(&format!("{number:0100}")), Money::ZERO));
     let fence =
         |number: u64| abort(&TxMeta { tx_id: TxId(u128::from(number).to_be_bytes()), ..tx(1) });
-    let add_once = |number: u64| {
-        let call = Some(client_call(&number.to_string(), "add"));
-        Call::Op { op: Op::Add(item("0"), units(1)), call, may_wait: true }
-    };
+    let add_once = |number: u64| add_once(client_call(&number.to_string(), "add"));
     for (offered, bytes) in [filled(create), filled(fence), filled(add_once)] {
         assert!(offered < 1_000, "{offered}");
         let expected = limits.batch_bytes * 2 / 3..limits.batch_bytes + 500;
@@ -415,130 +392,4 @@ fn a_batch_is_full_when_its_entry_is_or_has_enough_calls() {
     let (offered, bytes) = filled(|_| add());
     assert_eq!(usize::try_from(offered), Ok(limits.batch_calls), "one record is written once");
     assert!(bytes < 200, "{bytes}");
-}
-
-#[test]
-fn a_waiting_prepare_ends_exactly_at_its_deadline() {
-    let (mut store, mut core) = stocked(1);
-    store.write(&mut core, 10, &[prepare(&tx(9))]);
-    let waits = TxMeta { deadline: at(500), ..tx(1) };
-    assert_eq!(store.write(&mut core, 20, &[prepare(&waits)]), NOBODY);
-    assert!(!core.has_due_waiters(at(499)));
-    assert_eq!(store.write(&mut core, 499, &[]), NOBODY);
-    assert!(core.has_due_waiters(at(500)));
-    let answers = store.write(&mut core, 500, &[]);
-    assert_eq!(answers, ["FENCED"]);
-    assert!(!core.has_waiters());
-}
-
-#[test]
-fn a_prepare_of_the_holders_own_priority_does_not_wait() {
-    let (mut store, mut core) = stocked(1);
-    store.write(&mut core, 10, &[prepare(&tx(9))]);
-    // The next attempt of the same call keeps the priority of the first one.
-    let again = TxMeta { tx_id: TxId([1; 16]), ..tx(9) };
-    assert_eq!(store.write(&mut core, 20, &[prepare(&again)]), ["CONTENDED by 9"]);
-}
-
-#[test]
-fn an_undone_batch_leaves_the_waiters_as_they_were() {
-    let (mut store, mut core) = stocked(1);
-    let (waits, holder) = (tx(1), tx(9));
-    store.write(&mut core, 10, &[prepare(&holder)]);
-    assert_eq!(store.offer(&mut core, 20, &[prepare(&waits)]), NOBODY);
-    assert!(core.has_waiters());
-    core.undo();
-    assert!(!core.has_waiters(), "it is offered again");
-    assert_eq!(store.write(&mut core, 30, &[prepare(&waits)]), NOBODY);
-    // The wait is restored by an undo, no matter whether its own abort had ended it or the
-    // holder's.
-    for (call, expected) in
-        [(abort(&waits), ["FENCED", "ABORTED"]), (abort(&holder), ["ABORTED", "YES"])]
-    {
-        for _ in 0..2 {
-            let answers = store.offer(&mut core, 40, std::slice::from_ref(&call));
-            assert_eq!(answers, expected, "each time");
-            assert!(!core.has_waiters());
-            core.undo();
-            assert!(core.has_waiters(), "it was answered in vain");
-            assert!(core.has_due_waiters(UnixMillis(0)));
-        }
-    }
-    let answers = store.write(&mut core, 50, &[abort(&holder)]);
-    assert_eq!(answers, ["ABORTED", "YES"]);
-}
-
-#[test]
-fn a_write_of_another_replica_wakes_waiters() {
-    let (waits, holder) = (tx(1), tx(9));
-    for (change, vote) in
-        [(abort(&holder), "YES"), (commit(&holder), "OUT_OF_STOCK"), (add(), "YES")]
-    {
-        let (mut store, mut core) = stocked(1);
-        store.write(&mut core, 10, &[prepare(&holder)]);
-        assert_eq!(store.write(&mut core, 20, &[prepare(&waits)]), NOBODY);
-        assert!(!core.has_due_waiters(UnixMillis(0)));
-        let mut other = store.replica();
-        store.write(&mut other, 30, std::slice::from_ref(&change));
-        store.catch_up(&mut core);
-        assert!(core.has_due_waiters(UnixMillis(0)), "{change:?}");
-        let answers = store.write(&mut core, 40, &[]);
-        assert_eq!(answers, [vote], "{change:?}");
-    }
-}
-
-#[test]
-fn a_waiter_looks_again_after_the_journal_was_trimmed() {
-    let (waits, holder) = (TxMeta { deadline: at(90_000), ..tx(1) }, tx(9));
-    let (mut store, mut core) = stocked(1);
-    store.write(&mut core, 10, &[prepare(&holder)]);
-    assert_eq!(store.write(&mut core, 20, &[prepare(&waits)]), NOBODY);
-    let mut other = store.replica();
-    store.write(&mut other, 30, &[abort(&holder)]);
-    let elsewhere = op(Op::Init { numbers: vec![1], stock: units(1), price: Money::ZERO });
-    for seconds in 1..5 {
-        store.write(&mut other, seconds * 10_000, std::slice::from_ref(&elsewhere));
-    }
-    assert!(store.head.oldest > core.tail().seq() + 1, "{:?}", store.entries());
-    store.catch_up(&mut core);
-    let answers = store.write(&mut core, 60_000, &[]);
-    assert_eq!(answers, ["YES"]);
-    assert_eq!(core.table().get(waits.tx_id).unwrap().state, BranchState::Prepared);
-}
-
-#[test]
-fn a_waiter_that_only_older_transactions_block_stops_waiting() {
-    let (mut store, mut core) = stocked(2);
-    store.write(&mut core, 10, &[prepare(&tx(2)), prepare(&tx(9))]);
-    // Both may wait for the youngest holder.
-    assert_eq!(store.write(&mut core, 20, &[prepare(&tx(3))]), NOBODY);
-    assert_eq!(store.write(&mut core, 30, &[prepare_units(&tx(1), 2)]), NOBODY);
-    // One unit comes back. The oldest waiter needs two, so the one behind it now waits for an older
-    // one.
-    let answers = store.write(&mut core, 40, &[abort(&tx(9))]);
-    assert_eq!(answers, ["ABORTED", "CONTENDED by 2"]);
-    assert!(core.has_waiters());
-    assert_eq!(store.write(&mut core, 50, &[abort(&tx(2))]), ["ABORTED", "YES"]);
-}
-
-#[test]
-fn a_waiter_whose_row_cannot_be_read_is_given_up_and_the_next_is_due() {
-    let (mut store, mut core) = stocked(1);
-    store.write(&mut core, 10, &[prepare(&tx(9))]);
-    let both = vec![(item("0"), units(1)), (item("1"), units(1))];
-    let both = Call::Prepare { meta: tx(1), payload: both, may_wait: true };
-    let one = op(Op::Init { numbers: vec![1], stock: units(1), price: Money::ZERO });
-    store.write(&mut core, 20, &[one]);
-    assert_eq!(store.write(&mut core, 30, std::slice::from_ref(&both)), NOBODY);
-    assert_eq!(store.write(&mut core, 31, &[op(Op::Subtract(item("0"), units(1)))]), NOBODY);
-    let rows = core.rows_of(&both);
-    let row = |number: u8| rows.iter().find(|row| row.last() == Some(&number)).unwrap();
-    // In turn: a row that no call needs, one that a waiter needs, and one that is waited for.
-    assert!(core.give_up(&b"other".to_vec()).is_empty());
-    assert_eq!(core.give_up(row(b'1')).len(), 1);
-    assert!(core.has_waiters());
-    assert!(core.has_due_waiters(UnixMillis(0)), "who stood behind it may be next");
-    assert_eq!(core.give_up(row(b'0')).len(), 1);
-    assert!(!core.has_waiters());
-    assert!(!core.has_due_waiters(UnixMillis(0)), "nothing is to be read of it any more");
 }

@@ -6,7 +6,7 @@ use participant::{
     core::{Answer, Call},
     lane::LaneError,
 };
-use stock::records::{Op, Reply};
+use stock::records::{Op, Reply, Stock};
 use storage::{
     codec,
     janitor::{self, JanitorConfig},
@@ -15,14 +15,15 @@ use storage::{
     record::JournalEntry,
     schema,
 };
+use testkit::branch;
 use types::{
     BranchState, CALL_AHEAD_MAX_MS, ClientCall, Priority, Reason, Refusal, RequestId, Role,
     ShardId, Timestamp, TxMeta, UnixMillis, Vote,
 };
 
 use crate::shop::{
-    Handle, Shop, abort, add, branch, breathe, client_call, commit, create, item, op, prepare,
-    said, stock, units,
+    Handle, Shop, abort, add, breathe, client_call, commit, create, item, op, prepare, said, stock,
+    units,
 };
 
 /// A transaction for this call, with the shard of stock as its primary.
@@ -35,15 +36,37 @@ fn attempt(shop: &Shop, number: u8, call: &ClientCall) -> TxMeta {
     }
 }
 
-/// Aborts a transaction because another branch refused it.
-async fn refuse(lane: &Handle, meta: &TxMeta) {
+/// An Abort of a transaction because another branch refused it.
+fn refuse(meta: &TxMeta) -> Call<Stock> {
     let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
-    let call = Call::Abort { meta: meta.clone(), evidence: true, refusal: Some(no) };
-    lane.call(call).await.unwrap();
+    Call::Abort { meta: meta.clone(), evidence: true, refusal: Some(no) }
+}
+
+/// One unit more.
+fn more() -> Op {
+    Op::Add(item("a"), units(1))
+}
+
+/// Two units less.
+fn take() -> Op {
+    Op::Subtract(item("a"), units(2))
+}
+
+/// One unit more, under a client's own id.
+fn more_under(id: &str) -> Call<Stock> {
+    Call::Op { op: more(), call: Some(client_call(id, "add")), may_wait: true }
 }
 
 async fn ask(lane: &Handle, op: Op, call: &ClientCall) -> Answer<Reply> {
     lane.call(Call::Op { op, call: Some(call.clone()), may_wait: true }).await.unwrap()
+}
+
+/// The units that were left after an operation took effect.
+fn left(answer: &Answer<Reply>) -> u64 {
+    match answer {
+        Answer::Done(Reply::Stock(left), _) => *left,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn refused(answer: &Answer<Reply>) -> Reason {
@@ -114,7 +137,7 @@ async fn a_refusal_of_a_transaction_binds_what_is_under_way_and_no_later_call() 
         let (first, under_way) = (attempt(10 * number + 1), attempt(10 * number + 2));
         assert_eq!(said(&prepare(&lane, &first, "a", 1).await), "YES");
         breathe().await;
-        refuse(&lane, &first).await;
+        lane.call(refuse(&first)).await.unwrap();
         // A coordinator that was thought dead tries the same call again.
         for lane in [&lane, &shop.lane(20 + number)] {
             assert_eq!(said(&prepare(lane, &under_way, "a", 1).await), "OUT_OF_CREDIT");
@@ -137,10 +160,8 @@ async fn a_refusal_binds_what_read_in_its_own_batch() {
     let call = client_call("a-key", "buy");
     let first = TxMeta { priority: Priority { begin_ts: 1, nonce: 0 }, ..attempt(&shop, 1, &call) };
     assert_eq!(said(&prepare(&lane, &first, "a", 1).await), "YES");
-    let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
     let read = Call::Op { op: Op::Get(item("a")), call: None, may_wait: true };
-    let abort = Call::Abort { meta: first, evidence: true, refusal: Some(no) };
-    let (read, abort) = (lane.begin(read).unwrap(), lane.begin(abort).unwrap());
+    let (read, abort) = (lane.begin(read).unwrap(), lane.begin(refuse(&first)).unwrap());
     let Answer::Done(_, read_ts) = read.answer().await.unwrap() else { panic!() };
     abort.answer().await.unwrap();
     let priority = Priority { begin_ts: read_ts.0, nonce: 0 };
@@ -155,7 +176,6 @@ async fn a_refusal_binds_what_read_in_its_own_batch() {
 async fn a_refused_operation_stays_refused_for_its_own_call_alone() {
     let shop = Shop::new();
     let (lane, other) = (shop.stocked(1).await, shop.lane(2));
-    let take = || Op::Subtract(item("a"), units(2));
     for call in each_kind("take") {
         assert_eq!(refused(&ask(&lane, take(), &call).await), Reason::OutOfStock);
     }
@@ -184,7 +204,7 @@ async fn a_refusal_that_was_found_elsewhere_binds_unless_the_call_has_succeeded(
     };
     for call in each_kind("add").into_iter().skip(1) {
         assert_eq!(refused(&lane.call(refuse(&call)).await.unwrap()), Reason::ItemNotFound);
-        let late = ask(&lane, Op::Add(item("a"), units(1)), &call).await;
+        let late = ask(&lane, more(), &call).await;
         assert_eq!(refused(&late), Reason::ItemNotFound);
     }
     // A refusal whose reason is not one of ours keeps its own words.
@@ -196,9 +216,8 @@ async fn a_refusal_that_was_found_elsewhere_binds_unless_the_call_has_succeeded(
     }
     assert_eq!(said(&prepare(&lane, &attempt(&shop, 3, &call), "a", 1).await), "BLOCKED");
     let call = client_call("done", "add");
-    ask(&lane, Op::Add(item("a"), units(1)), &call).await;
-    let answer = lane.call(refuse(&call)).await.unwrap();
-    assert!(matches!(answer, Answer::Done(Reply::Stock(2), _)), "{answer:?}");
+    ask(&lane, more(), &call).await;
+    assert_eq!(left(&lane.call(refuse(&call)).await.unwrap()), 2);
     let call = client_call("bought", "buy");
     let bought = attempt(&shop, 1, &call);
     prepare(&lane, &bought, "a", 1).await;
@@ -226,7 +245,6 @@ async fn nothing_is_remembered_for_ever_or_for_a_call_that_is_over() {
         refusal: (&Refusal::new(Reason::ItemNotFound)).into(),
     };
     let add = |id: &str| ClientCall { not_after: None, ..client_call(id, "add") };
-    let more = || Op::Add(item("a"), units(1));
     lane.call(refuse("~far", UnixMillis(u64::MAX))).await.unwrap();
     assert_eq!(refused(&ask(&lane, more(), &add("~far")).await), Reason::ItemNotFound);
     lane.call(refuse("~over", shop.clock.now())).await.unwrap();
@@ -243,10 +261,8 @@ async fn an_operation_takes_effect_before_its_end_or_never() {
         not_after: Some(not_after),
         ..client_call(id, "add")
     };
-    let more = || Op::Add(item("a"), units(1));
     let now = shop.clock.now();
-    let done = ask(&lane, more(), &until("in time", now.plus_ms(1_000))).await;
-    assert!(matches!(done, Answer::Done(Reply::Stock(2), _)), "{done:?}");
+    assert_eq!(left(&ask(&lane, more(), &until("in time", now.plus_ms(1_000))).await), 2);
     for late in [now, UnixMillis(now.0 - 1)] {
         assert_eq!(ask(&lane, more(), &until("late", late)).await, Answer::Expired);
     }
@@ -322,7 +338,6 @@ async fn of_two_transactions_of_one_call_one_takes_effect_however_they_meet() {
 async fn a_refusal_under_a_clients_own_key_binds_every_call_that_had_come_in() {
     let shop = Shop::new();
     let (lane, other) = (shop.stocked(1).await, shop.lane(2));
-    let take = || Op::Subtract(item("a"), units(2));
     let came_in = |number| ClientCall {
         call_id: Some(RequestId::minted(uuid::Uuid::from_u128(number))),
         began: Some(Timestamp::from_physical(shop.clock.now())),
@@ -358,7 +373,6 @@ async fn what_stands_under_clients_own_ids_is_in_no_journal_and_is_told_for_ten_
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
     let call = |number: u32| client_call(&format!("key {number}"), "add");
-    let more = || Op::Add(item("a"), units(1));
     let bought = attempt(&shop, 1, &client_call("bought", "buy"));
     prepare(&lane, &bought, "a", 1).await;
     commit(&lane, &bought).await;
@@ -375,8 +389,7 @@ async fn what_stands_under_clients_own_ids_is_in_no_journal_and_is_told_for_ten_
     for lane in [&lane, &started] {
         for number in [0, 299] {
             let again = ask(lane, more(), &call(number)).await;
-            let first = Reply::Stock(u64::from(number) + 1);
-            assert!(matches!(&again, Answer::Done(reply, _) if *reply == first), "{again:?}");
+            assert_eq!(left(&again), u64::from(number) + 1, "the first answer");
         }
         let again = attempt(&shop, 2, &client_call("bought", "buy"));
         assert_eq!(said(&prepare(lane, &again, "a", 1).await), "ALREADY_DONE");
@@ -384,7 +397,7 @@ async fn what_stands_under_clients_own_ids_is_in_no_journal_and_is_told_for_ten_
         assert_eq!(refused(&ask(lane, more(), &other).await), Reason::RequestIdReused);
     }
     tokio::time::sleep(Duration::from_mins(2)).await;
-    assert!(matches!(ask(&started, more(), &call(7)).await, Answer::Done(Reply::Stock(301), _)));
+    assert_eq!(left(&ask(&started, more(), &call(7)).await), 301);
 }
 
 /// An outcome that one replica has is known to the others at once, whether or not they have read
@@ -393,7 +406,6 @@ async fn what_stands_under_clients_own_ids_is_in_no_journal_and_is_told_for_ten_
 async fn replicas_tell_each_other_what_stands_under_an_id() {
     let shop = Shop::new();
     let (lane, other) = (shop.stocked(1).await, shop.lane(2));
-    let take = || Op::Subtract(item("a"), units(2));
     let call = |began| ClientCall { began: Some(began), ..client_call("key", "take") };
     let now = || Timestamp::from_physical(shop.clock.now());
     for _ in 0..2 {
@@ -403,10 +415,8 @@ async fn replicas_tell_each_other_what_stands_under_an_id() {
         }
     }
     add(&other, "a", 5, None).await.unwrap();
-    assert!(matches!(ask(&lane, take(), &call(now())).await, Answer::Done(Reply::Stock(4), _)));
-    for lane in [&other, &lane] {
-        let again = ask(lane, take(), &call(now())).await;
-        assert!(matches!(again, Answer::Done(Reply::Stock(4), _)), "{again:?}");
+    for lane in [&lane, &other, &lane] {
+        assert_eq!(left(&ask(lane, take(), &call(now())).await), 4);
     }
 }
 
@@ -415,19 +425,11 @@ async fn replicas_tell_each_other_what_stands_under_an_id() {
 async fn a_repeat_in_the_same_batch_is_told_what_the_first_call_came_to() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
-    let more = |id: &str| Call::Op {
-        op: Op::Add(item("a"), units(1)),
-        call: Some(client_call(id, "add")),
-        may_wait: true,
-    };
     let begun: Vec<_> =
-        ["k", "l", "k", "l"].iter().map(|id| lane.begin(more(id)).unwrap()).collect();
+        ["k", "l", "k", "l"].iter().map(|id| lane.begin(more_under(id)).unwrap()).collect();
     let mut stocks = Vec::new();
     for pending in begun {
-        let Answer::Done(Reply::Stock(stock), _) = pending.answer().await.unwrap() else {
-            panic!()
-        };
-        stocks.push(stock);
+        stocks.push(left(&pending.answer().await.unwrap()));
     }
     assert_eq!(stocks, [2, 3, 2, 3]);
 }
@@ -440,14 +442,10 @@ async fn a_damaged_answer_fails_the_calls_under_its_id_and_no_others() {
     let mut txn = shop.kv.begin().await.unwrap();
     txn.put(key, vec![99]);
     txn.commit().await.unwrap();
-    let more = |id: &str| Call::Op {
-        op: Op::Add(item("a"), units(1)),
-        call: Some(client_call(id, "add")),
-        may_wait: true,
-    };
-    let (damaged, whole) = (lane.begin(more("key")).unwrap(), lane.begin(more("other")).unwrap());
+    let (damaged, whole) =
+        (lane.begin(more_under("key")).unwrap(), lane.begin(more_under("other")).unwrap());
     assert!(matches!(damaged.answer().await, Err(LaneError::Damaged(_))));
-    assert!(matches!(whole.answer().await, Ok(Answer::Done(Reply::Stock(2), _))));
+    assert_eq!(left(&whole.answer().await.unwrap()), 2);
     assert_eq!(stock(&lane, "a").await, 2);
 }
 
@@ -456,9 +454,8 @@ async fn a_refusal_stands_only_if_no_other_attempt_holds_or_has_succeeded() {
     let shop = Shop::new();
     let lane = shop.stocked(9).await;
     let end = async |meta: &TxMeta| {
-        let no = Vote::No { reason: "OUT_OF_CREDIT".to_owned(), metadata: BTreeMap::new() };
-        let call = Call::Abort { meta: meta.clone(), evidence: true, refusal: Some(no) };
-        let Answer::Aborted { state, refused } = lane.call(call).await.unwrap() else { panic!() };
+        let answer = lane.call(refuse(meta)).await.unwrap();
+        let Answer::Aborted { state, refused } = answer else { panic!() };
         assert_eq!(state, BranchState::Aborted);
         refused
     };
@@ -490,18 +487,13 @@ async fn an_answer_stands_to_the_last_millisecond_and_its_successor_outlives_a_s
     schema::open(&shop.kv, Some(1)).await.unwrap();
     let lane = shop.stocked(1).await;
     let call = client_call("key", "add");
-    let more = || Op::Add(item("a"), units(1));
-    let left = |answer: Answer<Reply>| match answer {
-        Answer::Done(Reply::Stock(left), _) => left,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(left(ask(&lane, more(), &call).await), 2);
+    assert_eq!(left(&ask(&lane, more(), &call).await), 2);
     let sweep = || janitor::sweep(&shop.kv, JanitorConfig::default());
     for (later_ms, expected, swept) in [(600_000, 2, 0), (1, 3, 1)] {
         tokio::time::sleep(Duration::from_millis(later_ms)).await;
         let (answer, done) = tokio::join!(ask(&lane, more(), &call), sweep());
-        assert_eq!(left(answer), expected);
+        assert_eq!(left(&answer), expected);
         assert!(done.unwrap().answers <= swept);
-        assert_eq!(left(ask(&shop.lane(2), more(), &call).await), expected, "by another replica");
+        assert_eq!(left(&ask(&shop.lane(2), more(), &call).await), expected, "by another replica");
     }
 }

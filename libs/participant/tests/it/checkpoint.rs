@@ -3,11 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use storage::{
-    KvError,
     keys::{Kind, Space},
-    mem::{Call, CallFate, Faults, Op, Plan},
     record::{self, tx_event},
 };
+use testkit::mem::{Call, Op, Plan};
 use tokio::time::timeout;
 use types::{Money, Role, ShardId};
 
@@ -71,25 +70,16 @@ async fn a_record_that_changes_often_is_written_once_for_many_entries() {
     assert!(entries < 8, "{entries} entries are left");
 }
 
-/// A store that takes entries, but no records.
-#[derive(Debug)]
-struct NoRecords;
-
-impl Faults for NoRecords {
-    fn before(&self, call: &Call<'_>) -> Plan {
-        if call.op == Op::Commit && call.key == SPACE.head() {
-            return Plan::at_once(CallFate::Fail(KvError::Unavailable("away".to_owned())));
-        }
-        Plan::PROCEED
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn batches_are_slow_while_records_lag_too_far_behind() {
     let mut shop = Shop::new();
     drop(shop.stocked(1).await);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    shop.kv = shop.kv.with_faults(Arc::new(NoRecords));
+    // The store takes entries, but no records.
+    shop.kv = shop.kv.with_faults(Arc::new(|call: &Call<'_>| {
+        let is_piece = call.op == Op::Commit && call.key == SPACE.head();
+        if is_piece { Plan::unavailable() } else { Plan::PROCEED }
+    }));
     let lane = shop.lane(3);
     let fill = |round: u64| {
         let numbers = (round * 1_000..(round + 1) * 1_000).collect();

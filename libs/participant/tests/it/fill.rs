@@ -10,7 +10,7 @@ use participant::{
     shards::Shards,
 };
 use stock::records::{Op, Reply, Stock};
-use storage::mem::{Call as KvCall, Faults, Plan};
+use testkit::mem::{Call, Plan};
 use tokio::time::timeout;
 use types::{ClientCall, ItemId, Money, ShardId};
 
@@ -68,16 +68,6 @@ async fn only_the_shards_that_are_named_are_filled() {
     assert!((ITEMS / 2..ITEMS).contains(&written), "{written}");
 }
 
-/// Never answers a call to the store.
-#[derive(Debug)]
-struct Silent;
-
-impl Faults for Silent {
-    fn before(&self, _: &KvCall<'_>) -> Plan {
-        Plan { delay_before: Duration::from_hours(1), ..Plan::PROCEED }
-    }
-}
-
 /// Creates all items of the only shard, until it is done or a moment has passed. Returns how many
 /// records each operation had that was begun.
 async fn operations(shop: &Shop) -> Vec<usize> {
@@ -103,6 +93,7 @@ async fn an_operation_has_so_many_records_at_most() {
 #[tokio::test(start_paused = true)]
 async fn so_many_operations_of_a_shard_are_in_flight_at_most() {
     let mut shop = Shop::new();
-    shop.kv = shop.kv.with_faults(Arc::new(Silent));
+    let silent = |_: &Call<'_>| Plan::after(Duration::from_hours(1));
+    shop.kv = shop.kv.with_faults(Arc::new(silent));
     assert_eq!(operations(&shop).await.len(), 8);
 }

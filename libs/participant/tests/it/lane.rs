@@ -1,6 +1,6 @@
 //! Tests operations: that they happen once, in batches, across replicas and restarts.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use participant::{
@@ -11,9 +11,9 @@ use stock::records::Op;
 use storage::{
     Kv as _, codec,
     keys::{Kind, Space},
-    mem::{Call as KvCall, Faults, Plan},
     record,
 };
+use testkit::mem::{Call as KvCall, Plan};
 use tokio::time::timeout;
 use types::{BranchState, Money, Reason, Role, ShardId};
 
@@ -92,20 +92,12 @@ async fn calls_that_wait_together_share_one_commit() {
     assert_eq!(stock(&lane, "a").await, 200);
 }
 
-/// Delays every call to the store, so that replicas overlap.
-#[derive(Debug)]
-struct Slow;
-
-impl Faults for Slow {
-    fn before(&self, _: &KvCall<'_>) -> Plan {
-        Plan { delay_before: Duration::from_millis(1), ..Plan::PROCEED }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn replicas_on_one_shard_never_lose_an_update() {
     let mut shop = Shop::new();
-    shop.kv = shop.kv.with_faults(std::sync::Arc::new(Slow));
+    // Every call takes a while, so that replicas overlap.
+    let slow = |_: &KvCall<'_>| Plan::after(Duration::from_millis(1));
+    shop.kv = shop.kv.with_faults(Arc::new(slow));
     let lanes = [shop.stocked(0).await, shop.lane(2), shop.lane(3)];
     for round in 0..20 {
         let adds = lanes.iter().map(|lane| add(lane, "a", 1, None));
@@ -236,7 +228,9 @@ fn journal(shop: &Shop) -> usize {
 #[tokio::test(start_paused = true)]
 async fn replicas_that_do_not_write_a_shard_leave_its_journal_to_the_one_that_does() {
     let mut shop = Shop::new();
-    shop.kv = shop.kv.with_faults(std::sync::Arc::new(Slow));
+    // Every call takes a while, so that replicas overlap.
+    let slow = |_: &KvCall<'_>| Plan::after(Duration::from_millis(1));
+    shop.kv = shop.kv.with_faults(Arc::new(slow));
     let lane = shop.stocked(1_000).await;
     let others = [shop.lane(2), shop.lane(3), shop.lane(4)];
     for number in 1..100 {

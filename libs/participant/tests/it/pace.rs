@@ -17,7 +17,7 @@ use participant::{
     lane::LaneError,
 };
 use stock::records::Op;
-use storage::mem::{Call as KvCall, Faults, Op as KvOp, Plan};
+use testkit::mem::{Call as KvCall, Faults, Op as KvOp, Plan};
 use tokio::time::Instant;
 use tracing::{Event, Metadata, Subscriber, field::Field, span};
 
@@ -38,7 +38,7 @@ impl Faults for Slow {
             self.begun.fetch_add(1, Relaxed);
         }
         let is_slow = self.only.is_none_or(|op| call.op == op);
-        Plan { delay_before: if is_slow { STEP } else { Duration::ZERO }, ..Plan::PROCEED }
+        if is_slow { Plan::after(STEP) } else { Plan::PROCEED }
     }
 }
 

@@ -18,11 +18,11 @@ use rpc::{
     store_time::StoreTime,
 };
 use stock::records::Stock;
-use storage::mem::SeededEntropy;
+use testkit::{SeededEntropy, branch};
 use tonic::{Code, Request};
 use types::{Branch, Classify, ErrorKind, Reason, Refusal, ShardId, TxMeta, shard_of};
 
-use crate::shop::{Shop, branch};
+use crate::shop::Shop;
 
 const SHARDS: u16 = 4;
 

@@ -17,18 +17,18 @@ use stock::records::{Op, Reply, Stock};
 use storage::{
     Kv as _, codec,
     keys::{Kind, Space},
-    mem::{Call as KvCall, CallFate, Faults, MemKv, Op as KvOp, Plan, SeededEntropy, TokioClock},
     record,
     schema::Schema,
     shard::{append, read_tail},
 };
-use types::{
-    Branch, BranchState, ClientCall, Clock, ItemId, Money, Priority, Quantity, Reason, RequestId,
-    Role, Service, ShardId, Timestamp, TxId, TxMeta, UnixMillis, Vote,
+use testkit::{
+    SeededEntropy, TokioClock, branch,
+    mem::{Call as KvCall, CallFate, MemKv, Op as KvOp, Plan},
 };
-
-/// When the tests' clock starts.
-pub(crate) const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
+use types::{
+    BranchState, ClientCall, Clock, ItemId, Money, Quantity, Reason, RequestId, Role, ShardId,
+    Timestamp, TxId, TxMeta, UnixMillis, Vote,
+};
 
 /// The schema of the store that the tests' lanes are opened on.
 pub(crate) const SCHEMA: Schema = Schema { shards: 1, created: Timestamp(1) };
@@ -44,27 +44,12 @@ impl AskResolve for Asked {
     }
 }
 
-/// Gives the next commits these fates, in order.
-#[derive(Debug, Default)]
-pub(crate) struct Script(pub(crate) Mutex<VecDeque<CallFate>>);
-
-impl Faults for Script {
-    fn before(&self, call: &KvCall<'_>) -> Plan {
-        let mut plan = Plan::PROCEED;
-        if call.op == KvOp::Commit
-            && let Some(fate) = self.0.lock().unwrap().pop_front()
-        {
-            plan.fate = fate;
-        }
-        plan
-    }
-}
-
 /// A store with one shard of stock.
 pub(crate) struct Shop {
     pub(crate) kv: MemKv,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) script: Arc<Script>,
+    /// What happens to the next commits, in order.
+    pub(crate) script: Arc<Mutex<VecDeque<CallFate>>>,
     pub(crate) asked: Arc<Asked>,
     pub(crate) options: LaneOptions,
 }
@@ -73,9 +58,14 @@ pub(crate) type Handle = LaneHandle<Stock>;
 
 impl Shop {
     pub(crate) fn new() -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(ORIGIN));
-        let script = Arc::new(Script::default());
-        let kv = MemKv::new(Arc::clone(&clock)).with_faults(script.clone());
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
+        let script: Arc<Mutex<VecDeque<CallFate>>> = Arc::default();
+        let fates = Arc::clone(&script);
+        let kv = MemKv::new(Arc::clone(&clock)).with_faults(Arc::new(move |call: &KvCall<'_>| {
+            let is_commit = call.op == KvOp::Commit;
+            let fate = is_commit.then(|| fates.lock().unwrap().pop_front()).flatten();
+            fate.map_or(Plan::PROCEED, Plan::at_once)
+        }));
         let asked = Arc::new(Asked::default());
         Self { kv, clock, script, asked, options: LaneOptions::default() }
     }
@@ -156,18 +146,8 @@ impl Shop {
 
     /// A transaction of an order and this shard. Lower numbers are older.
     pub(crate) fn tx(&self, number: u8) -> TxMeta {
-        TxMeta {
-            tx_id: TxId([number; 16]),
-            priority: Priority { begin_ts: u64::from(number), nonce: 0 },
-            deadline: self.deadline(),
-            branches: Arc::from([branch("order"), branch("stock")]),
-            call: None,
-        }
+        testkit::tx(number, self.deadline(), [branch("order"), branch("stock")])
     }
-}
-
-pub(crate) fn branch(service: &str) -> Branch {
-    Branch { service: Service::new(service).unwrap(), shard: ShardId(0) }
 }
 
 pub(crate) fn item(id: &str) -> ItemId {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use participant::core::{Answer, Call};
 use stock::records::Op;
+use testkit::branch;
 use tokio::time::{Instant, timeout};
 use types::{BranchState, Priority, TxMeta};
 
 use crate::shop::{
-    Handle, Shop, abort, add, branch, breathe, commit, item, prepare, query, said, stock, subtract,
-    units,
+    Handle, Shop, abort, add, breathe, commit, item, prepare, query, said, stock, subtract, units,
 };
 
 fn soon(lane: &Handle, meta: &TxMeta, amount: u64) -> tokio::task::JoinHandle<String> {

@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -11,14 +11,17 @@ use std::{
 use futures::future::join_all;
 use participant::lane::LaneError;
 use storage::{
-    KvError, codec,
+    codec,
     keys::{Kind, Space},
-    mem::{Call, CallFate, Chaos, ChaosRates, Faults, Landing, Op, Plan, TokioClock},
     record::{ItemRecord, JournalEntry},
+};
+use testkit::{
+    ORIGIN, TokioClock,
+    mem::{Call, CallFate, Chaos, ChaosRates, Landing, Op, Plan},
 };
 use types::{Role, ShardId, Timestamp};
 
-use crate::shop::{Handle, ORIGIN, Shop, abort, add, add_or_expire, prepare, request, said, stock};
+use crate::shop::{Handle, Shop, abort, add, add_or_expire, prepare, request, said, stock};
 
 fn undetermined(landing: Landing) -> CallFate {
     CallFate::Undetermined(landing)
@@ -32,7 +35,7 @@ async fn an_undetermined_commit_takes_effect_once_whatever_became_of_it() {
             let shop = Shop::new();
             let lane = shop.stocked(10).await;
             let script = std::iter::repeat_n(undetermined(landing), times);
-            shop.script.0.lock().unwrap().extend(script);
+            shop.script.lock().unwrap().extend(script);
             let answers = join_all((0..5).map(|_| add(&lane, "a", 1, None))).await;
             let mut answers: Vec<u64> = answers.into_iter().map(Result::unwrap).collect();
             answers.sort_unstable();
@@ -51,7 +54,7 @@ async fn a_run_that_landed_late_gives_its_own_answers() {
     // The first attempt lands while the second is on its way, and another replica writes in
     // between.
     let late = undetermined(Landing::Late(Duration::from_millis(1)));
-    shop.script.0.lock().unwrap().push_back(late);
+    shop.script.lock().unwrap().push_back(late);
     let meta = shop.tx(1);
     let (vote, added) = tokio::join!(prepare(&lane, &meta, "a", 1), add(&other, "a", 1, None));
     assert_eq!(said(&vote), "YES");
@@ -69,12 +72,26 @@ async fn calls_whose_fate_is_trimmed_are_told_so_and_never_run_again() {
         let mut shop = Shop::new();
         shop.stocked(1).await;
         let other = shop.lane(2);
-        let away = Arc::new(Away::default());
-        let near = shop.kv.clone();
-        shop.kv = near.clone().with_faults(away.clone());
+        // While the store is away, the first commit has this unknown outcome, and all later calls
+        // fail.
+        let away: Arc<AtomicBool> = Arc::default();
+        let (is_away, has_committed) = (Arc::clone(&away), AtomicBool::new(false));
+        shop.kv = shop.kv.with_faults(Arc::new(move |call: &Call<'_>| {
+            if !is_away.load(Relaxed) {
+                return Plan::PROCEED;
+            }
+            let commits = call.op == Op::Commit;
+            if has_committed.fetch_or(commits, Relaxed) {
+                Plan::unavailable()
+            } else if commits {
+                Plan::at_once(undetermined(landing))
+            } else {
+                Plan::PROCEED
+            }
+        }));
         let lane = shop.lane(3);
         assert_eq!(stock(&lane, "a").await, 1);
-        *away.0.lock().unwrap() = Some(landing);
+        away.store(true, Relaxed);
         let asked = tokio::spawn({
             let lane = lane.clone();
             async move { add_or_expire(&lane, "a", 1, request("in doubt", 1)).await }
@@ -84,7 +101,7 @@ async fn calls_whose_fate_is_trimmed_are_told_so_and_never_run_again() {
             add(&other, "a", 1, None).await.unwrap();
         }
         assert!(!asked.is_finished());
-        *away.0.lock().unwrap() = None;
+        away.store(false, Relaxed);
         assert_eq!(asked.await.unwrap(), Err(LaneError::Unavailable), "{landing:?}");
         let landed = u64::from(landing == Landing::Landed);
         assert_eq!(stock(&lane, "a").await, 31 + landed);
@@ -100,9 +117,9 @@ async fn a_call_that_is_told_it_did_nothing_does_nothing_later() {
     let shop = Shop::new();
     let lane = shop.stocked(10).await;
     let late = undetermined(Landing::Late(Duration::from_secs(5)));
-    let failed = CallFate::Fail(KvError::Unavailable("away".to_owned()));
-    shop.script.0.lock().unwrap().push_back(late);
-    shop.script.0.lock().unwrap().extend(std::iter::repeat_n(failed, 12));
+    let failed = Plan::unavailable().fate;
+    shop.script.lock().unwrap().push_back(late);
+    shop.script.lock().unwrap().extend(std::iter::repeat_n(failed, 12));
     let call = request("short", 1).map(|call| {
         let not_after = Some(shop.clock.now().plus_ms(50));
         types::ClientCall { not_after, ..call }
@@ -112,24 +129,6 @@ async fn a_call_that_is_told_it_did_nothing_does_nothing_later() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(stock(&lane, "a").await, 10);
     assert_eq!(stock(&shop.lane(2), "a").await, 10);
-}
-
-/// While on, the first commit has this unknown outcome, and all later calls fail.
-#[derive(Debug, Default)]
-struct Away(Mutex<Option<Landing>>, AtomicBool);
-
-impl Faults for Away {
-    fn before(&self, call: &Call<'_>) -> Plan {
-        let Some(landing) = *self.0.lock().unwrap() else { return Plan::PROCEED };
-        let first = !self.1.load(Ordering::Relaxed);
-        if first && call.op != Op::Commit {
-            return Plan::PROCEED;
-        }
-        if call.op == Op::Commit && !self.1.swap(true, Ordering::Relaxed) {
-            return Plan::at_once(undetermined(landing));
-        }
-        Plan::at_once(CallFate::Fail(KvError::Unavailable("away".to_owned())))
-    }
 }
 
 /// Appends and checkpoints of several replicas, over a store that loses calls.
@@ -168,23 +167,16 @@ async fn records_follow_the_journal_whatever_becomes_of_their_pieces() {
 async fn a_store_that_fails_for_a_while_is_only_slower() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
-    let failed = CallFate::Fail(KvError::Unavailable("away".to_owned()));
-    shop.script.0.lock().unwrap().extend(std::iter::repeat_n(failed, 5));
+    let failed = Plan::unavailable().fate;
+    shop.script.lock().unwrap().extend(std::iter::repeat_n(failed, 5));
     assert_eq!(add(&lane, "a", 1, request("r", 1)).await, Ok(2));
 }
 
-/// While on, no KV transaction begins, and attempts are counted.
-#[derive(Debug, Default)]
-struct Closed(AtomicBool, AtomicUsize);
-
-impl Faults for Closed {
-    fn before(&self, call: &Call<'_>) -> Plan {
-        if !self.0.load(Ordering::Relaxed) {
-            return Plan::PROCEED;
-        }
-        self.1.fetch_add(usize::from(call.op == Op::Begin), Ordering::Relaxed);
-        Plan::at_once(CallFate::Fail(KvError::Unavailable("away".to_owned())))
-    }
+/// While a store is closed, no KV transaction begins, and attempts are counted.
+#[derive(Default)]
+struct Closed {
+    is_closed: AtomicBool,
+    attempts: AtomicUsize,
 }
 
 /// A lane with one unit of item "a", whose store has just closed.
@@ -192,10 +184,17 @@ async fn lane_of_a_closed_store() -> (Handle, Arc<Closed>) {
     let mut shop = Shop::new();
     shop.stocked(1).await;
     let closed = Arc::new(Closed::default());
-    shop.kv = shop.kv.with_faults(closed.clone());
+    let store = Arc::clone(&closed);
+    shop.kv = shop.kv.with_faults(Arc::new(move |call: &Call<'_>| {
+        if !store.is_closed.load(Relaxed) {
+            return Plan::PROCEED;
+        }
+        store.attempts.fetch_add(usize::from(call.op == Op::Begin), Relaxed);
+        Plan::unavailable()
+    }));
     let lane = shop.lane(2);
     assert_eq!(stock(&lane, "a").await, 1);
-    closed.0.store(true, Ordering::Relaxed);
+    closed.is_closed.store(true, Relaxed);
     (lane, closed)
 }
 
@@ -204,9 +203,9 @@ async fn a_store_that_is_away_is_asked_less_and_less_often() {
     let (lane, closed) = lane_of_a_closed_store().await;
     let asked = tokio::spawn(async move { add(&lane, "a", 1, request("r", 1)).await });
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let tries = closed.1.load(Ordering::Relaxed);
+    let tries = closed.attempts.load(Relaxed);
     assert!((10..100).contains(&tries), "{tries} tries in ten seconds");
-    closed.0.store(false, Ordering::Relaxed);
+    closed.is_closed.store(false, Relaxed);
     assert_eq!(asked.await.unwrap(), Ok(2));
 }
 
@@ -233,22 +232,16 @@ async fn chaos_loses_and_doubles_nothing() {
     }
 }
 
-/// Makes the first load of a record take longer than a KV transaction may live.
-#[derive(Debug, Default)]
-struct Stuck(AtomicBool);
-
-impl Faults for Stuck {
-    fn before(&self, call: &Call<'_>) -> Plan {
-        let first = call.op == Op::BatchGet && !self.0.swap(true, Ordering::Relaxed);
-        Plan { delay_before: Duration::from_secs(if first { 61 } else { 0 }), ..Plan::PROCEED }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_kv_transaction_that_grew_too_old_is_begun_anew() {
     let mut shop = Shop::new();
     shop.stocked(1).await;
-    shop.kv = shop.kv.with_faults(Arc::new(Stuck::default()));
+    // The first load of a record takes longer than a KV transaction may live.
+    let has_loaded = AtomicBool::new(false);
+    shop.kv = shop.kv.with_faults(Arc::new(move |call: &Call<'_>| {
+        let is_first = call.op == Op::BatchGet && !has_loaded.swap(true, Relaxed);
+        Plan::after(Duration::from_secs(if is_first { 61 } else { 0 }))
+    }));
     let lane = shop.lane(2);
     assert_eq!(add(&lane, "a", 1, None).await, Ok(2));
     let now = shop.clock.now();
@@ -260,16 +253,16 @@ async fn a_kv_transaction_that_grew_too_old_is_begun_anew() {
     assert!(age < 60_000, "written by a KV transaction of {age} ms ago");
 }
 
-/// Counts KV transactions, each of which takes a millisecond to begin.
-#[derive(Debug, Default)]
-struct Begun(AtomicUsize);
-
-impl Faults for Begun {
-    fn before(&self, call: &Call<'_>) -> Plan {
+/// Counts the KV transactions of later lanes, each of which takes a millisecond to begin.
+fn count_begun(shop: &mut Shop) -> Arc<AtomicUsize> {
+    let begun: Arc<AtomicUsize> = Arc::default();
+    let count = Arc::clone(&begun);
+    shop.kv = shop.kv.with_faults(Arc::new(move |call: &Call<'_>| {
         let begins = call.op == Op::Begin;
-        self.0.fetch_add(usize::from(begins), Ordering::Relaxed);
-        Plan { delay_before: Duration::from_millis(u64::from(begins)), ..Plan::PROCEED }
-    }
+        count.fetch_add(usize::from(begins), Relaxed);
+        Plan::after(Duration::from_millis(u64::from(begins)))
+    }));
+    begun
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,14 +270,13 @@ async fn a_clock_that_is_ahead_does_not_keep_the_store_busy() {
     let mut shop = Shop::new();
     shop.stocked(1).await;
     let (older, younger) = (shop.tx(1), shop.tx(2));
-    let begun = Arc::new(Begun::default());
-    shop.kv = shop.kv.with_faults(begun.clone());
+    let begun = count_begun(&mut shop);
     shop.clock = Arc::new(TokioClock::starting_at(ORIGIN.plus_ms(3_600_000)));
     let lane = shop.lane(2);
     assert_eq!(said(&prepare(&lane, &younger, "a", 1).await), "YES");
     let waits = tokio::spawn(async move { said(&prepare(&lane, &older, "a", 1).await) });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let begun = begun.0.load(Ordering::Relaxed);
+    let begun = begun.load(Relaxed);
     assert!(begun < 60, "{begun} KV transactions in a second");
     assert_eq!(waits.await.unwrap(), "FENCED", "by the store's clock");
 }
@@ -295,7 +287,7 @@ async fn a_call_that_nobody_waits_for_any_more_is_not_begun_once_the_store_is_ba
     let asked = add(&lane, "a", 1, request("r", 1));
     tokio::time::timeout(Duration::from_secs(3), asked).await.unwrap_err();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    closed.0.store(false, Ordering::Relaxed);
+    closed.is_closed.store(false, Relaxed);
     assert_eq!(stock(&lane, "a").await, 1);
 }
 
@@ -303,36 +295,29 @@ async fn a_call_that_nobody_waits_for_any_more_is_not_begun_once_the_store_is_ba
 async fn a_lane_that_nobody_asks_looks_at_its_journal_now_and_then() {
     let mut shop = Shop::new();
     shop.stocked(1).await;
-    let begun = Arc::new(Begun::default());
-    shop.kv = shop.kv.with_faults(begun.clone());
+    let begun = count_begun(&mut shop);
     let _lane = shop.lane(2);
     tokio::time::sleep(Duration::from_mins(1)).await;
-    let begun = begun.0.load(Ordering::Relaxed);
+    let begun = begun.load(Relaxed);
     assert!((10..20).contains(&begun), "{begun} KV transactions in a minute");
-}
-
-/// While on, the next KV transaction panics as it begins.
-#[derive(Debug, Default)]
-struct Panics(AtomicBool);
-
-impl Faults for Panics {
-    fn before(&self, call: &Call<'_>) -> Plan {
-        let panics = call.op == Op::Begin && self.0.swap(false, Ordering::Relaxed);
-        assert!(!panics, "as the test asks");
-        Plan::PROCEED
-    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_look_that_panics_leaves_its_reads_to_the_next_batch() {
     let mut shop = Shop::new();
     shop.stocked(1).await;
-    let panics = Arc::new(Panics::default());
-    shop.kv = shop.kv.with_faults(panics.clone());
+    // If set, the next KV transaction panics as it begins.
+    let panics: Arc<AtomicBool> = Arc::default();
+    let is_set = Arc::clone(&panics);
+    shop.kv = shop.kv.with_faults(Arc::new(move |call: &Call<'_>| {
+        let panics = call.op == Op::Begin && is_set.swap(false, Relaxed);
+        assert!(!panics, "as the test asks");
+        Plan::PROCEED
+    }));
     let lane = shop.lane(2);
     assert_eq!(stock(&lane, "a").await, 1, "in a batch, which loads the row");
-    panics.0.store(true, Ordering::Relaxed);
+    panics.store(true, Relaxed);
     let read = tokio::time::timeout(Duration::from_secs(10), stock(&lane, "a"));
     assert_eq!(read.await, Ok(1));
-    assert!(!panics.0.load(Ordering::Relaxed), "a look has begun");
+    assert!(!panics.load(Relaxed), "a look has begun");
 }

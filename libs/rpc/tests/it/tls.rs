@@ -1,73 +1,17 @@
 //! Who may do what over TLS. An authority of the test's own makes the certificates.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, time::Duration};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
-};
 use rpc::{
     access::Identity,
     net::{GrpcNet, Net as _, Transport},
-    tls::{TlsArgs, TlsDir},
+    tls::TlsArgs,
 };
-use tempfile::TempDir;
+use testkit::certificates::Authority;
 use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 use types::{ErrorKind, Role};
 
 use crate::shop::{PATIENCE, SERVING, Shop, call, call_path, options};
-
-/// Signs certificates, in a directory of its own.
-pub(crate) struct Authority {
-    directory: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("ca.pem"), &pem).unwrap();
-        Self { directory, issuer: Issuer::new(params, key), pem }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// Writes a certificate with these URI names to the files of this name, and overwrites them.
-    fn write(&self, file: &str, uris: &[&str]) {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names =
-            uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().unwrap();
-        let signed = params.signed_by(&key, &self.issuer).unwrap();
-        fs::write(self.path(&format!("{file}.pem")), signed.pem()).unwrap();
-        fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
-    }
-
-    /// The settings of a process with the certificate of this name.
-    fn args(&self, file: &str) -> TlsArgs {
-        TlsDir::new(self.directory.path().to_owned()).args(file)
-    }
-
-    /// The settings of this identity, with a new certificate.
-    fn of(&self, identity: &str) -> TlsArgs {
-        let file = identity.replace('/', "-");
-        self.write(&file, &[&format!("spiffe://till/{identity}")]);
-        self.args(&file)
-    }
-
-    /// The settings of a process without a certificate.
-    fn nobody(&self) -> TlsArgs {
-        TlsArgs { tls_cert_file: None, tls_key_file: None, ..self.args("none") }
-    }
-}
 
 fn serving(args: &TlsArgs) -> Shop {
     let mut options = options();
@@ -87,8 +31,8 @@ const GET_ITEM: &str = "/till.stock.v1.StockService/GetItem";
 
 #[tokio::test]
 async fn callers_may_do_what_their_certificate_lets_them() {
-    let authority = Authority::new();
-    let shop = serving(&authority.of("stock"));
+    let authority = Authority::default();
+    let shop = serving(&authority.settings("stock"));
     // An allowed call fails because no such service is here, which shows that it was let through.
     for (caller, path, kind) in [
         ("coordinator", PREPARE, ErrorKind::Internal),
@@ -99,7 +43,7 @@ async fn callers_may_do_what_their_certificate_lets_them() {
         ("order", GET_ITEM, ErrorKind::Internal),
         ("payment", GET_ITEM, ErrorKind::Forbidden),
     ] {
-        let transport = connect(&authority.of(caller), "stock", &shop);
+        let transport = connect(&authority.settings(caller), "stock", &shop);
         let failure = call_path(&transport, path, PATIENCE).await.unwrap_err();
         assert_eq!(failure.kind, kind, "{caller} {path}: {failure}");
     }
@@ -107,15 +51,15 @@ async fn callers_may_do_what_their_certificate_lets_them() {
 
 #[tokio::test]
 async fn calls_of_a_bundle_are_judged_one_by_one() {
-    let authority = Authority::new();
-    let shop = serving(&authority.of("stock"));
+    let authority = Authority::default();
+    let shop = serving(&authority.settings("stock"));
     for (caller, kinds) in [
         ("http-bridge", [ErrorKind::Internal, ErrorKind::Forbidden]),
         // The coordinator may not send bundles, so its calls are sent alone.
         ("coordinator", [ErrorKind::Forbidden, ErrorKind::Internal]),
         ("operator/ann", [ErrorKind::Forbidden, ErrorKind::Forbidden]),
     ] {
-        let net = GrpcNet::with_tls(authority.of(caller).load().unwrap()).bundling();
+        let net = GrpcNet::with_tls(authority.settings(caller).load().unwrap()).bundling();
         let transport = net.connect_to(&Identity::of(Role::Stock), &shop.address.into());
         let calls = [GET_ITEM, PREPARE].map(|path| call_path(&transport, path, PATIENCE));
         let told = futures::future::join_all(calls).await;
@@ -126,9 +70,9 @@ async fn calls_of_a_bundle_are_judged_one_by_one() {
 
 #[tokio::test]
 async fn a_caller_without_a_certificate_learns_how_we_are_and_nothing_else() {
-    let authority = Authority::new();
-    let shop = serving(&authority.of("stock"));
-    let transport = connect(&authority.nobody(), "stock", &shop);
+    let authority = Authority::default();
+    let shop = serving(&authority.settings("stock"));
+    let transport = connect(&authority.uncertified(), "stock", &shop);
     let failure = call_path(&transport, GET_ITEM, PATIENCE).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Forbidden);
     assert_eq!(shop.health_over(transport, "").await.unwrap(), SERVING);
@@ -136,11 +80,11 @@ async fn a_caller_without_a_certificate_learns_how_we_are_and_nothing_else() {
 
 #[tokio::test]
 async fn a_caller_of_another_authority_is_not_let_in() {
-    let (authority, other) = (Authority::new(), Authority::new());
-    let shop = serving(&authority.of("stock"));
+    let (authority, other) = (Authority::default(), Authority::default());
+    let shop = serving(&authority.settings("stock"));
     // This caller trusts us, and shows a certificate that we do not trust.
-    let mut args = other.of("coordinator");
-    args.tls_ca_file = authority.of("order").tls_ca_file;
+    let mut args = other.settings("coordinator");
+    args.tls_ca_file = authority.settings("order").tls_ca_file;
     let transport = connect(&args, "stock", &shop);
     let failure = call_path(&transport, PREPARE, PATIENCE).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Unavailable, "{failure}");
@@ -149,35 +93,35 @@ async fn a_caller_of_another_authority_is_not_let_in() {
 
 #[tokio::test]
 async fn a_callee_must_be_the_one_that_is_meant() {
-    let (authority, other) = (Authority::new(), Authority::new());
-    let caller = authority.of("coordinator");
+    let (authority, other) = (Authority::default(), Authority::default());
+    let caller = authority.settings("coordinator");
     let reach = async |args: &TlsArgs, callee: &str| {
         let shop = serving(args);
         call_path(&connect(&caller, callee, &shop), PREPARE, PATIENCE).await.unwrap_err().kind
     };
-    assert_eq!(reach(&authority.of("stock"), "stock").await, ErrorKind::Internal);
-    assert_eq!(reach(&authority.of("stock"), "payment").await, ErrorKind::Unavailable);
-    let loyalty = authority.of("participant/loyalty");
+    assert_eq!(reach(&authority.settings("stock"), "stock").await, ErrorKind::Internal);
+    assert_eq!(reach(&authority.settings("stock"), "payment").await, ErrorKind::Unavailable);
+    let loyalty = authority.settings("participant/loyalty");
     assert_eq!(reach(&loyalty, "participant/loyalty").await, ErrorKind::Internal);
     assert_eq!(reach(&loyalty, "participant/other").await, ErrorKind::Unavailable);
-    assert_eq!(reach(&other.of("stock"), "stock").await, ErrorKind::Unavailable);
+    assert_eq!(reach(&other.settings("stock"), "stock").await, ErrorKind::Unavailable);
 }
 
 #[tokio::test]
 async fn a_connection_that_names_no_service_accepts_any_service() {
-    let authority = Authority::new();
-    let net = GrpcNet::with_tls(authority.of("operator").load().unwrap());
-    let shop = serving(&authority.of("payment"));
+    let authority = Authority::default();
+    let net = GrpcNet::with_tls(authority.settings("operator").load().unwrap());
+    let shop = serving(&authority.settings("payment"));
     let transport = net.connect(&shop.address.into());
     assert_eq!(shop.health_over(transport, "").await.unwrap(), SERVING);
-    let person = serving(&authority.of("client/x"));
+    let person = serving(&authority.settings("client/x"));
     assert!(person.health_over(net.connect(&person.address.into()), "").await.is_err());
 }
 
 #[tokio::test]
 async fn plain_callers_are_not_answered() {
-    let authority = Authority::new();
-    let shop = serving(&authority.of("stock"));
+    let authority = Authority::default();
+    let shop = serving(&authority.settings("stock"));
     let plain = GrpcNet::default().connect(&shop.address.into());
     let failure = call(&plain, "Echo", Duration::from_secs(2)).await.unwrap_err();
     assert!(failure.is_transient(), "{failure}");
@@ -185,29 +129,29 @@ async fn plain_callers_are_not_answered() {
 
 #[tokio::test]
 async fn without_client_certificates_there_is_no_authorisation() {
-    let authority = Authority::new();
-    let shop = serving(&TlsArgs { tls_no_client_auth: true, ..authority.of("stock") });
-    let transport = connect(&authority.nobody(), "stock", &shop);
+    let authority = Authority::default();
+    let shop = serving(&TlsArgs { tls_no_client_auth: true, ..authority.settings("stock") });
+    let transport = connect(&authority.uncertified(), "stock", &shop);
     assert_eq!(call(&transport, "Echo", PATIENCE).await.unwrap().text, "hello");
 }
 
 #[tokio::test]
 async fn a_callers_slow_handshake_keeps_nobody_waiting() {
-    let authority = Authority::new();
-    let shop = serving(&authority.of("stock"));
+    let authority = Authority::default();
+    let shop = serving(&authority.settings("stock"));
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(TcpStream::connect(shop.address).await.unwrap());
     }
-    let transport = connect(&authority.of("order"), "stock", &shop);
+    let transport = connect(&authority.settings("order"), "stock", &shop);
     let health = timeout(Duration::from_secs(3), shop.health_over(transport, ""));
     assert_eq!(health.await.unwrap().unwrap(), SERVING);
 }
 
 #[tokio::test]
 async fn a_handshake_that_does_not_come_ends_its_connection() {
-    let authority = Authority::new();
-    let shop = serving(&authority.of("stock"));
+    let authority = Authority::default();
+    let shop = serving(&authority.settings("stock"));
     let mut silent = TcpStream::connect(shop.address).await.unwrap();
     let mut said = Vec::new();
     let ended = timeout(Duration::from_secs(15), silent.read_to_end(&mut said)).await;
@@ -216,9 +160,9 @@ async fn a_handshake_that_does_not_come_ends_its_connection() {
 
 #[tokio::test]
 async fn so_many_handshakes_go_on_at_once_and_no_more() {
-    let authority = Authority::new();
-    let shop = serving(&authority.of("stock"));
-    let caller = authority.of("order");
+    let authority = Authority::default();
+    let shop = serving(&authority.settings("stock"));
+    let caller = authority.settings("order");
     let is_served = async || {
         let health = shop.health_over(connect(&caller, "stock", &shop), "");
         matches!(timeout(Duration::from_millis(500), health).await, Ok(Ok(SERVING)))
@@ -239,14 +183,14 @@ async fn so_many_handshakes_go_on_at_once_and_no_more() {
 
 #[tokio::test]
 async fn certificates_that_changed_count_for_new_connections() {
-    let authority = Authority::new();
-    let args = authority.of("stock");
+    let authority = Authority::default();
+    let args = authority.settings("stock");
     let tls = args.load_to_serve().unwrap().unwrap();
     let mut options = options();
     options.tls = Some(tls.clone());
     let shop = Shop::open(options);
     shop.readiness.ready();
-    let caller = authority.of("coordinator");
+    let caller = authority.settings("coordinator");
     let net = GrpcNet::with_tls(caller.load().unwrap());
     let reach = async |callee: Role| {
         let transport = net.connect_to(&Identity::of(callee), &shop.address.into());
@@ -273,9 +217,9 @@ async fn certificates_that_changed_count_for_new_connections() {
 
 #[tokio::test(start_paused = true)]
 async fn files_are_looked_at_without_being_asked() {
-    let authority = Authority::new();
-    let shop = serving(&authority.of("stock"));
-    let caller = authority.of("coordinator");
+    let authority = Authority::default();
+    let shop = serving(&authority.settings("stock"));
+    let caller = authority.settings("coordinator");
     authority.write("stock", &["spiffe://till/payment"]);
     tokio::time::sleep(Duration::from_secs(25)).await;
     tokio::time::resume();
@@ -286,18 +230,18 @@ async fn files_are_looked_at_without_being_asked() {
 
 #[tokio::test]
 async fn files_that_cannot_be_used_are_named_and_not_quoted() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     let refused = |args: &TlsArgs| {
         let error = args.load_to_serve().unwrap_err();
         let source = std::error::Error::source(&error).map(ToString::to_string);
         format!("{error} {source:?} {error:?}")
     };
-    let args = authority.of("stock");
+    let args = authority.settings("stock");
     authority.write("nobody", &["https://example.com"]);
     assert!(refused(&authority.args("nobody")).contains("nobody.pem"));
     authority.write("both", &["spiffe://till/stock", "spiffe://till/coordinator"]);
     assert!(refused(&authority.args("both")).contains("several"));
-    assert!(refused(&authority.nobody()).contains("--tls-cert-file"));
+    assert!(refused(&authority.uncertified()).contains("--tls-cert-file"));
     let missing = TlsArgs { tls_ca_file: Some("/nowhere/ca.pem".into()), ..args.clone() };
     assert!(refused(&missing).contains("/nowhere/ca.pem"));
 
@@ -307,6 +251,6 @@ async fn files_that_cannot_be_used_are_named_and_not_quoted() {
         .unwrap();
     let said = refused(&args);
     assert!(said.contains("stock.key") && !said.contains(&secret), "{said}");
-    fs::write(authority.path("stock.pem"), &authority.pem).unwrap();
+    fs::copy(authority.path("ca.pem"), authority.path("stock.pem")).unwrap();
     assert!(!format!("{args:?}").contains(&secret));
 }

@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod claims;
 mod formats;
 mod garbage;
+mod janitor;
 mod mem;
 mod members;
 mod proxy;
+mod schema;
 mod server;
 mod silence;
 mod suite;

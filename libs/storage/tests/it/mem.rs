@@ -1,23 +1,15 @@
 //! Tests the store in memory: the suite, with and without faults, and determinism.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use storage::{
+use testkit::{
     conformance,
-    janitor::{self, JanitorConfig},
-    mem::{Chaos, ChaosRates, MemKv, SeededEntropy, TokioClock},
+    mem::{Chaos, ChaosRates, MemKv},
 };
-use tokio::time::timeout;
-use types::UnixMillis;
-
-fn store() -> MemKv {
-    let clock = TokioClock::starting_at(UnixMillis(1_700_000_000_000));
-    MemKv::new(Arc::new(clock))
-}
 
 #[tokio::test(start_paused = true)]
 async fn the_store_in_memory_conforms() {
-    let outcome = conformance::run(store().shared(), b"\x01it/").await;
+    let outcome = conformance::run(MemKv::default().shared(), b"\x01it/").await;
     assert_eq!(outcome, Ok(()));
 }
 
@@ -33,7 +25,7 @@ async fn the_store_in_memory_conforms_when_slow() {
             late: 0,
             ..ChaosRates::default()
         };
-        let kv = store().with_faults(Arc::new(Chaos::new(seed, rates)));
+        let kv = MemKv::default().with_faults(Arc::new(Chaos::new(seed, rates)));
         let outcome = conformance::run(kv.shared(), b"\x01it/").await;
         assert_eq!(outcome, Ok(()), "SEED={seed}");
     }
@@ -45,7 +37,7 @@ async fn markers_settle_undetermined_commits_in_chaos() {
     for seed in 0..100 {
         // Reads and timestamps do not fail: the suite would count that against the store.
         let rates = ChaosRates { unavailable: 0, locked: 0, ..ChaosRates::default() };
-        let kv = store().with_faults(Arc::new(Chaos::new(seed, rates))).shared();
+        let kv = MemKv::default().with_faults(Arc::new(Chaos::new(seed, rates))).shared();
         for case in conformance::CASES {
             let chaotic = [
                 "racing_increments_lose_none",
@@ -58,19 +50,5 @@ async fn markers_settle_undetermined_commits_in_chaos() {
                 assert_eq!(outcome, Ok(()), "SEED={seed} {}", case.name);
             }
         }
-    }
-}
-
-/// No other test of this process runs a janitor, which would set the same metric.
-#[tokio::test(start_paused = true)]
-async fn the_replica_that_sweeps_tells_how_old_the_safe_point_is_and_the_others_do_not() {
-    let kv = store();
-    let age = &telemetry::metrics().safe_point_age;
-    for (process, sweeps) in [(1, true), (2, false)] {
-        let (kv, entropy) = (kv.process(process).shared(), SeededEntropy::new(process.into()));
-        let swept = janitor::run(kv, &entropy, JanitorConfig::default(), pending());
-        assert!(timeout(Duration::from_secs(1), swept).await.is_err(), "it goes on");
-        let told = age.get().map(|age| age >= Duration::from_mins(10));
-        assert_eq!(told, sweeps.then_some(true), "process {process}");
     }
 }

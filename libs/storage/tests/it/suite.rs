@@ -6,9 +6,9 @@ use std::{sync::Arc, time::Instant};
 use serde_json::json;
 use storage::{
     SharedKv,
-    conformance::CASES,
     tikv::{TikvConfig, TikvKv},
 };
+use testkit::conformance::CASES;
 
 use crate::{server::Server, tikv::connect};
 

@@ -6,7 +6,6 @@
 //! the same schedule of calls always gives the same history.
 
 mod faults;
-mod seams;
 #[cfg(test)]
 mod tests;
 mod txn;
@@ -19,14 +18,17 @@ use std::{
 };
 
 use async_trait::async_trait;
+use storage::kv::{Key, Kv, KvError, Reads, SharedKv, Txn, Value};
 use tokio::time::{Instant, sleep};
 use types::{Clock, Timestamp};
 
-pub use faults::{After, Call, CallFate, Chaos, ChaosRates, Faults, Landing, NoFaults, Op, Plan};
-pub use seams::{SeededEntropy, TokioClock};
+pub use faults::{After, Call, CallFate, Chaos, ChaosRates, Faults, Landing, Op, Plan};
 
-use crate::kv::{Key, Kv, KvError, Reads, SharedKv, Txn, Value, Writes};
-use txn::{MemReads, MemTxn};
+use crate::env::TokioClock;
+use txn::MemTxn;
+
+/// The writes of a KV transaction. `None` is a removal.
+type Writes = BTreeMap<Key, Option<Value>>;
 
 /// One simulated process's handle to the store. Clones share the store.
 #[derive(Clone)]
@@ -79,12 +81,19 @@ impl fmt::Debug for MemKv {
     }
 }
 
+impl Default for MemKv {
+    /// An empty store without faults, whose clock is a new [`TokioClock`].
+    fn default() -> Self {
+        Self::new(Arc::new(TokioClock::default()))
+    }
+}
+
 impl MemKv {
     /// Makes an empty store without faults, seen by process 0.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             store: Arc::new(Store { clock, state: Mutex::default() }),
-            faults: Arc::new(NoFaults),
+            faults: Arc::new(|_: &Call<'_>| Plan::PROCEED),
             process: 0,
         }
     }
@@ -204,7 +213,7 @@ impl Kv for MemKv {
     }
 
     fn snapshot(&self, at: Timestamp) -> Box<dyn Reads> {
-        Box::new(MemReads::new(self.clone(), at))
+        Box::new(MemTxn::new(self.clone(), at))
     }
 
     async fn collect_garbage(&self, safe_point: Timestamp) -> Result<Timestamp, KvError> {

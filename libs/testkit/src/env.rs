@@ -10,6 +10,9 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
 use types::{Clock, Entropy, UnixMillis};
 
+/// The moment at which the clocks of tests start, unless told otherwise.
+pub const ORIGIN: UnixMillis = UnixMillis(1_700_000_000_000);
+
 /// A wall clock that starts at a given moment and follows tokio's clock. It stands still while
 /// tokio's clock is paused.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +25,13 @@ impl TokioClock {
     /// A clock that shows `origin` now.
     pub fn starting_at(origin: UnixMillis) -> Self {
         Self { origin, started: Instant::now() }
+    }
+}
+
+impl Default for TokioClock {
+    /// A clock that shows [`ORIGIN`] now.
+    fn default() -> Self {
+        Self::starting_at(ORIGIN)
     }
 }
 

@@ -12,9 +12,8 @@ mod time;
 
 use std::{fmt, future::Future, ops::Range, pin::Pin, time::Duration};
 
+use storage::{CommitError, Key, KvError, SharedKv, Value};
 use tokio::time::{sleep, timeout};
-
-use crate::kv::{CommitError, Key, KvError, SharedKv, Value};
 
 /// Time limit of a case.
 pub const CASE_TIME_MAX: Duration = Duration::from_mins(2);

@@ -1,23 +1,18 @@
-//! A shard without a lane or a store, for the tests of a [`Domain`]. Only with the feature `rig`.
+//! A shard without a lane or a store, for the tests of a [`Domain`].
 //!
 //! The helpers panic when the core breaks what every test expects of it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use journal::{Author, Head};
-use storage::{Value, record::JournalEntry};
-use types::{
-    AMOUNT_MAX, Branch, BranchState, Priority, Role, ShardId, Timestamp, TxId, TxMeta, UnixMillis,
-    Vote,
-};
-
-use crate::{
+use participant::{
     core::{Answer, Call, Core, Domain, Limits, Offered},
     records::Row,
 };
+use storage::{Value, record::JournalEntry, shard::Found};
+use types::{AMOUNT_MAX, BranchState, Timestamp, TxMeta, UnixMillis, Vote};
 
-/// When the tests' clock starts, in milliseconds of the store's clock.
-const ORIGIN_MS: u64 = 1_700_000_000_000;
+use crate::{ORIGIN, branch};
 
 /// Checks that the replies of this service decode to what was encoded.
 ///
@@ -44,7 +39,7 @@ pub fn batch<D: Domain>(
     at_ms: u64,
     calls: &[Call<D>],
 ) -> Vec<Answer<D::Reply>> {
-    core.begin(Timestamp::from_physical(UnixMillis(ORIGIN_MS + at_ms)));
+    core.begin(Timestamp::from_physical(ORIGIN.plus_ms(at_ms)));
     for (id, call) in (0..).zip(calls) {
         assert_eq!(core.offer(id, call), Offered::Taken, "{call:?}");
     }
@@ -68,43 +63,72 @@ pub fn settle<D: Domain>(core: &mut Core<D>) -> Option<(u64, JournalEntry)> {
     Some((batch.seq, batch.entry))
 }
 
-/// Writes the records behind the journal, in pieces of about `budget` bytes, as of `start`. Returns
-/// the number of pieces.
-///
-/// # Panics
-/// When a piece is made for a head other than `head`.
-pub fn checkpoint<D: Domain>(
-    core: &mut Core<D>,
-    start: Timestamp,
-    budget: usize,
-    head: &mut Head,
-    records: &mut BTreeMap<Row, Value>,
-) -> usize {
-    let mut pieces = 0;
-    while let Some(piece) = core.piece(core.tail().seq(), start, budget) {
-        assert_eq!(piece.before, *head, "a piece is made for the head that stands");
-        *head = piece.after;
-        for image in &piece.rows {
-            let row = image.row.to_vec();
-            match &image.value {
-                Some(value) => drop(records.insert(row, value.to_vec())),
-                None => drop(records.remove(&row)),
-            }
-        }
-        core.landed(&piece);
-        pieces += 1;
+/// What the replicas of one shard have written, in place of a store.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// How far the records are.
+    pub head: Head,
+    /// The journal entries that are not trimmed, by number.
+    pub entries: BTreeMap<u64, JournalEntry>,
+    /// The records as the checkpoints left them.
+    pub records: BTreeMap<Row, Value>,
+}
+
+impl Written {
+    /// Gives a replica the entries that it does not know yet.
+    ///
+    /// # Panics
+    /// When the replica refuses an entry.
+    pub fn catch_up<D: Domain>(&self, core: &mut Core<D>) {
+        let unknown = self.entries.range(core.tail().seq() + 1..);
+        let entries = unknown.map(|(seq, entry)| (*seq, entry.clone())).collect();
+        let found = Found { head: self.head, is_current: !self.entries.is_empty() };
+        core.look(found, entries).expect("a replica reads what replicas wrote");
     }
-    pieces
+
+    /// Ends the current batch of a replica and makes it durable.
+    ///
+    /// # Panics
+    /// As [`settle`], and when there is an entry of that number.
+    pub fn append<D: Domain>(&mut self, core: &mut Core<D>) {
+        if let Some((seq, entry)) = settle(core) {
+            assert!(self.entries.insert(seq, entry).is_none(), "an entry is inserted");
+        }
+    }
+
+    /// Writes the records behind the journal, in pieces of about `budget` bytes, as of `start`.
+    /// Returns the number of pieces.
+    ///
+    /// # Panics
+    /// When a piece is made for another head than the one that stands.
+    pub fn checkpoint<D: Domain>(
+        &mut self,
+        core: &mut Core<D>,
+        start: Timestamp,
+        budget: usize,
+    ) -> usize {
+        let mut pieces = 0;
+        while let Some(piece) = core.piece(core.tail().seq(), start, budget) {
+            assert_eq!(piece.before, self.head, "a piece is made for the head that stands");
+            self.head = piece.after;
+            for image in &piece.rows {
+                let row = image.row.to_vec();
+                match &image.value {
+                    Some(value) => drop(self.records.insert(row, value.to_vec())),
+                    None => drop(self.records.remove(&row)),
+                }
+            }
+            core.landed(&piece);
+            pieces += 1;
+        }
+        pieces
+    }
 }
 
 /// An empty core of shard 0.
 pub fn core<D: Domain>(domain: D) -> Core<D> {
-    let branch = branch(domain.role());
+    let branch = branch(domain.role().name());
     Core::new(Arc::new(domain), branch, Limits::default())
-}
-
-fn branch(service: Role) -> Branch {
-    Branch { service: service.into(), shard: ShardId(0) }
 }
 
 /// A shard that puts each call into a batch of its own, and answers in words.
@@ -200,12 +224,7 @@ impl<D: Domain> Rig<D> {
 
     /// Transaction `tx` of an order and this shard. Lower numbers are older.
     pub fn meta(&self, tx: u8) -> TxMeta {
-        TxMeta {
-            tx_id: TxId([tx; 16]),
-            priority: Priority { begin_ts: u64::from(tx), nonce: 0 },
-            deadline: UnixMillis(u64::MAX),
-            branches: [branch(Role::Order), self.core.branch().clone()].into(),
-            call: None,
-        }
+        let branches = [branch("order"), self.core.branch().clone()];
+        crate::tx(tx, UnixMillis(u64::MAX), branches)
     }
 }

@@ -1,17 +1,17 @@
-use std::sync::Arc;
+//! Tests that a request id is bound to one call.
 
-use futures::FutureExt;
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use storage::{
+    Kv as _, KvError,
+    claims::{Claim, claim_request_id},
+};
+use testkit::mem::{Chaos, ChaosRates, MemKv};
 use tokio::{task::JoinSet, time::advance};
-use types::UnixMillis;
-
-use super::*;
-use crate::mem::{Chaos, ChaosRates, MemKv, TokioClock};
+use types::RequestId;
 
 const KEEP_MS: u64 = 600_000;
-
-fn store() -> MemKv {
-    MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
-}
 
 fn id() -> RequestId {
     RequestId::new("order 7/a#\u{ff}").unwrap()
@@ -19,7 +19,7 @@ fn id() -> RequestId {
 
 #[tokio::test(start_paused = true)]
 async fn an_id_belongs_to_the_first_call_until_it_expires() {
-    let kv = store();
+    let kv = MemKv::default();
     let claim = |call: &'static str| claim_request_id_owned(kv.clone(), call);
     let now = || kv.begin().map(|txn| Claim::Claimed(txn.unwrap().read_ts()));
     // The timestamp is later than the claim's arrival.
@@ -41,7 +41,7 @@ async fn claim_request_id_owned(kv: MemKv, call: &str) -> Result<Claim, KvError>
 #[tokio::test(start_paused = true)]
 async fn of_racing_calls_exactly_one_gets_the_id_in_chaos() {
     for seed in 0..300 {
-        let calm = store();
+        let calm = MemKv::default();
         let kv = calm.with_faults(Arc::new(Chaos::new(seed, ChaosRates::default())));
         let mut calls = JoinSet::new();
         for call in ["a", "b", "a", "b", "c"] {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use storage::{KvError, Value};
 use tokio::time::{sleep, timeout};
 
 use super::{CaseContext, Failure, Outcome, conflicts::add_once, ensure, number};
-use crate::kv::{KvError, Value};
 
 pub(super) async fn a_dropped_transaction_has_no_effect(context: CaseContext) -> Outcome {
     context.put("a", "1").await?;

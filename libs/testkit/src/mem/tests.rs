@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use storage::CommitError;
 use tokio::{
     task::JoinSet,
     time::{advance, timeout},
@@ -7,14 +8,8 @@ use tokio::{
 use types::UnixMillis;
 
 use super::*;
-use crate::kv::CommitError;
-
-fn store() -> MemKv {
-    MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
-}
 
 /// Applies this to commits whose primary is `b"x"`.
-#[derive(Debug)]
 struct OnCommit(CallFate, After);
 
 impl Faults for OnCommit {
@@ -49,7 +44,7 @@ fn undetermined(landing: Landing) -> Arc<OnCommit> {
 #[tokio::test(start_paused = true)]
 async fn an_undetermined_commit_lands_or_not_as_planned() {
     for (landing, expected) in [(Landing::Landed, Some(b"1".to_vec())), (Landing::Lost, None)] {
-        let calm = store();
+        let calm = MemKv::default();
         let kv = calm.with_faults(undetermined(landing));
         assert!(matches!(put(&kv, b"x", b"1").await, Err(CommitError::Undetermined(_))));
         advance(Duration::from_hours(1)).await;
@@ -59,7 +54,7 @@ async fn an_undetermined_commit_lands_or_not_as_planned() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_commit_lands_when_it_is_due_and_not_before() {
-    let calm = store();
+    let calm = MemKv::default();
     let kv = calm.with_faults(undetermined(Landing::Late(Duration::from_millis(500))));
     assert!(put(&kv, b"x", b"1").await.is_err());
     advance(Duration::from_millis(499)).await;
@@ -73,7 +68,7 @@ async fn a_late_commit_lands_when_it_is_due_and_not_before() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_commit_that_conflicts_by_then_never_lands() {
-    let calm = store();
+    let calm = MemKv::default();
     let kv = calm.with_faults(undetermined(Landing::Late(Duration::from_millis(500))));
     assert!(put(&kv, b"x", b"late").await.is_err());
     put(&calm, b"x", b"settled").await.unwrap();
@@ -88,7 +83,7 @@ async fn a_process_may_die_right_before_and_right_after_a_commit() {
         (OnCommit(CallFate::Vanish, After::Return), None),
         (OnCommit(CallFate::Proceed, After::Vanish), Some(b"1".to_vec())),
     ] {
-        let calm = store();
+        let calm = MemKv::default();
         let kv = calm.with_faults(Arc::new(faults));
         let commit = timeout(Duration::from_hours(1), put(&kv, b"x", b"1"));
         assert!(commit.await.is_err(), "the dead hear nothing");
@@ -118,7 +113,7 @@ async fn timestamps_never_go_back_with_the_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn reads_below_the_safe_point_are_incomplete() {
-    let kv = store();
+    let kv = MemKv::default();
     put(&kv, b"a", b"1").await.unwrap();
     let early = kv.timestamp().await.unwrap();
     put(&kv, b"a", b"2").await.unwrap();
@@ -130,17 +125,17 @@ async fn reads_below_the_safe_point_are_incomplete() {
 
 #[tokio::test(start_paused = true)]
 async fn a_transaction_that_lived_too_long_is_turned_down() {
-    let kv = store();
+    let kv = MemKv::default();
     let mut txn = kv.begin().await.unwrap();
     txn.put(b"a".to_vec(), b"1".to_vec());
-    advance(crate::kv::TXN_LIFE_MAX + Duration::from_millis(1)).await;
+    advance(storage::kv::TXN_LIFE_MAX + Duration::from_millis(1)).await;
     assert!(matches!(txn.commit().await, Err(CommitError::Failed(_))));
     assert_eq!(get(&kv, b"a").await, None);
 }
 
 /// Runs some tasks under chaos. Returns what each saw, what stands in the end, and the counts.
 async fn history(seed: u64) -> (Vec<Vec<String>>, BTreeMap<Key, Value>, Stats) {
-    let kv = store().with_faults(Arc::new(Chaos::new(seed, ChaosRates::default())));
+    let kv = MemKv::default().with_faults(Arc::new(Chaos::new(seed, ChaosRates::default())));
     let mut tasks = JoinSet::new();
     for task in 0..4_u8 {
         let kv = kv.process(task.into());

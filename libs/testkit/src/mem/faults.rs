@@ -1,7 +1,6 @@
 //! Faults on demand: what can happen to a call, and a seeded policy that decides it.
 
 use std::{
-    fmt,
     ops::RangeInclusive,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -9,26 +8,25 @@ use std::{
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use storage::KvError;
 use types::Timestamp;
-
-use crate::kv::KvError;
 
 /// The kind of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
-    /// [`crate::Kv::timestamp`].
+    /// [`storage::Kv::timestamp`].
     Timestamp,
-    /// [`crate::Kv::begin`].
+    /// [`storage::Kv::begin`].
     Begin,
-    /// [`crate::Reads::get`].
+    /// [`storage::Reads::get`].
     Get,
-    /// [`crate::Reads::batch_get`].
+    /// [`storage::Reads::batch_get`].
     BatchGet,
-    /// [`crate::Reads::scan`].
+    /// [`storage::Reads::scan`].
     Scan,
-    /// [`crate::Txn::commit`] of a transaction that writes.
+    /// [`storage::Txn::commit`] of a transaction that writes.
     Commit,
-    /// [`crate::Kv::collect_garbage`].
+    /// [`storage::Kv::collect_garbage`].
     CollectGarbage,
 }
 
@@ -62,6 +60,16 @@ impl Plan {
     /// Proceeds at once, without a fault.
     pub const PROCEED: Self =
         Self { delay_before: Duration::ZERO, fate: CallFate::Proceed, delay_after: Duration::ZERO };
+
+    /// Proceeds after this time.
+    pub const fn after(delay_before: Duration) -> Self {
+        Self { delay_before, ..Self::PROCEED }
+    }
+
+    /// Fails because the store is away.
+    pub fn unavailable() -> Self {
+        Self::at_once(CallFate::Fail(KvError::Unavailable("away".to_owned())))
+    }
 
     /// Takes effect at once, with this fate.
     pub const fn at_once(fate: CallFate) -> Self {
@@ -105,13 +113,10 @@ pub enum After {
 }
 
 /// Hooks around every call of the store in memory. They cause faults, or crash a process right
-/// before or right after any effect.
-pub trait Faults: Send + Sync + fmt::Debug {
+/// before or right after any effect. A function is a hook, too: it plans what happens to a call.
+pub trait Faults: Send + Sync {
     /// Decides what happens to a call. Called before anything else.
-    fn before(&self, call: &Call<'_>) -> Plan {
-        let _: &Call<'_> = call;
-        Plan::PROCEED
-    }
+    fn before(&self, call: &Call<'_>) -> Plan;
 
     /// Called right after the effect, before the second delay and the answer.
     fn after(&self, call: &Call<'_>) -> After {
@@ -120,11 +125,11 @@ pub trait Faults: Send + Sync + fmt::Debug {
     }
 }
 
-/// Causes no faults.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoFaults;
-
-impl Faults for NoFaults {}
+impl<F: Fn(&Call<'_>) -> Plan + Send + Sync> Faults for F {
+    fn before(&self, call: &Call<'_>) -> Plan {
+        self(call)
+    }
+}
 
 /// The rate of each fault, in calls per thousand, and how slow calls are.
 #[derive(Debug, Clone)]

@@ -1,88 +1,30 @@
-//! Reads and KV transactions over the store in memory.
+//! KV transactions over the store in memory.
 
 use std::{collections::BTreeSet, fmt, ops::Range};
 
 use async_trait::async_trait;
+use storage::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value};
 use tokio::time::Instant;
 use types::{Mutation, Timestamp};
 
-use super::{CallFate, Landing, Late, MemKv, Op};
-use crate::kv::{CommitError, Key, KvError, Reads, TXN_LIFE_MAX, Txn, Value, Writes};
+use super::{CallFate, Landing, Late, MemKv, Op, Writes};
 
-/// A view at one timestamp.
-pub(super) struct MemReads {
+/// A KV transaction: a view at one timestamp, and its buffered writes. A view alone is one that
+/// writes nothing.
+pub(super) struct MemTxn {
     kv: MemKv,
     at: Timestamp,
-}
-
-/// A KV transaction: a view, and its buffered writes.
-pub(super) struct MemTxn {
-    reads: MemReads,
     primary: Key,
     writes: Writes,
     inserts: BTreeSet<Key>,
     begun: Instant,
 }
 
-impl MemReads {
-    pub(super) fn new(kv: MemKv, at: Timestamp) -> Self {
-        Self { kv, at }
-    }
-
-    const fn at(&self) -> Timestamp {
-        self.at
-    }
-
-    async fn get_over(&self, key: &[u8], own: &Writes) -> Result<Option<Value>, KvError> {
-        if let Some(write) = own.get(key) {
-            return Ok(write.clone());
-        }
-        let read = |kv: &MemKv| kv.state().get(key, self.at).cloned();
-        self.kv.call(Op::Get, self.at, key, read).await
-    }
-
-    async fn batch_get_over(
-        &self,
-        mut keys: Vec<Key>,
-        own: &Writes,
-    ) -> Result<Vec<(Key, Value)>, KvError> {
-        keys.sort_unstable();
-        keys.dedup();
-        let first = keys.first().cloned().unwrap_or_default();
-        let read = |kv: &MemKv| {
-            let state = kv.state();
-            let value_of = |key: &Key| match own.get(key) {
-                Some(write) => write.clone(),
-                None => state.get(key, self.at).cloned(),
-            };
-            keys.into_iter().filter_map(|key| value_of(&key).map(|value| (key, value))).collect()
-        };
-        self.kv.call(Op::BatchGet, self.at, &first, read).await
-    }
-
-    async fn scan_over(
-        &self,
-        range: Range<Key>,
-        limit: u32,
-        own: &Writes,
-    ) -> Result<Vec<(Key, Value)>, KvError> {
-        let read = |kv: &MemKv| kv.state().scan(&range, limit, self.at, own);
-        self.kv.call(Op::Scan, self.at, &range.start, read).await
-    }
-}
-
-impl fmt::Debug for MemReads {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemReads").field("at", &self.at).finish_non_exhaustive()
-    }
-}
-
-reads_over!(MemReads, |this| this, &Writes::new());
-
 impl MemTxn {
-    pub(super) fn new(kv: MemKv, start_ts: Timestamp) -> Self {
+    pub(super) fn new(kv: MemKv, at: Timestamp) -> Self {
         Self {
-            reads: MemReads::new(kv, start_ts),
+            kv,
+            at,
             primary: Key::new(),
             writes: Writes::new(),
             inserts: BTreeSet::new(),
@@ -101,13 +43,46 @@ impl MemTxn {
 impl fmt::Debug for MemTxn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemTxn")
-            .field("start_ts", &self.reads.at)
+            .field("start_ts", &self.at)
             .field("writes", &self.writes.len())
             .finish_non_exhaustive()
     }
 }
 
-reads_over!(MemTxn, |this| this.reads, &this.writes);
+#[async_trait]
+impl Reads for MemTxn {
+    fn read_ts(&self) -> Timestamp {
+        self.at
+    }
+
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Value>, KvError> {
+        if let Some(write) = self.writes.get(key) {
+            return Ok(write.clone());
+        }
+        let read = |kv: &MemKv| kv.state().get(key, self.at).cloned();
+        self.kv.call(Op::Get, self.at, key, read).await
+    }
+
+    async fn batch_get(&mut self, mut keys: Vec<Key>) -> Result<Vec<(Key, Value)>, KvError> {
+        keys.sort_unstable();
+        keys.dedup();
+        let first = keys.first().cloned().unwrap_or_default();
+        let read = |kv: &MemKv| {
+            let state = kv.state();
+            let value_of = |key: &Key| match self.writes.get(key) {
+                Some(write) => write.clone(),
+                None => state.get(key, self.at).cloned(),
+            };
+            keys.into_iter().filter_map(|key| value_of(&key).map(|value| (key, value))).collect()
+        };
+        self.kv.call(Op::BatchGet, self.at, &first, read).await
+    }
+
+    async fn scan(&mut self, range: Range<Key>, limit: u32) -> Result<Vec<(Key, Value)>, KvError> {
+        let read = |kv: &MemKv| kv.state().scan(&range, limit, self.at, &self.writes);
+        self.kv.call(Op::Scan, self.at, &range.start, read).await
+    }
+}
 
 #[async_trait]
 impl Txn for MemTxn {
@@ -126,13 +101,13 @@ impl Txn for MemTxn {
 
     async fn commit(self: Box<Self>) -> Result<Timestamp, CommitError> {
         if self.writes.is_empty() {
-            return Ok(self.read_ts());
+            return Ok(self.at);
         }
         if self.begun.elapsed() > TXN_LIFE_MAX {
             let error = KvError::Unavailable("the KV transaction lived too long".to_owned());
             return Err(CommitError::Failed(error));
         }
-        let Self { reads: MemReads { kv, at }, primary, writes, inserts, .. } = *self;
+        let Self { kv, at, primary, writes, inserts, .. } = *self;
         let entered = kv.enter(Op::Commit, at, &primary).await;
         let land = |writes| kv.state().commit(kv.store.clock.as_ref(), at, writes, &inserts);
         let unknown = |what: &str| Err(CommitError::Undetermined(what.to_owned()));

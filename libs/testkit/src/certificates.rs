@@ -14,13 +14,13 @@ use tempfile::TempDir;
 
 /// Signs certificates, and keeps all files in a directory of its own.
 #[derive(Debug)]
-pub(crate) struct Authority {
+pub struct Authority {
     directory: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
-impl Authority {
-    pub(crate) fn new() -> Self {
+impl Default for Authority {
+    fn default() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -29,14 +29,21 @@ impl Authority {
         fs::write(directory.path().join("ca.pem"), pem).unwrap();
         Self { directory, issuer: Issuer::new(params, key) }
     }
+}
 
+impl Authority {
     /// The path of a file in the directory.
-    pub(crate) fn path(&self, file: &str) -> PathBuf {
+    pub fn path(&self, file: &str) -> PathBuf {
         self.directory.path().join(file)
     }
 
-    /// Writes `FILE.pem` and `FILE.key`.
-    fn write(&self, file: &str, names: Vec<SanType>) {
+    /// Writes a certificate with these URIs as names to `FILE.pem`, and its key to `FILE.key`.
+    pub fn write(&self, file: &str, uris: &[&str]) {
+        let names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
+        self.sign(file, names.collect());
+    }
+
+    fn sign(&self, file: &str, names: Vec<SanType>) {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names;
         params.extended_key_usages =
@@ -48,33 +55,41 @@ impl Authority {
     }
 
     /// A certificate for a store on this machine, or for a caller of it.
-    pub(crate) fn for_store(&self, file: &str) {
+    pub fn for_store(&self, file: &str) {
         let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        self.write(file, vec![SanType::IpAddress(here)]);
+        self.sign(file, vec![SanType::IpAddress(here)]);
     }
 
     /// A certificate for one of the shop's identities; returns the name of its files.
-    pub(crate) fn identity(&self, identity: &str) -> String {
+    fn identity(&self, identity: &str) -> String {
         let file = identity.replace('/', "-");
-        let uri = format!("spiffe://till/{identity}");
-        self.write(&file, vec![SanType::URI(uri.as_str().try_into().unwrap())]);
+        self.write(&file, &[&format!("spiffe://till/{identity}")]);
         file
     }
 
     /// TLS settings of an identity, with a new certificate.
-    pub(crate) fn settings(&self, identity: &str) -> TlsArgs {
-        let file = self.identity(identity);
-        TlsDir::new(self.directory.path().to_owned()).args(&file)
+    pub fn settings(&self, identity: &str) -> TlsArgs {
+        self.args(&self.identity(identity))
+    }
+
+    /// TLS settings with the certificate in `FILE.pem`.
+    pub fn args(&self, file: &str) -> TlsArgs {
+        TlsDir::new(self.directory.path().to_owned()).args(file)
+    }
+
+    /// TLS settings without a certificate.
+    pub fn uncertified(&self) -> TlsArgs {
+        TlsArgs { tls_cert_file: None, tls_key_file: None, ..self.args("none") }
     }
 
     /// The same as command-line flags.
-    pub(crate) fn flags(&self, identity: &str) -> Vec<String> {
+    pub fn flags(&self, identity: &str) -> Vec<String> {
         let file = self.identity(identity);
         self.named("tls", &file)
     }
 
     /// The flags of a role for calling the store.
-    pub(crate) fn store_flags(&self) -> Vec<String> {
+    pub fn store_flags(&self) -> Vec<String> {
         self.named("store", "store-client")
     }
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use storage::{CommitError, Key, Value};
 use tokio::{task::JoinSet, time::sleep};
 use types::Timestamp;
 
 use super::{CaseContext, Failure, Outcome, ensure, number};
-use crate::kv::{CommitError, Key, Value};
 
 /// Fails unless a commit was rejected as a conflict.
 fn expect_conflict(outcome: &Result<Timestamp, CommitError>, what: &str) -> Outcome {

@@ -1,43 +1,33 @@
-use std::sync::{Arc, Mutex};
+//! Tests the chore that keeps the store clean.
 
-use tokio::{sync::oneshot, time::advance};
-use types::{RequestId, Role};
-
-use super::*;
-use crate::{
-    claims::{Claim, claim_request_id},
-    mem::{Call, CallFate, Faults, MemKv, Op, Plan, SeededEntropy, TokioClock},
+use std::{
+    mem::take,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-fn store() -> MemKv {
-    MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
-}
+use storage::{
+    Kv as _, KvError,
+    claims::{Claim, claim_request_id},
+    codec,
+    janitor::{
+        AnnounceError, JanitorConfig, READER_AGE_MAX, announce_reader, run, sweep, withdraw_reader,
+    },
+    keys::{Kind, Space},
+    record, schema,
+};
+use testkit::{
+    SeededEntropy,
+    mem::{Call, CallFate, MemKv, Op, Plan},
+};
+use tokio::{
+    sync::{self, oneshot},
+    time::{Instant, advance, sleep},
+};
+use types::{RequestId, Role, ShardId, UnixMillis};
 
-/// A store that does not collect garbage.
-#[derive(Debug)]
-struct Declines;
-
-impl Faults for Declines {
-    fn before(&self, call: &Call<'_>) -> Plan {
-        if call.op != Op::CollectGarbage {
-            return Plan::PROCEED;
-        }
-        Plan::at_once(CallFate::Fail(KvError::Refused("not beyond the txn safe point".to_owned())))
-    }
-}
-
-/// Records when garbage is collected, and by which process.
-#[derive(Debug, Default)]
-struct Watch(Mutex<Vec<(u32, Instant)>>);
-
-impl Faults for Watch {
-    fn before(&self, call: &Call<'_>) -> Plan {
-        if call.op == Op::CollectGarbage {
-            self.0.lock().unwrap().push((call.process, Instant::now()));
-        }
-        Plan::PROCEED
-    }
-}
+/// Held by a test while its janitors run, because they all set one metric.
+static RUNNING: sync::Mutex<()> = sync::Mutex::const_new(());
 
 /// Starts a janitor. It ends when the sender is dropped or used.
 fn start(kv: &MemKv, process: u32) -> oneshot::Sender<()> {
@@ -52,26 +42,34 @@ fn start(kv: &MemKv, process: u32) -> oneshot::Sender<()> {
 
 #[tokio::test(start_paused = true)]
 async fn one_of_many_sweeps_every_few_minutes_and_another_takes_over() {
-    let watch = Arc::new(Watch::default());
-    let kv = store().with_faults(Arc::clone(&watch) as Arc<dyn Faults>);
+    let _running = RUNNING.lock().await;
+    let seen: Arc<Mutex<Vec<(u32, Instant)>>> = Arc::default();
+    let sweeps = Arc::clone(&seen);
+    let kv = MemKv::default().with_faults(Arc::new(move |call: &Call<'_>| {
+        if call.op == Op::CollectGarbage {
+            seen.lock().unwrap().push((call.process, Instant::now()));
+        }
+        Plan::PROCEED
+    }));
+    let swept = || take(&mut *sweeps.lock().unwrap());
     let mut janitors: Vec<Option<oneshot::Sender<()>>> =
         (0..4).map(|process| Some(start(&kv, process))).collect();
     sleep(Duration::from_mins(31)).await;
-    let sweeps = std::mem::take(&mut *watch.0.lock().unwrap());
+    let sweeps = swept();
     let holder = sweeps.first().map(|(process, _)| *process).unwrap();
     assert!(sweeps.iter().all(|(process, _)| *process == holder), "{sweeps:?}");
     assert!((6..=7).contains(&sweeps.len()), "{sweeps:?}");
     // The holder goes away without giving up its lease.
     janitors[usize::try_from(holder).unwrap()] = None;
     sleep(Duration::from_mins(3)).await;
-    let sweeps = std::mem::take(&mut *watch.0.lock().unwrap());
+    let sweeps = swept();
     assert_eq!(sweeps.len(), 1, "{sweeps:?}");
     assert_ne!(sweeps[0].0, holder);
 }
 
 #[tokio::test(start_paused = true)]
 async fn garbage_is_what_is_ten_minutes_old_by_the_stores_clock() {
-    let kv = store();
+    let kv = MemKv::default();
     advance(Duration::from_hours(1)).await;
     let now = kv.timestamp().await.unwrap().physical();
     let swept = sweep(&kv, JanitorConfig::default()).await.unwrap();
@@ -80,7 +78,7 @@ async fn garbage_is_what_is_ten_minutes_old_by_the_stores_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn an_announced_reader_holds_the_safe_point_back_until_it_is_done() {
-    let kv = store();
+    let kv = MemKv::default();
     let config = JanitorConfig::default();
     let early = kv.timestamp().await.unwrap();
     let late = {
@@ -106,7 +104,7 @@ async fn an_announced_reader_holds_the_safe_point_back_until_it_is_done() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_sweep_may_have_passed_cannot_be_announced() {
-    let kv = store();
+    let kv = MemKv::default();
     let at = kv.timestamp().await.unwrap();
     advance(READER_AGE_MAX).await;
     assert_eq!(announce_reader(&kv, "audit", at, 1_000).await, Err(AnnounceError::TooOld));
@@ -124,7 +122,7 @@ async fn what_a_sweep_may_have_passed_cannot_be_announced() {
 
 #[tokio::test(start_paused = true)]
 async fn expired_request_ids_are_removed_in_pages_and_the_others_stay() {
-    let kv = store();
+    let kv = MemKv::default();
     let config = JanitorConfig { page: 7, ..JanitorConfig::default() };
     for number in 0..50_u64 {
         let id = RequestId::new(format!("id {number}")).unwrap();
@@ -142,7 +140,7 @@ async fn expired_request_ids_are_removed_in_pages_and_the_others_stay() {
 
 #[tokio::test(start_paused = true)]
 async fn expired_answers_are_removed_from_every_shard_and_the_others_stay() {
-    let kv = store();
+    let kv = MemKv::default();
     let now = kv.timestamp().await.unwrap().physical();
     let schema = schema::open(&kv, Some(3)).await.unwrap();
     let mut txn = kv.begin().await.unwrap();
@@ -170,7 +168,12 @@ async fn expired_answers_are_removed_from_every_shard_and_the_others_stay() {
 
 #[tokio::test(start_paused = true)]
 async fn expired_request_ids_are_removed_by_a_store_that_does_not_collect_garbage() {
-    let kv = store().with_faults(Arc::new(Declines));
+    let kv = MemKv::default().with_faults(Arc::new(|call: &Call<'_>| {
+        if call.op != Op::CollectGarbage {
+            return Plan::PROCEED;
+        }
+        Plan::at_once(CallFate::Fail(KvError::Refused("not beyond the txn safe point".to_owned())))
+    }));
     let id = RequestId::new("id").unwrap();
     claim_request_id(&kv, &id, "POST /a", 1_000).await.unwrap();
     announce_reader(&kv, "gone", kv.timestamp().await.unwrap(), 1_000).await.unwrap();
@@ -178,4 +181,18 @@ async fn expired_request_ids_are_removed_by_a_store_that_does_not_collect_garbag
     let swept = sweep(&kv, JanitorConfig::default()).await.unwrap();
     assert!(swept.safe_point.is_err());
     assert_eq!((swept.claims, swept.readers), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_replica_that_sweeps_tells_how_old_the_safe_point_is_and_the_others_do_not() {
+    let _running = RUNNING.lock().await;
+    let kv = MemKv::default();
+    let age = &telemetry::metrics().safe_point_age;
+    for (process, sweeps) in [(1, true), (2, false)] {
+        let janitor = start(&kv, process);
+        sleep(Duration::from_secs(1)).await;
+        let told = age.get().map(|age| age >= Duration::from_mins(10));
+        assert_eq!(told, sweeps.then_some(true), "process {process}");
+        drop(janitor);
+    }
 }

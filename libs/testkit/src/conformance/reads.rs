@@ -1,7 +1,8 @@
 //! Cases about what reads show.
 
+use storage::{Key, Value};
+
 use super::{CaseContext, Failure, Outcome, ensure, names, show};
-use crate::kv::{Key, Value};
 
 pub(super) async fn a_transaction_reads_its_own_snapshot(context: CaseContext) -> Outcome {
     context.put("a", "old").await?;

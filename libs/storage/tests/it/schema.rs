@@ -1,13 +1,19 @@
+//! Tests the record of the store's layout: the first replica writes it, and the others obey it.
+
 use std::sync::Arc;
 
+use storage::{
+    Key, Kv as _, KvError, codec,
+    keys::{Kind, Space},
+    record,
+    schema::{SHARDS_DEFAULT, Schema, SchemaError, VERSION, open, open_when_there, read},
+};
+use testkit::mem::{Chaos, ChaosRates, MemKv};
 use tokio::task::JoinSet;
-use types::UnixMillis;
+use types::Timestamp;
 
-use super::*;
-use crate::mem::{Chaos, ChaosRates, MemKv, TokioClock};
-
-fn store() -> MemKv {
-    MemKv::new(Arc::new(TokioClock::starting_at(UnixMillis(1_700_000_000_000))))
+fn key() -> Key {
+    Space::STORE.record(Kind::Schema, b"")
 }
 
 async fn write(kv: &MemKv, found: record::Schema) {
@@ -18,7 +24,7 @@ async fn write(kv: &MemKv, found: record::Schema) {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_one_decides_and_the_others_follow() {
-    let kv = store();
+    let kv = MemKv::default();
     let schema = open(&kv, None).await.unwrap();
     assert_eq!(schema.shards, SHARDS_DEFAULT);
     assert_eq!(open(&kv, Some(SHARDS_DEFAULT)).await, Ok(schema));
@@ -32,7 +38,7 @@ async fn the_first_one_decides_and_the_others_follow() {
 #[tokio::test(start_paused = true)]
 async fn racing_replicas_agree_in_chaos() {
     for seed in 0..200 {
-        let calm = store();
+        let calm = MemKv::default();
         let kv = calm.with_faults(Arc::new(Chaos::new(seed, ChaosRates::default())));
         let mut replicas = JoinSet::new();
         for _ in 0..4 {
@@ -50,7 +56,7 @@ async fn racing_replicas_agree_in_chaos() {
 
 #[tokio::test(start_paused = true)]
 async fn an_older_layout_becomes_this_one_and_keeps_its_shards() {
-    let kv = store();
+    let kv = MemKv::default();
     write(&kv, record::Schema { version: 1, shards: 7, created_ts: 0 }).await;
     assert_eq!(read(&kv).await, Ok(Some(Schema { shards: 7, created: Timestamp(0) })));
     assert_eq!(open(&kv, Some(8)).await, Err(SchemaError::Shards { found: 7, wanted: 8 }));
@@ -67,7 +73,7 @@ async fn an_older_layout_becomes_this_one_and_keeps_its_shards() {
 
 #[tokio::test(start_paused = true)]
 async fn a_newer_layout_is_refused() {
-    let kv = store();
+    let kv = MemKv::default();
     write(&kv, record::Schema { version: VERSION + 1, shards: 16, created_ts: 1 }).await;
     assert_eq!(open(&kv, None).await, Err(SchemaError::Newer { found: VERSION + 1 }));
     assert_eq!(open_when_there(&kv, None).await, Err(SchemaError::Newer { found: VERSION + 1 }));
@@ -75,7 +81,7 @@ async fn a_newer_layout_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn an_impossible_number_of_shards_is_refused() {
-    let kv = store();
+    let kv = MemKv::default();
     assert_eq!(open(&kv, Some(0)).await, Err(SchemaError::OutOfRange(0)));
     assert_eq!(open(&kv, Some(4_097)).await, Err(SchemaError::OutOfRange(4_097)));
     write(&kv, record::Schema { version: VERSION, shards: 70_000, created_ts: 1 }).await;
@@ -84,7 +90,7 @@ async fn an_impossible_number_of_shards_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_record_is_corrupt_not_absent() {
-    let kv = store();
+    let kv = MemKv::default();
     let mut txn = kv.begin().await.unwrap();
     txn.put(key(), vec![9, 9, 9]);
     txn.commit().await.unwrap();
