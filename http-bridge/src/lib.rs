@@ -14,8 +14,7 @@
 //! of `application/problem+json`; [`edge`] the middleware around every request; [`origin`] what
 //! browsers send for pages of other sites; `etag` which content of an order the client has seen;
 //! [`ready`] readiness; [`server`] sockets, HTTP/1.1 and HTTP/2, drain; `console` the page for
-//! people; `docs` the description of the API; `conformance` (feature) checks answers against
-//! openapi.json.
+//! people; `docs` the description of the API.
 //!
 //! Invariants: a 4xx is a definite answer, never a write conflict, a timeout or a lost message. An
 //! unknown outcome is asked for again with the same request id until the request's deadline; only
@@ -37,8 +36,6 @@ pub mod api;
 pub mod args;
 mod batch;
 pub mod bridge;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 mod console;
 mod docs;
 mod edge;

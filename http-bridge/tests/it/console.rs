@@ -1,8 +1,6 @@
 //! The console: its files, and what each listener tells to whom.
 
 use axum::body::Body;
-use http::{Method, Request};
-use http_body_util::BodyExt as _;
 use proto::{
     coordinator::v1::{
         AuditFinding, AuditVerdict, BranchReport, GetAuditResponse, LogReport, LogStep, Outcome,
@@ -12,6 +10,7 @@ use proto::{
     types::v1::Branch,
 };
 use serde_json::json;
+use testkit::net::request;
 use tower::ServiceExt as _;
 use types::Reason;
 
@@ -30,17 +29,8 @@ const OPERATIONS: [&str; 4] = [
 
 /// A call through the operators' listener.
 async fn operate(front: &Front, call: &str, headers: &[(&str, &str)]) -> Answer {
-    let (method, path) = call.split_once(' ').unwrap();
-    let method = Method::from_bytes(method.as_bytes()).unwrap();
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let request = request.body(Body::empty()).unwrap();
-    let response = front.bridge.operators_console().oneshot(request).await.unwrap();
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    Answer { status: parts.status, headers: parts.headers, body }
+    let console = front.bridge.operators_console();
+    Answer::of(console.oneshot(request::<Body>(call, headers)).await.unwrap()).await
 }
 
 /// A shop in which order "1" was bought, and the coordinator logged how.

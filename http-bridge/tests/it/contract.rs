@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use http::{Method, Request};
-use http_bridge::conformance::Contract;
 use serde_json::{Value, json};
 
-use crate::shop::Front;
+use crate::{conformance::Contract, shop::Front};
 
 /// Served, but not part of the API. The last two are how axum stores the answer to unknown paths.
 const UNDOCUMENTED: [&str; 6] =

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod browsers;
+mod conformance;
 mod console;
 mod contract;
 mod endpoints;

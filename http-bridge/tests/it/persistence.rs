@@ -8,7 +8,7 @@ use rpc::{
     net::{Endpoint, GrpcNet, Net},
     routing::{Router, Target},
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use types::{Reason, Role, ShardId};
 
 use crate::shop::{CALLEES, Front, SHARDS, Trouble, World, settings};
@@ -327,13 +327,7 @@ async fn a_batch_init_is_given_up_a_minute_after_its_service_fell_silent() {
 #[tokio::test]
 async fn a_batch_init_ends_with_the_part_at_which_its_client_left() {
     let front = Front::new();
-    let held = Arc::new(Notify::new());
-    front.world.plan("payment", "/BatchInit", Trouble::Hold(Arc::clone(&held)), 1);
-    let client = front.clone();
-    let call = tokio::spawn(async move { client.call("POST /payment/batch_init/120000/1").await });
-    while front.world.calls("/BatchInit").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let (held, call) = front.held("/BatchInit", "POST /payment/batch_init/120000/1").await;
     call.abort();
     assert!(call.await.is_err());
     held.notify_one();
@@ -354,18 +348,13 @@ async fn a_part_of_a_batch_init_moves_to_the_replica_that_is_left() {
 #[tokio::test]
 async fn work_goes_on_when_its_client_leaves() {
     let front = Front::filled();
-    let (held, released) = (Arc::new(Notify::new()), Duration::from_secs(5));
-    front.world.plan("", "/Checkout", Trouble::Hold(Arc::clone(&held)), 1);
-    let client = front.clone();
-    let call = tokio::spawn(async move { client.call("POST /orders/checkout/1").await.status });
-    while front.world.calls("/Checkout").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let (held, call) = front.held("/Checkout", "POST /orders/checkout/1").await;
     call.abort();
     assert!(call.await.is_err());
     held.notify_one();
     front.bridge.work().close();
-    tokio::time::timeout(released, front.bridge.work().wait()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), front.bridge.work().wait()).await;
+    ended.expect("the work ends");
     assert!(front.world.state().orders["1"].paid);
 }
 

@@ -4,32 +4,38 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use axum::{Router as AxumRouter, body::Body};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use http_bridge::{Bridge, Settings, Shop, conformance::Contract};
+use http_bridge::{Bridge, Settings, Shop};
 use prost::Message;
 use proto::coordinator::v1::CheckoutRequest;
 use rpc::{
     call::CallMeta,
     env::{SystemClock, SystemEntropy},
-    net::{Endpoint, Net, Transport, in_process},
-    routing::{Router, Target},
+    net::Endpoint,
+    routing::Router,
     status::to_status,
     store_time::{self, StoreTime},
 };
 use serde_json::Value;
+use testkit::{
+    TokioClock,
+    net::{Carried, carried_by, read, replicas, request},
+};
 use tokio::{sync::Notify, task::JoinHandle};
 use tonic::{Status, metadata::MetadataMap};
 use tower::ServiceExt as _;
-use types::{Reason, Refusal, Role, Timestamp, UnixMillis};
+use types::{Clock as _, Reason, Refusal, Role, Timestamp};
 
+use crate::conformance::Contract;
+
+mod coordinator;
 mod services;
 
 /// Number of shards of every service.
@@ -120,26 +126,12 @@ pub(crate) struct Call {
     pub(crate) meta: CallMeta,
 }
 
-/// Unix milliseconds at which the store's clock begins.
-const STORE_EPOCH_MS: u64 = 1_700_000_000_000;
-
 /// The shop and the network to it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct World {
     state: Arc<Mutex<State>>,
-    began: tokio::time::Instant,
-}
-
-impl Default for World {
-    fn default() -> Self {
-        Self { state: Arc::default(), began: tokio::time::Instant::now() }
-    }
-}
-
-impl fmt::Debug for World {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("World")
-    }
+    /// The store's clock.
+    clock: TokioClock,
 }
 
 pub(crate) fn refuse(reason: Reason) -> Status {
@@ -161,6 +153,20 @@ impl World {
     ) {
         let endpoint = endpoint.to_owned();
         self.state().plans.push(Plan { endpoint, method, trouble, left: times });
+    }
+
+    /// Holds the next call of a method until the result notifies.
+    pub(crate) fn hold(&self, method: &'static str) -> Arc<Notify> {
+        let held = Arc::new(Notify::new());
+        self.plan("", method, Trouble::Hold(Arc::clone(&held)), 1);
+        held
+    }
+
+    /// Returns once a call of this method has reached the network.
+    pub(crate) async fn arrival(&self, method: &str) {
+        while self.calls(method).is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Calls that reached the network, by the end of their path.
@@ -186,9 +192,9 @@ impl World {
         Ok(tonic::Response::new(answer))
     }
 
-    /// The store's clock.
+    /// The time by the store's clock.
     pub(crate) fn store_ms(&self) -> u64 {
-        STORE_EPOCH_MS + u64::try_from(self.began.elapsed().as_millis()).unwrap()
+        self.clock.now().0
     }
 
     fn trouble(&self, endpoint: &Endpoint, path: &str) -> Option<Trouble> {
@@ -202,11 +208,7 @@ impl World {
         Some(plan.trouble.clone())
     }
 
-    async fn deliver(
-        self,
-        endpoint: Endpoint,
-        request: Request<tonic::body::Body>,
-    ) -> Result<http::Response<tonic::body::Body>, tower::BoxError> {
+    async fn deliver(self, endpoint: Endpoint, request: Request<tonic::body::Body>) -> Carried {
         let path = request.uri().path().to_owned();
         let metadata = MetadataMap::from_headers(request.headers().clone());
         let timeout = rpc::deadline::of(&metadata);
@@ -215,7 +217,7 @@ impl World {
         self.state().calls.push(call);
         let time = StoreTime::default();
         if !self.state().timeless {
-            time.hear(Timestamp::from_physical(UnixMillis(self.store_ms())));
+            time.hear(Timestamp::from_physical(self.clock.now()));
         }
         let routes = store_time::telling(services::routes(&self, endpoint.as_str()), &time);
         match self.trouble(&endpoint, &path) {
@@ -233,15 +235,6 @@ impl World {
             Some(Trouble::Hold(until)) => until.notified().await,
         }
         Ok(routes.oneshot(request).await?)
-    }
-}
-
-impl Net for World {
-    fn connect(&self, endpoint: &Endpoint) -> Transport {
-        let (world, endpoint) = (self.clone(), endpoint.clone());
-        in_process(tower::service_fn(move |request| {
-            world.clone().deliver(endpoint.clone(), request)
-        }))
     }
 }
 
@@ -276,6 +269,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    pub(crate) async fn of(response: http::Response<Body>) -> Self {
+        let (parts, body) = read(response).await;
+        Self { status: parts.status, headers: parts.headers, body }
+    }
+
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
@@ -308,12 +306,11 @@ impl Front {
 
     pub(crate) fn with(settings: Settings) -> Self {
         let world = World::default();
-        let net: Arc<dyn Net> = Arc::new(world.clone());
-        let router = |role: Role| {
-            let name = role.name();
-            let target: Target = format!("{name}-0:1,{name}-1:1").parse().unwrap();
-            (role, Router::new(target, Arc::clone(&net)))
-        };
+        let net = carried_by({
+            let world = world.clone();
+            move |endpoint, request| world.clone().deliver(endpoint, request)
+        });
+        let router = |role: Role| (role, Router::new(replicas(role.name()), Arc::clone(&net)));
         Self::of(world, CALLEES.into_iter().map(router).collect(), settings)
     }
 
@@ -348,23 +345,27 @@ impl Front {
     pub(crate) async fn full() -> (Self, Arc<Notify>, JoinHandle<StatusCode>) {
         let front = Self::with(Settings { in_flight_max: 1, ..settings() });
         front.fill();
-        let held = Arc::new(Notify::new());
-        front.world.plan("", "/AddStock", Trouble::Hold(Arc::clone(&held)), 1);
-        let client = front.clone();
-        let first = tokio::spawn(async move { client.call("POST /stock/add/1/1").await.status });
-        while front.world.calls("/AddStock").is_empty() {
-            tokio::task::yield_now().await;
-        }
+        let (held, first) = front.held("/AddStock", "POST /stock/add/1/1").await;
         (front, held, first)
+    }
+
+    /// Starts a call, which this method of a service holds until it is told to continue.
+    pub(crate) async fn held(
+        &self,
+        method: &'static str,
+        call: &'static str,
+    ) -> (Arc<Notify>, JoinHandle<StatusCode>) {
+        let held = self.world.hold(method);
+        let client = self.clone();
+        let call = tokio::spawn(async move { client.call(call).await.status });
+        self.world.arrival(method).await;
+        (held, call)
     }
 
     /// Sends a request. The answer is checked against the description.
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let answer = Answer { status: parts.status, headers: parts.headers, body };
+        let answer = Answer::of(self.router.clone().oneshot(request).await.unwrap()).await;
         let documented = self
             .contract
             .template(&path)
@@ -379,13 +380,7 @@ impl Front {
 
     /// Sends a request with headers, in the form `METHOD path`.
     pub(crate) async fn call_with(&self, call: &str, headers: &[(&str, &str)]) -> Answer {
-        let (method, path) = call.split_once(' ').unwrap();
-        let mut request =
-            Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        self.send(request.body(Body::empty()).unwrap()).await
+        self.send(request(call, headers)).await
     }
 
     /// Sends a request in the form `METHOD path`.

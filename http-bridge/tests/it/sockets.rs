@@ -2,7 +2,6 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +9,7 @@ use http_bridge::{ConnectionTimeouts, Error, server};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::{Notify, oneshot},
+    sync::oneshot,
     task::JoinHandle,
     time::timeout,
 };
@@ -222,15 +221,12 @@ async fn a_connection_that_stays_idle_is_closed_in_the_end() {
 #[tokio::test]
 async fn what_is_in_flight_is_answered_before_the_end() {
     let server = Server::start(connection_timeouts());
-    let held = Arc::new(Notify::new());
-    server.front.world.plan("", "/Checkout", Trouble::Hold(Arc::clone(&held)), 1);
+    let held = server.front.world.hold("/Checkout");
     let mut busy = server.connect().await;
     let mut idle = server.connect().await;
     call(&mut idle, "GET /healthz").await;
     send(&mut busy, "POST /orders/checkout/1 HTTP/1.1").await;
-    while server.front.world.calls("/Checkout").is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    server.front.world.arrival("/Checkout").await;
     let Server { address, stop, running, front, .. } = server;
     stop.send(()).unwrap();
     while !front.bridge.is_draining() {
@@ -261,22 +257,17 @@ async fn the_end_comes_although_something_hangs() {
     server.front.world.plan("", "/Checkout", Trouble::Silence, usize::MAX);
     let mut busy = server.connect().await;
     send(&mut busy, "POST /orders/checkout/1 HTTP/1.1").await;
-    while server.front.world.calls("/Checkout").is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    server.front.world.arrival("/Checkout").await;
     server.stop().await;
 }
 
 #[tokio::test]
 async fn work_outlives_a_connection_that_breaks() {
     let server = Server::start(connection_timeouts());
-    let held = Arc::new(Notify::new());
-    server.front.world.plan("", "/Checkout", Trouble::Hold(Arc::clone(&held)), 1);
+    let held = server.front.world.hold("/Checkout");
     let mut stream = server.connect().await;
     send(&mut stream, "POST /orders/checkout/1 HTTP/1.1").await;
-    while server.front.world.calls("/Checkout").is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    server.front.world.arrival("/Checkout").await;
     drop(stream);
     tokio::time::sleep(Duration::from_millis(50)).await;
     held.notify_one();

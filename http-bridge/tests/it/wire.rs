@@ -1,20 +1,14 @@
 //! HTTP on the wire: malformed requests are refused with a problem, all others are served.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::Notify,
     time::timeout,
 };
 
-use crate::{
-    shop::Trouble,
-    sockets::{LONG, Server, connection_timeouts, is_closed, receive, send},
-};
+use crate::sockets::{LONG, Server, connection_timeouts, is_closed, receive, send};
 
 /// The answer to these bytes on a new connection.
 async fn answer(server: &Server, bytes: &[u8]) -> String {
@@ -121,14 +115,11 @@ async fn a_head_of_64_kib_is_served_and_a_longer_one_refused_over_both_versions(
 #[tokio::test]
 async fn a_client_that_closes_its_side_gets_its_answer() {
     let server = Server::start(connection_timeouts());
-    let held = Arc::new(Notify::new());
-    server.front.world.plan("", "/Checkout", Trouble::Hold(Arc::clone(&held)), 1);
+    let held = server.front.world.hold("/Checkout");
     let mut stream = server.connect().await;
     send(&mut stream, "POST /orders/checkout/1 HTTP/1.1").await;
     stream.shutdown().await.unwrap();
-    while server.front.world.calls("/Checkout").is_empty() {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    server.front.world.arrival("/Checkout").await;
     // By then the bridge has noticed the closed side.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     held.notify_one();

@@ -1,4 +1,4 @@
-//! Checks answers against openapi.json, for the tests of this and of other packages.
+//! Checks answers against openapi.json.
 
 use std::collections::BTreeMap;
 
@@ -8,32 +8,23 @@ use serde_json::{Value, json};
 
 /// The API's description, as parsed JSON.
 #[derive(Debug)]
-pub struct Contract {
+pub(crate) struct Contract {
     document: Value,
 }
 
 impl Contract {
-    /// Takes a description as `/openapi.json` serves it.
-    pub const fn new(document: Value) -> Self {
-        Self { document }
-    }
-
     /// The description of this version.
-    ///
-    /// # Panics
-    /// Never: the description is plain data.
-    pub fn of_this_version() -> Self {
-        let document = serde_json::to_value(crate::api::openapi());
-        Self::new(document.expect("plain data serializes"))
+    pub(crate) fn of_this_version() -> Self {
+        Self { document: serde_json::to_value(http_bridge::api::openapi()).unwrap() }
     }
 
     /// The description as JSON.
-    pub const fn document(&self) -> &Value {
+    pub(crate) const fn document(&self) -> &Value {
         &self.document
     }
 
     /// Every documented operation: method and path template.
-    pub fn operations(&self) -> Vec<(Method, String)> {
+    pub(crate) fn operations(&self) -> Vec<(Method, String)> {
         let mut operations = Vec::new();
         for (path, item) in self.document["paths"].as_object().into_iter().flatten() {
             for (method, _) in item.as_object().into_iter().flatten() {
@@ -46,12 +37,12 @@ impl Contract {
     }
 
     /// The description of one operation; None when it is not documented.
-    pub fn operation(&self, method: &Method, template: &str) -> Option<&Value> {
+    pub(crate) fn operation(&self, method: &Method, template: &str) -> Option<&Value> {
         self.document["paths"].get(template)?.get(method.as_str().to_ascii_lowercase())
     }
 
     /// The template that matches a path (without query).
-    pub fn template(&self, path: &str) -> Option<&str> {
+    pub(crate) fn template(&self, path: &str) -> Option<&str> {
         let fits = |template: &str| {
             let (wanted, given) = (template.split('/'), path.split('/'));
             wanted.clone().count() == given.clone().count()
@@ -67,10 +58,7 @@ impl Contract {
 
     /// Checks one answer: its status is documented for the operation, and its content type, body
     /// and headers are as described.
-    ///
-    /// # Errors
-    /// A text for people that says what is wrong.
-    pub fn check(
+    pub(crate) fn check(
         &self,
         method: &Method,
         path: &str,
@@ -118,10 +106,7 @@ impl Contract {
     }
 
     /// Checks a value against a schema of the document.
-    ///
-    /// # Errors
-    /// A text for people that says what is wrong.
-    pub fn check_value(&self, schema: &Value, value: &Value) -> Result<(), String> {
+    pub(crate) fn check_value(&self, schema: &Value, value: &Value) -> Result<(), String> {
         let mut whole = json!({ "components": self.document["components"], "allOf": [schema] });
         whole["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
         let validator: Validator = jsonschema::validator_for(&whole).map_err(|e| e.to_string())?;
