@@ -51,7 +51,7 @@ class Loyalty:
         self.start()
 
 
-async def test_points_agree_with_paid_orders_whoever_is_killed(tmp_path):
+async def test_points_agree_with_paid_orders_under_kills_of_every_role(tmp_path):
     with running_shop(1, start=False) as shop:
         port = shop.ports.kv + 1
         service = Loyalty(tmp_path, port, f"127.0.0.1:{shop.ports.grpc}")

@@ -124,7 +124,7 @@ async fn no_attempt_of_a_call_outlives_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_refused_without_a_transaction_is_remembered_by_the_order() {
+async fn a_refusal_without_a_transaction_is_remembered_by_the_order() {
     let shop = Shop::open();
     shop.order.remove_order();
     let failure = shop.checkout(TIME).await.unwrap_err();
@@ -133,7 +133,7 @@ async fn whatever_is_refused_without_a_transaction_is_remembered_by_the_order() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_succeeded_before_is_told_whatever_stands_there_now() {
+async fn a_success_is_told_again_after_its_order_was_overwritten_or_removed() {
     let shop = Shop::open();
     let paid = shop.checkout(TIME).await.unwrap();
     shop.quiet().await;

@@ -139,7 +139,7 @@ async fn a_list_has_at_most_a_thousand_transactions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_knows_is_not_found() {
+async fn an_unknown_transaction_is_not_found() {
     let shop = Shop::open_with(&keeps_all());
     let failure = explain(&shop, by_id(TxId([5; 16]))).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NotFound);

@@ -20,7 +20,7 @@ async fn before_the_deadline_a_stranger_only_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_deadline_whatever_has_not_voted_is_fenced() {
+async fn past_the_deadline_a_branch_without_a_vote_is_fenced() {
     let shop = Shop::open();
     let meta = shop.foreign();
     shop.order.prepare_for(&meta, &branch("order"));

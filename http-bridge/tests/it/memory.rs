@@ -30,7 +30,7 @@ const MIB: usize = 1024 * KIB;
 const MEASURED: &str = "BRIDGE_OF_ITS_OWN";
 
 #[tokio::test]
-#[allow(clippy::print_stdout, reason = "whoever started it reads its address")]
+#[allow(clippy::print_stdout, reason = "the parent process reads its address")]
 async fn a_bridge_of_its_own() {
     if !std::env::vars_os().any(|(name, _)| name == MEASURED) {
         return;
@@ -105,7 +105,7 @@ impl Drop for Bridge {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "figures for whoever reads along")]
+#[allow(clippy::print_stdout, reason = "the output has the figures")]
 fn report(what: &str, count: usize, growth: usize) {
     println!("{what}: {count} of them, {} KiB in all, {} bytes each", growth / KIB, growth / count);
 }

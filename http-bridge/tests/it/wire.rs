@@ -130,7 +130,7 @@ async fn a_client_that_closes_its_side_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn whatever_is_refused_is_a_problem() {
+async fn every_refusal_is_a_problem() {
     let server = Server::start(connection_timeouts());
     for (call, status) in [
         ("GET /docs/nothing.js", 404),

@@ -278,7 +278,7 @@ mod content {
     }
 
     #[test]
-    fn who_overwrites_a_paid_order_remembers_when() {
+    fn an_order_over_a_paid_one_remembers_when_that_was_paid() {
         let mut paid = order();
         paid.pay(TxId([1; 16]), Vec::new(), at(2));
         let second = Order::empty(UserId::numbered(1), at(3)).instead_of(&paid);

@@ -132,7 +132,7 @@ fn what_is_held_is_neither_spent_nor_refused_for_good() {
     assert_eq!(shard.op(get("0")), "3");
     assert_eq!(shard.op(pay("0", 4)), "waits for 2");
     assert_eq!(shard.op(pay_for("0", 9)), "waits for 2");
-    assert_eq!(shard.op(status("0")), "false", "whoever waits has not paid");
+    assert_eq!(shard.op(status("0")), "false", "a call that waits has not paid");
     assert_eq!(shard.op(pay("0", 10)), "OUT_OF_CREDIT available=3 held=6 user_id=0 wanted=10");
     assert_eq!(shard.op(add("0", AMOUNT_MAX - 6)), "OVERFLOW user_id=0", "it may come back");
     assert_eq!(shard.prepare(1, hold_of("0", 4)), "waits for 2");
@@ -162,7 +162,7 @@ fn a_hold_of_an_earlier_user_goes_nowhere() {
 }
 
 #[test]
-fn whatever_is_read_is_asked_for_first() {
+fn every_row_that_a_call_reads_is_asked_for_first() {
     let core = rig::core(Payment);
     let missing = |op| core.missing_for(&Call::Op { op, call: None, may_wait: false });
     let (user, payment) = (user_row(&user_id("u")), payment_row(&user_id("u"), &order()));

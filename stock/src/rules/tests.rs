@@ -126,7 +126,7 @@ fn a_hold_is_of_all_lines_or_of_none() {
 }
 
 #[test]
-fn whatever_is_read_is_asked_for_first() {
+fn every_row_that_a_call_reads_is_asked_for_first() {
     let mut core = rig::core(Stock);
     let call = |op| Call::Op { op, call: None, may_wait: false };
     let rows = || vec![item_row(&item("a"))];

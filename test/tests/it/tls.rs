@@ -184,7 +184,7 @@ const EDGES: [(&str, &[&str]); 11] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encrypted_shop_sells_and_refuses_who_may_not_call() {
+async fn an_encrypted_shop_sells_and_refuses_callers_without_a_right() {
     let shop = Shop::start();
     for path in [
         "/stock/batch_init/10/100/5",

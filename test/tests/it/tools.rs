@@ -15,7 +15,7 @@ fn failed(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_question_that_nobody_answers_names_who_was_asked() {
+fn an_unanswered_question_names_the_coordinator_that_was_asked() {
     // A port that was free just now, so that nothing else listens there.
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let coordinator = free.to_string();
@@ -33,7 +33,7 @@ fn a_question_that_nobody_answers_names_who_was_asked() {
 }
 
 #[test]
-fn to_explain_what_nobody_knows_is_a_failure() {
+fn explaining_an_unknown_transaction_is_a_failure() {
     let shop = Shop::start();
     let coordinator = shop.address("coordinator");
     for subject in ["NOBODY", "01010101-0101-0101-0101-010101010101"] {

@@ -188,7 +188,7 @@ async fn an_abort_ends_the_wait_of_its_own_prepare() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_impatient_prepare_is_told_whom_it_would_wait_for() {
+async fn an_impatient_prepare_is_told_its_blocker() {
     let shop = Shop::new();
     let lane = shop.stocked(1).await;
     let (old, young) = (shop.tx(1), shop.tx(2));
@@ -206,7 +206,7 @@ async fn an_impatient_prepare_is_told_whom_it_would_wait_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_waits_for_rides_along_with_what_somebody_does() {
+async fn a_patient_commit_rides_along_with_a_call_that_is_awaited() {
     let shop = Shop::new();
     let lane = shop.stocked(9).await;
     let linger = shop.options.linger;

@@ -263,7 +263,7 @@ fn a_deadline_after_the_commit_point_changes_nothing() {
 }
 
 #[test]
-fn whoever_loses_adopts_what_stands() {
+fn a_coordinator_adopts_an_outcome_that_another_resolver_wrote() {
     // A resolver saw every vote, including the one that did not reach this machine.
     check(
         "begin 2           => 0:prepare 1:prepare

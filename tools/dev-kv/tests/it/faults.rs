@@ -211,7 +211,7 @@ async fn an_expired_commit_timestamp_is_replaced_by_a_later_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_hits_whom_it_speaks_of_as_often_as_it_says() {
+async fn a_rule_hits_as_many_requests_as_it_says() {
     let server = Server::start().await;
     let wire = Wire::new(&server).await;
     let rule = json!({ "rpc": "KvGet", "skip": 2, "count": 3, "fault": { "kind": "refuse" } });

@@ -43,7 +43,7 @@ async fn with_an_authority_only_those_it_vouches_for_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whom_the_authority_vouches_for_may_still_be_refused() {
+async fn a_client_of_the_right_authority_may_still_be_refused() {
     let ours = std::fs::read_to_string(file("ours.pem")).unwrap();
     for admits in [true, false] {
         let seen = Arc::new(Mutex::new(Vec::new()));
