@@ -3,7 +3,7 @@
 use crate::{
     command,
     python::Venv,
-    report::{Outcome, Part, Report, Tally},
+    report::{Part, Report, Tally},
     test,
     workspace::Workspace,
 };
@@ -19,9 +19,8 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
 
 fn matrix(workspace: &Workspace, replicas: u16) -> Part {
     let suites = workspace.root.join("test");
-    let venv = Venv::ready(workspace, "tests", &suites.join("requirements.txt"))?;
     let counts = workspace.scratch("chaos")?.join(format!("{replicas}.json"));
-    let mut python = venv.python();
+    let mut python = Venv::tests(workspace)?.python();
     python
         .args(["-u", "-m", "chaos.run_chaos", "--replicas", &replicas.to_string(), "--json"])
         .arg(&counts)
@@ -30,7 +29,7 @@ fn matrix(workspace: &Workspace, replicas: u16) -> Part {
         .env("TMPDIR", workspace.scratch("tmp")?);
     let mut tally = None;
     command::watch(&mut python, |line| tally = parse(line).or(tally))?;
-    tally.map(Outcome::Ran).ok_or_else(|| "the matrix was not run to its end".to_owned())
+    tally.ok_or("the matrix was not run to its end".into())
 }
 
 /// Parses the counts of the last line, such as `22 passed, 0 failed`.

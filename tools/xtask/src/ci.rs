@@ -6,21 +6,12 @@ use crate::{
 
 /// Runs every part, even if an earlier one fails.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
-    report.part("format", || command::check(&mut workspace.cargo(&["fmt", "--all", "--check"])));
+    report.part("format", || command::check(&mut workspace.cargo("fmt --all --check")));
     report.part("deps", || deps::check(workspace));
     report.part("tidy", || tidy::check(workspace));
     report.part("lints", || {
-        let args = [
-            "clippy",
-            "--locked",
-            "--keep-going",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ];
-        command::check(&mut workspace.cargo(&args))
+        let line = "clippy --locked --keep-going --workspace --all-targets -- -D warnings";
+        command::check(&mut workspace.cargo(line))
     });
     outside::deny(workspace, report);
     outside::deployment(workspace, report);

@@ -1,11 +1,16 @@
 //! Runs other programs. Their output is streamed, and their input is empty.
 
 use std::{
+    env,
+    fs::File,
     io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
-use crate::report::{Outcome, Part, Tally};
+use crate::report::{Part, Tally};
 
 /// The program and its arguments, for messages.
 fn name(command: &Command) -> String {
@@ -32,7 +37,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
 
 /// Runs a command as one check.
 pub(crate) fn check(command: &mut Command) -> Part {
-    run(command).map(|()| Outcome::Ran(Tally::PASSED))
+    Ok(run(command).map(|()| Tally::PASSED)?)
 }
 
 /// Runs a command, and returns its standard output.
@@ -71,6 +76,31 @@ pub(crate) fn captured(command: &mut Command) -> Result<String, String> {
     Err(format!("{} ended with {}: {}", name(command), output.status, text.trim()))
 }
 
+/// Runs a command, and returns all of its output, which is the error if it fails.
+pub(crate) fn heard(command: &mut Command) -> Result<String, String> {
+    let (succeeded, text) = quietly(command)?;
+    if succeeded { Ok(text) } else { Err(text) }
+}
+
+/// Where the PATH has a program of this name; none if it has not.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// Starts a command whose output goes to this file.
+pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<Child, String> {
+    let failed = |error| format!("cannot start {}: {error}", name(command));
+    let file = File::create(log).map_err(failed)?;
+    let errors = file.try_clone().map_err(failed)?;
+    command
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(errors)
+        .spawn()
+        .map_err(|error| format!("cannot start {}: {error}", name(command)))
+}
+
 /// Runs a command, prints each line of its standard output as it comes, and calls `look` with it.
 /// Returns whether the command succeeded.
 pub(crate) fn watch(command: &mut Command, mut look: impl FnMut(&str)) -> Result<bool, String> {
@@ -89,4 +119,22 @@ pub(crate) fn watch(command: &mut Command, mut look: impl FnMut(&str)) -> Result
     }
     let status = child.wait().map_err(|error| error.to_string())?;
     Ok(status.success())
+}
+
+/// Waits until `ready` succeeds. After `longest` its last error is the problem.
+pub(crate) fn wait(
+    what: &str,
+    longest: Duration,
+    mut ready: impl FnMut() -> Result<(), String>,
+) -> Result<(), String> {
+    let began = Instant::now();
+    loop {
+        match ready() {
+            Ok(()) => return Ok(()),
+            Err(problem) if began.elapsed() > longest => {
+                return Err(format!("{what} within {} s: {problem}", longest.as_secs()));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(200)),
+        }
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     modules,
-    report::{Checks, Outcome, Part},
+    report::{Part, Tally},
     roles,
     workspace::Workspace,
 };
@@ -65,7 +65,7 @@ const RESERVED: Table = &[
     ("tracing-opentelemetry", "telemetry"),
     ("hyper-rustls", "telemetry"),
     ("prometheus", "telemetry storage"),
-    ("clap", "storage rpc participant SERVICE coordinator http-bridge dev-kv bench till"),
+    ("clap", "storage rpc participant SERVICE coordinator http-bridge dev-kv bench till xtask"),
 ];
 
 /// The only external dependencies that these crates may use in their own code: nothing that waits,
@@ -154,7 +154,7 @@ const MUTATIONS: &str = "mutations";
 
 /// Checks all packages and sources.
 pub(crate) fn check(workspace: &Workspace) -> Part {
-    let mut checks = Checks::default();
+    let mut checks = Tally::default();
     for package in &workspace.packages {
         let name = package["name"].as_str().unwrap_or_default();
         checks.check(name, check_package(workspace, package, name));
@@ -191,7 +191,7 @@ pub(crate) fn check(workspace: &Workspace) -> Part {
         let name = package["name"].as_str().unwrap_or_default();
         checks.check(name, check_circles(sources));
     }
-    Ok(Outcome::Ran(checks.tally()))
+    Ok(checks.as_one())
 }
 
 fn check_circles(sources: Vec<(&Path, &str)>) -> Result<(), String> {

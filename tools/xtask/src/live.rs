@@ -15,8 +15,8 @@
 use std::process::Command;
 
 use crate::{
-    command,
-    report::{Outcome, Part, Tally},
+    command, files,
+    report::{Part, Tally},
     workspace::Workspace,
 };
 use steps::Steps;
@@ -40,77 +40,56 @@ mod usage;
 mod variants;
 
 /// What to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, clap::Subcommand)]
 pub(crate) enum Wanted {
     /// The image and the compose files.
-    Docker(Source),
-    /// The chart on one node.
-    Kubernetes(Source),
+    Docker {
+        /// An executable to put into the Dockerfile's last stage: its path, or a cargo profile to
+        /// build it by.
+        #[arg(long, value_name = "PROFILE", default_value = "release")]
+        executable: String,
+        /// Build by all stages of the Dockerfile, with this cargo profile.
+        #[arg(long, value_name = "PROFILE", conflicts_with = "executable")]
+        build: Option<String>,
+    },
+    /// The chart on one node, upgrades and losses under load, the deploy scripts.
+    Kubernetes {
+        /// As for docker.
+        #[arg(long, value_name = "PROFILE", default_value = "release")]
+        executable: String,
+    },
     /// The cluster at `PD_ENDPOINTS`, with roles killed for this many minutes.
-    Store(u64),
+    Store {
+        /// How long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
     /// An interactive shell with an engine of our own.
     Shell,
-}
-
-/// Where the image comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// An executable that is put into the Dockerfile's last stage: a path, or a cargo profile to
-    /// build it by.
-    Executable(String),
-    /// All stages of the Dockerfile, with this cargo profile.
-    Dockerfile(String),
-}
-
-impl Wanted {
-    /// Parses the arguments after `cargo xtask live`.
-    pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
-        match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["docker"] => Ok(Self::Docker(Source::Executable("release".to_owned()))),
-            ["docker", "--executable", profile] => {
-                Ok(Self::Docker(Source::Executable(profile.to_owned())))
-            }
-            ["docker", "--build", profile] => {
-                Ok(Self::Docker(Source::Dockerfile(profile.to_owned())))
-            }
-            ["kubernetes"] => Ok(Self::Kubernetes(Source::Executable("release".to_owned()))),
-            ["kubernetes", "--executable", profile] => {
-                Ok(Self::Kubernetes(Source::Executable(profile.to_owned())))
-            }
-            ["store"] => Ok(Self::Store(10)),
-            ["store", "--minutes", minutes] => {
-                let minutes = minutes.parse().map_err(|_| "--minutes needs a number".to_owned())?;
-                Ok(Self::Store(minutes))
-            }
-            ["shell"] => Ok(Self::Shell),
-            _ => Err("after live comes one of: docker [--executable PROFILE | --build PROFILE], \
-                 kubernetes, store [--minutes N], shell"
-                .to_owned()),
-        }
-    }
 }
 
 /// Runs it and prints its table, which is also written below the target directory.
 pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
     let directory = workspace.target.join("live");
-    std::fs::create_dir_all(&directory)
-        .map_err(|error| format!("{}: {error}", directory.display()))?;
+    files::folder(&directory)?;
     let mut steps = Steps::default();
     let heading = head(workspace)?;
     let (name, done) = match wanted {
-        Wanted::Docker(source) => ("docker", docker::run(workspace, &mut steps, source)),
-        Wanted::Kubernetes(source) => {
-            ("kubernetes", kubernetes::run(workspace, &mut steps, source))
+        Wanted::Docker { executable, build } => {
+            ("docker", docker::run(workspace, &mut steps, executable, build.as_deref()))
         }
-        Wanted::Store(minutes) => ("store", store::run(workspace, &mut steps, *minutes)),
-        Wanted::Shell => return docker::shell(workspace).map(|()| Outcome::Ran(Tally::PASSED)),
+        Wanted::Kubernetes { executable } => {
+            ("kubernetes", kubernetes::run(workspace, &mut steps, executable))
+        }
+        Wanted::Store { minutes } => ("store", store::run(workspace, &mut steps, *minutes)),
+        Wanted::Shell => return Ok(docker::shell(workspace).map(|()| Tally::PASSED)?),
     };
     let table = format!("{heading}\n\n{}", steps.table());
     println!("\n{table}");
     let file = directory.join(format!("{name}.md"));
-    std::fs::write(&file, &table).map_err(|error| format!("{}: {error}", file.display()))?;
+    files::write(&file, &table)?;
     done?;
-    Ok(Outcome::Ran(steps.tally()))
+    Ok(steps.tally())
 }
 
 /// A table's heading: the date and the commit.

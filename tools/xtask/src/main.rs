@@ -9,7 +9,7 @@
 //! [`chaos`] and [`history`] put faults on real processes; [`outside`] runs other projects' tools
 //! against a running [`shop`], [`live`] in containers; [`tour`] runs README's tours; [`roles`]
 //! lists the roles, [`modules`] what modules use; [`python`] has the virtual environment;
-//! [`command`], [`report`] and [`workspace`] are underneath.
+//! [`command`], [`files`], [`report`] and [`workspace`] are underneath.
 //!
 //! Invariants: only `goldens`, `k8s` and `live` write outside the target directory; a part that
 //! could not run says so and never counts as passed; processes are ended by their id.
@@ -17,11 +17,11 @@
 #![allow(clippy::print_stdout, reason = "printing is what a task runner is for")]
 
 use std::{
-    env,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
+use clap::{CommandFactory as _, Parser, Subcommand, value_parser};
 use report::Report;
 use workspace::Workspace;
 
@@ -30,6 +30,7 @@ mod ci;
 mod client_rust;
 mod command;
 mod deps;
+mod files;
 mod goldens;
 mod history;
 mod live;
@@ -47,42 +48,78 @@ mod tidy;
 mod tour;
 mod workspace;
 
-const USAGE: &str = "\
-usage: cargo xtask COMMAND
+/// The project's task runner.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Option<Task>,
+}
 
-  ci        everything that must pass: format, lints, deps, tidy, tests, third-party tools
-  test      all tests: Rust, then Python against real processes
-  deps      which crate may depend on which, what each source may name, cycles among modules
-  tidy      lengths, leftovers, docs, links, invariants and what guards them
-  outside   third-party tools: cargo-deny, the deployment files, then README's tours, grpcurl, an
-            OpenAPI validator and generated clients against a shop
-  deploy    the part of `outside` about deployment files: chart, compose files, image, scripts
-  k8s       regenerates k8s/ from the chart
-  sim       the simulation: --seeds N [--from S]; --coverage prints which calls met;
-            --seed S replays one seed and prints every event; --mutations or --mutation NAME breaks
-            rules, each of which must be noticed; --shares also prints by how many seeds
-  soak      every fault on every role, a million orders audited and sold, tikv-client's tests over 42 regions,
-            dev-kv killed 100 times, a key written a million times and ten million keys, fuzzing, small
-            changes; then histories, and the simulation on seeds never run before, for --minutes N each
-  mutants   small changes of the code that decides, drawn at random, which tests must notice:
-            --seed N --count M; needs cargo-mutants
-  history   clients of real processes under kills and stops; judges their answers:
-            --minutes N, --replicas R
-  chaos     every fault on every role of real processes, with one and with two replicas of each
-  live      real engines: docker [--executable PROFILE | --build PROFILE], kubernetes, shell; a cluster
-            that PD_ENDPOINTS names: store [--minutes N]
-  goldens   regenerates the golden files from what the tests see
-  client-tests [--regions N]
-            tikv-client's own tests against dev-kv, cut into N regions (1)";
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Everything that must pass: format, lints, deps, tidy, tests, third-party tools.
+    Ci,
+    /// All tests: Rust, then Python against real processes.
+    Test,
+    /// Which crate may depend on which, what each source may name, cycles among modules.
+    Deps,
+    /// Lengths, leftovers, docs, links, invariants and what guards them.
+    Tidy,
+    /// Third-party tools: cargo-deny, the deployment files, then README's tours, grpcurl, an
+    /// OpenAPI validator and generated clients against a shop.
+    Outside,
+    /// The part of `outside` about deployment files: chart, compose files, image, scripts.
+    Deploy,
+    /// Regenerates k8s/ from the chart.
+    K8s,
+    /// The simulation, by default of 2,000 seeds.
+    Sim(sim::Wanted),
+    /// Every fault on every role, a million orders audited and sold, tikv-client's tests over 42
+    /// regions, dev-kv killed 100 times, a key written a million times and ten million keys,
+    /// fuzzing, small changes; then histories, and the simulation on seeds never run before.
+    Soak {
+        /// How long the histories take, and then the simulation.
+        #[arg(long, default_value_t = 60, value_parser = value_parser!(u64).range(..=10_000))]
+        minutes: u64,
+    },
+    /// Small changes of the code that decides, drawn at random, which tests must notice; needs
+    /// cargo-mutants.
+    Mutants(mutants::Wanted),
+    /// Clients of real processes under kills and stops; judges their answers.
+    History(history::Wanted),
+    /// Every fault on every role of real processes, with one and with two replicas of each.
+    Chaos,
+    /// Real engines, or a cluster.
+    #[command(subcommand)]
+    Live(live::Wanted),
+    /// Regenerates the golden files from what the tests see.
+    Goldens,
+    /// tikv-client's own tests against dev-kv.
+    ClientTests {
+        /// Regions that the store is cut into.
+        #[arg(long, default_value_t = 1, value_parser = value_parser!(u64).range(1..))]
+        regions: u64,
+    },
+}
+
+/// Exit code for a command line that does not parse, as in BSD's sysexits.h.
+const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let command = env::args().nth(1).unwrap_or_default();
-    if ["", "help", "-h", "--help"].contains(&command.as_str()) {
-        println!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
+    let task = match Cli::try_parse() {
+        Ok(Cli { task: Some(task) }) => task,
+        Ok(Cli { task: None }) => {
+            println!("{}", Cli::command().render_help());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            // Errors are ignored, as nobody is left to tell.
+            drop(error.print());
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     let began = Instant::now();
-    let mut report = Report::default();
     let workspace = match Workspace::find() {
         Ok(workspace) => workspace,
         Err(problem) => {
@@ -90,61 +127,93 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let args: Vec<String> = env::args().skip(2).collect();
-    match command.as_str() {
-        "ci" => ci::run(&workspace, &mut report),
-        "test" => test::run(&workspace, &mut report),
-        "deps" => report.part("deps", || deps::check(&workspace)),
-        "tidy" => report.part("tidy", || tidy::check(&workspace)),
-        "deploy" => outside::deployment(&workspace, &mut report),
-        "k8s" => report.part("k8s", || outside::chart::write_plain(&workspace)),
-        "outside" => {
-            outside::deny(&workspace, &mut report);
-            outside::deployment(&workspace, &mut report);
-            if test::build(&workspace, &mut report) {
-                outside::run(&workspace, &mut report);
-            }
-        }
-        "sim" => match sim::Wanted::parse(&args) {
-            Ok(wanted) => sim::run(&workspace, &mut report, &wanted),
-            Err(problem) => return usage(&problem),
-        },
-        "soak" => match soak::parse(&args) {
-            Ok(time) => soak::run(&workspace, &mut report, time),
-            Err(problem) => return usage(&problem),
-        },
-        "client-tests" => match client_rust::regions(&args) {
-            Ok(regions) => {
-                report.part("client tests", || client_rust::run(&workspace, regions));
-            }
-            Err(problem) => return usage(&problem),
-        },
-        "live" => match live::Wanted::parse(&args) {
-            Ok(wanted) => report.part("live", || live::run(&workspace, &wanted)),
-            Err(problem) => return usage(&problem),
-        },
-        "history" => match history::Wanted::parse(&args) {
-            Ok(wanted) => history::run(&workspace, &mut report, wanted),
-            Err(problem) => return usage(&problem),
-        },
-        "mutants" => match mutants::Wanted::parse(&args) {
-            Ok(wanted) => report.part("mutants", || mutants::run(&workspace, wanted)),
-            Err(problem) => return usage(&problem),
-        },
-        "chaos" => chaos::run(&workspace, &mut report),
-        "goldens" => report.part("goldens", || goldens::write(&workspace)),
-        _ => return usage("no such command"),
-    }
+    let mut report = Report::default();
+    run(task, &workspace, &mut report);
     report.close(&rounded(began.elapsed()));
     if report.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn usage(problem: &str) -> ExitCode {
-    println!("{problem}\n\n{USAGE}");
-    ExitCode::from(64)
+fn run(task: Task, workspace: &Workspace, report: &mut Report) {
+    match task {
+        Task::Ci => ci::run(workspace, report),
+        Task::Test => test::run(workspace, report),
+        Task::Deps => report.part("deps", || deps::check(workspace)),
+        Task::Tidy => report.part("tidy", || tidy::check(workspace)),
+        Task::Deploy => outside::deployment(workspace, report),
+        Task::K8s => report.part("k8s", || outside::chart::write_plain(workspace)),
+        Task::Outside => {
+            outside::deny(workspace, report);
+            outside::deployment(workspace, report);
+            if test::build(workspace, report) {
+                outside::run(workspace, report);
+            }
+        }
+        Task::Sim(wanted) => report.part("simulation", || sim::run(workspace, &wanted)),
+        Task::Soak { minutes } => soak::run(workspace, report, minutes),
+        Task::ClientTests { regions } => {
+            report.part("client tests", || client_rust::run(workspace, regions));
+        }
+        Task::Live(wanted) => report.part("live", || live::run(workspace, &wanted)),
+        Task::History(wanted) => history::run(workspace, report, wanted),
+        Task::Mutants(wanted) => report.part("mutants", || mutants::run(workspace, wanted)),
+        Task::Chaos => chaos::run(workspace, report),
+        Task::Goldens => report.part("goldens", || goldens::write(workspace)),
+    }
 }
 
 /// Rounded to a tenth of a second, for people.
 fn rounded(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_that_fit_are_taken_and_others_are_refused() {
+        let is_taken = |line: &str| {
+            let words = std::iter::once("xtask").chain(line.split_whitespace());
+            Cli::try_parse_from(words).is_ok()
+        };
+        for line in [
+            "",
+            "sim --seeds 5 --from 70 --coverage",
+            "sim --seed 7",
+            "sim --mutations --shares",
+            "sim --mutation LateSecondHold --seeds 9",
+            "mutants --count 200 --seed 7",
+            "history --minutes 30 --replicas 1",
+            "soak --minutes 3",
+            "client-tests --regions 42",
+            "live docker --executable a/till",
+            "live docker --build dist",
+            "live kubernetes",
+            "live store --minutes 3",
+        ] {
+            assert!(is_taken(line), "{line}");
+        }
+        for line in [
+            "simulate",
+            "sim --seeds",
+            "sim --seeds x",
+            "sim --seed 1 --from 2",
+            "sim --shares",
+            "sim --mutations --coverage",
+            "mutants --count x",
+            "history --minutes 0",
+            "soak --minutes 99999",
+            "client-tests --regions 0",
+            "live",
+            "live docker --executable a --build b",
+            "live kubernetes --build dist",
+        ] {
+            assert!(!is_taken(line), "{line}");
+        }
+    }
 }

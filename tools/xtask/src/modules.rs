@@ -35,37 +35,28 @@ pub(crate) fn circles<'a>(sources: impl IntoIterator<Item = (&'a Path, &'a str)>
             }
         }
     }
-    below.iter().flat_map(|(parent, uses)| circles_of(parent, uses)).collect()
+    below.iter().filter_map(|(parent, uses)| circles_of(parent, uses)).collect()
 }
 
-/// The groups of siblings that reach each other.
-fn circles_of(parent: &[String], uses: &Uses) -> Vec<String> {
-    let reached: BTreeMap<&String, BTreeSet<&String>> =
-        uses.keys().map(|module| (module, reached_from(module, uses))).collect();
-    let circle = |module: &String| -> BTreeSet<&String> {
-        let back = |other: &&String| reached.get(*other).is_some_and(|from| from.contains(module));
-        reached[module].iter().copied().filter(back).collect()
-    };
-    let circles: BTreeSet<_> =
-        uses.keys().map(circle).filter(|circle| !circle.is_empty()).collect();
-    let place = parent.iter().fold("crate".to_owned(), |place, module| place + "::" + module);
-    let told = |circle: BTreeSet<&String>| {
-        let members: Vec<&str> = circle.into_iter().map(String::as_str).collect();
-        format!("modules of {place} use each other in a circle: {}", members.join(", "))
-    };
-    circles.into_iter().map(told).collect()
-}
-
-/// What a module uses, directly or through others.
-fn reached_from<'a>(module: &String, uses: &'a Uses) -> BTreeSet<&'a String> {
-    let mut reached = BTreeSet::new();
-    let mut next: Vec<&String> = uses.get(module).into_iter().flatten().collect();
-    while let Some(used) = next.pop() {
-        if reached.insert(used) {
-            next.extend(uses.get(used).into_iter().flatten());
+/// The siblings that use each other in circles, or stand between two circles: those that are left
+/// when what uses none of the rest, or is used by none, is taken away again and again.
+fn circles_of(parent: &[String], uses: &Uses) -> Option<String> {
+    let mut left: BTreeSet<&String> = uses.keys().collect();
+    loop {
+        let is_within = |module: &&String| {
+            let uses_one = uses[*module].iter().any(|used| left.contains(used));
+            uses_one && left.iter().any(|user| uses[*user].contains(*module))
+        };
+        let within: BTreeSet<&String> = left.iter().copied().filter(is_within).collect();
+        if within.len() == left.len() {
+            break;
         }
+        left = within;
     }
-    reached
+    let place = parent.iter().fold("crate".to_owned(), |place, module| place + "::" + module);
+    let members: Vec<&str> = left.into_iter().map(String::as_str).collect();
+    let told = || format!("modules of {place} use each other in a circle: {}", members.join(", "));
+    (!members.is_empty()).then(told)
 }
 
 /// The module that a file holds.

@@ -1,84 +1,50 @@
 //! Small random changes of the code that decides. Each must be noticed by a test of its crate, or
 //! by the simulation.
 //!
-//! cargo-mutants makes them and runs the tests. `.cargo/mutants.toml` lists those that no test can
-//! notice, each with its reason.
+//! cargo-mutants makes them and runs the tests. `.cargo/mutants.toml` says in which files, and lists
+//! those that no test can notice, each with its reason.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::Path,
+};
 
 use serde_json::Value;
 
 use crate::{
-    command,
-    report::{Outcome, Part, Tally},
+    command, files,
+    report::{Part, Stopped, Tally},
     workspace::Workspace,
 };
 
-/// The code that decides: the protocol, what a shard does with its calls, what a coordinator does
-/// with answers, and the services' rules.
-const FILES: [&str; 15] = [
-    "libs/twopc/src/**/*.rs",
-    "libs/participant/src/balance.rs",
-    "libs/participant/src/core.rs",
-    "libs/participant/src/core/*.rs",
-    "libs/participant/src/fill.rs",
-    "libs/participant/src/lane.rs",
-    "libs/participant/src/lane/*.rs",
-    "coordinator/src/attempts.rs",
-    "coordinator/src/checkout.rs",
-    "coordinator/src/plan.rs",
-    "coordinator/src/resolve.rs",
-    "coordinator/src/vote_window.rs",
-    "order/src/rules.rs",
-    "payment/src/rules.rs",
-    "stock/src/rules.rs",
-];
 /// Number of simulation seeds for mutants that the tests of their crate do not notice.
 const SEEDS: &str = "300";
 /// At most one of this many mutants may survive.
 const SURVIVES_ONE_IN: usize = 20;
 
 /// Which mutants to draw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Wanted {
-    seed: u64,
-    count: usize,
-}
-
-impl Wanted {
-    /// A sample of this size.
-    pub(crate) const fn new(seed: u64, count: usize) -> Self {
-        Self { seed, count }
-    }
-
-    /// Parses the arguments after `cargo xtask mutants`.
-    pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
-        let mut wanted = Self { seed: 0, count: 20 };
-        let mut args = args.iter();
-        while let Some(name) = args.next() {
-            let number = || format!("{name} needs a number");
-            let value = args.next().ok_or_else(number)?;
-            match name.as_str() {
-                "--seed" => wanted.seed = value.parse().map_err(|_| number())?,
-                "--count" => wanted.count = value.parse().map_err(|_| number())?,
-                _ => return Err(format!("{name} does not fit here")),
-            }
-        }
-        Ok(wanted)
-    }
+    /// The same seed draws the same changes.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Number of changes.
+    #[arg(long, value_name = "M", default_value_t = 20)]
+    pub(crate) count: usize,
 }
 
 /// Draws a sample, tests every mutant of it, and prints the survivors: those that neither the tests
 /// of their own crate nor some hundred seeds of the simulation notice.
 pub(crate) fn run(workspace: &Workspace, wanted: Wanted) -> Part {
-    if !command::quietly(&mut workspace.cargo(&["mutants", "--version"]))?.0 {
+    if !command::quietly(&mut workspace.cargo("mutants --version"))?.0 {
         let reason = "there is no cargo-mutants (cargo install --locked cargo-mutants)";
-        return Ok(Outcome::NotRun(reason.to_owned()));
+        return Err(Stopped::NotRun(reason.to_owned()));
     }
-    let list = command::output(&mut of_files(workspace, &["--list", "--json"]))?;
+    let list = command::output(&mut workspace.cargo("mutants --workspace --list --json"))?;
     let sample = draw(names(&list)?, wanted);
     if sample.len() < wanted.count {
-        return Err(format!("there are but {} mutants", sample.len()));
+        return Err(format!("there are but {} mutants", sample.len()).into());
     }
     println!("{} mutants, seed {}", sample.len(), wanted.seed);
     let unit = tested(workspace, "mutants", &sample, &[])?;
@@ -96,13 +62,7 @@ pub(crate) fn run(workspace: &Workspace, wanted: Wanted) -> Part {
     let mut tally = Tally::default();
     let enough = survived.len() * SURVIVES_ONE_IN <= judged;
     tally.check("mutants", if enough { Ok(()) } else { Err("too many survive".to_owned()) });
-    Ok(Outcome::Ran(tally))
-}
-
-fn of_files(workspace: &Workspace, args: &[&str]) -> Command {
-    let mut cargo = workspace.cargo(&["mutants", "--workspace"]);
-    cargo.args(args).args(FILES.iter().flat_map(|file| ["--file", file]));
-    cargo
+    Ok(tally)
 }
 
 /// The result of testing mutants.
@@ -119,7 +79,7 @@ fn tested(
     args: &[&str],
 ) -> Result<Tested, String> {
     let folder = workspace.scratch(folder)?;
-    let mut test = of_files(workspace, &["--colors", "never", "--output"]);
+    let mut test = workspace.cargo("mutants --workspace --colors never --output");
     test.arg(&folder).env("SIM_SEEDS", SEEDS);
     for name in sample {
         test.arg("--re").arg(format!("^{}$", escaped(name)));
@@ -144,14 +104,11 @@ fn draw(names: BTreeSet<String>, Wanted { seed, count }: Wanted) -> Vec<String> 
     names
 }
 
-/// FNV-1a with SplitMix64's final mix (Steele, Lea, Flood 2014).
+/// The same for the same seed and name, with one toolchain.
 fn hash(seed: u64, name: &str) -> u64 {
-    let mut hash = name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
+    let mut hasher = DefaultHasher::new();
+    (seed, name).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A regular expression that matches exactly this text.
@@ -165,10 +122,7 @@ fn escaped(name: &str) -> String {
 /// Reads the results of cargo-mutants.
 fn verdict(results: &Path, drawn: usize) -> Result<Tested, String> {
     let lines = |name: &str| -> Result<Vec<String>, String> {
-        let path = results.join(name);
-        let text =
-            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(text.lines().map(ToOwned::to_owned).collect())
+        Ok(files::read(results.join(name))?.lines().map(ToOwned::to_owned).collect())
     };
     let survived = lines("missed.txt")?;
     let (caught, timed_out) = (lines("caught.txt")?.len(), lines("timeout.txt")?.len());
@@ -201,18 +155,5 @@ mod tests {
             escaped("a.rs:1:2: replace + with * in A::b"),
             r"a\.rs:1:2: replace \+ with \* in A::b"
         );
-    }
-
-    #[test]
-    fn seeds_and_counts_are_read() {
-        let parse = |text: &str| {
-            let args: Vec<String> = text.split_whitespace().map(ToOwned::to_owned).collect();
-            Wanted::parse(&args)
-        };
-        assert_eq!(parse(""), Ok(Wanted { seed: 0, count: 20 }));
-        assert_eq!(parse("--count 200 --seed 7"), Ok(Wanted { seed: 7, count: 200 }));
-        for wrong in ["--seed", "--count x", "--sort 1"] {
-            assert!(parse(wrong).is_err(), "{wrong}");
-        }
     }
 }

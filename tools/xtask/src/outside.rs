@@ -5,9 +5,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::{
-    command,
+    command, files,
     python::Venv,
-    report::{Outcome, Part, Report, Tally},
+    report::{Part, Report, Stopped, Tally},
     roles::{self, Role},
     shop::Shop,
     tour,
@@ -46,13 +46,13 @@ fn deny_advisories(workspace: &Workspace) -> Part {
     deny.args(["--locked", "check", "advisories"]).current_dir(&workspace.root);
     let (succeeded, text) = command::quietly(&mut deny)?;
     if succeeded {
-        return Ok(Outcome::Ran(Tally::PASSED));
+        return Ok(Tally::PASSED);
     }
     if text.contains("failed to fetch advisory database") {
-        return Ok(Outcome::NotRun("the RustSec database cannot be fetched here".to_owned()));
+        return Err(Stopped::NotRun("the RustSec database cannot be fetched here".to_owned()));
     }
     println!("{text}");
-    Err("there are advisories".to_owned())
+    Err("there are advisories".into())
 }
 
 fn tools(workspace: &Workspace) -> Result<Venv, String> {
@@ -81,7 +81,7 @@ with open(sys.argv[1]) as text:
     print(json.dumps([document for document in yaml.safe_load_all(text) if document]))
 ";
     let file = workspace.scratch("rendered")?.join("read.yaml");
-    std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    files::write(&file, text)?;
     let json = command::output(tools(workspace)?.python().args(["-c", READ]).arg(&file))?;
     serde_json::from_str(&json).map_err(|error| error.to_string())
 }
@@ -92,7 +92,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     let mut started = None;
     report.part("shop", || {
         started = Some(Shop::start(workspace)?);
-        Ok(Outcome::Ran(Tally::PASSED))
+        Ok(Tally::PASSED)
     });
     let Some(shop) = started else {
         return;
@@ -105,34 +105,30 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     report.part("openapi-typescript", || generators::typescript(workspace, &shop));
     report.part("openapi-to-postmanv2", || generators::postman(workspace, &shop));
     report.part("console", || console::check(workspace, &shop));
-    report.part("shop stops", || shop.stop().map(|()| Outcome::Ran(Tally::PASSED)));
+    report.part("shop stops", || Ok(shop.stop().map(|()| Tally::PASSED)?));
 }
 
 /// Runs README's tours in a shell, at the addresses of this shop.
 fn readme(workspace: &Workspace, shop: &Shop) -> Part {
-    if Command::new("curl").arg("--version").output().is_err() {
-        return Ok(Outcome::NotRun("curl is not installed".to_owned()));
+    if command::find("curl").is_none() {
+        return Err(Stopped::without("curl"));
     }
-    let Some(grpcurl) = grpcurl::GRPCURL.folder(workspace)? else {
-        return Ok(Outcome::NotRun("go is not installed".to_owned()));
-    };
+    let grpcurl = grpcurl::GRPCURL.folder(workspace)?;
     let mut places = Vec::new();
     for Role { name, port, .. } in &roles::ROLES {
-        places.push((format!("localhost:{port}"), shop.address(name)?));
+        places.push((format!("localhost:{port}"), shop.address(name)?.to_owned()));
     }
     let mut tally = Tally::default();
     // gRPC refusals are part of the tour, and grpcurl prints them to standard error and exits with
     // an error.
     for (heading, all) in [("A tour by REST", ""), ("A tour by gRPC", "2>&1 || true")] {
-        let ended = tour::run(workspace, heading, |line| {
-            let line =
-                places.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to));
+        let ended = tour::run(workspace, heading, &places, |line| {
             let script = format!("PATH={}:$PATH; {line} {all}", grpcurl.display());
             command::captured(Command::new("sh").args(["-c", &script]))
         });
         tally.check(heading, ended.map(drop));
     }
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
 }
 
 /// Checks that the document which the shop serves about itself is valid OpenAPI.

@@ -1,17 +1,14 @@
 //! Virtual environments below the target directory, made once per list of requirements.
 
 use std::{
-    collections::hash_map::DefaultHasher,
     env,
     ffi::{OsStr, OsString},
-    fs,
-    hash::{Hash as _, Hasher as _},
     iter,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use crate::{command, workspace::Workspace};
+use crate::{command, files, workspace::Workspace};
 
 /// An environment with all packages of a list.
 #[derive(Debug)]
@@ -26,13 +23,11 @@ impl Venv {
         name: &str,
         requirements: &Path,
     ) -> Result<Self, String> {
-        let list = fs::read_to_string(requirements)
-            .map_err(|error| format!("{}: {error}", requirements.display()))?;
+        let list = files::read(requirements)?;
         let path = workspace.scratch("venv")?.join(name);
         let venv = Self { path };
         let stamp = venv.path.join("made-for");
-        let wanted = fingerprint(&list);
-        if fs::read_to_string(&stamp).is_ok_and(|made_for| made_for == wanted) {
+        if files::read(&stamp).is_ok_and(|made_for| made_for == list) {
             return Ok(venv);
         }
         let mut make = Command::new("python3");
@@ -44,8 +39,13 @@ impl Venv {
             .arg(requirements)
             .env("PIP_CACHE_DIR", workspace.scratch("pip")?);
         command::captured(&mut install)?;
-        fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
+        files::write(&stamp, list)?;
         Ok(venv)
+    }
+
+    /// The environment of the suites in `test/`.
+    pub(crate) fn tests(workspace: &Workspace) -> Result<Self, String> {
+        Self::ready(workspace, "tests", &workspace.root.join("test/requirements.txt"))
     }
 
     /// The environment's interpreter, set to write no bytecode beside the sources.
@@ -66,12 +66,4 @@ impl Venv {
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
-}
-
-/// Differs when the list does. `DefaultHasher` may change with the toolchain; then the environment
-/// is made anew.
-fn fingerprint(list: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    list.hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
 }

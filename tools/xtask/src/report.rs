@@ -24,26 +24,10 @@ impl Tally {
             }
         }
     }
-}
 
-/// Many small checks: together they count as one pass, but each failure counts.
-#[derive(Debug, Default)]
-pub(crate) struct Checks {
-    failed: u64,
-}
-
-impl Checks {
-    /// Prints and counts a check if it failed.
-    pub(crate) fn check(&mut self, what: &str, result: Result<(), String>) {
-        if let Err(problem) = result {
-            println!("FAILED {what}: {problem}");
-            self.failed += 1;
-        }
-    }
-
-    /// What the checks count for.
-    pub(crate) fn tally(&self) -> Tally {
-        Tally { passed: u64::from(self.failed == 0), failed: self.failed }
+    /// The same of many small checks: together they count as one pass, but each failure counts.
+    pub(crate) fn as_one(self) -> Self {
+        Self { passed: u64::from(self.failed == 0), ..self }
     }
 }
 
@@ -54,17 +38,43 @@ impl AddAssign for Tally {
     }
 }
 
-/// The outcome of a part.
+/// Why a part has no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// It ran.
-    Ran(Tally),
+pub(crate) enum Stopped {
     /// It could not run here, for this reason.
     NotRun(String),
+    /// It stopped half-way, which counts as one failure.
+    Failed(String),
 }
 
-/// The result of a part. An error means that it stopped half-way, and counts as one failure.
-pub(crate) type Part = Result<Outcome, String>;
+impl Stopped {
+    /// It cannot run without this program.
+    pub(crate) fn without(program: &str) -> Self {
+        Self::NotRun(format!("{program} is not installed"))
+    }
+}
+
+impl From<String> for Stopped {
+    fn from(problem: String) -> Self {
+        Self::Failed(problem)
+    }
+}
+
+impl From<&str> for Stopped {
+    fn from(problem: &str) -> Self {
+        Self::Failed(problem.to_owned())
+    }
+}
+
+impl From<Stopped> for String {
+    fn from(stopped: Stopped) -> Self {
+        let (Stopped::NotRun(reason) | Stopped::Failed(reason)) = stopped;
+        reason
+    }
+}
+
+/// The result of a part.
+pub(crate) type Part = Result<Tally, Stopped>;
 
 /// All parts of a run.
 #[derive(Debug, Default)]
@@ -81,7 +91,7 @@ impl Report {
         let outcome = run();
         let took = rounded(began.elapsed());
         let line = match outcome {
-            Ok(Outcome::Ran(tally)) => {
+            Ok(tally) => {
                 self.total += tally;
                 let word = if tally.failed == 0 { "ok" } else { "FAILED" };
                 format!(
@@ -90,8 +100,8 @@ impl Report {
                     tally.passed + tally.failed
                 )
             }
-            Ok(Outcome::NotRun(reason)) => format!("{name}: not run: {reason}"),
-            Err(problem) => {
+            Err(Stopped::NotRun(reason)) => format!("{name}: not run: {reason}"),
+            Err(Stopped::Failed(problem)) => {
                 self.total.failed += 1;
                 format!("{name}: FAILED after {took}: {problem}")
             }
@@ -123,11 +133,11 @@ mod tests {
     #[test]
     fn only_what_ran_and_held_passes() {
         let mut report = Report::default();
-        report.part("absent", || Ok(Outcome::NotRun("no tool".to_owned())));
+        report.part("absent", || Err(Stopped::NotRun("no tool".to_owned())));
         assert!(!report.all_passed(), "nothing has run");
-        report.part("good", || Ok(Outcome::Ran(Tally::PASSED)));
+        report.part("good", || Ok(Tally::PASSED));
         assert!(report.all_passed());
-        report.part("broken", || Err("it stopped".to_owned()));
+        report.part("broken", || Err("it stopped".into()));
         assert!(!report.all_passed());
         assert_eq!(report.total, Tally { passed: 1, failed: 1 });
         assert_eq!(report.lines[0], "absent: not run: no tool");

@@ -1,17 +1,16 @@
 //! A running shop for the tools of other projects: `till up` in a directory of its own.
 
 use std::{
-    fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::{command, workspace::Workspace};
+use crate::{command, files, workspace::Workspace};
 
 /// Longest time until every role is ready.
 const START_MAX: Duration = Duration::from_mins(1);
@@ -47,31 +46,19 @@ impl Shop {
     ) -> Result<Self, String> {
         let data = workspace.scratch("shop")?.join(std::process::id().to_string());
         let log = data.with_extension("log");
-        let text = fs::File::create(&log).map_err(|error| error.to_string())?;
-        let errors = text.try_clone().map_err(|error| error.to_string())?;
         let base = free_block()?;
         let mut up = Command::new(till);
         up.args(["up", "--replicas", &replicas.to_string(), "--data-dir"]).arg(&data);
         if let Some(endpoints) = pd_endpoints {
             up.args(["--pd-endpoints", endpoints]);
         }
-        let process = up
-            .args(["--http-port", &base.to_string()])
+        up.args(["--http-port", &base.to_string()])
             .args(["--kv-port", &(base + KV).to_string()])
             .args(["--grpc-port-base", &(base + GRPC).to_string()])
-            .env_remove("PD_ENDPOINTS")
-            .stdin(Stdio::null())
-            .stdout(text)
-            .stderr(errors)
-            .spawn()
-            .map_err(|error| format!("cannot start the shop: {error}"))?;
+            .env_remove("PD_ENDPOINTS");
+        let process = command::logged(&mut up, &log)?;
         let mut shop = Self { process, data, status: Value::Null };
-        shop.wait_ready().map_err(|problem| {
-            let tail = fs::read_to_string(&log).unwrap_or_default();
-            let lines: Vec<&str> = tail.lines().rev().take(30).collect();
-            let tail: Vec<&str> = lines.into_iter().rev().collect();
-            format!("{problem}\n{}", tail.join("\n"))
-        })?;
+        shop.wait_ready().map_err(|problem| format!("{problem}\n{}", files::tail(&log, 30)))?;
         Ok(shop)
     }
 
@@ -97,27 +84,16 @@ impl Shop {
 
     /// Address of a role's first replica.
     pub(crate) fn address(&self, role: &str) -> Result<&str, String> {
-        self.said_of(role, "address")
-    }
-
-    /// URL of the admin listener of a role's first replica.
-    pub(crate) fn admin(&self, role: &str) -> Result<String, String> {
-        Ok(format!("http://{}", self.said_of(role, "admin")?))
+        let mut replicas = self.children().filter(|child| child["role"] == role);
+        let address = replicas.next().and_then(|child| child["address"].as_str());
+        address.ok_or_else(|| format!("no {role} runs"))
     }
 
     /// URLs of the admin listeners of all replicas of a role.
-    pub(crate) fn admins(&self, role: &str) -> Result<Vec<String>, String> {
-        let found = self.children().filter(|child| child["role"] == role);
-        let found: Option<Vec<String>> =
-            found.map(|child| Some(format!("http://{}", child["admin"].as_str()?))).collect();
-        found.ok_or_else(|| format!("no {role} says where it answers"))
-    }
-
-    fn said_of(&self, role: &str, what: &str) -> Result<&str, String> {
-        self.children()
-            .find(|child| child["role"] == role)
-            .and_then(|child| child[what].as_str())
-            .ok_or_else(|| format!("no {role} runs"))
+    pub(crate) fn admins(&self, role: &str) -> Vec<String> {
+        let replicas = self.children().filter(|child| child["role"] == role);
+        let admins = replicas.filter_map(|child| child["admin"].as_str());
+        admins.map(|admin| format!("http://{admin}")).collect()
     }
 
     /// Kills the first replica of a role; `till up` restarts it.
@@ -129,8 +105,7 @@ impl Shop {
     }
 
     fn read_status(&mut self) {
-        let text = fs::read_to_string(self.data.join("up.json")).ok();
-        self.status = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        self.status = files::json(self.data.join("up.json")).unwrap_or_default();
     }
 
     fn children(&self) -> impl Iterator<Item = &Value> {
@@ -163,7 +138,7 @@ impl Drop for Shop {
             let _status = self.process.wait();
         }
         // Leftovers below the target directory do no harm.
-        let _removed = fs::remove_dir_all(&self.data);
+        let _removed = files::no_folder(&self.data);
     }
 }
 

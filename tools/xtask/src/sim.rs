@@ -2,136 +2,70 @@
 
 use std::process::Command;
 
-use crate::{
-    command,
-    report::{Part, Report},
-    workspace::Workspace,
-};
+use crate::{command, report::Part, workspace::Workspace};
 
-/// What to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// This many seeds, starting at `from`.
-    Seeds { count: u64, from: u64, coverage: bool },
-    /// One seed, printing everything that happens.
-    Replay(u64),
-    /// Every break of a rule, or only this one, until it is noticed or `count` seeds have passed.
-    /// With `all`, until enough seeds have noticed to show 1 in 100 of 2,000.
-    Mutations { only: Option<String>, count: u64, all: bool },
+/// What to simulate.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Wanted {
+    /// Number of seeds: 2,000 unless given. With broken rules, most seeds for each: 1,000.
+    #[arg(long, value_name = "N", conflicts_with = "seed")]
+    seeds: Option<u64>,
+    /// The first seed.
+    #[arg(long, value_name = "S", conflicts_with_all = ["seed", "broken"])]
+    from: Option<u64>,
+    /// Print which calls met.
+    #[arg(long, conflicts_with_all = ["seed", "broken"])]
+    coverage: bool,
+    /// Replay this seed, and print every event.
+    #[arg(long, value_name = "S", conflicts_with = "broken")]
+    seed: Option<u64>,
+    /// Break every rule in turn, each of which must be noticed.
+    #[arg(long, group = "broken")]
+    mutations: bool,
+    /// Break this rule alone.
+    #[arg(long, value_name = "NAME", group = "broken")]
+    mutation: Option<String>,
+    /// With broken rules, print by how many seeds each was noticed.
+    #[arg(long, requires = "broken")]
+    shares: bool,
 }
 
 impl Wanted {
-    /// Parses the arguments after `cargo xtask sim`.
-    pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
-        let mut wanted = Self::Seeds { count: 2_000, from: 0, coverage: false };
-        let mut args = args.iter().map(String::as_str).peekable();
-        while let Some(name) = args.next() {
-            if name == "--mutations" {
-                wanted = Self::Mutations { only: None, count: 1_000, all: false };
-                continue;
-            }
-            if let (Self::Mutations { all, .. }, "--shares") = (&mut wanted, name) {
-                *all = true;
-                continue;
-            }
-            if let (Self::Seeds { coverage, .. }, "--coverage") = (&mut wanted, name) {
-                *coverage = true;
-                continue;
-            }
-            let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
-            let number = || value.parse().map_err(|_| format!("{name} needs a number"));
-            match (&mut wanted, name) {
-                (_, "--mutation") => {
-                    let only = Some(value.to_owned());
-                    wanted = Self::Mutations { only, count: 1_000, all: false };
-                }
-                (_, "--seed") => wanted = Self::Replay(number()?),
-                (Self::Seeds { count, .. } | Self::Mutations { count, .. }, "--seeds") => {
-                    *count = number()?;
-                }
-                (Self::Seeds { from, .. }, "--from") => *from = number()?,
-                _ => return Err(format!("{name} does not fit here")),
-            }
-        }
-        Ok(wanted)
+    /// This many seeds from this one on.
+    pub(crate) fn seeds(count: u64, from: u64) -> Self {
+        Self { seeds: Some(count), from: Some(from), ..Self::default() }
     }
 
-    fn command(&self, workspace: &Workspace) -> Command {
-        let mut cargo = workspace.cargo(&["test", "-p", "system-test", "--test", "sim"]);
-        match self {
-            Self::Seeds { count, from, coverage } => {
-                if *coverage {
-                    cargo.env("SIM_COVERAGE", "1");
-                }
-                cargo.args(["--", "--exact", "no_trouble_loses_a_cent"]);
-                cargo.env("SIM_SEEDS", count.to_string()).env("SIM_FROM", from.to_string());
+    /// The command that simulates this.
+    pub(crate) fn command(&self, workspace: &Workspace) -> Command {
+        let mut cargo = workspace.cargo("test -p system-test --test sim");
+        let usual = if self.mutations || self.mutation.is_some() {
+            if self.mutation.is_none() {
+                cargo.args(["--test", "sequences"]);
             }
-            Self::Replay(seed) => {
-                cargo.args(["--", "--exact", "no_trouble_loses_a_cent"]);
-                cargo.env("SIM_SEED", seed.to_string());
-            }
-            Self::Mutations { only, count, all } => {
-                if *all {
-                    cargo.env("SIM_SHARES", "1");
-                }
-                if only.is_none() {
-                    cargo.args(["--test", "sequences"]);
-                }
-                cargo.args(["--features", "mutations", "--"]);
-                cargo.arg("every_break_of_a_rule_is_noticed");
-                cargo.env("SIM_SEEDS", count.to_string());
-                if let Some(only) = only {
-                    cargo.env("SIM_MUTATION", only);
-                }
-            }
-        }
+            cargo.args(["--features", "mutations", "--", "every_break_of_a_rule_is_noticed"]);
+            1_000
+        } else {
+            cargo.args(["--", "--exact", "no_trouble_loses_a_cent"]);
+            2_000
+        };
+        let count = self.seed.is_none().then(|| self.seeds.unwrap_or(usual));
+        let on = |is_on: bool| is_on.then(|| "1".to_owned());
+        let variables = [
+            ("SIM_SEEDS", count.map(|count| count.to_string())),
+            ("SIM_FROM", self.from.map(|from| from.to_string())),
+            ("SIM_COVERAGE", on(self.coverage)),
+            ("SIM_SEED", self.seed.map(|seed| seed.to_string())),
+            ("SIM_MUTATION", self.mutation.clone()),
+            ("SIM_SHARES", on(self.shares)),
+        ];
+        cargo.envs(variables.into_iter().filter_map(|(name, value)| Some((name, value?))));
         cargo.arg("--nocapture");
         cargo
     }
 }
 
-/// Runs it as one part of the report.
-pub(crate) fn run(workspace: &Workspace, report: &mut Report, wanted: &Wanted) {
-    report.part("simulation", || once(workspace, wanted));
-}
-
 /// Runs it once.
-pub(crate) fn once(workspace: &Workspace, wanted: &Wanted) -> Part {
+pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
     command::check(&mut wanted.command(workspace))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Wanted, String> {
-        let args: Vec<String> = text.split_whitespace().map(ToOwned::to_owned).collect();
-        Wanted::parse(&args)
-    }
-
-    #[test]
-    fn seeds_are_counted_replayed_or_broken() {
-        assert_eq!(parse(""), Ok(Wanted::Seeds { count: 2_000, from: 0, coverage: false }));
-        assert_eq!(
-            parse("--seeds 5 --from 70"),
-            Ok(Wanted::Seeds { count: 5, from: 70, coverage: false })
-        );
-        assert_eq!(parse("--seed 7"), Ok(Wanted::Replay(7)));
-        assert_eq!(
-            parse("--coverage --seeds 9"),
-            Ok(Wanted::Seeds { count: 9, from: 0, coverage: true })
-        );
-        let only = Some("LateSecondHold".to_owned());
-        assert_eq!(
-            parse("--mutation LateSecondHold --seeds 9"),
-            Ok(Wanted::Mutations { only, count: 9, all: false })
-        );
-        assert_eq!(
-            parse("--mutations --shares"),
-            Ok(Wanted::Mutations { only: None, count: 1_000, all: true })
-        );
-        for wrong in ["--seeds", "--seeds x", "--seed 1 --from 2", "--speed 3"] {
-            assert!(parse(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -6,36 +6,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{
     chaos, client_rust, command, history, mutants,
-    report::{Outcome, Part, Report, Tally},
-    sim::{self, Wanted},
-    test,
+    report::{Part, Report, Tally},
+    sim, test,
     workspace::Workspace,
 };
 
 /// Regions for tikv-client's own tests, which `ci` runs with one.
-const REGIONS: usize = 42;
+const REGIONS: u64 = 42;
 
 /// Number of seeds between two checks of the time.
 const ROUND: u64 = 500;
 
-/// Parses the arguments after `cargo xtask soak`.
-pub(crate) fn parse(args: &[String]) -> Result<Duration, String> {
-    match args {
-        [] => Ok(Duration::from_hours(1)),
-        [name, minutes] if name == "--minutes" => {
-            let minutes = minutes.parse().map_err(|_| "--minutes needs a number".to_owned())?;
-            Ok(Duration::from_secs(60 * u64::from(minutes_at_most(minutes)?)))
-        }
-        _ => Err("only --minutes N fits here".to_owned()),
-    }
-}
-
-fn minutes_at_most(minutes: u32) -> Result<u32, String> {
-    if minutes <= 10_000 { Ok(minutes) } else { Err("--minutes is at most 10000".to_owned()) }
-}
-
 /// Runs the long tests, then rounds of the simulation until the time is over.
-pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
+pub(crate) fn run(workspace: &Workspace, report: &mut Report, minutes: u64) {
     chaos::run(workspace, report);
     report.part("audit of a million orders", || audit(workspace));
     report.part("a million orders, sold", || million(workspace));
@@ -43,10 +26,13 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report, time: Duration) {
     report.part("dev-kv, killed and hot", || dev_kv(workspace));
     report.part("dev-kv, ten million keys", || dev_kv_full(workspace));
     report.part("fuzz", || Ok(fuzz(workspace)));
-    history::run(workspace, report, history::Wanted::of(time));
-    report
-        .part("mutants", || mutants::run(workspace, mutants::Wanted::new(fresh_seed()?, MUTANTS)));
-    report.part("soak", || rounds(workspace, time));
+    let histories = history::Wanted { minutes: minutes.max(1), replicas: 2 };
+    history::run(workspace, report, histories);
+    report.part("mutants", || {
+        let seed = fresh_seed()?;
+        mutants::run(workspace, mutants::Wanted { seed, count: MUTANTS })
+    });
+    report.part("soak", || rounds(workspace, Duration::from_mins(minutes)));
 }
 
 /// Number of mutants in a soak.
@@ -60,37 +46,35 @@ fn fresh_seed() -> Result<u64, String> {
 }
 
 fn audit(workspace: &Workspace) -> Part {
-    let mut cargo = workspace.cargo(&["test", "-p", "audit", "--test", "it", "large"]);
+    let mut cargo = workspace.cargo("test -p audit --test it large");
     test::rust_counted(cargo.env("AUDIT_ORDERS", "1000000"))
 }
 
 /// Measures a checkout among a million orders, items and users; docs/performance.md has fewer. The
 /// figures are only printed, but an offence against the books is a failure.
 fn million(workspace: &Workspace) -> Part {
-    let mut cargo = workspace.cargo(&["run", "--release", "--package", "till", "--", "bench"]);
-    cargo
-        .args(["--up", "--concurrency", "256", "--duration-ms", "30000"])
-        .args(["--orders", "1000000", "--items", "1000000", "--accounts", "1000000"])
-        .env("TMPDIR", workspace.scratch("tmp")?);
-    command::check(&mut cargo)
+    let mut bench = workspace.cargo(
+        "run --release --package till -- bench --up --concurrency 256 --duration-ms 30000 \
+         --orders 1000000 --items 1000000 --accounts 1000000",
+    );
+    command::check(bench.env("TMPDIR", workspace.scratch("tmp")?))
 }
 
 /// Most memory of dev-kv with ten million keys, in MiB.
 const MEMORY_MAX_MIB: &str = "800";
 
 fn dev_kv_full(workspace: &Workspace) -> Part {
-    let load = ["run", "--release", "--package", "dev-kv", "--example", "load", "--"];
-    let mut cargo = workspace.cargo(&load);
-    cargo
-        .args(["--fill", "10000000", "--value", "100", "--parts", "one-phase,get"])
-        .args(["--memory-max-mib", MEMORY_MAX_MIB, "--directory"])
-        .arg(workspace.scratch("tmp")?);
-    command::check(&mut cargo)
+    let mut load = workspace.cargo(
+        "run --release --package dev-kv --example load -- --fill 10000000 --value 100 \
+         --parts one-phase,get --memory-max-mib",
+    );
+    load.args([MEMORY_MAX_MIB, "--directory"]).arg(workspace.scratch("tmp")?);
+    command::check(&mut load)
 }
 
 /// A hundred kills under load, and a million writes of one key.
 fn dev_kv(workspace: &Workspace) -> Part {
-    let mut cargo = workspace.cargo(&["test", "-p", "dev-kv", "--test", "it", "--"]);
+    let mut cargo = workspace.cargo("test -p dev-kv --test it --");
     cargo
         .args(["killed_under_load", "hot_keys", "--test-threads", "1"])
         .env("TMPDIR", workspace.scratch("tmp")?)
@@ -106,14 +90,14 @@ const FUZZ: [(&str, &str); 3] =
 /// Cases for each property; by default the tests try 256.
 const FUZZ_CASES: &str = "100000";
 
-fn fuzz(workspace: &Workspace) -> Outcome {
+fn fuzz(workspace: &Workspace) -> Tally {
     let mut tally = Tally::default();
     for (package, filter) in FUZZ {
-        let mut cargo = workspace.cargo(&["test", "--package", package, "--test", "it", filter]);
+        let mut cargo = workspace.cargo(&format!("test --package {package} --test it {filter}"));
         cargo.env("PROPTEST_CASES", FUZZ_CASES);
-        tally.check(package, command::check(&mut cargo).map(|_| ()));
+        tally.check(package, command::run(&mut cargo));
     }
-    Outcome::Ran(tally)
+    tally
 }
 
 fn rounds(workspace: &Workspace, time: Duration) -> Part {
@@ -121,29 +105,11 @@ fn rounds(workspace: &Workspace, time: Duration) -> Part {
     let mut from = fresh_seed()? * 1_000;
     let mut tally = Tally::default();
     while began.elapsed() < time {
-        let wanted = Wanted::Seeds { count: ROUND, from, coverage: false };
-        let result = sim::once(workspace, &wanted).map(|_| ());
+        let wanted = sim::Wanted::seeds(ROUND, from);
+        let result = command::run(&mut wanted.command(workspace));
         tally.check(&format!("seeds from {from} on"), result);
         from += ROUND;
         println!("{} s of {} s", began.elapsed().as_secs(), time.as_secs());
     }
-    Ok(Outcome::Ran(tally))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn minutes_are_read() {
-        let parse =
-            |args: &[&str]| parse(&args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>());
-        assert_eq!(parse(&[]), Ok(Duration::from_hours(1)));
-        assert_eq!(parse(&["--minutes", "3"]), Ok(Duration::from_mins(3)));
-        for wrong in
-            [&["--minutes"][..], &["--minutes", "x"], &["--minutes", "99999"], &["-m", "1"]]
-        {
-            assert!(parse(wrong).is_err(), "{wrong:?}");
-        }
-    }
+    Ok(tally)
 }

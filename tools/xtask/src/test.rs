@@ -3,9 +3,9 @@
 use std::{path::Path, process::Command};
 
 use crate::{
-    command,
+    command, files,
     python::Venv,
-    report::{Outcome, Part, Report, Tally},
+    report::{Part, Report, Stopped, Tally},
     workspace::Workspace,
 };
 
@@ -26,8 +26,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
 pub(crate) fn build(workspace: &Workspace, report: &mut Report) -> bool {
     let mut built = false;
     report.part("build", || {
-        let args = ["build", "--workspace", "--bins", "--tests"];
-        let outcome = command::check(&mut workspace.cargo(&args));
+        let outcome = command::check(&mut workspace.cargo("build --workspace --bins --tests"));
         built = outcome.is_ok();
         outcome
     });
@@ -36,7 +35,7 @@ pub(crate) fn build(workspace: &Workspace, report: &mut Report) -> bool {
 
 /// Runs the tests of every crate, which find the executable by `TILL_BIN`.
 pub(crate) fn rust(workspace: &Workspace, environment: &[(&str, &str)]) -> Part {
-    let mut cargo = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
+    let mut cargo = workspace.cargo("test --workspace --no-fail-fast");
     cargo.env("TILL_BIN", workspace.till()).envs(environment.iter().copied());
     cargo.env("TMPDIR", workspace.scratch("tmp")?);
     rust_counted(&mut cargo)
@@ -45,9 +44,9 @@ pub(crate) fn rust(workspace: &Workspace, environment: &[(&str, &str)]) -> Part 
 /// Tests what a store must promise, on the cluster at `PD_ENDPOINTS`.
 fn cluster(workspace: &Workspace) -> Part {
     if std::env::var_os("PD_ENDPOINTS").is_none() {
-        return Ok(Outcome::NotRun("PD_ENDPOINTS names no TiKV cluster".to_owned()));
+        return Err(Stopped::NotRun("PD_ENDPOINTS names no TiKV cluster".to_owned()));
     }
-    rust_counted(&mut workspace.cargo(&["test", "-p", "storage", "--test", "cluster"]))
+    rust_counted(&mut workspace.cargo("test -p storage --test cluster"))
 }
 
 /// Runs a `cargo test`, and adds up its counts.
@@ -59,9 +58,9 @@ pub(crate) fn rust_counted(cargo: &mut Command) -> Part {
         }
     })?;
     if !succeeded && tally.failed == 0 {
-        return Err("cargo test failed without a failed test".to_owned());
+        return Err("cargo test failed without a failed test".into());
     }
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
 }
 
 /// Parses a line such as `test result: ok. 29 passed; 0 failed; 0 ignored; ...`.
@@ -78,9 +77,8 @@ fn parse(line: &str) -> Option<Tally> {
 /// Runs the suites in `test/` by pytest.
 fn python(workspace: &Workspace) -> Part {
     let suites = workspace.root.join("test");
-    let venv = Venv::ready(workspace, "tests", &suites.join("requirements.txt"))?;
     let results = workspace.scratch("pytest")?.join("results.xml");
-    let mut pytest = venv.python();
+    let mut pytest = Venv::tests(workspace)?.python();
     pytest
         .args(["-m", "pytest", "-p", "no:cacheprovider", "--durations=10", "--junitxml"])
         .arg(&results)
@@ -94,15 +92,14 @@ fn python(workspace: &Workspace) -> Part {
 pub(crate) fn counted(pytest: &mut Command, results: &Path) -> Part {
     // A file of an earlier run must not count for this one.
     if results.exists() {
-        std::fs::remove_file(results).map_err(|error| error.to_string())?;
+        files::remove(results)?;
     }
     let ended = command::run(pytest);
-    let xml = std::fs::read_to_string(results)
-        .map_err(|error| format!("pytest left no results: {error}"))?;
+    let xml = files::read(results).map_err(|error| format!("pytest left no results: {error}"))?;
     let tally = junit(&xml).ok_or("pytest's results cannot be read")?;
     match ended {
-        Err(problem) if tally.failed == 0 => Err(problem),
-        Ok(()) | Err(_) => Ok(Outcome::Ran(tally)),
+        Err(problem) if tally.failed == 0 => Err(problem.into()),
+        Ok(()) | Err(_) => Ok(tally),
     }
 }
 

@@ -12,11 +12,12 @@ struct Stop {
     lines: Vec<String>,
 }
 
-/// Runs every command below a heading by `run`, which returns the output. Returns a text with their
-/// number.
+/// Runs every command below a heading by `run`, which returns the output. Each of these places is
+/// looked for at its real address. Returns a text with the number of commands.
 pub(crate) fn run(
     workspace: &Workspace,
     heading: &str,
+    places: &[(String, String)],
     mut run: impl FnMut(&str) -> Result<String, String>,
 ) -> Result<String, String> {
     let text = workspace.read(Path::new("README.md"))?.ok_or("no README.md")?;
@@ -25,7 +26,9 @@ pub(crate) fn run(
         return Err(format!("README.md has no commands below {heading:?}"));
     }
     for stop in &stops {
-        let printed = run(&stop.command)?;
+        let command = stop.command.clone();
+        let command = places.iter().fold(command, |line, (from, to)| line.replace(from, to));
+        let printed = run(&command)?;
         let mut rest = plain(&printed);
         for line in &stop.lines {
             let wanted = plain(line);

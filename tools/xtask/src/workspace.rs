@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::command;
+use crate::{command, files};
 
 /// The project's tree and cargo's view of it.
 #[derive(Debug)]
@@ -36,10 +36,10 @@ impl Workspace {
         Ok(Self { root, target: PathBuf::from(target), packages })
     }
 
-    /// A cargo command in the project's root.
-    pub(crate) fn cargo(&self, args: &[&str]) -> Command {
+    /// A cargo command with the arguments of this line, in the project's root.
+    pub(crate) fn cargo(&self, line: &str) -> Command {
         let mut command = cargo();
-        command.args(args).current_dir(&self.root);
+        command.args(line.split_whitespace()).current_dir(&self.root);
         command
     }
 
@@ -51,14 +51,13 @@ impl Workspace {
     /// Makes a directory for our own use below the target directory.
     pub(crate) fn scratch(&self, name: &str) -> Result<PathBuf, String> {
         let path = self.target.join("xtask").join(name);
-        std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        files::folder(&path)?;
         Ok(path)
     }
 
     /// Makes the same directory, without leftovers of an earlier run.
     pub(crate) fn emptied(&self, name: &str) -> Result<PathBuf, String> {
-        let path = self.scratch(name)?;
-        std::fs::remove_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        files::no_folder(self.target.join("xtask").join(name))?;
         self.scratch(name)
     }
 
@@ -90,7 +89,7 @@ impl Workspace {
 /// The cargo that runs this program, without the variables that describe this program's package.
 /// Build scripts such as ring's depend on variables of these names: if they were passed on, cargo
 /// would compile ring and all that uses it anew, here and again in the next command without them.
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in env::vars_os() {
         let ours =

@@ -4,13 +4,12 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use super::engine::Engine;
-use crate::{command, outside::go::Module, workspace::Workspace};
+use crate::{command, files, outside::go::Module, workspace::Workspace};
 
 const SUITE: &str = "bookworm";
 const FRONTEND: Module = Module::new(
@@ -25,13 +24,17 @@ const RUST_IMAGE: &str = "rust:1.95.0-slim-bookworm";
 /// A shell and curl, for the chart's test and for our checks from within a pod.
 pub(crate) const SHELL_IMAGE: &str = "curlimages/curl:8.17.0";
 
-/// A file system: its packages, how they are unpacked, and what is done to it afterwards.
-struct Base {
-    name: &'static str,
+/// A file system and the image of it.
+struct Base<'a> {
+    name: &'a str,
+    image: &'a str,
     /// mmdebstrap's variant; `extract` runs no maintainer scripts.
-    variant: &'static str,
-    packages: &'static str,
-    hooks: Vec<String>,
+    variant: &'a str,
+    packages: &'a str,
+    /// What is done to the file system once it is unpacked.
+    hooks: &'a [&'a str],
+    /// Instructions of a Dockerfile.
+    changes: &'a [&'a str],
 }
 
 /// Adds the users of distroless images.
@@ -48,37 +51,33 @@ const AUTHORITIES: &str =
 
 /// The base of the published image.
 pub(crate) fn runtime(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), String> {
-    if engine.has_image(RUNTIME_IMAGE) {
-        return Ok(());
-    }
     let base = Base {
         name: "runtime",
+        image: RUNTIME_IMAGE,
         variant: "extract",
         packages: "ca-certificates,libc6,libgcc-s1,libssl3,libstdc++6,base-files,netbase,tzdata",
-        hooks: vec![USERS.to_owned(), AUTHORITIES.to_owned()],
+        hooks: &[USERS, AUTHORITIES],
+        changes: &[
+            "USER 65532",
+            "WORKDIR /home/nonroot",
+            "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt",
+        ],
     };
-    let changes = [
-        "USER 65532",
-        "WORKDIR /home/nonroot",
-        "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt",
-    ];
-    engine.import(&base.tar(workspace)?, &changes, RUNTIME_IMAGE)
+    base.ready(workspace, engine)
 }
 
 /// An image with a shell and curl.
 pub(crate) fn shell(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), String> {
-    if engine.has_image(SHELL_IMAGE) {
-        return Ok(());
-    }
     let base = Base {
         name: "shell",
+        image: SHELL_IMAGE,
         variant: "extract",
         packages: "dash,coreutils,sed,grep,curl,ca-certificates",
-        hooks: vec![USERS.to_owned()],
+        hooks: &[USERS],
+        changes: &["USER 65532", "ENV PATH=/usr/local/bin:/usr/bin:/bin"],
     };
-    let changes = ["USER 65532", "ENV PATH=/usr/local/bin:/usr/bin:/bin"];
-    engine.import(&base.tar(workspace)?, &changes, SHELL_IMAGE)
+    base.ready(workspace, engine)
 }
 
 /// The image that holds a pod's namespaces. It only waits.
@@ -93,12 +92,9 @@ pub(crate) fn pause(workspace: &Workspace, engine: &Engine<'_>, name: &str) -> R
 
 /// The Rust toolchain that runs us, on the smallest Debian that has a linker.
 pub(crate) fn rust(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), String> {
-    if engine.has_image(RUST_IMAGE) {
-        return Ok(());
-    }
     let toolchain = command::output(Command::new("rustc").args(["--print", "sysroot"]))?;
     let toolchain = fs::canonicalize(toolchain.trim()).map_err(|error| error.to_string())?;
-    let cargo = which("cargo")?;
+    let cargo = command::find("cargo").ok_or("no cargo")?;
     let place = "usr/local/rustup/toolchains/1.95.0-x86_64-unknown-linux-gnu";
     let copy = format!(
         "mkdir -p \"$1/{place}\" \"$1/usr/local/cargo/bin\"; \
@@ -112,18 +108,19 @@ pub(crate) fn rust(workspace: &Workspace, engine: &Engine<'_>) -> Result<(), Str
                     profile = \"minimal\"\\n' >\"$1/usr/local/rustup/settings.toml\"";
     let base = Base {
         name: "rust",
+        image: RUST_IMAGE,
         variant: "minbase",
         packages: "ca-certificates,gcc,libc6-dev,binutils",
-        hooks: vec![copy, settings.to_owned(), AUTHORITIES.to_owned()],
+        hooks: &[&copy, settings, AUTHORITIES],
+        changes: &[
+            "ENV PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo RUST_VERSION=1.95.0 RUSTUP_AUTO_INSTALL=0",
+            "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt",
+            "ENV CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt",
+            "CMD [\"bash\"]",
+        ],
     };
-    let changes = [
-        "ENV PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo RUST_VERSION=1.95.0 RUSTUP_AUTO_INSTALL=0",
-        "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt",
-        "ENV CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt",
-        "CMD [\"bash\"]",
-    ];
-    engine.import(&base.tar(workspace)?, &changes, RUST_IMAGE)
+    base.ready(workspace, engine)
 }
 
 /// The frontend that reads Dockerfiles, which their first line names.
@@ -131,41 +128,43 @@ pub(crate) fn frontend(workspace: &Workspace, engine: &Engine<'_>) -> Result<(),
     if engine.has_image(FRONTEND_IMAGE) {
         return Ok(());
     }
-    let program = FRONTEND.program(workspace)?.ok_or("go is not installed")?;
-    let changes = [
-        "ENTRYPOINT [\"/bin/dockerfile-frontend\"]",
-        "LABEL moby.buildkit.frontend.network.none=true",
-    ];
-    program_image(workspace, engine, &program, "bin/dockerfile-frontend", &changes, FRONTEND_IMAGE)
+    let program = FRONTEND.program(workspace)?;
+    let changes = ["LABEL moby.buildkit.frontend.network.none=true"];
+    program_image(workspace, engine, &program, "dockerfile-frontend", &changes, FRONTEND_IMAGE)
 }
 
-/// An image of one program that needs nothing else.
+/// An image of one program that needs nothing else. It lies in `/bin` by this name.
 pub(crate) fn program_image(
     workspace: &Workspace,
     engine: &Engine<'_>,
     program: &Path,
-    place: &str,
-    changes: &[&str],
     name: &str,
+    changes: &[&str],
+    image: &str,
 ) -> Result<(), String> {
-    if engine.has_image(name) {
+    if engine.has_image(image) {
         return Ok(());
     }
-    let folder = folder(workspace)?.join(place.replace('/', "-"));
-    let target = folder.join(place);
-    let parent = target.parent().ok_or("a program in no folder")?;
-    fs::create_dir_all(parent).map_err(|error| error.to_string())?;
-    fs::copy(program, &target).map_err(|error| error.to_string())?;
-    fs::set_permissions(&target, fs::Permissions::from_mode(0o755))
-        .map_err(|error| error.to_string())?;
+    let folder = folder(workspace)?.join(format!("bin-{name}"));
+    files::folder(folder.join("bin"))?;
+    files::copy(program, folder.join("bin").join(name))?;
     let tar = folder.with_extension("tar");
     let mut pack = Command::new("tar");
-    pack.args(["--numeric-owner", "--owner=0", "--group=0", "-C"]).arg(&folder).arg("-cf");
-    command::run(pack.arg(&tar).arg("."))?;
-    engine.import(&tar, changes, name)
+    pack.args(["--numeric-owner", "--owner=0", "--group=0", "--mode=a+rx", "-C"]).arg(&folder);
+    command::run(pack.arg("-cf").arg(&tar).arg("."))?;
+    let entry = format!("ENTRYPOINT [\"/bin/{name}\"]");
+    engine.import(&tar, &[&[entry.as_str()], changes].concat(), image)
 }
 
-impl Base {
+impl Base<'_> {
+    /// Makes the image if it is missing.
+    fn ready(&self, workspace: &Workspace, engine: &Engine<'_>) -> Result<(), String> {
+        if engine.has_image(self.image) {
+            return Ok(());
+        }
+        engine.import(&self.tar(workspace)?, self.changes, self.image)
+    }
+
     /// The file system as a tar file, made if it is missing.
     fn tar(&self, workspace: &Workspace) -> Result<PathBuf, String> {
         let tar = folder(workspace)?.join(format!("{}.tar", self.name));
@@ -177,13 +176,8 @@ impl Base {
         make.args(["-n", "10", "mmdebstrap", "--quiet"])
             .arg(format!("--variant={}", self.variant))
             .arg(format!("--include={}", self.packages));
-        for hook in &self.hooks {
-            make.arg(format!("--customize-hook={hook}"));
-        }
-        let (succeeded, text) = command::quietly(make.arg(SUITE).arg(&half))?;
-        if !succeeded {
-            return Err(text);
-        }
+        make.args(self.hooks.iter().map(|hook| format!("--customize-hook={hook}")));
+        command::captured(make.arg(SUITE).arg(&half))?;
         fs::rename(&half, &tar).map_err(|error| error.to_string())?;
         Ok(tar)
     }
@@ -191,12 +185,6 @@ impl Base {
 
 fn folder(workspace: &Workspace) -> Result<PathBuf, String> {
     let folder = workspace.target.join("live/bases");
-    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    files::folder(&folder)?;
     Ok(folder)
-}
-
-fn which(program: &str) -> Result<PathBuf, String> {
-    let mut shell = Command::new("sh");
-    let path = command::output(shell.args(["-c", &format!("command -v {program}")]))?;
-    Ok(PathBuf::from(path.trim()))
 }

@@ -1,22 +1,24 @@
 //! The chart in a namespace of the node, over a dev-kv that has a volume of its own.
 
-use std::{fs, os::unix::fs::chown, path::PathBuf, time::Duration};
-
-use crate::roles;
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::Value;
 
 use super::{
+    image,
     load::Load,
-    machine::wait,
     node::{self, Node},
 };
+use crate::{command::wait, files, roles};
 
 const CHART: &str = "helm-config/till";
 const VALUES: &str = "tools/xtask/live/node/values.yaml";
 /// The labels by which the chart selects its pods in a namespace.
 pub(crate) const OURS: &str = "app.kubernetes.io/name=till";
-const USER: u32 = 65532;
 
 /// A Helm release called `till`.
 #[derive(Debug)]
@@ -42,22 +44,22 @@ impl<'a> Release<'a> {
     /// Makes the namespace, which admits only restricted pods, and the store in it.
     pub(crate) fn store(&self, image: &str) -> Result<String, String> {
         let namespace = self.namespace;
-        if self.node.kubectl(&["get", "namespace", namespace]).is_err() {
-            self.node.kubectl(&["create", "namespace", namespace])?;
+        if self.node.kubectl(&format!("get namespace {namespace}")).is_err() {
+            self.node.kubectl(&format!("create namespace {namespace}"))?;
             let restricted = "pod-security.kubernetes.io/enforce=restricted";
-            self.node.kubectl(&["label", "namespace", namespace, restricted])?;
+            self.node.kubectl(&format!("label namespace {namespace} {restricted}"))?;
         }
         let folder = self.data();
-        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-        chown(&folder, Some(USER), Some(USER)).map_err(|error| error.to_string())?;
+        files::folder(&folder)?;
+        files::give(&folder, image::USER)?;
         let file = self.node.workspace.root.join("tools/xtask/live/node/store.yaml");
-        let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+        let text = files::read(file)?;
         let text = text
             .replace("@IMAGE@", image)
             .replace("@NAMESPACE@", namespace)
             .replace("@FOLDER@", &folder.display().to_string());
         self.node.apply(namespace, &text)?;
-        self.kubectl(&["rollout", "status", "statefulset/store", "--timeout", "90s"])?;
+        self.kubectl("rollout status statefulset/store --timeout 90s")?;
         Ok(format!("dev-kv of {image}"))
     }
 
@@ -66,40 +68,31 @@ impl<'a> Release<'a> {
         self.node.workspace.target.join("live/data").join(self.namespace)
     }
 
-    pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, String> {
-        self.node.kubectl(&[&["--namespace", self.namespace], args].concat())
+    pub(crate) fn kubectl(&self, line: &str) -> Result<String, String> {
+        self.kubectl_with(line, &[])
     }
 
-    pub(crate) fn helm(&self, args: &[&str]) -> Result<String, String> {
-        self.node.helm(&[&["--namespace", self.namespace], args].concat())
+    pub(crate) fn kubectl_with(&self, line: &str, more: &[&str]) -> Result<String, String> {
+        self.node.kubectl_with(&format!("--namespace {} {line}", self.namespace), more)
+    }
+
+    pub(crate) fn helm(&self, line: &str, more: &[&str]) -> Result<String, String> {
+        self.node.helm(&format!("--namespace {} {line}", self.namespace), more)
     }
 
     /// Installs this image, or upgrades to it, and waits until every role is ready.
     pub(crate) fn upgrade(&self, image: &str, more: &[&str]) -> Result<String, String> {
         let (repository, tag) = image.split_once(':').ok_or("an image without a tag")?;
-        let endpoints = format!("store.pdEndpoints={{store-0.store.{}:2379}}", self.namespace);
-        let (repository, tag) =
-            (format!("image.repository={repository}"), format!("image.tag={tag}"));
-        let mut args = vec![
-            "upgrade",
-            "--install",
-            "till",
-            &self.chart,
-            "--values",
-            VALUES,
-            "--wait",
-            "--timeout",
-            "5m",
-            "--set",
-            &endpoints,
-            "--set",
-            &repository,
-            "--set-string",
-            &tag,
-        ];
+        let line = format!(
+            "upgrade --install till --values {VALUES} --wait --timeout 5m \
+             --set store.pdEndpoints={{store-0.store.{}:2379}} \
+             --set image.repository={repository} --set-string image.tag={tag}",
+            self.namespace
+        );
+        let mut args = vec![self.chart.as_str()];
         args.extend(self.more.iter().map(String::as_str));
         args.extend(more);
-        self.helm(&args)?;
+        self.helm(&line, &args)?;
         self.told()
     }
 
@@ -128,8 +121,7 @@ impl<'a> Release<'a> {
     /// Waits until every rollout is complete and no old pod is left.
     pub(crate) fn settled(&self) -> Result<(), String> {
         for role in roles::NAMES {
-            let deployment = format!("deployment/till-{role}");
-            self.kubectl(&["rollout", "status", &deployment, "--timeout", "120s"])?;
+            self.kubectl(&format!("rollout status deployment/till-{role} --timeout 120s"))?;
         }
         wait("pods are still ending", Duration::from_secs(90), || {
             let ending = self.node.list(self.namespace, "pods", OURS)?;
@@ -144,13 +136,8 @@ impl<'a> Release<'a> {
 
     /// The bridge's URL, at a port of the node.
     pub(crate) fn url(&self) -> Result<String, String> {
-        let port = self.kubectl(&[
-            "get",
-            "service",
-            "till-http-bridge",
-            "--output",
-            "jsonpath={.spec.ports[0].nodePort}",
-        ])?;
+        let format = "jsonpath={.spec.ports[0].nodePort}";
+        let port = self.kubectl(&format!("get service till-http-bridge --output {format}"))?;
         Ok(format!("http://{}:{port}", node::ADDRESS))
     }
 
@@ -160,14 +147,9 @@ impl<'a> Release<'a> {
     }
 
     pub(crate) fn load_of(&self, buyers: &str) -> Result<Load, String> {
-        let enter =
-            |program: &std::ffi::OsStr| self.node.machine.command(std::path::Path::new(program));
-        Load::start(
-            self.node.workspace,
-            enter,
-            &[self.url()?],
-            &["--seconds", "1200", "--workers", buyers],
-        )
+        let enter = |program: &OsStr| self.node.machine.command(Path::new(program));
+        let more = ["--seconds", "1200", "--workers", buyers];
+        Load::start(self.node.workspace, enter, &[self.url()?], &more)
     }
 
     /// Checks that no process of the roles has ended so far. Call before pods go, as their restarts
@@ -181,7 +163,7 @@ impl<'a> Release<'a> {
 
     /// Runs `helm test` as documented.
     pub(crate) fn test(&self, more: &[&str]) -> Result<String, String> {
-        let said = self.helm(&[&["test", "till", "--timeout", "3m"], more].concat())?;
+        let said = self.helm("test till --timeout 3m", more)?;
         if !said.contains("Phase:          Succeeded") {
             return Err(said);
         }
@@ -193,40 +175,28 @@ impl<'a> Release<'a> {
 
     /// Kubernetes' events of type Warning.
     pub(crate) fn warnings(&self) -> Result<Vec<String>, String> {
-        let text = self.kubectl(&[
-            "get",
-            "events",
-            "--field-selector",
-            "type=Warning",
-            "--output",
-            "jsonpath={range .items[*]}{.involvedObject.name}: {.reason}: {.message}{\"\\n\"}{end}",
-        ])?;
+        let format =
+            "jsonpath={range .items[*]}{.involvedObject.name}: {.reason}: {.message}{\"\\n\"}{end}";
+        let get = "get events --field-selector type=Warning --output";
+        let text = self.kubectl_with(get, &[format])?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// Removes the release, its namespace and its data.
     pub(crate) fn down(&self) -> Result<String, String> {
-        self.helm(&["uninstall", "till", "--wait", "--timeout", "3m"])?;
+        self.helm("uninstall till --wait --timeout 3m", &[])?;
         self.remove()?;
         Ok("uninstalled".to_owned())
     }
 
     /// Removes the namespace and the store's data.
     pub(crate) fn remove(&self) -> Result<(), String> {
-        self.node.kubectl(&["delete", "namespace", self.namespace, "--timeout", "120s"])?;
-        let volume = format!("{}-store", self.namespace);
-        self.node.kubectl(&[
-            "delete",
-            "persistentvolume",
-            &volume,
-            "--ignore-not-found",
-            "--timeout",
-            "60s",
-        ])?;
-        if self.data().exists() {
-            fs::remove_dir_all(self.data()).map_err(|error| error.to_string())?;
-        }
-        Ok(())
+        let namespace = self.namespace;
+        self.node.kubectl(&format!("delete namespace {namespace} --timeout 120s"))?;
+        self.node.kubectl(&format!(
+            "delete persistentvolume {namespace}-store --ignore-not-found --timeout 60s"
+        ))?;
+        files::no_folder(self.data())
     }
 }
 

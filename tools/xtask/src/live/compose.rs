@@ -1,14 +1,11 @@
 //! A compose project on our engine.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{
-    engine::Engine,
-    machine::{Machine, wait},
-};
-use crate::command;
+use super::{engine::Engine, machine::Machine};
+use crate::command::{self, wait};
 
 /// Compose files with their size and variables, and the containers that run of them.
 #[derive(Debug)]
@@ -68,34 +65,26 @@ impl<'a> Project<'a> {
         self
     }
 
-    pub(crate) fn compose(&self, args: &[&str]) -> Command {
-        let mut compose = self.engine.docker(&["compose", "--env-file", self.size]);
-        for file in &self.files {
-            compose.args(["--file", file]);
-        }
-        compose.args(args).envs(self.environment.iter().map(|(name, value)| (name, value)));
-        compose
-    }
-
-    pub(crate) fn quietly(&self, args: &[&str]) -> Result<String, String> {
-        command::captured(&mut self.compose(args))
+    /// Runs `docker compose` with the arguments of this line, and returns its standard output.
+    pub(crate) fn quietly(&self, line: &str) -> Result<String, String> {
+        let mut compose = self.engine.docker("compose --env-file");
+        compose.arg(self.size).args(self.files.iter().flat_map(|file| ["--file", file]));
+        compose.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command::captured(compose.args(line.split_whitespace()))
     }
 
     /// Starts everything, and waits until it is healthy.
     pub(crate) fn up(&self) -> Result<String, String> {
-        self.quietly(&["up", "--detach", "--wait", "--wait-timeout", "120", "--no-build"])?;
+        self.quietly("up --detach --wait --wait-timeout 120 --no-build")?;
         Ok(format!("{} containers healthy", self.containers()?.len()))
     }
 
     pub(crate) fn containers(&self) -> Result<Vec<Container>, String> {
-        let label = format!("label=com.docker.compose.project={}", self.name);
-        let ids = self.engine.quietly(&["ps", "--all", "--quiet", "--filter", &label])?;
+        let ids = self.engine.quietly(&format!("ps --all --quiet {}", self.filter()))?;
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut inspect = vec!["inspect"];
-        inspect.extend(ids.lines());
-        let told: Value = serde_json::from_str(&self.engine.quietly(&inspect)?)
+        let told: Value = serde_json::from_str(&self.engine.quietly(&format!("inspect {ids}"))?)
             .map_err(|error| error.to_string())?;
         Ok(told.as_array().into_iter().flatten().map(container).collect())
     }
@@ -122,19 +111,19 @@ impl<'a> Project<'a> {
 
     /// Removes the project with its volumes, and checks that nothing is left.
     pub(crate) fn down(&self) -> Result<String, String> {
-        self.quietly(&["down", "--volumes", "--timeout", "40"])?;
-        let label = format!("label=com.docker.compose.project={}", self.name);
-        for what in ["container", "network", "volume"] {
-            let mut list = vec![what, "ls", "--quiet", "--filter", &label];
-            if what == "container" {
-                list.push("--all");
-            }
-            let left = self.engine.quietly(&list)?;
+        self.quietly("down --volumes --timeout 40")?;
+        for list in ["container ls --all", "network ls", "volume ls"] {
+            let left = self.engine.quietly(&format!("{list} --quiet {}", self.filter()))?;
             if !left.is_empty() {
-                return Err(format!("{what}s are left: {left}"));
+                return Err(format!("docker {list} says {left}"));
             }
         }
         Ok("no container, network or volume is left".to_owned())
+    }
+
+    /// Selects what is of this project.
+    fn filter(&self) -> String {
+        format!("--filter label=com.docker.compose.project={}", self.name)
     }
 }
 

@@ -2,24 +2,24 @@
 
 use std::{
     fs,
-    os::unix::fs::chown,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use super::{
-    Source, bases,
+    bases,
     compose::{Container, Project},
     engine::{self, Engine},
     groups::Group,
     image,
     load::{self, Load},
-    machine::{Machine, Network, wait},
+    machine::{Machine, Network},
     steps::Steps,
 };
 use crate::{
-    command,
+    command::{self, wait},
+    files,
     outside::grpcurl::GRPCURL,
     roles::{self, Role},
     tour,
@@ -33,8 +33,6 @@ const THREE: &[&str] =
     &["compose.yaml", "compose.ha.yaml", "compose.dev-kv.yaml", "tools/xtask/live/ha.yaml"];
 
 const REST: &str = "http://localhost:8000";
-/// The only user of the image.
-const USER: u32 = 65532;
 
 /// Runs an interactive shell in which `docker` talks to an engine of our own.
 pub(crate) fn shell(workspace: &Workspace) -> Result<(), String> {
@@ -47,25 +45,45 @@ pub(crate) fn shell(workspace: &Workspace) -> Result<(), String> {
     shell.stdin(Stdio::inherit()).status().map(drop).map_err(|error| error.to_string())
 }
 
-pub(crate) fn machine(workspace: &Workspace, network: Network) -> Result<Machine, String> {
+fn machine(workspace: &Workspace, network: Network) -> Result<Machine, String> {
     Machine::start(&workspace.root, &workspace.target.join("live/log"), network)
 }
 
-/// Runs all steps.
-pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
-    steps.need("engine's packages", || Ok(((), engine::packages(workspace)?)))?;
-    if let Source::Dockerfile(profile) = source {
+/// Runs all steps: with the image of this executable, a path or a cargo profile to build it by, or
+/// with that of the whole Dockerfile, built with a profile.
+pub(crate) fn run(
+    workspace: &Workspace,
+    steps: &mut Steps,
+    executable: &str,
+    whole: Option<&str>,
+) -> Result<(), String> {
+    steps.must("engine's packages", || engine::packages(workspace))?;
+    if let Some(profile) = whole {
         // Compiling needs the network.
-        let mut machine = machine(workspace, Network::Host)?;
-        let built = build(workspace, steps, &machine, profile);
-        steps.run("machine of the build: down", || machine.gone());
-        built?;
+        let built = |steps: &mut Steps, machine: &_| build(workspace, steps, machine, profile);
+        within(workspace, steps, Network::Host, built)?;
     }
+    within(workspace, steps, Network::Own, |steps, machine| {
+        on(workspace, steps, machine, executable, whole.is_some())
+    })
+}
+
+/// Runs steps on a machine, and takes it down whatever becomes of them.
+pub(crate) fn within(
+    workspace: &Workspace,
+    steps: &mut Steps,
+    network: Network,
+    run: impl FnOnce(&mut Steps, &Machine) -> Result<(), String>,
+) -> Result<(), String> {
     let mut machine = steps.need("machine", || {
-        let machine = machine(workspace, Network::Own)?;
-        Ok((machine, "namespaces for network, mounts and processes".to_owned()))
+        let machine = machine(workspace, network)?;
+        let spaces = match network {
+            Network::Own => "namespaces for network, mounts and processes",
+            Network::Host => "namespaces for mounts and processes",
+        };
+        Ok((machine, spaces.to_owned()))
     })?;
-    let done = on(workspace, steps, source, &machine);
+    let done = run(steps, &machine);
     steps.run("machine: down", || machine.gone());
     done
 }
@@ -88,26 +106,25 @@ fn build(
 fn on(
     workspace: &Workspace,
     steps: &mut Steps,
-    source: &Source,
     machine: &Machine,
+    executable: &str,
+    has_image: bool,
 ) -> Result<(), String> {
     let engine = steps.need("engine", || {
         let engine = Engine::start(workspace, machine, Network::Own)?;
-        let version = engine.quietly(&["version", "--format", "{{.Server.Version}}"])?;
-        let compose = engine.quietly(&["compose", "version", "--short"])?;
+        let version = engine.quietly("version --format {{.Server.Version}}")?;
+        let compose = engine.quietly("compose version --short")?;
         Ok((engine, format!("Docker {version}, compose {compose}")))
     })?;
-    if let Source::Executable(profile) = source {
-        steps.need("image of the executable", || {
-            let executable = image::executable(workspace, profile)?;
-            let made =
-                image::of_executable(workspace, &engine, &executable, image::HEAD, image::IMAGE);
-            Ok(((), made?))
+    if !has_image {
+        steps.must("image of the executable", || {
+            let executable = image::executable(workspace, executable)?;
+            image::of_executable(workspace, &engine, &executable, image::HEAD, image::IMAGE)
         })?;
     }
     steps.run("docker run, a whole shop", || alone(workspace, &engine));
     let project = |files, name, size| Project::new(machine, &engine, name, files, size);
-    small(workspace, steps, &project(ONE, "till", SMALL), source);
+    small(workspace, steps, &project(ONE, "till", SMALL), executable);
     let certificates = workspace.target.join("live/certs");
     let encrypted =
         project(ENCRYPTED, "till", SMALL).with("TLS_DIR", certificates.display().to_string());
@@ -119,33 +136,24 @@ fn on(
 
 /// The image's default command: a whole shop in one container, started as in docs/deploy.md.
 fn alone(workspace: &Workspace, engine: &Engine<'_>) -> Result<String, String> {
-    engine.quietly(&[
-        "run",
-        "--detach",
-        "--name",
-        "shop",
-        "--publish",
-        "8000:8000",
-        "--read-only",
-        "--volume",
-        "till-data:/data",
-        image::IMAGE,
-    ])?;
+    engine.quietly(&format!(
+        "run --detach --name shop --publish 8000:8000 --read-only --volume till-data:/data {}",
+        image::IMAGE
+    ))?;
     let done = wait("not healthy", Duration::from_secs(90), || {
-        let format = "{{.State.Health.Status}}";
-        let health = engine.quietly(&["inspect", "--format", format, "shop"])?;
+        let health = engine.quietly("inspect --format {{.State.Health.Status}} shop")?;
         if health == "healthy" { Ok(()) } else { Err(engine.logs("shop")?) }
     })
     .and_then(|()| rest_tour(workspace, engine.machine()));
-    engine.quietly(&["rm", "--force", "shop"])?;
-    engine.quietly(&["volume", "rm", "till-data"])?;
+    engine.quietly("rm --force shop")?;
+    engine.quietly("volume rm till-data")?;
     done
 }
 
 /// `compose.yaml` in the small size: what people do with it, and what can happen to it.
-fn small(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>, source: &Source) {
+fn small(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>, executable: &str) {
     if !steps.run("compose.yaml: up --wait", || project.up()) {
-        steps.run("compose.yaml: what it logged", || Err(project.quietly(&["logs"])?));
+        steps.run("compose.yaml: what it logged", || Err(project.quietly("logs")?));
         return;
     }
     steps.run("README's tour by REST", || rest_tour(workspace, project.machine));
@@ -155,12 +163,9 @@ fn small(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>, source
         Ok("as TLS is off".to_owned())
     });
     steps.run("locked down", || locked_down(project));
-    for (items, stock) in [("1", "100"), ("100", "1")] {
-        steps.run(&format!("consistency, {items} items of {stock}"), || {
-            consistency(workspace, project.machine, items, stock)
-        });
-    }
-    steps.run("memory limits under bench", || bench(workspace, project, source));
+    let enter = |program: &_| project.machine.command(Path::new(program));
+    load::consistency(workspace, steps, enter, REST);
+    steps.run("memory limits under bench", || bench(workspace, project, executable));
     kills(workspace, steps, project);
     steps.run("till audit", || audit(project));
     steps.run("logs", || logs(project));
@@ -218,30 +223,28 @@ fn several(workspace: &Workspace, steps: &mut Steps, project: &Project<'_>) {
 /// mounted at `/ca.pem`, over TLS.
 fn health(project: &Project<'_>, mount: &[&str]) -> Result<String, String> {
     let order = format!("{}:7100", project.container("order")?.address("calls")?);
-    let mut run = vec!["run", "--rm", "--network", "till_calls"];
-    run.extend(mount);
-    run.extend([image::IMAGE, "health", "--endpoint", &order]);
+    let mut run = project.engine.docker("run --rm --network till_calls");
+    run.args(mount).args([image::IMAGE, "health", "--endpoint", &order]);
     if !mount.is_empty() {
-        run.extend(["--tls-ca-file", "/ca.pem"]);
+        run.args(["--tls-ca-file", "/ca.pem"]);
     }
-    project.engine.quietly(&run)
+    command::captured(&mut run)
 }
 
 fn rest_tour(workspace: &Workspace, machine: &Machine) -> Result<String, String> {
-    tour::run(workspace, "A tour by REST", |line| machine.shell(line))
+    tour::run(workspace, "A tour by REST", &[], |line| machine.shell(line))
 }
 
 /// The gRPC ports are not published, so the tour goes to the containers' own addresses.
 fn grpc_tour(workspace: &Workspace, project: &Project<'_>) -> Result<String, String> {
-    let grpcurl = GRPCURL.program(workspace)?.ok_or("go is not installed")?;
+    let grpcurl = GRPCURL.program(workspace)?;
     let folder = grpcurl.parent().ok_or("a program in no folder")?.display().to_string();
     let mut places = Vec::new();
     for Role { name, port, .. } in roles::grpc() {
         let address = project.container(name)?.address("calls")?;
         places.push((format!("localhost:{port}"), format!("{address}:{port}")));
     }
-    tour::run(workspace, "A tour by gRPC", |line| {
-        let line = places.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to));
+    tour::run(workspace, "A tour by gRPC", &places, |line| {
         // Refusals are part of the tour, and grpcurl exits with an error for them.
         project.machine.shell(&format!("PATH={folder}:$PATH; {line} 2>&1 || true"))
     })
@@ -282,26 +285,9 @@ fn locked_down(project: &Project<'_>) -> Result<String, String> {
         .to_owned())
 }
 
-fn consistency(
-    workspace: &Workspace,
-    machine: &Machine,
-    items: &str,
-    stock: &str,
-) -> Result<String, String> {
-    let enter = |program: &_| machine.command(Path::new(program));
-    let args = ["--url", REST, "--items", items, "--stock", stock];
-    let text = load::script(workspace, enter, "consistency/run_consistency_test.py", &args)?;
-    let filled = text.lines().find(|line| line.starts_with("filled in")).unwrap_or_default();
-    Ok(format!("no mismatch; {filled}"))
-}
-
 /// Runs `till bench` from outside; returns the peak memory of each container.
-fn bench(workspace: &Workspace, project: &Project<'_>, source: &Source) -> Result<String, String> {
-    let profile = match source {
-        Source::Executable(profile) => profile,
-        Source::Dockerfile(_) => "release",
-    };
-    let mut bench = project.machine.command(image::executable(workspace, profile)?);
+fn bench(workspace: &Workspace, project: &Project<'_>, executable: &str) -> Result<String, String> {
+    let mut bench = project.machine.command(image::executable(workspace, executable)?);
     bench
         .args(["bench", "--target", REST, "--concurrency", "64", "--duration-ms", "10000"])
         .args(["--orders", "20000", "--items", "20000", "--accounts", "20000", "--json", "-"]);
@@ -364,14 +350,12 @@ fn kill(project: &Project<'_>, before: &Container) -> Result<(), String> {
 }
 
 fn audit(project: &Project<'_>) -> Result<String, String> {
-    let said = project.quietly(&["run", "--rm", "--no-deps", "order", "audit"])?;
-    let held = said.lines().find(|line| line.contains("every invariant holds"));
-    held.map(|line| line.trim().to_owned()).ok_or(said)
+    load::held(project.quietly("run --rm --no-deps order audit")?)
 }
 
 /// Counts log lines by level. There must be no ERROR, which asks for a person.
 fn logs(project: &Project<'_>) -> Result<String, String> {
-    let text = project.quietly(&["logs", "--no-color"])?;
+    let text = project.quietly("logs --no-color")?;
     let with = |level: &str| text.lines().filter(|line| line.contains(level)).collect::<Vec<_>>();
     let (warnings, errors) = (with(" WARN "), with(" ERROR "));
     if let Some(error) = errors.first() {
@@ -388,18 +372,17 @@ fn logs(project: &Project<'_>) -> Result<String, String> {
 fn wrong_store(project: &Project<'_>) -> Result<String, String> {
     let name = "till-wrong-store";
     let variable = "PD_ENDPOINTS=nowhere:2379";
-    let args = ["run", "--detach", "--no-deps", "--name", name, "--env", variable, "order"];
-    project.quietly(&args)?;
+    project.quietly(&format!("run --detach --no-deps --name {name} --env {variable} order"))?;
     let said = wait("does not say what is wrong", Duration::from_secs(30), || {
         let said = project.engine.logs(name)?;
         let is_told =
             said.lines().any(|line| line.contains(" WARN ") && line.contains("nowhere:2379"));
         if is_told { Ok(()) } else { Err(said) }
     });
-    let health = ["exec", name, "/usr/local/bin/till", "health", "--endpoint", "127.0.0.1:7100"];
+    let health = format!("exec {name} /usr/local/bin/till health --endpoint 127.0.0.1:7100");
     let ready = project.engine.quietly(&health);
-    let is_alive = project.engine.quietly(&[&health[..], &["--service", "till.live"]].concat());
-    project.engine.quietly(&["rm", "--force", name])?;
+    let is_alive = project.engine.quietly(&format!("{health} --service till.live"));
+    project.engine.quietly(&format!("rm --force {name}"))?;
     said?;
     match (is_alive, ready) {
         (Ok(_), Err(_)) => Ok("warns with the address, alive, not ready".to_owned()),
@@ -414,20 +397,14 @@ pub(crate) fn make(workspace: &Workspace, folder: &Path) -> Result<String, Strin
         .split("```\n")
         .find(|block| block.starts_with("openssl req -x509"))
         .ok_or("docs/security.md has no commands for certificates")?;
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(|error| error.to_string())?;
-    }
-    fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+    files::empty_folder(folder)?;
     let mut bash = Command::new("bash");
-    let (succeeded, text) = command::quietly(bash.args(["-ec", script]).current_dir(folder))?;
-    if !succeeded {
-        return Err(text);
-    }
+    command::heard(bash.args(["-ec", script]).current_dir(folder))?;
     let mut keys = 0;
     for entry in fs::read_dir(folder).map_err(|error| error.to_string())?.flatten() {
         let path = entry.path();
         if path.extension().is_some_and(|extension| extension == "key") {
-            chown(&path, Some(USER), Some(USER)).map_err(|error| error.to_string())?;
+            files::give(&path, image::USER)?;
             keys += 1;
         }
     }
@@ -435,14 +412,11 @@ pub(crate) fn make(workspace: &Workspace, folder: &Path) -> Result<String, Strin
 }
 
 fn nothing_left(engine: &Engine<'_>) -> Result<String, String> {
-    for list in [
-        ["ps", "--all", "--quiet"].as_slice(),
-        &["volume", "ls", "--quiet"],
-        &["network", "ls", "--quiet", "--filter", "type=custom"],
-    ] {
+    for list in ["ps --all --quiet", "volume ls --quiet", "network ls --quiet --filter type=custom"]
+    {
         let left = engine.quietly(list)?;
         if !left.is_empty() {
-            return Err(format!("docker {} says {left}", list.join(" ")));
+            return Err(format!("docker {list} says {left}"));
         }
     }
     Ok("no container, volume or network in the engine".to_owned())

@@ -3,47 +3,38 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use super::machine::{Machine, Network, wait};
+use super::machine::{Machine, Network};
 use crate::{
-    command,
+    command::{self, wait},
+    files,
     outside::{compose::COMPOSE, go::Module},
     workspace::Workspace,
 };
 
 /// Lies in the machine's own /run.
 const SOCKET: &str = "unix:///run/docker.sock";
-const BUILDX: Module = Module::new("github.com/docker/buildx", "v0.23.0", &["./cmd/buildx"])
-    .linked("-X github.com/docker/buildx/version.Version=v0.23.0");
+const BUILDX: Module = Module {
+    linked: "-X github.com/docker/buildx/version.Version=v0.23.0",
+    ..Module::new("github.com/docker/buildx", "v0.23.0", &["./cmd/buildx"])
+};
 
-/// Debian packages: the engine, the tools that make base images, and what a Kubernetes node needs.
-const PACKAGES: [&str; 9] = [
-    "docker.io",
-    "mmdebstrap",
-    "iptables",
-    "containerd",
-    "runc",
-    "etcd-server",
-    "containernetworking-plugins",
-    "conntrack",
-    "ipset",
-];
-/// One program of each package.
-const PROGRAMS: [&str; 9] = [
-    "/usr/sbin/dockerd",
-    "/usr/bin/mmdebstrap",
-    "/usr/sbin/iptables",
-    "/usr/bin/containerd",
-    "/usr/sbin/runc",
-    "/usr/bin/etcd",
-    "/usr/lib/cni/bridge",
-    "/usr/sbin/conntrack",
-    "/usr/sbin/ipset",
+/// Debian packages and one program of each: the engine, the tools that make base images, and what a
+/// Kubernetes node needs.
+const PACKAGES: [(&str, &str); 9] = [
+    ("docker.io", "/usr/sbin/dockerd"),
+    ("mmdebstrap", "/usr/bin/mmdebstrap"),
+    ("iptables", "/usr/sbin/iptables"),
+    ("containerd", "/usr/bin/containerd"),
+    ("runc", "/usr/sbin/runc"),
+    ("etcd-server", "/usr/bin/etcd"),
+    ("containernetworking-plugins", "/usr/lib/cni/bridge"),
+    ("conntrack", "/usr/sbin/conntrack"),
+    ("ipset", "/usr/sbin/ipset"),
 ];
 
 /// Programs that Debian runs as services on a host with systemd, and their units.
@@ -75,9 +66,7 @@ impl NoStarts {
         let path = Path::new(POLICY);
         let is_ours = Self::left() || (!path.exists() && !path.is_symlink());
         if is_ours {
-            fs::write(path, NO_STARTS).map_err(|error| format!("{POLICY}: {error}"))?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-                .map_err(|error| format!("{POLICY}: {error}"))?;
+            files::program(path, NO_STARTS)?;
         }
         Ok(Self { is_ours })
     }
@@ -100,7 +89,7 @@ pub(crate) fn packages(workspace: &Workspace) -> Result<String, String> {
         drop(NoStarts { is_ours: true });
     }
     disable(workspace)?;
-    if PROGRAMS.iter().all(|program| Path::new(program).exists()) {
+    if PACKAGES.iter().all(|(_, program)| Path::new(program).exists()) {
         return Ok("already there".to_owned());
     }
     // Those of the host stay as they are.
@@ -109,19 +98,16 @@ pub(crate) fn packages(workspace: &Workspace) -> Result<String, String> {
         .filter(|(program, _)| !Path::new(program).exists())
         .flat_map(|(_, units)| units.iter().copied())
         .collect();
-    fs::write(to_disable(workspace), new.join("\n")).map_err(|error| error.to_string())?;
+    files::write(to_disable(workspace), new.join("\n"))?;
     let _none = NoStarts::begin()?;
     let mut update = Command::new("apt-get");
     command::quietly(update.args(["update", "-qq"]))?;
     let mut install = Command::new("apt-get");
     install
         .args(["install", "-y", "--no-install-recommends"])
-        .args(PACKAGES)
+        .args(PACKAGES.map(|(package, _)| package))
         .env("DEBIAN_FRONTEND", "noninteractive");
-    let (succeeded, text) = command::quietly(&mut install)?;
-    if !succeeded {
-        return Err(text);
-    }
+    command::captured(&mut install)?;
     disable(workspace)?;
     Ok(format!("{} packages of Debian's, whose services do not run", PACKAGES.len()))
 }
@@ -147,7 +133,7 @@ fn disable(workspace: &Workspace) -> Result<(), String> {
             command::captured(disable.arg("disable").args(&units))?;
         }
     }
-    fs::remove_file(&list).map_err(|error| format!("{}: {error}", list.display()))
+    files::remove(&list)
 }
 
 /// A running engine.
@@ -181,19 +167,18 @@ impl<'a> Engine<'a> {
         machine.spawn("dockerd", &mut service)?;
         let engine = Self { machine, config };
         wait("the engine does not answer", Duration::from_mins(1), || {
-            engine.quietly(&["info"]).map(drop)
+            engine.quietly("info").map(drop)
         })
         .map_err(|problem| format!("{problem}\n{}", machine.tail("dockerd")))?;
         // What an earlier run left that was interrupted.
         for (list, remove) in
             [("ps --all --quiet", "rm --force"), ("volume ls --quiet", "volume rm")]
         {
-            let left = engine.quietly(&list.split(' ').collect::<Vec<_>>())?;
-            for one in left.split_whitespace() {
-                engine.quietly(&remove.split(' ').chain([one]).collect::<Vec<_>>())?;
+            for one in engine.quietly(list)?.split_whitespace() {
+                engine.quietly(&format!("{remove} {one}"))?;
             }
         }
-        engine.quietly(&["network", "prune", "--force"])?;
+        engine.quietly("network prune --force")?;
         Ok(engine)
     }
 
@@ -208,41 +193,40 @@ impl<'a> Engine<'a> {
         command
     }
 
-    /// A `docker` command.
-    pub(crate) fn docker(&self, args: &[&str]) -> Command {
+    /// A `docker` command with the arguments of this line.
+    pub(crate) fn docker(&self, line: &str) -> Command {
         let mut docker = self.command("docker");
-        docker.args(args);
+        docker.args(line.split_whitespace());
         docker
     }
 
-    /// Runs a `docker` command, and returns its standard output.
-    pub(crate) fn quietly(&self, args: &[&str]) -> Result<String, String> {
-        command::captured(&mut self.docker(args)).map(|text| text.trim().to_owned())
+    /// Runs a `docker` command with the arguments of this line, and returns its standard output.
+    pub(crate) fn quietly(&self, line: &str) -> Result<String, String> {
+        command::captured(&mut self.docker(line)).map(|text| text.trim().to_owned())
     }
 
     /// A container's log.
     pub(crate) fn logs(&self, container: &str) -> Result<String, String> {
-        command::quietly(&mut self.docker(&["logs", container])).map(|(_, text)| text)
+        command::quietly(self.docker("logs").arg(container)).map(|(_, text)| text)
     }
 
-    /// The image's label of this name.
-    pub(crate) fn label(&self, image: &str, name: &str) -> Result<String, String> {
-        let format = format!("{{{{index .Config.Labels \"{name}\"}}}}");
-        self.quietly(&["image", "inspect", "--format", &format, image])
+    /// A part of what the engine knows of an image, by a template of Go.
+    pub(crate) fn inspect(&self, image: &str, template: &str) -> Result<String, String> {
+        let mut inspect = self.docker("image inspect --format");
+        command::captured(inspect.args([template, image])).map(|text| text.trim().to_owned())
     }
 
     pub(crate) fn has_image(&self, name: &str) -> bool {
-        self.quietly(&["image", "inspect", "--format", "{{.Id}}", name]).is_ok()
+        self.inspect(name, "{{.Id}}").is_ok()
     }
 
     /// Makes an image from a file system and Dockerfile instructions.
     pub(crate) fn import(&self, tar: &Path, changes: &[&str], name: &str) -> Result<(), String> {
-        let mut import = self.docker(&["import"]);
+        let mut import = self.docker("import");
         for change in changes {
             import.args(["--change", change]);
         }
-        let (succeeded, text) = command::quietly(import.arg(tar).arg(name))?;
-        if succeeded { Ok(()) } else { Err(text) }
+        command::captured(import.arg(tar).arg(name)).map(drop)
     }
 }
 
@@ -250,14 +234,10 @@ impl<'a> Engine<'a> {
 fn plugins(workspace: &Workspace) -> Result<PathBuf, String> {
     let config = workspace.target.join("live/docker-config");
     let folder = config.join("cli-plugins");
-    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    files::folder(&folder)?;
     for (module, name) in [(COMPOSE, "docker-compose"), (BUILDX, "docker-buildx")] {
-        let program = module.program(workspace)?.ok_or("go is not installed")?;
-        let link = folder.join(name);
-        if link.is_symlink() {
-            fs::remove_file(&link).map_err(|error| error.to_string())?;
-        }
-        symlink(program, &link).map_err(|error| error.to_string())?;
+        let program = module.program(workspace)?;
+        files::link(program, folder.join(name))?;
     }
     Ok(config)
 }

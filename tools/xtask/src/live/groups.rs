@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::files;
+
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// The control groups of one container.
@@ -31,7 +33,7 @@ impl Group {
     /// Nanoseconds of CPU so far.
     pub(crate) fn cpu_ns(&self) -> Result<u64, String> {
         if self.is_unified {
-            let text = read(&self.cpu.join("cpu.stat"))?;
+            let text = files::read(self.cpu.join("cpu.stat"))?;
             return entry(&text, "usage_usec").map(|usec| usec.saturating_mul(1000));
         }
         number(&self.cpu.join("cpuacct.usage"))
@@ -45,7 +47,7 @@ impl Group {
         } else {
             ("memory.usage_in_bytes", "total_inactive_file")
         };
-        let idle = entry(&read(&self.memory.join("memory.stat"))?, idle)?;
+        let idle = entry(&files::read(self.memory.join("memory.stat"))?, idle)?;
         Ok(number(&self.memory.join(all))?.saturating_sub(idle))
     }
 
@@ -67,12 +69,8 @@ fn found(folder: &Path, name: &str) -> Option<PathBuf> {
     below.find_map(|path| if path.ends_with(name) { Some(path) } else { found(&path, name) })
 }
 
-fn read(file: &Path) -> Result<String, String> {
-    fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
-}
-
 fn number(file: &Path) -> Result<u64, String> {
-    let text = read(file)?;
+    let text = files::read(file)?;
     text.trim().parse().map_err(|_| format!("{}: {text}", file.display()))
 }
 

@@ -2,16 +2,17 @@
 //! executable.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use super::{bases, engine::Engine};
-use crate::{command, workspace::Workspace};
+use crate::{command, files, workspace::Workspace};
 
 /// The name in compose files and chart.
 pub(crate) const IMAGE: &str = "till:0.2.0";
+/// The only user of the image.
+pub(crate) const USER: u32 = 65532;
 /// The commit of [`IMAGE`].
 pub(crate) const HEAD: &str = "HEAD";
 /// The Dockerfile's stage that the executable replaces.
@@ -24,7 +25,7 @@ pub(crate) fn executable(workspace: &Workspace, profile: &str) -> Result<PathBuf
     if profile.contains('/') {
         return Ok(PathBuf::from(profile));
     }
-    let build = ["build", "--locked", "--package", "till", "--profile", profile];
+    let build = format!("build --locked --package till --profile {profile}");
     command::run(&mut workspace.cargo(&build))?;
     let folder = if profile == "dev" { "debug" } else { profile };
     Ok(workspace.target.join(folder).join("till"))
@@ -44,28 +45,17 @@ pub(crate) fn of_executable(
     let context = workspace.target.join("live/context");
     let out = context.join("stage/src/out");
     for folder in ["bin", "data"] {
-        fs::create_dir_all(out.join(folder)).map_err(|error| error.to_string())?;
+        files::folder(out.join(folder))?;
     }
     let mut strip = Command::new("objcopy");
     command::run(strip.arg("--strip-debug").arg(executable).arg(out.join("bin/till")))?;
-    let copy = |name: &str| fs::copy(workspace.root.join(name), context.join(name));
-    copy("LICENSE").map_err(|error| error.to_string())?;
+    files::copy(workspace.root.join("LICENSE"), context.join("LICENSE"))?;
     let text = workspace.read(Path::new("Dockerfile"))?.ok_or("no Dockerfile")?;
-    fs::write(context.join("Dockerfile"), last_stage(&text)?).map_err(|error| error.to_string())?;
-    let argument = format!("REVISION={}", revision(workspace, commit)?);
-    let folder = context.display().to_string();
-    let build = [
-        "buildx",
-        "build",
-        "--progress",
-        "plain",
-        "--build-arg",
-        &argument,
-        "--tag",
-        name,
-        &folder,
-    ];
-    engine.quietly(&build)?;
+    files::write(context.join("Dockerfile"), last_stage(&text)?)?;
+    let revision = revision(workspace, commit)?;
+    let line =
+        format!("buildx build --progress plain --build-arg REVISION={revision} --tag {name}");
+    command::captured(engine.docker(&line).arg(&context))?;
     is_of(workspace, engine, name, commit)?;
     size(engine, name)
 }
@@ -77,7 +67,8 @@ pub(crate) fn is_of(
     name: &str,
     commit: &str,
 ) -> Result<(), String> {
-    let (found, wanted) = (engine.label(name, REVISION)?, revision(workspace, commit)?);
+    let label = format!("{{{{index .Config.Labels \"{REVISION}\"}}}}");
+    let (found, wanted) = (engine.inspect(name, &label)?, revision(workspace, commit)?);
     if found == wanted { Ok(()) } else { Err(format!("{name} is of {found}, not of {wanted}")) }
 }
 
@@ -98,16 +89,17 @@ pub(crate) fn whole(
     bases::frontend(workspace, engine)?;
     bases::runtime(workspace, engine)?;
     bases::rust(workspace, engine)?;
-    let mut build = engine.docker(&["buildx", "build", "--progress", "plain", "--network", "host"]);
-    build.args(["--build-arg", &format!("PROFILE={profile}")]);
-    build.args(["--build-arg", &format!("REVISION={}", revision(workspace, HEAD)?)]);
-    command::run(build.args(["--tag", name, "."]))?;
+    let revision = revision(workspace, HEAD)?;
+    command::run(&mut engine.docker(&format!(
+        "buildx build --progress plain --network host --build-arg PROFILE={profile} \
+         --build-arg REVISION={revision} --tag {name} ."
+    )))?;
     is_of(workspace, engine, name, HEAD)?;
     size(engine, name)
 }
 
 fn size(engine: &Engine<'_>, name: &str) -> Result<String, String> {
-    let bytes = engine.quietly(&["image", "inspect", "--format", "{{.Size}}", name])?;
+    let bytes = engine.inspect(name, "{{.Size}}")?;
     let bytes: u64 = bytes.parse().map_err(|_| format!("no size: {bytes}"))?;
     Ok(format!("{name}, {}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10))
 }

@@ -9,54 +9,62 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    Source, bases,
+    bases,
     chart::{self, OURS, Release},
     docker, engine,
     engine::Engine,
     image,
     load::Load,
-    machine::{Machine, Network, wait},
+    machine::{Machine, Network},
     node::{self, Node},
     policies, scripts,
     steps::Steps,
     usage, variants,
 };
-use crate::{roles, workspace::Workspace};
+use crate::{
+    command::{self, wait},
+    roles,
+    workspace::Workspace,
+};
 
 /// A commit before this one that stores and sends the same formats, for a rolling upgrade from its
 /// build and back. A later one may replace it; one has to when the formats change.
 const OTHER: &str = "7aa8bb0";
 const OTHER_IMAGE: &str = "till:7aa8bb0";
 
-pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, source: &Source) -> Result<(), String> {
-    steps.need("packages", || Ok(((), engine::packages(workspace)?)))?;
-    steps.need("programs", || Ok(((), node::programs(workspace)?)))?;
-    let mut machine = docker::machine(workspace, Network::Own)?;
-    let done = on(workspace, steps, source, &machine);
-    steps.run("machine: down", || machine.gone());
-    done
+/// Runs all steps, with this executable: a path, or a cargo profile to build it by.
+pub(crate) fn run(
+    workspace: &Workspace,
+    steps: &mut Steps,
+    executable: &str,
+) -> Result<(), String> {
+    steps.must("packages", || engine::packages(workspace))?;
+    steps.must("programs", || node::programs(workspace))?;
+    docker::within(workspace, steps, Network::Own, |steps, machine| {
+        on(workspace, steps, executable, machine)
+    })
 }
 
 /// All that runs on the machine.
 fn on(
     workspace: &Workspace,
     steps: &mut Steps,
-    source: &Source,
+    executable: &str,
     machine: &Machine,
 ) -> Result<(), String> {
     let engine = Engine::start(workspace, machine, Network::Own)?;
-    steps.need("images of two builds", || Ok(((), images(workspace, &engine, source)?)))?;
+    steps.must("images of two builds", || images(workspace, &engine, executable))?;
     let node = steps.need("one node", || {
         let node = Node::start(workspace, machine)?;
-        let version = node.kubectl(&["get", "nodes", "--no-headers"])?;
+        let version = node.kubectl("get nodes --no-headers")?;
         Ok((node, version.split_whitespace().collect::<Vec<_>>().join(" ")))
     })?;
-    steps.need("images and names in the node", || {
+    steps.must("images and names in the node", || {
         node.furnish(&engine, &[image::IMAGE, OTHER_IMAGE])?;
-        Ok(((), "CoreDNS answers".to_owned()))
+        Ok("CoreDNS answers".to_owned())
     })?;
     let release = Release::new(&node, "till");
     fresh(steps, &release)?;
@@ -89,13 +97,10 @@ fn measured(steps: &mut Steps, node: &Node<'_>) {
 }
 
 /// Makes the image, and that of the other build.
-fn images(workspace: &Workspace, engine: &Engine<'_>, source: &Source) -> Result<String, String> {
-    let profile = match source {
-        Source::Executable(profile) | Source::Dockerfile(profile) => profile,
-    };
+fn images(workspace: &Workspace, engine: &Engine<'_>, executable: &str) -> Result<String, String> {
     let (_, other) = variants::build(workspace, OTHER)?;
     let second = image::of_executable(workspace, engine, &other, OTHER, OTHER_IMAGE)?;
-    let executable = image::executable(workspace, profile)?;
+    let executable = image::executable(workspace, executable)?;
     let first = image::of_executable(workspace, engine, &executable, image::HEAD, image::IMAGE)?;
     let bytes = |path: &Path| fs::read(path).map_err(|error| error.to_string());
     if bytes(&executable)? == bytes(&other)? {
@@ -127,7 +132,7 @@ fn roll(
 
 /// The first steps of a user.
 fn fresh(steps: &mut Steps, release: &Release<'_>) -> Result<(), String> {
-    steps.need("store", || Ok(((), release.store(image::IMAGE)?)))?;
+    steps.must("store", || release.store(image::IMAGE))?;
     let is_up = steps.run("helm install, three of each role", || {
         let told = release.upgrade(image::IMAGE, &[])?;
         release.unharmed()?;
@@ -135,7 +140,7 @@ fn fresh(steps: &mut Steps, release: &Release<'_>) -> Result<(), String> {
     });
     if !is_up {
         steps.run("what was said", || {
-            Err(release.kubectl(&["get", "pods,events"]).unwrap_or_else(|problem| problem))
+            Err(release.kubectl("get pods,events").unwrap_or_else(|problem| problem))
         });
         return Err("the chart was not installed".to_owned());
     }
@@ -189,7 +194,7 @@ fn under_load(steps: &mut Steps, release: &Release<'_>, engine: &Engine<'_>) {
     steps.run("kill -9 of the store", || {
         let container = pid(release, "store-0")?;
         release.node.machine.shell(&format!("kill -9 {container}"))?;
-        release.kubectl(&["rollout", "status", "statefulset/store", "--timeout", "60s"])?;
+        release.kubectl("rollout status statefulset/store --timeout 60s")?;
         thread::sleep(Duration::from_secs(10));
         load.stretch("store")?.within(200)
     });
@@ -232,7 +237,7 @@ fn deletion(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String
     let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().ok_or("no grace period")?;
     release.unharmed()?;
     let began = Instant::now();
-    release.kubectl(&["delete", "pod", chart::name(pod), "--wait=true", "--timeout", "90s"])?;
+    release.kubectl(&format!("delete pod {} --wait=true --timeout 90s", chart::name(pod)))?;
     let took = began.elapsed();
     if took >= Duration::from_secs(grace) {
         return Err(format!("killed after its {grace} s: it did not end by itself"));
@@ -278,20 +283,19 @@ fn evictions(release: &Release<'_>) -> Result<u64, String> {
 
 fn evict(release: &Release<'_>, pod: &str) -> Result<(), String> {
     let namespace = release.namespace;
-    let eviction = format!(
-        "{{\"apiVersion\": \"policy/v1\", \"kind\": \"Eviction\", \"metadata\": {{\"name\": \"{pod}\"}}}}"
-    );
+    let metadata = json!({"name": pod});
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata});
     let line = format!(
         "echo '{eviction}' | kubectl create --raw /api/v1/namespaces/{namespace}/pods/{pod}/eviction --filename -"
     );
     let mut bash = release.node.command("bash");
-    crate::command::captured(bash.args(["-ec", &line])).map(drop)
+    command::captured(bash.args(["-ec", &line])).map(drop)
 }
 
 /// Id of the first process in a pod's container, on the machine.
 fn pid(release: &Release<'_>, pod: &str) -> Result<String, String> {
     let format = "jsonpath={.status.containerStatuses[0].containerID}";
-    let id = release.kubectl(&["get", "pod", pod, "--output", format])?;
+    let id = release.kubectl(&format!("get pod {pod} --output {format}"))?;
     let id = id.strip_prefix("containerd://").ok_or_else(|| format!("a container called {id}"))?;
     let list = "ctr --address /run/containerd.sock --namespace k8s.io tasks ls";
     let tasks = release.node.machine.shell(list)?;
@@ -308,7 +312,7 @@ fn kill(release: &Release<'_>, role: &str, load: &mut Load) -> Result<String, St
     let before = chart::restarts(pod);
     release.node.machine.shell(&format!("kill -9 {}", pid(release, name)?))?;
     wait("not restarted", Duration::from_mins(1), || {
-        let text = release.kubectl(&["get", "pod", name, "--output", "json"])?;
+        let text = release.kubectl(&format!("get pod {name} --output json"))?;
         let pod: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         let is_ready = pod["status"]["containerStatuses"][0]["ready"] == true;
         if chart::restarts(&pod) > before && is_ready { Ok(()) } else { Err(name.to_owned()) }

@@ -9,6 +9,7 @@ use std::{
 
 use serde_json::Value;
 
+use super::steps::Steps;
 use crate::{command, python::Venv, workspace::Workspace};
 
 /// The longest that a call may take while something is changed or killed, in milliseconds. A call
@@ -79,16 +80,13 @@ impl Load {
         urls: &[String],
         more: &[&str],
     ) -> Result<Self, String> {
-        let suites = workspace.root.join("test");
-        let venv = Venv::ready(workspace, "tests", &suites.join("requirements.txt"))?;
-        let mut python = enter(venv.python().get_program());
+        let mut python = python(workspace, enter)?;
         python.args(["-u", "-m", "live.drive"]).args(more);
         for url in urls {
             python.args(["--url", url]);
         }
         python
-            .env("PYTHONPATH", &suites)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("PYTHONPATH", workspace.root.join("test"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut process = python.spawn().map_err(|error| format!("no load: {error}"))?;
@@ -138,18 +136,35 @@ fn hear(output: &mut BufReader<ChildStdout>, key: &str) -> Result<Value, String>
     if told[key].is_null() { Err(format!("the load says {told}")) } else { Ok(told) }
 }
 
-/// Runs a script of `test/` by `enter`, in the tests' environment. Returns its output if it
-/// succeeds.
-pub(crate) fn script(
+/// Runs the consistency test of `test/` by `enter`, on the shop at this URL: as many buyers as units
+/// of one item, and of many items.
+pub(crate) fn consistency(
     workspace: &Workspace,
-    enter: impl FnOnce(&OsStr) -> Command,
-    script: &str,
-    args: &[&str],
-) -> Result<String, String> {
-    let suites = workspace.root.join("test");
-    let venv = Venv::ready(workspace, "tests", &suites.join("requirements.txt"))?;
-    let mut python = enter(venv.python().get_program());
-    python.arg(suites.join(script)).args(args).env("PYTHONDONTWRITEBYTECODE", "1");
-    let (succeeded, text) = command::quietly(&mut python)?;
-    if succeeded { Ok(text) } else { Err(text) }
+    steps: &mut Steps,
+    enter: impl Fn(&OsStr) -> Command,
+    url: &str,
+) {
+    for (items, stock) in [("1", "100"), ("100", "1")] {
+        steps.run(&format!("consistency, {items} items of {stock}"), || {
+            let mut python = python(workspace, &enter)?;
+            python.arg(workspace.root.join("test/consistency/run_consistency_test.py"));
+            python.args(["--url", url, "--items", items, "--stock", stock]);
+            let text = command::heard(&mut python)?;
+            let filled = text.lines().find(|line| line.starts_with("filled in"));
+            Ok(format!("no mismatch; {}", filled.unwrap_or_default()))
+        });
+    }
+}
+
+/// The interpreter of the tests' environment, run by `enter`.
+fn python(workspace: &Workspace, enter: impl FnOnce(&OsStr) -> Command) -> Result<Command, String> {
+    let mut python = enter(Venv::tests(workspace)?.python().get_program());
+    python.env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(python)
+}
+
+/// The line by which an audit says that all is well.
+pub(crate) fn held(said: String) -> Result<String, String> {
+    let held = said.lines().find(|line| line.contains("every invariant holds"));
+    held.map(|line| line.trim().to_owned()).ok_or(said)
 }

@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::command;
+use crate::{
+    command::{self, wait},
+    files,
+};
 
 /// The first process: it reaps children, and ends when its input is closed. The kubelet sets
 /// variables of the kernel that are the host's; it gets files in their place. Programs that write
@@ -67,7 +70,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Starts a machine; needs root. Its services log to `logs`.
     pub(crate) fn start(root: &Path, logs: &Path, network: Network) -> Result<Self, String> {
-        fs::create_dir_all(logs).map_err(|error| format!("{}: {error}", logs.display()))?;
+        files::folder(logs)?;
         let mut unshare = Command::new("unshare");
         if network == Network::Own {
             unshare.arg("--net");
@@ -89,8 +92,7 @@ impl Machine {
             );
         }
         let pid = holder.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-            .map_err(|error| error.to_string())?;
+        let children = files::read(format!("/proc/{pid}/task/{pid}/children"))?;
         let init = children.trim().to_owned();
         let kinds: &[&str] =
             if network == Network::Own { &["pid", "mnt", "net"] } else { &["pid", "mnt"] };
@@ -99,7 +101,7 @@ impl Machine {
         let group = format!("{GROUPS}{init}");
         for hierarchy in hierarchies() {
             sweep(&hierarchy);
-            fs::create_dir_all(hierarchy.join(&group)).map_err(|error| error.to_string())?;
+            files::folder(hierarchy.join(&group))?;
         }
         Ok(Self { holder, init, root: root.to_owned(), logs: logs.to_owned(), spaces, group })
     }
@@ -119,29 +121,22 @@ impl Machine {
     /// Starts a service, which runs until it or the machine ends. Its output goes to a log of this
     /// name.
     pub(crate) fn spawn(&self, name: &str, service: &mut Command) -> Result<(), String> {
-        let file = self.logs.join(format!("{name}.log"));
-        let log = fs::File::create(&file).map_err(|error| error.to_string())?;
-        let errors = log.try_clone().map_err(|error| error.to_string())?;
-        service
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .map(drop)
-            .map_err(|error| format!("cannot start {name}: {error}"))
+        command::logged(service, &self.log(name)).map(drop)
     }
 
     /// The last ten lines of a service's log, for an error message.
     pub(crate) fn tail(&self, name: &str) -> String {
-        let text = fs::read_to_string(self.logs.join(format!("{name}.log"))).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().rev().take(10).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        files::tail(self.log(name), 10)
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
     }
 
     /// Runs a shell command in the machine, and returns its output.
     pub(crate) fn shell(&self, line: &str) -> Result<String, String> {
-        let (succeeded, text) = command::quietly(self.command("bash").args(["-ec", line]))?;
-        if succeeded { Ok(text) } else { Err(format!("{line}: {text}")) }
+        command::heard(self.command("bash").args(["-ec", line]))
+            .map_err(|text| format!("{line}: {text}"))
     }
 
     /// [`Machine::down`], and then a look at the host, where nothing may be left of the machine: no
@@ -158,8 +153,7 @@ impl Machine {
             if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
         })?;
         let files = self.logs.parent().unwrap_or(&self.logs);
-        let mounts =
-            fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+        let mounts = files::read("/proc/self/mountinfo")?;
         if let Some(mount) = mount_below(&mounts, files) {
             return Err(format!("{mount} is still mounted"));
         }
@@ -246,24 +240,6 @@ fn removed(group: &Path) -> bool {
         }
     }
     fs::remove_dir(group).is_ok()
-}
-
-/// Waits until `ready` succeeds. After `longest` its last error is the problem.
-pub(crate) fn wait(
-    what: &str,
-    longest: Duration,
-    mut ready: impl FnMut() -> Result<(), String>,
-) -> Result<(), String> {
-    let began = Instant::now();
-    loop {
-        match ready() {
-            Ok(()) => return Ok(()),
-            Err(problem) if began.elapsed() > longest => {
-                return Err(format!("{what} within {} s: {problem}", longest.as_secs()));
-            }
-            Err(_) => thread::sleep(Duration::from_millis(200)),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,39 +4,40 @@
 //! The API server and the pods share one bridge, whose address is the node's. The node keeps
 //! everything but image layers in the machine's memory.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use serde_json::Value;
 
-use super::{
-    bases,
-    engine::Engine,
-    machine::{Machine, wait},
-};
+use super::{bases, engine::Engine, machine::Machine};
 use crate::{
-    command,
+    command::{self, wait},
+    files,
     outside::{chart::HELM, go::Module},
     workspace::Workspace,
 };
 
-const KUBERNETES: Module = Module::new(
-    "k8s.io/kubernetes",
-    "v1.34.4",
-    &[
-        "./cmd/kube-apiserver",
-        "./cmd/kube-controller-manager",
-        "./cmd/kube-scheduler",
-        "./cmd/kubelet",
-        "./cmd/kube-proxy",
-        "./cmd/kubectl",
-    ],
-)
-.unreplaced("v0.34.4")
-.linked(
-    "-X k8s.io/component-base/version.gitVersion=v1.34.4 -X k8s.io/component-base/version.gitMajor=1 \
-     -X k8s.io/component-base/version.gitMinor=34 -X k8s.io/client-go/pkg/version.gitVersion=v1.34.4 \
-     -X k8s.io/client-go/pkg/version.gitMajor=1 -X k8s.io/client-go/pkg/version.gitMinor=34",
-);
+const KUBERNETES: Module = Module {
+    unreplaced: Some("v0.34.4"),
+    linked: "-X k8s.io/component-base/version.gitVersion=v1.34.4 -X k8s.io/component-base/version.gitMajor=1 \
+             -X k8s.io/component-base/version.gitMinor=34 -X k8s.io/client-go/pkg/version.gitVersion=v1.34.4 \
+             -X k8s.io/client-go/pkg/version.gitMajor=1 -X k8s.io/client-go/pkg/version.gitMinor=34",
+    ..Module::new(
+        "k8s.io/kubernetes",
+        "v1.34.4",
+        &[
+            "./cmd/kube-apiserver",
+            "./cmd/kube-controller-manager",
+            "./cmd/kube-scheduler",
+            "./cmd/kubelet",
+            "./cmd/kube-proxy",
+            "./cmd/kubectl",
+        ],
+    )
+};
 const ROUTER: Module =
     Module::new("github.com/cloudnativelabs/kube-router/v2", "v2.1.0", &["./cmd/kube-router"]);
 const COREDNS: Module = Module::new("github.com/coredns/coredns", "v1.15.0", &["."]);
@@ -46,70 +47,13 @@ const METRICS: Module =
 /// The node's address, and the gateway of its pods.
 pub(crate) const ADDRESS: &str = "10.250.0.1";
 const NAME: &str = "node0";
-const PODS: &str = "10.250.0.0/24";
-const SERVICES: &str = "10.96.0.0/16";
-/// Not on etcd's default port, which PD uses.
-const ETCD: &str = "http://127.0.0.1:12379";
-const ETCD_PEER: &str = "http://127.0.0.1:12380";
 const CONFIG: &str = "/run/pki/admin.conf";
 /// The images of pod sandboxes, and of DNS.
 const PAUSE_IMAGE: &str = "sandbox:1";
 const COREDNS_IMAGE: &str = "coredns:1";
 
-/// The API server's arguments. The node's name cannot be resolved, so kubelets are reached by
-/// address. The request headers are for the metrics server.
-const API_SERVER: &[&str] = &[
-    "--etcd-servers",
-    ETCD,
-    "--service-cluster-ip-range",
-    SERVICES,
-    "--bind-address",
-    ADDRESS,
-    "--advertise-address",
-    ADDRESS,
-    "--secure-port",
-    "6443",
-    "--cert-dir",
-    "/run/pki",
-    "--tls-cert-file",
-    "/run/pki/apiserver.crt",
-    "--tls-private-key-file",
-    "/run/pki/apiserver.key",
-    "--client-ca-file",
-    "/run/pki/ca.crt",
-    "--kubelet-client-certificate",
-    "/run/pki/admin.crt",
-    "--kubelet-client-key",
-    "/run/pki/admin.key",
-    "--kubelet-certificate-authority",
-    "/run/pki/ca.crt",
-    "--kubelet-preferred-address-types",
-    "InternalIP",
-    "--service-account-issuer",
-    "https://kubernetes.default.svc",
-    "--service-account-key-file",
-    "/run/pki/accounts.pub",
-    "--service-account-signing-key-file",
-    "/run/pki/accounts.key",
-    "--authorization-mode",
-    "Node,RBAC",
-    "--allow-privileged",
-    "--requestheader-client-ca-file",
-    "/run/pki/ca.crt",
-    "--requestheader-allowed-names",
-    "front-proxy",
-    "--requestheader-username-headers",
-    "X-Remote-User",
-    "--requestheader-group-headers",
-    "X-Remote-Group",
-    "--requestheader-extra-headers-prefix",
-    "X-Remote-Extra-",
-    "--proxy-client-cert-file",
-    "/run/pki/front-proxy.crt",
-    "--proxy-client-key-file",
-    "/run/pki/front-proxy.key",
-    "--enable-aggregator-routing",
-];
+/// The arguments of the node's services.
+const SERVICES: &str = include_str!("../../live/node/services.txt");
 
 /// A running node.
 #[derive(Debug)]
@@ -124,7 +68,7 @@ pub(crate) struct Node<'a> {
 /// Builds the missing programs, which takes minutes the first time.
 pub(crate) fn programs(workspace: &Workspace) -> Result<String, String> {
     for module in [KUBERNETES, ROUTER, COREDNS, HELM] {
-        module.folder(workspace)?.ok_or("go is not installed")?;
+        module.folder(workspace)?;
     }
     Ok("Kubernetes 1.34.4, kube-router 2.1.0, CoreDNS 1.15.0".to_owned())
 }
@@ -132,8 +76,7 @@ pub(crate) fn programs(workspace: &Workspace) -> Result<String, String> {
 impl<'a> Node<'a> {
     /// Starts everything, and waits until the node is ready.
     pub(crate) fn start(workspace: &'a Workspace, machine: &'a Machine) -> Result<Self, String> {
-        let folder =
-            |module: Module| module.folder(workspace)?.ok_or("go is not installed".to_owned());
+        let folder = |module: Module| module.folder(workspace).map_err(String::from);
         let node = Self {
             machine,
             workspace,
@@ -142,69 +85,36 @@ impl<'a> Node<'a> {
             layers: workspace.target.join("live/containerd"),
         };
         // Data of namespaces is left if a run was interrupted.
-        for folder in [&node.layers, &workspace.target.join("live/data")] {
-            if folder.exists() {
-                fs::remove_dir_all(folder).map_err(|error| error.to_string())?;
-            }
-        }
+        files::no_folder(&node.layers)?;
+        files::no_folder(workspace.target.join("live/data"))?;
         node.lay_out()?;
-        node.control_plane()?;
-        node.worker()?;
+        let (system, kubernetes) = (Path::new("/usr/bin"), &node.kubernetes);
+        node.service(system, "etcd")?;
+        node.service(system, "containerd")?;
+        node.service(kubernetes, "kube-apiserver")?;
+        wait("the API server does not answer", Duration::from_mins(2), || {
+            node.kubectl("get --raw /readyz").map(drop)
+        })
+        .map_err(|problem| format!("{problem}\n{}", node.machine.tail("kube-apiserver")))?;
+        for name in ["kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"] {
+            node.service(kubernetes, name)?;
+        }
         wait("the node is not ready", Duration::from_secs(90), || {
             let format = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
-            let ready = node.kubectl(&["get", "node", NAME, "--output", format])?;
+            let ready = node.kubectl(&format!("get node {NAME} --output {format}"))?;
             if ready == "True" { Ok(()) } else { Err(node.machine.tail("kubelet")) }
         })?;
-        let router = folder(ROUTER)?.join("kube-router");
-        node.service(
-            "kube-router",
-            &router,
-            &[
-                "--kubeconfig",
-                CONFIG,
-                "--hostname-override",
-                NAME,
-                "--run-firewall=true",
-                "--run-router=false",
-                "--run-service-proxy=false",
-                "--run-loadbalancer=false",
-                "--service-cluster-ip-range",
-                SERVICES,
-            ],
-        )?;
+        node.service(&folder(ROUTER)?, "kube-router")?;
         Ok(node)
     }
 
     /// Starts the metrics server, which horizontal autoscaling needs, and waits for its first
     /// values.
     pub(crate) fn measure(&self) -> Result<String, String> {
-        let metrics = METRICS.program(self.workspace)?.ok_or("go is not installed")?;
-        self.service(
-            "metrics-server",
-            &metrics,
-            &[
-                "--kubeconfig",
-                CONFIG,
-                "--authentication-kubeconfig",
-                CONFIG,
-                "--authorization-kubeconfig",
-                CONFIG,
-                "--secure-port",
-                "4443",
-                "--cert-dir",
-                "/run/metrics-server",
-                "--kubelet-insecure-tls",
-                "--kubelet-preferred-address-types",
-                "InternalIP",
-                "--metric-resolution",
-                "10s",
-                "--kubelet-request-timeout",
-                "5s",
-            ],
-        )?;
-        self.kubectl(&["apply", "--filename", "tools/xtask/live/node/metrics-server.yaml"])?;
+        self.service(&METRICS.folder(self.workspace)?, "metrics-server")?;
+        self.kubectl("apply --filename tools/xtask/live/node/metrics-server.yaml")?;
         wait("no figures of the node", Duration::from_mins(2), || {
-            self.kubectl(&["top", "node"]).map(drop)
+            self.kubectl("top node").map(drop)
         })
         .map_err(|problem| format!("{problem}\n{}", self.machine.tail("metrics-server")))?;
         Ok("metrics-server 0.8.0 answers".to_owned())
@@ -228,142 +138,23 @@ impl<'a> Node<'a> {
         self.machine.shell(&line).map(drop)
     }
 
-    fn control_plane(&self) -> Result<(), String> {
-        self.service(
-            "etcd",
-            "/usr/bin/etcd",
-            &[
-                "--name",
-                "node",
-                "--data-dir",
-                "/run/etcd",
-                "--listen-client-urls",
-                ETCD,
-                "--advertise-client-urls",
-                ETCD,
-                "--listen-peer-urls",
-                ETCD_PEER,
-                "--initial-advertise-peer-urls",
-                ETCD_PEER,
-                "--initial-cluster",
-                &format!("node={ETCD_PEER}"),
-            ],
-        )?;
-        self.service(
-            "containerd",
-            "/usr/bin/containerd",
-            &["--config", "/run/cluster/containerd.toml"],
-        )?;
-        let program = |name: &str| self.kubernetes.join(name);
-        self.service("apiserver", program("kube-apiserver"), API_SERVER)?;
-        wait("the API server does not answer", Duration::from_mins(2), || {
-            self.kubectl(&["get", "--raw", "/readyz"]).map(drop)
-        })
-        .map_err(|problem| format!("{problem}\n{}", self.machine.tail("apiserver")))?;
-        self.service(
-            "controller-manager",
-            program("kube-controller-manager"),
-            &[
-                "--kubeconfig",
-                CONFIG,
-                "--leader-elect=false",
-                "--service-account-private-key-file",
-                "/run/pki/accounts.key",
-                "--root-ca-file",
-                "/run/pki/ca.crt",
-                "--allocate-node-cidrs",
-                "--cluster-cidr",
-                PODS,
-                "--node-cidr-mask-size",
-                "24",
-                "--service-cluster-ip-range",
-                SERVICES,
-                "--horizontal-pod-autoscaler-sync-period",
-                "5s",
-                "--horizontal-pod-autoscaler-initial-readiness-delay",
-                "10s",
-                "--horizontal-pod-autoscaler-cpu-initialization-period",
-                "20s",
-            ],
-        )?;
-        self.service(
-            "scheduler",
-            program("kube-scheduler"),
-            &["--kubeconfig", CONFIG, "--leader-elect=false"],
-        )
-    }
-
-    fn worker(&self) -> Result<(), String> {
-        self.service(
-            "kubelet",
-            self.kubernetes.join("kubelet"),
-            &[
-                "--config",
-                "/run/cluster/kubelet.yaml",
-                "--kubeconfig",
-                CONFIG,
-                "--hostname-override",
-                NAME,
-                "--node-ip",
-                ADDRESS,
-                "--root-dir",
-                "/run/kubelet",
-                "--cert-dir",
-                "/run/pki",
-            ],
-        )?;
-        self.service(
-            "kube-proxy",
-            self.kubernetes.join("kube-proxy"),
-            &[
-                "--kubeconfig",
-                CONFIG,
-                "--hostname-override",
-                NAME,
-                "--proxy-mode",
-                "iptables",
-                "--cluster-cidr",
-                PODS,
-                // These belong to the host.
-                "--conntrack-max-per-core",
-                "0",
-                "--conntrack-tcp-timeout-established",
-                "0",
-                "--conntrack-tcp-timeout-close-wait",
-                "0",
-            ],
-        )
-    }
-
-    fn service(
-        &self,
-        name: &str,
-        program: impl AsRef<std::path::Path>,
-        args: &[&str],
-    ) -> Result<(), String> {
-        self.machine.spawn(name, self.machine.command(program).args(args))
+    /// Starts a program of this folder with its arguments.
+    fn service(&self, folder: &Path, name: &str) -> Result<(), String> {
+        let mut command = self.machine.command(folder.join(name));
+        self.machine.spawn(name, command.args(arguments(name)))
     }
 
     /// Loads images from the engine, and starts the cluster's own workloads from them.
     pub(crate) fn furnish(&self, engine: &Engine<'_>, images: &[&str]) -> Result<(), String> {
         bases::shell(self.workspace, engine)?;
         bases::pause(self.workspace, engine, PAUSE_IMAGE)?;
-        let program = COREDNS.program(self.workspace)?.ok_or("go is not installed")?;
-        let changes = ["ENTRYPOINT [\"/bin/coredns\"]"];
-        bases::program_image(
-            self.workspace,
-            engine,
-            &program,
-            "bin/coredns",
-            &changes,
-            COREDNS_IMAGE,
-        )?;
+        let program = COREDNS.program(self.workspace)?;
+        bases::program_image(self.workspace, engine, &program, "coredns", &[], COREDNS_IMAGE)?;
         let own = [PAUSE_IMAGE, COREDNS_IMAGE, bases::SHELL_IMAGE];
         self.load(engine, &[&own[..], images].concat())?;
-        let files = "tools/xtask/live/node";
-        self.kubectl(&["apply", "--filename", &format!("{files}/coredns.yaml")])?;
-        let rollout = ["--namespace", "kube-system", "rollout", "status", "deployment/coredns"];
-        self.kubectl(&[&rollout[..], &["--timeout", "90s"]].concat()).map(drop)
+        self.kubectl("apply --filename tools/xtask/live/node/coredns.yaml")?;
+        let rollout = "--namespace kube-system rollout status deployment/coredns --timeout 90s";
+        self.kubectl(rollout).map(drop)
     }
 
     /// Copies images from the engine to the node.
@@ -373,12 +164,11 @@ impl<'a> Node<'a> {
             "docker save {} | ctr --address /run/containerd.sock --namespace k8s.io images import -",
             images.join(" ")
         );
-        let (succeeded, text) = command::quietly(engine.command("bash").args(["-ec", &save]))?;
-        if succeeded { Ok(()) } else { Err(text) }
+        command::captured(engine.command("bash").args(["-ec", &save])).map(drop)
     }
 
     /// A command in the machine for which kubectl and helm mean this node.
-    pub(crate) fn command(&self, program: impl AsRef<std::path::Path>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = self.machine.command(program);
         let path = std::env::var_os("PATH").unwrap_or_default();
         let own = [self.kubernetes.display(), self.helm.parent().unwrap_or(&self.helm).display()];
@@ -391,14 +181,25 @@ impl<'a> Node<'a> {
         command
     }
 
-    /// Runs kubectl, and returns its output if it succeeds.
-    pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, String> {
-        let mut kubectl = self.command(self.kubernetes.join("kubectl"));
-        command::captured(kubectl.args(args)).map(|text| text.trim().to_owned())
+    /// Runs kubectl with the arguments of this line, and returns its output if it succeeds.
+    pub(crate) fn kubectl(&self, line: &str) -> Result<String, String> {
+        self.kubectl_with(line, &[])
     }
 
-    pub(crate) fn helm(&self, args: &[&str]) -> Result<String, String> {
-        command::captured(self.command(&self.helm).args(args)).map(|text| text.trim().to_owned())
+    /// Runs kubectl with more arguments, which may contain blanks.
+    pub(crate) fn kubectl_with(&self, line: &str, more: &[&str]) -> Result<String, String> {
+        self.run(&self.kubernetes.join("kubectl"), line, more)
+    }
+
+    /// Runs helm with the arguments of this line and more, and returns its output if it succeeds.
+    pub(crate) fn helm(&self, line: &str, more: &[&str]) -> Result<String, String> {
+        self.run(&self.helm, line, more)
+    }
+
+    fn run(&self, program: &Path, line: &str, more: &[&str]) -> Result<String, String> {
+        let mut command = self.command(program);
+        command.args(line.split_whitespace()).args(more);
+        command::captured(&mut command).map(|text| text.trim().to_owned())
     }
 
     /// The objects of a kind in a namespace, selected by labels.
@@ -408,16 +209,8 @@ impl<'a> Node<'a> {
         kind: &str,
         labels: &str,
     ) -> Result<Vec<Value>, String> {
-        let text = self.kubectl(&[
-            "--namespace",
-            namespace,
-            "get",
-            kind,
-            "--selector",
-            labels,
-            "--output",
-            "json",
-        ])?;
+        let get = format!("--namespace {namespace} get {kind} --output json --selector");
+        let text = self.kubectl_with(&get, &[labels])?;
         let told: Value =
             serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
         Ok(told["items"].as_array().cloned().unwrap_or_default())
@@ -426,8 +219,27 @@ impl<'a> Node<'a> {
     /// Applies objects given as text.
     pub(crate) fn apply(&self, namespace: &str, objects: &str) -> Result<String, String> {
         let file = self.workspace.target.join("live/apply.yaml");
-        fs::write(&file, objects).map_err(|error| error.to_string())?;
-        let file = file.display().to_string();
-        self.kubectl(&["--namespace", namespace, "apply", "--filename", &file])
+        files::write(&file, objects)?;
+        let apply = format!("--namespace {namespace} apply --filename");
+        self.kubectl_with(&apply, &[&file.display().to_string()])
+    }
+}
+
+/// The arguments of a service: the indented lines below its name.
+fn arguments(name: &str) -> impl Iterator<Item = &'static str> + '_ {
+    let lines = SERVICES.lines().skip_while(move |line| *line != name).skip(1);
+    lines.take_while(|line| line.starts_with(' ')).flat_map(str::split_whitespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_a_service_are_those_below_its_name() {
+        let found: Vec<&str> = arguments("kube-scheduler").collect();
+        assert_eq!(found, ["--kubeconfig", CONFIG, "--leader-elect=false"]);
+        assert_eq!(arguments("metrics-server").last(), Some("5s"));
+        assert_eq!(arguments("scheduler").next(), None);
     }
 }

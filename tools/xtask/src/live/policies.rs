@@ -11,12 +11,14 @@ use std::{
     time::Duration,
 };
 
-use crate::roles::{self, Role};
-
 use super::{
     bases,
     chart::{OURS, Release},
-    machine::wait,
+};
+use crate::{
+    command::wait,
+    files,
+    roles::{self, Role},
 };
 
 const METRICS: u16 = 9100;
@@ -66,7 +68,7 @@ pub(crate) fn check(release: &Release<'_>, store: &Store) -> Result<String, Stri
     let askers = askers(release, store)?;
     let done = ask_all(release, store, &askers);
     for Asker { namespace, pod, .. } in &askers {
-        release.node.kubectl(&["--namespace", namespace, "delete", "pod", pod, "--now"])?;
+        release.node.kubectl(&format!("--namespace {namespace} delete pod {pod} --now"))?;
     }
     done
 }
@@ -107,8 +109,7 @@ fn ask_all(release: &Release<'_>, store: &Store, askers: &[Asker]) -> Result<Str
     ))
 }
 
-/// Pods with the labels of each role, here and in another namespace, and pods without a role. They
-/// are never ready, so that no service lists them.
+/// Pods with the labels of each role, here and in another namespace, and pods without a role.
 fn askers(release: &Release<'_>, store: &Store) -> Result<Vec<Asker>, String> {
     let mut askers = Vec::new();
     for namespace in [release.namespace, ELSEWHERE] {
@@ -124,10 +125,12 @@ fn askers(release: &Release<'_>, store: &Store) -> Result<Vec<Asker>, String> {
         askers.push(Asker { namespace, pod: "as-nobody".to_owned(), role: None });
     }
     for namespace in [MONITORING, ELSEWHERE] {
-        if release.node.kubectl(&["get", "namespace", namespace]).is_err() {
-            release.node.kubectl(&["create", "namespace", namespace])?;
+        if release.node.kubectl(&format!("get namespace {namespace}")).is_err() {
+            release.node.kubectl(&format!("create namespace {namespace}"))?;
         }
     }
+    let file = release.node.workspace.root.join("tools/xtask/live/node/asker.yaml");
+    let pod = files::read(file)?.replace("@IMAGE@", bases::SHELL_IMAGE);
     for asker in &askers {
         let labels = asker.role.map_or("{app: nobody}".to_owned(), |role| {
             format!(
@@ -135,35 +138,24 @@ fn askers(release: &Release<'_>, store: &Store) -> Result<Vec<Asker>, String> {
                  app.kubernetes.io/component: {role}}}"
             )
         });
-        let pod = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {}, labels: {labels}}}\nspec:\n  \
-             automountServiceAccountToken: false\n  terminationGracePeriodSeconds: 0\n  \
-             securityContext: {{runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{type: RuntimeDefault}}}}\n  \
-             containers:\n  - name: shell\n    image: {}\n    command: [sleep, \"600\"]\n    \
-             readinessProbe: {{exec: {{command: [\"false\"]}}, periodSeconds: 600}}\n    \
-             securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}\n",
-            asker.pod,
-            bases::SHELL_IMAGE,
-        );
+        let pod = pod.replace("@POD@", &asker.pod).replace("@LABELS@", &labels);
         release.node.apply(asker.namespace, &pod)?;
     }
     for asker in &askers {
         wait("an asker does not run", Duration::from_mins(1), || {
-            let phase = release.node.kubectl(&[
-                "--namespace",
-                asker.namespace,
-                "get",
-                "pod",
-                &asker.pod,
-                "--output",
-                "jsonpath={.status.phase}",
-            ])?;
+            let phase = field(release, asker.namespace, &asker.pod, "{.status.phase}")?;
             if phase == "Running" { Ok(()) } else { Err(format!("{}: {phase}", asker.name())) }
         })?;
     }
     // The firewall learns of pods shortly after they start.
     std::thread::sleep(Duration::from_secs(3));
     Ok(askers)
+}
+
+/// A field of a pod, by its JSON path.
+fn field(release: &Release<'_>, namespace: &str, pod: &str, path: &str) -> Result<String, String> {
+    let get = format!("--namespace {namespace} get pod {pod} --output jsonpath={path}");
+    release.node.kubectl(&get)
 }
 
 /// Addresses of a pod of each role, of the store, and of the DNS server.
@@ -179,18 +171,8 @@ fn addresses(
         let address = pod.and_then(|pod| pod["status"]["podIP"].as_str().map(str::to_owned));
         found.insert(role, address.ok_or_else(|| format!("no {role} runs"))?);
     }
-    let address = |namespace: &str, pod: &str| {
-        release.node.kubectl(&[
-            "--namespace",
-            namespace,
-            "get",
-            "pod",
-            pod,
-            "--output",
-            "jsonpath={.status.podIP}",
-        ])
-    };
-    found.insert("store", address(release.namespace, store.pod)?);
+    let store = field(release, release.namespace, store.pod, "{.status.podIP}")?;
+    found.insert("store", store);
     let names = release.node.list("kube-system", "pods", "k8s-app=kube-dns")?;
     let names = names.first().and_then(|pod| pod["status"]["podIP"].as_str()).ok_or("no names")?;
     found.insert("names", names.to_owned());
@@ -227,15 +209,9 @@ fn questions(
     };
     put("the store".to_owned(), "store", PD, may);
     put("another port of the names".to_owned(), "names", NAMES_READY, role.is_none());
-    let api = release.node.kubectl(&[
-        "--namespace",
-        "default",
-        "get",
-        "service",
-        "kubernetes",
-        "--output",
-        "jsonpath={.spec.clusterIP}",
-    ])?;
+    let format = "jsonpath={.spec.clusterIP}";
+    let get = format!("--namespace default get service kubernetes --output {format}");
+    let api = release.node.kubectl(&get)?;
     questions.push(Question {
         what: "the API server".to_owned(),
         address: api,
@@ -256,16 +232,8 @@ fn ask(release: &Release<'_>, asker: &Asker, questions: &[Question]) -> Result<V
         )
     };
     let script: String = questions.iter().enumerate().map(connect).collect();
-    let said = release.node.kubectl(&[
-        "--namespace",
-        asker.namespace,
-        "exec",
-        &asker.pod,
-        "--",
-        "sh",
-        "-c",
-        &format!("{script}wait"),
-    ])?;
+    let exec = format!("--namespace {} exec {} -- sh -c", asker.namespace, asker.pod);
+    let said = release.node.kubectl_with(&exec, &[&format!("{script}wait")])?;
     let answers: BTreeMap<usize, bool> = said
         .lines()
         .filter_map(|line| line.split_once(' '))

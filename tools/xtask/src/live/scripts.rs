@@ -4,8 +4,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -19,7 +18,7 @@ use super::{
     policies,
     steps::Steps,
 };
-use crate::{command, outside::values::operator_labels};
+use crate::{command, files, outside::values::operator_labels};
 
 const STANDINS: &str = "tools/xtask/live/standins";
 
@@ -56,23 +55,19 @@ fn cluster(node: &Node<'_>) -> Result<String, String> {
 /// As in docs/deploy.md: the script installs the store, kubectl the rest. CPU requests are reduced
 /// to fit one node.
 fn plain(node: &Node<'_>) -> Result<String, String> {
-    let failed = |error: std::io::Error| error.to_string();
     removed(node, || {
         script(node, "deploy-charts-cluster.sh --store-only", &[])?;
         let release = Release::new(node, "till");
         let folder = node.workspace.target.join("live/k8s");
         // Files of an earlier run may be gone from k8s/.
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(failed)?;
+        files::empty_folder(&folder)?;
+        let plain = node.workspace.root.join("k8s");
+        let plain = fs::read_dir(plain).map_err(|error| error.to_string())?;
+        for entry in plain.flatten().filter(|entry| entry.path().is_file()) {
+            let text = files::read(entry.path())?.replace("cpu: 500m", "cpu: 20m");
+            files::write(folder.join(entry.file_name()), text)?;
         }
-        fs::create_dir_all(&folder).map_err(failed)?;
-        let files = fs::read_dir(node.workspace.root.join("k8s")).map_err(failed)?;
-        for entry in files.flatten().filter(|entry| entry.path().is_file()) {
-            let text = fs::read_to_string(entry.path()).map_err(failed)?;
-            let text = text.replace("cpu: 500m", "cpu: 20m");
-            fs::write(folder.join(entry.file_name()), text).map_err(failed)?;
-        }
-        release.kubectl(&["apply", "--filename", &folder.display().to_string()])?;
+        release.kubectl_with("apply --filename", &[&folder.display().to_string()])?;
         release.settled()?;
         let told = release.told()?;
         Ok(format!("{told}; {}", buy(&release)?))
@@ -94,11 +89,12 @@ fn buy(release: &Release<'_>) -> Result<String, String> {
     Ok(said.lines().last().unwrap_or_default().to_owned())
 }
 
-/// Runs a script in the machine, with the stand-ins first in the PATH.
+/// Runs a script in the machine, with the stand-ins first in the PATH: they replace some of their
+/// arguments, or all of what they do, and pass the rest on.
 fn script(node: &Node<'_>, line: &str, variables: &[(&str, &str)]) -> Result<String, String> {
-    let shims = shims(node)?;
+    let programs = node.workspace.root.join(STANDINS).join("bin");
     let mut bash = node.command("bash");
-    let line = format!("PATH={}:$PATH; ./{line}", shims.display());
+    let line = format!("PATH={}:$PATH; ./{line}", programs.display());
     bash.args(["-ec", &line]).envs(variables.iter().copied());
     command::captured(&mut bash)
 }
@@ -118,8 +114,8 @@ fn removed(
     step: impl FnOnce() -> Result<String, String>,
 ) -> Result<String, String> {
     let told = step();
-    let uninstall = ["uninstall", "till", "--ignore-not-found", "--wait", "--timeout", "3m"];
-    let uninstalled = Release::new(node, "till").helm(&uninstall);
+    let uninstall = "uninstall till --ignore-not-found --wait --timeout 3m";
+    let uninstalled = Release::new(node, "till").helm(uninstall, &[]);
     let removed = remove(node);
     let told = told?;
     uninstalled?;
@@ -131,59 +127,18 @@ fn remove(node: &Node<'_>) -> Result<(), String> {
     for (release, namespace) in
         [("tidb-operator", "tidb-admin"), ("ingress-nginx", "ingress-nginx")]
     {
-        node.helm(&["uninstall", release, "--namespace", namespace, "--ignore-not-found"])?;
-        node.kubectl(&[
-            "delete",
-            "namespace",
-            namespace,
-            "--ignore-not-found",
-            "--timeout",
-            "90s",
-        ])?;
+        node.helm(&format!("uninstall {release} --namespace {namespace} --ignore-not-found"), &[])?;
+        let delete = format!("delete namespace {namespace} --ignore-not-found --timeout 90s");
+        node.kubectl(&delete)?;
     }
-    node.kubectl(&["delete", "namespace", "till", "--timeout", "120s"]).map(drop)
-}
-
-/// Programs that replace some of their arguments, or all of what they do, and pass the rest on.
-fn shims(node: &Node<'_>) -> Result<PathBuf, String> {
-    let folder = node.workspace.target.join("live/shims");
-    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    let standins = node.workspace.root.join(STANDINS);
-    let standins = standins.display();
-    let real = format!("PATH=${{PATH#{}:}}", folder.display());
-    let kubectl = format!(
-        "#!/bin/bash\n{real}\nargs=()\nfor word; do case $word in https://*/crd.yaml) word={standins}/crd.yaml ;; \
-         esac; args+=(\"$word\"); done\nexec kubectl \"${{args[@]}}\"\n"
-    );
-    // `upgrade --install NAME NAME --repo URL`: the second name is the chart's.
-    let helm = format!(
-        "#!/bin/bash\n{real}\nargs=()\nwhile [ $# -gt 0 ]; do\n  if [ \"$1\" = --repo ]; then shift 2; continue; fi\n  \
-         if [ \"$1\" = \"${{2:-}}\" ] && [ -d {standins}/\"$1\" ]; then args+=(\"$1\" {standins}/\"$1\"); shift 2; \
-         continue; fi\n  args+=(\"$1\"); shift\ndone\nexec helm \"${{args[@]}}\"\n"
-    );
-    let minikube = format!(
-        "#!/bin/bash\n{real}\ncase \"$*\" in\n  *addons\\ enable\\ ingress) helm upgrade --install ingress-nginx \
-         {standins}/ingress-nginx --namespace ingress-nginx --create-namespace ;;\nesac\n"
-    );
-    // Does nothing, as the node already has the image.
-    let docker = "#!/bin/sh\nexit 0\n".to_owned();
-    for (name, text) in
-        [("kubectl", kubectl), ("helm", helm), ("minikube", minikube), ("docker", docker)]
-    {
-        let file = folder.join(name);
-        fs::write(&file, text).map_err(|error| error.to_string())?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
-            .map_err(|error| error.to_string())?;
-    }
-    Ok(folder)
+    node.kubectl("delete namespace till --timeout 120s").map(drop)
 }
 
 /// Plays the operator: makes a store for each TidbCluster, with the operator's labels, and then
 /// sets the condition that users wait for.
 fn operate(node: &Node<'_>, is_over: &AtomicBool) {
     while !is_over.load(Ordering::Relaxed) {
-        let clusters =
-            node.kubectl(&["get", "tidbclusters", "--all-namespaces", "--output", "json"]);
+        let clusters = node.kubectl("get tidbclusters --all-namespaces --output json");
         let clusters: Value =
             clusters.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         for cluster in clusters["items"].as_array().into_iter().flatten() {
@@ -201,30 +156,18 @@ fn reconcile(node: &Node<'_>, cluster: &Value) -> Result<(), String> {
     let name = chart::name(cluster);
     let namespace = cluster["metadata"]["namespace"].as_str().unwrap_or_default();
     let file = node.workspace.root.join(Path::new(STANDINS)).join("store.yaml");
-    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let text = files::read(file)?;
     let text = text
         .replace("@NAME@", name)
         .replace("@NAMESPACE@", namespace)
         .replace("@LABELS@", &operator_labels(cluster, "pd").to_string());
+    // Not the file of `Node::apply`, which others use meanwhile.
     let file = node.workspace.target.join("live/operator.yaml");
-    fs::write(&file, text).map_err(|error| error.to_string())?;
-    node.kubectl(&["--namespace", namespace, "apply", "--filename", &file.display().to_string()])?;
-    let set = format!("statefulset/{name}-pd");
-    node.kubectl(&["--namespace", namespace, "rollout", "status", &set, "--timeout", "60s"])?;
-    let status =
-        json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}).to_string();
-    node.kubectl(&[
-        "--namespace",
-        namespace,
-        "patch",
-        "tidbcluster",
-        name,
-        "--subresource",
-        "status",
-        "--type",
-        "merge",
-        "--patch",
-        &status,
-    ])
-    .map(drop)
+    files::write(&file, text)?;
+    let of = |line: &str| format!("--namespace {namespace} {line}");
+    node.kubectl_with(&of("apply --filename"), &[&file.display().to_string()])?;
+    node.kubectl(&of(&format!("rollout status statefulset/{name}-pd --timeout 60s")))?;
+    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    let patch = of(&format!("patch tidbcluster {name} --subresource status --type merge --patch"));
+    node.kubectl_with(&patch, &[&status.to_string()]).map(drop)
 }

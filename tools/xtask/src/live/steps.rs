@@ -34,6 +34,15 @@ impl Steps {
     }
 
     /// [`Steps::run`] for a step without which the next ones make no sense.
+    pub(crate) fn must(
+        &mut self,
+        step: &str,
+        run: impl FnOnce() -> Result<String, String>,
+    ) -> Result<(), String> {
+        self.need(step, || Ok(((), run()?)))
+    }
+
+    /// The same for a step that makes something.
     pub(crate) fn need<T>(
         &mut self,
         step: &str,

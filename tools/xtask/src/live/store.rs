@@ -16,12 +16,12 @@ use std::{
 use super::{
     image,
     load::{self, Load},
-    machine::wait,
     steps::Steps,
 };
 use crate::{
-    command,
-    report::{Outcome, Tally},
+    command::{self, wait},
+    files,
+    report::Tally,
     roles,
     shop::Shop,
     test,
@@ -48,10 +48,9 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, minutes: u64) -> Res
         Ok((till, said.trim().to_owned()))
     })?;
     steps.run("conformance suite", || {
-        let cargo = ["test", "--package", "storage", "--test", "cluster"];
-        let mut cargo = workspace.cargo(&cargo);
+        let mut cargo = workspace.cargo("test --package storage --test cluster");
         let outcome = test::rust_counted(cargo.env("PD_ENDPOINTS", &endpoints))?;
-        let Outcome::Ran(Tally { passed, failed: 0 }) = outcome else {
+        let Tally { passed, failed: 0 } = outcome else {
             return Err(format!("{outcome:?}"));
         };
         if passed > 0 { Ok(format!("{passed} pass")) } else { Err("no test was run".to_owned()) }
@@ -60,16 +59,7 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, minutes: u64) -> Res
         let shop = Shop::over(workspace, &till, 2, Some(&endpoints))?;
         Ok((shop, "ready".to_owned()))
     })?;
-    for (items, stock) in [("1", "100"), ("100", "1")] {
-        steps.run(&format!("consistency, {items} items of {stock}"), || {
-            let args = ["--url", &shop.rest()?, "--items", items, "--stock", stock];
-            let script = "consistency/run_consistency_test.py";
-            let text = load::script(workspace, |program| Command::new(program), script, &args)?;
-            let filled =
-                text.lines().find(|line| line.starts_with("filled in")).unwrap_or_default();
-            Ok(format!("no mismatch; {filled}"))
-        });
-    }
+    load::consistency(workspace, steps, |program| Command::new(program), &shop.rest()?);
     // A coordinator sweeps the store once it holds the lease for that.
     let mut before = 0.0;
     let known = wait("no safe point", Duration::from_mins(1), || {
@@ -97,12 +87,8 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, minutes: u64) -> Res
 /// Kills one role after the other while people buy, then compares the books.
 fn kills(workspace: &Workspace, shop: &mut Shop, longest: Duration) -> Result<String, String> {
     let seconds = (longest.as_secs() + 120).to_string();
-    let mut load = Load::start(
-        workspace,
-        |program| Command::new(program),
-        &[shop.rest()?],
-        &["--seconds", &seconds],
-    )?;
+    let more = ["--seconds", &seconds];
+    let mut load = Load::start(workspace, |program| Command::new(program), &[shop.rest()?], &more)?;
     let began = Instant::now();
     let (mut kills, mut calls, mut failed) = (0, 0, 0);
     // The store belongs to the cluster.
@@ -130,7 +116,7 @@ fn kills(workspace: &Workspace, shop: &mut Shop, longest: Duration) -> Result<St
 #[expect(clippy::disallowed_methods, reason = "ages in metrics are told by the wall clock")]
 fn safe_point(shop: &Shop) -> Result<f64, String> {
     let mut known = Vec::new();
-    for admin in shop.admins("coordinator")? {
+    for admin in shop.admins("coordinator") {
         let mut curl = Command::new("curl");
         let text = command::captured(curl.args(["-sS", "-m", "5", &format!("{admin}/metrics")]))?;
         let now =
@@ -148,9 +134,8 @@ fn age(metrics: &str) -> Option<f64> {
 }
 
 fn audit(till: &Path, endpoints: &str) -> Result<String, String> {
-    let said = command::captured(Command::new(till).arg("audit").env("PD_ENDPOINTS", endpoints))?;
-    let held = said.lines().find(|line| line.contains("every invariant holds"));
-    held.map(|line| line.trim().to_owned()).ok_or(said)
+    let mut audit = Command::new(till);
+    load::held(command::captured(audit.arg("audit").env("PD_ENDPOINTS", endpoints))?)
 }
 
 fn bench(workspace: &Workspace, till: &Path, endpoints: &str) -> Result<String, String> {
@@ -161,9 +146,7 @@ fn bench(workspace: &Workspace, till: &Path, endpoints: &str) -> Result<String, 
         .arg(&file)
         .env("PD_ENDPOINTS", endpoints);
     command::captured(&mut bench)?;
-    let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
-    let report: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let report = files::json(&file)?;
     let point = &report["points"][0];
     let rate = &point["fresh_per_s"];
     if rate.is_null() {

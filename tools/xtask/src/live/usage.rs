@@ -6,21 +6,19 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{BufRead as _, BufReader, Read},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
-
-use serde_json::Value;
 
 use super::{
     chart::{self, Release},
     groups::Group,
     steps::Steps,
 };
+use crate::files;
 
 /// Between two readings. docs/deploy.md names it.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -117,9 +115,15 @@ fn read_while(
 fn under(release: &Release<'_>, till: &Path, pace: &[&str]) -> Result<(u64, String), String> {
     let file = release.node.workspace.target.join("live/bench.json");
     let groups = groups(release)?;
-    let mut bench = bench(release, till, pace)?;
-    let mut bench =
-        bench.arg("--json").arg(&file).spawn().map_err(|error| format!("no bench: {error}"))?;
+    let mut bench = release.node.machine.command(till);
+    bench
+        .args(["bench", "--target", &release.url()?, "--duration-ms", "45000"])
+        .args(["--orders", "100000", "--json"])
+        .arg(&file)
+        .args(pace)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut bench = bench.spawn().map_err(|error| format!("no bench: {error}"))?;
     let said = bench.stderr.take().ok_or("no way to hear the bench")?;
     let mut readings = Readings::new();
     let (done, window) = thread::scope(|scope| {
@@ -138,23 +142,11 @@ fn under(release: &Release<'_>, till: &Path, pace: &[&str]) -> Result<(u64, Stri
     done?;
     let (began, ended) =
         window.map_err(|_| "nobody heard the bench")?.ok_or("it bought nothing")?;
-    let text = fs::read_to_string(&file).map_err(|error| error.to_string())?;
-    let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let report = files::json(&file)?;
     match report["points"][0]["fresh_per_s"].as_f64() {
         Some(rate) if status.success() => Ok((whole(rate), words(&readings, began, ended)?)),
         _ => Err(format!("the bench has no figures: {}", report["points"][0]["problems"])),
     }
-}
-
-fn bench(release: &Release<'_>, till: &Path, pace: &[&str]) -> Result<Command, String> {
-    let url = release.url()?;
-    let mut bench = release.node.machine.command(till);
-    bench
-        .args(["bench", "--target", &url, "--duration-ms", "45000", "--orders", "100000"])
-        .args(pace)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    Ok(bench)
 }
 
 /// When the bench begins to buy and when it has bought, by what it says: it fills the shop, warms

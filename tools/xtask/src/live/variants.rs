@@ -10,11 +10,14 @@ use super::{
     docker,
     engine::Engine,
     image,
-    machine::wait,
     node::Node,
     steps::Steps,
 };
-use crate::{command, roles, workspace::Workspace};
+use crate::{
+    command::{self, wait},
+    files, roles,
+    workspace::Workspace,
+};
 
 /// The earlier release, whose data must still be readable.
 const EARLIER: &str = "0cbe141";
@@ -38,15 +41,13 @@ pub(crate) fn tls(steps: &mut Steps, node: &Node<'_>) {
             let file = |entry: &str, name: &str| {
                 format!("--from-file={entry}={}", folder.join(name).display())
             };
-            release.kubectl(&[
-                "create",
-                "secret",
-                "generic",
-                &format!("till-grpc-{role}"),
-                &file("ca.crt", "ca.pem"),
-                &file("tls.crt", &format!("{role}.pem")),
-                &file("tls.key", &format!("{role}.key")),
-            ])?;
+            let files = [
+                file("ca.crt", "ca.pem"),
+                file("tls.crt", &format!("{role}.pem")),
+                file("tls.key", &format!("{role}.key")),
+            ];
+            let create = format!("create secret generic till-grpc-{role}");
+            release.kubectl_with(&create, &files.each_ref().map(String::as_str))?;
         }
         release.upgrade(image::IMAGE, &[])
     });
@@ -55,7 +56,7 @@ pub(crate) fn tls(steps: &mut Steps, node: &Node<'_>) {
         steps.run("grpc.tls: rolling restart under load", || {
             let mut load = release.load()?;
             thread::sleep(Duration::from_secs(3));
-            release.kubectl(&["rollout", "restart", "deployment"])?;
+            release.kubectl("rollout restart deployment")?;
             release.settled()?;
             let calls = load.stretch("restart")?.within(0)?;
             Ok(format!("{calls}; {}", load.audit()?))
@@ -81,14 +82,13 @@ pub(crate) fn autoscaling(steps: &mut Steps, release: &Release<'_>) {
         let turned_on = load.stretch("turned on")?.within(0)?;
         let pods = |wanted: &dyn Fn(usize) -> bool| {
             let count = release.of("stock")?.len();
-            let seen = release.kubectl(&["get", "hpa", "--no-headers"])?;
+            let seen = release.kubectl("get hpa --no-headers")?;
             if wanted(count) { Ok(()) } else { Err(format!("{count} pods, {seen}")) }
         };
         wait("not scaled up", Duration::from_mins(3), || pods(&|count| count > 3))?;
         release.settled()?;
         let up = load.stretch("up")?.within(0)?;
-        let most = "{\"spec\":{\"maxReplicas\":2}}";
-        release.kubectl(&["patch", "hpa", "till-stock", "--patch", most])?;
+        release.kubectl("patch hpa till-stock --patch {\"spec\":{\"maxReplicas\":2}}")?;
         wait("not scaled down", Duration::from_mins(3), || pods(&|count| count == 2))?;
         release.settled()?;
         let down = load.stretch("down")?.within(0)?;
@@ -101,7 +101,7 @@ pub(crate) fn autoscaling(steps: &mut Steps, release: &Release<'_>) {
 pub(crate) fn wrong_store(steps: &mut Steps, node: &Node<'_>) {
     let release = Release::new(node, "nowhere").with(&["--set", "defaults.replicas=1"]);
     steps.run("store.pdEndpoints leads nowhere", || {
-        node.kubectl(&["create", "namespace", "nowhere"])?;
+        node.kubectl("create namespace nowhere")?;
         let failed = release.upgrade(
             image::IMAGE,
             &["--set", "store.pdEndpoints={nobody.nowhere:2379}", "--timeout", "40s"],
@@ -109,7 +109,7 @@ pub(crate) fn wrong_store(steps: &mut Steps, node: &Node<'_>) {
         if failed.is_ok() {
             return Err("helm install --wait succeeded".to_owned());
         }
-        let said = release.kubectl(&["logs", "deployment/till-order"])?;
+        let said = release.kubectl("logs deployment/till-order")?;
         let line = said
             .lines()
             .find(|line| line.contains("WARN") && line.contains("nobody.nowhere:2379"))
@@ -122,8 +122,8 @@ pub(crate) fn wrong_store(steps: &mut Steps, node: &Node<'_>) {
         if let Some(pod) = release.pods(OURS)?.iter().find(|pod| !has_started(pod)) {
             return Err(format!("{} has not started", chart::name(pod)));
         }
-        release.helm(&["uninstall", "till"])?;
-        node.kubectl(&["delete", "namespace", "nowhere", "--timeout", "90s"])?;
+        release.helm("uninstall till", &[])?;
+        node.kubectl("delete namespace nowhere --timeout 90s")?;
         if told.ends_with(" 0 restarts") {
             Ok(format!("helm gives up, {told}: {line}"))
         } else {
@@ -159,7 +159,7 @@ pub(crate) fn from_earlier(steps: &mut Steps, node: &Node<'_>, engine: &Engine<'
         thread::sleep(Duration::from_secs(10));
         let before = load.stretch("before")?;
         before.within(0)?;
-        earlier.kubectl(&["scale", "deployment", "--all", "--replicas", "0"])?;
+        earlier.kubectl("scale deployment --all --replicas 0")?;
         wait("pods are still there", Duration::from_mins(2), || {
             let left = node.list("earlier", "pods", OURS)?.len();
             if left == 0 { Ok(()) } else { Err(format!("{left} pods")) }
@@ -187,7 +187,7 @@ pub(crate) fn build(workspace: &Workspace, commit: &str) -> Result<(String, Path
     if !source.exists() {
         // Without sources of its own, cargo would build those of this tree, which is further up.
         let partial = folder.join("src.partial");
-        fs::create_dir_all(&partial).map_err(|error| error.to_string())?;
+        files::folder(&partial)?;
         let line = format!("git archive {commit} | tar -x -C '{}'", partial.display());
         let mut bash = Command::new("bash");
         command::captured(
@@ -202,10 +202,10 @@ pub(crate) fn build(workspace: &Workspace, commit: &str) -> Result<(String, Path
         // In a target directory of its own: cargo takes crates of the same version for the same, and
         // an older source for one that it has compiled.
         let target = folder.join("target");
-        let mut cargo = workspace.cargo(&["build", "--release", "--locked", "--package", "till"]);
+        let mut cargo = workspace.cargo("build --release --locked --package till");
         command::run(cargo.current_dir(&source).env("CARGO_TARGET_DIR", &target))?;
         fs::rename(target.join("release/till"), &executable).map_err(|error| error.to_string())?;
-        fs::remove_dir_all(&target).map_err(|error| error.to_string())?;
+        files::no_folder(&target)?;
     }
     Ok((source.join("helm-config/till").display().to_string(), executable))
 }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -12,8 +11,8 @@ use serde_json::Value;
 
 use super::{go::Module, tools};
 use crate::{
-    command,
-    report::{Outcome, Part, Tally},
+    command, files,
+    report::{Part, Stopped, Tally},
     workspace::Workspace,
 };
 
@@ -41,73 +40,6 @@ const VALUES: [Option<&str>; 7] = [
     Some("helm-config/till/ci/bare-values.yaml"),
 ];
 
-/// Values that must be refused, and a word of the error.
-const REFUSED: &[(&str, &str)] = &[
-    ("otlp.endpoint=collector", "pattern"),
-    ("store.tidbCluster.enabled=false", "no store"),
-    ("store.pdEndpoints={pd:2379}", "exclude each other"),
-    ("roles.stock.replica=3", "replica"),
-    ("roles.stok.replicas=3", "no such role"),
-    ("defaults.replicas=many", "replicas"),
-    ("store.pdEndpoints={pd}", "pattern"),
-    ("networkPolicy.probesFromCidrs={10.0.0.1}", "pattern"),
-    ("networkPolicy.probesFromCidrs={nodes}", "pattern"),
-    ("ingress.tls.key=text", "ingress.tls.certificate goes with"),
-    ("roles.stock.autoscaling.enabled=true,roles.stock.autoscaling.maxReplicas=2", "minReplicas 3"),
-    // The executable refuses more.
-    ("bridge.requestTimeoutMs=60001", "maximum"),
-    // It would stand twice in one object, or hide a pod from what selects it.
-    (
-        "defaults.podLabels.app\\.kubernetes\\.io/part-of=shop",
-        "the chart itself sets app.kubernetes.io/part-of",
-    ),
-    ("roles.stock.podLabels.app\\.kubernetes\\.io/name=shop", "roles.stock.podLabels"),
-    ("roles.stock.env.TILL_LAME_DUCK_MS=1", "lameDuckMs"),
-    ("defaults.env.TILL_DRAIN_TIMEOUT_MS=1", "drainTimeoutMs"),
-    ("defaults.env.PD_ENDPOINTS=pd:2379", "the chart itself sets PD_ENDPOINTS"),
-    (
-        "roles.order.extraEnv[0].name=TILL_STOCK_ENDPOINTS",
-        "the chart itself sets TILL_STOCK_ENDPOINTS",
-    ),
-    // helm leaves out what is null.
-    ("networkPolicy.enabled=null", "missing property 'enabled'"),
-    ("networkPolicy.storePorts=null", "missing property 'storePorts'"),
-    ("defaults.replicas=null", "missing property 'replicas'"),
-    ("defaults.drainTimeoutMs=null", "missing property 'drainTimeoutMs'"),
-    ("bridge.requestTimeoutMs=null", "missing property 'requestTimeoutMs'"),
-    ("bridge.service.port=null", "missing property 'port'"),
-    ("image.repository=null", "missing property 'repository'"),
-    ("roles=null", "missing property 'roles'"),
-    ("log=null", "missing property 'log'"),
-    ("log.format=null", "missing property 'format'"),
-    ("metrics=null", "missing property 'metrics'"),
-    ("grpc.tls=null", "missing property 'tls'"),
-    ("store.tls=null", "missing property 'tls'"),
-    ("store.tidbCluster.pd.resources=null", "missing property 'resources'"),
-    ("networkPolicy.dnsTo=null", "missing property 'dnsTo'"),
-    ("networkPolicy.tidbCluster.operatorFrom=null", "missing property 'operatorFrom'"),
-    ("test.image=null", "missing property 'image'"),
-    ("defaults=null", "missing property 'defaults'"),
-    ("defaults.env=null", "missing property 'env'"),
-    ("defaults.lameDuckMs=null", "missing property 'lameDuckMs'"),
-    ("defaults.tmpSize=null", "missing property 'tmpSize'"),
-    ("defaults.autoscaling.maxReplicas=null", "missing property 'maxReplicas'"),
-    ("roles.stock=null", "/roles/stock"),
-];
-
-/// Values that must be taken: null is left out by helm, and the chart does without.
-const TAKEN: &[&str] = &[
-    "image.tag=null",
-    "store.shards=null",
-    "store.tidbCluster.pd.resources.requests=null",
-    "defaults.resources.limits=null",
-    "defaults.podSecurityContext=null",
-    "networkPolicy.tidbCluster.from=null",
-    "networkPolicy.probesFromCidrs={10.0.0.0/8,fd00::/8}",
-];
-
-pub(super) const NO_GO: &str = "go is not installed";
-
 /// helm, and the project whose chart it reads.
 pub(super) struct Helm<'a> {
     program: PathBuf,
@@ -115,9 +47,8 @@ pub(super) struct Helm<'a> {
 }
 
 impl<'a> Helm<'a> {
-    pub(super) fn ready(workspace: &'a Workspace) -> Result<Option<Self>, String> {
-        let program = HELM.program(workspace)?;
-        Ok(program.map(|program| Self { program, workspace }))
+    pub(super) fn ready(workspace: &'a Workspace) -> Result<Self, Stopped> {
+        Ok(Self { program: HELM.program(workspace)?, workspace })
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -136,16 +67,9 @@ impl<'a> Helm<'a> {
     pub(super) fn notes(&self, name: &str, values: &[&str]) -> Result<String, String> {
         const OBJECT: &str = "templates/notes.yaml";
         let copy = self.workspace.emptied("notes")?;
-        for file in self.workspace.files()? {
-            let Ok(inner) = file.strip_prefix(CHART) else { continue };
-            let copied = copy.join(inner);
-            let folder = copied.parent().ok_or("a file without a folder")?;
-            fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-            fs::copy(self.workspace.root.join(&file), &copied)
-                .map_err(|error| format!("{}: {error}", file.display()))?;
-        }
-        let notes = fs::read_to_string(copy.join("templates/NOTES.txt"));
-        let notes = notes.map_err(|error| format!("NOTES.txt: {error}"))?;
+        let chart = self.workspace.root.join(CHART).join(".");
+        command::run(Command::new("cp").arg("-r").args([&chart, &copy]))?;
+        let notes = files::read(copy.join("templates/NOTES.txt"))?;
         let object = [
             "{{- define \"notes\" }}\n",
             &notes,
@@ -153,7 +77,7 @@ impl<'a> Helm<'a> {
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: notes}\n",
             "data:\n  notes: {{ include \"notes\" . | toJson }}\n",
         ];
-        write(&copy.join(OBJECT), &object.concat())?;
+        files::write(copy.join(OBJECT), object.concat())?;
         let more = ["--show-only", OBJECT];
         let text = self.render(name, &copy.to_string_lossy(), values, &more)?;
         let objects = super::yaml(self.workspace, &text)?;
@@ -179,17 +103,15 @@ impl<'a> Helm<'a> {
         for file in values {
             helm.args(["--values", file]);
         }
-        let (succeeded, text) = command::quietly(&mut helm)?;
-        if succeeded { Ok(text) } else { Err(text) }
+        command::heard(&mut helm)
     }
 }
 
 /// Runs `helm lint` and `helm template` with every set of values, and with values that must be
 /// refused.
 pub(super) fn helm(workspace: &Workspace) -> Part {
-    let Some(helm) = Helm::ready(workspace)? else {
-        return Ok(Outcome::NotRun(NO_GO.to_owned()));
-    };
+    let helm = Helm::ready(workspace)?;
+    let cases = cases(workspace)?;
     let mut tally = Tally::default();
     for values in VALUES {
         let what = values.unwrap_or("the defaults");
@@ -198,31 +120,39 @@ pub(super) fn helm(workspace: &Workspace) -> Part {
         if let Some(values) = values {
             lint.args(["--values", values]);
         }
-        let (succeeded, text) = command::quietly(&mut lint)?;
-        tally.check(&format!("helm lint with {what}"), if succeeded { Ok(()) } else { Err(text) });
+        tally.check(&format!("helm lint with {what}"), command::heard(&mut lint).map(drop));
         let rendered = helm.template(values, &[]).map(drop);
         tally.check(&format!("helm template with {what}"), rendered);
     }
-    for setting in TAKEN {
+    for setting in cases["taken"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         tally.check(setting, helm.template(None, &["--set", setting]).map(drop));
     }
-    for (setting, reason) in REFUSED {
-        let result = match helm.template(None, &["--set", setting]) {
-            Ok(_) => Err("was rendered".to_owned()),
-            Err(text) if text.contains(reason) => Ok(()),
-            Err(text) => Err(format!("does not say `{reason}`: {text}")),
-        };
-        tally.check(setting, result);
+    for (setting, reason) in cases["refused"].as_object().into_iter().flatten() {
+        tally.check(setting, refused(helm.template(None, &["--set", setting]), reason));
     }
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
+}
+
+/// What the chart must make of values.
+pub(super) fn cases(workspace: &Workspace) -> Result<Value, String> {
+    let text = files::read(workspace.root.join("tools/xtask/chart.yaml"))?;
+    super::yaml(workspace, &text)?.pop().ok_or_else(|| "no cases".to_owned())
+}
+
+/// Checks that values were refused for this reason.
+pub(super) fn refused<T>(rendered: Result<T, String>, reason: &Value) -> Result<(), String> {
+    let reason = reason.as_str().ok_or("a refusal without a reason")?;
+    match rendered {
+        Ok(_) => Err("was rendered".to_owned()),
+        Err(text) if text.contains(reason) => Ok(()),
+        Err(text) => Err(format!("does not say `{reason}`: {text}")),
+    }
 }
 
 /// Runs kubernetes-validate over everything that helm renders, and over the load test's own
 /// objects. It has no schema for custom resources: these are listed, but not counted.
 pub(super) fn schemas(workspace: &Workspace) -> Part {
-    let Some(helm) = Helm::ready(workspace)? else {
-        return Ok(Outcome::NotRun(NO_GO.to_owned()));
-    };
+    let helm = Helm::ready(workspace)?;
     // Most objects are the same in many renderings.
     let mut objects = BTreeSet::new();
     for values in VALUES {
@@ -230,7 +160,7 @@ pub(super) fn schemas(workspace: &Workspace) -> Part {
         objects.extend(rendered.split("---\n").map(|object| format!("---\n{object}")));
     }
     let file = workspace.scratch("rendered")?.join("all.yaml");
-    write(&file, &objects.into_iter().collect::<String>())?;
+    files::write(&file, objects.into_iter().collect::<String>())?;
     let mut files = load_test(workspace)?;
     for file in &mut files {
         *file = workspace.root.join(&*file);
@@ -255,13 +185,13 @@ pub(super) fn schemas(workspace: &Workspace) -> Part {
             }
         }
         if !succeeded && tally.failed == 0 {
-            return Err(text);
+            return Err(text.into());
         }
     }
     custom.sort();
     custom.dedup();
     println!("not validated, for want of a schema: {}", custom.join(", "));
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
 }
 
 /// The files of the load test in Kubernetes.
@@ -271,12 +201,10 @@ fn load_test(workspace: &Workspace) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// The rendered objects with every option on; none without go.
-pub(super) fn everything(workspace: &Workspace) -> Result<Option<Vec<Value>>, String> {
-    let Some(helm) = Helm::ready(workspace)? else {
-        return Ok(None);
-    };
-    super::yaml(workspace, &helm.template(Some(EVERYTHING), &[])?).map(Some)
+/// The rendered objects with every option on.
+pub(super) fn everything(workspace: &Workspace) -> Result<Vec<Value>, Stopped> {
+    let text = Helm::ready(workspace)?.template(Some(EVERYTHING), &[])?;
+    Ok(super::yaml(workspace, &text)?)
 }
 
 /// The schema of the chart's values.
@@ -310,9 +238,7 @@ fn look(schema: &Value, path: &str, silent: &mut Vec<String>) {
 
 /// Checks that `k8s/` is what the chart renders, file by file.
 pub(super) fn plain(workspace: &Workspace) -> Part {
-    let Some(helm) = Helm::ready(workspace)? else {
-        return Ok(Outcome::NotRun(NO_GO.to_owned()));
-    };
+    let helm = Helm::ready(workspace)?;
     let mut tally = Tally::default();
     let wanted = plain_files(&helm)?;
     for (file, text) in &wanted {
@@ -332,24 +258,22 @@ pub(super) fn plain(workspace: &Workspace) -> Part {
             );
         }
     }
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
 }
 
 /// Rewrites `k8s/`.
 pub(crate) fn write_plain(workspace: &Workspace) -> Part {
-    let helm = Helm::ready(workspace)?.ok_or(NO_GO)?;
+    let helm = Helm::ready(workspace)?;
     let wanted = plain_files(&helm)?;
     let folder = workspace.root.join(PLAIN);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(|error| error.to_string())?;
-    }
+    files::no_folder(&folder)?;
     for (file, text) in wanted {
         let file = workspace.root.join(file);
         let folder = file.parent().ok_or("a file without a folder")?;
-        fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-        write(&file, &text)?;
+        files::folder(folder)?;
+        files::write(&file, text)?;
     }
-    Ok(Outcome::Ran(Tally::PASSED))
+    Ok(Tally::PASSED)
 }
 
 /// One file for each template, without helm's tests.
@@ -387,8 +311,4 @@ fn plain_files(helm: &Helm<'_>) -> Result<Vec<(PathBuf, String)>, String> {
 fn component(object: &str) -> Option<&str> {
     let label = "app.kubernetes.io/component: ";
     object.lines().find_map(|line| line.trim_start().strip_prefix(label))
-}
-
-fn write(file: &Path, text: &str) -> Result<(), String> {
-    fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
 }

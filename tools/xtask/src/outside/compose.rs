@@ -9,35 +9,34 @@ use serde_json::Value;
 use super::go::Module;
 use crate::{
     command,
-    report::{Outcome, Part, Tally},
+    report::{Part, Stopped, Tally},
     workspace::Workspace,
 };
 
-pub(crate) const COMPOSE: Module =
-    Module::new("github.com/docker/compose/v2", "v2.40.3", &["./cmd"])
-        .linked("-X github.com/docker/compose/v2/internal.Version=v2.40.3");
+pub(crate) const COMPOSE: Module = Module {
+    linked: "-X github.com/docker/compose/v2/internal.Version=v2.40.3",
+    ..Module::new("github.com/docker/compose/v2", "v2.40.3", &["./cmd"])
+};
 
 const ONE: &[&str] = &["compose.yaml"];
 const SMALLEST: &[&str] = &["compose.yaml", "compose.dev-kv.yaml"];
 const ENCRYPTED: &[&str] = &["compose.yaml", "compose.tls.yaml"];
 const THREE: &[&str] = &["compose.yaml", "compose.ha.yaml"];
 
-/// Files, a size, and the sum of its limits in hundredths of a CPU.
-const SIZES: &[(&[&str], &str, u64)] = &[
-    (ONE, "env/small.env", 200),
-    (SMALLEST, "env/small.env", 190),
-    (ENCRYPTED, "env/small.env", 200),
-    (THREE, "env/medium.env", 2_000),
-    (THREE, "env/large.env", 9_000),
+/// Files, a size, and the sum of its limits in CPUs.
+const SIZES: &[(&[&str], &str, f64)] = &[
+    (ONE, "env/small.env", 2.0),
+    (SMALLEST, "env/small.env", 1.9),
+    (ENCRYPTED, "env/small.env", 2.0),
+    (THREE, "env/medium.env", 20.0),
+    (THREE, "env/large.env", 90.0),
 ];
 
 /// Services that other machines may reach. Everything else that is published has no access control.
 const GUARDED: [&str; 2] = ["http-bridge", "locust-master"];
 
 pub(super) fn check(workspace: &Workspace) -> Part {
-    let Some(compose) = COMPOSE.program(workspace)? else {
-        return Ok(Outcome::NotRun("go is not installed".to_owned()));
-    };
+    let compose = COMPOSE.program(workspace)?;
     let mut tally = Tally::default();
     for (files, size, cpus) in SIZES {
         let what = format!("{} with {size}", files.join(" and "));
@@ -53,13 +52,12 @@ pub(super) fn check(workspace: &Workspace) -> Part {
         if same { Ok(()) } else { Err("is not env/small.env".to_owned()) },
     );
     tally.check("screens are for this machine", published(&everything(workspace, &compose)?));
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
 }
 
-/// The project with every profile on; none without go.
-pub(super) fn whole(workspace: &Workspace) -> Result<Option<Value>, String> {
-    let compose = COMPOSE.program(workspace)?;
-    compose.map(|compose| everything(workspace, &compose)).transpose()
+/// The project with every profile on.
+pub(super) fn whole(workspace: &Workspace) -> Result<Value, Stopped> {
+    Ok(everything(workspace, &COMPOSE.program(workspace)?)?)
 }
 
 fn everything(workspace: &Workspace, compose: &Path) -> Result<Value, String> {
@@ -87,26 +85,19 @@ fn services(project: &Value) -> impl Iterator<Item = (&str, &Value)> {
     services.into_iter().flatten().map(|(name, service)| (name.as_str(), service))
 }
 
-fn sum(project: &Value, wanted: u64) -> Result<(), String> {
-    let mut sum = 0;
+/// Checks that every service has limits, and that those of CPU come to this many.
+fn sum(project: &Value, wanted: f64) -> Result<(), String> {
+    let mut sum = 0.0;
     for (name, service) in services(project) {
         let limits = &service["deploy"]["resources"]["limits"];
-        let each = hundredths(&limits["cpus"].to_string())
-            .ok_or_else(|| format!("{name} may use any CPU: {limits}"))?;
+        let each = limits["cpus"].as_f64();
+        let each = each.ok_or_else(|| format!("{name} may use any CPU: {limits}"))?;
         if limits["memory"].is_null() {
             return Err(format!("{name} may use any memory"));
         }
-        let replicas = service["deploy"]["replicas"].as_u64().unwrap_or(1);
-        sum += each.saturating_mul(replicas);
+        sum += each * service["deploy"]["replicas"].as_f64().unwrap_or(1.0);
     }
-    if sum == wanted { Ok(()) } else { Err(format!("comes to {sum} hundredths, not {wanted}")) }
-}
-
-/// Parses hundredths of a CPU from a decimal such as `0.15`.
-fn hundredths(text: &str) -> Option<u64> {
-    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
-    let rest: u64 = format!("{rest:0<2}").parse().ok()?;
-    whole.parse::<u64>().ok()?.checked_mul(100)?.checked_add(rest)
+    if (sum - wanted).abs() < 1e-6 { Ok(()) } else { Err(format!("comes to {sum}, not {wanted}")) }
 }
 
 fn published(project: &Value) -> Result<(), String> {
@@ -118,18 +109,4 @@ fn published(project: &Value) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn decimals_are_read_exactly() {
-        assert_eq!(hundredths("0.15"), Some(15));
-        assert_eq!(hundredths("3"), Some(300));
-        assert_eq!(hundredths("2.5"), Some(250));
-        assert_eq!(hundredths("0.123"), Some(123), "too fine: counts as too much");
-        assert_eq!(hundredths("null"), None);
-    }
 }

@@ -2,16 +2,14 @@
 //! axe-core.
 
 use std::{
-    fs,
-    process::{Child, Command, Stdio},
-    thread,
+    process::{Child, Command},
     time::Duration,
 };
 
 use crate::{
-    command,
+    command, files,
     python::Venv,
-    report::{Outcome, Part},
+    report::{Part, Stopped},
     roles::{self, Role},
     shop::{self, Shop},
     test,
@@ -25,9 +23,8 @@ const BROWSERS: [&str; 4] =
 /// Runs the suite that lies beside the console's files. Screenshots stay below the target
 /// directory.
 pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
-    let runs = |name: &&&str| Command::new(name).arg("--version").output().is_ok();
-    let Some(browser) = BROWSERS.iter().find(runs) else {
-        return Ok(Outcome::NotRun("chromium is not installed".to_owned()));
+    let Some(browser) = BROWSERS.into_iter().find_map(command::find) else {
+        return Err(Stopped::without("chromium"));
     };
     let suite = workspace.root.join("http-bridge/tests/browser");
     let venv = Venv::ready(workspace, "browser", &suite.join("requirements.txt"))?;
@@ -39,9 +36,9 @@ pub(super) fn check(workspace: &Workspace, shop: &Shop) -> Part {
         .arg(&results)
         .current_dir(&suite)
         .env("TILL_SHOP", shop.rest()?)
-        .env("CHROMIUM", path_of(browser))
+        .env("CHROMIUM", browser)
         .env("SCREENSHOTS", scratch.join("screenshots"));
-    if let Ok(admin) = shop.admin("http-bridge") {
+    if let Some(admin) = shop.admins("http-bridge").first() {
         pytest.env("TILL_ADMIN", admin);
     }
     let guarded = Guarded::start(workspace, shop)?;
@@ -60,9 +57,7 @@ struct Guarded {
 impl Guarded {
     fn start(workspace: &Workspace, shop: &Shop) -> Result<Self, String> {
         let keys = workspace.scratch("console")?.join("keys");
-        fs::write(&keys, KEY).map_err(|error| format!("{}: {error}", keys.display()))?;
-        let log = keys.with_file_name("guarded.log");
-        let log = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        files::write(&keys, KEY)?;
         let here = shop::free_address()?;
         let mut bridge = Command::new(workspace.till());
         bridge.args(["http-bridge", "--admin-listen", "127.0.0.1:0"]);
@@ -70,23 +65,15 @@ impl Guarded {
         for Role { name, .. } in roles::grpc() {
             bridge.arg(format!("--{name}-endpoints")).arg(shop.address(name)?);
         }
-        let process = bridge
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().map_err(|error| error.to_string())?)
-            .stderr(log)
-            .spawn()
-            .map_err(|error| format!("cannot start a bridge: {error}"))?;
+        let process = command::logged(&mut bridge, &keys.with_file_name("guarded.log"))?;
         // From here on the drop ends it, whatever happens.
         let guarded = Self { process, rest: format!("http://{here}") };
         let mut ask = Command::new(workspace.till());
         ask.args(["health", "--http", "--endpoint", &here]);
-        for _ in 0..100 {
-            if command::quietly(&mut ask)?.0 {
-                return Ok(guarded);
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        Err("a bridge with keys does not become ready".to_owned())
+        command::wait("a bridge with keys is not ready", Duration::from_secs(10), || {
+            command::captured(&mut ask).map(drop)
+        })?;
+        Ok(guarded)
     }
 }
 
@@ -96,12 +83,4 @@ impl Drop for Guarded {
         let _ended = self.process.kill();
         let _status = self.process.wait();
     }
-}
-
-/// The program's absolute path, which the browser driver needs.
-fn path_of(program: &str) -> String {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&folders).map(|folder| folder.join(program));
-    let mut found = found.filter(|path| path.is_file());
-    found.next().map_or_else(|| program.to_owned(), |path| path.display().to_string())
 }

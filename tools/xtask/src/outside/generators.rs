@@ -2,7 +2,6 @@
 //! to call a shop.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -10,9 +9,9 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    command,
+    command, files,
     python::Venv,
-    report::{Outcome, Part, Tally},
+    report::{Part, Stopped, Tally},
     shop::Shop,
     workspace::Workspace,
 };
@@ -36,10 +35,8 @@ const KEY: &str = "Idempotency-Key";
 /// A Python client by openapi-python-client.
 pub(super) fn python(workspace: &Workspace, shop: &Shop) -> Part {
     let source = workspace.root.join(FOLDER);
-    let venv = match Venv::ready(workspace, "generators", &source.join("requirements.txt")) {
-        Ok(venv) => venv,
-        Err(problem) => return missing("openapi-python-client", problem),
-    };
+    let venv = Venv::ready(workspace, "generators", &source.join("requirements.txt"))
+        .map_err(|problem| missing("openapi-python-client", problem))?;
     let folder = fresh(&workspace.scratch("generators")?, "python")?;
     let mut generate = venv.tool("openapi-python-client");
     generate
@@ -53,34 +50,28 @@ pub(super) fn python(workspace: &Workspace, shop: &Shop) -> Part {
     let mut call = venv.python();
     call.arg(source.join("call.py")).arg(shop.rest()?).env("PYTHONPATH", &folder);
     command::captured(&mut call)?;
-    Ok(Outcome::Ran(Tally::PASSED))
+    Ok(Tally::PASSED)
 }
 
 /// A TypeScript client by openapi-typescript.
 pub(super) fn typescript(workspace: &Workspace, shop: &Shop) -> Part {
-    let npm = match modules(workspace) {
-        Ok(npm) => npm,
-        Err(part) => return part,
-    };
+    let npm = modules(workspace)?;
     let folder = fresh(&npm, "typescript")?;
     let mut generate = program(&npm, "openapi-typescript");
     generate.arg(description(&folder, shop)?).arg("--output").arg(folder.join("shop.d.ts"));
     command::captured(&mut generate)?;
     let call = folder.join("call.ts");
-    copy(&workspace.root.join(FOLDER).join("call.ts"), &call)?;
+    files::copy(workspace.root.join(FOLDER).join("call.ts"), &call)?;
     let mut compile = program(&npm, "tsc");
     compile.args(["--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"]);
     command::captured(compile.args(["--lib", "es2022,dom,dom.iterable"]).arg(&call))?;
     command::captured(Command::new("node").arg(call.with_extension("js")).arg(shop.rest()?))?;
-    Ok(Outcome::Ran(Tally::PASSED))
+    Ok(Tally::PASSED)
 }
 
 /// A Postman collection by openapi-to-postmanv2, which newman runs.
 pub(super) fn postman(workspace: &Workspace, shop: &Shop) -> Part {
-    let npm = match modules(workspace) {
-        Ok(npm) => npm,
-        Err(part) => return part,
-    };
+    let npm = modules(workspace)?;
     let folder = fresh(&npm, "postman")?;
     let document = description(&folder, shop)?;
     let convert = |name: &str, options: Option<&Path>| {
@@ -91,7 +82,7 @@ pub(super) fn postman(workspace: &Workspace, shop: &Shop) -> Part {
             convert.arg("--options-config").arg(options);
         }
         command::captured(&mut convert)?;
-        Ok::<_, String>((read(&file)?, file))
+        Ok::<_, String>((files::json(&file)?, file))
     };
     let mut tally = Tally::default();
     let (usual, _) = convert("usual.json", None)?;
@@ -108,23 +99,22 @@ pub(super) fn postman(workspace: &Workspace, shop: &Shop) -> Part {
         .args(["--reporters", "json", "--reporter-json-export"])
         .arg(&report);
     command::captured(&mut run)?;
-    tally.check("a call that is sent twice is two calls", two_items(&read(&report)?));
-    Ok(Outcome::Ran(tally))
+    tally.check("a call that is sent twice is two calls", two_items(&files::json(&report)?));
+    Ok(tally)
 }
 
 /// Not run if a registry could not be reached, else a failure.
-fn missing(what: &str, problem: String) -> Part {
+fn missing(what: &str, problem: String) -> Stopped {
     if UNREACHED.iter().any(|sign| problem.contains(sign)) {
-        return Ok(Outcome::NotRun(format!("{what} cannot be fetched here")));
+        return Stopped::NotRun(format!("{what} cannot be fetched here"));
     }
-    Err(problem)
+    problem.into()
 }
 
-/// The folder with npm's packages, or the result of the part without them.
-fn modules(workspace: &Workspace) -> Result<PathBuf, Part> {
-    let is_there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
-    if !["node", "npm"].iter().all(is_there) {
-        return Err(Ok(Outcome::NotRun("node and npm are not installed".to_owned())));
+/// The folder with npm's packages.
+fn modules(workspace: &Workspace) -> Result<PathBuf, Stopped> {
+    if ["node", "npm"].into_iter().any(|name| command::find(name).is_none()) {
+        return Err(Stopped::NotRun("node and npm are not installed".to_owned()));
     }
     install(workspace).map_err(|problem| missing("npm's packages", problem))
 }
@@ -135,17 +125,17 @@ fn install(workspace: &Workspace) -> Result<PathBuf, String> {
     let list = workspace.read(&list)?.ok_or_else(|| format!("no {}", list.display()))?;
     let folder = workspace.scratch("npm")?;
     let stamp = folder.join("made-for");
-    if fs::read_to_string(&stamp).is_ok_and(|made_for| made_for == list) {
+    if files::read(&stamp).is_ok_and(|made_for| made_for == list) {
         return Ok(folder);
     }
-    write(&folder.join("package.json"), &list)?;
+    files::write(folder.join("package.json"), &list)?;
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"])
         .arg("--cache")
         .arg(workspace.scratch("npm-cache")?)
         .current_dir(&folder);
     command::captured(&mut npm)?;
-    write(&stamp, &list)?;
+    files::write(&stamp, &list)?;
     Ok(folder)
 }
 
@@ -156,20 +146,13 @@ fn program(npm: &Path, name: &str) -> Command {
 /// Makes an empty folder of this name.
 fn fresh(parent: &Path, name: &str) -> Result<PathBuf, String> {
     let folder = parent.join(name);
-    let told = |error: std::io::Error| format!("{}: {error}", folder.display());
-    if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(told)?;
-    }
-    fs::create_dir_all(&folder).map_err(told)?;
+    files::empty_folder(&folder)?;
     Ok(folder)
 }
 
 /// Saves the shop's own openapi.json to a file.
 fn description(folder: &Path, shop: &Shop) -> Result<PathBuf, String> {
-    const FETCH: &str = "\
-import sys, urllib.request
-urllib.request.urlretrieve(sys.argv[1], sys.argv[2])
-";
+    const FETCH: &str = "import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])";
     let file = folder.join("openapi.json");
     let url = format!("{}/openapi.json", shop.rest()?);
     command::captured(Command::new("python3").args(["-c", FETCH, &url]).arg(&file))?;
@@ -229,19 +212,6 @@ fn two_items(report: &Value) -> Result<(), String> {
     }
 }
 
-fn read(file: &Path) -> Result<Value, String> {
-    let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
-}
-
-fn write(file: &Path, text: &str) -> Result<(), String> {
-    fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), String> {
-    fs::copy(from, to).map(drop).map_err(|error| format!("{}: {error}", from.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -281,7 +251,8 @@ mod tests {
     #[test]
     fn a_registry_that_is_away_is_told_from_a_list_that_is_wrong() {
         let away = "npm error code ENOTFOUND\nnpm error errno ENOTFOUND".to_owned();
-        assert!(matches!(missing("it", away), Ok(Outcome::NotRun(_))));
-        assert!(missing("it", "No matching version found for newman@99".to_owned()).is_err());
+        assert!(matches!(missing("it", away), Stopped::NotRun(_)));
+        let wrong = "No matching version found for newman@99".to_owned();
+        assert!(matches!(missing("it", wrong), Stopped::Failed(_)));
     }
 }

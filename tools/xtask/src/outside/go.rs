@@ -1,28 +1,27 @@
 //! Programs from Go modules, built once below the target directory.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use serde_json::Value;
 
-use crate::{command, workspace::Workspace};
+use crate::{command, files, report::Stopped, workspace::Workspace};
 
 /// A Go module, and the programs to build from it.
 #[derive(Debug)]
 pub(crate) struct Module {
-    path: &'static str,
-    version: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) version: &'static str,
     /// Packages below the module's folder, in the form of `go build`: `./cmd/helm`.
-    packages: &'static [&'static str],
-    tags: &'static str,
+    pub(crate) packages: &'static [&'static str],
+    pub(crate) tags: &'static str,
     /// Variables that the linker sets, `-X name=value ...`, such as a program's own version.
-    linked: &'static str,
+    pub(crate) linked: &'static str,
     /// The version at which modules that this one replaces by folders of its own are taken from the
     /// module proxy instead.
-    unreplaced: Option<&'static str>,
+    pub(crate) unreplaced: Option<&'static str>,
 }
 
 impl Module {
@@ -34,51 +33,37 @@ impl Module {
         Self { path, version, packages, tags: "", linked: "", unreplaced: None }
     }
 
-    pub(crate) const fn tags(self, tags: &'static str) -> Self {
-        Self { tags, ..self }
-    }
-
-    pub(crate) const fn linked(self, linked: &'static str) -> Self {
-        Self { linked, ..self }
-    }
-
-    pub(crate) const fn unreplaced(self, version: &'static str) -> Self {
-        Self { unreplaced: Some(version), ..self }
-    }
-
     /// The folder of the module's programs, each with go's name for it. Builds them if one is
-    /// missing. None without go.
-    pub(crate) fn folder(&self, workspace: &Workspace) -> Result<Option<PathBuf>, String> {
+    /// missing.
+    pub(crate) fn folder(&self, workspace: &Workspace) -> Result<PathBuf, Stopped> {
         let go_folder = workspace.scratch("go")?;
         // The path includes the version, so that a changed version is built.
         let programs = go_folder.join(self.version);
         if self.packages.iter().all(|package| programs.join(self.name(package)).exists()) {
-            return Ok(Some(programs));
+            return Ok(programs);
         }
-        let (Some(download), Some(mut build)) = (go(&go_folder), go(&go_folder)) else {
-            return Ok(None);
-        };
-        let mut source = self.download(download)?;
+        let mut source = self.download(&go_folder)?;
         // A module's archive has the list of its vendored packages, and not the packages.
         let mut dependencies = "-mod=readonly";
         if let Some(version) = self.unreplaced {
             source = unreplaced(&go_folder, &source, self, version)?;
             dependencies = "-mod=mod";
         }
+        let mut build = go(&go_folder)?;
         build.args(["build", dependencies]);
-        fs::create_dir_all(&programs).map_err(|error| error.to_string())?;
+        files::folder(&programs)?;
         let linked = format!("-s -w {}", self.linked);
         build.args(["-tags", self.tags, "-trimpath", "-ldflags", &linked, "-o"]);
         // With a trailing slash it is a folder for all programs.
         build.arg(programs.join("")).args(self.packages).current_dir(source);
         command::run(&mut build)?;
-        Ok(Some(programs))
+        Ok(programs)
     }
 
-    /// The program of a module that has only one. None without go.
-    pub(crate) fn program(&self, workspace: &Workspace) -> Result<Option<PathBuf>, String> {
+    /// The program of a module that has only one.
+    pub(crate) fn program(&self, workspace: &Workspace) -> Result<PathBuf, Stopped> {
         let package = self.packages.first().ok_or("a module without a program")?;
-        Ok(self.folder(workspace)?.map(|folder| folder.join(self.name(package))))
+        Ok(self.folder(workspace)?.join(self.name(package)))
     }
 
     /// The last part of the package's path, or of the module's path for the package at its root.
@@ -87,7 +72,8 @@ impl Module {
         path.rsplit('/').next().unwrap_or(path)
     }
 
-    fn download(&self, mut go: Command) -> Result<PathBuf, String> {
+    fn download(&self, go_folder: &Path) -> Result<PathBuf, Stopped> {
+        let mut go = go(go_folder)?;
         go.args(["mod", "download", "-json"]).arg(format!("{}@{}", self.path, self.version));
         let told = command::output(&mut go)?;
         let told: Value = serde_json::from_str(&told).map_err(|error| error.to_string())?;
@@ -101,16 +87,14 @@ fn unreplaced(
     source: &Path,
     module: &Module,
     version: &str,
-) -> Result<PathBuf, String> {
+) -> Result<PathBuf, Stopped> {
     let copy = go_folder.join(format!("{}-{}", module.name("."), module.version));
-    if copy.exists() {
-        fs::remove_dir_all(&copy).map_err(|error| error.to_string())?;
-    }
+    files::no_folder(&copy)?;
     command::run(Command::new("cp").arg("-r").args([source, &copy]))?;
     let edit = |args: &[&str]| {
-        let mut command = go(go_folder).ok_or("go is not installed")?;
+        let mut command = go(go_folder)?;
         command.args(["mod", "edit"]).args(args).current_dir(&copy);
-        command::output(&mut command)
+        Ok::<_, Stopped>(command::output(&mut command)?)
     };
     let told: Value =
         serde_json::from_str(&edit(&["-json"])?).map_err(|error| error.to_string())?;
@@ -121,11 +105,12 @@ fn unreplaced(
     Ok(copy)
 }
 
-/// A go command that installs below the target directory; none if go is not installed.
-pub(crate) fn go(folder: &Path) -> Option<Command> {
+/// A go command that installs below the target directory.
+pub(crate) fn go(folder: &Path) -> Result<Command, Stopped> {
     let program = ["go", "/usr/local/go/bin/go"]
         .into_iter()
-        .find(|program| Command::new(program).arg("version").output().is_ok())?;
+        .find(|program| Command::new(program).arg("version").output().is_ok())
+        .ok_or_else(|| Stopped::without("go"))?;
     let mut command = Command::new(program);
     command
         .env("GOPATH", folder)
@@ -136,5 +121,5 @@ pub(crate) fn go(folder: &Path) -> Option<Command> {
         .env("GOWORK", "off")
         // Without -modcacherw the module cache cannot be removed with the target directory.
         .env("GOFLAGS", "-modcacherw -buildvcs=false");
-    Some(command)
+    Ok(command)
 }

@@ -1,34 +1,33 @@
 //! The alerts, and the configuration of compose's Prometheus. Prometheus' own promtool reads both,
 //! and evaluates the alerts on made-up series.
 
-use std::{fs, process::Command};
+use std::process::Command;
 
 use super::go::Module;
 use crate::{
-    command,
-    report::{Outcome, Part, Tally},
+    command, files,
+    report::{Part, Tally},
     workspace::Workspace,
 };
 
 /// Of all service discoveries the tags keep only those that we use: the others are clients of every
 /// cloud.
-const PROMTOOL: Module =
-    Module::new("github.com/prometheus/prometheus", "v0.313.5", &["./cmd/promtool"])
-        .tags("remove_all_sd,enable_dns_sd");
+const PROMTOOL: Module = Module {
+    tags: "remove_all_sd,enable_dns_sd",
+    ..Module::new("github.com/prometheus/prometheus", "v0.313.5", &["./cmd/promtool"])
+};
 const ALERTS: &str = "helm-config/till/files/alerts.yaml";
 const TESTS: &str = "tools/xtask/alerts-test.yaml";
 const CONFIG: &str = "env/observability/prometheus.yml";
 
 pub(super) fn check(workspace: &Workspace) -> Part {
-    let Some(program) = PROMTOOL.program(workspace)? else {
-        return Ok(Outcome::NotRun("go is not installed".to_owned()));
-    };
+    let program = PROMTOOL.program(workspace)?;
     // Side by side, as in compose, as both refer to the alerts by their file name.
     let folder = workspace.scratch("promtool")?;
     for file in [ALERTS, TESTS, CONFIG] {
         let from = workspace.root.join(file);
         let name = from.file_name().ok_or("a file without a name")?;
-        fs::copy(&from, folder.join(name)).map_err(|error| format!("{file}: {error}"))?;
+        files::copy(&from, folder.join(name))?;
     }
     let mut tally = Tally::default();
     for (what, args) in [
@@ -38,8 +37,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     ] {
         let mut promtool = Command::new(&program);
         promtool.args(args).current_dir(&folder);
-        let (succeeded, text) = command::quietly(&mut promtool)?;
-        tally.check(what, if succeeded { Ok(()) } else { Err(text) });
+        tally.check(what, command::heard(&mut promtool).map(drop));
     }
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{chart, compose};
 use crate::{
     command,
-    report::{Outcome, Part, Tally},
+    report::{Part, Stopped, Tally},
     roles,
     shop::Shop,
     workspace::Workspace,
@@ -29,12 +29,7 @@ const TEST: &str = "audit";
 /// Checks that each variable that a role is given is in its help, or on the page of those that all
 /// roles read.
 pub(super) fn check(workspace: &Workspace) -> Part {
-    let Some(objects) = chart::everything(workspace)? else {
-        return Ok(Outcome::NotRun("go is not installed".to_owned()));
-    };
-    let Some(project) = compose::whole(workspace)? else {
-        return Ok(Outcome::NotRun("go is not installed".to_owned()));
-    };
+    let (objects, project) = (chart::everything(workspace)?, compose::whole(workspace)?);
     let page = workspace.read(Path::new(TELEMETRY_PAGE))?.unwrap_or_default();
     let mut tally = Tally::default();
     for role in roles::NAMES.into_iter().chain([TEST]) {
@@ -47,7 +42,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
         let names = settings.keys().cloned().collect();
         tally.check(&format!("{role} in compose.yaml"), known(&help, &page, &names));
     }
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
 }
 
 fn in_chart(objects: &[Value], role: &str) -> BTreeSet<String> {
@@ -80,8 +75,8 @@ fn known(help: &str, page: &str, names: &BTreeSet<String>) -> Result<(), String>
 
 /// Runs the script of `helm test` against a shop.
 pub(super) fn helm_test(workspace: &Workspace, shop: &Shop) -> Part {
-    if Command::new("curl").arg("--version").output().is_err() {
-        return Ok(Outcome::NotRun("curl is not installed".to_owned()));
+    if command::find("curl").is_none() {
+        return Err(Stopped::without("curl"));
     }
     let script = workspace.root.join("helm-config/till/files/checkout.sh");
     command::check(Command::new("/bin/sh").arg(script).env("SHOP", shop.rest()?))

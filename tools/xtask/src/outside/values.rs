@@ -1,5 +1,5 @@
 //! The chart with unusual values: numbers stay integers, names are valid for any release name, and
-//! users can be unset.
+//! each case of tools/xtask/chart.yaml is right.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,44 +10,20 @@ use serde_json::{Map, Value, json};
 
 use super::chart::{self, Helm};
 use crate::{
-    report::{Outcome, Part, Tally},
+    files,
+    report::{Part, Tally},
     roles,
     workspace::Workspace,
 };
 
 /// The largest integer that a float holds exactly, and so the largest possible value.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
-/// Release names that helm allows and that are no valid name of a Service.
-const RELEASES: [&str; 4] = ["7.shop", "a.b", "42", "9-to-5"];
-/// Release names that YAML takes for something else unless they are quoted.
-const BOOLEANS: [&str; 4] = ["on", "y", "null", "true"];
-/// Values, as YAML, that YAML takes for something else unless they are quoted: where in the
-/// coordinator's pod they are found, and as what. A variable is looked up by its name.
-const TEXTS: [(&str, &str, &str); 4] = [
-    (
-        "store: {tidbCluster: {enabled: false}, pdEndpoints: ['[fd00::1]:2379']}",
-        "PD_ENDPOINTS",
-        "[fd00::1]:2379",
-    ),
-    ("grpc: {tls: {trustDomain: '1.10'}}", "TILL_TLS_TRUST_DOMAIN", "1.10"),
-    ("store: {tls: {secretName: '12345'}}", "/volumes/1/secret/secretName", "12345"),
-    ("defaults: {priorityClassName: 'off'}", "/priorityClassName", "off"),
-];
-/// Lists of `networkPolicy` that let everybody or nobody through if they were empty.
-const NOT_EMPTY: [&str; 3] = ["dnsTo", "dnsPorts", "storePorts"];
-/// Values, as YAML, and for how long the bridge drains with them: for longer than a request may
-/// take, unless it is told otherwise.
-const DRAINS: [(&str, u64); 4] = [
-    ("bridge: {requestTimeoutMs: 30000}", 35000),
-    ("bridge: {requestTimeoutMs: 60000}", 65000),
-    ("bridge: {requestTimeoutMs: 1000}", 25000),
-    ("roles: {http-bridge: {drainTimeoutMs: 3000}}", 3000),
-];
+/// Release names that helm allows, and that are no valid name of a Service, or that YAML takes for
+/// something else unless they are quoted.
+const RELEASES: [&str; 8] = ["7.shop", "a.b", "42", "9-to-5", "on", "y", "null", "true"];
 
 pub(super) fn check(workspace: &Workspace) -> Part {
-    let Some(helm) = Helm::ready(workspace)? else {
-        return Ok(Outcome::NotRun(chart::NO_GO.to_owned()));
-    };
+    let helm = Helm::ready(workspace)?;
     let mut tally = Tally::default();
     tally.check("numbers render as integers", numbers(&helm));
     for release in RELEASES {
@@ -59,22 +35,7 @@ pub(super) fn check(workspace: &Workspace) -> Part {
         let result = rendered(&helm, release, &own_name).and_then(|objects| names(&objects));
         tally.check(&format!("a release called {release}"), result);
     }
-    for release in BOOLEANS {
-        let own_name = json!({"fullnameOverride": ""});
-        let result = rendered(&helm, release, &own_name).and_then(|objects| named(&objects));
-        tally.check(&format!("a release called {release}"), result);
-    }
-    for (values, pointer, wanted) in TEXTS {
-        tally.check(wanted, stays_text(&helm, values, pointer, wanted));
-    }
-    for name in NOT_EMPTY {
-        tally.check(&format!("{name} without an entry"), is_not_empty(&helm, name));
-    }
     tally.check("two releases share no object and no secret", apart(&helm));
-    tally.check("users can be set and unset", users(&helm));
-    tally.check("contexts of containers can be set", contexts(&helm));
-    tally.check("each role has options of its own", options(&helm));
-    tally.check("audits have room on disk", room(&helm));
     tally.check("an ingress of the default class", ingress(&helm));
     for instance in ["", "shop-db"] {
         let values = json!({"store": {"tidbCluster": {"instance": instance}}});
@@ -84,11 +45,11 @@ pub(super) fn check(workspace: &Workspace) -> Part {
     }
     tally.check("NodeLocal DNSCache by docs/deploy.md", node_local_dns(&helm));
     tally.check("time-outs and ports fit each other", fits(&helm));
-    for (values, wanted) in DRAINS {
-        tally.check(&format!("{values} drains {wanted} ms"), drains(&helm, values, wanted));
+    for case in chart::cases(workspace)?["cases"].as_array().into_iter().flatten() {
+        tally.check(&case["name"].to_string(), copes(&helm, case));
     }
     tally.check("values.schema.json", chart::described(workspace));
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
 }
 
 /// Renders a release with these values on top of those that turn everything on.
@@ -105,7 +66,7 @@ pub(super) fn rendered(
 /// Writes values to a file. Returns its path.
 fn written(helm: &Helm<'_>, values: &str) -> Result<String, String> {
     let file = helm.workspace.scratch("rendered")?.join("values.yaml");
-    std::fs::write(&file, values).map_err(|error| error.to_string())?;
+    files::write(&file, values)?;
     Ok(file.to_string_lossy().into_owned())
 }
 
@@ -188,12 +149,15 @@ fn is_exponent(text: &str) -> bool {
     has_exponent && text.parse::<f64>().is_ok()
 }
 
-/// Service names must follow RFC 1035, and labels, annotations and the selectors of Services must
+/// Names must be texts, those of Services must follow RFC 1035, and labels, annotations and the selectors of Services must
 /// be texts.
 fn names(objects: &[Value]) -> Result<(), String> {
     let mut services = 0;
     for object in objects {
         let metadata = &object["metadata"];
+        if !metadata["name"].is_string() {
+            return Err(format!("a {} of {metadata}", object["kind"]));
+        }
         texts("label", &metadata["labels"])?;
         texts("annotation", &metadata["annotations"])?;
         if object["kind"] == "Service" {
@@ -210,39 +174,6 @@ fn names(objects: &[Value]) -> Result<(), String> {
         }
     }
     if services > 0 { Ok(()) } else { Err("no Service".to_owned()) }
-}
-
-/// Checks that an empty list is refused.
-fn is_not_empty(helm: &Helm<'_>, name: &str) -> Result<(), String> {
-    match rendered(helm, "till", &json!({"networkPolicy": {name: []}})) {
-        Ok(_) => Err("was rendered".to_owned()),
-        Err(text) if text.contains("minItems") => Ok(()),
-        Err(text) => Err(format!("does not say `minItems`: {text}")),
-    }
-}
-
-/// Checks that every object's name is a text.
-fn named(objects: &[Value]) -> Result<(), String> {
-    let odd = objects.iter().find(|object| !object["metadata"]["name"].is_string());
-    odd.map_or(Ok(()), |object| Err(format!("a {} of {}", object["kind"], object["metadata"])))
-}
-
-/// Checks that a value is found in the coordinator's pod as it was given.
-fn stays_text(helm: &Helm<'_>, values: &str, place: &str, wanted: &str) -> Result<(), String> {
-    let file = written(helm, values)?;
-    let text = helm.release("till", &[chart::EVERYTHING, &file])?;
-    let objects = super::yaml(helm.workspace, &text)?;
-    let mut deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
-    let pod = deployments
-        .find(|object| object["metadata"]["name"] == "shop-coordinator")
-        .map(|object| &object["spec"]["template"]["spec"])
-        .ok_or("no coordinator")?;
-    let found = if place.starts_with('/') {
-        pod.pointer(place).cloned()
-    } else {
-        variable(pod, place).map(Value::from)
-    };
-    if found == Some(json!(wanted)) { Ok(()) } else { Err(format!("{place} is {found:?}")) }
 }
 
 /// Checks that two releases in one namespace have nothing in common: what one makes, and each secret
@@ -277,124 +208,63 @@ fn texts(what: &str, map: &Value) -> Result<(), String> {
     odd.map_or(Ok(()), |(name, value)| Err(format!("the {what} {name} is {value}")))
 }
 
-/// The specifications of all pods, with those of `helm test`.
-fn pods(objects: &[Value]) -> impl Iterator<Item = &Value> {
-    objects.iter().filter_map(|object| match object["kind"].as_str()? {
-        "Pod" => Some(&object["spec"]),
-        "Deployment" => Some(&object["spec"]["template"]["spec"]),
+/// Renders the values of a case, and looks for what they must lead to.
+fn copes(helm: &Helm<'_>, case: &Value) -> Result<(), String> {
+    let rendered = rendered(helm, "till", &case["values"]);
+    if !case["says"].is_null() {
+        return chart::refused(rendered, &case["says"]);
+    }
+    let objects = rendered?;
+    for wanted in case["has"].as_array().ok_or("a case that checks nothing")? {
+        let role = |pod: &Value| pod["metadata"]["labels"]["app.kubernetes.io/component"].clone();
+        let is_meant = |pod: &&Value| {
+            let (role, of) = (role(pod), &wanted["of"]);
+            let is_one = of.as_array().is_some_and(|several| several.contains(&role));
+            (of.is_null() || *of == role || is_one) && wanted["others"] != role
+        };
+        let pods: Vec<&Value> = objects.iter().filter_map(pod).filter(is_meant).collect();
+        if pods.is_empty() {
+            return Err(format!("no pod for {wanted}"));
+        }
+        let places = wanted.as_object().into_iter().flatten();
+        for (place, value) in places.filter(|(key, _)| !["of", "others"].contains(&key.as_str())) {
+            for pod in &pods {
+                let found = at(pod, place);
+                if found.is_empty() || found.iter().any(|one| *one != value) {
+                    return Err(format!("{}: {place} is {found:?}, not {value}", role(pod)));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Metadata and specification of the pods that an object is or makes.
+fn pod(object: &Value) -> Option<&Value> {
+    match object["kind"].as_str()? {
+        "Pod" => Some(object),
+        "Deployment" => Some(&object["spec"]["template"]),
         _ => None,
-    })
+    }
 }
 
-fn users(helm: &Helm<'_>) -> Result<(), String> {
-    let context = |user: Value| json!({"runAsUser": user, "runAsGroup": user, "fsGroup": user});
-    for user in [json!(1234), Value::Null] {
-        let values = json!({"defaults": {"podSecurityContext": context(user.clone())}});
-        for pod in pods(&rendered(helm, "till", &values)?) {
-            for field in ["runAsUser", "runAsGroup", "fsGroup"] {
-                let found = &pod["securityContext"][field];
-                if *found != user {
-                    return Err(format!("{field} is {found}, not {user}"));
-                }
-            }
-            if pod["securityContext"]["runAsNonRoot"] != true {
-                return Err("the rest of the context is lost".to_owned());
-            }
-        }
+/// What is at a place: null if there is nothing. In a list a part of the place is a number, the name
+/// of an element, or `*` for all of them.
+fn at<'a>(value: &'a Value, place: &str) -> Vec<&'a Value> {
+    let Some((part, rest)) = place.split_once('/').or((!place.is_empty()).then_some((place, "")))
+    else {
+        return vec![value];
+    };
+    let list = value.as_array();
+    if let (Some(list), "*") = (list, part) {
+        return list.iter().flat_map(|element| at(element, rest)).collect();
     }
-    Ok(())
-}
-
-fn contexts(helm: &Helm<'_>) -> Result<(), String> {
-    for is_read_only in [true, false] {
-        let context = json!({"readOnlyRootFilesystem": is_read_only});
-        let values = json!({"defaults": {"securityContext": context}});
-        for pod in pods(&rendered(helm, "till", &values)?) {
-            let containers = ["initContainers", "containers"].map(|kind| pod[kind].as_array());
-            for container in containers.into_iter().flatten().flatten() {
-                let (name, found) = (&container["name"], &container["securityContext"]);
-                if found["readOnlyRootFilesystem"] != is_read_only {
-                    return Err(format!("{name} has {found}"));
-                }
-                if found["allowPrivilegeEscalation"] != false {
-                    return Err(format!("{name}: the rest of the context is lost"));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Options of one role must be in its pods, and in no others. Secrets for images must be in all,
-/// and defaults in the pod of `helm test` as well.
-fn options(helm: &Helm<'_>) -> Result<(), String> {
-    let own = json!({
-        "podLabels": {"own": "label"},
-        "podAnnotations": {"own": "annotation"},
-        "priorityClassName": "own",
-        "nodeSelector": {"own": "node"},
-        "affinity": {"podAffinity": {"own": "affinity"}},
-        "tolerations": [{"key": "own"}],
-        "extraEnv": [{"name": "own", "value": "variable"}],
-    });
-    let objects = rendered(helm, "till", &json!({"roles": {"stock": own}}))?;
-    for object in objects.iter().filter(|object| object["kind"] == "Deployment") {
-        let template = &object["spec"]["template"];
-        let spec = &template["spec"];
-        let variables = spec["containers"][0]["env"].as_array();
-        let found = [
-            template["metadata"]["labels"]["own"] == "label",
-            template["metadata"]["annotations"]["own"] == "annotation",
-            spec["priorityClassName"] == "own",
-            spec["nodeSelector"]["own"] == "node",
-            spec["affinity"]["podAffinity"]["own"] == "affinity",
-            spec["tolerations"][0]["key"] == "own",
-            variables.is_some_and(|list| list.iter().any(|one| one["name"] == "own")),
-        ];
-        let is_stock = object["metadata"]["labels"]["app.kubernetes.io/component"] == "stock";
-        if found != [is_stock; 7] {
-            return Err(format!("{}: {found:?}", object["metadata"]["name"]));
-        }
-    }
-    for pod in pods(&objects) {
-        if pod["imagePullSecrets"] != json!([{"name": "registry"}]) {
-            return Err(format!("imagePullSecrets {}", pod["imagePullSecrets"]));
-        }
-    }
-    let test =
-        objects.iter().find(|object| object["kind"] == "Pod").ok_or("no pod of helm test")?;
-    let spec = &test["spec"];
-    if spec["nodeSelector"]["disk"] != "ssd" || spec["tolerations"][0]["key"] != "shop" {
-        return Err("the pod of helm test may not run where the others do".to_owned());
-    }
-    Ok(())
-}
-
-/// Checks that every role with a store can write to /tmp, as its root is read-only, and up to a limit
-/// that can be set for one role.
-fn room(helm: &Helm<'_>) -> Result<(), String> {
-    let values = json!({"roles": {"coordinator": {"tmpSize": "7Gi"}}});
-    let objects = rendered(helm, "till", &values)?;
-    for object in objects.iter().filter(|object| object["kind"] == "Deployment") {
-        let role = object["metadata"]["labels"]["app.kubernetes.io/component"].as_str();
-        let wanted = match role {
-            Some("http-bridge") => Value::Null,
-            Some("coordinator") => json!({"sizeLimit": "7Gi"}),
-            Some(_) | None => json!({"sizeLimit": "2Gi"}),
-        };
-        let pod = &object["spec"]["template"]["spec"];
-        let named = |list: &Value| {
-            let mut all = list.as_array().into_iter().flatten();
-            all.find(|one| one["name"] == "tmp").cloned().unwrap_or_default()
-        };
-        let volume = named(&pod["volumes"])["emptyDir"].clone();
-        let mount = named(&pod["containers"][0]["volumeMounts"]);
-        let is_writable = mount["mountPath"] == "/tmp" && mount["readOnly"].is_null();
-        if volume != wanted || is_writable == wanted.is_null() {
-            return Err(format!("{role:?}: {volume}, {mount}"));
-        }
-    }
-    Ok(())
+    let element = match (list, part.parse::<usize>()) {
+        (Some(list), Ok(number)) => list.get(number),
+        (Some(list), Err(_)) => list.iter().find(|element| element["name"] == part),
+        (None, _) => value.get(part),
+    };
+    at(element.unwrap_or(&Value::Null), rest)
 }
 
 fn ingress(helm: &Helm<'_>) -> Result<(), String> {
@@ -451,23 +321,6 @@ fn fits(helm: &Helm<'_>) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// Checks for how long the bridge drains, and that its pod is not killed before.
-fn drains(helm: &Helm<'_>, values: &str, wanted: u64) -> Result<(), String> {
-    let file = written(helm, values)?;
-    let objects = super::yaml(helm.workspace, &helm.release("till", &[chart::EVERYTHING, &file])?)?;
-    let mut deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
-    let pod = deployments
-        .find(|object| object["metadata"]["name"] == "shop-http-bridge")
-        .map(|object| &object["spec"]["template"]["spec"])
-        .ok_or("no bridge")?;
-    let millis = |name: &str| variable(pod, name)?.parse::<u64>().ok();
-    let (lame, drain) =
-        millis("TILL_LAME_DUCK_MS").zip(millis("TILL_DRAIN_TIMEOUT_MS")).ok_or("no drain")?;
-    let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap_or(0) * 1000;
-    let fits = drain == wanted && grace > lame + drain;
-    if fits { Ok(()) } else { Err(format!("{lame} and {drain} of {grace}")) }
 }
 
 fn variable<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
@@ -535,6 +388,17 @@ mod tests {
         assert!(is_exponent("8.64e+07"));
         assert!(!is_exponent("86400000"));
         assert!(!is_exponent("price+tax"));
+    }
+
+    #[test]
+    fn a_place_leads_to_what_is_there() {
+        let value = json!({"list": [{"name": "a", "x": 1}, {"name": "b", "x": 2}], "empty": []});
+        assert_eq!(at(&value, "list/0/x"), [&json!(1)]);
+        assert_eq!(at(&value, "list/b/x"), [&json!(2)]);
+        assert_eq!(at(&value, "list/*/x"), [&json!(1), &json!(2)]);
+        assert_eq!(at(&value, "list/c/x"), [&Value::Null]);
+        assert_eq!(at(&value, "gone/0"), [&Value::Null]);
+        assert!(at(&value, "empty/*").is_empty());
     }
 
     #[test]

@@ -1,13 +1,10 @@
 //! Our pages name tests, which are named by sentences. Each such name must be that of an existing
 //! function.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
 
-use super::links::prose;
-use crate::{report::Checks, workspace::Workspace};
+use super::{Texts, links::prose, of};
+use crate::report::Tally;
 
 /// Number of words from which on a name counts as a sentence.
 const WORDS_MIN: usize = 5;
@@ -16,36 +13,16 @@ const WORDS_MIN: usize = 5;
 const METRICS: [&str; 5] = ["till_", "rpc_", "http_server_", "db_client_", "otel_sdk_"];
 
 /// Checks the names on all pages.
-pub(super) fn check(
-    workspace: &Workspace,
-    files: &[PathBuf],
-    checks: &mut Checks,
-) -> Result<(), String> {
-    let functions = functions_of(workspace, files)?;
-    for file in files.iter().filter(|file| has(file, &["md"])) {
-        let text = workspace.read(file)?.unwrap_or_default();
-        checks.check(&file.display().to_string(), look_up(&text, &functions));
+pub(super) fn check(texts: &Texts, checks: &mut Tally) {
+    let functions = of(texts, &["rs", "py"]).flat_map(|(_, text)| defined(text)).collect();
+    for (file, text) in of(texts, &["md"]) {
+        checks.check(&file.display().to_string(), look_up(text, &functions));
     }
-    Ok(())
 }
 
-/// Names of all functions in these files.
-fn functions_of(workspace: &Workspace, files: &[PathBuf]) -> Result<BTreeSet<String>, String> {
-    let mut functions = BTreeSet::new();
-    for file in files.iter().filter(|file| has(file, &["rs", "py"])) {
-        let text = workspace.read(file)?.unwrap_or_default();
-        functions.extend(defined(&text).map(str::to_owned));
-    }
-    Ok(functions)
-}
-
-fn has(file: &Path, wanted: &[&str]) -> bool {
-    file.extension().is_some_and(|extension| wanted.iter().any(|wanted| extension == *wanted))
-}
-
-fn look_up(text: &str, functions: &BTreeSet<String>) -> Result<(), String> {
+fn look_up(text: &str, functions: &BTreeSet<&str>) -> Result<(), String> {
     let unknown: Vec<&str> =
-        prose(text).flat_map(sentences).filter(|name| !functions.contains(*name)).collect();
+        prose(text).flat_map(sentences).filter(|name| !functions.contains(name)).collect();
     if unknown.is_empty() {
         return Ok(());
     }
@@ -84,7 +61,7 @@ mod tests {
         let source = "#[test]\nfn a_test_that_is_there() {\n    async fn of_a_helper() {}\n";
         let python = "    async def test_that_it_is_there(shop):\n";
         let text = format!("{source}{python}");
-        let functions = defined(&text).map(str::to_owned).collect();
+        let functions = defined(&text).collect();
         let look = |page| look_up(page, &functions).is_ok();
         assert!(look("Held by `a_test_that_is_there`, `shop::test_that_it_is_there`."));
         assert!(!look("Held by `a_test_that_is_there` and `a_test_that_has_gone`."));

@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::links::prose;
-use crate::{report::Checks, workspace::Workspace};
+use super::{Texts, links::prose, of};
+use crate::{report::Tally, workspace::Workspace};
 
 /// The registry's page.
 const PAGE: &str = "docs/invariants.md";
@@ -38,21 +38,19 @@ const RULES: [(char, &str); 2] = [('P', "docs/protocol.md"), ('J', "docs/journal
 type Row<'a> = (&'a str, Vec<&'a str>);
 
 /// Checks the registry, and every use of its names.
-pub(super) fn check(
-    workspace: &Workspace,
-    files: &[PathBuf],
-    checks: &mut Checks,
-) -> Result<(), String> {
-    let page = workspace.read(Path::new(PAGE))?.unwrap_or_default();
-    let rows: Vec<Row<'_>> = prose(&page).filter_map(row).collect();
+pub(super) fn check(workspace: &Workspace, texts: &Texts, checks: &mut Tally) {
+    let text = |file: &str| texts.get(Path::new(file)).map_or("", String::as_str);
+    let rows: Vec<Row<'_>> = prose(text(PAGE)).filter_map(row).collect();
     let names: BTreeSet<&str> = rows.iter().map(|(name, _)| *name).collect();
-    let breaks = workspace.read(Path::new(MUTATIONS))?.unwrap_or_default();
-    let tests = tests_of(workspace, files)?;
+    let breaks = text(MUTATIONS);
+    let tests: Vec<(&PathBuf, &str)> = of(texts, &["rs", "py"])
+        .flat_map(|(file, text)| tests_in(text).map(move |test| (file, test)))
+        .collect();
     let is_test = |guard: &str| {
         let (module, name) = guard.rsplit_once("::").unwrap_or(("", guard));
         let module = module.split("::").next().unwrap_or_default();
         let lies_in = |file: &Path| file.with_extension("").iter().any(|part| part == module);
-        tests.iter().any(|(file, test)| test == name && (module.is_empty() || lies_in(file)))
+        tests.iter().any(|(file, test)| *test == name && (module.is_empty() || lies_in(file)))
     };
     let is_there = |row: &str, guard: &str| {
         KINDS.contains(&guard)
@@ -68,17 +66,16 @@ pub(super) fn check(
         checks.check(name, guarded(guards, |guard| is_there(name, guard)));
     }
     for (letter, page) in RULES {
-        let text = workspace.read(Path::new(page))?.unwrap_or_default();
+        let text = text(page);
         for name in names.iter().filter(|name| name.starts_with(letter)) {
             let told = text.contains(&format!("**{name}, "));
             let told = if told { Ok(()) } else { Err(format!("{page} has no such rule")) };
             checks.check(name, told);
         }
     }
-    for file in files.iter().filter(|file| names_rules(file)) {
-        let text = workspace.read(file)?.unwrap_or_default();
+    for (file, text) in texts.iter().filter(|(file, _)| names_rules(file)) {
         let unknown: Vec<&str> =
-            prose(&text).flat_map(named).filter(|name| !names.contains(name)).collect();
+            prose(text).flat_map(named).filter(|name| !names.contains(name)).collect();
         let known = if unknown.is_empty() {
             Ok(())
         } else {
@@ -86,21 +83,6 @@ pub(super) fn check(
         };
         checks.check(&file.display().to_string(), known);
     }
-    Ok(())
-}
-
-/// Every test in Rust and Python, with the file that it is in.
-fn tests_of(workspace: &Workspace, files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>, String> {
-    let mut tests = Vec::new();
-    for file in files {
-        let extension = file.extension().and_then(|extension| extension.to_str());
-        if !matches!(extension, Some("rs" | "py")) {
-            continue;
-        }
-        let text = workspace.read(file)?.unwrap_or_default();
-        tests.extend(tests_in(&text).map(|test| (file.clone(), test.to_owned())));
-    }
-    Ok(tests)
 }
 
 /// The names of the functions that a test runner calls: in Rust by their attribute, in Python by

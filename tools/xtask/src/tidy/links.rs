@@ -6,36 +6,31 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use crate::{report::Checks, workspace::Workspace};
+use super::{Texts, of};
+use crate::{report::Tally, workspace::Workspace};
 
 /// Checks all links of all pages.
-pub(super) fn check(
-    workspace: &Workspace,
-    files: &[PathBuf],
-    checks: &mut Checks,
-) -> Result<(), String> {
+pub(super) fn check(workspace: &Workspace, texts: &Texts, checks: &mut Tally) {
     let mut reached = BTreeSet::new();
-    let is_page = |file: &&PathBuf| file.extension().is_some_and(|extension| extension == "md");
-    for file in files.iter().filter(is_page) {
-        let text = workspace.read(file)?.unwrap_or_default();
-        let result = follow(workspace, file, &text, &mut reached);
+    for (file, text) in of(texts, &["md"]) {
+        let result = follow(workspace, texts, file, text, &mut reached);
         checks.check(&file.display().to_string(), result);
         // README also names files of the course's template.
         if file != Path::new("README.md") {
-            checks.check(&file.display().to_string(), check_paths(workspace, files, &text));
+            checks.check(&file.display().to_string(), check_paths(workspace, texts, text));
         }
     }
-    for file in files.iter().filter(is_page).filter(|file| file.starts_with("docs")) {
+    for (file, _) in of(texts, &["md"]).filter(|(file, _)| file.starts_with("docs")) {
         let is_reached = file.ancestors().any(|path| reached.contains(path));
         let result = if is_reached { Ok(()) } else { Err("no page leads here".to_owned()) };
         checks.check(&file.display().to_string(), result);
     }
-    Ok(())
 }
 
 /// Follows the links of one page, and records where they lead.
 fn follow(
     workspace: &Workspace,
+    texts: &Texts,
     file: &Path,
     text: &str,
     reached: &mut BTreeSet<PathBuf>,
@@ -45,7 +40,7 @@ fn follow(
         if link.contains("://") || link.starts_with("mailto:") {
             continue;
         }
-        match target(workspace, file, link)? {
+        match target(workspace, texts, file, link) {
             Some(there) if there == *file => {}
             Some(there) => {
                 reached.insert(there);
@@ -57,26 +52,23 @@ fn follow(
 }
 
 /// The file that a page's link leads to; none if the file or the heading does not exist.
-fn target(workspace: &Workspace, file: &Path, link: &str) -> Result<Option<PathBuf>, String> {
+fn target(workspace: &Workspace, texts: &Texts, file: &Path, link: &str) -> Option<PathBuf> {
     let folder = file.parent().unwrap_or(Path::new(""));
     let (path, heading) = link.split_once('#').unwrap_or((link, ""));
     let there = if path.is_empty() { Some(file.to_owned()) } else { normal(&folder.join(path)) };
-    let Some(there) = there.filter(|there| workspace.root.join(there).exists()) else {
-        return Ok(None);
-    };
+    let there = there.filter(|there| workspace.root.join(there).exists())?;
     if heading.is_empty() {
-        return Ok(Some(there));
+        return Some(there);
     }
-    let page = workspace.read(&there)?.unwrap_or_default();
-    let is_there = prose(&page).filter_map(anchor).any(|anchor| anchor == heading);
-    Ok(is_there.then_some(there))
+    let page = texts.get(&there)?;
+    prose(page).filter_map(anchor).any(|anchor| anchor == heading).then_some(there)
 }
 
 /// Checks that the files and folders that a page names in backticks are there.
-fn check_paths(workspace: &Workspace, files: &[PathBuf], text: &str) -> Result<(), String> {
+fn check_paths(workspace: &Workspace, texts: &Texts, text: &str) -> Result<(), String> {
     let top = |path: &str| {
         let folder = path.split('/').next().unwrap_or_default();
-        files.iter().any(|file| file.starts_with(folder))
+        texts.keys().any(|file| file.starts_with(folder))
     };
     let gone: Vec<&str> = prose(text)
         .flat_map(paths)
