@@ -1,4 +1,5 @@
-# shellcheck shell=bash The common part of both deploy scripts, which source it. It does nothing by itself.
+# shellcheck shell=bash
+# The common part of both deploy scripts, which source it. It does nothing by itself.
 
 # Pinned, so that later runs install the same version.
 readonly TIDB_OPERATOR=v1.6.3
