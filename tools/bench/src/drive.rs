@@ -94,7 +94,7 @@ where
     });
     let mut callers = JoinSet::new();
     for number in 0..plan.pace.callers() {
-        callers.spawn(caller(Arc::clone(&shared), endpoints.measured(number), plan.pace, number));
+        callers.spawn(caller(Arc::clone(&shared), endpoints.measured(number), plan, number));
     }
     let early = |moment: Instant| {
         let shared = &shared;
@@ -122,7 +122,8 @@ where
 }
 
 /// Runs one caller until the window ends or the workload has no calls left.
-async fn caller(shared: Arc<Shared>, mut client: Client, pace: Pace, number: usize) {
+async fn caller(shared: Arc<Shared>, mut client: Client, plan: Plan, number: usize) {
+    let pace = plan.pace;
     if let Pace::Thinking { callers, think } = pace {
         // Spread the starts evenly; otherwise all callers would call at the same moments, again and
         // again.
@@ -138,7 +139,10 @@ async fn caller(shared: Arc<Shared>, mut client: Client, pace: Pace, number: usi
             }
             None => Instant::now(),
         };
-        if due >= shared.tally().end() {
+        // An overload ends with its window. What is late by then is never sent: working it off
+        // would take many times as long as the window.
+        let sent = if plan.may_shed { due.max(Instant::now()) } else { due };
+        if sent >= shared.tally().end() {
             return;
         }
         tokio::select! {

@@ -216,6 +216,9 @@ async fn open(
     })
 }
 
+/// Shortest warm-up of an overload.
+const OVERLOAD_WARM_UP: Duration = Duration::from_secs(6);
+
 const fn plan(args: &Args, pace: Pace) -> Plan {
     Plan {
         pace,
@@ -266,7 +269,9 @@ async fn overloaded(
     let room = prepare::prepare(&subject.endpoints, args.workload, args.sizes()).await?;
     let board = WorkloadState::new(args.workload, room, args.mix.0, args.seed);
     let pace = overload_plan.pace(peak.fresh_rate());
-    let much = Plan { may_shed: true, ..plan(args, pace) };
+    let much = plan(args, pace);
+    // All connections are opened at once, and the first answers come when the shop is full.
+    let much = Plan { may_shed: true, warm_up: much.warm_up.max(OVERLOAD_WARM_UP), ..much };
     let (board, tally, readings) =
         drive::drive(&subject.endpoints, board, much, || take_reading(subject)).await?;
     let resumed = tokio::time::Instant::now();

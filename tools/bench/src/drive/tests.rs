@@ -75,6 +75,23 @@ async fn a_stall_is_felt_by_every_call_that_was_due_meanwhile() {
 }
 
 #[tokio::test]
+async fn an_overload_ends_with_its_window() {
+    let endpoints = shop(Duration::ZERO, OK).await;
+    let plan = Plan {
+        pace: Pace::Open { rate: 200_000.0, callers: 1 },
+        warm_up: Duration::ZERO,
+        window: Duration::from_millis(800),
+        seed: 7,
+        may_shed: true,
+    };
+    let board = board(Workload::Stress, 9);
+    let (_, tally, _) = drive(&endpoints, board, plan, async || Ok(())).await.unwrap();
+    // 160,000 calls are due, far more than one caller can make in that time.
+    let sent: u64 = tally.latencies().map(|(_, found)| found.count).sum();
+    assert!((1..100_000).contains(&sent), "{sent}");
+}
+
+#[tokio::test]
 async fn an_open_loop_keeps_its_rate() {
     let endpoints = shop(Duration::ZERO, OK).await;
     let open = Pace::Open { rate: 500.0, callers: 64 };
