@@ -6,6 +6,7 @@
 //! Modules: [`ci`] is the whole run; [`test`] runs all tests, [`client_rust`] tikv-client's own;
 //! [`deps`] checks dependencies and [`tidy`] the sources; [`goldens`] rewrites golden files;
 //! [`sim`] and [`soak`] run the simulation; [`mutants`] makes small changes that tests must notice;
+//! [`bench`] compares the speed of two commits;
 //! [`chaos`] and [`history`] put faults on real processes; [`outside`] runs other projects' tools
 //! against a running [`shop`], [`live`] in containers; [`tour`] runs README's tours; [`roles`]
 //! lists the roles, [`modules`] what modules use; [`python`] has the virtual environment;
@@ -25,6 +26,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, value_parser};
 use report::Report;
 use workspace::Workspace;
 
+mod bench;
 mod chaos;
 mod ci;
 mod client_rust;
@@ -86,6 +88,8 @@ enum Task {
     /// Small changes of the code that decides, drawn at random, which tests must notice; needs
     /// cargo-mutants.
     Mutants(mutants::Wanted),
+    /// `till bench` of another commit and of this tree in turn, and which figures differ.
+    Bench(bench::Wanted),
     /// Clients of real processes under kills and stops; judges their answers.
     History(history::Wanted),
     /// Every fault on every role of real processes, with one and with two replicas of each.
@@ -156,6 +160,7 @@ fn run(task: Task, workspace: &Workspace, report: &mut Report) {
         Task::Live(wanted) => report.part("live", || live::run(workspace, &wanted)),
         Task::History(wanted) => history::run(workspace, report, wanted),
         Task::Mutants(wanted) => report.part("mutants", || mutants::run(workspace, wanted)),
+        Task::Bench(wanted) => report.part("bench", || bench::run(workspace, &wanted)),
         Task::Chaos => chaos::run(workspace, report),
         Task::Goldens => report.part("goldens", || goldens::write(workspace)),
     }
