@@ -175,6 +175,7 @@ impl Shop {
 }
 
 /// A vote NO for this reason.
+#[expect(clippy::needless_pass_by_value, reason = "callers pass a reason of ours or any text")]
 pub(crate) fn no(reason: impl ToString) -> ScriptedVote {
     ScriptedVote::Vote(Vote::No { reason: reason.to_string(), metadata: BTreeMap::new() })
 }

@@ -26,11 +26,9 @@ impl Participant for Fake {
 
     async fn prepare(&self, request: PrepareRequest) -> Result<PrepareResponse, Status> {
         let trouble = self.arrive().await?;
-        match self.vote(request, true).await {
-            OpResult::Prepare(response) if trouble.is_none() => Ok(response),
-            OpResult::Prepare(_) => Err(lost()),
-            other => panic!("{other:?}"),
-        }
+        let result = self.vote(request, true).await;
+        let OpResult::Prepare(response) = result else { panic!("{result:?}") };
+        if trouble.is_none() { Ok(response) } else { Err(lost()) }
     }
 
     async fn apply(&self, operations: Vec<Operation>) -> Result<Vec<OpResult>, Status> {

@@ -1,5 +1,11 @@
 //! The order, stock and payment services of the in-memory shop.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    reason = "every call takes its request and may be refused"
+)]
+
 use proto::{
     order::v1::{self as order, order_service_server::OrderServiceServer},
     participant::v1::{Operation, operation_result::Result as OpResult},
