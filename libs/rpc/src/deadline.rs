@@ -68,4 +68,19 @@ mod tests {
         }
         assert_eq!(parse("2M"), Some(Duration::from_mins(2)));
     }
+
+    #[test]
+    fn a_timeout_is_read_in_each_unit_of_grpc() {
+        for (text, nanos) in [
+            ("2H", 7_200_000_000_000_u64),
+            ("2M", 120_000_000_000),
+            ("2S", 2_000_000_000),
+            ("2m", 2_000_000),
+            ("2u", 2_000),
+            ("2n", 2),
+        ] {
+            assert_eq!(parse(text), Some(Duration::from_nanos(nanos)), "{text}");
+        }
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(359_999_996_400)), "the longest");
+    }
 }
