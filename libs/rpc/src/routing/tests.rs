@@ -128,6 +128,22 @@ fn only_the_shards_of_a_replica_that_left_move() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_left_is_not_asked_and_the_others_stay_passed_over() {
+    let router = router(3);
+    let [gone, failed, other] = router.endpoints().try_into().unwrap();
+    down(&router, &failed);
+    let new: Endpoint = "127.0.0.1:7300".parse().unwrap();
+    router.shared.replace(vec![failed.clone(), other.clone(), new.clone()]);
+    let asked: BTreeSet<_> = (0..9).map(|_| router.any().unwrap().endpoint).collect();
+    assert_eq!(asked, BTreeSet::from([other.clone(), new.clone()]));
+    assert!(!routes(&router, 64).contains(&gone));
+    // What comes back begins anew.
+    router.shared.replace(vec![other.clone(), new.clone()]);
+    router.shared.replace(vec![failed.clone(), other, new]);
+    assert!((0..9).any(|_| router.any().unwrap().endpoint == failed));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_replica_is_passed_over_for_a_second() {
     let router = router(3);
     let shard = ShardId(5);
