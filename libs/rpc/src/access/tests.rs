@@ -70,6 +70,8 @@ fn what_the_table_does_not_name_is_refused() {
         "till.order.v1.OrderService/GetOrder",
         "/grpc.health.v1.HealthX/Check",
         "/grpc.channelz.v1.Channelz/GetServers",
+        // No role's package.
+        "/till.loyalty.v1.LoyaltyService/Award",
     ] {
         for caller in EVERYBODY {
             assert!(check(Some(&peer(caller)), path).is_err(), "{caller} -> {path}");
@@ -110,6 +112,15 @@ fn identities_are_read_exactly() {
         &long,
     ] {
         assert!(text.parse::<Identity>().is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn the_store_is_open_to_those_who_keep_data_there_and_to_operators() {
+    for caller in EVERYBODY {
+        let may = ["order", "stock", "payment", "coordinator", "operator/x"].contains(&caller);
+        let checked = check_store(&caller.parse().unwrap());
+        assert_eq!(checked.is_ok(), may, "{caller}");
     }
 }
 
