@@ -157,6 +157,13 @@ fn a_bare_status_is_read_by_its_code() {
 }
 
 #[test]
+fn a_known_reason_under_the_code_of_another_kind_does_not_decide() {
+    let refusal = to_status(&Refusal::new(Reason::OutOfStock));
+    let status = Status::with_details(Code::Unavailable, "", refusal.details().to_vec().into());
+    assert_eq!(Failure::from_status(&status).kind, ErrorKind::Unavailable);
+}
+
+#[test]
 fn damaged_details_leave_the_code() {
     let status = Status::with_details(Code::NotFound, "no", vec![0xff, 0xff, 0xff].into());
     assert_eq!(Failure::from_status(&status).kind, ErrorKind::NotFound);
