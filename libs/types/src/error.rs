@@ -227,11 +227,17 @@ mod tests {
     #[error("outer")]
     struct Outer(#[source] io::Error);
 
+    /// Its text ends with that of its cause.
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer: {0}")]
+    struct Whole(#[source] io::Error);
+
     #[test]
     fn a_failure_is_told_with_its_causes() {
         let error = Outer(io::Error::other("inner"));
         assert_eq!(chain(&error), "outer: inner");
         let error = Outer(io::Error::other(Outer(io::Error::other("outer: inner"))));
         assert_eq!(chain(&error), "outer: inner");
+        assert_eq!(chain(&Whole(io::Error::other("inner"))), "outer: inner");
     }
 }

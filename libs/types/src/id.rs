@@ -363,6 +363,46 @@ mod tests {
     }
 
     #[test]
+    fn a_request_id_has_1_to_128_bytes_without_control_characters() {
+        assert_eq!(RequestId::new(""), Err(IdError::Empty));
+        assert_eq!(RequestId::new("x".repeat(129)), Err(IdError::TooLong));
+        assert_eq!(RequestId::new("a\u{7}"), Err(IdError::BadCharacter));
+        for text in ["x".repeat(128), "a/b".to_owned(), "\u{e9}".to_owned()] {
+            assert_eq!(RequestId::new(&text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn only_an_id_that_was_minted_has_a_uuid() {
+        let uuid = Uuid::from_u128(0xabc);
+        let minted = RequestId::minted(uuid);
+        assert_eq!(minted.uuid(), Some(uuid));
+        // Each of these would be another id if it were made from its UUID again.
+        for other in [
+            minted.as_str().to_uppercase(),
+            format!("~{uuid}"),
+            format!("~{{{uuid}}}"),
+            minted.as_str().replace('~', ""),
+            "~".to_owned(),
+        ] {
+            assert_eq!(RequestId::new(&other).unwrap().uuid(), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_service_has_a_short_plain_name() {
+        let longest = "s".repeat(32);
+        for name in ["order", "a-1", longest.as_str()] {
+            assert_eq!(Service::new(name).unwrap().as_str(), name);
+        }
+        assert_eq!(Service::new(""), Err(IdError::Empty));
+        assert_eq!(Service::new(&"s".repeat(33)), Err(IdError::TooLong));
+        for name in ["Order", "a_b", "a/b", "a b", "a\0", "\u{e9}"] {
+            assert_eq!(Service::new(name), Err(IdError::BadCharacter), "{name:?}");
+        }
+    }
+
+    #[test]
     fn the_same_request_makes_the_same_id_of_each_kind() {
         let request = RequestId::new("key").unwrap();
         assert_eq!(ItemId::derived(&request), ItemId::derived(&request));

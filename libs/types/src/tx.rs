@@ -150,6 +150,23 @@ mod tests {
     }
 
     #[test]
+    fn the_first_branch_is_the_primary_and_no_other() {
+        let branch = |shard| Branch {
+            service: crate::Service::new("order").unwrap(),
+            shard: crate::ShardId(shard),
+        };
+        let meta = TxMeta {
+            tx_id: TxId([7; 16]),
+            priority: Priority { begin_ts: 1, nonce: 2 },
+            deadline: UnixMillis(3),
+            branches: [branch(5), branch(4)].into(),
+            call: None,
+        };
+        assert_eq!(meta.primary(), Some(&branch(5)));
+        assert_eq!([5, 4, 3].map(|shard| meta.is_primary(&branch(shard))), [true, false, false]);
+    }
+
+    #[test]
     fn a_part_is_the_same_call_under_other_ids() {
         let id = RequestId::new("key").unwrap();
         let call_id = RequestId::minted(uuid::Uuid::from_u128(1));
