@@ -56,6 +56,36 @@ fn what_does_not_convert_is_named() {
 }
 
 #[test]
+fn a_transaction_has_1_to_256_branches_all_different() {
+    let with = |count: u32| {
+        let branch = |shard| wire::Branch { service: "stock".to_owned(), shard };
+        wire::TxMeta { branches: (0..count).map(branch).collect(), ..meta() }
+    };
+    // Few and many are compared in different ways.
+    for count in [2, 8, 9, 256] {
+        assert!(TxMeta::try_from(&with(count)).is_ok(), "{count}");
+        let mut twice = with(count);
+        twice.branches.last_mut().unwrap().shard = 0;
+        assert_eq!(TxMeta::try_from(&twice).unwrap_err().field, "tx.branches", "{count}");
+    }
+    assert_eq!(TxMeta::try_from(&with(257)).unwrap_err().field, "tx.branches");
+}
+
+#[test]
+fn what_a_call_does_not_tell_stays_unknown() {
+    let bare = wire::TxMeta { not_after_ms: 0, call_id: String::new(), call_began_ts: 0, ..meta() };
+    let call = TxMeta::try_from(&bare).unwrap().call.unwrap();
+    assert_eq!((call.not_after, call.call_id, call.began), (None, None, None));
+    // Release 0.1 hashes no calls.
+    let unhashed = wire::TxMeta { request_fingerprint: 0, ..meta() };
+    assert_eq!(TxMeta::try_from(&unhashed).unwrap().call, None);
+    assert_eq!(
+        TxMeta::try_from(&wire::TxMeta { request_id: String::new(), ..meta() }).unwrap().call,
+        None
+    );
+}
+
+#[test]
 fn votes_and_states_survive_the_way_there_and_back() {
     let blocker = Box::new(TxMeta::try_from(&meta()).unwrap());
     let metadata = [("item_id".to_owned(), "1".to_owned())].into();
