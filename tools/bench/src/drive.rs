@@ -30,7 +30,8 @@ pub(crate) struct Plan {
     /// Length of the window.
     pub(crate) window: Duration,
     pub(crate) seed: u64,
-    /// Whether refusals as too much are acceptable.
+    /// More is offered than the shop can serve: refusals as too much are acceptable, and nothing is
+    /// sent after the window, however much of it was due before.
     pub(crate) may_shed: bool,
 }
 

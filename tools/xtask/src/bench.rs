@@ -21,7 +21,7 @@ use crate::{
     command, files,
     report::{Part, Tally},
     rounded,
-    workspace::Workspace,
+    workspace::{Workspace, git},
 };
 
 /// What docs/performance.md compares with.
@@ -72,7 +72,7 @@ struct Side {
 
 /// Builds both, runs them in turn, prints the comparison and writes all results to a file.
 pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
-    let commit = resolve(workspace, &wanted.against)?;
+    let commit = workspace.revision(&wanted.against)?;
     let short: String = commit.chars().take(9).collect();
     let folder = workspace.scratch("against")?;
     let json_path = match &wanted.json {
@@ -94,7 +94,7 @@ pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
     let results = json!({
         "before": {"commit": commit, "reports": reports[0]},
         "here": {
-            "commit": resolve(workspace, "HEAD")?,
+            "commit": workspace.revision("HEAD")?,
             "changed": is_changed(workspace)?,
             "reports": reports[1],
         },
@@ -108,24 +108,10 @@ pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
     Ok(Tally::PASSED)
 }
 
-fn git(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new("git");
-    command.args(args).current_dir(folder);
-    command
-}
-
-/// The full name of a commit.
-fn resolve(workspace: &Workspace, commit: &str) -> Result<String, String> {
-    let name = format!("{commit}^{{commit}}");
-    let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &name];
-    let (found, text) = command::quietly(&mut git(&workspace.root, &args))?;
-    if found { Ok(text.trim().to_owned()) } else { Err(format!("git knows no commit {commit}")) }
-}
-
 /// Whether this tree differs from its commit.
 fn is_changed(workspace: &Workspace) -> Result<bool, String> {
-    let mut status = git(&workspace.root, &["status", "--porcelain"]);
-    Ok(!command::captured(&mut status)?.trim().is_empty())
+    let status = command::captured(&mut git(&workspace.root, "status --porcelain"))?;
+    Ok(!status.trim().is_empty())
 }
 
 /// Checks the commit out. All commits share one tree, at one path, so that cargo finds what it has
@@ -134,11 +120,11 @@ fn is_changed(workspace: &Workspace) -> Result<bool, String> {
 fn checked_out(workspace: &Workspace, folder: &Path, commit: &str) -> Result<PathBuf, String> {
     let source = folder.join("source");
     if !source.join(".git").exists() {
-        let mut clone = git(&workspace.root, &["clone", "--quiet", "--shared", "--no-checkout"]);
+        let mut clone = git(&workspace.root, "clone --quiet --shared --no-checkout");
         command::captured(clone.arg(&workspace.root).arg(&source))?;
     }
-    let args = ["checkout", "--quiet", "--force", "--detach", commit];
-    command::captured(&mut git(&source, &args)).map_err(|problem| {
+    let mut checkout = git(&source, "checkout --quiet --force --detach");
+    command::captured(checkout.arg(commit)).map_err(|problem| {
         format!("{problem}\nif {} is damaged, remove it and try again", source.display())
     })?;
     Ok(source)

@@ -17,7 +17,7 @@ use std::process::Command;
 use crate::{
     command, files,
     report::{Part, Tally},
-    workspace::Workspace,
+    workspace::{Workspace, git},
 };
 use steps::Steps;
 
@@ -94,12 +94,9 @@ pub(crate) fn run(workspace: &Workspace, wanted: &Wanted) -> Part {
 
 /// A table's heading: the date and the commit.
 fn head(workspace: &Workspace) -> Result<String, String> {
-    let git = |args: &[&str]| {
-        let mut git = Command::new("git");
-        command::output(git.args(args).current_dir(&workspace.root))
-    };
-    let commit = git(&["rev-parse", "--short", "HEAD"])?;
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    let git = |line: &str| command::output(&mut git(&workspace.root, line));
+    let commit = git("rev-parse --short HEAD")?;
+    let changed = git("status --porcelain --untracked-files=no")?;
     let date = command::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
     let note = if changed.is_empty() { "" } else { ", with changes that were not committed" };
     Ok(format!("{}, commit {}{note}:", date.trim(), commit.trim()))

@@ -64,10 +64,8 @@ impl Workspace {
     /// Every file that is or may become part of the project: tracked, or neither tracked nor
     /// ignored.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>, String> {
-        let mut git = Command::new("git");
-        git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-            .current_dir(&self.root);
-        let mut files: Vec<PathBuf> = command::output(&mut git)?
+        let list = "ls-files -z --cached --others --exclude-standard";
+        let mut files: Vec<PathBuf> = command::output(&mut git(&self.root, list))?
             .split('\0')
             .filter(|name| !name.is_empty())
             .map(PathBuf::from)
@@ -78,12 +76,30 @@ impl Workspace {
         Ok(files)
     }
 
+    /// The full name of a commit, by any name that git knows.
+    pub(crate) fn revision(&self, commit: &str) -> Result<String, String> {
+        let mut parse = git(&self.root, "rev-parse --verify --quiet --end-of-options");
+        let (found, text) = command::quietly(parse.arg(format!("{commit}^{{commit}}")))?;
+        if found {
+            Ok(text.trim().to_owned())
+        } else {
+            Err(format!("git knows no commit {commit}"))
+        }
+    }
+
     /// A file's text; none if it is not UTF-8.
     pub(crate) fn read(&self, file: &Path) -> Result<Option<String>, String> {
         let bytes = std::fs::read(self.root.join(file))
             .map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(String::from_utf8(bytes).ok())
     }
+}
+
+/// A git command with the arguments of this line, in a folder.
+pub(crate) fn git(folder: &Path, line: &str) -> Command {
+    let mut command = Command::new("git");
+    command.args(line.split_whitespace()).current_dir(folder);
+    command
 }
 
 /// The cargo that runs this program, without the variables that describe this program's package.

@@ -52,7 +52,7 @@ pub(crate) fn of_executable(
     files::copy(workspace.root.join("LICENSE"), context.join("LICENSE"))?;
     let text = workspace.read(Path::new("Dockerfile"))?.ok_or("no Dockerfile")?;
     files::write(context.join("Dockerfile"), last_stage(&text)?)?;
-    let revision = revision(workspace, commit)?;
+    let revision = workspace.revision(commit)?;
     let line =
         format!("buildx build --progress plain --build-arg REVISION={revision} --tag {name}");
     command::captured(engine.docker(&line).arg(&context))?;
@@ -68,7 +68,7 @@ pub(crate) fn is_of(
     commit: &str,
 ) -> Result<(), String> {
     let label = format!("{{{{index .Config.Labels \"{REVISION}\"}}}}");
-    let (found, wanted) = (engine.inspect(name, &label)?, revision(workspace, commit)?);
+    let (found, wanted) = (engine.inspect(name, &label)?, workspace.revision(commit)?);
     if found == wanted { Ok(()) } else { Err(format!("{name} is of {found}, not of {wanted}")) }
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn whole(
     bases::frontend(workspace, engine)?;
     bases::runtime(workspace, engine)?;
     bases::rust(workspace, engine)?;
-    let revision = revision(workspace, HEAD)?;
+    let revision = workspace.revision(HEAD)?;
     command::run(&mut engine.docker(&format!(
         "buildx build --progress plain --network host --build-arg PROFILE={profile} \
          --build-arg REVISION={revision} --tag {name} ."
@@ -102,14 +102,6 @@ fn size(engine: &Engine<'_>, name: &str) -> Result<String, String> {
     let bytes = engine.inspect(name, "{{.Size}}")?;
     let bytes: u64 = bytes.parse().map_err(|_| format!("no size: {bytes}"))?;
     Ok(format!("{name}, {}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10))
-}
-
-/// The whole name of a commit.
-fn revision(workspace: &Workspace, commit: &str) -> Result<String, String> {
-    let mut git = Command::new("git");
-    git.args(["rev-parse", "--verify", &format!("{commit}^{{commit}}")]);
-    git.current_dir(&workspace.root);
-    Ok(command::output(&mut git)?.trim().to_owned())
 }
 
 #[cfg(test)]
